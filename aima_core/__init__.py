@@ -1,0 +1,1 @@
+"""What both sides agree on: words, messages and shared state. No HTTP, no Docker."""

@@ -1,0 +1,153 @@
+"""What an entry of the catalog says: engines, models and profiles, as strict nouns.
+
+Reading the YAML files, and saying where in them a mistake is, is the API's; hosts get the engine inside the command.
+A field that nothing reads is not here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from docker_image import reference
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from aima_core.ids import EngineName, EngineType, ModelId
+from aima_core.quantities import Duration, Size
+
+Arch = Literal["arm64", "amd64"]
+Scalar = bool | int | float | str
+_MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_FORBIDDEN_VARIABLES = re.compile(r"LD_.*|PYTHON.*|PATH|HOME|DOCKER_.*")
+
+
+def _image_reference(text: str) -> str:
+    try:
+        reference.Reference.parse_normalized_named(text)
+    except reference.InvalidReference as wrong:
+        raise ValueError(f"{text!r} is not an image reference ({wrong}); write it such as `repo/name:tag`") from wrong
+    return text
+
+
+def _model_name(text: str) -> str:
+    if not _MODEL_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a model name; letters, digits, dots and dashes, such as `Qwen3-32B`")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) or _FORBIDDEN_VARIABLES.fullmatch(text):
+        raise ValueError(f"{text!r} may not be set; name a variable of the engine's own")
+    return text
+
+
+ImageReference = Annotated[str, StringConstraints(max_length=300), AfterValidator(_image_reference)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]*$", max_length=300)]
+ArgumentName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
+Variable = Annotated[str, AfterValidator(_variable)]
+ContainerPort = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HealthCheck(Entry):
+    path: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$")] = "/health"
+    timeout: Duration
+    """How long the engine may say nothing; each new log line starts it anew."""
+    at_most: Duration | None = None
+    """How long loading may take in all while the log moves; None means `timeout` alone counts, from the start."""
+
+
+class Requirements(Entry):
+    platforms: tuple[Literal["linux/arm64", "linux/amd64"], ...] = Field(min_length=1)
+    accelerator: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] = "cpu"
+    """The first half of the route, such as `gb10`; `cpu` wants none."""
+    gpus: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    gpu_memory: Size | None = None
+    cores: Annotated[int, Field(ge=1)] = 1
+    memory: Size
+
+    @model_validator(mode="after")
+    def gpus_go_with_an_accelerator(self) -> Self:
+        if (self.gpus is None) != (self.accelerator == "cpu"):
+            raise ValueError("`gpus` goes with an accelerator other than `cpu`, and the other way round")
+        return self
+
+
+class Limits(Entry):
+    """What the container may use; None leaves it to the host."""
+
+    memory: Size | None = None
+    cores: Annotated[float, Field(gt=0)] | None = None
+    shared_memory: Size | None = None
+    pids: Annotated[int, Field(ge=16)] = 4096
+
+
+class Native(Entry):
+    """How the engine runs without a container. `{port}` and `{model}` in the command are filled in."""
+
+    command: tuple[str, ...] = Field(min_length=1)
+    install: str
+    """The command that installs the program, told to whoever lacks it."""
+
+
+class Engine(Entry):
+    name: EngineName
+    type: EngineType
+    image: ImageReference
+    alternatives: tuple[ImageReference, ...] = ()
+    """Tried in order after `image`; one that is already on the host goes before any that must be pulled."""
+    image_size: Size | None = None
+    """About how much disk the image takes; the free disk is checked against it before a pull."""
+    command: tuple[str, ...] = Field(min_length=1)
+    arguments: dict[ArgumentName, Scalar] = {}
+    """Appended as `--name value`; true gives the bare `--name`, false leaves it away. `--set` may change these only."""
+    environment: dict[Variable, str] = {}
+    port: ContainerPort
+    """Where the engine listens inside its container; the host's port is the leased one."""
+    model_mount: AbsolutePath | None = None
+    """Where the model's directory appears, read-only; None when the image brings its model along."""
+    health_check: HealthCheck
+    requires: Requirements
+    limits: Limits = Limits()
+    native: Native | None = None
+
+    @property
+    def images(self) -> tuple[ImageReference, ...]:
+        return (self.image, *self.alternatives)
+
+
+class Model(Entry):
+    name: ModelName
+    type: Literal["llm", "asr", "tts", "test"]
+    size: Size
+    """How much disk the weights take."""
+    engines: tuple[EngineName, ...] = Field(min_length=1)
+    """Those known to serve it, best first."""
+    path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$")] | None = None
+    """The weights' directory below one of a host's `model_roots`; None when the engine's image brings them."""
+
+    @property
+    def id(self) -> ModelId:
+        return ModelId(self.name.lower())
+
+
+class Recommendation(Entry):
+    engine: EngineName
+    model: ModelName
+
+
+class Profile(Entry):
+    """A kind of machine, and what is known to run stably side by side on it."""
+
+    name: EngineName
+    arch: Arch
+    accelerator: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+    cores: Annotated[int, Field(ge=1)]
+    memory: Size
+    unified_memory: bool
+    """CPU and GPU share `memory`."""
+    recommends: tuple[Recommendation, ...]

@@ -1,0 +1,68 @@
+"""Durations and sizes as people write them: `90s`, `5m`, `1h30m`, `25GB`.
+
+Durations in signatures are `timedelta`, sizes are `ByteSize`; a bare number in YAML or settings is refused, since
+it does not say its unit.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, ByteSize, PlainSerializer, WithJsonSchema
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+
+
+def parse_duration(value: object) -> timedelta:
+    """`1h30m` as a timedelta. Raises ValueError with what would be right."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not _WHOLE.fullmatch(value):
+        raise ValueError(f"{value!r} is not a duration; write a number and its unit, such as `30s`, `5m` or `1h30m`")
+    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)))
+
+
+def format_duration(duration: timedelta) -> str:
+    """The shortest text that parses back to the same duration, to the millisecond."""
+    left = round(duration.total_seconds() * 1000)
+    parts = []
+    for unit, seconds in _UNITS.items():
+        count, left = divmod(left, round(seconds * 1000))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _size(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        raise ValueError(f"{value} does not say its unit; write it such as `500MB` or `25GB`")
+    return value
+
+
+def format_size(size: float) -> str:
+    """`24.7 GB`: three digits and a decimal unit, as disks and registries count."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return (
+                f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+            )
+        size /= 1000
+    raise AssertionError("unreachable: the last unit always returns")
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["30s", "5m", "1h30m"]}),
+]
+Size = Annotated[
+    ByteSize,
+    BeforeValidator(_size),
+    PlainSerializer(lambda size: f"{int(size)}B", return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["500MB", "25GB"]}),
+]

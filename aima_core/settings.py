@@ -1,0 +1,109 @@
+"""The one class of settings: `aima.toml`, then environment (`AIMA_…`, nested by `__`), then options.
+
+The file is the one named by AIMA_CONFIG, else `aima.toml` in the working directory, else `/etc/aima/aima.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from aima_core.failures import BadSettings
+from aima_core.ids import HostName
+from aima_core.quantities import Duration, parse_duration
+
+
+def _port_range(value: object) -> object:
+    if isinstance(value, range):
+        return value
+    first, dash, last = str(value).partition("-")
+    if not (dash and first.isdigit() and last.isdigit() and 1024 <= int(first) <= int(last) <= 65535):
+        raise ValueError(f"{value!r} is not a range of ports; write it such as `20000-20999`")
+    return range(int(first), int(last) + 1)
+
+
+PortRange = Annotated[Any, BeforeValidator(_port_range)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RedisSettings(Section):
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """`rediss://` for TLS, whose certificate is checked."""
+
+
+class ApiSettings(Section):
+    bind: str = "127.0.0.1"
+    port: int = Field(7080, ge=0, le=65535)
+    keys: tuple[SecretStr, ...] = ()
+    """Bearer keys, any of which opens the API; without one it binds to loopback only."""
+    catalog: Path | None = None
+    """A directory of the operator's own that overlays the catalog that AIMA brings."""
+
+
+class HostSettings(Section):
+    name: HostName = Field(default_factory=lambda: HostName(socket.gethostname().lower().split(".")[0]))
+    address: str = "127.0.0.1"
+    """Where engines' ports are published and reached; in a fleet, this host's address."""
+    ports: PortRange = range(20000, 21000)
+    """Leased to engines; outside the kernel's range for outgoing connections."""
+    model_roots: tuple[Path, ...] = ()
+    """Engines may read below these only."""
+    images: tuple[str, ...] = ("*",)
+    """Patterns of the image references that this host runs."""
+    slots: int = Field(4, ge=1, le=64)
+    """Starts and pulls under way at once."""
+    labels: Mapping[str, str] = {}
+
+
+class DockerSettings(Section):
+    host: str | None = None
+    """Such as `unix:///run/docker.sock` or `ssh://user@box`; None follows DOCKER_HOST, then the usual socket."""
+    timeout: Duration = parse_duration("60s")
+    """For one call that is not a pull."""
+    stall: Duration = parse_duration("2m")
+    """A pull without a byte or an extraction for this long is given up."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="AIMA_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    state_dir: Path = Path("~/.local/state/aima")
+    installation: str = Field("aima", pattern=r"^[a-z0-9]{1,16}$")
+    """Tells the containers of this installation from another's on the same host."""
+    signing_key: SecretStr | None = None
+    """Shared by API nodes and hosts, and unknown to Redis; `aima up` mints one under the state directory."""
+    runtime: Literal["auto", "docker", "process", "fake"] = "auto"
+    redis: RedisSettings = RedisSettings()
+    api: ApiSettings = ApiSettings()
+    host: HostSettings = Field(default_factory=HostSettings)
+    docker: DockerSettings = DockerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *args: Any, **more: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, more["env_settings"], TomlConfigSettingsSource(settings_cls, toml_file=_file())
+
+
+def _file() -> Path:
+    if named := os.environ.get("AIMA_CONFIG"):
+        return Path(named)
+    return next((path for path in (Path("aima.toml"), Path("/etc/aima/aima.toml")) if path.exists()), Path("aima.toml"))
+
+
+def load_settings(**options: Any) -> Settings:
+    """The settings in force. Raises BadSettings, with each mistake's field and what would be right."""
+    try:
+        return Settings(**options)
+    except ValidationError as wrong:
+        detail = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors())
+        raise BadSettings(detail=detail, where=f"`{_file()}` or the AIMA_… variables") from wrong

@@ -1,0 +1,1 @@
+"""Runs on each host: carries out commands as containers. No HTTP server."""

@@ -1,0 +1,174 @@
+"""The boundary to whatever runs containers, and the nouns that cross it.
+
+One Protocol, one contract suite (`tests/contract`), several implementations: the Docker SDK, native processes, and
+a fake for tests and fleets. Names are the caller's: one name is one container, whoever asks and however often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from aima_core.operations import PullProgress
+
+
+class Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mount(Noun):
+    source: str
+    """An absolute directory of the host, resolved and below a model root."""
+    target: str
+
+
+class ContainerSpec(Noun):
+    """Everything a runtime needs to run one engine. What is not here, no user input can reach."""
+
+    name: str
+    image: str
+    """Container runtimes: the reference or id to run. The process runtime ignores it."""
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = {}
+    labels: Mapping[str, str] = {}
+    host_address: str
+    """The address of the host on which the port is published."""
+    host_port: int
+    container_port: int
+    mounts: tuple[Mount, ...] = ()
+    """All read-only."""
+    memory: int | None = None
+    """Bytes."""
+    cores: float | None = None
+    shared_memory: int | None = None
+    """Bytes of /dev/shm."""
+    pids: int = 4096
+    gpus: int | Literal["all"] | tuple[str, ...] | None = None
+    """How many, all, or which by id; None for none."""
+
+
+class Status(StrEnum):
+    CREATED = "created"
+    """Made, never started."""
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class Container(Noun):
+    """What a runtime says of a container at one moment."""
+
+    id: str
+    name: str
+    status: Status
+    labels: Mapping[str, str]
+    image: str
+    started_at: datetime | None = None
+    exit_code: int | None = None
+    """Set once it has exited; 128 + n when signal n ended it."""
+    oom_killed: bool = False
+    host_ports: Mapping[int, int] = {}
+    """Container port → host port, as published."""
+
+
+class ImageFacts(Noun):
+    id: str
+    """The local image's id (`sha256:…`)."""
+    digest: str | None
+    """The registry's digest (`sha256:…`); None for an image that no registry knows."""
+    arch: str
+    """`amd64`, `arm64`, or what else the image says."""
+    size: int
+    """Bytes on disk."""
+
+
+class LogLine(Noun):
+    at: datetime
+    stream: Literal["stdout", "stderr"]
+    text: str
+    """One line without its end, at most 16 KiB, free of control characters but tabs."""
+
+
+class PullStream(Protocol):
+    def __iter__(self) -> Iterator[PullProgress]:
+        """Where the pull stands, at most about ten times a second, the last one complete.
+
+        Ends only when the image is there. Raises ImageNotFound, RegistryDenied, PullBroken, PullStalled, DiskFull,
+        DockerUnavailable, or Cancelled after `close`; never ends quietly on a failed pull.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the pull up, from any thread, at any time: the iterator ends within two seconds."""
+        ...
+
+
+class LogStream(Protocol):
+    def __iter__(self) -> Iterator[LogLine]:
+        """Lines in order, stdout and stderr told apart where the runtime can. Ends when the container has."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading, from any thread; gives back its descriptor."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class RuntimeFacts(Noun):
+    kind: Literal["docker", "docker-cli", "process", "fake"]
+    version: str
+    gpus: bool
+    """Whether containers can be given GPUs."""
+    disk_free: int
+    """Bytes free where images lie."""
+    live_restore: bool = True
+    """Whether containers survive a restart of the engine."""
+
+
+class ContainerRuntime(Protocol):
+    """Runs containers on this host. Every call may raise DockerUnavailable where the engine does not answer."""
+
+    def facts(self) -> RuntimeFacts:
+        """What this runtime is and can do, asked anew."""
+        ...
+
+    def image(self, image: str) -> ImageFacts | None:
+        """The image as it is on the host; None if it is not."""
+        ...
+
+    def pull(self, image: str, *, stall: timedelta) -> PullStream:
+        """Begin fetching an image for this host's platform, given up when `stall` passes with no byte or extraction."""
+        ...
+
+    def run(self, spec: ContainerSpec) -> Container:
+        """Have the container of that name running: adopt it if it runs, replace it if it ended, else create and start.
+
+        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing or EngineRefused, and then leaves no
+        container behind.
+        """
+        ...
+
+    def find(self, name: str) -> Container | None:
+        """The container of that name, asked anew; None if there is none."""
+        ...
+
+    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        """All containers, running or not, that carry every one of the labels."""
+        ...
+
+    def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
+        """The container's lines, oldest first; nothing if there is no such container."""
+        ...
+
+    def remove(self, name: str, *, grace: timedelta) -> None:
+        """Ask the container to end, kill it after `grace`, and delete it; do nothing if there is none.
+
+        When it returns, the host port is free to bind.
+        """
+        ...

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from aima_core.catalog import Engine, ImageReference, Model, Scalar
+from aima_core.catalog import Engine, ImageReference, Model
 from aima_core.failures import Failure
 from aima_core.ids import EngineName, HostName, OperationId, Route, ServiceId
 from aima_core.quantities import Duration, Size

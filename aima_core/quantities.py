@@ -45,13 +45,11 @@ def _size(value: object) -> object:
 
 def format_size(size: float) -> str:
     """`24.7 GB`: three digits and a decimal unit, as disks and registries count."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return (
-                f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
-            )
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
-    raise AssertionError("unreachable: the last unit always returns")
+    return f"{size:.3g} TB"
 
 
 Duration = Annotated[

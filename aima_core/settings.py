@@ -89,9 +89,14 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *args: Any, **more: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class names it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class names it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, more["env_settings"], TomlConfigSettingsSource(settings_cls, toml_file=_file())
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
 
 
 def _file() -> Path:

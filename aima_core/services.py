@@ -1,0 +1,121 @@
+"""Services, their instances and the hosts they run on, as records that both sides read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from aima_core.catalog import Arch, Scalar
+from aima_core.failures import Failure
+from aima_core.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId
+from aima_core.operations import Message
+
+
+class Service(Message):
+    """What was asked for under one service id; `service start` without options uses it again."""
+
+    id: ServiceId
+    engine: EngineName | None = None
+    """None leaves the choice to the catalog."""
+    model: str | None = None
+    """The catalog's name of the model; None means the id names it."""
+    model_path: str | None = None
+    hosts: tuple[HostName, ...] = ()
+    """Empty leaves the choice to the queue."""
+    replicas: int = Field(1, ge=1, le=1000)
+    port: int | None = Field(None, ge=1, le=65535)
+    arguments: Mapping[str, Scalar] = {}
+    created_at: datetime
+
+
+class Desired(StrEnum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class InstanceState(StrEnum):
+    STARTING = "starting"
+    """An operation is bringing it up."""
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """Its host does not report."""
+
+
+class Instance(Message):
+    """A service on one host: at most one container, one leased port, one endpoint."""
+
+    id: InstanceId
+    desired: Desired
+    fence: int
+    """The operation's that last had a say; a lower one is late and does nothing."""
+    state: InstanceState
+    engine: EngineName | None = None
+    image: str | None = None
+    digest: str | None = None
+    port: int | None = None
+    endpoint: str | None = None
+    operation: OperationId | None = None
+    failure: Failure | None = None
+    since: datetime
+    """When it entered this state."""
+
+
+class Accelerator(Message):
+    kind: str
+    """The first half of a route, such as `gb10`."""
+    name: str
+    memory: int | None = None
+    """Bytes; None where it shares the host's."""
+
+
+class HostFacts(Message):
+    """What a host has, as its worker announced it."""
+
+    name: HostName
+    identity: str
+    """Minted once and kept on the host."""
+    arch: Arch
+    address: str
+    accelerators: tuple[Accelerator, ...] = ()
+    unified_memory: bool = False
+    """CPU and GPU share `memory`."""
+    cores: int
+    memory: int
+    """Bytes."""
+    disk_free: int
+    """Bytes free where images lie."""
+    runtime: Literal["docker", "docker-cli", "process", "fake"]
+    runtime_version: str
+    ports: tuple[int, int]
+    """First and last of the range leased to engines."""
+    routes: tuple[Route, ...]
+    labels: Mapping[str, str] = {}
+    version: str
+    """AIMA's own."""
+
+
+class Host(HostFacts):
+    """A host with what is known of it now."""
+
+    live: bool
+    seen_at: datetime
+    drained: bool = False
+
+
+class PortLease(Message):
+    """A port on a host, and who holds it."""
+
+    host: HostName
+    port: int
+    holder: InstanceId
+    fence: int
+    since: datetime
+    until: datetime | None
+    """None while the holder's container lives: it ends with evidence that the container is gone."""

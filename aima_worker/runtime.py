@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
+from hashlib import sha256
 from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -49,6 +50,11 @@ class ContainerSpec(Noun):
     pids: int = 4096
     gpus: int | Literal["all"] | tuple[str, ...] | None = None
     """How many, all, or which by id; None for none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two specs that run the same; labels do not count, for they change nothing that runs."""
+        return sha256(self.model_dump_json(exclude={"labels"}).encode()).hexdigest()[:16]
 
 
 class Status(StrEnum):
@@ -147,8 +153,10 @@ class ContainerRuntime(Protocol):
         ...
 
     def run(self, spec: ContainerSpec) -> Container:
-        """Have the container of that name running: adopt it if it runs, replace it if it ended, else create and start.
+        """Have the container of that name running: adopt it if it runs with the spec's fingerprint, else make it anew.
 
+        An adopted container keeps the labels that it was made with. A container of that name which no runtime of
+        AIMA made is left alone: EngineRefused.
         Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing or EngineRefused, and then leaves no
         container behind.
         """

@@ -1,0 +1,1 @@
+"""The runtimes behind `aima_worker.runtime.ContainerRuntime`, one module or family of modules each."""

@@ -1,0 +1,103 @@
+"""What a runtime brings along to be put under the contract suite: a bench with programs of known manners.
+
+To join: subclass Bench in `on_<name>.py` and name it in `conftest.BENCHES`. Everything a suite's test makes carries
+the bench's own labels, and `close` removes it again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from aima_worker.runtime import ContainerRuntime, ContainerSpec
+from lab.parts import free_port
+
+LAST_WORDS = "CUDA out of memory"
+EXIT_STATUS = 3
+FLOOD = 5000
+LONG = 40_000
+"""Characters of the one long line that JUNK writes."""
+
+
+class Program(StrEnum):
+    SERVES = "serves"
+    """Answers 200 to GET /health on its port, until it is asked to end."""
+    CRASHES = "crashes"
+    """Says LAST_WORDS on stderr and exits with EXIT_STATUS, at once."""
+    STUBBORN = "stubborn"
+    """Says `deaf`, ignores SIGTERM and stays."""
+    SPEAKS = "speaks"
+    """Says `out 1`, `out 2` on stdout, then `err 1`, `err 2` on stderr, and stays."""
+    COUNTS = "counts"
+    """Says `count 1`, `count 2`, …, about twenty a second, and stays."""
+    FLOODS = "floods"
+    """Says `line 1` to `line FLOOD` as fast as it can, and exits 0."""
+    JUNK = "junk"
+    """Writes an escape sequence, invalid UTF-8, a NUL, LONG times `x` in one line, a line `end`; exits 0."""
+    GREEDY = "greedy"
+    """Takes memory until it is killed for it; its spec has a limit of 32 MiB."""
+
+
+JUNK_BYTES = b"\x1b[31mred\x1b[0m\a\n" + b"\xff\xfe bad \x00 bytes\n" + b"x" * LONG + b"\n" + b"end\n"
+
+
+class Bench(ABC):
+    runtime: ContainerRuntime
+    absent_image = "localhost:1/nobody/has:this"
+    """A reference whose `image()` is None."""
+    tells_streams = True
+    """Whether stdout and stderr can be told apart."""
+    limits_memory = True
+    """Whether a memory limit is kept and `oom_killed` tells of it."""
+
+    def __init__(self) -> None:
+        self.labels = {"aima.bench": uuid.uuid4().hex}
+
+    @property
+    @abstractmethod
+    def image(self) -> str:
+        """The reference of an image that is there."""
+
+    @abstractmethod
+    def command(self, program: Program, *, port: int) -> tuple[str, ...]:
+        """What to run for `program`; a server listens on `port`."""
+
+    def spec(self, program: Program, **changes: Any) -> ContainerSpec:
+        """A spec for `program`, of a name nobody has, on a free port; `changes` replace its fields."""
+        port = free_port()
+        fields: dict[str, Any] = {
+            "name": f"aima-bench-{uuid.uuid4().hex[:12]}",
+            "image": self.image_for(program),
+            "command": self.command(program, port=self.listens_on(port)),
+            "labels": {**self.labels, "aima.program": program.value},
+            "host_address": "127.0.0.1",
+            "host_port": port,
+            "container_port": self.listens_on(port),
+            "memory": 32 << 20 if program is Program.GREEDY else None,
+        }
+        return ContainerSpec(**fields | changes)
+
+    def image_for(self, program: Program) -> str:
+        return self.image
+
+    def listens_on(self, host_port: int) -> int:
+        """The port inside, given the one outside."""
+        return 8000
+
+    def probe(self, url: str) -> int:
+        """The HTTP status that answers at `url`; OSError when nothing does."""
+        try:
+            with urlopen(url, timeout=5) as answer:
+                status: int = answer.status
+                return status
+        except HTTPError as answered:
+            return answered.code
+
+    def close(self) -> None:
+        for container in self.runtime.containers(self.labels):
+            self.runtime.remove(container.name, grace=timedelta(0))

@@ -1,0 +1,126 @@
+"""What every test can ask for: real parts, or a sentence on why not (in CI a failure), and checks for leftovers."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+from lab.at_hand import why_not
+from lab.leftovers import no_container_of, nothing_held
+from lab.parts import missing
+from lab.redis_server import RedisServer, redis_program
+
+from aima_core.redis_link import RedisLink, command_link
+
+PARTS = ("docker", "registry", "redis")
+ONE_AFTER_ANOTHER = {"docker", "registry"}
+"""Tests marked so share the one engine: they run in one worker, in turn, while the other does the rest."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also the long tests: fleets and chaos")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: fleets and chaos, minutes each; run with --long only")
+    for name in [name for name in os.environ if name.startswith("AIMA_")]:
+        del os.environ[name]  # the settings of whoever runs the tests are none of the tests' business
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+    for item in items:
+        if ONE_AFTER_ANOTHER & {marker.name for marker in item.iter_markers()}:
+            item.add_marker(pytest.mark.xdist_group("engine"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for part in PARTS:
+        if item.get_closest_marker(part):
+            require(part)
+
+
+def require(part: str) -> None:
+    """Skip the test where this machine lacks the part, with the reason; fail it in CI."""
+    if reason := why_not(part):
+        missing(reason)
+
+
+# Redis ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = _new_redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> Iterator[str]:
+    """Where an empty Redis answers; its server is shared by the run's tests, so leave it running."""
+    yield shared_redis.url
+    shared_redis.empty()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[RedisLink]:
+    """A client of an empty Redis, as the program itself makes them."""
+    link = command_link(redis_url)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis server of this test alone, to be felled and brought back."""
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    server = _new_redis(directory)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def fake_redis() -> Iterator[fakeredis.FakeRedis]:
+    """An empty Redis inside this process, Lua included: for rules, not for timing."""
+    client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
+    yield client
+    client.close()
+
+
+def _new_redis(directory: Path) -> RedisServer:
+    require("redis")
+    program = redis_program()
+    assert program is not None
+    server = RedisServer(program, directory)
+    server.start()
+    return server
+
+
+# Leftovers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaves_nothing_held() -> Iterator[None]:
+    """Fail the test if it leaves a thread or a descriptor behind. Ask for it first."""
+    with nothing_held():
+        yield
+
+
+@pytest.fixture
+def installation() -> Iterator[str]:
+    """An installation id of this test alone; fails the test if a container of it is left behind."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    if why_not("docker"):
+        yield name
+        return
+    with no_container_of(name):
+        yield name

@@ -1,0 +1,63 @@
+"""The tests' own parts keep their promises, else what stands on them proves nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from datetime import timedelta
+
+import pytest
+from lab.leftovers import nothing_held
+from lab.redis_server import RedisServer
+from redis import Redis
+
+from aima_core.redis_link import RedisLink
+
+AT_ONCE = timedelta(milliseconds=100)
+
+
+@pytest.mark.parametrize("round", [1, 2])
+def test_every_test_finds_redis_empty(round: int, redis: RedisLink) -> None:
+    assert redis.keys("*") == []
+
+    redis.set("from round", round)
+
+
+@pytest.mark.redis
+def test_a_redis_that_was_felled_comes_back_with_its_data(own_redis: RedisServer) -> None:
+    with client_of(own_redis) as client:
+        client.config_set("appendfsync", "always")
+        client.set("kept", "yes")
+
+    own_redis.kill()
+    own_redis.start()
+
+    with client_of(own_redis) as client:
+        assert client.get("kept") == "yes"
+
+
+def test_a_thread_left_running_is_noticed() -> None:
+    end = threading.Event()
+
+    with pytest.raises(AssertionError, match="thread straggler"), nothing_held(settles_within=AT_ONCE):
+        threading.Thread(target=end.wait, name="straggler").start()
+
+    end.set()
+
+
+def test_a_descriptor_left_open_is_noticed() -> None:
+    left: list[socket.socket] = []
+
+    with pytest.raises(AssertionError, match=r"descriptor \d+ on socket"), nothing_held(settles_within=AT_ONCE):
+        left.append(socket.socket())
+
+    left[0].close()
+
+
+def test_a_thread_that_is_just_ending_is_given_a_while() -> None:
+    with nothing_held():
+        threading.Timer(0.2, lambda: None).start()
+
+
+def client_of(server: RedisServer) -> Redis:
+    return Redis(port=server.port, decode_responses=True)

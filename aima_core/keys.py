@@ -1,0 +1,97 @@
+"""Every Redis key AIMA uses. No other module may spell one; Celery's own carry the same prefix.
+
+key                            type     written by    holds, and when it expires
+aima:epoch                     string   api, worker   when this Redis was first used; never
+aima:fence                     string   api           the fence last given out; never
+aima:operations                zset     api           every operation, by age; pruned as their records expire
+aima:operations:active         zset     api, worker   those not ended; a member leaves with its end
+aima:operation:<id>            hash     api, worker   the record; ENDED_TTL after its end
+aima:claim:<id>                string   worker        who carries it out; CLAIM_TTL unless renewed
+aima:log:<id>                  stream   api, worker   its events, capped; ENDED_TTL after its end
+aima:log                       stream   api, worker   everybody's events, capped; never
+aima:events                    channel  api, worker   each event as it is recorded
+aima:services, aima:instances  zset     api, worker   ids in order; never
+aima:service:<id>              hash     api           what was asked for; until removed
+aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
+aima:hosts                     hash     worker        the facts of every host by name; never
+aima:hosts:seen                zset     worker        hosts by the time of their last heartbeat; never
+aima:ports:<host>:free         zset     worker        ports nobody holds; never
+aima:ports:<host>:taken        zset     worker        held ports by the time their lease ends; never
+aima:ports:<host>:last         hash     worker        the port each instance held last; never
+aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
+aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
+
+PREFIX: Final = "aima:"
+
+ENDED_TTL: Final = timedelta(days=7)
+CLAIM_TTL: Final = timedelta(seconds=15)
+HOST_DEAD: Final = timedelta(seconds=15)
+"""A host that was not heard of for this long is not live."""
+PORT_LEASE: Final = timedelta(minutes=2)
+IDEMPOTENCY_TTL: Final = timedelta(days=1)
+LOG_CAP: Final = 2000
+"""About how many events of one operation are kept."""
+COMMON_LOG_CAP: Final = 10000
+
+EPOCH: Final = "aima:epoch"
+FENCE: Final = "aima:fence"
+OPERATIONS: Final = "aima:operations"
+ACTIVE: Final = "aima:operations:active"
+COMMON_LOG: Final = "aima:log"
+EVENTS: Final = "aima:events"
+SERVICES: Final = "aima:services"
+INSTANCES: Final = "aima:instances"
+HOSTS: Final = "aima:hosts"
+HOSTS_SEEN: Final = "aima:hosts:seen"
+
+OPERATION_PREFIX: Final = "aima:operation:"
+SERVICE_PREFIX: Final = "aima:service:"
+INSTANCE_PREFIX: Final = "aima:instance:"
+
+
+def operation(id: OperationId) -> str:
+    return f"{OPERATION_PREFIX}{id}"
+
+
+def claim(id: OperationId) -> str:
+    return f"aima:claim:{id}"
+
+
+def log(id: OperationId) -> str:
+    return f"aima:log:{id}"
+
+
+def service(id: ServiceId) -> str:
+    return f"{SERVICE_PREFIX}{id}"
+
+
+def instance(id: InstanceId) -> str:
+    return f"{INSTANCE_PREFIX}{id}"
+
+
+def free_ports(host: HostName) -> str:
+    return f"aima:ports:{host}:free"
+
+
+def taken_ports(host: HostName) -> str:
+    return f"aima:ports:{host}:taken"
+
+
+def last_ports(host: HostName) -> str:
+    return f"aima:ports:{host}:last"
+
+
+def port_prefix(host: HostName) -> str:
+    return f"aima:port:{host}:"
+
+
+def idempotency(key: str) -> str:
+    return f"aima:idempotency:{key}"

@@ -1,0 +1,15 @@
+-- Take an operation on, unless it has ended or somebody holds it: a message that comes twice or late does nothing.
+--
+-- KEYS  operation, its claim
+-- ARGV  host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated)
+-- Gives {1, attempt} when claimed, {0, why not}.
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return {0, 'there is no record of it'} end
+if not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
+local holder = redis.call('GET', KEYS[2])
+if holder then return {0, 'it is held by ' .. holder} end
+
+local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+redis.call('SET', KEYS[2], ARGV[1] .. ' in attempt ' .. attempt, 'PX', ARGV[2])
+redis.call('HSET', KEYS[1], 'host', ARGV[1])
+return {1, attempt}

@@ -1,0 +1,87 @@
+"""Port leases in Redis: taken atomically at a cost that does not grow, given back by their owner only.
+
+The keys are the leases; beside them a set of the free ports, a set of the taken ones by the end of their lease, and
+the port each instance had last, so that it gets the same one again.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from aima_core import keys
+from aima_core.failures import NoFreePort, PortOutOfRange, PortTaken
+from aima_core.ids import HostName, InstanceId
+from aima_core.scripts import Scripts
+from aima_core.services import PortLease
+from aima_core.text_redis import TextRedis
+
+
+class PortStore:
+    """The leases of one host. Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis, host: HostName) -> None:
+        self._redis = redis
+        self._host = host
+        self._run = Scripts(redis)
+        self._keys = [keys.free_ports(host), keys.taken_ports(host), keys.last_ports(host), keys.port_prefix(host)]
+
+    def open(self, ports: range) -> None:
+        """Say which ports the host leases; those held stay held."""
+        self._ports = ports
+        self._run("open_ports", self._keys[:2], ports[0], ports[-1])
+
+    def lease(
+        self, holder: InstanceId, *, fence: int, wanted: int | None = None, avoid: tuple[int, timedelta] | None = None
+    ) -> int:
+        """Take the wanted port, else the one the holder had last, else the lowest free one, for PORT_LEASE.
+
+        `avoid` sets aside a port that somebody else turned out to use. Raises NoFreePort, PortTaken, PortOutOfRange.
+        """
+        shunned = (str(avoid[0]), _ms(avoid[1])) if avoid else ("", 0)
+        asked = "" if wanted is None else str(wanted)
+        answer = self._run("lease_port", self._keys, holder, fence, _ms(keys.PORT_LEASE), asked, *shunned)
+        if isinstance(answer, int):
+            return answer
+        first, last = self._ports[0], self._ports[-1]
+        if isinstance(answer, list):
+            raise PortTaken(port=wanted, host=self._host, holder=_holder_of(answer[0]))
+        if answer == "none":
+            raise NoFreePort(first=first, last=last, host=self._host)
+        raise PortOutOfRange(port=wanted, first=first, last=last, host=self._host)
+
+    def keep(self, holder: InstanceId, port: int, *, fence: int) -> bool:
+        """Hold the port until its container is gone; False when somebody else holds it."""
+        return bool(self._run("keep_port", self._keys, holder, fence, str(port)))
+
+    def release(self, holder: InstanceId, *, fence: int) -> bool:
+        """Give back what the holder has, unless a later operation has leased it since."""
+        return bool(self._run("release_port", self._keys, holder, fence))
+
+    def all(self) -> list[PortLease]:
+        """The leases in force, by port."""
+        taken = self._redis.zrange(keys.taken_ports(self._host), 0, -1, withscores=True)
+        if not taken:
+            return []
+        texts = self._redis.mget([f"{self._keys[3]}{port}" for port, _ in taken])
+        leases = [self._lease(int(port), text, end) for (port, end), text in zip(taken, texts, strict=True) if text]
+        return sorted(leases, key=lambda lease: lease.port)
+
+    def _lease(self, port: int, text: str, end: float) -> PortLease:
+        lease = json.loads(text)
+        return PortLease(
+            host=self._host,
+            port=port,
+            holder=lease["holder"],
+            fence=lease["fence"],
+            since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
+            until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
+        )
+
+
+def _holder_of(lease: str) -> str:
+    return str(json.loads(lease)["holder"]) if lease else "something else than AIMA"
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

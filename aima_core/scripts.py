@@ -1,0 +1,27 @@
+"""The Redis scripts, by name. Each file's head says what it does, what it is given and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from aima_core.text_redis import TextRedis, TextScript
+
+
+class Scripts:
+    """The scripts of one connection, loaded as they are first called; Redis keeps them by their hash."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+        self._loaded: dict[str, TextScript] = {}
+
+    def __call__(self, name: str, keys: Sequence[str], *args: str | int) -> Any:
+        """Run the script; what it gives is as its head says."""
+        return self._script(name)(keys=list(keys), args=list(args))
+
+    def _script(self, name: str) -> TextScript:
+        if name not in self._loaded:
+            text = resources.files("aima_core").joinpath("lua", f"{name}.lua").read_text()
+            self._loaded[name] = self._redis.register_script(text)
+        return self._loaded[name]

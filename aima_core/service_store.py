@@ -1,0 +1,86 @@
+"""Services and instances in Redis: what is wanted of each, under a fence, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from aima_core import keys
+from aima_core.failures import UnknownService
+from aima_core.ids import InstanceId, ServiceId
+from aima_core.scripts import Scripts
+from aima_core.services import Desired, Instance, Service
+from aima_core.text_redis import TextRedis
+
+_WANTED = {"desired", "fence"}
+_LOOK_AT = 5000
+
+
+class ServiceStore:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+        self._run = Scripts(redis)
+
+    def put(self, service: Service) -> None:
+        with self._redis.pipeline() as pipe:
+            pipe.hset(keys.service(service.id), "record", service.model_dump_json())
+            pipe.zadd(keys.SERVICES, {service.id: 0})
+            pipe.execute()
+
+    def get(self, id: ServiceId) -> Service:
+        """Raises UnknownService."""
+        if (record := self._redis.hget(keys.service(id), "record")) is None:
+            raise UnknownService(service=id)
+        return Service.model_validate_json(record)
+
+    def remove(self, id: ServiceId) -> None:
+        """Forget a service and its instances."""
+        instances = self.instances_of(id)
+        with self._redis.pipeline() as pipe:
+            pipe.delete(keys.service(id), *(keys.instance(instance.id) for instance in instances))
+            pipe.zrem(keys.SERVICES, id)
+            if instances:
+                pipe.zrem(keys.INSTANCES, *(instance.id for instance in instances))
+            pipe.execute()
+
+    def page(self, *, limit: int, after: str | None = None) -> tuple[list[Service], str | None]:
+        """In the order of their ids, and where the next page begins."""
+        found = self._run("page", [keys.SERVICES], keys.SERVICE_PREFIX, "up", after or "", limit, _LOOK_AT)
+        return [Service.model_validate_json(flat[1]) for flat in found[2::2]], found[0] or None
+
+    def intend(self, instance: Instance) -> bool:
+        """Say what an instance shall be; False when one with a higher fence has said so since."""
+        where = [keys.instance(instance.id), keys.INSTANCES]
+        return bool(self._run("intend", where, instance.id, instance.fence, instance.desired, _observed(instance)))
+
+    def observe(self, instance: Instance) -> bool:
+        """Put down what an instance is; False when it has been told to be something else since."""
+        return bool(self._run("observe", [keys.instance(instance.id)], str(instance.fence), _observed(instance)))
+
+    def instance(self, id: InstanceId) -> Instance | None:
+        fields = self._redis.hgetall(keys.instance(id))
+        return _instance(fields) if fields else None
+
+    def instances_of(self, id: ServiceId) -> list[Instance]:
+        """Its instances on all hosts, by host."""
+        return self.instances(self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True))
+
+    def instances(self, ids: Iterable[str]) -> list[Instance]:
+        """These instances, as far as there are records of them."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.hgetall(keys.instance(InstanceId(id)))
+            return [_instance(fields) for fields in pipe.execute() if fields]
+
+
+def _observed(instance: Instance) -> str:
+    return instance.model_dump_json(exclude=_WANTED)
+
+
+def _instance(fields: dict[str, Any]) -> Instance:
+    return Instance.model_validate_json(
+        # What is wanted is kept beside the record, where the scripts compare it.
+        fields["record"][:-1] + f',"fence":{fields["fence"]},"desired":"{Desired(fields["desired"])}"}}'
+    )

@@ -150,6 +150,8 @@ class PullProgress(Message):
     """Bytes downloaded per second over the last seconds; None while nothing is downloading."""
     eta: Duration | None = None
     layers: tuple[Layer, ...] = ()
+    restarts: int = 0
+    """How often a layer had to be fetched anew: only then may the numbers go back."""
 
 
 class Event(Message):

@@ -6,6 +6,7 @@ a fake for tests and fleets. Names are the caller's: one name is one container, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -54,7 +55,8 @@ class ContainerSpec(Noun):
     @property
     def fingerprint(self) -> str:
         """Equal for two specs that run the same; labels do not count, for they change nothing that runs."""
-        return sha256(self.model_dump_json(exclude={"labels"}).encode()).hexdigest()[:16]
+        runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}), sort_keys=True)
+        return sha256(runs.encode()).hexdigest()[:16]
 
 
 class Status(StrEnum):
@@ -131,8 +133,8 @@ class RuntimeFacts(Noun):
     version: str
     gpus: bool
     """Whether containers can be given GPUs."""
-    disk_free: int
-    """Bytes free where images lie."""
+    disk_free: int | None
+    """Bytes free where images lie; None where the engine is on another machine."""
     live_restore: bool = True
     """Whether containers survive a restart of the engine."""
 

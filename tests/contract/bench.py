@@ -14,8 +14,9 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from aima_worker.runtime import ContainerRuntime, ContainerSpec
 from lab.parts import free_port
+
+from aima_worker.runtime import ContainerRuntime, ContainerSpec
 
 LAST_WORDS = "CUDA out of memory"
 EXIT_STATUS = 3
@@ -82,10 +83,10 @@ class Bench(ABC):
         }
         return ContainerSpec(**fields | changes)
 
-    def image_for(self, program: Program) -> str:
+    def image_for(self, program: Program) -> str:  # noqa: ARG002 a bench may have an image each
         return self.image
 
-    def listens_on(self, host_port: int) -> int:
+    def listens_on(self, host_port: int) -> int:  # noqa: ARG002 a bench may map nothing
         """The port inside, given the one outside."""
         return 8000
 

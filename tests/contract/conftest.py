@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
+from contract.bench import Bench
 
 from aima_worker.runtime import ContainerRuntime
-from contract.bench import Bench
 
 BENCHES = {
     "fake": "contract.on_fake:FakeBench",

@@ -1,0 +1,1 @@
+"""The front door: HTTP, events and the CLI. Runs no engine."""

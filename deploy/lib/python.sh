@@ -1,0 +1,77 @@
+# shellcheck shell=bash
+# The project's Python environment: `.venv` in the clone, exactly as `uv.lock` says. Needs say.sh and packages.sh.
+
+# python_environment ROOT [uv's words for what goes in, such as --no-dev]
+python_environment() {
+    local root=$1 python
+    shift
+    take_over_certificates
+    python=$(find_python) || { install_python && python=$(find_python); } ||
+        stop_with 'No Python 3.11 or newer.' 'Install one (Debian 12, Ubuntu 24.04: python3; Ubuntu 22.04: python3.11) and run this again.'
+    can_make_environments "$python" || need_packages "$(venv_package "$python")"
+    sync_with_uv "$root" "$python" "$@" || install_with_pip "$root" "$python" "$@"
+}
+
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$name" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    return 1
+}
+
+install_python() {
+    need_packages python3
+    find_python >/dev/null || { package_known python3.11 && need_packages python3.11 python3.11-venv; }
+}
+
+can_make_environments() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+venv_package() { "$1" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")'; }
+
+sync_with_uv() {
+    local root=$1 python=$2 uv
+    uv=$(private_uv "$root" "$python") || return 1
+    (cd "$root" && UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV='' \
+        "$uv" sync --frozen --all-extras --python "$python" "${@:3}")
+}
+
+# uv in an environment of its own, so that it never meets the project's.
+private_uv() {
+    local tools=$1/var/uv
+    if ! "$tools/bin/uv" --version >&2; then
+        "$2" -m venv --clear "$tools" >&2 || return 1
+        "$tools/bin/python" -m pip install --quiet uv >&2 || return 1
+    fi
+    printf '%s/bin/uv' "$tools"
+}
+
+# Where uv cannot reach what it wants (a mirror that only pip knows of): the same versions, by pip.
+install_with_pip() {
+    printf 'uv could not; trying pip.\n'
+    local root=$1 python=$2 wanted=$1/var/requirements.txt
+    mkdir -p "$root/var"
+    pinned_versions "$root" "$wanted" "${@:3}" || printf '%s[all-in-one]\n' "$root" >"$wanted"
+    "$python" -m venv --clear "$root/.venv" &&
+        "$root/.venv/bin/python" -m pip install --quiet --requirement "$wanted" &&
+        "$root/.venv/bin/python" -m pip install --quiet --no-deps --editable "$root"
+}
+
+pinned_versions() {
+    local root=$1 file=$2
+    (cd "$root" && "$root/var/uv/bin/uv" export --quiet --frozen --all-extras --no-emit-project --no-hashes \
+        "${@:3}" --output-file "$file")
+}
+
+# Whoever taught this machine or pip an authority of their own means uv too.
+take_over_certificates() {
+    if [[ -n ${SSL_CERT_FILE:-} ]]; then return 0; fi
+    if [[ -n ${PIP_CERT:-} ]]; then
+        export SSL_CERT_FILE=$PIP_CERT
+    elif [[ -s /etc/ssl/certs/ca-certificates.crt ]]; then
+        export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+    fi
+}

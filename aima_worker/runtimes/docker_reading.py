@@ -1,0 +1,71 @@
+"""From what the engine says, in JSON, to the nouns of `aima_worker.runtime`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aima_worker.runtime import Container, ImageFacts, Status
+
+_NEVER_STARTED = {"created"}
+_ALIVE = {"running", "paused", "restarting"}
+_FRACTION = re.compile(r"(\.\d{6})\d*")
+
+
+def container_inspected(said: Mapping[str, Any]) -> Container:
+    """From `GET /containers/<id>/json`."""
+    state, config = said["State"], said["Config"]
+    status = _status(state["Status"])
+    return Container(
+        id=said["Id"],
+        name=said["Name"].removeprefix("/"),
+        status=status,
+        labels=config["Labels"] or {},
+        image=config["Image"],
+        started_at=moment(state["StartedAt"]),
+        exit_code=state["ExitCode"] if status is Status.EXITED else None,
+        oom_killed=bool(state["OOMKilled"]),
+        host_ports={
+            int(inside.partition("/")[0]): int(outside[0]["HostPort"])
+            for inside, outside in (said["HostConfig"]["PortBindings"] or {}).items()
+            if outside and outside[0]["HostPort"]
+        },
+    )
+
+
+def container_listed(said: Mapping[str, Any]) -> Container:
+    """From one entry of `GET /containers/json`, which does not say when it started nor how it ended."""
+    return Container(
+        id=said["Id"],
+        name=said["Names"][0].removeprefix("/"),
+        status=_status(said["State"]),
+        labels=said["Labels"] or {},
+        image=said["Image"],
+        host_ports={port["PrivatePort"]: port["PublicPort"] for port in said["Ports"] if "PublicPort" in port},
+    )
+
+
+def image_inspected(said: Mapping[str, Any], *, repository: str) -> ImageFacts:
+    """From `GET /images/<name>/json`; the digest is that of `repository`, if the image came from there."""
+    digests = dict(each.rsplit("@", 1) for each in said.get("RepoDigests") or [])
+    return ImageFacts(
+        id=said["Id"],
+        digest=digests.get(repository) or next(iter(digests.values()), None),
+        arch=said["Architecture"],
+        size=said["Size"],
+    )
+
+
+def moment(text: str) -> datetime | None:
+    """The engine's time, whose nanoseconds Python does not know; None for its zero, which means never."""
+    if text.startswith("0001-"):
+        return None
+    return datetime.fromisoformat(_FRACTION.sub(r"\1", text)).astimezone(UTC)
+
+
+def _status(word: str) -> Status:
+    if word in _NEVER_STARTED:
+        return Status.CREATED
+    return Status.RUNNING if word in _ALIVE else Status.EXITED

@@ -1,0 +1,60 @@
+"""What AIMA asks the engine to make of a spec: pure, and the only place that says what powers a container gets.
+
+Nothing a user writes reaches a field beyond those of the spec: no privileges, no host network, no devices but GPUs
+asked for, and mounts for reading only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aima_worker.runtime import ContainerSpec
+
+FINGERPRINT_LABEL = "aima.fingerprint"
+"""The spec's fingerprint. A container without it is not one of ours."""
+
+
+def container_config(spec: ContainerSpec) -> dict[str, Any]:
+    """The body of the engine's `POST /containers/create`."""
+    port = f"{spec.container_port}/tcp"
+    return {
+        "Image": spec.image,
+        "Cmd": list(spec.command),
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "Labels": {**spec.labels, FINGERPRINT_LABEL: spec.fingerprint},
+        "ExposedPorts": {port: {}},
+        "HostConfig": {
+            **_limits(spec),
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "Init": True,
+            "RestartPolicy": {"Name": "no"},
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "50m", "max-file": "3"}},
+            "Mounts": [
+                {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": True}
+                for mount in spec.mounts
+            ],
+            "PortBindings": {port: [{"HostIp": spec.host_address, "HostPort": str(spec.host_port)}]},
+            "DeviceRequests": _device_requests(spec),
+        },
+    }
+
+
+def _limits(spec: ContainerSpec) -> dict[str, Any]:
+    limits: dict[str, Any] = {"PidsLimit": spec.pids}
+    if spec.memory is not None:
+        limits |= {"Memory": spec.memory, "MemorySwap": spec.memory}
+    if spec.cores is not None:
+        limits["NanoCpus"] = round(spec.cores * 1e9)
+    if spec.shared_memory is not None:
+        limits["ShmSize"] = spec.shared_memory
+    return limits
+
+
+def _device_requests(spec: ContainerSpec) -> list[dict[str, Any]]:
+    if spec.gpus is None:
+        return []
+    request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]]}
+    if isinstance(spec.gpus, tuple):
+        return [request | {"DeviceIDs": list(spec.gpus)}]
+    return [request | {"Count": -1 if spec.gpus == "all" else spec.gpus}]

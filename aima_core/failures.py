@@ -44,6 +44,11 @@ class AimaError(Exception):
         )
         super().__init__(self.failure.message)
 
+    def remember(self, log_tail: tuple[str, ...]) -> None:
+        """Keep the container's last lines with the failure, unless it has some."""
+        if log_tail and not self.failure.log_tail:
+            self.failure = self.failure.model_copy(update={"log_tail": log_tail})
+
 
 def table() -> list[type[AimaError]]:
     """Every row, in the order of exit codes."""

@@ -13,8 +13,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, ByteSize, PlainSerializer, WithJsonSchema
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
-_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+_PART = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|[dhms])")
+_WHOLE = re.compile(rf"(?:{_PART.pattern}){{1,5}}")
+_SIZE = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,6})? ?(?:[kmgtp]i?)?b", re.IGNORECASE)
 
 
 def parse_duration(value: object) -> timedelta:
@@ -38,9 +39,9 @@ def format_duration(duration: timedelta) -> str:
 
 
 def _size(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        raise ValueError(f"{value} does not say its unit; write it such as `500MB` or `25GB`")
-    return value
+    if isinstance(value, ByteSize) or (isinstance(value, str) and _SIZE.fullmatch(value)):
+        return value
+    raise ValueError(f"{value!r} is not a size; write a number and its unit, such as `500MB` or `25GB`")
 
 
 def format_size(size: float) -> str:

@@ -1,0 +1,33 @@
+"""`python -m aima_worker`: this host's worker, in the foreground."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+
+from aima_core.failures import AimaError
+from aima_core.settings import load_settings
+from aima_worker.app import run_worker
+
+
+def main() -> int:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    try:
+        return run_worker(load_settings())
+    except AimaError as failed:
+        sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
+        return failed.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The worker's composition root: everything is made here, wired, and begun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from celery.exceptions import Reject
+from pydantic import SecretStr
+
+from aima_core.failures import BadSettings, BrokerUnavailable
+from aima_core.host_store import HostStore
+from aima_core.ids import OperationId
+from aima_core.operation_store import OperationStore
+from aima_core.operations import Kind
+from aima_core.port_store import PortStore
+from aima_core.queue import celery_app, stop_queue, task_name
+from aima_core.redis_link import command_link
+from aima_core.service_store import ServiceStore
+from aima_core.settings import Settings
+from aima_core.text_redis import TextRedis
+from aima_worker.beat import Beat
+from aima_worker.choose_runtime import choose_runtime
+from aima_worker.conduct import conduct
+from aima_worker.facts import arch, host_facts, routes
+from aima_worker.host import Host, Probe
+from aima_worker.keeper import Keeper
+from aima_worker.readiness import http_status
+from aima_worker.runtime import ContainerRuntime
+from aima_worker.undertaking import HandedOn
+
+STOP_SLOTS = 4
+"""Threads beyond the start slots, so that stops never wait behind starts."""
+REDIS_ANSWER_SECONDS = 10
+SECONDS_BETWEEN_TRIES = 2.0
+
+_log = structlog.get_logger()
+
+
+def run_worker(settings: Settings) -> int:
+    """Work until told to end by SIGTERM or SIGINT; gives the exit code. Raises BadSettings."""
+    url = settings.redis.url.get_secret_value()
+    redis = command_link(url)
+    runtime, native = choose_runtime(settings)
+    host = make_host(settings, redis, runtime, native=native)
+    _when_redis_answers(lambda: host.ports.open(settings.host.ports))
+    beat = Beat(HostStore(redis), lambda: host_facts(settings, runtime))
+    beat.begin()
+    app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
+    add_tasks(app, host)
+    worker = make_celery_worker(app, host)
+    _end_quickly(host)
+    worker.start()
+    beat.end()
+    return int(worker.exitcode or 0)
+
+
+def make_host(
+    settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, native: bool = False, probe: Probe = http_status
+) -> Host:
+    """This host, with everything its steps need. Raises BadSettings without a signing key."""
+    operations = OperationStore(redis)
+    name = settings.host.name
+    return Host(
+        name=name,
+        arch=arch(),
+        settings=settings,
+        signing_key=_signing_key(settings),
+        native=native,
+        runtime=runtime,
+        operations=operations,
+        services=ServiceStore(redis),
+        ports=PortStore(redis, name),
+        keeper=Keeper(operations, name),
+        probe=probe,
+    )
+
+
+def add_tasks(app: Celery, host: Host) -> None:
+    """One task per kind of operation; all they are told is the operation's id."""
+
+    def perform(id: str, **_: Any) -> None:
+        try:
+            conduct(host, OperationId(id))
+        except (HandedOn, BrokerUnavailable) as unfinished:
+            raise Reject(str(unfinished), requeue=True) from unfinished
+
+    for kind in Kind:
+        app.task(name=task_name(kind))(perform)
+
+
+def make_celery_worker(app: Celery, host: Host) -> Any:
+    slots = host.settings.host.slots
+    return app.Worker(
+        pool="threads",  # a task on a thread hears of the worker's end, and can be interrupted; a forked one cannot
+        concurrency=slots + STOP_SLOTS,
+        queues=[*routes(host.name), stop_queue(host.name)],
+        hostname=f"aima@{host.name}",
+        without_gossip=True,  # grows with the square of the hosts
+        without_mingle=True,
+        loglevel="WARNING",
+        quiet=True,
+    )
+
+
+def _end_quickly(host: Host) -> None:
+    """At the first signal, hand on whatever is under way, so that the worker ends within seconds."""
+
+    def hand_on(**_: Any) -> None:
+        _log.info("ending", under_way="is handed on; engines keep running")
+        host.keeper.hand_on_all()
+
+    signals.worker_shutting_down.connect(hand_on, weak=False)
+
+
+def _when_redis_answers(call: Callable[[], None]) -> None:
+    """Wait for Redis as long as it takes, saying so."""
+    while True:
+        try:
+            return call()
+        except BrokerUnavailable as away:
+            _log.warning("waiting for Redis", reason=str(away))
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _signing_key(settings: Settings) -> SecretStr:
+    if settings.signing_key is None:
+        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; give it the API nodes' own")
+    return settings.signing_key

@@ -1,0 +1,54 @@
+"""Which runtime this host uses: the one that was asked for, or the first that works."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import structlog
+
+from aima_core.failures import DockerUnavailable
+from aima_core.settings import Settings
+from aima_worker.runtime import ContainerRuntime
+from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.runtimes.process import ProcessRuntime
+
+_log = structlog.get_logger()
+
+
+class Choice(NamedTuple):
+    runtime: ContainerRuntime
+    native: bool = False
+    """It runs processes, not containers."""
+
+
+def choose_runtime(settings: Settings) -> Choice:
+    """`auto` takes the Docker Engine where one answers, and native processes where not."""
+    match settings.runtime:
+        case "docker":
+            return Choice(_docker(settings))
+        case "process":
+            return Choice(_processes(settings), native=True)
+        case "fake":
+            return Choice(FakeRuntime())
+        case "auto":
+            return _first_that_works(settings)
+
+
+def _first_that_works(settings: Settings) -> Choice:
+    docker = _docker(settings)
+    try:
+        facts = docker.facts()
+    except DockerUnavailable as away:
+        _log.info("runtime chosen", runtime="process", why=f"no Docker Engine answers: {away}")
+        return Choice(_processes(settings), native=True)
+    _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
+    return Choice(docker)
+
+
+def _docker(settings: Settings) -> ContainerRuntime:
+    return DockerEngine(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
+
+
+def _processes(settings: Settings) -> ContainerRuntime:
+    return ProcessRuntime(settings.state_dir.expanduser() / "processes", host=settings.host.name)

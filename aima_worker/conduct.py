@@ -1,0 +1,77 @@
+"""Carrying an operation out: claim it, check who signed it, take its steps, and tell how it ended, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from aima_core.failures import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
+from aima_core.ids import OperationId
+from aima_core.operation_store import Claimed, Skipped
+from aima_core.operations import Kind, Phase
+from aima_core.signing import verified
+from aima_worker.host import Host
+from aima_worker.pull import pull
+from aima_worker.start import start
+from aima_worker.stop import stop
+from aima_worker.undertaking import HandedOn, Lost, Undertaking
+
+STEPS: dict[Kind, Callable[[Host, Undertaking, Any], None]] = {Kind.START: start, Kind.PULL: pull, Kind.STOP: stop}
+
+_log = structlog.get_logger()
+
+
+def conduct(host: Host, id: OperationId) -> None:
+    """Carry an operation out to its end, or do nothing if it has ended or somebody else does.
+
+    Raises HandedOn when this worker ends first, so that the message goes back to the queue.
+    """
+    claimed = host.operations.claim(id, host.name)
+    if isinstance(claimed, Skipped):
+        _log.info("skipped", operation=id, why=claimed.why)
+        return
+    with host.keeper.keeping(claimed) as undertaking, _ending_well(host, undertaking):
+        STEPS[claimed.record.kind](host, undertaking, _trusted_command(host, claimed))
+
+
+def _trusted_command(host: Host, claimed: Claimed) -> Any:
+    id = claimed.record.id
+    if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
+        raise BadSignature(host=host.name)
+    try:
+        return claimed.command
+    except ValidationError as wrong:
+        remedy = "Give the API nodes and the hosts the same version of AIMA."
+        raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
+
+
+@contextmanager
+def _ending_well(host: Host, undertaking: Undertaking) -> Iterator[None]:
+    operation = undertaking.operation
+    log = _log.bind(operation=operation.id, kind=operation.kind, service=operation.service, image=operation.image)
+    log.info("begun", attempt=undertaking.claimed.attempt)
+    try:
+        yield
+        log.info("done", phase=undertaking.phase)
+    except HandedOn:
+        undertaking.end(Phase.QUEUED, message=f"The worker on {host.name} ended; the next one goes on.")
+        host.operations.let_go(operation.id)
+        raise
+    except Lost:
+        log.info("lost", why="another attempt has begun")
+    except BrokerUnavailable as away:
+        log.warning("cut off", why=str(away))
+        raise
+    except Cancelled as cancelled:
+        undertaking.end(Phase.CANCELLED, failure=cancelled.failure)
+        log.info("cancelled")
+    except AimaError as failed:
+        undertaking.end(Phase.FAILED, failure=failed.failure)
+        log.warning("failed", code=failed.code, why=str(failed))
+    except Exception as bug:
+        undertaking.end(Phase.FAILED, failure=AimaError(detail=f"{type(bug).__name__}: {bug}").failure)
+        log.exception("failed by a bug")

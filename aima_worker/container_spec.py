@@ -1,0 +1,78 @@
+"""From engine, model, host and port to what a runtime shall run: pure, and all that user input can reach."""
+
+from __future__ import annotations
+
+from aima_core.catalog import Engine, Scalar
+from aima_core.failures import NoNativeSection
+from aima_core.operations import StartService
+from aima_worker.host import Host
+from aima_worker.runtime import ContainerSpec, Mount
+
+MODEL_ENVIRONMENT = "AIMA_MODEL"
+"""Tells an engine the id of the model it serves."""
+
+
+def container_spec(
+    host: Host, command: StartService, *, image: str, model_directory: str | None, port: int
+) -> ContainerSpec:
+    """What to run on this host. The labels, together with the container itself, are enough to rebuild every record."""
+    engine = command.engine
+    return ContainerSpec(
+        name=host.container_name(command.service),
+        image=image,
+        command=_native_command(host, engine, port) if host.native else _command(engine),
+        environment={**engine.environment, MODEL_ENVIRONMENT: command.service.model},
+        host_address=host.settings.host.address,
+        host_port=port,
+        container_port=engine.port,
+        mounts=_mounts(engine, model_directory),
+        memory=engine.limits.memory,
+        cores=engine.limits.cores,
+        shared_memory=engine.limits.shared_memory,
+        pids=engine.limits.pids,
+        gpus=engine.requires.gpus,
+        labels=_labels(host, command, port),
+    )
+
+
+def ours(host: Host) -> dict[str, str]:
+    """The labels that all containers of this installation on this host carry."""
+    return {"aima.installation": host.settings.installation, "aima.host": host.name}
+
+
+def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:
+    """`--name value`; true gives the bare `--name`, false nothing."""
+    rendered: list[str] = []
+    for name, value in arguments.items():
+        if value is True:
+            rendered.append(f"--{name}")
+        elif value is not False:
+            rendered += [f"--{name}", str(value)]
+    return tuple(rendered)
+
+
+def _command(engine: Engine) -> tuple[str, ...]:
+    return (*engine.command, *rendered_arguments(engine.arguments))
+
+
+def _native_command(host: Host, engine: Engine, port: int) -> tuple[str, ...]:
+    if engine.native is None:
+        raise NoNativeSection(engine=engine.name, host=host.name)
+    command = (part.replace("{port}", str(port)) for part in engine.native.command)
+    return (*command, *rendered_arguments(engine.arguments))
+
+
+def _mounts(engine: Engine, model_directory: str | None) -> tuple[Mount, ...]:
+    if engine.model_mount is None or model_directory is None:
+        return ()
+    return (Mount(source=model_directory, target=engine.model_mount),)
+
+
+def _labels(host: Host, command: StartService, port: int) -> dict[str, str]:
+    return {
+        **ours(host),
+        "aima.service": command.service,
+        "aima.engine": command.engine.name,
+        "aima.port": str(port),
+        "aima.health": command.engine.health_check.path,
+    }

@@ -1,0 +1,99 @@
+"""Having an image on this host: whichever candidate is here already, else the first that can be pulled.
+
+What may pass is tried again; what cannot is not, and the next candidate has its turn. Each attempt is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+
+from aima_core.failures import (
+    AimaError,
+    DiskFull,
+    ImageNotAllowed,
+    ImageNotFound,
+    ImageWrongArch,
+    PullBroken,
+    PullStalled,
+    RegistryDenied,
+)
+from aima_core.operations import Phase
+from aima_core.quantities import format_duration, format_size
+from aima_worker.host import Host
+from aima_worker.runtime import ImageFacts
+from aima_worker.undertaking import Undertaking
+
+WAITS_BEFORE_ANOTHER_TRY = (timedelta(seconds=1), timedelta(seconds=4))
+ROOM_FOR_EXTRACTION = 1.2
+"""An image needs about this times its size while it is being pulled."""
+
+
+def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, size: int | None) -> str:
+    """Have one of the images on the host, for its platform, and give its reference.
+
+    Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises, of the candidate that came furthest.
+    """
+    allowed = _allowed(host, images)
+    for image in allowed:
+        if (facts := host.runtime.image(image)) is not None and facts.arch == host.arch:
+            return image
+    undertaking.enter(Phase.PULLING, f"Pulling {allowed[0]}")
+    _check_room(host, allowed[0], size)
+    return _first_that_comes(host, undertaking, allowed)
+
+
+def _allowed(host: Host, images: Sequence[str]) -> list[str]:
+    patterns = host.settings.host.images
+    allowed = [image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns)]
+    if not allowed:
+        raise ImageNotAllowed(host=host.name, image=images[0])
+    return allowed
+
+
+def _check_room(host: Host, image: str, size: int | None) -> None:
+    needed = int((size or 0) * ROOM_FOR_EXTRACTION)
+    free = host.runtime.facts().disk_free
+    if free is not None and free < needed:
+        raise DiskFull(image=image, detail=f"it needs about {format_size(needed)}, and {format_size(free)} are free")
+
+
+def _first_that_comes(host: Host, undertaking: Undertaking, images: Sequence[str]) -> str:
+    failures: list[AimaError] = []
+    for image in images:
+        try:
+            _pull(host, undertaking, image)
+            _check_arch(host, image)
+            return image
+        except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
+            failures.append(failed)
+            undertaking.mention(f"{failed} " + ("Trying the next." if image != images[-1] else ""))
+    raise _most_telling(failures)
+
+
+def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
+    for wait in (*WAITS_BEFORE_ANOTHER_TRY, None):
+        try:
+            for progress in host.pulls.follow(image, undertaking):
+                undertaking.report(progress)
+            return
+        except (PullBroken, PullStalled) as failed:
+            if wait is None:
+                raise
+            undertaking.mention(f"{failed} Trying again in {format_duration(wait)}.")
+            undertaking.pause(wait.total_seconds())
+
+
+def _check_arch(host: Host, image: str) -> ImageFacts:
+    facts = host.runtime.image(image)
+    if facts is None:
+        raise PullBroken(image=image, detail="the pull ended well, and the image is not there")
+    if facts.arch != host.arch:
+        raise ImageWrongArch(image=image, image_arch=facts.arch, host=host.name, host_arch=host.arch)
+    return facts
+
+
+def _most_telling(failures: Sequence[AimaError]) -> AimaError:
+    """The first that is about more than a name that does not exist."""
+    return next((failed for failed in failures if not isinstance(failed, ImageNotFound)), failures[0])

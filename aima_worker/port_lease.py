@@ -1,0 +1,70 @@
+"""Running on a leased port: the lease says who may have it, the host's own sockets say whether it can be had."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+import psutil
+
+from aima_core.failures import NoFreePort, PortTaken
+from aima_core.ids import InstanceId
+from aima_worker.host import Host
+from aima_worker.runtime import Container, Status
+from aima_worker.undertaking import Undertaking
+
+QUARANTINE = timedelta(seconds=60)
+"""A port that somebody else turned out to use is left alone for this long."""
+TRIES = 5
+
+
+def run_on_leased_port(
+    host: Host, undertaking: Undertaking, instance: InstanceId, *, wanted: int | None, run: Callable[[int], Container]
+) -> tuple[int, Container]:
+    """Lease a port for the instance and run its container on it; move on where somebody else turns out to use it.
+
+    Raises PortTaken for a port that was asked for, NoFreePort, PortOutOfRange, and what `run` raises.
+    """
+    avoid: tuple[int, timedelta] | None = None
+    for _ in range(TRIES):
+        port = host.ports.lease(instance, fence=undertaking.operation.fence, wanted=wanted, avoid=avoid)
+        try:
+            _check_free(host, instance, port)
+            container = run(port)
+            host.ports.keep(instance, port, fence=undertaking.operation.fence)
+            return port, container
+        except PortTaken as taken:
+            if wanted is not None:
+                raise
+            undertaking.mention(f"{taken} Trying another.")
+            avoid = (port, QUARANTINE)
+    raise NoFreePort(first=host.settings.host.ports[0], last=host.settings.host.ports[-1], host=host.name)
+
+
+def _check_free(host: Host, instance: InstanceId, port: int) -> None:
+    if _is_its_own(host, instance, port):
+        return
+    address = host.settings.host.address
+    try:
+        with socket.create_server((address, port)):
+            pass
+    except OSError as taken:
+        raise PortTaken(
+            port=port, host=host.name, holder=_holder(port) or f"something else ({taken.strerror})"
+        ) from taken
+
+
+def _is_its_own(host: Host, instance: InstanceId, port: int) -> bool:
+    container = host.runtime.find(host.container_name(instance.service))
+    return container is not None and container.status is Status.RUNNING and port in container.host_ports.values()
+
+
+def _holder(port: int) -> str | None:
+    """Who listens there, as far as this worker may know."""
+    try:
+        sockets = psutil.net_connections("tcp")
+        pid = next((one.pid for one in sockets if one.laddr and one.laddr.port == port and one.pid), None)
+        return f"{psutil.Process(pid).name()} (process {pid})" if pid else None
+    except psutil.Error:
+        return None

@@ -1,4 +1,4 @@
-"""Announces this host: its facts as it joins and each minute, and a heartbeat between, for as long as the worker lives."""
+"""Announces this host: its facts as it joins and each minute, and heartbeats between, while the worker lives."""
 
 from __future__ import annotations
 

@@ -1,0 +1,179 @@
+"""An operation's record: who may take it on, who may speak for it, and that its events have no gap."""
+
+from __future__ import annotations
+
+import pytest
+from lab.wishes import a_pull, put_down
+
+from aima_core import keys
+from aima_core.failures import Cancelled, UnknownOperation
+from aima_core.ids import HostName, OperationId
+from aima_core.operation_store import Claimed, OperationStore, Skipped, Standing, now
+from aima_core.operations import Event, Operation, Phase, State
+from aima_core.text_redis import TextRedis
+
+pytestmark = pytest.mark.redis
+ALPHA, BETA = HostName("alpha"), HostName("beta")
+
+
+@pytest.fixture
+def store(redis: TextRedis) -> OperationStore:
+    return OperationStore(redis)
+
+
+def an_event(operation: Operation, phase: Phase, **more: object) -> Event:
+    return Event.model_validate({"operation": operation.id, "at": now(), "phase": phase, **more})
+
+
+def claim(store: OperationStore, operation: Operation, host: HostName = ALPHA) -> Claimed:
+    claimed = store.claim(operation.id, host)
+    assert isinstance(claimed, Claimed), claimed
+    return claimed
+
+
+def test_what_was_put_down_is_read_back(store):
+    operation = put_down(store, a_pull("repo/name:tag"))
+
+    read = store.get(operation.id)
+
+    assert read == operation
+
+
+def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store):
+    operation = put_down(store, a_pull())
+
+    first, second = store.claim(operation.id, ALPHA), store.claim(operation.id, BETA)
+
+    assert isinstance(first, Claimed)
+    assert first.attempt == 1
+    assert isinstance(second, Skipped)
+    assert "alpha" in second.why
+
+
+def test_a_claim_that_nobody_renews_lets_another_host_take_over(store, redis):
+    operation = put_down(store, a_pull())
+    lost = claim(store, operation)
+    redis.delete(keys.claim(operation.id))  # what Redis does when the claim's time is over
+
+    taken_over = claim(store, operation, BETA)
+
+    assert taken_over.attempt == lost.attempt + 1
+    assert store.renew(operation.id, ALPHA, lost.attempt) is Standing.LOST
+    assert store.renew(operation.id, BETA, taken_over.attempt) is Standing.GO_ON
+
+
+def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, redis):
+    operation = put_down(store, a_pull())
+    lost = claim(store, operation)
+    redis.delete(keys.claim(operation.id))
+    claim(store, operation, BETA)
+
+    number = store.record(an_event(operation, Phase.FAILED), attempt=lost.attempt)
+
+    assert number == 0
+    assert store.get(operation.id).state is State.QUEUED
+
+
+def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, redis):
+    operation = put_down(store, a_pull())
+    claim(store, operation)
+
+    left = redis.pttl(keys.claim(operation.id))
+
+    assert 0 < left <= keys.CLAIM_TTL.total_seconds() * 1000
+
+
+def test_an_end_is_final(store):
+    operation = put_down(store, a_pull())
+    store.record(an_event(operation, Phase.CANCELLED, failure=Cancelled().failure))
+
+    number = store.record(an_event(operation, Phase.READY))
+
+    assert number == 0
+    assert store.get(operation.id).state is State.CANCELLED
+    assert isinstance(store.claim(operation.id, ALPHA), Skipped)
+    assert operation.id not in store.active()
+
+
+def test_an_ended_operation_is_forgotten_in_time_and_an_active_one_never(store, redis):
+    ended, active = put_down(store, a_pull()), put_down(store, a_pull())
+    for operation in (ended, active):
+        store.record(an_event(operation, Phase.QUEUED))
+
+    store.record(an_event(ended, Phase.FAILED))
+
+    assert all(redis.ttl(key) > 0 for key in (keys.operation(ended.id), keys.log(ended.id)))
+    assert all(redis.ttl(key) == -1 for key in (keys.operation(active.id), keys.log(active.id)))
+
+
+def test_events_are_numbered_without_gaps_and_replayed_from_any_of_them(store):
+    operation = put_down(store, a_pull())
+    for phase in (Phase.QUEUED, Phase.PULLING, Phase.PULLING, Phase.PULLED):
+        store.record(an_event(operation, phase))
+
+    events = store.events(operation.id)
+    later = store.events(operation.id, after=2)
+
+    assert [event.seq for event in events] == [1, 2, 3, 4]
+    assert later == events[2:]
+
+
+def test_an_event_and_its_publication_bear_the_same_number(store, redis):
+    operation = put_down(store, a_pull())
+    with redis.pubsub(ignore_subscribe_messages=True) as follower:
+        follower.subscribe(keys.EVENTS)
+        follower.get_message(timeout=5)
+
+        number = store.record(an_event(operation, Phase.PULLING, message="on it"))
+
+        published = follower.get_message(timeout=5)["data"]
+    id, seq, _, event = published.split(" ", 3)
+    assert (id, int(seq)) == (operation.id, number)
+    assert Event.model_validate_json(event).message == "on it"
+
+
+def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(store):
+    waiting, held = put_down(store, a_pull()), put_down(store, a_pull())
+    claimed = claim(store, held)
+
+    assert store.ask_to_cancel(waiting.id) is True
+    assert store.ask_to_cancel(held.id) is False
+    assert store.renew(held.id, ALPHA, claimed.attempt) is Standing.CANCEL
+
+
+def test_an_operation_that_never_was_is_unknown(store):
+    with pytest.raises(UnknownOperation):
+        store.get(OperationId.new())
+    with pytest.raises(UnknownOperation):
+        store.ask_to_cancel(OperationId.new())
+
+
+def test_pages_give_every_operation_once_newest_first(store):
+    made = [put_down(store, a_pull(), seconds_later=age) for age in range(7)]
+
+    pages, after = [], None
+    while not pages or after:
+        page = store.page(limit=3, after=after)
+        pages.append([operation.id for operation in page.items])
+        after = page.after
+
+    assert sum(pages, []) == [operation.id for operation in reversed(made)]
+
+
+def test_a_page_holds_only_what_was_asked_for(store):
+    ended, waiting = put_down(store, a_pull()), put_down(store, a_pull())
+    store.record(an_event(ended, Phase.FAILED))
+
+    page = store.page(limit=10, having={"state": "queued"})
+
+    assert [operation.id for operation in page.items] == [waiting.id]
+
+
+def test_a_record_that_has_expired_leaves_the_listing(store, redis):
+    gone, there = put_down(store, a_pull()), put_down(store, a_pull())
+    redis.delete(keys.operation(gone.id))
+
+    page = store.page(limit=10)
+
+    assert [operation.id for operation in page.items] == [there.id]
+    assert redis.zcard(keys.OPERATIONS) == 1

@@ -1,0 +1,138 @@
+"""Port leases: one holder each, the same port again, given back by the owner only, at any fill."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from aima_core import keys
+from aima_core.failures import NoFreePort, PortOutOfRange, PortTaken
+from aima_core.ids import HostName, InstanceId
+from aima_core.port_store import PortStore
+from aima_core.redis_link import command_link
+
+pytestmark = pytest.mark.redis
+HOST = HostName("alpha")
+A, B = InstanceId("svc-tiny-a@alpha"), InstanceId("svc-tiny-b@alpha")
+
+
+@pytest.fixture
+def ports(redis):
+    return opened(redis)
+
+
+def opened(redis, last: int = 20009) -> PortStore:
+    store = PortStore(redis, HOST)
+    store.open(range(20000, last + 1))
+    return store
+
+
+def test_the_lowest_free_port_is_leased(ports):
+    assert [ports.lease(A, fence=1), ports.lease(B, fence=2)] == [20000, 20001]
+
+
+def test_the_same_instance_gets_the_same_port_again(ports):
+    ports.lease(A, fence=1)
+    leased = ports.lease(B, fence=2)
+    ports.release(A, fence=1)
+    ports.release(B, fence=2)
+
+    again = ports.lease(B, fence=3)
+
+    assert again == leased
+
+
+def test_leasing_twice_holds_one_port(ports):
+    ports.lease(A, fence=1)
+    ports.lease(A, fence=2, wanted=20005)
+
+    held = ports.all()
+
+    assert [(lease.port, lease.holder) for lease in held] == [(20005, A)]
+
+
+def test_a_held_port_is_refused_with_the_holder_named(ports):
+    ports.lease(A, fence=1, wanted=20003)
+
+    with pytest.raises(PortTaken, match=A):
+        ports.lease(B, fence=2, wanted=20003)
+
+
+def test_a_port_outside_the_range_is_refused(ports):
+    with pytest.raises(PortOutOfRange):
+        ports.lease(A, fence=1, wanted=8000)
+
+
+def test_when_all_are_held_there_is_none(redis):
+    ports = opened(redis, last=20001)
+    ports.lease(A, fence=1)
+    ports.lease(B, fence=2)
+
+    with pytest.raises(NoFreePort):
+        ports.lease(InstanceId("svc-tiny-c@alpha"), fence=3)
+
+
+def test_only_the_holder_gives_a_port_back_and_no_late_one(ports):
+    ports.lease(A, fence=5)
+
+    assert not ports.release(B, fence=9)
+    assert not ports.release(A, fence=4)
+    assert ports.release(A, fence=5)
+    assert ports.all() == []
+
+
+def test_a_lease_runs_out_unless_its_container_lives(ports, redis):
+    lent, kept = ports.lease(A, fence=1), ports.lease(B, fence=2)
+
+    ports.keep(B, kept, fence=2)
+
+    assert 0 < redis.pttl(f"{keys.port_prefix(HOST)}{lent}") <= keys.PORT_LEASE.total_seconds() * 1000
+    assert redis.pttl(f"{keys.port_prefix(HOST)}{kept}") == -1
+    assert [lease.until is None for lease in ports.all()] == [False, True]
+
+
+def test_a_lease_that_ran_out_is_free_again(ports, redis):
+    port = ports.lease(A, fence=1)
+    redis.zadd(keys.taken_ports(HOST), {str(port): 1})  # its end has passed
+    redis.delete(f"{keys.port_prefix(HOST)}{port}")
+
+    assert ports.lease(B, fence=2) == port
+
+
+def test_a_port_that_another_program_uses_is_left_alone_for_a_while(ports):
+    bad = ports.lease(A, fence=1)
+
+    other = ports.lease(A, fence=1, avoid=(bad, timedelta(seconds=60)))
+    third = ports.lease(B, fence=2)
+
+    assert len({bad, other, third}) == 3
+
+
+def test_a_port_that_redis_lost_is_put_back_for_a_running_container(ports, redis):
+    redis.flushdb()
+    ports.open(range(20000, 20010))
+
+    ports.keep(A, 20004, fence=7)
+
+    assert [(lease.port, lease.holder, lease.fence) for lease in ports.all()] == [(20004, A, 7)]
+
+
+def test_a_restart_of_the_worker_frees_nothing(ports, redis):
+    held = ports.lease(A, fence=1)
+
+    again = opened(redis)
+
+    assert [lease.port for lease in again.all()] == [held]
+    assert again.lease(B, fence=2) != held
+
+
+def test_many_at_once_never_get_the_same_port(redis_url):
+    def lease(number: int) -> int:
+        return opened(command_link(redis_url), 20199).lease(InstanceId(f"svc-tiny-{number}@alpha"), fence=number)
+
+    with ThreadPoolExecutor(8) as pool:
+        leased = list(pool.map(lease, range(200)))
+
+    assert sorted(leased) == list(range(20000, 20200))

@@ -1,0 +1,63 @@
+"""Commands and operations as tests wish for them, signed with the key that the tests' hosts know."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import SecretStr
+
+from aima_core.catalog import Engine
+from aima_core.ids import HostName, OperationId, Route, ServiceId
+from aima_core.operation_store import OperationStore, now
+from aima_core.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.signing import sign
+
+SIGNING_KEY = SecretStr("the tests' own key")
+SERVICE = ServiceId("svc-tiny-dial")
+
+
+def an_engine(**changes: object) -> Engine:
+    facts: dict[str, object] = {
+        "name": "tiny-test",
+        "type": "tiny",
+        "image": "tiny:1",
+        "command": ["serve"],
+        "port": 8000,
+        "health_check": {"timeout": "10s"},
+        "requires": {"platforms": ["linux/amd64", "linux/arm64"], "memory": "10MB"},
+    }
+    return Engine.model_validate({**facts, **changes})
+
+
+def a_start_of(service: str = SERVICE, *, port: int | None = None, **engine: object) -> StartService:
+    return StartService(service=ServiceId(service), engine=an_engine(**engine), port=port)
+
+
+def a_stop_of(service: str = SERVICE, *, grace: str = "1s") -> StopService:
+    return StopService.model_validate({"service": service, "grace": grace})
+
+
+def a_pull(*images: str) -> PullImage:
+    return PullImage(images=images or ("tiny:1",))
+
+
+def put_down(
+    store: OperationStore, command: Command, *, host: str = "alpha", seconds_later: int = 0, key: SecretStr = SIGNING_KEY
+) -> Operation:
+    """Record a signed operation for the host, as the API does, without ringing for it."""
+    id = OperationId.new()
+    text = command.model_dump_json()
+    operation = Operation(
+        id=id,
+        kind=Kind(command.kind),
+        state=State.QUEUED,
+        phase=Phase.QUEUED,
+        fence=store.next_fence(),
+        route=Route.to_host(HostName(host)),
+        service=None if isinstance(command, PullImage) else command.service,
+        engine=command.engine.name if isinstance(command, StartService) else None,
+        image=command.images[0] if isinstance(command, PullImage) else None,
+        created_at=now() + timedelta(seconds=seconds_later),
+    )
+    store.create(operation, text, sign(text, key, id))
+    return operation

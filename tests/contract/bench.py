@@ -6,8 +6,11 @@ the bench's own labels, and `close` removes it again.
 
 from __future__ import annotations
 
+import socket
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -98,6 +101,15 @@ class Bench(ABC):
                 return status
         except HTTPError as answered:
             return answered.code
+
+    @contextmanager
+    def squatting(self, port: int) -> Iterator[None]:
+        """A program of somebody else's listens on that host port."""
+        with socket.socket() as squatter:
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            squatter.bind(("127.0.0.1", port))
+            squatter.listen()
+            yield
 
     def close(self) -> None:
         for container in self.runtime.containers(self.labels):

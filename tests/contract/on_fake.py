@@ -1,0 +1,50 @@
+"""The bench of the fake runtime: each program is an image with its manners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from contract.bench import EXIT_STATUS, FLOOD, JUNK_BYTES, LAST_WORDS, Bench, Program
+
+from aima_worker.runtimes.fake import FakeRuntime, Manners
+
+_MANNERS = {
+    Program.SERVES: Manners(),
+    Program.CRASHES: Manners(stderr=LAST_WORDS.encode(), exit_code=EXIT_STATUS),
+    Program.STUBBORN: Manners(stdout=b"deaf\n", deaf=True),
+    Program.SPEAKS: Manners(stdout=b"out 1\nout 2\n", stderr=b"err 1\nerr 2\n"),
+    Program.COUNTS: Manners(counts=timedelta(milliseconds=50)),
+    Program.FLOODS: Manners(stdout=b"".join(b"line %d\n" % n for n in range(1, FLOOD + 1)), exit_code=0),
+    Program.JUNK: Manners(stdout=JUNK_BYTES, exit_code=0),
+    Program.GREEDY: Manners(out_of_memory=True),
+}
+
+
+class FakeBench(Bench):
+    runtime: FakeRuntime
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runtime = FakeRuntime(images=[self.image_for(program) for program in Program])
+        self.runtime.manners = {self.image_for(program): manners for program, manners in _MANNERS.items()}
+
+    @property
+    def image(self) -> str:
+        return self.image_for(Program.SERVES)
+
+    def image_for(self, program: Program) -> str:
+        return f"bench/{program.value}:1"
+
+    def command(self, program: Program, *, port: int) -> tuple[str, ...]:  # noqa: ARG002 its image says it all
+        return (program.value,)
+
+    def probe(self, url: str) -> int:
+        return self.runtime.probe(url)
+
+    @contextmanager
+    def squatting(self, port: int) -> Iterator[None]:
+        self.runtime.taken_ports.add(port)
+        yield
+        self.runtime.taken_ports.discard(port)

@@ -1,0 +1,82 @@
+"""Tiny images without any public registry: Debian's static busybox, imported or built upon.
+
+`busybox_image` is made once and stays, as a cache of two megabytes; whoever builds another removes it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import docker
+from lab.parts import missing
+
+BUSYBOX_IMAGE = "aima-lab/busybox:1"
+_APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf", "cat", "echo", "id", "touch", "env")
+
+
+@cache
+def busybox_image() -> str:
+    """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200."""
+    with closing(docker.from_env()) as client:
+        if not client.images.list(BUSYBOX_IMAGE):
+            _import(client, BUSYBOX_IMAGE, platform=None)
+    return BUSYBOX_IMAGE
+
+
+def foreign_image(name: str, *, arch: str) -> str:
+    """The same under `name`, said to be for another architecture."""
+    with closing(docker.from_env()) as client:
+        _import(client, name, platform=f"linux/{arch}")
+    return name
+
+
+def layered_image(name: str, *, layers: Sequence[int]) -> str:
+    """An image of `name` with a layer of that many random bytes each: they do not compress, nor are they shared."""
+    files = [(f"layer-{number}", os.urandom(size)) for number, size in enumerate(layers)]
+    steps = ["FROM scratch", *(f"COPY {file} /{file}" for file, _ in files)]
+    context = _tar([("Dockerfile", "\n".join(steps).encode()), *files])
+    with closing(docker.from_env()) as client:
+        client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)
+    return name
+
+
+def _import(client: docker.DockerClient, name: str, *, platform: str | None) -> None:
+    repository, _, tag = name.rpartition(":")
+    asked = {"fromSrc": "-", "repo": repository, "tag": tag} | ({"platform": platform} if platform else {})
+    api = client.api
+    answer = api.post(f"{api.base_url}/v{api.api_version}/images/create", params=asked, data=_busybox_tar().getvalue())
+    answer.raise_for_status()
+    if '"error"' in answer.text:
+        raise RuntimeError(answer.text)
+
+
+def _busybox_tar() -> io.BytesIO:
+    program = shutil.which("busybox")
+    if program is None:
+        missing("there is no busybox; `apt-get install busybox-static` brings one")
+    return _tar(
+        [("bin/busybox", Path(program).read_bytes()), ("www/health", b"well\n")],
+        links=[(f"bin/{applet}", "busybox") for applet in _APPLETS],
+    )
+
+
+def _tar(files: Sequence[tuple[str, bytes]], *, links: Sequence[tuple[str, str]] = ()) -> io.BytesIO:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o755
+            tar.addfile(entry, io.BytesIO(content))
+        for name, target in links:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            tar.addfile(entry)
+    whole.seek(0)
+    return whole

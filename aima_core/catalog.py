@@ -30,6 +30,7 @@ from aima_core.quantities import Duration, Size
 Arch = Literal["arm64", "amd64"]
 Scalar = bool | int | float | str
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _FORBIDDEN_VARIABLES = re.compile(r"LD_.*|PYTHON.*|PATH|HOME|DOCKER_.*")
 
 
@@ -56,6 +57,12 @@ def _image_reference(text: str) -> str:
 def _model_name(text: str) -> str:
     if not _MODEL_NAME.fullmatch(text):
         raise ValueError(f"{text!r} is not a model name; write letters, digits, dots and dashes, such as `Qwen3-32B`")
+    return text
+
+
+def _argument_name(text: str) -> str:
+    if not _ARGUMENT_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} cannot name an argument; write it without its dashes, such as `max-model-len`")
     return text
 
 
@@ -102,9 +109,17 @@ ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=["Qwen3-3
 AbsolutePath = Annotated[
     str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
 ]
-ArgumentName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80), Field(examples=["max-model-len"])
+RelativePath = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=300),
+    AfterValidator(_below_a_root),
+    Field(examples=["Qwen3-32B"]),
 ]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=300), Field(examples=["/health"])]
+ProfileName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=126), Field(examples=["nvidia-gb10"])
+]
+ArgumentName = Annotated[str, AfterValidator(_argument_name)]
 AcceleratorKind = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=32), Field(examples=["gb10"])
 ]
@@ -120,13 +135,19 @@ class Entry(BaseModel):
 
 
 class HealthCheck(Entry):
-    path: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=300), Field(examples=["/health"])] = (
-        "/health"
-    )
+    path: UrlPath = "/health"
     timeout: Duration
     """How long the engine may say nothing; each new log line starts it anew."""
     at_most: Duration | None = None
     """How long loading may take in all while the log moves; None means `timeout` alone counts, from the start."""
+
+    @model_validator(mode="after")
+    def waits_at_least_its_timeout(self) -> Self:
+        if not self.timeout:
+            raise ValueError("has a `timeout` of nothing; give it time, such as `60s`")
+        if self.at_most is not None and self.at_most < self.timeout:
+            raise ValueError("has an `at_most` below its `timeout`; raise `at_most`, or leave it away")
+        return self
 
 
 class Requirements(Entry):
@@ -160,7 +181,7 @@ class Native(Entry):
     """How the engine runs without a container. `{port}` and `{model}` in the command are filled in."""
 
     command: tuple[Word, ...] = Field(min_length=1)
-    install: str
+    install: Word
     """The command that installs the program, told to whoever lacks it."""
 
 
@@ -197,15 +218,7 @@ class Model(Entry):
     """How much disk the weights take."""
     engines: tuple[NamedEngine, ...] = Field(min_length=1)
     """Those known to serve it, best first."""
-    path: (
-        Annotated[
-            str,
-            StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=300),
-            AfterValidator(_below_a_root),
-            Field(examples=["Qwen3-32B"]),
-        ]
-        | None
-    ) = None
+    path: RelativePath | None = None
     """The weights' directory below one of a host's `model_roots`; None when the engine's image brings them."""
 
     @property
@@ -221,9 +234,7 @@ class Recommendation(Entry):
 class Profile(Entry):
     """A kind of machine, and what is known to run stably side by side on it."""
 
-    name: Annotated[
-        str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=126), Field(examples=["nvidia-gb10"])
-    ]
+    name: ProfileName
     arch: Arch
     accelerator: AcceleratorKind
     cores: Annotated[int, Field(ge=1)]

@@ -35,7 +35,7 @@ venv_package() { "$1" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.v
 sync_with_uv() {
     local root=$1 python=$2 uv
     uv=$(private_uv "$root" "$python") || return 1
-    (cd "$root" && UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV='' \
+    (cd "$root" && TMPDIR=$root/var UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV='' \
         "$uv" sync --frozen --all-extras --python "$python" "${@:3}")
 }
 
@@ -54,7 +54,7 @@ install_with_pip() {
     printf 'uv could not; trying pip.\n'
     local root=$1 python=$2 wanted=$1/var/requirements.txt
     mkdir -p "$root/var"
-    pinned_versions "$root" "$wanted" "${@:3}" || printf '%s[all-in-one]\n' "$root" >"$wanted"
+    pinned_versions "$root" "$wanted" ${4:+"$3"} || printf '%s[all-in-one]\n' "$root" >"$wanted"
     "$python" -m venv --clear "$root/.venv" &&
         "$root/.venv/bin/python" -m pip install --quiet --requirement "$wanted" &&
         "$root/.venv/bin/python" -m pip install --quiet --no-deps --editable "$root"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import structlog
 
@@ -12,6 +13,9 @@ from aima_worker.app import run_worker
 
 
 def main() -> int:
+    warnings.filterwarnings(
+        "ignore", category=SecurityWarning
+    )  # Celery's, about root: the Docker socket is root anyway
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

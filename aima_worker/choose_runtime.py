@@ -1,4 +1,7 @@
-"""Which runtime this host uses: the one that was asked for, or the first that works."""
+"""Which runtime this host uses: the one that was asked for, or the first that works.
+
+Only that one is imported: a worker is to be small.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ import structlog
 from aima_core.failures import DockerUnavailable
 from aima_core.settings import Settings
 from aima_worker.runtime import ContainerRuntime
-from aima_worker.runtimes.docker_engine import DockerEngine
-from aima_worker.runtimes.fake import FakeRuntime
-from aima_worker.runtimes.process import ProcessRuntime
 
 _log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ def choose_runtime(settings: Settings) -> Choice:
         case "process":
             return Choice(_processes(settings), native=True)
         case "fake":
-            return Choice(FakeRuntime())
+            return Choice(_fake())
         case "auto":
             return _first_that_works(settings)
 
@@ -47,8 +47,18 @@ def _first_that_works(settings: Settings) -> Choice:
 
 
 def _docker(settings: Settings) -> ContainerRuntime:
+    from aima_worker.runtimes.docker_engine import DockerEngine
+
     return DockerEngine(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
 
 
 def _processes(settings: Settings) -> ContainerRuntime:
+    from aima_worker.runtimes.process import ProcessRuntime
+
     return ProcessRuntime(settings.state_dir.expanduser() / "processes", host=settings.host.name)
+
+
+def _fake() -> ContainerRuntime:
+    from aima_worker.runtimes.fake import FakeRuntime
+
+    return FakeRuntime()

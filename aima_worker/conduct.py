@@ -52,7 +52,7 @@ def _trusted_command(host: Host, claimed: Claimed) -> Any:
 @contextmanager
 def _ending_well(host: Host, undertaking: Undertaking) -> Iterator[None]:
     operation = undertaking.operation
-    log = _log.bind(operation=operation.id, kind=operation.kind, service=operation.service, image=operation.image)
+    log = _log.bind(operation=operation.id, kind=operation.kind, what=operation.service or operation.image)
     log.info("begun", attempt=undertaking.claimed.attempt)
     try:
         yield

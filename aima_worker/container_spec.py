@@ -12,9 +12,7 @@ MODEL_ENVIRONMENT = "AIMA_MODEL"
 """Tells an engine the id of the model it serves."""
 
 
-def container_spec(
-    host: Host, command: StartService, *, image: str, model_directory: str | None, port: int
-) -> ContainerSpec:
+def container_spec(host: Host, command: StartService, *, image: str, directory: str | None, port: int) -> ContainerSpec:
     """What to run on this host. The labels, together with the container itself, are enough to rebuild every record."""
     engine = command.engine
     return ContainerSpec(
@@ -25,7 +23,7 @@ def container_spec(
         host_address=host.settings.host.address,
         host_port=port,
         container_port=engine.port,
-        mounts=_mounts(engine, model_directory),
+        mounts=_mounts(engine, directory),
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
@@ -62,10 +60,10 @@ def _native_command(host: Host, engine: Engine, port: int) -> tuple[str, ...]:
     return (*command, *rendered_arguments(engine.arguments))
 
 
-def _mounts(engine: Engine, model_directory: str | None) -> tuple[Mount, ...]:
-    if engine.model_mount is None or model_directory is None:
+def _mounts(engine: Engine, directory: str | None) -> tuple[Mount, ...]:
+    if engine.model_mount is None or directory is None:
         return ()
-    return (Mount(source=model_directory, target=engine.model_mount),)
+    return (Mount(source=directory, target=engine.model_mount),)
 
 
 def _labels(host: Host, command: StartService, port: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ import psutil
 from aima_core.failures import NoFreePort, PortTaken
 from aima_core.ids import InstanceId
 from aima_worker.host import Host
-from aima_worker.runtime import Container, Status
+from aima_worker.runtime import Status
 from aima_worker.undertaking import Undertaking
 
 QUARANTINE = timedelta(seconds=60)
@@ -20,8 +20,8 @@ TRIES = 5
 
 
 def run_on_leased_port(
-    host: Host, undertaking: Undertaking, instance: InstanceId, *, wanted: int | None, run: Callable[[int], Container]
-) -> tuple[int, Container]:
+    host: Host, undertaking: Undertaking, instance: InstanceId, *, wanted: int | None, run: Callable[[int], None]
+) -> int:
     """Lease a port for the instance and run its container on it; move on where somebody else turns out to use it.
 
     Raises PortTaken for a port that was asked for, NoFreePort, PortOutOfRange, and what `run` raises.
@@ -31,9 +31,9 @@ def run_on_leased_port(
         port = host.ports.lease(instance, fence=undertaking.operation.fence, wanted=wanted, avoid=avoid)
         try:
             _check_free(host, instance, port)
-            container = run(port)
+            run(port)
             host.ports.keep(instance, port, fence=undertaking.operation.fence)
-            return port, container
+            return port
         except PortTaken as taken:
             if wanted is not None:
                 raise

@@ -21,26 +21,28 @@ if ARGV[5] ~= '' then
   redis.call('HDEL', KEYS[3], ARGV[1])
 end
 
-local port = ARGV[4]
 local last = redis.call('HGET', KEYS[3], ARGV[1])
-if last then
-  local lease = redis.call('GET', KEYS[4] .. last)
-  if lease and cjson.decode(lease).holder == ARGV[1] then -- give back what it holds; it is leased anew below
-    redis.call('ZREM', KEYS[2], last)
-    redis.call('DEL', KEYS[4] .. last)
-    redis.call('ZADD', KEYS[1], last, last)
-  end
-  if port == '' and redis.call('ZSCORE', KEYS[1], last) then port = last end
-end
-if port == '' then port = redis.call('ZRANGE', KEYS[1], 0, 0)[1] or '' end
-if port == '' then return 'none' end
-if redis.call('ZREM', KEYS[1], port) == 0 then
-  local lease = redis.call('GET', KEYS[4] .. port)
-  if lease then return {lease} end
+local lease = last and redis.call('GET', KEYS[4] .. last)
+local holds = lease and cjson.decode(lease).holder == ARGV[1] and last
+local function is_free(port) return port == holds or redis.call('ZSCORE', KEYS[1], port) end
+
+local port = ARGV[4]
+if port == '' and last and is_free(last) then port = last end
+if port == '' then port = redis.call('ZRANGE', KEYS[1], 0, 0)[1] end
+if not port then return 'none' end
+if not is_free(port) then
+  local other = redis.call('GET', KEYS[4] .. port)
+  if other then return {other} end
   if redis.call('ZSCORE', KEYS[2], port) then return {''} end
   return 'out of range'
 end
 
+if holds and holds ~= port then
+  redis.call('DEL', KEYS[4] .. holds)
+  redis.call('ZREM', KEYS[2], holds)
+  redis.call('ZADD', KEYS[1], holds, holds)
+end
+redis.call('ZREM', KEYS[1], port)
 redis.call('ZADD', KEYS[2], now + ARGV[3], port)
 redis.call('SET', KEYS[4] .. port, '{"holder":"' .. ARGV[1] .. '","fence":' .. ARGV[2] .. ',"since":' .. now .. '}', 'PX', ARGV[3])
 redis.call('HSET', KEYS[3], ARGV[1], port)

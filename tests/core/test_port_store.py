@@ -53,6 +53,17 @@ def test_leasing_twice_holds_one_port(ports):
     assert [(lease.port, lease.holder) for lease in held] == [(20005, A)]
 
 
+@pytest.mark.parametrize("unavailable", [8000, 20001])
+def test_a_lease_that_fails_leaves_the_one_held(ports, unavailable):
+    held = ports.lease(A, fence=1)
+    ports.lease(B, fence=2)
+
+    with pytest.raises((PortOutOfRange, PortTaken)):
+        ports.lease(A, fence=3, wanted=unavailable)
+
+    assert {lease.holder: lease.port for lease in ports.all()}[A] == held
+
+
 def test_a_held_port_is_refused_with_the_holder_named(ports):
     ports.lease(A, fence=1, wanted=20003)
 

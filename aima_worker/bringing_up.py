@@ -1,0 +1,110 @@
+"""An instance while it is brought up: its record follows, and what fails leaves nothing behind but its last lines.
+
+A start that fails before it has touched anything (a wrong path, a port that is taken) leaves alone what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from aima_core.failures import AimaError, Cancelled
+from aima_core.operation_store import now
+from aima_core.operations import StartService
+from aima_core.services import Desired, Instance, InstanceState
+from aima_worker.host import Host
+from aima_worker.readiness import last_lines
+from aima_worker.runtime import ContainerSpec
+from aima_worker.undertaking import Undertaking
+
+GRACE = timedelta(seconds=5)
+"""What is taken down after a failure, or to be replaced, gets this long to end by itself."""
+
+
+@contextmanager
+def bringing_up(host: Host, undertaking: Undertaking, command: StartService) -> Iterator[Attempt]:
+    """Raises Cancelled when the instance was stopped, or started otherwise, after this was asked for."""
+    attempt = Attempt(host, undertaking, command)
+    if not attempt.is_wanted():
+        raise Cancelled
+    try:
+        yield attempt
+    except AimaError as failed:
+        attempt.give_up(failed)
+        raise
+
+
+class Attempt:
+    def __init__(self, host: Host, undertaking: Undertaking, command: StartService) -> None:
+        operation = undertaking.operation
+        self.id = command.service.on(host.name)
+        self._host = host
+        self._undertaking = undertaking
+        self._name = host.container_name(command.service)
+        self._before = host.services.instance(self.id)
+        self._touched = False
+        self._instance = Instance(
+            id=self.id,
+            desired=Desired.RUNNING,
+            fence=operation.fence,
+            state=InstanceState.STARTING,
+            engine=command.engine.name,
+            operation=operation.id,
+            since=now(),
+        )
+
+    def is_wanted(self) -> bool:
+        """Say that the instance shall run; False when something else was asked for since."""
+        return self._host.services.intend(self._instance) and self._observe()
+
+    def run(self, spec: ContainerSpec) -> None:
+        self._undertaking.go_on()
+        self._touched = True
+        self._host.runtime.run(spec)
+
+    def take_down(self) -> None:
+        self._touched = True
+        self._host.runtime.remove(self._name, grace=GRACE)
+
+    def is_ready(self, *, image: str, port: int, endpoint: str) -> None:
+        """Raises Cancelled if it has been stopped in the last moment."""
+        self._undertaking.go_on()
+        if not self._observe(state=InstanceState.READY, image=image or None, port=port, endpoint=endpoint):
+            raise Cancelled
+
+    def give_up(self, failed: AimaError) -> None:
+        if not self._touched and self._ran_before():
+            self._leave_alone()
+            return
+        failed.remember(self._last_words())
+        self._host.runtime.remove(self._name, grace=GRACE)
+        self._host.ports.release(self.id, fence=self._instance.fence)
+        state = InstanceState.STOPPED if isinstance(failed, Cancelled) else InstanceState.FAILED
+        self._observe(state=state, failure=failed.failure)
+
+    def _ran_before(self) -> bool:
+        """Something ran that another operation made: an earlier attempt at this one counts as its own."""
+        before = self._before
+        return (
+            before is not None and before.state is InstanceState.READY and before.operation != self._instance.operation
+        )
+
+    def _leave_alone(self) -> None:
+        """Put the record and the lease back as they were; a higher fence had a say, and took it back."""
+        assert self._before is not None
+        fence = self._instance.fence
+        self._host.services.observe(self._before.model_copy(update={"fence": fence}))
+        if self._before.port is not None:
+            self._host.ports.release(self.id, fence=fence)
+            self._host.ports.keep(self.id, self._before.port, fence=fence)
+
+    def _last_words(self) -> tuple[str, ...]:
+        try:
+            return last_lines(self._host, self._name)
+        except AimaError:
+            return ()
+
+    def _observe(self, **changes: Any) -> bool:
+        return self._host.services.observe(self._instance.model_copy(update={**changes, "since": now()}))

@@ -74,12 +74,14 @@ class DockerEngine:
         for _ in range(TRIES):
             if (made := self._create(spec)) is not None:
                 return self._start(made, spec)
-            standing = self.find(spec.name)
-            if standing is not None and FINGERPRINT_LABEL not in standing.labels:
+            if (standing := self.find(spec.name)) is None:
+                continue
+            if FINGERPRINT_LABEL not in standing.labels:
                 raise self._refused(f"a container named {spec.name} is there, and is not AIMA's")
-            if standing is not None and _is_as_wanted(standing, spec):
-                return standing
-            self.remove(spec.name, grace=timedelta(0))
+            if _is_as_wanted(standing, spec):
+                # One that was made and not started may be about to be: starting is the engine's to do once.
+                return standing if standing.status is Status.RUNNING else self._start(standing.id, spec)
+            self.remove(standing.id, grace=timedelta(0))
         raise self._refused(f"the name {spec.name} was taken again {TRIES} times")
 
     def find(self, name: str) -> Container | None:
@@ -180,12 +182,12 @@ class DockerEngine:
         """Whether the container vanishes by itself, since somebody else is removing it already."""
         if "already in progress" not in _words(refused):
             return False
+        leaving = self.find(name)
         deadline = time.monotonic() + REMOVAL_SECONDS
-        while time.monotonic() < deadline:
-            if self.find(name) is None:
-                return True
+        while leaving is not None and time.monotonic() < deadline:
             time.sleep(0.05)
-        return False
+            leaving = self.find(leaving.id)
+        return leaving is None
 
     def _gives_gpus(self, info: Mapping[str, Any]) -> bool:
         announced = "nvidia" in (info.get("Runtimes") or {}) or any(
@@ -195,7 +197,7 @@ class DockerEngine:
 
 
 def _is_as_wanted(standing: Container, spec: ContainerSpec) -> bool:
-    return standing.status is Status.RUNNING and standing.labels[FINGERPRINT_LABEL] == spec.fingerprint
+    return standing.status is not Status.EXITED and standing.labels[FINGERPRINT_LABEL] == spec.fingerprint
 
 
 def _words(refused: APIError) -> str:

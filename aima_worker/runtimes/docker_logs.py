@@ -21,10 +21,36 @@ from aima_worker.runtimes.docker_stream import EngineStream, Refusal
 
 PATIENCE = timedelta(minutes=1)
 """How long an engine that has gone away may take to come back to a reader that follows."""
+OVERLAP = timedelta(seconds=1)
+"""That is read once more after a reconnection, since the two streams' times interleave."""
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 2.0
 _HEADER = struct.Struct(">BxxxL")
 _STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
+
+
+class _Read:
+    """How far one of the two streams has been read. Each is in order by itself; the two together are not quite."""
+
+    def __init__(self) -> None:
+        self.splitter = LineSplitter()
+        self.last = ""
+        """The last frame's time as the engine wrote it: to the nanosecond, and in order as text."""
+        self._of_last = 0
+        """How many frames of that very time have been read."""
+        self._to_skip = 0
+
+    def begin_again(self) -> None:
+        self._to_skip = self._of_last
+
+    def is_new(self, at: str) -> bool:
+        """Whether the next frame has not been read before."""
+        if at < self.last or (at == self.last and self._to_skip):
+            self._to_skip -= at == self.last
+            return False
+        self._of_last = self._of_last + 1 if at == self.last else 1
+        self.last, self._to_skip = at, 0
+        return True
 
 
 class DockerLogs:
@@ -48,11 +74,7 @@ class DockerLogs:
         self._since = since
         self._ended = Event()
         self._stream: EngineStream | None = None
-        self._splitters = {stream: LineSplitter() for stream in _STREAMS.values()}
-        self._last = ""
-        """The last frame's time as the engine wrote it: to the nanosecond, and in order as text."""
-        self._last_seen = 0
-        """How many frames of that very time have been read."""
+        self._read = {stream: _Read() for stream in _STREAMS.values()}
 
     def __iter__(self) -> Iterator[LogLine]:
         try:
@@ -78,15 +100,17 @@ class DockerLogs:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @property
+    def _last(self) -> str:
+        return max(read.last for read in self._read.values())
+
     def _lines_of(self, container: str, *, follow: bool) -> Iterator[LogLine]:
-        to_skip = self._last_seen
+        for read in self._read.values():
+            read.begin_again()
         for stream, at, data in self._frames(container, follow=follow):
-            if at == self._last and to_skip:
-                to_skip -= 1
-                continue
-            self._last, self._last_seen = at, self._last_seen + 1 if at == self._last else 1
-            for text in self._splitters[stream].feed(data):
-                yield LogLine(at=_moment(at), stream=stream, text=text)
+            if self._read[stream].is_new(at):
+                for text in self._read[stream].splitter.feed(data):
+                    yield LogLine(at=_moment(at), stream=stream, text=text)
 
     def _frames(self, container: str, *, follow: bool) -> Iterator[tuple[Literal["stdout", "stderr"], str, bytes]]:
         buffer = bytearray()
@@ -126,7 +150,7 @@ class DockerLogs:
     def _asked(self, follow: bool) -> dict[str, str]:
         asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
         if self._last:
-            return asked | {"since": _since(self._last)}
+            return asked | {"since": _since(self._last, before=OVERLAP)}
         if self._tail is not None:
             asked["tail"] = str(self._tail)
         if self._since is not None:
@@ -147,16 +171,14 @@ class DockerLogs:
         return None
 
     def _unfinished(self) -> Iterator[LogLine]:
-        for stream, splitter in self._splitters.items():
-            for text in splitter.end():
-                yield LogLine(at=_moment(self._last), stream=stream, text=text)
+        for stream, read in self._read.items():
+            for text in read.splitter.end():
+                yield LogLine(at=_moment(read.last), stream=stream, text=text)
 
 
 def _moment(at: str) -> datetime:
     return moment(at) or datetime.now(UTC)
 
 
-def _since(at: str) -> str:
-    """The engine's own time as the engine wants it back: seconds, a dot, and all nine digits of nanoseconds."""
-    whole, _, fraction = at.removesuffix("Z").partition(".")
-    return f"{int(datetime.fromisoformat(f'{whole}+00:00').timestamp())}.{fraction.ljust(9, '0')}"
+def _since(at: str, *, before: timedelta) -> str:
+    return f"{(_moment(at) - before).timestamp():.6f}"

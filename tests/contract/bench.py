@@ -53,7 +53,9 @@ JUNK_BYTES = b"\x1b[31mred\x1b[0m\a\n" + b"\xff\xfe bad \x00 bytes\n" + b"x" * L
 class Bench(ABC):
     runtime: ContainerRuntime
     absent_image = "localhost:1/nobody/has:this"
-    """A reference whose `image()` is None."""
+    """A reference that is neither on the host nor to be had."""
+    has_images = True
+    """Whether it runs images at all."""
     tells_streams = True
     """Whether stdout and stderr can be told apart."""
     limits_memory = True

@@ -28,6 +28,7 @@ class FakeBench(Bench):
     def __init__(self) -> None:
         super().__init__()
         self.runtime = FakeRuntime(images=[self.image_for(program) for program in Program])
+        self.runtime.published[self.absent_image] = None
         self.runtime.manners = {self.image_for(program): manners for program, manners in _MANNERS.items()}
 
     @property

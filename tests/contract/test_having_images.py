@@ -1,0 +1,50 @@
+"""The promises of `ContainerRuntime.facts`, `image` and `pull`, as far as they need no registry."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from contract.bench import Bench
+
+from aima_core.failures import AimaError
+from aima_worker.runtime import ContainerRuntime
+
+STALL = timedelta(seconds=10)
+
+
+def test_a_runtime_says_what_it_is(runtime: ContainerRuntime) -> None:
+    facts = runtime.facts()
+
+    assert facts.version
+    assert facts.disk_free is None or facts.disk_free > 0
+
+
+def test_an_image_that_is_there_has_its_facts(bench: Bench, runtime: ContainerRuntime) -> None:
+    if not bench.has_images:
+        pytest.skip("this runtime runs no images")
+
+    image = runtime.image(bench.image)
+
+    assert image is not None
+    assert image.id.startswith("sha256:")
+    assert image.arch in ("amd64", "arm64")
+    assert image.size > 0
+    assert runtime.image(image.id) == image
+
+
+def test_an_image_that_is_not_there_is_none(bench: Bench, runtime: ContainerRuntime) -> None:
+    if not bench.has_images:
+        pytest.skip("this runtime runs no images")
+
+    assert runtime.image(bench.absent_image) is None
+
+
+def test_a_pull_that_cannot_succeed_does_not_end_quietly(bench: Bench, runtime: ContainerRuntime) -> None:
+    if not bench.has_images:
+        pytest.skip("this runtime runs no images")
+
+    with pytest.raises(AimaError):
+        list(runtime.pull(bench.absent_image, stall=STALL))
+
+    assert runtime.image(bench.absent_image) is None

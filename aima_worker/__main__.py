@@ -13,9 +13,7 @@ from aima_worker.app import run_worker
 
 
 def main() -> int:
-    warnings.filterwarnings(
-        "ignore", category=SecurityWarning
-    )  # Celery's, about root: the Docker socket is root anyway
+    warnings.filterwarnings("ignore", "You're running the worker with superuser")  # so is who holds Docker's socket
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -136,6 +136,10 @@ class FakeRuntime:
             self._speak(made, stderr=last_words.encode())
             made.exit_code, made.oom_killed = exit_code, oom_killed
 
+    def spec_of(self, name: str) -> ContainerSpec:
+        """What a container was made from."""
+        return self._made[name].spec
+
     def probe(self, url: str) -> int:
         """What a GET of `url` would be answered; OSError when nothing would."""
         with self._changed:

@@ -42,7 +42,12 @@ def a_pull(*images: str) -> PullImage:
 
 
 def put_down(
-    store: OperationStore, command: Command, *, host: str = "alpha", seconds_later: int = 0, key: SecretStr = SIGNING_KEY
+    store: OperationStore,
+    command: Command,
+    *,
+    host: str = "alpha",
+    seconds_later: int = 0,
+    key: SecretStr = SIGNING_KEY,
 ) -> Operation:
     """Record a signed operation for the host, as the API does, without ringing for it."""
     id = OperationId.new()

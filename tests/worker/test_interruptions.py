@@ -1,0 +1,119 @@
+"""Stop, cancel and a worker's end, in the middle of things."""
+
+from __future__ import annotations
+
+import pytest
+from lab.wishes import a_pull, a_start_of, a_stop_of
+
+from aima_core.operations import Phase, State
+from aima_core.services import InstanceState
+from aima_worker.runtimes.fake import Manners, Published
+from aima_worker.undertaking import HandedOn
+
+pytestmark = pytest.mark.redis
+
+
+def a_stalled_start(desk, runtime):
+    runtime.published["far:1"] = Published()
+    runtime.stall_next_pull()
+    id, finished = desk.begin(a_start_of(image="far:1"))
+    desk.until_phase(id, Phase.PULLING)
+    return id, finished
+
+
+def test_a_stop_ends_a_start_in_a_stalled_pull(desk, runtime):
+    _, finished = a_stalled_start(desk, runtime)
+
+    stopped = desk.carry_out(a_stop_of())
+
+    assert stopped.phases == [Phase.STOPPING, Phase.STOPPED]
+    assert finished.result(5).operation.state is State.CANCELLED
+    assert stopped.instance.state is InstanceState.STOPPED
+    assert desk.containers() == []
+    assert desk.leases() == []
+
+
+def test_a_cancel_ends_a_start_in_a_stalled_pull(desk, runtime):
+    id, finished = a_stalled_start(desk, runtime)
+
+    desk.host.operations.ask_to_cancel(id)
+
+    assert finished.result(5).operation.state is State.CANCELLED
+    assert desk.leases() == []
+
+
+def test_a_cancel_ends_a_start_that_loads(desk, runtime):
+    runtime.next_runs(Manners(answers=False))
+    id, finished = desk.begin(a_start_of())
+    desk.until_phase(id, Phase.LOADING)
+
+    desk.host.operations.ask_to_cancel(id)
+
+    assert finished.result(10).operation.state is State.CANCELLED
+    assert desk.containers() == []
+    assert desk.leases() == []
+
+
+def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runtime):
+    runtime.published["far:1"] = Published()
+    runtime.stall_next_pull()  # a second pull would not stall, so whoever made one would be done
+    first, first_finished = desk.begin(a_start_of(image="far:1"))
+    second, second_finished = desk.begin(a_pull("far:1"))
+    for id in (first, second):
+        desk.until_phase(id, Phase.PULLING)
+
+    desk.host.operations.ask_to_cancel(first)
+
+    assert first_finished.result(5).operation.state is State.CANCELLED
+    assert not second_finished.done()
+    desk.host.operations.ask_to_cancel(second)
+    assert second_finished.result(5).operation.state is State.CANCELLED
+
+
+def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):
+    runtime.next_runs(Manners(answers=False))
+    id, finished = desk.begin(a_start_of())
+    desk.until_phase(id, Phase.LOADING)
+
+    desk.host.keeper.hand_on_all()
+
+    with pytest.raises(HandedOn):
+        finished.result(5)
+    outcome = desk.outcome(id)
+    assert outcome.operation.state is State.QUEUED
+    assert len(desk.containers()) == 1
+
+
+def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings, redis):
+    from aima_worker.app import make_host
+
+    runtime.next_runs(Manners(answers=False))
+    id, finished = desk.begin(a_start_of())
+    desk.until_phase(id, Phase.LOADING)
+    desk.host.keeper.hand_on_all()
+    assert isinstance(finished.exception(5), HandedOn)
+    (before,) = runtime.containers({})
+
+    next_host = make_host(settings, redis, runtime, probe=lambda url: 200)
+    next_host.ports.open(settings.host.ports)
+    outcome = type(desk)(next_host, desk._pool).finish(id)
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert outcome.operation.attempt == 2
+    assert [container.id for container in runtime.containers({})] == [before.id]
+
+
+def test_a_stop_of_what_does_not_run_is_done_at_once(desk):
+    first, second = desk.carry_out(a_stop_of()), desk.carry_out(a_stop_of())
+
+    assert [outcome.operation.state for outcome in (first, second)] == [State.SUCCEEDED] * 2
+
+
+def test_a_stop_ends_the_container_and_the_lease(desk):
+    desk.carry_out(a_start_of())
+
+    outcome = desk.carry_out(a_stop_of())
+
+    assert outcome.instance.state is InstanceState.STOPPED
+    assert desk.containers() == []
+    assert desk.leases() == []

@@ -1,0 +1,312 @@
+"""Bringing a service up: each phase is told, and what fails leaves nothing behind but its last words."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+
+import pytest
+from lab.wishes import a_start_of, a_stop_of
+from pydantic import SecretStr
+
+from aima_core.failures import DiskFull, ImageNotFound
+from aima_core.operations import Phase, State
+from aima_core.services import InstanceState
+from aima_worker.runtime import Status
+from aima_worker.runtimes.fake import Manners, Published
+
+pytestmark = pytest.mark.redis
+NAME = "test.svc-tiny-dial.alpha"
+
+
+def assert_nothing_is_left(desk) -> None:
+    assert desk.containers() == []
+    assert desk.leases() == []
+
+
+def test_a_start_goes_through_its_phases_and_ends_ready_with_an_endpoint(desk, runtime):
+    outcome = desk.carry_out(a_start_of())
+
+    assert outcome.phases == [Phase.STARTING, Phase.LOADING, Phase.READY]
+    assert outcome.operation.state is State.SUCCEEDED
+    assert outcome.operation.endpoint == f"http://127.0.0.1:{desk.leases()[0]}"
+    assert outcome.instance.state is InstanceState.READY
+    assert runtime.probe(f"{outcome.instance.endpoint}/health") == 200
+
+
+def test_an_image_that_is_not_there_is_pulled_with_its_bytes_told(desk, runtime):
+    runtime.published["far:1"] = Published()
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    assert Phase.PULLING in outcome.phases
+    last = [event.progress for event in outcome.events if event.progress][-1]
+    assert last.total_known
+    assert last.downloaded == last.total > 0
+
+
+def test_a_start_of_what_runs_takes_it_over_as_it_is(desk, runtime):
+    first = desk.carry_out(a_start_of())
+    before = runtime.find(NAME)
+
+    second = desk.carry_out(a_start_of())
+
+    assert second.operation.endpoint == first.operation.endpoint
+    assert runtime.find(NAME).id == before.id
+
+
+def test_a_start_with_other_arguments_takes_its_place(desk, runtime):
+    desk.carry_out(a_start_of())
+    before = runtime.find(NAME)
+
+    desk.carry_out(a_start_of(arguments={"threads": 4}))
+
+    assert runtime.find(NAME).id != before.id
+    assert desk.containers() == [NAME]
+    assert len(desk.leases()) == 1
+
+
+def test_a_restart_replaces_even_what_is_alike(desk, runtime):
+    desk.carry_out(a_start_of())
+    before = runtime.find(NAME)
+
+    desk.carry_out(a_start_of().model_copy(update={"replace": True}))
+
+    assert runtime.find(NAME).id != before.id
+
+
+def test_an_engine_that_crashes_leaves_nothing_behind_but_its_last_words(desk, runtime):
+    runtime.crash_next(last_words="CUDA out of memory", exit_code=3)
+
+    outcome = desk.carry_out(a_start_of())
+
+    assert outcome.code == "container_exited"
+    assert "exit code 3" in outcome.operation.failure.message
+    assert "CUDA out of memory" in outcome.operation.failure.log_tail
+    assert outcome.instance.state is InstanceState.FAILED
+    assert outcome.instance.failure == outcome.operation.failure
+    assert_nothing_is_left(desk)
+
+
+def test_an_engine_killed_for_want_of_memory_is_told_apart_from_a_crash(desk, runtime):
+    runtime.next_runs(Manners(out_of_memory=True))
+
+    outcome = desk.carry_out(a_start_of(limits={"memory": "64MB"}))
+
+    assert outcome.code == "out_of_memory"
+    assert "64 MB" in outcome.operation.failure.message
+    assert_nothing_is_left(desk)
+
+
+def test_a_health_check_that_never_answers_ends_the_start(desk, runtime):
+    runtime.next_runs(Manners(answers=False, stdout=b"thinking\n"))
+
+    outcome = desk.carry_out(a_start_of(health_check={"timeout": "300ms"}))
+
+    assert outcome.code == "health_timeout"
+    assert outcome.operation.failure.log_tail == ("thinking",)
+    assert_nothing_is_left(desk)
+
+
+def test_patience_is_renewed_while_the_log_moves_and_is_never_endless(desk, runtime):
+    counting = Manners(answers=False, counts=timedelta(milliseconds=50))
+    runtime.next_runs(counting)
+
+    outcome = desk.carry_out(a_start_of(health_check={"timeout": "500ms", "at_most": "2s"}))
+
+    assert outcome.code == "health_timeout"
+    waited = outcome.operation.ended_at - next(event.at for event in outcome.events if event.phase is Phase.LOADING)
+    assert waited > timedelta(seconds=1.9)
+
+
+def test_lines_said_while_loading_are_progress(desk, runtime):
+    runtime.next_runs(Manners(stdout=b"shard 1 of 2\nshard 2 of 2\n", loads_for=timedelta(milliseconds=400)))
+
+    outcome = desk.carry_out(a_start_of())
+
+    quoted = [line for event in outcome.events for line in event.lines]
+    assert quoted == ["shard 1 of 2", "shard 2 of 2"]
+    assert all(event.phase is Phase.LOADING for event in outcome.events if event.lines)
+
+
+def test_an_image_that_does_not_exist_ends_the_start(desk, runtime):
+    runtime.published["far:1"] = None
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    assert outcome.code == "image_not_found"
+    assert_nothing_is_left(desk)
+
+
+def test_alternatives_are_tried_in_order_and_each_attempt_is_told(desk, runtime):
+    runtime.published |= {"far:1": None, "mirror/tiny:1": None, "other/tiny:1": Published()}
+
+    outcome = desk.carry_out(a_start_of(image="far:1", alternatives=["mirror/tiny:1", "other/tiny:1"]))
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert outcome.instance.image == "other/tiny:1"
+    told = " ".join(event.message or "" for event in outcome.events)
+    assert "far:1" in told
+    assert "mirror/tiny:1" in told
+
+
+def test_what_is_here_already_goes_before_what_must_be_pulled(desk, runtime):
+    runtime.published["far:1"] = Published()
+    list(runtime.pull("mirror/tiny:1", stall=timedelta(seconds=1)))
+
+    outcome = desk.carry_out(a_start_of(image="far:1", alternatives=["mirror/tiny:1"]))
+
+    assert Phase.PULLING not in outcome.phases
+    assert outcome.instance.image == "mirror/tiny:1"
+
+
+def test_an_image_for_another_architecture_is_refused_without_a_container(desk, runtime):
+    runtime.published["far:1"] = Published(arch="riscv64")
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    assert outcome.code == "image_wrong_arch"
+    assert "riscv64" in outcome.operation.failure.message
+    assert_nothing_is_left(desk)
+
+
+def test_a_pull_that_breaks_is_tried_again(desk, runtime):
+    runtime.published["far:1"] = Published()
+    runtime.fail_next_pull()
+    runtime.fail_next_pull()
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert sum("Trying again" in (event.message or "") for event in outcome.events) == 2
+
+
+def test_a_pull_that_breaks_each_time_ends_the_start(desk, runtime):
+    runtime.published["far:1"] = Published()
+    for _ in range(3):
+        runtime.fail_next_pull()
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    assert outcome.code == "pull_broken"
+    assert_nothing_is_left(desk)
+
+
+@pytest.mark.parametrize(
+    "failure", [ImageNotFound(image="tiny:1", detail="gone"), DiskFull(image="tiny:1", detail="full")]
+)
+def test_what_cannot_pass_is_not_tried_again(desk, runtime, failure):
+    runtime.published["far:1"] = Published()
+    runtime.fail_next_pull(failure)
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    assert outcome.code == failure.code
+
+
+def test_an_image_larger_than_the_free_disk_is_not_pulled(desk, runtime):
+    runtime.published["far:1"] = Published()
+
+    outcome = desk.carry_out(a_start_of(image="far:1", image_size="999GB"))
+
+    assert outcome.code == "disk_full"
+    assert not any(event.progress for event in outcome.events)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_ends_the_start_with_its_holder_named(desk):
+    with socket.create_server(("127.0.0.1", 18555)):
+        outcome = desk.carry_out(a_start_of(port=18555))
+
+    assert outcome.code == "port_taken"
+    assert "process" in outcome.operation.failure.message
+    assert_nothing_is_left(desk)
+
+
+def test_a_port_outside_the_hosts_range_is_refused(desk):
+    outcome = desk.carry_out(a_start_of(port=80))
+
+    assert outcome.code == "port_out_of_range"
+    assert_nothing_is_left(desk)
+
+
+def test_a_port_in_somebody_elses_use_makes_way_for_the_next(desk):
+    with socket.create_server(("127.0.0.1", 18500)):
+        outcome = desk.carry_out(a_start_of())
+
+    assert outcome.operation.endpoint == "http://127.0.0.1:18501"
+    assert any("18500" in (event.message or "") for event in outcome.events)
+
+
+def test_a_start_that_fails_before_it_touches_anything_leaves_alone_what_runs(desk, runtime):
+    first = desk.carry_out(a_start_of())
+
+    second = desk.carry_out(a_start_of(port=80))
+
+    assert second.code == "port_out_of_range"
+    assert runtime.find(NAME).status is Status.RUNNING
+    assert second.instance.state is InstanceState.READY
+    assert second.instance.endpoint == first.operation.endpoint
+    assert len(desk.leases()) == 1
+
+
+def test_a_model_is_mounted_from_below_a_model_root(desk, runtime, model_root):
+    (model_root / "tiny").mkdir()
+
+    outcome = desk.carry_out(a_start_of(model_mount="/models").model_copy(update={"model_path": "tiny"}))
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert runtime.spec_of(NAME).mounts[0].source == str(model_root / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("nowhere", "model_path_missing"), ("/etc", "model_path_outside"), ("../..", "model_path_outside")],
+)
+def test_a_model_that_is_not_there_or_not_below_a_root_is_refused(desk, path, code):
+    outcome = desk.carry_out(a_start_of(model_mount="/models").model_copy(update={"model_path": path}))
+
+    assert outcome.code == code
+    assert_nothing_is_left(desk)
+
+
+def test_a_link_out_of_the_model_root_is_refused(desk, model_root):
+    (model_root / "out").symlink_to("/etc")
+
+    outcome = desk.carry_out(a_start_of(model_mount="/models").model_copy(update={"model_path": "out"}))
+
+    assert outcome.code == "model_path_outside"
+
+
+def test_a_command_signed_with_another_key_is_not_carried_out(desk):
+    outcome = desk.carry_out(a_start_of(), key=SecretStr("stolen"))
+
+    assert outcome.code == "bad_signature"
+    assert_nothing_is_left(desk)
+
+
+def test_an_engine_that_is_away_ends_the_start_with_the_reason(desk, runtime):
+    runtime.away = True
+
+    outcome = desk.carry_out(a_start_of())
+
+    assert outcome.code == "docker_unavailable"
+    assert desk.leases() == []
+
+
+def test_a_second_message_for_the_same_start_does_nothing(desk):
+    outcome = desk.carry_out(a_start_of())
+
+    again = desk.finish(outcome.operation.id)
+
+    assert again.events == outcome.events
+
+
+def test_a_start_that_is_older_than_a_stop_does_nothing(desk):
+    late = desk.ask(a_start_of())
+    desk.carry_out(a_stop_of())
+
+    outcome = desk.finish(late)
+
+    assert outcome.operation.state is State.CANCELLED
+    assert outcome.instance.state is InstanceState.STOPPED
+    assert_nothing_is_left(desk)

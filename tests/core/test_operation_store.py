@@ -151,13 +151,13 @@ def test_an_operation_that_never_was_is_unknown(store):
 def test_pages_give_every_operation_once_newest_first(store):
     made = [put_down(store, a_pull(), seconds_later=age) for age in range(7)]
 
-    pages, after = [], None
-    while not pages or after:
-        page = store.page(limit=3, after=after)
-        pages.append([operation.id for operation in page.items])
-        after = page.after
+    listed, page = [], store.page(limit=3)
+    listed += page.items
+    while page.after:
+        page = store.page(limit=3, after=page.after)
+        listed += page.items
 
-    assert sum(pages, []) == [operation.id for operation in reversed(made)]
+    assert [operation.id for operation in listed] == [operation.id for operation in reversed(made)]
 
 
 def test_a_page_holds_only_what_was_asked_for(store):

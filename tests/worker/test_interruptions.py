@@ -94,7 +94,7 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
     assert isinstance(finished.exception(5), HandedOn)
     (before,) = runtime.containers({})
 
-    next_host = make_host(settings, redis, runtime, probe=lambda url: 200)
+    next_host = make_host(settings, redis, runtime, probe=lambda _: 200)
     next_host.ports.open(settings.host.ports)
     outcome = type(desk)(next_host, desk._pool).finish(id)
 

@@ -6,13 +6,16 @@ version of the API it has then. What the engine answers is the callers' to judge
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from docker import APIClient
 from docker.errors import APIError, DockerException
+from docker.transport.unixconn import UnixHTTPAdapter
 from docker.utils import kwargs_from_env
 from requests import Request
 from requests.exceptions import RequestException
@@ -26,17 +29,25 @@ CONNECTIONS = 32
 """Kept open at most; calls beyond these open one each."""
 
 
+class OnePoolAdapter(UnixHTTPAdapter):
+    """The library's own keeps a pool for every URL: a connection for each container, and hardly one used twice."""
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 one pool whatever the URL
+        return super().get_connection("http+docker://localhost", proxies)
+
+
 class EngineClient:
     def __init__(self, address: str | None, *, host: str, timeout: timedelta) -> None:
         self.address = address or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         self.host = host
-        self.timeout = timeout.total_seconds()
+        self.timeout = math.ceil(timeout.total_seconds())
+        """Seconds, for one call."""
         self._kept: APIClient | None = None
 
     @property
     def local(self) -> bool:
         """Whether the engine's files are this machine's."""
-        return self.address.startswith(("unix://", "http+unix://"))
+        return self.address.startswith("unix://")
 
     @contextmanager
     def asking(self) -> Iterator[APIClient]:
@@ -74,10 +85,9 @@ class EngineClient:
     def _connect(self) -> APIClient:
         if self.address.startswith("ssh://"):
             return ssh_client(self.address, timeout=self.timeout, connections=CONNECTIONS)
-        return APIClient(
-            self.address,
-            version="auto",
-            timeout=int(self.timeout),
-            tls=kwargs_from_env().get("tls", False),  # DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
-            max_pool_size=CONNECTIONS,
-        )
+        tls = kwargs_from_env().get("tls", False)  # DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
+        client = APIClient(self.address, version="auto", timeout=self.timeout, tls=tls)
+        if self.local:
+            adapter = OnePoolAdapter(f"http+{self.address}", timeout=self.timeout, max_pool_size=CONNECTIONS)
+            client.mount("http+docker://", adapter)
+        return client

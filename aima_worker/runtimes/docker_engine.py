@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError
-from docker_image.reference import InvalidReference, Reference
 
 from aima_core.failures import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, ImageNotFound, PortTaken
 from aima_worker.runtime import Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts, Status
@@ -25,6 +24,7 @@ from aima_worker.runtimes.docker_client import EngineClient
 from aima_worker.runtimes.docker_logs import DockerLogs
 from aima_worker.runtimes.docker_pull import DockerPull
 from aima_worker.runtimes.docker_reading import container_inspected, container_listed, image_inspected
+from aima_worker.runtimes.docker_reference import image_name
 from aima_worker.runtimes.docker_template import FINGERPRINT_LABEL, container_config
 
 TRIES = 5
@@ -65,7 +65,7 @@ class DockerEngine:
                 if refused.status_code in (400, 404):
                     return None
                 raise self._refused(refused) from refused
-        return image_inspected(said, repository=_familiar_repository(image))
+        return image_inspected(said, repository=_repository(image))
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         return DockerPull(self._engine, image, stall=stall, inspect=self.image)
@@ -204,12 +204,11 @@ def _words(refused: APIError) -> str:
     return str(refused.explanation or refused).strip()
 
 
-def _familiar_repository(image: str) -> str:
-    """The repository as the engine writes it in digests: `busybox`, not `docker.io/library/busybox`."""
+def _repository(image: str) -> str | None:
     try:
-        return str(Reference.parse_normalized_named(image).familiar_name())
-    except InvalidReference:
-        return image  # an id
+        return image_name(image).repository
+    except ValueError:
+        return None  # an id
 
 
 def _disk_free(info: Mapping[str, Any]) -> int | None:

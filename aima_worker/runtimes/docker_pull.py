@@ -14,7 +14,6 @@ from typing import Any
 
 from docker import auth
 from docker.errors import DockerException
-from docker_image.reference import InvalidReference, Reference
 
 from aima_core.failures import (
     AimaError,
@@ -30,6 +29,7 @@ from aima_core.quantities import format_duration
 from aima_worker.pull_progress import PullTracker
 from aima_worker.runtime import ImageFacts
 from aima_worker.runtimes.docker_client import EngineClient
+from aima_worker.runtimes.docker_reference import ImageName, image_name
 from aima_worker.runtimes.docker_stream import EngineStream, Refusal
 
 YIELD_SECONDS = 0.125
@@ -81,14 +81,14 @@ class DockerPull:
         self._inspect = inspect
         self._clock = clock
         self._tracker = PullTracker(image, now=clock())
-        repository, version = _parsed(image)
+        name = _named(image)
         self._stream = EngineStream(
             engine,
             "POST",
             "/images/create",
             # The engine pulls for its own platform unless told otherwise.
-            params={"fromImage": repository.string(), "tag": version},
-            headers=_credentials(image, repository.domain()),
+            params={"fromImage": name.repository, "tag": name.version},
+            headers=_credentials(image, name.registry),
         )
 
     def __iter__(self) -> Iterator[PullProgress]:
@@ -151,13 +151,11 @@ class DockerPull:
             raise PullBroken(image=self._image, detail="the Docker Engine called it done, and the image is not there")
 
 
-def _parsed(image: str) -> tuple[Any, str]:
-    """The repository, and the digest or tag to fetch of it: the digest where both are given, as it says more."""
+def _named(image: str) -> ImageName:
     try:
-        reference = Reference.parse_normalized_named(image)
-    except InvalidReference as bad:
+        return image_name(image)
+    except ValueError as bad:
         raise ImageNotFound(image=image, detail=str(bad)) from bad
-    return Reference.parse_normalized_named(reference["name"]), reference["digest"] or reference["tag"] or "latest"
 
 
 def _credentials(image: str, registry: str) -> dict[str, str]:

@@ -47,12 +47,12 @@ def container_listed(said: Mapping[str, Any]) -> Container:
     )
 
 
-def image_inspected(said: Mapping[str, Any], *, repository: str) -> ImageFacts:
+def image_inspected(said: Mapping[str, Any], *, repository: str | None) -> ImageFacts:
     """From `GET /images/<name>/json`; the digest is that of `repository`, if the image came from there."""
     digests = dict(each.rsplit("@", 1) for each in said.get("RepoDigests") or [])
     return ImageFacts(
         id=said["Id"],
-        digest=digests.get(repository) or next(iter(digests.values()), None),
+        digest=digests.get(repository or "") or next(iter(digests.values()), None),
         arch=said["Architecture"],
         size=said["Size"],
     )

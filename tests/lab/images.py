@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import tarfile
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import docker
@@ -26,14 +28,25 @@ def busybox_image() -> str:
     """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200."""
     with closing(docker.from_env()) as client:
         if not client.images.list(BUSYBOX_IMAGE):
-            _import(client, BUSYBOX_IMAGE, platform=None)
+            repository, _, tag = BUSYBOX_IMAGE.rpartition(":")
+            client.api.import_image_from_data(_busybox_tar().getvalue(), repository=repository, tag=tag)
     return BUSYBOX_IMAGE
 
 
 def foreign_image(name: str, *, arch: str) -> str:
     """The same under `name`, said to be for another architecture."""
+    layer = _busybox_tar().getvalue()
+    config = {
+        "architecture": arch,
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    parts = [("config.json", json.dumps(config)), ("manifest.json", json.dumps(manifest))]
+    archive = _tar([*((part, text.encode()) for part, text in parts), ("layer.tar", layer)])
     with closing(docker.from_env()) as client:
-        _import(client, name, platform=f"linux/{arch}")
+        client.images.load(archive)
     return name
 
 
@@ -45,16 +58,6 @@ def layered_image(name: str, *, layers: Sequence[int]) -> str:
     with closing(docker.from_env()) as client:
         client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)
     return name
-
-
-def _import(client: docker.DockerClient, name: str, *, platform: str | None) -> None:
-    repository, _, tag = name.rpartition(":")
-    asked = {"fromSrc": "-", "repo": repository, "tag": tag} | ({"platform": platform} if platform else {})
-    api = client.api
-    answer = api.post(f"{api.base_url}/v{api.api_version}/images/create", params=asked, data=_busybox_tar().getvalue())
-    answer.raise_for_status()
-    if '"error"' in answer.text:
-        raise RuntimeError(answer.text)
 
 
 def _busybox_tar() -> io.BytesIO:

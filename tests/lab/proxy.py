@@ -1,0 +1,97 @@
+"""A TCP proxy that counts, slows, freezes and cuts: a bad line to a good server.
+
+All on one event loop in one thread, so that many connections cost nothing and an end is an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+CHUNK = 16 * 1024
+
+
+class Proxy:
+    """What is set here counts from the next piece on, also for connections that stand."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.carried = 0
+        """Bytes from the server so far, all connections together."""
+        self.bytes_per_second: float | None = None
+        self.freeze_after: int | None = None
+        """Once it has carried that much, nothing comes any more, and nothing is closed."""
+        self.cut_after: int | None = None
+        """Once it has carried that much, connections are reset, and new ones as well."""
+        self._target = target
+        self._ready = Event()
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    def run(self) -> None:
+        asyncio.run(self._serve())
+
+    def wait_ready(self) -> None:
+        assert self._ready.wait(5)
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+
+    async def _connection(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        far, far_out = await asyncio.open_connection("127.0.0.1", self._target)
+        asking = asyncio.create_task(_pass_on(near, far_out))
+        with suppress(ConnectionError):
+            await self._answer(far, near_out)
+        asking.cancel()
+        for out in (near_out, far_out):
+            out.transport.abort()
+
+    async def _answer(self, far: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        while piece := await far.read(CHUNK):
+            if self.cut_after is not None and self.carried >= self.cut_after:
+                return
+            while self.freeze_after is not None and self.carried >= self.freeze_after:
+                await asyncio.sleep(0.02)
+                if out.transport.is_closing():
+                    return
+            if self.bytes_per_second is not None:
+                await asyncio.sleep(len(piece) / self.bytes_per_second)
+            self.carried += len(piece)
+            out.write(piece)
+            await out.drain()
+
+
+@contextmanager
+def proxy(target: int) -> Iterator[Proxy]:
+    """A proxy of loopback's port `target`."""
+    between = Proxy(target)
+    thread = Thread(target=between.run, name="proxy")
+    thread.start()
+    between.wait_ready()
+    try:
+        yield between
+    finally:
+        between.stop()
+        thread.join(5)
+
+
+async def _pass_on(source: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while piece := await source.read(CHUNK):
+            out.write(piece)
+            await out.drain()

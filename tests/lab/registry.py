@@ -1,0 +1,92 @@
+"""A real image registry of the tests' own, on a free port of loopback: pulls from it are real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import docker
+from lab.parts import eventually, free_port
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_CONFIG = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {directory}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+class Registry:
+    def __init__(self, port: int, directory: Path) -> None:
+        self.port = port
+        self.directory = directory
+
+    @property
+    def address(self) -> str:
+        """As the engine takes it without TLS."""
+        return f"localhost:{self.port}"
+
+    def push(self, image: str, *, name: str) -> str:
+        """Push a local image as `name`, and take it from the host. The reference to pull it by."""
+        reference = f"{self.address}/{name}"
+        with closing(docker.from_env()) as client:
+            client.images.get(image).tag(reference)
+            said = client.images.push(reference)
+            client.images.remove(reference)
+            if image != reference and "aima-lab/" not in image:
+                client.images.remove(image)
+        if '"error"' in said:
+            raise RuntimeError(said)
+        return reference
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        repository, _, tag = name.rpartition(":")
+        asked = Request(f"http://127.0.0.1:{self.port}/v2/{repository}/manifests/{tag}", headers={"Accept": MANIFEST})
+        with urlopen(asked) as answer:
+            told: dict[str, Any] = json.load(answer)
+            return told
+
+    def layer_sizes(self, name: str) -> list[int]:
+        return [layer["size"] for layer in self.manifest(name)["layers"]]
+
+    def spoil_largest_layer(self, name: str) -> None:
+        """Change a byte of it on the registry's disk, so that it is not what its digest says."""
+        largest = max(self.manifest(name)["layers"], key=lambda layer: layer["size"])
+        blob = largest["digest"].removeprefix("sha256:")
+        data = self.directory / "docker/registry/v2/blobs/sha256" / blob[:2] / blob / "data"
+        with data.open("r+b") as file:
+            file.seek(largest["size"] // 2)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 0xFF]))
+
+
+@contextmanager
+def registry(directory: Path) -> Iterator[Registry]:
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = directory / "config.yml"
+    config.write_text(_CONFIG.format(directory=directory / "data", port=port))
+    with (directory / "log").open("wb") as log:
+        server = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    try:
+        assert eventually(lambda: _answers(port)), (directory / "log").read_text()
+        yield Registry(port, directory / "data")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/v2/") as answer:
+            return bool(answer.status == 200)
+    except (URLError, ConnectionError):
+        return False

@@ -51,6 +51,8 @@ class ContainerSpec(Noun):
     pids: int = 4096
     gpus: int | Literal["all"] | tuple[str, ...] | None = None
     """How many, all, or which by id; None for none."""
+    install: str | None = None
+    """Process runtime: the command that installs the program, told when it is missing."""
 
     @property
     def fingerprint(self) -> str:

@@ -75,7 +75,7 @@ class Bench(ABC):
 
     def spec(self, program: Program, **changes: Any) -> ContainerSpec:
         """A spec for `program`, of a name nobody has, on a free port; `changes` replace its fields."""
-        port = free_port()
+        port = changes.get("host_port") or free_port()
         fields: dict[str, Any] = {
             "name": f"aima-bench-{uuid.uuid4().hex[:12]}",
             "image": self.image_for(program),

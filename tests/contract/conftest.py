@@ -13,6 +13,7 @@ from aima_worker.runtime import ContainerRuntime
 BENCHES = {
     "fake": "contract.on_fake:FakeBench",
     "docker": "contract.on_docker:DockerBench",
+    "process": "contract.on_process:ProcessBench",
 }
 MARKS = {"docker": pytest.mark.docker}
 

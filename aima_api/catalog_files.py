@@ -20,9 +20,13 @@ from aima_api.catalog_yaml import Document, Mistake, read_yaml
 from aima_core.catalog import Engine, Entry, Model, Profile, Recommendation
 from aima_core.failures import CatalogMistake
 
-__all__ = ["Catalog", "Mistake", "built_in_root", "find_mistakes", "load_catalog", "with_arguments"]
+__all__ = ["SHIPPED", "Catalog", "Mistake", "find_mistakes", "load_catalog", "with_arguments"]
 
 E = TypeVar("E", bound=Entry)
+
+_PACKAGED = Path(__file__).parent / "catalog"
+SHIPPED = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "catalog"
+"""The catalog that AIMA brings: inside the installed package, or in a checkout beside it."""
 
 _KINDS: dict[str, type[Entry]] = {"engines": Engine, "models": Model, "profiles": Profile}
 _DEPTHS = {"engines": 3, "models": 3, "profiles": 2}
@@ -40,23 +44,22 @@ class _File:
     @property
     def name(self) -> str:
         """What others call it by, even if it is broken; models are called by their ids."""
-        told = _field(self.document, "name") or self.document.file.stem
-        return told.lower() if self.kind is Model else told
+        return _called(self.kind, _field(self.document, "name") or self.document.file.stem)
 
-
-def built_in_root() -> Path:
-    """The catalog that AIMA brings: inside the installed package, or in a checkout beside it."""
-    packaged = Path(__file__).parent / "catalog"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "catalog"
+    def goes_by(self, name: str) -> bool:
+        """Whether one who names it so means this; a file named differently from its entry goes by both names."""
+        return _called(self.kind, name) in (self.name, _called(self.kind, self.document.file.stem))
 
 
 def load_catalog(*roots: Path) -> Catalog:
-    """The built-in catalog, overlaid by each root in turn. Raises CatalogMistake, which lists all there are."""
-    layers = [_read_all(root) for root in _distinct([built_in_root(), *roots])]
-    files = [file for layer in layers for file in layer]
-    in_force = _in_force(files)
-    for file in in_force:
-        _check_references(file, in_force)
+    """The shipped catalog, overlaid by each root in turn. Raises CatalogMistake, which lists all there are."""
+    files: list[_File] = []
+    in_force: list[_File] = []
+    for root in dict.fromkeys(root.absolute() for root in (SHIPPED, *roots)):
+        layer = _read_all(root)
+        files, in_force = files + layer, _in_force(in_force + layer)
+        for file in layer:
+            _check_references(file, in_force)
     if mistakes := sorted(mistake for file in files for mistake in file.document.mistakes):
         raise CatalogMistake(count=len(mistakes), mistakes="\n".join(map(str, mistakes)))
     return Catalog(_entries(in_force, Engine), _entries(in_force, Model), _entries(in_force, Profile))
@@ -65,21 +68,17 @@ def load_catalog(*roots: Path) -> Catalog:
 def find_mistakes(path: Path) -> list[Mistake]:
     """Everything that is wrong in one file, or in all files below a directory, in the order of files and lines.
 
-    Names that it uses of other files are looked up in the catalog that it lies in and in the built-in one.
+    Names that it uses of other files are looked up in the catalog that it lies in and in the shipped one.
     """
     given = path.absolute()
     root = _root_of(given)
     files = _read_all(root) if root else [_read(given, None)]
-    in_force = _in_force([*(_read_all(built_in_root()) if root != built_in_root() else []), *files])
+    in_force = _in_force([*(_read_all(SHIPPED) if root != SHIPPED else []), *files])
     for file in files:
         _check_references(file, in_force)
     found = sorted(mistake for file in files for mistake in file.document.mistakes)
     chosen = [mistake for mistake in found if mistake.file.is_relative_to(given)]
     return chosen if path.is_absolute() else [replace(told, file=Path(os.path.relpath(told.file))) for told in chosen]
-
-
-def _distinct(roots: Iterable[Path]) -> list[Path]:
-    return list(dict.fromkeys(root.absolute() for root in roots))
 
 
 def _root_of(path: Path) -> Path | None:
@@ -144,6 +143,10 @@ def _field(document: Document, name: str) -> str | None:
     return told if isinstance(told, str) else None
 
 
+def _called(kind: type[Entry], name: str) -> str:
+    return name.lower() if kind is Model else name
+
+
 def _check_names_differ(files: list[_File]) -> None:
     first: dict[tuple[type[Entry], str], _File] = {}
     for file in files:
@@ -189,9 +192,8 @@ def _check_recommendation(
 
 def _find(file: _File, at: tuple[str | int, ...], kind: type[Entry], name: str, others: list[_File]) -> Entry | None:
     """The entry of that name; None if it is broken, or is not there, which is told."""
-    wanted = name.lower() if kind is Model else name
     for other in others:
-        if other.kind is kind and other.name == wanted:
+        if other.kind is kind and other.goes_by(name):
             return other.entry
     noun = kind.__name__.lower()
     known = [other.name for other in others if other.kind is kind]

@@ -12,7 +12,13 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, ByteSize, PlainSerializer, WithJsonSchema
 
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
 _PART = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|[dhms])")
 _WHOLE = re.compile(rf"(?:{_PART.pattern}){{1,5}}")
 _SIZE = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,6})? ?(?:[kmgtp]i?)?b", re.IGNORECASE)
@@ -24,15 +30,15 @@ def parse_duration(value: object) -> timedelta:
         return value
     if not isinstance(value, str) or not _WHOLE.fullmatch(value):
         raise ValueError(f"{value!r} is not a duration; write a number and its unit, such as `30s`, `5m` or `1h30m`")
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)))
+    return sum((float(number) * _UNITS[unit] for number, unit in _PART.findall(value)), timedelta())
 
 
 def format_duration(duration: timedelta) -> str:
     """The shortest text that parses back to the same duration, to the millisecond."""
-    left = round(duration.total_seconds() * 1000)
+    left = round(duration / _UNITS["ms"]) * _UNITS["ms"]
     parts = []
-    for unit, seconds in _UNITS.items():
-        count, left = divmod(left, round(seconds * 1000))
+    for unit, length in _UNITS.items():
+        count, left = divmod(left, length)
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"

@@ -16,13 +16,13 @@ from rich.text import Text
 from aima_api.cli.follow import News
 from aima_api.cli.printing import harmless
 from aima_api.cli.track import Track, share_done
-from aima_api.cli.wording import PHASE_ENDS, amounts, pace, percent, span, title
+from aima_api.cli.wording import PHASE_ENDS, downloaded, extracted, pace, percent, span, title
 from aima_core.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.quantities import format_size
 
 LAYER_ROWS = 12
 LOG_ROWS = 6
-BAR_WIDTH = 28
+BAR_WIDTH = 24
 _STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta", LayerStep.DONE: "green"}
 _BUSY = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
 
@@ -54,8 +54,8 @@ class Bars:
 
     def picture(self) -> RenderableType:
         room = max(self._console.height - 3, 4)
-        shown = self._worth_showing(at_most=max(room // 4, 1))
-        rows = max(room // len(shown) - 4, 0) if shown else 0
+        shown = self._worth_showing(at_most=max(room // 5, 1))
+        rows = max(room // len(shown) - 5, 0) if shown else 0
         blocks = [part for track in shown for part in self._block(track, rows=rows)]
         hidden = Counter(track.phase for track in self._tracks if track not in shown)
         if hidden:
@@ -70,7 +70,7 @@ class Bars:
         return [track for track in self._tracks if track in chosen]
 
     def _block(self, track: Track, *, rows: int) -> list[RenderableType]:
-        parts: list[RenderableType] = [self._head(track)]
+        parts: list[RenderableType] = [self._head(track), _phases(track)]
         if track.away:
             parts.append(_line(f"  connection lost, trying again: {track.away}", "yellow"))
         elif track.reason and not track.ended:
@@ -82,17 +82,15 @@ class Bars:
         return parts
 
     def _head(self, track: Track) -> RenderableType:
-        row = Table.grid(padding=(0, 1))
         mark = PHASE_ENDS.get(track.phase)
         colour = "green" if track.succeeded else "red"
-        row.add_row(
-            Text(mark, style=colour) if mark else self._spinner, Text(title(track), style="bold"), _phases(track)
-        )
+        row = Table.grid(padding=(0, 1))
+        row.add_row(Text(mark, style=colour) if mark else self._spinner, Text(title(track), style="bold"))
         return row
 
 
 def _phases(track: Track) -> Text:
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text(" ", no_wrap=True, overflow="ellipsis")
     for phase, taken in track.times():
         present = phase is track.phase
         text.append(f" {phase} ", style="cyan" if present else "dim")
@@ -103,7 +101,7 @@ def _phases(track: Track) -> Text:
 
 def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     table = Table.grid(padding=(0, 1))
-    table.add_column(width=14)
+    table.add_column(width=15)
     table.add_column(width=BAR_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis")
     layers = [layer for layer in progress.layers if layer.step is not LayerStep.EXISTS]
@@ -113,13 +111,13 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     if rows and len(shown) < len(layers):
         counts = Counter(layer.step for layer in layers if layer not in shown)
         told = ", ".join(f"{count} {step}" for step, count in counts.items())
-        table.add_row(Text(f"  {counts.total()} more", style="dim"), Text(""), Text(told, style="dim"))
+        table.add_row(_line(f"  {counts.total()} more", "dim"), "", Text(told, style="dim"))
     share = share_done(progress)
     bar = ProgressBar(
         total=1.0 if share is not None else None, completed=share or 0, width=BAR_WIDTH, pulse=share is None
     )
-    words = [percent(progress), amounts(progress), pace(progress)]
-    table.add_row(Text("  in all", style="bold"), bar, Text(", ".join(word for word in words if word)))
+    table.add_row(Text("  in all", style="bold"), bar, Text(_joined(percent(progress), downloaded(progress))))
+    table.add_row("", "", Text(_joined(extracted(progress), pace(progress))))
     return table
 
 
@@ -150,6 +148,10 @@ def _layer_words(layer: Layer) -> Text:
             return Text(f"{layer.step} {format_size(done)}" + (f" of {size}" if size else ""))
         case _:
             return Text(f"{layer.step} {size}".rstrip(), style="dim")
+
+
+def _joined(*words: str) -> str:
+    return ", ".join(word for word in words if word)
 
 
 def _line(text: str, style: str) -> Text:

@@ -105,11 +105,11 @@ def _catalogs_in_force() -> list[Path]:
     from aima_core.settings import load_settings
 
     overlay = load_settings().api.catalog
-    return [catalog_files.SHIPPED, *([overlay] if overlay else [])]
+    return [catalog_files.built_in_root(), *([overlay] if overlay else [])]
 
 
 def _count(place: Path) -> int:
-    return len(list(place.rglob("*.yaml"))) if place.is_dir() else 1
+    return len([*place.rglob("*.yaml"), *place.rglob("*.yml")]) if place.is_dir() else 1
 
 
 def _counted(number: int, thing: str) -> str:

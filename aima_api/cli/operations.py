@@ -22,7 +22,10 @@ ids_argument = click.argument(
 
 @click.group()
 def operation() -> None:
-    """Follow and cancel what is under way: starts, pulls and stops."""
+    """Follow and cancel what is under way.
+
+    Each start, pull or stop on one host is an operation.
+    """
 
 
 @operation.command("list")

@@ -73,7 +73,8 @@ def print_data(data: Any, output: Format) -> None:
     else:
         import yaml
 
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        click.echo("\n".join(map(harmless, text.split("\n"))), nl=False)
 
 
 def age(moment: str | None, *, now: datetime | None = None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from aima_api.cli.follow import Away, News
@@ -15,7 +16,7 @@ LINES_KEPT = 12
 
 
 class Track:
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.operation = operation
         self.phase = Phase.QUEUED
         self.host: HostName | None = operation.host or operation.route.host
@@ -29,7 +30,8 @@ class Track:
         self._failure: Failure | None = None
         self._entered: list[tuple[Phase, datetime]] = [(Phase.QUEUED, operation.created_at)]
         self._newest = operation.created_at
-        self._heard_at = time.monotonic()
+        self._clock = clock
+        self._heard_at = clock()
 
     @property
     def subject(self) -> str:
@@ -64,7 +66,7 @@ class Track:
             self.away = news.why
             return
         self.away = None
-        self._heard_at = time.monotonic()
+        self._heard_at = self._clock()
         self._newest = max(self._newest, _moment(news))
         self._enter(news.phase, _moment(news))
         self.host = news.host or self.host
@@ -82,7 +84,7 @@ class Track:
         """How long each phase took, in order; the present one up to now, by the clock here since the last news."""
         end = self._newest
         if not self.ended:
-            end += timedelta(seconds=time.monotonic() - self._heard_at)
+            end += timedelta(seconds=self._clock() - self._heard_at)
         leaving = [at for _, at in self._entered[1:]] + [end]
         spans: dict[Phase, timedelta] = {}
         for (phase, entered), left in zip(self._entered, leaving, strict=True):

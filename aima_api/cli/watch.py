@@ -20,7 +20,7 @@ from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.mishap import Refused, report, tell
 from aima_api.cli.printing import Format, colours, harmless, print_data
 from aima_api.cli.track import Track
-from aima_api.cli.wording import doing, success, title
+from aima_api.cli.wording import doing, phase_times, success, title
 from aima_core.failures import AimaError, DeadlinePassed, exit_code_of
 from aima_core.operations import Operation
 from aima_core.quantities import format_duration
@@ -124,6 +124,8 @@ def _conclude(tracks: list[Track], output: Format) -> int:
         if track.succeeded:
             text = f"{title(track)}: {success(track)}"
             click.echo(f"{click.style('✓', fg='green')} {harmless(text)}", err=output != "table")
+            if times := phase_times(track):
+                click.echo(click.style(f"  {times}", dim=True), err=output != "table")
         elif len(tracks) > 1:
             text = f"{title(track)}: {track.problem or track.failure.message}"
             click.echo(f"{click.style('✗', fg='red')} {harmless(text)}", err=True)

@@ -22,12 +22,20 @@ def span(time: timedelta) -> str:
 
 
 def amounts(progress: PullProgress) -> str:
-    """`12 MB downloaded, 3 MB extracted of ≥ 98 MB`."""
+    """`12 MB of ≥ 98 MB downloaded, 3 MB extracted`."""
+    return f"{downloaded(progress)}, {extracted(progress)}"
+
+
+def downloaded(progress: PullProgress) -> str:
     if not progress.total:
         total = "an unknown total"
     else:
         total = format_size(progress.total) if progress.total_known else f"≥ {format_size(progress.total)}"
-    return f"{format_size(progress.downloaded)} downloaded, {format_size(progress.extracted)} extracted of {total}"
+    return f"{format_size(progress.downloaded)} of {total} downloaded"
+
+
+def extracted(progress: PullProgress) -> str:
+    return f"{format_size(progress.extracted)} extracted"
 
 
 def pace(progress: PullProgress) -> str:
@@ -48,10 +56,9 @@ def phase_times(track: Track) -> str:
 
 
 def success(track: Track) -> str:
-    """`ready in 12 s at http://… (pulling 8.1 s, loading 3.2 s)`."""
+    """`ready in 12 s at http://…`."""
     where = f" at {track.endpoint}" if track.endpoint else ""
-    times = phase_times(track)
-    return f"{track.phase} in {span(track.total_time)}{where}" + (f" ({times})" if times else "")
+    return f"{track.phase} in {span(track.total_time)}{where}"
 
 
 def title(track: Track) -> str:

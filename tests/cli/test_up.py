@@ -1,0 +1,234 @@
+"""`aima up`: everything begun, kept alive and ended together; nothing lost between two of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from lab.parts import eventually, free_port
+
+from aima_api.up.own_redis import OwnRedis
+from aima_core.failures import AlreadyUp, ApiPortTaken, PartEnded
+
+STAND_INS = Path(__file__).with_name("up_stand_ins.py")
+READY = "AIMA is up."
+
+
+class Up:
+    """One `aima up` in a process of its own."""
+
+    def __init__(self, state_dir: Path, **environment: str) -> None:
+        self.state_dir = state_dir
+        self.port = free_port()
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, str(STAND_INS), "up", str(state_dir), str(self.port)],
+            env=os.environ | {"AIMA_HOST__NAME": "box", "PYTHONUNBUFFERED": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def said(self, text: str) -> bool:
+        return eventually(lambda: any(text in line for line in self.lines), within=timedelta(seconds=20))
+
+    def ended(self) -> int:
+        code = self.process.wait(20)
+        self._reader.join(5)
+        return code
+
+    def pid_of(self, role: str) -> int:
+        return int((self.state_dir / f"{role}.pid").read_text())
+
+    def redis(self) -> redis.Redis:
+        directory = self.state_dir / "redis"
+        port, password = (directory / "port").read_text(), (directory / "password").read_text()
+        return redis.Redis(port=int(port), password=password, decode_responses=True)
+
+    def leaves_nothing(self) -> None:
+        self.process.kill()
+        with suppress(OSError, ValueError):
+            os.kill(int((self.state_dir / "redis" / "redis.pid").read_text()), signal.SIGKILL)
+        for role in ("api", "worker"):
+            with suppress(OSError, ValueError):
+                os.kill(self.pid_of(role), signal.SIGKILL)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as said:
+            for line in said:
+                self.lines.append(line.rstrip())
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs, a zombie that its parent has not buried yet counting as dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[list[Up]]:
+    ups: list[Up] = []
+    yield ups
+    for up in ups:
+        up.leaves_nothing()
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    return tmp_path / "state of aima"
+
+
+def begin(begun: list[Up], state_dir: Path, *, until: str = READY, **environment: str) -> Up:
+    up = Up(state_dir, **environment)
+    begun.append(up)
+    assert up.said(until), "\n".join(up.lines)
+    return up
+
+
+def test_all_comes_up_and_one_ctrl_c_ends_it(begun: list[Up], state_dir: Path) -> None:
+    up = begin(begun, state_dir)
+    pids = [up.pid_of("api"), up.pid_of("worker"), int((state_dir / "redis" / "redis.pid").read_text())]
+
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.ended() == 0
+    assert not any(map(alive, pids))
+    assert "1 engine keeps serving" in up.lines[-1]
+    told = "\n".join(up.lines)
+    for fact in (f"http://127.0.0.1:{up.port}", "box", "no Docker Engine answers", str(state_dir)):
+        assert fact in told
+    assert "worker │ looking for a GPU  found=0" in told
+
+
+def test_the_next_one_finds_its_state_again(begun: list[Up], state_dir: Path) -> None:
+    first = begin(begun, state_dir)
+    with first.redis() as link:
+        link.set("kept", "yes")
+        assert link.config_get("appendonly")["appendonly"] == "yes"
+        assert link.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+    key = (state_dir / "signing.key").read_text()
+    first.process.send_signal(signal.SIGTERM)
+    assert first.ended() == 0
+
+    second = begin(begun, state_dir)
+
+    with second.redis() as link:
+        assert link.get("kept") == "yes"
+    assert (state_dir / "signing.key").read_text() == key
+
+
+def test_what_is_secret_is_the_owners_alone(begun: list[Up], state_dir: Path) -> None:
+    up = begin(begun, state_dir)
+
+    for name in ("signing.key", "redis/password", "redis/redis.conf"):
+        assert (state_dir / name).stat().st_mode & 0o077 == 0, name
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=up.redis().connection_pool.connection_kwargs["port"]).ping()
+
+
+def test_a_second_one_on_the_same_state_is_refused(begun: list[Up], state_dir: Path) -> None:
+    first = begin(begun, state_dir)
+
+    second = begin(begun, state_dir, until="code: already_up")
+
+    assert second.ended() == AlreadyUp.exit_code
+    assert any(f"process {first.process.pid}" in line for line in second.lines)
+    assert first.process.poll() is None
+
+
+def test_a_part_that_dies_is_brought_back(begun: list[Up], state_dir: Path) -> None:
+    up = begin(begun, state_dir)
+    before = up.pid_of("worker")
+
+    os.kill(before, signal.SIGKILL)
+
+    assert up.said("The worker ended with exit code -9; it comes back in 0.5 s.")
+    assert eventually(lambda: up.pid_of("worker") != before)
+
+
+def test_a_part_that_cannot_be_begun_ends_everything_with_its_last_words(begun: list[Up], state_dir: Path) -> None:
+    up = begin(begun, state_dir, until="code: part_ended", WORKER="crash")
+
+    assert up.ended() == PartEnded.exit_code
+    assert "  no GPU, no worker" in up.lines
+    assert "error: The worker ended with exit code 3 before it was ready." in up.lines
+    assert not alive(up.pid_of("api"))
+    assert not (state_dir / "redis" / "redis.pid").exists()
+
+
+def test_killed_it_leaves_no_api_and_no_worker_and_the_next_one_takes_over_its_redis(
+    begun: list[Up], state_dir: Path
+) -> None:
+    first = begin(begun, state_dir)
+    with first.redis() as link:
+        link.set("kept", "yes")
+        left_behind = int(link.info("server")["process_id"])
+    pids = [first.pid_of("api"), first.pid_of("worker")]
+
+    first.process.kill()
+
+    assert eventually(lambda: not any(map(alive, pids)))
+    second = begin(begun, state_dir)
+    assert not alive(left_behind)
+    with second.redis() as link:
+        assert link.get("kept") == "yes"
+
+
+def test_a_second_ctrl_c_waits_for_nobody(begun: list[Up], state_dir: Path) -> None:
+    up = begin(begun, state_dir, WORKER="stubborn")
+    worker = up.pid_of("worker")
+
+    up.process.send_signal(signal.SIGINT)
+    assert up.said("Ending")
+    assert eventually(lambda: alive(worker))
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.ended() == 130
+    assert eventually(lambda: not alive(worker))
+
+
+def test_a_taken_port_is_said_before_anything_begins(begun: list[Up], state_dir: Path) -> None:
+    first = begin(begun, state_dir)
+    command = [sys.executable, str(STAND_INS), "up", str(state_dir.with_name("other")), str(first.port)]
+
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    assert second.returncode == ApiPortTaken.exit_code
+    assert str(first.port) in second.stderr
+    assert not (state_dir.with_name("other") / "redis").exists()
+
+
+def test_a_redis_that_is_given_is_used(begun: list[Up], state_dir: Path, redis_url: str) -> None:
+    up = begin(begun, state_dir, AIMA_REDIS__URL=redis_url)
+
+    assert not (state_dir / "redis").exists()
+    assert up.said("the one given")
+
+
+def test_a_port_that_somebody_took_meanwhile_is_left_to_them(tmp_path: Path) -> None:
+    first = OwnRedis(tmp_path)
+    same = OwnRedis(tmp_path).port
+
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", first.port))
+        squatter.listen()
+        other = OwnRedis(tmp_path).port
+
+    assert same == first.port
+    assert other != first.port

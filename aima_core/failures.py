@@ -189,7 +189,37 @@ class ServiceRunning(AimaError):
 class NotFound(AimaError):
     code, status, exit_code = "not_found", 404, 29
     sentence = "There is nothing at {path}."
-    hint = "The API's description is at /docs."
+    hint = "The API's description is at /openapi.json."
+
+
+class MethodNotAllowed(AimaError):
+    code, status, exit_code = "method_not_allowed", 405, 30
+    sentence = "{method} is not possible on {path}."
+    hint = "Possible there: {allowed}. The API's description is at /openapi.json."
+
+
+class BodyTooLarge(AimaError):
+    code, status, exit_code = "body_too_large", 413, 31
+    sentence = "The request's body is larger than {limit}."
+    hint = "No request to AIMA needs so much; see what it takes in /openapi.json."
+
+
+class WrongContentType(AimaError):
+    code, status, exit_code = "wrong_content_type", 415, 32
+    sentence = "The request's body is {given}, and the API reads JSON."
+    hint = "Send it with `Content-Type: application/json`."
+
+
+class ForeignRequest(AimaError):
+    code, status, exit_code = "foreign_request", 403, 33
+    sentence = "The request names {what}, which is not this API."
+    hint = "Call it as localhost or 127.0.0.1; for other names, set `api.bind` to another address, and `api.keys`."
+
+
+class RequestInProgress(AimaError):
+    code, status, exit_code = "request_in_progress", 409, 34
+    sentence = "A request with the Idempotency-Key {key} is being carried out just now."
+    hint = "Send it again in a moment: the answer will be that request's."
 
 
 # The image could not be had ---------------------------------------------------------------------------------------

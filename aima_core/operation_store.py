@@ -21,6 +21,7 @@ from aima_core.text_redis import TextRedis
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
 _JSON_FIELDS = ("progress", "failure")
+START_OF_LOG = "0-0"
 _LOOK_AT = 2000
 """How many entries of the index one page may look at before it comes back with what it has."""
 
@@ -104,6 +105,14 @@ class OperationStore:
         """Those that have not ended, oldest first."""
         return [OperationId(id) for id in self._redis.zrange(keys.ACTIVE, 0, -1)]
 
+    def unended(self) -> list[Operation]:
+        """The records of those that have not ended, oldest first."""
+        ids = self.active()
+        with self._redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.hgetall(keys.operation(id))
+            return [_operation(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
+
     def claim(self, id: OperationId, host: HostName) -> Claimed | Skipped:
         """Take it on for CLAIM_TTL, unless it has ended or another holds it."""
         unended = _listed(state for state in State if not state.ended)
@@ -144,6 +153,20 @@ class OperationStore:
         """Those with a higher number, in order; the first may be higher than `after + 1` where the log was trimmed."""
         entries = self._redis.xrange(keys.log(id), min=f"({after}-0")
         return [event_from(fields["event"], int(place.split("-")[0])) for place, fields in entries]
+
+    def last_place(self) -> str:
+        """Where everybody's log ends just now."""
+        newest = self._redis.xrevrange(keys.COMMON_LOG, count=1)
+        return newest[0][0] if newest else START_OF_LOG
+
+    def everybodys_events(self, after: str) -> list[tuple[str, Event]] | None:
+        """All operations' events beyond a place of everybody's log; None where the log was trimmed beyond it."""
+        entries = self._redis.xrange(keys.COMMON_LOG, min=after)
+        if after != START_OF_LOG:
+            if not entries or entries[0][0] != after:
+                return None
+            del entries[0]
+        return [(place, event_from(fields["event"], int(fields["seq"]))) for place, fields in entries]
 
 
 def event_from(text: str, seq: int) -> Event:

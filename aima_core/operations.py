@@ -94,6 +94,8 @@ class StartService(Message):
     """Where the weights are on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
     """The host port asked for; None takes the one it had before, or any free one."""
+    replace: bool = False
+    """Take down what runs first."""
 
 
 class PullImage(Message):

@@ -1,0 +1,22 @@
+"""`python -m aima_api`: run an API node until a signal."""
+
+from __future__ import annotations
+
+import sys
+
+from aima_api.app import serve
+from aima_core.failures import AimaError
+from aima_core.settings import load_settings
+
+
+def main() -> int:
+    try:
+        serve(load_settings())
+    except AimaError as failed:
+        sys.stderr.write(f"error: {failed.failure.message}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
+        return failed.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The composition root of an API node. It keeps nothing: any number of them may stand behind a balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from aima_api.access import Access, check_bind
+from aima_api.call_off import CallOff
+from aima_api.catalog_files import Catalog, load_catalog
+from aima_api.event_hub import EventHub
+from aima_api.event_stream import EventStreams
+from aima_api.idempotency import Idempotency
+from aima_api.parts import Parts
+from aima_api.problems import Problem, answer_all_failures
+from aima_api.routes import catalog, health, hosts, images, operations, ports, services
+from aima_api.submit import Submit
+from aima_core.failures import BadSettings
+from aima_core.host_store import HostStore
+from aima_core.operation_store import OperationStore
+from aima_core.queue import Doorbell
+from aima_core.redis_link import command_link, following_link
+from aima_core.service_store import ServiceStore
+from aima_core.settings import Settings
+
+ENDS_WITHIN_SECONDS = 5
+"""How long requests under way may take when the node is told to end."""
+ROUTERS = (services, operations, images, catalog, hosts, ports, health)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises BadSettings, UnsafeBind and CatalogMistake."""
+    check_bind(settings.api)
+    signing_key = _signing_key(settings)
+    offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
+    url = settings.redis.url.get_secret_value()
+    hub = EventHub(following_link(url))
+    app = FastAPI(
+        title="AIMA",
+        docs_url=None,  # the page would load its scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+        responses={"default": {"model": Problem, "description": "Why it was not done (RFC 9457)"}},
+    )
+    app.state.hub = hub
+    app.state.parts, app.state.call_off = _parts(url, offered, signing_key, hub)
+    app.add_middleware(Access, settings=settings.api)
+    answer_all_failures(app)
+    for noun in ROUTERS:
+        app.include_router(noun.router)
+    return app
+
+
+class Server(uvicorn.Server):
+    """Ends its event streams as soon as it is told to end; they would hold it open otherwise."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._hub: EventHub = app.state.hub
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.api.bind,
+                port=settings.api.port,
+                access_log=False,
+                server_header=False,
+                log_level="warning",
+                timeout_graceful_shutdown=ENDS_WITHIN_SECONDS,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal. Raises as `create_app` does."""
+    Server(create_app(settings), settings).run()
+
+
+def _signing_key(settings: Settings) -> SecretStr:
+    if settings.signing_key is None or not settings.signing_key.get_secret_value():
+        raise BadSettings(detail="there is no signing key, and hosts carry out signed commands only.", where=_KEY)
+    return settings.signing_key
+
+
+_KEY = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
+
+
+def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) -> tuple[Parts, CallOff]:
+    redis = command_link(url)
+    operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
+    call_off = CallOff(operations, services)
+    submit = Submit(
+        offered,
+        operations=operations,
+        services=services,
+        hosts=hosts,
+        doorbell=Doorbell(url),
+        call_off=call_off,
+        signing_key=signing_key,
+    )
+    parts = Parts(
+        catalog=offered,
+        redis=redis,
+        operations=operations,
+        services=services,
+        hosts=hosts,
+        submit=submit,
+        idempotency=Idempotency(redis, operations),
+        streams=EventStreams(hub, operations),
+    )
+    return parts, call_off
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    listening = asyncio.create_task(app.state.hub.run())
+    yield
+    app.state.hub.close()
+    app.state.call_off.close()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    app.state.parts.redis.close()

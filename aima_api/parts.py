@@ -1,0 +1,42 @@
+"""What the routes work with, as the composition root has put it together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Query, Request
+
+from aima_api.catalog_files import Catalog
+from aima_api.event_stream import EventStreams
+from aima_api.idempotency import Idempotency
+from aima_api.submit import Submit
+from aima_core.host_store import HostStore
+from aima_core.operation_store import OperationStore
+from aima_core.service_store import ServiceStore
+from aima_core.text_redis import TextRedis
+
+
+@dataclass(frozen=True)
+class Parts:
+    catalog: Catalog
+    redis: TextRedis
+    operations: OperationStore
+    services: ServiceStore
+    hosts: HostStore
+    submit: Submit
+    idempotency: Idempotency
+    streams: EventStreams
+
+
+async def _parts(request: Request) -> Parts:  # async, since a plain function would cost each request a thread
+    parts = request.app.state.parts
+    assert isinstance(parts, Parts)
+    return parts
+
+
+Api = Annotated[Parts, Depends(_parts)]
+IdempotencyKey = Annotated[str | None, Header()]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[str | None, Query(max_length=400)]
+"""Where the page before ended: its `next`."""

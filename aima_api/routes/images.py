@@ -1,0 +1,18 @@
+"""Images, pulled by themselves."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aima_api.parts import Api, IdempotencyKey
+from aima_api.requests import PullOptions
+from aima_api.routes.operations import Submitted
+
+router = APIRouter(prefix="/v1", tags=["images"])
+
+
+@router.post("/images:pull", status_code=202)
+def pull(api: Api, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
+    """Have an image, or an engine's, on each of the hosts, or on one that listens to the route."""
+    operations = api.idempotency.once(idempotency_key, "pull", body, lambda: api.submit.pull(body))
+    return Submitted(operations=operations)

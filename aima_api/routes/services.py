@@ -1,0 +1,127 @@
+"""Services: what is asked for, and the instances there are of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from aima_api.parts import Api, Cursor, IdempotencyKey, Limit, Parts
+from aima_api.requests import CreateService, RestartOptions, ServiceOptions, StopOptions
+from aima_api.routes.operations import Submitted
+from aima_api.specification import changed, new_service
+from aima_core.failures import OperationInProgress, ServiceRunning, UnknownService
+from aima_core.ids import HostName, ServiceId
+from aima_core.services import Instance, InstanceState, Service
+
+router = APIRouter(prefix="/v1/services", tags=["services"])
+
+_GONE = (InstanceState.STOPPED, InstanceState.FAILED)
+
+
+class ServiceStatus(Service):
+    instances: tuple[Instance, ...]
+
+
+class Services(BaseModel):
+    items: list[ServiceStatus]
+    next: str | None
+
+
+@router.post("", status_code=201)
+def create(api: Api, body: CreateService) -> Service:
+    """Write down what a service is, without starting it; again replaces that."""
+    service = new_service(body.id, body)
+    api.submit.check(service)
+    api.services.put(service)
+    return service
+
+
+@router.get("")
+def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Services:
+    services, after = api.services.page(limit=limit, after=cursor)
+    return Services(items=_with_instances(api, services), next=after)
+
+
+@router.get("/{id}")
+def show(api: Api, id: ServiceId) -> ServiceStatus:
+    return _with_instances(api, [api.services.get(id)])[0]
+
+
+@router.delete("/{id}", status_code=204)
+def remove(api: Api, id: ServiceId) -> None:
+    """Forget a service that runs nowhere."""
+    api.services.get(id)
+    if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in _GONE]:
+        raise ServiceRunning(service=id, hosts=", ".join(up))
+    for operation in api.operations.unended():
+        if operation.service == id:
+            raise OperationInProgress(what=id, operation=operation.id)
+    api.services.remove(id)
+
+
+@router.post("/{id}:start", status_code=202)
+def start(
+    api: Api, id: ServiceId, body: ServiceOptions | None = None, idempotency_key: IdempotencyKey = None
+) -> Submitted:
+    """Bring a service up: as it was written down, changed by the options given; created if there is none."""
+    options = body or ServiceOptions()
+    service = _as_asked(api, id, options)
+    operations = api.idempotency.once(idempotency_key, f"start {id}", options, lambda: api.submit.start(service))
+    return Submitted(operations=operations)
+
+
+@router.post("/{id}:stop", status_code=202)
+def stop(api: Api, id: ServiceId, body: StopOptions | None = None, idempotency_key: IdempotencyKey = None) -> Submitted:
+    """Take a service down; where it is down already it stays so."""
+    options = body or StopOptions()
+    operations = api.idempotency.once(
+        idempotency_key,
+        f"stop {id}",
+        options,
+        lambda: api.submit.stop(id, hosts=options.hosts, grace=options.grace),
+    )
+    return Submitted(operations=operations)
+
+
+@router.post("/{id}:restart", status_code=202)
+def restart(
+    api: Api, id: ServiceId, body: RestartOptions | None = None, idempotency_key: IdempotencyKey = None
+) -> Submitted:
+    """Take down what runs and bring it up as it was written down."""
+    options = body or RestartOptions()
+    service = api.services.get(id)
+    hosts = options.hosts or [each.id.host for each in api.services.instances_of(id) if each.state not in _GONE]
+    operations = api.idempotency.once(
+        idempotency_key,
+        f"restart {id}",
+        options,
+        lambda: api.submit.start(service, hosts=hosts, replace=True),
+    )
+    return Submitted(operations=operations)
+
+
+def _as_asked(api: Parts, id: ServiceId, options: ServiceOptions) -> Service:
+    try:
+        return changed(api.services.get(id), options)
+    except UnknownService:
+        return new_service(id, options)
+
+
+def _with_instances(api: Parts, services: Iterable[Service]) -> list[ServiceStatus]:
+    live = {host.name for host in api.hosts.all() if host.live}
+    return [
+        ServiceStatus(
+            **service.model_dump(),
+            instances=tuple(_as_far_as_known(instance, live) for instance in api.services.instances_of(service.id)),
+        )
+        for service in services
+    ]
+
+
+def _as_far_as_known(instance: Instance, live: set[HostName]) -> Instance:
+    """What a host said of it before it fell silent may be true no longer."""
+    if instance.id.host in live or instance.state in _GONE:
+        return instance
+    return instance.model_copy(update={"state": InstanceState.UNKNOWN})

@@ -105,7 +105,7 @@ def _catalogs_in_force() -> list[Path]:
     from aima_core.settings import load_settings
 
     overlay = load_settings().api.catalog
-    return [catalog_files.built_in_root(), *([overlay] if overlay else [])]
+    return [catalog_files.SHIPPED, *([overlay] if overlay else [])]
 
 
 def _count(place: Path) -> int:

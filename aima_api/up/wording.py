@@ -34,7 +34,7 @@ class Relay:
 
 def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, settings: Settings) -> str:
     rows = {
-        "API": f"{url}  (docs at {url}/docs)",
+        "API": url,
         "host": _host(host),
         "runtime": _runtime(host, settings),
         "Redis": redis,

@@ -18,7 +18,9 @@ MB = 1_000_000
 
 
 def picture(*tracks: Track, height: int = 40) -> str:
-    console = Console(file=io.StringIO(), width=110, height=height, color_system=None, force_terminal=True)
+    console = Console(
+        file=io.StringIO(), width=110, height=height, color_system=None, force_terminal=True, get_time=lambda: 0.0
+    )
     console.print(Bars(list(tracks), console=console).picture())
     file = console.file
     assert isinstance(file, io.StringIO)

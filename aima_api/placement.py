@@ -20,6 +20,8 @@ class Place:
     route: Route
     reason: str | None = None
     """Why it may wait there; None when somebody listens."""
+    also: tuple[Route, ...] = ()
+    """Others that would do, while nobody listens anywhere: the first who joins takes it."""
 
     @property
     def host(self) -> HostName | None:
@@ -54,23 +56,22 @@ class Placement:
         return self.named([host.name for host in fitting[:count]], port=port)
 
     def one(self, engine: Engine, *, known: Collection[HostName] = (), port: int | None = None) -> Place:
-        """The host that has it already, else the first route that somebody listens to, else the first of all."""
+        """The host that has it already, else the first route that somebody listens to, else all of them."""
         for name in known:
             if name in self._hosts and _why_not(self._hosts[name], engine) is None:
                 return self.named([name], port=port)[0]
         routes = routes_of(engine)
-        listening = {route for host in self._hosts.values() if _takes_work(host) for route in host.routes}
-        route = next((route for route in routes if route in listening), routes[0])
-        self._check_port_on(route, port)
-        return self.at(route)
+        for route in routes:
+            if self._somebody_listens_to(route):
+                self._check_port_on(route, port)
+                return Place(route)
+        return _unheard(*routes)
 
     def at(self, route: Route) -> Place:
         """A route as it is asked for. Raises UnknownHost where it leads to one that was never announced."""
         if route.host:
             return self.named([route.host])[0]
-        if any(_takes_work(host) and route in host.routes for host in self._hosts.values()):
-            return Place(route)
-        return Place(route, reason=f"No live host listens to {route}; it starts when one joins.")
+        return Place(route) if self._somebody_listens_to(route) else _unheard(route)
 
     def only_host(self) -> Place:
         """The one live host there is. Raises InvalidRequest where there are several or none."""
@@ -91,6 +92,9 @@ class Placement:
         reason = None if self._hosts[name].live else f"{name} is not live; it goes on when {name} is back."
         return Place(Route.to_host(name), reason=reason)
 
+    def _somebody_listens_to(self, route: Route) -> bool:
+        return any(_takes_work(host) and route in host.routes for host in self._hosts.values())
+
     def _why_not_the_others(self, engine: Engine) -> str:
         reasons = [f" {host.name} {why}." for host in self._hosts.values() if (why := _why_not(host, engine))]
         return "".join(reasons) or " No other host has ever announced itself."
@@ -106,6 +110,11 @@ def routes_of(engine: Engine) -> list[Route]:
     """The classes of hosts that can run it, in the order of its platforms."""
     needs = engine.requires
     return [Route(f"{needs.accelerator}.{platform.removeprefix('linux/')}") for platform in needs.platforms]
+
+
+def _unheard(route: Route, *also: Route) -> Place:
+    named = " or ".join([route, *also])
+    return Place(route, reason=f"No live host listens to {named}; it starts when one joins.", also=also)
 
 
 def _takes_work(host: Host) -> bool:

@@ -6,7 +6,7 @@ worker never comes to an empty record; when the doorbell cannot be rung, what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -114,13 +114,13 @@ class Submit:
 
     # From a command to a rung doorbell ------------------------------------------------------------------------------
 
-    def _submit(self, command: AnyCommand, places: Iterable[Place]) -> list[Operation]:
+    def _submit(self, command: AnyCommand, places: Sequence[Place]) -> list[Operation]:
         operations = [self._operation(command, place) for place in places]
         try:
             for operation in operations:
                 self._record(operation, command)
-            for operation in operations:
-                self._doorbell.ring(operation)
+            for operation, place in zip(operations, places, strict=True):
+                self._doorbell.ring(operation, also=place.also)
         except BrokerUnavailable as away:
             self._call_off.later([operation.id for operation in operations], away.failure)
             raise

@@ -6,6 +6,8 @@ operation's signed record. It may be lost, doubled or late, and nothing is lost,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
@@ -70,16 +72,20 @@ class Doorbell:
     def __init__(self, redis_url: str) -> None:
         self._app = celery_app(redis_url, answer_within=1)
 
-    def ring(self, operation: Operation) -> None:
-        """Put the operation's message on its queue. Raises BrokerUnavailable within seconds."""
+    def ring(self, operation: Operation, *, also: Iterable[Route] = ()) -> None:
+        """Put the operation's message on its queue, and on those of other routes: who claims it first carries it out.
+
+        Raises BrokerUnavailable within seconds.
+        """
         try:
-            self._app.send_task(
-                task_name(operation.kind),
-                args=[operation.id],
-                kwargs={"what": operation.service or operation.image},
-                task_id=operation.id,
-                queue=queue_of(operation),  # by name: an exchange and key without a binding would drop it silently
-            )
+            for queue in (queue_of(operation), *also):
+                self._app.send_task(
+                    task_name(operation.kind),
+                    args=[operation.id],
+                    kwargs={"what": operation.service or operation.image},
+                    task_id=operation.id,
+                    queue=str(queue),  # by name: an exchange and key without a binding would drop it silently
+                )
         except (OperationalError, RedisError, OSError) as failed:
             raise BrokerUnavailable(detail=str(failed)) from failed
 

@@ -193,6 +193,13 @@ def test_all_mistakes_of_all_files_are_told_in_one_go_in_the_order_of_files_and_
     ]
 
 
+def test_of_one_file_only_its_own_mistakes_are_told(tmp_path: Path) -> None:
+    engine = an_engine(a_catalog(tmp_path), ENGINE.replace("port: 8000", "port: many"))
+
+    assert find_mistakes(tmp_path / "models") == find_mistakes(tmp_path / "profiles/perch.yaml") == []
+    assert [mistake.file for mistake in find_mistakes(tmp_path / "engines")] == [engine]
+
+
 def test_a_file_full_of_mistakes_is_told_in_part(tmp_path: Path) -> None:
     file = an_engine(tmp_path, ENGINE + "".join(f"field{number}: x\n" for number in range(1000)))
 

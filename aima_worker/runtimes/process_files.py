@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +44,8 @@ def read(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def write_exit(directory: Path, *, code: int, out_of_memory: bool) -> None:
-    write(directory / EXIT, {"code": code, "out_of_memory": out_of_memory, "at": time.time()})
+def write_exit(directory: Path, *, code: int, out_of_memory: bool) -> dict[str, Any]:
+    ended = {"code": code, "out_of_memory": out_of_memory}
+    with suppress(FileNotFoundError):  # it was removed meanwhile, and nobody wants to know
+        write(directory / EXIT, ended)
+    return ended

@@ -57,29 +57,37 @@ class Record:
 
     def ask_to_end(self, *, grace: timedelta) -> None:
         """Ask the engine to end by itself, and give it that long."""
-        supervisor = self._process("supervisor")
+        supervisor = self.supervisor
         if supervisor and grace:
             supervisor.send(signal.SIGTERM)
             supervisor.gone(within=grace.total_seconds())
 
     def end(self) -> None:
         """Kill what there is of it; when this returns, nothing runs."""
-        kill_family(self._process("engine"), self.id)
-        supervisor = self._process("supervisor")
+        kill_family(self.engine, self.id)
+        supervisor = self.supervisor
         if supervisor and not supervisor.gone(within=SECONDS_TO_WRITE_DOWN):
             supervisor.send(signal.SIGKILL)
             supervisor.gone(within=SECONDS_TO_WRITE_DOWN)
+
+    @property
+    def supervisor(self) -> Process | None:
+        return self._process("supervisor")
+
+    @property
+    def engine(self) -> Process | None:
+        """The first of the engine's processes."""
+        return self._process("engine")
 
     def _ended(self, running: dict[str, Any] | None) -> dict[str, Any] | None:
         ended = read(self.directory / EXIT)
         if ended or running is None or Process(*running["supervisor"]).alive:
             return ended
         # Once more: the supervisor may have written it down and gone between the two looks.
-        if (ended := read(self.directory / EXIT)) is None and self.directory.exists():
-            kill_family(Process(*running["engine"]), self.id)
-            write_exit(self.directory, code=LOST_EXIT_CODE, out_of_memory=False)
-            ended = read(self.directory / EXIT)
-        return ended
+        if ended := read(self.directory / EXIT):
+            return ended
+        kill_family(Process(*running["engine"]), self.id)
+        return write_exit(self.directory, code=LOST_EXIT_CODE, out_of_memory=False)
 
     def _process(self, role: str) -> Process | None:
         running = read(self.directory / RUNNING)

@@ -116,8 +116,7 @@ class Supervisor:
         kill_family(self._leader, self._mark)
         self._drain()
         code = self._engine.returncode
-        if self._directory.exists():
-            write_exit(self._directory, code=code if code >= 0 else 128 - code, out_of_memory=self._out_of_memory)
+        write_exit(self._directory, code=code if code >= 0 else 128 - code, out_of_memory=self._out_of_memory)
 
     def _listen(self) -> None:
         """To the engine's two pipes, and to signals, which wake the selector."""

@@ -1,0 +1,73 @@
+"""A native runtime on a directory of the test's own, which must leave no process of its engines behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from lab.parts import free_port
+
+from aima_worker.runtime import ContainerRuntime, ContainerSpec
+from aima_worker.runtimes.process import ProcessRuntime
+from aima_worker.runtimes.process_record import Record
+from aima_worker.runtimes.process_table import Process, family
+
+NAME = "aima-test"
+
+
+def shell(script: str, **changes: object) -> ContainerSpec:
+    """A spec that has a shell run `script`."""
+    fields: dict[str, object] = {
+        "name": NAME,
+        "image": "",
+        "command": ("sh", "-c", script),
+        "host_address": "127.0.0.1",
+        "host_port": free_port(),
+        "container_port": 8000,
+    }
+    return ContainerSpec.model_validate(fields | changes)
+
+
+def said(runtime: ContainerRuntime, name: str = NAME) -> list[str]:
+    with runtime.logs(name, follow=False) as log:
+        return [line.text for line in log]
+
+
+def record_of(root: Path, name: str = NAME) -> Record:
+    record = Record.of(root / name)
+    assert record is not None
+    return record
+
+
+def ended(runtime: ContainerRuntime, name: str = NAME) -> int | None:
+    """The exit code; None while it has not ended."""
+    found = runtime.find(name)
+    return found.exit_code if found else None
+
+
+def pid_of(process: Process | None) -> int:
+    assert process is not None
+    return process.pid
+
+
+def processes_of(record: Record) -> list[psutil.Process]:
+    """Every living process of that run, however far it has strayed."""
+    return [psutil.Process(process.pid) for process in family(None, record.id)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "processes"
+
+
+@pytest.fixture
+def runtime(root: Path) -> Iterator[ProcessRuntime]:
+    runtime = ProcessRuntime(root, host="host-01")
+    yield runtime
+    records = [record for directory in sorted(root.glob("*")) if (record := Record.of(directory))]
+    for record in records:
+        record.end()
+    runtime.containers({})  # waits for those that were children of this process
+    assert [child for child in psutil.Process().children() if "process_supervisor" in " ".join(child.cmdline())] == []

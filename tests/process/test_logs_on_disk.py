@@ -1,0 +1,86 @@
+"""A log that is capped: it is read across its files as one, by whoever follows and by whoever wants the end of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from aima_worker.runtimes import process_log
+from aima_worker.runtimes.process_log import LogWriter, older
+from aima_worker.runtimes.process_logs import ProcessLogs
+
+A_THOUSAND_LINES_OR_SO = 40_000
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(process_log, "LARGEST_FILE", A_THOUSAND_LINES_OR_SO)
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def writer(log: Path) -> Iterator[LogWriter]:
+    writer = LogWriter(log)
+    yield writer
+    writer.close()
+
+
+def numbered(first: int, last: int) -> list[str]:
+    return [f"line {number}" for number in range(first, last + 1)]
+
+
+def read(log: Path, *, tail: int | None = None, since: datetime | None = None) -> list[str]:
+    with ProcessLogs(log, has_ended=lambda: True, follow=False, tail=tail, since=since) as lines:
+        return [line.text for line in lines]
+
+
+def test_a_log_stays_below_two_files(log: Path, writer: LogWriter) -> None:
+    for number in range(5000):
+        writer.write("stdout", [f"line {number}"])
+
+    assert sorted(log.parent.iterdir()) == [log, older(log)]
+    assert log.stat().st_size + older(log).stat().st_size < 2 * A_THOUSAND_LINES_OR_SO + 100
+
+
+def test_both_files_are_read_as_one(log: Path, writer: LogWriter) -> None:
+    for line in numbered(1, 1500):
+        writer.write("stdout", [line])
+
+    assert older(log).exists()
+    assert read(log) == numbered(1, 1500)
+
+
+@pytest.mark.parametrize("tail", [0, 1, 10, 1400, 5000])
+def test_a_tail_reaches_into_the_older_file(log: Path, writer: LogWriter, tail: int) -> None:
+    for line in numbered(1, 1500):
+        writer.write("stdout", [line])
+
+    assert read(log, tail=tail) == numbered(max(1, 1501 - tail), 1500)
+
+
+def test_since_counts_in_the_older_file_too(log: Path, writer: LogWriter) -> None:
+    writer.write("stdout", ["before"])
+    now = datetime.now(UTC)
+    for line in numbered(1, 1500):
+        writer.write("stdout", [line])
+
+    assert read(log, since=now) == numbered(1, 1500)
+
+
+def test_who_follows_misses_nothing_when_a_new_file_is_begun(log: Path, writer: LogWriter) -> None:
+    ended = Event()
+    heard: list[str] = []
+    with ProcessLogs(log, has_ended=ended.is_set, follow=True, tail=None, since=None) as lines:
+        reader = Thread(target=lambda: heard.extend(line.text for line in lines))
+        reader.start()
+
+        for line in numbered(1, 1500):
+            writer.write("stderr", [line])
+        ended.set()
+        reader.join(10)
+
+    assert heard == numbered(1, 1500)

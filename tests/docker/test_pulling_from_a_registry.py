@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 from lab.images import busybox_image, foreign_image, layered_image
@@ -155,15 +156,26 @@ def test_a_layer_that_is_not_what_its_digest_says_breaks_the_pull(
     assert engine.image(image) is None
 
 
-@pytest.mark.slow  # the engine tries five times, with pauses, before it says so
-def test_a_line_that_is_cut_in_the_middle_breaks_the_pull(
+def test_a_line_that_is_cut_before_the_manifest_breaks_the_pull(
+    engine: DockerEngine, bad_line: Proxy, new_name: str
+) -> None:
+    bad_line.cut_after = 0
+
+    failure = failure_of(lambda: pulled(engine, f"{bad_line.address}/{new_name}"))
+
+    assert isinstance(failure, PullBroken)
+
+
+@pytest.mark.slow  # the engine tries five times, with pauses of 75 s in all, before it says so
+@pytest.mark.timeout(180)
+def test_a_line_that_is_cut_in_a_layer_breaks_the_pull(
     engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
     bad_line.cut_after = 2 * MB
     image = f"{bad_line.address}/{new_name}"
 
-    failure = failure_of(lambda: pulled(engine, image))
+    failure = failure_of(lambda: pulled(engine, image, stall=timedelta(minutes=2)))
 
     assert isinstance(failure, PullBroken)
     assert engine.image(image) is None
@@ -202,19 +214,18 @@ def test_closing_ends_a_pull_that_hears_nothing_within_two_seconds(
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
     bad_line.freeze_after = freeze_after
-    with nothing_held():
-        pull = engine.pull(f"{bad_line.address}/{new_name}", stall=STALL)
-        failures: list[AimaError | None] = []
-        reader = Thread(target=lambda: failures.append(failure_of(lambda: list(pull))))
-        reader.start()
-        assert eventually(lambda: bad_line.carried >= freeze_after)
-        began = time.monotonic()
+    pull = engine.pull(f"{bad_line.address}/{new_name}", stall=STALL)
+    failures: list[AimaError | None] = []
+    reader = Thread(target=lambda: failures.append(failure_of(lambda: list(pull))))
+    reader.start()
+    assert eventually(lambda: bad_line.carried >= freeze_after)
+    began = time.monotonic()
 
-        pull.close()
-        reader.join(10)
+    pull.close()
+    reader.join(10)
 
-        assert time.monotonic() - began < 2
-        assert isinstance(failures[0], Cancelled)
+    assert time.monotonic() - began < 2
+    assert isinstance(failures[0], Cancelled)
 
 
 def test_after_closing_the_engine_downloads_no_more(
@@ -263,3 +274,13 @@ def test_a_pull_leaves_no_connection_behind(engine: DockerEngine, shared_registr
         for _ in range(5):
             pulled(engine, image)
             failure_of(lambda: pulled(engine, image.replace(":1", ":2")))
+
+
+def test_a_pull_that_was_closed_leaves_no_connection_behind(engine: DockerEngine) -> None:
+    engine.facts()
+    with socket.create_server(("127.0.0.1", 0)) as silent, nothing_held():
+        for _ in range(5):
+            pull = engine.pull(f"localhost:{silent.getsockname()[1]}/nobody/has:this", stall=STALL)
+            Timer(0.2, pull.close).start()
+
+            assert isinstance(failure_of(lambda pull=pull: list(pull)), Cancelled)  # type: ignore[misc]

@@ -16,7 +16,7 @@ CHUNK = 16 * 1024
 class Proxy:
     """What is set here counts from the next piece on, also for connections that stand."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
         self.port = 0
         self.carried = 0
         """Bytes from the server so far, all connections together."""
@@ -29,6 +29,7 @@ class Proxy:
         self._ready = Event()
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._standing: set[asyncio.StreamWriter] = set()
 
     @property
     def address(self) -> str:
@@ -44,6 +45,15 @@ class Proxy:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
 
+    def cut_what_stands(self) -> None:
+        """Reset every connection that stands; new ones are served."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._abort_all)
+
+    def _abort_all(self) -> None:
+        for out in self._standing:
+            out.transport.abort()
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
@@ -53,13 +63,21 @@ class Proxy:
         server.close()
 
     async def _connection(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        far, far_out = await asyncio.open_connection("127.0.0.1", self._target)
+        far, far_out = await self._reach()
+        self._standing |= {near_out, far_out}
         asking = asyncio.create_task(_pass_on(near, far_out))
-        with suppress(ConnectionError):
+        # Being cancelled is how the loop ends what still stands: nothing to complain of.
+        with suppress(ConnectionError, asyncio.CancelledError):
             await self._answer(far, near_out)
         asking.cancel()
+        self._standing -= {near_out, far_out}
         for out in (near_out, far_out):
             out.transport.abort()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, str):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
 
     async def _answer(self, far: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
         while piece := await far.read(CHUNK):
@@ -77,8 +95,8 @@ class Proxy:
 
 
 @contextmanager
-def proxy(target: int) -> Iterator[Proxy]:
-    """A proxy of loopback's port `target`."""
+def proxy(target: int | str) -> Iterator[Proxy]:
+    """A proxy of loopback's port, or of the Unix socket, that `target` names."""
     between = Proxy(target)
     thread = Thread(target=between.run, name="proxy")
     thread.start()

@@ -73,14 +73,16 @@ class DockerEngine:
     def run(self, spec: ContainerSpec) -> Container:
         for _ in range(TRIES):
             if (made := self._create(spec)) is not None:
-                return self._start(made, spec)
+                return self._start(made, spec, {**spec.labels, FINGERPRINT_LABEL: spec.fingerprint})
             if (standing := self.find(spec.name)) is None:
                 continue
             if FINGERPRINT_LABEL not in standing.labels:
                 raise self._refused(f"a container named {spec.name} is there, and is not AIMA's")
             if _is_as_wanted(standing, spec):
                 # One that was made and not started may be about to be: starting is the engine's to do once.
-                return standing if standing.status is Status.RUNNING else self._start(standing.id, spec)
+                return (
+                    standing if standing.status is Status.RUNNING else self._start(standing.id, spec, standing.labels)
+                )
             self.remove(standing.id, grace=timedelta(0))
         raise self._refused(f"the name {spec.name} was taken again {TRIES} times")
 
@@ -135,7 +137,7 @@ class DockerEngine:
                 raise self._refused(refused) from refused
         return str(made["Id"])
 
-    def _start(self, container: str, spec: ContainerSpec) -> Container:
+    def _start(self, container: str, spec: ContainerSpec, labels: Mapping[str, str]) -> Container:
         started_at = datetime.now(UTC)
         try:
             with self._engine.asking() as client:
@@ -150,7 +152,7 @@ class DockerEngine:
             id=container,
             name=spec.name,
             status=Status.RUNNING,
-            labels={**spec.labels, FINGERPRINT_LABEL: spec.fingerprint},
+            labels=labels,
             image=spec.image,
             started_at=started_at,
             host_ports={spec.container_port: spec.host_port},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 from aima_core.failures import AimaError, Cancelled, PullStalled
 from aima_core.operations import PullProgress
@@ -42,8 +42,7 @@ class FakePull:
         *,
         stall: timedelta,
         pace: timedelta,
-        ends_with: AimaError | None,
-        stalls: bool,
+        ends_with: AimaError | Literal["stall"] | None,
         arrived: Callable[[], None],
     ) -> None:
         self._image = image
@@ -51,7 +50,6 @@ class FakePull:
         self._stall = stall
         self._pace = pace
         self._ends_with = ends_with
-        self._stalls = stalls
         self._arrived = arrived
         self._closed = Event()
 
@@ -76,10 +74,10 @@ class FakePull:
             raise Cancelled()
 
     def _halfway(self, tracker: PullTracker) -> None:
-        if self._stalls:
+        if self._ends_with == "stall":
             self._go_on(within=self._stall)
             raise PullStalled(image=self._image, stall=f"{format_duration(self._stall)} at {tracker.waits_for}")
-        if self._ends_with is not None:
+        if isinstance(self._ends_with, AimaError):
             raise self._ends_with
 
 

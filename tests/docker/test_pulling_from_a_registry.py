@@ -283,4 +283,4 @@ def test_a_pull_that_was_closed_leaves_no_connection_behind(engine: DockerEngine
             pull = engine.pull(f"localhost:{silent.getsockname()[1]}/nobody/has:this", stall=STALL)
             Timer(0.2, pull.close).start()
 
-            assert isinstance(failure_of(lambda pull=pull: list(pull)), Cancelled)  # type: ignore[misc]
+            assert isinstance(failure_of(lambda pull=pull: list(pull)), Cancelled)

@@ -1,0 +1,179 @@
+"""The way to the engine: over TCP and ssh, cut off, and back again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from contract.bench import Bench, Program
+from contract.on_docker import DockerBench
+from lab.leftovers import nothing_held
+from lab.parts import eventually
+from lab.proxy import Proxy, proxy
+
+from aima_core.failures import DockerUnavailable
+from aima_worker.runtime import ContainerRuntime, ContainerSpec, LogLine
+from aima_worker.runtimes.docker_engine import DockerEngine
+
+pytestmark = pytest.mark.docker
+
+SOCKET = "/var/run/docker.sock"
+GONE = "unix:///nowhere/docker.sock"
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    own = DockerBench()
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def line() -> Iterator[Proxy]:
+    """A line to the engine that can be cut."""
+    with proxy(SOCKET) as between:
+        yield between
+
+
+@pytest.fixture
+def far(line: Proxy) -> DockerEngine:
+    """The engine at the end of that line."""
+    return DockerEngine(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda gone, _: gone.facts(),
+        lambda gone, _: gone.image("busybox:1"),
+        lambda gone, _: list(gone.pull("busybox:1", stall=timedelta(seconds=1))),
+        lambda gone, spec: gone.run(spec),
+        lambda gone, spec: gone.find(spec.name),
+        lambda gone, spec: gone.containers(spec.labels),
+        lambda gone, spec: list(gone.logs(spec.name, follow=True)),
+        lambda gone, spec: gone.remove(spec.name, grace=timedelta(0)),
+    ],
+)
+def test_every_call_to_an_engine_that_is_away_says_so(
+    bench: Bench, call: Callable[[ContainerRuntime, ContainerSpec], object]
+) -> None:
+    gone = DockerEngine(GONE, host="bench-01")
+
+    with pytest.raises(DockerUnavailable) as away:
+        call(gone, bench.spec(Program.SERVES))
+
+    assert GONE in str(away.value)
+    assert "bench-01" in str(away.value)
+
+
+def test_a_runtime_can_be_had_before_its_engine_and_finds_it_later(line: Proxy, far: DockerEngine) -> None:
+    line.cut_after = 0
+    with pytest.raises(DockerUnavailable):
+        far.facts()
+
+    line.cut_after = None
+
+    assert far.facts().kind == "docker"
+
+
+def test_an_engine_that_was_cut_off_is_found_again(line: Proxy, far: DockerEngine) -> None:
+    far.facts()
+    line.cut_what_stands()
+
+    def answers() -> bool:
+        try:
+            return far.facts().kind == "docker"
+        except DockerUnavailable:
+            return False
+
+    assert eventually(answers)
+
+
+def test_an_engine_that_answers_no_more_is_given_up_in_time(line: Proxy) -> None:
+    frozen = DockerEngine(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=1))
+    line.freeze_after = 0
+
+    with pytest.raises(DockerUnavailable):
+        frozen.facts()
+
+
+def test_an_engine_elsewhere_does_not_tell_its_free_disk(far: DockerEngine) -> None:
+    assert far.facts().disk_free is None
+
+
+def test_who_follows_a_log_loses_and_doubles_no_line_when_the_line_is_cut(
+    bench: Bench, line: Proxy, far: DockerEngine
+) -> None:
+    spec = bench.spec(Program.COUNTS)
+    bench.runtime.run(spec)
+    lines: list[LogLine] = []
+    with far.logs(spec.name, follow=True) as log:
+        reader = Thread(target=lambda: lines.extend(log))
+        reader.start()
+
+        for cut in range(1, 4):
+            assert eventually(lambda enough=10 * cut: len(lines) >= enough)
+            line.cut_what_stands()
+        assert eventually(lambda: len(lines) >= 40)
+        bench.runtime.remove(spec.name, grace=timedelta(0))
+        reader.join(10)
+
+    assert [said.text for said in lines] == [f"count {number}" for number in range(1, len(lines) + 1)]
+
+
+def test_who_follows_a_log_waits_for_an_engine_that_is_away(bench: Bench, line: Proxy, far: DockerEngine) -> None:
+    spec = bench.spec(Program.COUNTS)
+    bench.runtime.run(spec)
+    lines: list[LogLine] = []
+    with far.logs(spec.name, follow=True) as log:
+        reader = Thread(target=lambda: lines.extend(log))
+        reader.start()
+        assert eventually(lambda: len(lines) >= 5)
+
+        line.cut_after = 0
+        line.cut_what_stands()
+        before = len(lines)
+        with bench.runtime.logs(spec.name, follow=True) as meanwhile:
+            assert any(said.text == f"count {before + 20}" for said in meanwhile)
+        line.cut_after = None
+
+        assert eventually(lambda: len(lines) >= before + 30)
+        log.close()
+        reader.join(5)
+
+    assert not reader.is_alive()
+    assert [said.text for said in lines] == [f"count {number}" for number in range(1, len(lines) + 1)]
+
+
+def test_docker_host_is_honoured_where_no_address_is_given(line: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{line.port}")
+
+    DockerEngine(host="bench-01").facts()
+
+    assert line.carried > 0
+
+
+def test_an_engine_behind_ssh_is_an_engine_like_any_other(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nwhile [ "$1" != "--" ]; do shift; done\nshift 2\nunset DOCKER_HOST\nexec "$@"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    spec = bench.spec(Program.COUNTS)
+
+    with nothing_held():
+        through_ssh = DockerEngine("ssh://me@spark-01", host="bench-01")
+        container = through_ssh.run(spec)
+        with through_ssh.logs(spec.name, follow=True) as log:
+            first = next(iter(log)).text
+        through_ssh.remove(spec.name, grace=timedelta(0))
+        del through_ssh, log
+
+    assert container.name == spec.name
+    assert first == "count 1"
+    assert bench.runtime.find(spec.name) is None

@@ -90,7 +90,8 @@ join_engine_group() {
     local groups
     groups=$(id -G | tr ' ' ',')
     exec sudo -- setpriv --reuid "$(id -u)" --regid "$(id -g)" --groups "$groups,$(getent group docker | cut -d: -f3)" \
-        env -u SUDO_USER -u SUDO_UID -u SUDO_GID -u SUDO_COMMAND HOME="$HOME" USER="${USER:-$(id -un)}" PATH="$PATH" "$@"
+        env -u SUDO_USER -u SUDO_UID -u SUDO_GID -u SUDO_COMMAND HOME="$HOME" USER="${USER:-$(id -un)}" PATH="$PATH" "$@" \
+        7>&- 8>&- 9>&- # sudo stays above it, and would hold this run's locks
 }
 
 # put_back_shared: what runs brought into SHARED's care goes: the images listed there, the engine started by hand.

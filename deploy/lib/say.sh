@@ -47,7 +47,7 @@ explain_failure() {
     {
         if [[ -t 7 ]]; then printf '\r\033[K'; fi
         printf '✗ %s\n' "$STEP"
-        tail -n 15 "$LOG" | grep -v '^## ' | sed 's/^/  │ /'
+        sed -n 'H; /^## /h; ${x; p}' "$LOG" | tail -n +2 | tail -n 15 | sed 's/^/  │ /'
         printf '  → %s\n' "$ADVICE"
         printf '  → everything it printed: %s\n' "$LOG"
     } >&7

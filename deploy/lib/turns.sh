@@ -20,6 +20,8 @@ arrive() {
 
 take_turn() {
     exec 8>>"$SHARED/turn"
+    if flock --nonblock 8; then return 0; fi
+    say 'Another run on this machine is setting up; waiting for it …'
     flock --timeout "$TURN_WITHIN" 8 ||
         stop_with 'Another run on this machine has been setting up for very long.' "See what holds $SHARED/turn."
 }

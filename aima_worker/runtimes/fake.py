@@ -89,6 +89,11 @@ class FakeRuntime:
             self._engines[name].say(last_words.encode(), "stderr")
             self._engines[name].end(exit_code, oom_killed=oom_killed)
 
+    def spec_of(self, name: str) -> ContainerSpec:
+        """What a container was made from."""
+        with self._changed:
+            return self._engines[name].spec
+
     def probe(self, url: str) -> int:
         """What a GET of `url` would be answered; OSError when nothing would."""
         port = urlsplit(url).port

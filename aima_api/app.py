@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
     """Ends its event streams as soon as it is told to end; they would hold it open otherwise."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
-        self._hub: EventHub = app.state.hub
+        self.hub: EventHub = app.state.hub
         super().__init__(
             uvicorn.Config(
                 app,
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._hub.close()
+        self.hub.close()
         await super().shutdown(sockets)
 
 

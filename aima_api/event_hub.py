@@ -111,6 +111,10 @@ class EventHub:
         self._ears: dict[OperationId | None, set[Ear]] = {}
         self._closed = False
 
+    @property
+    def listeners(self) -> int:
+        return len(self._all_ears())
+
     @contextmanager
     def listening(self, operation: OperationId | None) -> Iterator[Ear]:
         """An ear for one operation's events, or for everybody's."""

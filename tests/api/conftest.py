@@ -1,0 +1,22 @@
+"""An API node on an empty Redis, and a host that plays a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from api.front_door import Node, ScriptedWorker, api_node
+
+from aima_core.text_redis import TextRedis
+
+
+@pytest.fixture
+def node(redis_url: str) -> Iterator[Node]:
+    with api_node(redis_url) as node:
+        yield node
+
+
+@pytest.fixture
+def worker(redis: TextRedis) -> ScriptedWorker:
+    """A live host that listens to cpu.amd64."""
+    return ScriptedWorker(redis)

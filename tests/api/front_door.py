@@ -1,0 +1,169 @@
+"""A real API node in a thread, a worker that plays a script, and what was put on the queues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty
+from threading import Thread
+from typing import Any
+
+import httpx2
+from lab.parts import eventually
+from lab.wishes import SIGNING_KEY
+
+from aima_api.app import Server, create_app
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, OperationId
+from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operations import Event, Phase
+from aima_core.queue import celery_app
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired, HostFacts, Instance, InstanceState
+from aima_core.settings import Settings
+from aima_core.text_redis import TextRedis
+
+SERVICE = "svc-tiny-dial"
+PORTS = (20000, 20999)
+
+
+@dataclass(frozen=True)
+class Node:
+    """An API node and a client of it."""
+
+    url: str
+    client: httpx2.Client
+    server: Server
+
+    def get(self, path: str, **parts: Any) -> httpx2.Response:
+        return self.client.get(path, **parts)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, **parts: Any) -> httpx2.Response:
+        return self.client.post(path, json=dict(body or {}), **parts)
+
+    def start(self, service: str = SERVICE, **options: Any) -> list[dict[str, Any]]:
+        """The operations of a start that is accepted."""
+        answer = self.post(f"/v1/services/{service}:start", options)
+        assert answer.status_code == 202, answer.text
+        operations: list[dict[str, Any]] = answer.json()["operations"]
+        return operations
+
+    def operation(self, id: str) -> dict[str, Any]:
+        record: dict[str, Any] = self.get(f"/v1/operations/{id}").json()
+        return record
+
+    @contextmanager
+    def following(self, id: str | None, after: str | int | None = None) -> Iterator[Iterator[httpx2.ServerSentEvent]]:
+        """The events of one operation, or of all."""
+        path = f"/v1/operations/{id}/events" if id else "/v1/events"
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        with self.client.sse(path, headers=headers) as stream:
+            assert stream.response.status_code == 200, stream.response.read()
+            yield iter(stream)
+
+    def heard(self, id: str, after: int | None = None) -> list[httpx2.ServerSentEvent]:
+        """All events up to the end of the stream."""
+        with self.following(id, after) as stream:
+            return list(stream)
+
+
+@contextmanager
+def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
+    settings = Settings.model_validate(
+        {"redis": {"url": redis_url}, "signing_key": SIGNING_KEY, "api": {"port": 0, **api}}
+    )
+    server = Server(create_app(settings), settings)
+    thread = Thread(target=server.run, name="api node")
+    thread.start()
+    assert eventually(lambda: server.started or not thread.is_alive())
+    address, port = server.servers[0].sockets[0].getsockname()[:2]
+    url = f"http://{address}:{port}"
+    with httpx2.Client(base_url=url, timeout=30) as client:
+        yield Node(url, client, server)
+    server.should_exit = True
+    thread.join(timeout=10)
+    assert not thread.is_alive(), "the API node did not end"
+
+
+class ScriptedWorker:
+    """A host that says of operations what the test wants said."""
+
+    def __init__(self, redis: TextRedis, name: str = "alpha", *, routes: tuple[str, ...] = ("cpu.amd64",)) -> None:
+        self.name = HostName(name)
+        self._operations = OperationStore(redis)
+        self._hosts = HostStore(redis)
+        self._services = ServiceStore(redis)
+        self._hosts.announce(_facts(name, (f"host.{name}", *routes)))
+
+    def leave(self) -> None:
+        self._hosts.leave(self.name)
+
+    def take_on(self, operation: str) -> Claimed:
+        claimed = self._operations.claim(OperationId(operation), self.name)
+        assert isinstance(claimed, Claimed), claimed
+        return claimed
+
+    def says(self, operation: str, phase: Phase = Phase.LOADING, **more: Any) -> int:
+        number = self._operations.record(Event(operation=OperationId(operation), at=now(), phase=phase, **more))
+        assert number, f"{operation} took no {phase}"
+        return number
+
+    def is_ready(self, operation: dict[str, Any]) -> None:
+        """Carry a start out to its end, in the record."""
+        self.take_on(operation["id"])
+        ready = Instance(
+            id=f"{operation['service']}@{self.name}",
+            desired=Desired.RUNNING,
+            fence=operation["fence"],
+            state=InstanceState.READY,
+            operation=operation["id"],
+            since=now(),
+        )
+        self._services.intend(ready)
+        self._services.observe(ready)
+        self.says(operation["id"], Phase.STARTING)
+        self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
+        self._operations.let_go(OperationId(operation["id"]))
+
+
+def waiting_on(redis_url: str, queue: str) -> list[str]:
+    """The ids of the operations whose messages lie on a queue; takes them off it."""
+    app = celery_app(redis_url, answer_within=1)
+    ids = []
+    with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:
+        while True:
+            try:
+                message = messages.get(block=False)
+            except Empty:
+                return ids
+            message.ack()
+            ids.append(str(message.headers["id"]))
+
+
+def events_of(heard: list[httpx2.ServerSentEvent]) -> list[dict[str, Any]]:
+    return [json.loads(each.data) for each in heard]
+
+
+def numbers(heard: list[httpx2.ServerSentEvent]) -> list[int]:
+    return [int(each.id) for each in heard]
+
+
+def _facts(name: str, routes: tuple[str, ...]) -> HostFacts:
+    return HostFacts.model_validate(
+        {
+            "name": name,
+            "identity": f"identity of {name}",
+            "arch": "amd64",
+            "address": "127.0.0.1",
+            "cores": 2,
+            "memory": 4 << 30,
+            "disk_free": 10 << 30,
+            "runtime": "fake",
+            "runtime_version": "1",
+            "ports": PORTS,
+            "routes": routes,
+            "version": "0",
+        }
+    )

@@ -1,0 +1,258 @@
+"""A follower hears every event once and in order, whatever happens to it, to Redis or to the API node."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from datetime import timedelta
+from threading import Thread
+
+import pytest
+from api.front_door import ScriptedWorker, api_node, events_of, numbers
+from lab.parts import eventually
+
+from aima_api.event_hub import EventHub
+from aima_api.event_stream import EventStreams
+from aima_core import keys
+from aima_core.ids import OperationId
+from aima_core.operation_store import OperationStore, now
+from aima_core.operations import Event, Phase
+from aima_core.redis_link import command_link, following_link
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def start(node, worker):
+    """An operation under way, of which nothing has been said but that it was queued and begun."""
+    [operation] = node.start()
+    worker.take_on(operation["id"])
+    worker.says(operation["id"], Phase.STARTING)
+    return operation["id"]
+
+
+def test_a_follower_hears_what_was_and_what_comes_up_to_the_end(node, worker, start):
+    with node.following(start) as stream:
+        begun = [next(stream), next(stream)]
+        worker.says(start, message="loading weights", lines=("line 1",))
+        worker.says(start, Phase.READY, endpoint="http://127.0.0.1:20000")
+        rest = list(stream)
+
+    heard = [*begun, *rest]
+    assert numbers(heard) == [1, 2, 3, 4]
+    assert [each.event for each in heard] == ["phase", "phase", "log", "end"]
+    assert events_of(heard)[2]["lines"] == ["line 1"]
+    assert events_of(heard)[3]["endpoint"] == "http://127.0.0.1:20000"
+    assert [each["seq"] for each in events_of(heard)] == [1, 2, 3, 4]
+
+
+def test_a_follower_that_comes_back_goes_on_after_the_last_it_saw(node, worker, start):
+    for _ in range(5):
+        worker.says(start)
+    worker.says(start, Phase.READY)
+
+    heard = node.heard(start, after=4)
+
+    assert numbers(heard) == [5, 6, 7, 8]
+
+
+def test_a_stream_of_what_has_ended_ends_even_if_nothing_is_left_to_hear(node, worker, start):
+    worker.says(start, Phase.READY)
+
+    assert node.heard(start, after=3) == []
+
+
+def test_followers_that_come_and_go_during_a_storm_of_events_miss_none_and_hear_none_twice(node, worker, start):
+    storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(600)])
+    storm.start()
+
+    heard: list[int] = []
+    while len(heard) < 602:
+        with node.following(start, after=heard[-1] if heard else None) as stream:
+            for event in stream:
+                heard.append(int(event.id))
+                if len(heard) >= 602 or random.random() < 0.02:
+                    break
+
+    storm.join()
+    assert heard == list(range(1, 603))
+
+
+def test_a_follower_too_slow_for_its_queue_still_hears_everything(node, worker, start):
+    line = "x" * 8000
+
+    with node.following(start) as stream:
+        first = next(stream)
+        for _ in range(1200):
+            worker.says(start, lines=(line,))
+        worker.says(start, Phase.READY)
+        heard = [first, *stream]
+
+    assert numbers(heard) == list(range(1, 1204))
+
+
+def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(node, worker, start, redis):
+    for _ in range(3):
+        worker.says(start)
+    redis.xtrim(keys.log(start), maxlen=1, approximate=False)
+
+    with node.following(start, after=2) as stream:
+        reset = next(stream)
+        worker.says(start, Phase.READY)
+        rest = list(stream)
+
+    assert (reset.event, reset.id) == ("reset", "5")
+    assert events_of([reset])[0]["seq"] == 5
+    assert numbers(rest) == [6]
+
+
+def test_the_end_is_told_even_where_the_log_no_longer_reaches_back(node, worker, start, redis):
+    worker.says(start)
+    worker.says(start, Phase.READY)
+    redis.xtrim(keys.log(start), maxlen=1, approximate=False)
+
+    heard = node.heard(start)
+
+    assert [each.event for each in heard] == ["reset", "end"]
+
+
+def test_a_record_that_redis_lost_ends_the_stream_with_the_reason(node, worker, start, redis):
+    with node.following(start) as stream:
+        first = [next(stream), next(stream)]
+        redis.delete(keys.operation(start), keys.log(start))
+        redis.publish(keys.EVENTS, f"{start} 9 1-1 {a_late_event(start)}")
+        heard = [*first, *stream]
+
+    assert heard[-1].event == "end"
+    assert events_of(heard)[-1]["failure"]["code"] == "operation_lost"
+
+
+def a_late_event(operation: str) -> str:
+    return Event(operation=OperationId(operation), at=now(), phase=Phase.LOADING).model_dump_json()
+
+
+def test_a_message_that_is_no_event_disturbs_nobody(node, worker, start, redis):
+    with node.following(start) as stream:
+        next(stream)
+        redis.publish(keys.EVENTS, f"{start} 3 1-1 nonsense")
+        worker.says(start, Phase.READY)
+
+        assert numbers(list(stream)) == [2, 3]
+
+
+def test_a_follower_hears_everything_across_a_restart_of_redis(own_redis):
+    redis = command_link(own_redis.url)
+    worker = ScriptedWorker(redis)
+    with api_node(own_redis.url) as node:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        worker.says(operation["id"], Phase.STARTING)
+        with node.following(operation["id"]) as stream:
+            heard = [next(stream), next(stream)]
+            own_redis.stop()
+            own_redis.start()
+            worker.says(operation["id"])
+            worker.says(operation["id"], Phase.READY)
+            heard += stream
+    redis.close()
+
+    assert numbers(heard) == [1, 2, 3, 4]
+
+
+def test_a_stream_closes_at_once_when_its_api_node_ends(redis_url, redis):
+    worker = ScriptedWorker(redis)
+    with api_node(redis_url) as node:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        with node.following(operation["id"]) as stream:
+            next(stream)
+            began = time.monotonic()
+            node.server.should_exit = True
+            left = list(stream)
+
+    assert left == []
+    assert time.monotonic() - began < 2
+
+
+def test_a_follower_on_another_api_node_hears_the_same(node, worker, start, redis_url):
+    with api_node(redis_url) as other, other.following(start, after=1) as stream:
+        assert next(stream).id == "2"
+        worker.says(start, Phase.READY)
+
+        assert numbers(list(stream)) == [3]
+
+
+def test_no_follower_leaves_an_ear_behind(node, worker, start):
+    for _ in range(3):
+        with node.following(start) as stream:
+            next(stream)
+
+    assert eventually(lambda: node.server.hub.listeners == 0)
+
+
+def test_an_event_stream_is_neither_stored_nor_held_back(node, start):
+    with node.client.stream("GET", f"/v1/operations/{start}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+
+
+def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
+    async def beats() -> bytes:
+        hub = EventHub(following_link(redis_url))
+        streams = EventStreams(hub, OperationStore(redis), heartbeat=timedelta(milliseconds=50))
+        stream = streams.of_operation(OperationId(start), after=2)
+        beat = await anext(stream)
+        await stream.aclose()
+        return beat
+
+    assert asyncio.run(beats()) == b": \n\n"
+
+
+def test_what_an_unnoticed_dead_line_kept_back_is_heard_with_the_heartbeat(node, worker, start, redis, redis_url):
+    async def hears() -> bytes:
+        deaf = EventHub(following_link(redis_url))  # never told to run
+        streams = EventStreams(deaf, OperationStore(redis), heartbeat=timedelta(milliseconds=50))
+        stream = streams.of_operation(OperationId(start), after=2)
+        await anext(stream)
+        worker.says(start, Phase.READY)
+        return await anext(stream)
+
+    assert b"event: end" in asyncio.run(hears())
+
+
+# Everybody's events -----------------------------------------------------------------------------------------------
+
+
+def test_a_follower_of_all_hears_what_comes_and_takes_it_up_again_where_it_was(node, worker, start):
+    with node.following(None) as stream:
+        worker.says(start, message="one")
+        first = next(stream)
+    worker.says(start, message="two")
+    [other] = node.start()
+
+    with node.following(None, after=first.id) as stream:
+        heard = [next(stream), next(stream)]
+        worker.says(start, message="three")
+        heard.append(next(stream))
+
+    assert [each.get("message") for each in events_of([first, *heard])] == ["one", "two", None, "three"]
+    assert [each["operation"] for each in events_of(heard)] == [start, other["id"], start]
+
+
+def test_a_follower_of_all_who_was_away_too_long_is_told_to_look_again(node, worker, start, redis):
+    with node.following(None, after="1-1") as stream:
+        reset = next(stream)
+        worker.says(start, message="new")
+        heard = next(stream)
+
+    assert reset.event == "reset"
+    assert events_of([heard])[0]["message"] == "new"
+
+
+@pytest.mark.parametrize(("path", "last"), [("events", "yesterday"), ("operations/{id}/events", "1-1")])
+def test_a_number_that_is_none_of_the_streams_is_refused(node, start, path, last):
+    answer = node.get(f"/v1/{path.format(id=start)}", headers={"Last-Event-ID": last})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

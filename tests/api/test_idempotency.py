@@ -1,0 +1,68 @@
+"""The same request sent again under its key is carried out once."""
+
+from __future__ import annotations
+
+import pytest
+from api.front_door import SERVICE
+
+from aima_api.idempotency import Idempotency
+from aima_api.requests import ServiceOptions
+from aima_core.failures import BrokerUnavailable, RequestInProgress
+from aima_core.operation_store import OperationStore
+
+pytestmark = pytest.mark.redis
+
+START = f"/v1/services/{SERVICE}:start"
+KEY = {"Idempotency-Key": "a-key"}
+
+
+@pytest.fixture
+def idempotency(redis):
+    return Idempotency(redis, OperationStore(redis))
+
+
+def test_a_start_sent_again_under_its_key_gives_the_operations_of_the_first(node, worker):
+    first, again = (node.post(START, {"port": 20001}, headers=KEY) for _ in range(2))
+
+    assert again.status_code == 202
+    assert again.json()["operations"][0]["id"] == first.json()["operations"][0]["id"]
+    assert len(node.get("/v1/operations").json()["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(START, {"port": 20002}), (f"/v1/services/{SERVICE}:stop", {"hosts": []}), ("/v1/images:pull", {"image": "a:1"})],
+)
+def test_a_key_used_for_another_request_is_refused(node, worker, path, body):
+    node.post(START, {"port": 20001}, headers=KEY)
+
+    answer = node.post(path, body, headers=KEY)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "a-key" in answer.json()["detail"]
+
+
+def test_while_the_first_is_under_way_the_second_is_told_so(idempotency):
+    def during_the_first():
+        with pytest.raises(RequestInProgress):
+            idempotency.once("a-key", "start", ServiceOptions(), list)
+        return []
+
+    assert idempotency.once("a-key", "start", ServiceOptions(), during_the_first) == []
+
+
+def test_a_request_that_failed_may_be_sent_again(idempotency):
+    def fail():
+        raise BrokerUnavailable(detail="for once")
+
+    with pytest.raises(BrokerUnavailable):
+        idempotency.once("a-key", "start", ServiceOptions(), fail)
+
+    assert idempotency.once("a-key", "start", ServiceOptions(), list) == []
+
+
+@pytest.mark.parametrize("key", ["", "two words", "x" * 201])
+def test_a_key_that_is_no_key_is_refused(node, key):
+    answer = node.post(START, headers={"Idempotency-Key": key})
+
+    assert answer.status_code == 422

@@ -1,0 +1,93 @@
+"""Redis away, or there and silent: every request is answered within five seconds, and all is well afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from api.front_door import SERVICE, ScriptedWorker, api_node
+from lab.parts import eventually
+
+from aima_core.redis_link import command_link
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def node(own_redis):
+    redis = command_link(own_redis.url)
+    ScriptedWorker(redis)
+    redis.close()
+    with api_node(own_redis.url) as node:
+        assert node.get("/v1/hosts").status_code == 200  # it has a connection to lose
+        node.start()
+        yield node
+
+
+@contextmanager
+def frozen(server) -> Iterator[None]:
+    pid = server._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_frozen_redis_is_answered_for_within_five_seconds(node, own_redis):
+    paths = ["/readyz", "/v1/services", "/v1/hosts", f"/v1/services/{SERVICE}:start", "/v1/images:pull"]
+
+    with frozen(own_redis), ThreadPoolExecutor(len(paths)) as at_once:
+        answers = list(at_once.map(lambda path: timed(node, path), paths))
+
+    for path, (answer, took) in zip(paths, answers, strict=True):
+        assert (path, answer.status_code, answer.json()["code"]) == (path, 503, "broker_unavailable")
+        assert took < 5, path
+    assert eventually(lambda: node.get("/readyz").status_code == 200)
+
+
+def test_while_redis_is_frozen_the_node_says_that_it_lives(node, own_redis):
+    with frozen(own_redis), ThreadPoolExecutor(50) as at_once:
+        asked = [at_once.submit(timed, node, "/v1/hosts") for _ in range(50)]
+        answer, took = timed(node, "/healthz")
+        for each in asked:
+            each.result()
+
+    assert answer.status_code == 200
+    assert took < 1
+
+
+def test_a_redis_that_is_gone_is_answered_for_and_used_again_when_it_is_back(node, own_redis):
+    own_redis.stop()
+    away, took = timed(node, f"/v1/services/{SERVICE}:start")
+    own_redis.start()
+
+    back = node.post(f"/v1/services/{SERVICE}:start")
+
+    assert (away.status_code, away.json()["code"]) == (503, "broker_unavailable")
+    assert away.headers["retry-after"]
+    assert took < 5
+    assert back.status_code == 202
+
+
+def test_what_was_asked_of_a_frozen_redis_and_answered_with_503_does_not_happen_later(node, own_redis):
+    before = len(node.get("/v1/operations").json()["items"])
+
+    with frozen(own_redis):
+        answer, _ = timed(node, f"/v1/services/{SERVICE}:start")
+
+    assert answer.status_code == 503
+    assert eventually(lambda: node.get("/readyz").status_code == 200)
+    assert len(node.get("/v1/operations").json()["items"]) == before
+
+
+def timed(node, path: str):
+    began = time.monotonic()
+    body = {"image": "a:1"} if path.endswith("pull") else {}
+    answer = node.post(path, body) if ":" in path else node.get(path)
+    return answer, time.monotonic() - began

@@ -1,0 +1,356 @@
+"""From a request to recorded, signed operations and rung doorbells: what a start, stop or pull comes to."""
+
+from __future__ import annotations
+
+import pytest
+from api.front_door import SERVICE, ScriptedWorker, waiting_on
+from lab.parts import eventually
+from lab.wishes import SIGNING_KEY
+
+from aima_api.call_off import CallOff
+from aima_api.catalog_files import load_catalog
+from aima_api.requests import PullOptions
+from aima_api.submit import Submit
+from aima_core.failures import BrokerUnavailable
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.operation_store import OperationStore
+from aima_core.operations import Phase, StartService, StopService
+from aima_core.queue import Doorbell
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired, InstanceState
+from aima_core.signing import verified
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def services(redis):
+    return ServiceStore(redis)
+
+
+def test_a_start_is_recorded_signed_and_rung(node, worker, redis_url):
+    [operation] = node.start(arguments={"load-seconds": "5"}, port=20005)
+
+    claimed = worker.take_on(operation["id"])
+    assert waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
+    assert verified(claimed.command_text, SIGNING_KEY, OperationId(operation["id"]), claimed.signature)
+    assert isinstance(claimed.command, StartService)
+    assert claimed.command.engine.arguments["load-seconds"] == 5
+    assert claimed.command.port == 20005
+    assert claimed.command.model is not None
+
+
+def test_a_signature_holds_for_its_own_operation_only(node, worker):
+    first, second = (worker.take_on(node.start()[0]["id"]) for _ in range(2))
+
+    assert not verified(first.command_text, SIGNING_KEY, second.record.id, first.signature)
+
+
+def test_a_start_that_nobody_can_take_waits_wherever_it_could_go_and_says_so(node, redis_url):
+    [operation] = node.start()
+
+    record = node.operation(operation["id"])
+    assert (record["state"], record["route"]) == ("queued", "cpu.arm64")
+    assert record["reason"] == "No live host listens to cpu.arm64 or cpu.amd64; it starts when one joins."
+    assert waiting_on(redis_url, "cpu.arm64") == waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
+
+
+def test_a_start_goes_to_the_first_class_of_hosts_that_listens(node, worker):
+    [operation] = node.start()
+
+    assert operation["route"] == "cpu.amd64"
+    assert operation["reason"] is None
+
+
+def test_a_host_that_left_is_not_counted_on(node, worker):
+    worker.leave()
+
+    [operation] = node.start()
+
+    assert "No live host" in operation["reason"]
+
+
+def test_a_second_start_goes_to_the_host_that_has_it(node, redis):
+    ScriptedWorker(redis, "alpha")
+    beta = ScriptedWorker(redis, "beta")
+    beta.is_ready(node.start()[0])
+
+    [again] = node.start()
+
+    assert again["route"] == "host.beta"
+
+
+def test_hosts_named_get_an_operation_each_and_are_wanted_to_run_it(node, redis, services):
+    for name in ("alpha", "beta"):
+        ScriptedWorker(redis, name)
+
+    operations = node.start(hosts=["beta", "alpha", "beta"])
+
+    assert [each["route"] for each in operations] == ["host.beta", "host.alpha"]
+    wanted = services.instances_of(ServiceId(SERVICE))
+    assert [(each.id.host, each.desired, each.state) for each in wanted] == [
+        ("alpha", Desired.RUNNING, InstanceState.STARTING),
+        ("beta", Desired.RUNNING, InstanceState.STARTING),
+    ]
+
+
+def test_one_unknown_host_among_those_named_and_nothing_is_queued(node, worker):
+    answer = node.post(f"/v1/services/{SERVICE}:start", {"hosts": ["alpha", "nowhere"]})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_host")
+    assert node.get("/v1/operations").json()["items"] == []
+    assert node.get("/v1/services").json()["items"] == []
+
+
+def test_a_named_host_that_is_away_is_waited_for(node, worker):
+    worker.leave()
+
+    [operation] = node.start(hosts=["alpha"])
+
+    assert operation["reason"] == "alpha is not live; it goes on when alpha is back."
+
+
+def test_replicas_are_distinct_live_hosts_that_fit(node, redis):
+    for name, routes in {"alpha": ("gb10.arm64",), "beta": ("cpu.amd64",), "gamma": ("cpu.arm64",)}.items():
+        ScriptedWorker(redis, name, routes=routes)
+    ScriptedWorker(redis, "delta").leave()
+
+    operations = node.start(replicas=2)
+
+    assert [each["route"] for each in operations] == ["host.beta", "host.gamma"]
+
+
+def test_too_few_hosts_for_the_replicas_and_each_is_named_with_why_not(node, redis):
+    ScriptedWorker(redis, "alpha", routes=("gb10.arm64",))
+    ScriptedWorker(redis, "beta").leave()
+    ScriptedWorker(redis, "gamma")
+
+    answer = node.post(f"/v1/services/{SERVICE}:start", {"replicas": 2})
+
+    assert answer.status_code == 422
+    assert "alpha listens to host.alpha, gb10.arm64 only." in answer.json()["detail"]
+    assert "beta is not live." in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("where", [{}, {"hosts": ["alpha"]}, {"replicas": 1}])
+def test_a_port_outside_the_range_is_refused_where_the_host_is_known(node, worker, where):
+    answer = node.post(f"/v1/services/{SERVICE}:start", {"port": 8080, **where})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "port_out_of_range")
+    assert "20000-20999" in answer.json()["detail"]
+
+
+def test_a_start_without_options_uses_what_was_written_down(node, worker):
+    node.post("/v1/services", {"id": SERVICE, "port": 20007, "hosts": ["alpha"], "arguments": {"flood": 3}})
+
+    [operation] = node.start()
+
+    command = worker.take_on(operation["id"]).command
+    assert operation["route"] == "host.alpha"
+    assert command.port == 20007
+    assert command.engine.arguments["flood"] == 3
+
+
+def test_options_of_a_start_change_what_was_written_down(node, worker):
+    node.post("/v1/services", {"id": SERVICE, "port": 20007, "arguments": {"flood": 3}})
+
+    node.start(port=20008)
+
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (service["port"], service["arguments"]) == (20008, {"flood": 3})
+
+
+def test_creating_again_replaces(node):
+    node.post("/v1/services", {"id": SERVICE, "port": 20007})
+
+    answer = node.post("/v1/services", {"id": SERVICE})
+
+    assert (answer.status_code, answer.json()["port"]) == (201, None)
+
+
+def test_a_restart_replaces_what_runs_where_it_runs(node, worker):
+    worker.is_ready(node.start()[0])
+
+    answer = node.post(f"/v1/services/{SERVICE}:restart")
+
+    [operation] = answer.json()["operations"]
+    assert operation["route"] == "host.alpha"
+    assert worker.take_on(operation["id"]).command.replace is True
+
+
+# Stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_goes_past_all_starts_to_each_host_that_has_it(node, redis, redis_url, services):
+    for name in ("alpha", "beta"):
+        worker = ScriptedWorker(redis, name)
+        worker.is_ready(node.start(hosts=[name])[0])
+
+    answer = node.post(f"/v1/services/{SERVICE}:stop", {"grace": "3s"})
+
+    assert answer.status_code == 202
+    stops = answer.json()["operations"]
+    assert [(each["kind"], each["route"]) for each in stops] == [("stop", "host.alpha"), ("stop", "host.beta")]
+    assert waiting_on(redis_url, "host.alpha.stop") == [stops[0]["id"]]
+    assert {each.desired for each in services.instances_of(ServiceId(SERVICE))} == {Desired.STOPPED}
+    command = worker.take_on(stops[1]["id"]).command
+    assert isinstance(command, StopService)
+    assert command.grace.total_seconds() == 3
+
+
+def test_a_stop_calls_off_the_start_that_nobody_has_taken_on(node):
+    [start] = node.start()
+
+    answer = node.post(f"/v1/services/{SERVICE}:stop")
+
+    assert answer.json()["operations"] == []
+    assert node.operation(start["id"])["state"] == "cancelled"
+
+
+def test_a_stop_reaches_a_start_that_a_host_has_just_taken_on(node, worker):
+    [start] = node.start()
+    worker.take_on(start["id"])
+
+    answer = node.post(f"/v1/services/{SERVICE}:stop")
+
+    assert [each["route"] for each in answer.json()["operations"]] == ["host.alpha"]
+
+
+def test_a_stop_of_what_runs_nowhere_has_nothing_to_do(node):
+    node.post("/v1/services", {"id": SERVICE})
+
+    answer = node.post(f"/v1/services/{SERVICE}:stop")
+
+    assert (answer.status_code, answer.json()) == (202, {"operations": []})
+
+
+def test_a_stop_on_one_host_leaves_the_others(node, redis, services):
+    for name in ("alpha", "beta"):
+        ScriptedWorker(redis, name).is_ready(node.start(hosts=[name])[0])
+
+    answer = node.post(f"/v1/services/{SERVICE}:stop", {"hosts": ["beta"]})
+
+    assert [each["route"] for each in answer.json()["operations"]] == ["host.beta"]
+    alpha = services.instance(InstanceId(f"{SERVICE}@alpha"))
+    assert alpha is not None
+    assert alpha.desired is Desired.RUNNING
+
+
+# Cancelling -------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_what_nobody_has_taken_on_ends_it_at_once(node, worker, services):
+    [start] = node.start(hosts=["alpha"])
+
+    answer = node.post(f"/v1/operations/{start['id']}:cancel")
+
+    assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
+    assert answer.json()["failure"]["code"] == "cancelled"
+    left = services.instance(InstanceId(f"{SERVICE}@alpha"))
+    assert left is not None
+    assert (left.desired, left.state) == (Desired.STOPPED, InstanceState.STOPPED)
+
+
+def test_cancelling_a_second_start_leaves_what_runs_wanted(node, worker, services):
+    worker.is_ready(node.start()[0])
+    [second] = node.start()
+
+    node.post(f"/v1/operations/{second['id']}:cancel")
+
+    left = services.instance(InstanceId(f"{SERVICE}@alpha"))
+    assert left is not None
+    assert (left.desired, left.state) == (Desired.RUNNING, InstanceState.READY)
+
+
+def test_cancelling_what_is_under_way_is_left_to_its_host(node, worker):
+    [start] = node.start()
+    worker.take_on(start["id"])
+
+    answer = node.post(f"/v1/operations/{start['id']}:cancel")
+
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+
+
+def test_cancelling_what_has_ended_changes_nothing(node, worker):
+    [start] = node.start()
+    worker.is_ready(start)
+
+    answer = node.post(f"/v1/operations/{start['id']}:cancel")
+
+    assert (answer.status_code, answer.json()["state"]) == (202, "succeeded")
+
+
+# Images, and removing ---------------------------------------------------------------------------------------------
+
+
+def test_an_engines_image_is_pulled_with_its_alternatives(node, redis):
+    spark = ScriptedWorker(redis, "spark", routes=("gb10.arm64",))
+
+    answer = node.post("/v1/images:pull", {"engine": "vllm-0.14.0-cu131-gb10"})
+
+    [pull] = answer.json()["operations"]
+    assert (pull["kind"], pull["route"], pull["image"]) == ("pull", "gb10.arm64", "zhiwen-vllm:0128")
+    assert len(spark.take_on(pull["id"]).command.images) == 2
+
+
+def test_an_image_goes_to_the_only_host_there_is_and_otherwise_one_must_be_named(node, redis):
+    ScriptedWorker(redis, "alpha")
+    first = node.post("/v1/images:pull", {"image": "repo/name:1"})
+    ScriptedWorker(redis, "beta")
+
+    second = node.post("/v1/images:pull", {"image": "repo/name:1"})
+
+    assert first.json()["operations"][0]["route"] == "host.alpha"
+    assert second.status_code == 422
+    assert "2 live hosts" in second.json()["detail"]
+
+
+def test_a_service_that_runs_is_not_removed_and_one_that_is_down_is(node, worker, services):
+    [start] = node.start()
+    queued = node.client.delete(f"/v1/services/{SERVICE}")
+    worker.is_ready(start)
+    running = node.client.delete(f"/v1/services/{SERVICE}")
+    instance = services.instance(InstanceId(f"{SERVICE}@alpha"))
+    services.observe(instance.model_copy(update={"state": InstanceState.STOPPED}))
+
+    down = node.client.delete(f"/v1/services/{SERVICE}")
+
+    assert (queued.status_code, queued.json()["code"]) == (409, "operation_in_progress")
+    assert (running.status_code, running.json()["code"]) == (409, "service_running")
+    assert down.status_code == 204
+    assert node.get(f"/v1/services/{SERVICE}").json()["code"] == "unknown_service"
+
+
+def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
+    worker.is_ready(node.start()[0])
+    worker.leave()
+
+    service = node.get(f"/v1/services/{SERVICE}").json()
+
+    assert [each["state"] for each in service["instances"]] == ["unknown"]
+
+
+# When the doorbell cannot be rung ---------------------------------------------------------------------------------
+
+
+def test_what_was_recorded_and_could_not_be_rung_for_is_failed(redis, worker, services):
+    operations = OperationStore(redis)
+    submit = Submit(
+        load_catalog(),
+        operations=operations,
+        services=services,
+        hosts=HostStore(redis),
+        doorbell=Doorbell("redis://127.0.0.1:1/0"),  # where nobody listens
+        call_off=CallOff(operations, services),
+        signing_key=SIGNING_KEY,
+    )
+
+    with pytest.raises(BrokerUnavailable):
+        submit.pull(PullOptions(image="repo/name:1", hosts=(HostName("alpha"),)))
+
+    assert eventually(lambda: operations.unended() == [])
+    [failed] = operations.page(limit=9).items
+    assert failed.phase is Phase.FAILED
+    assert failed.failure is not None
+    assert failed.failure.code == "broker_unavailable"

@@ -1,0 +1,147 @@
+"""The catalog's engines for everywhere, built and installed by their own scripts, run on the real runtimes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from lab.parts import eventually, free_port, missing
+
+from aima_core.catalog import Engine, Scalar
+from aima_worker.container_spec import rendered_arguments
+from aima_worker.runtime import ContainerRuntime, ContainerSpec
+from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.process import ProcessRuntime
+
+REPOSITORY = Path(__file__).parents[2]
+ENGINES = ("dial", "espeak", "llamacpp-smollm2", "pocketsphinx")
+READY_WITHIN = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine that was started, and whom to ask about it."""
+
+    runtime: ContainerRuntime
+    name: str
+    url: str
+
+    def ask(self, path: str, *, body: bytes | None = None, content_type: str = "application/json") -> bytes:
+        """The answer's body. Raises HTTPError for a bad one."""
+        with urlopen(Request(self.url + path, body, {"Content-Type": content_type}), timeout=60) as answer:
+            said: bytes = answer.read()
+            return said
+
+    def ask_json(self, path: str, question: object) -> dict[str, object]:
+        answer: dict[str, object] = json.loads(self.ask(path, body=json.dumps(question).encode()))
+        return answer
+
+    def is_healthy(self) -> bool:
+        try:
+            self.ask("/health")
+        except (HTTPError, OSError):
+            return False
+        return True
+
+    def lines(self) -> list[str]:
+        with self.runtime.logs(self.name, follow=False) as log:
+            return [line.text for line in log]
+
+
+class Starter:
+    """Starts an engine of the catalog as its file says, on one kind of runtime."""
+
+    def __init__(self, runtime: ContainerRuntime, *, native: bool) -> None:
+        self._runtime = runtime
+        self._native = native
+        self._started: list[str] = []
+
+    def __call__(self, engine: str, *, wait: bool = True, **arguments: Scalar) -> Running:
+        """Started; ready, too, if `wait`."""
+        entry = engine_of(engine)
+        spec = self._spec(entry, entry.arguments | {name.replace("_", "-"): told for name, told in arguments.items()})
+        self._started.append(spec.name)
+        self._runtime.run(spec)
+        running = Running(self._runtime, spec.name, f"http://127.0.0.1:{spec.host_port}")
+        if wait:
+            assert eventually(running.is_healthy, within=READY_WITHIN), running.lines()
+        return running
+
+    def stop_all(self) -> None:
+        for name in self._started:
+            self._runtime.remove(name, grace=timedelta(0))
+
+    def _spec(self, entry: Engine, arguments: dict[str, Scalar]) -> ContainerSpec:
+        port = free_port()
+        assert entry.native is not None
+        command = entry.native.command if self._native else entry.command
+        return ContainerSpec(
+            name=f"aima-test-{uuid.uuid4().hex[:12]}",
+            image=entry.image,
+            command=(*(part.replace("{port}", str(port)) for part in command), *rendered_arguments(arguments)),
+            host_address="127.0.0.1",
+            host_port=port,
+            container_port=entry.port,
+            memory=entry.limits.memory,
+            pids=entry.limits.pids,
+        )
+
+
+def engine_of(name: str) -> Engine:
+    file = next((REPOSITORY / "catalog" / "engines").rglob(f"{name}.yaml"))
+    return Engine.model_validate(yaml.safe_load(file.read_text()))
+
+
+def script(name: str, *arguments: str) -> str:
+    """What `deploy/engines/<name>` says; the test ends, for want of a part, when it fails."""
+    command = [str(REPOSITORY / "deploy" / "engines" / name), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        missing(f"the engines are not to be had: {done.stdout.strip()}")
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the engines' launchers are, installed natively."""
+    prefix = tmp_path_factory.mktemp("engines")
+    script("install-native", "--prefix", str(prefix), *ENGINES)
+    return prefix / "bin"
+
+
+@pytest.fixture(scope="session")
+def images() -> None:
+    """The engines' images are built."""
+    script("build", "--all")
+
+
+@pytest.fixture
+def natively(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
+    monkeypatch.setenv("PATH", f"{installed}:{os.environ['PATH']}")
+    starter = Starter(ProcessRuntime(tmp_path / "processes", host="host-01"), native=True)
+    yield starter
+    starter.stop_all()
+
+
+@pytest.fixture
+def in_docker(images: None) -> Iterator[Starter]:
+    starter = Starter(DockerEngine(host="host-01"), native=False)
+    yield starter
+    starter.stop_all()
+
+
+@pytest.fixture(params=["natively", pytest.param("in_docker", marks=pytest.mark.docker)])
+def start(request: pytest.FixtureRequest) -> Starter:
+    """Each test runs on both runtimes."""
+    starter: Starter = request.getfixturevalue(request.param)
+    return starter

@@ -282,6 +282,18 @@ class OutOfMemory(AimaError):
     hint = "Use a smaller model or shorter context, or raise the engine's memory limit."
 
 
+class EngineDied(AimaError):
+    code, status, exit_code = "engine_died", 502, 70
+    sentence = "The engine had been ready, ended ({how}), and did not stay up after {restarts} restart(s)."
+    hint = "Its last lines say why. When it is mended: `aima service start {service}`."
+
+
+class ContainerRemoved(AimaError):
+    code, status, exit_code = "container_removed", 410, 71
+    sentence = "The container of {service} on {host} was removed by somebody else."
+    hint = "`aima service start {service}` brings it back; `aima service stop {service}` is how to take it down."
+
+
 class HealthTimeout(AimaError):
     code, status, exit_code = "health_timeout", 504, 62
     sentence = "The engine ran for {waited}, and its health check at {url} never answered well (last: {last})."

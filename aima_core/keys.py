@@ -13,6 +13,7 @@ aima:events                    channel  api, worker   each event as it is record
 aima:services, aima:instances  zset     api, worker   ids in order; never
 aima:service:<id>              hash     api           what was asked for; until removed
 aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
+aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
 aima:hosts                     hash     worker        the facts of every host by name; never
 aima:hosts:seen                zset     worker        hosts by the time of their last heartbeat; never
 aima:ports:<host>:free         zset     worker        ports nobody holds; never
@@ -75,6 +76,10 @@ def service(id: ServiceId) -> str:
 
 def instance(id: InstanceId) -> str:
     return f"{INSTANCE_PREFIX}{id}"
+
+
+def instances_on(host: HostName) -> str:
+    return f"aima:instances:{host}"
 
 
 def free_ports(host: HostName) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aima_core import keys
 from aima_core.failures import UnknownService
-from aima_core.ids import InstanceId, ServiceId
+from aima_core.ids import HostName, InstanceId, ServiceId
 from aima_core.scripts import Scripts
 from aima_core.services import Desired, Instance, Service
 from aima_core.text_redis import TextRedis
@@ -43,6 +43,8 @@ class ServiceStore:
             pipe.zrem(keys.SERVICES, id)
             if instances:
                 pipe.zrem(keys.INSTANCES, *(instance.id for instance in instances))
+            for instance in instances:
+                pipe.srem(keys.instances_on(instance.id.host), instance.id)
             pipe.execute()
 
     def page(self, *, limit: int, after: str | None = None) -> tuple[list[Service], str | None]:
@@ -52,7 +54,7 @@ class ServiceStore:
 
     def intend(self, instance: Instance) -> bool:
         """Say what an instance shall be; False when one with a higher fence has said so since."""
-        where = [keys.instance(instance.id), keys.INSTANCES]
+        where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
         return bool(self._run("intend", where, instance.id, instance.fence, instance.desired, _observed(instance)))
 
     def observe(self, instance: Instance) -> bool:
@@ -66,6 +68,10 @@ class ServiceStore:
     def instances_of(self, id: ServiceId) -> list[Instance]:
         """Its instances on all hosts, by host."""
         return self.instances(self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True))
+
+    def instances_on(self, host: HostName) -> list[Instance]:
+        """Those of one host, in no order."""
+        return self.instances(self._redis.smembers(keys.instances_on(host)))
 
     def instances(self, ids: Iterable[str]) -> list[Instance]:
         """These instances, as far as there are records of them."""

@@ -41,6 +41,10 @@ class InstanceState(StrEnum):
     STARTING = "starting"
     """An operation is bringing it up."""
     READY = "ready"
+    UNHEALTHY = "unhealthy"
+    """It was ready, it runs, and its health check has failed for a while."""
+    RESTARTING = "restarting"
+    """It had ended after it was ready, and is being brought back."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -97,6 +101,8 @@ class HostFacts(Message):
     """First and last of the range leased to engines."""
     routes: tuple[Route, ...]
     labels: Mapping[str, str] = {}
+    runtime_answers: bool = True
+    """False while its Docker Engine is away: what runs there is not known then, and nothing can be started."""
     version: str
     """AIMA's own."""
 

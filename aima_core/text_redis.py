@@ -6,6 +6,7 @@ redis-py's own annotations allow bytes everywhere, whatever the connection was t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol, Self, overload
 
 
@@ -28,6 +29,8 @@ class TextCommands(Protocol):
     def zrange(self, name: str, start: int | str, end: int | str, *, bylex: bool = False) -> list[str]: ...
     @overload
     def zrange(self, name: str, start: int, end: int, *, withscores: Literal[True]) -> list[tuple[str, float]]: ...
+    def srem(self, name: str, *values: str) -> int: ...
+    def smembers(self, name: str) -> AbstractSet[str]: ...
     def xrange(self, name: str, min: str = "-", max: str = "+") -> list[tuple[str, dict[str, str]]]: ...
     def xrevrange(
         self, name: str, max: str = "+", min: str = "-", count: int | None = None

@@ -27,10 +27,11 @@ from aima_worker.choose_runtime import choose_runtime
 from aima_worker.conduct import conduct
 from aima_worker.facts import arch, host_facts, routes
 from aima_worker.host import Host, Probe
+from aima_worker.interruptible import HandedOn
 from aima_worker.keeper import Keeper
 from aima_worker.readiness import http_status
 from aima_worker.runtime import ContainerRuntime
-from aima_worker.undertaking import HandedOn
+from aima_worker.watch import Watch
 
 STOP_SLOTS = 4
 """Threads beyond the start slots, so that stops never wait behind starts."""
@@ -47,13 +48,16 @@ def run_worker(settings: Settings) -> int:
     runtime, native = choose_runtime(settings)
     host = make_host(settings, redis, runtime, native=native)
     _when_redis_answers(lambda: host.ports.open(settings.host.ports))
-    beat = Beat(HostStore(redis), lambda: host_facts(settings, runtime))
+    beat = Beat(HostStore(redis), host.name, lambda: host_facts(settings, runtime))
+    watch = Watch(host, engine_answers=lambda _: beat.announce_now())
     beat.begin()
+    watch.begin()
     app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
     add_tasks(app, host)
     worker = make_celery_worker(app, host)
     _end_quickly(host)
     worker.start()
+    watch.end()
     beat.end()
     return int(worker.exitcode or 0)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from aima_core.failures import AimaError, Cancelled
+from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.operation_store import now
 from aima_core.operations import StartService
 from aima_core.services import Desired, Instance, InstanceState
@@ -31,6 +31,8 @@ def bringing_up(host: Host, undertaking: Undertaking, command: StartService) -> 
         raise Cancelled
     try:
         yield attempt
+    except BrokerUnavailable:
+        raise  # not this start's failure: who takes it on again finds what was made
     except AimaError as failed:
         attempt.give_up(failed)
         raise
@@ -57,12 +59,14 @@ class Attempt:
 
     def is_wanted(self) -> bool:
         """Say that the instance shall run; False when something else was asked for since."""
-        return self._host.services.intend(self._instance) and self._observe()
+        intend = self._host.services.intend
+        return self._undertaking.insist(lambda: intend(self._instance) and self._observe())
 
     def run(self, spec: ContainerSpec) -> None:
         self._undertaking.go_on()
         self._touched = True
-        self._host.runtime.run(spec)
+        with self._host.exclusively(self.id.service):
+            self._host.runtime.run(spec)
 
     def take_down(self) -> None:
         self._touched = True
@@ -70,8 +74,8 @@ class Attempt:
 
     def is_ready(self, *, image: str, port: int, endpoint: str) -> None:
         """Raises Cancelled if it has been stopped in the last moment."""
-        self._undertaking.go_on()
-        if not self._observe(state=InstanceState.READY, image=image or None, port=port, endpoint=endpoint):
+        ready = {"state": InstanceState.READY, "image": image or None, "port": port, "endpoint": endpoint}
+        if not self._undertaking.insist(lambda: self._observe(**ready)):
             raise Cancelled
 
     def give_up(self, failed: AimaError) -> None:

@@ -15,10 +15,11 @@ from aima_core.operation_store import Claimed, Skipped
 from aima_core.operations import Kind, Phase
 from aima_core.signing import verified
 from aima_worker.host import Host
+from aima_worker.interruptible import HandedOn, Lost
 from aima_worker.pull import pull
 from aima_worker.start import start
 from aima_worker.stop import stop
-from aima_worker.undertaking import HandedOn, Lost, Undertaking
+from aima_worker.undertaking import Undertaking
 
 STEPS: dict[Kind, Callable[[Host, Undertaking, Any], None]] = {Kind.START: start, Kind.PULL: pull, Kind.STOP: stop}
 

@@ -8,6 +8,12 @@ from aima_core.operations import StartService
 from aima_worker.host import Host
 from aima_worker.runtime import ContainerSpec, Mount
 
+IMAGE_LABEL = "aima.image"
+"""The reference it was started from."""
+PORT_LABEL = "aima.port"
+"""The leased port."""
+COMMAND_LABEL = "aima.command"
+"""The whole command that it was started by, so that it can be run again when nothing else is left."""
 MODEL_ENVIRONMENT = "AIMA_MODEL"
 """Tells an engine the id of the model it serves."""
 
@@ -29,7 +35,8 @@ def container_spec(host: Host, command: StartService, *, image: str, directory: 
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
         gpus=engine.requires.gpus,
-        labels=_labels(host, command, port),
+        install=engine.native.install if host.native and engine.native else None,
+        labels=_labels(host, command, image, port),
     )
 
 
@@ -66,11 +73,12 @@ def _mounts(engine: Engine, directory: str | None) -> tuple[Mount, ...]:
     return (Mount(source=directory, target=engine.model_mount),)
 
 
-def _labels(host: Host, command: StartService, port: int) -> dict[str, str]:
+def _labels(host: Host, command: StartService, image: str, port: int) -> dict[str, str]:
     return {
         **ours(host),
         "aima.service": command.service,
         "aima.engine": command.engine.name,
-        "aima.port": str(port),
-        "aima.health": command.engine.health_check.path,
+        IMAGE_LABEL: image,
+        PORT_LABEL: str(port),
+        COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
     }

@@ -35,7 +35,7 @@ def routes(name: HostName) -> tuple[Route, ...]:
 
 
 def host_facts(settings: Settings, runtime: ContainerRuntime) -> HostFacts:
-    told = _runtime_facts(runtime)
+    told, answers = _runtime_facts(runtime)
     ports = settings.host.ports
     return HostFacts(
         name=settings.host.name,
@@ -46,6 +46,7 @@ def host_facts(settings: Settings, runtime: ContainerRuntime) -> HostFacts:
         memory=psutil.virtual_memory().total,
         disk_free=told.disk_free or psutil.disk_usage("/").free,
         runtime=told.kind,
+        runtime_answers=answers,
         runtime_version=told.version,
         ports=(ports[0], ports[-1]),
         routes=routes(settings.host.name),
@@ -65,8 +66,9 @@ def minted_identity(state_dir: Path) -> str:
     return file.read_text().strip()
 
 
-def _runtime_facts(runtime: ContainerRuntime) -> RuntimeFacts:
+def _runtime_facts(runtime: ContainerRuntime) -> tuple[RuntimeFacts, bool]:
+    """And whether it answers."""
     try:
-        return runtime.facts()
-    except DockerUnavailable as away:
-        return RuntimeFacts(kind="docker", version=f"unavailable ({away})"[:200], gpus=False, disk_free=None)
+        return runtime.facts(), True
+    except DockerUnavailable:
+        return RuntimeFacts(kind="docker", version="unknown", gpus=False, disk_free=None), False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from threading import RLock
 
 from pydantic import SecretStr
 
@@ -36,9 +39,14 @@ class Host:
     keeper: Keeper
     probe: Probe
     pulls: Pulls = field(init=False)
+    _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pulls", Pulls(self.runtime, stall=self.settings.docker.stall))
+
+    def exclusively(self, service: ServiceId) -> AbstractContextManager[object]:
+        """While inside, nobody else on this host makes or removes the service's container."""
+        return self._locks[service]
 
     def container_name(self, service: ServiceId) -> str:
         """One name for one instance of this installation, so that a doubled start cannot make a second container."""

@@ -16,7 +16,8 @@ from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.ids import HostName, OperationId, ServiceId
 from aima_core.operation_store import Claimed, OperationStore, Standing
 from aima_core.operations import Kind
-from aima_worker.undertaking import HandedOn, Lost, Undertaking
+from aima_worker.interruptible import HandedOn, Lost
+from aima_worker.undertaking import Undertaking
 
 RENEW_SECONDS = 0.5
 """Also how long a cancelled operation may take to hear of it; a claim lasts thirty times as long."""
@@ -56,6 +57,11 @@ class Keeper:
             for undertaking in self._starts_of(service, below):
                 undertaking.interrupt(Cancelled)
             self._changed.wait_for(lambda: not self._starts_of(service, below), timeout=within)
+
+    def is_busy_with(self, service: ServiceId) -> bool:
+        """Whether a start or stop of it is under way here."""
+        with self._changed:
+            return any(undertaking.operation.service == service for undertaking in self._under_way.values())
 
     def hand_on_all(self) -> None:
         """This worker ends: interrupt everything, now and from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import psutil
 
@@ -26,13 +27,15 @@ def run_on_leased_port(
 
     Raises PortTaken for a port that was asked for, NoFreePort, PortOutOfRange, and what `run` raises.
     """
+    fence = undertaking.operation.fence
     avoid: tuple[int, timedelta] | None = None
     for _ in range(TRIES):
-        port = host.ports.lease(instance, fence=undertaking.operation.fence, wanted=wanted, avoid=avoid)
+        lease = partial(host.ports.lease, instance, fence=fence, wanted=wanted, avoid=avoid)
+        port = undertaking.insist(lease)
         try:
             _check_free(host, instance, port)
             run(port)
-            host.ports.keep(instance, port, fence=undertaking.operation.fence)
+            undertaking.insist(partial(host.ports.keep, instance, port, fence=fence))
             return port
         except PortTaken as taken:
             if wanted is not None:

@@ -16,8 +16,8 @@ from aima_core.failures import ContainerExited, HealthTimeout, OutOfMemory
 from aima_core.operations import StartService
 from aima_core.quantities import format_duration, format_size
 from aima_worker.host import Host
+from aima_worker.interruptible import Interruptible
 from aima_worker.runtime import LogStream, Status
-from aima_worker.undertaking import Undertaking
 
 PROBE_EVERY = 0.1
 """Seconds, at first; each probe that fails makes the next wait longer, up to PROBE_AT_LEAST_EVERY."""
@@ -28,21 +28,21 @@ LINES_AT_ONCE = 50
 LAST_LINES = 100
 
 
-def wait_until_ready(host: Host, undertaking: Undertaking, command: StartService, *, endpoint: str) -> None:
+def wait_until_ready(host: Host, work: Interruptible, command: StartService, *, endpoint: str) -> None:
     """Return as soon as the health check answers well.
 
     Raises ContainerExited or OutOfMemory as soon as the container has ended, HealthTimeout when the check's patience
-    is over, all with the container's last lines; and what interrupts the undertaking.
+    is over, all with the container's last lines; and what interrupts the work.
     """
     url = f"{endpoint}{command.engine.health_check.path}"
     patience = _Patience(command.engine.health_check)
     name = host.container_name(command.service)
     wait = PROBE_EVERY
-    with _listening(host, undertaking, name) as heard:
+    with _listening(host, work, name) as heard:
         while True:
             if lines := heard.take():
                 patience.renew()
-                undertaking.quote(lines)
+                work.quote(lines)
             _check_life(host, command, name, heard)
             last = _ask(host, url)
             if last is None:
@@ -50,7 +50,7 @@ def wait_until_ready(host: Host, undertaking: Undertaking, command: StartService
             if patience.is_over():
                 waited = format_duration(patience.waited())
                 raise HealthTimeout(waited=waited, url=url, last=last, log_tail=heard.tail())
-            undertaking.pause(wait)
+            work.pause(wait)
             wait = min(wait * 1.5, PROBE_AT_LEAST_EVERY)
 
 
@@ -144,11 +144,11 @@ class _Heard:
 
 
 @contextmanager
-def _listening(host: Host, undertaking: Undertaking, name: str) -> Iterator[_Heard]:
+def _listening(host: Host, work: Interruptible, name: str) -> Iterator[_Heard]:
     heard = _Heard()
     lines = host.runtime.logs(name, follow=True)
     reader = Thread(target=_listen, args=(lines, heard), name=f"log of {name}", daemon=True)
-    with undertaking.closing(lines):
+    with work.closing(lines):
         reader.start()
         yield heard
     reader.join(timeout=5)

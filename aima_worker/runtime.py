@@ -130,6 +130,16 @@ class LogStream(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class ChangeStream(Protocol):
+    def __iter__(self) -> Iterator[str]:
+        """The name of a container each time something happens to it. Its end says nothing but that it ended."""
+        ...
+
+    def close(self) -> None:
+        """Stop listening, from any thread."""
+        ...
+
+
 class RuntimeFacts(Noun):
     kind: Literal["docker", "docker-cli", "process", "fake"]
     version: str
@@ -176,6 +186,10 @@ class ContainerRuntime(Protocol):
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         """The container's lines, oldest first; nothing if there is no such container."""
+        ...
+
+    def changes(self, labels: Mapping[str, str]) -> ChangeStream:
+        """Listen for what happens to the containers that carry every one of the labels."""
         ...
 
     def remove(self, name: str, *, grace: timedelta) -> None:

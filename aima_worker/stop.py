@@ -27,7 +27,8 @@ def stop(host: Host, undertaking: Undertaking, command: StopService) -> None:
     host.keeper.stop_starts_of(command.service, below=operation.fence, within=WAIT_FOR_STARTS)
     if wanted:
         host.services.observe(instance)
-        host.runtime.remove(host.container_name(command.service), grace=command.grace)
+        with host.exclusively(command.service):
+            host.runtime.remove(host.container_name(command.service), grace=command.grace)
         host.ports.release(instance.id, fence=operation.fence)
         host.services.observe(instance.model_copy(update={"state": InstanceState.STOPPED, "since": now()}))
     undertaking.end(Phase.STOPPED)

@@ -19,7 +19,17 @@ from typing import Any
 from docker.errors import APIError
 
 from aima_core.failures import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, ImageNotFound, PortTaken
-from aima_worker.runtime import Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts, Status
+from aima_worker.runtime import (
+    ChangeStream,
+    Container,
+    ContainerSpec,
+    ImageFacts,
+    LogStream,
+    PullStream,
+    RuntimeFacts,
+    Status,
+)
+from aima_worker.runtimes.docker_changes import DockerChanges
 from aima_worker.runtimes.docker_client import EngineClient
 from aima_worker.runtimes.docker_logs import DockerLogs
 from aima_worker.runtimes.docker_pull import DockerPull
@@ -110,6 +120,9 @@ class DockerEngine:
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         return DockerLogs(self._engine, name, inspect=self.find, follow=follow, tail=tail, since=since)
+
+    def changes(self, labels: Mapping[str, str]) -> ChangeStream:
+        return DockerChanges(self._engine, labels)
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         with self._engine.asking() as client:

@@ -17,10 +17,11 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from aima_core.failures import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
-from aima_worker.runtime import Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
+from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
 from aima_worker.runtimes.fake_engine import KILLED, FakeEngine, Manners
 from aima_worker.runtimes.fake_logs import FakeLogs
 from aima_worker.runtimes.fake_pull import FakePull, Published, digest_of
+from aima_worker.runtimes.polled_changes import PolledChanges
 
 
 class FakeRuntime:
@@ -89,6 +90,11 @@ class FakeRuntime:
             self._engines[name].say(last_words.encode(), "stderr")
             self._engines[name].end(exit_code, oom_killed=oom_killed)
 
+    def behave(self, name: str, manners: Manners) -> None:
+        """Have a running container behave like that from now on."""
+        with self._changed:
+            self._engines[name].manners = manners
+
     def spec_of(self, name: str) -> ContainerSpec:
         """What a container was made from."""
         with self._changed:
@@ -154,6 +160,9 @@ class FakeRuntime:
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         with self._answering():
             return FakeLogs(self._engines.get(name), self._changed, follow=follow, tail=tail, since=since)
+
+    def changes(self, labels: Mapping[str, str]) -> ChangeStream:
+        return PolledChanges(lambda: self.containers(labels))
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         with self._answering():

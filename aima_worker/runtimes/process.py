@@ -19,8 +19,18 @@ from pathlib import Path
 
 from aima_core.failures import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
 from aima_core.operations import PullProgress
-from aima_worker.runtime import Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts, Status
+from aima_worker.runtime import (
+    ChangeStream,
+    Container,
+    ContainerSpec,
+    ImageFacts,
+    LogStream,
+    PullStream,
+    RuntimeFacts,
+    Status,
+)
 from aima_worker.runtimes import process_ports
+from aima_worker.runtimes.polled_changes import PolledChanges
 from aima_worker.runtimes.process_children import launch, reap
 from aima_worker.runtimes.process_environment import environment, located
 from aima_worker.runtimes.process_files import LOG
@@ -87,6 +97,9 @@ class ProcessRuntime:
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         log = self._root / name / LOG if _NAME.fullmatch(name) else Path(os.devnull)
         return ProcessLogs(log, has_ended=lambda: not self._runs(name), follow=follow, tail=tail, since=since)
+
+    def changes(self, labels: Mapping[str, str]) -> ChangeStream:
+        return PolledChanges(lambda: self.containers(labels))
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         record = self._record(name)

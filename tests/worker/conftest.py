@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.parts import eventually
 from lab.wishes import SIGNING_KEY, put_down
 
 from aima_core.ids import OperationId
@@ -72,21 +72,13 @@ class Desk:
         return Outcome(operation, self.host.operations.events(id), instance)
 
     def until_phase(self, id: OperationId, phase: Phase) -> None:
-        until(lambda: self.host.operations.get(id).phase is phase)
+        assert eventually(lambda: self.host.operations.get(id).phase is phase)
 
     def leases(self) -> list[int]:
         return [lease.port for lease in self.host.ports.all()]
 
     def containers(self) -> list[str]:
         return [container.name for container in self.host.runtime.containers({})]
-
-
-def until(holds: Callable[[], object], *, within: float = 10) -> None:
-    """Wait until it holds; fail if it does not in time."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from lab.wishes import a_pull, a_start_of, a_stop_of
 
 from aima_core.operations import Phase, State
 from aima_core.services import InstanceState
+from aima_worker.interruptible import HandedOn
 from aima_worker.runtimes.fake import Manners, Published
-from aima_worker.undertaking import HandedOn
 
 pytestmark = pytest.mark.redis
 

@@ -1,0 +1,40 @@
+"""The promises of `ContainerRuntime.changes`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Thread
+
+from contract.bench import Bench, Program
+from lab.parts import eventually
+
+from aima_worker.runtime import ContainerRuntime
+
+
+def test_what_happens_to_a_container_is_told_by_its_name(bench: Bench, runtime: ContainerRuntime) -> None:
+    changes = runtime.changes(bench.labels)
+    heard: list[str] = []
+    listener = Thread(target=lambda: heard.extend(changes), daemon=True)
+    listener.start()
+    spec = bench.spec(Program.SERVES)
+
+    def something_happens() -> bool:  # and again: listening may begin a moment after the first time
+        runtime.run(spec)
+        runtime.remove(spec.name, grace=timedelta())
+        return spec.name in heard
+
+    assert eventually(something_happens)
+    changes.close()
+    listener.join(5)
+    assert not listener.is_alive()
+
+
+def test_listening_to_silence_can_be_ended(bench: Bench, runtime: ContainerRuntime) -> None:
+    changes = runtime.changes(bench.labels)
+    listener = Thread(target=lambda: list(changes), daemon=True)
+    listener.start()
+
+    changes.close()
+
+    listener.join(5)
+    assert not listener.is_alive()

@@ -1,0 +1,14 @@
+"""The page of failures is the table of failures."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_says_what_the_table_says():
+    printed = runpy.run_path(str(DOCS / "print_failures.py"))["page"]()
+
+    assert (DOCS / "failures.md").read_text() == printed, "python docs/print_failures.py > docs/failures.md"

@@ -1,0 +1,159 @@
+"""After ready: what dies is brought back a few times, what is gone is said to be gone, and nothing else is touched."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from lab.parts import eventually
+from lab.wishes import a_start_of, a_stop_of
+
+from aima_core.failures import BrokerUnavailable, DockerUnavailable
+from aima_core.services import InstanceState
+from aima_worker import bringing_back
+from aima_worker.runtime import Status
+from aima_worker.runtimes.fake import Manners
+from aima_worker.watch import FAILED_CHECKS, Watch
+
+pytestmark = pytest.mark.redis
+NAME = "test.svc-tiny-dial.alpha"
+
+
+@pytest.fixture
+def told() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def watch(desk, told, monkeypatch) -> Watch:
+    monkeypatch.setattr(bringing_back, "WAITS", (timedelta(), timedelta(), timedelta()))
+    return Watch(desk.host, engine_answers=told.append)
+
+
+@pytest.fixture
+def ready(desk):
+    return desk.carry_out(a_start_of()).instance
+
+
+def now(desk, instance):
+    return desk.host.services.instance(instance.id)
+
+
+def test_what_is_well_is_left_alone(desk, watch, ready, runtime):
+    before = runtime.find(NAME)
+
+    watch.look()
+
+    assert now(desk, ready) == ready
+    assert runtime.find(NAME) == before
+
+
+def test_an_engine_that_dies_is_brought_back_on_its_port_with_its_death_told(desk, watch, ready, runtime):
+    runtime.end(NAME, exit_code=139, last_words="segmentation fault\n")
+
+    watch.look()
+    brought_back = now(desk, ready)
+    watch.look()
+
+    assert brought_back.state is InstanceState.RESTARTING
+    assert "exit code 139" in brought_back.failure.message
+    assert "segmentation fault" in brought_back.failure.log_tail
+    assert now(desk, ready).state is InstanceState.READY
+    assert now(desk, ready).endpoint == ready.endpoint
+    assert runtime.find(NAME).status is Status.RUNNING
+
+
+def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(desk, watch, ready, runtime):
+    for _ in range(len(bringing_back.WAITS)):
+        runtime.end(NAME, exit_code=1, oom_killed=True, last_words="so hungry\n")
+        watch.look()
+        watch.look()
+    assert now(desk, ready).state is InstanceState.READY
+
+    runtime.end(NAME, exit_code=1, oom_killed=True, last_words="so hungry\n")
+    watch.look()
+
+    failed = now(desk, ready)
+    assert failed.state is InstanceState.FAILED
+    assert failed.failure.code == "engine_died"
+    assert "memory" in failed.failure.message
+    assert failed.failure.log_tail == ("so hungry",)
+    assert desk.containers() == []
+    assert desk.leases() == []
+
+
+def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runtime):
+    runtime.remove(NAME, grace=timedelta())
+
+    watch.look()
+
+    assert now(desk, ready).state is InstanceState.FAILED
+    assert now(desk, ready).failure.code == "container_removed"
+    assert desk.leases() == []
+
+
+def test_an_engine_whose_health_fails_for_a_while_is_unhealthy_until_it_answers(desk, watch, ready, runtime):
+    runtime.behave(NAME, Manners(answers=False))
+    for _ in range(FAILED_CHECKS - 1):
+        watch.look()
+    assert now(desk, ready).state is InstanceState.READY
+
+    watch.look()
+    assert now(desk, ready).state is InstanceState.UNHEALTHY
+    runtime.behave(NAME, Manners())
+    watch.look()
+
+    assert now(desk, ready).state is InstanceState.READY
+
+
+def test_an_engine_that_is_away_is_the_hosts_state_and_nobodys_death(desk, watch, told, ready, runtime):
+    watch.begin()
+    runtime.away = True
+    assert eventually(lambda: told == [False])
+    assert now(desk, ready) == ready
+
+    runtime.away = False
+    assert eventually(lambda: told == [False, True])
+
+    assert now(desk, ready) == ready
+    watch.end()
+
+
+def test_a_look_while_the_engine_is_away_changes_nothing(desk, watch, ready, runtime):
+    runtime.away = True
+
+    with pytest.raises(DockerUnavailable):
+        watch.look()
+
+    assert now(desk, ready) == ready
+
+
+def test_a_stopped_service_is_not_brought_back(desk, watch, ready, runtime):
+    desk.carry_out(a_stop_of())
+
+    watch.look()
+
+    assert desk.containers() == []
+    assert now(desk, ready).state is InstanceState.STOPPED
+
+
+def test_a_change_is_noticed_without_waiting_for_the_next_look(desk, watch, ready, runtime):
+    watch.begin()
+
+    runtime.end(NAME, exit_code=1)
+
+    assert eventually(lambda: runtime.find(NAME).status is Status.RUNNING)
+    watch.end()
+
+
+def test_without_redis_what_was_running_is_brought_back_all_the_same(desk, watch, ready, runtime, monkeypatch):
+    runtime.end(NAME, exit_code=255)
+
+    def away(*_: object) -> None:
+        raise BrokerUnavailable(detail="no network")
+
+    monkeypatch.setattr(desk.host.services, "instances_on", away)
+    with pytest.raises(BrokerUnavailable):
+        watch.look()
+
+    assert runtime.find(NAME).status is Status.RUNNING

@@ -19,8 +19,8 @@ def test_what_happens_to_a_container_is_told_by_its_name(bench: Bench, runtime: 
     spec = bench.spec(Program.SERVES)
 
     def something_happens() -> bool:  # and again: listening may begin a moment after the first time
-        runtime.run(spec)
         runtime.remove(spec.name, grace=timedelta())
+        runtime.run(spec)
         return spec.name in heard
 
     assert eventually(something_happens)

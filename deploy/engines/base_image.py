@@ -95,7 +95,11 @@ def from_packages() -> str:
     print(f"making {BASE} from the packages of {release()}", flush=True)
     with tempfile.TemporaryDirectory(prefix="aima-base-") as directory:
         archive = Path(directory) / "base.tar"
-        run(["mmdebstrap", "--variant=extract", f"--include={','.join(PACKAGES)}", release(), str(archive)])
+        # Without root it wants user namespaces, which many machines deny.
+        privileged = as_root() if shutil.which("sudo") else []
+        run(
+            [*privileged, "mmdebstrap", "--variant=extract", f"--include={','.join(PACKAGES)}", release(), str(archive)]
+        )
         run(["docker", "import", "--change", 'CMD ["python3"]', str(archive), BASE])
     return BASE
 

@@ -9,6 +9,7 @@ python_environment() {
     python=$(find_python) || { install_python && python=$(find_python); } ||
         stop_with 'No Python 3.11 or newer.' 'Install one (Debian 12, Ubuntu 24.04: python3; Ubuntu 22.04: python3.11) and run this again.'
     can_make_environments "$python" || need_packages "$(venv_package "$python")"
+    knows_time_zones "$python" || need_packages tzdata
     sync_with_uv "$root" "$python" "$@" || install_with_pip "$root" "$python" "$@"
 }
 
@@ -29,6 +30,9 @@ install_python() {
 }
 
 can_make_environments() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# Celery asks for UTC by name.
+knows_time_zones() { "$1" -c 'import zoneinfo; zoneinfo.ZoneInfo("UTC")' 2>/dev/null; }
 
 venv_package() { "$1" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")'; }
 

@@ -21,7 +21,9 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     port = commands.add_parser("free-port", help="print a port of loopback that nobody listens on")
     port.set_defaults(run=lambda _: free_port())
-    wait = commands.add_parser("wait", help="wait until URL answers 200, no longer than process PID lives")
+    wait = commands.add_parser(
+        "wait", help="wait until the API at URL has a live host, no longer than process PID lives"
+    )
     wait.add_argument("url")
     wait.add_argument("--pid", type=int, required=True)
     wait.add_argument("--seconds", type=float, default=60)
@@ -46,14 +48,20 @@ def free_port() -> int:
 def wait_for(url: str, pid: int, seconds: float) -> str:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        try:
-            with opener.open(url, timeout=5):
-                return "ready"
-        except (URLError, OSError):
-            if not alive(pid):
-                sys.exit("it ended before it was ready")
-            time.sleep(ASK_AGAIN_SECONDS)
-    sys.exit(f"{url} did not answer well within {seconds:.0f} s")
+        if has_live_host(url):
+            return "ready"
+        if not alive(pid):
+            sys.exit("it ended before it was ready")
+        time.sleep(ASK_AGAIN_SECONDS)
+    sys.exit(f"{url} had no live host within {seconds:.0f} s")
+
+
+def has_live_host(url: str) -> bool:
+    try:
+        with opener.open(f"{url}/v1/hosts", timeout=5) as response:
+            return any(host["live"] for host in json.load(response)["items"])
+    except (URLError, OSError):
+        return False
 
 
 def alive(pid: int) -> bool:

@@ -1,0 +1,47 @@
+"""`python -m bench [NAME…] [--rounds N] [--json]`: measure, and print one table.
+
+A bench sets up what it needs and takes it away again. One whose parts this machine lacks is left out, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+
+from lab.at_hand import why_not
+
+from bench import command_line, pull, start
+from bench.report import as_json, as_table
+
+BENCHES: dict[str, ModuleType] = {"start": start, "pull": pull, "cli": command_line}
+
+
+def main() -> int:
+    options = _options()
+    comparisons = []
+    for name in options.name or BENCHES:
+        bench = BENCHES[name]
+        if reasons := [reason for part in bench.NEEDS if (reason := why_not(part))]:
+            print(f"{name} is left out: {reasons[0]}", file=sys.stderr)
+            continue
+        comparisons += bench.measure(options.rounds or bench.ROUNDS)
+    print(as_json(comparisons) if options.json else as_table(comparisons))
+    return 0 if comparisons else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)}; all without one")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how many, instead of each bench's own number")
+    parser.add_argument("--json", action="store_true", help="every round's seconds too, for programs")
+    options = parser.parse_args()
+    if unknown := [name for name in options.name if name not in BENCHES]:
+        parser.error(f"there is no bench {unknown[0]}; there are {', '.join(BENCHES)}")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds wants at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Contenders take turns in one run, and goals judge what comes of it. No result is written down anywhere.
+
+What a machine does in a second drifts by half from run to run; what two contenders need within the same round does
+not. So each round gives one figure, its own ratio or difference, and the median of these figures is what counts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from statistics import median
+from typing import Protocol
+
+Turn = Callable[[], float]
+"""Takes one turn and gives the seconds that count; what it must set up or clear away is not among them."""
+
+
+class Goal(Protocol):
+    def figure(self, ours: float, theirs: float) -> float:
+        """What one round comes to."""
+        ...
+
+    def met_by(self, figure: float) -> bool: ...
+
+    def told(self, figure: float) -> str:
+        """A figure in the goal's own words."""
+        ...
+
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class RatioAtMost:
+    most: float
+
+    def figure(self, ours: float, theirs: float) -> float:
+        return ours / theirs
+
+    def met_by(self, figure: float) -> bool:
+        return figure <= self.most
+
+    def told(self, figure: float) -> str:
+        return f"{figure:.3f}"
+
+    def __str__(self) -> str:
+        return f"≤ {self.most:g}"
+
+
+@dataclass(frozen=True)
+class AddedAtMost:
+    most: timedelta
+
+    def figure(self, ours: float, theirs: float) -> float:
+        return ours - theirs
+
+    def met_by(self, figure: float) -> bool:
+        return figure <= self.most.total_seconds()
+
+    def told(self, figure: float) -> str:
+        return f"{figure * 1000:+.1f} ms"
+
+    def __str__(self) -> str:
+        return f"≤ {self.most.total_seconds() * 1000:+g} ms"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    what: str
+    ours: Sequence[float]
+    """Seconds, one for each round."""
+    theirs: Sequence[float]
+    goal: Goal
+
+    @property
+    def figure(self) -> float:
+        return median(self.goal.figure(ours, theirs) for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        return median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def met(self) -> bool:
+        return self.goal.met_by(self.figure)
+
+
+def take_turns(rounds: int, contenders: Mapping[str, Turn]) -> dict[str, list[float]]:
+    """Seconds of each contender, round by round, after one round that warms up and does not count.
+
+    Every other round goes backwards, so that nobody always follows the same one.
+    """
+    print(f"{rounds} rounds of {', '.join(contenders)}", file=sys.stderr, flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in contenders.values():
+        turn()
+    for number in range(rounds):
+        for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
+            seconds[name].append(contenders[name]())
+    return seconds

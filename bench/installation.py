@@ -1,0 +1,136 @@
+"""An installation of AIMA for one bench: a Redis, an API node and a worker, each a real process, and gone afterwards.
+
+It shares nothing with another installation on this machine: neither state, nor ports, nor containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lab.parts import eventually, free_port
+from lab.redis_server import RedisServer, redis_program
+
+from aima_api.cli.client import Api, path_of
+from aima_core.failures import ApiUnavailable
+
+STARTS_WITHIN = timedelta(seconds=30)
+ENDS_WITHIN_SECONDS = 10
+HOST = "bench"
+HOST_PORTS = "29000-29099"
+"""Below the kernel's range for outgoing connections, and apart from what AIMA leases by itself."""
+
+
+class Installation:
+    def __init__(self, api: Api, name: str) -> None:
+        self.name = name
+        self._api = api
+
+    def submit(self, path: str, body: dict[str, Any] | None = None) -> str:
+        """POST something that makes one operation; its id."""
+        (operation,) = self._api.post(path, body)["operations"]
+        return str(operation["id"])
+
+    def seconds_until(self, phase: str, path: str, body: dict[str, Any] | None = None) -> float:
+        """From the POST to the moment a follower hears of the phase. Raises RuntimeError if it ends otherwise."""
+        began = time.perf_counter()
+        id = self.submit(path, body)
+        with self._api.stream(path_of("operations", id, "events"), after=0) as events:
+            for event in events:
+                said = json.loads(event.data)
+                if said["phase"] == phase:
+                    return time.perf_counter() - began
+                if event.event == "end":
+                    break
+        raise RuntimeError(f"{path} came to another end than {phase}: {said}")
+
+    def wait_for_end(self) -> None:
+        """Until nothing is under way."""
+        if not eventually(self._is_at_rest, within=STARTS_WITHIN):
+            raise RuntimeError("an operation of the bench does not end")
+
+    def has_a_host(self) -> bool:
+        with suppress(ApiUnavailable):
+            return any(host["live"] for host in self._api.get("/v1/hosts")["items"])
+        return False
+
+    def _is_at_rest(self) -> bool:
+        newest = self._api.get("/v1/operations", limit=1)["items"]
+        return all(operation["state"] not in ("queued", "running") for operation in newest)
+
+
+@contextmanager
+def installation() -> Iterator[Installation]:
+    """One that takes commands; its processes and its records are gone afterwards."""
+    name = f"b{uuid.uuid4().hex[:12]}"
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="aima-bench-")))
+        redis = _redis(directory)
+        stack.callback(redis.kill)
+        port = free_port()
+        environment = os.environ | _settings(name, directory, redis_url=redis.url, port=port)
+        for module in ("aima_api", "aima_worker"):
+            stack.enter_context(_process(module, directory, environment))
+        made = Installation(stack.enter_context(Api(f"http://127.0.0.1:{port}")), name)
+        if not eventually(made.has_a_host, within=STARTS_WITHIN):
+            raise RuntimeError(f"no installation within {STARTS_WITHIN.seconds} s:\n{_said(directory)}")
+        yield made
+
+
+def _redis(directory: Path) -> RedisServer:
+    program = redis_program()
+    if program is None:
+        raise RuntimeError("there is no Redis server; `apt-get install redis-server` brings one")
+    server = RedisServer(program, directory)
+    server.start()
+    return server
+
+
+def _settings(name: str, directory: Path, *, redis_url: str, port: int) -> dict[str, str]:
+    return {
+        "AIMA_CONFIG": str(directory / "none.toml"),  # whatever this machine is set to is not measured
+        "AIMA_STATE_DIR": str(directory / "state"),
+        "AIMA_INSTALLATION": name,
+        "AIMA_SIGNING_KEY": uuid.uuid4().hex,
+        "AIMA_RUNTIME": "docker",
+        "AIMA_REDIS__URL": redis_url,
+        "AIMA_API__PORT": str(port),
+        "AIMA_HOST__NAME": HOST,
+        "AIMA_HOST__PORTS": HOST_PORTS,
+    }
+
+
+@contextmanager
+def _process(module: str, directory: Path, environment: dict[str, str]) -> Iterator[None]:
+    with (directory / f"{module}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=directory,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the bench, which still has to stop what it started
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(ENDS_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _said(directory: Path) -> str:
+    return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-2000:]}" for log in directory.glob("*.log"))

@@ -1,0 +1,75 @@
+"""Each bench in its shortest form: it sets itself up, prints its table and takes away what it made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import docker
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_command_line_is_measured() -> None:
+    ran = _bench("cli", "--rounds", "1")
+
+    heading, row = ran.stdout.splitlines()
+
+    assert heading.split() == ["what", "ours", "theirs", "ratio", "figure", "goal"]
+    assert row.startswith("aima --help, against python -c pass  ")
+    assert row.endswith("met")
+
+
+@pytest.mark.docker
+@pytest.mark.redis
+@pytest.mark.slow
+def test_a_start_is_measured_and_no_container_stays() -> None:
+    ran = _bench("start", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split("  ")[0] for row in rows] == ["start, against docker run -d", "start, against two SDK calls"]
+    with closing(docker.from_env()) as engine:
+        assert engine.containers.list(all=True, filters={"label": "aima.host=bench"}) == []
+
+
+@pytest.mark.docker
+@pytest.mark.registry
+@pytest.mark.redis
+@pytest.mark.slow
+def test_a_pull_is_measured_and_no_image_stays() -> None:
+    ran = _bench("pull", "--rounds", "1")
+
+    (row,) = ran.stdout.splitlines()[1:]
+
+    assert row.startswith("pull, against docker pull  ")
+    with closing(docker.from_env()) as engine:
+        assert [image for image in engine.images.list() if "bench/layers" in str(image.tags)] == []
+
+
+def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None:
+    ran = _bench("start", succeeds=False, DOCKER_HOST="unix:///nowhere.sock")
+
+    assert "start is left out: no Docker Engine answers" in ran.stderr
+
+
+def test_a_bench_that_there_is_not_is_told_beside_those_there_are() -> None:
+    ran = _bench("strat", succeeds=False)
+
+    assert "there is no bench strat; there are start, pull, cli" in ran.stderr
+
+
+def _bench(*arguments: str, succeeds: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode == 0) is succeeds, ran.stderr
+    return ran

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from pydantic import SecretStr
 
@@ -31,6 +32,9 @@ from aima_core.settings import Settings
 
 ENDS_WITHIN_SECONDS = 5
 """How long requests under way may take when the node is told to end."""
+_WHERE_THE_KEY_IS = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
+THREADS = 64
+"""Requests waiting for Redis at once; when it is frozen, so many are answered in time, and the next wait for them."""
 ROUTERS = (services, operations, images, catalog, hosts, ports, health)
 
 
@@ -86,11 +90,10 @@ def serve(settings: Settings) -> None:
 
 def _signing_key(settings: Settings) -> SecretStr:
     if settings.signing_key is None or not settings.signing_key.get_secret_value():
-        raise BadSettings(detail="there is no signing key, and hosts carry out signed commands only.", where=_KEY)
+        raise BadSettings(
+            detail="there is no signing key, and hosts carry out signed commands only.", where=_WHERE_THE_KEY_IS
+        )
     return settings.signing_key
-
-
-_KEY = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
 
 
 def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) -> tuple[Parts, CallOff]:
@@ -121,6 +124,7 @@ def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) ->
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = THREADS
     listening = asyncio.create_task(app.state.hub.run())
     yield
     app.state.hub.close()

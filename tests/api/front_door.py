@@ -16,7 +16,7 @@ from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
 from aima_core.host_store import HostStore
-from aima_core.ids import HostName, OperationId
+from aima_core.ids import HostName, OperationId, ServiceId
 from aima_core.operation_store import Claimed, OperationStore, now
 from aima_core.operations import Event, Phase
 from aima_core.queue import celery_app
@@ -113,19 +113,24 @@ class ScriptedWorker:
     def is_ready(self, operation: dict[str, Any]) -> None:
         """Carry a start out to its end, in the record."""
         self.take_on(operation["id"])
-        ready = Instance(
-            id=f"{operation['service']}@{self.name}",
-            desired=Desired.RUNNING,
-            fence=operation["fence"],
-            state=InstanceState.READY,
-            operation=operation["id"],
-            since=now(),
-        )
-        self._services.intend(ready)
-        self._services.observe(ready)
         self.says(operation["id"], Phase.STARTING)
+        self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
         self._operations.let_go(OperationId(operation["id"]))
+
+    def has_stopped(self, operation: dict[str, Any]) -> None:
+        """Carry a stop out to its end, in the record."""
+        self.take_on(operation["id"])
+        self.says(operation["id"], Phase.STOPPING)
+        self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
+        self.says(operation["id"], Phase.STOPPED)
+        self._operations.let_go(OperationId(operation["id"]))
+
+    def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
+        id = ServiceId(operation["service"]).on(self.name)
+        instance = Instance(id=id, desired=desired, fence=operation["fence"], state=state, since=now())
+        self._services.intend(instance)
+        self._services.observe(instance)
 
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:

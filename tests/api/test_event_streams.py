@@ -13,7 +13,7 @@ from api.front_door import ScriptedWorker, api_node, events_of, numbers
 from lab.parts import eventually
 
 from aima_api.event_hub import EventHub
-from aima_api.event_stream import EventStreams
+from aima_api.event_stream import HEARTBEAT, EventStreams
 from aima_core import keys
 from aima_core.ids import OperationId
 from aima_core.operation_store import OperationStore, now
@@ -90,6 +90,19 @@ def test_a_follower_too_slow_for_its_queue_still_hears_everything(node, worker, 
         heard = [first, *stream]
 
     assert numbers(heard) == list(range(1, 1204))
+
+
+def test_an_event_that_the_line_lost_is_fetched_from_the_log(node, worker, start, redis):
+    with node.following(start) as stream:
+        heard = [next(stream), next(stream)]
+        redis.hincrby(keys.operation(start), "seq", 1)
+        redis.xadd(keys.log(start), {"event": a_late_event(start)}, id="3-0")  # and not published
+        began = time.monotonic()
+        worker.says(start, Phase.READY)
+        heard += stream
+
+    assert numbers(heard) == [1, 2, 3, 4]
+    assert time.monotonic() - began < HEARTBEAT.total_seconds() / 2
 
 
 def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(node, worker, start, redis):
@@ -239,6 +252,26 @@ def test_a_follower_of_all_hears_what_comes_and_takes_it_up_again_where_it_was(n
 
     assert [each.get("message") for each in events_of([first, *heard])] == ["one", "two", None, "three"]
     assert [each["operation"] for each in events_of(heard)] == [start, other["id"], start]
+
+
+def test_followers_of_all_that_come_and_go_during_a_storm_hear_everything_once(node, worker, start):
+    with node.following(None) as stream:
+        worker.says(start, message="-1")
+        last = next(stream).id
+    storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(400)])
+    storm.start()
+
+    heard: list[str] = []
+    while len(heard) < 400:
+        with node.following(None, after=last) as stream:
+            for event in stream:
+                last = event.id
+                heard.append(event.json()["message"])
+                if len(heard) >= 400 or random.random() < 0.05:
+                    break
+
+    storm.join()
+    assert heard == [str(count) for count in range(400)]
 
 
 def test_a_follower_of_all_who_was_away_too_long_is_told_to_look_again(node, worker, start, redis):

@@ -81,6 +81,19 @@ def test_a_second_start_goes_to_the_host_that_has_it(node, redis):
     assert again["route"] == "host.beta"
 
 
+def test_a_start_goes_rather_to_where_it_runs_than_to_where_it_ran(node, redis):
+    alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
+    alpha.is_ready(node.start(hosts=["alpha"])[0])
+    [stop] = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
+    alpha.has_stopped(stop)
+    beta.is_ready(node.start(hosts=["beta"])[0])
+    node.post("/v1/services", {"id": SERVICE})
+
+    [again] = node.start()
+
+    assert again["route"] == "host.beta"
+
+
 def test_hosts_named_get_an_operation_each_and_are_wanted_to_run_it(node, redis, services):
     for name in ("alpha", "beta"):
         ScriptedWorker(redis, name)
@@ -119,6 +132,16 @@ def test_replicas_are_distinct_live_hosts_that_fit(node, redis):
     operations = node.start(replicas=2)
 
     assert [each["route"] for each in operations] == ["host.beta", "host.gamma"]
+
+
+def test_replicas_go_to_those_who_have_it_first(node, redis):
+    for name in ("alpha", "beta", "gamma"):
+        worker = ScriptedWorker(redis, name)
+    worker.is_ready(node.start(hosts=["gamma"])[0])
+
+    operations = node.start(replicas=2)
+
+    assert [each["route"] for each in operations] == ["host.gamma", "host.alpha"]
 
 
 def test_too_few_hosts_for_the_replicas_and_each_is_named_with_why_not(node, redis):
@@ -206,6 +229,17 @@ def test_a_stop_calls_off_the_start_that_nobody_has_taken_on(node):
 
     assert answer.json()["operations"] == []
     assert node.operation(start["id"])["state"] == "cancelled"
+
+
+def test_a_start_called_off_by_a_stop_says_nothing_more_of_the_instance(node, worker, services):
+    [start] = node.start(hosts=["alpha"])
+
+    node.post(f"/v1/services/{SERVICE}:stop")
+
+    assert node.operation(start["id"])["state"] == "cancelled"
+    [instance] = services.instances_of(ServiceId(SERVICE))
+    assert instance.desired is Desired.STOPPED
+    assert instance.state is not InstanceState.STOPPED  # only its host can say that
 
 
 def test_a_stop_reaches_a_start_that_a_host_has_just_taken_on(node, worker):

@@ -1,0 +1,86 @@
+"""The hub tells its listeners when something may have been lost, and forgets those that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from aima_api.event_hub import MOST_WAITING, Ear, EventHub, Said, said
+from aima_core.ids import OperationId
+from aima_core.operation_store import now
+from aima_core.operations import Event, Phase
+from aima_core.redis_link import following_link
+
+SOON = timedelta(seconds=4)
+OPERATION = OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21")
+
+
+def an_event(seq: int) -> Said:
+    return said(Event(operation=OPERATION, seq=seq, at=now(), phase=Phase.LOADING), f"{seq}-0")
+
+
+def test_an_ear_hears_in_order():
+    ear = Ear()
+    ear.take()
+
+    for seq in (1, 2, 3):
+        ear.hear(an_event(seq))
+
+    missed, heard = ear.take()
+    assert not missed
+    assert [each.seq for each in heard] == [1, 2, 3]
+
+
+def test_an_ear_that_is_too_slow_is_told_that_it_missed_something_and_holds_no_more():
+    ear = Ear()
+    ear.take()
+
+    for seq in range(MOST_WAITING + 10):
+        ear.hear(an_event(seq))
+
+    assert ear.take() == (True, [])
+    assert ear.take() == (False, [])
+
+
+@pytest.mark.redis
+def test_a_line_cut_and_taken_up_again_tells_every_listener_that_it_missed_something(redis, redis_url):
+    async def cut() -> tuple[bool, bool]:
+        async with running(redis_url) as hub:
+            with hub.listening(OPERATION) as ear:
+                at_first = await missed_something(ear)
+                redis.client_kill_filter(_type="pubsub")
+                return at_first, await missed_something(ear)
+
+    assert asyncio.run(cut()) == (True, True)
+
+
+@pytest.mark.redis
+def test_a_closed_hub_ends_its_listeners_now_and_from_now_on(redis_url):
+    async def close() -> tuple[bool, bool]:
+        async with running(redis_url) as hub:
+            with hub.listening(None) as before:
+                hub.close()
+                with hub.listening(None) as after:
+                    return before.closed, after.closed
+
+    assert asyncio.run(close()) == (True, True)
+
+
+@asynccontextmanager
+async def running(redis_url: str) -> AsyncIterator[EventHub]:
+    hub = EventHub(following_link(redis_url))
+    with hub.listening(OPERATION) as ear:
+        ear.take()
+        task = asyncio.create_task(hub.run())
+        assert await missed_something(ear)  # it is subscribed
+    yield hub
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def missed_something(ear: Ear) -> bool:
+    return await ear.wait(SOON) and ear.take()[0]

@@ -37,8 +37,9 @@ from aima_worker.runtimes.docker_reading import container_inspected, container_l
 from aima_worker.runtimes.docker_reference import image_name
 from aima_worker.runtimes.docker_template import FINGERPRINT_LABEL, container_config
 
-TRIES = 5
-"""To make a container whose name something else takes again and again."""
+NAME_SECONDS = 15.0
+"""That a name may stay taken by what is being made or removed by others."""
+POLL_SECONDS = 0.05
 REMOVAL_SECONDS = 10.0
 """That another's removal of the same container may take."""
 GPU_HOOK = "nvidia-container-runtime-hook"
@@ -81,20 +82,16 @@ class DockerEngine:
         return DockerPull(self._engine, image, stall=stall, inspect=self.image)
 
     def run(self, spec: ContainerSpec) -> Container:
-        for _ in range(TRIES):
+        deadline = time.monotonic() + NAME_SECONDS
+        while time.monotonic() < deadline:
             if (made := self._create(spec)) is not None:
                 return self._start(made, spec, {**spec.labels, FINGERPRINT_LABEL: spec.fingerprint})
             if (standing := self.find(spec.name)) is None:
-                continue
-            if FINGERPRINT_LABEL not in standing.labels:
-                raise self._refused(f"a container named {spec.name} is there, and is not AIMA's")
-            if _is_as_wanted(standing, spec):
-                # One that was made and not started may be about to be: starting is the engine's to do once.
-                return (
-                    standing if standing.status is Status.RUNNING else self._start(standing.id, spec, standing.labels)
-                )
-            self.remove(standing.id, grace=timedelta(0))
-        raise self._refused(f"the name {spec.name} was taken again {TRIES} times")
+                # Its name is taken before it can be seen, and given back after it has gone.
+                time.sleep(POLL_SECONDS)
+            elif (adopted := self._adopt(standing, spec)) is not None:
+                return adopted
+        raise self._refused(f"the name {spec.name} stays taken by a container that cannot be seen")
 
     def find(self, name: str) -> Container | None:
         with self._engine.asking() as client:
@@ -135,6 +132,16 @@ class DockerEngine:
                     raise self._refused(refused) from refused
 
     # Making one -------------------------------------------------------------------------------------------------
+
+    def _adopt(self, standing: Container, spec: ContainerSpec) -> Container | None:
+        """What stands under the name, running; None once it has been cleared away for not being what is wanted."""
+        if FINGERPRINT_LABEL not in standing.labels:
+            raise self._refused(f"a container named {spec.name} is there, and is not AIMA's")
+        if standing.status is Status.EXITED or standing.labels[FINGERPRINT_LABEL] != spec.fingerprint:
+            self.remove(standing.id, grace=timedelta(0))
+            return None
+        # One that was made and not started may be about to be: starting is the engine's to do once.
+        return standing if standing.status is Status.RUNNING else self._start(standing.id, spec, standing.labels)
 
     def _create(self, spec: ContainerSpec) -> str | None:
         """The id of the container made; None if the name is taken."""
@@ -200,7 +207,7 @@ class DockerEngine:
         leaving = self.find(name)
         deadline = time.monotonic() + REMOVAL_SECONDS
         while leaving is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
             leaving = self.find(leaving.id)
         return leaving is None
 
@@ -209,10 +216,6 @@ class DockerEngine:
             "nvidia.com/gpu" in str(device.get("ID")) for device in info.get("DiscoveredDevices") or []
         )
         return announced or (self._engine.local and shutil.which(GPU_HOOK) is not None)
-
-
-def _is_as_wanted(standing: Container, spec: ContainerSpec) -> bool:
-    return standing.status is not Status.EXITED and standing.labels[FINGERPRINT_LABEL] == spec.fingerprint
 
 
 def _words(refused: APIError) -> str:

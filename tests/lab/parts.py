@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn
 
 import pytest
+
+PORTS = (22_000, 32_000)
 
 
 def missing(reason: str) -> NoReturn:
@@ -20,11 +24,15 @@ def missing(reason: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port of loopback that nobody listens on just now.
+
+    Below those that the kernel gives to outgoing connections, any of which could take it before its user does.
+    """
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(fact: Callable[[], bool], *, within: timedelta = timedelta(seconds=10)) -> bool:

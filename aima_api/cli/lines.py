@@ -30,6 +30,7 @@ class Lines:
         self._file = file
         self._clock = clock
         self._said: dict[str, tuple[Phase, str | None]] = {}
+        self._away: set[str] = set()
         self._pulls: dict[str, tuple[float, float]] = {}
         """When a pull's progress was last told, and how far it was."""
 
@@ -46,8 +47,9 @@ class Lines:
 
     def show(self, track: Track, news: News) -> None:
         if isinstance(news, Away):
-            self._say(track, f"connection lost, trying again: {news.why}")
+            self._show_away(track, news)
             return
+        self._away.discard(track.operation.id)
         if not track.ended:
             self._show_phase(track)
         if news.progress is not None:
@@ -55,6 +57,11 @@ class Lines:
         if isinstance(news, Event):
             for line in news.lines:
                 self._say(track, f"  | {line}")
+
+    def _show_away(self, track: Track, away: Away) -> None:
+        if track.operation.id not in self._away:
+            self._away.add(track.operation.id)
+            self._say(track, f"connection lost, trying again: {away.why}")
 
     def _show_phase(self, track: Track) -> None:
         now = (track.phase, track.reason)

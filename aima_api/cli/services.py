@@ -23,6 +23,7 @@ from aima_api.cli.printing import Format, age, print_data, print_record, print_r
 
 if TYPE_CHECKING:
     from aima_api.cli.client import Api
+    from aima_core.ids import ServiceId
 
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
 
@@ -151,7 +152,7 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
     )
 
 
-def _checked(service_id: str) -> str:
+def _checked(service_id: str) -> ServiceId:
     """The id, if it is one: a mistyped one needs no API to be refused."""
     from aima_core.ids import ServiceId
 
@@ -166,8 +167,11 @@ def _path(service_id: str, action: str = "") -> str:
 
 def _summed_up(service: dict[str, Any]) -> dict[str, Any]:
     states = Counter(instance["state"] for instance in service["instances"])
+    engines = {instance.get("engine") for instance in service["instances"]} - {None}
     return {
         **service,
+        "engine": service.get("engine") or sorted(engines),
+        "model": service.get("model") or _checked(service["id"]).model,
         "states": ", ".join(f"{count} {state}" for state, count in states.items()),
         "age": age(service["created_at"]),
     }

@@ -48,6 +48,8 @@ def submitted(api: Api, answer: Any, *, wait: bool, timeout: timedelta | None, o
         return 0
     for track in map(Track, operations):
         click.echo(f"{doing(track).capitalize()} of {harmless(title(track))} is operation {track.operation.id}.")
+        if track.operation.reason:
+            click.echo(f"  {harmless(track.operation.reason)}")
     if operations:
         click.echo(f"Watch it: aima operation watch {' '.join(each.id for each in operations)}", err=True)
     else:

@@ -146,9 +146,9 @@ class _Everything:
             wording.summary(url=self._url, host=host, redis=redis, state=self._directory, settings=self._settings)
         )
 
-    def _say_ending(self) -> None:
+    def _say_ending(self, told_by: str) -> None:
         self._engines = self._engines_running()
-        click.echo("\nEnding the worker, the API and Redis … (Ctrl-C again kills them)")
+        click.echo(f"\n{told_by}: ending the worker, the API and Redis … (Ctrl-C again kills them)")
 
     def _engines_running(self) -> int:
         services = (self._ask(path_of("services")) or {}).get("items", [])

@@ -60,9 +60,13 @@ class Supervisor:
         self._tell = tell
         self._running: list[_Running] = []
         self._ending = threading.Event()
+        self._told_by = ""
 
-    def run(self, *, when_ready: Callable[[], None], when_ending: Callable[[], None]) -> None:
-        """Until a signal. Raises PartEnded once a part cannot be begun or kept alive; all have ended then."""
+    def run(self, *, when_ready: Callable[[], None], when_ending: Callable[[str], None]) -> None:
+        """Until a signal, whose name `when_ending` is told.
+
+        Raises PartEnded once a part cannot be begun or kept alive; all have ended then.
+        """
         with self._signals():
             try:
                 self._begin()
@@ -71,7 +75,7 @@ class Supervisor:
                 while not self._ending.wait(LOOKS_EVERY.total_seconds()):
                     for running in self._running:
                         self._keep(running)
-                when_ending()
+                when_ending(self._told_by)
             finally:
                 self._end()
 
@@ -130,6 +134,7 @@ class Supervisor:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 signal's signature
         if not self._ending.is_set():
+            self._told_by = signal.Signals(number).name
             self._ending.set()
             return
         for running in self._running:

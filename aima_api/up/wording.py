@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from aima_core.quantities import format_size
 from aima_core.settings import Settings
 
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
+_NOT_FACTS = ("event", "level", "timestamp", "exception")
 
 
 class Relay:
@@ -26,10 +28,10 @@ class Relay:
 
     def __call__(self, line: str) -> None:
         text, level = _readable(line)
-        if text:
+        for each in text.splitlines():
             # A reader of ours that has gone must not stop the part, whose pipe would fill.
             with suppress(OSError):
-                click.echo(self._label + click.style(harmless(text), fg=_COLOURS.get(level)))
+                click.echo(self._label + click.style(harmless(each), fg=_COLOURS.get(level)))
 
 
 def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, settings: Settings) -> str:
@@ -76,12 +78,20 @@ def _runtime(host: Mapping[str, Any], settings: Settings) -> str:
 
 
 def _readable(line: str) -> tuple[str, str]:
-    """A log line as text and its level."""
-    try:
-        record = json.loads(line)
-    except ValueError:
+    """A log line as text, of several lines with a traceback, and its level; only structlog's are made shorter."""
+    record = _record(line)
+    if "event" not in record:
         return line, ""
-    if not isinstance(record, dict) or "event" not in record:
-        return line, ""
-    facts = [f"{name}={value}" for name, value in record.items() if name not in ("event", "level", "timestamp")]
-    return "  ".join([str(record["event"]), *facts]), str(record.get("level", ""))
+    facts = [f"{name}={value}" for name, value in record.items() if name not in _NOT_FACTS]
+    traceback = str(record.get("exception", "")).replace("\\n", "\n")
+    return "  ".join([str(record["event"]), *facts]) + f"\n{traceback}", str(record.get("level", ""))
+
+
+def _record(line: str) -> Mapping[str, object]:
+    """A log line's fields, if it is written as JSON or as `name=value` words; else empty."""
+    with suppress(ValueError):
+        if line.startswith("{"):
+            return dict(json.loads(line))
+        if line.startswith("timestamp="):
+            return dict(word.split("=", 1) for word in shlex.split(line))
+    return {}

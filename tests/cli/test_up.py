@@ -195,7 +195,7 @@ def test_a_second_ctrl_c_waits_for_nobody(begun: list[Up], state_dir: Path) -> N
     worker = up.pid_of("worker")
 
     up.process.send_signal(signal.SIGINT)
-    assert up.said("Ending")
+    assert up.said("SIGINT: ending")
     assert eventually(lambda: alive(worker))
     up.process.send_signal(signal.SIGINT)
 

@@ -73,6 +73,7 @@ def test_a_failed_start_ends_with_the_failures_own_words_and_code(
 
 def test_a_lost_connection_is_said_and_the_rest_still_comes(started: StandIn, aima: Aima) -> None:
     started.stream(an_event(1, "starting"), CUT)
+    started.stream(CUT)
     started.stream(an_event(2, "loading"), an_event(3, "ready", name="end"))
 
     outcome = aima("service", "start", SERVICE, "--wait")

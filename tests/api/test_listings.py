@@ -1,0 +1,79 @@
+"""Listings: paged, filtered, and with what the catalog and the hosts say."""
+
+from __future__ import annotations
+
+import pytest
+from api.front_door import SERVICE, ScriptedWorker
+
+from aima_core.ids import HostName, ServiceId
+from aima_core.port_store import PortStore
+
+pytestmark = pytest.mark.redis
+
+
+def test_operations_are_paged_the_newest_first(node, worker):
+    ids = [node.start()[0]["id"] for _ in range(5)]
+
+    first = node.get("/v1/operations", params={"limit": 3}).json()
+    second = node.get("/v1/operations", params={"limit": 3, "cursor": first["next"]}).json()
+
+    assert sorted(each["id"] for each in [*first["items"], *second["items"]]) == sorted(ids)
+    assert [len(first["items"]), len(second["items"]), second["next"]] == [3, 2, None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"state": "succeeded"}, 1),
+        ({"state": "queued"}, 1),
+        ({"kind": "pull"}, 1),
+        ({"service": SERVICE}, 1),
+        ({"service": "svc-tiny-other"}, 0),
+        ({"host": "alpha"}, 1),
+        ({"host": "alpha", "state": "queued"}, 0),
+    ],
+)
+def test_operations_are_found_by_what_they_are(node, worker, asked, found):
+    worker.is_ready(node.start()[0])
+    node.post("/v1/images:pull", {"image": "repo/name:1"})
+
+    assert len(node.get("/v1/operations", params=asked).json()["items"]) == found
+
+
+def test_services_are_listed_by_id_with_their_instances(node, worker):
+    node.post("/v1/services", {"id": "svc-asr-sensevoicesmall"})
+    worker.is_ready(node.start()[0])
+
+    first = node.get("/v1/services", params={"limit": 1}).json()
+    second = node.get("/v1/services", params={"limit": 1, "cursor": first["next"]}).json()
+
+    assert [each["id"] for each in [*first["items"], *second["items"]]] == ["svc-asr-sensevoicesmall", SERVICE]
+    assert [each["id"] for each in second["items"][0]["instances"]] == [f"{SERVICE}@alpha"]
+
+
+def test_the_catalog_is_told_by_name(node):
+    engines = [each["name"] for each in node.get("/v1/engines").json()["items"]]
+    models = [each["name"] for each in node.get("/v1/models").json()["items"]]
+
+    assert {node.get(f"/v1/engines/{name}").json()["name"] for name in engines} == set(engines) != set()
+    assert {node.get(f"/v1/models/{name}").json()["name"] for name in models} == set(models) != set()
+
+
+def test_hosts_are_told_with_whether_they_live(node, redis):
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta").leave()
+
+    hosts = node.get("/v1/hosts").json()["items"]
+
+    assert [(each["name"], each["live"]) for each in hosts] == [("alpha", True), ("beta", False)]
+    assert node.get("/v1/hosts/beta").json()["live"] is False
+
+
+def test_ports_are_told_with_who_holds_them(node, worker, redis):
+    ports = PortStore(redis, HostName("alpha"))
+    ports.open(range(20000, 20010))
+    ports.lease(ServiceId(SERVICE).on(HostName("alpha")), fence=1)
+
+    [lease] = node.get("/v1/ports").json()["items"]
+
+    assert (lease["host"], lease["port"], lease["holder"]) == ("alpha", 20000, f"{SERVICE}@alpha")

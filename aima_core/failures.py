@@ -284,7 +284,7 @@ class OutOfMemory(AimaError):
 
 class EngineDied(AimaError):
     code, status, exit_code = "engine_died", 502, 70
-    sentence = "The engine had been ready, ended ({how}), and did not stay up after {restarts} restart(s)."
+    sentence = "The engine, which had been ready, ended: {how}. {then}"
     hint = "Its last lines say why. When it is mended: `aima service start {service}`."
 
 

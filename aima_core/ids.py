@@ -107,6 +107,17 @@ class OperationId(Id):
         return cls(str(uuid.uuid4()))
 
 
+class AnswerId(Id):
+    """Where a host puts the answer to one question of an API node."""
+
+    kind, example, pattern = "answer id", "0b5f4c1e3c1c4a529c553f8a3a0f9f21", re.compile("[0-9a-f]{32}")
+    __slots__ = ()
+
+    @classmethod
+    def new(cls) -> AnswerId:
+        return cls(uuid.uuid4().hex)
+
+
 class Route(Id):
     """The routing key a task is sent to, and the name of the queue behind it."""
 

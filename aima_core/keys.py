@@ -21,6 +21,10 @@ aima:ports:<host>:taken        zset     worker        held ports by the time the
 aima:ports:<host>:last         hash     worker        the port each instance held last; never
 aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
 aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
+aima:asked:<host>              list     api           what a host is asked about log lines, capped; ASKED_TTL
+aima:answer:<id>               stream   worker        the log lines that were asked for; ANSWER_TTL
+aima:lines:<instance>          stream   worker        lines as they are said, while followed, capped; LINES_TTL
+aima:last-lines:<instance>     string   worker        an instance's last lines; LAST_LINES_TTL unless renewed
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.ids import AnswerId, HostName, InstanceId, OperationId, ServiceId
 
 PREFIX: Final = "aima:"
 
@@ -41,6 +45,13 @@ IDEMPOTENCY_TTL: Final = timedelta(days=1)
 LOG_CAP: Final = 2000
 """About how many events of one operation are kept."""
 COMMON_LOG_CAP: Final = 10000
+ASKED_TTL: Final = timedelta(seconds=30)
+ASKED_CAP: Final = 500
+ANSWER_TTL: Final = timedelta(minutes=1)
+LINES_TTL: Final = timedelta(minutes=1)
+LINES_CAP: Final = 100
+"""About how many batches of one instance's lines are kept for readers."""
+LAST_LINES_TTL: Final = timedelta(days=7)
 
 EPOCH: Final = "aima:epoch"
 FENCE: Final = "aima:fence"
@@ -100,3 +111,19 @@ def port_prefix(host: HostName) -> str:
 
 def idempotency(key: str) -> str:
     return f"aima:idempotency:{key}"
+
+
+def asked(host: HostName) -> str:
+    return f"aima:asked:{host}"
+
+
+def answer(id: AnswerId) -> str:
+    return f"aima:answer:{id}"
+
+
+def lines(id: InstanceId) -> str:
+    return f"aima:lines:{id}"
+
+
+def last_lines(id: InstanceId) -> str:
+    return f"aima:last-lines:{id}"

@@ -7,6 +7,7 @@ waits are long and which comes back by itself for ever.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import redis
@@ -49,12 +50,15 @@ def _translated(call: Callable[[], _T]) -> _T:
         raise BrokerUnavailable(detail=str(failed)) from failed
 
 
-def command_link(url: str) -> TextRedis:
-    """A client for commands: text in and out, one more try after a broken connection, an answer within seconds."""
+def command_link(url: str, *, answers_within: timedelta = timedelta(seconds=ANSWER_SECONDS)) -> TextRedis:
+    """A client for commands: text in and out, one more try after a broken connection, an answer within seconds.
+
+    One whose commands wait for something in Redis has to be given longer than they wait.
+    """
     pool = redis.ConnectionPool.from_url(
         url,
         decode_responses=True,
-        socket_timeout=ANSWER_SECONDS,
+        socket_timeout=answers_within.total_seconds(),
         socket_connect_timeout=CONNECT_SECONDS,
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 1),

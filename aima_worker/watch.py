@@ -27,6 +27,8 @@ from aima_worker.runtime import ChangeStream, Container, Status
 
 LOOK_SECONDS = 5.0
 """Between two looks, when no change is reported sooner."""
+SETTLE_SECONDS = 0.2
+"""After a change: a health check of what is just dying would hang for seconds."""
 RECONNECT_SECONDS = 1.0
 FAILED_CHECKS = 3
 """In a row make a running engine unhealthy."""
@@ -170,7 +172,8 @@ class Watch:
                 _log.warning("watching without records", reason=str(away))
             except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
                 _log.exception("a look failed")
-            self._look_now.wait(min(LOOK_SECONDS, self._restarts.seconds_to_next()))
+            if self._look_now.wait(min(LOOK_SECONDS, self._restarts.seconds_to_next())):
+                self._over.wait(SETTLE_SECONDS)
 
     def _engine_is(self, *, answering: bool, why: str = "") -> None:
         if answering is not self._answers:

@@ -1,0 +1,252 @@
+"""One instance's lines as its container says them: one reader, whoever listens.
+
+The last lines are always kept. What is said while somebody follows is gathered in batches besides, each bounded: of a
+flood the newest lines are told, and how many were left out. While nobody follows, a flood is not read at all, but
+looked at now and then. The tail outlives its container: the next one of the same name goes on in the same count.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from threading import Event as Flag
+from threading import Lock, Thread
+
+import structlog
+
+from aima_core.failures import AimaError
+from aima_core.log_messages import Batch, LastLines, Line, Place
+from aima_core.log_seen import Seen
+from aima_worker.runtime import Container, ContainerRuntime, LogLine, LogStream
+
+KEPT = 100
+"""Lines that stay readable when the container is gone."""
+KEPT_OF_A_LINE = 2048
+"""Characters of each of them."""
+MOST_IN_BATCH = 200
+MOST_BYTES_IN_BATCH = 64 * 1024
+FLOOD = 1000
+"""Lines in a second, read for nobody, make a flood."""
+RESTS = timedelta(seconds=2)
+"""Between two looks at a flood that nobody follows."""
+
+_log = structlog.get_logger()
+
+
+class Tail:
+    def __init__(
+        self,
+        runtime: ContainerRuntime,
+        name: str,
+        *,
+        follow_lasts: timedelta,
+        news: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`news` is called, from any thread, when there is something to publish."""
+        self._runtime = runtime
+        self._name = name
+        self._follow_lasts = follow_lasts.total_seconds()
+        self._tell = news
+        self._clock = clock
+        self._lock = Lock()
+        self._run = uuid.uuid4().hex
+        self._count = 0
+        self._first = 0
+        """The number of the first line of the batch that is being gathered."""
+        self._batch: deque[LogLine] = deque(maxlen=MOST_IN_BATCH)
+        self._bytes = 0
+        self._last: deque[LogLine] = deque(maxlen=KEPT)
+        self._changed = False
+        self._due = False
+        """There is something to publish even without a line."""
+        self._ended = False
+        self._wanted_until = float("-inf")
+        self._born = datetime.now(UTC)
+        self._seen = Seen()
+        self._life: tuple[str, datetime | None] | None = None
+        self._next: deque[Container] = deque()
+        self._reader: Thread | None = None
+        self._stream: LogStream | None = None
+        self._woken = Flag()
+        self._closed = False
+
+    # The container ------------------------------------------------------------------------------------------------
+
+    def attend(self, container: Container) -> None:
+        """Read what this container says, from its beginning or from now on; at once if it is read already."""
+        life = (container.id, container.started_at)
+        with self._lock:
+            if self._closed or life == self._life:
+                return
+            self._life = life
+            self._next.append(container)
+            if self._reader is None:
+                self._reader = Thread(target=self._read_all, name=f"tail of {self._name}", daemon=True)
+                self._reader.start()
+
+    def close(self) -> None:
+        """Stop reading, and wait until that is so."""
+        with self._lock:
+            self._closed = True
+            stream, reader = self._stream, self._reader
+        self._woken.set()
+        if stream is not None:
+            stream.close()
+        if reader is not None:
+            reader.join(timeout=5)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is read, nobody listens, and nothing is left to be kept."""
+        return self._reader is None and not self.wanted and not self._changed
+
+    @property
+    def ended(self) -> bool:
+        """Its container has ended, or is gone."""
+        return self._ended
+
+    # Who listens --------------------------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> bool:
+        return self._clock() < self._wanted_until
+
+    def want(self) -> Place:
+        """Publish from now on, for a while; where that begins, at the latest."""
+        with self._lock:
+            if not self.wanted:
+                self._drop_batch()
+                self._due = True
+            self._wanted_until = self._clock() + self._follow_lasts
+            place = Place(run=self._run, next=self._first)
+        self._woken.set()
+        self._tell()
+        return place
+
+    def take_batch(self) -> Batch | None:
+        """What there is to publish, if anything."""
+        with self._lock:
+            if not self._due:
+                return None
+            lines = tuple(map(_told, self._batch))
+            left_out = self._count - self._first - len(lines)
+            batch = Batch(run=self._run, first=self._first, left_out=left_out, lines=lines, ended=self._ended)
+            self._drop_batch()
+            self._due = False
+            return batch
+
+    def take_last(self, *, anyway: bool = False) -> LastLines | None:
+        """The last lines, if they have changed since they were taken before."""
+        with self._lock:
+            if not self._last or not (self._changed or anyway):
+                return None
+            self._changed = False
+            return LastLines(at=datetime.now(UTC), lines=tuple(_told(line, cut=KEPT_OF_A_LINE) for line in self._last))
+
+    def put_back_last(self) -> None:
+        """They could not be kept: offer them again."""
+        self._changed = True
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def _read_all(self) -> None:
+        while True:
+            with self._lock:
+                if self._closed or not self._next:
+                    self._reader = None
+                    return
+                container = self._next.popleft()
+            self._read(container)
+
+    def _read(self, container: Container) -> None:
+        self._ended = False
+        # One that was there before this worker may have said a great deal; of any other nothing shall be missed.
+        is_new = container.started_at is not None and container.started_at > self._born
+        tail, since = None if is_new else KEPT, self._seen.since
+        try:
+            while self._read_until_flood(tail=tail, since=since):
+                self._woken.clear()
+                if not (self.wanted or self._closed):
+                    self._woken.wait(RESTS.total_seconds())
+                tail, since = (None if self.wanted else KEPT), self._seen.since
+        except AimaError as away:
+            _log.warning("log cannot be read", container=self._name, why=str(away))
+            self._life = None  # the next look at the containers begins anew
+            return
+        with self._lock:
+            self._ended = self._due = True
+        self._tell()
+
+    def _read_until_flood(self, *, tail: int | None, since: datetime | None) -> bool:
+        """Whether it stopped for a flood, rather than at the end."""
+        self._seen.read_again()
+        flood = _Flood(self._clock)
+        with self._opened(tail=tail, since=since) as lines:
+            for line in lines:
+                if self._seen.is_new(line):
+                    self._take(line)
+                if self._closed:
+                    return False
+                if flood.rises() and not self.wanted:
+                    return True
+        return False
+
+    def _opened(self, *, tail: int | None, since: datetime | None) -> LogStream:
+        lines = self._runtime.logs(self._name, follow=True, tail=tail, since=since)
+        with self._lock:
+            self._stream = lines
+            closed = self._closed
+        if closed:
+            lines.close()
+        return lines
+
+    def _take(self, line: LogLine) -> None:
+        with self._lock:
+            self._count += 1
+            self._last.append(line)
+            self._changed = True
+            if not self.wanted:
+                return
+            self._gather(line)
+        self._tell()
+
+    def _gather(self, line: LogLine) -> None:
+        if len(self._batch) == MOST_IN_BATCH:
+            self._bytes -= len(self._batch[0].text)
+        self._batch.append(line)
+        self._bytes += len(line.text)
+        while self._bytes > MOST_BYTES_IN_BATCH and len(self._batch) > 1:
+            self._bytes -= len(self._batch.popleft().text)
+        self._due = True
+
+    def _drop_batch(self) -> None:
+        self._batch.clear()
+        self._bytes = 0
+        self._first = self._count
+
+
+class _Flood:
+    """Counts the lines of each second."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._lines = 0
+
+    def rises(self) -> bool:
+        self._lines += 1
+        if self._lines % 100:
+            return False
+        now = self._clock()
+        if now - self._since > 1:
+            self._since, self._lines = now, 0
+        return self._lines >= FLOOD
+
+
+def _told(line: LogLine, *, cut: int | None = None) -> Line:
+    text = line.text if cut is None or len(line.text) <= cut else line.text[:cut] + "…"
+    return Line(at=line.at, stream=line.stream, text=text)

@@ -82,5 +82,6 @@ def run_again(host: Host, container: Container) -> None:
 
 def death_of(container: Container, *, restarts: int) -> EngineDied:
     how = "killed for want of memory" if container.oom_killed else f"exit code {container.exit_code}"
-    then = f"It was brought back {restarts} times, and is not again." if restarts == len(WAITS) else "It is brought back."
+    enough = restarts == len(WAITS)
+    then = f"It was brought back {restarts} times, and is not again." if enough else "It is brought back."
     return EngineDied(how=how, then=then, service=command_of(container).service)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import docker
@@ -23,10 +23,18 @@ http: {{addr: "127.0.0.1:{port}"}}
 """
 
 
+_LOCKED = """\
+auth: {{htpasswd: {{realm: lab, path: {passwords}}}}}
+"""
+ACCOUNT = {"username": "reader", "password": "secret"}
+_PASSWORDS = "reader:$2b$05$.qVMITK44C5CQfZo4a5c1ujwWuKUasoc5q3NvW3rL0xX7XtXttzaS\n"
+
+
 class Registry:
-    def __init__(self, port: int, directory: Path) -> None:
+    def __init__(self, port: int, directory: Path, *, account: dict[str, str] | None = None) -> None:
         self.port = port
         self.directory = directory
+        self.account = account
 
     @property
     def address(self) -> str:
@@ -38,7 +46,7 @@ class Registry:
         reference = f"{self.address}/{name}"
         with closing(docker.from_env()) as client:
             client.images.get(image).tag(reference)
-            said = client.images.push(reference)
+            said = client.images.push(reference, auth_config=self.account)
             client.images.remove(reference)
             if image != reference and "aima-lab/" not in image:
                 client.images.remove(image)
@@ -69,16 +77,20 @@ class Registry:
 
 
 @contextmanager
-def registry(directory: Path) -> Iterator[Registry]:
+def registry(directory: Path, *, locked: bool = False) -> Iterator[Registry]:
+    """A registry with its data below `directory`; a locked one lets in ACCOUNT only."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / "config.yml"
-    config.write_text(_CONFIG.format(directory=directory / "data", port=port))
+    passwords = directory / "passwords"
+    passwords.write_text(_PASSWORDS)
+    lock = _LOCKED.format(passwords=passwords) if locked else ""
+    config.write_text(_CONFIG.format(directory=directory / "data", port=port) + lock)
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
         assert eventually(lambda: _answers(port)), (directory / "log").read_text()
-        yield Registry(port, directory / "data")
+        yield Registry(port, directory / "data", account=ACCOUNT if locked else None)
     finally:
         server.kill()
         server.wait()
@@ -88,5 +100,7 @@ def _answers(port: int) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/v2/") as answer:
             return bool(answer.status == 200)
+    except HTTPError as answered:
+        return answered.code == 401
     except (URLError, ConnectionError):
         return False

@@ -1,0 +1,79 @@
+"""A registry that wants an account: Docker's own configuration on the host opens it, and nothing else does."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from lab.images import busybox_image
+from lab.registry import ACCOUNT, Registry, registry
+
+from aima_core.failures import RegistryDenied
+from aima_worker.runtimes.docker_engine import DockerEngine
+
+pytestmark = [pytest.mark.docker, pytest.mark.registry]
+
+STALL = timedelta(seconds=30)
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry", locked=True) as server:
+        yield server
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that `docker login` writes; not there yet."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    return tmp_path / "config.json"
+
+
+def log_in(docker_config: Path, registry: str, **account: str) -> None:
+    secret = base64.b64encode(f"{account['username']}:{account['password']}".encode()).decode()
+    docker_config.write_text(json.dumps({"auths": {registry: {"auth": secret}}}))
+
+
+def test_without_an_account_the_registry_refuses(
+    engine: DockerEngine, locked: Registry, docker_config: Path, new_name: str
+) -> None:
+    image = locked.push(busybox_image(), name=new_name)
+
+    with pytest.raises(RegistryDenied):
+        list(engine.pull(image, stall=STALL))
+
+    assert engine.image(image) is None
+
+
+def test_a_login_counts_from_the_next_pull_on(
+    engine: DockerEngine, locked: Registry, docker_config: Path, new_name: str
+) -> None:
+    image = locked.push(busybox_image(), name=new_name)
+    with pytest.raises(RegistryDenied):
+        list(engine.pull(image, stall=STALL))
+
+    log_in(docker_config, locked.address, **ACCOUNT)
+    list(engine.pull(image, stall=STALL))
+
+    assert engine.image(image) is not None
+
+
+def test_a_wrong_password_is_refused(
+    engine: DockerEngine, locked: Registry, docker_config: Path, new_name: str
+) -> None:
+    image = locked.push(busybox_image(), name=new_name)
+    log_in(docker_config, locked.address, username="reader", password="guessed")
+
+    with pytest.raises(RegistryDenied):
+        list(engine.pull(image, stall=STALL))
+
+
+def test_a_helper_that_is_missing_is_told_of_rather_than_passed_over(engine: DockerEngine, docker_config: Path) -> None:
+    docker_config.write_text(json.dumps({"credsStore": "nobody-has-this"}))
+
+    with pytest.raises(RegistryDenied, match="credentials"):
+        engine.pull("spark-registry:5000/vllm:1", stall=STALL)

@@ -412,3 +412,9 @@ class ApiPortTaken(AimaError):
     code, status, exit_code = "api_port_taken", 409, 93
     sentence = "Port {port} on {address}, where the API was to listen, is taken."
     hint = "Choose another with `--port`, or stop what listens there (`ss -ltnp 'sport = :{port}'` names it)."
+
+
+class MachineLacks(AimaError):
+    code, status, exit_code = "machine_lacks", 503, 94
+    sentence = "This machine lacks {what}."
+    hint = "The command under each says what mends it; then run `aima doctor` again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,14 @@ def validate(path: Path | None, output: Format) -> int:
     from aima_core.failures import CatalogMistake
 
     places = [path] if path else _catalogs_in_force()
-    mistakes = [str(each) for place in places for each in catalog_files.find_mistakes(place)]
+    mistakes = [each for place in places for each in catalog_files.find_mistakes(place)]
     files = sum(_count(place) for place in places)
     if output != "table":
-        print_data({"files": files, "mistakes": mistakes}, output)
+        told = [dataclasses.asdict(each) | {"file": str(each.file)} for each in mistakes]
+        print_data({"files": files, "mistakes": told}, output)
     elif mistakes:
         for mistake in mistakes:
-            click.echo(sentence(mistake), err=True)
+            click.echo(sentence(str(mistake)), err=True)
         click.echo(f"{_counted(len(mistakes), 'mistake')} in {_counted(files, 'file')}", err=True)
     else:
         click.echo(f"{_counted(files, 'file')}, all good")

@@ -19,6 +19,7 @@ SECTIONS: Sections = {
         "up": (f"{HERE}.up:up", "Run all of AIMA on this machine, in the foreground."),
         "api": (f"{HERE}.processes:api", "Run an API node."),
         "worker": (f"{HERE}.processes:worker", "Run this host's worker."),
+        "doctor": (f"{HERE}.doctor:doctor", "Say what this machine lacks, and what mends it."),
     },
     "Deploy engines": {
         "service": (f"{HERE}.services:service", "Create, start, stop and look at services."),

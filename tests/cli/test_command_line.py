@@ -26,6 +26,7 @@ SPEC = [
 GRAMMAR = [
     ["up", "--runtime", "process", "--state-dir", "/tmp/x", "--port", "7081"],
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
+    ["doctor", "-o", "json"],
     ["worker", "--name", "box", "--runtime", "docker"],
     ["engine", "list", "-o", "yaml"],
     ["engine", "show", "e", "-o", "json"],

@@ -109,6 +109,7 @@ def test_all_comes_up_and_one_ctrl_c_ends_it(begun: list[Up], state_dir: Path) -
 
     assert up.ended() == 0
     assert not any(map(alive, pids))
+    assert up.lines.index("worker │ the worker ends") < up.lines.index("api    │ the API ends")
     assert "1 engine keeps serving" in up.lines[-1]
     told = "\n".join(up.lines)
     for fact in (f"http://127.0.0.1:{up.port}", "box", "no Docker Engine answers", str(state_dir)):

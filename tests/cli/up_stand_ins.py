@@ -54,9 +54,11 @@ def be_the_api() -> None:
     with stand_in_api(int(os.environ["AIMA_API__PORT"])) as api:
         api.answer("GET /readyz", {"status": "ready"})
         api.answer("GET /v1/services", {"items": [READY], "next": None})
+        api.answer("GET /v1/hosts/box", HOST | {"seen_at": "2020-01-01T00:00:00Z"})  # by a worker that is no more
         while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
             if worker.exists():
                 api.answers["GET /v1/hosts/box"] = [(200, HOST | {"seen_at": datetime.now(UTC).isoformat()})]
+    _say("the API ends")
 
 
 def be_the_worker() -> None:
@@ -67,8 +69,11 @@ def be_the_worker() -> None:
         sys.exit(3)
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_say("the worker ends")))
     _note_pid("worker")
-    signal.pause()
+    while True:
+        signal.pause()
 
 
 def _say(line: str) -> None:

@@ -34,9 +34,9 @@ def test_what_was_measured_decides_whether_a_goal_is_met(goal: Goal, ours: float
 
 @pytest.mark.parametrize(("goal", "figure"), [(RATIO, 0.9), (ADDED, -0.1)])
 def test_rounds_are_compared_each_with_itself_since_the_machine_drifts(goal: Goal, figure: float) -> None:
-    slower_and_slower = [1.0, 2.0, 9.0]
+    slower_and_slower = [1.0, 2.0, 3.0]
 
-    comparison = Comparison("start", ours=[0.9, 1.8, 9.9], theirs=slower_and_slower, goal=goal)
+    comparison = Comparison("start", ours=[0.9, 3.0, 2.7], theirs=slower_and_slower, goal=goal)
 
     assert comparison.figure == pytest.approx(figure)
 
@@ -55,9 +55,16 @@ def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
 
 
 def test_programs_get_every_round_beside_the_result() -> None:
-    comparison = Comparison("start", ours=[0.2, 0.3], theirs=[0.4, 0.3], goal=RATIO)
+    faster = Comparison("start", ours=[0.2, 0.3], theirs=[0.4, 0.3], goal=RATIO)
+    slower = Comparison("start", ours=[0.4, 0.3], theirs=[0.2, 0.3], goal=RATIO)
 
-    (record,) = json.loads(as_json([comparison]))
+    records = json.loads(as_json([faster, slower]))
 
-    assert (record["ours"], record["theirs"]) == ([0.2, 0.3], [0.4, 0.3])
-    assert (record["ratio"], record["goal"], record["met"]) == (0.75, "≤ 0.95", True)
+    assert [(record["ours"], record["theirs"]) for record in records] == [
+        ([0.2, 0.3], [0.4, 0.3]),
+        ([0.4, 0.3], [0.2, 0.3]),
+    ]
+    assert [(record["ratio"], record["goal"], record["met"]) for record in records] == [
+        (0.75, "≤ 0.95", True),
+        (1.5, "≤ 0.95", False),
+    ]

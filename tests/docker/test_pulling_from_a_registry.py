@@ -153,6 +153,7 @@ def test_a_layer_that_is_not_what_its_digest_says_breaks_the_pull(
     failure = failure_of(lambda: pulled(engine, image))
 
     assert isinstance(failure, PullBroken)
+    assert "verification failed" in str(failure)
     assert engine.image(image) is None
 
 
@@ -193,6 +194,19 @@ def test_a_line_on_which_nothing_comes_any_more_is_a_stall_that_names_the_layer(
     assert isinstance(failure, PullStalled)
     assert "layer" in str(failure)
     assert 2 <= time.monotonic() - began < 6
+
+
+def test_an_engine_that_only_counts_down_to_its_next_try_does_not_move(
+    engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str
+) -> None:
+    shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
+    bad_line.cut_after = 2 * MB
+    began = time.monotonic()
+
+    failure = failure_of(lambda: pulled(engine, f"{bad_line.address}/{new_name}", stall=timedelta(seconds=3)))
+
+    assert isinstance(failure, PullStalled)
+    assert time.monotonic() - began < 8
 
 
 def test_a_registry_that_accepts_and_says_nothing_is_a_stall_too(

@@ -66,7 +66,7 @@ def commands(group: click.Group = root, *path: str) -> Iterator[tuple[tuple[str,
 
 @pytest.mark.parametrize("words", GRAMMAR, ids=" ".join)
 def test_the_grammar_is_understood(words: list[str]) -> None:
-    context: click.Context = click.Context(root, info_name="aima", obj="http://nowhere")
+    context = click.Context(root, info_name="aima", obj="http://nowhere", **root.context_settings)
     command: click.Command = root
     while isinstance(command, click.Group):
         found = command.get_command(context, words[0])

@@ -18,9 +18,13 @@ from aima_api.catalog_files import Catalog, load_catalog
 from aima_api.event_hub import EventHub
 from aima_api.event_stream import EventStreams
 from aima_api.idempotency import Idempotency
+from aima_api.log_feeds import LogFeeds
+from aima_api.log_link import LogLink
+from aima_api.log_past import LogPast
+from aima_api.log_streams import LogStreams
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
-from aima_api.routes import catalog, health, hosts, images, operations, ports, services
+from aima_api.routes import catalog, health, hosts, images, logs, operations, ports, services
 from aima_api.submit import Submit
 from aima_core.failures import BadSettings
 from aima_core.host_store import HostStore
@@ -35,7 +39,7 @@ ENDS_WITHIN_SECONDS = 5
 _WHERE_THE_KEY_IS = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
 THREADS = 64
 """Requests waiting for Redis at once; when it is frozen, so many are answered in time, and the next wait for them."""
-ROUTERS = (services, operations, images, catalog, hosts, ports, health)
+ROUTERS = (services, logs, operations, images, catalog, hosts, ports, health)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -66,6 +70,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
+        self._logs: LogStreams = app.state.parts.logs
         super().__init__(
             uvicorn.Config(
                 app,
@@ -80,6 +85,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
+        self._logs.close()
         await super().shutdown(sockets)
 
 
@@ -98,6 +104,7 @@ def _signing_key(settings: Settings) -> SecretStr:
 
 def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) -> tuple[Parts, CallOff]:
     redis = command_link(url)
+    log_link = LogLink(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
     call_off = CallOff(operations, services)
     submit = Submit(
@@ -118,6 +125,7 @@ def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) ->
         submit=submit,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
+        logs=LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts)),
     )
     return parts, call_off
 
@@ -131,4 +139,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.call_off.close()
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
+    await app.state.parts.logs.end()
     app.state.parts.redis.close()

@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Query, Request
 from aima_api.catalog_files import Catalog
 from aima_api.event_stream import EventStreams
 from aima_api.idempotency import Idempotency
+from aima_api.log_streams import LogStreams
 from aima_api.submit import Submit
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
@@ -27,6 +28,7 @@ class Parts:
     submit: Submit
     idempotency: Idempotency
     streams: EventStreams
+    logs: LogStreams
 
 
 async def _parts(request: Request) -> Parts:  # async, since a plain function would cost each request a thread

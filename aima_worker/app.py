@@ -29,6 +29,9 @@ from aima_worker.facts import arch, host_facts, routes
 from aima_worker.host import Host, Probe
 from aima_worker.interruptible import HandedOn
 from aima_worker.keeper import Keeper
+from aima_worker.log_link import LogLink
+from aima_worker.log_server import LONGEST_ANSWER, LogServer
+from aima_worker.log_tails import LogTails
 from aima_worker.readiness import http_status
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.watch import Watch
@@ -50,13 +53,16 @@ def run_worker(settings: Settings) -> int:
     _when_redis_answers(lambda: host.ports.open(settings.host.ports))
     beat = Beat(HostStore(redis), host.name, lambda: host_facts(settings, runtime))
     watch = Watch(host, engine_answers=lambda _: beat.announce_now())
+    logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
     beat.begin()
     watch.begin()
+    logs.begin()
     app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
     add_tasks(app, host)
     worker = make_celery_worker(app, host)
     _end_quickly(host)
     worker.start()
+    logs.end()
     watch.end()
     beat.end()
     return int(worker.exitcode or 0)
@@ -81,6 +87,12 @@ def make_host(
         keeper=Keeper(operations, name),
         probe=probe,
     )
+
+
+def make_log_server(host: Host, redis: TextRedis, asked: TextRedis) -> LogServer:
+    """`asked` is a line of its own that waits for LONGEST_ANSWER."""
+    told = LogLink(redis)
+    return LogServer(host, LogTails(host, told), asked=LogLink(asked), told=told)
 
 
 def add_tasks(app: Celery, host: Host) -> None:

@@ -20,7 +20,7 @@ from aima_core.ids import AnswerId
 from aima_core.log_messages import Answer, Ask, End, Line, Place
 from aima_worker.host import Host
 from aima_worker.log_link import LogLink, NotUnderstood
-from aima_worker.log_tails import LogTails
+from aima_worker.log_tails import ENDS_WITHIN, LogTails
 from aima_worker.runtime import LogLine
 
 WAITS = timedelta(seconds=20)
@@ -50,16 +50,19 @@ class LogServer:
         self._listener = Thread(target=self._listen, name="log server", daemon=True)
 
     def begin(self) -> None:
+        self._tails.begin()
         self._listener.start()
 
     def end(self) -> None:
+        """Put down what was read last, and let everything go."""
         self._over.set()
+        self._tails.end()
         try:
             self._told.wake(self._host.name)
         except BrokerUnavailable as away:
             _log.info("ended while Redis is away", why=str(away))
-        self._listener.join(timeout=5)
-        self._readers.shutdown(cancel_futures=True)
+        self._listener.join(ENDS_WITHIN.total_seconds())
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _listen(self) -> None:
         while not self._over.is_set():

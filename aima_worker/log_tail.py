@@ -26,8 +26,8 @@ KEPT = 100
 """Lines that stay readable when the container is gone."""
 KEPT_OF_A_LINE = 2048
 """Characters of each of them."""
-MOST_IN_BATCH = 200
-MOST_BYTES_IN_BATCH = 64 * 1024
+MOST_IN_BATCH = 1000
+MOST_BYTES_IN_BATCH = 128 * 1024
 FLOOD = 1000
 """Lines in a second, read for nobody, make a flood."""
 RESTS = timedelta(seconds=2)
@@ -42,13 +42,18 @@ class Tail:
         runtime: ContainerRuntime,
         name: str,
         *,
+        watched_since: datetime,
         follow_lasts: timedelta,
         news: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`news` is called, from any thread, when there is something to publish."""
+        """Of a container that began after `watched_since` every line is read, of others the last ones.
+
+        `news` is called, from any thread, when there is something to publish.
+        """
         self._runtime = runtime
         self._name = name
+        self._watched_since = watched_since
         self._follow_lasts = follow_lasts.total_seconds()
         self._tell = news
         self._clock = clock
@@ -65,7 +70,6 @@ class Tail:
         """There is something to publish even without a line."""
         self._ended = False
         self._wanted_until = float("-inf")
-        self._born = datetime.now(UTC)
         self._seen = Seen()
         self._life: tuple[str, datetime | None] | None = None
         self._next: deque[Container] = deque()
@@ -89,15 +93,18 @@ class Tail:
                 self._reader.start()
 
     def close(self) -> None:
-        """Stop reading, and wait until that is so."""
+        """Stop reading, soon."""
         with self._lock:
             self._closed = True
-            stream, reader = self._stream, self._reader
+            stream = self._stream
         self._woken.set()
         if stream is not None:
             stream.close()
-        if reader is not None:
-            reader.join(timeout=5)
+
+    def join(self, *, within: timedelta) -> None:
+        """Wait until nothing is read any more."""
+        if (reader := self._reader) is not None:
+            reader.join(within.total_seconds())
 
     @property
     def idle(self) -> bool:
@@ -164,8 +171,7 @@ class Tail:
 
     def _read(self, container: Container) -> None:
         self._ended = False
-        # One that was there before this worker may have said a great deal; of any other nothing shall be missed.
-        is_new = container.started_at is not None and container.started_at > self._born
+        is_new = container.started_at is not None and container.started_at > self._watched_since
         tail, since = None if is_new else KEPT, self._seen.since
         try:
             while self._read_until_flood(tail=tail, since=since):

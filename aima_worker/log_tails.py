@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from threading import Event as Flag
 from threading import Lock, Thread
 
@@ -30,6 +30,7 @@ SECONDS_BETWEEN_KEEPS = 2.0
 RENEW_SECONDS = 600.0
 """Last lines are put down anew even unchanged, so that they neither expire nor stay lost with Redis' data."""
 RECONNECT_SECONDS = 1.0
+ENDS_WITHIN = timedelta(seconds=1)
 
 _log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ class LogTails:
     ) -> None:
         self._host = host
         self._link = link
+        self._born = datetime.now(UTC)
         self._follow_lasts = follow_lasts
         self._clock = clock
         self._tails: dict[InstanceId, Tail] = {}
@@ -72,8 +74,10 @@ class LogTails:
             self._changes.close()
         for tail in self._tails.values():
             tail.close()
+        for tail in self._tails.values():
+            tail.join(within=ENDS_WITHIN)
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(ENDS_WITHIN.total_seconds())
 
     def want(self, instance: InstanceId) -> Place:
         """Publish what the instance says from now on, whether or not there is a container yet."""
@@ -88,7 +92,12 @@ class LogTails:
         if instance not in self._tails:
             name, runtime = self._host.container_name(instance.service), self._host.runtime
             self._tails[instance] = Tail(
-                runtime, name, follow_lasts=self._follow_lasts, news=self._news.set, clock=self._clock
+                runtime,
+                name,
+                watched_since=self._born,
+                follow_lasts=self._follow_lasts,
+                news=self._news.set,
+                clock=self._clock,
             )
         return self._tails[instance]
 

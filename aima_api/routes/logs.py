@@ -1,0 +1,88 @@
+"""What a service's containers say: read once, or followed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from aima_api.log_feeds import HostLine
+from aima_api.log_streams import Request
+from aima_api.parts import Api, Parts
+from aima_api.routes.operations import EventStream
+from aima_core.failures import InvalidRequest
+from aima_core.ids import HostName, InstanceId, ServiceId
+from aima_core.log_messages import MOST_TAIL
+from aima_core.quantities import parse_duration
+
+router = APIRouter(prefix="/v1/services", tags=["services"])
+
+TAIL = 100
+"""Lines of each host, unless asked otherwise; with `since`, all that can be had."""
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_EVENTS = "text/event-stream"
+
+Tail = Annotated[int | None, Query(ge=1, le=MOST_TAIL)]
+Since = Annotated[str | None, Query(max_length=64, examples=["10m", "2026-01-31T12:00:00Z"])]
+Hosts = Annotated[list[HostName] | None, Query(max_length=1000)]
+
+
+class Lines(BaseModel):
+    items: list[HostLine]
+    """In the order of time."""
+    notes: list[str]
+    """What a reader should know of them, such as that a host is away."""
+
+
+@router.get(
+    "/{id}/logs",
+    response_model=Lines,
+    responses={200: {"content": {_EVENTS: {}}, "description": "Lines, or events `line`, `note` and `end`"}},
+)
+async def logs(
+    api: Api,
+    id: ServiceId,
+    follow: bool = False,
+    tail: Tail = None,
+    since: Since = None,
+    host: Hosts = None,
+    accept: Annotated[str, Header()] = "",
+) -> Response:
+    """The last lines of its instances; with `follow`, what they say from then on, until they are stopped."""
+    lines = MOST_TAIL if since else TAIL
+    instances = await run_in_threadpool(_instances, api, id, host or [])
+    request = Request(instances, tail=tail or lines, since=_moment(since) if since else None)
+    if follow or _EVENTS in accept:
+        return EventStream(api.logs.stream(request, follow=follow), headers=_STREAM_HEADERS)
+    items, notes = await api.logs.read(request)
+    return JSONResponse(Lines(items=items, notes=notes).model_dump(mode="json"))
+
+
+def _instances(api: Parts, id: ServiceId, hosts: list[HostName]) -> list[InstanceId]:
+    """Those that there are, or the ones on these hosts. Raises UnknownService and UnknownHost."""
+    api.services.get(id)
+    if not hosts:
+        return [instance.id for instance in api.services.instances_of(id)]
+    return [id.on(api.hosts.get(host).name) for host in dict.fromkeys(hosts)]
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except (ValueError, OverflowError):
+        return _timestamp(text)
+
+
+def _timestamp(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.min
+    if moment.tzinfo is None:
+        detail = f"`since`: {text!r} is neither a duration nor a time with its zone."
+        raise InvalidRequest(detail=detail, remedy="Write it such as `10m` or `2026-01-31T12:00:00Z`.")
+    return moment.astimezone(UTC)

@@ -1,0 +1,217 @@
+"""A host that runs one service on a runtime, tells of its log over a real Redis, and can leave and come back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx2
+from api.front_door import Node
+from lab.parts import eventually
+from lab.wishes import SIGNING_KEY, an_engine
+
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, InstanceId, ServiceId
+from aima_core.operation_store import now
+from aima_core.operations import StartService
+from aima_core.redis_link import command_link
+from aima_core.services import Desired, HostFacts, Instance, InstanceState, Service
+from aima_core.settings import HostSettings, Settings
+from aima_core.text_redis import TextRedis
+from aima_worker.app import make_host
+from aima_worker.container_spec import container_spec
+from aima_worker.facts import arch
+from aima_worker.host import Host
+from aima_worker.log_link import LogLink
+from aima_worker.log_server import LONGEST_ANSWER, LogServer
+from aima_worker.log_tails import FOLLOW_LASTS, LogTails
+from aima_worker.runtime import ContainerRuntime, LogStream
+from aima_worker.runtimes.fake import FakeRuntime
+
+SERVICE = ServiceId("svc-tiny-dial")
+IMAGE = "tiny:1"
+
+
+class CountingRuntime(FakeRuntime):
+    """Knows who reads its containers' logs."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(images=[IMAGE], arch=arch(), **how)
+        self.follows = 0
+        """How often a log was opened to be followed."""
+
+    def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
+        self.follows += follow
+        return super().logs(name, follow=follow, tail=tail, since=since)
+
+
+@dataclass
+class Desk:
+    """One host and its records."""
+
+    redis: TextRedis
+    url: str
+    host: Host
+    follow_lasts: timedelta = FOLLOW_LASTS
+    servers: list[LogServer] = field(default_factory=list)
+
+    @property
+    def instance(self) -> InstanceId:
+        return SERVICE.on(self.host.name)
+
+    @property
+    def container(self) -> str:
+        return self.host.container_name(SERVICE)
+
+    def join(self) -> None:
+        """Let the host's worker begin, as far as logs go."""
+        asked = command_link(self.url, answers_within=LONGEST_ANSWER)
+        told = LogLink(self.redis)
+        tails = LogTails(self.host, told, follow_lasts=self.follow_lasts)
+        self.servers.append(LogServer(self.host, tails, asked=LogLink(asked), told=told))
+        self.servers[-1].begin()
+        HostStore(self.redis).announce(_facts(self.host.name))
+
+    def leave(self) -> None:
+        self.servers.pop().end()
+        HostStore(self.redis).leave(self.host.name)
+
+    def fall_silent(self) -> None:
+        """Let the host look alive, and answer nothing."""
+        self.servers.pop().end()
+
+    def run(self, **engine: Any) -> None:
+        """Have the service's container running, and recorded as ready."""
+        command = StartService(service=SERVICE, engine=an_engine(**engine))
+        self.host.runtime.run(container_spec(self.host, command, image=IMAGE, directory=None, port=18500))
+        self.is_now(InstanceState.READY)
+
+    def is_now(self, state: InstanceState, **more: Any) -> None:
+        instance = Instance(id=self.instance, desired=Desired.RUNNING, fence=1, state=state, since=now(), **more)
+        services = self.host.services
+        services.put(Service(id=SERVICE, created_at=now()))
+        services.intend(instance)
+        services.observe(instance)
+
+    def stop(self) -> None:
+        self.host.runtime.remove(self.container, grace=timedelta(0))
+        self.is_now(InstanceState.STOPPED)
+
+
+@contextmanager
+def a_desk(
+    redis_url: str, runtime: ContainerRuntime, *, name: str = "alpha", installation: str = "test", **how: Any
+) -> Iterator[Desk]:
+    settings = Settings(
+        signing_key=SIGNING_KEY,
+        installation=installation,
+        host=HostSettings.model_validate({"name": name, "ports": "18500-18599"}),
+    )
+    redis = command_link(redis_url)
+    desk = Desk(redis, redis_url, make_host(settings, redis, runtime), **how)
+    try:
+        desk.join()
+        yield desk
+    finally:
+        for server in desk.servers:
+            server.end()
+
+
+class Reader:
+    """Somebody who follows, as far as told."""
+
+    def __init__(self, events: Iterator[httpx2.ServerSentEvent]) -> None:
+        self._events = events
+        self.lines: list[str] = []
+        self.notes: list[str] = []
+        self.data: list[dict[str, Any]] = []
+        self.ended = False
+
+    def until_line(self, text: str) -> list[str]:
+        """All lines up to this one, which has to come."""
+        while text not in self.lines:
+            assert self._step(), f"it ended before {text!r} came; so far {self.lines[-5:]}, {self.notes}"
+        return self.lines
+
+    def until_lines(self, count: int) -> list[str]:
+        while len(self.lines) < count:
+            assert self._step(), f"it ended after {len(self.lines)} lines, {self.notes}"
+        return self.lines
+
+    def until_note(self, part: str) -> str:
+        while not any(part in note for note in self.notes):
+            assert self._step(), f"it ended before a note of {part!r}: {self.notes}"
+        return next(note for note in self.notes if part in note)
+
+    def until_end(self) -> list[str]:
+        while self._step():
+            pass
+        assert self.ended, "the stream was cut"
+        return self.lines
+
+    def _step(self) -> bool:
+        event = next(self._events, None)
+        if event is None:
+            return False
+        data = json.loads(event.data)
+        if event.event == "line":
+            self.lines.append(data["text"])
+            self.data.append(data)
+        elif event.event == "note":
+            self.notes.append(data["text"])
+        self.ended = self.ended or event.event == "end"
+        return not self.ended
+
+
+@contextmanager
+def following(node: Node, **asked: Any) -> Iterator[Reader]:
+    path = f"/v1/services/{SERVICE}/logs"
+    with node.client.sse(path, params={"follow": "true", **asked}) as stream:
+        assert stream.response.status_code == 200, stream.response.read()
+        yield Reader(iter(stream))
+
+
+def said(node: Node, **asked: Any) -> tuple[list[str], list[str]]:
+    """The lines and notes of one plain answer."""
+    answer = node.get(f"/v1/services/{SERVICE}/logs", params=asked)
+    assert answer.status_code == 200, answer.text
+    return [item["text"] for item in answer.json()["items"]], answer.json()["notes"]
+
+
+def until_kept(desk: Desk, text: str) -> None:
+    """Until the host has put a line down for when it cannot be asked."""
+    from aima_core import keys
+
+    assert eventually(lambda: text in (desk.redis.get(keys.last_lines(desk.instance)) or "")), f"{text!r} is not kept"
+
+
+def say(desk: Desk, *lines: str, pause: float = 0) -> None:
+    runtime = desk.host.runtime
+    assert isinstance(runtime, FakeRuntime)
+    for line in lines:
+        runtime.say(desk.container, line)
+        time.sleep(pause)
+
+
+def _facts(name: HostName) -> HostFacts:
+    return HostFacts.model_validate(
+        {
+            "name": name,
+            "identity": f"identity of {name}",
+            "arch": "amd64",
+            "address": "127.0.0.1",
+            "cores": 2,
+            "memory": 4 << 30,
+            "disk_free": 10 << 30,
+            "runtime": "fake",
+            "runtime_version": "1",
+            "ports": (18500, 18599),
+            "routes": (f"host.{name}",),
+            "version": "0",
+        }
+    )

@@ -45,6 +45,8 @@ class Skipped:
     """Nothing is to be done: a doubled or late message."""
 
     why: str
+    to_be_ended: bool = False
+    """It was cancelled, and nobody has told its end yet."""
 
 
 class Standing(StrEnum):
@@ -118,7 +120,7 @@ class OperationStore:
         unended = _listed(state for state in State if not state.ended)
         taken, what = self._run("claim", [keys.operation(id), keys.claim(id)], host, _ms(keys.CLAIM_TTL), unended)
         if not taken:
-            return Skipped(str(what))
+            return Skipped(str(what), to_be_ended=what == "cancelled")
         fields = self._redis.hgetall(keys.operation(id))
         return Claimed(int(what), _operation(id, fields), fields["command"], fields["signature"])
 

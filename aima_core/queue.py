@@ -12,6 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
+from aima_core import keys
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import HostName, Route
 from aima_core.operations import Kind, Operation
@@ -53,7 +54,7 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
         task_send_sent_event=True,
         worker_hijack_root_logger=False,
         broker_transport_options={
-            "global_keyprefix": "aima:",
+            "global_keyprefix": keys.PREFIX,
             "visibility_timeout": 300,  # a redelivered message is recognised by its claim, so sooner is no danger
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,

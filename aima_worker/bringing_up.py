@@ -15,6 +15,7 @@ from aima_core.operation_store import now
 from aima_core.operations import StartService
 from aima_core.services import Desired, Instance, InstanceState
 from aima_worker.host import Host
+from aima_worker.images import HeldImage
 from aima_worker.readiness import last_lines
 from aima_worker.runtime import ContainerSpec
 from aima_worker.undertaking import Undertaking
@@ -72,9 +73,10 @@ class Attempt:
         self._touched = True
         self._host.runtime.remove(self._name, grace=GRACE)
 
-    def is_ready(self, *, image: str, port: int, endpoint: str) -> None:
+    def is_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it has been stopped in the last moment."""
-        ready = {"state": InstanceState.READY, "image": image or None, "port": port, "endpoint": endpoint}
+        ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
+        ready |= {"image": image.reference or None, "digest": image.digest}
         if not self._undertaking.insist(lambda: self._observe(**ready)):
             raise Cancelled
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from aima_core.failures import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
 from aima_core.ids import OperationId
-from aima_core.operation_store import Claimed, Skipped
-from aima_core.operations import Kind, Phase
+from aima_core.operation_store import Claimed, Skipped, now
+from aima_core.operations import Event, Kind, Phase
 from aima_core.signing import verified
 from aima_worker.host import Host
 from aima_worker.interruptible import HandedOn, Lost
@@ -34,6 +34,9 @@ def conduct(host: Host, id: OperationId) -> None:
     claimed = host.operations.claim(id, host.name)
     if isinstance(claimed, Skipped):
         _log.info("skipped", operation=id, why=claimed.why)
+        if claimed.to_be_ended:
+            event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
+            host.operations.record(event)
         return
     with host.keeper.keeping(claimed) as undertaking, _ending_well(host, undertaking):
         STEPS[claimed.record.kind](host, undertaking, _trusted_command(host, claimed))

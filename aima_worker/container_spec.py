@@ -14,8 +14,6 @@ PORT_LABEL = "aima.port"
 """The leased port."""
 COMMAND_LABEL = "aima.command"
 """The whole command that it was started by, so that it can be run again when nothing else is left."""
-MODEL_ENVIRONMENT = "AIMA_MODEL"
-"""Tells an engine the id of the model it serves."""
 
 
 def container_spec(host: Host, command: StartService, *, image: str, directory: str | None, port: int) -> ContainerSpec:
@@ -25,7 +23,7 @@ def container_spec(host: Host, command: StartService, *, image: str, directory: 
         name=host.container_name(command.service),
         image=image,
         command=_native_command(host, engine, port) if host.native else _command(engine),
-        environment={**engine.environment, MODEL_ENVIRONMENT: command.service.model},
+        environment=engine.environment,
         host_address=host.settings.host.address,
         host_port=port,
         container_port=engine.port,

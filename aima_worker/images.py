@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from aima_core.failures import (
     AimaError,
@@ -30,15 +31,25 @@ ROOM_FOR_EXTRACTION = 1.2
 """An image needs about this times its size while it is being pulled."""
 
 
-def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, size: int | None) -> str:
-    """Have one of the images on the host, for its platform, and give its reference.
+class HeldImage(NamedTuple):
+    reference: str
+    digest: str | None
+    """The registry's; None for an image that no registry knows."""
+
+
+NO_IMAGE = HeldImage("", None)
+"""What a native process runs from."""
+
+
+def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, size: int | None) -> HeldImage:
+    """Have one of the images on the host, for its platform.
 
     Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises, of the candidate that came furthest.
     """
     allowed = _allowed(host, images)
     for image in allowed:
         if (facts := host.runtime.image(image)) is not None and facts.arch == host.arch:
-            return image
+            return HeldImage(image, facts.digest)
     undertaking.enter(Phase.PULLING, f"Pulling {allowed[0]}")
     _check_room(host, allowed[0], size)
     return _first_that_comes(host, undertaking, allowed)
@@ -59,13 +70,12 @@ def _check_room(host: Host, image: str, size: int | None) -> None:
         raise DiskFull(image=image, detail=f"it needs about {format_size(needed)}, and {format_size(free)} are free")
 
 
-def _first_that_comes(host: Host, undertaking: Undertaking, images: Sequence[str]) -> str:
+def _first_that_comes(host: Host, undertaking: Undertaking, images: Sequence[str]) -> HeldImage:
     failures: list[AimaError] = []
     for image in images:
         try:
             _pull(host, undertaking, image)
-            _check_arch(host, image)
-            return image
+            return HeldImage(image, _checked(host, image).digest)
         except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
             failures.append(failed)
             undertaking.mention(f"{failed} " + ("Trying the next." if image != images[-1] else ""))
@@ -85,7 +95,7 @@ def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
             undertaking.pause(wait.total_seconds())
 
 
-def _check_arch(host: Host, image: str) -> ImageFacts:
+def _checked(host: Host, image: str) -> ImageFacts:
     facts = host.runtime.image(image)
     if facts is None:
         raise PullBroken(image=image, detail="the pull ended well, and the image is not there")

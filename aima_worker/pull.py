@@ -13,4 +13,6 @@ def pull(host: Host, undertaking: Undertaking, command: PullImage) -> None:
         undertaking.end(Phase.PULLED, message=f"{host.name} runs native processes, which have no image.")
         return
     image = have_image(host, undertaking, command.images, size=command.image_size)
-    undertaking.end(Phase.PULLED, message=f"{image} is on {host.name}.")
+    undertaking.end(
+        Phase.PULLED, message=f"{image.reference} is on {host.name}, {image.digest or 'which no registry knows'}."
+    )

@@ -6,7 +6,7 @@ from aima_core.operations import Phase, StartService
 from aima_worker.bringing_up import bringing_up
 from aima_worker.container_spec import container_spec
 from aima_worker.host import Host
-from aima_worker.images import have_image
+from aima_worker.images import NO_IMAGE, have_image
 from aima_worker.model_paths import model_directory
 from aima_worker.port_lease import run_on_leased_port
 from aima_worker.readiness import wait_until_ready
@@ -17,18 +17,15 @@ def start(host: Host, undertaking: Undertaking, command: StartService) -> None:
     with bringing_up(host, undertaking, command) as attempt:
         engine = command.engine
         directory = model_directory(host, command)
-        image = "" if host.native else have_image(host, undertaking, engine.images, size=engine.image_size)
+        image = NO_IMAGE if host.native else have_image(host, undertaking, engine.images, size=engine.image_size)
+
+        def run(port: int) -> None:
+            attempt.run(container_spec(host, command, image=image.reference, directory=directory, port=port))
 
         undertaking.enter(Phase.STARTING)
         if command.replace:
             attempt.take_down()
-        port = run_on_leased_port(
-            host,
-            undertaking,
-            attempt.id,
-            wanted=command.port,
-            run=lambda port: attempt.run(container_spec(host, command, image=image, directory=directory, port=port)),
-        )
+        port = run_on_leased_port(host, undertaking, attempt.id, wanted=command.port, run=run)
 
         undertaking.enter(Phase.LOADING)
         endpoint = f"http://{host.settings.host.address}:{port}"

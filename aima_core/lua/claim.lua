@@ -2,10 +2,12 @@
 --
 -- KEYS  operation, its claim
 -- ARGV  host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated)
--- Gives {1, attempt} when claimed, {0, why not}.
+-- Gives {1, attempt} when claimed, {0, why not}; 'cancelled' when it is to end before anybody takes it on.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {0, 'there is no record of it'} end
 if not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
+local told = redis.call('HMGET', KEYS[1], 'cancel', 'attempt')
+if told[1] and not told[2] then return {0, 'cancelled'} end -- after a first attempt there may be something to clear away
 local holder = redis.call('GET', KEYS[2])
 if holder then return {0, 'it is held by ' .. holder} end
 

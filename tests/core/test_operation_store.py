@@ -141,6 +141,16 @@ def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(s
     assert store.renew(held.id, ALPHA, claimed.attempt) is Standing.CANCEL
 
 
+def test_what_was_cancelled_is_not_taken_on_any_more(store):
+    operation = put_down(store, a_pull())
+    store.ask_to_cancel(operation.id)
+
+    claimed = store.claim(operation.id, ALPHA)
+
+    assert isinstance(claimed, Skipped)
+    assert claimed.to_be_ended
+
+
 def test_an_operation_that_never_was_is_unknown(store):
     with pytest.raises(UnknownOperation):
         store.get(OperationId.new())

@@ -54,6 +54,17 @@ def test_a_cancel_ends_a_start_that_loads(desk, runtime):
     assert desk.leases() == []
 
 
+def test_what_was_cancelled_before_anybody_took_it_on_ends_without_a_step(desk):
+    id = desk.ask(a_start_of())
+    desk.host.operations.ask_to_cancel(id)
+
+    outcome = desk.finish(id)
+
+    assert outcome.phases == [Phase.CANCELLED]
+    assert outcome.operation.attempt == 0
+    assert desk.containers() == []
+
+
 def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runtime):
     runtime.published["far:1"] = Published()
     runtime.stall_next_pull()  # a second pull would not stall, so whoever made one would be done

@@ -1,0 +1,120 @@
+"""Who may import what, and where a fact may be spelled: rules finer than the import contracts can say."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
+HOMES = {
+    "docker": ("aima_worker/runtimes/docker_",),
+    "celery": ("aima_core/queue.py", "aima_worker/app.py"),
+    "kombu": ("aima_core/queue.py", "aima_worker/app.py"),
+    "yaml": ("aima_api/catalog_", "aima_api/cli/"),
+}
+"""Libraries, and the only places that import them."""
+WORKS_ON_THIS_MACHINE = {
+    ("aima_api/cli/catalog.py", "aima_api"),
+    ("aima_api/cli/doctor.py", "aima_api.doctor"),
+    ("aima_api/cli/up.py", "aima_api.up.app"),
+}
+"""The commands that are no client of the API: they check a catalog, check a machine, or run everything on it."""
+EXAMPLES = {"aima_core/ids.py", "aima_core/catalog.py"}
+"""Where an engine's name shows what a good one looks like."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def place(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_in_its_home_only(library):
+    importers = {place(path) for path in MODULES if any(name.split(".")[0] == library for name in imported(path))}
+
+    assert importers, f"nobody imports {library}: the rule is out of date"
+    assert [importer for importer in importers if not importer.startswith(HOMES[library])] == []
+
+
+def test_redis_keys_are_spelled_in_one_module():
+    spelled = {
+        place(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("aima:")
+    }
+
+    assert spelled == {"aima_core/keys.py"}
+
+
+def test_every_key_that_is_spelled_is_documented():
+    from aima_core import keys
+
+    spelled = {
+        node.value.rstrip(":")
+        for node in ast.walk(ast.parse(Path(keys.__file__).read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("aima:")
+    }
+
+    assert [key for key in spelled if key not in (keys.__doc__ or "")] == []
+
+
+def test_the_command_line_knows_the_core_and_itself_only():
+    foreign = {
+        (place(path), name)
+        for path in (ROOT / "aima_api/cli").rglob("*.py")
+        for name in imported(path)
+        if name.startswith(("aima_api", "aima_worker")) and not name.startswith("aima_api.cli")
+    }
+
+    assert foreign == WORKS_ON_THIS_MACHINE
+
+
+def test_nothing_happens_at_import():
+    def is_inert(node: ast.stmt) -> bool:
+        return not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+
+    acting = [
+        f"{place(path)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.parse(path.read_text()).body
+        if not is_inert(node)
+    ]
+
+    assert acting == []
+
+
+def test_no_engine_of_the_catalog_is_named_in_code():
+    names = [path.stem for path in (ROOT / "catalog/engines").rglob("*.yaml")]
+    naming = {
+        (place(path), name)
+        for path in MODULES
+        for node in ast.walk(_without_docstrings(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for name in names
+        if name in node.value
+    }
+
+    assert {found for found in naming if found[0] not in EXAMPLES} == set()
+
+
+def _without_docstrings(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+            ]
+    return tree

@@ -1,0 +1,101 @@
+"""AIMA as its user runs it: `aima up` in a process of its own, and `aima` in others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from lab.parts import eventually, free_port
+
+ROOT = Path(__file__).parents[2]
+AIMA = Path(sys.executable).with_name("aima")
+UP_WITHIN = timedelta(seconds=40)
+DOWN_WITHIN = 20
+
+
+class Aima:
+    """One `aima up` and its state, and the commands that people give it."""
+
+    def __init__(self, directory: Path, *, installation: str, runtime: str, **settings: str) -> None:
+        self.directory = directory
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.environment = {
+            **os.environ,
+            "AIMA_CONFIG": os.devnull,
+            "AIMA_STATE_DIR": str(directory / "state"),
+            "AIMA_API__PORT": self.url.rpartition(":")[2],
+            "AIMA_URL": self.url,
+            "AIMA_INSTALLATION": installation,
+            "AIMA_HOST__NAME": "alpha",
+            "AIMA_HOST__PORTS": "19000-19199",
+            "AIMA_RUNTIME": runtime,
+            **settings,
+        }
+        self._up: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> None:
+        with (self.directory / "up.log").open("ab") as log:
+            self._up = subprocess.Popen([AIMA, "up"], env=self.environment, stdout=log, stderr=log)
+        assert eventually(self._is_up, within=UP_WITHIN), self.log()
+
+    def _is_up(self) -> bool:
+        said = self.aima("host", "list", "-o", "json")
+        return said.returncode == 0 and any(host["live"] for host in json.loads(said.stdout))
+
+    def down(self) -> int:
+        """As Ctrl-C does; the exit code."""
+        assert self._up is not None
+        self._up.send_signal(signal.SIGINT)
+        return self._up.wait(DOWN_WITHIN)
+
+    def log(self) -> str:
+        return (self.directory / "up.log").read_text()
+
+    def aima(self, *words: str, within: float = 100) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [AIMA, *words], env=self.environment, capture_output=True, text=True, timeout=within, check=False
+        )
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [AIMA, *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def record(self, *words: str) -> Any:
+        """What a command says with `-o json`."""
+        return json.loads(self.aima(*words, "-o", "json").stdout)
+
+    def instance(self, service: str) -> Any:
+        (instance,) = self.record("service", "status", service)["instances"]
+        return instance
+
+    def clear(self) -> None:
+        """Stop and forget every service."""
+        for service in self.record("service", "list"):
+            self.aima("service", "stop", service["id"], "--wait")
+            self.aima("service", "remove", service["id"])
+
+    def end(self) -> None:
+        if self._up is not None and self._up.poll() is None:
+            self.clear()
+            self.down()
+
+
+def ask(endpoint: str, question: str) -> str:
+    """A model's answer over the OpenAI API."""
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0}
+    asked = Request(f"{endpoint}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+    with urlopen(asked, timeout=60) as answer:
+        return str(json.load(answer)["choices"][0]["message"]["content"])
+
+
+def engines(script: str, *words: str) -> None:
+    """Run one of the scripts that make engines: `build`, `install-native`."""
+    subprocess.run([ROOT / "deploy/engines" / script, *words], check=True, capture_output=True, timeout=300)

@@ -1,0 +1,34 @@
+"""A running AIMA, which every test of this folder may use as its user would."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from lab.leftovers import no_container_of
+from lab.running import Aima, engines
+
+
+@pytest.fixture(scope="module")
+def dial_image() -> None:
+    engines("build", "dial")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, dial_image: None) -> Iterator[Aima]:
+    """Up on the Docker Engine, for all tests of a file."""
+    installation = f"t{uuid.uuid4().hex[:12]}"
+    running = Aima(tmp_path_factory.mktemp("up"), installation=installation, runtime="docker")
+    with no_container_of(installation):
+        running.up()
+        yield running
+        running.end()
+
+
+@pytest.fixture
+def aima(up: Aima) -> Iterator[Aima]:
+    """With nothing running, before the test and after it."""
+    yield up
+    up.clear()
+    assert up.record("port", "list") == []

@@ -1,0 +1,143 @@
+"""What people meet at the command line, with real processes and a real engine behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from lab.parts import eventually
+from lab.registry import registry
+from lab.running import Aima, engines
+
+from aima_core import failures
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
+SERVICE = "svc-tiny-dial"
+
+
+def assert_failed(said, failure: type[failures.AimaError]) -> None:
+    assert said.returncode == failure.exit_code, said.stderr
+    assert f"code: {failure.code}" in said.stderr
+    assert "hint: " in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_bad_input_is_told_with_code_sentence_and_next_step_and_loses_nothing(aima: Aima, tmp_path: Path):
+    for words, failure in [
+        (("service", "start", "tiny-dial"), failures.BadId),
+        (("service", "start", "svc-nope-nothing"), failures.UnknownEngine),
+        (("service", "start", "svc-tiny-nothing", "--engine", "no-such-engine"), failures.UnknownEngine),
+        (("service", "start", "svc-vllm-qwen9"), failures.UnknownModel),
+        (("service", "start", SERVICE, "--host", "nowhere"), failures.UnknownHost),
+        (("service", "start", SERVICE, "--set", "speed=9"), failures.UnknownArgument),
+        (("service", "start", SERVICE, "--port", "80", "--wait"), failures.PortOutOfRange),
+        (("service", "stop", "svc-tiny-never"), failures.UnknownService),
+        (("operation", "show", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), failures.UnknownOperation),
+        (("service", "start", SERVICE, "--model-path", "/etc", "--wait"), failures.EngineDoesNotServe),
+    ]:
+        assert_failed(aima.aima(*words), failure)
+
+    assert aima.record("port", "list") == []
+
+
+def test_a_port_in_somebody_elses_use_ends_the_start_and_leaves_nothing(aima: Aima):
+    with socket.create_server(("127.0.0.1", 19050)):
+        said = aima.aima("service", "start", SERVICE, "--port", "19050", "--wait")
+
+    assert_failed(said, failures.PortTaken)
+    assert aima.record("port", "list") == []
+    assert aima.instance(SERVICE)["failure"]["code"] == "port_taken"
+
+
+def test_a_container_that_exits_at_once_is_told_with_its_last_lines(aima: Aima):
+    crash = ("--set", "crash-after=1", "--set", "load-seconds=60", "--set", "last-words=no weights here")
+    said = aima.aima("service", "start", SERVICE, *crash, "--wait")
+
+    assert_failed(said, failures.ContainerExited)
+    assert "no weights here" in said.stderr
+    assert aima.record("port", "list") == []
+
+
+@pytest.mark.registry
+def test_an_image_that_does_not_exist_ends_the_pull(aima: Aima, tmp_path: Path):
+    with registry(tmp_path / "registry") as source:
+        said = aima.aima("image", "pull", f"{source.address}/no/such:image", "--wait")
+
+    assert_failed(said, failures.ImageNotFound)
+
+
+def test_ctrl_c_stops_the_watching_only(aima: Aima):
+    watching = aima.begin("service", "start", SERVICE, "--set", "load-seconds=4", "--wait")
+    assert eventually(lambda: any(one["phase"] == "loading" for one in aima.record("operation", "list")))
+
+    watching.send_signal(signal.SIGINT)
+    stdout, stderr = watching.communicate(timeout=10)
+
+    assert watching.returncode == 130
+    assert "aima operation cancel" in stdout + stderr
+    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
+
+
+def test_a_start_can_be_cancelled_while_it_loads(aima: Aima):
+    aima.aima("service", "start", SERVICE, "--set", "load-seconds=60")
+    assert eventually(lambda: any(one["phase"] == "loading" for one in aima.record("operation", "list")))
+    operation = aima.record("operation", "list")[0]["id"]
+
+    aima.aima("operation", "cancel", operation)
+
+    assert aima.aima("operation", "watch", operation).returncode == failures.Cancelled.exit_code
+    assert aima.record("port", "list") == []
+
+
+def test_a_second_up_finds_its_state_again_and_engines_keep_serving_meanwhile(aima: Aima):
+    aima.aima("service", "start", SERVICE, "--wait")
+    before = aima.instance(SERVICE)
+    assert aima.down() == 0
+    with socket.create_connection(("127.0.0.1", before["port"]), timeout=5):
+        pass
+
+    aima.up()
+
+    assert eventually(lambda: aima.instance(SERVICE) == before)
+    again = aima.aima("service", "start", SERVICE, "--wait")
+    assert again.returncode == 0
+    assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
+
+
+def test_a_restart_gives_a_new_container_on_the_same_port(aima: Aima):
+    aima.aima("service", "start", SERVICE, "--wait")
+    before = aima.instance(SERVICE)
+
+    restarted = aima.aima("service", "restart", SERVICE, "--wait")
+
+    assert restarted.returncode == 0, restarted.stderr
+    assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
+    assert aima.instance(SERVICE)["fence"] > before["fence"]
+
+
+def test_commands_without_an_api_say_so_and_what_to_do(tmp_path: Path):
+    nowhere = Aima(tmp_path, installation="none", runtime="docker")
+
+    assert_failed(nowhere.aima("service", "list"), failures.ApiUnavailable)
+
+
+def test_without_an_engine_it_runs_native_processes_and_says_so(tmp_path: Path):
+    engines("install-native", "dial", "--prefix", str(tmp_path / "native"))
+    path = f"{tmp_path}/native/bin:{os.environ['PATH']}"
+    nobody = f"unix://{tmp_path}/docker.sock"
+    aima = Aima(tmp_path, installation="native", runtime="auto", AIMA_DOCKER__HOST=nobody, PATH=path)
+    aima.up()
+    try:
+        started = aima.aima("service", "start", SERVICE, "--wait")
+
+        assert started.returncode == 0, started.stderr
+        assert aima.record("host", "show", "alpha")["runtime"] == "process"
+        assert "no Docker Engine answers" in aima.log()
+        stopped = aima.aima("service", "stop", SERVICE, "--wait")
+        assert stopped.returncode == 0, stopped.stderr
+        assert aima.record("port", "list") == []
+    finally:
+        aima.end()

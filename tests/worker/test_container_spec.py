@@ -1,0 +1,62 @@
+"""What each engine of the catalog is run as; and that nothing a user says reaches further than it shall."""
+
+from __future__ import annotations
+
+import pytest
+from lab.wishes import a_start_of
+
+from aima_api.catalog_files import load_catalog
+from aima_core.failures import NoNativeSection
+from aima_core.ids import ServiceId
+from aima_core.operations import StartService
+from aima_worker.container_spec import container_spec, rendered_arguments
+
+ENGINES = load_catalog().engines
+
+
+def a_spec(host, command, **more):
+    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500}
+    return container_spec(host, command, **{**facts, **more})
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_every_engine_of_the_catalog_runs_as_it_says(desk, engine, snapshot):
+    command = StartService(service=ServiceId(f"svc-{engine.type}-some"), engine=engine)
+
+    spec = a_spec(desk.host, command)
+
+    assert spec.model_dump(mode="json", exclude={"labels"}, exclude_defaults=True) == snapshot
+
+
+@pytest.mark.redis
+def test_the_labels_are_enough_to_run_it_again(desk):
+    command = a_start_of(arguments={"threads": 2})
+
+    labels = a_spec(desk.host, command).labels
+
+    assert StartService.model_validate_json(labels["aima.command"]) == command
+    assert labels["aima.port"] == "18500"
+    assert labels["aima.installation"] == "test"
+    assert labels["aima.host"] == "alpha"
+
+
+@pytest.mark.redis
+def test_a_start_repeated_asks_for_the_very_same_container(desk):
+    assert a_spec(desk.host, a_start_of()).fingerprint == a_spec(desk.host, a_start_of()).fingerprint
+
+
+@pytest.mark.redis
+def test_an_engine_without_a_native_section_is_not_run_natively(desk):
+    object.__setattr__(desk.host, "native", True)
+
+    with pytest.raises(NoNativeSection):
+        a_spec(desk.host, a_start_of())
+
+
+def test_arguments_are_rendered_as_options():
+    rendered = rendered_arguments(
+        {"max-len": 8192, "share": 0.9, "trust": True, "quiet": False, "name": "a b; rm -rf /"}
+    )
+
+    assert rendered == ("--max-len", "8192", "--share", "0.9", "--trust", "--name", "a b; rm -rf /")

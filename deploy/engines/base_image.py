@@ -118,4 +118,4 @@ def as_root() -> list[str]:
         return []
     if shutil.which("sudo"):
         return ["sudo"]
-    raise CannotBuild("mmdebstrap is missing and this is not root (`apt-get install mmdebstrap`)")
+    raise CannotBuild("packages are missing that only root may install, and there is no sudo; run this as root once")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from aima_core.failures import EngineRefused
 from aima_worker.runtimes.docker_client import EngineClient
-from aima_worker.runtimes.docker_stream import EngineStream, Refusal
+from aima_worker.runtimes.docker_reading import container_changed
+from aima_worker.runtimes.docker_stream import EngineStream
+from aima_worker.runtimes.docker_words import Refusal, engine_refused
 
 
 class DockerChanges:
@@ -23,15 +24,11 @@ class DockerChanges:
             rest = b""
             while chunk := self._stream.next(within=None):
                 *events, rest = (rest + chunk).split(b"\n")
-                yield from map(_name, filter(None, events))
+                yield from map(container_changed, filter(None, events))
         except Refusal as refused:
-            raise EngineRefused(runtime="Docker Engine", detail=str(refused)) from refused
+            raise engine_refused(refused.words) from refused
         finally:
             self._stream.close()
 
     def close(self) -> None:
         self._stream.close()
-
-
-def _name(event: bytes) -> str:
-    return str(json.loads(event).get("Actor", {}).get("Attributes", {}).get("name", ""))

@@ -1,23 +1,20 @@
-"""The lines of one container, from the engine's own log, over as many connections as it takes.
+"""The lines of one container, from the engine's own log, over as many readings of it as it takes.
 
-The end of a stream is not the end of the container: the engine ends it just as quietly when it dies itself. So after
+The end of a reading is not the end of the container: the engine ends it just as quietly when it dies itself. So after
 each end the container is asked for, and a running one is listened to again from where the last line was.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Event
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
-from aima_core.failures import DockerUnavailable, EngineRefused
+from aima_core.failures import DockerUnavailable
 from aima_worker.log_lines import LineSplitter
 from aima_worker.runtime import Container, LogLine, Status
-from aima_worker.runtimes.docker_client import EngineClient
 from aima_worker.runtimes.docker_reading import moment
-from aima_worker.runtimes.docker_stream import EngineStream, Refusal
 
 PATIENCE = timedelta(minutes=1)
 """How long an engine that has gone away may take to come back to a reader that follows."""
@@ -25,8 +22,35 @@ OVERLAP = timedelta(seconds=1)
 """That is read once more after a reconnection, since the two streams' times interleave."""
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 2.0
-_HEADER = struct.Struct(">BxxxL")
-_STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
+
+StreamName = Literal["stdout", "stderr"]
+
+
+class LogWish(NamedTuple):
+    container: str
+    follow: bool
+    tail: int | None
+    since: str | None
+    """Seconds since 1970, with a fraction."""
+
+
+class Frame(NamedTuple):
+    """What a container wrote at once: a line with its end, or a piece of one that is long."""
+
+    stream: StreamName
+    at: str
+    """The engine's own time, to the nanosecond; in order as text."""
+    data: bytes
+
+
+class LogFrames(Protocol):
+    """One reading of a log. Iterated by one thread, closed by any."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Nothing for a container that is gone. Raises DockerUnavailable, EngineRefused; may end for any reason."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class _Read:
@@ -58,23 +82,23 @@ class DockerLogs:
 
     def __init__(
         self,
-        engine: EngineClient,
         name: str,
         *,
+        frames: Callable[[LogWish], LogFrames],
         inspect: Callable[[str], Container | None],
         follow: bool,
         tail: int | None,
         since: datetime | None,
     ) -> None:
-        self._engine = engine
         self._name = name
+        self._begin = frames
         self._inspect = inspect
         self._follow = follow
         self._tail = tail
         self._since = since
         self._ended = Event()
-        self._stream: EngineStream | None = None
-        self._read = {stream: _Read() for stream in _STREAMS.values()}
+        self._frames: LogFrames | None = None
+        self._read: dict[StreamName, _Read] = {"stdout": _Read(), "stderr": _Read()}
 
     def __iter__(self) -> Iterator[LogLine]:
         try:
@@ -91,8 +115,8 @@ class DockerLogs:
 
     def close(self) -> None:
         self._ended.set()
-        if (stream := self._stream) is not None:
-            stream.close()
+        if (frames := self._frames) is not None:
+            frames.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,55 +131,29 @@ class DockerLogs:
     def _lines_of(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         for read in self._read.values():
             read.begin_again()
-        for stream, at, data in self._frames(container, follow=follow):
+        for stream, at, data in self._frames_of(container, follow=follow):
             if self._read[stream].is_new(at):
                 for text in self._read[stream].splitter.feed(data):
                     yield LogLine(at=_moment(at), stream=stream, text=text)
 
-    def _frames(self, container: str, *, follow: bool) -> Iterator[tuple[Literal["stdout", "stderr"], str, bytes]]:
-        buffer = bytearray()
-        for chunk in self._chunks(container, follow=follow):
-            buffer += chunk
-            start = 0
-            while len(buffer) - start >= _HEADER.size:
-                kind, length = _HEADER.unpack_from(buffer, start)
-                end = start + _HEADER.size + length
-                if len(buffer) < end:
-                    break
-                at, _, data = bytes(buffer[start + _HEADER.size : end]).partition(b" ")
-                yield _STREAMS.get(kind, "stdout"), at.decode(), data
-                start = end
-            del buffer[:start]
-
-    def _chunks(self, container: str, *, follow: bool) -> Iterator[bytes]:
-        self._stream = EngineStream(self._engine, "GET", f"/containers/{container}/logs", params=self._asked(follow))
+    def _frames_of(self, container: str, *, follow: bool) -> Iterator[Frame]:
+        self._frames = self._begin(self._wish(container, follow=follow))
         if self._ended.is_set():
             return
         try:
-            self._stream.open(within=self._engine.timeout)
-            while chunk := self._stream.next(within=None if follow else self._engine.timeout):
-                yield chunk
-        except Refusal as refused:
-            if refused.status not in (404, 409):
-                raise EngineRefused(runtime="Docker Engine", detail=str(refused)) from refused
-        except TimeoutError as late:
-            raise self._engine.unavailable("its log does not come") from late
+            yield from self._frames
         except DockerUnavailable:
             # Whoever follows asks for the container next, and waits for the engine there.
             if not follow or not self._last:
                 raise
         finally:
-            self._stream.close()
+            self._frames.close()
 
-    def _asked(self, follow: bool) -> dict[str, str]:
-        asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+    def _wish(self, container: str, *, follow: bool) -> LogWish:
         if self._last:
-            return asked | {"since": _since(self._last, before=OVERLAP)}
-        if self._tail is not None:
-            asked["tail"] = str(self._tail)
-        if self._since is not None:
-            asked["since"] = f"{self._since.timestamp():.6f}"
-        return asked
+            return LogWish(container, follow, tail=None, since=_seconds(_moment(self._last) - OVERLAP))
+        since = None if self._since is None else _seconds(self._since)
+        return LogWish(container, follow, tail=self._tail, since=since)
 
     def _still_there(self, container: str) -> Container | None:
         """The container, once the engine answers. Raises DockerUnavailable when that takes longer than PATIENCE."""
@@ -180,5 +178,5 @@ def _moment(at: str) -> datetime:
     return moment(at) or datetime.now(UTC)
 
 
-def _since(at: str, *, before: timedelta) -> str:
-    return f"{(_moment(at) - before).timestamp():.6f}"
+def _seconds(at: datetime) -> str:
+    return f"{at.timestamp():.6f}"

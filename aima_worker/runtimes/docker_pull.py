@@ -1,4 +1,4 @@
-"""The pull of one image: the engine's own stream, read to its end and not believed before.
+"""The pull of one image: followed to its end, and not believed before.
 
 The engine tells of a failure as a message among the others, and ends the stream as if all were well. So a pull has
 succeeded only when the engine has said so and the image is there.
@@ -6,61 +6,39 @@ succeeded only when the engine has said so and the image is there.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
-from docker import auth
-from docker.errors import DockerException
-
-from aima_core.failures import (
-    AimaError,
-    Cancelled,
-    DiskFull,
-    ImageNotFound,
-    PullBroken,
-    PullStalled,
-    RegistryDenied,
-)
+from aima_core.failures import Cancelled, PullBroken, PullStalled
 from aima_core.operations import PullProgress
 from aima_core.quantities import format_duration
 from aima_worker.pull_progress import PullTracker
 from aima_worker.runtime import ImageFacts
-from aima_worker.runtimes.docker_client import EngineClient
-from aima_worker.runtimes.docker_reference import ImageName, image_name
-from aima_worker.runtimes.docker_stream import EngineStream, Refusal
+from aima_worker.runtimes.docker_words import Refusal, pull_failure
 
 YIELD_SECONDS = 0.125
 """Between two yields at least, but for the last."""
 
-_MEANINGS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
-    (DiskFull, ("no space left on device", "disk quota exceeded", "not enough space")),
-    (
-        ImageNotFound,
-        (
-            "manifest unknown",
-            "name unknown",
-            "repository name not known",
-            "does not exist",
-            "not found",
-            "no matching manifest",
-            "no such image",
-            "invalid reference format",
-        ),
-    ),
-    (RegistryDenied, ("denied", "unauthorized", "no basic auth", "forbidden", "authentication required")),
-)
 
+class PullMessages(Protocol):
+    """What the engine says during one pull. Read by one thread, closed by any."""
 
-def failure_of(image: str, detail: str) -> AimaError:
-    """What the engine's words mean. A private repository and one that is not there are told alike: not found."""
-    said = detail.lower()
-    for meaning, words in _MEANINGS:
-        if any(word in said for word in words):
-            return meaning(image=image, detail=detail)
-    return PullBroken(image=image, detail=detail)
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called; what the engine has ended is not closed."""
+        ...
+
+    def read(self, *, patience: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
+        """Each message, in the engine's own words, until the engine or `close` ends it.
+
+        Asks `patience` before each wait for how many seconds it may be. Raises Refusal, DockerUnavailable, or
+        TimeoutError when nothing came for so long.
+        """
+        ...
+
+    def close(self) -> None: ...
 
 
 class DockerPull:
@@ -68,37 +46,28 @@ class DockerPull:
 
     def __init__(
         self,
-        engine: EngineClient,
         image: str,
+        messages: PullMessages,
         *,
         stall: timedelta,
         inspect: Callable[[str], ImageFacts | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
         self._image = image
+        self._said = messages
         self._stall = stall
         self._inspect = inspect
         self._clock = clock
         self._tracker = PullTracker(image, now=clock())
-        name = _named(image)
-        self._stream = EngineStream(
-            engine,
-            "POST",
-            "/images/create",
-            # The engine pulls for its own platform unless told otherwise.
-            params={"fromImage": name.repository, "tag": name.version},
-            headers=_credentials(image, name.registry),
-        )
 
     def __iter__(self) -> Iterator[PullProgress]:
         try:
             yield from self._followed()
         finally:
-            self._stream.close()
+            self._said.close()
 
     def close(self) -> None:
-        self._stream.close()
+        self._said.close()
 
     def _followed(self) -> Iterator[PullProgress]:
         yielded_at = self._clock() - YIELD_SECONDS
@@ -113,23 +82,19 @@ class DockerPull:
         self._check_success()
         yield self._tracker.progress(now=self._clock())
 
-    def _messages(self) -> Iterator[dict[str, Any]]:
+    def _messages(self) -> Iterator[Mapping[str, Any]]:
         try:
-            self._stream.open(within=self._patience())
-            rest = b""
-            while chunk := self._stream.next(within=self._patience()):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from (json.loads(line) for line in lines if line.strip())
+            yield from self._said.read(patience=self._patience)
         except Refusal as refused:
-            raise failure_of(self._image, str(refused)) from refused
+            raise pull_failure(refused.words, image=self._image) from refused
         except TimeoutError as late:
             raise self._stalled() from late
-        if self._stream.closed:
+        if self._said.closed:
             raise Cancelled()
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: Mapping[str, Any]) -> None:
         if "error" in message:
-            raise failure_of(self._image, str(message["error"]))
+            raise pull_failure(str(message["error"]), image=self._image)
         self._tracker.take(message, now=self._clock())
 
     def _patience(self) -> float:
@@ -143,27 +108,8 @@ class DockerPull:
         return PullStalled(image=self._image, stall=f"{format_duration(self._stall)} at {self._tracker.waits_for}")
 
     def _check_success(self) -> None:
+        there = self._inspect(self._image) is not None  # an engine that died says so here
         if not self._tracker.complete:
-            with self._engine.asking() as client:
-                client.ping()
             raise PullBroken(image=self._image, detail="the Docker Engine ended it without saying why")
-        if self._inspect(self._image) is None:
+        if not there:
             raise PullBroken(image=self._image, detail="the Docker Engine called it done, and the image is not there")
-
-
-def _named(image: str) -> ImageName:
-    try:
-        return image_name(image)
-    except ValueError as bad:
-        raise ImageNotFound(image=image, detail=str(bad)) from bad
-
-
-def _credentials(image: str, registry: str) -> dict[str, str]:
-    """From Docker's own configuration and its helpers, read anew: a `docker login` counts from the next pull on."""
-    try:
-        found = auth.load_config().resolve_authconfig(registry)
-    except DockerException as failed:
-        raise RegistryDenied(
-            image=image, detail=f"the host's credentials for it could not be read: {failed}"
-        ) from failed
-    return {"X-Registry-Auth": auth.encode_header(found).decode()} if found else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -56,6 +57,11 @@ def image_inspected(said: Mapping[str, Any], *, repository: str | None) -> Image
         arch=said["Architecture"],
         size=said["Size"],
     )
+
+
+def container_changed(event: bytes) -> str:
+    """The container's name, from one event of `GET /events`."""
+    return str(json.loads(event).get("Actor", {}).get("Attributes", {}).get("name", ""))
 
 
 def moment(text: str) -> datetime | None:

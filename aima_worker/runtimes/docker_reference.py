@@ -30,3 +30,11 @@ def image_name(image: str) -> ImageName:
         repository=repository.familiar_name(),
         version=reference["digest"] or reference["tag"] or "latest",
     )
+
+
+def repository_of(image: str) -> str | None:
+    """As the engine writes it; None for an id."""
+    try:
+        return image_name(image).repository
+    except ValueError:
+        return None

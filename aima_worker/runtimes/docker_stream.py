@@ -18,19 +18,12 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
 from aima_worker.runtimes.docker_client import EngineClient
+from aima_worker.runtimes.docker_words import Refusal
 
 CONNECT_SECONDS = 5.0
 CHUNK = 64 * 1024
 _BROKEN = (HTTPError, HTTPException, OSError, ValueError, AttributeError)
 """What reading raises when the other side, or another thread of ours, has closed the connection meanwhile."""
-
-
-class Refusal(Exception):
-    """The engine answered with an error instead of a stream."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class EngineStream:
@@ -109,7 +102,7 @@ class EngineStream:
         connection.request(method, target, headers=headers, preload_content=False)
         answer = connection.getresponse()
         if answer.status >= 400:
-            raise Refusal(answer.status, _message(answer.read()))
+            raise Refusal(_message(answer.read()), status=answer.status)
         return answer
 
     def _release(self) -> None:

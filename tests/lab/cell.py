@@ -1,0 +1,106 @@
+"""A cell of the kernel's own for a test: another network, other mounts, other processes, all gone when it ends.
+
+What is started inside dies with the cell's first process, whatever became of it; its mounts and networks go with it.
+So a Docker Engine of a test's own, its containers and a disk that is too small leave nothing behind, even when the
+test was killed. The test's own thread can step into the cell's network, and speak to loopback there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+from lab.parts import missing
+
+NEEDS = ("unshare", "nsenter", "setpriv", "mount", "ip")
+ENDS_WITHIN = timedelta(seconds=10)
+_CLONE_NEWNET = 0x40000000
+_OUTERMOST = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--net", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+)
+_FIRST_PROCESS = """
+mount -t tmpfs tmpfs /run && mkdir /run/lock && ip link set lo up && echo ready
+sleep infinity & wait  # and so buries whoever dies here without a parent
+"""
+
+
+class Cell:
+    def __init__(self, first: psutil.Process) -> None:
+        self._first = first
+        self._entering: list[subprocess.Popen[bytes]] = []
+
+    def run(self, *command: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a program inside; what it says goes to `log`."""
+        with (log or Path(os.devnull)).open("ab") as said:
+            entering = subprocess.Popen(self._inside(command), stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        self._entering.append(entering)
+        return entering
+
+    def do(self, *command: str) -> str:
+        """What a program says that is run inside to its end. Raises AssertionError when it fails."""
+        done = subprocess.run(self._inside(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}"
+        return done.stdout
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """While inside, this thread and those it starts are in the cell's network."""
+        with Path("/proc/thread-self/ns/net").open() as here, Path(f"/proc/{self._first.pid}/ns/net").open() as there:
+            _enter_network(there.fileno())
+            try:
+                yield
+            finally:
+                _enter_network(here.fileno())
+
+    def wait_until_empty(self) -> None:
+        for entering in self._entering:
+            entering.wait(ENDS_WITHIN.total_seconds())
+
+    def _inside(self, command: Sequence[str]) -> list[str]:
+        return ["nsenter", "--target", str(self._first.pid), "--net", "--mount", "--pid", "--", *command]
+
+
+@contextmanager
+def cell() -> Iterator[Cell]:
+    """A new cell; skips the test where this process may not make one."""
+    _require()
+    # Its outermost process dies with whoever runs the tests, and takes the cell along.
+    outermost = subprocess.Popen(
+        [*_OUTERMOST, "sh", "-c", _FIRST_PROCESS],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert outermost.stdout is not None
+        assert outermost.stdout.readline() == "ready\n", "the cell did not come up"
+        (first,) = psutil.Process(outermost.pid).children()
+        made = Cell(first)
+        try:
+            yield made
+        finally:
+            outermost.kill()
+            made.wait_until_empty()
+    finally:
+        outermost.kill()
+        outermost.communicate()
+
+
+def _require() -> None:
+    if os.geteuid() != 0:
+        missing("only root can give a test a network, mounts and processes of its own; run the tests as root")
+    if lacking := [program for program in NEEDS if shutil.which(program) is None]:
+        missing(f"there is no {lacking[0]}; `apt-get install util-linux mount iproute2` brings it")
+
+
+def _enter_network(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")

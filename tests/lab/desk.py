@@ -1,0 +1,90 @@
+"""A host in this process that carries commands out: the worker's steps on any runtime, with Redis, without a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lab.parts import eventually
+from lab.wishes import put_down
+
+from aima_core.ids import OperationId
+from aima_core.operations import Command, Event, Operation, Phase
+from aima_core.services import Instance
+from aima_core.settings import Settings
+from aima_core.text_redis import TextRedis
+from aima_worker.app import make_host
+from aima_worker.conduct import conduct
+from aima_worker.host import Host, Probe
+from aima_worker.readiness import http_status
+from aima_worker.runtime import ContainerRuntime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    operation: Operation
+    events: list[Event]
+    instance: Instance | None
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Those it went through, each once."""
+        return list(dict.fromkeys(event.phase for event in self.events))
+
+    @property
+    def code(self) -> str | None:
+        return self.operation.failure and self.operation.failure.code
+
+
+class Desk:
+    """A host and what it is asked to do."""
+
+    def __init__(self, host: Host, pool: ThreadPoolExecutor) -> None:
+        self.host = host
+        self._pool = pool
+
+    def ask(self, command: Command, **how: Any) -> OperationId:
+        return put_down(self.host.operations, command, host=self.host.name, **how).id
+
+    def carry_out(self, command: Command, **how: Any) -> Outcome:
+        """Have the command carried out to its end."""
+        return self.finish(self.ask(command, **how))
+
+    def finish(self, id: OperationId) -> Outcome:
+        conduct(self.host, id)
+        return self.outcome(id)
+
+    def begin(self, command: Command) -> tuple[OperationId, Future[Outcome]]:
+        """Have it carried out meanwhile."""
+        id = self.ask(command)
+        return id, self._pool.submit(self.finish, id)
+
+    def outcome(self, id: OperationId) -> Outcome:
+        operation = self.host.operations.get(id)
+        where = operation.service and operation.service.on(self.host.name)
+        instance = self.host.services.instance(where) if where else None
+        return Outcome(operation, self.host.operations.events(id), instance)
+
+    def until_phase(self, id: OperationId, phase: Phase) -> None:
+        assert eventually(lambda: self.host.operations.get(id).phase is phase)
+
+    def leases(self) -> list[int]:
+        return [lease.port for lease in self.host.ports.all()]
+
+    def containers(self) -> list[str]:
+        return [container.name for container in self.host.runtime.containers({})]
+
+
+@contextmanager
+def desk_of(
+    settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, probe: Probe = http_status
+) -> Iterator[Desk]:
+    """A desk at a host of these settings; what it still has under way at the end is handed on."""
+    host = make_host(settings, redis, runtime, probe=probe)
+    host.ports.open(settings.host.ports)
+    with ThreadPoolExecutor(8, thread_name_prefix="desk") as pool:
+        yield Desk(host, pool)
+        host.keeper.hand_on_all()

@@ -1,0 +1,105 @@
+"""A Docker Engine of a test's own, to be killed, brought back, or given too small a disk, apart from the shared one."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import docker
+import psutil
+from docker.errors import DockerException
+from lab.cell import Cell, cell
+from lab.parts import eventually, missing
+
+STARTS_WITHIN = timedelta(seconds=60)
+
+
+class OwnEngine:
+    """One engine in a cell. What it runs outlives it, but not the cell."""
+
+    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool) -> None:
+        self.cell = inside
+        self.address = f"unix://{directory}/docker.sock"
+        self._directory = directory
+        self._live_restore = live_restore
+        self._process: psutil.Process | None = None
+        self._entering: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = self._directory / "dockerd.log"
+        self._entering = self.cell.run("dockerd", *self._options(), log=log)
+        if not eventually(self.answers, within=STARTS_WITHIN):
+            raise AssertionError(f"dockerd did not answer:\n{log.read_text(errors='replace')[-2000:]}")
+        (self._process,) = psutil.Process(self._entering.pid).children()
+
+    def kill(self) -> None:
+        """Fell it, and not what it runs."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except DockerException:
+            return False
+
+    @contextmanager
+    def client(self) -> Iterator[docker.DockerClient]:
+        with closing(docker.DockerClient(self.address, timeout=10)) as client:
+            yield client
+
+    def take(self, image: str) -> None:
+        """Have an image of the shared engine here, too."""
+        with closing(docker.from_env()) as shared, self.client() as own:
+            own.images.load(b"".join(shared.images.get(image).save(named=True)))
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None and self._entering is not None:
+            self._process.send_signal(how)
+            self._entering.wait(30)
+            self._process = None
+
+    def _options(self) -> list[str]:
+        options = {
+            "host": self.address,
+            "data-root": self._directory / "data",
+            "shutdown-timeout": 1,
+            "max-download-attempts": 1,  # else it tries for 75 seconds before it tells that a line is cut
+            "log-level": "warn",
+        }
+        flags = ["--live-restore"] if self._live_restore else []
+        return [*(f"--{name}={value}" for name, value in options.items()), *flags]
+
+
+@contextmanager
+def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterator[OwnEngine]:
+    """An engine in a cell of its own, running; with its images and containers on a disk of just that size."""
+    if shutil.which("dockerd") is None:
+        missing("there is no dockerd; `tests/check` installs one")
+    directory = Path(tempfile.mkdtemp(prefix="aima-engine-"))  # pytest's own paths are too long for a socket
+    try:
+        with cell() as inside:
+            if disk is not None:
+                _mount_disk(inside, directory, disk)
+            engine = OwnEngine(inside, directory, live_restore=live_restore)
+            engine.start()
+            yield engine
+    finally:
+        shutil.rmtree(directory)
+
+
+def _mount_disk(inside: Cell, directory: Path, size: str) -> None:
+    data, image = directory / "data", directory / "disk"
+    data.mkdir()
+    inside.do("truncate", "--size", size, str(image))
+    inside.do("mkfs.ext4", "-q", str(image))
+    inside.do("mount", "-o", "loop", str(image), str(data))

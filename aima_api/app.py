@@ -24,8 +24,9 @@ from aima_api.log_past import LogPast
 from aima_api.log_streams import LogStreams
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
-from aima_api.routes import catalog, health, hosts, images, logs, operations, ports, services
+from aima_api.routes import catalog, health, hosts, images, logs, operations, ports, service_actions, services
 from aima_api.submit import Submit
+from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
@@ -39,7 +40,7 @@ ENDS_WITHIN_SECONDS = 5
 _WHERE_THE_KEY_IS = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
 THREADS = 64
 """Requests waiting for Redis at once; when it is frozen, so many are answered in time, and the next wait for them."""
-ROUTERS = (services, logs, operations, images, catalog, hosts, ports, health)
+ROUTERS = (services, service_actions, logs, operations, images, catalog, hosts, ports, health)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -70,7 +71,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
-        self._logs: LogStreams = app.state.parts.logs
+        self.logs: LogStreams = app.state.parts.logs
         super().__init__(
             uvicorn.Config(
                 app,
@@ -85,7 +86,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
-        self._logs.close()
+        self.logs.close()
         await super().shutdown(sockets)
 
 
@@ -108,21 +109,20 @@ def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) ->
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
     call_off = CallOff(operations, services)
     submit = Submit(
-        offered,
         operations=operations,
         services=services,
-        hosts=hosts,
         doorbell=Doorbell(url),
         call_off=call_off,
         signing_key=signing_key,
     )
+    wishes = Wishes(offered, submit, operations=operations, services=services, hosts=hosts, call_off=call_off)
     parts = Parts(
         catalog=offered,
         redis=redis,
         operations=operations,
         services=services,
         hosts=hosts,
-        submit=submit,
+        wishes=wishes,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
         logs=LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts)),

@@ -119,6 +119,11 @@ class LogFeeds:
                 self._feeds.pop(instance).cancel()
                 del self._ears[instance]
 
+    @property
+    def followed(self) -> int:
+        """How many instances somebody listens to."""
+        return len(self._feeds)
+
     async def end(self) -> None:
         """Close, and let go of the line to Redis."""
         self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,6 +21,8 @@ from aima_core.services import Host, Instance
 
 SILENCE = timedelta(seconds=4)
 """A host that says nothing for so long is not waited for."""
+ANSWERS_AT_ONCE = 32
+"""Each waits on a connection of its own."""
 _T = TypeVar("_T")
 
 
@@ -38,6 +41,7 @@ class LogPast:
         self._link = link
         self._services = services
         self._hosts = hosts
+        self._waiting = asyncio.Semaphore(ANSWERS_AT_ONCE)
         self._readers = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
 
     async def instance(self, id: InstanceId) -> Instance | None:
@@ -62,14 +66,15 @@ class LogPast:
 
     async def _answer(self, ask: Ask) -> tuple[list[Line], int, End] | None:
         assert ask.answer is not None
-        await self._link.ask(ask)
         lines: list[Line] = []
         left_out = 0
-        async for piece in self._link.answer(ask.answer, silence=SILENCE):
-            lines += piece.lines
-            left_out += piece.left_out
-            if piece.end is not None:
-                return lines, left_out, piece.end
+        async with self._waiting:
+            await self._link.ask(ask)
+            async for piece in self._link.answer(ask.answer, silence=SILENCE):
+                lines += piece.lines
+                left_out += piece.left_out
+                if piece.end is not None:
+                    return lines, left_out, piece.end
         return None
 
     async def _kept(

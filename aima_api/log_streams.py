@@ -54,6 +54,11 @@ class LogStreams:
         """Let every follower end, now and from now on."""
         self._feeds.close()
 
+    @property
+    def followed(self) -> int:
+        """How many instances are being followed."""
+        return self._feeds.followed
+
     async def end(self) -> None:
         await self._feeds.end()
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pydantic import BaseModel, ValidationError
 
 from aima_core import keys
+from aima_core.failures import BadId
 from aima_core.ids import AnswerId, HostName, InstanceId
 from aima_core.log_messages import Answer, Ask, Batch, LastLines
 from aima_core.text_redis import TextPipeline, TextRedis
@@ -28,7 +29,7 @@ class LogLink:
         found = self._redis.blpop(keys.asked(host), timeout=within.total_seconds())
         try:
             return Ask.model_validate_json(found[1]) if found else None
-        except ValidationError as wrong:
+        except (ValidationError, BadId) as wrong:
             raise NotUnderstood(str(wrong)) from wrong
 
     def answer(self, id: AnswerId, piece: Answer) -> None:

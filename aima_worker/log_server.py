@@ -89,6 +89,8 @@ class LogServer:
             return
         try:
             self._told.answer(id, Answer())  # it may take a while: whoever asked shall know that somebody is at it
+            if ask.follow:
+                self._tails.look_for(ask.instance)
             for piece in self._pieces(ask, goes_on):
                 self._told.answer(id, piece)
         except BrokerUnavailable as away:

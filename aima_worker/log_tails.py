@@ -86,6 +86,14 @@ class LogTails:
                 self._drop_idle()
             return self._tail(instance).want()
 
+    def look_for(self, instance: InstanceId) -> None:
+        """See to it that the instance's container is read, if there is one: news of it may be on their way yet."""
+        if instance not in self._there:
+            try:
+                self._look()
+            except AimaError as away:
+                _log.info("no look at the containers' logs", why=str(away))
+
     # Reading ------------------------------------------------------------------------------------------------------
 
     def _tail(self, instance: InstanceId) -> Tail:

@@ -23,6 +23,7 @@ from aima_api.cli.printing import Format, age, print_data, print_record, print_r
 
 if TYPE_CHECKING:
     from aima_api.cli.client import Api
+    from aima_api.cli.logs import Output
     from aima_core.ids import ServiceId
 
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
@@ -150,6 +151,45 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
         output,
         nothing="It runs nowhere." if service_id else "Nothing runs.",
     )
+
+
+@service.command()
+@id_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is said from now on, until it is stopped.")
+@click.option(
+    "--tail",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Only the last N lines of each host; 100 unless --since is given.",
+)
+@click.option("--since", metavar="T", help="Only what was said since: 10m ago, or 2026-01-31T12:00:00Z.")
+@host_option
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@calls_the_api
+def logs(
+    api: Api,
+    service_id: str,
+    follow: bool,
+    tail: int | None,
+    since: str | None,
+    hosts: tuple[str, ...],
+    output: Output,
+) -> int:
+    """Show what a service's containers say, or said last: also from hosts that are away.
+
+    Notes on what is missing go to stderr, lines to stdout; with -o json a record each.
+    """
+    from aima_api.cli import logs as shown
+
+    instances = api.get(_path(service_id))["instances"]
+    show = shown.Show(output, list(hosts) or [each["id"].partition("@")[2] for each in instances])
+    asked = {"tail": tail, "since": since, "host": hosts}
+    given = {name: value for name, value in asked.items() if value}
+    path = _path(service_id, "/logs")
+    if follow:
+        return shown.follow(api, path, given, show)
+    shown.read(api, path, given, show)
+    return 0
 
 
 def _checked(service_id: str) -> ServiceId:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 from api.front_door import Node
@@ -30,7 +30,7 @@ from aima_worker.host import Host
 from aima_worker.log_link import LogLink
 from aima_worker.log_server import LONGEST_ANSWER, LogServer
 from aima_worker.log_tails import FOLLOW_LASTS, LogTails
-from aima_worker.runtime import ContainerRuntime, LogStream
+from aima_worker.runtime import ContainerRuntime, LogLine, LogStream
 from aima_worker.runtimes.fake import FakeRuntime
 
 SERVICE = ServiceId("svc-tiny-dial")
@@ -44,10 +44,34 @@ class CountingRuntime(FakeRuntime):
         super().__init__(images=[IMAGE], arch=arch(), **how)
         self.follows = 0
         """How often a log was opened to be followed."""
+        self.lines_followed = 0
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         self.follows += follow
-        return super().logs(name, follow=follow, tail=tail, since=since)
+        lines = super().logs(name, follow=follow, tail=tail, since=since)
+        return _Counted(lines, self) if follow else lines
+
+
+class _Counted:
+    """A LogStream that counts the lines taken from it."""
+
+    def __init__(self, lines: LogStream, runtime: CountingRuntime) -> None:
+        self._lines = lines
+        self._runtime = runtime
+
+    def __iter__(self) -> Iterator[LogLine]:
+        for line in self._lines:
+            self._runtime.lines_followed += 1
+            yield line
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 @dataclass
@@ -98,9 +122,17 @@ class Desk:
         services.intend(instance)
         services.observe(instance)
 
+    def is_ready_again(self) -> None:
+        """Put back what Redis may have lost."""
+        self.is_now(InstanceState.READY)
+        HostStore(self.redis).announce(_facts(self.host.name))
+
     def stop(self) -> None:
-        self.host.runtime.remove(self.container, grace=timedelta(0))
+        self.remove_container()
         self.is_now(InstanceState.STOPPED)
+
+    def remove_container(self) -> None:
+        self.host.runtime.remove(self.container, grace=timedelta(0))
 
 
 @contextmanager

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import timedelta
 
-from api.front_door import Node
-from logs.desk import CountingRuntime, Desk, following, say
+from api.front_door import Node, api_node
+from contract.bench import JUNK_BYTES
+from lab.leftovers import nothing_held
+from lab.parts import eventually
+from lab.redis_server import RedisServer
+from logs.desk import CountingRuntime, Desk, a_desk, following, say, until_kept
 
 from aima_worker.runtimes.fake_engine import Manners
 
@@ -26,8 +31,153 @@ def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: N
     runtime.next_runs(Manners(counts=timedelta(milliseconds=2)))
     desk.run()
 
-    for _ in range(5):
+    for _ in range(4):
         with following(node) as reader:
             numbers = [int(line.split()[1]) for line in reader.until_lines(400)]
 
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_stdout_and_stderr_are_told_apart(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+    runtime.next_runs(Manners(stdout=b"fine\n", stderr=b"alas\n"))
+    desk.run()
+
+    with following(node) as reader:
+        reader.until_lines(2)
+
+    assert {(each["stream"], each["text"]) for each in reader.data} == {("stdout", "fine"), ("stderr", "alas")}
+    assert {each["host"] for each in reader.data} == {"alpha"}
+
+
+def test_many_readers_on_several_nodes_cost_the_host_one(desk: Desk, redis_url: str, runtime: CountingRuntime) -> None:
+    desk.run()
+
+    with ExitStack() as everybody:
+        nodes = [everybody.enter_context(api_node(redis_url)) for _ in range(2)]
+        readers = [everybody.enter_context(following(node)) for node in nodes for _ in range(10)]
+        say(desk, "said once")
+        heard = [reader.until_line("said once") for reader in readers]
+
+    assert heard == [["said once"]] * 20
+    assert runtime.follows == 1
+
+
+def test_a_follow_ends_when_the_service_is_stopped_and_says_so(desk: Desk, node: Node) -> None:
+    desk.run()
+
+    with following(node) as reader:
+        say(desk, "hello")
+        reader.until_line("hello")
+        say(desk, "last words")
+        desk.stop()
+        lines = reader.until_end()
+
+    assert lines == ["hello", "last words"]
+    assert reader.notes[-1] == f"{desk.instance} is stopped."
+
+
+def test_a_follow_outlives_the_container(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+    desk.run()
+
+    with following(node) as reader:
+        say(desk, "first life")
+        reader.until_line("first life")
+        runtime.end(desk.container, exit_code=1, last_words="alas")
+        reader.until_note("has ended")
+        desk.run()
+        say(desk, "second life")
+        lines = reader.until_line("second life")
+
+    assert lines == ["first life", "alas", "second life"]
+
+
+def test_a_follow_begun_before_there_is_a_container_waits_for_it(desk: Desk, node: Node) -> None:
+    desk.run()
+    desk.remove_container()
+
+    with following(node) as reader:
+        reader.until_note("There is no container")
+        desk.run()
+        say(desk, "here I am")
+        lines = reader.until_line("here I am")
+
+    assert lines == ["here I am"]
+
+
+def test_a_follow_outlives_the_host_s_worker_and_misses_nothing(desk: Desk, node: Node) -> None:
+    desk.run()
+
+    with following(node) as reader:
+        say(desk, "before")
+        reader.until_line("before")
+        desk.leave()
+        say(desk, "meanwhile")
+        reader.until_note("is away")
+        desk.join()
+        say(desk, "after")
+        lines = reader.until_line("after")
+
+    assert lines == ["before", "meanwhile", "after"]
+    assert "alpha is back." in reader.notes
+
+
+def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runtime: CountingRuntime) -> None:
+    with a_desk(own_redis.url, runtime) as desk, api_node(own_redis.url) as node:
+        desk.run()
+        with following(node) as reader:
+            say(desk, "before")
+            reader.until_line("before")
+            own_redis.kill()
+            say(desk, "meanwhile")
+            own_redis.start()
+            desk.is_ready_again()
+            say(desk, "after")
+            lines = reader.until_line("after")
+
+        assert lines == ["before", "meanwhile", "after"]
+
+
+def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Desk, node: Node) -> None:
+    desk.run()
+
+    with following(node) as reader:
+        say(desk, "calm")
+        reader.until_line("calm")
+        say(desk, "\n".join(f"flood {number}" for number in range(1, 20_001)))
+        reader.until_line("flood 20000")
+
+    told = [note for note in reader.notes if "too fast" in note]
+    left_out = sum(int(note.split()[0]) for note in told)
+    assert told
+    assert len(reader.lines) - 1 + left_out == 20_000
+
+
+def test_junk_from_an_engine_is_harmless(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+    runtime.next_runs(Manners(stdout=JUNK_BYTES))
+    desk.run()
+
+    with following(node) as reader:
+        lines = reader.until_line("end")
+
+    assert lines[0] == "red"
+    assert all(character == "\t" or character.isprintable() for line in lines for character in line)
+    assert max(map(len, lines)) <= 16 * 1024
+
+
+def test_a_hundred_followers_leave_neither_thread_nor_descriptor(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, "hello")
+    until_kept(desk, "hello")
+    _look_in(node, at_once=10)  # the connections that are kept for the next
+
+    with nothing_held():
+        for _ in range(20):
+            _look_in(node, at_once=5)
+
+    assert eventually(lambda: not node.server.logs.followed)
+
+
+def _look_in(node: Node, *, at_once: int) -> None:
+    with ExitStack() as everybody:
+        for reader in [everybody.enter_context(following(node)) for _ in range(at_once)]:
+            reader.until_line("hello")

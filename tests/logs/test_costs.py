@@ -1,0 +1,132 @@
+"""What a log costs the host while nobody reads it, or somebody reads too slowly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from lab.parts import eventually
+from logs.desk import SERVICE, CountingRuntime, Desk, a_desk, say, until_kept
+
+from aima_api.log_feeds import MOST_WAITING, Ear, Heard
+from aima_api.log_link import LogLink
+from aima_api.log_past import LogPast
+from aima_api.log_streams import Follower, Request
+from aima_core import keys
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName
+from aima_core.log_messages import Ask, Batch, Line
+from aima_core.redis_link import following_link
+from aima_worker.runtimes.fake_engine import Manners
+
+
+@pytest.fixture
+def desk(redis_url: str, runtime: CountingRuntime) -> Iterator[Desk]:
+    with a_desk(redis_url, runtime, follow_lasts=timedelta(seconds=1)) as desk:
+        yield desk
+
+
+def test_nothing_is_published_unless_somebody_asks(desk: Desk) -> None:
+    desk.run()
+    say(desk, "hello")
+    until_kept(desk, "hello")
+
+    assert _published(desk) == []
+
+
+def test_a_reader_that_is_gone_costs_nothing_after_a_while(desk: Desk) -> None:
+    desk.run()
+    _ask(desk)
+    assert eventually(lambda: len(_published(desk)) == 1)
+    say(desk, "heard")
+    assert eventually(lambda: len(_published(desk)) == 2)
+
+    assert eventually(lambda: not _asked_within(desk, timedelta(seconds=1)))
+    before = len(_published(desk))
+    say(desk, "not heard")
+    until_kept(desk, "not heard")
+
+    assert len(_published(desk)) == before
+
+
+def test_whoever_asks_again_sees_by_the_count_what_was_not_published(desk: Desk) -> None:
+    desk.run()
+    _ask(desk)
+    assert eventually(lambda: len(_published(desk)) == 1)
+    assert eventually(lambda: not _asked_within(desk, timedelta(seconds=1)))
+    say(desk, "one", "two")
+    until_kept(desk, "two")
+
+    _ask(desk)
+
+    assert eventually(lambda: _published(desk)[-1].first == _published(desk)[0].next + 2)
+
+
+def test_a_flood_that_nobody_follows_is_looked_at_now_and_then(desk: Desk, runtime: CountingRuntime) -> None:
+    runtime.next_runs(Manners(counts=timedelta(microseconds=100)))
+    desk.run()
+
+    assert eventually(lambda: runtime.follows >= 3)
+    read = runtime.lines_followed
+
+    said = len(list(runtime.logs(desk.container, follow=False)))
+    assert read < said / 2
+
+
+def test_a_question_that_is_none_is_dropped_and_the_next_is_answered(desk: Desk) -> None:
+    desk.run()
+    for nonsense in ("", "{}", "[]", '{"instance": "svc-tiny-dial@alpha", "answer": "aima:operations"}'):
+        desk.redis.rpush(keys.asked(desk.host.name), nonsense)
+
+    _ask(desk)
+
+    assert eventually(lambda: len(_published(desk)) == 1)
+
+
+def test_a_reader_too_slow_is_told_how_many_lines_it_missed(desk: Desk) -> None:
+    frames = asyncio.run(_read_late(desk))
+
+    told = [frame for frame in frames if "event: note" in frame]
+    assert any("20 lines were missed" in frame for frame in told), told
+    assert f'"line {MOST_WAITING + 20}"' in frames[-1]
+
+
+async def _read_late(desk: Desk) -> list[str]:
+    """What a follower gets that was away while more was said than is kept for it."""
+    link = LogLink(following_link(desk.url))
+    past = LogPast(link, desk.host.services, HostStore(desk.redis))
+    follower = Follower(SERVICE.on(HostName("nobody")), Request([], 100, None), past)
+    ear = Ear()
+    ear.hear(_heard(0))
+    frames = []
+    async for frame in follower.frames(ear):
+        frames.append(frame.decode())
+        if '"line 0"' in frames[-1]:
+            for number in range(1, MOST_WAITING + 21):
+                ear.hear(_heard(number))
+        if f'"line {MOST_WAITING + 20}"' in frames[-1]:
+            ear.close()
+    await link.close()
+    return frames
+
+
+def _heard(number: int) -> Heard:
+    line = Line(at=datetime.now(UTC), stream="stdout", text=f"line {number}")
+    return Heard(HostName("nobody"), Batch(run="run", first=number, lines=(line,)))
+
+
+def _ask(desk: Desk) -> None:
+    desk.redis.rpush(keys.asked(desk.host.name), Ask(instance=desk.instance, follow=True).model_dump_json())
+
+
+def _published(desk: Desk) -> list[Batch]:
+    return [Batch.model_validate_json(fields["json"]) for _, fields in desk.redis.xrange(keys.lines(desk.instance))]
+
+
+def _asked_within(desk: Desk, time: timedelta) -> bool:
+    """Whether the last batch is younger than that."""
+    newest = desk.redis.xrevrange(keys.lines(desk.instance), count=1)[0][0]
+    seconds, micros = desk.redis.time()
+    return seconds * 1000 + micros / 1000 - int(newest.partition("-")[0]) < time.total_seconds() * 1000 + 200

@@ -1,0 +1,128 @@
+"""The last lines stay readable when there is nobody left to ask."""
+
+from __future__ import annotations
+
+import time
+
+from api.front_door import Node
+from lab.parts import eventually
+from logs.desk import CountingRuntime, Desk, following, said, say, until_kept
+
+from aima_core import keys
+from aima_core.failures import Failure
+from aima_core.services import InstanceState
+
+
+def test_the_last_lines_can_be_read_after_the_container_is_gone(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, "\n".join(f"line {number}" for number in range(1, 151)))
+    until_kept(desk, "line 150")
+    desk.stop()
+
+    lines, notes = said(node)
+
+    assert lines == [f"line {number}" for number in range(51, 151)]
+    assert "no container" in notes[0]
+    assert "put down at" in notes[0]
+
+
+def test_the_very_last_words_are_among_them(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+    desk.run()
+    say(desk, "hello")
+    until_kept(desk, "hello")
+    runtime.end(desk.container, exit_code=1, last_words="CUDA out of memory")
+    desk.stop()
+
+    until_kept(desk, "CUDA out of memory")
+
+    assert said(node)[0] == ["hello", "CUDA out of memory"]
+
+
+def test_the_last_lines_can_be_read_while_the_host_is_off(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, "one", "two", "three")
+    until_kept(desk, "three")
+    desk.leave()
+
+    lines, notes = said(node, tail=2)
+
+    assert lines == ["two", "three"]
+    assert "alpha is away" in notes[0]
+
+
+def test_a_worker_that_ends_puts_down_what_it_read_last(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, "hello")
+    until_kept(desk, "hello")
+    say(desk, "the end")
+    desk.leave()
+
+    assert said(node)[0] == ["hello", "the end"]
+
+
+def test_a_host_that_does_not_answer_is_waited_for_five_seconds_at_most(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, "hello")
+    until_kept(desk, "hello")
+    desk.fall_silent()
+    asked_at = time.monotonic()
+
+    lines, notes = said(node)
+
+    assert time.monotonic() - asked_at < 5
+    assert lines == ["hello"]
+    assert "alpha does not answer" in notes[0]
+
+
+def test_of_a_start_that_failed_the_lines_kept_with_its_failure_are_shown(desk: Desk, node: Node) -> None:
+    failure = Failure(code="container_exited", message="It ended.", hint="See why.", log_tail=("CUDA out of memory",))
+    desk.is_now(InstanceState.FAILED, failure=failure)
+
+    lines, notes = said(node)
+
+    assert lines == ["CUDA out of memory"]
+    assert "before it failed" in notes[0]
+
+
+def test_a_follow_of_what_has_failed_shows_its_last_lines_and_ends(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, "alas")
+    until_kept(desk, "alas")
+    desk.remove_container()
+    desk.is_now(InstanceState.FAILED)
+
+    with following(node) as reader:
+        lines = reader.until_end()
+
+    assert lines == ["alas"]
+    assert reader.notes[-1] == f"{desk.instance} has failed."
+
+
+def test_long_lines_are_kept_short(desk: Desk, node: Node) -> None:
+    desk.run()
+    say(desk, *["x" * 16_000] * 100, "short")
+    until_kept(desk, "short")
+
+    kept = desk.redis.get(keys.last_lines(desk.instance))
+
+    assert kept is not None
+    assert len(kept) < 300_000
+
+
+def test_whatever_is_written_for_readers_expires(desk: Desk, node: Node) -> None:
+    desk.run()
+    with following(node) as reader:
+        say(desk, "hello")
+        reader.until_line("hello")
+    until_kept(desk, "hello")
+
+    def for_readers() -> list[str]:
+        return [key for word in ("answer", "lines", "last-lines", "asked") for key in _keys(desk, f"aima:{word}:*")]
+
+    assert eventually(lambda: len(for_readers()) >= 3)
+    assert [key for key in for_readers() if desk.redis.ttl(key) == -1] == []  # type: ignore[attr-defined]  # tests only
+
+
+def _keys(desk: Desk, pattern: str) -> list[str]:
+    found: list[str] = desk.redis.keys(pattern)  # type: ignore[attr-defined]  # tests only
+    return found

@@ -1,120 +1,48 @@
-"""From a request to recorded, signed operations and rung doorbells.
+"""From a command to recorded, signed operations and rung doorbells.
 
-Everything is checked before anything is written. An operation is recorded before its doorbell rings, so that a
-worker never comes to an empty record; when the doorbell cannot be rung, what was recorded is given up.
+An operation is recorded before its doorbell rings, so that a worker never comes to an empty record; when the doorbell
+cannot be rung, what was recorded is given up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from pydantic import SecretStr
 
 from aima_api.call_off import CallOff
-from aima_api.catalog_files import Catalog
-from aima_api.placement import Place, Placement
-from aima_api.requests import PullOptions
-from aima_api.specification import start_command
-from aima_core.failures import BrokerUnavailable, Cancelled
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_api.placement import Place
+from aima_core.failures import BrokerUnavailable
+from aima_core.ids import InstanceId, OperationId
 from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Kind, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.queue import Doorbell
 from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, Instance, InstanceState, Service
+from aima_core.services import Desired, Instance, InstanceState
 from aima_core.signing import sign
 
 AnyCommand = StartService | PullImage | StopService
 
 
 class Submit:
-    """Every call may raise BrokerUnavailable within seconds."""
-
     def __init__(
         self,
-        catalog: Catalog,
         *,
         operations: OperationStore,
         services: ServiceStore,
-        hosts: HostStore,
         doorbell: Doorbell,
         call_off: CallOff,
         signing_key: SecretStr,
     ) -> None:
-        self._catalog = catalog
         self._operations = operations
         self._services = services
-        self._hosts = hosts
         self._doorbell = doorbell
         self._call_off = call_off
         self._signing_key = signing_key
 
-    def check(self, service: Service) -> None:
-        """Raises what a start of it would raise now, but for what hosts lack at the moment."""
-        start_command(self._catalog, service)
-        Placement(self._hosts).named(service.hosts, port=service.port)
-
-    def start(self, service: Service, *, hosts: Sequence[HostName] = (), replace: bool = False) -> list[Operation]:
-        """Remember the service and bring it up, one operation per instance; on these hosts rather than its own."""
-        command = start_command(self._catalog, service, replace=replace)
-        places = self._places(service, command, hosts or service.hosts)
-        self._services.put(service)
-        return self._submit(command, places)
-
-    def stop(self, id: ServiceId, *, hosts: Sequence[HostName] = (), grace: timedelta) -> list[Operation]:
-        """Take the service down wherever it is, or on these hosts, and call off starts that nobody has taken on.
-
-        Raises UnknownService, UnknownHost.
-        """
-        instances = self._services.instances_of(id)
-        if not instances:
-            self._services.get(id)
-        starts = [each for each in self._operations.unended() if (each.kind, each.service) == (Kind.START, id)]
-        up = [instance.id.host for instance in instances if not _is_down(instance)]
-        starting = [each.host for each in starts if each.host]
-        places = Placement(self._hosts).named(hosts or [*up, *starting])
-        stops = self._submit(StopService(service=id, grace=grace), places)
-        for start in starts:
-            if start.host is None and (not hosts or start.route.host in hosts):
-                self.cancel(start.id)
-        return stops
-
-    def pull(self, wish: PullOptions) -> list[Operation]:
-        """Raises UnknownEngine, UnknownHost, InvalidRequest."""
-        placement = Placement(self._hosts)
-        engine = self._catalog.engine(wish.engine) if wish.engine else None
-        if wish.hosts:
-            places = placement.named(wish.hosts)
-        elif wish.route:
-            places = [placement.at(wish.route)]
-        else:
-            places = [placement.one(engine) if engine else placement.only_host()]
-        images = engine.images if engine else (str(wish.image),)
-        return self._submit(PullImage(images=images, image_size=engine and engine.image_size), places)
-
-    def cancel(self, id: OperationId) -> Operation:
-        """Ask for its end: at once where nobody carries it out, else within a second. Ended ones stay as they are.
-
-        Raises UnknownOperation.
-        """
-        self._call_off.now(id, Phase.CANCELLED, Cancelled().failure)
-        return self._operations.get(id)
-
-    def _places(self, service: Service, command: StartService, hosts: Sequence[HostName]) -> list[Place]:
-        placement = Placement(self._hosts)
-        if hosts:
-            return placement.named(hosts, port=service.port)
-        known = [instance.id.host for instance in sorted(self._services.instances_of(service.id), key=_is_down)]
-        if service.replicas > 1:
-            return placement.replicas(service.replicas, command.engine, known=known, port=service.port)
-        return [placement.one(command.engine, known=known, port=service.port)]
-
-    # From a command to a rung doorbell ------------------------------------------------------------------------------
-
-    def _submit(self, command: AnyCommand, places: Sequence[Place]) -> list[Operation]:
+    def submit(self, command: AnyCommand, places: Sequence[Place]) -> list[Operation]:
+        """One operation for each place, recorded, signed and rung for. Raises BrokerUnavailable within seconds."""
         operations = [self._operation(command, place) for place in places]
         try:
             for operation in operations:
@@ -169,7 +97,3 @@ def _wanted(operation: Operation, id: InstanceId) -> Instance:
         operation=operation.id,
         since=operation.created_at,
     )
-
-
-def _is_down(instance: Instance) -> bool:
-    return instance.desired is Desired.STOPPED and instance.state is InstanceState.STOPPED

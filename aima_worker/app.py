@@ -8,32 +8,29 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from celery.exceptions import Reject
 from pydantic import SecretStr
 
+from aima_core.celery_app import celery_app
 from aima_core.failures import BadSettings, BrokerUnavailable
 from aima_core.host_store import HostStore
-from aima_core.ids import OperationId
 from aima_core.operation_store import OperationStore
-from aima_core.operations import Kind
 from aima_core.port_store import PortStore
-from aima_core.queue import celery_app, stop_queue, task_name
+from aima_core.queue import stop_queue
 from aima_core.redis_link import command_link
 from aima_core.service_store import ServiceStore
 from aima_core.settings import Settings
 from aima_core.text_redis import TextRedis
 from aima_worker.beat import Beat
 from aima_worker.choose_runtime import choose_runtime
-from aima_worker.conduct import conduct
 from aima_worker.facts import arch, host_facts, routes
 from aima_worker.host import Host, Probe
-from aima_worker.interruptible import HandedOn
 from aima_worker.keeper import Keeper
 from aima_worker.log_link import LogLink
 from aima_worker.log_server import LONGEST_ANSWER, LogServer
 from aima_worker.log_tails import LogTails
 from aima_worker.readiness import http_status
 from aima_worker.runtime import ContainerRuntime
+from aima_worker.tasks import add_tasks
 from aima_worker.watch import Watch
 
 STOP_SLOTS = 4
@@ -93,19 +90,6 @@ def make_log_server(host: Host, redis: TextRedis, asked: TextRedis) -> LogServer
     """`asked` is a line of its own that waits for LONGEST_ANSWER."""
     told = LogLink(redis)
     return LogServer(host, LogTails(host, told), asked=LogLink(asked), told=told)
-
-
-def add_tasks(app: Celery, host: Host) -> None:
-    """One task per kind of operation; all they are told is the operation's id."""
-
-    def perform(id: str, **_: Any) -> None:
-        try:
-            conduct(host, OperationId(id))
-        except (HandedOn, BrokerUnavailable) as unfinished:
-            raise Reject(str(unfinished), requeue=True) from unfinished
-
-    for kind in Kind:
-        app.task(name=task_name(kind))(perform)
 
 
 def make_celery_worker(app: Celery, host: Host) -> Any:

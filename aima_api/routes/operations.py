@@ -60,7 +60,7 @@ def show(api: Api, id: OperationId) -> Operation:
 @router.post("/operations/{id}:cancel", status_code=202)
 def cancel(api: Api, id: OperationId) -> Operation:
     """Ask for its end; one that has ended stays as it is."""
-    return api.submit.cancel(id)
+    return api.wishes.cancel(id)
 
 
 @router.get("/operations/{id}/events", response_class=EventStream)

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from aima_api.parts import Api, Cursor, IdempotencyKey, Limit, Parts
-from aima_api.requests import CreateService, RestartOptions, ServiceOptions, StopOptions
-from aima_api.routes.operations import Submitted
-from aima_api.specification import changed, new_service
-from aima_core.failures import OperationInProgress, ServiceRunning, UnknownService
+from aima_api.parts import Api, Cursor, Limit, Parts
+from aima_api.requests import CreateService
+from aima_api.specification import new_service
+from aima_core.failures import OperationInProgress, ServiceRunning
 from aima_core.ids import HostName, ServiceId
 from aima_core.services import Instance, InstanceState, Service
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
-_GONE = (InstanceState.STOPPED, InstanceState.FAILED)
+GONE = (InstanceState.STOPPED, InstanceState.FAILED)
+"""Nothing of such an instance is left on its host."""
 
 
 class ServiceStatus(Service):
@@ -33,7 +33,7 @@ class Services(BaseModel):
 def create(api: Api, body: CreateService) -> Service:
     """Write down what a service is, without starting it; again replaces that."""
     service = new_service(body.id, body)
-    api.submit.check(service)
+    api.wishes.check(service)
     api.services.put(service)
     return service
 
@@ -53,60 +53,12 @@ def show(api: Api, id: ServiceId) -> ServiceStatus:
 def remove(api: Api, id: ServiceId) -> None:
     """Forget a service that runs nowhere."""
     api.services.get(id)
-    if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in _GONE]:
+    if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in GONE]:
         raise ServiceRunning(service=id, hosts=", ".join(up))
     for operation in api.operations.unended():
         if operation.service == id:
             raise OperationInProgress(what=id, operation=operation.id)
     api.services.remove(id)
-
-
-@router.post("/{id}:start", status_code=202)
-def start(
-    api: Api, id: ServiceId, body: ServiceOptions | None = None, idempotency_key: IdempotencyKey = None
-) -> Submitted:
-    """Bring a service up: as it was written down, changed by the options given; created if there is none."""
-    options = body or ServiceOptions()
-    service = _as_asked(api, id, options)
-    operations = api.idempotency.once(idempotency_key, f"start {id}", options, lambda: api.submit.start(service))
-    return Submitted(operations=operations)
-
-
-@router.post("/{id}:stop", status_code=202)
-def stop(api: Api, id: ServiceId, body: StopOptions | None = None, idempotency_key: IdempotencyKey = None) -> Submitted:
-    """Take a service down; where it is down already it stays so."""
-    options = body or StopOptions()
-    operations = api.idempotency.once(
-        idempotency_key,
-        f"stop {id}",
-        options,
-        lambda: api.submit.stop(id, hosts=options.hosts, grace=options.grace),
-    )
-    return Submitted(operations=operations)
-
-
-@router.post("/{id}:restart", status_code=202)
-def restart(
-    api: Api, id: ServiceId, body: RestartOptions | None = None, idempotency_key: IdempotencyKey = None
-) -> Submitted:
-    """Take down what runs and bring it up as it was written down."""
-    options = body or RestartOptions()
-    service = api.services.get(id)
-    hosts = options.hosts or [each.id.host for each in api.services.instances_of(id) if each.state not in _GONE]
-    operations = api.idempotency.once(
-        idempotency_key,
-        f"restart {id}",
-        options,
-        lambda: api.submit.start(service, hosts=hosts, replace=True),
-    )
-    return Submitted(operations=operations)
-
-
-def _as_asked(api: Parts, id: ServiceId, options: ServiceOptions) -> Service:
-    try:
-        return changed(api.services.get(id), options)
-    except UnknownService:
-        return new_service(id, options)
 
 
 def _with_instances(api: Parts, services: Iterable[Service]) -> list[ServiceStatus]:
@@ -122,6 +74,6 @@ def _with_instances(api: Parts, services: Iterable[Service]) -> list[ServiceStat
 
 def _as_far_as_known(instance: Instance, live: set[HostName]) -> Instance:
     """What a host said of it before it fell silent may be true no longer."""
-    if instance.id.host in live or instance.state in _GONE:
+    if instance.id.host in live or instance.state in GONE:
         return instance
     return instance.model_copy(update={"state": InstanceState.UNKNOWN})

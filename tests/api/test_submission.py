@@ -8,14 +8,12 @@ from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
 from aima_api.call_off import CallOff
-from aima_api.catalog_files import load_catalog
-from aima_api.requests import PullOptions
+from aima_api.placement import Place
 from aima_api.submit import Submit
 from aima_core.failures import BrokerUnavailable
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.operation_store import OperationStore
-from aima_core.operations import Phase, StartService, StopService
+from aima_core.operations import Phase, PullImage, StartService, StopService
 from aima_core.queue import Doorbell
 from aima_core.service_store import ServiceStore
 from aima_core.services import Desired, InstanceState
@@ -371,17 +369,15 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 def test_what_was_recorded_and_could_not_be_rung_for_is_failed(redis, worker, services):
     operations = OperationStore(redis)
     submit = Submit(
-        load_catalog(),
         operations=operations,
         services=services,
-        hosts=HostStore(redis),
         doorbell=Doorbell("redis://127.0.0.1:1/0"),  # where nobody listens
         call_off=CallOff(operations, services),
         signing_key=SIGNING_KEY,
     )
 
     with pytest.raises(BrokerUnavailable):
-        submit.pull(PullOptions(image="repo/name:1", hosts=(HostName("alpha"),)))
+        submit.submit(PullImage(images=("repo/name:1",)), [Place(Route("host.alpha"))])
 
     assert eventually(lambda: operations.unended() == [])
     [failed] = operations.page(limit=9).items

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
 HOMES = {
     "docker": ("aima_worker/runtimes/docker_",),
-    "celery": ("aima_core/queue.py", "aima_worker/app.py"),
-    "kombu": ("aima_core/queue.py", "aima_worker/app.py"),
+    "celery": ("aima_core/celery_app.py", "aima_worker/app.py", "aima_worker/tasks.py"),
+    "kombu": ("aima_core/queue.py",),
     "yaml": ("aima_api/catalog_", "aima_api/cli/"),
 }
 """Libraries, and the only places that import them."""

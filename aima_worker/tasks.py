@@ -1,0 +1,27 @@
+"""The Celery tasks: one per kind of operation. All they are told is the operation's id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+
+from aima_core.failures import BrokerUnavailable
+from aima_core.ids import OperationId
+from aima_core.operations import Kind
+from aima_core.queue import task_name
+from aima_worker.conduct import conduct
+from aima_worker.host import Host
+from aima_worker.interruptible import HandedOn
+
+
+def add_tasks(app: Celery, host: Host) -> None:
+    def perform(id: str, **_: Any) -> None:
+        try:
+            conduct(host, OperationId(id))
+        except (HandedOn, BrokerUnavailable) as unfinished:
+            raise Reject(str(unfinished), requeue=True) from unfinished
+
+    for kind in Kind:
+        app.task(name=task_name(kind))(perform)

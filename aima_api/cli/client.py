@@ -50,7 +50,7 @@ class Api:
 
     def get(self, path: str, **filters: object) -> Any:
         asked = {name: str(value) for name, value in filters.items() if value is not None}
-        return self._send("GET", path, params=asked)
+        return self._send("GET", path, params=asked or None)  # none at all: an empty one would take the path's own away
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._send("POST", path, json=dict(body or {}), headers={"Idempotency-Key": str(uuid.uuid4())})

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx2
 from api.front_door import Node
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 from lab.wishes import SIGNING_KEY, an_engine
 
 from aima_core.host_store import HostStore
@@ -115,6 +115,14 @@ class Desk:
         self.host.runtime.run(container_spec(self.host, command, image=IMAGE, directory=None, port=18500))
         self.is_now(InstanceState.READY)
 
+    def run_image(self, image: str, script: str) -> None:
+        """Have a shell script running as the service's container."""
+        engine = an_engine(image=image, command=["sh", "-c", script])
+        command = StartService(service=SERVICE, engine=engine)
+        spec = container_spec(self.host, command, image=image, directory=None, port=free_port())
+        self.host.runtime.run(spec)
+        self.is_now(InstanceState.READY)
+
     def is_now(self, state: InstanceState, **more: Any) -> None:
         instance = Instance(id=self.instance, desired=Desired.RUNNING, fence=1, state=state, since=now(), **more)
         services = self.host.services
@@ -127,8 +135,8 @@ class Desk:
         self.is_now(InstanceState.READY)
         HostStore(self.redis).announce(_facts(self.host.name))
 
-    def stop(self) -> None:
-        self.remove_container()
+    def stop(self, *, grace: timedelta = timedelta(0)) -> None:
+        self.host.runtime.remove(self.container, grace=grace)
         self.is_now(InstanceState.STOPPED)
 
     def remove_container(self) -> None:

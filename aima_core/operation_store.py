@@ -118,11 +118,12 @@ class OperationStore:
     def claim(self, id: OperationId, host: HostName) -> Claimed | Skipped:
         """Take it on for CLAIM_TTL, unless it has ended or another holds it."""
         unended = _listed(state for state in State if not state.ended)
-        taken, what = self._run("claim", [keys.operation(id), keys.claim(id)], host, _ms(keys.CLAIM_TTL), unended)
+        where = [keys.operation(id), keys.claim(id)]
+        taken, what = self._run("claim", where, host, _ms(keys.CLAIM_TTL), unended, now().isoformat())
         if not taken:
             return Skipped(str(what), to_be_ended=what == "cancelled")
-        fields = self._redis.hgetall(keys.operation(id))
-        return Claimed(int(what), _operation(id, fields), fields["command"], fields["signature"])
+        fields = _pairs(what)
+        return Claimed(int(fields["attempt"]), _operation(id, fields), fields["command"], fields["signature"])
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> Standing:
         """Hold a claim for another CLAIM_TTL and learn how it stands."""
@@ -133,13 +134,13 @@ class OperationStore:
         """End a claim, so that another may take it on at once."""
         self._redis.delete(keys.claim(id))
 
-    def record(self, event: Event, *, attempt: int | None = None, **changes: object) -> int:
+    def record(self, event: Event, *, attempt: int | None = None) -> int:
         """Append the event, publish it and change the record as it says, in one step.
 
         Gives the event's number; 0 when the operation has ended, is lost, or belongs to a later attempt by now:
         then nothing was written.
         """
-        return int(self._run("record", _places(event.operation), *_recording(event, attempt, changes)))
+        return int(self._run("record", _places(event.operation), *_recording(event, attempt)))
 
     def ask_to_cancel(self, id: OperationId) -> bool:
         """Mark it for cancelling. True when nobody holds it: the caller is to end it then.
@@ -180,7 +181,7 @@ def _places(id: OperationId) -> list[str]:
     return [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE]
 
 
-def _recording(event: Event, attempt: int | None, changes: Mapping[str, object]) -> Iterator[str | int]:
+def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     state = event.phase.state
     yield "" if attempt is None else str(attempt)
     yield _listed(source for source, targets in TRANSITIONS.items() if state in targets)
@@ -191,17 +192,19 @@ def _recording(event: Event, attempt: int | None, changes: Mapping[str, object])
     yield keys.LOG_CAP
     yield keys.COMMON_LOG_CAP
     yield int(keys.ENDED_TTL.total_seconds())
-    for name, value in _changes(event, changes).items():
+    for name, value in _changes(event).items():
         yield name
         yield value
 
 
-def _changes(event: Event, more: Mapping[str, object]) -> dict[str, str]:
+def _changes(event: Event) -> dict[str, str]:
     said = event.model_dump(mode="json", include=_IN_RECORD, exclude_none=True)
-    said |= {"state": str(event.phase.state), **({"reason": event.message} if event.message else {})}
+    said["state"] = str(event.phase.state)
+    if event.message or not (event.progress or event.lines):  # what was said of the phase before holds no more
+        said["reason"] = event.message or ""
     if event.phase.state.ended:
         said["ended_at"] = event.at.isoformat()
-    return _fields({**said, **more})
+    return _fields(said)
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, str]:
@@ -214,7 +217,7 @@ def _fields(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _operation(id: OperationId, fields: Mapping[str, str]) -> Operation:
-    record: dict[str, Any] = {"id": id, **fields}
+    record: dict[str, Any] = {"id": id, **fields, "reason": fields.get("reason") or None}
     for name in _JSON_FIELDS:
         if name in record:
             record[name] = json.loads(record[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,7 @@ def run_worker(settings: Settings) -> int:
     add_tasks(app, host)
     worker = make_celery_worker(app, host)
     _end_quickly(host)
+    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
     worker.start()
     logs.end()
     watch.end()

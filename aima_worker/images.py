@@ -64,7 +64,9 @@ def _allowed(host: Host, images: Sequence[str]) -> list[str]:
 
 
 def _check_room(host: Host, image: str, size: int | None) -> None:
-    needed = int((size or 0) * ROOM_FOR_EXTRACTION)
+    if size is None:
+        return
+    needed = int(size * ROOM_FOR_EXTRACTION)
     free = host.runtime.facts().disk_free
     if free is not None and free < needed:
         raise DiskFull(image=image, detail=f"it needs about {format_size(needed)}, and {format_size(free)} are free")
@@ -78,7 +80,7 @@ def _first_that_comes(host: Host, undertaking: Undertaking, images: Sequence[str
             return HeldImage(image, _checked(host, image).digest)
         except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
             failures.append(failed)
-            undertaking.mention(f"{failed} " + ("Trying the next." if image != images[-1] else ""))
+            undertaking.mention(f"{_told(failed)} Trying the next." if image != images[-1] else _told(failed))
     raise _most_telling(failures)
 
 
@@ -91,7 +93,7 @@ def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
         except (PullBroken, PullStalled) as failed:
             if wait is None:
                 raise
-            undertaking.mention(f"{failed} Trying again in {format_duration(wait)}.")
+            undertaking.mention(f"{_told(failed)} Trying again in {format_duration(wait)}.")
             undertaking.pause(wait.total_seconds())
 
 
@@ -102,6 +104,11 @@ def _checked(host: Host, image: str) -> ImageFacts:
     if facts.arch != host.arch:
         raise ImageWrongArch(image=image, image_arch=facts.arch, host=host.name, host_arch=host.arch)
     return facts
+
+
+def _told(failed: AimaError) -> str:
+    """Its sentence, also where it ends with the engine's own words."""
+    return f"{str(failed).rstrip('.')}."
 
 
 def _most_telling(failures: Sequence[AimaError]) -> AimaError:

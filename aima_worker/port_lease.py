@@ -46,13 +46,13 @@ def run_on_leased_port(
 
 
 def _check_free(host: Host, instance: InstanceId, port: int) -> None:
-    if _is_its_own(host, instance, port):
-        return
     address = host.settings.host.address
     try:
         with socket.create_server((address, port)):
             pass
     except OSError as taken:
+        if _is_its_own(host, instance, port):
+            return
         raise PortTaken(
             port=port, host=host.name, holder=_holder(port) or f"something else ({taken.strerror})"
         ) from taken

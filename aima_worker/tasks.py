@@ -21,7 +21,7 @@ def add_tasks(app: Celery, host: Host) -> None:
         try:
             conduct(host, OperationId(id))
         except (HandedOn, BrokerUnavailable) as unfinished:
-            raise Reject(str(unfinished), requeue=True) from unfinished
+            raise Reject(type(unfinished).__name__, requeue=True) from unfinished
 
     for kind in Kind:
         app.task(name=task_name(kind))(perform)

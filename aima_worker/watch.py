@@ -20,7 +20,7 @@ from aima_core.ids import InstanceId
 from aima_core.operation_store import now
 from aima_core.services import Desired, Instance, InstanceState
 from aima_worker.bringing_back import Restarts, command_of, death_of, health_url, run_again
-from aima_worker.container_spec import ours
+from aima_worker.container_spec import COMMAND_LABEL, ours
 from aima_worker.host import Host
 from aima_worker.readiness import last_lines
 from aima_worker.runtime import ChangeStream, Container, Status
@@ -62,7 +62,8 @@ class Watch:
 
     def look(self) -> None:
         """Look at every container and record once. Raises DockerUnavailable, BrokerUnavailable."""
-        containers = {container.name: container for container in self._host.runtime.containers(ours(self._host))}
+        found = self._host.runtime.containers(ours(self._host))
+        containers = {container.name: container for container in found if COMMAND_LABEL in container.labels}
         try:
             instances = self._host.services.instances_on(self._host.name)
         except BrokerUnavailable:

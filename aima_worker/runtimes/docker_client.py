@@ -90,4 +90,5 @@ class EngineClient:
         if self.local:
             adapter = OnePoolAdapter(f"http+{self.address}", timeout=self.timeout, max_pool_size=CONNECTIONS)
             client.mount("http+docker://", adapter)
+            client.trust_env = False  # a socket has no proxy, and looking for one costs a millisecond a call
         return client

@@ -18,7 +18,7 @@ from aima_worker.pull_progress import PullTracker
 from aima_worker.runtime import ImageFacts
 from aima_worker.runtimes.docker_words import Refusal, pull_failure
 
-YIELD_SECONDS = 0.125
+YIELD_SECONDS = 0.2
 """Between two yields at least, but for the last."""
 
 

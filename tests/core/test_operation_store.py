@@ -50,6 +50,26 @@ def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store)
     assert "alpha" in second.why
 
 
+def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store):
+    operation = put_down(store, a_pull())
+    claimed = claim(store, operation)
+    store.record(an_event(operation, Phase.PULLED), attempt=claimed.attempt)
+
+    read = store.get(operation.id)
+
+    assert read.created_at <= read.started_at <= read.ended_at
+
+
+def test_what_was_said_of_a_phase_goes_with_it(store):
+    operation = put_down(store, a_pull())
+    store.record(an_event(operation, Phase.QUEUED, message="no host yet"))
+    assert store.get(operation.id).reason == "no host yet"
+
+    store.record(an_event(operation, Phase.PULLING))
+
+    assert store.get(operation.id).reason is None
+
+
 def test_a_claim_that_nobody_renews_lets_another_host_take_over(store, redis):
     operation = put_down(store, a_pull())
     lost = claim(store, operation)
@@ -71,7 +91,7 @@ def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, redis):
     number = store.record(an_event(operation, Phase.FAILED), attempt=lost.attempt)
 
     assert number == 0
-    assert store.get(operation.id).state is State.QUEUED
+    assert store.get(operation.id).state is State.RUNNING
 
 
 def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, redis):

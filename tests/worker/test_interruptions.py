@@ -128,3 +128,10 @@ def test_a_stop_ends_the_container_and_the_lease(desk):
     assert outcome.instance.state is InstanceState.STOPPED
     assert desk.containers() == []
     assert desk.leases() == []
+
+
+def test_a_pull_of_what_is_here_is_done_at_once(desk):
+    outcome = desk.carry_out(a_pull("tiny:1"))
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert "tiny:1" in outcome.operation.reason

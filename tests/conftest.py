@@ -13,12 +13,12 @@ from lab.at_hand import why_not
 from lab.leftovers import no_container_of, nothing_held
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
+from lab.sharing import at_work
 
 from aima_core.redis_link import RedisLink, command_link
 
 PARTS = ("docker", "registry", "redis")
-ONE_AFTER_ANOTHER = {"docker", "registry"}
-"""Tests marked so share the one engine: they run in one worker, in turn, while the other does the rest."""
+SHARE_THE_ENGINE = {"docker", "registry"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,18 +27,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: fleets and chaos, minutes each; run with --long only")
+    config.addinivalue_line(
+        "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
+    )
     for name in [name for name in os.environ if name.startswith("AIMA_")]:
         del os.environ[name]  # the settings of whoever runs the tests are none of the tests' business
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
-    for item in items:
-        if ONE_AFTER_ANOTHER & {marker.name for marker in item.iter_markers()}:
-            item.add_marker(pytest.mark.xdist_group("engine"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for others is not on the test's own clock
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    marks = {marker.name for marker in item.iter_markers()}
+    if not marks & SHARE_THE_ENGINE:
+        return (yield)
+    with at_work(item.config.cache.mkdir("engine"), alone="alone" in marks):
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

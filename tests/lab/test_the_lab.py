@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from lab.leftovers import nothing_held
 from lab.redis_server import RedisServer
+from lab.sharing import at_work
 from redis import Redis
 
 from aima_core.redis_link import RedisLink
@@ -57,6 +59,27 @@ def test_a_descriptor_left_open_is_noticed() -> None:
 def test_a_thread_that_is_just_ending_is_given_a_while() -> None:
     with nothing_held():
         threading.Timer(0.2, lambda: None).start()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_tests_share_the_engine_unless_one_wants_it_alone(
+    first: bool, second: bool, together: bool, tmp_path: Path
+) -> None:
+    came = threading.Event()
+
+    def come() -> None:
+        with at_work(tmp_path, alone=second):
+            came.set()
+
+    with at_work(tmp_path, alone=first):
+        other = threading.Thread(target=come)
+        other.start()
+        assert came.wait(timeout=0.3) is together
+
+    assert came.wait(timeout=5)
+    other.join()
 
 
 def client_of(server: RedisServer) -> Redis:

@@ -11,7 +11,7 @@ import yaml
 from lab.registry import registry
 from lab.running import ROOT, Aima, ask, engines
 
-pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis, pytest.mark.alone, pytest.mark.slow]
 SERVICE = "svc-llamacpp-smollm2-135m"
 QUESTION = "What is the capital of France? Answer in one sentence."
 ENGINE = ROOT / "catalog/engines/llamacpp/llamacpp-smollm2-cpu.yaml"

@@ -36,6 +36,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.docker
+@pytest.mark.alone
 def test_the_model_answers_and_nothing_stays(clone: Path, directory: Path) -> None:
     before = what_there_is()
 
@@ -44,11 +45,12 @@ def test_the_model_answers_and_nothing_stays(clone: Path, directory: Path) -> No
     assert ended.returncode == 0, ended.stdout
     assert "The capital of France is Paris." in ended.stdout
     assert "runtime: docker" in ended.stdout
-    assert what_there_is() == before
+    assert what_there_is() == before, ended.stdout
     assert left_in(directory) == []
 
 
 @pytest.mark.docker
+@pytest.mark.alone
 def test_ctrl_c_in_the_middle_leaves_nothing_and_says_so_with_its_exit_code(clone: Path, directory: Path) -> None:
     before = what_there_is()
 

@@ -25,6 +25,7 @@ from aima_api.log_streams import LogStreams
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
 from aima_api.routes import catalog, health, hosts, images, logs, operations, ports, service_actions, services
+from aima_api.starts import Starts
 from aima_api.submit import Submit
 from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
@@ -122,6 +123,7 @@ def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) ->
         operations=operations,
         services=services,
         hosts=hosts,
+        starts=Starts(offered, submit, services=services, hosts=hosts),
         wishes=wishes,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),

@@ -164,6 +164,8 @@ class Follower:
         if batch.lines and not old:
             if batch.left_out:
                 yield note_frame(self.id.host, f"{batch.left_out} lines came too fast to be told.")
+            if batch.skipped:
+                yield note_frame(self.id.host, f"What was said for {batch.skipped:.0f} s came too fast to be read.")
             new = [line for line in batch.lines if self._seen.is_new(line)]
             whole = len(new) == len(batch.lines)
             yield heard.frames if whole else b"".join(line_frame(self.id.host, line) for line in new)

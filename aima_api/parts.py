@@ -11,6 +11,7 @@ from aima_api.catalog_files import Catalog
 from aima_api.event_stream import EventStreams
 from aima_api.idempotency import Idempotency
 from aima_api.log_streams import LogStreams
+from aima_api.starts import Starts
 from aima_api.wishes import Wishes
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
@@ -25,6 +26,7 @@ class Parts:
     operations: OperationStore
     services: ServiceStore
     hosts: HostStore
+    starts: Starts
     wishes: Wishes
     idempotency: Idempotency
     streams: EventStreams

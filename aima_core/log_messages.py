@@ -70,6 +70,8 @@ class Batch(Message):
     """The number of the first line, left out or not."""
     left_out: int = 0
     """So many, before those here, came too fast to be told."""
+    skipped: float = 0
+    """Seconds of which no line, before those here, was read at all; those are not in the count."""
     lines: tuple[Line, ...] = ()
     ended: bool = False
     """The container has ended, or is gone."""

@@ -70,6 +70,11 @@ class Instance(Message):
     since: datetime
     """When it entered this state."""
 
+    @property
+    def is_down(self) -> bool:
+        """Stopped, and meant to be."""
+        return self.desired is Desired.STOPPED and self.state is InstanceState.STOPPED
+
 
 class Accelerator(Message):
     kind: str

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """Tells the containers of this installation from another's on the same host."""
     signing_key: SecretStr | None = None
     """Shared by API nodes and hosts, and unknown to Redis; `aima up` mints one under the state directory."""
-    runtime: Literal["auto", "docker", "process", "fake"] = "auto"
+    runtime: Literal["auto", "docker", "docker-cli", "process", "fake"] = "auto"
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
     host: HostSettings = Field(default_factory=HostSettings)

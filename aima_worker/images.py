@@ -5,7 +5,7 @@ What may pass is tried again; what cannot is not, and the next candidate has its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -47,12 +47,16 @@ def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, s
     Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises, of the candidate that came furthest.
     """
     allowed = _allowed(host, images)
+    failures: list[AimaError] = []
     for image in allowed:
-        if (facts := host.runtime.image(image)) is not None and facts.arch == host.arch:
+        if (facts := host.runtime.image(image)) is None:
+            continue
+        if facts.arch == host.arch:
             return HeldImage(image, facts.digest)
+        failures.append(_wrong_arch(host, image, facts))
     undertaking.enter(Phase.PULLING, f"Pulling {allowed[0]}")
     _check_room(host, allowed[0], size)
-    return _first_that_comes(host, undertaking, allowed)
+    return _first_that_comes(host, undertaking, allowed, failures)
 
 
 def _allowed(host: Host, images: Sequence[str]) -> list[str]:
@@ -72,8 +76,9 @@ def _check_room(host: Host, image: str, size: int | None) -> None:
         raise DiskFull(image=image, detail=f"it needs about {format_size(needed)}, and {format_size(free)} are free")
 
 
-def _first_that_comes(host: Host, undertaking: Undertaking, images: Sequence[str]) -> HeldImage:
-    failures: list[AimaError] = []
+def _first_that_comes(
+    host: Host, undertaking: Undertaking, images: Sequence[str], failures: list[AimaError]
+) -> HeldImage:
     for image in images:
         try:
             _pull(host, undertaking, image)
@@ -85,6 +90,9 @@ def _first_that_comes(host: Host, undertaking: Undertaking, images: Sequence[str
 
 
 def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
+    offered = host.runtime.offered(image)
+    if offered and host.arch not in offered:
+        raise ImageWrongArch(image=image, image_arch=_listed(offered), host=host.name, host_arch=host.arch)
     for wait in (*WAITS_BEFORE_ANOTHER_TRY, None):
         try:
             for progress in host.pulls.follow(image, undertaking):
@@ -102,13 +110,21 @@ def _checked(host: Host, image: str) -> ImageFacts:
     if facts is None:
         raise PullBroken(image=image, detail="the pull ended well, and the image is not there")
     if facts.arch != host.arch:
-        raise ImageWrongArch(image=image, image_arch=facts.arch, host=host.name, host_arch=host.arch)
+        raise _wrong_arch(host, image, facts)
     return facts
+
+
+def _wrong_arch(host: Host, image: str, facts: ImageFacts) -> ImageWrongArch:
+    return ImageWrongArch(image=image, image_arch=facts.arch, host=host.name, host_arch=host.arch)
 
 
 def _told(failed: AimaError) -> str:
     """Its sentence, also where it ends with the engine's own words."""
     return f"{str(failed).rstrip('.')}."
+
+
+def _listed(arches: Iterable[str]) -> str:
+    return " and ".join(sorted(arches))
 
 
 def _most_telling(failures: Sequence[AimaError]) -> AimaError:

@@ -162,6 +162,10 @@ class ContainerRuntime(Protocol):
         """The image as it is on the host; None if it is not."""
         ...
 
+    def offered(self, image: str) -> frozenset[str]:
+        """The architectures that the image's registry has it for; empty where it does not tell."""
+        ...
+
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         """Begin fetching an image for this host's platform, given up when `stall` passes with no byte or extraction."""
         ...

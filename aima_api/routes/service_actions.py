@@ -23,7 +23,7 @@ def start(
     """Bring a service up: as it was written down, changed by the options given; created if there is none."""
     options = body or ServiceOptions()
     service = _as_asked(api, id, options)
-    operations = api.idempotency.once(idempotency_key, f"start {id}", options, lambda: api.wishes.start(service))
+    operations = api.idempotency.once(idempotency_key, f"start {id}", options, lambda: api.starts.start(service))
     return Submitted(operations=operations)
 
 
@@ -52,7 +52,7 @@ def restart(
         idempotency_key,
         f"restart {id}",
         options,
-        lambda: api.wishes.start(service, hosts=hosts, replace=True),
+        lambda: api.starts.start(service, hosts=hosts, replace=True),
     )
     return Submitted(operations=operations)
 

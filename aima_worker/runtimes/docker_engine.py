@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from docker.errors import APIError
+from docker.errors import APIError, DockerException
 
-from aima_core.failures import EngineRefused, ImageNotFound
 from aima_worker.runtime import (
     ChangeStream,
     Container,
-    ContainerSpec,
     ImageFacts,
     LogStream,
     PullStream,
@@ -22,23 +19,20 @@ from aima_worker.runtime import (
 from aima_worker.runtimes.docker_changes import DockerChanges
 from aima_worker.runtimes.docker_client import EngineClient
 from aima_worker.runtimes.docker_engine_logs import EngineFrames
+from aima_worker.runtimes.docker_engine_making import EngineMaking, refused_by_engine
 from aima_worker.runtimes.docker_engine_pull import EnginePull
 from aima_worker.runtimes.docker_facts import facts_of
 from aima_worker.runtimes.docker_logs import DockerLogs
 from aima_worker.runtimes.docker_pull import DockerPull
 from aima_worker.runtimes.docker_reading import container_inspected, container_listed, image_inspected
 from aima_worker.runtimes.docker_reference import repository_of
-from aima_worker.runtimes.docker_runtime import DockerRuntime
-from aima_worker.runtimes.docker_template import container_config
-from aima_worker.runtimes.docker_words import Refusal, engine_refused
 
 
-class DockerEngine(DockerRuntime):
+class DockerEngine(EngineMaking):
     """A ContainerRuntime. One for the whole process; any number of threads may use it."""
 
     def __init__(self, address: str | None = None, *, host: str, timeout: timedelta = timedelta(seconds=60)) -> None:
-        super().__init__(host=host)
-        self._engine = EngineClient(address, host=host, timeout=timeout)
+        super().__init__(EngineClient(address, host=host, timeout=timeout), host=host)
 
     def facts(self) -> RuntimeFacts:
         with self._engine.asking() as client:
@@ -53,8 +47,16 @@ class DockerEngine(DockerRuntime):
                 # 400: what is no reference names no image.
                 if refused.status_code in (400, 404):
                     return None
-                raise _refused(refused) from refused
+                raise refused_by_engine(refused) from refused
         return image_inspected(said, repository=repository_of(image))
+
+    def offered(self, image: str) -> frozenset[str]:
+        with self._engine.asking() as client:
+            try:
+                told = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here
+            except (APIError, DockerException):
+                return frozenset()  # the pull will tell why
+        return frozenset(str(platform["architecture"]) for platform in told.get("Platforms") or ())
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         return DockerPull(image, EnginePull(self._engine, image), stall=stall, inspect=self.image)
@@ -66,7 +68,7 @@ class DockerEngine(DockerRuntime):
             except APIError as refused:
                 if refused.status_code == 404:
                     return None
-                raise _refused(refused) from refused
+                raise refused_by_engine(refused) from refused
         container = container_inspected(said)
         # The engine takes the beginning of an id for a name, too.
         return container if name in (container.name, container.id) else None
@@ -77,7 +79,7 @@ class DockerEngine(DockerRuntime):
             try:
                 listed = client.containers(all=True, filters={"label": wanted})
             except APIError as refused:
-                raise _refused(refused) from refused
+                raise refused_by_engine(refused) from refused
         found = (self._completed(container_listed(each)) for each in listed)
         return [container for container in found if container is not None]
 
@@ -94,44 +96,6 @@ class DockerEngine(DockerRuntime):
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
         return DockerChanges(self._engine, labels)
 
-    def _create(self, spec: ContainerSpec) -> str | None:
-        with self._engine.asking() as client:
-            try:
-                config = container_config(spec)
-                made = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
-            except APIError as refused:
-                if refused.status_code == 409:
-                    return None
-                if refused.status_code == 404:
-                    raise ImageNotFound(image=spec.image, detail=_words(refused)) from refused
-                raise _refused(refused) from refused
-        return str(made["Id"])
-
-    def _start(self, container: str) -> None:
-        with self._engine.asking() as client:
-            try:
-                client.start(container)
-            except APIError as refused:
-                raise Refusal(_words(refused)) from refused
-
-    def _end(self, name: str, *, grace: timedelta) -> None:
-        with self._engine.asking() as client:
-            try:
-                if grace:
-                    client.stop(name, timeout=math.ceil(grace.total_seconds()))
-                client.remove_container(name, v=True, force=True)
-            except APIError as refused:
-                if refused.status_code != 404:
-                    raise Refusal(_words(refused)) from refused
-
     def _completed(self, listed: Container) -> Container | None:
         """A listing does not say how a container ended; one that vanishes meanwhile has ended in any case."""
         return self.find(listed.id) if listed.status is Status.EXITED else listed
-
-
-def _refused(why: APIError) -> EngineRefused:
-    return engine_refused(_words(why))
-
-
-def _words(refused: APIError) -> str:
-    return str(refused.explanation or refused).strip()

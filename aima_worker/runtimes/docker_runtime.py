@@ -49,6 +49,9 @@ class DockerRuntime(ABC):
             if not (is_being_removed(refused.words) and self._goes_away(name)):
                 raise engine_refused(refused.words) from refused
 
+    def offered(self, image: str) -> frozenset[str]:  # noqa: ARG002 not every way to the engine can ask a registry
+        return frozenset()
+
     @abstractmethod
     def find(self, name: str) -> Container | None: ...
 

@@ -119,6 +119,12 @@ class FakeRuntime:
         with self._answering():
             return self._images.get(image) or next((has for has in self._images.values() if has.id == image), None)
 
+    def offered(self, image: str) -> frozenset[str]:
+        with self._answering():
+            published = self.published.get(image)
+            told = published is not None and published.told and published.arch
+            return frozenset({told}) if told else frozenset()
+
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         with self._answering():
             published = self.published.get(image, Published())

@@ -27,6 +27,8 @@ class Published:
     """Compressed bytes of each."""
     arch: str | None = None
     """None: that of whoever pulls."""
+    told: bool = True
+    """Whether the registry says which architecture it is before it is pulled."""
 
     def layer_ids(self, image: str) -> list[str]:
         return [sha256(f"{image} {number}".encode()).hexdigest()[:12] for number in range(len(self.layers))]

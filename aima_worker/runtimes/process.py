@@ -60,6 +60,9 @@ class ProcessRuntime:
     def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 none is ever missing
         return ImageFacts(id=NATIVE, digest=None, arch=_arch(), size=0)
 
+    def offered(self, image: str) -> frozenset[str]:  # noqa: ARG002 there are no images
+        return frozenset()
+
     def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 nothing is fetched
         return _NothingToPull(image)
 

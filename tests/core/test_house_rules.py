@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def test_the_command_line_knows_the_core_and_itself_only():
     }
 
     assert foreign == WORKS_ON_THIS_MACHINE
+
+
+def test_the_path_of_a_start_is_read_on_few_pages():
+    page = (ROOT / "docs/architecture.md").read_text()
+    path = re.findall(r"^\d\. `(aima_\S+\.py)`", page, re.MULTILINE)
+
+    lines = sum(len((ROOT / file).read_text().splitlines()) for file in path)
+
+    assert path[0].startswith("aima_api/routes/")
+    assert "client.create_container" in (ROOT / path[-1]).read_text()
+    assert len(path) < 10
+    assert lines < 600
 
 
 def test_nothing_happens_at_import():

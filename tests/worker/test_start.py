@@ -160,13 +160,15 @@ def test_what_is_here_already_goes_before_what_must_be_pulled(desk, runtime):
     assert outcome.instance.image == "mirror/tiny:1"
 
 
-def test_an_image_for_another_architecture_is_refused_without_a_container(desk, runtime):
-    runtime.published["far:1"] = Published(arch="riscv64")
+@pytest.mark.parametrize("told", [True, False], ids=["told before", "seen after"])
+def test_an_image_for_another_architecture_is_refused_without_a_container(desk, runtime, told):
+    runtime.published["far:1"] = Published(arch="riscv64", told=told)
 
     outcome = desk.carry_out(a_start_of(image="far:1"))
 
     assert outcome.code == "image_wrong_arch"
     assert "riscv64" in outcome.operation.failure.message
+    assert any(event.progress for event in outcome.events) is not told
     assert_nothing_is_left(desk)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
+from aima_core.failures import AimaError, BrokerUnavailable, Cancelled, DockerUnavailable, EngineRefused
 from aima_core.operation_store import now
 from aima_core.operations import StartService
 from aima_core.services import Desired, Instance, InstanceState
@@ -18,6 +18,7 @@ from aima_worker.host import Host
 from aima_worker.images import HeldImage
 from aima_worker.readiness import last_lines
 from aima_worker.runtime import ContainerSpec
+from aima_worker.taking_down import state_after, take_down
 from aima_worker.undertaking import Undertaking
 
 GRACE = timedelta(seconds=5)
@@ -71,7 +72,7 @@ class Attempt:
 
     def take_down(self) -> None:
         self._touched = True
-        self._host.runtime.remove(self._name, grace=GRACE)
+        take_down(self._host, self.id.service, grace=GRACE)
 
     def is_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it has been stopped in the last moment."""
@@ -85,10 +86,14 @@ class Attempt:
             self._leave_alone()
             return
         failed.remember(self._last_words())
-        self._host.runtime.remove(self._name, grace=GRACE)
+        try:
+            take_down(self._host, self.id.service, grace=GRACE)
+        except (DockerUnavailable, EngineRefused):
+            # It may still run, and hold its port. The watch goes on with it once the engine is back.
+            self._observe(state=InstanceState.STOPPING, failure=failed.failure)
+            return
         self._host.ports.release(self.id, fence=self._instance.fence)
-        state = InstanceState.STOPPED if isinstance(failed, Cancelled) else InstanceState.FAILED
-        self._observe(state=state, failure=failed.failure)
+        self._observe(state=state_after(failed.failure), failure=failed.failure)
 
     def _ran_before(self) -> bool:
         """Something ran that another operation made: an earlier attempt at this one counts as its own."""

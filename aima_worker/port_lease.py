@@ -53,9 +53,8 @@ def _check_free(host: Host, instance: InstanceId, port: int) -> None:
     except OSError as taken:
         if _is_its_own(host, instance, port):
             return
-        raise PortTaken(
-            port=port, host=host.name, holder=_holder(port) or f"something else ({taken.strerror})"
-        ) from taken
+        holder = _publisher(host, port) or _listener(port) or f"something else ({taken.strerror})"
+        raise PortTaken(port=port, host=host.name, holder=holder) from taken
 
 
 def _is_its_own(host: Host, instance: InstanceId, port: int) -> bool:
@@ -63,7 +62,13 @@ def _is_its_own(host: Host, instance: InstanceId, port: int) -> bool:
     return container is not None and container.status is Status.RUNNING and port in container.host_ports.values()
 
 
-def _holder(port: int) -> str | None:
+def _publisher(host: Host, port: int) -> str | None:
+    """Whose container it is: the program that listens for it is the container engine's own."""
+    publishing = (each for each in host.runtime.containers({}) if port in each.host_ports.values())
+    return next((f"the container {container.name}" for container in publishing), None)
+
+
+def _listener(port: int) -> str | None:
     """Who listens there, as far as this worker may know."""
     try:
         sockets = psutil.net_connections("tcp")

@@ -6,6 +6,7 @@ from aima_core.operation_store import now
 from aima_core.operations import Phase, StopService
 from aima_core.services import Desired, Instance, InstanceState
 from aima_worker.host import Host
+from aima_worker.taking_down import take_down
 from aima_worker.undertaking import Undertaking
 
 WAIT_FOR_STARTS = 30.0
@@ -28,7 +29,7 @@ def stop(host: Host, undertaking: Undertaking, command: StopService) -> None:
     if wanted:
         host.services.observe(instance)
         with host.exclusively(command.service):
-            host.runtime.remove(host.container_name(command.service), grace=command.grace)
+            take_down(host, command.service, grace=command.grace)
         host.ports.release(instance.id, fence=operation.fence)
         host.services.observe(instance.model_copy(update={"state": InstanceState.STOPPED, "since": now()}))
     undertaking.end(Phase.STOPPED)

@@ -1,7 +1,8 @@
 """Keeps looking at what was brought up, and makes the records say what is: alive, ailing, dead, or gone.
 
 What has ended is brought back a few times. A container engine that does not answer is a state of the host, never the
-death of what runs there. Starts and stops under way are not its business: their own steps look after them.
+death of what runs there. Starts and stops under way are not its business: their own steps look after them. What
+they could not take down since the engine was away is taken down here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from aima_core.failures import AimaError, BrokerUnavailable, ContainerRemoved, DockerUnavailable
+from aima_core.failures import AimaError, BrokerUnavailable, ContainerRemoved, DockerUnavailable, EngineRefused
 from aima_core.ids import InstanceId
 from aima_core.operation_store import now
 from aima_core.services import Desired, Instance, InstanceState
@@ -24,6 +25,7 @@ from aima_worker.container_spec import COMMAND_LABEL, ours
 from aima_worker.host import Host
 from aima_worker.readiness import last_lines
 from aima_worker.runtime import ChangeStream, Container, Status
+from aima_worker.taking_down import state_after, take_down
 
 LOOK_SECONDS = 5.0
 """Between two looks, when no change is reported sooner."""
@@ -72,6 +74,8 @@ class Watch:
         for instance in instances:
             if self._is_mine(instance):
                 self._judge(instance, containers.get(self._host.container_name(instance.id.service)))
+            elif instance.state is InstanceState.STOPPING:
+                self._go_on_taking_down(instance)
 
     # Judging --------------------------------------------------------------------------------------------------------
 
@@ -152,9 +156,23 @@ class Watch:
                 return
             failed.remember(last_lines(self._host, name))
             _log.warning("engine failed", instance=instance.id, why=str(failed))
-            self._host.runtime.remove(name, grace=timedelta())
+            take_down(self._host, instance.id.service, grace=timedelta())
             self._host.ports.release(instance.id, fence=instance.fence)
             self._observe(instance, state=InstanceState.FAILED, failure=failed.failure, port=None, endpoint=None)
+
+    def _go_on_taking_down(self, instance: Instance) -> None:
+        """The container engine went away before it was done, or refused."""
+        with self._host.exclusively(instance.id.service):
+            busy = self._host.keeper.is_busy_with(instance.id.service)
+            if busy or self._host.services.instance(instance.id) != instance:
+                return
+            try:
+                take_down(self._host, instance.id.service, grace=timedelta())
+            except EngineRefused as refused:
+                _log.warning("container cannot be taken down", instance=instance.id, why=str(refused))
+                return
+            self._host.ports.release(instance.id, fence=instance.fence)
+            self._observe(instance, state=state_after(instance.failure), port=None, endpoint=None)
 
     def _observe(self, instance: Instance, **changes: Any) -> None:
         self._host.services.observe(instance.model_copy(update={**changes, "since": now()}))

@@ -57,7 +57,7 @@ class EngineClient:
         except APIError:
             raise
         except (RequestException, HTTPError, DockerException, OSError) as away:
-            self._kept = None
+            self._forget()
             raise self.unavailable(away) from away
 
     def connection(self, method: str, path: str, params: Mapping[str, str]) -> tuple[HTTPConnection, str]:
@@ -76,6 +76,11 @@ class EngineClient:
 
     def unavailable(self, why: object) -> DockerUnavailable:
         return DockerUnavailable(host=self.host, detail=f"{self.address}: {why}")
+
+    def _forget(self) -> None:
+        client, self._kept = self._kept, None
+        if client is not None:
+            client.close()
 
     def _client(self) -> APIClient:
         if self._kept is None:

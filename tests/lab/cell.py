@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 from lab.parts import missing
 
-NEEDS = ("unshare", "nsenter", "setpriv", "mount", "ip")
 ENDS_WITHIN = timedelta(seconds=10)
 _CLONE_NEWNET = 0x40000000
 _OUTERMOST = (
@@ -71,7 +70,7 @@ class Cell:
 @contextmanager
 def cell() -> Iterator[Cell]:
     """A new cell; skips the test where this process may not make one."""
-    _require()
+    require_root("unshare", "nsenter", "setpriv", "mount", "ip")
     # Its outermost process dies with whoever runs the tests, and takes the cell along.
     outermost = subprocess.Popen(
         [*_OUTERMOST, "sh", "-c", _FIRST_PROCESS],
@@ -93,11 +92,12 @@ def cell() -> Iterator[Cell]:
         outermost.communicate()
 
 
-def _require() -> None:
+def require_root(*programs: str) -> None:
+    """Skip the test where it is not root, or lacks one of these programs; in CI fail it."""
     if os.geteuid() != 0:
         missing("only root can give a test a network, mounts and processes of its own; run the tests as root")
-    if lacking := [program for program in NEEDS if shutil.which(program) is None]:
-        missing(f"there is no {lacking[0]}; `apt-get install util-linux mount iproute2` brings it")
+    if lacking := [program for program in programs if shutil.which(program) is None]:
+        missing(f"there is no {lacking[0]}; `apt-get install util-linux mount iproute2 e2fsprogs` brings it")
 
 
 def _enter_network(descriptor: int) -> None:

@@ -7,14 +7,14 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
 import docker
 import psutil
 from docker.errors import DockerException
-from lab.cell import Cell, cell
+from lab.cell import Cell, cell, require_root
 from lab.parts import eventually, missing
 
 STARTS_WITHIN = timedelta(seconds=60)
@@ -86,10 +86,10 @@ def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterat
     if shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
     directory = Path(tempfile.mkdtemp(prefix="aima-engine-"))  # pytest's own paths are too long for a socket
+    data = directory / "data"
+    data.mkdir()
     try:
-        with cell() as inside:
-            if disk is not None:
-                _mount_disk(inside, directory, disk)
+        with _disk(data, disk) if disk else nullcontext(), cell() as inside:
             engine = OwnEngine(inside, directory, live_restore=live_restore)
             engine.start()
             yield engine
@@ -97,9 +97,18 @@ def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterat
         shutil.rmtree(directory)
 
 
-def _mount_disk(inside: Cell, directory: Path, size: str) -> None:
-    data, image = directory / "data", directory / "disk"
-    data.mkdir()
-    inside.do("truncate", "--size", size, str(image))
-    inside.do("mkfs.ext4", "-q", str(image))
-    inside.do("mount", "-o", "loop", str(image), str(data))
+@contextmanager
+def _disk(place: Path, size: str) -> Iterator[None]:
+    """A disk of that size at the place: outside the cell, since whoever uses the engine looks at it, too."""
+    require_root("mkfs.ext4", "mount", "umount")
+    image = place.with_suffix(".disk")
+    for command in (
+        ("truncate", "--size", size, image),
+        ("mkfs.ext4", "-q", image),
+        ("mount", "-o", "loop", image, place),
+    ):
+        subprocess.run(command, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "--lazy", place), check=True)

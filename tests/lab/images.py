@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache
 from hashlib import sha256
@@ -50,10 +50,12 @@ def foreign_image(name: str, *, arch: str) -> str:
     return name
 
 
-def layered_image(name: str, *, layers: Sequence[int]) -> str:
-    """An image of `name` with a layer of that many random bytes each: they do not compress, nor are they shared."""
-    files = [(f"layer-{number}", os.urandom(size)) for number, size in enumerate(layers)]
-    steps = ["FROM scratch", *(f"COPY {file} /{file}" for file, _ in files)]
+def layered_image(
+    name: str, *, layers: Sequence[int], base: str = "scratch", content: Callable[[int], bytes] = os.urandom
+) -> str:
+    """An image of `name` with a layer of that many bytes each; random ones do not compress, nor are they shared."""
+    files = [(f"layer-{number}", content(size)) for number, size in enumerate(layers)]
+    steps = [f"FROM {base}", *(f"COPY {file} /{file}" for file, _ in files)]
     context = _tar([("Dockerfile", "\n".join(steps).encode()), *files])
     with closing(docker.from_env()) as client:
         client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)

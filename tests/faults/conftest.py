@@ -1,0 +1,116 @@
+"""Desks with a real Docker Engine: the shared one, or one of the test's own that may be killed and run out of disk.
+
+Whatever a test does to them, at its end no operation is under way, and nothing is left: no container, not even one
+that was never started, no lease, no thread and no descriptor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from engines.conftest import script
+from faults.dial import DIAL_IMAGE, a_dial
+from lab.desk import Desk, desk_of
+from lab.engine import OwnEngine, own_engine
+from lab.leftovers import nothing_held
+from lab.redis_server import RedisServer, redis_program
+from lab.wishes import SIGNING_KEY, a_stop_of
+
+from aima_core.redis_link import RedisLink, command_link
+from aima_core.settings import DockerSettings, HostSettings, Settings
+from aima_worker import images
+from aima_worker.container_spec import ours
+from aima_worker.runtimes.docker_engine import DockerEngine
+
+STALL = timedelta(seconds=2)
+WAIT = timedelta(milliseconds=300)
+AT_ONCE = 8
+
+
+@pytest.fixture(scope="session")
+def dial_image() -> str:
+    script("build", "dial")
+    return DIAL_IMAGE
+
+
+@pytest.fixture
+def stall() -> timedelta:
+    return STALL
+
+
+@pytest.fixture
+def settings(tmp_path: Path, installation: str, stall: timedelta) -> Settings:
+    return Settings(
+        state_dir=tmp_path / "state",
+        installation=installation,
+        signing_key=SIGNING_KEY,
+        host=HostSettings.model_validate({"name": "alpha", "ports": "18700-18709"}),
+        docker=DockerSettings(stall=stall),
+    )
+
+
+@pytest.fixture(autouse=True)
+def tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "WAITS_BEFORE_ANOTHER_TRY", (WAIT, WAIT))
+
+
+@pytest.fixture
+def desk(settings: Settings, redis: RedisLink, dial_image: str) -> Iterator[Desk]:
+    """At the shared engine."""
+    with _spotless_desk(settings, redis, DockerEngine(host="alpha")) as desk:
+        yield desk
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest, dial_image: str) -> Iterator[OwnEngine]:
+    """The test's own, in whose network it is; what `own_engine` may be told is an indirect parameter."""
+    with own_engine(**getattr(request, "param", {})) as engine, engine.cell.entered():
+        engine.take(dial_image)
+        yield engine
+
+
+@pytest.fixture
+def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Iterator[Desk]:
+    """At the test's own engine."""
+    program = redis_program()
+    assert program is not None
+    server = RedisServer(program, tmp_path)
+    server.start()
+    link = command_link(server.url)
+    try:
+        with _spotless_desk(settings, link, DockerEngine(own.address, host="alpha")) as desk:
+            yield desk
+    finally:
+        link.close()
+        server.kill()
+
+
+@contextmanager
+def _spotless_desk(settings: Settings, redis: RedisLink, runtime: DockerEngine) -> Iterator[Desk]:
+    with desk_of(settings, redis, runtime) as desk:
+        try:
+            _warm_up(desk, redis)
+            with nothing_held():
+                yield desk
+            assert desk.host.operations.active() == []
+            assert desk.leases() == []
+            assert [container.name for container in runtime.containers(ours(desk.host))] == []
+        finally:
+            for container in runtime.containers(ours(desk.host)):
+                runtime.remove(container.name, grace=timedelta(0))
+
+
+def _warm_up(desk: Desk, redis: RedisLink) -> None:
+    """Have the threads and connections that are kept from one operation to the next, also when several run at once."""
+    for command in (a_dial(), a_stop_of()):
+        assert desk.begin(command)[1].result(30).code is None
+    kept = [redis.connection_pool.get_connection() for _ in range(AT_ONCE)]
+    for connection in kept:
+        redis.connection_pool.release(connection)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(lambda _: desk.host.runtime.facts(), range(2 * AT_ONCE)))

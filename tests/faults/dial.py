@@ -1,0 +1,29 @@
+"""Starts of the engine for tests, which does on request what engines do badly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.conftest import engine_of
+from lab.wishes import SERVICE
+
+from aima_core.catalog import Scalar
+from aima_core.ids import ServiceId
+from aima_core.operations import StartService
+
+DIAL_IMAGE = "aima/dial:1"
+
+
+def a_dial(
+    service: str = SERVICE, *, port: int | None = None, dialled: dict[str, Scalar] | None = None
+) -> StartService:
+    """As the catalog says, but for what is dialled: `a_dial(dialled={"load-seconds": 5})`."""
+    entry = engine_of("dial-cpu")
+    engine = entry.model_copy(update={"arguments": {**entry.arguments, **(dialled or {})}})
+    return StartService(service=ServiceId(service), engine=engine, port=port)
+
+
+def a_dial_from(image: str, **facts: Any) -> StartService:
+    """From another image, with these of the engine's facts, and nothing known of its size unless told."""
+    engine = engine_of("dial-cpu").model_copy(update={"image": image, "image_size": None, **facts})
+    return StartService(service=SERVICE, engine=engine)

@@ -1,0 +1,148 @@
+"""The Docker Engine is felled while engines run and while they start: a state of the host, and nobody's death."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from faults.dial import a_dial
+from lab.desk import Desk
+from lab.engine import OwnEngine
+from lab.parts import eventually
+from lab.wishes import a_stop_of
+
+from aima_core.operations import Phase, State
+from aima_core.services import Instance, InstanceState
+from aima_worker import watch as watching
+from aima_worker.container_spec import ours
+from aima_worker.facts import host_facts
+from aima_worker.watch import Watch
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis]
+
+BACK_WITHIN = timedelta(seconds=30)
+
+restoring_or_not = pytest.mark.parametrize(
+    "own", [{"live_restore": True}, {"live_restore": False}], ids=["live-restore", "no live-restore"], indirect=True
+)
+
+
+@pytest.fixture
+def told() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def watch(desk_of_its_own: Desk, told: list[bool], monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.5)
+    watch = Watch(desk_of_its_own.host, engine_answers=told.append)
+    watch.begin()
+    yield watch
+    watch.end()
+
+
+def instance_of(desk: Desk) -> Instance:
+    return desk.host.services.instance(a_dial().service.on(desk.host.name))
+
+
+def states_until(desk: Desk, end: InstanceState) -> set[InstanceState]:
+    """Every state that the instance is seen in until it is in that one."""
+    seen: set[InstanceState] = set()
+
+    def ended() -> bool:
+        seen.add(instance_of(desk).state)
+        return end in seen
+
+    assert eventually(ended, within=BACK_WITHIN)
+    return seen
+
+
+@pytest.mark.slow
+@restoring_or_not
+def test_an_engine_that_is_killed_and_comes_back_still_serves_what_was_ready(
+    own: OwnEngine, desk_of_its_own: Desk, watch: Watch, told: list[bool]
+) -> None:
+    desk, host = desk_of_its_own, desk_of_its_own.host
+    ready = desk.carry_out(a_dial()).instance
+
+    own.kill()
+    assert eventually(lambda: told == [False])
+    assert not host_facts(host.settings, host.runtime).runtime_answers
+    while_away = instance_of(desk)
+    own.start()
+
+    assert while_away == ready
+    assert eventually(lambda: told == [False, True])
+    assert eventually(lambda: _serves(desk, ready), within=BACK_WITHIN)
+    assert states_until(desk, InstanceState.READY) <= {InstanceState.RESTARTING, InstanceState.READY}
+    assert instance_of(desk).endpoint == ready.endpoint
+    assert [lease.until for lease in host.ports.all()] == [None]
+    desk.carry_out(a_stop_of())
+
+
+@pytest.mark.slow
+@restoring_or_not
+def test_a_start_whose_engine_is_killed_fails_and_leaves_nothing_once_it_is_back(
+    own: OwnEngine, desk_of_its_own: Desk, watch: Watch
+) -> None:
+    desk, host = desk_of_its_own, desk_of_its_own.host
+    id, end = desk.begin(a_dial(dialled={"load-seconds": 30}))
+    desk.until_phase(id, Phase.LOADING)
+
+    own.kill()
+    outcome = end.result(20)
+    own.start()
+
+    assert outcome.operation.state is State.FAILED
+    assert outcome.code == "docker_unavailable"
+    assert own.address in outcome.operation.failure.message
+    assert eventually(lambda: instance_of(desk).state is InstanceState.FAILED, within=BACK_WITHIN)
+    assert instance_of(desk).failure == outcome.operation.failure
+    assert host.runtime.containers(ours(host)) == []
+    assert desk.leases() == []
+
+
+@pytest.mark.slow
+@restoring_or_not
+def test_a_start_whose_engine_is_away_for_a_moment_ends_either_way(
+    own: OwnEngine, desk_of_its_own: Desk, watch: Watch
+) -> None:
+    desk, host = desk_of_its_own, desk_of_its_own.host
+    id, end = desk.begin(a_dial(dialled={"load-seconds": 3}))
+    desk.until_phase(id, Phase.LOADING)
+
+    own.kill()
+    own.start()
+    outcome = end.result(30)
+
+    if outcome.operation.state is State.SUCCEEDED:
+        assert eventually(lambda: _serves(desk, outcome.instance))
+        desk.carry_out(a_stop_of())
+    else:
+        assert outcome.code in ("docker_unavailable", "container_exited")
+    assert eventually(lambda: host.runtime.containers(ours(host)) == [], within=BACK_WITHIN)
+
+
+@pytest.mark.slow
+@restoring_or_not
+def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
+    own: OwnEngine, desk_of_its_own: Desk, watch: Watch
+) -> None:
+    desk, host = desk_of_its_own, desk_of_its_own.host
+    desk.carry_out(a_dial())
+    own.kill()
+
+    outcome = desk.carry_out(a_stop_of())
+    own.start()
+
+    assert outcome.code == "docker_unavailable"
+    assert eventually(lambda: host.runtime.containers(ours(host)) == [], within=BACK_WITHIN)
+    assert eventually(lambda: instance_of(desk).state is InstanceState.STOPPED)
+
+
+def _serves(desk: Desk, instance: Instance) -> bool:
+    try:
+        return desk.host.probe(f"{instance.endpoint}/health") == 200
+    except OSError:
+        return False

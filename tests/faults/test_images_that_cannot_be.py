@@ -1,0 +1,94 @@
+"""Images for which the disk has no room, and images for other machines."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults.dial import a_dial_from
+from lab.desk import Desk
+from lab.engine import OwnEngine
+from lab.images import foreign_image, layered_image
+from lab.registry import Registry, registry
+
+from aima_core.operations import Phase, State
+from aima_worker.container_spec import ours
+from aima_worker.facts import arch
+
+pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
+
+MB = 1_000_000
+DISK = "40M"
+FOREIGN_ARCH = "arm64" if arch() == "amd64" else "amd64"
+CONTENTS: dict[str, Callable[[int], bytes]] = {"downloaded": os.urandom, "unpacked": bytes}
+"""What does not compress is too large already as it comes; zeros are only once they are unpacked."""
+
+small_disk = pytest.mark.parametrize("own", [{"disk": DISK}], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a registry with images that are too large, and one that is for other machines."""
+    directory = tmp_path_factory.mktemp("registry")
+    name = f"pushed-{uuid.uuid4().hex[:12]}:1"
+    with registry(directory) as server:
+        for when, content in CONTENTS.items():
+            server.push(layered_image(name, layers=[45 * MB], content=content), name=f"{when}:1")
+        server.push(foreign_image(name, arch=FOREIGN_ARCH), name="foreign:1")
+    return directory
+
+
+@pytest.fixture
+def far(pushed: Path, own: OwnEngine) -> Iterator[Registry]:
+    """The same registry in the network of the test's own engine."""
+    with registry(pushed) as server:
+        yield server
+
+
+@small_disk
+@pytest.mark.parametrize("when", CONTENTS)
+def test_a_disk_that_fills_up_fails_the_start_in_the_engine_s_own_words(
+    far: Registry, desk_of_its_own: Desk, when: str
+) -> None:
+    free = desk_of_its_own.host.runtime.facts().disk_free
+
+    outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/{when}:1"))
+
+    assert outcome.operation.state is State.FAILED
+    assert outcome.code == "disk_full"
+    assert f"{far.address}/{when}:1" in outcome.operation.failure.message
+    assert "no space left on device" in outcome.operation.failure.message
+    assert not [event for event in outcome.events if "Trying again" in (event.message or "")]
+    assert desk_of_its_own.host.runtime.facts().disk_free > free - MB
+
+
+@small_disk
+def test_an_image_that_is_known_to_be_too_large_is_not_even_begun(far: Registry, desk_of_its_own: Desk) -> None:
+    outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/unpacked:1", image_size=45 * MB))
+
+    assert outcome.code == "disk_full"
+    assert "it needs about 54 MB, and" in outcome.operation.failure.message
+    assert not [event for event in outcome.events if event.progress]
+
+
+def test_an_image_for_other_machines_is_pulled_and_not_run(far: Registry, desk_of_its_own: Desk) -> None:
+    outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/foreign:1"))
+
+    assert outcome.code == "image_wrong_arch"
+    assert f"is for {FOREIGN_ARCH}, and alpha is {arch()}" in outcome.operation.failure.message
+    assert Phase.STARTING not in outcome.phases
+
+
+def test_an_image_for_other_machines_that_no_registry_has_is_said_to_be_one(
+    own: OwnEngine, desk_of_its_own: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", own.address)
+    image = foreign_image("localhost:1/foreign:1", arch=FOREIGN_ARCH)
+
+    outcome = desk_of_its_own.carry_out(a_dial_from(image))
+
+    assert outcome.code == "image_wrong_arch"
+    assert desk_of_its_own.host.runtime.containers(ours(desk_of_its_own.host)) == []

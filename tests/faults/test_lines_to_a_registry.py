@@ -1,0 +1,131 @@
+"""Starts whose image has to come over a bad line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from faults.dial import DIAL_IMAGE, a_dial_from
+from lab.desk import Desk, Outcome
+from lab.engine import OwnEngine
+from lab.images import layered_image
+from lab.parts import eventually
+from lab.proxy import Proxy, proxy
+from lab.registry import registry
+from lab.wishes import a_stop_of
+
+from aima_core.operations import Phase, StartService, State
+from aima_core.services import InstanceState
+from aima_worker.images import WAITS_BEFORE_ANOTHER_TRY
+
+pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
+
+MB = 1_000_000
+NAME = "far/dial:1"
+TRIES = len(WAITS_BEFORE_ANOTHER_TRY) + 1
+
+
+@pytest.fixture
+def line(own: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A line to a registry that has the dial, made larger by 4 MB."""
+    monkeypatch.setenv("DOCKER_HOST", own.address)
+    with registry(tmp_path / "registry") as far, proxy(far.port) as between:
+        far.push(layered_image(NAME, layers=[4 * MB], base=DIAL_IMAGE), name=NAME)
+        yield between
+
+
+def a_start_over(line: Proxy) -> StartService:
+    return a_dial_from(f"{line.address}/{NAME}")
+
+
+def tries_told(outcome: Outcome) -> list[str]:
+    """How each try that was told of ended; that of the last is the operation's own end."""
+    told = (event.message or "" for event in outcome.events)
+    return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
+
+
+@pytest.mark.parametrize(
+    ("cut_after", "stall"),
+    [
+        pytest.param(0, timedelta(seconds=2), id="before the manifest"),
+        # The engine itself tries such a layer again after five seconds.
+        pytest.param(2 * MB, timedelta(seconds=10), id="in a layer"),
+    ],
+)
+def test_a_line_that_is_cut_each_time_fails_the_start_after_every_try_was_told(
+    desk_of_its_own: Desk, line: Proxy, cut_after: int
+) -> None:
+    line.cut_after = cut_after
+
+    outcome = desk_of_its_own.carry_out(a_start_over(line))
+
+    assert outcome.operation.state is State.FAILED
+    assert outcome.code == "pull_broken"
+    assert line.address in outcome.operation.failure.message
+    assert tries_told(outcome) == ["broke"] * TRIES
+    assert outcome.instance.state is InstanceState.FAILED
+    assert outcome.instance.failure == outcome.operation.failure
+
+
+def test_a_line_that_breaks_once_delays_the_start_and_no_more(desk_of_its_own: Desk, line: Proxy) -> None:
+    line.bytes_per_second = 8 * MB
+    _, end = desk_of_its_own.begin(a_start_over(line))
+    assert eventually(lambda: line.carried > MB)
+
+    line.cut_what_stands()
+    outcome = end.result(30)
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert tries_told(outcome) == ["stalled"]
+    last = [event.progress for event in outcome.events if event.progress][-1]
+    assert last.downloaded == last.total > 4 * MB
+    desk_of_its_own.carry_out(a_stop_of())
+
+
+def test_a_line_on_which_nothing_comes_fails_the_start_as_a_stall_that_names_the_layer(
+    desk_of_its_own: Desk, line: Proxy
+) -> None:
+    line.freeze_after = 2 * MB
+
+    outcome = desk_of_its_own.carry_out(a_start_over(line))
+
+    assert outcome.code == "pull_stalled"
+    assert "2s at the manifest" in outcome.operation.failure.message
+    assert tries_told(outcome) == ["stalled"] * TRIES
+    assert any("2s at layer" in (event.message or "") for event in outcome.events)
+
+
+def test_a_start_that_is_cancelled_in_a_stalled_pull_ends_within_two_seconds_and_fetches_no_more(
+    desk_of_its_own: Desk, line: Proxy
+) -> None:
+    line.freeze_after = 2 * MB
+    id, end = desk_of_its_own.begin(a_start_over(line))
+    assert eventually(lambda: line.carried >= 2 * MB)
+    began = time.monotonic()
+
+    desk_of_its_own.host.operations.ask_to_cancel(id)
+    outcome = end.result(10)
+    took = time.monotonic() - began
+    before, line.freeze_after = line.carried, None
+
+    assert outcome.operation.state is State.CANCELLED
+    assert took < 2
+    in_the_line_already = MB // 2
+    assert not eventually(lambda: line.carried > before + in_the_line_already, within=timedelta(seconds=1))
+
+
+def test_a_stop_ends_a_start_that_is_pulling(desk_of_its_own: Desk, line: Proxy) -> None:
+    line.bytes_per_second = MB
+    _, end = desk_of_its_own.begin(a_start_over(line))
+    assert eventually(lambda: line.carried > MB)
+    began = time.monotonic()
+
+    stopped = desk_of_its_own.carry_out(a_stop_of())
+
+    assert time.monotonic() - began < 2
+    assert end.result(1).operation.state is State.CANCELLED
+    assert stopped.phases == [Phase.STOPPING, Phase.STOPPED]
+    assert stopped.instance.state is InstanceState.STOPPED

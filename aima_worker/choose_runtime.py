@@ -23,10 +23,12 @@ class Choice(NamedTuple):
 
 
 def choose_runtime(settings: Settings) -> Choice:
-    """`auto` takes the Docker Engine where one answers, and native processes where not."""
+    """`auto` takes the Docker Engine where one answers, to the SDK or to the CLI, and native processes where not."""
     match settings.runtime:
         case "docker":
             return Choice(_docker(settings))
+        case "docker-cli":
+            return Choice(_docker_cli(settings))
         case "process":
             return Choice(_processes(settings), native=True)
         case "fake":
@@ -36,20 +38,30 @@ def choose_runtime(settings: Settings) -> Choice:
 
 
 def _first_that_works(settings: Settings) -> Choice:
-    docker = _docker(settings)
-    try:
-        facts = docker.facts()
-    except DockerUnavailable as away:
-        _log.info("runtime chosen", runtime="process", why=f"no Docker Engine answers: {away}")
-        return Choice(_processes(settings), native=True)
-    _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
-    return Choice(docker)
+    refusals = []
+    for docker in (_docker, _docker_cli):
+        runtime = docker(settings)
+        try:
+            facts = runtime.facts()
+        except DockerUnavailable as away:
+            refusals.append(str(away))
+        else:
+            _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
+            return Choice(runtime)
+    _log.info("runtime chosen", runtime="process", why=f"no Docker Engine answers: {' '.join(refusals)}")
+    return Choice(_processes(settings), native=True)
 
 
 def _docker(settings: Settings) -> ContainerRuntime:
     from aima_worker.runtimes.docker_engine import DockerEngine
 
     return DockerEngine(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
+
+
+def _docker_cli(settings: Settings) -> ContainerRuntime:
+    from aima_worker.runtimes.docker_cli import DockerCli
+
+    return DockerCli(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
 
 
 def _processes(settings: Settings) -> ContainerRuntime:

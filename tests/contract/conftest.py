@@ -13,9 +13,10 @@ from aima_worker.runtime import ContainerRuntime
 BENCHES = {
     "fake": "contract.on_fake:FakeBench",
     "docker": "contract.on_docker:DockerBench",
+    "docker-cli": "contract.on_docker_cli:DockerCliBench",
     "process": "contract.on_process:ProcessBench",
 }
-MARKS = {"docker": pytest.mark.docker}
+MARKS = {"docker": pytest.mark.docker, "docker-cli": pytest.mark.docker}
 
 
 @pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in BENCHES])

@@ -1,8 +1,8 @@
 """One instance's lines as its container says them: one reader, whoever listens.
 
 The last lines are always kept. What is said while somebody follows is gathered in batches besides, each bounded: of a
-flood the newest lines are told, and how many were left out. While nobody follows, a flood is not read at all, but
-looked at now and then. The tail outlives its container: the next one of the same name goes on in the same count.
+flood the newest lines are told, and how many were left out, or for how long. While nobody follows, a flood is not read
+at all, but looked at now and then. The tail outlives its container: the next one of the same name goes on in the count.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from threading import Event as Flag
 from threading import Lock, Thread
 
@@ -30,6 +31,8 @@ MOST_IN_BATCH = 1000
 MOST_BYTES_IN_BATCH = 128 * 1024
 FLOOD = 1000
 """Lines in a second, read for nobody, make a flood."""
+MOST_LAG = timedelta(seconds=3)
+"""Whoever is read so late, since more is said than can be read, is read on from the newest lines."""
 RESTS = timedelta(seconds=2)
 """Between two looks at a flood that nobody follows."""
 
@@ -65,6 +68,8 @@ class Tail:
         self._batch: deque[LogLine] = deque(maxlen=MOST_IN_BATCH)
         self._bytes = 0
         self._last: deque[LogLine] = deque(maxlen=KEPT)
+        self._skipping_from: datetime | None = None
+        self._skipped = 0.0
         self._changed = False
         self._due = False
         """There is something to publish even without a line."""
@@ -141,7 +146,14 @@ class Tail:
                 return None
             lines = tuple(map(_told, self._batch))
             left_out = self._count - self._first - len(lines)
-            batch = Batch(run=self._run, first=self._first, left_out=left_out, lines=lines, ended=self._ended)
+            batch = Batch(
+                run=self._run,
+                first=self._first,
+                left_out=left_out,
+                skipped=self._skipped,
+                lines=lines,
+                ended=self._ended,
+            )
             self._drop_batch()
             self._due = False
             return batch
@@ -174,11 +186,8 @@ class Tail:
         is_new = container.started_at is not None and container.started_at > self._watched_since
         tail, since = None if is_new else KEPT, self._seen.since
         try:
-            while self._read_until_flood(tail=tail, since=since):
-                self._woken.clear()
-                if not (self.wanted or self._closed):
-                    self._woken.wait(RESTS.total_seconds())
-                tail, since = (None if self.wanted else KEPT), self._seen.since
+            while (stopped := self._read_on(tail=tail, since=since)) is not _Stop.END:
+                tail, since = self._go_on_after(stopped)
         except AimaError as away:
             _log.warning("log cannot be read", container=self._name, why=str(away))
             self._life = None  # the next look at the containers begins anew
@@ -187,19 +196,28 @@ class Tail:
             self._ended = self._due = True
         self._tell()
 
-    def _read_until_flood(self, *, tail: int | None, since: datetime | None) -> bool:
-        """Whether it stopped for a flood, rather than at the end."""
+    def _read_on(self, *, tail: int | None, since: datetime | None) -> _Stop:
         self._seen.read_again()
-        flood = _Flood(self._clock)
+        pace = _Pace(self._clock)
         with self._opened(tail=tail, since=since) as lines:
             for line in lines:
                 if self._seen.is_new(line):
                     self._take(line)
                 if self._closed:
-                    return False
-                if flood.rises() and not self.wanted:
-                    return True
-        return False
+                    break
+                if (stop := pace.judge(line, followed=self.wanted)) is not None:
+                    return stop
+        return _Stop.END
+
+    def _go_on_after(self, stopped: _Stop) -> tuple[int | None, datetime | None]:
+        """From where to read on, once it is time to: as `tail` and `since`."""
+        if stopped is _Stop.LAG:
+            self._skipping_from = self._last[-1].at
+            return KEPT, None
+        self._woken.clear()
+        if not (self.wanted or self._closed):
+            self._woken.wait(RESTS.total_seconds())
+        return (None if self.wanted else KEPT), self._seen.since
 
     def _opened(self, *, tail: int | None, since: datetime | None) -> LogStream:
         lines = self._runtime.logs(self._name, follow=True, tail=tail, since=since)
@@ -217,6 +235,9 @@ class Tail:
             self._changed = True
             if not self.wanted:
                 return
+            if self._skipping_from is not None:
+                self._skipped += max((line.at - self._skipping_from).total_seconds(), 0)
+                self._skipping_from = None
             self._gather(line)
         self._tell()
 
@@ -232,25 +253,41 @@ class Tail:
     def _drop_batch(self) -> None:
         self._batch.clear()
         self._bytes = 0
+        self._skipped = 0.0
         self._first = self._count
 
 
-class _Flood:
-    """Counts the lines of each second."""
+class _Stop(Enum):
+    """Why reading was stopped."""
+
+    END = auto()
+    FLOOD = auto()
+    LAG = auto()
+
+
+class _Pace:
+    """Whether lines come faster than they are worth reading, or than they can be read."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._since = clock()
+        self._second = clock()
         self._lines = 0
+        self._least_offset = float("inf")
+        """Between the two clocks, when reading was nearest to what was just being said."""
 
-    def rises(self) -> bool:
+    def judge(self, line: LogLine, *, followed: bool) -> _Stop | None:
+        """None while all is well; looked at with every hundredth line."""
         self._lines += 1
         if self._lines % 100:
-            return False
+            return None
         now = self._clock()
-        if now - self._since > 1:
-            self._since, self._lines = now, 0
-        return self._lines >= FLOOD
+        offset = now - line.at.timestamp()
+        self._least_offset = min(self._least_offset, offset)
+        if followed:
+            return _Stop.LAG if offset - self._least_offset > MOST_LAG.total_seconds() else None
+        if now - self._second > 1:
+            self._second, self._lines = now, 0
+        return _Stop.FLOOD if self._lines >= FLOOD else None
 
 
 def _told(line: LogLine, *, cut: int | None = None) -> Line:

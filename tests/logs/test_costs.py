@@ -130,3 +130,20 @@ def _asked_within(desk: Desk, time: timedelta) -> bool:
     newest = desk.redis.xrevrange(keys.lines(desk.instance), count=1)[0][0]
     seconds, micros = desk.redis.time()
     return seconds * 1000 + micros / 1000 - int(newest.partition("-")[0]) < time.total_seconds() * 1000 + 200
+
+
+def test_what_a_worker_that_is_no_more_published_is_not_bridged_batch_by_batch() -> None:
+    asyncio.run(_forget())
+
+
+async def _forget() -> None:
+    ear = Ear()
+    for run in ("old", "old", "new"):
+        ear.hear(Heard(HostName("alpha"), Batch(run=run, first=0)))
+
+    ear.forget_others("new")
+
+    heard = await ear.next(within=timedelta(seconds=1))
+    assert heard is not None
+    assert heard.batch.run == "new"
+    assert await ear.next(within=timedelta(0)) is None

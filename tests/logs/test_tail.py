@@ -1,0 +1,73 @@
+"""One container's tail, with a clock and an engine that do as they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from lab.parts import eventually
+
+from aima_core.log_messages import Batch
+from aima_worker.log_tail import KEPT, MOST_LAG, Tail
+from aima_worker.runtime import Container, LogLine, Status
+from aima_worker.runtimes.fake import FakeRuntime
+
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+CONTAINER = Container(id="1", name="busy", status=Status.RUNNING, labels={}, image="tiny:1", started_at=BEGINNING)
+
+
+class TooFast(FakeRuntime):
+    """An engine of which a second's lines take two to read; whoever asks for the last ones gets them, and its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def logs(self, _: str, *, tail: int | None = None, **__: Any) -> Any:
+        return _Lines(self, newest_only=tail == KEPT and self.now > 0)
+
+
+class _Lines:
+    def __init__(self, runtime: TooFast, *, newest_only: bool) -> None:
+        self._runtime = runtime
+        self._newest_only = newest_only
+
+    def __iter__(self) -> Iterator[LogLine]:
+        if self._newest_only:
+            yield LogLine(at=BEGINNING + timedelta(seconds=self._runtime.now), stream="stdout", text="newest")
+            return
+        for number in range(100_000):
+            self._runtime.now += 0.002
+            yield LogLine(at=BEGINNING + timedelta(seconds=0.001 * number), stream="stdout", text=f"line {number}")
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_what_is_said_faster_than_it_can_be_read_is_skipped_and_told() -> None:
+    runtime = TooFast()
+    tail = Tail(
+        runtime,
+        "busy",
+        watched_since=BEGINNING - timedelta(days=1),
+        follow_lasts=timedelta(days=1),
+        news=lambda: None,
+        clock=lambda: runtime.now,
+    )
+    tail.want()
+    tail.attend(CONTAINER)
+    assert eventually(lambda: tail.ended)
+
+    batch = tail.take_batch()
+
+    assert isinstance(batch, Batch)
+    assert batch.lines[-1].text == "newest"
+    assert MOST_LAG.total_seconds() <= batch.skipped < MOST_LAG.total_seconds() + 1
+    assert batch.next < 100_000

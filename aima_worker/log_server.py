@@ -75,6 +75,9 @@ class LogServer:
             except BrokerUnavailable as away:
                 _log.warning("nobody can ask for log lines", why=str(away))
                 self._over.wait(RECONNECT_SECONDS)
+            except Exception:  # noqa: BLE001 the boundary of the thread: one question must not be the last
+                _log.exception("a question failed")
+                self._over.wait(RECONNECT_SECONDS)
 
     def _take(self, ask: Ask) -> None:
         if ask.instance.host != self._host.name:

@@ -125,6 +125,8 @@ class LogTails:
                     self._look()
             except AimaError as away:
                 _log.info("no look at the containers' logs", why=str(away))
+            except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
+                _log.exception("a look at the containers' logs failed")
             self._over.wait(RECONNECT_SECONDS)
 
     def _look(self) -> None:
@@ -165,6 +167,8 @@ class LogTails:
         except BrokerUnavailable as away:
             _log.warning("log lines not told", why=str(away))
             self._over.wait(RECONNECT_SECONDS)
+        except Exception:  # noqa: BLE001 the boundary of the thread: a line that cannot be told must not be the last
+            _log.exception("log lines not told")
 
     def _keep(self, tails: list[tuple[InstanceId, Tail]], *, at_once: bool) -> None:
         now = self._clock()

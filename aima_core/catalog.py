@@ -178,7 +178,10 @@ class Limits(Entry):
 
 
 class Native(Entry):
-    """How the engine runs without a container. `{port}` and `{model}` in the command are filled in."""
+    """How the engine runs without a container.
+
+    In the command, `{address}` and `{port}` are filled in with where to listen, `{model}` with the model's directory.
+    """
 
     command: tuple[Word, ...] = Field(min_length=1)
     install: Word

@@ -22,7 +22,7 @@ def container_spec(host: Host, command: StartService, *, image: str, directory: 
     return ContainerSpec(
         name=host.container_name(command.service),
         image=image,
-        command=_native_command(host, engine, port) if host.native else _command(engine),
+        command=_native_command(host, engine, directory, port) if host.native else _command(engine),
         environment=engine.environment,
         host_address=host.settings.host.address,
         host_port=port,
@@ -58,10 +58,11 @@ def _command(engine: Engine) -> tuple[str, ...]:
     return (*engine.command, *rendered_arguments(engine.arguments))
 
 
-def _native_command(host: Host, engine: Engine, port: int) -> tuple[str, ...]:
+def _native_command(host: Host, engine: Engine, directory: str | None, port: int) -> tuple[str, ...]:
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
-    command = (part.replace("{port}", str(port)) for part in engine.native.command)
+    filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
+    command = (filled.get(part, part) for part in engine.native.command)
     return (*command, *rendered_arguments(engine.arguments))
 
 

@@ -88,7 +88,7 @@ class Starter:
         return ContainerSpec(
             name=f"aima-test-{uuid.uuid4().hex[:12]}",
             image=entry.image,
-            command=(*(part.replace("{port}", str(port)) for part in command), *rendered_arguments(arguments)),
+            command=(*(part.replace("{port}", str(port)).replace("{address}", "127.0.0.1") for part in command), *rendered_arguments(arguments)),
             host_address="127.0.0.1",
             host_port=port,
             container_port=entry.port,

@@ -60,3 +60,14 @@ def test_arguments_are_rendered_as_options():
     )
 
     assert rendered == ("--max-len", "8192", "--share", "0.9", "--trust", "--name", "a b; rm -rf /")
+
+
+@pytest.mark.redis
+def test_a_native_command_is_told_where_to_listen_and_where_the_model_is(desk):
+    native = {"command": ["serve", "{model}", "--host", "{address}", "--port", "{port}"], "install": "apt install serve"}
+    object.__setattr__(desk.host, "native", True)
+
+    spec = a_spec(desk.host, a_start_of(native=native))
+
+    assert spec.command == ("serve", "/srv/models/some", "--host", "127.0.0.1", "--port", "18500")
+    assert spec.install == "apt install serve"

@@ -85,10 +85,11 @@ class Starter:
         port = free_port()
         assert entry.native is not None
         command = entry.native.command if self._native else entry.command
+        filled = {"{address}": "127.0.0.1", "{port}": str(port)}
         return ContainerSpec(
             name=f"aima-test-{uuid.uuid4().hex[:12]}",
             image=entry.image,
-            command=(*(part.replace("{port}", str(port)).replace("{address}", "127.0.0.1") for part in command), *rendered_arguments(arguments)),
+            command=(*(filled.get(part, part) for part in command), *rendered_arguments(arguments)),
             host_address="127.0.0.1",
             host_port=port,
             container_port=entry.port,

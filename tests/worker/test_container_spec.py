@@ -64,10 +64,10 @@ def test_arguments_are_rendered_as_options():
 
 @pytest.mark.redis
 def test_a_native_command_is_told_where_to_listen_and_where_the_model_is(desk):
-    native = {"command": ["serve", "{model}", "--host", "{address}", "--port", "{port}"], "install": "apt install serve"}
+    native = {"command": ["serve", "{model}", "--host", "{address}", "--port", "{port}"], "install": "get serve"}
     object.__setattr__(desk.host, "native", True)
 
     spec = a_spec(desk.host, a_start_of(native=native))
 
     assert spec.command == ("serve", "/srv/models/some", "--host", "127.0.0.1", "--port", "18500")
-    assert spec.install == "apt install serve"
+    assert spec.install == "get serve"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -53,7 +54,7 @@ def _check_free(host: Host, instance: InstanceId, port: int) -> None:
     except OSError as taken:
         if _is_its_own(host, instance, port):
             return
-        holder = _publisher(host, port) or _listener(port) or f"something else ({taken.strerror})"
+        holder = _publisher(host, port) or _listener(port) or f"something else ({os.strerror(taken.errno or 0)})"
         raise PortTaken(port=port, host=host.name, holder=holder) from taken
 
 

@@ -1,0 +1,83 @@
+"""Containers that stand under the name of a service before it is started: its own remains, or somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import docker
+import pytest
+from docker.errors import NotFound
+from docker.models.containers import Container
+from faults.dial import DIAL_IMAGE, a_dial
+from lab.desk import Desk
+from lab.wishes import SERVICE, a_stop_of
+
+from aima_core.catalog import Scalar
+from aima_core.operations import Phase, State
+from aima_core.services import InstanceState
+from aima_worker.container_spec import container_spec
+from aima_worker.runtime import Status
+from aima_worker.runtimes.docker_template import container_config
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis]
+
+
+@pytest.fixture
+def client() -> Iterator[docker.DockerClient]:
+    with closing(docker.from_env()) as client:
+        yield client
+
+
+@pytest.fixture
+def theirs(desk: Desk, client: docker.DockerClient) -> Iterator[Container]:
+    """Somebody's container that happens to have the name of ours, and runs."""
+    name = desk.host.container_name(SERVICE)
+    container = client.containers.run(DIAL_IMAGE, ["sleep", "1000"], name=name, init=True, detach=True)
+    yield container
+    with suppress(NotFound):
+        container.remove(force=True)
+
+
+@pytest.mark.parametrize("dialled", [{}, {"load-seconds": 0.1}], ids=["as it is wanted now", "with other arguments"])
+def test_what_a_crashed_attempt_made_and_never_started_does_not_keep_the_next_from_it(
+    desk: Desk, client: docker.DockerClient, dialled: dict[str, Scalar]
+) -> None:
+    spec = container_spec(desk.host, a_dial(dialled=dialled), image=DIAL_IMAGE, directory=None, port=18700)
+    client.api.create_container_from_config(container_config(spec), spec.name)
+    assert desk.host.runtime.find(spec.name).status is Status.CREATED
+
+    outcome = desk.carry_out(a_dial())
+    running = desk.host.runtime.find(spec.name)
+    desk.carry_out(a_stop_of())
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert running.status is Status.RUNNING
+
+
+def test_a_container_of_that_name_that_is_not_ours_is_refused_and_left_alone(desk: Desk, theirs: Container) -> None:
+    outcome = desk.carry_out(a_dial())
+
+    theirs.reload()
+    assert outcome.code == "engine_refused"
+    assert f"a container named {theirs.name} is there, and is not AIMA's" in outcome.operation.failure.message
+    assert outcome.instance.state is InstanceState.FAILED
+    assert theirs.status == "running"
+
+
+def test_a_stop_leaves_a_container_that_is_not_ours_alone(desk: Desk, theirs: Container) -> None:
+    outcome = desk.carry_out(a_stop_of(grace="0s"))
+
+    theirs.reload()
+    assert outcome.operation.state is State.SUCCEEDED
+    assert theirs.status == "running"
+
+
+def test_removing_ours_by_hand_while_it_loads_ends_the_start(desk: Desk, client: docker.DockerClient) -> None:
+    id, end = desk.begin(a_dial(dialled={"load-seconds": 30}))
+    desk.until_phase(id, Phase.LOADING)
+
+    client.api.remove_container(desk.host.container_name(SERVICE), force=True)
+    outcome = end.result(10)
+
+    assert outcome.code == "container_exited"

@@ -1,0 +1,62 @@
+"""Engines that want too much memory, or do not end when they are asked to."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+from faults.dial import a_dial
+from lab.desk import Desk
+from lab.images import busybox_image
+from lab.parts import eventually
+from lab.wishes import a_start_of, a_stop_of
+
+from aima_core.services import InstanceState
+from aima_worker.watch import Watch
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis]
+
+GRACE_SECONDS = 1
+SERVES_THEN_TAKES_ALL_MEMORY = "httpd -p 8000 -h /www; sleep 1; echo so hungry; exec tail /dev/zero"
+
+
+def test_an_engine_killed_for_want_of_memory_while_it_loads_fails_the_start_with_its_limit(desk: Desk) -> None:
+    outcome = desk.carry_out(a_dial(dialled={"memory": 200, "load-seconds": 30}))
+
+    assert outcome.code == "out_of_memory"
+    assert "(limit 64 MB)" in outcome.operation.failure.message
+    assert "loading for 30 s" in outcome.operation.failure.log_tail
+    assert outcome.instance.failure == outcome.operation.failure
+
+
+def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: Desk) -> None:
+    hungry = a_start_of(
+        image=busybox_image(), command=["sh", "-c", SERVES_THEN_TAKES_ALL_MEMORY], limits={"memory": "32MB"}
+    )
+    ready = desk.carry_out(hungry).instance
+    watch = Watch(desk.host, engine_answers=lambda _: None)
+
+    watch.begin()
+    assert eventually(lambda: desk.host.services.instance(ready.id).failure is not None)
+    watch.end()
+    told = desk.host.services.instance(ready.id)
+    desk.carry_out(a_stop_of())
+
+    assert ready.state is InstanceState.READY
+    assert told.failure.code == "engine_died"
+    assert "killed for want of memory" in told.failure.message
+    assert "so hungry" in told.failure.log_tail
+
+
+def test_an_engine_that_will_not_end_is_killed_after_its_grace_and_its_port_is_free_at_once(desk: Desk) -> None:
+    deaf = desk.carry_out(a_dial(dialled={"ignore-sigterm": True})).instance
+    began = time.monotonic()
+
+    outcome = desk.carry_out(a_stop_of(grace=f"{GRACE_SECONDS}s"))
+    took = time.monotonic() - began
+    with socket.create_server((desk.host.settings.host.address, deaf.port)):
+        pass
+
+    assert outcome.instance.state is InstanceState.STOPPED
+    assert GRACE_SECONDS <= took < GRACE_SECONDS + 5

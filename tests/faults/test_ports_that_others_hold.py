@@ -1,0 +1,90 @@
+"""Host ports that somebody turns out to use, whoever it is and however quietly."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+
+import pytest
+from faults.dial import DIAL_IMAGE, a_dial
+from lab.desk import Desk
+from lab.wishes import SERVICE, a_stop_of
+
+from aima_core.operations import State
+from aima_worker.runtime import ContainerSpec
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis]
+
+
+@contextmanager
+def a_program_that_listens(desk: Desk, port: int) -> Iterator[str]:
+    with socket.create_server((desk.host.settings.host.address, port)):
+        yield f"(process {os.getpid()})"
+
+
+@contextmanager
+def a_program_that_only_bound_it(desk: Desk, port: int) -> Iterator[str]:
+    with closing(socket.socket()) as silent:
+        silent.bind((desk.host.settings.host.address, port))
+        yield "something else (Address already in use)"
+
+
+@contextmanager
+def a_container_that_publishes_it(desk: Desk, port: int) -> Iterator[str]:
+    name = f"squatter-{uuid.uuid4().hex[:12]}"
+    spec = ContainerSpec(
+        name=name,
+        image=DIAL_IMAGE,
+        command=("aima-dial",),
+        host_address=desk.host.settings.host.address,
+        host_port=port,
+        container_port=8000,
+    )
+    desk.host.runtime.run(spec)
+    try:
+        yield f"the container {name}"
+    finally:
+        desk.host.runtime.remove(name, grace=timedelta())
+
+
+squatters = pytest.mark.parametrize(
+    "squatting", [a_program_that_listens, a_program_that_only_bound_it, a_container_that_publishes_it]
+)
+
+
+def next_port(desk: Desk) -> int:
+    """The port that the next start of the service is given, since it had it last; no connection ever went there."""
+    instance = SERVICE.on(desk.host.name)
+    port = desk.host.ports.lease(instance, fence=1, wanted=desk.host.settings.host.ports[-1])
+    desk.host.ports.release(instance, fence=1)
+    return port
+
+
+@squatters
+def test_a_port_that_is_taken_is_passed_over_and_its_holder_named(desk: Desk, squatting) -> None:
+    port = next_port(desk)
+
+    with squatting(desk, port) as holder:
+        outcome = desk.carry_out(a_dial())
+        desk.carry_out(a_stop_of())
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert outcome.instance.port != port
+    (told,) = (event.message for event in outcome.events if event.message)
+    assert f"Port {port} on alpha is taken by " in told
+    assert holder in told
+
+
+@squatters
+def test_a_port_that_was_asked_for_and_is_taken_fails_the_start(desk: Desk, squatting) -> None:
+    port = next_port(desk)
+
+    with squatting(desk, port) as holder:
+        outcome = desk.carry_out(a_dial(port=port))
+
+    assert outcome.code == "port_taken"
+    assert holder in outcome.operation.failure.message

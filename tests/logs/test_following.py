@@ -139,9 +139,10 @@ def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runt
 
 def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Desk, node: Node) -> None:
     desk.run()
+    say(desk, "calm")
+    until_kept(desk, "calm")
 
     with following(node) as reader:
-        say(desk, "calm")
         reader.until_line("calm")
         say(desk, "\n".join(f"flood {number}" for number in range(1, 20_001)))
         reader.until_line("flood 20000")

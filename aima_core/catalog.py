@@ -125,6 +125,7 @@ AcceleratorKind = Annotated[
 ]
 Variable = Annotated[str, AfterValidator(_variable)]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
+GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
 NamedEngine = Annotated[EngineName, WrapValidator(_gathered), Field(examples=["vllm-0.14.0-cu131-gb10"])]
 NamedType = Annotated[EngineType, WrapValidator(_gathered), Field(examples=["vllm"])]

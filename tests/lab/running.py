@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import docker
 from lab.parts import eventually, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +57,21 @@ class Aima:
         assert self._up is not None
         self._up.send_signal(signal.SIGINT)
         return self._up.wait(DOWN_WITHIN)
+
+    @contextmanager
+    def lone_worker(self, **settings: str) -> Iterator[None]:
+        """This host's worker by itself, with whatever settings."""
+        key = (self.directory / "state/signing.key").read_text().strip()
+        environment = {**self.environment, "AIMA_SIGNING_KEY": key, **settings}
+        with (self.directory / "worker.log").open("ab") as log:
+            worker = subprocess.Popen([sys.executable, "-m", "aima_worker"], env=environment, stdout=log, stderr=log)
+        yield
+        worker.kill()
+        worker.wait()
+
+    def containers(self) -> list[Any]:
+        label = f"aima.installation={self.environment['AIMA_INSTALLATION']}"
+        return list(docker.from_env().containers.list(all=True, filters={"label": label}))
 
     def log(self) -> str:
         return (self.directory / "up.log").read_text()

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from lab.parts import eventually
@@ -116,6 +117,27 @@ def test_a_restart_gives_a_new_container_on_the_same_port(aima: Aima):
     assert restarted.returncode == 0, restarted.stderr
     assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
     assert aima.instance(SERVICE)["fence"] > before["fence"]
+
+
+def test_a_host_without_a_network_brings_back_what_ran(aima: Aima):
+    aima.aima("service", "start", SERVICE, "--wait")
+    port = aima.instance(SERVICE)["port"]
+    assert aima.down() == 0
+    (container,) = aima.containers()
+    container.kill()  # as a reboot leaves it
+
+    with aima.lone_worker(AIMA_REDIS__URL="redis://127.0.0.1:1/0"):
+        assert eventually(lambda: answers(port))
+
+    aima.up()
+    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
+
+
+def answers(port: int) -> bool:
+    try:
+        return urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
+    except OSError:
+        return False
 
 
 def test_commands_without_an_api_say_so_and_what_to_do(tmp_path: Path):

@@ -40,8 +40,7 @@ def test_a_model_is_pulled_loaded_asked_and_stopped(tmp_path, installation):
             for phase in ("pulling", "starting", "loading", "ready in"):
                 assert phase in started.stdout
             assert re.search(r"of [\d.]+ MB", started.stdout)
-            assert "Paris" in ask(
-                aima.instance(SERVICE)["endpoint"], QUESTION)
+            assert "Paris" in ask(aima.instance(SERVICE)["endpoint"], QUESTION)
             layers = pulled_layers(aima)
             assert sum(layer["total"] or 0 for layer in layers) <= sum(source.layer_sizes("aima/llamacpp-smollm2:1"))
             assert {layer["step"] for layer in layers} <= {"done", "exists"}

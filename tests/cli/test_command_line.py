@@ -42,6 +42,7 @@ GRAMMAR = [
     ["service", "stop", SERVICE, "--host", "a", "--grace", "10s", "--wait"],
     ["service", "restart", SERVICE, "--wait"],
     ["service", "remove", SERVICE],
+    ["service", "logs", "svc-tiny-dial", "--follow", "--tail", "5", "--since", "10m", "--host", "box"],
     ["service", "list", "--output", "json"],
     ["service", "status"],
     ["service", "status", SERVICE],

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException
 from threading import Lock, Thread
 from urllib.parse import urlsplit
 
 from aima_core.catalog import HealthCheck
-from aima_core.failures import ContainerExited, HealthTimeout, OutOfMemory
+from aima_core.failures import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
 from aima_core.operations import StartService
 from aima_core.quantities import format_duration, format_size
 from aima_worker.host import Host
@@ -155,5 +155,7 @@ def _listening(host: Host, work: Interruptible, name: str) -> Iterator[_Heard]:
 
 
 def _listen(lines: LogStream, heard: _Heard) -> None:
-    for line in lines:
-        heard.add(line.text)
+    # Whoever waits asks for the container itself, and is told there that its engine went away.
+    with suppress(DockerUnavailable, EngineRefused):
+        for line in lines:
+            heard.add(line.text)

@@ -63,8 +63,7 @@ def test_mounts_are_for_reading_only(bench: Bench, tmp_path: Path) -> None:
         mounts=(Mount(source=str(tmp_path), target="/model"),),
     )
 
-    assert lines[0] == "7b"
-    assert lines[-1] == "refused"
+    assert {"7b", "refused"} <= set(lines)  # on stdout and stderr, which come in no certain order
     assert not tmp_path.joinpath("new").exists()
 
 

@@ -1,0 +1,71 @@
+"""Which runtime a host takes when it may choose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aima_core.settings import DockerSettings, Settings
+from aima_worker.choose_runtime import choose_runtime
+from aima_worker.runtimes.docker_cli import DockerCli
+from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.process import ProcessRuntime
+
+NOWHERE = "unix:///nowhere/docker.sock"
+
+DockerProgram = Callable[[str], None]
+
+
+@pytest.fixture
+def only_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DockerProgram:
+    """Put a `docker` program on the PATH, and nothing else; it answers with the script given."""
+
+    def answers(script: str) -> None:
+        program = tmp_path / "docker"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return answers
+
+
+def settings(tmp_path: Path, **changes: object) -> Settings:
+    fields = {"state_dir": tmp_path, "docker": DockerSettings(host=NOWHERE)}
+    return Settings.model_validate(fields | changes)
+
+
+@pytest.mark.docker
+def test_an_engine_that_answers_the_sdk_is_taken(tmp_path: Path) -> None:
+    choice = choose_runtime(settings(tmp_path, docker=DockerSettings()))
+
+    assert isinstance(choice.runtime, DockerEngine)
+    assert not choice.native
+
+
+def test_where_only_the_docker_program_reaches_an_engine_it_is_taken(
+    tmp_path: Path, only_program: DockerProgram
+) -> None:
+    only_program(f"echo '{json.dumps({'ServerVersion': '28.0', 'DockerRootDir': '/nowhere'})}'")
+
+    choice = choose_runtime(settings(tmp_path))
+
+    assert isinstance(choice.runtime, DockerCli)
+    assert not choice.native
+
+
+def test_a_program_that_reaches_no_engine_leaves_native_processes(tmp_path: Path, only_program: DockerProgram) -> None:
+    only_program("echo 'Cannot connect to the Docker daemon. Is the docker daemon running?' >&2; exit 1")
+
+    choice = choose_runtime(settings(tmp_path))
+
+    assert isinstance(choice.runtime, ProcessRuntime)
+    assert choice.native
+
+
+def test_the_docker_program_can_be_asked_for_by_name(tmp_path: Path) -> None:
+    choice = choose_runtime(settings(tmp_path, runtime="docker-cli"))
+
+    assert isinstance(choice.runtime, DockerCli)

@@ -31,9 +31,12 @@ class HostStore:
 
     def all(self) -> list[Host]:
         """By name, live or not."""
-        facts = self._redis.hgetall(keys.HOSTS)
-        seen = dict(self._redis.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True))
-        now = self._now()
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.HOSTS)
+            pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
+            pipe.time()
+            facts, scores, time = pipe.execute()
+        seen, now = dict(scores), _seconds(time)
         return [_host(text, seen.get(name, 0.0), now) for name, text in sorted(facts.items())]
 
     def get(self, host: HostName) -> Host:
@@ -47,8 +50,11 @@ class HostStore:
         return {route for host in self.all() if host.live for route in host.routes}
 
     def _now(self) -> float:
-        seconds, micros = self._redis.time()
-        return float(seconds) + float(micros) / 1e6
+        return _seconds(self._redis.time())
+
+
+def _seconds(time: tuple[int, int]) -> float:
+    return float(time[0]) + float(time[1]) / 1e6
 
 
 def _host(text: str, seen: float, now: float) -> Host:

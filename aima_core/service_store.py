@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from aima_core import keys
@@ -14,6 +15,12 @@ from aima_core.text_redis import TextRedis
 
 _WANTED = {"desired", "fence"}
 _LOOK_AT = 5000
+
+
+@dataclass(frozen=True)
+class Taken:
+    before: Instance | None
+    """What the instance was; None where there was none."""
 
 
 class ServiceStore:
@@ -54,8 +61,12 @@ class ServiceStore:
 
     def intend(self, instance: Instance) -> bool:
         """Say what an instance shall be; False when one with a higher fence has said so since."""
-        where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
-        return bool(self._run("intend", where, instance.id, instance.fence, instance.desired, _observed(instance)))
+        return bool(self._intend(instance, from_now_on=False))
+
+    def take(self, instance: Instance) -> Taken | None:
+        """Say what an instance shall be and is; None when one with a higher fence has said so since."""
+        answer = self._intend(instance, from_now_on=True)
+        return Taken(_instance(_pairs(answer[0])) if answer[0] else None) if answer else None
 
     def observe(self, instance: Instance) -> bool:
         """Put down what an instance is; False when it has been told to be something else since."""
@@ -80,6 +91,11 @@ class ServiceStore:
                 pipe.hgetall(keys.instance(InstanceId(id)))
             return [_instance(fields) for fields in pipe.execute() if fields]
 
+    def _intend(self, instance: Instance, *, from_now_on: bool) -> Any:
+        where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
+        said = (instance.id, instance.fence, instance.desired, _observed(instance))
+        return self._run("intend", where, *said, "1" if from_now_on else "")
+
 
 def _observed(instance: Instance) -> str:
     return instance.model_dump_json(exclude=_WANTED)
@@ -90,3 +106,7 @@ def _instance(fields: dict[str, Any]) -> Instance:
         # What is wanted is kept beside the record, where the scripts compare it.
         fields["record"][:-1] + f',"fence":{fields["fence"]},"desired":"{Desired(fields["desired"])}"}}'
     )
+
+
+def _pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

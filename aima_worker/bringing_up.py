@@ -47,7 +47,7 @@ class Attempt:
         self._host = host
         self._undertaking = undertaking
         self._name = host.container_name(command.service)
-        self._before = host.services.instance(self.id)
+        self._before: Instance | None = None
         self._touched = False
         self._instance = Instance(
             id=self.id,
@@ -61,8 +61,9 @@ class Attempt:
 
     def is_wanted(self) -> bool:
         """Say that the instance shall run; False when something else was asked for since."""
-        intend = self._host.services.intend
-        return self._undertaking.insist(lambda: intend(self._instance) and self._observe())
+        taken = self._undertaking.insist(lambda: self._host.services.take(self._instance))
+        self._before = taken.before if taken else None
+        return taken is not None
 
     def run(self, spec: ContainerSpec) -> None:
         self._undertaking.go_on()

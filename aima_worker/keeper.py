@@ -58,10 +58,15 @@ class Keeper:
                 undertaking.interrupt(Cancelled)
             self._changed.wait_for(lambda: not self._starts_of(service, below), timeout=within)
 
+    def services_under_way(self) -> list[ServiceId]:
+        """Those that are being started or stopped here."""
+        with self._changed:
+            services = [undertaking.operation.service for undertaking in self._under_way.values()]
+        return [service for service in services if service is not None]
+
     def is_busy_with(self, service: ServiceId) -> bool:
         """Whether a start or stop of it is under way here."""
-        with self._changed:
-            return any(undertaking.operation.service == service for undertaking in self._under_way.values())
+        return service in self.services_under_way()
 
     def hand_on_all(self) -> None:
         """This worker ends: interrupt everything, now and from now on."""

@@ -194,6 +194,10 @@ class Watch:
             if self._look_now.wait(min(LOOK_SECONDS, self._restarts.seconds_to_next())):
                 self._over.wait(SETTLE_SECONDS)
 
+    def _is_under_way(self, container: str) -> bool:
+        """Starts and stops make changes of their own, and need the machine for themselves just then."""
+        return container in map(self._host.container_name, self._host.keeper.services_under_way())
+
     def _engine_is(self, *, answering: bool, why: str = "") -> None:
         if answering is not self._answers:
             self._answers = answering
@@ -205,8 +209,9 @@ class Watch:
         while not self._over.is_set():
             try:
                 self._changes = self._host.runtime.changes(ours(self._host))
-                for _ in self._changes:
-                    self._look_now.set()
+                for name in self._changes:
+                    if not self._is_under_way(name):
+                        self._look_now.set()
             except DockerUnavailable:
                 self._look_now.set()
             self._over.wait(RECONNECT_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -93,7 +94,9 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve until a signal. Raises as `create_app` does."""
-    Server(create_app(settings), settings).run()
+    server = Server(create_app(settings), settings)
+    gc.freeze()  # what is there now stays: looking through it again and again would cost requests milliseconds
+    server.run()
 
 
 def _signing_key(settings: Settings) -> SecretStr:

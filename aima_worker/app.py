@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -60,6 +61,7 @@ def run_worker(settings: Settings) -> int:
     worker = make_celery_worker(app, host)
     _end_quickly(host)
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
+    gc.freeze()  # what is there now stays: looking through it again and again would cost starts milliseconds
     worker.start()
     logs.end()
     watch.end()

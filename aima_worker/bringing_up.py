@@ -66,14 +66,19 @@ class Attempt:
         return taken is not None
 
     def run(self, spec: ContainerSpec) -> None:
+        """Raises Cancelled when something else has been asked for since, besides what the runtime raises."""
         self._undertaking.go_on()
-        self._touched = True
         with self._host.exclusively(self.id.service):
+            self._check_wanted()
+            self._touched = True
             self._host.runtime.run(spec)
 
     def take_down(self) -> None:
-        self._touched = True
-        take_down(self._host, self.id.service, grace=GRACE)
+        """Raises Cancelled when something else has been asked for since."""
+        with self._host.exclusively(self.id.service):
+            self._check_wanted()
+            self._touched = True
+            take_down(self._host, self.id.service, grace=GRACE)
 
     def is_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it has been stopped in the last moment."""
@@ -83,6 +88,9 @@ class Attempt:
             raise Cancelled
 
     def give_up(self, failed: AimaError) -> None:
+        latest = self._latest()
+        if latest.fence > self._instance.fence and latest.desired is Desired.RUNNING:
+            return  # a later start has overtaken this one: container and lease are its own by now
         if not self._touched and self._ran_before():
             self._leave_alone()
             return
@@ -95,6 +103,14 @@ class Attempt:
             return
         self._host.ports.release(self.id, fence=self._instance.fence)
         self._observe(state=state_after(failed.failure), failure=failed.failure)
+
+    def _check_wanted(self) -> None:
+        if self._undertaking.insist(self._latest).fence > self._instance.fence:
+            raise Cancelled
+
+    def _latest(self) -> Instance:
+        """What was last asked for."""
+        return self._host.services.instance(self.id) or self._instance
 
     def _ran_before(self) -> bool:
         """Something ran that another operation made: an earlier attempt at this one counts as its own."""

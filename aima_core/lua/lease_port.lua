@@ -14,6 +14,16 @@ for _, port in ipairs(redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIM
   redis.call('ZADD', KEYS[1], port, port)
 end
 
+local function held_by_it(port)
+  local lease = port and redis.call('GET', KEYS[4] .. port)
+  local told = lease and cjson.decode(lease)
+  return told and told.holder == ARGV[1] and told
+end
+
+local last = redis.call('HGET', KEYS[3], ARGV[1])
+local held = held_by_it(last)
+if held and held.fence > tonumber(ARGV[2]) then return tonumber(last) end -- a later operation's, and not this one's to move
+
 if ARGV[5] ~= '' then
   redis.call('ZREM', KEYS[1], ARGV[5])
   redis.call('DEL', KEYS[4] .. ARGV[5])
@@ -21,9 +31,8 @@ if ARGV[5] ~= '' then
   redis.call('HDEL', KEYS[3], ARGV[1])
 end
 
-local last = redis.call('HGET', KEYS[3], ARGV[1])
-local lease = last and redis.call('GET', KEYS[4] .. last)
-local holds = lease and cjson.decode(lease).holder == ARGV[1] and last
+last = redis.call('HGET', KEYS[3], ARGV[1])
+local holds = held_by_it(last) and last
 local function is_free(port) return port == holds or redis.call('ZSCORE', KEYS[1], port) end
 
 local port = ARGV[4]

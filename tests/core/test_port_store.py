@@ -85,6 +85,16 @@ def test_when_all_are_held_there_is_none(redis):
         ports.lease(InstanceId("svc-tiny-c@alpha"), fence=3)
 
 
+def test_a_late_operation_does_not_move_the_lease_of_a_later_one(ports):
+    port = ports.lease(A, fence=5, wanted=20004)
+    ports.keep(A, port, fence=5)
+
+    leased = ports.lease(A, fence=4, wanted=20007)
+
+    assert leased == port
+    assert [(lease.port, lease.fence, lease.until) for lease in ports.all()] == [(port, 5, None)]
+
+
 def test_only_the_holder_gives_a_port_back_and_no_late_one(ports):
     ports.lease(A, fence=5)
 

@@ -135,3 +135,37 @@ def test_a_pull_of_what_is_here_is_done_at_once(desk):
 
     assert outcome.operation.state is State.SUCCEEDED
     assert "tiny:1" in outcome.operation.reason
+
+
+def test_a_start_that_a_later_start_has_overtaken_leaves_it_the_container(desk, runtime):
+    runtime.next_runs(Manners(answers=False))
+    first, first_finished = desk.begin(a_start_of())
+    desk.until_phase(first, Phase.LOADING)
+    second, second_finished = desk.begin(a_start_of())
+    desk.until_phase(second, Phase.LOADING)
+    (container,) = runtime.containers({})
+
+    runtime.behave(container.name, Manners())
+
+    assert first_finished.result(10).operation.state is State.CANCELLED
+    assert second_finished.result(10).operation.state is State.SUCCEEDED
+    assert [each.id for each in runtime.containers({})] == [container.id]
+    assert len(desk.leases()) == 1
+
+
+def test_a_start_that_was_overtaken_during_its_pull_does_not_replace_the_later_one(desk, runtime, monkeypatch):
+    runtime.published["far:1"] = Published()
+    pull, later = runtime.pull, []
+
+    def overtaken(image, *, stall):
+        later.append(desk.carry_out(a_start_of()))
+        return pull(image, stall=stall)
+
+    monkeypatch.setattr(runtime, "pull", overtaken)
+    first = desk.carry_out(a_start_of(image="far:1"))
+
+    assert first.operation.state is State.CANCELLED
+    assert later[0].operation.state is State.SUCCEEDED
+    assert [each.image for each in runtime.containers({})] == ["tiny:1"]
+    assert first.instance.state is InstanceState.READY
+    assert [lease.until for lease in desk.host.ports.all()] == [None]

@@ -77,11 +77,23 @@ class Instance(Message):
 
 
 class Accelerator(Message):
+    """One device."""
+
     kind: str
     """The first half of a route, such as `gb10`."""
     name: str
+    id: str | None = None
+    """By which a container is given just this one; None where there is no choice."""
     memory: int | None = None
     """Bytes; None where it shares the host's."""
+    compute_capability: str | None = None
+    """Such as `12.1`."""
+
+
+class ImageOnHost(Message):
+    reference: str
+    digest: str | None
+    """The registry's; None for an image that no registry knows."""
 
 
 class HostFacts(Message):
@@ -98,10 +110,24 @@ class HostFacts(Message):
     cores: int
     memory: int
     """Bytes."""
+    memory_reserve: int = 0
+    """Bytes of it that starts leave free."""
+    slots: int = 4
+    """Starts and pulls under way at once."""
     disk_free: int
     """Bytes free where images lie."""
     runtime: Literal["docker", "docker-cli", "process", "fake"]
     runtime_version: str
+    container_runtimes: tuple[str, ...] = ()
+    """Such as `runc` and `nvidia`, by Docker's names."""
+    gives_gpus: bool = False
+    """Whether containers can be given GPUs."""
+    images: tuple[ImageOnHost, ...] = ()
+    """Those there, as far as the list is kept: the newest few hundred."""
+    allows: tuple[str, ...] = ("*",)
+    """Patterns of the image references that it runs."""
+    clock_offset: float = 0.0
+    """Seconds by which its clock is ahead of Redis'."""
     ports: tuple[int, int]
     """First and last of the range leased to engines."""
     routes: tuple[Route, ...]

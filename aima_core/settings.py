@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aima_core.failures import BadSettings
 from aima_core.ids import HostName
-from aima_core.quantities import Duration, parse_duration
+from aima_core.quantities import Duration, Size, parse_duration
 
 
 def _port_range(value: object) -> object:
@@ -49,6 +49,26 @@ class ApiSettings(Section):
     """A directory of the operator's own that overlays the catalog that AIMA brings."""
 
 
+class AcceleratorOverride(Section):
+    kind: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """The first half of a route, such as `gb10`."""
+    name: str
+    id: str | None = None
+    memory: Size | None = None
+    compute_capability: str | None = None
+
+
+class FactsOverride(Section):
+    """Facts that count in place of what is found; None leaves a fact as it is found."""
+
+    arch: Literal["arm64", "amd64"] | None = None
+    cores: int | None = Field(None, ge=1)
+    memory: Size | None = None
+    unified_memory: bool | None = None
+    accelerators: tuple[AcceleratorOverride, ...] | None = None
+    """All of them; an empty list hides those that are there."""
+
+
 class HostSettings(Section):
     name: HostName = Field(default_factory=lambda: HostName(socket.gethostname().lower().split(".")[0]))
     address: str = "127.0.0.1"
@@ -62,6 +82,9 @@ class HostSettings(Section):
     slots: int = Field(4, ge=1, le=64)
     """Starts and pulls under way at once."""
     labels: Mapping[str, str] = {}
+    memory_reserve: Size | None = None
+    """Memory that starts leave free; None takes a tenth where CPU and GPU share it, else a twentieth."""
+    facts: FactsOverride = FactsOverride()
 
 
 class DockerSettings(Section):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -45,10 +46,25 @@ _log = structlog.get_logger()
 
 def run_worker(settings: Settings) -> int:
     """Work until told to end by SIGTERM or SIGINT; gives the exit code. Raises BadSettings."""
+    runtime, native = choose_runtime(settings)
+    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
+    with whole_worker(settings, runtime, native=native) as worker:
+        gc.freeze()  # what is there now stays: looking through it again and again would cost starts milliseconds
+        worker.start()
+    return int(worker.exitcode or 0)
+
+
+@contextmanager
+def whole_worker(
+    settings: Settings, runtime: ContainerRuntime, *, native: bool = False, probe: Probe = http_status
+) -> Iterator[Any]:
+    """This host's Celery worker, to be started; all that goes on beside it has begun, and ends after it.
+
+    At Celery's signal that workers shut down, it hands on what is under way. Raises BadSettings.
+    """
     url = settings.redis.url.get_secret_value()
     redis = command_link(url)
-    runtime, native = choose_runtime(settings)
-    host = make_host(settings, redis, runtime, native=native)
+    host = make_host(settings, redis, runtime, native=native, probe=probe)
     beat = Beat(HostStore(redis), host.name, lambda: host_facts(settings, runtime))
     watch = Watch(host, engine_answers=lambda _: beat.announce_now())
     logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
@@ -60,13 +76,10 @@ def run_worker(settings: Settings) -> int:
     add_tasks(app, host)
     worker = make_celery_worker(app, host)
     _end_quickly(host)
-    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
-    gc.freeze()  # what is there now stays: looking through it again and again would cost starts milliseconds
-    worker.start()
+    yield worker
     logs.end()
     watch.end()
     beat.end()
-    return int(worker.exitcode or 0)
 
 
 def make_host(

@@ -1,56 +1,54 @@
-"""What this host has, as it announces it: read anew at each call, except its minted identity."""
+"""What this host announces: what stays is found once (`aima_worker.hardware`), the rest is read anew at each call."""
 
 from __future__ import annotations
 
-import platform
 import uuid
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
-from aima_core.catalog import Arch
-from aima_core.failures import BadSettings, DockerUnavailable
+from aima_core.failures import DockerUnavailable, EngineRefused
 from aima_core.ids import HostName, Route
-from aima_core.services import HostFacts
+from aima_core.services import HostFacts, ImageOnHost
 from aima_core.settings import Settings
+from aima_worker.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, RuntimeFacts
 
-_ARCHES: dict[str, Arch] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+MOST_IMAGES = 300
+"""That are announced, the newest: every listing of hosts carries them."""
 
 
-def arch() -> Arch:
-    """This machine's, in the words of container images. Raises BadSettings on one that AIMA does not know."""
-    machine = platform.machine().lower()
-    if machine not in _ARCHES:
-        raise BadSettings(
-            detail=f"AIMA does not know the architecture {machine}.", where="nothing; use another machine"
-        )
-    return _ARCHES[machine]
-
-
-def routes(name: HostName) -> tuple[Route, ...]:
-    """The queues this host takes starts and pulls from."""
-    return Route.to_host(name), Route(f"cpu.{arch()}")
-
-
-def host_facts(settings: Settings, runtime: ContainerRuntime) -> HostFacts:
-    told, answers = _runtime_facts(runtime)
-    ports = settings.host.ports
+def host_facts(
+    settings: Settings, runtime: ContainerRuntime, *, clock_offset: Callable[[], float] = lambda: 0.0
+) -> HostFacts:
+    """Raises BrokerUnavailable where `clock_offset` does."""
+    has, host = hardware(settings), settings.host
+    told, images, answers = _of_the_runtime(runtime)
     return HostFacts(
-        name=settings.host.name,
+        name=host.name,
         identity=minted_identity(settings.state_dir.expanduser()),
-        arch=arch(),
-        address=settings.host.address,
-        cores=psutil.cpu_count() or 1,
-        memory=psutil.virtual_memory().total,
+        arch=has.arch,
+        address=host.address,
+        accelerators=has.accelerators,
+        unified_memory=has.unified_memory,
+        cores=has.cores,
+        memory=has.memory,
+        memory_reserve=memory_reserve(settings, has.memory, unified=has.unified_memory),
+        slots=host.slots,
         disk_free=told.disk_free or psutil.disk_usage("/").free,
         runtime=told.kind,
         runtime_answers=answers,
         runtime_version=told.version,
-        ports=(ports[0], ports[-1]),
-        routes=routes(settings.host.name),
-        labels=settings.host.labels,
+        container_runtimes=told.container_runtimes,
+        gives_gpus=told.gpus,
+        images=tuple(images[:MOST_IMAGES]),
+        allows=host.images,
+        clock_offset=clock_offset(),
+        ports=(host.ports[0], host.ports[-1]),
+        routes=_routes(host.name, has),
+        labels=host.labels,
         version=version("aima"),
     )
 
@@ -66,9 +64,15 @@ def minted_identity(state_dir: Path) -> str:
     return file.read_text().strip()
 
 
-def _runtime_facts(runtime: ContainerRuntime) -> tuple[RuntimeFacts, bool]:
-    """And whether it answers."""
+def _routes(name: HostName, has: Hardware) -> tuple[Route, ...]:
+    """The queues it takes starts and pulls from: its own, one for each kind of accelerator, the CPU's."""
+    kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
+    return Route.to_host(name), *(Route(f"{kind}.{has.arch}") for kind in kinds)
+
+
+def _of_the_runtime(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[ImageOnHost], bool]:
+    """Its facts and images, and whether it answers."""
     try:
-        return runtime.facts(), True
-    except DockerUnavailable:
-        return RuntimeFacts(kind="docker", version="unknown", gpus=False, disk_free=None), False
+        return runtime.facts(), runtime.images(), True
+    except (DockerUnavailable, EngineRefused):
+        return RuntimeFacts(kind="docker", version="unknown", gpus=False, disk_free=None), [], False

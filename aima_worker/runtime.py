@@ -16,6 +16,7 @@ from typing import Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict
 
 from aima_core.operations import PullProgress
+from aima_core.services import ImageOnHost
 
 
 class Noun(BaseModel):
@@ -145,6 +146,8 @@ class RuntimeFacts(Noun):
     version: str
     gpus: bool
     """Whether containers can be given GPUs."""
+    container_runtimes: tuple[str, ...] = ()
+    """What the engine runs containers with, such as `runc` and `nvidia`, by its names."""
     disk_free: int | None
     """Bytes free where images lie; None where the engine is on another machine."""
     live_restore: bool = True
@@ -160,6 +163,10 @@ class ContainerRuntime(Protocol):
 
     def image(self, image: str) -> ImageFacts | None:
         """The image as it is on the host; None if it is not."""
+        ...
+
+    def images(self) -> list[ImageOnHost]:
+        """Every reference that an image on the host has, newest images first. What has none is not listed."""
         ...
 
     def offered(self, image: str) -> frozenset[str]:

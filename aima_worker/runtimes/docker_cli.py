@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aima_core.failures import ImageNotFound
+from aima_core.services import ImageOnHost
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -30,7 +31,7 @@ from aima_worker.runtimes.docker_cli_pull import ProgramPull
 from aima_worker.runtimes.docker_facts import facts_of
 from aima_worker.runtimes.docker_logs import DockerLogs
 from aima_worker.runtimes.docker_pull import DockerPull
-from aima_worker.runtimes.docker_reading import container_inspected, image_inspected
+from aima_worker.runtimes.docker_reading import container_inspected, image_inspected, images_printed
 from aima_worker.runtimes.docker_reference import repository_of
 from aima_worker.runtimes.docker_runtime import DockerRuntime
 from aima_worker.runtimes.docker_template import container_config
@@ -60,6 +61,9 @@ class DockerCli(DockerRuntime):
                 return None
             raise engine_refused(refused.words) from refused
         return image_inspected(json.loads(said), repository=repository_of(image))
+
+    def images(self) -> list[ImageOnHost]:
+        return images_printed(map(json.loads, self._told("images", "--digests", *_JSON).splitlines()))
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         return DockerPull(image, ProgramPull(self._docker, image), stall=stall, inspect=self.image)

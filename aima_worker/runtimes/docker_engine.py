@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from docker.errors import APIError, DockerException
 
+from aima_core.services import ImageOnHost
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -24,7 +25,7 @@ from aima_worker.runtimes.docker_engine_pull import EnginePull
 from aima_worker.runtimes.docker_facts import facts_of
 from aima_worker.runtimes.docker_logs import DockerLogs
 from aima_worker.runtimes.docker_pull import DockerPull
-from aima_worker.runtimes.docker_reading import container_inspected, container_listed, image_inspected
+from aima_worker.runtimes.docker_reading import container_inspected, container_listed, image_inspected, images_listed
 from aima_worker.runtimes.docker_reference import repository_of
 
 
@@ -49,6 +50,13 @@ class DockerEngine(EngineMaking):
                     return None
                 raise refused_by_engine(refused) from refused
         return image_inspected(said, repository=repository_of(image))
+
+    def images(self) -> list[ImageOnHost]:
+        with self._engine.asking() as client:
+            try:
+                return images_listed(client.images())
+            except APIError as refused:
+                raise refused_by_engine(refused) from refused
 
     def offered(self, image: str) -> frozenset[str]:
         with self._engine.asking() as client:

@@ -12,6 +12,8 @@ from aima_worker.runtime import RuntimeFacts
 
 GPU_HOOK = "nvidia-container-runtime-hook"
 """An engine that found this program as it started gives GPUs to containers."""
+SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
+"""By which the engine calls it a second time."""
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 
@@ -21,6 +23,7 @@ def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], 
         kind=kind,
         version=info["ServerVersion"],
         gpus=_announces_gpus(info) or (local and shutil.which(GPU_HOOK) is not None),
+        container_runtimes=tuple(sorted(set(info.get("Runtimes") or ()) - SHIMS_OF_RUNC)),
         disk_free=_disk_free(info) if local else None,
         live_restore=bool(info.get("LiveRestoreEnabled")),
     )

@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from aima_core.failures import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
+from aima_core.services import ImageOnHost
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
 from aima_worker.runtimes.fake_engine import KILLED, FakeEngine, Manners
 from aima_worker.runtimes.fake_logs import FakeLogs
@@ -118,6 +119,11 @@ class FakeRuntime:
     def image(self, image: str) -> ImageFacts | None:
         with self._answering():
             return self._images.get(image) or next((has for has in self._images.values() if has.id == image), None)
+
+    def images(self) -> list[ImageOnHost]:
+        with self._answering():
+            here = [ImageOnHost(reference=image, digest=facts.digest) for image, facts in self._images.items()]
+            return here[::-1]
 
     def offered(self, image: str) -> frozenset[str]:
         with self._answering():

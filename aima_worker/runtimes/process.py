@@ -19,6 +19,7 @@ from pathlib import Path
 
 from aima_core.failures import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
 from aima_core.operations import PullProgress
+from aima_core.services import ImageOnHost
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -59,6 +60,9 @@ class ProcessRuntime:
 
     def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 none is ever missing
         return ImageFacts(id=NATIVE, digest=None, arch=_arch(), size=0)
+
+    def images(self) -> list[ImageOnHost]:
+        return []
 
     def offered(self, image: str) -> frozenset[str]:  # noqa: ARG002 there are no images
         return frozenset()

@@ -16,7 +16,7 @@ from lab.registry import Registry, registry
 
 from aima_core.operations import Phase, State
 from aima_worker.container_spec import ours
-from aima_worker.facts import arch
+from aima_worker.hardware import arch
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 

@@ -25,7 +25,7 @@ from aima_core.settings import HostSettings, Settings
 from aima_core.text_redis import TextRedis
 from aima_worker.app import make_host
 from aima_worker.container_spec import container_spec
-from aima_worker.facts import arch
+from aima_worker.hardware import arch
 from aima_worker.host import Host
 from aima_worker.log_link import LogLink
 from aima_worker.log_server import LONGEST_ANSWER, LogServer

@@ -13,7 +13,7 @@ from lab.wishes import SIGNING_KEY
 from aima_core.settings import DockerSettings, HostSettings, Settings
 from aima_core.text_redis import TextRedis
 from aima_worker import images
-from aima_worker.facts import arch
+from aima_worker.hardware import arch
 from aima_worker.runtimes.fake import FakeRuntime
 
 

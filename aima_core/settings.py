@@ -49,6 +49,14 @@ class ApiSettings(Section):
     """A directory of the operator's own that overlays the catalog that AIMA brings."""
 
 
+class FlowerSettings(Section):
+    bind: str = "127.0.0.1"
+    port: int = Field(5555, ge=0, le=65535)
+    user: str = Field("aima", pattern=r"^[^:\s]+$")
+    password: SecretStr | None = None
+    """None mints one under the state directory, and keeps Flower to loopback."""
+
+
 class AcceleratorOverride(Section):
     kind: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """The first half of a route, such as `gb10`."""
@@ -107,6 +115,7 @@ class Settings(BaseSettings):
     runtime: Literal["auto", "docker", "docker-cli", "process", "fake"] = "auto"
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
+    flower: FlowerSettings = FlowerSettings()
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()
 

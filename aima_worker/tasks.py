@@ -24,4 +24,4 @@ def add_tasks(app: Celery, host: Host) -> None:
             raise Reject(type(unfinished).__name__, requeue=True) from unfinished
 
     for kind in Kind:
-        app.task(name=task_name(kind))(perform)
+        app.task(name=task_name(kind), shared=False)(perform)  # or every application of this process would have it

@@ -11,7 +11,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -36,10 +36,27 @@ class Cell:
         self._first = first
         self._entering: list[subprocess.Popen[bytes]] = []
 
-    def run(self, *command: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start a program inside; what it says goes to `log`."""
+    @property
+    def pid(self) -> int:
+        """Its first process, by which the machine's own programs find the cell."""
+        return self._first.pid
+
+    def outside(self, path: Path) -> Path:
+        """How to reach from here what lies at `path` inside."""
+        return Path(f"/proc/{self.pid}/root") / path.relative_to("/")
+
+    def run(
+        self, *command: str, log: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a program inside; what it says goes to `log`, and `environment` adds to this process' own."""
         with (log or Path(os.devnull)).open("ab") as said:
-            entering = subprocess.Popen(self._inside(command), stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+            entering = subprocess.Popen(
+                self._inside(command),
+                stdout=said,
+                stderr=said,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
+            )
         self._entering.append(entering)
         return entering
 

@@ -20,12 +20,31 @@ from lab.parts import eventually, missing
 STARTS_WITHIN = timedelta(seconds=60)
 
 
-class OwnEngine:
+class EngineAt:
+    """An engine that may answer at an address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except DockerException:
+            return False
+
+    @contextmanager
+    def client(self) -> Iterator[docker.DockerClient]:
+        with closing(docker.DockerClient(self.address, timeout=10)) as client:
+            yield client
+
+
+class OwnEngine(EngineAt):
     """One engine in a cell. What it runs outlives it, but not the cell."""
 
     def __init__(self, inside: Cell, directory: Path, *, live_restore: bool) -> None:
+        super().__init__(f"unix://{directory}/docker.sock")
         self.cell = inside
-        self.address = f"unix://{directory}/docker.sock"
         self._directory = directory
         self._live_restore = live_restore
         self._process: psutil.Process | None = None
@@ -44,18 +63,6 @@ class OwnEngine:
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
-
-    def answers(self) -> bool:
-        try:
-            with self.client() as client:
-                return bool(client.ping())
-        except DockerException:
-            return False
-
-    @contextmanager
-    def client(self) -> Iterator[docker.DockerClient]:
-        with closing(docker.DockerClient(self.address, timeout=10)) as client:
-            yield client
 
     def take(self, image: str) -> None:
         """Have an image of the shared engine here, too."""

@@ -23,13 +23,44 @@ UP_WITHIN = timedelta(seconds=40)
 DOWN_WITHIN = 20
 
 
-class Aima:
-    """One `aima up` and its state, and the commands that people give it."""
+class Commands:
+    """The commands that people give, with the environment in which they give them."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def aima(self, *words: str, within: float = 100) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [AIMA, *words], env=self.environment, capture_output=True, text=True, timeout=within, check=False
+        )
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [AIMA, *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def record(self, *words: str) -> Any:
+        """What a command says with `-o json`."""
+        return json.loads(self.aima(*words, "-o", "json").stdout)
+
+    def instance(self, service: str) -> Any:
+        (instance,) = self.record("service", "status", service)["instances"]
+        return instance
+
+    def clear(self) -> None:
+        """Stop and forget every service."""
+        for service in self.record("service", "list"):
+            self.aima("service", "stop", service["id"], "--wait")
+            self.aima("service", "remove", service["id"])
+
+
+class Aima(Commands):
+    """One `aima up` and its state."""
 
     def __init__(self, directory: Path, *, installation: str, runtime: str, **settings: str) -> None:
         self.directory = directory
         self.url = f"http://127.0.0.1:{free_port()}"
-        self.environment = {
+        environment = {
             **os.environ,
             "AIMA_CONFIG": os.devnull,
             "AIMA_STATE_DIR": str(directory / "state"),
@@ -41,6 +72,7 @@ class Aima:
             "AIMA_RUNTIME": runtime,
             **settings,
         }
+        super().__init__(environment)
         self._up: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
@@ -75,30 +107,6 @@ class Aima:
 
     def log(self) -> str:
         return (self.directory / "up.log").read_text()
-
-    def aima(self, *words: str, within: float = 100) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [AIMA, *words], env=self.environment, capture_output=True, text=True, timeout=within, check=False
-        )
-
-    def begin(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [AIMA, *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def record(self, *words: str) -> Any:
-        """What a command says with `-o json`."""
-        return json.loads(self.aima(*words, "-o", "json").stdout)
-
-    def instance(self, service: str) -> Any:
-        (instance,) = self.record("service", "status", service)["instances"]
-        return instance
-
-    def clear(self) -> None:
-        """Stop and forget every service."""
-        for service in self.record("service", "list"):
-            self.aima("service", "stop", service["id"], "--wait")
-            self.aima("service", "remove", service["id"])
 
     def end(self) -> None:
         if self._up is not None and self._up.poll() is None:

@@ -1,0 +1,178 @@
+"""Several hosts on this machine, as real as they get: a lab for tests of what many hosts do, and of what fells them.
+
+    with fleet_of_hosts(a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02"), logs=tmp_path) as fleet:
+        fleet.wait_live()
+        fleet.take("aima/dial:1")                          # from the shared engine into every host's
+        first, second = fleet.nodes                        # two API nodes; each is a `Commands`
+        first.aima("service", "start", "svc-tiny-dial", "--host", "cpu-01", "--wait")
+        second.record("service", "status", "svc-tiny-dial")     # what it says with `-o json`
+        urlopen(first.instance("svc-tiny-dial")["endpoint"] + "/health")    # addresses answer the test, too
+
+        host = fleet["cpu-01"]
+        host.link.cut(); host.link.mend()
+        host.worker.kill(); host.worker.start()            # also stop, freeze, thaw: every part is a `Program`
+        host.engine.kill(); host.engine.start(); host.engine.containers()
+        fleet.redis.kill(); fleet.redis.start(); fleet.redis.lose_everything()
+        first.kill(); first.start()
+        fleet.wait_until(lambda: fleet.states()["cpu-01"] == "away")
+        fleet.make_whole()                                 # whatever was done to it
+
+Every host has a network of its own, with a Docker Engine and a worker; Redis, the registry and the API nodes are on
+none. All of it lives in one cell, its files in memory, and goes with it, also when the tests are killed.
+Make it in the thread that outlives it: the cell ends with the thread that made it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lab.cell import Cell, cell
+from lab.cgroups import own_cgroups
+from lab.host import HostPlan, LabHost, make_host
+from lab.look_alike import archive_of
+from lab.network import Network, network
+from lab.parts import eventually
+from lab.program import Program
+from lab.running import ROOT
+from lab.servers import ApiNode, SharedRedis, SharedRegistry
+
+SIGNING_KEY = "the lab's own signing key"
+FIRST_API_PORT = 7081
+SETTLES_WITHIN = timedelta(seconds=60)
+_CATALOG = Path("/run/catalog")
+_AT_ONCE = 8
+
+
+class FleetOfHosts:
+    """The lab of this module's example."""
+
+    def __init__(
+        self, inside: Cell, net: Network, plans: Sequence[HostPlan], *, logs: Path, nodes: int, **engine: str
+    ) -> None:
+        self.logs = logs
+        """What each part said: `<host>-worker.log`, `<host>-engine.log`, `api-1.log`, `redis.log`, …"""
+        self.redis = SharedRedis(inside, net.servers, home=Path("/run/redis"), log=logs / "redis.log")
+        self.registry = SharedRegistry(inside, net.servers, home=Path("/run/registry"), log=logs / "registry.log")
+        self._catalog = inside.outside(_CATALOG)
+        (self._catalog / "engines").mkdir(parents=True)
+        told = {"AIMA_CONFIG": os.devnull, "AIMA_REDIS__URL": self.redis.url, "AIMA_SIGNING_KEY": SIGNING_KEY}
+        self.nodes = [
+            ApiNode(
+                inside,
+                net.servers,
+                port=FIRST_API_PORT + number,
+                log=logs / f"api-{number + 1}.log",
+                settings={**told, "AIMA_API__CATALOG": str(_CATALOG)},
+            )
+            for number in range(nodes)
+        ]
+        options = {"insecure_registry": net.subnet, **engine}
+        self.hosts = [
+            make_host(inside, plan, net.connect(plan.name), logs=logs, worker=told, **options) for plan in plans
+        ]
+
+    def __getitem__(self, name: str) -> LabHost:
+        return next(host for host in self.hosts if host.name == name)
+
+    def start(self) -> None:
+        """Everything, at once where it can be."""
+        self._all_start(self.redis, self.registry, *(host.engine for host in self.hosts))
+        self._all_start(*self.nodes, *(host.worker for host in self.hosts))
+
+    def node(self) -> ApiNode:
+        """One that lives."""
+        return next(node for node in self.nodes if node.alive)
+
+    # Hosts ------------------------------------------------------------------------------------------------------
+
+    def states(self) -> dict[str, str]:
+        """`live` or `away`, by name, as an API node tells it; hosts that never announced themselves are missing."""
+        told = self.node().get("/v1/hosts")["items"]
+        return {host["name"]: "live" if host["live"] else "away" for host in told}
+
+    def wait_live(self, *names: str, within: timedelta = SETTLES_WITHIN) -> None:
+        """Until these hosts are live, or all."""
+        wanted = dict.fromkeys(names or [host.name for host in self.hosts], "live")
+        self.wait_until(lambda: wanted.items() <= self.states().items(), within=within)
+
+    def wait_until(self, fact: Callable[[], bool], *, within: timedelta = SETTLES_WITHIN) -> None:
+        """Raises AssertionError, with the hosts' states, when it does not come true in time."""
+
+        def asked() -> bool:
+            try:
+                return fact()
+            except OSError:  # a node or a host that is felled just now
+                return False
+
+        assert eventually(asked, within=within), f"it did not come true in {within}; {self._told()}"
+
+    def make_whole(self) -> None:
+        """Whatever was cut, frozen, stopped or killed is as it was, and every host is live."""
+        for program in (self.redis, self.registry, *self.nodes):
+            program.thaw()
+        self._all_start(self.redis, self.registry)
+        self._at_once([host.make_whole for host in self.hosts])
+        self._all_start(*self.nodes)
+        self.wait_live()
+
+    # Images and engines -----------------------------------------------------------------------------------------
+
+    def take(self, image: str, *names: str) -> None:
+        """Have these hosts' engines, or all, hold an image of the shared engine, for the host's architecture."""
+        hosts = [self[name] for name in names] or self.hosts
+        archives = {arch: archive_of(image, arch=arch) for arch in {host.plan.arch for host in hosts}}
+        self._at_once([partial(host.engine.load, archives[host.plan.arch]) for host in hosts])
+
+    def publish(self, image: str, *, name: str, arch: str | None = None) -> str:
+        """Have the registry hold an image of the shared engine as `name`; the reference to pull it by, on any host."""
+        reference = f"{self.registry.address}/{name}"
+        engine = next(host.engine for host in self.hosts if host.engine.answers())
+        engine.load(archive_of(image, name=reference, arch=arch))
+        with engine.client() as client:
+            said = client.images.push(reference)
+            client.images.remove(reference)
+        assert '"error"' not in said, said
+        return reference
+
+    def offer(self, engine: str, **changes: Any) -> None:
+        """Change the catalog's entry of an engine, such as its `image`; the API nodes are started anew for it."""
+        file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
+        overlay = self._catalog / file.relative_to(ROOT / "catalog")
+        overlay.parent.mkdir(parents=True, exist_ok=True)
+        overlay.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}))
+        self._at_once([node.kill for node in self.nodes])
+        self._all_start(*self.nodes)
+
+    def _all_start(self, *programs: Program) -> None:
+        self._at_once([program.start for program in programs])
+
+    def _at_once(self, steps: Sequence[Callable[[], None]]) -> None:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for done in [pool.submit(step) for step in steps]:
+                done.result()
+
+    def _told(self) -> str:
+        try:
+            return f"the hosts are {self.states()}; see {self.logs}"
+        except (OSError, StopIteration) as away:
+            return f"no API node answers ({away!r}); see {self.logs}"
+
+
+@contextmanager
+def fleet_of_hosts(*plans: HostPlan, logs: Path, nodes: int = 2, **engine: str) -> Iterator[FleetOfHosts]:
+    """Those hosts and `nodes` API nodes, everything started; `engine` are options of dockerd (`live_restore="true"`).
+
+    Skips the test where this process may not make a cell. Hosts are live a moment later: `wait_live`.
+    """
+    with own_cgroups() as group, cell() as inside, network(inside) as net:
+        fleet = FleetOfHosts(inside, net, plans, logs=logs, nodes=nodes, cgroup_parent=group, **engine)
+        fleet.start()
+        yield fleet

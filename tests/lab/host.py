@@ -1,0 +1,142 @@
+"""One host of a lab: a network namespace with a Docker Engine and a worker of its own, and a cable to the others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lab.cell import Cell
+from lab.engine import EngineAt
+from lab.network import Link
+from lab.program import Program
+from lab.running import AIMA
+
+PORTS = "20000-20099"
+_GPU_HOOK = "#!/bin/sh\nexec cat >/dev/null\n"
+"""With this on its PATH as it starts, an engine takes requests for GPUs, and containers start without one."""
+
+
+class HostPlan(NamedTuple):
+    name: str
+    facts: Mapping[str, Any] = {}
+    """Those that its worker is to announce in place of what it finds, as AIMA_HOST__FACTS takes them."""
+    gives_gpus: bool = False
+    settings: Mapping[str, str] = {}
+    """More of its worker's `AIMA_…`."""
+
+    @property
+    def arch(self) -> str | None:
+        """What images have to be for; None for the machine's own."""
+        return self.facts.get("arch")
+
+
+def a_gb10(name: str, *, facts: Mapping[str, Any] | None = None, **settings: str) -> HostPlan:
+    """A GB10 look-alike: arm64 and its accelerator by its word, and an engine that takes requests for GPUs."""
+    gb10 = {
+        "arch": "arm64",
+        "memory": "128GB",
+        "cores": 20,
+        "unified_memory": True,
+        "accelerators": [{"kind": "gb10", "name": "NVIDIA GB10"}],
+    }
+    return HostPlan(name, facts={**gb10, **(facts or {})}, gives_gpus=True, settings=settings)
+
+
+def a_cpu_host(name: str, *, facts: Mapping[str, Any] | None = None, **settings: str) -> HostPlan:
+    """A host that is what this machine is, but for those facts."""
+    return HostPlan(name, facts=facts or {}, settings=settings)
+
+
+class HostEngine(EngineAt, Program):
+    """A host's Docker Engine. Kill it, and what it runs lives on, as long as the cell does."""
+
+    def __init__(self, inside: Cell, link: Link, *, home: Path, log: Path, **options: str) -> None:
+        self.socket = f"unix://{home}/docker.sock"
+        """As the host itself knows it; `address` is for the test."""
+        EngineAt.__init__(self, f"unix://{inside.outside(home)}/docker.sock")
+        command = link.inside("dockerd", f"--host={self.socket}", *_flags(home, options))
+        path = f"{home}/bin:{os.environ['PATH']}"
+        Program.__init__(self, inside, *command, log=log, environment={"PATH": path})
+
+    def load(self, archive: bytes) -> None:
+        with self.client() as client:
+            client.images.load(archive)
+
+    def containers(self, **labels: str) -> list[str]:
+        """The names of all it has, running or not, with those labels (`installation="lab"` is `aima.installation`)."""
+        wanted = [f"aima.{name}={value}" for name, value in labels.items()]
+        with self.client() as client:
+            return [
+                name[1:]
+                for each in client.api.containers(all=True, filters={"label": wanted})
+                for name in each["Names"]
+            ]
+
+
+class LabHost:
+    def __init__(self, plan: HostPlan, link: Link, *, engine: HostEngine, worker: Program) -> None:
+        self.name = plan.name
+        self.plan = plan
+        self.link = link
+        self.engine = engine
+        self.worker = worker
+
+    @property
+    def address(self) -> str:
+        return self.link.address
+
+    def make_whole(self) -> None:
+        """Undo what a test did to it; at once where it did nothing."""
+        self.link.mend()
+        for program in (self.engine, self.worker):
+            program.thaw()
+            program.start()
+
+
+def make_host(
+    inside: Cell, plan: HostPlan, link: Link, *, logs: Path, worker: Mapping[str, str], **engine: str
+) -> LabHost:
+    """Set a host up, and start nothing yet. `engine` are options of dockerd, `worker` are what all workers are told."""
+    home = Path("/run/hosts") / plan.name
+    (inside.outside(home) / "bin").mkdir(parents=True)
+    if plan.gives_gpus:
+        hook = inside.outside(home) / "bin/nvidia-container-runtime-hook"
+        hook.write_text(_GPU_HOOK)
+        hook.chmod(0o755)
+    docker = HostEngine(inside, link, home=home, log=logs / f"{plan.name}-engine.log", **engine)
+    environment = {
+        **worker,
+        "AIMA_HOST__NAME": plan.name,
+        "AIMA_HOST__ADDRESS": link.address,
+        "AIMA_HOST__PORTS": PORTS,
+        "AIMA_HOST__FACTS": json.dumps(plan.facts),
+        "AIMA_DOCKER__HOST": docker.socket,
+        "AIMA_RUNTIME": "docker",
+        "AIMA_STATE_DIR": f"{home}/state",
+        **plan.settings,
+    }
+    command = link.inside(str(AIMA), "worker")
+    return LabHost(
+        plan,
+        link,
+        engine=docker,
+        worker=Program(inside, *command, log=logs / f"{plan.name}-worker.log", environment=environment),
+    )
+
+
+def _flags(home: Path, options: Mapping[str, str]) -> list[str]:
+    said = {
+        "data-root": f"{home}/data",
+        "exec-root": f"{home}/exec",
+        "pidfile": f"{home}/docker.pid",
+        "bip": "172.30.0.1/24",
+        "exec-opt": "native.cgroupdriver=cgroupfs",
+        "shutdown-timeout": "1",
+        "max-download-attempts": "1",
+        "log-level": "warn",
+        **{name.replace("_", "-"): value for name, value in options.items()},
+    }
+    return [f"--{name}={value}" for name, value in said.items()]

@@ -1,0 +1,94 @@
+"""A program in a cell that a test starts, fells, freezes and brings back, as often as it likes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+from lab.cell import Cell
+from lab.parts import eventually
+
+ANSWERS_WITHIN = timedelta(seconds=60)
+STOPS_WITHIN = timedelta(seconds=30)
+_WORDS_SHOWN = 3000
+
+
+class Program:
+    def __init__(self, inside: Cell, *command: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._cell = inside
+        self._command = command
+        self._log = log
+        self._settings = environment
+        self._entering: subprocess.Popen[bytes] | None = None
+        self._process: psutil.Process | None = None
+
+    def answers(self) -> bool:
+        """Whether it does its work; whoever serves something says how that is seen."""
+        return self.alive
+
+    @property
+    def alive(self) -> bool:
+        return self._entering is not None and self._entering.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it answers; do nothing while it runs."""
+        if self.alive:
+            return
+        self._entering = self._cell.run(*self._command, log=self._log, environment=self._settings)
+        assert eventually(self._has_entered, within=ANSWERS_WITHIN), self._last_words()
+        assert eventually(lambda: not self.alive or self.answers(), within=ANSWERS_WITHIN), self._last_words()
+        assert self.alive, self._last_words()
+
+    def stop(self, *, within: timedelta = STOPS_WITHIN) -> int:
+        """Ask it to end, by SIGTERM; its exit code. Raises TimeoutExpired when it takes longer."""
+        return self._end(signal.SIGTERM, within)
+
+    def kill(self) -> None:
+        """Fell it where it stands, by SIGKILL."""
+        self._end(signal.SIGKILL, STOPS_WITHIN)
+
+    def freeze(self) -> None:
+        """Let it stand still until `thaw`: its connections stand, and nothing comes."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send(signal.SIGCONT)
+        self._let_it_be_heard()
+
+    def said(self) -> str:
+        """All it said since the test's beginning, earlier lives included."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def _has_entered(self) -> bool:
+        assert self._entering is not None
+        with suppress(psutil.NoSuchProcess):
+            if children := psutil.Process(self._entering.pid).children():
+                self._process = children[0]
+        return self._process is not None or not self.alive
+
+    def _end(self, how: signal.Signals, within: timedelta) -> int:
+        if self._entering is None:
+            return 0
+        self._send(how)
+        self._let_it_be_heard()
+        code = self._entering.wait(within.total_seconds())
+        self._entering = self._process = None
+        return code
+
+    def _send(self, what: signal.Signals) -> None:
+        if self._process is not None:
+            with suppress(psutil.NoSuchProcess):
+                self._process.send_signal(what)
+
+    def _let_it_be_heard(self) -> None:
+        """Whoever entered the cell for it stands still with it, and would not tell of its end."""
+        if self._entering is not None:
+            self._entering.send_signal(signal.SIGCONT)
+
+    def _last_words(self) -> str:
+        return f"{' '.join(self._command)}:\n{self.said()[-_WORDS_SHOWN:]}"

@@ -1,0 +1,115 @@
+"""What a lab's hosts share: Redis, a registry and API nodes, as programs in its cell that can be felled one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from lab.cell import Cell
+from lab.program import Program
+from lab.redis_server import redis_program
+from lab.running import AIMA, Commands
+from redis import Redis
+from redis.exceptions import RedisError
+
+API_KEY = "the lab's own API key"
+_REGISTRY_CONFIG = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {home}/data}}}}
+http: {{addr: "{address}"}}
+"""
+
+
+class SharedRedis(Program):
+    """Redis with an append-only file: what it said it had, it has again when it is back."""
+
+    PORT = 6379
+
+    def __init__(self, inside: Cell, host: str, *, home: Path, log: Path) -> None:
+        self.url = f"redis://{host}:{self.PORT}/0"
+        self._data = inside.outside(home)
+        self._data.mkdir(parents=True)
+        settings = {
+            "port": str(self.PORT),
+            "bind": "0.0.0.0",
+            "protected-mode": "no",
+            "dir": str(home),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+        }
+        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        super().__init__(inside, str(redis_program()), *words, log=log)
+
+    def answers(self) -> bool:
+        try:
+            with Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def lose_everything(self) -> None:
+        """Fell it and bring it back empty."""
+        self.kill()
+        for left in self._data.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self.start()
+
+
+class SharedRegistry(Program):
+    """A registry without TLS, which the lab's engines take for what it is."""
+
+    PORT = 5000
+
+    def __init__(self, inside: Cell, host: str, *, home: Path, log: Path) -> None:
+        self.address = f"{host}:{self.PORT}"
+        config = home / "config.yml"
+        inside.outside(home).mkdir(parents=True)
+        inside.outside(config).write_text(_REGISTRY_CONFIG.format(home=home, address=self.address))
+        super().__init__(inside, "docker-registry", "serve", str(config), log=log)
+
+    def answers(self) -> bool:
+        return _status(Request(f"http://{self.address}/v2/")) == 200
+
+
+class ApiNode(Program, Commands):
+    """An API node, and the commands that people give it: `node.record("host", "list")`."""
+
+    def __init__(self, inside: Cell, host: str, *, port: int, log: Path, settings: Mapping[str, str]) -> None:
+        self.url = f"http://{host}:{port}"
+        told = {
+            **settings,
+            "AIMA_API__BIND": host,
+            "AIMA_API__PORT": str(port),
+            "AIMA_API__KEYS": json.dumps([API_KEY]),
+        }
+        Program.__init__(self, inside, str(AIMA), "api", log=log, environment=told)
+        people_s = {"AIMA_CONFIG": os.devnull, "AIMA_URL": self.url, "AIMA_KEY": API_KEY}
+        Commands.__init__(self, {**os.environ, **people_s})
+
+    def answers(self) -> bool:
+        return _status(Request(f"{self.url}/healthz")) == 200
+
+    def request(self, path: str, body: Any = None) -> Request:
+        """With the key it wants, a POST if there is a body: for `urlopen`, to ask without a command."""
+        headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
+        return Request(f"{self.url}{path}", None if body is None else json.dumps(body).encode(), headers)
+
+    def get(self, path: str, *, within: float = 10) -> Any:
+        with urlopen(self.request(path), timeout=within) as answer:
+            return json.load(answer)
+
+
+def _status(asked: Request) -> int | None:
+    try:
+        with urlopen(asked, timeout=2) as answer:
+            return int(answer.status)
+    except (URLError, OSError):
+        return None

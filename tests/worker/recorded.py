@@ -1,0 +1,76 @@
+"""NVML as a fixture of `accelerators/` recorded it: the library's own errors, and a count of what was left open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+
+from aima_worker.accelerators import Found, found
+from aima_worker.machine import Machine
+from aima_worker.nvml import Reading, read
+
+MACHINES = sorted(Path(__file__).with_name("accelerators").glob("*.json"))
+
+
+class RecordedNvml:
+    NVMLError = pynvml.NVMLError
+    NVMLError_NotSupported = pynvml.NVMLError_NotSupported
+    NVMLError_FunctionNotFound = pynvml.NVMLError_FunctionNotFound
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self.open = 0
+        self._said = said
+
+    def nvmlInit(self) -> None:
+        _answer(self._said["nvmlInit"])
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self._said["devices"])
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, Any]:
+        device: dict[str, Any] = self._said["devices"][index]
+        return device
+
+    def nvmlDeviceGetName(self, handle: dict[str, Any]) -> Any:
+        return _answer(handle["nvmlDeviceGetName"])
+
+    def nvmlDeviceGetUUID(self, handle: dict[str, Any]) -> Any:
+        return _answer(handle["nvmlDeviceGetUUID"])
+
+    def nvmlDeviceGetMemoryInfo(self, handle: dict[str, Any]) -> Any:
+        return SimpleNamespace(total=_answer(handle["nvmlDeviceGetMemoryInfo"]))
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: dict[str, Any]) -> Any:
+        return _answer(handle["nvmlDeviceGetCudaComputeCapability"])
+
+
+def nvml_of(name: str) -> RecordedNvml:
+    return RecordedNvml(_recorded(name)["nvml"])
+
+
+def reading_of(name: str) -> Reading:
+    return read(nvml_of(name))
+
+
+def found_on(name: str) -> Found:
+    """What AIMA makes of that machine."""
+    return found(reading_of(name), Machine(**_recorded(name)["machine"]))
+
+
+def _recorded(name: str) -> dict[str, Any]:
+    recorded: dict[str, Any] = json.loads(Path(__file__).with_name("accelerators").joinpath(f"{name}.json").read_text())
+    return recorded
+
+
+def _answer(said: Any) -> Any:
+    if isinstance(said, dict):
+        raise getattr(pynvml, f"NVMLError_{said['error']}")
+    return said

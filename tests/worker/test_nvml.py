@@ -1,0 +1,55 @@
+"""Asking NVML costs the worker nothing and cannot hold it, whatever the driver does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+from aima_worker.nvml import Device, Reading, nvml_reading
+
+SOON = timedelta(milliseconds=300)
+ONE_CARD = '{"devices": [{"name": "A", "uuid": "GPU-1", "memory": 8, "compute_capability": "9.0"}], "error": null}'
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", "-c", code)
+
+
+def test_this_machine_answers_with_devices_or_with_the_reason() -> None:
+    reading = nvml_reading()
+
+    assert reading.devices or reading.error is None or reading.error.code not in ("Crashed", "Stuck"), reading
+
+
+def test_what_the_program_tells_arrives() -> None:
+    reading = nvml_reading(program=python(f"print({ONE_CARD!r})"))
+
+    assert reading == Reading(devices=(Device("A", "GPU-1", 8, "9.0"),))
+
+
+def test_a_driver_that_never_answers_is_given_up() -> None:
+    began = time.monotonic()
+
+    reading = nvml_reading(within=SOON, program=python("import time; time.sleep(60)"))
+
+    assert reading.error is not None
+    assert reading.error.code == "Stuck"
+    assert time.monotonic() - began < 5
+
+
+def test_a_library_that_crashes_crashes_alone() -> None:
+    reading = nvml_reading(program=python("import os; os.abort()"))
+
+    assert reading.error is not None
+    assert reading.error.code == "Crashed"
+    assert reading.devices == ()
+
+
+def test_the_worker_does_not_hold_the_library() -> None:
+    code = "import sys, aima_worker.hardware as h; h._found(); print('pynvml' in sys.modules)"
+
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert said.stdout.strip().endswith("False")

@@ -1,79 +1,136 @@
 """Where an operation is sent: to a host by name, or to the class of hosts that can run the engine.
 
 The queue is the scheduler: for one instance with no host named, this names a route and the workers compete for it.
+What a host lacks only now is waited for, with the reason; what it will never have is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import random
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from aima_core.catalog import Engine
-from aima_core.failures import InvalidRequest, PortOutOfRange, UnknownHost
+from aima_core.failures import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
+from aima_core.fitting import Wanted, WhyNot, never, told, why_not
 from aima_core.host_store import HostStore
-from aima_core.ids import HostName, Route
+from aima_core.ids import HostName, Route, ServiceId
+from aima_core.needs import Holding, Needs, needs_of
+from aima_core.operations import StartService
+from aima_core.reasons import listed, reasons_of
+from aima_core.room_store import RoomStore
 from aima_core.services import Host
+
+ASKED_AT_ONCE = 20
+"""Hosts whose room is looked at in one round trip."""
 
 
 @dataclass(frozen=True)
 class Place:
     route: Route
     reason: str | None = None
-    """Why it may wait there; None when somebody listens."""
-    also: tuple[Route, ...] = ()
-    """Others that would do, while nobody listens anywhere: the first who joins takes it."""
+    """Why it is to wait there; None when a host would take it on now."""
+    routes: tuple[Route, ...] = ()
+    """All that would do, the best first; empty where a host is named."""
 
     @property
     def host(self) -> HostName | None:
         return self.route.host
 
 
+@dataclass(frozen=True)
+class Sought:
+    """What a place is sought for."""
+
+    what: str
+    """Such as the engine's name."""
+    wanted: Wanted
+    port: int | None = None
+
+
+def sought_for(command: StartService) -> Sought:
+    engine = command.engine
+    wanted = Wanted(
+        routes=routes_of(engine),
+        needs=needs_of(engine, command.model),
+        service=command.service,
+        images=engine.images,
+        image_size=engine.image_size,
+        native=engine.native is not None,
+    )
+    return Sought(engine.name, wanted, command.port)
+
+
+def image_sought(images: Sequence[str], *, engine: Engine | None = None) -> Sought:
+    routes = routes_of(engine) if engine else ()
+    size = engine.image_size if engine else None
+    return Sought(f"image {images[0]}", Wanted(routes, Needs(), images=tuple(images), image_size=size))
+
+
+def routes_of(engine: Engine) -> tuple[Route, ...]:
+    """The classes of hosts that can run it, in the order of its platforms."""
+    needs = engine.requires
+    return tuple(Route(f"{needs.accelerator}.{platform.removeprefix('linux/')}") for platform in needs.platforms)
+
+
 class Placement:
-    """The hosts as they are at one moment. Raises BrokerUnavailable within seconds."""
+    """The hosts as they are at one moment. Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, hosts: HostStore) -> None:
+    def __init__(self, hosts: HostStore, rooms: RoomStore) -> None:
         self._hosts = {host.name: host for host in hosts.all()}
+        self._rooms = rooms
+        self._held: dict[HostName, dict[ServiceId, Holding]] = {}
 
-    def named(self, names: Sequence[HostName], *, port: int | None = None) -> list[Place]:
-        """Raises UnknownHost for a name that was never announced, and PortOutOfRange."""
-        hosts = [self._host(name) for name in dict.fromkeys(names)]
+    def by_name(self, names: Iterable[HostName]) -> list[Place]:
+        """These hosts, whatever they can. Raises UnknownHost for a name that was never announced."""
+        hosts = [self.host(name) for name in dict.fromkeys(names)]
+        return [Place(Route.to_host(host.name), reason=_away(host)) for host in hosts]
+
+    def named(self, names: Iterable[HostName], sought: Sought) -> list[Place]:
+        """All of them or none. Raises UnknownHost, PortOutOfRange, RequirementsNotMet for those that never will do."""
+        hosts = [self.host(name) for name in dict.fromkeys(names)]
         for host in hosts:
-            _check_port(host, port)
-        return [self._at(host.name) for host in hosts]
+            _check_port(host, sought.port)
+        against = self.against(sought.wanted, hosts)
+        if refused := {name: never(reasons) for name, reasons in against.items() if never(reasons)}:
+            raise _refusal(sought.what, refused, among=len(hosts))
+        return [_at(host, against[host.name]) for host in hosts]
 
-    def replicas(
-        self, count: int, engine: Engine, *, known: Collection[HostName] = (), port: int | None = None
-    ) -> list[Place]:
-        """So many distinct live hosts that fit, those that have it already first. Raises InvalidRequest if too few."""
-        fitting = [host for host in self._hosts.values() if _why_not(host, engine) is None]
-        if len(fitting) < count:
-            raise InvalidRequest(
-                detail=f"{count} replicas were asked for, and {len(fitting)} live host(s) can run {engine.name}."
-                + self._why_not_the_others(engine),
-                remedy="Ask for fewer, name the hosts, or bring more hosts up: `aima host list`.",
-            )
-        fitting.sort(key=lambda host: (host.name not in known, host.name))
-        return self.named([host.name for host in fitting[:count]], port=port)
+    def replicas(self, count: int, sought: Sought, *, known: Collection[HostName] = ()) -> list[Place]:
+        """So many distinct live hosts that can: those that have it already, then those with the most room now.
 
-    def one(self, engine: Engine, *, known: Collection[HostName] = (), port: int | None = None) -> Place:
-        """The host that has it already, else the first route that somebody listens to, else all of them."""
+        Raises InvalidRequest with every host and why not, if there are too few.
+        """
+        against = self.against(sought.wanted)
+        able = [host for name, host in self._hosts.items() if _works(host) and not never(against[name])]
+        able = [host for host in able if _leases(host, sought.port)]
+        if len(able) < count:
+            raise _too_few(count, len(able), sought, {name: why for name, why in against.items() if why})
+        able.sort(key=lambda host: (host.name not in known, bool(against[host.name]), -self._spare(host), host.name))
+        return [_at(host, against[host.name]) for host in able[:count]]
+
+    def one(self, sought: Sought, *, known: Iterable[HostName] = ()) -> Place:
+        """The host that has it already, else the first route on which a live host listens that can, else the first."""
         for name in known:
-            if name in self._hosts and _why_not(self._hosts[name], engine) is None:
-                return self.named([name], port=port)[0]
-        routes = routes_of(engine)
-        for route in routes:
-            if self._somebody_listens_to(route):
-                self._check_port_on(route, port)
-                return Place(route)
-        return _unheard(*routes)
+            host = self._hosts.get(name)
+            if host and _works(host) and _leases(host, sought.port) and not self._why_not(host, sought.wanted):
+                return Place(Route.to_host(name))
+        listening = self.listening(sought.wanted.routes)
+        _check_port_on(listening, sought.port)
+        able = [host for host in listening if _works(host) and not never(why_not(host, sought.wanted, {}))]
+        found = (route for route in sought.wanted.routes if any(route in host.routes for host in able))
+        route = next(found, sought.wanted.routes[0])
+        reason = None if self._has_room_now(able, sought.wanted) else self._why_it_waits(listening, sought.wanted)
+        return Place(route, reason=reason, routes=sought.wanted.routes)
 
-    def at(self, route: Route) -> Place:
-        """A route as it is asked for. Raises UnknownHost where it leads to one that was never announced."""
-        if route.host:
-            return self.named([route.host])[0]
-        return Place(route) if self._somebody_listens_to(route) else _unheard(route)
+    def each_on(self, routes: Sequence[Route], sought: Sought) -> list[Place]:
+        """Every live host that listens to one of the routes; where there is none, the first route, to wait there."""
+        if live := [host for host in self.listening(routes) if host.live]:
+            against = self.against(sought.wanted, live)
+            return [_at(host, against[host.name]) for host in live]
+        return [Place(routes[0], reason=_unheard(routes), routes=tuple(routes))]
 
-    def only_host(self) -> Place:
+    def only_host(self) -> HostName:
         """The one live host there is. Raises InvalidRequest where there are several or none."""
         live = [host.name for host in self._hosts.values() if host.live]
         if len(live) != 1:
@@ -81,54 +138,82 @@ class Placement:
                 detail=f"It was not said where, and there are {len(live)} live hosts.",
                 remedy="Name `hosts` or a `route`, such as `cpu.amd64`; `aima host list` shows them.",
             )
-        return Place(Route.to_host(live[0]))
+        return live[0]
 
-    def _host(self, name: HostName) -> Host:
+    def host(self, name: HostName) -> Host:
+        """Raises UnknownHost."""
         if name not in self._hosts:
             raise UnknownHost(host=name)
         return self._hosts[name]
 
-    def _at(self, name: HostName) -> Place:
-        reason = None if self._hosts[name].live else f"{name} is not live; it goes on when {name} is back."
-        return Place(Route.to_host(name), reason=reason)
+    def listening(self, routes: Iterable[Route]) -> list[Host]:
+        """The hosts, live or not, that listen to any of the routes."""
+        asked = set(routes)
+        return [host for host in self._hosts.values() if asked & set(host.routes)]
 
-    def _somebody_listens_to(self, route: Route) -> bool:
-        return any(_takes_work(host) and route in host.routes for host in self._hosts.values())
+    def against(self, wanted: Wanted, hosts: Iterable[Host] | None = None) -> dict[HostName, list[WhyNot]]:
+        """What speaks against each of the hosts, or against each of all."""
+        asked = list(self._hosts.values() if hosts is None else hosts)
+        if wanted.service is not None:
+            self._learn_what_is_held([host.name for host in asked])
+        return {host.name: why_not(host, wanted, self._held.get(host.name, {})) for host in asked}
 
-    def _why_not_the_others(self, engine: Engine) -> str:
-        reasons = [f" {host.name} {why}." for host in self._hosts.values() if (why := _why_not(host, engine))]
-        return "".join(reasons) or " No other host has ever announced itself."
+    def _why_not(self, host: Host, wanted: Wanted) -> list[WhyNot]:
+        return self.against(wanted, [host])[host.name]
 
-    def _check_port_on(self, route: Route, port: int | None) -> None:
-        """Refuse a port that none of those who listen there leases."""
-        listeners = [host for host in self._hosts.values() if host.live and route in host.routes]
-        if listeners and not any(_leases(host, port) for host in listeners):
-            _check_port(listeners[0], port)
+    def _has_room_now(self, able: list[Host], wanted: Wanted) -> bool:
+        """Whether any of them has; asked of a few at a time, since most often one of the first does."""
+        shuffled = random.sample(able, len(able))
+        batches = (shuffled[at : at + ASKED_AT_ONCE] for at in range(0, len(able), ASKED_AT_ONCE))
+        return any(not all(self.against(wanted, batch).values()) for batch in batches)
 
+    def _why_it_waits(self, listening: list[Host], wanted: Wanted) -> str:
+        if not any(host.live for host in listening):
+            return _unheard(wanted.routes)
+        why = reasons_of(self.against(wanted, listening))
+        return f"No host of {' or '.join(wanted.routes)} has room now: {why}."
 
-def routes_of(engine: Engine) -> list[Route]:
-    """The classes of hosts that can run it, in the order of its platforms."""
-    needs = engine.requires
-    return [Route(f"{needs.accelerator}.{platform.removeprefix('linux/')}") for platform in needs.platforms]
+    def _learn_what_is_held(self, names: Iterable[HostName]) -> None:
+        if unknown := [name for name in names if name not in self._held]:
+            self._held |= self._rooms.held_on(unknown)
 
-
-def _unheard(route: Route, *also: Route) -> Place:
-    named = " or ".join([route, *also])
-    return Place(route, reason=f"No live host listens to {named}; it starts when one joins.", also=also)
-
-
-def _takes_work(host: Host) -> bool:
-    return host.live and not host.drained
+    def _spare(self, host: Host) -> int:
+        return host.memory - host.memory_reserve - sum(each.memory for each in self._held[host.name].values())
 
 
-def _why_not(host: Host, engine: Engine) -> str | None:
-    if not host.live:
-        return "is not live"
-    if host.drained:
-        return "is drained"
-    if not set(routes_of(engine)) & set(host.routes):
-        return f"listens to {', '.join(host.routes)} only"
-    return None
+def _at(host: Host, against: Sequence[WhyNot]) -> Place:
+    """The host, which may have to be waited for."""
+    reason = f"{told(host, against)}; it goes on when that has changed." if against else None
+    return Place(Route.to_host(host.name), reason=_away(host) or reason)
+
+
+def _away(host: Host) -> str | None:
+    return None if host.live else f"{host.name} is not live; it goes on when {host.name} is back."
+
+
+def _works(host: Host) -> bool:
+    return host.live and host.runtime_answers and not host.drained
+
+
+def _unheard(routes: Sequence[Route]) -> str:
+    return f"No live host listens to {' or '.join(routes)}; it starts when one joins."
+
+
+def _refusal(what: str, refused: dict[HostName, list[WhyNot]], *, among: int) -> RequirementsNotMet:
+    detail = f"{reasons_of(refused)}."
+    return RequirementsNotMet(
+        host=listed(list(refused)),
+        engine=what,
+        detail=f"{detail} Nothing was submitted, for the other hosts neither." if among > len(refused) else detail,
+    )
+
+
+def _too_few(count: int, able: int, sought: Sought, against: dict[HostName, list[WhyNot]]) -> InvalidRequest:
+    why = f" {reasons_of(against)}." if against else " No other host has ever announced itself."
+    return InvalidRequest(
+        detail=f"{count} replicas were asked for, and {able} live host(s) can run {sought.what}.{why}",
+        remedy="Ask for fewer, name the hosts, or bring more hosts up: `aima host list`.",
+    )
 
 
 def _leases(host: Host, port: int | None) -> bool:
@@ -138,3 +223,10 @@ def _leases(host: Host, port: int | None) -> bool:
 def _check_port(host: Host, port: int | None) -> None:
     if not _leases(host, port):
         raise PortOutOfRange(port=port, first=host.ports[0], last=host.ports[1], host=host.name)
+
+
+def _check_port_on(listening: Sequence[Host], port: int | None) -> None:
+    """Refuse a port that none of those who listen leases."""
+    live = [host for host in listening if host.live]
+    if live and not any(_leases(host, port) for host in live):
+        _check_port(live[0], port)

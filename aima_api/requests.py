@@ -34,6 +34,8 @@ class ServiceOptions(Wish):
     model: ModelName | None = None
     model_path: ModelPath | None = None
     hosts: Hosts = ()
+    route: Route | None = None
+    """The class of hosts to run on; the engine must accept it."""
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
@@ -42,6 +44,8 @@ class ServiceOptions(Wish):
     def say_where_in_one_way(self) -> Self:
         if self.hosts and self.replicas is not None and self.replicas != len(set(self.hosts)):
             raise ValueError("give `hosts` or `replicas`, not both")
+        if self.hosts and self.route:
+            raise ValueError("give `hosts` or `route`, not both")
         return self
 
 
@@ -58,6 +62,11 @@ class StopOptions(Wish):
 
 class RestartOptions(Wish):
     hosts: Hosts = ()
+
+
+class DrainOptions(Wish):
+    stop: bool = False
+    """Take down what runs there, too."""
 
 
 class PullOptions(Wish):

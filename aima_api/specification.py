@@ -16,11 +16,11 @@ def new_service(id: ServiceId, options: ServiceOptions) -> Service:
 
 
 def changed(service: Service, options: ServiceOptions) -> Service:
-    """The service with the options given; hosts named do away with a number of replicas, and the other way round."""
+    """The service with the options given; hosts named do away with a route and replicas, and the other way round."""
     fields = _fields(options)
     if "hosts" in fields:
-        fields.setdefault("replicas", 1)
-    elif "replicas" in fields:
+        fields = {"replicas": 1, **fields, "route": None}
+    elif "replicas" in fields or "route" in fields:
         fields["hosts"] = ()
     return service.model_copy(update=fields)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace as changed
 
 from aima_api.catalog_files import Catalog
-from aima_api.placement import Place, Placement
+from aima_api.placement import Place, Placement, Sought, sought_for
 from aima_api.specification import start_command
 from aima_api.submit import Submit
+from aima_core.failures import InvalidRequest
 from aima_core.host_store import HostStore
-from aima_core.ids import HostName
-from aima_core.operations import Operation, StartService
+from aima_core.ids import HostName, Route
+from aima_core.operations import Operation
+from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.services import Service
 
@@ -18,30 +21,59 @@ from aima_core.services import Service
 class Starts:
     """Everything is checked before anything is written. Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, catalog: Catalog, submit: Submit, *, services: ServiceStore, hosts: HostStore) -> None:
+    def __init__(
+        self, catalog: Catalog, submit: Submit, *, services: ServiceStore, hosts: HostStore, rooms: RoomStore
+    ) -> None:
         self._catalog = catalog
         self._submit = submit
         self._services = services
         self._hosts = hosts
+        self._rooms = rooms
 
     def check(self, service: Service) -> None:
         """Raises what a start of it would raise now, but for what hosts lack at the moment."""
-        start_command(self._catalog, service)
-        Placement(self._hosts).named(service.hosts, port=service.port)
+        sought = sought_for(start_command(self._catalog, service))
+        if service.route:
+            sought = _on_route(sought, service.route)
+        self.placement().named(service.hosts, sought)
 
     def start(self, service: Service, *, hosts: Sequence[HostName] = (), replace: bool = False) -> list[Operation]:
         """Remember the service and bring it up, one operation per instance; on these hosts rather than its own."""
         command = start_command(self._catalog, service, replace=replace)
-        places = self._places(service, command, hosts or service.hosts)
+        places = self.places(service, sought_for(command), self.placement(), hosts=hosts)
         self._services.put(service)
         return self._submit.submit(command, places)
 
-    def _places(self, service: Service, command: StartService, hosts: Sequence[HostName]) -> list[Place]:
-        placement = Placement(self._hosts)
+    def places(
+        self, service: Service, sought: Sought, placement: Placement, *, hosts: Sequence[HostName] = ()
+    ) -> list[Place]:
+        """Where its instances would go. Raises what a start raises, and writes nothing."""
+        hosts = hosts or service.hosts
+        if service.route and not hosts:
+            hosts = [service.route.host] if service.route.host else ()
+            sought = sought if hosts else _on_route(sought, service.route)
         if hosts:
-            return placement.named(hosts, port=service.port)
-        instances = sorted(self._services.instances_of(service.id), key=lambda instance: instance.is_down)
-        known = [instance.id.host for instance in instances]
+            return placement.named(hosts, sought)
+        known = self._where_it_is(service)
         if service.replicas > 1:
-            return placement.replicas(service.replicas, command.engine, known=known, port=service.port)
-        return [placement.one(command.engine, known=known, port=service.port)]
+            return placement.replicas(service.replicas, sought, known=known)
+        return [placement.one(sought, known=known)]
+
+    def placement(self) -> Placement:
+        return Placement(self._hosts, self._rooms)
+
+    def _where_it_is(self, service: Service) -> list[HostName]:
+        """Where it runs, then where it ran."""
+        instances = sorted(self._services.instances_of(service.id), key=lambda instance: instance.is_down)
+        return [instance.id.host for instance in instances]
+
+
+def _on_route(sought: Sought, route: Route) -> Sought:
+    """Raises InvalidRequest for a class of hosts that cannot run it."""
+    accepted = sought.wanted.routes
+    if route.host is None and route not in accepted:
+        raise InvalidRequest(
+            detail=f"{sought.what} does not run on hosts of {route}.",
+            remedy=f"Name one of {', '.join(accepted)} as the route, or leave it away and one is chosen.",
+        )
+    return changed(sought, wanted=sought.wanted._replace(routes=(route,)))

@@ -7,14 +7,16 @@ from datetime import timedelta
 
 from aima_api.call_off import CallOff
 from aima_api.catalog_files import Catalog
-from aima_api.placement import Placement
+from aima_api.placement import Place, Placement, image_sought
 from aima_api.requests import PullOptions
 from aima_api.submit import Submit
+from aima_core.catalog import Engine
 from aima_core.failures import Cancelled
 from aima_core.host_store import HostStore
 from aima_core.ids import HostName, OperationId, ServiceId
 from aima_core.operation_store import OperationStore
 from aima_core.operations import Kind, Operation, Phase, PullImage, StopService
+from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 
 
@@ -29,6 +31,7 @@ class Wishes:
         operations: OperationStore,
         services: ServiceStore,
         hosts: HostStore,
+        rooms: RoomStore,
         call_off: CallOff,
     ) -> None:
         self._catalog = catalog
@@ -36,6 +39,7 @@ class Wishes:
         self._operations = operations
         self._services = services
         self._hosts = hosts
+        self._rooms = rooms
         self._call_off = call_off
 
     def stop(self, id: ServiceId, *, hosts: Sequence[HostName] = (), grace: timedelta) -> list[Operation]:
@@ -49,7 +53,7 @@ class Wishes:
         starts = [each for each in self._operations.unended() if (each.kind, each.service) == (Kind.START, id)]
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]
-        places = Placement(self._hosts).named(hosts or [*up, *starting])
+        places = self._placement().by_name(hosts or [*up, *starting])
         stops = self._submit.submit(StopService(service=id, grace=grace), places)
         for start in starts:
             if start.host is None and (not hosts or start.route.host in hosts):
@@ -57,17 +61,28 @@ class Wishes:
         return stops
 
     def pull(self, wish: PullOptions) -> list[Operation]:
-        """Raises UnknownEngine, UnknownHost, InvalidRequest."""
-        placement = Placement(self._hosts)
+        """Have the image wherever it is wished: one operation per host.
+
+        Raises UnknownEngine, UnknownHost, InvalidRequest, RequirementsNotMet.
+        """
         engine = self._catalog.engine(wish.engine) if wish.engine else None
-        if wish.hosts:
-            places = placement.named(wish.hosts)
-        elif wish.route:
-            places = [placement.at(wish.route)]
-        else:
-            places = [placement.one(engine) if engine else placement.only_host()]
         images = engine.images if engine else (str(wish.image),)
+        places = self._places_of(wish, images, engine)
         return self._submit.submit(PullImage(images=images, image_size=engine and engine.image_size), places)
+
+    def _places_of(self, wish: PullOptions, images: Sequence[str], engine: Engine | None) -> list[Place]:
+        placement, sought = self._placement(), image_sought(images, engine=engine)
+        hosts = wish.hosts or ((wish.route.host,) if wish.route and wish.route.host else ())
+        if hosts:
+            return placement.named(hosts, sought)
+        if wish.route:
+            return placement.each_on([wish.route], sought)
+        if engine:
+            return placement.each_on(sought.wanted.routes, sought)
+        return placement.named([placement.only_host()], sought)
+
+    def _placement(self) -> Placement:
+        return Placement(self._hosts, self._rooms)
 
     def cancel(self, id: OperationId) -> Operation:
         """Ask for its end: at once where nobody carries it out, else within a second. Ended ones stay as they are.

@@ -32,8 +32,8 @@ from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
-from aima_core.queue import Doorbell
 from aima_core.redis_link import command_link, following_link
+from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.settings import Settings
 
@@ -112,21 +112,18 @@ def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) ->
     log_link = LogLink(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
     call_off = CallOff(operations, services)
-    submit = Submit(
-        operations=operations,
-        services=services,
-        doorbell=Doorbell(url),
-        call_off=call_off,
-        signing_key=signing_key,
+    submit = Submit(operations, call_off=call_off, signing_key=signing_key)
+    rooms = RoomStore(redis)
+    wishes = Wishes(
+        offered, submit, operations=operations, services=services, hosts=hosts, rooms=rooms, call_off=call_off
     )
-    wishes = Wishes(offered, submit, operations=operations, services=services, hosts=hosts, call_off=call_off)
     parts = Parts(
         catalog=offered,
         redis=redis,
         operations=operations,
         services=services,
         hosts=hosts,
-        starts=Starts(offered, submit, services=services, hosts=hosts),
+        starts=Starts(offered, submit, services=services, hosts=hosts, rooms=rooms),
         wishes=wishes,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),

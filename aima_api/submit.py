@@ -1,7 +1,6 @@
 """From a command to recorded, signed operations and rung doorbells.
 
-An operation is recorded before its doorbell rings, so that a worker never comes to an empty record; when the doorbell
-cannot be rung, what was recorded is given up.
+Each operation is put down in one step with its doorbell, so that an API node may die at any moment.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from pydantic import SecretStr
 from aima_api.call_off import CallOff
 from aima_api.placement import Place
 from aima_core.failures import BrokerUnavailable
-from aima_core.ids import InstanceId, OperationId
+from aima_core.ids import OperationId
+from aima_core.needs import Needs, needs_of
 from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Kind, Operation, Phase, PullImage, StartService, State, StopService
-from aima_core.queue import Doorbell
-from aima_core.service_store import ServiceStore
+from aima_core.operations import Kind, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.queue import Order
 from aima_core.services import Desired, Instance, InstanceState
 from aima_core.signing import sign
 
@@ -26,70 +25,65 @@ AnyCommand = StartService | PullImage | StopService
 
 
 class Submit:
-    def __init__(
-        self,
-        *,
-        operations: OperationStore,
-        services: ServiceStore,
-        doorbell: Doorbell,
-        call_off: CallOff,
-        signing_key: SecretStr,
-    ) -> None:
+    def __init__(self, operations: OperationStore, *, call_off: CallOff, signing_key: SecretStr) -> None:
         self._operations = operations
-        self._services = services
-        self._doorbell = doorbell
         self._call_off = call_off
         self._signing_key = signing_key
 
     def submit(self, command: AnyCommand, places: Sequence[Place]) -> list[Operation]:
         """One operation for each place, recorded, signed and rung for. Raises BrokerUnavailable within seconds."""
-        operations = [self._operation(command, place) for place in places]
+        text = command.model_dump_json()
+        subject = _subject(command)
+        orders = [self._order(_operation(subject, place), place, text) for place in places]
         try:
-            for operation in operations:
-                self._record(operation, command)
-            for operation, place in zip(operations, places, strict=True):
-                self._doorbell.ring(operation, also=place.also)
-        except BrokerUnavailable as away:
-            self._call_off.later([operation.id for operation in operations], away.failure)
+            return self._operations.enqueue(orders)
+        except BrokerUnavailable as away:  # some may be down for all that
+            self._call_off.later([order.operation.id for order in orders], away.failure)
             raise
-        return operations
 
-    def _operation(self, command: AnyCommand, place: Place) -> Operation:
-        return Operation(
-            id=OperationId.new(),
-            kind=command.kind,
-            state=State.QUEUED,
-            phase=Phase.QUEUED,
-            fence=self._operations.next_fence(),
-            route=place.route,
-            reason=place.reason,
-            created_at=now(),
-            **_subject(command),
+    def _order(self, operation: Operation, place: Place, command: str) -> Order:
+        return Order(
+            operation,
+            command,
+            sign(command, self._signing_key, operation.id),
+            waits=place.reason is not None and place.host is None,
+            wants=_wanted(operation),
         )
 
-    def _record(self, operation: Operation, command: AnyCommand) -> None:
-        text = command.model_dump_json()
-        self._operations.create(operation, text, sign(text, self._signing_key, operation.id))
-        queued = Event(operation=operation.id, at=now(), phase=Phase.QUEUED, message=operation.reason)
-        self._operations.record(queued)
-        if operation.service and operation.route.host:
-            self._services.intend(_wanted(operation, operation.service.on(operation.route.host)))
+
+def _operation(subject: dict[str, Any], place: Place) -> Operation:
+    return Operation(
+        id=OperationId.new(),
+        state=State.QUEUED,
+        phase=Phase.QUEUED,
+        fence=0,
+        route=place.route,
+        routes=place.routes or (place.route,),
+        reason=place.reason,
+        created_at=now(),
+        **subject,
+    )
 
 
 def _subject(command: AnyCommand) -> dict[str, Any]:
     match command:
-        case StartService():
-            return {"service": command.service, "engine": command.engine.name}
+        case StartService(service=service, engine=engine, model=model):
+            needs = needs_of(engine, model)
+            return {"kind": command.kind, "service": service, "engine": engine.name, "needs": needs}
         case StopService():
-            return {"service": command.service}
+            return {"kind": command.kind, "service": command.service}
         case PullImage():
-            return {"image": command.images[0]}
+            return {"kind": command.kind, "image": command.images[0], "needs": Needs()}
 
 
-def _wanted(operation: Operation, id: InstanceId) -> Instance:
+def _wanted(operation: Operation) -> Instance | None:
+    """What it wants of its instance, where it leads to one host."""
+    host = operation.route.host
+    if operation.service is None or host is None:
+        return None
     starts = operation.kind is Kind.START
     return Instance(
-        id=id,
+        id=operation.service.on(host),
         desired=Desired.RUNNING if starts else Desired.STOPPED,
         fence=operation.fence,
         state=InstanceState.STARTING if starts else InstanceState.STOPPING,

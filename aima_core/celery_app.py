@@ -26,10 +26,12 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,  # Flower turns them on when it is there
         task_send_sent_event=False,
+        worker_enable_prefetch_count_reduction=False,  # it would count all threads as slots after a reconnection
         worker_hijack_root_logger=False,
         broker_transport_options={
             "global_keyprefix": keys.PREFIX,
             "visibility_timeout": 300,  # a redelivered message is recognised by its claim, so sooner is no danger
+            "polling_interval": 5,  # how long one look at the queues waits; each second would be a command a second
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "socket_timeout": answer_within,

@@ -222,6 +222,18 @@ class RequestInProgress(AimaError):
     hint = "Send it again in a moment: the answer will be that request's."
 
 
+class HostNameTaken(AimaError):
+    code, status, exit_code = "host_name_taken", 409, 35
+    sentence = "Another worker that lives goes by the name {host}; its identity is {other}."
+    hint = "Give this host a name of its own with `--name` or AIMA_HOST__NAME, or end the other worker."
+
+
+class IdentityTaken(AimaError):
+    code, status, exit_code = "identity_taken", 409, 36
+    sentence = "The worker on {other}, which lives, has this host's identity {identity}."
+    hint = "Where this machine was copied from that one, remove `identity` from the state directory of {host}."
+
+
 # The image could not be had ---------------------------------------------------------------------------------------
 
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple
 
 from aima_core import keys
-from aima_core.failures import UnknownHost
+from aima_core.failures import HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.ids import HostName, Route
+from aima_core.scripts import Scripts
 from aima_core.services import Host, HostFacts
 from aima_core.text_redis import TextRedis
+
+
+class Membership(StrEnum):
+    OK = "ok"
+    TAKEN = "taken"
+    """Another worker goes by the name now."""
+    UNKNOWN = "unknown"
+    """Redis does not know the host: it is to join anew."""
+
+
+class Pulse(NamedTuple):
+    membership: Membership
+    drained: bool
+    epoch: str
+    """Another than before where Redis has lost its data."""
 
 
 class HostStore:
@@ -16,34 +35,62 @@ class HostStore:
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
+        self._run = Scripts(redis)
+
+    def join(self, host: HostName, *, identity: str, session: str) -> None:
+        """Take the name for this worker; it takes it again at once when it comes back in the same session.
+
+        Raises HostNameTaken, IdentityTaken where another worker that lives goes by it.
+        """
+        places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
+        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
+        what, *other = self._run("join", places, host, identity, session, dead)
+        if what == "name":
+            raise HostNameTaken(host=host, other=other[0])
+        if what == "identity":
+            raise IdentityTaken(host=host, identity=identity, other=other[0])
 
     def announce(self, facts: HostFacts) -> None:
-        """Put down what a host has, and that it lives."""
+        """Put down what a host has."""
         self._redis.hset(keys.HOSTS, facts.name, facts.model_dump_json())
-        self.beat(facts.name)
 
-    def beat(self, host: HostName) -> None:
-        self._redis.zadd(keys.HOSTS_SEEN, {host: self._now()})
+    def beat(self, host: HostName, *, identity: str, session: str) -> Pulse:
+        """Say that it lives, and learn what has changed for it."""
+        places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.DRAINED, keys.EPOCH]
+        standing, drained, epoch = self._run("beat", places, host, f"{identity} {session}", uuid.uuid4().hex)
+        return Pulse(Membership(standing), drained=bool(drained), epoch=epoch)
 
     def leave(self, host: HostName) -> None:
         """Say that the host's worker has ended in good order: it is not live from now on."""
         self._redis.zadd(keys.HOSTS_SEEN, {host: 0})
+
+    def drain(self, host: HostName) -> None:
+        """Let it take no starts from now on. Raises UnknownHost."""
+        since = self.get(host).drained_since or datetime.now(UTC)
+        self._redis.hset(keys.DRAINED, host, since.isoformat())
+
+    def resume(self, host: HostName) -> None:
+        """Let it take starts again. Raises UnknownHost."""
+        self.get(host)
+        self._redis.hdel(keys.DRAINED, host)
 
     def all(self) -> list[Host]:
         """By name, live or not."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.HOSTS)
             pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
+            pipe.hgetall(keys.DRAINED)
             pipe.time()
-            facts, scores, time = pipe.execute()
+            facts, scores, drained, time = pipe.execute()
         seen, now = dict(scores), _seconds(time)
-        return [_host(text, seen.get(name, 0.0), now) for name, text in sorted(facts.items())]
+        return [_host(text, seen.get(name, 0.0), now, drained.get(name)) for name, text in sorted(facts.items())]
 
     def get(self, host: HostName) -> Host:
         """Raises UnknownHost."""
         if (text := self._redis.hget(keys.HOSTS, host)) is None:
             raise UnknownHost(host=host)
-        return _host(text, self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0, self._now())
+        seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
+        return _host(text, seen, self._now(), self._redis.hget(keys.DRAINED, host))
 
     def live_routes(self) -> set[Route]:
         """The routes to which some live host listens."""
@@ -57,7 +104,8 @@ def _seconds(time: tuple[int, int]) -> float:
     return float(time[0]) + float(time[1]) / 1e6
 
 
-def _host(text: str, seen: float, now: float) -> Host:
+def _host(text: str, seen: float, now: float, drained: str | None) -> Host:
     facts = HostFacts.model_validate_json(text).model_dump()
     live = now - seen < keys.HOST_DEAD.total_seconds()
-    return Host(**facts, live=live, seen_at=datetime.fromtimestamp(seen, UTC))
+    since = datetime.fromisoformat(drained) if drained else None
+    return Host(**facts, live=live, seen_at=datetime.fromtimestamp(seen, UTC), drained_since=since)

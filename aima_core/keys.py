@@ -4,7 +4,8 @@ key                            type     written by    holds, and when it expires
 aima:epoch                     string   api, worker   when this Redis was first used; never
 aima:fence                     string   api           the fence last given out; never
 aima:operations                zset     api           every operation, by age; pruned as their records expire
-aima:operations:active         zset     api, worker   those not ended; a member leaves with its end
+aima:operations:active         zset     api, worker   those not ended, by when to look after them; left with its end
+aima:operations:waiting        zset     api, worker   those that no host had room for, by age; left as one has
 aima:operation:<id>            hash     api, worker   the record; ENDED_TTL after its end
 aima:claim:<id>                string   worker        who carries it out; CLAIM_TTL unless renewed
 aima:log:<id>                  stream   api, worker   its events, capped; ENDED_TTL after its end
@@ -16,6 +17,12 @@ aima:instance:<id>             hash     api, worker   what is wanted and what is
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
 aima:hosts                     hash     worker        the facts of every host by name; never
 aima:hosts:seen                zset     worker        hosts by the time of their last heartbeat; never
+aima:hosts:sessions            hash     worker        which worker goes by a name; never
+aima:hosts:identities          hash     worker        the name of each identity; never
+aima:hosts:drained             hash     api, worker   hosts that take no starts, and since when; until resumed
+aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
+aima:held:<host>               hash     worker        what each service there was given; until it is gone
+aima:<queue>                   list     api, worker   the doorbells that wait there, as Celery reads them
 aima:ports:<host>:free         zset     worker        ports nobody holds; never
 aima:ports:<host>:taken        zset     worker        held ports by the time their lease ends; never
 aima:ports:<host>:last         hash     worker        the port each instance held last; never
@@ -49,6 +56,8 @@ ASKED_TTL: Final = timedelta(seconds=30)
 ASKED_CAP: Final = 500
 ANSWER_TTL: Final = timedelta(minutes=1)
 LINES_TTL: Final = timedelta(minutes=1)
+LOOK_AFTER: Final = timedelta(seconds=10)
+"""An operation that nobody carries out is rung for again after this long."""
 LINES_CAP: Final = 100
 """About how many batches of one instance's lines are kept for readers."""
 LAST_LINES_TTL: Final = timedelta(days=7)
@@ -57,14 +66,19 @@ EPOCH: Final = "aima:epoch"
 FENCE: Final = "aima:fence"
 OPERATIONS: Final = "aima:operations"
 ACTIVE: Final = "aima:operations:active"
+WAITING: Final = "aima:operations:waiting"
 COMMON_LOG: Final = "aima:log"
 EVENTS: Final = "aima:events"
 SERVICES: Final = "aima:services"
 INSTANCES: Final = "aima:instances"
 HOSTS: Final = "aima:hosts"
 HOSTS_SEEN: Final = "aima:hosts:seen"
+HOSTS_SESSIONS: Final = "aima:hosts:sessions"
+HOSTS_IDENTITIES: Final = "aima:hosts:identities"
+DRAINED: Final = "aima:hosts:drained"
 
 OPERATION_PREFIX: Final = "aima:operation:"
+CLAIM_PREFIX: Final = "aima:claim:"
 SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
 
@@ -74,7 +88,7 @@ def operation(id: OperationId) -> str:
 
 
 def claim(id: OperationId) -> str:
-    return f"aima:claim:{id}"
+    return f"{CLAIM_PREFIX}{id}"
 
 
 def log(id: OperationId) -> str:
@@ -127,3 +141,15 @@ def lines(id: InstanceId) -> str:
 
 def last_lines(id: InstanceId) -> str:
     return f"aima:last-lines:{id}"
+
+
+def slots(host: HostName) -> str:
+    return f"aima:slots:{host}"
+
+
+def held(host: HostName) -> str:
+    return f"aima:held:{host}"
+
+
+def queue(name: str) -> str:
+    return f"{PREFIX}{name}"

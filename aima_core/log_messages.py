@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from aima_core.ids import AnswerId, InstanceId
-from aima_core.operations import Message
+from aima_core.message import Message
 
 MOST_TAIL = 10_000
 """Lines that one question can ask for."""

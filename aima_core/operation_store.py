@@ -6,21 +6,25 @@ A message on the queue is only a doorbell; what is here is the intent and the tr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 from aima_core import keys
 from aima_core.failures import UnknownOperation
 from aima_core.ids import HostName, OperationId
-from aima_core.operations import COMMAND, TRANSITIONS, Command, Event, Operation, State
-from aima_core.scripts import Scripts
+from aima_core.needs import Room
+from aima_core.operations import COMMAND, TRANSITIONS, Command, Event, Operation, Phase, State
+from aima_core.queue import Order, envelope, queue_of
+from aima_core.scripts import Call, Scripts
+from aima_core.service_store import observed
 from aima_core.text_redis import TextRedis
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
-_JSON_FIELDS = ("progress", "failure")
+_JSON_FIELDS = ("progress", "failure", "needs", "routes")
 START_OF_LOG = "0-0"
 _LOOK_AT = 2000
 """How many entries of the index one page may look at before it comes back with what it has."""
@@ -34,6 +38,8 @@ class Claimed:
     record: Operation
     command_text: str
     signature: str
+    gpus: tuple[str, ...] = ()
+    """The ids of those given to it."""
 
     @property
     def command(self) -> Command:
@@ -49,6 +55,35 @@ class Skipped:
     """It was cancelled, and nobody has told its end yet."""
 
 
+class Lack(StrEnum):
+    """What a host has not to spare."""
+
+    SLOTS = "slots"
+    MEMORY = "memory"
+    GPUS = "gpus"
+    LOAD = "load"
+    """Another engine takes its share of the memory that CPU and GPU share."""
+    DRAINED = "drained"
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """The host cannot take it on now; it has been put down among those that wait."""
+
+    lack: Lack
+    record: Operation
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """What nobody carries out, and is rung for again."""
+
+    waiting: int
+    """How many operations wait for room somewhere."""
+    unattended: list[tuple[OperationId, str]]
+    """With the queue that each is rung on."""
+
+
 class Standing(StrEnum):
     """How a claim stands when it is renewed."""
 
@@ -57,6 +92,8 @@ class Standing(StrEnum):
     """Somebody has asked for its end."""
     LOST = "lost"
     """Another attempt has begun; this one must fall silent."""
+    GONE = "gone"
+    """Redis has no record of it any more."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +110,16 @@ class OperationStore:
         self._redis = redis
         self._run = Scripts(redis)
 
-    def next_fence(self) -> int:
-        """Higher than any given out before."""
-        return int(self._redis.incr(keys.FENCE))
+    def enqueue(self, orders: Sequence[Order]) -> list[Operation]:
+        """Put down queued operations, each with its first event and its doorbell, in one round trip.
 
-    def create(self, operation: Operation, command: str, signature: str) -> None:
-        """Put down a queued operation with the JSON of its signed command."""
-        record = {**_fields(operation.model_dump(mode="json")), "command": command, "signature": signature}
-        age = int(operation.created_at.timestamp() * 1000)
-        with self._redis.pipeline() as pipe:
-            pipe.hset(keys.operation(operation.id), mapping=record)
-            pipe.zadd(keys.OPERATIONS, {f"{age:013d} {operation.id}": 0})
-            pipe.zadd(keys.ACTIVE, {operation.id: age})
-            pipe.execute()
+        Gives them as they are then. Again with the same ones changes nothing.
+        """
+        fences = self._run.each("enqueue", [_putting_down(order) for order in orders])
+        return [
+            order.operation.model_copy(update={"fence": fence, "seq": 1})
+            for order, fence in zip(orders, fences, strict=True)
+        ]
 
     def get(self, id: OperationId) -> Operation:
         """Raises UnknownOperation."""
@@ -113,26 +147,54 @@ class OperationStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(keys.operation(id))
-            return [_operation(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
+            found = [_operation(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
+        return sorted(found, key=lambda operation: operation.created_at)
 
-    def claim(self, id: OperationId, host: HostName) -> Claimed | Skipped:
-        """Take it on for CLAIM_TTL, unless it has ended or another holds it."""
+    def claim(self, id: OperationId, host: HostName, room: Room | None = None) -> Claimed | Skipped | NoRoom:
+        """Take it on for CLAIM_TTL, unless it has ended or another holds it, or the host has no room for it.
+
+        What a start needs is held for its service from then on. Without `room` there is room for anything.
+        """
         unended = _listed(state for state in State if not state.ended)
-        where = [keys.operation(id), keys.claim(id)]
-        taken, what = self._run("claim", where, host, _ms(keys.CLAIM_TTL), unended, now().isoformat())
-        if not taken:
+        where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
+        has = _as_arguments(room) if room else ()
+        taken, what, *gpus = self._run("claim", where, id, host, _ms(keys.CLAIM_TTL), unended, now().isoformat(), *has)
+        if taken == 0:
             return Skipped(str(what), to_be_ended=what == "cancelled")
+        if taken == 2:
+            return NoRoom(Lack(what), _operation(id, _pairs(gpus[0])))
         fields = _pairs(what)
-        return Claimed(int(fields["attempt"]), _operation(id, fields), fields["command"], fields["signature"])
+        record = _operation(id, fields)
+        return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(gpus[0]))
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> Standing:
         """Hold a claim for another CLAIM_TTL and learn how it stands."""
-        where = [keys.operation(id), keys.claim(id)]
-        return Standing(self._run("renew", where, str(attempt), host, _ms(keys.CLAIM_TTL)))
+        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
+        return Standing(self._run("renew", where, id, str(attempt), host, _ms(keys.CLAIM_TTL)))
 
-    def let_go(self, id: OperationId) -> None:
-        """End a claim, so that another may take it on at once."""
-        self._redis.delete(keys.claim(id))
+    def let_go(self, id: OperationId, host: HostName, attempt: int, *, to_anybody: bool = False) -> bool:
+        """End a claim; False when it was another's by now. Only `to_anybody` lets other hosts take it on."""
+        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
+        return bool(self._run("let_go", where, id, str(attempt), host, "1" if to_anybody else ""))
+
+    def inherit(self, host: HostName) -> list[Operation]:
+        """End the claims of the host's worker that is no more; gives what it was carrying out."""
+        places = [keys.ACTIVE, keys.slots(host)]
+        found = self._run("inherit", places, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        return [self.get(OperationId(id)) for id in found]
+
+    def overdue(self, *, at_most: int = 50) -> Overdue:
+        """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
+        where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]
+        told = (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX, keys.PREFIX, int(keys.HOST_DEAD.total_seconds()))
+        waiting, *found = self._run("overdue", where, _ms(keys.LOOK_AFTER), at_most, *told)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return Overdue(waiting=waiting, unattended=[(OperationId(id), queue) for id, queue in pairs])
+
+    def waiting(self, *, at_most: int = 200) -> list[Operation]:
+        """Those that wait for room, oldest first."""
+        found = self._run("waiting", [keys.WAITING], at_most, keys.OPERATION_PREFIX)
+        return [_operation(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
     def record(self, event: Event, *, attempt: int | None = None) -> int:
         """Append the event, publish it and change the record as it says, in one step.
@@ -177,8 +239,24 @@ def event_from(text: str, seq: int) -> Event:
     return Event.model_validate_json(text).model_copy(update={"seq": seq})
 
 
+def _putting_down(order: Order) -> Call:
+    operation, wanted = order.operation, order.wants
+    queue = queue_of(operation)
+    where = [*_places(operation.id)[:3], keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.queue(queue)]
+    if wanted:
+        where += [keys.instance(wanted.id), keys.INSTANCES, keys.instances_on(wanted.id.host)]
+    queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
+    said = (operation.id, _text(queued), keys.EVENTS, keys.LOG_CAP, keys.COMMON_LOG_CAP)
+    age = int(operation.created_at.timestamp() * 1000)
+    found = (f"{age:013d} {operation.id}", _ms(keys.LOOK_AFTER), "1" if order.waits else "")
+    told = (envelope(operation, queue), *((wanted.id, wanted.desired, observed(wanted)) if wanted else ("", "", "")))
+    record = _fields(operation.model_dump(mode="json", exclude={"fence"}))
+    record |= {"queue": queue, "command": order.command, "signature": order.signature}
+    return where, [*said, *found, *told, *chain.from_iterable(record.items())]
+
+
 def _places(id: OperationId) -> list[str]:
-    return [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE]
+    return [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
 
 
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
@@ -187,7 +265,7 @@ def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     yield _listed(source for source, targets in TRANSITIONS.items() if state in targets)
     yield "1" if state.ended else "0"
     yield event.operation
-    yield event.model_dump_json(exclude={"seq"}, exclude_defaults=True)
+    yield _text(event)
     yield keys.EVENTS
     yield keys.LOG_CAP
     yield keys.COMMON_LOG_CAP
@@ -195,6 +273,10 @@ def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     for name, value in _changes(event).items():
         yield name
         yield value
+
+
+def _text(event: Event) -> str:
+    return event.model_dump_json(exclude={"seq"}, exclude_defaults=True)
 
 
 def _changes(event: Event) -> dict[str, str]:
@@ -222,6 +304,10 @@ def _operation(id: OperationId, fields: Mapping[str, str]) -> Operation:
         if name in record:
             record[name] = json.loads(record[name])
     return Operation.model_validate(record)
+
+
+def _as_arguments(room: Room) -> tuple[str | int, ...]:
+    return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus
 
 
 def _pairs(flat: list[str]) -> dict[str, str]:

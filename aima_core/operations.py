@@ -10,11 +10,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from aima_core.catalog import Engine, ImageReference, Model
 from aima_core.failures import Failure
 from aima_core.ids import EngineName, HostName, OperationId, Route, ServiceId
+from aima_core.message import Message
+from aima_core.needs import Needs
 from aima_core.quantities import Duration, Size
 
 
@@ -73,12 +75,6 @@ _STATE_OF = {
     Phase.FAILED: State.FAILED,
     Phase.CANCELLED: State.CANCELLED,
 }
-
-
-class Message(BaseModel):
-    """What travels. Unknown fields are dropped, so that a newer sender does not break an older reader."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 # Commands ---------------------------------------------------------------------------------------------------------
@@ -189,11 +185,16 @@ class Operation(Message):
     seq: int = 0
     """The number of its last event."""
     route: Route
+    """Where it was sent."""
+    routes: tuple[Route, ...] = ()
+    """All that would do, the best first."""
+    needs: Needs | None = None
+    """What a host must have to spare for it; None for a stop."""
     service: ServiceId | None = None
     engine: EngineName | None = None
     image: str | None = None
     host: HostName | None = None
-    """None until a host has taken it on."""
+    """None until a host has taken it on; from then on nobody else does, unless that host is lost."""
     reason: str | None = None
     """What it waits for, or was last said of it."""
     progress: PullProgress | None = None

@@ -6,15 +6,28 @@ operation's signed record. It may be lost, doubled or late, and nothing is lost,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
-from kombu.exceptions import OperationalError
-from redis import RedisError
-
-from aima_core.celery_app import celery_app
-from aima_core.failures import BrokerUnavailable
+from aima_core import keys
+from aima_core.celery_message import task_message
 from aima_core.ids import HostName, Route
 from aima_core.operations import Kind, Operation
+from aima_core.services import Instance
+from aima_core.text_redis import TextRedis
+
+
+@dataclass(frozen=True)
+class Order:
+    """An operation to be put on its queue; Redis gives it its fence."""
+
+    operation: Operation
+    command: str
+    """The JSON of what is to be done."""
+    signature: str
+    waits: bool = False
+    """Nobody listens to its queue: the first host that will do may take it."""
+    wants: Instance | None = None
+    """What it wants of its instance, where it leads to one host."""
 
 
 def task_name(kind: Kind) -> str:
@@ -32,25 +45,20 @@ def stop_queue(host: HostName) -> str:
     return f"{Route.to_host(host)}.stop"
 
 
+def envelope(operation: Operation, queue: str) -> str:
+    """The message that rings for an operation; a worker reads nothing but the id, the rest is for Flower."""
+    told = {"what": operation.service or operation.image, "engine": operation.engine, "where": operation.route}
+    kwargs = {name: str(value) for name, value in told.items() if value is not None}
+    return task_message(task_name(operation.kind), operation.id, args=[str(operation.id)], kwargs=kwargs, queue=queue)
+
+
 class Doorbell:
-    """Tells workers that there is something to do."""
+    """Tells workers again of an operation that nobody carries out."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._app = celery_app(redis_url, answer_within=1)
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
 
-    def ring(self, operation: Operation, *, also: Iterable[Route] = ()) -> None:
-        """Put the operation's message on its queue, and on those of other routes: who claims it first carries it out.
-
-        Raises BrokerUnavailable within seconds.
-        """
-        try:
-            for queue in (queue_of(operation), *also):
-                self._app.send_task(
-                    task_name(operation.kind),
-                    args=[operation.id],
-                    kwargs={"what": operation.service or operation.image},
-                    task_id=operation.id,
-                    queue=str(queue),  # by name: an exchange and key without a binding would drop it silently
-                )
-        except (OperationalError, RedisError, OSError) as failed:
-            raise BrokerUnavailable(detail=str(failed)) from failed
+    def ring(self, operation: Operation, *, on: str | None = None) -> None:
+        """On its own queue, or on another where somebody listens. Raises BrokerUnavailable within seconds."""
+        queue = on or queue_of(operation)
+        self._redis.lpush(keys.queue(queue), envelope(operation, queue))

@@ -70,7 +70,7 @@ class ServiceStore:
 
     def observe(self, instance: Instance) -> bool:
         """Put down what an instance is; False when it has been told to be something else since."""
-        return bool(self._run("observe", [keys.instance(instance.id)], str(instance.fence), _observed(instance)))
+        return bool(self._run("observe", [keys.instance(instance.id)], str(instance.fence), observed(instance)))
 
     def instance(self, id: InstanceId) -> Instance | None:
         fields = self._redis.hgetall(keys.instance(id))
@@ -93,11 +93,12 @@ class ServiceStore:
 
     def _intend(self, instance: Instance, *, from_now_on: bool) -> Any:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
-        said = (instance.id, instance.fence, instance.desired, _observed(instance))
+        said = (instance.id, instance.fence, instance.desired, observed(instance))
         return self._run("intend", where, *said, "1" if from_now_on else "")
 
 
-def _observed(instance: Instance) -> str:
+def observed(instance: Instance) -> str:
+    """What an instance is, as it is kept beside what is wanted of it."""
     return instance.model_dump_json(exclude=_WANTED)
 
 

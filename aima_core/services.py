@@ -7,12 +7,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from aima_core.catalog import Arch, Scalar
 from aima_core.failures import Failure
 from aima_core.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId
-from aima_core.operations import Message
+from aima_core.message import Message
 
 
 class Service(Message):
@@ -26,6 +26,8 @@ class Service(Message):
     model_path: str | None = None
     hosts: tuple[HostName, ...] = ()
     """Empty leaves the choice to the queue."""
+    route: Route | None = None
+    """The only class of hosts, or host, that it is sent to; None leaves the choice to the engine's."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: Mapping[str, Scalar] = {}
@@ -143,7 +145,13 @@ class Host(HostFacts):
 
     live: bool
     seen_at: datetime
-    drained: bool = False
+    drained_since: datetime | None = None
+    """Set while it takes no starts."""
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way of showing a property
+    @property
+    def drained(self) -> bool:
+        return self.drained_since is not None
 
 
 class PortLease(Message):

@@ -4,40 +4,48 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from celery import Celery, signals
+from celery import signals
 from pydantic import SecretStr
 
 from aima_core.celery_app import celery_app
-from aima_core.failures import BadSettings, BrokerUnavailable
+from aima_core.failures import AimaError, BadSettings, BrokerUnavailable
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
 from aima_core.port_store import PortStore
-from aima_core.queue import stop_queue
+from aima_core.queue import Doorbell, stop_queue
 from aima_core.redis_link import command_link
+from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
+from aima_core.services import HostFacts
 from aima_core.settings import Settings
 from aima_core.text_redis import TextRedis
 from aima_worker.beat import Beat
 from aima_worker.choose_runtime import choose_runtime
-from aima_worker.facts import arch, host_facts, routes
+from aima_worker.clock import clock_offset
+from aima_worker.consuming import make_celery_worker
+from aima_worker.facts import host_facts
 from aima_worker.host import Host, Probe
 from aima_worker.keeper import Keeper
 from aima_worker.log_link import LogLink
 from aima_worker.log_server import LONGEST_ANSWER, LogServer
 from aima_worker.log_tails import LogTails
 from aima_worker.readiness import http_status
+from aima_worker.room import room_of
 from aima_worker.runtime import ContainerRuntime
+from aima_worker.session import only_worker_here, session_of
+from aima_worker.sweep import Sweep
+from aima_worker.taking_over import take_over_from_predecessor
 from aima_worker.tasks import add_tasks
 from aima_worker.watch import Watch
 
-STOP_SLOTS = 4
-"""Threads beyond the start slots, so that stops never wait behind starts."""
 REDIS_ANSWER_SECONDS = 10
 SECONDS_BETWEEN_TRIES = 2.0
 
@@ -64,33 +72,60 @@ def whole_worker(
     """
     url = settings.redis.url.get_secret_value()
     redis = command_link(url)
-    host = make_host(settings, redis, runtime, native=native, probe=probe)
-    beat = Beat(HostStore(redis), host.name, lambda: host_facts(settings, runtime))
-    watch = Watch(host, engine_answers=lambda _: beat.announce_now())
-    logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
-    watch.begin()  # before Redis answers: a host that was rebooted without a network brings its engines back
-    _when_redis_answers(lambda: host.ports.open(settings.host.ports))
-    beat.begin()
-    logs.begin()
-    app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
-    add_tasks(app, host)
-    worker = make_celery_worker(app, host)
-    _end_quickly(host)
-    yield worker
-    logs.end()
-    watch.end()
-    beat.end()
+    state_dir = settings.state_dir.expanduser()
+    with only_worker_here(state_dir):
+        facts = host_facts(settings, runtime)
+        host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
+        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
+        add_tasks(app, host)
+        worker = make_celery_worker(
+            app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
+        )
+        beat = Beat(
+            host.hosts,
+            host.name,
+            lambda: host_facts(settings, runtime, clock_offset=lambda: clock_offset(redis)),
+            identity=facts.identity,
+            session=session_of(state_dir),
+            redis_is_new=lambda: None,
+            displaced=lambda why: _leave_the_name(worker, why),
+        )
+        watch = Watch(host, engine_answers=lambda _: beat.announce_now())
+        logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
+        sweep = Sweep(host)
+        watch.begin()  # before Redis answers: a host that was rebooted without a network brings its engines back
+        try:
+            _when_redis_answers(beat.begin)
+            _when_redis_answers(lambda: host.ports.open(settings.host.ports))
+            _when_redis_answers(lambda: take_over_from_predecessor(host))
+            logs.begin()
+            sweep.begin()
+            _end_quickly(host)
+            yield worker
+            beat.end()
+            logs.end()
+        finally:
+            sweep.end()
+            watch.end()
 
 
 def make_host(
-    settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, native: bool = False, probe: Probe = http_status
+    settings: Settings,
+    redis: TextRedis,
+    runtime: ContainerRuntime,
+    *,
+    facts: HostFacts | None = None,
+    native: bool = False,
+    probe: Probe = http_status,
 ) -> Host:
     """This host, with everything its steps need. Raises BadSettings without a signing key."""
     operations = OperationStore(redis)
     name = settings.host.name
+    facts = facts or host_facts(settings, runtime)
     return Host(
         name=name,
-        arch=arch(),
+        arch=facts.arch,
+        routes=facts.routes,
         settings=settings,
         signing_key=_signing_key(settings),
         native=native,
@@ -98,6 +133,10 @@ def make_host(
         operations=operations,
         services=ServiceStore(redis),
         ports=PortStore(redis, name),
+        room_store=RoomStore(redis),
+        hosts=HostStore(redis),
+        doorbell=Doorbell(redis),
+        room=lambda: room_of(facts, measured=settings.host.facts.memory is None and facts.runtime != "fake"),
         keeper=Keeper(operations, name),
         probe=probe,
     )
@@ -109,18 +148,10 @@ def make_log_server(host: Host, redis: TextRedis, asked: TextRedis) -> LogServer
     return LogServer(host, LogTails(host, told), asked=LogLink(asked), told=told)
 
 
-def make_celery_worker(app: Celery, host: Host) -> Any:
-    slots = host.settings.host.slots
-    return app.Worker(
-        pool="threads",  # a task on a thread hears of the worker's end, and can be interrupted; a forked one cannot
-        concurrency=slots + STOP_SLOTS,
-        queues=[*routes(host.name), stop_queue(host.name)],
-        hostname=f"aima@{host.name}",
-        without_gossip=True,  # grows with the square of the hosts
-        without_mingle=True,
-        loglevel="WARNING",
-        quiet=True,
-    )
+def _leave_the_name(worker: Any, why: AimaError) -> None:
+    _log.error("this worker ends", reason=str(why))
+    worker.exitcode = why.exit_code
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_quickly(host: Host) -> None:

@@ -1,4 +1,7 @@
-"""Announces this host: its facts as it joins and each minute, and heartbeats between, while the worker lives."""
+"""Announces this host: its facts as it joins and each minute, and heartbeats between, while the worker lives.
+
+What a heartbeat is answered is passed on: that Redis has lost its data, or that another worker has the name now.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from threading import Thread
 
 import structlog
 
-from aima_core.failures import BrokerUnavailable
-from aima_core.host_store import HostStore
+from aima_core.failures import BrokerUnavailable, HostNameTaken, IdentityTaken
+from aima_core.host_store import HostStore, Membership, Pulse
 from aima_core.ids import HostName
 from aima_core.services import HostFacts
 
@@ -20,15 +23,34 @@ _log = structlog.get_logger()
 
 
 class Beat:
-    def __init__(self, hosts: HostStore, host: HostName, facts: Callable[[], HostFacts]) -> None:
+    def __init__(
+        self,
+        hosts: HostStore,
+        host: HostName,
+        facts: Callable[[], HostFacts],
+        *,
+        identity: str,
+        session: str,
+        redis_is_new: Callable[[], None],
+        displaced: Callable[[HostNameTaken | IdentityTaken], None],
+    ) -> None:
+        """`redis_is_new` is called when Redis has lost its data; `displaced` when another worker has the name."""
         self._hosts = hosts
         self._host = host
         self._facts = facts
+        self._identity = identity
+        self._session = session
+        self._redis_is_new = redis_is_new
+        self._displaced = displaced
+        self._epoch: str | None = None
+        self._drained = False
         self._ended = False
         self._woken = Flag()
         self._beats_to_facts = 0
 
     def begin(self) -> None:
+        """Raises HostNameTaken, IdentityTaken where another worker that lives goes by it; BrokerUnavailable."""
+        self._join()
         Thread(target=self._beat, name="beat", daemon=True).start()
 
     def announce_now(self) -> None:
@@ -45,20 +67,39 @@ class Beat:
         except BrokerUnavailable as away:
             _log.warning("left without saying so", reason=str(away))
 
+    def _join(self) -> None:
+        self._hosts.join(self._host, identity=self._identity, session=self._session)
+        self._beats_to_facts = 0
+
     def _beat(self) -> None:
         while not self._ended:
             self._woken.clear()
             try:
                 self._tell()
             except BrokerUnavailable as away:
-                self._beats_to_facts = 0  # Redis may have lost the facts: announce them anew
                 _log.warning("no heartbeat", reason=str(away))
+            except (HostNameTaken, IdentityTaken) as taken:
+                self._ended = True
+                self._displaced(taken)
             self._woken.wait(BEAT_SECONDS)
 
     def _tell(self) -> None:
+        pulse = self._hosts.beat(self._host, identity=self._identity, session=self._session)
+        if pulse.membership is not Membership.OK:
+            self._join()
         if self._beats_to_facts == 0:
             self._hosts.announce(self._facts())
             self._beats_to_facts = BEATS_BETWEEN_FACTS
-        else:
-            self._hosts.beat(self._host)
         self._beats_to_facts -= 1
+        self._hear(pulse)
+
+    def _hear(self, pulse: Pulse) -> None:
+        known, self._epoch = self._epoch, pulse.epoch
+        if known not in (None, pulse.epoch):
+            _log.warning("Redis has lost its data", what="this host puts back what it knows")
+            if self._drained and not pulse.drained:
+                self._hosts.drain(self._host)
+            self._redis_is_new()
+        elif self._drained is not pulse.drained:
+            _log.info("drained" if pulse.drained else "resumed")
+            self._drained = pulse.drained

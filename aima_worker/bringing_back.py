@@ -13,7 +13,7 @@ from datetime import timedelta
 from aima_core.failures import EngineDied
 from aima_core.ids import InstanceId
 from aima_core.operations import StartService
-from aima_worker.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, container_spec
+from aima_worker.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, Granted, container_spec
 from aima_worker.host import Host
 from aima_worker.model_paths import model_directory
 from aima_worker.runtime import Container
@@ -76,6 +76,7 @@ def run_again(host: Host, container: Container) -> None:
         image=container.labels[IMAGE_LABEL],
         directory=model_directory(host, command),
         port=int(container.labels[PORT_LABEL]),
+        granted=Granted.told_by(container.labels),
     )
     host.runtime.run(spec)
 

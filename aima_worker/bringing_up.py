@@ -30,6 +30,7 @@ def bringing_up(host: Host, undertaking: Undertaking, command: StartService) -> 
     """Raises Cancelled when the instance was stopped, or started otherwise, after this was asked for."""
     attempt = Attempt(host, undertaking, command)
     if not attempt.is_wanted():
+        host.room_store.give_back(host.name, command.service, fence=undertaking.operation.fence)
         raise Cancelled
     try:
         yield attempt
@@ -86,6 +87,8 @@ class Attempt:
         ready |= {"image": image.reference or None, "digest": image.digest}
         if not self._undertaking.insist(lambda: self._observe(**ready)):
             raise Cancelled
+        self._host.room_store.loaded(self._host.name, self.id.service)
+        self._host.freed.set()
 
     def give_up(self, failed: AimaError) -> None:
         latest = self._latest()
@@ -101,7 +104,7 @@ class Attempt:
             # It may still run, and hold its port. The watch goes on with it once the engine is back.
             self._observe(state=InstanceState.STOPPING, failure=failed.failure)
             return
-        self._host.ports.release(self.id, fence=self._instance.fence)
+        self._host.give_back(self.id.service, fence=self._instance.fence)
         self._observe(state=state_after(failed.failure), failure=failed.failure)
 
     def _check_wanted(self) -> None:
@@ -124,6 +127,7 @@ class Attempt:
         assert self._before is not None
         fence = self._instance.fence
         self._host.services.observe(self._before.model_copy(update={"fence": fence}))
+        self._host.room_store.loaded(self._host.name, self.id.service)
         if self._before.port is not None:
             self._host.ports.release(self.id, fence=fence)
             self._host.ports.keep(self.id, self._before.port, fence=fence)

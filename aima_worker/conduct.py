@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from aima_core.failures import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
 from aima_core.ids import OperationId
-from aima_core.operation_store import Claimed, Skipped, now
+from aima_core.operation_store import Claimed, NoRoom, Skipped, now
 from aima_core.operations import Event, Kind, Phase
 from aima_core.signing import verified
 from aima_worker.host import Host
 from aima_worker.interruptible import HandedOn, Lost
+from aima_worker.leaving_to_others import leave_to_others
 from aima_worker.pull import pull
 from aima_worker.start import start
 from aima_worker.stop import stop
@@ -31,26 +32,40 @@ def conduct(host: Host, id: OperationId) -> None:
 
     Raises HandedOn when this worker ends first, so that the message goes back to the queue.
     """
-    claimed = host.operations.claim(id, host.name)
-    if isinstance(claimed, Skipped):
-        _log.info("skipped", operation=id, why=claimed.why)
-        if claimed.to_be_ended:
-            event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
-            host.operations.record(event)
-        return
-    with host.keeper.keeping(claimed) as undertaking, _ending_well(host, undertaking):
-        STEPS[claimed.record.kind](host, undertaking, _trusted_command(host, claimed))
+    claimed = host.operations.claim(id, host.name, host.room())
+    match claimed:
+        case NoRoom():
+            leave_to_others(host, claimed)
+        case Skipped():
+            _skip(host, id, claimed)
+        case Claimed():
+            with host.keeper.keeping(claimed) as undertaking, _ending_well(host, undertaking):
+                STEPS[claimed.record.kind](host, undertaking, _trusted_command(host, claimed))
+
+
+def _skip(host: Host, id: OperationId, skipped: Skipped) -> None:
+    _log.info("skipped", operation=id, why=skipped.why)
+    if skipped.to_be_ended:
+        event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
+        host.operations.record(event)
 
 
 def _trusted_command(host: Host, claimed: Claimed) -> Any:
     id = claimed.record.id
     if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
+        _never_begun(host, claimed)
         raise BadSignature(host=host.name)
     try:
         return claimed.command
     except ValidationError as wrong:
+        _never_begun(host, claimed)
         remedy = "Give the API nodes and the hosts the same version of AIMA."
         raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
+
+
+def _never_begun(host: Host, claimed: Claimed) -> None:
+    if claimed.record.service:
+        host.room_store.give_back(host.name, claimed.record.service, fence=claimed.record.fence)
 
 
 @contextmanager
@@ -62,8 +77,7 @@ def _ending_well(host: Host, undertaking: Undertaking) -> Iterator[None]:
         yield
         log.info("done", phase=undertaking.phase)
     except HandedOn:
-        undertaking.end(Phase.QUEUED, message=f"The worker on {host.name} ended; the next one goes on.")
-        host.operations.let_go(operation.id)
+        undertaking.hand_on(f"The worker on {host.name} ended; the next one goes on.")
         raise
     except Lost:
         log.info("lost", why="another attempt has begun")

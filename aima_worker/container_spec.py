@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from aima_core.catalog import Engine, Scalar
 from aima_core.failures import NoNativeSection
+from aima_core.ids import OperationId
+from aima_core.operation_store import Claimed
 from aima_core.operations import StartService
 from aima_worker.host import Host
 from aima_worker.runtime import ContainerSpec, Mount
@@ -12,11 +17,39 @@ IMAGE_LABEL = "aima.image"
 """The reference it was started from."""
 PORT_LABEL = "aima.port"
 """The leased port."""
+OPERATION_LABEL = "aima.operation"
+"""The operation that made it."""
+FENCE_LABEL = "aima.fence"
+"""That operation's fence."""
+GPUS_LABEL = "aima.gpus"
+"""The ids of the GPUs that it was given."""
 COMMAND_LABEL = "aima.command"
 """The whole command that it was started by, so that it can be run again when nothing else is left."""
 
 
-def container_spec(host: Host, command: StartService, *, image: str, directory: str | None, port: int) -> ContainerSpec:
+class Granted(NamedTuple):
+    """By which operation a container is there, and with which GPUs."""
+
+    operation: OperationId
+    fence: int
+    gpus: tuple[str, ...]
+
+    @classmethod
+    def by(cls, claimed: Claimed) -> Granted:
+        return cls(claimed.record.id, claimed.record.fence, claimed.gpus)
+
+    @classmethod
+    def told_by(cls, labels: Mapping[str, str]) -> Granted:
+        gpus = tuple(labels[GPUS_LABEL].split(",")) if labels[GPUS_LABEL] else ()
+        return cls(OperationId(labels[OPERATION_LABEL]), int(labels[FENCE_LABEL]), gpus)
+
+    def labels(self) -> dict[str, str]:
+        return {OPERATION_LABEL: self.operation, FENCE_LABEL: str(self.fence), GPUS_LABEL: ",".join(self.gpus)}
+
+
+def container_spec(
+    host: Host, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
+) -> ContainerSpec:
     """What to run on this host. The labels, together with the container itself, are enough to rebuild every record."""
     engine = command.engine
     return ContainerSpec(
@@ -32,9 +65,9 @@ def container_spec(host: Host, command: StartService, *, image: str, directory: 
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
-        gpus=engine.requires.gpus,
+        gpus=granted.gpus or engine.requires.gpus,
         install=engine.native.install if host.native and engine.native else None,
-        labels=_labels(host, command, image, port),
+        labels=_labels(host, command, image, port) | granted.labels(),
     )
 
 

@@ -6,14 +6,19 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from threading import Event as Flag
 from threading import RLock
 
 from pydantic import SecretStr
 
 from aima_core.catalog import Arch
-from aima_core.ids import HostName, ServiceId
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, Route, ServiceId
+from aima_core.needs import Room
 from aima_core.operation_store import OperationStore
 from aima_core.port_store import PortStore
+from aima_core.queue import Doorbell
+from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.settings import Settings
 from aima_worker.keeper import Keeper
@@ -28,6 +33,8 @@ Probe = Callable[[str], int]
 class Host:
     name: HostName
     arch: Arch
+    routes: tuple[Route, ...]
+    """The queues it takes starts and pulls from."""
     settings: Settings
     signing_key: SecretStr
     native: bool
@@ -36,9 +43,16 @@ class Host:
     operations: OperationStore
     services: ServiceStore
     ports: PortStore
+    room_store: RoomStore
+    hosts: HostStore
+    doorbell: Doorbell
+    room: Callable[[], Room]
+    """What this machine can give, asked anew."""
     keeper: Keeper
     probe: Probe
     pulls: Pulls = field(init=False)
+    freed: Flag = field(init=False, default_factory=Flag)
+    """Set when this host has room again for what waits."""
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def __post_init__(self) -> None:
@@ -47,6 +61,12 @@ class Host:
     def exclusively(self, service: ServiceId) -> AbstractContextManager[object]:
         """While inside, nobody else on this host makes or removes the service's container."""
         return self._locks[service]
+
+    def give_back(self, service: ServiceId, *, fence: int) -> None:
+        """Its port, memory and GPUs, since its container is gone; unless a later operation was given them since."""
+        self.ports.release(service.on(self.name), fence=fence)
+        self.room_store.give_back(self.name, service, fence=fence)
+        self.freed.set()
 
     def container_name(self, service: ServiceId) -> str:
         """One name for one instance of this installation, so that a doubled start cannot make a second container."""

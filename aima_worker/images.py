@@ -20,6 +20,7 @@ from aima_core.failures import (
     PullStalled,
     RegistryDenied,
 )
+from aima_core.fitting import ROOM_FOR_EXTRACTION
 from aima_core.operations import Phase
 from aima_core.quantities import format_duration, format_size
 from aima_worker.host import Host
@@ -27,8 +28,6 @@ from aima_worker.runtime import ImageFacts
 from aima_worker.undertaking import Undertaking
 
 WAITS_BEFORE_ANOTHER_TRY = (timedelta(seconds=1), timedelta(seconds=4))
-ROOM_FOR_EXTRACTION = 1.2
-"""An image needs about this times its size while it is being pulled."""
 
 
 class HeldImage(NamedTuple):

@@ -7,7 +7,7 @@ may be back before it runs out, and if it is not, another attempt is told apart 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Condition, Thread
 
 import structlog
@@ -23,7 +23,11 @@ RENEW_SECONDS = 0.5
 """Also how long a cancelled operation may take to hear of it; a claim lasts thirty times as long."""
 
 _log = structlog.get_logger()
-_MEANING: dict[Standing, type[AimaError | HandedOn | Lost]] = {Standing.CANCEL: Cancelled, Standing.LOST: Lost}
+_MEANING: dict[Standing, type[AimaError | HandedOn | Lost]] = {
+    Standing.CANCEL: Cancelled,
+    Standing.LOST: Lost,
+    Standing.GONE: Lost,
+}
 
 
 class Keeper:
@@ -50,6 +54,8 @@ class Keeper:
             with self._changed:
                 del self._under_way[claimed.record.id]
                 self._changed.notify_all()
+            with suppress(BrokerUnavailable):  # then it ends by itself
+                undertaking.let_go()
 
     def stop_starts_of(self, service: ServiceId, *, below: int, within: float) -> None:
         """Cancel what is bringing the service up here for an older wish, and wait until it has cleared away."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aima_core.operations import Phase, StartService
 from aima_worker.bringing_up import bringing_up
-from aima_worker.container_spec import container_spec
+from aima_worker.container_spec import Granted, container_spec
 from aima_worker.host import Host
 from aima_worker.images import NO_IMAGE, have_image
 from aima_worker.model_paths import model_directory
@@ -20,7 +20,10 @@ def start(host: Host, undertaking: Undertaking, command: StartService) -> None:
         image = NO_IMAGE if host.native else have_image(host, undertaking, engine.images, size=engine.image_size)
 
         def run(port: int) -> None:
-            attempt.run(container_spec(host, command, image=image.reference, directory=directory, port=port))
+            granted = Granted.by(undertaking.claimed)
+            attempt.run(
+                container_spec(host, command, image=image.reference, directory=directory, port=port, granted=granted)
+            )
 
         undertaking.enter(Phase.STARTING)
         if command.replace:

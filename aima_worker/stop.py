@@ -30,6 +30,6 @@ def stop(host: Host, undertaking: Undertaking, command: StopService) -> None:
         host.services.observe(instance)
         with host.exclusively(command.service):
             take_down(host, command.service, grace=command.grace)
-        host.ports.release(instance.id, fence=operation.fence)
+        host.give_back(command.service, fence=operation.fence)
         host.services.observe(instance.model_copy(update={"state": InstanceState.STOPPED, "since": now()}))
     undertaking.end(Phase.STOPPED)

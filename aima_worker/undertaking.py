@@ -46,6 +46,15 @@ class Undertaking(Interruptible):
         self.phase = phase
         self._operations.record(self._event(**more), attempt=self.claimed.attempt)
 
+    def hand_on(self, message: str) -> None:
+        """Leave it to the next worker: this host's, once something has been made here, else anybody's."""
+        made_nothing = self.phase in (Phase.QUEUED, Phase.PULLING)
+        self.end(Phase.QUEUED, message=message)
+        self.let_go(to_anybody=made_nothing)
+
+    def let_go(self, *, to_anybody: bool = False) -> None:
+        self._operations.let_go(self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody)
+
     def _try_to_record(self, **more: Any) -> None:
         """Progress that cannot be told now is not worth waiting for: the next will be."""
         with suppress(BrokerUnavailable):

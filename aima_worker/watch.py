@@ -157,7 +157,7 @@ class Watch:
             failed.remember(last_lines(self._host, name))
             _log.warning("engine failed", instance=instance.id, why=str(failed))
             take_down(self._host, instance.id.service, grace=timedelta())
-            self._host.ports.release(instance.id, fence=instance.fence)
+            self._host.give_back(instance.id.service, fence=instance.fence)
             self._observe(instance, state=InstanceState.FAILED, failure=failed.failure, port=None, endpoint=None)
 
     def _go_on_taking_down(self, instance: Instance) -> None:
@@ -171,7 +171,7 @@ class Watch:
             except EngineRefused as refused:
                 _log.warning("container cannot be taken down", instance=instance.id, why=str(refused))
                 return
-            self._host.ports.release(instance.id, fence=instance.fence)
+            self._host.give_back(instance.id.service, fence=instance.fence)
             self._observe(instance, state=state_after(instance.failure), port=None, endpoint=None)
 
     def _observe(self, instance: Instance, **changes: Any) -> None:

@@ -1,18 +1,76 @@
--- Take an operation on, unless it has ended or somebody holds it: a message that comes twice or late does nothing.
+-- Take an operation on, unless it has ended, somebody holds it, or the host has no room for it.
 --
--- KEYS  operation, its claim
--- ARGV  host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated), the time
--- Gives {1, the record} when claimed, {0, why not}; 'cancelled' when it is to end before anybody takes it on.
-local state = redis.call('HGET', KEYS[1], 'state')
+-- A message that comes twice or late does nothing. What a start needs is given to its service here, in the same step
+-- in which it is looked whether the host has it: so two starts never both take the last of it.
+--
+-- KEYS  operation, its claim, those waiting, the host's slots, what the host holds, the drained hosts
+-- ARGV  id, host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated), the time,
+--       slots, bytes for engines in all, bytes available now, '1' if GPUs share them, the GPUs' ids, …
+--       (without slots, the host has room for anything)
+-- Gives {1, the record, the ids of the GPUs given}, {0, why not}, or {2, what it lacks, the record}.
+local field = redis.call('HMGET', KEYS[1], 'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence')
+local state, cancelled, attempted, owner, kind = field[1], field[2], field[3], field[4], field[5]
 if not state then return {0, 'there is no record of it'} end
-if not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
-local told = redis.call('HMGET', KEYS[1], 'cancel', 'attempt')
-if told[1] and not told[2] then return {0, 'cancelled'} end -- after a first attempt there may be something to clear away
+if not string.find(ARGV[4], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
+if cancelled and not attempted then return {0, 'cancelled'} end -- after a first attempt there may be something to clear away
 local holder = redis.call('GET', KEYS[2])
 if holder then return {0, 'it is held by ' .. holder} end
+if owner and owner ~= ARGV[2] then return {0, 'it is ' .. owner .. "'s"} end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local given = {}
+
+local function short_of(others)
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+  if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then return 'slots' end
+  if kind ~= 'start' then return nil end
+  if redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'drained' end
+
+  local needs, unified = cjson.decode(field[6] or '{}'), ARGV[9] == '1'
+  local wanted = (needs.memory or 0) + (unified and needs.gpu_memory or 0)
+  local held, not_yet_taken, loads, in_use = 0, 0, false, {}
+  for _, text in pairs(others) do
+    local memory, loading, gpus = string.match(text, '^(%d+) (%d) %-?%d+ (.*)$')
+    held = held + memory
+    if loading == '1' then
+      not_yet_taken = not_yet_taken + memory
+      loads = loads or gpus ~= ''
+    end
+    for gpu in string.gmatch(gpus, '[^,]+') do in_use[gpu] = true end
+  end
+  if held + wanted > tonumber(ARGV[7]) or not_yet_taken + wanted > tonumber(ARGV[8]) then return 'memory' end
+
+  local count = needs.gpus or 0
+  if count ~= 0 then
+    if unified and loads then return 'load' end
+    for at = 10, #ARGV do
+      if unified or not in_use[ARGV[at]] then given[#given + 1] = ARGV[at] end
+    end
+    local least = count == 'all' and #ARGV - 9 or count
+    if #given == 0 or #given < least then return 'gpus' end
+    for at = #given, least + 1, -1 do given[at] = nil end
+  end
+  redis.call('HSET', KEYS[5], field[7], string.format('%d 1 %s %s', wanted, field[8], table.concat(given, ',')))
+end
+
+if kind ~= 'stop' and ARGV[6] then
+  local others = {}
+  local all = redis.call('HGETALL', KEYS[5])
+  for at = 1, #all, 2 do
+    if all[at] ~= field[7] then others[all[at]] = all[at + 1] end
+  end
+  local lacks = short_of(others)
+  if lacks then
+    redis.call('ZADD', KEYS[3], 'NX', now, ARGV[1])
+    return {2, lacks, redis.call('HGETALL', KEYS[1])}
+  end
+  redis.call('ZADD', KEYS[4], now + ARGV[3], ARGV[1])
+end
 
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-redis.call('SET', KEYS[2], ARGV[1] .. ' in attempt ' .. attempt, 'PX', ARGV[2])
-redis.call('HSET', KEYS[1], 'host', ARGV[1], 'state', 'running')
-redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
-return {1, redis.call('HGETALL', KEYS[1])}
+redis.call('SET', KEYS[2], ARGV[2] .. ' in attempt ' .. attempt, 'PX', ARGV[3])
+redis.call('HSET', KEYS[1], 'host', ARGV[2], 'state', 'running')
+redis.call('HSETNX', KEYS[1], 'started_at', ARGV[5])
+redis.call('ZREM', KEYS[3], ARGV[1])
+return {1, redis.call('HGETALL', KEYS[1]), given}

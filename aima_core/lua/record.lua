@@ -3,7 +3,7 @@
 -- Refused when the operation has ended or may not move so, or when the writer's attempt is no longer the latest:
 -- a worker that was thought dead and comes back must not speak for an operation that another has taken over.
 --
--- KEYS  operation, its log, the common log, the active operations
+-- KEYS  operation, its log, the common log, the active operations, those waiting
 -- ARGV  attempt or '', the states it may move from (comma-separated), '1' if this ends it, id, event, channel,
 --       cap of its log, cap of the common log, seconds until an ended one expires, then field, value, …
 -- Gives the event's number, or 0 when refused.
@@ -21,5 +21,6 @@ if ARGV[3] == '1' then
   redis.call('EXPIRE', KEYS[1], ARGV[9])
   redis.call('EXPIRE', KEYS[2], ARGV[9])
   redis.call('ZREM', KEYS[4], ARGV[4])
+  redis.call('ZREM', KEYS[5], ARGV[4])
 end
 return seq

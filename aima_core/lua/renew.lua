@@ -1,10 +1,15 @@
 -- Keep a claim, and learn whether the work is still wanted.
 --
--- KEYS  operation, its claim
--- ARGV  attempt, host, milliseconds the claim lasts
--- Gives 'go on', 'cancel' (somebody asked for it), or 'lost' (another attempt has begun, or the record is gone).
-local told = redis.call('HMGET', KEYS[1], 'attempt', 'cancel')
-if told[1] ~= ARGV[1] then return 'lost' end
-redis.call('SET', KEYS[2], ARGV[2] .. ' in attempt ' .. ARGV[1], 'PX', ARGV[3])
+-- KEYS  operation, its claim, the host's slots
+-- ARGV  id, attempt, host, milliseconds the claim lasts
+-- Gives 'go on', 'cancel' (somebody asked for it), 'lost' (another attempt has begun), or 'gone' (there is no record).
+local told = redis.call('HMGET', KEYS[1], 'attempt', 'cancel', 'kind')
+if not told[1] then return 'gone' end
+if told[1] ~= ARGV[2] then return 'lost' end
+redis.call('SET', KEYS[2], ARGV[3] .. ' in attempt ' .. ARGV[2], 'PX', ARGV[4])
+if told[3] ~= 'stop' then
+  local time = redis.call('TIME')
+  redis.call('ZADD', KEYS[3], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4], ARGV[1])
+end
 if told[2] then return 'cancel' end
 return 'go on'

@@ -96,6 +96,7 @@ class ScriptedWorker:
         self._hosts = HostStore(redis)
         self._services = ServiceStore(redis)
         self._hosts.announce(_facts(name, (f"host.{name}", *routes)))
+        self._hosts.join(self.name, identity=f"identity of {name}", session="the test's")
 
     def leave(self) -> None:
         self._hosts.leave(self.name)
@@ -112,19 +113,19 @@ class ScriptedWorker:
 
     def is_ready(self, operation: dict[str, Any]) -> None:
         """Carry a start out to its end, in the record."""
-        self.take_on(operation["id"])
+        attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
-        self._operations.let_go(OperationId(operation["id"]))
+        self._operations.let_go(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
         """Carry a stop out to its end, in the record."""
-        self.take_on(operation["id"])
+        attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
         self.says(operation["id"], Phase.STOPPED)
-        self._operations.let_go(OperationId(operation["id"]))
+        self._operations.let_go(OperationId(operation["id"]), self.name, attempt)
 
     def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
         id = ServiceId(operation["service"]).on(self.name)

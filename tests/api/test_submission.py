@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.parts import eventually
@@ -13,8 +15,8 @@ from aima_api.submit import Submit
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.operation_store import OperationStore
-from aima_core.operations import Phase, PullImage, StartService, StopService
-from aima_core.queue import Doorbell
+from aima_core.operations import Operation, Phase, PullImage, StartService, StopService
+from aima_core.queue import Order
 from aima_core.service_store import ServiceStore
 from aima_core.services import Desired, InstanceState
 from aima_core.signing import verified
@@ -39,19 +41,29 @@ def test_a_start_is_recorded_signed_and_rung(node, worker, redis_url):
     assert claimed.command.model is not None
 
 
+def test_what_a_start_needs_is_recorded_with_it(node, worker):
+    [operation] = node.start()
+
+    assert operation["needs"]["memory"] > 0
+    assert operation["routes"] == ["cpu.arm64", "cpu.amd64"]
+    assert operation == node.operation(operation["id"])
+
+
 def test_a_signature_holds_for_its_own_operation_only(node, worker):
     first, second = (worker.take_on(node.start()[0]["id"]) for _ in range(2))
 
     assert not verified(first.command_text, SIGNING_KEY, second.record.id, first.signature)
 
 
-def test_a_start_that_nobody_can_take_waits_wherever_it_could_go_and_says_so(node, redis_url):
+def test_a_start_that_nobody_can_take_waits_for_any_host_that_could_and_says_so(node, redis, redis_url):
     [operation] = node.start()
 
     record = node.operation(operation["id"])
     assert (record["state"], record["route"]) == ("queued", "cpu.arm64")
     assert record["reason"] == "No live host listens to cpu.arm64 or cpu.amd64; it starts when one joins."
-    assert waiting_on(redis_url, "cpu.arm64") == waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
+    assert waiting_on(redis_url, "cpu.arm64") == [operation["id"]]
+    [waits] = OperationStore(redis).waiting()
+    assert (waits.id, waits.routes) == (operation["id"], ("cpu.arm64", "cpu.amd64"))
 
 
 def test_a_start_goes_to_the_first_class_of_hosts_that_listens(node, worker):
@@ -363,18 +375,13 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
     assert [each["state"] for each in service["instances"]] == ["unknown"]
 
 
-# When the doorbell cannot be rung ---------------------------------------------------------------------------------
+# When Redis does not answer ----------------------------------------------------------------------------------------
 
 
-def test_what_was_recorded_and_could_not_be_rung_for_is_failed(redis, worker, services):
+def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     operations = OperationStore(redis)
-    submit = Submit(
-        operations=operations,
-        services=services,
-        doorbell=Doorbell("redis://127.0.0.1:1/0"),  # where nobody listens
-        call_off=CallOff(operations, services),
-        signing_key=SIGNING_KEY,
-    )
+    unanswered = NeverAnswered(redis)
+    submit = Submit(unanswered, call_off=CallOff(operations, ServiceStore(redis)), signing_key=SIGNING_KEY)
 
     with pytest.raises(BrokerUnavailable):
         submit.submit(PullImage(images=("repo/name:1",)), [Place(Route("host.alpha"))])
@@ -384,3 +391,11 @@ def test_what_was_recorded_and_could_not_be_rung_for_is_failed(redis, worker, se
     assert failed.phase is Phase.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "broker_unavailable"
+
+
+class NeverAnswered(OperationStore):
+    """Redis does what it is asked, and is cut off before it can say so."""
+
+    def enqueue(self, orders: Sequence[Order]) -> list[Operation]:
+        super().enqueue(orders)
+        raise BrokerUnavailable(detail="cut off")

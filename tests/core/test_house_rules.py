@@ -13,8 +13,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
 HOMES = {
     "docker": ("aima_worker/runtimes/docker_",),
-    "celery": ("aima_core/celery_app.py", "aima_worker/app.py", "aima_worker/tasks.py"),
-    "kombu": ("aima_core/queue.py",),
+    "celery": ("aima_core/celery_app.py", "aima_worker/app.py", "aima_worker/consuming.py", "aima_worker/tasks.py"),
     "yaml": ("aima_api/catalog_", "aima_api/cli/"),
 }
 """Libraries, and the only places that import them."""

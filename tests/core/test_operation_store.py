@@ -70,23 +70,36 @@ def test_what_was_said_of_a_phase_goes_with_it(store):
     assert store.get(operation.id).reason is None
 
 
-def test_a_claim_that_nobody_renews_lets_another_host_take_over(store, redis):
+def test_a_claim_that_nobody_renews_lets_the_host_s_next_worker_take_over(store, redis):
     operation = put_down(store, a_pull())
     lost = claim(store, operation)
     redis.delete(keys.claim(operation.id))  # what Redis does when the claim's time is over
 
-    taken_over = claim(store, operation, BETA)
+    taken_over = claim(store, operation)
 
     assert taken_over.attempt == lost.attempt + 1
     assert store.renew(operation.id, ALPHA, lost.attempt) is Standing.LOST
-    assert store.renew(operation.id, BETA, taken_over.attempt) is Standing.GO_ON
+    assert store.renew(operation.id, ALPHA, taken_over.attempt) is Standing.GO_ON
+
+
+def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, redis):
+    operation = put_down(store, a_pull())
+    held = claim(store, operation)
+    redis.delete(keys.claim(operation.id))
+
+    refused = store.claim(operation.id, BETA)
+    again = claim(store, operation)
+    store.let_go(operation.id, ALPHA, again.attempt, to_anybody=True)
+
+    assert isinstance(refused, Skipped)
+    assert claim(store, operation, BETA).attempt == held.attempt + 2
 
 
 def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, redis):
     operation = put_down(store, a_pull())
     lost = claim(store, operation)
     redis.delete(keys.claim(operation.id))
-    claim(store, operation, BETA)
+    claim(store, operation)
 
     number = store.record(an_event(operation, Phase.FAILED), attempt=lost.attempt)
 
@@ -128,7 +141,7 @@ def test_an_ended_operation_is_forgotten_in_time_and_an_active_one_never(store, 
 
 def test_events_are_numbered_without_gaps_and_replayed_from_any_of_them(store):
     operation = put_down(store, a_pull())
-    for phase in (Phase.QUEUED, Phase.PULLING, Phase.PULLING, Phase.PULLED):
+    for phase in (Phase.PULLING, Phase.PULLING, Phase.PULLED):
         store.record(an_event(operation, phase))
 
     events = store.events(operation.id)

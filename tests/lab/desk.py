@@ -31,8 +31,8 @@ class Outcome:
 
     @property
     def phases(self) -> list[Phase]:
-        """Those it went through, each once."""
-        return list(dict.fromkeys(event.phase for event in self.events))
+        """Those it went through once it was put down, each once."""
+        return list(dict.fromkeys(event.phase for event in self.events[1:]))
 
     @property
     def code(self) -> str | None:

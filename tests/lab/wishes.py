@@ -8,8 +8,10 @@ from pydantic import SecretStr
 
 from aima_core.catalog import Engine
 from aima_core.ids import HostName, OperationId, Route, ServiceId
+from aima_core.needs import needs_of
 from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.queue import Order
 from aima_core.signing import sign
 
 SIGNING_KEY = SecretStr("the tests' own key")
@@ -49,7 +51,7 @@ def put_down(
     seconds_later: int = 0,
     key: SecretStr = SIGNING_KEY,
 ) -> Operation:
-    """Record a signed operation for the host, as the API does, without ringing for it."""
+    """Put a signed operation on the host's queue, as the API does."""
     id = OperationId.new()
     text = command.model_dump_json()
     operation = Operation(
@@ -57,12 +59,12 @@ def put_down(
         kind=Kind(command.kind),
         state=State.QUEUED,
         phase=Phase.QUEUED,
-        fence=store.next_fence(),
+        fence=0,
         route=Route.to_host(HostName(host)),
+        needs=needs_of(command.engine, command.model) if isinstance(command, StartService) else None,
         service=None if isinstance(command, PullImage) else command.service,
         engine=command.engine.name if isinstance(command, StartService) else None,
         image=command.images[0] if isinstance(command, PullImage) else None,
         created_at=now() + timedelta(seconds=seconds_later),
     )
-    store.create(operation, text, sign(text, key, id))
-    return operation
+    return store.enqueue([Order(operation, text, sign(text, key, id))])[0]

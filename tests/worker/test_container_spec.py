@@ -7,15 +7,16 @@ from lab.wishes import a_start_of
 
 from aima_api.catalog_files import load_catalog
 from aima_core.failures import NoNativeSection
-from aima_core.ids import ServiceId
+from aima_core.ids import OperationId, ServiceId
 from aima_core.operations import StartService
-from aima_worker.container_spec import container_spec, rendered_arguments
+from aima_worker.container_spec import Granted, container_spec, rendered_arguments
 
 ENGINES = load_catalog().engines
+GRANTED = Granted(OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), fence=7, gpus=())
 
 
 def a_spec(host, command, **more):
-    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500}
+    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500, "granted": GRANTED}
     return container_spec(host, command, **{**facts, **more})
 
 
@@ -39,6 +40,16 @@ def test_the_labels_are_enough_to_run_it_again(desk):
     assert labels["aima.port"] == "18500"
     assert labels["aima.installation"] == "test"
     assert labels["aima.host"] == "alpha"
+
+
+@pytest.mark.redis
+def test_the_labels_tell_by_whom_and_with_which_gpus_it_was_made(desk):
+    granted = GRANTED._replace(gpus=("GPU-1", "GPU-3"))
+
+    spec = a_spec(desk.host, a_start_of(), granted=granted)
+
+    assert spec.gpus == ("GPU-1", "GPU-3")
+    assert Granted.told_by(spec.labels) == granted
 
 
 @pytest.mark.redis

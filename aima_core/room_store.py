@@ -1,0 +1,46 @@
+"""What hosts hold for the services that are there: given out by the claim of a start, given back with the container."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from aima_core import keys
+from aima_core.ids import HostName, ServiceId
+from aima_core.needs import Holding
+from aima_core.scripts import Scripts
+from aima_core.text_redis import TextRedis
+
+
+class RoomStore:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+        self._run = Scripts(redis)
+
+    def held(self, host: HostName) -> dict[ServiceId, Holding]:
+        return self.held_on([host])[host]
+
+    def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Holding]]:
+        """Of several hosts, in one round trip."""
+        names = list(hosts)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for host in names:
+                pipe.hgetall(keys.held(host))
+            return {host: _holdings(fields) for host, fields in zip(names, pipe.execute(), strict=True)}
+
+    def keep(self, host: HostName, service: ServiceId, holding: Holding) -> None:
+        """Put down what a service holds that is there: the container is the ground truth."""
+        self._redis.hset(keys.held(host), service, str(holding))
+
+    def loaded(self, host: HostName, service: ServiceId) -> None:
+        """The service has taken all the memory that it was given."""
+        self._run("loaded", [keys.held(host)], service)
+
+    def give_back(self, host: HostName, service: ServiceId, *, fence: int) -> bool:
+        """What the service holds, unless a later operation was given it since."""
+        return bool(self._run("give_back", [keys.held(host)], service, fence))
+
+
+def _holdings(fields: Mapping[str, str]) -> dict[ServiceId, Holding]:
+    return {ServiceId(service): Holding.parse(text) for service, text in fields.items()}

@@ -1,0 +1,26 @@
+"""What this machine can give to engines: its memory but for the reserve, its GPUs and its start slots."""
+
+from __future__ import annotations
+
+import psutil
+
+from aima_core.needs import Room
+from aima_core.services import Accelerator, HostFacts
+
+
+def room_of(facts: HostFacts, *, measured: bool) -> Room:
+    """`measured` looks at what the kernel has left, too; not where the memory is only said to be there."""
+    memory = facts.memory - facts.memory_reserve
+    left = psutil.virtual_memory().available - facts.memory_reserve
+    return Room(
+        memory=memory,
+        available=max(0, left) if measured else memory,
+        gpus=tuple(_id(gpu, at) for at, gpu in enumerate(facts.accelerators)),
+        unified=facts.unified_memory,
+        slots=facts.slots,
+    )
+
+
+def _id(gpu: Accelerator, at: int) -> str:
+    """Where it has none, its place in the list, as drivers count."""
+    return gpu.id or str(at)

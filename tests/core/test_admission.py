@@ -1,0 +1,187 @@
+"""What a claim gives and refuses: memory, GPUs and slots are counted in Redis, in the step that hands them out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
+
+from aima_core import keys
+from aima_core.ids import HostName, ServiceId
+from aima_core.needs import Holding, Room
+from aima_core.operation_store import Claimed, Lack, NoRoom, OperationStore
+from aima_core.room_store import RoomStore
+
+pytestmark = pytest.mark.redis
+
+ALPHA, BETA = HostName("alpha"), HostName("beta")
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def store(redis):
+    return OperationStore(redis)
+
+
+@pytest.fixture
+def rooms(redis):
+    return RoomStore(redis)
+
+
+def room(gigabytes=10, *, available=None, gpus=(), unified=False, slots=8):
+    left = (gigabytes if available is None else available) * GB
+    return Room(memory=gigabytes * GB, available=left, gpus=gpus, unified=unified, slots=slots)
+
+
+def a_start(store, service="svc-tiny-dial", *, gigabytes=4, gpus=None, gpu_memory=None):
+    requires = {"platforms": ["linux/amd64"], "memory": f"{gigabytes}GB"}
+    if gpus:
+        requires |= {"accelerator": "cuda", "gpus": gpus, "gpu_memory": gpu_memory or "1GB"}
+    return put_down(store, a_start_of(service, requires=requires)).id
+
+
+def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(store, rooms):
+    first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
+
+    given = store.claim(first, ALPHA, room(10))
+    refused = store.claim(second, ALPHA, room(10))
+
+    assert isinstance(given, Claimed)
+    assert isinstance(refused, NoRoom)
+    assert refused.lack is Lack.MEMORY
+    assert {service: held.memory for service, held in rooms.held(ALPHA).items()} == {"svc-tiny-a": 6 * GB}
+    assert [operation.id for operation in store.waiting()] == [second]
+    assert store.get(second).host is None
+
+
+def test_what_is_refused_by_one_host_is_taken_by_another(store):
+    start = a_start(store, gigabytes=6)
+    store.claim(start, ALPHA, room(5))
+
+    taken = store.claim(start, BETA, room(10))
+
+    assert isinstance(taken, Claimed)
+    assert store.waiting() == []
+
+
+def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, rooms):
+    starts = [a_start(store, f"svc-tiny-n{number}", gigabytes=3) for number in range(12)]
+
+    with ThreadPoolExecutor(12) as pool:
+        claims = list(pool.map(lambda start: store.claim(start, ALPHA, room(10, slots=64)), starts))
+
+    assert sum(isinstance(claim, Claimed) for claim in claims) == 3
+    assert sum(holding.memory for holding in rooms.held(ALPHA).values()) == 9 * GB
+
+
+def test_what_is_given_back_can_be_given_again(store, rooms):
+    first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
+    fence = store.claim(first, ALPHA, room(10)).record.fence
+
+    assert not rooms.give_back(ALPHA, ServiceId("svc-tiny-a"), fence=fence - 1)
+    assert rooms.give_back(ALPHA, ServiceId("svc-tiny-a"), fence=fence)
+
+    assert isinstance(store.claim(second, ALPHA, room(10)), Claimed)
+
+
+def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, rooms):
+    store.claim(a_start(store, gigabytes=6), ALPHA, room(10))
+
+    again = store.claim(a_start(store, gigabytes=7), ALPHA, room(10))
+
+    assert isinstance(again, Claimed)
+    assert [holding.memory for holding in rooms.held(ALPHA).values()] == [7 * GB]
+
+
+def test_memory_that_something_else_took_is_not_given(store):
+    refused = store.claim(a_start(store, gigabytes=6), ALPHA, room(10, available=5))
+
+    assert isinstance(refused, NoRoom)
+
+
+def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, rooms):
+    store.claim(a_start(store, "svc-tiny-a", gigabytes=4), ALPHA, room(20, available=7))
+    second = a_start(store, "svc-tiny-b", gigabytes=4)
+
+    while_it_loads = store.claim(second, ALPHA, room(20, available=7))
+    rooms.loaded(ALPHA, ServiceId("svc-tiny-a"))
+    once_it_has_loaded = store.claim(second, ALPHA, room(20, available=7))
+
+    assert isinstance(while_it_loads, NoRoom)
+    assert isinstance(once_it_has_loaded, Claimed)
+
+
+def test_each_engine_has_gpus_of_its_own(store):
+    has = room(100, gpus=("GPU-a", "GPU-b", "GPU-c"))
+
+    first = store.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
+    second = store.claim(a_start(store, "svc-tiny-b", gpus=2), ALPHA, has)
+    third = store.claim(a_start(store, "svc-tiny-c", gpus=1), ALPHA, has)
+
+    assert first.gpus == ("GPU-a",)
+    assert second.gpus == ("GPU-b", "GPU-c")
+    assert third.lack is Lack.GPUS
+
+
+def test_all_gpus_are_given_only_where_none_is_in_use(store):
+    has = room(100, gpus=("GPU-a", "GPU-b"))
+    store.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
+    wants_all = a_start(store, "svc-tiny-b", gpus="all")
+
+    assert store.claim(wants_all, ALPHA, has).lack is Lack.GPUS
+    assert store.claim(wants_all, BETA, has).gpus == ("GPU-a", "GPU-b")
+
+
+def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a_time(store, rooms):
+    spark = room(100, gpus=("0",), unified=True)
+    first = store.claim(a_start(store, "svc-tiny-a", gigabytes=10, gpus=1, gpu_memory="30GB"), ALPHA, spark)
+    second = a_start(store, "svc-tiny-b", gigabytes=10, gpus=1, gpu_memory="30GB")
+
+    while_it_loads = store.claim(second, ALPHA, spark)
+    rooms.loaded(ALPHA, ServiceId("svc-tiny-a"))
+    once_it_has_loaded = store.claim(second, ALPHA, spark)
+    rooms.loaded(ALPHA, ServiceId("svc-tiny-b"))
+    beyond = store.claim(a_start(store, "svc-tiny-c", gigabytes=21), ALPHA, spark)
+
+    assert isinstance(first, Claimed)
+    assert while_it_loads.lack is Lack.LOAD
+    assert once_it_has_loaded.gpus == ("0",)
+    assert beyond.lack is Lack.MEMORY
+
+
+def test_slots_are_for_starts_and_pulls_and_never_for_stops(store):
+    store.claim(put_down(store, a_pull()).id, ALPHA, room(slots=1))
+    start = a_start(store)
+
+    refused = store.claim(start, ALPHA, room(slots=1))
+    stop = store.claim(put_down(store, a_stop_of()).id, ALPHA, room(slots=1))
+
+    assert refused.lack is Lack.SLOTS
+    assert isinstance(stop, Claimed)
+
+
+def test_a_slot_is_free_again_when_its_claim_is_let_go_or_runs_out(store, redis):
+    pull, next_pull, last_pull = (put_down(store, a_pull()).id for _ in range(3))
+    attempt = store.claim(pull, ALPHA, room(slots=1)).attempt
+    store.let_go(pull, ALPHA, attempt)
+    assert isinstance(store.claim(next_pull, ALPHA, room(slots=1)), Claimed)
+
+    redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as though its worker had been silent for long
+
+    assert isinstance(store.claim(last_pull, ALPHA, room(slots=1)), Claimed)
+
+
+def test_a_drained_host_takes_pulls_and_stops_and_no_starts(store, redis):
+    redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
+
+    assert store.claim(a_start(store), ALPHA, room()).lack is Lack.DRAINED
+    assert isinstance(store.claim(put_down(store, a_pull()).id, ALPHA, room()), Claimed)
+    assert isinstance(store.claim(put_down(store, a_stop_of()).id, ALPHA, room()), Claimed)
+
+
+def test_what_is_held_reads_as_it_was_written():
+    holding = Holding(memory=3, gpus=("GPU-a", "GPU-b"), loading=True, fence=12)
+
+    assert Holding.parse(str(holding)) == holding
+    assert Holding.parse(str(Holding(memory=0, fence=1))) == Holding(memory=0, fence=1)

@@ -1,0 +1,263 @@
+"""The doorbell: a message that Celery takes for one of its own, and what is put down in the same step with it."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+from celery.exceptions import Reject
+from celery.worker import state
+from lab.parts import eventually
+from lab.wishes import a_stop_of, put_down
+
+from aima_core import keys
+from aima_core.celery_app import celery_app
+from aima_core.ids import HostName, InstanceId, OperationId, Route
+from aima_core.operation_store import OperationStore, now
+from aima_core.operations import Kind, Operation, Phase, State
+from aima_core.queue import Doorbell, Order, envelope, task_name
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired, Instance, InstanceState
+
+pytestmark = pytest.mark.redis
+QUEUE = "cpu.amd64"
+EACH_HAS_ITS_OWN = {"delivery_tag", "reply_to", "origin"}
+
+
+@pytest.fixture
+def store(redis):
+    return OperationStore(redis)
+
+
+@pytest.fixture
+def services(redis):
+    return ServiceStore(redis)
+
+
+def an_operation(**changes: object) -> Operation:
+    facts = {
+        "id": OperationId.new(),
+        "kind": Kind.START,
+        "state": State.QUEUED,
+        "phase": Phase.QUEUED,
+        "fence": 0,
+        "route": QUEUE,
+        "service": "svc-tiny-dial",
+        "engine": "tiny-test",
+        "created_at": now(),
+    }
+    return Operation.model_validate({**facts, **changes})
+
+
+def an_order(**changes: Any) -> Order:
+    return Order(an_operation(), "{}", "signature", **changes)
+
+
+def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
+    return Instance(
+        id=InstanceId(f"{operation.service}@{host}"),
+        desired=Desired.RUNNING,
+        fence=0,
+        state=InstanceState.STARTING,
+        operation=operation.id,
+        since=now(),
+    )
+
+
+# The message ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["tiny-test", None])
+def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engine):
+    operation = an_operation(engine=engine)
+    told = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
+    celery_app(redis_url, answer_within=1).send_task(
+        task_name(operation.kind),
+        args=[str(operation.id)],
+        kwargs={name: value for name, value in told.items() if value},
+        task_id=operation.id,
+        queue=QUEUE,
+    )
+    theirs = redis.blpop(keys.queue(QUEUE), timeout=1)[1]
+
+    ours = envelope(operation, QUEUE)
+
+    assert fields_of(ours) == fields_of(theirs)
+
+
+def test_each_ring_is_a_delivery_of_its_own():
+    operation = an_operation()
+
+    first, second = (json.loads(envelope(operation, QUEUE))["properties"]["delivery_tag"] for _ in range(2))
+
+    assert first != second
+
+
+def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
+    operation = an_operation()
+    with a_worker_that_notes(redis_url) as ran:
+        Doorbell(redis).ring(operation)
+
+        assert eventually(lambda: ran == [(operation.id, (operation.id,), "aima.start")]), ran
+
+
+def test_a_message_that_a_worker_puts_back_comes_again(redis, redis_url):
+    operation = an_operation()
+    with a_worker_that_notes(redis_url, puts_back=1) as ran:
+        Doorbell(redis).ring(operation)
+
+        assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2), ran
+
+
+def test_a_stop_is_rung_for_on_a_queue_of_its_own_and_anything_where_it_is_told_to(store, redis):
+    stop = put_down(store, a_stop_of())
+
+    Doorbell(redis).ring(stop, on="host.beta")
+
+    assert [waiting(redis, queue) for queue in ("host.alpha", "host.alpha.stop", "host.beta")] == [0, 1, 1]
+
+
+# What is put down with it -----------------------------------------------------------------------------------------
+
+
+def test_an_operation_is_put_down_with_its_event_and_its_doorbell(store, redis):
+    order = an_order()
+
+    [put] = store.enqueue([order])
+
+    assert store.get(put.id) == put == order.operation.model_copy(update={"fence": 1, "seq": 1})
+    assert [(event.seq, event.phase) for event in store.events(put.id)] == [(1, Phase.QUEUED)]
+    assert [event.operation for _, event in store.everybodys_events("0-0")] == [put.id]
+    assert json.loads(redis.blpop(keys.queue(QUEUE), timeout=1)[1])["headers"]["id"] == put.id
+    assert store.active() == [put.id]
+    assert store.waiting() == []
+
+
+def test_who_listens_hears_of_it_at_once(store, redis):
+    with redis.pubsub() as listening:
+        listening.subscribe(keys.EVENTS)
+        [put] = store.enqueue([an_order()])
+
+        heard = [message["data"] for _ in range(2) if (message := listening.get_message(timeout=2))]
+
+    id, seq, place, text = heard[-1].split(" ", 3)
+    assert (id, seq) == (put.id, "1")
+    assert place == store.last_place()
+    assert json.loads(text)["phase"] == "queued"
+
+
+def test_later_ones_have_higher_fences(store):
+    orders = [an_order() for _ in range(50)]
+
+    fences = [operation.fence for operation in store.enqueue(orders)]
+
+    assert fences == list(range(1, 51))
+
+
+def test_what_is_put_down_twice_is_there_once(store, redis):
+    order = an_order()
+    first = store.enqueue([order])
+
+    again = store.enqueue([order])
+
+    assert again == first
+    assert waiting(redis, QUEUE) == 1
+    assert len(store.events(order.operation.id)) == 1
+
+
+def test_a_redis_that_has_forgotten_its_scripts_is_told_them_again(store, redis):
+    store.enqueue([an_order()])
+    redis.script_flush()
+
+    store.enqueue([an_order(), an_order()])
+
+    assert waiting(redis, QUEUE) == 3
+
+
+def test_nobody_looks_after_it_before_its_time(store, redis):
+    [put] = store.enqueue([an_order()])
+    seconds, microseconds = redis.time()
+
+    [(id, due)] = redis.zrange(keys.ACTIVE, 0, -1, withscores=True)
+
+    assert id == put.id
+    assert due / 1000 - (seconds + microseconds / 1e6) == pytest.approx(keys.LOOK_AFTER.total_seconds(), abs=1)
+
+
+def test_what_waits_for_a_host_is_found_by_whoever_joins(store):
+    [waits, _] = store.enqueue([an_order(waits=True), an_order()])
+
+    assert store.waiting() == [waits]
+
+
+def test_its_instance_is_wanted_under_its_fence(store, services):
+    operation = an_operation(route=Route("host.alpha"))
+    store.enqueue([an_order()])
+
+    [put] = store.enqueue([Order(operation, "{}", "signature", wants=wanted_by(operation))])
+
+    wanted = services.instances_on(HostName("alpha"))
+    assert [(each.desired, each.fence, each.operation) for each in wanted] == [(Desired.RUNNING, put.fence, put.id)]
+    assert services.instances_of(operation.service) == wanted
+
+
+def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
+    operation = an_operation(route=Route("host.alpha"))
+    services.intend(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
+
+    store.enqueue([Order(operation, "{}", "signature", wants=wanted_by(operation))])
+
+    assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
+
+
+def test_a_redis_that_lost_the_fence_goes_on_beyond_what_hosts_know(store, services):
+    operation = an_operation(route=Route("host.alpha"))
+    services.intend(wanted_by(operation).model_copy(update={"fence": 700}))
+
+    [put] = store.enqueue([Order(operation, "{}", "signature", wants=wanted_by(operation))])
+    [next_one] = store.enqueue([an_order()])
+
+    assert (put.fence, next_one.fence) == (701, 702)
+
+
+def waiting(redis, queue: str) -> int:
+    return int(redis.llen(keys.queue(queue)))
+
+
+def fields_of(message: str) -> dict[str, Any]:
+    """All that two messages of the same content share."""
+    fields = json.loads(message)
+    fields["body"] = json.loads(b64decode(fields["body"]))
+    for part in ("headers", "properties"):
+        fields[part] = {name: value for name, value in fields[part].items() if name not in EACH_HAS_ITS_OWN}
+    return fields
+
+
+@contextmanager
+def a_worker_that_notes(redis_url: str, *, puts_back: int = 0) -> Iterator[list[tuple[Any, ...]]]:
+    """A real Celery worker with a pool of threads, and what it was given to run."""
+    ran: list[tuple[Any, ...]] = []
+    app = celery_app(redis_url, answer_within=10)
+
+    def note(task: Any, *args: str, **_: str) -> None:
+        ran.append((task.request.id, args, task.name))
+        if len(ran) <= puts_back:
+            raise Reject("not now", requeue=True)
+
+    app.task(name="aima.start", bind=True, shared=False)(note)
+    worker = app.Worker(
+        pool="threads", concurrency=1, queues=[QUEUE], without_gossip=True, without_mingle=True, quiet=True
+    )
+    thread = Thread(target=worker.start)
+    thread.start()
+    try:
+        yield ran
+    finally:
+        state.should_stop = 0
+        thread.join(timeout=10)
+        state.should_stop = None

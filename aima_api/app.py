@@ -25,7 +25,7 @@ from aima_api.log_past import LogPast
 from aima_api.log_streams import LogStreams
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
-from aima_api.routes import catalog, health, hosts, images, logs, operations, ports, service_actions, services
+from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
 from aima_api.starts import Starts
 from aima_api.submit import Submit
 from aima_api.wishes import Wishes
@@ -42,7 +42,7 @@ ENDS_WITHIN_SECONDS = 5
 _WHERE_THE_KEY_IS = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
 THREADS = 64
 """Requests waiting for Redis at once; when it is frozen, so many are answered in time, and the next wait for them."""
-ROUTERS = (services, service_actions, logs, operations, images, catalog, hosts, ports, health)
+ROUTERS = (services, service_actions, plan, logs, operations, images, catalog, hosts, ports, health)
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -45,7 +45,6 @@ class Sought:
     what: str
     """Such as the engine's name."""
     wanted: Wanted
-    port: int | None = None
 
 
 def sought_for(command: StartService) -> Sought:
@@ -57,8 +56,9 @@ def sought_for(command: StartService) -> Sought:
         images=engine.images,
         image_size=engine.image_size,
         native=engine.native is not None,
+        port=command.port,
     )
-    return Sought(engine.name, wanted, command.port)
+    return Sought(engine.name, wanted)
 
 
 def image_sought(images: Sequence[str], *, engine: Engine | None = None) -> Sought:
@@ -90,7 +90,7 @@ class Placement:
         """All of them or none. Raises UnknownHost, PortOutOfRange, RequirementsNotMet for those that never will do."""
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         for host in hosts:
-            _check_port(host, sought.port)
+            _check_port(host, sought.wanted.port)
         against = self.against(sought.wanted, hosts)
         if refused := {name: never(reasons) for name, reasons in against.items() if never(reasons)}:
             raise _refusal(sought.what, refused, among=len(hosts))
@@ -103,7 +103,6 @@ class Placement:
         """
         against = self.against(sought.wanted)
         able = [host for name, host in self._hosts.items() if _works(host) and not never(against[name])]
-        able = [host for host in able if _leases(host, sought.port)]
         if len(able) < count:
             raise _too_few(count, len(able), sought, {name: why for name, why in against.items() if why})
         able.sort(key=lambda host: (host.name not in known, bool(against[host.name]), -self._spare(host), host.name))
@@ -112,11 +111,10 @@ class Placement:
     def one(self, sought: Sought, *, known: Iterable[HostName] = ()) -> Place:
         """The host that has it already, else the first route on which a live host listens that can, else the first."""
         for name in known:
-            host = self._hosts.get(name)
-            if host and _works(host) and _leases(host, sought.port) and not self._why_not(host, sought.wanted):
+            if name in self._hosts and not self._why_not(self._hosts[name], sought.wanted):
                 return Place(Route.to_host(name))
         listening = self.listening(sought.wanted.routes)
-        _check_port_on(listening, sought.port)
+        _check_port_on(listening, sought.wanted.port)
         able = [host for host in listening if _works(host) and not never(why_not(host, sought.wanted, {}))]
         found = (route for route in sought.wanted.routes if any(route in host.routes for host in able))
         route = next(found, sought.wanted.routes[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace as changed
 
 from aima_api.catalog_files import Catalog
 from aima_api.placement import Place, Placement, Sought, sought_for
@@ -11,8 +10,8 @@ from aima_api.specification import start_command
 from aima_api.submit import Submit
 from aima_core.failures import InvalidRequest
 from aima_core.host_store import HostStore
-from aima_core.ids import HostName, Route
-from aima_core.operations import Operation
+from aima_core.ids import HostName
+from aima_core.operations import Operation, StartService
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.services import Service
@@ -32,48 +31,49 @@ class Starts:
 
     def check(self, service: Service) -> None:
         """Raises what a start of it would raise now, but for what hosts lack at the moment."""
-        sought = sought_for(start_command(self._catalog, service))
-        if service.route:
-            sought = _on_route(sought, service.route)
+        sought = self.sought(service, self.command(service))
         self.placement().named(service.hosts, sought)
 
     def start(self, service: Service, *, hosts: Sequence[HostName] = (), replace: bool = False) -> list[Operation]:
         """Remember the service and bring it up, one operation per instance; on these hosts rather than its own."""
-        command = start_command(self._catalog, service, replace=replace)
-        places = self.places(service, sought_for(command), self.placement(), hosts=hosts)
+        command = self.command(service, replace=replace)
+        places = self.places(service, self.sought(service, command), self.placement(), hosts=hosts)
         self._services.put(service)
         return self._submit.submit(command, places)
+
+    def command(self, service: Service, *, replace: bool = False) -> StartService:
+        """Raises what the catalog has against it."""
+        return start_command(self._catalog, service, replace=replace)
+
+    def sought(self, service: Service, command: StartService) -> Sought:
+        """Raises InvalidRequest where the service is bound to a class of hosts that cannot run it."""
+        sought = sought_for(command)
+        if service.route is None or service.route.host:
+            return sought
+        if service.route not in (accepted := sought.wanted.routes):
+            raise InvalidRequest(
+                detail=f"{sought.what} does not run on hosts of {service.route}.",
+                remedy=f"Name one of {', '.join(accepted)} as the route, or leave it away and one is chosen.",
+            )
+        return Sought(sought.what, sought.wanted._replace(routes=(service.route,)))
+
+    def placement(self) -> Placement:
+        """The hosts as they are now."""
+        return Placement(self._hosts, self._rooms)
 
     def places(
         self, service: Service, sought: Sought, placement: Placement, *, hosts: Sequence[HostName] = ()
     ) -> list[Place]:
-        """Where its instances would go. Raises what a start raises, and writes nothing."""
-        hosts = hosts or service.hosts
-        if service.route and not hosts:
-            hosts = [service.route.host] if service.route.host else ()
-            sought = sought if hosts else _on_route(sought, service.route)
-        if hosts:
-            return placement.named(hosts, sought)
+        """Where its instances go. Raises UnknownHost, RequirementsNotMet, PortOutOfRange, InvalidRequest."""
+        bound = (service.route.host,) if service.route and service.route.host else ()
+        if named := hosts or service.hosts or bound:
+            return placement.named(named, sought)
         known = self._where_it_is(service)
         if service.replicas > 1:
             return placement.replicas(service.replicas, sought, known=known)
         return [placement.one(sought, known=known)]
 
-    def placement(self) -> Placement:
-        return Placement(self._hosts, self._rooms)
-
     def _where_it_is(self, service: Service) -> list[HostName]:
         """Where it runs, then where it ran."""
         instances = sorted(self._services.instances_of(service.id), key=lambda instance: instance.is_down)
         return [instance.id.host for instance in instances]
-
-
-def _on_route(sought: Sought, route: Route) -> Sought:
-    """Raises InvalidRequest for a class of hosts that cannot run it."""
-    accepted = sought.wanted.routes
-    if route.host is None and route not in accepted:
-        raise InvalidRequest(
-            detail=f"{sought.what} does not run on hosts of {route}.",
-            remedy=f"Name one of {', '.join(accepted)} as the route, or leave it away and one is chosen.",
-        )
-    return changed(sought, wanted=sought.wanted._replace(routes=(route,)))

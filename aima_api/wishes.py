@@ -8,7 +8,7 @@ from datetime import timedelta
 from aima_api.call_off import CallOff
 from aima_api.catalog_files import Catalog
 from aima_api.placement import Place, Placement, image_sought
-from aima_api.requests import PullOptions
+from aima_api.requests import DEFAULT_GRACE, PullOptions
 from aima_api.submit import Submit
 from aima_core.catalog import Engine
 from aima_core.failures import Cancelled
@@ -59,6 +59,19 @@ class Wishes:
             if start.host is None and (not hosts or start.route.host in hosts):
                 self.cancel(start.id)
         return stops
+
+    def drain(self, host: HostName, *, stop: bool) -> list[Operation]:
+        """Let the host take no more starts; the stops of what runs or comes up there, if that is to end.
+
+        Raises UnknownHost.
+        """
+        self._hosts.drain(host)
+        if not stop:
+            return []
+        up = [each.id.service for each in self._services.instances_on(host) if not each.is_down]
+        coming = [each.service for each in self._operations.unended() if each.kind is Kind.START and each.host == host]
+        services = sorted({*up, *(service for service in coming if service)})
+        return [each for id in services for each in self.stop(id, hosts=[host], grace=DEFAULT_GRACE)]
 
     def pull(self, wish: PullOptions) -> list[Operation]:
         """Have the image wherever it is wished: one operation per host.

@@ -399,6 +399,12 @@ class OperationLost(AimaError):
     hint = "Look at `aima service status` for what runs, and ask again for what does not."
 
 
+class WouldWait(AimaError):
+    code, status, exit_code = "would_wait", 503, 87
+    sentence = "It would not start now: {detail}"
+    hint = "Start it all the same: it waits, and begins by itself as soon as a host has room."
+
+
 # `aima up` on this machine ------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ class Obstacle(StrEnum):
     IMAGE_NOT_ALLOWED = "image_not_allowed"
     NATIVE = "native"
     """The host runs native processes, and the engine has no way to run as one."""
+    PORT = "port"
 
 
 class WhyNot(NamedTuple):
@@ -57,6 +58,8 @@ class Wanted(NamedTuple):
     image_size: int | None = None
     native: bool = True
     """The engine can run as a native process, too."""
+    port: int | None = None
+    """The host's port that was asked for."""
 
 
 def why_not(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding]) -> list[WhyNot]:
@@ -101,7 +104,7 @@ def _whether_it_works(host: Host, wanted: Wanted) -> list[WhyNot]:
 
 
 def _whether_it_can(host: Host, wanted: Wanted) -> list[WhyNot]:
-    found = _whether_it_is_of_the_kind(host, wanted.routes)
+    found = [*_whether_it_is_of_the_kind(host, wanted.routes), *_whether_it_leases(host, wanted.port)]
     if wanted.needs.cores > host.cores:
         found.append(WhyNot(Obstacle.CORES, f"has {host.cores} of {wanted.needs.cores} cores", False))
     if host.runtime == "process":
@@ -130,10 +133,19 @@ def _whether_it_can_have_the_image(host: Host, wanted: Wanted) -> list[WhyNot]:
 def _whether_it_is_of_the_kind(host: Host, routes: tuple[Route, ...]) -> list[WhyNot]:
     if not routes or set(routes) & set(host.routes):
         return []
-    kinds, arches = zip(*(route.split(".") for route in routes), strict=True)
-    if host.arch not in arches:
-        return [WhyNot(Obstacle.ARCH, f"is {host.arch}, not {' or '.join(dict.fromkeys(arches))}", False)]
-    return [WhyNot(Obstacle.ACCELERATOR, f"has no {' or '.join(dict.fromkeys(kinds))}", False)]
+    classes = [route.split(".") for route in routes]
+    if not (kinds := [kind for kind, arch in classes if arch == host.arch]):
+        arches = dict.fromkeys(arch for _, arch in classes)
+        return [WhyNot(Obstacle.ARCH, f"is {host.arch}, not {' or '.join(arches)}", False)]
+    lacks = f"has no {' or '.join(kinds)}" if "cpu" not in kinds else f"does not listen to {' or '.join(routes)}"
+    return [WhyNot(Obstacle.ACCELERATOR, lacks, False)]
+
+
+def _whether_it_leases(host: Host, port: int | None) -> list[WhyNot]:
+    first, last = host.ports
+    if port is None or first <= port <= last:
+        return []
+    return [WhyNot(Obstacle.PORT, f"leases the ports {first}-{last} only", False)]
 
 
 def _whether_it_has_room(host: Host, needs: Needs, others: list[Holding]) -> list[WhyNot]:

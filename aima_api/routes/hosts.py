@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from aima_api.parts import Api
+from aima_api.parts import Api, IdempotencyKey
+from aima_api.requests import DrainOptions
 from aima_core.ids import HostName
+from aima_core.operations import Operation
 from aima_core.services import Host
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
@@ -17,6 +19,12 @@ class Hosts(BaseModel):
     next: None = None
 
 
+class Drained(BaseModel):
+    host: Host
+    operations: list[Operation]
+    """The stops of what runs there, where that was asked for."""
+
+
 @router.get("")
 def list_hosts(api: Api) -> Hosts:
     return Hosts(items=api.hosts.all())
@@ -24,4 +32,23 @@ def list_hosts(api: Api) -> Hosts:
 
 @router.get("/{name}")
 def show(api: Api, name: HostName) -> Host:
+    return api.hosts.get(name)
+
+
+@router.post("/{name}:drain", status_code=202)
+def drain(
+    api: Api, name: HostName, body: DrainOptions | None = None, idempotency_key: IdempotencyKey = None
+) -> Drained:
+    """Let the host take no more starts, and with `stop` take down what runs there; again changes nothing."""
+    options = body or DrainOptions()
+    operations = api.idempotency.once(
+        idempotency_key, f"drain {name}", options, lambda: api.wishes.drain(name, stop=options.stop)
+    )
+    return Drained(host=api.hosts.get(name), operations=operations)
+
+
+@router.post("/{name}:resume")
+def resume(api: Api, name: HostName) -> Host:
+    """Let the host take starts again; what waits for it begins. Again changes nothing."""
+    api.hosts.resume(name)
     return api.hosts.get(name)

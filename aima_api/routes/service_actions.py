@@ -22,7 +22,7 @@ def start(
 ) -> Submitted:
     """Bring a service up: as it was written down, changed by the options given; created if there is none."""
     options = body or ServiceOptions()
-    service = _as_asked(api, id, options)
+    service = as_asked(api, id, options)
     operations = api.idempotency.once(idempotency_key, f"start {id}", options, lambda: api.starts.start(service))
     return Submitted(operations=operations)
 
@@ -57,7 +57,8 @@ def restart(
     return Submitted(operations=operations)
 
 
-def _as_asked(api: Parts, id: ServiceId, options: ServiceOptions) -> Service:
+def as_asked(api: Parts, id: ServiceId, options: ServiceOptions) -> Service:
+    """The service as it was written down, changed by the options; a new one if there is none."""
     try:
         return changed(api.services.get(id), options)
     except UnknownService:

@@ -1,0 +1,19 @@
+"""Dry runs: what a start would come to."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aima_api.parts import Api
+from aima_api.plan import Plan, plan
+from aima_api.requests import ServiceOptions
+from aima_api.routes.service_actions import as_asked
+from aima_core.ids import ServiceId
+
+router = APIRouter(prefix="/v1/services", tags=["services"])
+
+
+@router.post("/{id}:plan")
+def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
+    """Say where a start with these options would go, and why not to the other hosts; nothing is touched."""
+    return plan(api.starts, as_asked(api, id, body or ServiceOptions()))

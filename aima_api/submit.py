@@ -16,9 +16,8 @@ from aima_core.failures import BrokerUnavailable
 from aima_core.ids import OperationId
 from aima_core.needs import Needs, needs_of
 from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Kind, Operation, Phase, PullImage, StartService, State, StopService
-from aima_core.queue import Order
-from aima_core.services import Desired, Instance, InstanceState
+from aima_core.operations import Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.orders import Order
 from aima_core.signing import sign
 
 AnyCommand = StartService | PullImage | StopService
@@ -47,7 +46,6 @@ class Submit:
             command,
             sign(command, self._signing_key, operation.id),
             waits=place.reason is not None and place.host is None,
-            wants=_wanted(operation),
         )
 
 
@@ -74,20 +72,3 @@ def _subject(command: AnyCommand) -> dict[str, Any]:
             return {"kind": command.kind, "service": command.service}
         case PullImage():
             return {"kind": command.kind, "image": command.images[0], "needs": Needs()}
-
-
-def _wanted(operation: Operation) -> Instance | None:
-    """What it wants of its instance, where it leads to one host."""
-    host = operation.route.host
-    if operation.service is None or host is None:
-        return None
-    starts = operation.kind is Kind.START
-    return Instance(
-        id=operation.service.on(host),
-        desired=Desired.RUNNING if starts else Desired.STOPPED,
-        fence=operation.fence,
-        state=InstanceState.STARTING if starts else InstanceState.STOPPING,
-        engine=operation.engine,
-        operation=operation.id,
-        since=operation.created_at,
-    )

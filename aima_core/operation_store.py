@@ -18,7 +18,8 @@ from aima_core.failures import UnknownOperation
 from aima_core.ids import HostName, OperationId
 from aima_core.needs import Room
 from aima_core.operations import COMMAND, TRANSITIONS, Command, Event, Operation, Phase, State
-from aima_core.queue import Order, envelope, queue_of
+from aima_core.orders import Order
+from aima_core.queue import envelope, queue_of
 from aima_core.scripts import Call, Scripts
 from aima_core.service_store import observed
 from aima_core.text_redis import TextRedis

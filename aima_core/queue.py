@@ -6,28 +6,11 @@ operation's signed record. It may be lost, doubled or late, and nothing is lost,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aima_core import keys
 from aima_core.celery_message import task_message
 from aima_core.ids import HostName, Route
 from aima_core.operations import Kind, Operation
-from aima_core.services import Instance
 from aima_core.text_redis import TextRedis
-
-
-@dataclass(frozen=True)
-class Order:
-    """An operation to be put on its queue; Redis gives it its fence."""
-
-    operation: Operation
-    command: str
-    """The JSON of what is to be done."""
-    signature: str
-    waits: bool = False
-    """Nobody listens to its queue: the first host that will do may take it."""
-    wants: Instance | None = None
-    """What it wants of its instance, where it leads to one host."""
 
 
 def task_name(kind: Kind) -> str:

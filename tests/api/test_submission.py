@@ -16,7 +16,7 @@ from aima_core.failures import BrokerUnavailable
 from aima_core.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.operation_store import OperationStore
 from aima_core.operations import Operation, Phase, PullImage, StartService, StopService
-from aima_core.queue import Order
+from aima_core.orders import Order
 from aima_core.service_store import ServiceStore
 from aima_core.services import Desired, InstanceState
 from aima_core.signing import verified

@@ -20,7 +20,8 @@ from aima_core.celery_app import celery_app
 from aima_core.ids import HostName, InstanceId, OperationId, Route
 from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Kind, Operation, Phase, State
-from aima_core.queue import Doorbell, Order, envelope, task_name
+from aima_core.orders import Order
+from aima_core.queue import Doorbell, envelope, task_name
 from aima_core.service_store import ServiceStore
 from aima_core.services import Desired, Instance, InstanceState
 
@@ -199,7 +200,7 @@ def test_its_instance_is_wanted_under_its_fence(store, services):
     operation = an_operation(route=Route("host.alpha"))
     store.enqueue([an_order()])
 
-    [put] = store.enqueue([Order(operation, "{}", "signature", wants=wanted_by(operation))])
+    [put] = store.enqueue([Order(operation, "{}", "signature")])
 
     wanted = services.instances_on(HostName("alpha"))
     assert [(each.desired, each.fence, each.operation) for each in wanted] == [(Desired.RUNNING, put.fence, put.id)]
@@ -210,7 +211,7 @@ def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
     operation = an_operation(route=Route("host.alpha"))
     services.intend(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
 
-    store.enqueue([Order(operation, "{}", "signature", wants=wanted_by(operation))])
+    store.enqueue([Order(operation, "{}", "signature")])
 
     assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
 
@@ -219,7 +220,7 @@ def test_a_redis_that_lost_the_fence_goes_on_beyond_what_hosts_know(store, servi
     operation = an_operation(route=Route("host.alpha"))
     services.intend(wanted_by(operation).model_copy(update={"fence": 700}))
 
-    [put] = store.enqueue([Order(operation, "{}", "signature", wants=wanted_by(operation))])
+    [put] = store.enqueue([Order(operation, "{}", "signature")])
     [next_one] = store.enqueue([an_order()])
 
     assert (put.fence, next_one.fence) == (701, 702)

@@ -11,7 +11,7 @@ from aima_core.ids import HostName, OperationId, Route, ServiceId
 from aima_core.needs import needs_of
 from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
-from aima_core.queue import Order
+from aima_core.orders import Order
 from aima_core.signing import sign
 
 SIGNING_KEY = SecretStr("the tests' own key")

@@ -7,13 +7,13 @@ the Host header), or across origins (refused by Origin, and by the content type 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from hashlib import sha256
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aima_api.loopback import is_loopback
 from aima_api.problems import problem
 from aima_core.failures import AimaError, BodyTooLarge, ForeignRequest, Unauthorized, UnsafeBind, WrongContentType
 from aima_core.quantities import format_size
@@ -24,13 +24,6 @@ MOST_BODY = 1 << 20
 OPEN = ("/healthz", "/readyz")
 """Asked by balancers, which have no key."""
 _READS = ("GET", "HEAD", "OPTIONS")
-
-
-def is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def check_bind(settings: ApiSettings) -> None:

@@ -19,6 +19,7 @@ SECTIONS: Sections = {
         "up": (f"{HERE}.up:up", "Run all of AIMA on this machine, in the foreground."),
         "api": (f"{HERE}.processes:api", "Run an API node."),
         "worker": (f"{HERE}.processes:worker", "Run this host's worker."),
+        "flower": (f"{HERE}.processes:flower", "Run Flower, to look at workers, queues and tasks."),
         "doctor": (f"{HERE}.doctor:doctor", "Say what this machine lacks, and what mends it."),
     },
     "Deploy engines": {

@@ -1,4 +1,4 @@
-"""`aima api` and `aima worker`: this process becomes that one."""
+"""`aima api`, `aima worker` and `aima flower`: this process becomes that one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def api(bind: str | None, port: int | None) -> None:
 def worker(name: str | None, runtime: str | None) -> None:
     """Run this host's worker."""
     _become("aima_worker", AIMA_HOST__NAME=name, AIMA_RUNTIME=runtime)
+
+
+@click.command()
+@click.option("--bind", metavar="ADDRESS", help="Where to listen; 127.0.0.1 by default, others want a password.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="5555 by default.")
+@click.option("--user", metavar="NAME", help="Who may look; aima by default.")
+def flower(bind: str | None, port: int | None, user: str | None) -> None:
+    """Run Flower, to look at workers, queues and tasks.
+
+    The password is AIMA_FLOWER__PASSWORD; without one it is minted, and said where it lies.
+    """
+    _become("aima_api.flower", AIMA_FLOWER__BIND=bind, AIMA_FLOWER__PORT=port, AIMA_FLOWER__USER=user)
 
 
 def _become(module: str, **settings: object) -> None:

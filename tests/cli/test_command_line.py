@@ -28,6 +28,7 @@ GRAMMAR = [
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
     ["doctor", "-o", "json"],
     ["worker", "--name", "box", "--runtime", "docker"],
+    ["flower", "--bind", "127.0.0.1", "--port", "5555", "--user", "ops"],
     ["engine", "list", "-o", "yaml"],
     ["engine", "show", "e", "-o", "json"],
     ["engine", "validate", "/"],

@@ -1,0 +1,178 @@
+"""`aima flower`: what it shows of a real installation, to whom, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from base64 import b64encode
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from flower.urls import handlers
+from lab.parts import eventually, free_port
+from lab.running import AIMA, Aima
+from tornado.web import URLSpec
+
+from aima_core.failures import BadSettings
+
+COMES_WITHIN = timedelta(seconds=20)
+ENDS_WITHIN = 5
+OPEN = {"/healthcheck", "/logout"}
+"""Pages that say nothing about anybody."""
+
+pytestmark = pytest.mark.redis
+
+
+class Flower:
+    """A Flower in a process of its own, and whoever asks it."""
+
+    def __init__(self, environment: dict[str, str], state: Path) -> None:
+        self.port = free_port()
+        self._environment = {**environment, "FLOWER_UNAUTHENTICATED_API": "1"}  # which must not matter
+        self._state = state
+        self.process = subprocess.Popen([AIMA, "flower", "--port", str(self.port)], env=self._environment)
+        assert eventually(lambda: self.status("/healthcheck") == 200, within=COMES_WITHIN)
+
+    @property
+    def password(self) -> str:
+        return (self._state / "flower.password").read_text()
+
+    def status(self, path: str, *, user: str | None = None, method: str = "GET") -> int | None:
+        """None while nobody answers."""
+        try:
+            return self._ask(path, user, method)[0]
+        except OSError:
+            return None
+
+    def answer(self, path: str, method: str = "GET") -> str:
+        return self._ask(path, f"aima:{self.password}", method)[1]
+
+    def read(self, path: str) -> Any:
+        return json.loads(self.answer(path))
+
+    def _ask(self, path: str, user: str | None, method: str) -> tuple[int, str]:
+        headers = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"} if user else {}
+        request = Request(f"http://127.0.0.1:{self.port}{path}", headers=headers, method=method)
+        try:
+            with urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as refused:
+            return refused.code, refused.read().decode()
+
+
+@pytest.fixture(scope="module")
+def aima(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aima]:
+    aima = Aima(tmp_path_factory.mktemp("flower"), installation="flower", runtime="fake")
+    aima.up()
+    yield aima
+    aima.end()
+
+
+@pytest.fixture(scope="module")
+def secrets(aima: Aima) -> dict[str, str]:
+    state = aima.directory / "state"
+    return {name: (state / name).read_text().strip() for name in ("redis/password", "signing.key")}
+
+
+@pytest.fixture(scope="module")
+def flower(aima: Aima, secrets: dict[str, str]) -> Iterator[Flower]:
+    state = aima.directory / "state"
+    url = f"redis://:{secrets['redis/password']}@127.0.0.1:{(state / 'redis/port').read_text()}/0"
+    flower = Flower({**aima.environment, "AIMA_REDIS__URL": url}, state)
+    assert eventually(lambda: "aima@alpha" in flower.read("/api/workers?status=1"), within=COMES_WITHIN)
+    yield flower
+    flower.process.send_signal(signal.SIGTERM)
+    assert flower.process.wait(ENDS_WITHIN) == 0
+
+
+def test_every_host_is_a_worker_with_its_queues(flower: Flower) -> None:
+    worker = flower.read("/api/workers?refresh=1")["aima@alpha"]
+
+    queues = {queue["name"] for queue in worker["active_queues"]}
+    assert "host.alpha" in queues
+    assert any(name.startswith("cpu.") for name in queues)
+    assert set(worker["registered"]) == {"aima.start", "aima.pull", "aima.stop"}
+
+
+def test_an_operation_is_a_task_under_its_own_id(aima: Aima, flower: Flower) -> None:
+    (operation,) = json.loads(aima.aima("image", "pull", "tiny:1", "--host", "alpha", "-o", "json").stdout)
+
+    def task() -> Any:
+        return flower.read("/api/tasks").get(operation["id"])
+
+    assert eventually(lambda: bool(task()) and task()["worker"] == "aima@alpha", within=COMES_WITHIN)
+    assert task()["name"] == "aima.pull"
+    assert "'what': 'tiny:1'" in task()["kwargs"]
+    assert operation["id"] in flower.answer(f"/task/{operation['id']}")
+
+
+@pytest.mark.parametrize("user", [None, "aima:wrong", "aima:", "nobody:x"])
+def test_nobody_looks_in_without_the_password(user: str | None, flower: Flower) -> None:
+    asked = [(method, page) for page in pages() for method in ("GET", "POST")]
+
+    answered = {page for method, page in asked if flower.status(page, user=user, method=method) == 200}
+
+    assert len(asked) > 50
+    assert answered == OPEN
+
+
+def test_no_answer_tells_a_secret(flower: Flower, secrets: dict[str, str]) -> None:
+    answers = "".join(flower.answer(page) for page in (*pages(), "/worker/aima@alpha", "/api/workers?refresh=1"))
+
+    assert "aima@alpha" in answers
+    assert [name for name, secret in [*secrets.items(), ("its own", flower.password)] if secret in answers] == []
+
+
+def test_who_looks_on_changes_nothing(flower: Flower, aima: Aima) -> None:
+    refused = flower.answer("/api/worker/shutdown/aima@alpha", "POST")
+
+    assert "Read only" in refused
+    assert aima.record("host", "list")[0]["live"]
+
+
+def test_the_password_is_the_owner_s_alone(flower: Flower, aima: Aima) -> None:
+    kept = aima.directory / "state/flower.password"
+
+    assert kept.stat().st_mode & 0o077 == 0
+    assert len(flower.password) >= 32
+
+
+def test_an_address_others_reach_wants_a_password_of_somebody_s_choosing(tmp_path: Path) -> None:
+    ended = refused(tmp_path, "--bind", "0.0.0.0")
+
+    assert ended.returncode == BadSettings.exit_code
+    assert "without a password of your own" in ended.stderr
+    assert not (tmp_path / "flower.password").exists()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        ended = refused(tmp_path, "--port", str(port))
+
+    assert ended.returncode == BadSettings.exit_code
+    assert f"port {port}" in ended.stderr
+
+
+def pages() -> list[str]:
+    """Every page that Flower knows, with some name where it wants one; not its style sheets."""
+    patterns = [each.regex.pattern if isinstance(each, URLSpec) else each[0] for each in handlers]
+    named = {re.sub(r"\(\.[+*]\)", "x", pattern).strip("$?") for pattern in patterns}
+    return sorted(named - {".*", "/static/x"})
+
+
+def refused(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "AIMA_STATE_DIR": str(state), "AIMA_CONFIG": os.devnull}
+    return subprocess.run(
+        [AIMA, "flower", *options], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )

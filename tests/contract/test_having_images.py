@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.facts`, `image` and `pull`, as far as they need no registry."""
+"""The promises of `ContainerRuntime.facts`, `image`, `images` and `pull`, as far as they need no registry."""
 
 from __future__ import annotations
 
@@ -38,6 +38,30 @@ def test_an_image_that_is_not_there_is_none(bench: Bench, runtime: ContainerRunt
         pytest.skip("this runtime runs no images")
 
     assert runtime.image(bench.absent_image) is None
+
+
+def test_an_image_that_is_there_is_listed_under_its_reference(bench: Bench, runtime: ContainerRuntime) -> None:
+    if not bench.has_images:
+        pytest.skip("this runtime runs no images")
+    image = runtime.image(bench.image)
+    assert image is not None
+
+    listed = [each for each in runtime.images() if each.reference == bench.image]
+
+    assert [each.digest for each in listed] == [image.digest]
+
+
+def test_a_listing_of_images_has_no_reference_twice(runtime: ContainerRuntime) -> None:
+    references = [each.reference for each in runtime.images()]
+
+    assert len(references) == len(set(references))
+
+
+def test_a_runtime_without_images_lists_none(bench: Bench, runtime: ContainerRuntime) -> None:
+    if bench.has_images:
+        pytest.skip("this runtime runs images")
+
+    assert runtime.images() == []
 
 
 def test_a_pull_that_cannot_succeed_does_not_end_quietly(bench: Bench, runtime: ContainerRuntime) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from worker.recorded import MACHINES, found_on, nvml_of
+from worker.recorded import MACHINES, found_on, nvml_of, reading_of
 
 from aima_core.services import Accelerator
 from aima_worker.accelerators import shares_memory
@@ -69,6 +69,10 @@ def test_two_cards_of_one_model_are_told_apart() -> None:
 def test_where_cpu_and_gpu_share_the_memory_the_gpu_has_none_of_its_own(machine: str) -> None:
     assert [each.memory for each in found_on(machine).accelerators] == [None]
     assert shared(machine)
+
+
+def test_a_memory_of_zero_bytes_is_none() -> None:
+    assert [device.memory for device in reading_of("orin_in_a_container").devices] == [None]
 
 
 def test_a_jetson_is_told_by_its_board_and_by_its_chip_where_nvml_knows_nothing() -> None:

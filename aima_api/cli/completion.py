@@ -14,7 +14,7 @@ Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
 def complete(collection: str, field: str) -> Completer:
-    """A completer over one field of a collection's records."""
+    """A completer over one field of a collection's records, or over the texts in a field that is a list."""
 
     def ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
         known = _known(_url_of(ctx), collection, field)
@@ -30,9 +30,11 @@ def _known(url: str, collection: str, field: str) -> list[str]:
 
     try:
         with Api(url, key=os.environ.get("AIMA_KEY"), answers_within=PATIENCE) as api:
-            return [str(item[field]) for item in api.every(path_of(collection), at_most=1000)]
+            values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
     except (AimaError, Refused):
         return []
+    texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
+    return list(dict.fromkeys(map(str, texts)))
 
 
 def _url_of(ctx: click.Context) -> str:

@@ -24,7 +24,12 @@ def image() -> None:
 @click.argument("image", metavar="[IMAGE]", required=False)
 @click.option("--engine", metavar="E", shell_complete=complete("engines", "name"), help="The image of this engine.")
 @host_option
-@click.option("--route", metavar="R", help="On a host of this class, such as gb10.arm64.")
+@click.option(
+    "--route",
+    metavar="R",
+    shell_complete=complete("hosts", "routes"),
+    help="On every live host of this class, such as gb10.arm64.",
+)
 @wait_option
 @timeout_option
 @output_option
@@ -39,7 +44,11 @@ def pull(
     timeout: timedelta | None,
     output: Format,
 ) -> int:
-    """Pull IMAGE, or an engine's."""
+    """Pull IMAGE, or an engine's: an operation for each host, side by side.
+
+    Without --host or --route, an engine's image goes to every live host that may run the engine, and any other IMAGE
+    to the only live host there is. Where one of the hosts named may never have it, nothing is pulled at all.
+    """
     from aima_api.cli.watch import submitted
 
     if (image is None) == (engine is None):

@@ -24,13 +24,14 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": (f"{HERE}.services:service", "Create, start, stop and look at services."),
+        "plan": (f"{HERE}.plan:plan", "Say what a start would do, and do nothing."),
         "operation": (f"{HERE}.operations:operation", "Follow and cancel what is under way."),
         "image": (f"{HERE}.images:image", "Fetch images before they are needed."),
     },
     "Look around": {
         "engine": (f"{HERE}.catalog:engine", "Show and check the engines of the catalog."),
         "model": (f"{HERE}.catalog:model", "Show the models of the catalog."),
-        "host": (f"{HERE}.hosts:host", "Show the hosts and what they have."),
+        "host": (f"{HERE}.hosts:host", "Show the hosts, and let them take starts or not."),
         "port": (f"{HERE}.ports:port", "Show the ports that engines hold."),
     },
 }

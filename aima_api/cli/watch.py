@@ -124,20 +124,32 @@ def _take(track: Track, news: News | Exception, display: Display) -> None:
 def _conclude(tracks: list[Track], output: Format) -> int:
     for track in tracks:
         if track.succeeded:
-            text = f"{title(track)}: {success(track)}"
-            click.echo(f"{click.style('✓', fg='green')} {harmless(text)}", err=output != "table")
-            if times := phase_times(track):
-                click.echo(click.style(f"  {times}", dim=True), err=output != "table")
-        elif len(tracks) > 1:
-            text = f"{title(track)}: {track.problem or track.failure.message}"
-            click.echo(f"{click.style('✗', fg='red')} {harmless(text)}", err=True)
-    failed = next((track for track in tracks if not track.succeeded), None)
-    if failed is None:
-        return 0
-    if failed.problem is not None:
-        return report(failed.problem)
-    tell(failed.failure)
-    return exit_code_of(failed.failure.code)
+            _tell_success(track, err=output != "table")
+    failed = [track for track in tracks if not track.succeeded]
+    if len(tracks) == 1 and failed:
+        return _report(failed[0])
+    codes = []
+    for track in failed:
+        click.echo(f"{click.style('✗', fg='red')} {harmless(title(track))}", err=True)
+        codes.append(_report(track))
+    if failed:
+        names = ", ".join(harmless(track.label) for track in failed)
+        click.echo(f"{len(failed)} of {len(tracks)} did not succeed: {names}.", err=True)
+    return codes[0] if codes else 0
+
+
+def _tell_success(track: Track, *, err: bool) -> None:
+    text = f"{title(track)}: {success(track)}"
+    click.echo(f"{click.style('✓', fg='green')} {harmless(text)}", err=err)
+    if times := phase_times(track):
+        click.echo(click.style(f"  {times}", dim=True), err=err)
+
+
+def _report(track: Track) -> int:
+    if track.problem is not None:
+        return report(track.problem)
+    tell(track.failure)
+    return exit_code_of(track.failure.code)
 
 
 def _let_go(tracks: list[Track]) -> None:

@@ -62,11 +62,17 @@ class StandIn:
         return left.pop(0) if len(left) > 1 else left[0]
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients hang up on streams that they need no longer."""
+
+
 @contextmanager
 def stand_in_api(port: int = 0) -> Iterator[StandIn]:
     script = StandIn()
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(script))
-    server.daemon_threads = True
+    server = _Quiet(("127.0.0.1", port), _handler(script))
     script.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -49,6 +49,25 @@ class RatioAtMost:
 
 
 @dataclass(frozen=True)
+class RateAtLeast:
+    """How many we do in the time in which they do one."""
+
+    least: float
+
+    def figure(self, ours: float, theirs: float) -> float:
+        return theirs / ours
+
+    def met_by(self, figure: float) -> bool:
+        return figure >= self.least
+
+    def told(self, figure: float) -> str:
+        return f"{figure:.3f} x"
+
+    def __str__(self) -> str:
+        return f"≥ {self.least:g} x"
+
+
+@dataclass(frozen=True)
 class AddedAtMost:
     most: timedelta
 

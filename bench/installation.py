@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -22,18 +22,38 @@ from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer, redis_program
 
 from aima_api.cli.client import Api, path_of
+from aima_core import keys
 from aima_core.failures import ApiUnavailable
+from aima_core.host_store import HostStore
+from aima_core.redis_link import command_link
+from aima_core.services import HostFacts
+from aima_core.text_redis import TextRedis
 
 STARTS_WITHIN = timedelta(seconds=30)
 ENDS_WITHIN_SECONDS = 10
 HOST = "bench"
 HOST_PORTS = "29000-29099"
 """Below the kernel's range for outgoing connections, and apart from what AIMA leases by itself."""
+ROUTE = "cpu.amd64"
+_FACTS = {
+    "identity": "said to be",
+    "arch": "amd64",
+    "address": "127.0.0.1",
+    "cores": 1024,
+    "memory": 1 << 50,
+    "disk_free": 1 << 50,
+    "runtime": "fake",
+    "runtime_version": "1",
+    "ports": (20000, 29999),
+    "version": "0",
+}
 
 
 class Installation:
-    def __init__(self, api: Api, name: str) -> None:
+    def __init__(self, api: Api, name: str, *, url: str, redis_url: str) -> None:
         self.name = name
+        self.url = url
+        self.redis_url = redis_url
         self._api = api
 
     def submit(self, path: str, body: dict[str, Any] | None = None) -> str:
@@ -70,8 +90,11 @@ class Installation:
 
 
 @contextmanager
-def installation() -> Iterator[Installation]:
-    """One that takes commands; its processes and its records are gone afterwards."""
+def installation(*, hosts: int = 0) -> Iterator[Installation]:
+    """One that takes commands; its processes and its records are gone afterwards.
+
+    With `hosts`, these many are only said to be there, and nobody carries anything out.
+    """
     name = f"b{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="aima-bench-")))
@@ -79,9 +102,13 @@ def installation() -> Iterator[Installation]:
         stack.callback(redis.kill)
         port = free_port()
         environment = os.environ | _settings(name, directory, redis_url=redis.url, port=port)
-        for module in ("aima_api", "aima_worker"):
-            stack.enter_context(_process(module, directory, environment))
-        made = Installation(stack.enter_context(Api(f"http://127.0.0.1:{port}")), name)
+        if hosts:
+            _announce(command_link(redis.url), hosts)
+        for module in ("aima_api",) if hosts else ("aima_api", "aima_worker"):
+            command = [sys.executable, "-m", module]
+            stack.enter_context(process(command, environment, log=directory / f"{module}.log"))
+        url = f"http://127.0.0.1:{port}"
+        made = Installation(stack.enter_context(Api(url)), name, url=url, redis_url=redis.url)
         if not eventually(made.has_a_host, within=STARTS_WITHIN):
             raise RuntimeError(f"no installation within {STARTS_WITHIN.seconds} s:\n{_said(directory)}")
         yield made
@@ -110,15 +137,25 @@ def _settings(name: str, directory: Path, *, redis_url: str, port: int) -> dict[
     }
 
 
+def _announce(redis: TextRedis, hosts: int) -> None:
+    """Hosts that live for as long as the bench does."""
+    store = HostStore(redis)
+    for number in range(hosts):
+        facts = HostFacts.model_validate({**_FACTS, "name": f"host-{number}", "routes": [f"host.host-{number}", ROUTE]})
+        store.announce(facts)
+        redis.zadd(keys.HOSTS_SEEN, {facts.name: time.time() + timedelta(days=1).total_seconds()})
+    redis.close()
+
+
 @contextmanager
-def _process(module: str, directory: Path, environment: dict[str, str]) -> Iterator[None]:
-    with (directory / f"{module}.log").open("wb") as log:
+def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[None]:
+    """A program that runs meanwhile."""
+    with log.open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=directory,
+            command,
             env=environment,
-            stdout=log,
-            stderr=log,
+            stdout=said,
+            stderr=said,
             start_new_session=True,  # Ctrl-C is for the bench, which still has to stop what it started
         )
     try:

@@ -60,7 +60,7 @@ def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None
 def test_a_bench_that_there_is_not_is_told_beside_those_there_are() -> None:
     ran = _bench("strat", succeeds=False)
 
-    assert "there is no bench strat; there are start, pull, cli" in ran.stderr
+    assert "there is no bench strat; there are start, pull, submit, cli" in ran.stderr
 
 
 def _bench(*arguments: str, succeeds: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

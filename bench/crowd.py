@@ -1,0 +1,54 @@
+"""Many requests over a few connections that stay open: what a client costs is to count as little as can be."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+import uvloop
+
+CONNECTIONS = 12
+
+
+def seconds_for(url: str, body: bytes, *, times: int, status: int = 202) -> float:
+    """From the first of these POSTs to the last answer. Raises RuntimeError where one is answered otherwise."""
+    address = urlsplit(url)
+    head = {"Host": address.netloc, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    request = _request("POST", address.path, head) + body
+    return uvloop.run(
+        _ask(str(address.hostname), int(address.port or 80), request, times, f"HTTP/1.1 {status}".encode())
+    )
+
+
+def _request(method: str, path: str, head: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+    return "\r\n".join(lines).encode()
+
+
+async def _ask(host: str, port: int, request: bytes, times: int, expected: bytes) -> float:
+    left = iter(range(times))
+    lines = [await asyncio.open_connection(host, port, limit=1 << 24) for _ in range(min(CONNECTIONS, times))]
+    began = time.perf_counter()
+    await asyncio.gather(*(_keep_asking(*line, request, left, expected) for line in lines))
+    took = time.perf_counter() - began
+    for _, writer in lines:
+        writer.close()
+    return took
+
+
+async def _keep_asking(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, left: Iterator[int], expected: bytes
+) -> None:
+    for _ in left:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        answer = await reader.readexactly(_length(head))
+        if not head.startswith(expected):
+            raise RuntimeError(f"{head.decode()}{answer.decode()}")
+
+
+def _length(head: bytes) -> int:
+    (length,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return int(length.split(b":")[1])

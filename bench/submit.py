@@ -1,0 +1,108 @@
+"""Starts accepted over HTTP, against a loop that asks bare Celery for the same, and against Flower's `async-apply`.
+
+Ours are recorded, signed and answered for one by one, by one API process. Theirs is the loop that a user would write,
+and the HTTP front that comes with Celery. Nobody carries anything out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from celery import Celery
+from lab.parts import eventually, free_port
+
+from bench import rival
+from bench.comparison import Comparison, RateAtLeast, take_turns
+from bench.crowd import seconds_for
+from bench.installation import STARTS_WITHIN, Installation, installation, process
+
+ROUNDS = 15
+NEEDS = ("redis",)
+SERVICE = "svc-tiny-dial"
+ENGINE = "dial-cpu"
+STARTS = 500
+INSTANCES = 1000
+"""Of one service, each on a host of its own."""
+
+
+def measure(rounds: int) -> list[Comparison]:
+    return [*_one_by_one(rounds), _all_at_once(rounds)]
+
+
+def _one_by_one(rounds: int) -> list[Comparison]:
+    with installation(hosts=3) as aima, _flower(aima.redis_url) as flower, rival.application(aima.redis_url) as app:
+        seconds = take_turns(
+            rounds,
+            {
+                "aima": lambda: seconds_for(_starting(aima), b"{}", times=STARTS),
+                "apply_async": lambda: _loop(app, STARTS),
+                "Flower": lambda: seconds_for(flower, _asked_of_flower(), times=STARTS, status=200),
+            },
+        )
+    ours = seconds["aima"]
+    return [
+        Comparison(f"{STARTS} starts, against an apply_async loop", ours, seconds["apply_async"], RateAtLeast(0.8)),
+        Comparison(f"{STARTS} starts, against Flower's async-apply", ours, seconds["Flower"], RateAtLeast(1.2)),
+    ]
+
+
+def _all_at_once(rounds: int) -> Comparison:
+    body = json.dumps({"replicas": INSTANCES}).encode()
+    with installation(hosts=INSTANCES) as aima, rival.application(aima.redis_url) as app:
+        seconds = take_turns(
+            rounds,
+            {
+                "aima": lambda: seconds_for(_starting(aima), body, times=1),
+                "apply_async": lambda: _loop(app, INSTANCES),
+            },
+        )
+    what = f"{INSTANCES} instances in one request, against an apply_async loop"
+    return Comparison(what, seconds["aima"], seconds["apply_async"], RateAtLeast(3))
+
+
+def _starting(aima: Installation) -> str:
+    return f"{aima.url}/v1/services/{SERVICE}:start"
+
+
+def _loop(app: Celery, times: int) -> float:
+    task = app.tasks[rival.TASK]
+    began = time.perf_counter()
+    for _ in range(times):
+        task.apply_async((SERVICE, ENGINE), queue=rival.QUEUE)
+    return time.perf_counter() - began
+
+
+def _asked_of_flower() -> bytes:
+    return json.dumps({"args": [SERVICE, ENGINE], "queue": rival.QUEUE}).encode()
+
+
+@contextmanager
+def _flower(broker: str) -> Iterator[str]:
+    """Where it takes tasks: on loopback, and for as long as the bench takes."""
+    port = free_port()
+    environment = os.environ | {rival.BROKER: broker, "FLOWER_UNAUTHENTICATED_API": "1"}
+    options = ["-A", "bench.rival", "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error"]
+    with TemporaryDirectory(prefix="aima-bench-") as directory:
+        log = Path(directory) / "flower.log"
+        with process([sys.executable, "-m", "celery", *options], environment, log=log):
+            url = f"http://127.0.0.1:{port}"
+            if not eventually(lambda: _answers(url), within=STARTS_WITHIN):
+                raise RuntimeError(f"no Flower within {STARTS_WITHIN.seconds} s:\n{log.read_text()[-2000:]}")
+            yield f"{url}/api/task/async-apply/{rival.TASK}"
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/healthcheck", timeout=1):
+            return True
+    except URLError:
+        return False

@@ -12,10 +12,11 @@
         host.link.cut(); host.link.mend()
         host.worker.kill(); host.worker.start()            # also stop, freeze, thaw: every part is a `Program`
         host.engine.kill(); host.engine.start(); host.engine.containers()
+        fleet.add(a_cpu_host("cpu-03", facts={"memory": "8GB"})); fleet.remove("cpu-03")
         fleet.redis.kill(); fleet.redis.start(); fleet.redis.lose_everything()
         first.kill(); first.start()
         fleet.wait_until(lambda: fleet.states()["cpu-01"] == "away")
-        fleet.make_whole()                                 # whatever was done to it
+        fleet.make_whole(); fleet.clear()                  # whatever was done to it, and what runs
 
 Every host has a network of its own, with a Docker Engine and a worker; Redis, the registry and the API nodes are on
 none. All of it lives in one cell, its files in memory, and goes with it, also when the tests are killed.
@@ -75,9 +76,8 @@ class FleetOfHosts:
             for number in range(nodes)
         ]
         options = {"insecure_registry": net.subnet, **engine}
-        self.hosts = [
-            make_host(inside, plan, net.connect(plan.name), logs=logs, worker=told, **options) for plan in plans
-        ]
+        self._make = partial(make_host, inside, net, logs=logs, worker=told, **options)
+        self.hosts = [self._make(plan) for plan in plans]
 
     def __getitem__(self, name: str) -> LabHost:
         return next(host for host in self.hosts if host.name == name)
@@ -90,6 +90,12 @@ class FleetOfHosts:
     def node(self) -> ApiNode:
         """One that lives."""
         return next(node for node in self.nodes if node.alive)
+
+    def clear(self) -> None:
+        """Stop and forget every service. Raises AssertionError when a container is left all the same."""
+        self.node().clear()
+        left = {host.name: host.engine.containers() for host in self.hosts}
+        assert not any(left.values()), f"containers are left: {left}"
 
     # Hosts ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +128,20 @@ class FleetOfHosts:
         self._at_once([host.make_whole for host in self.hosts])
         self._all_start(*self.nodes)
         self.wait_live()
+
+    def add(self, plan: HostPlan) -> LabHost:
+        """A host more, with its engine and its worker started."""
+        host = self._make(plan)
+        self.hosts.append(host)
+        host.make_whole()
+        return host
+
+    def remove(self, name: str) -> None:
+        """Fell that host for good. What is known of it stays, away."""
+        host = self[name]
+        self.hosts.remove(host)
+        host.worker.kill()
+        host.engine.stop()
 
     # Images and engines -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lab.cell import Cell
 from lab.engine import EngineAt
-from lab.network import Link
+from lab.network import Link, Network
 from lab.program import Program
 from lab.running import AIMA
 
@@ -21,6 +21,7 @@ _GPU_HOOK = "#!/bin/sh\nexec cat >/dev/null\n"
 
 class HostPlan(NamedTuple):
     name: str
+    """At most 15 letters, since its cable has that name, too."""
     facts: Mapping[str, Any] = {}
     """Those that its worker is to announce in place of what it finds, as AIMA_HOST__FACTS takes them."""
     gives_gpus: bool = False
@@ -97,9 +98,10 @@ class LabHost:
 
 
 def make_host(
-    inside: Cell, plan: HostPlan, link: Link, *, logs: Path, worker: Mapping[str, str], **engine: str
+    inside: Cell, net: Network, plan: HostPlan, *, logs: Path, worker: Mapping[str, str], **engine: str
 ) -> LabHost:
     """Set a host up, and start nothing yet. `engine` are options of dockerd, `worker` are what all workers are told."""
+    link = net.connect(plan.name)
     home = Path("/run/hosts") / plan.name
     (inside.outside(home) / "bin").mkdir(parents=True)
     if plan.gives_gpus:

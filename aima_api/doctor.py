@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import timedelta
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from aima_api.doctor_hardware import what_the_worker_finds
+from aima_api.finding import Finding, Verdict
 from aima_api.up.own_redis import find_program
 from aima_core.failures import NoRedisProgram
 from aima_core.quantities import format_size
@@ -26,30 +26,13 @@ ANSWERS_WITHIN = timedelta(seconds=3)
 USUAL_SOCKET = "unix:///var/run/docker.sock"
 LITTLE_DISK = 20_000_000_000
 """Bytes: a single engine's image can take more."""
-TOOLKIT = "sudo apt-get install nvidia-container-toolkit && sudo nvidia-ctk runtime configure"
-GPU_HOOKS = ("nvidia-container-runtime-hook", "nvidia-ctk")
-
-
-class Verdict(StrEnum):
-    GOOD = "good"
-    MIND = "mind"
-    """It runs without, and less well."""
-    LACKS = "lacks"
-
-
-@dataclass(frozen=True)
-class Finding:
-    about: str
-    verdict: Verdict
-    said: str
-    mend: str | None = None
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
     yield _processes()
     yield _redis(settings)
     yield from _docker(settings)
-    yield from _gpu()
+    yield from what_the_worker_finds()
     yield _state(settings.state_dir.expanduser())
 
 
@@ -114,18 +97,6 @@ def _disk(root: Path) -> Iterator[Finding]:
     enough = free > LITTLE_DISK
     remedy = None if enough else "docker image prune"
     yield Finding("disk", Verdict.GOOD if enough else Verdict.MIND, f"{format_size(free)} free for images", remedy)
-
-
-def _gpu(
-    *, driver: Path = Path("/proc/driver/nvidia/version"), which: Callable[[str], str | None] = shutil.which
-) -> Iterator[Finding]:
-    if not driver.exists():
-        yield Finding("GPU", Verdict.GOOD, "no NVIDIA driver is loaded: engines for the CPU only")
-    elif any(map(which, GPU_HOOKS)):
-        yield Finding("GPU", Verdict.GOOD, "the NVIDIA driver and container toolkit are there")
-    else:
-        remedy = f"{TOOLKIT} && sudo systemctl restart docker"
-        yield Finding("GPU", Verdict.LACKS, "the NVIDIA driver is there, and containers cannot use it", remedy)
 
 
 def _state(directory: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""`python -m aima_worker`: this host's worker, in the foreground."""
+"""`python -m aima_worker`: this host's worker, in the foreground; with `--facts`, only what it finds here, as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import structlog
 
 from aima_core.failures import AimaError
 from aima_core.settings import load_settings
-from aima_worker.app import run_worker
 
 
 def main() -> int:
@@ -25,10 +24,23 @@ def main() -> int:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
     try:
-        return run_worker(load_settings())
+        return _tell_facts() if sys.argv[1:] == ["--facts"] else _work()
     except AimaError as failed:
         sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
         return failed.exit_code
+
+
+def _work() -> int:
+    from aima_worker.app import run_worker
+
+    return run_worker(load_settings())
+
+
+def _tell_facts() -> int:
+    from aima_worker.look import look
+
+    sys.stdout.write(look(load_settings()).model_dump_json() + "\n")
+    return 0
 
 
 if __name__ == "__main__":

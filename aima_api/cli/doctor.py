@@ -16,12 +16,12 @@ _MARKS = {"good": ("✓", "green"), "mind": ("!", "yellow"), "lacks": ("✗", "r
 @output_option
 def doctor(output: Format) -> int:
     """Say what this machine lacks, and what mends it."""
-    from aima_api.doctor import Verdict, findings
+    from aima_api.doctor import findings
     from aima_core.failures import MachineLacks
     from aima_core.settings import load_settings
 
     found = list(findings(load_settings()))
-    lacking = [each.about for each in found if each.verdict is Verdict.LACKS]
+    lacking = [each.about for each in found if each.verdict == "lacks"]
     if output != "table":
         print_data([dataclasses.asdict(each) | {"verdict": each.verdict.value} for each in found], output)
         return MachineLacks.exit_code if lacking else 0

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.outcome import Aima
 
-from aima_api.doctor import Finding, Verdict, _gpu, findings
+from aima_api.doctor import findings
+from aima_api.doctor_hardware import what_the_worker_finds
+from aima_api.finding import Finding, Verdict
 from aima_core.failures import MachineLacks
 from aima_core.settings import Settings
 
 Env = pytest.MonkeyPatch
+Told = Callable[..., list[Finding]]
+GB10 = {"kind": "gb10", "name": "NVIDIA GB10", "memory": None, "compute_capability": "12.1"}
 
 
 def about(what: str) -> list[Finding]:
@@ -34,13 +41,75 @@ def test_a_docker_engine_that_answers_is_named_with_its_version() -> None:
     assert any("Docker Engine" in each.said and each.verdict is Verdict.GOOD for each in about("Docker"))
 
 
-def test_a_driver_without_the_toolkit_is_a_lack(tmp_path: Path) -> None:
-    driver = tmp_path / "version"
-    driver.touch()
+@pytest.fixture
+def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
+    """What the doctor makes of what a worker's program tells."""
 
-    assert [each.verdict for each in _gpu(driver=driver, which=lambda _: None)] == [Verdict.LACKS]
-    assert [each.verdict for each in _gpu(driver=driver, which=lambda name: name)] == [Verdict.GOOD]
-    assert [each.verdict for each in _gpu(driver=tmp_path / "none", which=lambda _: None)] == [Verdict.GOOD]
+    def findings_of(**told: Any) -> list[Finding]:
+        hardware = {"accelerators": [], "memory": 128_000_000_000, "unified_memory": False, "trouble": None}
+        seen = {"gives_gpus": None, "clock_offset": None, "hardware": {**hardware, **told.pop("hardware", {})}, **told}
+        program = tmp_path / "worker"
+        program.write_text(json.dumps(seen))
+        return list(what_the_worker_finds(["cat", str(program)]))
+
+    return findings_of
+
+
+def test_this_machine_s_gpus_are_looked_at_by_the_worker() -> None:
+    assert about("GPU")
+    assert not any("not looked at" in each.said for each in about("GPU"))
+
+
+def test_the_doctor_names_the_accelerators_with_their_number_and_memory(as_told: Told) -> None:
+    card = {"kind": "cuda", "name": "NVIDIA L4", "memory": 24_000_000_000, "compute_capability": "8.9"}
+
+    (gpu,) = as_told(hardware={"accelerators": [card, card]})
+
+    assert gpu == Finding("GPU", Verdict.GOOD, "2 × NVIDIA L4 (cuda, 24 GB, compute 8.9)")
+
+
+def test_the_doctor_says_that_cpu_and_gpu_share_the_memory(as_told: Told) -> None:
+    (gpu,) = as_told(hardware={"accelerators": [GB10], "unified_memory": True})
+
+    assert gpu.said == "NVIDIA GB10 (gb10, compute 12.1); 128 GB shared by CPU and GPU"
+
+
+def test_a_driver_that_fails_is_a_lack_with_its_remedy(as_told: Told) -> None:
+    trouble = {"said": "No NVIDIA GPU can be used: version mismatch.", "mend": "sudo reboot"}
+
+    assert as_told(hardware={"trouble": trouble}) == [
+        Finding("GPU", Verdict.LACKS, trouble["said"], trouble["mend"]),
+    ]
+
+
+@pytest.mark.parametrize(("gives", "verdict"), [(True, Verdict.GOOD), (False, Verdict.LACKS)])
+def test_a_docker_engine_that_gives_no_gpus_is_a_lack(as_told: Told, gives: bool, verdict: Verdict) -> None:
+    gpu, containers = as_told(hardware={"accelerators": [GB10]}, gives_gpus=gives)
+
+    assert gpu.verdict is Verdict.GOOD
+    assert containers.verdict is verdict
+    assert (containers.mend is None) == gives
+
+
+def test_without_a_gpu_nobody_minds_that_docker_gives_none(as_told: Told) -> None:
+    assert [each.verdict for each in as_told(gives_gpus=False)] == [Verdict.GOOD]
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"), [(0.4, "agrees with Redis'"), (2.5, "2.5 s ahead of Redis'"), (-90.0, "90.0 s behind Redis'")]
+)
+def test_the_doctor_tells_how_far_the_clock_is_off(as_told: Told, offset: float, said: str) -> None:
+    *_, clock = as_told(clock_offset=offset)
+
+    assert clock.said == said
+    assert (clock.mend is None) == (clock.verdict is Verdict.GOOD) == (abs(offset) < 1)
+
+
+def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
+    (gpu,) = what_the_worker_finds([sys.executable, "-c", "raise ModuleNotFoundError('no psutil')"])
+
+    assert gpu.verdict is Verdict.MIND
+    assert "no psutil" in gpu.said
 
 
 def test_what_is_lacking_decides_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:

@@ -23,15 +23,18 @@ from aima_api.log_feeds import LogFeeds
 from aima_api.log_link import LogLink
 from aima_api.log_past import LogPast
 from aima_api.log_streams import LogStreams
+from aima_api.moving import Moving
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
 from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
 from aima_api.starts import Starts
 from aima_api.submit import Submit
+from aima_api.upkeep import Upkeep
 from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
+from aima_core.queue import Doorbell
 from aima_core.redis_link import command_link, following_link
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
@@ -60,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"default": {"model": Problem, "description": "Why it was not done (RFC 9457)"}},
     )
     app.state.hub = hub
-    app.state.parts, app.state.call_off = _parts(url, offered, signing_key, hub)
+    app.state.parts, app.state.call_off, app.state.upkeep = _parts(settings, offered, signing_key, hub)
     app.add_middleware(Access, settings=settings.api)
     answer_all_failures(app)
     for noun in ROUTERS:
@@ -95,6 +98,9 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until a signal. Raises as `create_app` does."""
     server = Server(create_app(settings), settings)
+    import os, sys
+
+    sys.setswitchinterval(float(os.environ.get("SWI", "0.005")))
     gc.freeze()  # what is there now stays: looking through it again and again would cost requests milliseconds
     server.run()
 
@@ -107,7 +113,10 @@ def _signing_key(settings: Settings) -> SecretStr:
     return settings.signing_key
 
 
-def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) -> tuple[Parts, CallOff]:
+def _parts(
+    settings: Settings, offered: Catalog, signing_key: SecretStr, hub: EventHub
+) -> tuple[Parts, CallOff, Upkeep]:
+    url = settings.redis.url.get_secret_value()
     redis = command_link(url)
     log_link = LogLink(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
@@ -117,26 +126,39 @@ def _parts(url: str, offered: Catalog, signing_key: SecretStr, hub: EventHub) ->
     wishes = Wishes(
         offered, submit, operations=operations, services=services, hosts=hosts, rooms=rooms, call_off=call_off
     )
+    starts = Starts(offered, submit, services=services, hosts=hosts, rooms=rooms)
+    doorbell = Doorbell(redis)
+    upkeep = Upkeep(
+        redis,
+        Moving(starts, submit, operations=operations, services=services, doorbell=doorbell),
+        operations=operations,
+        hosts=hosts,
+        doorbell=doorbell,
+        lost_after=settings.api.move_after,
+    )
     parts = Parts(
         catalog=offered,
         redis=redis,
+        move_after=settings.api.move_after,
         operations=operations,
         services=services,
         hosts=hosts,
-        starts=Starts(offered, submit, services=services, hosts=hosts, rooms=rooms),
+        starts=starts,
         wishes=wishes,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
         logs=LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts)),
     )
-    return parts, call_off
+    return parts, call_off, upkeep
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = THREADS
     listening = asyncio.create_task(app.state.hub.run())
+    app.state.upkeep.begin()
     yield
+    app.state.upkeep.end()
     app.state.hub.close()
     app.state.call_off.close()
     listening.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
@@ -23,6 +24,7 @@ from aima_core.text_redis import TextRedis
 class Parts:
     catalog: Catalog
     redis: TextRedis
+    move_after: timedelta
     operations: OperationStore
     services: ServiceStore
     hosts: HostStore

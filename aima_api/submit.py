@@ -31,14 +31,21 @@ class Submit:
 
     def submit(self, command: AnyCommand, places: Sequence[Place]) -> list[Operation]:
         """One operation for each place, recorded, signed and rung for. Raises BrokerUnavailable within seconds."""
-        text = command.model_dump_json()
-        subject = _subject(command)
-        orders = [self._order(_operation(subject, place), place, text) for place in places]
+        return self.submit_all([(command, places)])
+
+    def submit_all(self, wishes: Sequence[tuple[AnyCommand, Sequence[Place]]]) -> list[Operation]:
+        """Several commands in one go, the later with the higher fence."""
+        orders = [order for command, places in wishes for order in self._orders(command, places)]
         try:
             return self._operations.enqueue(orders)
         except BrokerUnavailable as away:  # some may be down for all that
             self._call_off.later([order.operation.id for order in orders], away.failure)
             raise
+
+    def _orders(self, command: AnyCommand, places: Sequence[Place]) -> list[Order]:
+        text = command.model_dump_json()
+        subject = _subject(command)
+        return [self._order(_operation(subject, place), place, text) for place in places]
 
     def _order(self, operation: Operation, place: Place, command: str) -> Order:
         return Order(

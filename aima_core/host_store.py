@@ -14,6 +14,9 @@ from aima_core.scripts import Scripts
 from aima_core.services import Host, HostFacts
 from aima_core.text_redis import TextRedis
 
+LEFT = 0.0
+"""When a host was last heard of whose worker has said goodbye."""
+
 
 class Membership(StrEnum):
     OK = "ok"
@@ -62,7 +65,7 @@ class HostStore:
 
     def leave(self, host: HostName) -> None:
         """Say that the host's worker has ended in good order: it is not live from now on."""
-        self._redis.zadd(keys.HOSTS_SEEN, {host: 0})
+        self._redis.zadd(keys.HOSTS_SEEN, {host: LEFT})
 
     def drain(self, host: HostName) -> None:
         """Let it take no starts from now on. Raises UnknownHost."""
@@ -108,4 +111,11 @@ def _host(text: str, seen: float, now: float, drained: str | None) -> Host:
     facts = HostFacts.model_validate_json(text).model_dump()
     live = now - seen < keys.HOST_DEAD.total_seconds()
     since = datetime.fromisoformat(drained) if drained else None
-    return Host(**facts, live=live, seen_at=datetime.fromtimestamp(seen, UTC), drained_since=since)
+    return Host(
+        **facts,
+        live=live,
+        left=seen == LEFT,
+        seen_at=datetime.fromtimestamp(seen, UTC),
+        silent_for=max(0.0, now - seen),
+        drained_since=since,
+    )

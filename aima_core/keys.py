@@ -28,6 +28,7 @@ aima:ports:<host>:taken        zset     worker        held ports by the time the
 aima:ports:<host>:last         hash     worker        the port each instance held last; never
 aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
 aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
+aima:upkeep                    string   api           the node that looks after the hosts just now; for seconds
 aima:asked:<host>              list     api           what a host is asked about log lines, capped; ASKED_TTL
 aima:answer:<id>               stream   worker        the log lines that were asked for; ANSWER_TTL
 aima:lines:<instance>          stream   worker        lines as they are said, while followed, capped; LINES_TTL
@@ -69,6 +70,7 @@ ACTIVE: Final = "aima:operations:active"
 WAITING: Final = "aima:operations:waiting"
 COMMON_LOG: Final = "aima:log"
 EVENTS: Final = "aima:events"
+UPKEEP: Final = "aima:upkeep"
 SERVICES: Final = "aima:services"
 INSTANCES: Final = "aima:instances"
 HOSTS: Final = "aima:hosts"

@@ -184,6 +184,11 @@ class OperationStore:
         found = self._run("inherit", places, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
         return [self.get(OperationId(id)) for id in found]
 
+    def release_lost(self, id: OperationId, lost: HostName) -> bool:
+        """Let any host take it on; False when it is not that host's, or its worker still holds it."""
+        places = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
+        return bool(self._run("release_lost", places, id, lost))
+
     def overdue(self, *, at_most: int = 50) -> Overdue:
         """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
         where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]

@@ -144,7 +144,11 @@ class Host(HostFacts):
     """A host with what is known of it now."""
 
     live: bool
+    left: bool = False
+    """Its worker ended in good order; what runs there goes on."""
     seen_at: datetime
+    silent_for: float = 0.0
+    """Seconds since it was last heard of, by Redis' clock."""
     drained_since: datetime | None = None
     """Set while it takes no starts."""
 

@@ -45,6 +45,8 @@ class ApiSettings(Section):
     port: int = Field(7080, ge=0, le=65535)
     keys: tuple[SecretStr, ...] = ()
     """Bearer keys, any of which opens the API; without one it binds to loopback only."""
+    move_after: Duration = parse_duration("60s")
+    """What is not bound to a host that was silent for so long is begun on another."""
     catalog: Path | None = None
     """A directory of the operator's own that overlays the catalog that AIMA brings."""
 

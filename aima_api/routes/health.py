@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter
 
+from aima_api.host_loss import loss_among
 from aima_api.parts import Api
 from aima_core.failures import BrokerUnavailable
 
@@ -21,11 +22,11 @@ async def alive() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def ready(api: Api) -> dict[str, str]:
-    """503 while Redis does not answer."""
+async def ready(api: Api) -> dict[str, str | None]:
+    """503 while Redis does not answer. `suspicion` says why this side may be cut off from many hosts, if it may."""
     try:
         async with asyncio.timeout(ANSWERS_WITHIN.total_seconds()):
-            await asyncio.to_thread(api.redis.ping)
+            hosts = await asyncio.to_thread(api.hosts.all)
     except TimeoutError as silent:
         raise BrokerUnavailable(detail="it is silent") from silent
-    return {"status": "ready"}
+    return {"status": "ready", "suspicion": loss_among(hosts, after=api.move_after).suspicion}

@@ -1,0 +1,77 @@
+"""What becomes of the work of a host that is lost: elsewhere, where it was not bound to that host; else it has failed.
+
+The copy on the lost host is told to stop: it hears of it when the host is back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from aima_api.placement import Place
+from aima_api.starts import GRACE_WHEN_MOVED, Starts
+from aima_api.submit import Submit
+from aima_core.failures import AimaError, BrokerUnavailable, HostLost
+from aima_core.ids import HostName, InstanceId, Route, ServiceId
+from aima_core.operation_store import OperationStore, now
+from aima_core.operations import Event, Kind, Operation, Phase, StopService
+from aima_core.queue import Doorbell
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired
+
+_log = structlog.get_logger()
+
+
+class Moving:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(
+        self, starts: Starts, submit: Submit, *, operations: OperationStore, services: ServiceStore, doorbell: Doorbell
+    ) -> None:
+        self._starts = starts
+        self._submit = submit
+        self._operations = operations
+        self._services = services
+        self._doorbell = doorbell
+
+    def move_from(self, host: HostName) -> None:
+        """Can be called again and again: what has been moved is not moved twice."""
+        unended = self._operations.unended()
+        for operation in unended:
+            if operation.host == host:
+                self._go_on_elsewhere(operation, host)
+        starting = {operation.service for operation in unended if operation.kind is Kind.START}
+        for instance in self._services.instances_on(host):
+            if instance.desired is Desired.RUNNING and instance.id.service not in starting:
+                self._move(instance.id)
+
+    def _go_on_elsewhere(self, operation: Operation, lost: HostName) -> None:
+        if operation.route.host is not None:
+            self._tell(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
+            return
+        if operation.service:
+            self._have_stopped(operation.service, lost)
+        if self._operations.release_lost(operation.id, lost):
+            _log.warning("an operation goes on elsewhere", operation=operation.id, lost=lost)
+            self._tell(operation, Phase.QUEUED, message=f"{lost} went away; another host takes it on.")
+            self._doorbell.ring(operation)
+
+    def _have_stopped(self, service: ServiceId, lost: HostName) -> None:
+        """Once the host is back; what is asked of the service from now on counts as asked for later."""
+        stop = StopService(service=service, grace=GRACE_WHEN_MOVED)
+        self._submit.submit(stop, [Place(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")])
+
+    def _move(self, instance: InstanceId) -> None:
+        try:
+            started = self._starts.elsewhere(instance.service, instance.host)
+        except BrokerUnavailable:
+            raise
+        except AimaError as failed:
+            _log.warning("cannot be moved", instance=instance, why=str(failed))
+            return
+        for operation in started:
+            _log.warning("moved elsewhere", instance=instance, operation=operation.id)
+
+    def _tell(self, operation: Operation, phase: Phase, **more: Any) -> None:
+        self._operations.record(Event(operation=operation.id, at=now(), phase=phase, **more))

@@ -1,0 +1,78 @@
+"""What an API node does by itself: rings again for what nobody carries out, and has the work of lost hosts moved.
+
+Any number of nodes may do so; of those that look at the hosts, one does at a time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from threading import Event as Flag
+from threading import Thread
+
+import structlog
+
+from aima_api.host_loss import loss_among
+from aima_api.moving import Moving
+from aima_core import keys
+from aima_core.failures import BrokerUnavailable
+from aima_core.host_store import HostStore
+from aima_core.operation_store import OperationStore
+from aima_core.queue import Doorbell
+from aima_core.text_redis import TextRedis
+
+LOOK_SECONDS = 5.0
+
+_log = structlog.get_logger()
+
+
+class Upkeep:
+    def __init__(
+        self,
+        redis: TextRedis,
+        moving: Moving,
+        *,
+        operations: OperationStore,
+        hosts: HostStore,
+        doorbell: Doorbell,
+        lost_after: timedelta,
+    ) -> None:
+        self._redis = redis
+        self._moving = moving
+        self._operations = operations
+        self._hosts = hosts
+        self._doorbell = doorbell
+        self._lost_after = lost_after
+        self._suspicion: str | None = None
+        self._ended = Flag()
+        self._node = uuid.uuid4().hex
+
+    def begin(self) -> None:
+        Thread(target=self._keep_looking, name="upkeep", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def look(self) -> None:
+        """Raises BrokerUnavailable."""
+        for id, queue in self._operations.overdue().unattended:
+            self._doorbell.ring(self._operations.get(id), on=queue)
+        if self._redis.set(keys.UPKEEP, self._node, px=int(LOOK_SECONDS * 900), nx=True):
+            self._look_at_hosts()
+
+    def _look_at_hosts(self) -> None:
+        loss = loss_among(self._hosts.all(), after=self._lost_after)
+        if loss.suspicion != self._suspicion:
+            self._suspicion = loss.suspicion
+            _log.warning(loss.suspicion or "the hosts are heard of again")
+        for host in loss.lost:
+            self._moving.move_from(host.name)
+
+    def _keep_looking(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except BrokerUnavailable as away:
+                _log.warning("no upkeep", reason=str(away))
+            except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
+                _log.exception("upkeep failed")

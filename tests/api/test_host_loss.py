@@ -1,0 +1,206 @@
+"""A host that is lost: what is not bound to it goes on elsewhere, and when many vanish at once nothing does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from api.front_door import ScriptedWorker, waiting_on
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aima_api.host_loss import loss_among
+from aima_core import keys
+from aima_core.ids import OperationId
+from aima_core.services import Host
+
+AFTER = timedelta(seconds=60)
+SERVICE = "svc-tiny-dial"
+
+
+def a_host(number: int, *, silent_for: float = 0, left: bool = False) -> Host:
+    return Host.model_validate(
+        {
+            "name": f"host-{number}",
+            "identity": str(number),
+            "arch": "amd64",
+            "address": "127.0.0.1",
+            "cores": 1,
+            "memory": 1,
+            "disk_free": 1,
+            "runtime": "fake",
+            "runtime_version": "1",
+            "ports": (20000, 20999),
+            "routes": [f"host.host-{number}"],
+            "version": "0",
+            "live": silent_for < 15,
+            "left": left,
+            "seen_at": datetime.now(UTC),
+            "silent_for": silent_for,
+        }
+    )
+
+
+def lost(*hosts: Host) -> list[str]:
+    return [host.name for host in loss_among(hosts, after=AFTER).lost]
+
+
+def test_one_host_that_is_silent_for_long_is_lost_and_not_sooner():
+    others = [a_host(number) for number in range(1, 3)]
+
+    assert lost(a_host(0, silent_for=59), *others) == []
+    assert lost(a_host(0, silent_for=61), *others) == ["host-0"]
+
+
+def test_a_host_whose_worker_ended_in_good_order_is_not_lost():
+    assert lost(a_host(0, silent_for=1_000_000, left=True), a_host(1)) == []
+
+
+def test_when_more_than_a_fifth_vanish_together_none_is_lost_however_long_it_lasts():
+    gone = [a_host(number, silent_for=5000 + number) for number in range(3)]
+    live = [a_host(number) for number in range(3, 14)]
+
+    loss = loss_among([*gone, *live], after=AFTER)
+
+    assert loss.lost == ()
+    assert loss.suspicion is not None
+    assert "host-0, host-1 and host-2 fell silent together" in loss.suspicion
+
+
+def test_a_fifth_that_vanishes_together_is_lost():
+    gone = [a_host(number, silent_for=100) for number in range(2)]
+
+    assert len(lost(*gone, *(a_host(number) for number in range(2, 10)))) == 2
+
+
+def test_hosts_that_vanish_one_after_another_are_lost_each():
+    gone = [a_host(number, silent_for=100 + 200 * number) for number in range(3)]
+
+    assert len(lost(*gone, a_host(4), a_host(5))) == 3
+
+
+@given(st.lists(st.floats(min_value=0, max_value=100_000), min_size=1, max_size=40))
+def test_a_live_host_is_never_lost(silences):
+    hosts = [a_host(number, silent_for=silence) for number, silence in enumerate(silences)]
+
+    assert not [host for host in loss_among(hosts, after=AFTER).lost if host.live]
+
+
+# What becomes of its work -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def upkeep(node):
+    return node.server.config.app.state.upkeep
+
+
+def silence(redis, worker: ScriptedWorker, *, seconds: float = 100) -> None:
+    """As though the host had not been heard of for so long."""
+    redis.zadd(keys.HOSTS_SEEN, {worker.name: redis.time()[0] - seconds})
+    for operation in redis.zrange(keys.ACTIVE, 0, -1):
+        redis.delete(keys.claim(OperationId(operation)))
+
+
+@pytest.mark.redis
+def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(node, redis, redis_url, worker, upkeep):
+    other = ScriptedWorker(redis, "beta")
+    (start,) = node.start()
+    worker.take_on(start["id"])
+    waiting_on(redis_url, "cpu.amd64")
+    silence(redis, worker)
+
+    upkeep.look()
+
+    waits = node.operation(start["id"])
+    assert (waits["state"], waits["host"]) == ("queued", None)
+    assert "alpha went away" in waits["reason"]
+    assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
+    assert other.take_on(start["id"]).attempt == 2
+
+
+@pytest.mark.redis
+def test_the_copy_on_the_lost_host_is_told_to_stop_and_has_no_say_any_more(node, redis, redis_url, worker, upkeep):
+    ScriptedWorker(redis, "beta")
+    (start,) = node.start()
+    worker.is_ready(start)
+    silence(redis, worker)
+
+    upkeep.look()
+
+    (stop,) = waiting_on(redis_url, "host.alpha.stop")
+    (again,) = waiting_on(redis_url, "cpu.amd64")[1:] or waiting_on(redis_url, "host.beta")
+    fences = {id: node.operation(id)["fence"] for id in (start["id"], stop, again)}
+    assert fences[start["id"]] < fences[stop] < fences[again]
+    (instance,) = [each for each in node.get(f"/v1/services/{SERVICE}").json()["instances"] if "@alpha" in each["id"]]
+    assert instance["desired"] == "stopped"
+
+
+@pytest.mark.redis
+def test_what_has_been_moved_is_not_moved_twice(node, redis, redis_url, worker, upkeep):
+    ScriptedWorker(redis, "beta")
+    (start,) = node.start()
+    worker.is_ready(start)
+    silence(redis, worker)
+    upkeep.look()
+    before = len(node.get("/v1/operations").json()["items"])
+
+    redis.delete(keys.UPKEEP)
+    upkeep.look()
+
+    assert len(node.get("/v1/operations").json()["items"]) == before
+
+
+@pytest.mark.redis
+def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_there_has_failed(
+    node, redis, redis_url, worker, upkeep
+):
+    ScriptedWorker(redis, "beta")
+    (start,) = node.start(hosts=["alpha"])
+    worker.take_on(start["id"])
+    silence(redis, worker)
+
+    upkeep.look()
+
+    failed = node.operation(start["id"])
+    assert failed["failure"]["code"] == "host_lost"
+    assert waiting_on(redis_url, "cpu.amd64") == []
+
+
+@pytest.mark.redis
+def test_nothing_is_moved_while_nobody_else_can_run_it(node, redis, redis_url, worker, upkeep):
+    (start,) = node.start()
+    worker.is_ready(start)
+    waiting_on(redis_url, "cpu.amd64")
+    silence(redis, worker)
+
+    upkeep.look()
+
+    assert waiting_on(redis_url, "host.alpha.stop") == []
+    assert waiting_on(redis_url, "cpu.amd64") == []
+
+
+@pytest.mark.redis
+def test_a_node_that_many_hosts_fell_silent_for_suspects_itself_and_moves_nothing(node, redis, redis_url, upkeep):
+    workers = [ScriptedWorker(redis, f"host-{number}") for number in range(4)]
+    (start,) = node.start()
+    workers[0].is_ready(start)
+    waiting_on(redis_url, "cpu.amd64")
+    for worker in workers[:2]:
+        silence(redis, worker)
+
+    upkeep.look()
+
+    assert waiting_on(redis_url, "cpu.amd64") == []
+    assert "host-0 and host-1 fell silent together" in node.get("/readyz").json()["suspicion"]
+
+
+@pytest.mark.redis
+def test_an_operation_that_nobody_has_heard_of_is_rung_for_again(node, redis, redis_url, worker, upkeep):
+    (start,) = node.start()
+    waiting_on(redis_url, "cpu.amd64")  # and its message is lost
+    redis.zadd(keys.ACTIVE, {start["id"]: 0})
+
+    upkeep.look()
+
+    assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
+    assert node.operation(start["id"])["state"] == "queued"

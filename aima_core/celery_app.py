@@ -24,7 +24,7 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of Redis
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_send_task_events=False,  # two commands a task for nobody: Flower turns them on, in hosts that join in 5 s
+        worker_send_task_events=False,  # they cost two commands a task: Flower turns them on while it is there
         task_send_sent_event=False,
         worker_enable_prefetch_count_reduction=False,  # it would count all threads as slots after a reconnection
         worker_hijack_root_logger=False,

@@ -1,0 +1,63 @@
+"""An image in the place of `python:3.11-slim` and `redis:7-alpine`, where no public registry can be reached.
+
+Made in seconds from the packages of this machine's own distribution; it stays, as a cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import docker
+from lab.cell import require_root
+from lab.parts import missing
+
+IMAGE = "aima-lab/python-and-redis:1"
+PACKAGES = (
+    *("python3-minimal", "libpython3-stdlib", "python3-distutils", "python3-pip", "redis-server"),
+    *("ca-certificates", "base-files", "coreutils", "grep", "bash", "dash"),
+)
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+ENVIRONMENT = {
+    "SSL_CERT_FILE": str(CERTIFICATES),  # this machine's, which may have learnt of an authority of its own
+    "PIP_CERT": str(CERTIFICATES),
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's Python would rather not be installed into; the real image's may
+}
+PASSED_ON = ("PIP_INDEX_URL", "PIP_TRUSTED_HOST", "UV_DEFAULT_INDEX", "http_proxy", "https_proxy", "no_proxy")
+"""How this machine reaches PyPI."""
+
+
+def stand_in() -> str:
+    """Its name; it is here when this returns."""
+    with closing(docker.from_env()) as client:
+        if not client.images.list(IMAGE):
+            _make(client)
+    return IMAGE
+
+
+def _make(client: docker.DockerClient) -> None:
+    require_root("mmdebstrap")
+    with tempfile.TemporaryDirectory() as directory:
+        archive = Path(directory) / "base.tar"
+        included = f"--include={','.join(PACKAGES)}"
+        made = subprocess.run(["mmdebstrap", "--quiet", "--variant=extract", included, _release(), str(archive)])
+        if made.returncode:
+            missing("mmdebstrap cannot reach this distribution's packages")
+        with tarfile.open(archive, "a") as tar:
+            tar.add(CERTIFICATES, f".{CERTIFICATES}")
+        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        changes = [f"ENV {name}={value}" for name, value in (ENVIRONMENT | passed_on).items()]
+        repository, _, tag = IMAGE.rpartition(":")
+        client.api.import_image_from_file(str(archive), repository=repository, tag=tag, changes=changes)
+
+
+def _release() -> str:
+    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    if "VERSION_CODENAME" not in told or shutil.which("apt-get") is None:
+        missing("the stand-in for python:3.11-slim is made on Debian and Ubuntu only")
+    return told["VERSION_CODENAME"].strip('"')

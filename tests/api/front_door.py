@@ -90,12 +90,14 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
 class ScriptedWorker:
     """A host that says of operations what the test wants said."""
 
-    def __init__(self, redis: TextRedis, name: str = "alpha", *, routes: tuple[str, ...] = ("cpu.amd64",)) -> None:
+    def __init__(
+        self, redis: TextRedis, name: str = "alpha", *, routes: tuple[str, ...] = ("cpu.amd64",), **facts: Any
+    ) -> None:
         self.name = HostName(name)
         self._operations = OperationStore(redis)
         self._hosts = HostStore(redis)
         self._services = ServiceStore(redis)
-        self._hosts.announce(_facts(name, (f"host.{name}", *routes)))
+        self._hosts.announce(_facts(name, (f"host.{name}", *routes), facts))
         self._hosts.join(self.name, identity=f"identity of {name}", session="the test's")
 
     def leave(self) -> None:
@@ -156,7 +158,7 @@ def numbers(heard: list[httpx2.ServerSentEvent]) -> list[int]:
     return [int(each.id) for each in heard]
 
 
-def _facts(name: str, routes: tuple[str, ...]) -> HostFacts:
+def _facts(name: str, routes: tuple[str, ...], facts: dict[str, Any]) -> HostFacts:
     return HostFacts.model_validate(
         {
             "name": name,
@@ -171,5 +173,6 @@ def _facts(name: str, routes: tuple[str, ...]) -> HostFacts:
             "ports": PORTS,
             "routes": routes,
             "version": "0",
+            **facts,
         }
     )

@@ -1,0 +1,110 @@
+"""Hosts that take no more starts, and take them again."""
+
+from __future__ import annotations
+
+import pytest
+from api.front_door import SERVICE, ScriptedWorker
+
+pytestmark = pytest.mark.redis
+
+OTHER = "svc-asr-pocketsphinx-en-us"
+
+
+def test_a_drained_host_is_shown_as_such_and_since_when(node, worker):
+    answer = node.post("/v1/hosts/alpha:drain")
+
+    host = node.get("/v1/hosts/alpha").json()
+    assert (answer.status_code, answer.json()["operations"]) == (202, [])
+    assert (host["live"], host["drained"]) == (True, True)
+    assert host["drained_since"] == answer.json()["host"]["drained_since"] is not None
+    assert node.get("/v1/hosts").json()["items"][0]["drained"] is True
+
+
+def test_draining_again_changes_nothing(node, worker):
+    since = node.post("/v1/hosts/alpha:drain").json()["host"]["drained_since"]
+
+    again = node.post("/v1/hosts/alpha:drain").json()["host"]["drained_since"]
+
+    assert again == since
+
+
+def test_a_resumed_host_is_drained_no_more_and_resuming_again_changes_nothing(node, worker):
+    node.post("/v1/hosts/alpha:drain")
+
+    first, again = (node.post("/v1/hosts/alpha:resume") for _ in range(2))
+
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert [first.json()["drained"], again.json()["drained_since"]] == [False, None]
+
+
+@pytest.mark.parametrize("action", ["drain", "resume"])
+def test_a_host_that_nobody_has_heard_of_cannot_be(node, action):
+    answer = node.post(f"/v1/hosts/nowhere:{action}")
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_host")
+    assert node.get("/v1/hosts").json()["items"] == []
+
+
+def test_a_host_that_is_away_can_be_drained_all_the_same(node, worker):
+    worker.leave()
+
+    host = node.post("/v1/hosts/alpha:drain").json()["host"]
+
+    assert (host["live"], host["drained"]) == (False, True)
+
+
+def test_what_runs_on_a_drained_host_stays(node, worker):
+    worker.is_ready(node.start()[0])
+
+    node.post("/v1/hosts/alpha:drain")
+
+    [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+    assert (instance["state"], instance["desired"]) == ("ready", "running")
+
+
+def test_what_runs_and_what_comes_up_there_is_stopped_on_request_and_nothing_elsewhere(node, redis):
+    alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
+    alpha.is_ready(node.start(hosts=["alpha"])[0])
+    beta.is_ready(node.start(hosts=["beta"])[0])
+    [coming] = node.start(OTHER, route="cpu.amd64")
+    alpha.take_on(coming["id"])
+
+    answer = node.post("/v1/hosts/alpha:drain", {"stop": True})
+
+    stops = answer.json()["operations"]
+    assert answer.status_code == 202
+    assert [(each["kind"], each["service"], each["route"]) for each in stops] == [
+        ("stop", OTHER, "host.alpha"),
+        ("stop", SERVICE, "host.alpha"),
+    ]
+
+
+def test_draining_under_one_key_stops_once(node, worker):
+    worker.is_ready(node.start()[0])
+    key = {"Idempotency-Key": "once"}
+
+    first = node.post("/v1/hosts/alpha:drain", {"stop": True}, headers=key)
+    again = node.post("/v1/hosts/alpha:drain", {"stop": True}, headers=key)
+
+    assert [each["id"] for each in first.json()["operations"]] == [each["id"] for each in again.json()["operations"]]
+
+
+def test_a_start_goes_past_a_drained_host_and_to_it_again_once_it_is_resumed(node, redis):
+    alpha = ScriptedWorker(redis, "alpha")
+    alpha.is_ready(node.start()[0])
+    ScriptedWorker(redis, "beta")
+
+    node.post("/v1/hosts/alpha:drain")
+    [drained] = node.start(replicas=1)
+    node.post("/v1/hosts/alpha:resume")
+    [resumed] = node.start()
+
+    assert drained["route"] == "cpu.amd64"
+    assert resumed["route"] == "host.alpha"
+
+
+def test_a_field_that_draining_does_not_know_is_refused(node, worker):
+    answer = node.post("/v1/hosts/alpha:drain", {"force": True})
+
+    assert answer.status_code == 422
+    assert node.get("/v1/hosts/alpha").json()["drained"] is False

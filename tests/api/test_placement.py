@@ -1,0 +1,292 @@
+"""Where starts and pulls go: to hosts by name, to so many, to a class; and what is refused or waited for, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from api.front_door import SERVICE, Node, ScriptedWorker
+
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, ServiceId
+from aima_core.needs import Holding
+from aima_core.room_store import RoomStore
+from aima_core.text_redis import TextRedis
+
+pytestmark = pytest.mark.redis
+
+VLLM = "svc-vllm-glm-4.7-flash"
+GB = 10**9
+SPARK: dict[str, Any] = {
+    "arch": "arm64",
+    "routes": ("gb10.arm64", "cpu.arm64"),
+    "accelerators": [{"kind": "gb10", "name": "NVIDIA GB10", "id": "GPU-0"}],
+    "gives_gpus": True,
+    "unified_memory": True,
+    "cores": 20,
+    "memory": 128 * GB,
+    "disk_free": 500 * GB,
+}
+
+
+def fill(redis: TextRedis, host: str, gigabytes: int) -> None:
+    """Let another service hold so much of the host's memory."""
+    held = Holding(memory=gigabytes * GB, fence=1)
+    RoomStore(redis).keep(HostName(host), ServiceId("svc-vllm-other"), held)
+
+
+def drain(redis: TextRedis, host: str) -> None:
+    HostStore(redis).drain(HostName(host))
+
+
+def refusal(node: Node, action: str, body: dict[str, Any]) -> tuple[str, str, str]:
+    answer = node.post(action, body)
+    assert answer.status_code == 422, answer.text
+    return answer.json()["code"], answer.json()["detail"], answer.json()["hint"]
+
+
+def routes_of(operations: list[dict[str, Any]]) -> list[str]:
+    return [each["route"] for each in operations]
+
+
+# Hosts that were named --------------------------------------------------------------------------------------------
+
+
+def test_a_named_host_that_will_never_run_it_is_refused_with_every_reason(node, redis):
+    ScriptedWorker(redis, "box", memory=8 * GB)
+
+    code, detail, _ = refusal(node, f"/v1/services/{VLLM}:start", {"hosts": ["box"]})
+
+    assert code == "requirements_not_met"
+    assert detail.startswith("box cannot run vllm-0.14.0-cu131-gb10: box is amd64, not arm64, ")
+    assert "has 2 of 8 cores" in detail
+
+
+def test_one_named_host_that_never_will_and_nothing_is_submitted_anywhere(node, redis):
+    ScriptedWorker(redis, "spark-01", **SPARK)
+    ScriptedWorker(redis, "spark-02", **SPARK | {"allows": ("local/*",)})
+
+    _, detail, _ = refusal(node, f"/v1/services/{VLLM}:start", {"hosts": ["spark-01", "spark-02"]})
+
+    assert "spark-02 does not allow the image zhiwen-vllm:0128" in detail
+    assert detail.endswith("Nothing was submitted, for the other hosts neither.")
+    assert node.get("/v1/operations").json()["items"] == []
+    assert node.get("/v1/services").json()["items"] == []
+
+
+def test_a_service_that_its_hosts_will_never_run_is_not_even_written_down(node, redis):
+    ScriptedWorker(redis, "box")
+
+    code, _, _ = refusal(node, "/v1/services", {"id": VLLM, "hosts": ["box"]})
+
+    assert code == "requirements_not_met"
+    assert node.get("/v1/services").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"runtime_answers": False}, "box has no Docker Engine that answers"),
+        ({"disk_free": 0, "runtime": "docker"}, "box has 0 B of disk free"),
+    ],
+)
+def test_a_named_host_that_cannot_now_is_waited_for_with_the_reason(node, redis, facts, reason):
+    ScriptedWorker(redis, "box", **facts)
+
+    [operation] = node.start("svc-tts-qwen3-tts-0.6b", hosts=["box"])
+
+    assert operation["state"] == "queued"
+    assert operation["reason"].startswith(reason)
+
+
+def test_a_named_host_that_is_drained_or_full_is_waited_for_with_the_reason(node, redis):
+    for name in ("drained", "full"):
+        ScriptedWorker(redis, name)
+    drain(redis, "drained")
+    fill(redis, "full", 5)
+
+    drained, full = node.start(hosts=["drained", "full"])
+
+    assert drained["reason"] == "drained is drained; it goes on when that has changed."
+    assert full["reason"].startswith("full has 0 B of ")
+
+
+# So many ----------------------------------------------------------------------------------------------------------
+
+
+def test_replicas_go_where_it_is_then_where_there_is_most_room(node, redis):
+    for name, gigabytes in {"a": 2, "b": 1, "c": 0, "d": 4}.items():
+        worker = ScriptedWorker(redis, name, memory=5 * GB)
+        fill(redis, name, gigabytes)
+    worker.is_ready(node.start(hosts=["d"])[0])
+
+    operations = node.start(replicas=3)
+
+    assert routes_of(operations) == ["host.d", "host.c", "host.b"]
+
+
+def test_a_replica_may_have_to_wait_on_a_host_that_is_full_now(node, redis):
+    ScriptedWorker(redis, "a")
+    ScriptedWorker(redis, "b")
+    fill(redis, "a", 5)
+
+    operations = node.start(replicas=2)
+
+    assert routes_of(operations) == ["host.b", "host.a"]
+    assert operations[0]["reason"] is None
+    assert operations[1]["reason"].startswith("a has ")
+
+
+def test_drained_hosts_get_no_replica_and_are_named_where_they_are_missed(node, redis):
+    for name in ("a", "b", "c"):
+        ScriptedWorker(redis, name)
+    drain(redis, "a")
+
+    _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"replicas": 3})
+
+    assert detail == "3 replicas were asked for, and 2 live host(s) can run dial-cpu. a is drained."
+
+
+def test_replicas_of_a_route_are_hosts_that_listen_to_it(node, redis):
+    ScriptedWorker(redis, "a")
+    ScriptedWorker(redis, "b", arch="arm64", routes=("cpu.arm64",))
+
+    _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"replicas": 2, "route": "cpu.arm64"})
+
+    assert "a is amd64, not arm64" in detail
+
+
+# A class of hosts -------------------------------------------------------------------------------------------------
+
+
+def test_a_start_goes_to_the_route_that_was_asked_for_and_later_ones_too(node, redis):
+    ScriptedWorker(redis, "a", arch="arm64", routes=("cpu.arm64",))
+    ScriptedWorker(redis, "b")
+
+    [first] = node.start(route="cpu.amd64")
+    [again] = node.start()
+
+    assert routes_of([first, again]) == ["cpu.amd64", "cpu.amd64"]
+    assert first["routes"] == ["cpu.amd64"]
+
+
+def test_a_route_may_be_a_hosts_own(node, worker):
+    [operation] = node.start(route="host.alpha")
+
+    assert operation["route"] == "host.alpha"
+
+
+def test_a_route_that_the_engine_does_not_accept_is_refused_with_those_it_does(node, worker):
+    _, detail, hint = refusal(node, f"/v1/services/{VLLM}:start", {"route": "cpu.amd64"})
+
+    assert detail == "vllm-0.14.0-cu131-gb10 does not run on hosts of cpu.amd64."
+    assert "gb10.arm64" in hint
+
+
+def test_hosts_and_a_route_exclude_each_other(node, worker):
+    _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"route": "cpu.amd64", "hosts": ["alpha"]})
+
+    assert "give `hosts` or `route`, not both" in detail
+
+
+def test_naming_hosts_later_does_away_with_the_route_and_the_other_way_round(node, redis):
+    ScriptedWorker(redis, "a")
+    node.start(route="cpu.amd64", replicas=1)
+
+    node.start(hosts=["a"])
+    by_host = node.get(f"/v1/services/{SERVICE}").json()
+    node.start(route="cpu.amd64")
+    by_route = node.get(f"/v1/services/{SERVICE}").json()
+
+    assert (by_host["hosts"], by_host["route"]) == (["a"], None)
+    assert (by_route["hosts"], by_route["route"]) == ([], "cpu.amd64")
+
+
+def test_a_class_without_room_is_waited_for_and_every_host_of_it_is_told(node, redis):
+    for name in ("spark-01", "spark-02", "spark-03"):
+        spark = ScriptedWorker(redis, name, **SPARK)
+    fill(redis, "spark-01", 108)
+    drain(redis, "spark-02")
+    spark.leave()
+
+    [operation] = node.start(VLLM)
+
+    assert operation["route"] == "gb10.arm64"
+    assert operation["reason"] == (
+        "No host of gb10.arm64 has room now: spark-01 has 20 GB of 92 GB memory to spare; "
+        "spark-02 is drained; spark-03 is not live."
+    )
+
+
+def test_a_class_that_is_too_small_is_passed_over_for_the_next(node, redis):
+    ScriptedWorker(redis, "small", arch="arm64", routes=("cpu.arm64",), memory=GB // 100)
+    ScriptedWorker(redis, "big")
+
+    [operation] = node.start()
+
+    assert (operation["route"], operation["reason"]) == ("cpu.amd64", None)
+
+
+def test_a_start_does_not_go_back_to_where_it_was_if_there_is_no_room_now(node, redis):
+    alpha = ScriptedWorker(redis, "alpha")
+    alpha.is_ready(node.start(hosts=["alpha"])[0])
+    node.post("/v1/services", {"id": SERVICE})
+    drain(redis, "alpha")
+    ScriptedWorker(redis, "beta")
+
+    [again] = node.start()
+
+    assert (again["route"], again["reason"]) == ("cpu.amd64", None)
+
+
+# Pulls ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_pulled_on_every_live_host_of_the_route(node, redis):
+    for name in ("a", "b", "c"):
+        worker = ScriptedWorker(redis, name)
+    worker.leave()
+    ScriptedWorker(redis, "d", arch="arm64", routes=("cpu.arm64",))
+    drain(redis, "b")
+
+    pulls = node.post("/v1/images:pull", {"image": "repo/name:1", "route": "cpu.amd64"}).json()["operations"]
+
+    assert routes_of(pulls) == ["host.a", "host.b"]
+    assert [each["reason"] for each in pulls] == [None, None]
+
+
+def test_an_engines_image_is_pulled_on_every_live_host_that_may_run_it(node, redis):
+    ScriptedWorker(redis, "spark-01", **SPARK)
+    ScriptedWorker(redis, "spark-02", **SPARK)
+    ScriptedWorker(redis, "box")
+
+    pulls = node.post("/v1/images:pull", {"engine": "vllm-0.14.0-cu131-gb10"}).json()["operations"]
+
+    assert routes_of(pulls) == ["host.spark-01", "host.spark-02"]
+
+
+def test_a_pull_on_a_route_leaves_it_to_each_host_to_refuse_what_it_does_not_allow(node, redis):
+    ScriptedWorker(redis, "a")
+    ScriptedWorker(redis, "b", allows=("local/*",))
+
+    pulls = node.post("/v1/images:pull", {"image": "repo/name:1", "route": "cpu.amd64"}).json()["operations"]
+
+    assert routes_of(pulls) == ["host.a", "host.b"]
+    assert pulls[1]["reason"].startswith("b does not allow the image repo/name:1")
+
+
+def test_a_pull_on_a_host_that_was_named_and_does_not_allow_it_is_refused(node, redis):
+    ScriptedWorker(redis, "a")
+    ScriptedWorker(redis, "b", allows=("local/*",))
+
+    code, detail, _ = refusal(node, "/v1/images:pull", {"image": "repo/name:1", "hosts": ["a", "b"]})
+
+    assert (code, "b does not allow the image" in detail) == ("requirements_not_met", True)
+    assert node.get("/v1/operations").json()["items"] == []
+
+
+def test_a_pull_on_a_route_where_nobody_listens_waits_for_the_first_who_does(node, worker):
+    [pull] = node.post("/v1/images:pull", {"image": "repo/name:1", "route": "gb10.arm64"}).json()["operations"]
+
+    assert pull["route"] == "gb10.arm64"
+    assert pull["reason"] == "No live host listens to gb10.arm64; it starts when one joins."

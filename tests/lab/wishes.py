@@ -48,10 +48,11 @@ def put_down(
     command: Command,
     *,
     host: str = "alpha",
+    route: Route | None = None,
     seconds_later: int = 0,
     key: SecretStr = SIGNING_KEY,
 ) -> Operation:
-    """Put a signed operation on the host's queue, as the API does."""
+    """Put a signed operation on the queue of the host, or of the route, as the API does."""
     id = OperationId.new()
     text = command.model_dump_json()
     operation = Operation(
@@ -60,7 +61,7 @@ def put_down(
         state=State.QUEUED,
         phase=Phase.QUEUED,
         fence=0,
-        route=Route.to_host(HostName(host)),
+        route=route or Route.to_host(HostName(host)),
         needs=needs_of(command.engine, command.model) if isinstance(command, StartService) else None,
         service=None if isinstance(command, PullImage) else command.service,
         engine=command.engine.name if isinstance(command, StartService) else None,

@@ -1,0 +1,121 @@
+"""A host that has no room for a start leaves it to those that have, and looks for what waits once it has."""
+
+from __future__ import annotations
+
+import pytest
+from lab.wishes import a_start_of, put_down
+
+from aima_core import keys
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, OperationId, Route
+from aima_core.operations import State
+from aima_worker.conduct import conduct
+from aima_worker.facts import host_facts
+from aima_worker.sweep import Sweep
+
+pytestmark = pytest.mark.redis
+
+CLASS = Route("cpu.amd64")
+
+
+@pytest.fixture
+def hosts(redis):
+    return HostStore(redis)
+
+
+@pytest.fixture
+def joined(desk, hosts):
+    """Joins hosts with so much memory; the desk's own is alpha."""
+
+    def join(name, *, gigabytes=25):
+        facts = host_facts(desk.host.settings, desk.host.runtime)
+        has = {"name": name, "memory": gigabytes * 10**9, "memory_reserve": 0, "routes": (f"host.{name}", CLASS)}
+        hosts.announce(facts.model_copy(update=has))
+        hosts.join(HostName(name), identity=name, session="the test's")
+
+    return join
+
+
+def too_much(desk, service="svc-tiny-dial"):
+    """A start that no real machine of today has room for."""
+    requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
+    return put_down(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
+
+
+def rung_on(redis, queue):
+    return redis.llen(keys.queue(queue))
+
+
+def test_it_is_handed_to_a_host_that_has_room(desk, redis, joined):
+    joined("alpha")
+    joined("beta", gigabytes=10**6)
+    joined("gamma")
+    start = too_much(desk)
+
+    conduct(desk.host, start.id)
+
+    assert rung_on(redis, "host.beta") == 1
+    assert rung_on(redis, "host.gamma") == 0
+    assert desk.host.operations.get(start.id).state is State.QUEUED
+
+
+def test_where_nobody_has_room_it_waits_and_says_of_each_host_why(desk, joined):
+    joined("alpha")
+    joined("beta", gigabytes=20)
+    start = too_much(desk)
+
+    conduct(desk.host, start.id)
+
+    waits = desk.host.operations.get(start.id)
+    assert "beta can give 20 GB of memory to engines in all, not 900 TB" in waits.reason
+    assert waits.host is None
+
+
+def test_the_reason_is_told_once_and_not_at_every_try(desk, joined):
+    joined("alpha")
+    start = too_much(desk)
+
+    for _ in range(3):
+        conduct(desk.host, start.id)
+
+    assert len(desk.host.operations.events(start.id)) == 2
+
+
+def test_a_host_looks_for_what_waits_when_it_has_room_and_for_nothing_that_it_cannot_run(desk, redis, joined):
+    joined("alpha")
+    waits = too_much(desk)
+    conduct(desk.host, waits.id)
+    sweep = Sweep(desk.host)
+
+    sweep.sweep()
+    while_it_is_full = rung_on(redis, "host.alpha")
+    joined("alpha", gigabytes=10**6)
+    sweep.sweep()
+    sweep.sweep()
+
+    assert (while_it_is_full, rung_on(redis, "host.alpha")) == (0, 1)
+
+
+def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queue_is_not(desk, redis, joined):
+    joined("alpha")
+    lost, waiting = (put_down(desk.host.operations, a_start_of(f"svc-tiny-{name}")) for name in ("a", "b"))
+    redis.delete(keys.queue("host.alpha"))
+    redis.zadd(keys.ACTIVE, {lost.id: 0})
+    sweep = Sweep(desk.host)
+
+    sweep.sweep()
+    redis.zadd(keys.ACTIVE, {waiting.id: 0})
+    sweep.sweep()
+
+    assert rung_on(redis, "host.alpha") == 1
+
+
+def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
+    start = put_down(desk.host.operations, a_start_of())
+    desk.host.operations.claim(OperationId(start.id), desk.host.name)
+    redis.delete(keys.queue("host.alpha"))
+    redis.zadd(keys.ACTIVE, {start.id: 0})
+
+    Sweep(desk.host).sweep()
+
+    assert rung_on(redis, "host.alpha") == 0

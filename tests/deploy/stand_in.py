@@ -19,7 +19,7 @@ from lab.parts import missing
 
 IMAGE = "aima-lab/python-and-redis:1"
 PACKAGES = (
-    *("python3-minimal", "libpython3-stdlib", "python3-distutils", "python3-pip", "redis-server"),
+    *("python3-minimal", "libpython3-stdlib", "python3-pip", "redis-server"),
     *("ca-certificates", "base-files", "coreutils", "grep", "bash", "dash"),
 )
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")

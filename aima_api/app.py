@@ -98,9 +98,6 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until a signal. Raises as `create_app` does."""
     server = Server(create_app(settings), settings)
-    import os, sys
-
-    sys.setswitchinterval(float(os.environ.get("SWI", "0.005")))
     gc.freeze()  # what is there now stays: looking through it again and again would cost requests milliseconds
     server.run()
 

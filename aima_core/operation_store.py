@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import chain
 from typing import Any
 
 from aima_core import keys
@@ -255,10 +254,11 @@ def _putting_down(order: Order) -> Call:
     said = (operation.id, _text(queued), keys.EVENTS, keys.LOG_CAP, keys.COMMON_LOG_CAP)
     age = int(operation.created_at.timestamp() * 1000)
     found = (f"{age:013d} {operation.id}", _ms(keys.LOOK_AFTER), "1" if order.waits else "")
-    told = (envelope(operation, queue), *((wanted.id, wanted.desired, observed(wanted)) if wanted else ("", "", "")))
     record = _fields(operation.model_dump(mode="json", exclude={"fence"}))
-    record |= {"queue": queue, "command": order.command, "signature": order.signature}
-    return where, [*said, *found, *told, *chain.from_iterable(record.items())]
+    record |= {"queue": queue, "signature": order.signature}
+    told = (envelope(operation, queue), order.command, json.dumps(record))
+    wants = (wanted.id, wanted.desired, observed(wanted)) if wanted else ()
+    return where, [*said, *found, *told, *wants]
 
 
 def _places(id: OperationId) -> list[str]:

@@ -6,8 +6,8 @@
 -- KEYS  operation, its log, the common log, all operations, the active ones, those waiting, the fence, its queue, and for
 --       one that leads to a host also: instance, the instances, the instances of its host
 -- ARGV  id, event, channel, cap of its log, cap of the common log, its entry among all operations, milliseconds until
---       somebody looks after it, '1' if it waits for a host, message, instance's id, desired state, record,
---       then field, value, …
+--       somebody looks after it, '1' if it waits for a host, message, command, the other fields as a JSON object, and
+--       where there is an instance: its id, desired state, record
 -- Gives its fence.
 local known = redis.call('HGET', KEYS[1], 'fence')
 if known then return tonumber(known) end
@@ -19,15 +19,20 @@ if KEYS[9] then
     fence = held + 1
     redis.call('SET', KEYS[7], fence)
   end
-  redis.call('HSET', KEYS[9], 'fence', fence, 'desired', ARGV[11])
-  redis.call('HSETNX', KEYS[9], 'record', ARGV[12])
-  redis.call('ZADD', KEYS[10], 0, ARGV[10])
-  redis.call('SADD', KEYS[11], ARGV[10])
+  redis.call('HSET', KEYS[9], 'fence', fence, 'desired', ARGV[13])
+  redis.call('HSETNX', KEYS[9], 'record', ARGV[14])
+  redis.call('ZADD', KEYS[10], 0, ARGV[12])
+  redis.call('SADD', KEYS[11], ARGV[12])
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'fence', fence, 'seq', 1, unpack(ARGV, 13))
+local record = {'fence', fence, 'seq', 1, 'command', ARGV[10]}
+for field, value in pairs(cjson.decode(ARGV[11])) do
+  record[#record + 1] = field
+  record[#record + 1] = value
+end
+redis.call('HSET', KEYS[1], unpack(record))
 redis.call('ZADD', KEYS[4], 0, ARGV[6])
 redis.call('ZADD', KEYS[5], now + ARGV[7], ARGV[1])
 if ARGV[8] == '1' then redis.call('ZADD', KEYS[6], now, ARGV[1]) end

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from aima_core.failures import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
 from aima_core.services import ImageOnHost
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
+from aima_worker.runtimes.fake_changes import FakeChanges
 from aima_worker.runtimes.fake_engine import KILLED, FakeEngine, Manners
 from aima_worker.runtimes.fake_logs import FakeLogs
 from aima_worker.runtimes.fake_pull import FakePull, Published, digest_of
-from aima_worker.runtimes.polled_changes import PolledChanges
 
 
 class FakeRuntime:
@@ -40,8 +40,6 @@ class FakeRuntime:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.away = False
-        """While true, every call raises DockerUnavailable."""
         self.taken_ports: set[int] = set()
         """By programs that are no containers."""
         self.manners: dict[str, Manners] = {}
@@ -60,10 +58,23 @@ class FakeRuntime:
         self._next_manners: list[Manners] = []
         self._next_pull: list[AimaError | Literal["stall", "break"]] = []
         self._changed = Condition()
+        self._happened: list[ContainerSpec] = []
+        self._away = False
         for image in images:
             self._arrive(image, Published())
 
     # What shall happen ------------------------------------------------------------------------------------------
+
+    @property
+    def away(self) -> bool:
+        """While true, every call raises DockerUnavailable."""
+        return self._away
+
+    @away.setter
+    def away(self, is_away: bool) -> None:
+        with self._changed:
+            self._away = is_away
+            self._changed.notify_all()
 
     def next_runs(self, manners: Manners) -> None:
         """The next container behaves like that, whatever its image."""
@@ -82,14 +93,14 @@ class FakeRuntime:
 
     def say(self, name: str, line: str) -> None:
         """Have a running container say a line."""
-        with self._answering():
-            self._engines[name].say(line.encode() + b"\n", "stdout")
+        with self._happening_to(name) as engine:
+            engine.say(line.encode() + b"\n", "stdout")
 
     def end(self, name: str, *, exit_code: int, oom_killed: bool = False, last_words: str = "") -> None:
         """Have a running container end by itself, or by somebody's hand."""
-        with self._answering():
-            self._engines[name].say(last_words.encode(), "stderr")
-            self._engines[name].end(exit_code, oom_killed=oom_killed)
+        with self._happening_to(name) as engine:
+            engine.say(last_words.encode(), "stderr")
+            engine.end(exit_code, oom_killed=oom_killed)
 
     def behave(self, name: str, manners: Manners) -> None:
         """Have a running container behave like that from now on."""
@@ -151,12 +162,16 @@ class FakeRuntime:
             standing = self._engines.get(spec.name)
             if standing is not None and standing.running and standing.spec.fingerprint == spec.fingerprint:
                 return standing.as_container()
-            self._engines.pop(spec.name, None)
+            if standing is not None:
+                with self._happening_to(spec.name):
+                    standing.end(KILLED)
+                    del self._engines[spec.name]
             self._check(spec)
             engine = FakeEngine(uuid.uuid4().hex, spec, self._manners_of(spec), self._now)
             self._engines[spec.name] = engine
-            begun = engine.as_container()
-            engine.begin()
+            with self._happening_to(spec.name):
+                begun = engine.as_container()
+                engine.begin()
             return begun
 
     def find(self, name: str) -> Container | None:
@@ -174,7 +189,8 @@ class FakeRuntime:
             return FakeLogs(self._engines.get(name), self._changed, follow=follow, tail=tail, since=since)
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
-        return PolledChanges(lambda: self.containers(labels))
+        with self._answering():
+            return FakeChanges(self._changed, self._happened, labels=labels, is_away=lambda: self._away)
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         with self._answering():
@@ -184,18 +200,27 @@ class FakeRuntime:
         if engine.running and engine.manners.deaf:
             self._sleep(grace.total_seconds())
         with self._answering():
-            engine.end(KILLED)
             if self._engines.get(name) is engine:
-                del self._engines[name]
+                with self._happening_to(name):
+                    engine.end(KILLED)
+                    del self._engines[name]
 
     # Inside -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
         with self._changed:
-            if self.away:
+            if self._away:
                 raise DockerUnavailable(host=self._host, detail="it was sent away")
             yield
+
+    @contextmanager
+    def _happening_to(self, name: str) -> Iterator[FakeEngine]:
+        """Whoever follows is woken by what changes, and by nothing else: a fleet has thousands that wait."""
+        with self._answering():
+            engine = self._engines[name]
+            yield engine
+            self._happened.append(engine.spec)
             self._changed.notify_all()
 
     def _arrive(self, image: str, published: Published) -> None:

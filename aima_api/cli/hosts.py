@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from aima_api.cli.completion import complete
 from aima_api.cli.options import calls_the_api, output_option, timeout_option, wait_option
-from aima_api.cli.printing import Format, age, print_data, print_record, print_records
+from aima_api.cli.printing import Format, print_data, print_record, print_records
 
 if TYPE_CHECKING:
     from aima_api.cli.client import Api
 
-_TOLD_OTHERWISE = ("live", "drained", "drained_since", "seen_at", "runtime_version")
 name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
 
 
@@ -28,19 +27,11 @@ def host() -> None:
 @calls_the_api
 def list_hosts(api: Api, output: Format) -> None:
     """List the hosts that have announced themselves."""
+    from aima_api.cli.host_words import columns_for, row
+
     hosts = api.every("/v1/hosts")
-    rows = hosts if output != "table" else [_readable(each) for each in hosts]
-    columns = {
-        "HOST": "name",
-        "STATE": "state",
-        "ARCH": "arch",
-        "ACCELERATORS": "accelerators",
-        "CORES": "cores",
-        "MEMORY": "memory",
-        "DISK FREE": "disk_free",
-        "RUNTIME": "runtime",
-        "SEEN": "seen",
-    }
+    rows = hosts if output != "table" else [row(each) for each in hosts]
+    columns = columns_for(rows) if output == "table" else {}
     print_records(rows, columns, output, nothing="No host has announced itself; `aima worker` on one does.")
 
 
@@ -50,8 +41,10 @@ def list_hosts(api: Api, output: Format) -> None:
 @calls_the_api
 def show(api: Api, name: str, output: Format) -> None:
     """Show one host."""
-    record = api.get(_path(name))
-    print_record(record if output != "table" else _readable(record), output)
+    from aima_api.cli.host_words import record
+
+    host = api.get(_path(name))
+    print_record(host if output != "table" else record(host), output)
 
 
 @host.command()
@@ -93,21 +86,3 @@ def _path(name: str) -> str:
     from aima_core.ids import HostName
 
     return path_of("hosts", HostName(name))
-
-
-def _readable(host: dict[str, Any]) -> dict[str, Any]:
-    from aima_core.quantities import format_size
-
-    accelerators = [f"{each['name']} ({each['kind']})" for each in host.get("accelerators", ())]
-    state = "live" if host["live"] else "away"
-    first, last = host["ports"]
-    return {
-        **{name: value for name, value in host.items() if name not in _TOLD_OTHERWISE},
-        "state": f"{state}, drained for {age(since)}" if (since := host.get("drained_since")) else state,
-        "seen": age(host["seen_at"]),
-        "accelerators": accelerators,
-        "memory": format_size(host["memory"]),
-        "disk_free": format_size(host["disk_free"]),
-        "runtime": f"{host['runtime']} {host['runtime_version']}",
-        "ports": f"{first}-{last}",
-    }

@@ -107,7 +107,9 @@ def _coloured(cell: str) -> str:
 
 def _cell(value: object) -> str:
     match value:
-        case None | [] | {} | "":
+        case None | [] | "":
+            return "-"
+        case Mapping() if not value:  # `{}` as a pattern would match every mapping
             return "-"
         case bool():
             return "yes" if value else "no"

@@ -39,20 +39,49 @@ HOST = {
     "identity": "f00",
     "arch": "arm64",
     "address": "10.0.0.1",
-    "accelerators": [{"kind": "gb10", "name": "NVIDIA GB10", "memory": None}],
+    "accelerators": [
+        {"kind": "gb10", "name": "NVIDIA GB10", "id": "GPU-2dee", "memory": None, "compute_capability": "12.1"}
+    ],
     "unified_memory": True,
     "cores": 20,
     "memory": 128_000_000_000,
+    "memory_reserve": 12_800_000_000,
+    "slots": 4,
     "disk_free": 1_000_000_000_000,
     "runtime": "docker",
     "runtime_version": "29.0",
+    "runtime_answers": True,
+    "container_runtimes": ["nvidia", "runc"],
+    "gives_gpus": True,
+    "images": [
+        {"reference": "zhiwen-vllm:0128", "digest": f"sha256:{'1' * 64}"},
+        {"reference": "qujing-glm-asr-nano:latest", "digest": None},
+    ],
+    "allows": ["*"],
+    "clock_offset": 0.2,
     "ports": [20000, 20999],
     "routes": ["host.box", "gb10.arm64", "cpu.arm64"],
     "labels": {},
     "version": "0.1.0",
     "live": True,
     "seen_at": LONG_AGO,
+    "drained_since": None,
     "drained": False,
+}
+CARD = {"kind": "cuda", "name": "NVIDIA L4", "id": "GPU-1", "memory": 24_000_000_000, "compute_capability": "8.9"}
+SERVER = {
+    **HOST,
+    "name": "server",
+    "arch": "amd64",
+    "accelerators": [CARD, {**CARD, "id": "GPU-2"}],
+    "unified_memory": False,
+    "memory_reserve": 6_400_000_000,
+    "runtime_answers": False,
+    "images": [],
+    "clock_offset": -2.5,
+    "labels": {"rack": "b"},
+    "drained_since": LONG_AGO,
+    "drained": True,
 }
 ENGINE = {
     "name": "vllm-1",
@@ -71,8 +100,9 @@ RECORDS = {
     ("service", "status", SERVICE): (f"/v1/services/{SERVICE}", STATUS),
     ("operation", "list"): ("/v1/operations", [OPERATION]),
     ("operation", "show", ID): (f"/v1/operations/{ID}", OPERATION),
-    ("host", "list"): ("/v1/hosts", [HOST]),
+    ("host", "list"): ("/v1/hosts", [HOST, SERVER]),
     ("host", "show", "box"): ("/v1/hosts/box", HOST),
+    ("host", "show", "server"): ("/v1/hosts/server", SERVER),
     ("engine", "list"): ("/v1/engines", [ENGINE]),
     ("engine", "show", "vllm-1"): ("/v1/engines/vllm-1", ENGINE),
     ("model", "list"): ("/v1/models", [MODEL]),
@@ -90,7 +120,7 @@ def serve(script: StandIn, words: tuple[str, ...]) -> object:
 @pytest.fixture
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = datetime.fromisoformat(LONG_AGO) + timedelta(hours=5)
-    for module in ("services", "operations", "hosts", "ports"):
+    for module in ("services", "operations", "host_words", "ports"):
         monkeypatch.setattr(f"aima_api.cli.{module}.age", lambda at: age(at, now=moment))
 
 
@@ -113,6 +143,16 @@ def test_json_and_yaml_give_what_the_api_gave(words: tuple[str, ...], script: St
 
     assert json.loads(aima(*words, "-o", "json").out) == records
     assert yaml.safe_load(aima(*words, "-o", "yaml").out) == records
+
+
+def test_columns_that_no_host_fills_are_left_out(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts", {"items": [HOST], "next": None})
+
+    headings = aima("host", "list").out.splitlines()[0]
+
+    assert "ACCELERATORS" in headings
+    assert "LABELS" not in headings
+    assert "CLOCK" not in headings
 
 
 def test_a_listing_is_read_page_after_page(script: StandIn, aima: Aima) -> None:

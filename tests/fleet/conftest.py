@@ -1,0 +1,47 @@
+"""A fleet of fake hosts and an API node, each in processes of their own, on a Redis of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalog.entries import write
+from lab.api_process import ApiProcess, api_process
+from lab.fleet import IMAGE, Fleet, fleet_on
+from lab.redis_server import RedisServer
+
+ENGINE = f"""\
+name: fleet-cpu
+type: fleet
+image: {IMAGE}
+command: [serve]
+port: 8000
+health_check:
+  timeout: 1m
+requires:
+  platforms: [linux/arm64, linux/amd64]
+  memory: 10MB
+"""
+
+
+@pytest.fixture
+def fleet(own_redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
+    """Without hosts yet, and without containers once they are felled."""
+    with fleet_on(own_redis.url, tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def kept_fleet(own_redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
+    """Without hosts yet; containers outlive the processes of their hosts."""
+    with fleet_on(own_redis.url, tmp_path, kept=True) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def api(own_redis: RedisServer, tmp_path: Path) -> Iterator[ApiProcess]:
+    """An API node that knows an engine of type `fleet`, which any host of a fleet runs."""
+    write(tmp_path / "catalog/engines/fleet/fleet-cpu.yaml", ENGINE)
+    with api_process(own_redis.url, tmp_path, catalog=tmp_path / "catalog") as api:
+        yield api

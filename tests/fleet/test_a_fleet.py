@@ -1,0 +1,114 @@
+"""A fleet works its queue off: every start ends ready, once, and none of the hosts is left to do it alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from statistics import mean
+
+import pytest
+from lab.api_process import ApiProcess
+from lab.fleet import Fleet, fake_hosts
+from lab.parts import eventually
+from lab.redis_server import RedisServer
+
+from aima_core.operation_store import OperationStore
+from aima_core.redis_link import command_link
+
+pytestmark = pytest.mark.redis
+
+OF_ITS_SHARE = (0.4, 2.0)
+"""What evenly means: no host has more than twice its share of the starts, and none less than two fifths of it.
+
+Each of these hosts has room for all of them, so that nothing but the queue shares them out.
+"""
+AT_REST_WITHIN = timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "processes", "starts", "within"),
+    [
+        pytest.param(20, 2, 200, timedelta(seconds=60), id="20 hosts, 200 starts"),
+        pytest.param(
+            *(200, 4, 2000, timedelta(minutes=10)),
+            id="200 hosts, 2,000 starts",
+            marks=[pytest.mark.long, pytest.mark.timeout(1800)],
+        ),
+    ],
+)
+def test_every_start_ends_ready_once_and_they_are_shared_out_evenly(
+    own_redis: RedisServer,
+    fleet: Fleet,
+    api: ApiProcess,
+    hosts: int,
+    processes: int,
+    starts: int,
+    within: timedelta,
+) -> None:
+    services = [f"svc-fleet-{number:05d}" for number in range(starts)]
+    operations = OperationStore(command_link(own_redis.url))
+    fleet.up(fake_hosts(hosts), processes=processes)
+
+    api.for_each(services, api.start)
+    assert eventually(lambda: not operations.active(), within=within)
+    ready = list(api.all("operations", kind="start", state="succeeded"))
+    running = fleet.running()
+
+    assert sorted(each["service"] for each in ready) == services
+    assert Counter(each["phase"] for each in ready) == {"ready": starts}
+    assert fleet.made() == {f"fleet.{each['service']}.{each['host']}": 1 for each in ready}
+    assert sorted(name for names in running.values() for name in names) == sorted(fleet.made())
+    shares = sorted(len(names) / (starts / hosts) for names in running.values())
+    assert mean(shares) == 1
+    assert OF_ITS_SHARE[0] <= shares[0] <= shares[-1] <= OF_ITS_SHARE[1], shares
+
+    api.for_each(services, api.stop)
+
+    assert eventually(lambda: not operations.active(), within=within)
+    assert Counter(each["phase"] for each in api.all("operations", kind="stop")) == {"stopped": starts}
+    assert eventually(lambda: not any(fleet.running().values()), within=AT_REST_WITHIN)
+    assert list(api.all("ports")) == []
+
+
+def test_what_ran_in_a_process_that_was_killed_runs_on_when_it_is_back(
+    own_redis: RedisServer, kept_fleet: Fleet, api: ApiProcess
+) -> None:
+    kept_fleet.up(fake_hosts(4), processes=2)
+    operations = OperationStore(command_link(own_redis.url))
+    api.for_each([f"svc-fleet-{number}" for number in range(8)], api.start)
+    assert eventually(lambda: not operations.active())
+    before = kept_fleet.running()
+    felled = kept_fleet.processes[0]
+
+    felled.kill()
+    while_felled = kept_fleet.running()
+    felled.begin()
+    kept_fleet.until_ready()
+
+    assert before == while_felled == kept_fleet.running()
+    assert sum(kept_fleet.made().values()) == 8
+
+
+def test_frozen_hosts_leave_the_work_to_others_and_take_it_up_again_when_thawed(
+    own_redis: RedisServer, fleet: Fleet, api: ApiProcess
+) -> None:
+    fleet.up(fake_hosts(4), processes=2)
+    operations = OperationStore(command_link(own_redis.url))
+    frozen, others = fleet.processes
+
+    frozen.freeze()
+    api.for_each([f"svc-fleet-{number}" for number in range(40)], api.start)
+    assert eventually(lambda: sum(map(len, others.running().values())) > 20)
+    frozen.thaw()
+
+    assert eventually(lambda: not operations.active())
+    assert sorted(Counter(fleet.made()).values()) == [1] * 40
+
+
+def test_a_fleet_that_is_told_to_end_ends_within_seconds(fleet: Fleet) -> None:
+    fleet.up(fake_hosts(10), processes=1)
+    (process,) = fleet.processes
+
+    process.terminate()
+
+    assert process.ended_by == 0

@@ -1,0 +1,96 @@
+"""An API node in a process of its own, so that it has an interpreter to itself, and many clients at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from lab.parts import eventually, free_port
+from lab.wishes import SIGNING_KEY
+
+UP_WITHIN = timedelta(seconds=30)
+CLIENTS = 4
+"""Requests under way at once."""
+
+
+class ApiProcess:
+    def __init__(self, redis_url: str, directory: Path, *, catalog: Path | None = None) -> None:
+        port = free_port()
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        self._log = directory / "api.log"
+        self._environment = {
+            **os.environ,
+            "AIMA_CONFIG": os.devnull,
+            "AIMA_API__PORT": str(port),
+            "AIMA_REDIS__URL": redis_url,
+            "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
+            **({"AIMA_API__CATALOG": str(catalog)} if catalog else {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "aima_api"], env=self._environment, stdout=log, stderr=log
+            )
+        assert eventually(self._answers, within=UP_WITHIN), self._log.read_text()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def start(self, service: str, **options: Any) -> list[dict[str, Any]]:
+        """The operations of a start that is accepted."""
+        return self._operations(f"/v1/services/{service}:start", options)
+
+    def stop(self, service: str, **options: Any) -> list[dict[str, Any]]:
+        return self._operations(f"/v1/services/{service}:stop", options)
+
+    def for_each(self, services: Iterable[str], ask: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Ask the same of many services, several at a time; all the operations that it comes to."""
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            return [operation for operations in clients.map(ask, services) for operation in operations]
+
+    def all(self, what: str, **having: str) -> Iterator[dict[str, Any]]:
+        """Every record of a listing, page by page."""
+        asked = dict(having)
+        while True:
+            answer = self.client.get(f"/v1/{what}", params=asked)
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            yield from page["items"]
+            if not page["next"]:
+                return
+            asked["cursor"] = page["next"]
+
+    def _operations(self, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        answer = self.client.post(path, json=dict(body))
+        assert answer.status_code == 202, answer.text
+        operations: list[dict[str, Any]] = answer.json()["operations"]
+        return operations
+
+    def _answers(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
+@contextmanager
+def api_process(redis_url: str, directory: Path, *, catalog: Path | None = None) -> Iterator[ApiProcess]:
+    api = ApiProcess(redis_url, directory, catalog=catalog)
+    try:
+        api.up()
+        yield api
+    finally:
+        api.kill()
+        api.client.close()

@@ -1,0 +1,72 @@
+"""What the hosts of a fleet run their containers on: a fake runtime that counts, and whose containers may be kept.
+
+Kept in a file, they outlive the process like real ones outlive a worker: whoever opens the room next finds them
+running, and having run all the while.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aima_worker.runtime import Container, ContainerSpec, ImageFacts
+from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.runtimes.fake_engine import FakeEngine
+
+
+def wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class FakeRoom(FakeRuntime):
+    """A ContainerRuntime."""
+
+    def __init__(self, *, kept_in: Path | None = None, **facts: Any) -> None:
+        super().__init__(now=wall_clock, **facts)
+        self.made: Counter[str] = Counter()
+        """How often a container of each name was made, adoptions not counted."""
+        self._kept_in = kept_in
+        if kept_in is not None and kept_in.exists():
+            self._engines, self._images, self.made = pickle.loads(kept_in.read_bytes())
+
+    def run(self, spec: ContainerSpec) -> Container:
+        with self._changed:
+            before = self._engines.get(spec.name)
+            running = super().run(spec)
+            self.made[spec.name] += before is None or before.id != running.id
+            self._keep()
+        return running
+
+    def end(self, name: str, **how: Any) -> None:
+        super().end(name, **how)
+        self._keep()
+
+    def remove(self, name: str, **how: Any) -> None:
+        super().remove(name, **how)
+        self._keep()
+
+    def running(self) -> list[str]:
+        with self._changed:
+            return sorted(name for name, engine in self._engines.items() if engine.running)
+
+    def _keep(self) -> None:
+        if self._kept_in is None:
+            return
+        with self._changed:
+            fresh = self._kept_in.with_suffix(".new")
+            fresh.write_bytes(pickle.dumps((self._engines, self._images, self.made)))
+            fresh.replace(self._kept_in)
+
+
+def kept_running(file: Path) -> tuple[list[str], Mapping[str, int]]:
+    """What runs in a room that nobody is in just now, and how often each was made."""
+    if not file.exists():
+        return [], {}
+    engines: dict[str, FakeEngine]
+    images: dict[str, ImageFacts]
+    engines, images, made = pickle.loads(file.read_bytes())
+    return sorted(name for name, engine in engines.items() if engine.running), made

@@ -1,0 +1,246 @@
+"""A fleet: hundreds of hosts in a few processes of their own, each a whole worker with a fake runtime, on one Redis.
+
+What runs where is asked of the processes, never of the records. Each host has an address of loopback to itself, so
+that all may lease the same ports. Ask a process nothing while it is frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lab.fake_rooms import kept_running
+from lab.parts import eventually
+from lab.wishes import SIGNING_KEY
+
+TESTS = Path(__file__).parents[1]
+UP_WITHIN = timedelta(seconds=120)
+ENDS_WITHIN = timedelta(seconds=30)
+ANSWERS_WITHIN = timedelta(seconds=30)
+IMAGE = "fleet:1"
+ARCH = "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"
+
+
+@dataclass(frozen=True)
+class FakeHost:
+    name: str
+    slots: int = 4
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """In place of what the machine has: see FactsOverride."""
+    images: tuple[str, ...] = (IMAGE,)
+    """Those it has already."""
+    pull_pace: timedelta = timedelta()
+    loads_for: timedelta = timedelta(milliseconds=100)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Others of the section `host`."""
+
+
+def fake_hosts(number: int, **how: Any) -> list[FakeHost]:
+    return [FakeHost(f"fake-{index:03d}", **how) for index in range(number)]
+
+
+class FleetProcess:
+    """One of the fleet's processes and its hosts."""
+
+    def __init__(self, hosts: Sequence[Mapping[str, Any]], directory: Path, *, name: str) -> None:
+        self.hosts = [str(host["settings"]["host"]["name"]) for host in hosts]
+        self._kept = [Path(host["kept_in"]) for host in hosts if host["kept_in"]]
+        self._file = directory / f"{name}.json"
+        self._log = directory / f"{name}.log"
+        self._file.write_text(json.dumps(hosts))
+        self._numbers = count(1)
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def up(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def ended_by(self) -> int | None:
+        """Its exit code, negative where it was a signal; None while it is up."""
+        return self._the_process().poll()
+
+    def begin(self) -> None:
+        """Have it begin; its hosts take work once `is_ready`."""
+        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lab.fleet_process", self._file],
+                env={**os.environ, "PYTHONPATH": path, "AIMA_CONFIG": os.devnull},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def is_ready(self) -> bool:
+        return int(self.ask("ready")) == len(self.hosts)
+
+    def kill(self) -> None:
+        """With -9. Its containers go with it unless the fleet keeps them."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """End its hosts in good order."""
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        self._the_process().send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._the_process().send_signal(signal.SIGCONT)
+
+    def running(self) -> dict[str, list[str]]:
+        """The names of the containers that run on each of its hosts, up or kept."""
+        if self.up:
+            told: dict[str, list[str]] = self.ask("running")
+            return told
+        return {file.stem: kept_running(file)[0] for file in self._kept}
+
+    def made(self) -> Counter[str]:
+        """How often a container of each name was made."""
+        if self.up:
+            return Counter(self.ask("made"))
+        return sum((Counter(kept_running(file)[1]) for file in self._kept), Counter())
+
+    def container_engine_is(self, host: str, *, away: bool) -> None:
+        self.ask("away", host=host, is_away=away)
+
+    def crash(self, host: str, container: str) -> None:
+        self.ask("crash", host=host, container=container)
+
+    def remove(self, host: str, container: str) -> None:
+        """Behind the worker's back."""
+        self.ask("remove", host=host, container=container)
+
+    def squat(self, host: str, port: int) -> None:
+        self.ask("squat", host=host, port=port)
+
+    def ask(self, question: str, **told: Any) -> Any:
+        """Raises AssertionError, with the end of its log, when it does not answer."""
+        number = next(self._numbers)
+        process = self._the_process()
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps({"number": number, "ask": question, **told}) + "\n")
+        process.stdin.flush()
+        while select.select([process.stdout], [], [], ANSWERS_WITHIN.total_seconds())[0]:
+            line = process.stdout.readline()
+            if not line:
+                break
+            answered = json.loads(line)
+            if answered["number"] == number:
+                return answered["answer"]
+        raise AssertionError(f"{self._file.stem} does not answer {question}:\n{self.log()[-2000:]}")
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def _the_process(self) -> subprocess.Popen[str]:
+        assert self._process is not None, f"{self._file.stem} was never begun"
+        return self._process
+
+    def _end(self, by: signal.Signals) -> None:
+        process = self._the_process()
+        process.send_signal(by)
+        try:
+            process.wait(ENDS_WITHIN.total_seconds())
+        finally:
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
+
+
+class Fleet:
+    def __init__(self, redis_url: str, directory: Path, *, installation: str = "fleet", kept: bool = False) -> None:
+        """With `kept`, containers outlive the processes of their hosts, as real ones do."""
+        self.processes: list[FleetProcess] = []
+        self._redis_url = redis_url
+        self._directory = directory
+        self._installation = installation
+        self._kept = kept
+
+    def up(self, hosts: Sequence[FakeHost], *, processes: int) -> None:
+        """Bring the hosts up, shared out over so many processes, and wait until all of them take work."""
+        _allow_connections()
+        described = [self._described(number, host) for number, host in enumerate(hosts)]
+        first = len(self.processes)
+        for number in range(processes):
+            share = described[number::processes]
+            self.processes.append(FleetProcess(share, self._directory, name=f"process-{first + number}"))
+        for process in self.processes[first:]:
+            process.begin()
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        assert eventually(lambda: all(each.is_ready() for each in self.processes if each.up), within=UP_WITHIN)
+
+    def running(self) -> dict[str, list[str]]:
+        """The names of the containers that run, by host."""
+        return {host: names for process in self.processes for host, names in process.running().items()}
+
+    def made(self) -> Counter[str]:
+        """How often a container of each name was made, anywhere."""
+        return sum((process.made() for process in self.processes), Counter())
+
+    def process_of(self, host: str) -> FleetProcess:
+        return next(process for process in self.processes if host in process.hosts)
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.up:
+                process.kill()
+
+    def _described(self, number: int, host: FakeHost) -> dict[str, Any]:
+        settings = {
+            "redis": {"url": self._redis_url},
+            "signing_key": SIGNING_KEY.get_secret_value(),
+            "installation": self._installation,
+            "state_dir": str(self._directory / "state" / host.name),
+            "host": {
+                "name": host.name,
+                "address": f"127.1.{number // 250}.{number % 250 + 1}",
+                "slots": host.slots,
+                "facts": dict(host.facts),
+                **host.settings,
+            },
+        }
+        return {
+            "settings": settings,
+            "arch": host.facts.get("arch", ARCH),
+            "images": host.images,
+            "engines": [IMAGE],
+            "pull_pace": host.pull_pace.total_seconds(),
+            "loads_for": host.loads_for.total_seconds(),
+            "kept_in": str(self._directory / f"{host.name}.room") if self._kept else None,
+        }
+
+
+@contextmanager
+def fleet_on(redis_url: str, directory: Path, *, kept: bool = False) -> Iterator[Fleet]:
+    """A fleet without hosts yet; felled at the end."""
+    fleet = Fleet(redis_url, directory, kept=kept)
+    try:
+        yield fleet
+    finally:
+        fleet.end()
+
+
+def _allow_connections() -> None:
+    """A host holds about ten descriptors, and a process inherits how many it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,148 @@
+"""Many hosts in one process, each a whole worker with a fake runtime: `python -m lab.fleet_process FILE`.
+
+FILE says what hosts (see `lab.fleet`). Questions come as JSON lines on stdin, answers go to stdout. SIGTERM ends
+all of its hosts in good order; the end of stdin fells them, so that a fleet never outlives its test.
+
+Celery means a process to hold one worker. What it shares among several, and what is done about it here:
+- where a message's task is looked up: each worker's pool says it anew with each task,
+- the event loop: each worker is made where there is none,
+- the wish to stop, and the signal that tells of it: they are for all of them, as a SIGTERM is.
+The rest of what it shares (the requests under way, for statistics and remote control) decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, TextIO
+
+import structlog
+from celery import concurrency, signals
+from celery.app.trace import fast_trace_task
+from celery.concurrency.thread import TaskPool
+from celery.worker import state
+from kombu.asynchronous import set_event_loop
+from lab.fake_rooms import FakeRoom
+
+from aima_core.settings import Settings
+from aima_worker.app import whole_worker
+from aima_worker.runtimes.fake_engine import Manners
+
+
+class HomePool(TaskPool):
+    """Threads on which a task is looked up in the application of the worker that took it."""
+
+    def on_apply(self, target: Callable[..., Any], args: Any = None, kwargs: Any = None, **how: Any) -> Any:
+        assert target is fast_trace_task, f"Celery carries tasks out by {target}, which is told nothing of a home"
+        home = (self.app.tasks, {"application/json"}, None)
+        return super().on_apply(target, args, {**(kwargs or {}), "_loc": home}, **how)
+
+
+class Crowd:
+    """The hosts of this process."""
+
+    def __init__(self, hosts: list[Mapping[str, Any]]) -> None:
+        self._settings = [Settings(**host["settings"]) for host in hosts]
+        self._rooms = {settings.host.name: _room(host) for settings, host in zip(self._settings, hosts, strict=True)}
+        self._making = Lock()
+        self._ready = 0
+        self._threads = [
+            Thread(target=self._live, args=(settings,), name=settings.host.name) for settings in self._settings
+        ]
+
+    def begin(self) -> None:
+        signals.worker_ready.connect(self._count, weak=False)
+        for thread in self._threads:
+            thread.start()
+
+    def hand_on(self) -> None:
+        """Let every host end, as a worker does at SIGTERM."""
+        signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
+        state.should_stop = 0
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def answer(self, ask: str, **told: Any) -> Any:
+        return getattr(self, f"_tell_{ask}")(**told)
+
+    def _tell_ready(self) -> int:
+        return self._ready
+
+    def _tell_running(self) -> dict[str, list[str]]:
+        return {name: room.running() for name, room in self._rooms.items()}
+
+    def _tell_made(self) -> dict[str, int]:
+        return {name: count for room in self._rooms.values() for name, count in room.made.items()}
+
+    def _tell_away(self, host: str, is_away: bool) -> None:
+        self._rooms[host].away = is_away
+
+    def _tell_crash(self, host: str, container: str) -> None:
+        self._rooms[host].end(container, exit_code=1, last_words="it was asked to crash")
+
+    def _tell_remove(self, host: str, container: str) -> None:
+        self._rooms[host].remove(container, grace=timedelta())
+
+    def _tell_squat(self, host: str, port: int) -> None:
+        self._rooms[host].taken_ports.add(port)
+
+    def _live(self, settings: Settings) -> None:
+        room = self._rooms[settings.host.name]
+        with ExitStack() as life:
+            with self._making:
+                set_event_loop(None)
+                worker = life.enter_context(whole_worker(settings, room, probe=room.probe))
+            worker.start()
+
+    def _count(self, **_: Any) -> None:
+        with self._making:
+            self._ready += 1
+
+
+def main() -> None:
+    answers = sys.stdout  # Celery puts a logger in its place
+    concurrency.ALIASES["threads"] = f"{__name__}:HomePool"
+    warnings.filterwarnings("ignore", "You're running the worker with superuser")
+    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    crowd = Crowd(json.loads(Path(sys.argv[1]).read_text()))
+    signal.signal(signal.SIGTERM, lambda *_: crowd.hand_on())
+    Thread(target=_converse, args=(crowd, sys.stdin, answers), name="questions", daemon=True).start()
+    crowd.begin()
+    crowd.wait()
+
+
+def _converse(crowd: Crowd, questions: TextIO, answers: TextIO) -> None:
+    for line in questions:
+        question = json.loads(line)
+        number = question.pop("number")
+        answers.write(json.dumps({"number": number, "answer": crowd.answer(**question)}) + "\n")
+        answers.flush()
+    os._exit(1)
+
+
+def _room(host: Mapping[str, Any]) -> FakeRoom:
+    room = FakeRoom(
+        host=host["settings"]["host"]["name"],
+        arch=host["arch"],
+        images=host["images"],
+        kept_in=Path(host["kept_in"]) if host["kept_in"] else None,
+        pull_pace=timedelta(seconds=host["pull_pace"]),
+    )
+    room.manners.update(dict.fromkeys(host["engines"], Manners(loads_for=timedelta(seconds=host["loads_for"]))))
+    return room
+
+
+if __name__ == "__main__":
+    main()

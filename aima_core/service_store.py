@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from aima_core import keys
@@ -78,7 +79,18 @@ class ServiceStore:
 
     def instances_of(self, id: ServiceId) -> list[Instance]:
         """Its instances on all hosts, by host."""
-        return self.instances(self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True))
+        return self.instances_of_each([id])[id]
+
+    def instances_of_each(self, ids: Sequence[ServiceId]) -> dict[ServiceId, list[Instance]]:
+        """Each service's instances on all hosts, by host; two round trips, however many they are."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True)
+            found = self.instances(chain.from_iterable(pipe.execute()))
+        of: dict[ServiceId, list[Instance]] = {id: [] for id in ids}
+        for instance in found:
+            of[instance.id.service].append(instance)
+        return of
 
     def instances_on(self, host: HostName) -> list[Instance]:
         """Those of one host, in no order."""

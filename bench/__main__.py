@@ -11,10 +11,10 @@ from types import ModuleType
 
 from lab.at_hand import why_not
 
-from bench import command_line, pull, start, submit
+from bench import command_line, listing, pull, start, submit
 from bench.report import as_json, as_table
 
-BENCHES: dict[str, ModuleType] = {"start": start, "pull": pull, "submit": submit, "cli": command_line}
+BENCHES: dict[str, ModuleType] = {"start": start, "pull": pull, "submit": submit, "list": listing, "cli": command_line}
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -61,12 +61,13 @@ def remove(api: Api, id: ServiceId) -> None:
     api.services.remove(id)
 
 
-def _with_instances(api: Parts, services: Iterable[Service]) -> list[ServiceStatus]:
+def _with_instances(api: Parts, services: Sequence[Service]) -> list[ServiceStatus]:
     live = {host.name for host in api.hosts.all() if host.live}
+    instances = api.services.instances_of_each([service.id for service in services])
     return [
         ServiceStatus(
             **service.model_dump(),
-            instances=tuple(_as_far_as_known(instance, live) for instance in api.services.instances_of(service.id)),
+            instances=tuple(_as_far_as_known(instance, live) for instance in instances[service.id]),
         )
         for service in services
     ]

@@ -51,6 +51,34 @@ def test_a_pull_is_measured_and_no_image_stays() -> None:
         assert [image for image in engine.images.list() if "bench/layers" in str(image.tags)] == []
 
 
+@pytest.mark.redis
+@pytest.mark.slow
+def test_submissions_are_measured() -> None:
+    ran = _bench("submit", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split(", against ")[1].split("  ")[0] for row in rows] == [
+        "an apply_async loop",
+        "Flower's async-apply",
+        "an apply_async loop",
+    ]
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_listings_are_measured() -> None:
+    ran = _bench("list", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split("  ")[0] for row in rows] == [
+        "list 100 of 10000, against 100 JSON values bare",
+        "list 100 of 10000 over HTTP, against 100 JSON values bare",
+        "list 100 of 10000, against 100 of 100",
+    ]
+
+
 def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None:
     ran = _bench("start", succeeds=False, DOCKER_HOST="unix:///nowhere.sock")
 
@@ -60,7 +88,7 @@ def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None
 def test_a_bench_that_there_is_not_is_told_beside_those_there_are() -> None:
     ran = _bench("strat", succeeds=False)
 
-    assert "there is no bench strat; there are start, pull, submit, cli" in ran.stderr
+    assert "there is no bench strat; there are start, pull, submit, list, cli" in ran.stderr
 
 
 def _bench(*arguments: str, succeeds: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,87 @@
+"""A page of services with their instances, against fetching as many JSON values bare, and against a page of few."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from aima_core.ids import HostName, ServiceId
+from aima_core.operation_store import now
+from aima_core.redis_link import command_link
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired, Instance, InstanceState, Service
+from bench.comparison import Comparison, RatioAtMost, take_turns
+from bench.crowd import seconds_for
+from bench.installation import installation
+
+ROUNDS = 31
+NEEDS = ("redis",)
+PAGE = 100
+MANY = 10_000
+FLAT = 1.2
+"""What a page of few may differ by."""
+
+
+def measure(rounds: int) -> list[Comparison]:
+    with installation(hosts=1) as many, installation(hosts=1) as few:
+        _fill(many.redis_url, MANY)
+        _fill(few.redis_url, PAGE)
+        seconds = take_turns(
+            rounds,
+            {
+                "store": _timed(_page_of(many.redis_url)),
+                "HTTP": lambda: seconds_for(f"{many.url}/v1/services", times=1, status=200),
+                "few": _timed(_page_of(few.redis_url)),
+                "bare": _timed(_bare(many.redis_url)),
+            },
+        )
+    what, bare = f"list {PAGE} of {MANY}", f"against {PAGE} JSON values bare"
+    return [
+        Comparison(f"{what}, {bare}", seconds["store"], seconds["bare"], RatioAtMost(2)),
+        Comparison(f"{what} over HTTP, {bare}", seconds["HTTP"], seconds["bare"], RatioAtMost(2)),
+        Comparison(f"{what}, against {PAGE} of {PAGE}", seconds["store"], seconds["few"], RatioAtMost(FLAT)),
+    ]
+
+
+def _fill(redis_url: str, services: int) -> None:
+    store, host = ServiceStore(command_link(redis_url)), HostName("host-0")
+    for number in range(services):
+        service = Service(id=ServiceId(f"svc-tiny-model-{number:05d}"), created_at=now())
+        store.put(service)
+        store.take(_instance(service, host))
+
+
+def _instance(service: Service, host: HostName) -> Instance:
+    return Instance(
+        id=service.id.on(host), desired=Desired.RUNNING, fence=1, state=InstanceState.READY, port=20000, since=now()
+    )
+
+
+def _page_of(redis_url: str) -> Callable[[], object]:
+    store = ServiceStore(command_link(redis_url))
+
+    def page() -> object:
+        services, _ = store.page(limit=PAGE)
+        return services, store.instances_of_each([service.id for service in services])
+
+    return page
+
+
+def _bare(redis_url: str) -> Callable[[], object]:
+    redis = command_link(redis_url)
+    service = Service(id=ServiceId("svc-tiny-model"), created_at=now())
+    text = service.model_dump_json() + _instance(service, HostName("host-0")).model_dump_json()
+    names = [f"bare-{number}" for number in range(PAGE)]
+    for name in names:
+        redis.set(name, json.dumps(text))
+    return lambda: [json.loads(value or "") for value in redis.mget(names)]
+
+
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    def turn() -> float:
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    return turn

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import ssl
+from typing import Any
+from urllib.parse import quote
+
 from celery import Celery
+from kombu import Connection
 
 from aima_core import keys
+from aima_core.redis_address import SentinelAddress, sentinel_address
+from aima_core.redis_link import to_sentinels
+
+RECONNECTS_WITHIN_SECONDS = 5
+"""The longest pause between two tries: whatever the outage, a worker is back this soon after its end."""
+
+
+class _Connection(Connection):  # type: ignore[misc]  # kombu has no types
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        return super().ensure_connection(*args, **{"interval_max": RECONNECTS_WITHIN_SECONDS, **options})
+
 
 
 def celery_app(redis_url: str, *, answer_within: float) -> Celery:
     """The application both sides use; `answer_within` is how many seconds Redis may take over one command."""
-    app = Celery("aima", broker=_verified(redis_url), set_as_current=False)
+    app = Celery("aima", set_as_current=False)
+    app.amqp.Connection = _Connection
     app.conf.update(
         result_backend=None,  # with one, a submission without Redis hangs for 19 s, and what was done is done twice
         task_ignore_result=True,
@@ -23,6 +40,7 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
         task_create_missing_queues=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of Redis
+        broker_channel_error_retry=True,  # and a Redis that is full, or read-only, or knows another password by now
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,  # they cost two commands a task: Flower turns them on while it is there
         task_send_sent_event=False,
@@ -32,7 +50,7 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
             "global_keyprefix": keys.PREFIX,
             "visibility_timeout": 300,  # a redelivered message is recognised by its claim, so sooner is no danger
             "polling_interval": 5,  # how long one look at the queues waits; each second would be a command a second
-            "unacked_restore_interval": 5,
+            "unacked_restore_interval": 60,  # a second net: lost doorbells are rung again long before
             "unacked_restore_throttle": 1,
             "socket_timeout": answer_within,
             "socket_connect_timeout": 2,
@@ -40,7 +58,22 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
             "health_check_interval": 10,
         },
     )
+    if (address := sentinel_address(redis_url)) is None:
+        app.conf.broker_url = _verified(redis_url)
+    else:
+        _find_by_sentinels(app, address)
     return app
+
+
+def _find_by_sentinels(app: Celery, address: SentinelAddress) -> None:
+    credentials = f"{quote(address.user or '', safe='')}:{quote(address.password or '', safe='')}@"
+    # Each Sentinel's address has all of it, since the transport goes on with another's when one fails.
+    app.conf.broker_url = ";".join(
+        f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.sentinels
+    )
+    app.conf.broker_transport_options |= {"master_name": address.master, "sentinel_kwargs": to_sentinels(address)}
+    if address.tls:
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": address.ca_certs}
 
 
 def _verified(redis_url: str) -> str:

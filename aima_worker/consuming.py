@@ -18,6 +18,10 @@ STOP_SLOTS = 4
 """Threads beyond the start slots, so that stops never wait behind starts."""
 
 
+HEARTBEAT_SECONDS = 10.0
+"""Between two events that tell Flower of the worker."""
+
+
 def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], stops: str, slots: int) -> Any:
     """`routes` are the queues of starts and pulls, `stops` the one of stops."""
     app.steps["consumer"].add(_taking_stops_from(stops))
@@ -28,6 +32,7 @@ def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], sto
         hostname=name,
         without_gossip=True,  # grows with the square of the hosts
         without_mingle=True,
+        heartbeat_interval=HEARTBEAT_SECONDS,
         loglevel="WARNING",
         quiet=True,
     )

@@ -168,8 +168,11 @@ class Placement:
     def _why_it_waits(self, listening: list[Host], wanted: Wanted) -> str:
         if not any(host.live for host in listening):
             return _unheard(wanted.routes)
-        why = reasons_of(self.against(wanted, listening))
-        return f"No host of {' or '.join(wanted.routes)} has room now: {why}."
+        against = self.against(wanted, listening)
+        why, routes = reasons_of(against), " or ".join(wanted.routes)
+        if all(map(never, against.values())):
+            return f"No host of {routes} can run it: {why}. It starts when one joins that can."
+        return f"No host of {routes} has room now: {why}."
 
     def _learn_what_is_held(self, names: Iterable[HostName]) -> None:
         if unknown := [name for name in names if name not in self._held]:
@@ -198,12 +201,10 @@ def _unheard(routes: Sequence[Route]) -> str:
 
 
 def _refusal(what: str, refused: dict[HostName, list[WhyNot]], *, among: int) -> RequirementsNotMet:
-    detail = f"{reasons_of(refused)}."
-    return RequirementsNotMet(
-        host=listed(list(refused)),
-        engine=what,
-        detail=f"{detail} Nothing was submitted, for the other hosts neither." if among > len(refused) else detail,
-    )
+    names = list(refused)
+    why = f"{reasons_of(refused)}." if len(names) > 1 else f"it {reasons_of(refused).removeprefix(f'{names[0]} ')}."
+    nobody = " Nothing was submitted, for the other hosts neither." if among > len(names) else ""
+    return RequirementsNotMet(host=listed(names), engine=what, detail=why + nobody)
 
 
 def _too_few(count: int, able: int, sought: Sought, against: dict[HostName, list[WhyNot]]) -> InvalidRequest:

@@ -32,7 +32,8 @@ class PlannedOperation(BaseModel):
     route: Route
     host: HostName | None
     """None where hosts compete for it."""
-    image: str
+    image: str | None
+    """None on a host that runs native processes."""
     image_there: bool | None
     """None where it depends on the host that takes it."""
     port: int | None
@@ -105,19 +106,27 @@ def _delay(places: Sequence[Place]) -> AimaError | None:
 
 
 def _planned(place: Place, command: StartService, placement: Placement) -> PlannedOperation:
-    images, there = command.engine.images, None
-    if place.host:
-        host = placement.host(place.host)
-        images = tuple(allowed_images(host, images))
-        there = image_there(host, images)
+    image, there = _image(place, command, placement)
     return PlannedOperation(
         route=place.route,
         host=place.host,
-        image=there or images[0],
-        image_there=bool(there) if place.host else None,
+        image=image,
+        image_there=there,
         port=command.port,
         reason=place.reason,
     )
+
+
+def _image(place: Place, command: StartService, placement: Placement) -> tuple[str | None, bool | None]:
+    """The one that would be taken, and whether it is there."""
+    images = command.engine.images
+    if place.host is None:
+        return images[0], None
+    if (host := placement.host(place.host)).runtime == "process":
+        return None, None
+    allowed = allowed_images(host, images)
+    there = image_there(host, allowed)
+    return there or allowed[0], there is not None
 
 
 def _told(host: HostName, reasons: Sequence[WhyNot]) -> HostInPlan:

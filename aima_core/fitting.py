@@ -113,8 +113,7 @@ def _whether_it_can(host: Host, wanted: Wanted) -> list[WhyNot]:
 
 
 def _whether_it_runs_natively(wanted: Wanted) -> list[WhyNot]:
-    sentence = "runs native processes only, and the engine's YAML has no `native` section"
-    return [] if wanted.native else [WhyNot(Obstacle.NATIVE, sentence, False)]
+    return [] if wanted.native else [WhyNot(Obstacle.NATIVE, "runs only engines with a `native` section", False)]
 
 
 def _whether_it_can_have_the_image(host: Host, wanted: Wanted) -> list[WhyNot]:
@@ -136,7 +135,7 @@ def _whether_it_is_of_the_kind(host: Host, routes: tuple[Route, ...]) -> list[Wh
     classes = [route.split(".") for route in routes]
     if not (kinds := [kind for kind, arch in classes if arch == host.arch]):
         arches = dict.fromkeys(arch for _, arch in classes)
-        return [WhyNot(Obstacle.ARCH, f"is {host.arch}, not {' or '.join(arches)}", False)]
+        return [WhyNot(Obstacle.ARCH, f"is {host.arch} rather than {' or '.join(arches)}", False)]
     lacks = f"has no {' or '.join(kinds)}" if "cpu" not in kinds else f"does not listen to {' or '.join(routes)}"
     return [WhyNot(Obstacle.ACCELERATOR, lacks, False)]
 
@@ -156,7 +155,7 @@ def _whether_it_has_memory(host: Host, needs: Needs, others: list[Holding]) -> l
     wanted, most = pool_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
     free = max(0, most - sum(holding.memory for holding in others))
     if wanted > most:
-        sentence = f"can give {format_size(most)} of memory to engines in all, not {format_size(wanted)}"
+        sentence = f"has {format_size(most)} of {format_size(wanted)} memory in all"
         return [WhyNot(Obstacle.MEMORY, sentence, False)]
     if wanted > free:
         sentence = f"has {format_size(free)} of {format_size(wanted)} memory to spare"

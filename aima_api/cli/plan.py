@@ -67,19 +67,23 @@ def _show(found: dict[str, Any]) -> None:
 def _needs(needs: dict[str, Any]) -> str:
     from aima_core.quantities import format_size
 
-    told = [f"{format_size(needs['memory'])} memory", f"{needs['cores']} core(s)"]
+    told = [f"{format_size(needs['memory'])} memory", _counted(needs["cores"], "core")]
     if gpus := needs["gpus"]:
-        told.append(f"{gpus} GPU(s)")
+        told.append("all GPUs" if gpus == "all" else _counted(gpus, "GPU"))
     if size := needs["gpu_memory"]:
         told.append(f"{format_size(size)} GPU memory")
     return ", ".join(told)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _readable(operation: dict[str, Any]) -> dict[str, Any]:
     there = {True: " (is there)", False: " (to be pulled)"}.get(operation["image_there"], "")
     return {
         **operation,
-        "image": operation["image"] + there,
+        "image": operation["image"] and operation["image"] + there,
         "port": operation["port"] or "any free",
         "now": "waits" if operation["reason"] else "begins",
     }
@@ -91,5 +95,5 @@ def _judged(host: dict[str, Any]) -> dict[str, Any]:
     return {
         "host": host["host"],
         "would_do": "not now" if later else "no" if reasons else "yes",
-        "why": ", ".join(reason["sentence"] for reason in reasons),
+        "why": "; ".join(reason["sentence"] for reason in reasons),
     }

@@ -58,7 +58,7 @@ def test_a_named_host_that_will_never_run_it_is_refused_with_every_reason(node, 
     code, detail, _ = refusal(node, f"/v1/services/{VLLM}:start", {"hosts": ["box"]})
 
     assert code == "requirements_not_met"
-    assert detail.startswith("box cannot run vllm-0.14.0-cu131-gb10: box is amd64, not arm64, ")
+    assert detail.startswith("box cannot run vllm-0.14.0-cu131-gb10: it is amd64 rather than arm64, ")
     assert "has 2 of 8 cores" in detail
 
 
@@ -68,7 +68,7 @@ def test_one_named_host_that_never_will_and_nothing_is_submitted_anywhere(node, 
 
     _, detail, _ = refusal(node, f"/v1/services/{VLLM}:start", {"hosts": ["spark-01", "spark-02"]})
 
-    assert "spark-02 does not allow the image zhiwen-vllm:0128" in detail
+    assert "spark-02 cannot run vllm-0.14.0-cu131-gb10: it does not allow the image zhiwen-vllm:0128." in detail
     assert detail.endswith("Nothing was submitted, for the other hosts neither.")
     assert node.get("/v1/operations").json()["items"] == []
     assert node.get("/v1/services").json()["items"] == []
@@ -153,7 +153,7 @@ def test_replicas_of_a_route_are_hosts_that_listen_to_it(node, redis):
 
     _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"replicas": 2, "route": "cpu.arm64"})
 
-    assert "a is amd64, not arm64" in detail
+    assert "a is amd64 rather than arm64" in detail
 
 
 # A class of hosts -------------------------------------------------------------------------------------------------
@@ -215,6 +215,16 @@ def test_a_class_without_room_is_waited_for_and_every_host_of_it_is_told(node, r
     assert operation["reason"] == (
         "No host of gb10.arm64 has room now: spark-01 has 20 GB of 92 GB memory to spare; "
         "spark-02 is drained; spark-03 is not live."
+    )
+
+
+def test_a_class_of_hosts_none_of_which_can_ever_run_it_is_told_as_such(node, redis):
+    ScriptedWorker(redis, "spark-01", **SPARK | {"gives_gpus": False})
+
+    [operation] = node.start(VLLM)
+
+    assert operation["reason"] == (
+        "No host of gb10.arm64 can run it: spark-01 cannot give GPUs to containers. It starts when one joins that can."
     )
 
 
@@ -281,7 +291,7 @@ def test_a_pull_on_a_host_that_was_named_and_does_not_allow_it_is_refused(node, 
 
     code, detail, _ = refusal(node, "/v1/images:pull", {"image": "repo/name:1", "hosts": ["a", "b"]})
 
-    assert (code, "b does not allow the image" in detail) == ("requirements_not_met", True)
+    assert (code, "b cannot run image repo/name:1: it does not allow" in detail) == ("requirements_not_met", True)
     assert node.get("/v1/operations").json()["items"] == []
 
 

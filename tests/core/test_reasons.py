@@ -8,7 +8,7 @@ from aima_core.reasons import Against, reasons_of
 
 DRAINED = WhyNot(Obstacle.DRAINED, "is drained", True)
 OFFLINE = WhyNot(Obstacle.OFFLINE, "is not live", True)
-ARCH = WhyNot(Obstacle.ARCH, "is amd64, not arm64", False)
+ARCH = WhyNot(Obstacle.ARCH, "is amd64 rather than arm64", False)
 
 
 def short_of(memory: int) -> WhyNot:
@@ -38,7 +38,7 @@ def test_hosts_with_the_same_reasons_are_told_together() -> None:
 def test_those_that_are_nearest_to_doing_come_first() -> None:
     told = reasons_of(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
 
-    assert told == "c is not live; b is drained and is not live; a is amd64, not arm64"
+    assert told == "c is not live; b is drained and is not live; a is amd64 rather than arm64"
 
 
 def test_of_two_hundred_hosts_five_are_named_and_the_others_counted() -> None:

@@ -106,9 +106,7 @@ def service_options(command: Command) -> Command:
                 shell_complete=complete("hosts", "routes"),
                 help="Only on hosts of this class, such as gb10.arm64.",
             ),
-            click.option(
-                "--replicas", type=click.IntRange(1, 1000), metavar="N", help="On so many distinct hosts."
-            ),
+            click.option("--replicas", type=click.IntRange(1, 1000), metavar="N", help="On so many distinct hosts."),
             click.option(
                 "--port", type=click.IntRange(1, 65535), metavar="P", help="The host's port; chosen if left away."
             ),

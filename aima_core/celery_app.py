@@ -17,10 +17,9 @@ RECONNECTS_WITHIN_SECONDS = 5
 """The longest pause between two tries: whatever the outage, a worker is back this soon after its end."""
 
 
-class _Connection(Connection):  # type: ignore[misc]  # kombu has no types
+class _Connection(Connection):
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         return super().ensure_connection(*args, **{"interval_max": RECONNECTS_WITHIN_SECONDS, **options})
-
 
 
 def celery_app(redis_url: str, *, answer_within: float) -> Celery:
@@ -58,22 +57,25 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
             "health_check_interval": 10,
         },
     )
-    if (address := sentinel_address(redis_url)) is None:
-        app.conf.broker_url = _verified(redis_url)
-    else:
+    if address := sentinel_address(redis_url):
         _find_by_sentinels(app, address)
+    else:
+        app.conf.update(broker_url=_verified(redis_url))
     return app
 
 
 def _find_by_sentinels(app: Celery, address: SentinelAddress) -> None:
-    credentials = f"{quote(address.user or '', safe='')}:{quote(address.password or '', safe='')}@"
-    # Each Sentinel's address has all of it, since the transport goes on with another's when one fails.
-    app.conf.broker_url = ";".join(
-        f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.sentinels
+    credentials = (
+        f"{quote(address.user or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
     )
-    app.conf.broker_transport_options |= {"master_name": address.master, "sentinel_kwargs": to_sentinels(address)}
-    if address.tls:
-        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": address.ca_certs}
+    # Each Sentinel's address has all of it, since the transport goes on with another's when one fails.
+    urls = [f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.sentinels]
+    options = {"master_name": address.master, "sentinel_kwargs": to_sentinels(address)}
+    app.conf.update(
+        broker_url=";".join(urls),
+        broker_transport_options={**app.conf.broker_transport_options, **options},
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": address.ca_certs} if address.tls else None,
+    )
 
 
 def _verified(redis_url: str) -> str:

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from aima_core.failures import BadSettings
 from aima_core.ids import HostName
 from aima_core.quantities import Duration, Size, parse_duration
+from aima_core.redis_address import sentinel_address
 
 
 def _port_range(value: object) -> object:
@@ -37,7 +38,13 @@ class Section(BaseModel):
 
 class RedisSettings(Section):
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`rediss://` for TLS, whose certificate is checked."""
+    """`rediss://` for TLS, whose certificate is checked; `sentinel://` for a master that Sentinels name."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: SecretStr) -> SecretStr:
+        sentinel_address(url.get_secret_value())
+        return url
 
 
 class ApiSettings(Section):
@@ -94,6 +101,9 @@ class HostSettings(Section):
     labels: Mapping[str, str] = {}
     memory_reserve: Size | None = None
     """Memory that starts leave free; None takes a tenth where CPU and GPU share it, else a twentieth."""
+    memory_floor: Size | None = None
+    """Whatever loads is killed once less than this is available; None takes half the reserve where CPU and GPU share
+    the memory, and else lets the kernel see to it."""
     facts: FactsOverride = FactsOverride()
 
 

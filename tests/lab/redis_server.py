@@ -12,6 +12,7 @@ from pathlib import Path
 from lab.parts import eventually, free_port
 from redis import ConnectionError as NotConnected
 from redis import Redis
+from redis import TimeoutError as TimedOut
 
 STARTS_WITHIN = timedelta(seconds=10)
 
@@ -25,14 +26,21 @@ def redis_program() -> Path | None:
 
 
 class RedisServer:
-    """One server that can be felled and brought back with its data."""
+    """One server that can be felled, frozen, filled, and brought back with its data."""
 
-    def __init__(self, program: Path, directory: Path) -> None:
+    def __init__(self, program: Path, directory: Path, **settings: str) -> None:
+        """`settings` are the server's own, with `_` for `-`, such as `requirepass="secret"` or `appendonly="no"`."""
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.password = settings.get("requirepass")
+        self.url = f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/0"
         self._program = program
         self._directory = directory
+        self._wanted = {name.replace("_", "-"): value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -52,16 +60,54 @@ class RedisServer:
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Let it stand still until `thaw`: its connections stand, new ones are made, and nothing comes."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def answers(self) -> bool:
         try:
-            with Redis(port=self.port, socket_timeout=1) as client:
+            with self.client() as client:
                 return bool(client.ping())
-        except (NotConnected, TimeoutError):
+        except (NotConnected, TimedOut):
             return False
 
+    def client(self) -> Redis:
+        """A plain client, which is nothing of the program's."""
+        return Redis(port=self.port, password=self.password, socket_timeout=1, decode_responses=True)
+
     def empty(self) -> None:
-        with Redis(port=self.port) as client:
+        with self.client() as client:
             client.flushall()
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting while it runs, such as `maxmemory`."""
+        with self.client() as client:
+            client.config_set(name, value)
+
+    def follow(self, master: RedisServer | None) -> None:
+        """Be that one's replica from now on, or nobody's."""
+        with self.client() as client:
+            if master is None:
+                client.replicaof("NO", "ONE")
+            else:
+                client.replicaof("127.0.0.1", str(master.port))
+
+    def fill(self) -> None:
+        """Leave no room for a byte more."""
+        self.set("maxmemory", "1")
+
+    def make_room(self) -> None:
+        self.set("maxmemory", "0")
+
+    def reset_connections(self, kind: str = "normal") -> int:
+        """Cut every connection of that kind, `normal` or `pubsub`; how many there were."""
+        with self.client() as client:
+            return int(client.client_kill_filter(_type=kind, skipme=True))
 
     def _end(self, with_signal: signal.Signals) -> None:
         if self._process is not None:
@@ -77,6 +123,7 @@ class RedisServer:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
+            **self._wanted,
         }
         return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 

@@ -1,0 +1,118 @@
+"""A master, its replica, and three Sentinels that put the replica in the master's place when it dies."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from lab.parts import eventually, free_port
+from lab.redis_server import RedisServer
+from redis import Redis, RedisError
+
+MASTER = "aima"
+DOWN_AFTER = timedelta(seconds=1)
+AGREES_WITHIN = timedelta(seconds=20)
+
+
+class Watched:
+    """The servers, and the address that is to be given to the program."""
+
+    def __init__(self, program: Path, directory: Path, *, password: str | None = None) -> None:
+        self._program = program
+        self._directory = directory
+        self._password = password
+        secret = {"requirepass": password, "masterauth": password} if password else {}
+        self.servers = [RedisServer(program, _made(directory / name), **secret) for name in ("one", "two")]
+        self.master = self.servers[0]
+        self._ports = [free_port() for _ in range(3)]
+        self._sentinels: list[subprocess.Popen[bytes]] = []
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self._ports)
+        mine, theirs = (f":{password}@", f"&sentinel_password={password}") if password else ("", "")
+        self.url = f"sentinel://{mine}{hosts}/0?master={MASTER}{theirs}"
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.start()
+        self.servers[1].follow(self.master)
+        self._sentinels = [self._begin(port) for port in self._ports]
+        assert eventually(self.is_guarded, within=AGREES_WITHIN), (
+            "the Sentinels do not see master, replica and one another"
+        )
+
+    def is_guarded(self) -> bool:
+        """Whether every Sentinel knows of the replica and of the others, and the replica has all there is."""
+        return all(self._knows_all(port) for port in self._ports) and self.replica_has_all()
+
+    def replica_has_all(self) -> bool:
+        with self.master.client() as client:
+            told = client.info("replication")
+        replica = told.get("slave0", {})
+        return bool(replica) and replica["state"] == "online" and replica["offset"] == told["master_repl_offset"]
+
+    def fell_master(self) -> None:
+        """Kill the master; the other is to be it from then on."""
+        self.master.kill()
+        self.master = next(server for server in self.servers if server is not self.master)
+
+    def has_failed_over(self) -> bool:
+        try:
+            with self.master.client() as client:
+                return str(client.info("replication")["role"]) == "master"
+        except RedisError:
+            return False
+
+    def fell_sentinel(self, number: int) -> None:
+        self._sentinels[number].kill()
+        self._sentinels[number].wait(10)
+
+    def end(self) -> None:
+        for sentinel in self._sentinels:
+            sentinel.kill()
+            sentinel.wait(10)
+        for server in self.servers:
+            server.kill()
+
+    def _knows_all(self, port: int) -> bool:
+        try:
+            with Redis(port=port, password=self._password, socket_timeout=1, decode_responses=True) as client:
+                told = client.sentinel_masters().get(MASTER)
+        except RedisError:
+            return False
+        return bool(told) and told["num-slaves"] == 1 and told["num-other-sentinels"] == 2
+
+    def _begin(self, port: int) -> subprocess.Popen[bytes]:
+        directory = _made(self._directory / f"sentinel-{port}")
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"dir {directory}",
+            f"sentinel monitor {MASTER} 127.0.0.1 {self.master.port} 2",
+            f"sentinel down-after-milliseconds {MASTER} {round(DOWN_AFTER.total_seconds() * 1000)}",
+            f"sentinel failover-timeout {MASTER} 5000",
+        ]
+        if self._password:
+            lines += [f"sentinel auth-pass {MASTER} {self._password}", f"requirepass {self._password}"]
+        (directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
+        return subprocess.Popen(
+            [str(self._program), str(directory / "sentinel.conf"), "--sentinel"],
+            stdout=(directory / "sentinel.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+
+
+@contextmanager
+def watched_by_sentinels(program: Path, directory: Path, *, password: str | None = None) -> Iterator[Watched]:
+    watched = Watched(program, directory, password=password)
+    try:
+        watched.start()
+        yield watched
+    finally:
+        watched.end()
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    return directory

@@ -71,10 +71,11 @@ def _page_of(redis_url: str) -> Callable[[], object]:
 def _bare(redis_url: str) -> Callable[[], object]:
     redis = command_link(redis_url)
     service = Service(id=ServiceId("svc-tiny-model"), created_at=now())
-    text = service.model_dump_json() + _instance(service, HostName("host-0")).model_dump_json()
+    instance = _instance(service, HostName("host-0"))
+    text = json.dumps({**service.model_dump(mode="json"), "instances": [instance.model_dump(mode="json")]})
     names = [f"bare-{number}" for number in range(PAGE)]
     for name in names:
-        redis.set(name, json.dumps(text))
+        redis.set(name, text)
     return lambda: [json.loads(value or "") for value in redis.mget(names)]
 
 

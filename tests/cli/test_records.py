@@ -125,6 +125,13 @@ def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("standing_clock")
+def test_a_drained_host_is_listed_with_how_long_it_has_been(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts", {"items": [HOST | {"drained": True, "drained_since": LONG_AGO}], "next": None})
+
+    assert "live, drained for 5h" in aima("host", "list").out
+
+
+@pytest.mark.usefixtures("standing_clock")
 @pytest.mark.parametrize("words", RECORDS, ids=" ".join)
 def test_a_table_for_people(words: tuple[str, ...], script: StandIn, aima: Aima, snapshot: SnapshotAssertion) -> None:
     serve(script, words)

@@ -17,8 +17,8 @@ from aima_core.redis_link import command_link
 
 pytestmark = pytest.mark.redis
 
-OF_ITS_SHARE = (0.4, 2.0)
-"""What evenly means: no host has more than twice its share of the starts, and none less than two fifths of it.
+OF_ITS_SHARE = (0.5, 1.5)
+"""What evenly means: no host has more than half as many again as its share of the starts, and none less than half.
 
 Each of these hosts has room for all of them, so that nothing but the queue shares them out.
 """

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aima_worker.runtime import Container, ContainerSpec, ImageFacts
+from aima_worker.runtime import Container, ContainerSpec
 from aima_worker.runtimes.fake import FakeRuntime
-from aima_worker.runtimes.fake_engine import FakeEngine
 
 
 def wall_clock() -> datetime:
@@ -66,7 +65,5 @@ def kept_running(file: Path) -> tuple[list[str], Mapping[str, int]]:
     """What runs in a room that nobody is in just now, and how often each was made."""
     if not file.exists():
         return [], {}
-    engines: dict[str, FakeEngine]
-    images: dict[str, ImageFacts]
-    engines, images, made = pickle.loads(file.read_bytes())
-    return sorted(name for name, engine in engines.items() if engine.running), made
+    room = FakeRoom(kept_in=file)
+    return room.running(), room.made

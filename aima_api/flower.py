@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flower.app import Flower  # type: ignore[import-untyped]  # ships no types
 from flower.options import options  # type: ignore[import-untyped]
@@ -37,11 +38,10 @@ def main() -> int:
     except AimaError as failed:
         sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
         return failed.exit_code
-    return 0
 
 
-def serve(settings: Settings) -> None:
-    """Show what goes on until a signal. Raises BadSettings."""
+def serve(settings: Settings) -> NoReturn:
+    """Show what goes on until a signal, which ends this process. Raises BadSettings."""
     check_bind(settings.flower)
     password, lies_in = _password(settings)
     flower = make_flower(settings, password=password)
@@ -51,6 +51,7 @@ def serve(settings: Settings) -> None:
     _end_at_a_signal(flower)
     flower.io_loop.add_callback(flower.events.on_enable_events)  # at once, and not only after its interval
     flower.start()
+    os._exit(0)  # its threads may be waiting for Redis, and it holds nothing that is worth waiting for them
 
 
 def check_bind(told: FlowerSettings) -> None:

@@ -25,11 +25,11 @@ from tornado.web import URLSpec
 from aima_core.failures import BadSettings
 
 COMES_WITHIN = timedelta(seconds=20)
-ENDS_WITHIN = 5
+ENDS_WITHIN = 3
 OPEN = {"/healthcheck", "/logout"}
 """Pages that say nothing about anybody."""
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 
 class Flower:
@@ -162,6 +162,15 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
     assert ended.returncode == BadSettings.exit_code
     assert f"port {port}" in ended.stderr
+
+
+def test_it_ends_at_once_even_while_it_waits_for_redis(tmp_path: Path) -> None:
+    nowhere = {"AIMA_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0", "AIMA_STATE_DIR": str(tmp_path)}
+    flower = Flower({**os.environ, **nowhere, "AIMA_CONFIG": os.devnull}, tmp_path)
+
+    flower.process.send_signal(signal.SIGTERM)
+
+    assert flower.process.wait(ENDS_WITHIN) == 0
 
 
 def pages() -> list[str]:

@@ -5,12 +5,13 @@ The copy on the lost host is told to stop: it hears of it when the host is back.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import structlog
 
-from aima_api.placement import Place
-from aima_api.starts import GRACE_WHEN_MOVED, Starts
+from aima_api.placement import Place, Placement, Sought
+from aima_api.starts import Starts
 from aima_api.submit import Submit
 from aima_core.failures import AimaError, BrokerUnavailable, HostLost
 from aima_core.ids import HostName, InstanceId, Route, ServiceId
@@ -18,7 +19,10 @@ from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.queue import Doorbell
 from aima_core.service_store import ServiceStore
-from aima_core.services import Desired
+from aima_core.services import Desired, Service
+
+GRACE = timedelta(seconds=10)
+"""How long an engine on a host that is back may take to end by itself."""
 
 _log = structlog.get_logger()
 
@@ -59,12 +63,12 @@ class Moving:
 
     def _have_stopped(self, service: ServiceId, lost: HostName) -> None:
         """Once the host is back; what is asked of the service from now on counts as asked for later."""
-        stop = StopService(service=service, grace=GRACE_WHEN_MOVED)
+        stop = StopService(service=service, grace=GRACE)
         self._submit.submit(stop, [Place(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")])
 
     def _move(self, instance: InstanceId) -> None:
         try:
-            started = self._starts.elsewhere(instance.service, instance.host)
+            started = self._begin_elsewhere(self._services.get(instance.service), instance.host)
         except BrokerUnavailable:
             raise
         except AimaError as failed:
@@ -72,6 +76,28 @@ class Moving:
             return
         for operation in started:
             _log.warning("moved elsewhere", instance=instance, operation=operation.id)
+
+    def _begin_elsewhere(self, service: Service, lost: HostName) -> list[Operation]:
+        """Nothing while nobody can. Raises what the catalog or the hosts have against it."""
+        command, placement = self._starts.command(service), self._starts.placement()
+        places = self._other_places(service, self._starts.sought(service, command), placement)
+        if not places:
+            return []
+        stop = StopService(service=service.id, grace=GRACE)
+        _, start = self._submit.submit_all([(stop, placement.by_name([lost])), (command, places[:1])])
+        return [start]
+
+    def _other_places(self, service: Service, sought: Sought, placement: Placement) -> list[Place]:
+        """Where a host would take it on now, and has none of it yet."""
+        if service.hosts or (service.route and service.route.host):
+            return []
+        if service.replicas == 1:
+            places = [placement.one(sought)]
+        else:
+            known = [each.id.host for each in self._services.instances_of(service.id) if not each.is_down]
+            places = placement.replicas(service.replicas, sought, known=known)
+            places = [place for place in places if place.host not in known]
+        return [place for place in places if place.reason is None]
 
     def _tell(self, operation: Operation, phase: Phase, **more: Any) -> None:
         self._operations.record(Event(operation=operation.id, at=now(), phase=phase, **more))

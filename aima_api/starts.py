@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from aima_api.catalog_files import Catalog
 from aima_api.placement import Place, Placement, Sought, sought_for
@@ -11,13 +10,11 @@ from aima_api.specification import start_command
 from aima_api.submit import Submit
 from aima_core.failures import InvalidRequest
 from aima_core.host_store import HostStore
-from aima_core.ids import HostName, ServiceId
-from aima_core.operations import Operation, StartService, StopService
+from aima_core.ids import HostName
+from aima_core.operations import Operation, StartService
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.services import Service
-
-GRACE_WHEN_MOVED = timedelta(seconds=10)
 
 
 class Starts:
@@ -43,31 +40,6 @@ class Starts:
         places = self.places(service, self.sought(service, command), self.placement(), hosts=hosts)
         self._services.put(service)
         return self._submit.submit(command, places)
-
-    def elsewhere(self, id: ServiceId, lost: HostName) -> list[Operation]:
-        """Bring up elsewhere what a lost host had, and have it stop that when it is back; nothing while nobody can.
-
-        Raises UnknownService, and what the catalog has against it.
-        """
-        service = self._services.get(id)
-        command, placement = self.command(service), self.placement()
-        places = self._other_places(service, self.sought(service, command), placement)
-        if not places:
-            return []
-        stop = StopService(service=id, grace=GRACE_WHEN_MOVED)
-        _, start = self._submit.submit_all([(stop, placement.by_name([lost])), (command, places[:1])])
-        return [start]
-
-    def _other_places(self, service: Service, sought: Sought, placement: Placement) -> list[Place]:
-        if service.hosts or (service.route and service.route.host):
-            return []
-        if service.replicas == 1:
-            places = [placement.one(sought)]
-        else:
-            known = [each.id.host for each in self._services.instances_of(service.id) if not each.is_down]
-            places = placement.replicas(service.replicas, sought, known=known)
-            places = [place for place in places if place.host not in known]
-        return [place for place in places if place.reason is None]
 
     def command(self, service: Service, *, replace: bool = False) -> StartService:
         """Raises what the catalog has against it."""

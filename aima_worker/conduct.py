@@ -7,19 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 
-from aima_core.failures import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
+from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.ids import OperationId
 from aima_core.operation_store import Claimed, NoRoom, Skipped, now
 from aima_core.operations import Event, Kind, Phase
-from aima_core.signing import verified
 from aima_worker.host import Host
 from aima_worker.interruptible import HandedOn, Lost
 from aima_worker.leaving_to_others import leave_to_others
 from aima_worker.pull import pull
 from aima_worker.start import start
 from aima_worker.stop import stop
+from aima_worker.trust import trusted_command
 from aima_worker.undertaking import Undertaking
 
 STEPS: dict[Kind, Callable[[Host, Undertaking, Any], None]] = {Kind.START: start, Kind.PULL: pull, Kind.STOP: stop}
@@ -40,7 +39,7 @@ def conduct(host: Host, id: OperationId) -> None:
             _skip(host, id, claimed)
         case Claimed():
             with host.keeper.keeping(claimed) as undertaking, _ending_well(host, undertaking):
-                STEPS[claimed.record.kind](host, undertaking, _trusted_command(host, claimed))
+                STEPS[claimed.record.kind](host, undertaking, trusted_command(host, claimed))
 
 
 def _skip(host: Host, id: OperationId, skipped: Skipped) -> None:
@@ -48,24 +47,6 @@ def _skip(host: Host, id: OperationId, skipped: Skipped) -> None:
     if skipped.to_be_ended:
         event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
         host.operations.record(event)
-
-
-def _trusted_command(host: Host, claimed: Claimed) -> Any:
-    id = claimed.record.id
-    if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
-        _never_begun(host, claimed)
-        raise BadSignature(host=host.name)
-    try:
-        return claimed.command
-    except ValidationError as wrong:
-        _never_begun(host, claimed)
-        remedy = "Give the API nodes and the hosts the same version of AIMA."
-        raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
-
-
-def _never_begun(host: Host, claimed: Claimed) -> None:
-    if claimed.record.service:
-        host.room_store.give_back(host.name, claimed.record.service, fence=claimed.record.fence)
 
 
 @contextmanager

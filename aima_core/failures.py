@@ -306,6 +306,12 @@ class ContainerRemoved(AimaError):
     hint = "`aima service start {service}` brings it back; `aima service stop {service}` is how to take it down."
 
 
+class MemoryFloor(AimaError):
+    code, status, exit_code = "memory_floor", 507, 72
+    sentence = "{host} had {free} of memory left while {service} loaded, less than its floor of {floor}: it was killed."
+    hint = "Use a smaller model or a shorter context, stop another service on {host}, or lower `host.memory_floor`."
+
+
 class HealthTimeout(AimaError):
     code, status, exit_code = "health_timeout", 504, 62
     sentence = "The engine ran for {waited}, and its health check at {url} never answered well (last: {last})."

@@ -32,13 +32,14 @@ from aima_worker.choose_runtime import choose_runtime
 from aima_worker.clock import clock_offset
 from aima_worker.consuming import make_celery_worker
 from aima_worker.facts import host_facts
+from aima_worker.floor import Floor, floor_of
 from aima_worker.host import Host, Probe
 from aima_worker.keeper import Keeper
 from aima_worker.log_link import LogLink
 from aima_worker.log_server import LONGEST_ANSWER, LogServer
 from aima_worker.log_tails import LogTails
 from aima_worker.readiness import http_status
-from aima_worker.room import room_of
+from aima_worker.room import available_memory, room_of
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.session import only_worker_here, session_of
 from aima_worker.sweep import Sweep
@@ -117,11 +118,13 @@ def make_host(
     facts: HostFacts | None = None,
     native: bool = False,
     probe: Probe = http_status,
+    available: Callable[[], int] = available_memory,
 ) -> Host:
     """This host, with everything its steps need. Raises BadSettings without a signing key."""
     operations = OperationStore(redis)
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
+    measured = settings.host.facts.memory is None and facts.runtime != "fake"
     return Host(
         name=name,
         arch=facts.arch,
@@ -136,7 +139,8 @@ def make_host(
         room_store=RoomStore(redis),
         hosts=HostStore(redis),
         doorbell=Doorbell(redis),
-        room=lambda: room_of(facts, measured=settings.host.facts.memory is None and facts.runtime != "fake"),
+        room=lambda: room_of(facts, measured=measured),
+        floor=Floor(floor_of(settings.host, facts, measured=measured), available),
         keeper=Keeper(operations, name),
         probe=probe,
     )

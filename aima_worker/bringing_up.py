@@ -81,6 +81,12 @@ class Attempt:
             self._touched = True
             take_down(self._host, self.id.service, grace=GRACE)
 
+    def kill(self) -> None:
+        """At once, also while Redis is away. Raises what interrupts the work."""
+        with self._host.exclusively(self.id.service):
+            self._undertaking.go_on()
+            take_down(self._host, self.id.service, grace=timedelta(0))
+
     def is_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it has been stopped in the last moment."""
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}

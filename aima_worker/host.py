@@ -21,6 +21,7 @@ from aima_core.queue import Doorbell
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.settings import Settings
+from aima_worker.floor import Floor
 from aima_worker.keeper import Keeper
 from aima_worker.pulls import Pulls
 from aima_worker.runtime import ContainerRuntime
@@ -48,6 +49,7 @@ class Host:
     doorbell: Doorbell
     room: Callable[[], Room]
     """What this machine can give, asked anew."""
+    floor: Floor
     keeper: Keeper
     probe: Probe
     pulls: Pulls = field(init=False)

@@ -11,7 +11,7 @@ from aima_core.services import Accelerator, HostFacts
 def room_of(facts: HostFacts, *, measured: bool) -> Room:
     """`measured` looks at what the kernel has left, too; not where the memory is only said to be there."""
     memory = facts.memory - facts.memory_reserve
-    left = psutil.virtual_memory().available - facts.memory_reserve
+    left = available_memory() - facts.memory_reserve
     return Room(
         memory=memory,
         available=max(0, left) if measured else memory,
@@ -19,6 +19,11 @@ def room_of(facts: HostFacts, *, measured: bool) -> Room:
         unified=facts.unified_memory,
         slots=facts.slots,
     )
+
+
+def available_memory() -> int:
+    """Bytes that the kernel could give without swapping; of CPU and GPU where they share them."""
+    return psutil.virtual_memory().available
 
 
 def _id(gpu: Accelerator, at: int) -> str:

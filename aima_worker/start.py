@@ -32,7 +32,8 @@ def start(host: Host, undertaking: Undertaking, command: StartService) -> None:
 
         undertaking.enter(Phase.LOADING)
         endpoint = f"http://{host.settings.host.address}:{port}"
-        wait_until_ready(host, undertaking, command, endpoint=endpoint)
+        with host.floor.kept(attempt.id, attempt.kill):
+            wait_until_ready(host, undertaking, command, endpoint=endpoint)
 
         attempt.is_ready(image=image, port=port, endpoint=endpoint)
         undertaking.end(Phase.READY, endpoint=endpoint)

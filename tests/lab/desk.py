@@ -80,10 +80,10 @@ class Desk:
 
 @contextmanager
 def desk_of(
-    settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, probe: Probe = http_status
+    settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, probe: Probe = http_status, **more: Any
 ) -> Iterator[Desk]:
     """A desk at a host of these settings; what it still has under way at the end is handed on."""
-    host = make_host(settings, redis, runtime, probe=probe)
+    host = make_host(settings, redis, runtime, probe=probe, **more)
     host.ports.open(settings.host.ports)
     with ThreadPoolExecutor(8, thread_name_prefix="desk") as pool:
         yield Desk(host, pool)

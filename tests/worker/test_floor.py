@@ -1,0 +1,123 @@
+"""What takes its host below the floor of memory while it loads is killed, with that reason; nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from threading import Barrier, BrokenBarrierError
+from typing import Any
+
+import pytest
+from lab.desk import desk_of
+from lab.parts import eventually
+from lab.wishes import a_start_of, a_stop_of
+
+from aima_core.operations import Phase, State
+from aima_core.services import InstanceState
+from aima_worker import floor
+from aima_worker.facts import host_facts
+from aima_worker.floor import floor_of
+from aima_worker.runtimes.fake import Manners
+
+pytestmark = pytest.mark.redis
+GB = 1_000_000_000
+LOADING = Manners(stdout=b"shard 1 of 2\n", loads_for=timedelta(seconds=5))
+
+
+class Memory:
+    """What a machine's kernel tells to be left."""
+
+    told: Callable[[], int] = staticmethod(lambda: 10 * GB)
+
+    def __call__(self) -> int:
+        return self.told()
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    monkeypatch.setattr(floor, "LOOK_SECONDS", 0.02)
+    return Memory()
+
+
+@pytest.fixture
+def desk(settings, redis, runtime, memory):
+    told = settings.host.model_copy(update={"memory_floor": 2 * GB})
+    settings = settings.model_copy(update={"host": told})
+    with desk_of(settings, redis, runtime, probe=runtime.probe, available=memory) as desk:
+        yield desk
+
+
+def begin_loading(desk, runtime, service: str = "svc-tiny-dial") -> Any:
+    runtime.next_runs(LOADING)
+    id, end = desk.begin(a_start_of(service))
+    desk.until_phase(id, Phase.LOADING)
+    assert eventually(lambda: any(event.lines for event in desk.outcome(id).events))
+    return end
+
+
+def test_what_loads_is_killed_below_the_floor_and_says_so(desk, runtime, memory):
+    end = begin_loading(desk, runtime)
+
+    memory.told = lambda: 1_500_000_000
+    outcome = end.result(3)
+
+    assert outcome.code == "memory_floor"
+    assert "alpha had 1.5 GB of memory left" in outcome.operation.failure.message
+    assert "floor of 2 GB" in outcome.operation.failure.message
+    assert outcome.operation.failure.log_tail == ("shard 1 of 2",)
+    assert outcome.instance.state is InstanceState.FAILED
+    assert (desk.containers(), desk.leases()) == ([], [])
+    assert desk.host.room_store.held(desk.host.name) == {}
+
+
+def test_what_loads_above_it_is_left_alone(desk, runtime, memory):
+    memory.told = lambda: 2 * GB
+    runtime.next_runs(Manners(loads_for=timedelta(milliseconds=300)))
+
+    outcome = desk.carry_out(a_start_of())
+
+    assert outcome.operation.state is State.SUCCEEDED
+
+
+def test_what_has_loaded_is_left_alone(desk, runtime, memory):
+    desk.carry_out(a_start_of())
+
+    memory.told = lambda: GB
+
+    assert not eventually(lambda: desk.containers() == [], within=timedelta(milliseconds=200))
+
+
+def test_of_two_that_load_the_second_goes_on_where_the_first_has_given_back_enough(desk, runtime, memory):
+    ends = [begin_loading(desk, runtime, f"svc-tiny-{name}") for name in ("a", "b")]
+
+    both_look = Barrier(2)
+
+    def told() -> int:
+        left = 3 * GB - GB * len(runtime.containers({}))
+        with suppress(BrokenBarrierError):
+            both_look.wait(0.3)
+        return left
+
+    memory.told = told
+
+    assert eventually(lambda: any(end.done() for end in ends))
+    assert not eventually(lambda: desk.containers() == [], within=timedelta(milliseconds=300))
+    for name in ("a", "b"):
+        desk.carry_out(a_stop_of(f"svc-tiny-{name}"))
+
+
+@pytest.mark.parametrize(
+    ("unified", "measured", "told", "floor"),
+    [
+        pytest.param(True, True, None, GB // 2, id="half the reserve where memory is shared"),
+        pytest.param(False, True, None, None, id="none where it is not"),
+        pytest.param(True, False, None, None, id="none where the memory is only said to be there"),
+        pytest.param(False, False, "3GB", 3 * GB, id="the operator's word"),
+    ],
+)
+def test_the_floor(settings, runtime, unified, measured, told, floor):
+    said = settings.host.model_validate({"name": "alpha", "memory_floor": told})
+    facts = host_facts(settings, runtime).model_copy(update={"unified_memory": unified, "memory_reserve": GB})
+
+    assert floor_of(said, facts, measured=measured) == floor

@@ -21,6 +21,12 @@ class _Connection(Connection):
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         return super().ensure_connection(*args, **{"interval_max": RECONNECTS_WITHIN_SECONDS, **options})
 
+    def info(self) -> dict[str, Any]:
+        """What Flower is told when it asks a worker: nothing of how the Sentinels are spoken to, password included."""
+        told = super().info()
+        options = {name: value for name, value in told["transport_options"].items() if name != "sentinel_kwargs"}
+        return {**told, "transport_options": options}
+
 
 def celery_app(redis_url: str, *, answer_within: float) -> Celery:
     """The application both sides use; `answer_within` is how many seconds Redis may take over one command."""

@@ -22,6 +22,7 @@ from lab.parts import eventually, free_port
 from lab.running import AIMA, Aima
 from tornado.web import URLSpec
 
+from aima_core.celery_app import celery_app
 from aima_core.failures import BadSettings
 
 COMES_WITHIN = timedelta(seconds=20)
@@ -130,6 +131,16 @@ def test_no_answer_tells_a_secret(flower: Flower, secrets: dict[str, str]) -> No
 
     assert "aima@alpha" in answers
     assert [name for name, secret in [*secrets.items(), ("its own", flower.password)] if secret in answers] == []
+
+
+def test_what_a_worker_tells_of_its_line_to_sentinels_is_readable_and_no_secret() -> None:
+    url = "sentinel://:the-master-s@one:1,two:2/0?master=m&sentinel_password=the-sentinels-own"
+
+    with celery_app(url, answer_within=1).connection() as line:
+        told = {name: json.dumps(value) for name, value in line.info().items()}
+
+    assert "the-sentinels-own" not in "".join(told.values())
+    assert '"master_name": "m"' in told["transport_options"]
 
 
 def test_who_looks_on_changes_nothing(flower: Flower, aima: Aima) -> None:

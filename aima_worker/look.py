@@ -23,7 +23,7 @@ class Look(Noun):
     gives_gpus: bool | None
     """Whether Docker gives containers GPUs; None where no Docker Engine answers."""
     clock_offset: float | None
-    """Seconds by which this clock is ahead of Redis'; None where no Redis is given, or it does not answer."""
+    """Seconds by which this clock is ahead of Redis'; None where that does not answer."""
 
 
 def look(settings: Settings) -> Look:
@@ -39,8 +39,6 @@ def _gives_gpus(settings: Settings) -> bool | None:
 
 
 def _clock_offset(settings: Settings) -> float | None:
-    if "url" not in settings.redis.model_fields_set:
-        return None
     try:
         return clock_offset(command_link(settings.redis.url.get_secret_value()))
     except BrokerUnavailable:

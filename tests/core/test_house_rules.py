@@ -14,6 +14,7 @@ MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path
 HOMES = {
     "docker": ("aima_worker/runtimes/docker_",),
     "celery": ("aima_core/celery_app.py", "aima_worker/app.py", "aima_worker/consuming.py", "aima_worker/tasks.py"),
+    "pynvml": ("aima_worker/nvml.py",),
     "yaml": ("aima_api/catalog_", "aima_api/cli/"),
 }
 """Libraries, and the only places that import them."""

@@ -41,7 +41,6 @@ def test_a_look_tells_whether_docker_gives_gpus() -> None:
 
 
 @pytest.mark.redis
-def test_a_look_measures_the_clock_against_the_redis_that_is_given(redis_url: str) -> None:
+def test_a_look_measures_the_clock_against_the_redis_that_answers(redis_url: str) -> None:
     assert abs(looked(REDIS__URL=redis_url)["clock_offset"]) < 1
-    assert looked()["clock_offset"] is None
     assert looked(REDIS__URL="redis://127.0.0.1:1")["clock_offset"] is None

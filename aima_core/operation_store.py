@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 from aima_core import keys
-from aima_core.failures import UnknownOperation
+from aima_core.failures import OperationLost, UnknownOperation
 from aima_core.ids import HostName, OperationId
 from aima_core.needs import Room
 from aima_core.operations import COMMAND, TRANSITIONS, Command, Event, Operation, Phase, State
@@ -209,6 +210,21 @@ class OperationStore:
         """
         return int(self._run("record", _places(event.operation), *_recording(event, attempt)))
 
+    def put_down_lost(self, operation: Operation, *, seen: int = 0) -> bool:
+        """Tell the end of an operation that Redis has lost; False when there is a record of it all the same.
+
+        `seen` is the number of the last event that was told of it, as far as the caller knows.
+        """
+        id, seq, failure = operation.id, seen + 1, OperationLost().failure
+        event = Event(operation=id, at=now(), phase=Phase.FAILED, host=operation.host, failure=failure)
+        where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
+        said = (seq, _text(event), keys.EVENTS, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
+        known = operation.model_copy(update={"reason": None, "progress": None})
+        record = _fields(known.model_dump(mode="json")) | _changes(event)
+        return bool(
+            self._run("put_down_lost", where, id, _entry(operation), *said, *chain.from_iterable(record.items()))
+        )
+
     def ask_to_cancel(self, id: OperationId) -> bool:
         """Mark it for cancelling. True when nobody holds it: the caller is to end it then.
 
@@ -252,13 +268,17 @@ def _putting_down(order: Order) -> Call:
         where += [keys.instance(wanted.id), keys.INSTANCES, keys.instances_on(wanted.id.host)]
     queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
     said = (operation.id, _text(queued), keys.EVENTS, keys.LOG_CAP, keys.COMMON_LOG_CAP)
-    age = int(operation.created_at.timestamp() * 1000)
-    found = (f"{age:013d} {operation.id}", _ms(keys.LOOK_AFTER), "1" if order.waits else "")
+    found = (_entry(operation), _ms(keys.LOOK_AFTER), "1" if order.waits else "")
     record = _fields(operation.model_dump(mode="json", exclude={"fence"}))
     record |= {"queue": queue, "signature": order.signature}
     told = (envelope(operation, queue), order.command, json.dumps(record))
     wants = (wanted.id, wanted.desired, observed(wanted)) if wanted else ()
     return where, [*said, *found, *told, *wants]
+
+
+def _entry(operation: Operation) -> str:
+    """Of the index of all operations, by age."""
+    return f"{int(operation.created_at.timestamp() * 1000):013d} {operation.id}"
 
 
 def _places(id: OperationId) -> list[str]:

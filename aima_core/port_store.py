@@ -40,7 +40,11 @@ class PortStore:
         """
         shunned = (str(avoid[0]), _ms(avoid[1])) if avoid else ("", 0)
         asked = "" if wanted is None else str(wanted)
-        answer = self._run("lease_port", self._keys, holder, fence, _ms(keys.PORT_LEASE), asked, *shunned)
+        said = (holder, fence, _ms(keys.PORT_LEASE), asked, *shunned)
+        answer = self._run("lease_port", self._keys, *said)
+        if answer in ("none", "out of range"):  # so it would be, too, where Redis has lost which ports there are
+            self.open(self._ports)
+            answer = self._run("lease_port", self._keys, *said)
         if isinstance(answer, int):
             return answer
         first, last = self._ports[0], self._ports[-1]

@@ -69,6 +69,22 @@ class ServiceStore:
         answer = self._intend(instance, from_now_on=True)
         return Taken(_instance(_pairs(answer[0])) if answer[0] else None) if answer else None
 
+    def adopt(self, instance: Instance, service: Service, *, seen_with: int | None) -> bool:
+        """Put back what is known of an instance that runs, and its service where there is none.
+
+        `seen_with` is the fence of the record that this is put in the place of; False when it has changed since.
+        """
+        id = instance.id
+        where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host)]
+        where += [keys.service(service.id), keys.SERVICES, keys.FENCE]
+        seen = "" if seen_with is None else str(seen_with)
+        said = (id, instance.fence, instance.desired, observed(instance), seen, service.id, service.model_dump_json())
+        return bool(self._run("adopt", where, *said))
+
+    def raise_fence(self, seen: int) -> bool:
+        """See to it that whatever is asked for from now on counts as asked for later than this fence."""
+        return bool(self._run("raise_fence", [keys.FENCE], seen))
+
     def observe(self, instance: Instance) -> bool:
         """Put down what an instance is; False when it has been told to be something else since."""
         return bool(self._run("observe", [keys.instance(instance.id)], str(instance.fence), observed(instance)))

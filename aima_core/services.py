@@ -134,6 +134,8 @@ class HostFacts(Message):
     """First and last of the range leased to engines."""
     routes: tuple[Route, ...]
     labels: Mapping[str, str] = {}
+    strangers: tuple[str, ...] = ()
+    """Containers that carry this installation's labels and that the host's worker cannot make out: left alone."""
     runtime_answers: bool = True
     """False while its Docker Engine is away: what runs there is not known then, and nothing can be started."""
     version: str

@@ -85,18 +85,22 @@ def whole_worker(
         beat = Beat(
             host.hosts,
             host.name,
-            lambda: host_facts(settings, runtime, clock_offset=lambda: clock_offset(redis)),
+            lambda: host_facts(settings, runtime, clock_offset=lambda: clock_offset(redis)).model_copy(
+                update={"strangers": watch.strangers}
+            ),
             identity=facts.identity,
             session=session_of(state_dir),
-            redis_is_new=lambda: None,
+            redis_is_new=lambda: watch.redis_is_new(),
             displaced=lambda why: _leave_the_name(worker, why),
         )
-        watch = Watch(host, engine_answers=lambda _: beat.announce_now())
+        watch = Watch(host, engine_answers=lambda _: beat.announce_now(), strangers_changed=lambda: beat.announce_now())
         logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
         sweep = Sweep(host)
-        watch.begin()  # before Redis answers: a host that was rebooted without a network brings its engines back
+        # Before Redis answers: a host that was rebooted without a network brings its engines back.
+        watch.begin(records=False)
         try:
             _when_redis_answers(beat.begin)
+            watch.go_by_records()
             _when_redis_answers(lambda: host.ports.open(settings.host.ports))
             _when_redis_answers(lambda: take_over_from_predecessor(host))
             logs.begin()

@@ -12,11 +12,10 @@ from datetime import timedelta
 
 from aima_core.failures import EngineDied
 from aima_core.ids import InstanceId
-from aima_core.operations import StartService
-from aima_worker.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, Granted, container_spec
+from aima_worker.container_spec import container_spec
 from aima_worker.host import Host
+from aima_worker.known import Known
 from aima_worker.model_paths import model_directory
-from aima_worker.runtime import Container
 
 WAITS = (timedelta(seconds=1), timedelta(seconds=10), timedelta(seconds=30))
 """Before the first, second and third restart."""
@@ -57,32 +56,22 @@ class Restarts:
         return max(0.0, min(self._planned.values(), default=float("inf")) - time.monotonic())
 
 
-def command_of(container: Container) -> StartService:
-    """The command a container was started by."""
-    return StartService.model_validate_json(container.labels[COMMAND_LABEL])
-
-
-def health_url(host: Host, container: Container) -> str:
-    path = command_of(container).engine.health_check.path
-    return f"http://{host.settings.host.address}:{container.labels[PORT_LABEL]}{path}"
-
-
-def run_again(host: Host, container: Container) -> None:
+def run_again(host: Host, known: Known) -> None:
     """Run a container again as it was, on its own port. Raises as a start does."""
-    command = command_of(container)
     spec = container_spec(
         host,
-        command,
-        image=container.labels[IMAGE_LABEL],
-        directory=model_directory(host, command),
-        port=int(container.labels[PORT_LABEL]),
-        granted=Granted.told_by(container.labels),
+        known.command,
+        image=known.image,
+        directory=model_directory(host, known.command),
+        port=known.port,
+        granted=known.granted,
     )
     host.runtime.run(spec)
 
 
-def death_of(container: Container, *, restarts: int) -> EngineDied:
+def death_of(known: Known, *, restarts: int) -> EngineDied:
+    container = known.container
     how = "killed for want of memory" if container.oom_killed else f"exit code {container.exit_code}"
     enough = restarts == len(WAITS)
     then = f"It was brought back {restarts} times, and is not again." if enough else "It is brought back."
-    return EngineDied(how=how, then=then, service=command_of(container).service)
+    return EngineDied(how=how, then=then, service=known.service)

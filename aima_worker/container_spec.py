@@ -30,7 +30,8 @@ COMMAND_LABEL = "aima.command"
 class Granted(NamedTuple):
     """By which operation a container is there, and with which GPUs."""
 
-    operation: OperationId
+    operation: OperationId | None
+    """None of a container that was made before labels told it."""
     fence: int
     gpus: tuple[str, ...]
 
@@ -40,11 +41,16 @@ class Granted(NamedTuple):
 
     @classmethod
     def told_by(cls, labels: Mapping[str, str]) -> Granted:
-        gpus = tuple(labels[GPUS_LABEL].split(",")) if labels[GPUS_LABEL] else ()
-        return cls(OperationId(labels[OPERATION_LABEL]), int(labels[FENCE_LABEL]), gpus)
+        """Raises BadId, ValueError where they make no sense."""
+        operation, gpus = labels.get(OPERATION_LABEL), labels.get(GPUS_LABEL)
+        return cls(
+            OperationId(operation) if operation else None,
+            int(labels.get(FENCE_LABEL, "0")),
+            tuple(gpus.split(",")) if gpus else (),
+        )
 
     def labels(self) -> dict[str, str]:
-        return {OPERATION_LABEL: self.operation, FENCE_LABEL: str(self.fence), GPUS_LABEL: ",".join(self.gpus)}
+        return {OPERATION_LABEL: self.operation or "", FENCE_LABEL: str(self.fence), GPUS_LABEL: ",".join(self.gpus)}
 
 
 def container_spec(
@@ -71,9 +77,14 @@ def container_spec(
     )
 
 
+def of_installation(host: Host) -> dict[str, str]:
+    """The labels that all containers of this installation carry, whichever host's they are."""
+    return {"aima.installation": host.settings.installation}
+
+
 def ours(host: Host) -> dict[str, str]:
     """The labels that all containers of this installation on this host carry."""
-    return {"aima.installation": host.settings.installation, "aima.host": host.name}
+    return {**of_installation(host), "aima.host": host.name}
 
 
 def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:

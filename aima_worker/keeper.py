@@ -55,7 +55,8 @@ class Keeper:
                 del self._under_way[claimed.record.id]
                 self._changed.notify_all()
             with suppress(BrokerUnavailable):  # then it ends by itself
-                undertaking.let_go()
+                if not undertaking.let_go():
+                    self._operations.put_down_lost(undertaking.operation, seen=undertaking.seen)
 
     def stop_starts_of(self, service: ServiceId, *, below: int, within: float) -> None:
         """Cancel what is bringing the service up here for an older wish, and wait until it has cleared away."""

@@ -18,6 +18,8 @@ class Undertaking(Interruptible):
         self.claimed = claimed
         self.host = host
         self.phase = Phase.QUEUED
+        self.seen = claimed.record.seq
+        """The number of the last event that was recorded."""
         self._operations = operations
 
     @property
@@ -52,8 +54,9 @@ class Undertaking(Interruptible):
         self.end(Phase.QUEUED, message=message)
         self.let_go(to_anybody=made_nothing)
 
-    def let_go(self, *, to_anybody: bool = False) -> None:
-        self._operations.let_go(self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody)
+    def let_go(self, *, to_anybody: bool = False) -> bool:
+        """False when the claim was another's by now, or is lost."""
+        return self._operations.let_go(self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody)
 
     def _try_to_record(self, **more: Any) -> None:
         """Progress that cannot be told now is not worth waiting for: the next will be."""
@@ -61,9 +64,11 @@ class Undertaking(Interruptible):
             self._record(**more)
 
     def _record(self, **more: Any) -> None:
-        if not self._operations.record(self._event(**more), attempt=self.claimed.attempt):
+        recorded = self._operations.record(self._event(**more), attempt=self.claimed.attempt)
+        if not recorded:
             self.interrupt(Lost)
             self.go_on()
+        self.seen = recorded
 
     def _event(self, **more: Any) -> Event:
         return Event(operation=self.operation.id, at=now(), phase=self.phase, host=self.host, **more)

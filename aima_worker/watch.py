@@ -1,59 +1,88 @@
-"""Keeps looking at what was brought up, and makes the records say what is: alive, ailing, dead, or gone.
+"""Looks again and again at every container and record, soon after something has changed, and has them judged.
 
-What has ended is brought back a few times. A container engine that does not answer is a state of the host, never the
-death of what runs there. Starts and stops under way are not its business: their own steps look after them. What
-they could not take down since the engine was away is taken down here.
+It owns when to look and what a look may be believed; what then is done is the judges': `aftercare` for what was ready,
+`reconcile` for what records and containers disagree about, `accounts` for what they hold. A container engine that
+does not answer is a state of the host, never the death of what runs there. Starts and stops under way are not its
+business: their own steps look after them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from datetime import timedelta
+import time
+from collections.abc import Callable, Mapping
 from threading import Event as Flag
 from threading import Thread
-from typing import Any
 
 import structlog
 
-from aima_core.failures import AimaError, BrokerUnavailable, ContainerRemoved, DockerUnavailable, EngineRefused
-from aima_core.ids import InstanceId
-from aima_core.operation_store import now
+from aima_core.failures import BrokerUnavailable, DockerUnavailable
+from aima_core.ids import ServiceId
 from aima_core.services import Desired, Instance, InstanceState
-from aima_worker.bringing_back import Restarts, command_of, death_of, health_url, run_again
-from aima_worker.container_spec import COMMAND_LABEL, ours
+from aima_worker.accounts import Accounts
+from aima_worker.aftercare import Aftercare, was_ready
+from aima_worker.container_spec import ours
 from aima_worker.host import Host
-from aima_worker.readiness import last_lines
-from aima_worker.runtime import ChangeStream, Container, Status
-from aima_worker.taking_down import state_after, take_down
+from aima_worker.known import Known, Listing, containers_here
+from aima_worker.noticed import Noticed
+from aima_worker.reconcile import Reconcile
+from aima_worker.runtime import ChangeStream
 
 LOOK_SECONDS = 5.0
 """Between two looks, when no change is reported sooner."""
+ACCOUNTS_SECONDS = 15.0
+"""Between two looks at what is held; those that give cause are followed by another at once."""
 SETTLE_SECONDS = 0.2
 """After a change: a health check of what is just dying would hang for seconds."""
 RECONNECT_SECONDS = 1.0
-FAILED_CHECKS = 3
-"""In a row make a running engine unhealthy."""
-_WATCHED = {InstanceState.READY, InstanceState.UNHEALTHY, InstanceState.RESTARTING}
+SEVERAL = 2
+"""So many that are missing at once, and are most of all, are looked for again before they count as removed."""
+LOOK_AGAIN_SECONDS = 3.0
 
 _log = structlog.get_logger()
 
 
 class Watch:
-    def __init__(self, host: Host, *, engine_answers: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        engine_answers: Callable[[bool], None],
+        strangers_changed: Callable[[], None] = lambda: None,
+    ) -> None:
         """`engine_answers` is told whether the container engine does, whenever that changes."""
         self._host = host
         self._tell = engine_answers
+        self._strangers_changed = strangers_changed
+        self.strangers: tuple[str, ...] = ()
+        """The containers that carry our labels and cannot be made out."""
         self._answers = True
-        self._restarts = Restarts()
-        self._failed_checks: Counter[InstanceId] = Counter()
+        self._noticed = Noticed()
+        self._aftercare = Aftercare(host)
+        self._reconcile = Reconcile(host, self._noticed)
+        self._accounts = Accounts(host, self._noticed)
+        self._accounts_due = 0.0
+        self._goes_by_records = Flag()
         self._look_now = Flag()
         self._over = Flag()
         self._changes: ChangeStream | None = None
 
-    def begin(self) -> None:
+    def begin(self, *, records: bool = True) -> None:
+        """Without `records`, only bring back what has ended, until `go_by_records` is called."""
+        if records:
+            self._goes_by_records.set()
         Thread(target=self._keep_looking, name="watch", daemon=True).start()
         Thread(target=self._listen, name="changes", daemon=True).start()
+
+    def go_by_records(self) -> None:
+        """The host's records are this worker's from now on, and no other's."""
+        self._goes_by_records.set()
+        self._look_now.set()
+
+    def redis_is_new(self) -> None:
+        """Redis has lost its data: put back what is known here, now."""
+        self._accounts.doubt()
+        self._accounts_due = 0.0
+        self._look_now.set()
 
     def end(self) -> None:
         """Leave everything as it is; the next worker goes on."""
@@ -64,118 +93,50 @@ class Watch:
 
     def look(self) -> None:
         """Look at every container and record once. Raises DockerUnavailable, BrokerUnavailable."""
-        found = self._host.runtime.containers(ours(self._host))
-        containers = {container.name: container for container in found if COMMAND_LABEL in container.labels}
+        listing = containers_here(self._host)
+        self._report(listing)
         try:
-            instances = self._host.services.instances_on(self._host.name)
+            told = self._host.services.instances_on(self._host.name)
         except BrokerUnavailable:
-            self._look_without_records(containers)
+            self._aftercare.without_records(listing.known)
             raise
-        for instance in instances:
-            if self._is_mine(instance):
-                self._judge(instance, containers.get(self._host.container_name(instance.id.service)))
-            elif instance.state is InstanceState.STOPPING:
-                self._go_on_taking_down(instance)
+        instances = {instance.id.service: instance for instance in told}
+        self._noticed.begin()
+        vanished = self._vanished(instances, listing.known)
+        for service in (instances.keys() | listing.known.keys()) - vanished:
+            if not self._host.keeper.is_busy_with(service):
+                self._look_at(instances.get(service), listing.known.get(service))
+        if time.monotonic() >= self._accounts_due:
+            in_order = self._accounts.put_right(instances, listing.known, spare=vanished)
+            self._accounts_due = time.monotonic() + (ACCOUNTS_SECONDS if in_order else 0)
 
-    # Judging --------------------------------------------------------------------------------------------------------
-
-    def _is_mine(self, instance: Instance) -> bool:
-        wanted = instance.desired is Desired.RUNNING and instance.state in _WATCHED
-        return wanted and not self._host.keeper.is_busy_with(instance.id.service)
-
-    def _judge(self, instance: Instance, container: Container | None) -> None:
-        if container is None:
-            self._give_up(instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
-        elif container.status is Status.RUNNING:
-            self._check_health(instance, container)
-        elif self._restarts.plan(instance.id):
-            if instance.state is not InstanceState.RESTARTING:
-                died = death_of(container, restarts=self._restarts.count(instance.id))
-                died.remember(last_lines(self._host, container.name))
-                self._observe(instance, state=InstanceState.RESTARTING, failure=died.failure)
-            self._bring_back_when_due(instance.id, container, still_wanted=lambda: self._still_wanted(instance))
+    def _look_at(self, instance: Instance | None, known: Known | None) -> None:
+        if instance is None:
+            assert known is not None
+            self._reconcile.adopt(known)
+        elif instance.state is InstanceState.STOPPING:
+            self._reconcile.go_on_taking_down(instance)
+        elif instance.desired is Desired.RUNNING and was_ready(instance):
+            self._aftercare.judge(instance, known)
         else:
-            self._give_up(instance, death_of(container, restarts=self._restarts.count(instance.id)))
+            self._reconcile.settle(instance, known)
 
-    def _check_health(self, instance: Instance, container: Container) -> None:
-        if self._answers_well(health_url(self._host, container)):
-            self._failed_checks.pop(instance.id, None)
-            state = InstanceState.READY
-        else:
-            self._failed_checks[instance.id] += 1
-            state = InstanceState.UNHEALTHY if self._has_failed_for_long(instance, container) else instance.state
-        if state is not instance.state:
-            self._observe(instance, state=state)
+    def _vanished(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, Known]) -> set[ServiceId]:
+        """Those whose containers are missing and that are not to be judged by it yet."""
+        up = {service for service, each in instances.items() if each.desired is Desired.RUNNING and was_ready(each)}
+        missing = up - known.keys()
+        if len(missing) < SEVERAL or 2 * len(missing) <= len(up):
+            return set()
+        seconds = self._noticed.seconds("vanished at once")
+        if seconds == 0:
+            _log.warning("many containers vanished at once", services=sorted(missing), what="looks again")
+        return missing if seconds < LOOK_AGAIN_SECONDS else set()
 
-    def _answers_well(self, url: str) -> bool:
-        try:
-            return 200 <= self._host.probe(url) < 300
-        except OSError:
-            return False
-
-    def _has_failed_for_long(self, instance: Instance, container: Container) -> bool:
-        """One that is being brought back may load for as long as at its start."""
-        if instance.state is InstanceState.RESTARTING:
-            check = command_of(container).engine.health_check
-            return now() - instance.since > max(check.timeout, check.at_most or timedelta())
-        return self._failed_checks[instance.id] >= FAILED_CHECKS
-
-    # Bringing back --------------------------------------------------------------------------------------------------
-
-    def _look_without_records(self, containers: dict[str, Container]) -> None:
-        """Without Redis, a container that is here is wanted: a stop would have removed it."""
-        for container in containers.values():
-            service = command_of(container).service
-            idle = not self._host.keeper.is_busy_with(service)
-            if container.status is not Status.RUNNING and idle and self._restarts.plan(service.on(self._host.name)):
-                self._bring_back_when_due(service.on(self._host.name), container, still_wanted=lambda: True)
-
-    def _bring_back_when_due(self, id: InstanceId, container: Container, *, still_wanted: Callable[[], bool]) -> None:
-        if not self._restarts.is_due(id):
-            return
-        self._restarts.made(id)
-        _log.warning("engine is brought back", instance=id, why=str(death_of(container, restarts=0)))
-        try:
-            with self._host.exclusively(id.service):
-                if still_wanted() and not self._host.keeper.is_busy_with(id.service):
-                    run_again(self._host, container)
-        except (DockerUnavailable, BrokerUnavailable):
-            raise
-        except AimaError as failed:
-            _log.warning("engine could not be brought back", instance=id, why=str(failed))
-
-    def _still_wanted(self, instance: Instance) -> bool:
-        """Asked again where nobody else can act: a stop may have come since the look began."""
-        told = self._host.services.instance(instance.id)
-        return told is not None and told.desired is Desired.RUNNING and told.fence == instance.fence
-
-    def _give_up(self, instance: Instance, failed: AimaError) -> None:
-        name = self._host.container_name(instance.id.service)
-        with self._host.exclusively(instance.id.service):
-            if not self._still_wanted(instance):
-                return
-            failed.remember(last_lines(self._host, name))
-            _log.warning("engine failed", instance=instance.id, why=str(failed))
-            take_down(self._host, instance.id.service, grace=timedelta())
-            self._host.give_back(instance.id.service, fence=instance.fence)
-            self._observe(instance, state=InstanceState.FAILED, failure=failed.failure, port=None, endpoint=None)
-
-    def _go_on_taking_down(self, instance: Instance) -> None:
-        """The container engine went away before it was done, or refused."""
-        with self._host.exclusively(instance.id.service):
-            busy = self._host.keeper.is_busy_with(instance.id.service)
-            if busy or self._host.services.instance(instance.id) != instance:
-                return
-            try:
-                take_down(self._host, instance.id.service, grace=timedelta())
-            except EngineRefused as refused:
-                _log.warning("container cannot be taken down", instance=instance.id, why=str(refused))
-                return
-            self._host.give_back(instance.id.service, fence=instance.fence)
-            self._observe(instance, state=state_after(instance.failure), port=None, endpoint=None)
-
-    def _observe(self, instance: Instance, **changes: Any) -> None:
-        self._host.services.observe(instance.model_copy(update={**changes, "since": now()}))
+    def _report(self, listing: Listing) -> None:
+        if listing.strangers != self.strangers:
+            self.strangers = listing.strangers
+            _log.warning("containers with this installation's labels that cannot be made out", names=self.strangers)
+            self._strangers_changed()
 
     # Looking on -----------------------------------------------------------------------------------------------------
 
@@ -183,7 +144,7 @@ class Watch:
         while not self._over.is_set():
             self._look_now.clear()
             try:
-                self.look()
+                self._look_as_far_as_may_be()
                 self._engine_is(answering=True)
             except DockerUnavailable as away:
                 self._engine_is(answering=False, why=str(away))
@@ -191,8 +152,15 @@ class Watch:
                 _log.warning("watching without records", reason=str(away))
             except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
                 _log.exception("a look failed")
-            if self._look_now.wait(min(LOOK_SECONDS, self._restarts.seconds_to_next())):
+            if self._look_now.wait(min(LOOK_SECONDS, self._aftercare.seconds_to_next_restart())):
                 self._over.wait(SETTLE_SECONDS)
+
+    def _look_as_far_as_may_be(self) -> None:
+        """Another worker that lives may go by this host's name: its records are not to be judged by what is here."""
+        if self._goes_by_records.is_set():
+            self.look()
+        else:
+            self._aftercare.without_records(containers_here(self._host).known)
 
     def _is_under_way(self, container: str) -> bool:
         """Starts and stops make changes of their own, and need the machine for themselves just then."""
@@ -201,6 +169,7 @@ class Watch:
     def _engine_is(self, *, answering: bool, why: str = "") -> None:
         if answering is not self._answers:
             self._answers = answering
+            self._accounts_due = 0.0
             _log.warning("the container engine answers again" if answering else "the container engine is away", why=why)
             self._tell(answering)
 

@@ -11,9 +11,10 @@ from lab.wishes import a_start_of, a_stop_of
 from aima_core.failures import BrokerUnavailable, DockerUnavailable
 from aima_core.services import InstanceState
 from aima_worker import bringing_back
+from aima_worker.aftercare import FAILED_CHECKS
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake import Manners
-from aima_worker.watch import FAILED_CHECKS, Watch
+from aima_worker.watch import Watch
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"

@@ -1,0 +1,471 @@
+"""Records and containers agree again, whatever was lost; and nothing that runs is removed for want of a record."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from lab.parts import eventually
+from lab.wishes import SERVICE, a_start_of, a_stop_of
+
+from aima_core import keys
+from aima_core.failures import DockerUnavailable, UnknownOperation, UnknownService
+from aima_core.ids import HostName, OperationId, ServiceId
+from aima_core.needs import Holding
+from aima_core.operation_store import now
+from aima_core.operations import Phase, State
+from aima_core.services import Desired, Instance, InstanceState
+from aima_worker import accounts, reconcile
+from aima_worker import watch as watching
+from aima_worker.container_spec import Granted, container_spec
+from aima_worker.runtime import Status
+from aima_worker.runtimes.fake import Manners
+from aima_worker.watch import Watch
+
+pytestmark = pytest.mark.redis
+NAME = "test.svc-tiny-dial.alpha"
+ALPHA = HostName("alpha")
+SOON = 0.1
+LOADS = Manners(loads_for=timedelta(minutes=1))
+
+
+@pytest.fixture
+def watch(desk, monkeypatch) -> Watch:
+    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 0)
+    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", SOON)
+    monkeypatch.setattr(reconcile, "SETTLES_SECONDS", SOON)
+    monkeypatch.setattr(accounts, "LEFT_SECONDS", SOON)
+    return Watch(desk.host, engine_answers=lambda _: None)
+
+
+@pytest.fixture
+def ready(desk):
+    return desk.carry_out(a_start_of()).instance
+
+
+@pytest.fixture
+def forget(shared_redis):
+    return shared_redis.empty
+
+
+def record(desk, service: str = SERVICE) -> Instance | None:
+    return desk.host.services.instance(ServiceId(service).on(ALPHA))
+
+
+def looks_until(watch, fact) -> bool:
+    def after_a_look() -> bool:
+        watch.look()
+        return fact()
+
+    return eventually(after_a_look, within=timedelta(seconds=5))
+
+
+def looks_for_a_while(watch) -> None:
+    """Longer than anything is waited for."""
+    begun = now()
+    assert looks_until(watch, lambda: now() - begun > timedelta(seconds=4 * SOON))
+
+
+def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> OperationId:
+    """A start that was under way when Redis lost its data."""
+    runtime.next_runs(manners)
+    id, end = desk.begin(a_start_of(**engine))
+    desk.until_phase(id, Phase.LOADING)
+    forget()
+    assert end.result(10).code == "operation_lost"
+    return id
+
+
+# What Redis has lost ----------------------------------------------------------------------------------------------
+
+
+def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtime, forget):
+    container, held = runtime.find(NAME), desk.host.room_store.held(ALPHA)
+    leases = desk.leases()
+
+    forget()
+    watch.look()
+
+    assert record(desk).model_copy(update={"since": ready.since}) == ready
+    assert desk.host.room_store.held(ALPHA) == held
+    assert [(lease.port, lease.until) for lease in desk.host.ports.all()] == [(leases[0], None)]
+    assert runtime.find(NAME) == container
+
+
+def test_its_service_is_put_back_as_its_container_tells(desk, watch, ready, forget):
+    forget()
+    watch.look()
+
+    service = desk.host.services.get(SERVICE)
+    assert (service.engine, service.hosts) == ("tiny-test", (ALPHA,))
+    assert desk.host.services.page(limit=10)[0] == [service]
+
+
+def test_a_service_that_people_wrote_down_is_not_overwritten(desk, watch, ready, forget):
+    forget()
+    watch.look()
+    written = desk.host.services.get(SERVICE).model_copy(update={"replicas": 3, "hosts": ()})
+    desk.host.services.put(written)
+    desk.host.services.intend(ready)
+    forget()
+    desk.host.services.put(written)
+
+    watch.look()
+
+    assert record(desk).state is InstanceState.READY
+    assert desk.host.services.get(SERVICE) == written
+
+
+def test_what_is_asked_for_afterwards_counts_as_later(desk, watch, runtime, forget):
+    for _ in range(3):
+        ready = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
+    forget()
+    watch.look()
+
+    stopped = desk.carry_out(a_stop_of())
+    while_stopped = desk.containers()
+    again = desk.carry_out(a_start_of())
+
+    assert stopped.operation.fence > ready.fence
+    assert stopped.instance.state is InstanceState.STOPPED
+    assert while_stopped == []
+    assert again.operation.state is State.SUCCEEDED
+    assert again.instance.endpoint == ready.endpoint
+
+
+def test_the_fence_is_raised_even_where_the_record_is_there(desk, watch, ready, redis):
+    redis.delete(keys.FENCE)
+
+    watch.look()
+
+    assert desk.carry_out(a_stop_of()).operation.fence > ready.fence
+    assert desk.containers() == []
+
+
+def test_another_start_has_ports_to_lease_at_once(desk, ready, forget):
+    forget()
+
+    outcome = desk.carry_out(a_start_of("svc-tiny-other"))
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert outcome.instance.port != ready.port
+
+
+def test_nothing_is_invented_for_an_operation_that_had_ended(desk, watch, ready, forget):
+    forget()
+    watch.look()
+
+    with pytest.raises(UnknownOperation):
+        desk.host.operations.get(ready.operation)
+
+
+def test_an_operation_that_was_under_way_is_lost_and_says_so(desk, runtime, forget):
+    id = lost_while_loading(desk, runtime, forget)
+
+    lost = desk.host.operations.get(id)
+    (event,) = desk.host.operations.events(id)
+
+    assert (lost.state, lost.failure.code, lost.service) == (State.FAILED, "operation_lost", SERVICE)
+    assert (event.phase, event.failure.code) == (Phase.FAILED, "operation_lost")
+    assert event.seq == lost.seq > 3
+    assert [each.id for each in desk.host.operations.page(limit=10).items] == [id]
+
+
+def test_an_operation_whose_worker_was_lost_too_is_told_of_by_its_container(desk, watch, runtime, forget):
+    id = lost_while_loading(desk, runtime, forget)
+    forget()
+
+    watch.look()
+
+    assert desk.host.operations.get(id).failure.code == "operation_lost"
+    assert record(desk).state is InstanceState.STARTING
+
+
+def test_an_engine_that_had_failed_its_check_for_long_is_put_back_as_ailing(desk, watch, runtime, forget):
+    desk.carry_out(a_start_of(health_check={"timeout": "100ms"}))
+    runtime.behave(NAME, Manners(answers=False))
+    started_at = runtime.find(NAME).started_at
+    assert eventually(lambda: now() - started_at > timedelta(milliseconds=150))
+
+    forget()
+    watch.look()
+
+    assert record(desk).state is InstanceState.UNHEALTHY
+    assert desk.containers() == [NAME]
+
+
+def test_an_engine_that_ended_meanwhile_is_brought_back(desk, watch, ready, runtime, forget):
+    runtime.end(NAME, exit_code=1)
+    forget()
+
+    assert looks_until(watch, lambda: runtime.find(NAME).status is Status.RUNNING)
+    assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
+
+
+def test_a_container_made_by_the_version_before_is_put_back_without_the_labels_it_lacks(desk, watch, runtime, forget):
+    desk.carry_out(a_start_of())
+    spec = runtime.spec_of(NAME)
+    late = {"aima.operation", "aima.fence", "aima.gpus"}
+    older = spec.model_copy(update={"labels": {k: v for k, v in spec.labels.items() if k not in late}})
+    runtime.remove(NAME, grace=timedelta())
+    runtime.run(older)
+    forget()
+
+    watch.look()
+
+    assert (record(desk).state, record(desk).fence, record(desk).operation) == (InstanceState.READY, 0, None)
+    assert desk.carry_out(a_stop_of()).instance.state is InstanceState.STOPPED
+    assert desk.containers() == []
+
+
+# What is half made ------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_waits_for_any_more_becomes_ready_when_it_answers(desk, watch, runtime, forget):
+    lost_while_loading(desk, runtime, forget)
+    watch.look()
+    assert record(desk).state is InstanceState.STARTING
+
+    runtime.behave(NAME, Manners())
+    watch.look()
+
+    assert record(desk).state is InstanceState.READY
+    assert not desk.host.room_store.held(ALPHA)[SERVICE].loading
+
+
+def test_what_never_answers_is_taken_down_when_its_engines_patience_is_over(desk, watch, runtime, forget):
+    lost_while_loading(desk, runtime, forget, health_check={"timeout": "1s"})
+    watch.look()
+    assert desk.containers() == [NAME]
+
+    assert looks_until(watch, lambda: record(desk).state is InstanceState.FAILED)
+
+    assert record(desk).failure.code == "health_timeout"
+    assert (desk.containers(), desk.leases(), desk.host.room_store.held(ALPHA)) == ([], [], {})
+
+
+def test_what_ended_while_it_loaded_has_failed_with_its_last_words(desk, watch, runtime, forget):
+    lost_while_loading(desk, runtime, forget)
+    watch.look()
+    runtime.end(NAME, exit_code=3, last_words="no such shard\n")
+
+    watch.look()
+
+    assert record(desk).failure.code == "container_exited"
+    assert record(desk).failure.log_tail == ("no such shard",)
+    assert desk.containers() == []
+
+
+def test_what_came_to_nothing_before_there_was_a_container_has_failed(desk, watch, runtime, forget):
+    lost_while_loading(desk, runtime, forget)
+    watch.look()
+    runtime.remove(NAME, grace=timedelta())
+
+    watch.look()
+    at_first = record(desk).state
+    assert looks_until(watch, lambda: record(desk).state is InstanceState.FAILED)
+
+    assert at_first is InstanceState.STARTING
+    assert (desk.leases(), desk.host.room_store.held(ALPHA)) == ([], {})
+
+
+def test_a_start_that_waits_for_its_turn_is_left_alone(desk, watch):
+    desk.ask(a_start_of())
+    asked_for = Instance(
+        id=SERVICE.on(ALPHA),
+        desired=Desired.RUNNING,
+        fence=1,
+        state=InstanceState.STARTING,
+        operation=desk.host.operations.active()[0],
+        since=now(),
+    )
+    desk.host.services.take(asked_for)
+
+    looks_for_a_while(watch)
+
+    assert record(desk) == asked_for
+
+
+def test_a_start_under_way_here_keeps_all_that_it_has(desk, watch, runtime):
+    runtime.next_runs(LOADS)
+    id, end = desk.begin(a_start_of(health_check={"timeout": "1s", "at_most": "2s"}))
+    desk.until_phase(id, Phase.LOADING)
+
+    looks_for_a_while(watch)
+
+    assert record(desk).state is InstanceState.STARTING
+    assert desk.containers() == [NAME]
+    assert len(desk.leases()) == len(desk.host.room_store.held(ALPHA)) == 1
+    end.result(10)
+
+
+# What is no longer wanted -----------------------------------------------------------------------------------------
+
+
+def stopped_by(instance: Instance, fence: int) -> Instance:
+    return instance.model_copy(update={"desired": Desired.STOPPED, "fence": fence})
+
+
+def test_a_copy_whose_stop_was_lost_is_stopped(desk, watch, ready):
+    desk.host.services.intend(stopped_by(ready, ready.fence + 1))
+
+    watch.look()
+    at_first = desk.containers()
+    assert looks_until(watch, lambda: record(desk).state is InstanceState.STOPPED)
+
+    assert at_first == [NAME]
+    assert (desk.containers(), desk.leases(), desk.host.room_store.held(ALPHA)) == ([], [], {})
+    assert record(desk).is_down
+
+
+def test_a_record_older_than_the_container_does_not_stop_it(desk, watch, ready, forget):
+    later = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
+    forget()
+    desk.host.services.take(stopped_by(ready, ready.fence))
+
+    assert looks_until(watch, lambda: record(desk).desired is Desired.RUNNING)
+
+    assert (record(desk).state, record(desk).fence) == (InstanceState.READY, later.fence)
+    assert desk.containers() == [NAME]
+
+
+def test_what_was_taken_for_lost_and_is_here_counts_again(desk, watch, ready):
+    desk.host.services.observe(ready.model_copy(update={"state": InstanceState.FAILED, "endpoint": None}))
+
+    assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
+
+    assert record(desk).endpoint == ready.endpoint
+
+
+# What is held -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_container_holds_is_put_down_again_when_it_is_missing(desk, watch, ready):
+    held = desk.host.room_store.held(ALPHA)
+    desk.host.give_back(SERVICE, fence=ready.fence)
+    assert (desk.leases(), desk.host.room_store.held(ALPHA)) == ([], {})
+
+    watch.look()
+
+    assert [(lease.port, lease.until) for lease in desk.host.ports.all()] == [(ready.port, None)]
+    assert desk.host.room_store.held(ALPHA) == held
+
+
+def holds_something(desk, service: str = "svc-tiny-gone") -> None:
+    desk.host.ports.keep(ServiceId(service).on(ALPHA), 18550, fence=1)
+    desk.host.room_store.keep(ALPHA, ServiceId(service), Holding(memory=5, fence=1))
+
+
+def test_what_is_held_by_no_container_is_given_back_but_not_at_first_sight(desk, watch):
+    holds_something(desk)
+
+    watch.look()
+    at_first = desk.leases()
+    assert looks_until(watch, lambda: desk.leases() == [])
+
+    assert at_first == [18550]
+    assert desk.host.room_store.held(ALPHA) == {}
+
+
+def test_nothing_is_given_back_while_the_engine_does_not_answer(desk, watch, runtime):
+    holds_something(desk)
+    watch.look()
+    runtime.away = True
+
+    def looks_in_vain() -> bool:
+        with pytest.raises(DockerUnavailable):
+            watch.look()
+        return False
+
+    assert not eventually(looks_in_vain, within=timedelta(seconds=3 * SOON))
+    assert desk.leases() == [18550]
+
+
+# What is not believed ---------------------------------------------------------------------------------------------
+
+
+SERVICES = ("svc-tiny-a", "svc-tiny-b", "svc-tiny-c")
+
+
+@pytest.fixture
+def several(desk):
+    return [desk.carry_out(a_start_of(service)).instance for service in SERVICES]
+
+
+def states(desk) -> set[InstanceState]:
+    return {record(desk, service).state for service in SERVICES}
+
+
+def test_several_that_vanish_at_once_are_looked_for_again_first(desk, watch, runtime, several):
+    for name in desk.containers():
+        runtime.remove(name, grace=timedelta())
+
+    watch.look()
+    at_first, leases_at_first = states(desk), len(desk.leases())
+    assert looks_until(watch, lambda: states(desk) == {InstanceState.FAILED})
+
+    assert at_first == {InstanceState.READY}
+    assert leases_at_first == len(SERVICES)
+    assert {record(desk, service).failure.code for service in SERVICES} == {"container_removed"}
+
+
+def test_an_engine_that_lists_nothing_though_all_are_there_is_not_believed(desk, watch, runtime, several, monkeypatch):
+    monkeypatch.setattr(runtime, "containers", lambda _: [])
+
+    looks_for_a_while(watch)
+
+    assert states(desk) == {InstanceState.READY}
+    assert len(desk.leases()) == len(SERVICES)
+    assert all(runtime.find(f"test.{service}.alpha") for service in SERVICES)
+
+
+def test_a_worker_that_does_not_have_the_name_yet_judges_no_records(desk, watch, ready, runtime):
+    runtime.remove(NAME, grace=timedelta())
+
+    watch.begin(records=False)
+    unjudged = not eventually(lambda: record(desk).state is not InstanceState.READY, within=timedelta(seconds=0.5))
+    watch.go_by_records()
+
+    assert unjudged
+    assert eventually(lambda: record(desk).state is InstanceState.FAILED)
+    watch.end()
+
+
+# Strangers --------------------------------------------------------------------------------------------------------
+
+
+def run_beside(desk, name: str, port: int, **labels: str) -> None:
+    granted = Granted(OperationId.new(), fence=1, gpus=())
+    spec = container_spec(desk.host, a_start_of(), image="tiny:1", directory=None, port=port, granted=granted)
+    renamed = spec.model_copy(update={"name": name, "labels": {**spec.labels, **labels}})
+    desk.host.runtime.run(renamed)
+
+
+def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, watch, runtime):
+    run_beside(desk, "odd-command", 18560, **{"aima.command": "from the future"})
+    run_beside(desk, "another-hosts", 18561, **{"aima.host": "beta"})
+    run_beside(desk, "a-copy", 18562)
+    run_beside(desk, "not-ours", 18563, **{"aima.installation": "other", "aima.command": "?"})
+
+    looks_for_a_while(watch)
+
+    assert watch.strangers == ("a-copy", "another-hosts", "odd-command")
+    assert {runtime.find(name).status for name in desk.containers()} == {Status.RUNNING}
+    assert len(desk.containers()) == 4
+    with pytest.raises(UnknownService):
+        desk.host.services.get(SERVICE)
+
+
+# What it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_quiet_look_asks_redis_little(desk, watch, ready, redis, monkeypatch):
+    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 15)
+    watch.look()
+
+    before = redis.info("stats")["total_commands_processed"]
+    for _ in range(5):
+        watch.look()
+    asked = redis.info("stats")["total_commands_processed"] - before - 1
+
+    assert asked <= 5 * 2

@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.client import Pipeline
-from redis.exceptions import AuthenticationError, MaxConnectionsError
+from redis.exceptions import AuthenticationError, MaxConnectionsError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -33,6 +33,11 @@ SILENCE_SECONDS = 1.0
 """A Redis that was found silent is not waited for again for this long: a crowd that asks is told at once."""
 MOST_FOLLOWED = 10_000
 """Connections of one following link; each log that is followed holds one."""
+_MEANING: dict[type[redis.RedisError], str] = {
+    AuthenticationError: "it refuses the user or password of `redis.url`, or wants one.",
+    OutOfMemoryError: "it has no room left, its `maxmemory` is used up.",
+    ReadOnlyError: "it is a read-only replica, and the master is to be named, or the Sentinels that know it.",
+}
 _FOLLOW = ExponentialWithJitterBackoff(base=0.05, cap=2.0)
 _T = TypeVar("_T")
 
@@ -74,7 +79,8 @@ class RedisLink(redis.Redis):
         except redis.RedisError as failed:
             if isinstance(failed, redis.TimeoutError):
                 self._silent_until = time.monotonic() + SILENCE_SECONDS
-            raise BrokerUnavailable(detail=_reason(failed)) from failed
+            over_tls = issubclass(self.connection_pool.connection_class, redis.SSLConnection)
+            raise BrokerUnavailable(detail=_reason(failed, over_tls=over_tls)) from failed
 
     def _asked_once_more(self, call: Callable[[], _T]) -> _T:
         try:
@@ -153,8 +159,12 @@ def _verified(url: str) -> dict[str, Any]:
     return {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {}
 
 
-def _reason(failed: redis.RedisError) -> str:
+def _reason(failed: redis.RedisError, *, over_tls: bool) -> str:
+    """In a sentence; what Redis itself says of some of them helps nobody."""
+    for kind, meaning in _MEANING.items():
+        if isinstance(failed, kind):
+            return meaning
     said = str(failed).rstrip(".") or type(failed).__name__
-    if isinstance(failed, AuthenticationError):
-        return f"it refuses the password or user of `redis.url` ({said})."
+    if over_tls and isinstance(failed, redis.ConnectionError | redis.TimeoutError):
+        return f"{said}; `redis.url` asks for TLS, which a server has to be set up for."
     return f"{said}."

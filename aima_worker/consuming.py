@@ -57,7 +57,7 @@ def _taking_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
 
         def stop(self, c: Any) -> None:
             channel, self._channel = self._channel, None
-            if channel is not None:
+            if channel is not None and c.connection is not None:  # which has closed its channels when it was lost
                 ignore_errors(c.connection, channel.close)
 
         shutdown = stop

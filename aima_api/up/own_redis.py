@@ -13,10 +13,9 @@ from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 
-import redis
-
 from aima_api.up.state import secret
-from aima_core.failures import NoRedisProgram
+from aima_core.failures import BrokerUnavailable, NoRedisProgram
+from aima_core.redis_link import command_link
 
 OLDEST = (6, 2)
 ENDS_WITHIN = timedelta(seconds=10)
@@ -57,11 +56,13 @@ class OwnRedis:
 
     def answers(self) -> bool:
         """Whether it takes commands: no while it still reads its data."""
+        link = command_link(self.url, answers_within=timedelta(seconds=1))
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=1) as link:
-                return bool(link.ping())
-        except redis.RedisError:
+            return link.ping()
+        except BrokerUnavailable:
             return False
+        finally:
+            link.close()
 
     def last_lines(self, count: int = 20) -> list[str]:
         log = self._directory / "redis.log"

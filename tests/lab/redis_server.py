@@ -8,6 +8,7 @@ import subprocess
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from lab.parts import eventually, free_port
 from redis import ConnectionError as NotConnected
@@ -32,7 +33,8 @@ class RedisServer:
         """`settings` are the server's own, with `_` for `-`, such as `requirepass="secret"` or `appendonly="no"`."""
         self.port = free_port()
         self.password = settings.get("requirepass")
-        self.url = f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/0"
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
+        self.url = f"redis://{secret}127.0.0.1:{self.port}/0"
         self._program = program
         self._directory = directory
         self._wanted = {name.replace("_", "-"): value for name, value in settings.items()}

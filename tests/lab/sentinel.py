@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer
@@ -23,14 +24,15 @@ class Watched:
     def __init__(self, program: Path, directory: Path, *, password: str | None = None) -> None:
         self._program = program
         self._directory = directory
-        self._password = password
+        self.password = password or ""
         secret = {"requirepass": password, "masterauth": password} if password else {}
         self.servers = [RedisServer(program, _made(directory / name), **secret) for name in ("one", "two")]
         self.master = self.servers[0]
         self._ports = [free_port() for _ in range(3)]
         self._sentinels: list[subprocess.Popen[bytes]] = []
         hosts = ",".join(f"127.0.0.1:{port}" for port in self._ports)
-        mine, theirs = (f":{password}@", f"&sentinel_password={password}") if password else ("", "")
+        secret_in_url = quote(self.password, safe="")
+        mine, theirs = (f":{secret_in_url}@", f"&sentinel_password={secret_in_url}") if password else ("", "")
         self.url = f"sentinel://{mine}{hosts}/0?master={MASTER}{theirs}"
 
     def start(self) -> None:
@@ -77,7 +79,7 @@ class Watched:
 
     def _knows_all(self, port: int) -> bool:
         try:
-            with Redis(port=port, password=self._password, socket_timeout=1, decode_responses=True) as client:
+            with Redis(port=port, password=self.password or None, socket_timeout=1, decode_responses=True) as client:
                 told = client.sentinel_masters().get(MASTER)
         except RedisError:
             return False
@@ -93,8 +95,8 @@ class Watched:
             f"sentinel down-after-milliseconds {MASTER} {round(DOWN_AFTER.total_seconds() * 1000)}",
             f"sentinel failover-timeout {MASTER} 5000",
         ]
-        if self._password:
-            lines += [f"sentinel auth-pass {MASTER} {self._password}", f"requirepass {self._password}"]
+        if self.password:
+            lines += [f'sentinel auth-pass {MASTER} "{self.password}"', f'requirepass "{self.password}"']
         (directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
         return subprocess.Popen(
             [str(self._program), str(directory / "sentinel.conf"), "--sentinel"],

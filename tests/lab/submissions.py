@@ -1,0 +1,52 @@
+"""Operations put down straight into Redis, and waited for while Redis may be away."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from lab.fleet import ARCH, IMAGE
+from lab.parts import eventually
+from lab.wishes import a_pull, a_start_of, put_down
+
+from aima_core.failures import BrokerUnavailable
+from aima_core.ids import OperationId
+from aima_core.operation_store import OperationStore
+from aima_core.operations import Operation, State
+from aima_core.redis_link import command_link
+
+
+class Submissions:
+    """What is asked of one host of a fleet."""
+
+    def __init__(self, redis_url: str, *, host: str) -> None:
+        self._link = command_link(redis_url)
+        self._host = host
+        self.store = OperationStore(self._link)
+
+    def starts(self, count: int, *, named: str = "m") -> list[OperationId]:
+        """That many services of their own."""
+        return [self.start(f"svc-tiny-{named}{number}") for number in range(count)]
+
+    def start(self, service: str) -> OperationId:
+        requires = {"platforms": [f"linux/{ARCH}"], "memory": "1MB"}
+        return put_down(self.store, a_start_of(service, image=IMAGE, requires=requires), host=self._host).id
+
+    def pull(self) -> OperationId:
+        return put_down(self.store, a_pull(IMAGE), host=self._host).id
+
+    def record(self, id: OperationId) -> Operation | None:
+        """None while Redis does not answer."""
+        try:
+            return self.store.get(id)
+        except BrokerUnavailable:
+            return None
+
+    def is_running(self, id: OperationId) -> bool:
+        record = self.record(id)
+        return record is not None and record.state is State.RUNNING
+
+    def have_ended(self, ids: list[OperationId], *, within: timedelta) -> bool:
+        return eventually(lambda: all((it := self.record(id)) and it.state.ended for id in ids), within=within)
+
+    def close(self) -> None:
+        self._link.close()

@@ -1,0 +1,69 @@
+"""Real Redis servers, to be treated badly, and hosts that work on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from lab.at_hand import why_not
+from lab.fleet import FakeHost, Fleet, fleet_on
+from lab.parts import missing
+from lab.redis_server import RedisServer, redis_program
+from lab.submissions import Submissions
+
+HOST = "alpha"
+
+
+@pytest.fixture
+def redis_server_program() -> Path:
+    if reason := why_not("redis"):
+        missing(reason)
+    program = redis_program()
+    assert program is not None
+    return program
+
+
+@pytest.fixture
+def a_redis(redis_server_program: Path, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Makes servers with settings of their own; each is started, and gone afterwards."""
+    servers: list[RedisServer] = []
+
+    def make(**settings: str) -> RedisServer:
+        directory = tmp_path / f"redis-{len(servers)}"
+        directory.mkdir()
+        servers.append(RedisServer(redis_server_program, directory, **settings))
+        servers[-1].start()
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def hosts_of(tmp_path: Path) -> Iterator[Callable[[str], Fleet]]:
+    """Brings the host up, on that Redis."""
+    with ExitStack() as up:
+
+        def bring_up(redis_url: str) -> Fleet:
+            fleet = up.enter_context(fleet_on(redis_url, tmp_path))
+            fleet.up([FakeHost(HOST)], processes=1)
+            return fleet
+
+        yield bring_up
+
+
+@pytest.fixture
+def asked_of() -> Iterator[Callable[[str], Submissions]]:
+    """Makes what is asked of the host, on that Redis."""
+    made: list[Submissions] = []
+
+    def make(redis_url: str) -> Submissions:
+        made.append(Submissions(redis_url, host=HOST))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

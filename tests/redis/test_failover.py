@@ -1,0 +1,103 @@
+"""The master dies, Sentinels put its replica in its place, and everybody finds it there."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+from api.front_door import ScriptedWorker, api_node, numbers
+from lab.parts import eventually
+from lab.sentinel import watched_by_sentinels
+
+from aima_core.failures import BadSettings, BrokerUnavailable
+from aima_core.operations import Phase, State
+from aima_core.redis_link import command_link
+from aima_core.settings import load_settings
+
+pytestmark = pytest.mark.redis
+
+BACK_WITHIN = timedelta(seconds=15)
+
+
+@pytest.fixture
+def watched(redis_server_program, tmp_path):
+    with watched_by_sentinels(redis_server_program, tmp_path / "watched", password="secret/of@ours") as watched:
+        yield watched
+
+
+def test_the_api_and_a_worker_go_on_with_the_new_master_and_nothing_is_lost_or_doubled(watched, hosts_of, asked_of):
+    fleet, asked = hosts_of(watched.url), asked_of(watched.url)
+    before = asked.starts(4)
+    assert asked.have_ended(before, within=BACK_WITHIN)
+    with api_node(watched.url) as node:
+        assert node.get("/v1/operations").status_code == 200
+        amid = asked.starts(4, named="amid")
+        assert eventually(watched.replica_has_all)
+
+        watched.fell_master()
+        felled_at = time.monotonic()
+        assert eventually(lambda: node.post("/v1/images:pull", {"image": "a:1"}).status_code != 503, within=BACK_WITHIN)
+        assert asked.have_ended(amid, within=BACK_WITHIN - timedelta(seconds=time.monotonic() - felled_at))
+        assert asked.have_ended([asked.pull()], within=BACK_WITHIN - timedelta(seconds=time.monotonic() - felled_at))
+
+        listed = {item["id"]: item for item in node.get("/v1/operations").json()["items"]}
+    assert {listed[id]["state"] for id in [*before, *amid]} == {State.SUCCEEDED}
+    assert {listed[id]["attempt"] for id in [*before, *amid]} == {1}
+    assert set(fleet.made().values()) == {1}
+    assert watched.password not in fleet.processes[0].log()
+
+
+def test_a_follower_hears_what_happens_after_a_failover_and_nothing_twice(watched):
+    link = command_link(watched.url)
+    worker = ScriptedWorker(link)
+    with api_node(watched.url) as node:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        with node.following(operation["id"]) as stream:
+            assert next(stream).event == "phase"
+            worker.says(operation["id"], Phase.STARTING)
+            heard = [next(stream)]
+            assert eventually(watched.replica_has_all)
+
+            watched.fell_master()
+            assert eventually(watched.has_failed_over, within=BACK_WITHIN)
+            assert eventually(lambda: said(worker, operation["id"], Phase.LOADING), within=BACK_WITHIN)
+            worker.says(operation["id"], Phase.READY)
+            heard += list(stream)
+    link.close()
+
+    assert [each.event for each in heard] == ["phase", "phase", "end"]
+    assert numbers(heard) == [2, 3, 4]
+
+
+def test_a_sentinel_that_is_gone_is_passed_over(watched):
+    link = command_link(watched.url)
+    watched.fell_sentinel(0)
+
+    assert link.ping()
+    link.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "lacks"),
+    [
+        ("sentinel://:secret@one:26379,two", "the master's name is missing"),
+        ("sentinel://:secret@one/none?master=aima", "is no database"),
+        ("sentinel://:secret@one?master=aima&pasword=secret", "'pasword' is no option"),
+        ("http://:secret@one", "an address begins with `redis://`"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_in_words_that_tell_no_password(url, lacks):
+    with pytest.raises(BadSettings) as refused:
+        load_settings(redis={"url": url})
+
+    assert lacks in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def said(worker: ScriptedWorker, operation: str, phase: Phase) -> bool:
+    try:
+        return bool(worker.says(operation, phase))
+    except BrokerUnavailable:
+        return False

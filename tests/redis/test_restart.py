@@ -1,0 +1,66 @@
+"""Redis killed and brought back, with its data and without: work goes on, and no engine notices."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from lab.parts import eventually
+
+from aima_core.host_store import HostStore
+from aima_core.operations import State
+from aima_core.redis_link import command_link
+
+pytestmark = pytest.mark.redis
+
+CONSUMES_WITHIN = timedelta(seconds=35)
+"""The goal; the longest pause between two tries is shorter."""
+
+
+def test_a_redis_that_is_killed_amid_starts_loses_none_and_none_is_carried_out_twice(a_redis, hosts_of, asked_of):
+    redis = a_redis()
+    fleet, asked = hosts_of(redis.url), asked_of(redis.url)
+    ids = asked.starts(8)
+    assert eventually(lambda: any(map(asked.is_running, ids)))
+
+    redis.kill()
+    redis.start()
+
+    assert asked.have_ended(ids, within=CONSUMES_WITHIN)
+    assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
+    assert {asked.store.get(id).attempt for id in ids} == {1}
+    assert set(fleet.made().values()) == {1}
+    assert len(fleet.made()) == len(ids)
+
+
+def test_a_worker_consumes_again_soon_after_a_longer_outage(a_redis, hosts_of, asked_of):
+    redis = a_redis()
+    fleet, asked = hosts_of(redis.url), asked_of(redis.url)
+    before = asked.starts(1)
+    assert asked.have_ended(before, within=CONSUMES_WITHIN)
+    running = fleet.running()
+
+    redis.kill()
+    longest = "Trying again in 5.00 seconds"
+    assert eventually(lambda: longest in fleet.processes[0].log(), within=timedelta(seconds=20))
+    redis.start()
+
+    assert asked.have_ended([asked.pull()], within=timedelta(seconds=10))
+    assert fleet.running() == running
+
+
+def test_a_redis_that_lost_its_data_finds_its_hosts_and_their_engines_again(a_redis, hosts_of, asked_of):
+    redis = a_redis(appendonly="no")
+    fleet, asked = hosts_of(redis.url), asked_of(redis.url)
+    assert asked.have_ended(asked.starts(2), within=CONSUMES_WITHIN)
+    running = fleet.running()
+
+    redis.kill()
+    redis.start()
+    link = command_link(redis.url)
+
+    assert eventually(lambda: any(host.live for host in HostStore(link).all()), within=timedelta(seconds=15))
+    assert asked.have_ended([asked.pull()], within=CONSUMES_WITHIN)
+    assert fleet.running() == running
+    assert set(fleet.made().values()) == {1}
+    link.close()

@@ -1,0 +1,176 @@
+"""Redis begins anew, or a worker is killed: what runs goes on running, and is known again within seconds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import docker
+import pytest
+from faults.apart import Apart
+from faults.dial import DIAL_IMAGE
+from lab.parts import eventually
+from lab.redis_server import RedisServer
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis]
+SERVICE = "svc-tiny-dial"
+KNOWN_WITHIN = timedelta(seconds=15)
+"""The goal that the worker's intervals are chosen for."""
+TAKEN_OVER_WITHIN = timedelta(seconds=20)
+
+
+@pytest.fixture
+def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
+    running = Apart(tmp_path, own_redis.url, installation=installation)
+    try:
+        running.up()
+        yield running
+    finally:
+        running.end()
+
+
+def emptied(redis: RedisServer, _: Path) -> None:
+    redis.empty()
+
+
+def killed_and_begun_anew(redis: RedisServer, directory: Path) -> None:
+    redis.kill()
+    shutil.rmtree(directory / "redis/appendonlydir")
+    redis.start()
+
+
+def start(aima: Apart, *options: str) -> None:
+    started = aima.aima("service", "start", SERVICE, *options, "--wait")
+    assert started.returncode == 0, started.stderr + aima.log("worker")
+
+
+def stop(aima: Apart) -> None:
+    stopped = aima.aima("service", "stop", SERVICE, "--wait")
+    assert stopped.returncode == 0, stopped.stderr + aima.log("worker")
+
+
+def is_ready(aima: Apart) -> bool:
+    said = aima.aima("service", "status", SERVICE, "-o", "json")
+    return said.returncode == 0 and '"ready"' in said.stdout
+
+
+def heard_from(aima: Apart) -> datetime:
+    return datetime.fromisoformat(aima.record("host", "show", "alpha")["seen_at"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose", [emptied, killed_and_begun_anew], ids=lambda lose: lose.__name__)
+def test_engines_are_known_again_and_none_is_removed_when_redis_has_lost_its_data(
+    aima: Apart, own_redis: RedisServer, tmp_path: Path, lose: Callable[[RedisServer, Path], None]
+) -> None:
+    start(aima)
+    before, ran = aima.instance(SERVICE), aima.processes()
+
+    lose(own_redis, tmp_path)
+    assert eventually(lambda: is_ready(aima), within=KNOWN_WITHIN), aima.log("worker")
+
+    assert aima.processes() == ran
+    assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
+    assert [lease["port"] for lease in aima.record("port", "list")] == [before["port"]]
+    stop(aima)
+    assert aima.containers() == []
+    assert aima.record("port", "list") == []
+    start(aima)
+    assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
+    stop(aima)
+
+
+@pytest.mark.slow
+def test_a_start_that_was_under_way_is_told_to_be_lost_and_its_engine_becomes_ready(
+    aima: Apart, own_redis: RedisServer
+) -> None:
+    id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
+    assert eventually(lambda: aima.operation(id)["phase"] == "loading")
+    ran = aima.processes()
+
+    own_redis.empty()
+    assert eventually(lambda: aima.aima("operation", "show", id).returncode == 0), aima.log("worker")
+
+    assert aima.operation(id)["failure"]["code"] == "operation_lost"
+    assert eventually(lambda: is_ready(aima), within=KNOWN_WITHIN), aima.log("worker")
+    assert aima.processes() == ran
+    stop(aima)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_an_engine_runs_leaves_it_as_it_is(aima: Apart) -> None:
+    start(aima)
+    before, ran = aima.instance(SERVICE), aima.processes()
+
+    aima.kill_worker()
+    killed_at = datetime.now(UTC)
+    aima.start_worker()
+    assert eventually(lambda: heard_from(aima) > killed_at), aima.log("worker")
+
+    assert aima.processes() == ran
+    assert aima.instance(SERVICE) == before
+    stop(aima)
+    assert aima.containers() == []
+
+
+@pytest.mark.slow
+def test_a_start_whose_worker_is_killed_while_it_loads_goes_on_with_the_same_engine(aima: Apart) -> None:
+    id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
+    assert eventually(lambda: aima.operation(id)["phase"] == "loading")
+    ran = aima.processes()
+
+    aima.kill_worker()
+    aima.start_worker()
+    assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")
+
+    assert aima.processes() == ran
+    assert aima.operation(id)["attempt"] == 2
+    stop(aima)
+
+
+@pytest.mark.slow
+def test_a_start_whose_worker_is_killed_between_create_and_start_is_carried_out_by_the_next(aima: Apart) -> None:
+    aima.kill_worker()
+    aima.start_a_worker_that_is_killed_before_it_starts_a_container()
+    id = aima.submit("service", "start", SERVICE)
+    assert aima.until_worker_ends() == -9
+    left = [container.status for container in aima.containers()]
+
+    aima.start_worker()
+    assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")
+
+    assert left == ["created"]
+    assert [container.status for container in aima.containers()] == ["running"]
+    stop(aima)
+
+
+@pytest.mark.slow
+def test_what_was_created_and_never_started_is_cleared_away_when_nobody_knows_of_it(
+    aima: Apart, own_redis: RedisServer
+) -> None:
+    aima.kill_worker()
+    aima.start_a_worker_that_is_killed_before_it_starts_a_container()
+    aima.submit("service", "start", SERVICE)
+    assert aima.until_worker_ends() == -9
+
+    own_redis.empty()
+    aima.start_worker()
+    assert eventually(lambda: aima.record("host", "list") != [])
+    there_at_first = len(aima.containers())
+
+    assert there_at_first == 1
+    assert eventually(lambda: aima.containers() == [], within=KNOWN_WITHIN), aima.log("worker")
+
+
+@pytest.mark.slow
+def test_a_container_with_our_labels_that_makes_no_sense_is_shown_with_its_host_and_left_alone(aima: Apart) -> None:
+    labels = {"aima.installation": aima.environment["AIMA_INSTALLATION"], "aima.host": "alpha", "aima.command": "{}"}
+    name = f"{labels['aima.installation']}.odd"
+    docker.from_env().containers.run(DIAL_IMAGE, ["sleep", "1000"], name=name, labels=labels, init=True, detach=True)
+
+    assert eventually(lambda: aima.record("host", "show", "alpha").get("strangers") == [name]), aima.log("worker")
+
+    assert [container.status for container in aima.containers()] == ["running"]
+    assert name in aima.aima("host", "show", "alpha").stdout

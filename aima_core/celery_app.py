@@ -54,13 +54,13 @@ def celery_app(redis_url: str, *, answer_within: float) -> Celery:
         broker_transport_options={
             "global_keyprefix": keys.PREFIX,
             "visibility_timeout": 300,  # a redelivered message is recognised by its claim, so sooner is no danger
-            "polling_interval": 5,  # how long one look at the queues waits; each second would be a command a second
+            "polling_interval": 2,  # how long one look at the queues waits: a worker that is to end waits for it, too
             "unacked_restore_interval": 60,  # a second net: lost doorbells are rung again long before
             "unacked_restore_throttle": 1,
             "socket_timeout": answer_within,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
-            "health_check_interval": 10,
+            "health_check_interval": 20,
         },
     )
     if address := sentinel_address(redis_url):

@@ -57,7 +57,7 @@ ASKED_TTL: Final = timedelta(seconds=30)
 ASKED_CAP: Final = 500
 ANSWER_TTL: Final = timedelta(minutes=1)
 LINES_TTL: Final = timedelta(minutes=1)
-LOOK_AFTER: Final = timedelta(seconds=10)
+LOOK_AFTER: Final = timedelta(seconds=7)
 """An operation that nobody carries out is rung for again after this long."""
 LINES_CAP: Final = 100
 """About how many batches of one instance's lines are kept for readers."""

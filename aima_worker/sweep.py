@@ -21,7 +21,7 @@ from aima_core.operations import Operation
 from aima_core.services import Host
 from aima_worker.host import Host as ThisHost
 
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 7.0
 RING_AGAIN_SECONDS = 5.0
 """A doorbell that this host rang itself for gets so long to be heard."""
 

@@ -30,6 +30,8 @@ class Proxy:
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._standing: set[asyncio.StreamWriter] = set()
+        self._connections = 0
+        self._dead_before = 0
 
     @property
     def address(self) -> str:
@@ -44,6 +46,10 @@ class Proxy:
     def stop(self) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
+
+    def freeze_what_stands(self) -> None:
+        """Nothing comes any more on connections that stand, and nothing is closed; new ones are served."""
+        self._dead_before = self._connections
 
     def cut_what_stands(self) -> None:
         """Reset every connection that stands; new ones are served."""
@@ -63,12 +69,14 @@ class Proxy:
         server.close()
 
     async def _connection(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        number = self._connections
+        self._connections += 1
         far, far_out = await self._reach()
         self._standing |= {near_out, far_out}
         asking = asyncio.create_task(_pass_on(near, far_out))
         # Being cancelled is how the loop ends what still stands: nothing to complain of.
         with suppress(ConnectionError, asyncio.CancelledError):
-            await self._answer(far, near_out)
+            await self._answer(far, near_out, number)
         asking.cancel()
         self._standing -= {near_out, far_out}
         for out in (near_out, far_out):
@@ -79,11 +87,14 @@ class Proxy:
             return await asyncio.open_unix_connection(self._target)
         return await asyncio.open_connection("127.0.0.1", self._target)
 
-    async def _answer(self, far: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+    def _is_frozen(self, number: int) -> bool:
+        return number < self._dead_before or (self.freeze_after is not None and self.carried >= self.freeze_after)
+
+    async def _answer(self, far: asyncio.StreamReader, out: asyncio.StreamWriter, number: int) -> None:
         while piece := await far.read(CHUNK):
             if self.cut_after is not None and self.carried >= self.cut_after:
                 return
-            while self.freeze_after is not None and self.carried >= self.freeze_after:
+            while self._is_frozen(number):
                 await asyncio.sleep(0.02)
                 if out.transport.is_closing():
                     return

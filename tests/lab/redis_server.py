@@ -91,6 +91,11 @@ class RedisServer:
         with self.client() as client:
             client.config_set(name, value)
 
+    def demand(self, password: str | None) -> None:
+        """Let nobody in from now on without that password, or everybody; who is in stays."""
+        self.set("requirepass", password or "")
+        self.password = password
+
     def follow(self, master: RedisServer | None) -> None:
         """Be that one's replica from now on, or nobody's."""
         with self.client() as client:
@@ -98,6 +103,12 @@ class RedisServer:
                 client.replicaof("NO", "ONE")
             else:
                 client.replicaof("127.0.0.1", str(master.port))
+
+    def is_in_step(self) -> bool:
+        """Whether this replica has a line to its master, and all that it had."""
+        with self.client() as client:
+            told = client.info("replication")
+        return told["role"] == "slave" and told["master_link_status"] == "up"
 
     def fill(self) -> None:
         """Leave no room for a byte more."""

@@ -1,0 +1,56 @@
+"""Every connection cut at once, again and again: nothing is carried out twice, and followers miss nothing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Thread
+
+import pytest
+from api.front_door import ScriptedWorker, api_node, numbers
+from lab.parts import eventually
+
+from aima_core.operations import Phase, State
+from aima_core.redis_link import command_link
+
+pytestmark = pytest.mark.redis
+
+EVENTS = 60
+
+
+def test_starts_whose_connections_are_reset_are_carried_out_once(a_redis, hosts_of, asked_of):
+    redis = a_redis()
+    fleet, asked = hosts_of(redis.url), asked_of(redis.url)
+    ids = asked.starts(10)
+    assert eventually(lambda: any(map(asked.is_running, ids)))
+
+    cut = [redis.reset_connections(kind) for _ in range(3) for kind in ("normal", "pubsub")]
+
+    assert asked.have_ended(ids, within=timedelta(seconds=35))
+    assert all(cut[::2])
+    assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
+    assert {asked.store.get(id).attempt for id in ids} == {1}
+    assert set(fleet.made().values()) == {1}
+
+
+@pytest.mark.parametrize("kind", ["normal", "pubsub"])
+def test_a_follower_whose_connections_are_reset_hears_everything_once(a_redis, kind):
+    redis = a_redis()
+    link = command_link(redis.url)
+    worker = ScriptedWorker(link)
+    with api_node(redis.url) as node:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        with node.following(operation["id"]) as stream:
+            heard = [next(stream)]
+            listening = Thread(target=lambda: heard.extend(stream))
+            listening.start()
+
+            for number in range(EVENTS):
+                worker.says(operation["id"], Phase.LOADING, message=f"step {number}")
+                if number % 10 == 5:
+                    redis.reset_connections(kind)
+            worker.says(operation["id"], Phase.READY)
+            listening.join(30)
+    link.close()
+
+    assert numbers(heard) == list(range(1, EVENTS + 3))

@@ -1,0 +1,125 @@
+"""A Redis that has no room, or takes no writes, refuses a step as a whole: none is ever left half made.
+
+Redis looks at a script's first write only: one that begins by clearing something away is let in, and carried through.
+"""
+
+from __future__ import annotations
+
+import pytest
+from lab.wishes import a_pull, a_start_of, put_down
+from redis import Redis
+
+from aima_core.failures import BrokerUnavailable
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, ServiceId
+from aima_core.needs import Room
+from aima_core.operation_store import OperationStore, now
+from aima_core.operations import Event, Phase, State
+from aima_core.port_store import PortStore
+from aima_core.redis_link import command_link
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired, Instance, InstanceState
+
+pytestmark = pytest.mark.redis
+
+ALPHA = HostName("alpha")
+INSTANCE = ServiceId("svc-tiny-dial").on(ALPHA)
+ROOM = Room(slots=4, memory=1 << 30, available=1 << 30, unified=False, gpus=())
+
+
+class Stores:
+    """Something of every kind, of which each step changes some."""
+
+    def __init__(self, link):
+        self.operations, self.hosts, self.services = OperationStore(link), HostStore(link), ServiceStore(link)
+        self.ports = PortStore(link, ALPHA)
+        self.hosts.join(ALPHA, identity="alpha's", session="one")
+        self.ports.open(range(20000, 20010))
+        self.queued = put_down(self.operations, a_start_of())
+        self.taken = put_down(self.operations, a_pull())
+        self.claimed = self.operations.claim(self.taken.id, ALPHA, ROOM)
+        self.leased = self.ports.lease(INSTANCE, fence=1)
+
+    def instance(self):
+        return Instance(id=INSTANCE, desired=Desired.RUNNING, fence=9, state=InstanceState.STARTING, since=now())
+
+    def moved_on(self):
+        return Event(operation=self.taken.id, at=now(), phase=Phase.PULLING)
+
+    def ended(self):
+        return Event(operation=self.taken.id, at=now(), phase=Phase.PULLED)
+
+
+STEPS = {
+    "enqueue": lambda stores: put_down(stores.operations, a_start_of("svc-tiny-other")),
+    "claim": lambda stores: stores.operations.claim(stores.queued.id, ALPHA, ROOM),
+    "renew": lambda stores: stores.operations.renew(stores.taken.id, ALPHA, stores.claimed.attempt),
+    "record": lambda stores: stores.operations.record(stores.moved_on(), attempt=stores.claimed.attempt),
+    "record an end": lambda stores: stores.operations.record(stores.ended(), attempt=stores.claimed.attempt),
+    "cancel": lambda stores: stores.operations.ask_to_cancel(stores.queued.id),
+    "intend": lambda stores: stores.services.intend(stores.instance()),
+    "lease a port": lambda stores: stores.ports.lease(ServiceId("svc-tiny-other").on(ALPHA), fence=2),
+    "join": lambda stores: stores.hosts.join(HostName("beta"), identity="beta's", session="one"),
+    "beat": lambda stores: stores.hosts.beat(ALPHA, identity="alpha's", session="one"),
+}
+
+
+LET_IN = {"claim", "lease a port"}
+"""They begin by clearing away what has run out."""
+
+
+@pytest.mark.parametrize("step", sorted(STEPS.keys() - LET_IN))
+def test_a_step_that_a_full_redis_refuses_has_changed_nothing_and_can_be_made_again(a_redis, step):
+    server = a_redis()
+    link = command_link(server.url)
+    stores = Stores(link)
+    before = everything(server)
+
+    server.fill()
+    with pytest.raises(BrokerUnavailable, match="maxmemory"):
+        STEPS[step](stores)
+    server.make_room()
+
+    assert everything(server) == before
+    STEPS[step](stores)
+    assert everything(server) != before
+    link.close()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_a_replica_refuses_has_changed_nothing(a_redis, step):
+    server, master = a_redis(), a_redis()
+    link = command_link(server.url)
+    stores = Stores(link)
+    before = everything(server)
+
+    master.kill()  # or the replica would begin by throwing away what it has
+    server.follow(master)
+    with pytest.raises(BrokerUnavailable, match="read-only replica"):
+        STEPS[step](stores)
+
+    assert everything(server) == before
+    link.close()
+
+
+def test_a_step_that_a_full_redis_lets_in_is_carried_through(a_redis):
+    server = a_redis()
+    link = command_link(server.url)
+    stores = Stores(link)
+
+    server.fill()
+    claimed, port = STEPS["claim"](stores), STEPS["lease a port"](stores)
+    server.make_room()
+
+    record = stores.operations.get(stores.queued.id)
+    assert (record.state, record.host, record.attempt) == (State.RUNNING, ALPHA, claimed.attempt)
+    assert "held by alpha" in STEPS["claim"](stores).why
+    assert port in [lease.port for lease in stores.ports.all()]
+    assert STEPS["lease a port"](stores) == port
+    link.close()
+
+
+def everything(server):
+    """Each key's content, as Redis writes it down, without the time at which it expires."""
+    with Redis(port=server.port, socket_timeout=1) as client:
+        return {key: client.dump(key) for key in client.keys("*")}

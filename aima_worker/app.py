@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -38,6 +37,7 @@ from aima_worker.keeper import Keeper
 from aima_worker.log_link import LogLink
 from aima_worker.log_server import LONGEST_ANSWER, LogServer
 from aima_worker.log_tails import LogTails
+from aima_worker.memory import settle, share_arenas
 from aima_worker.readiness import http_status
 from aima_worker.room import available_memory, room_of
 from aima_worker.runtime import ContainerRuntime
@@ -55,10 +55,11 @@ _log = structlog.get_logger()
 
 def run_worker(settings: Settings) -> int:
     """Work until told to end by SIGTERM or SIGINT; gives the exit code. Raises BadSettings."""
+    share_arenas()
     runtime, native = choose_runtime(settings)
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
     with whole_worker(settings, runtime, native=native) as worker:
-        gc.freeze()  # what is there now stays: looking through it again and again would cost starts milliseconds
+        settle()
         worker.start()
     return int(worker.exitcode or 0)
 

@@ -30,7 +30,10 @@ class Undertaking(Interruptible):
         """Tell that a phase has begun; `more` are further fields of the event."""
         self.go_on()
         self.phase = phase
-        self.insist(lambda: self._record(message=message, **more))
+        event = self._event(
+            message=message, **more
+        )  # the same at each try: a frozen Redis hears all of them in the end
+        self.insist(lambda: self._record(event))
 
     def report(self, progress: PullProgress) -> None:
         self._try_to_record(progress=progress)
@@ -61,10 +64,10 @@ class Undertaking(Interruptible):
     def _try_to_record(self, **more: Any) -> None:
         """Progress that cannot be told now is not worth waiting for: the next will be."""
         with suppress(BrokerUnavailable):
-            self._record(**more)
+            self._record(self._event(**more))
 
-    def _record(self, **more: Any) -> None:
-        recorded = self._operations.record(self._event(**more), attempt=self.claimed.attempt)
+    def _record(self, event: Event) -> None:
+        recorded = self._operations.record(event, attempt=self.claimed.attempt)
         if not recorded:
             self.interrupt(Lost)
             self.go_on()

@@ -2,11 +2,14 @@
 --
 -- Refused when the operation has ended or may not move so, or when the writer's attempt is no longer the latest:
 -- a worker that was thought dead and comes back must not speak for an operation that another has taken over.
+-- An event that is the last one already was sent again, since Redis' answer did not come: it counts once.
 --
 -- KEYS  operation, its log, the common log, the active operations, those waiting
 -- ARGV  attempt or '', the states it may move from (comma-separated), '1' if this ends it, id, event, channel,
 --       cap of its log, cap of the common log, seconds until an ended one expires, then field, value, …
 -- Gives the event's number, or 0 when refused.
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if last and last[2][2] == ARGV[5] then return tonumber(string.match(last[1], '^%d+')) end
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or not string.find(ARGV[2], ',' .. state .. ',', 1, true) then return 0 end
 if ARGV[1] ~= '' and ARGV[1] ~= redis.call('HGET', KEYS[1], 'attempt') then return 0 end

@@ -16,10 +16,13 @@ from api.front_door import SERVICE, Node, ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 from lab.proxy import proxy
 from lab.redis_server import RedisServer
+from lab.wishes import a_pull, put_down
 
 from aima_core import redis_link
 from aima_core.failures import BrokerUnavailable
-from aima_core.operations import Phase, State
+from aima_core.ids import HostName
+from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operations import Event, Phase, State
 from aima_core.redis_link import command_link
 
 pytestmark = pytest.mark.redis
@@ -142,6 +145,23 @@ def test_an_open_stream_is_kept_alive_and_goes_on_after_the_thaw_without_a_gap(r
 
     assert heard[-1].event == "end"
     assert numbers(heard) == list(range(1, len(heard) + 1))
+
+
+def test_what_is_said_again_and_again_to_a_frozen_redis_is_heard_once(redis):
+    link = command_link(redis.url)
+    store = OperationStore(link)
+    operation = put_down(store, a_pull())
+    claimed = store.claim(operation.id, HostName("alpha"))
+    assert isinstance(claimed, Claimed)
+    event = Event(operation=operation.id, at=now(), phase=Phase.PULLED)
+
+    with frozen(redis), pytest.raises(BrokerUnavailable):
+        store.record(event, attempt=claimed.attempt)
+    assert eventually(lambda: answers(link))
+    number = store.record(event, attempt=claimed.attempt)
+
+    assert number == 2
+    assert [each.phase for each in store.events(operation.id)] == [Phase.QUEUED, Phase.PULLED]
 
 
 def test_workers_wait_for_a_frozen_redis_and_carry_on(a_redis, hosts_of, asked_of):

@@ -36,21 +36,15 @@ class Accounts:
         """Redis has lost its data: say everything again."""
         self._highest_fence = 0
 
-    def put_right(
-        self,
-        instances: Mapping[ServiceId, Instance],
-        known: Mapping[ServiceId, Known],
-        *,
-        spare: AbstractSet[ServiceId] = frozenset(),
-    ) -> bool:
-        """False when something is to be looked at again soon. `spare` are not believed to be gone."""
+    def put_right(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, Known]) -> bool:
+        """False when something is to be looked at again soon."""
         self._raise_fence(instances, known)
         leases = {lease.holder.service: lease for lease in self._host.ports.all()}
         held = self._host.room_store.held(self._host.name)
         for service in self._idle(known.keys()):
             if known[service].container.status is not Status.CREATED:
                 self._have_held(known[service], leases.get(service), held.get(service), instances.get(service))
-        left = self._idle((leases.keys() | held.keys()) - known.keys() - spare)
+        left = self._idle((leases.keys() | held.keys()) - known.keys())
         given_back = [self._give_back(service, leases.get(service), held.get(service)) for service in left]
         return all(given_back)
 

@@ -107,7 +107,7 @@ class Watch:
             if not self._host.keeper.is_busy_with(service):
                 self._look_at(instances.get(service), listing.known.get(service))
         if time.monotonic() >= self._accounts_due:
-            in_order = self._accounts.put_right(instances, listing.known, spare=vanished)
+            in_order = self._accounts.put_right(instances, listing.known)
             self._accounts_due = time.monotonic() + (ACCOUNTS_SECONDS if in_order else 0)
 
     def _look_at(self, instance: Instance | None, known: Known | None) -> None:

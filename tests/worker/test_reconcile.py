@@ -92,6 +92,42 @@ def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtim
     assert runtime.find(NAME) == container
 
 
+def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget, monkeypatch):
+    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 60)
+    watch.look()
+
+    forget()
+    watch.look()
+
+    assert desk.leases() == [ready.port]
+    assert list(desk.host.room_store.held(ALPHA)) == [SERVICE]
+
+
+def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch, ready, monkeypatch):
+    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 60)
+    watch.look()
+    desk.host.give_back(SERVICE, fence=ready.fence)
+    watch.look()
+    held_before = desk.leases()
+
+    watch.redis_is_new()
+    watch.look()
+
+    assert held_before == []
+    assert desk.leases() == [ready.port]
+
+
+def test_a_record_that_was_written_meanwhile_is_not_put_in_its_place(desk, watch, ready, forget):
+    forget()
+    watch.look()
+    late, service = ready.model_copy(update={"state": InstanceState.UNHEALTHY}), desk.host.services.get(SERVICE)
+
+    adopted = desk.host.services.adopt(late, service, seen_with=None)
+
+    assert not adopted
+    assert record(desk).state is InstanceState.READY
+
+
 def test_its_service_is_put_back_as_its_container_tells(desk, watch, ready, forget):
     forget()
     watch.look()
@@ -138,8 +174,7 @@ def test_the_fence_is_raised_even_where_the_record_is_there(desk, watch, ready, 
 
     watch.look()
 
-    assert desk.carry_out(a_stop_of()).operation.fence > ready.fence
-    assert desk.containers() == []
+    assert desk.carry_out(a_start_of("svc-tiny-other")).operation.fence > ready.fence
 
 
 def test_another_start_has_ports_to_lease_at_once(desk, ready, forget):
@@ -443,13 +478,13 @@ def run_beside(desk, name: str, port: int, **labels: str) -> None:
 
 def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, watch, runtime):
     run_beside(desk, "odd-command", 18560, **{"aima.command": "from the future"})
-    run_beside(desk, "another-hosts", 18561, **{"aima.host": "beta"})
+    run_beside(desk, NAME, 18561, **{"aima.host": "beta"})
     run_beside(desk, "a-copy", 18562)
     run_beside(desk, "not-ours", 18563, **{"aima.installation": "other", "aima.command": "?"})
 
     looks_for_a_while(watch)
 
-    assert watch.strangers == ("a-copy", "another-hosts", "odd-command")
+    assert watch.strangers == ("a-copy", "odd-command", NAME)
     assert {runtime.find(name).status for name in desk.containers()} == {Status.RUNNING}
     assert len(desk.containers()) == 4
     with pytest.raises(UnknownService):

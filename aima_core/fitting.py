@@ -64,7 +64,7 @@ class Wanted(NamedTuple):
 
 def why_not(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding]) -> list[WhyNot]:
     """Everything that speaks against it; empty when the host would do now."""
-    found = [*_whether_it_works(host, wanted), *_whether_it_can(host, wanted)]
+    found = [*_whether_it_works(host, wanted, held), *_whether_it_can(host, wanted)]
     if wanted.service is not None:
         others = [holding for service, holding in held.items() if service != wanted.service]
         found += _whether_it_has_room(host, wanted.needs, others)
@@ -92,13 +92,13 @@ def told(host: Host, reasons: Collection[WhyNot]) -> str:
     return f"{host.name} {' and '.join(reason.sentence for reason in reasons)}"
 
 
-def _whether_it_works(host: Host, wanted: Wanted) -> list[WhyNot]:
+def _whether_it_works(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding]) -> list[WhyNot]:
     found = []
     if not host.live:
         found.append(WhyNot(Obstacle.OFFLINE, "is not live", True))
     elif not host.runtime_answers:
         found.append(WhyNot(Obstacle.DOCKER_AWAY, "has no Docker Engine that answers", True))
-    if host.drained_since is not None and wanted.service is not None:
+    if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
         found.append(WhyNot(Obstacle.DRAINED, "is drained", True))
     return found
 

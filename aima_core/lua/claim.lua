@@ -25,7 +25,8 @@ local function short_of(others)
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
   if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then return 'slots' end
   if kind ~= 'start' then return nil end
-  if redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'drained' end
+  local is_there = redis.call('HEXISTS', KEYS[5], field[7]) == 1
+  if not is_there and redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'drained' end
 
   local needs, unified = cjson.decode(field[6] or '{}'), ARGV[9] == '1'
   local wanted = (needs.memory or 0) + (unified and needs.gpu_memory or 0)

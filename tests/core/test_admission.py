@@ -180,6 +180,13 @@ def test_a_drained_host_takes_pulls_and_stops_and_no_starts(store, redis):
     assert isinstance(store.claim(put_down(store, a_stop_of()).id, ALPHA, room()), Claimed)
 
 
+def test_what_runs_on_a_drained_host_may_be_started_there_again(store, redis):
+    store.claim(a_start(store), ALPHA, room())
+    redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
+
+    assert isinstance(store.claim(a_start(store), ALPHA, room()), Claimed)
+
+
 def test_what_is_held_reads_as_it_was_written():
     holding = Holding(memory=3, gpus=("GPU-a", "GPU-b"), loading=True, fence=12)
 

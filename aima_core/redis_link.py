@@ -19,7 +19,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import AuthenticationError, MaxConnectionsError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from aima_core.failures import BrokerUnavailable
 from aima_core.redis_address import SentinelAddress, sentinel_address
@@ -165,6 +165,10 @@ def _reason(failed: redis.RedisError, *, over_tls: bool) -> str:
         if isinstance(failed, kind):
             return meaning
     said = str(failed).rstrip(".") or type(failed).__name__
-    if over_tls and isinstance(failed, redis.ConnectionError | redis.TimeoutError):
+    if isinstance(failed, MasterNotFoundError):
+        return (
+            f"its Sentinels name no master that is up{', and some do not answer or let nobody in' * (' : ' in said)}."
+        )
+    if over_tls and isinstance(failed, redis.ConnectionError | redis.TimeoutError) and "CERTIFICATE" not in said:
         return f"{said}; `redis.url` asks for TLS, which a server has to be set up for."
     return f"{said}."

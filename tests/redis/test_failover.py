@@ -79,6 +79,17 @@ def test_a_sentinel_that_is_gone_is_passed_over(watched):
     link.close()
 
 
+def test_the_reason_names_sentinels_that_know_no_master_or_let_nobody_in(watched):
+    shut_out = command_link(watched.url.replace("sentinel_password=", "sentinel_password=wrong"))
+    mistaken = command_link(watched.url.replace("master=aima", "master=other"))
+
+    with pytest.raises(BrokerUnavailable, match="let nobody in") as refused:
+        shut_out.ping()
+    with pytest.raises(BrokerUnavailable, match="name no master that is up\\."):
+        mistaken.ping()
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("url", "lacks"),
     [

@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Connection
 
 from aima_core import keys
+from aima_core.celery_transport import outliving_nonsense
 from aima_core.redis_address import SentinelAddress, sentinel_address
 from aima_core.redis_link import to_sentinels
 
@@ -20,6 +21,10 @@ RECONNECTS_WITHIN_SECONDS = 5
 class _Connection(Connection):
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         return super().ensure_connection(*args, **{"interval_max": RECONNECTS_WITHIN_SECONDS, **options})
+
+    def get_transport_cls(self) -> type[Any]:
+        transport: Any = super().get_transport_cls()
+        return outliving_nonsense(transport)
 
     def info(self) -> dict[str, Any]:
         """What Flower is told when it asks a worker: nothing of how the Sentinels are spoken to, password included."""

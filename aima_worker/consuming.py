@@ -13,6 +13,7 @@ from kombu import Consumer, Queue
 from kombu.common import ignore_errors
 
 from aima_core.ids import Route
+from aima_worker.remote_control import let_it_only_be_looked_at
 
 STOP_SLOTS = 4
 """Threads beyond the start slots, so that stops never wait behind starts."""
@@ -37,6 +38,7 @@ def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], sto
         quiet=True,
     )
     worker.consumer.initial_prefetch_count = slots
+    let_it_only_be_looked_at(worker)
     return worker
 
 

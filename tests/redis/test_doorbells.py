@@ -1,4 +1,4 @@
-"""Messages that are lost, doubled, late or senseless: a doorbell decides nothing, and nothing is lost or doubled by it."""
+"""Messages that are lost, doubled or senseless: a doorbell decides nothing, so nothing is lost or doubled with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.redis
 QUEUE = keys.queue("host.alpha")
 STARTS_WITHIN = timedelta(seconds=20)
 """The goal for what is queued while somebody is idle: looked after at 10 s, at the latest at the sweep after that."""
-NOTHING_COMES = timedelta(seconds=1)
 
 
 def again(operation) -> str:
@@ -31,11 +30,14 @@ def again(operation) -> str:
 def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
-    fleet.processes[0].freeze()
+    worker = fleet.processes[0]
+    worker.freeze()
     id = asked.start("svc-tiny-lost")
-    with redis.client() as client:
-        assert client.delete(QUEUE) == 1
-    fleet.processes[0].thaw()
+    with redis.client() as client:  # Redis has handed it to a worker that never read it
+        assert client.llen(QUEUE) == client.hlen(keys.queue("unacked")) == 0
+
+    worker.kill()
+    worker.begin()
 
     assert asked.have_ended([id], within=STARTS_WITHIN), fleet.processes[0].log()
 
@@ -49,15 +51,16 @@ def test_a_message_that_comes_again_before_during_and_after_its_start_doubles_no
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     fleet.processes[0].freeze()
     id = asked.start("svc-tiny-twice")
+    same = again(asked.store.get(id))
     with redis.client() as client:
-        client.lpush(QUEUE, again(asked.store.get(id)), client.lindex(QUEUE, 0))
+        client.lpush(QUEUE, same, same)
         fleet.processes[0].thaw()
         assert eventually(lambda: asked.is_running(id))
         client.lpush(QUEUE, again(asked.store.get(id)))
         assert asked.have_ended([id], within=STARTS_WITHIN)
         events = len(asked.store.events(id))
         client.lpush(QUEUE, again(asked.store.get(id)))
-        skipped = eventually(lambda: fleet.processes[0].log().count(f"skipped operation={id}") >= 3)
+        skipped = eventually(lambda: fleet.processes[0].log().count("skipped") >= 3)
 
         assert skipped, fleet.processes[0].log()
         assert eventually(lambda: client.hlen(keys.queue("unacked")) == client.llen(QUEUE) == 0)
@@ -67,33 +70,44 @@ def test_a_message_that_comes_again_before_during_and_after_its_start_doubles_no
     assert list(fleet.made().values()) == [1]
 
 
-@pytest.mark.parametrize(
-    "senseless",
-    [
-        pytest.param({"body": "e30=", "headers": {}, "content-type": "application/json"}, id="no task"),
-        pytest.param({"body": "e30=", "headers": {"task": "os.system", "id": "x"}}, id="a task that there is not"),
-        pytest.param({"body": "W10=", "headers": {"task": "aima.start", "id": "x"}}, id="no id"),
-        pytest.param({"body": "gASVAA==", "headers": {"task": "aima.start", "id": "x"}, "type": "pickle"}, id="pickle"),
-    ],
-)
-def test_a_message_that_makes_no_sense_is_dropped_and_the_next_is_heard(a_redis, hosts_of, asked_of, senseless):
+def a_message(headers: object, body: str = "e30=", kind: str = "json") -> str:
+    """One that is well-formed to Kombu, whatever Celery makes of it."""
+    delivery = {"delivery_tag": str(uuid.uuid4()), "delivery_info": {"exchange": "", "routing_key": "host.alpha"}}
+    said = {"content-encoding": "utf-8", "content-type": f"application/{kind}", "headers": headers, "body": body}
+    return json.dumps({**said, "properties": {**delivery, "body_encoding": "base64"}})
+
+
+def test_what_makes_no_sense_is_dropped_and_the_next_is_heard(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
-    delivery = {"delivery_tag": str(uuid.uuid4()), "delivery_info": {"exchange": "", "routing_key": "host.alpha"}}
-    told = {
-        "content-encoding": "utf-8",
-        "content-type": f"application/{senseless.get('type', 'json')}",
-        **senseless,
-        "properties": {**delivery, "body_encoding": "base64"},
+    ours = {"task": "aima.start", "id": "x", "lang": "py"}
+    senseless = {
+        "no JSON": "no JSON",
+        "no text": b"\xff\xfe",
+        "nothing": "{}",
+        "a list": "[]",
+        "a text": '"a text"',
+        "no message": "null",
+        "no task": a_message({}),
+        "no headers": a_message(None),
+        "a task that there is not": a_message({**ours, "task": "os.system"}),
+        "no arguments": a_message(ours, "W10="),
+        "a number for a body": a_message(ours, "MQ=="),
+        "a body that is no JSON": a_message(ours, "e30"),
+        "a pickle": a_message(ours, "gASVAA==", "x-python-serialize"),
+        "arguments that it does not take": a_message(ours, "W1tdLCB7fSwge31d"),
     }
 
     with redis.client() as client:
-        client.lpush(QUEUE, json.dumps(told))
-        assert asked.have_ended([asked.start("svc-tiny-next")], within=STARTS_WITHIN), fleet.processes[0].log()
+        for number, (what, message) in enumerate(senseless.items()):
+            client.lpush(QUEUE, message)
+            client.publish(keys.queue("/0.celery.pidbox"), message)
+            asked_next = asked.start(f"svc-tiny-next{number}")
+            assert asked.have_ended([asked_next], within=STARTS_WITHIN), what + fleet.processes[0].log()
 
         assert eventually(lambda: client.hlen(keys.queue("unacked")) == client.llen(QUEUE) == 0)
+    assert len(fleet.made()) == len(senseless)
     assert fleet.processes[0].up
-    assert list(fleet.made().values()) == [1]
 
 
 def test_another_application_on_the_same_redis_takes_no_message_of_ours(a_redis, hosts_of, asked_of):
@@ -112,4 +126,4 @@ def test_another_application_on_the_same_redis_takes_no_message_of_ours(a_redis,
     assert taken is None
     assert asked.have_ended([id], within=STARTS_WITHIN)
     assert asked.store.get(id).attempt == 1
-    assert f"skipped operation={id}" not in fleet.processes[0].log()
+    assert "skipped" not in fleet.processes[0].log()

@@ -14,9 +14,10 @@ from lab.desk import Desk
 from lab.wishes import SERVICE, a_stop_of
 
 from aima_core.catalog import Scalar
+from aima_core.ids import OperationId
 from aima_core.operations import Phase, State
 from aima_core.services import InstanceState
-from aima_worker.container_spec import container_spec
+from aima_worker.container_spec import Granted, container_spec
 from aima_worker.runtime import Status
 from aima_worker.runtimes.docker_template import container_config
 
@@ -43,7 +44,9 @@ def theirs(desk: Desk, client: docker.DockerClient) -> Iterator[Container]:
 def test_what_a_crashed_attempt_made_and_never_started_does_not_keep_the_next_from_it(
     desk: Desk, client: docker.DockerClient, dialled: dict[str, Scalar]
 ) -> None:
-    spec = container_spec(desk.host, a_dial(dialled=dialled), image=DIAL_IMAGE, directory=None, port=18700)
+    granted = Granted(OperationId.new(), fence=1, gpus=())
+    command = a_dial(dialled=dialled)
+    spec = container_spec(desk.host, command, image=DIAL_IMAGE, directory=None, port=18700, granted=granted)
     client.api.create_container_from_config(container_config(spec), spec.name)
     assert desk.host.runtime.find(spec.name).status is Status.CREATED
 

@@ -22,10 +22,13 @@ CLIENTS = 4
 
 
 class ApiProcess:
-    def __init__(self, redis_url: str, directory: Path, *, catalog: Path | None = None) -> None:
+    def __init__(
+        self, redis_url: str, directory: Path, *, catalog: Path | None = None, name: str = "api", **settings: str
+    ) -> None:
         port = free_port()
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
-        self._log = directory / "api.log"
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx2.Client(base_url=self.url, timeout=60)
+        self._log = directory / f"{name}.log"
         self._environment = {
             **os.environ,
             "AIMA_CONFIG": os.devnull,
@@ -33,15 +36,30 @@ class ApiProcess:
             "AIMA_REDIS__URL": redis_url,
             "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
             **({"AIMA_API__CATALOG": str(catalog)} if catalog else {}),
+            **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def up(self) -> None:
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def begin(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "aima_api"], env=self._environment, stdout=log, stderr=log
             )
-        assert eventually(self._answers, within=UP_WITHIN), self._log.read_text()
+
+    def up(self) -> None:
+        self.begin()
+        assert eventually(self.answers, within=UP_WITHIN), self._log.read_text()
+
+    def answers(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
 
     def kill(self) -> None:
         if self._process is not None:
@@ -77,12 +95,6 @@ class ApiProcess:
         assert answer.status_code == 202, answer.text
         operations: list[dict[str, Any]] = answer.json()["operations"]
         return operations
-
-    def _answers(self) -> bool:
-        try:
-            return self.client.get("/readyz").status_code == 200
-        except httpx2.TransportError:
-            return False
 
 
 @contextmanager

@@ -52,6 +52,12 @@ class FakeRoom(FakeRuntime):
         with self._changed:
             return sorted(name for name, engine in self._engines.items() if engine.running)
 
+    def standing(self) -> list[tuple[str, str, int]]:
+        """Every container, also while nobody may be told: name, status, port."""
+        with self._changed:
+            stand = [engine.as_container() for engine in self._engines.values()]
+            return [(each.name, str(each.status), next(iter(each.host_ports.values()), 0)) for each in stand]
+
     def _keep(self) -> None:
         if self._kept_in is None:
             return

@@ -43,6 +43,8 @@ class FakeHost:
     """In place of what the machine has: see FactsOverride."""
     images: tuple[str, ...] = (IMAGE,)
     """Those it has already."""
+    engines: tuple[str, ...] = (IMAGE,)
+    """The images whose containers load for a while."""
     pull_pace: timedelta = timedelta()
     loads_for: timedelta = timedelta(milliseconds=100)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class FleetProcess:
     """One of the fleet's processes and its hosts."""
 
     def __init__(self, hosts: Sequence[Mapping[str, Any]], directory: Path, *, name: str) -> None:
+        self.name = name
         self.hosts = [str(host["settings"]["host"]["name"]) for host in hosts]
         self._kept = [Path(host["kept_in"]) for host in hosts if host["kept_in"]]
         self._file = directory / f"{name}.json"
@@ -68,6 +71,10 @@ class FleetProcess:
     @property
     def up(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._the_process().pid
 
     @property
     def ended_by(self) -> int | None:
@@ -117,6 +124,16 @@ class FleetProcess:
             return Counter(self.ask("made"))
         return sum((Counter(kept_running(file)[1]) for file in self._kept), Counter())
 
+    def containers(self) -> dict[str, list[list[Any]]]:
+        """Those on each of its hosts: name, status, port."""
+        told: dict[str, list[list[Any]]] = self.ask("containers")
+        return told
+
+    def holds(self) -> dict[str, Any]:
+        """The names of its threads, but for those of pools, and how many descriptors."""
+        told: dict[str, Any] = self.ask("holds")
+        return told
+
     def container_engine_is(self, host: str, *, away: bool) -> None:
         self.ask("away", host=host, is_away=away)
 
@@ -129,6 +146,10 @@ class FleetProcess:
 
     def squat(self, host: str, port: int) -> None:
         self.ask("squat", host=host, port=port)
+
+    def make_way(self, host: str, port: int) -> None:
+        """Squat there no more."""
+        self.ask("make_way", host=host, port=port)
 
     def ask(self, question: str, **told: Any) -> Any:
         """Raises AssertionError, with the end of its log, when it does not answer."""
@@ -176,15 +197,18 @@ class Fleet:
 
     def up(self, hosts: Sequence[FakeHost], *, processes: int) -> None:
         """Bring the hosts up, shared out over so many processes, and wait until all of them take work."""
-        _allow_connections()
-        described = [self._described(number, host) for number, host in enumerate(hosts)]
-        first = len(self.processes)
         for number in range(processes):
-            share = described[number::processes]
-            self.processes.append(FleetProcess(share, self._directory, name=f"process-{first + number}"))
-        for process in self.processes[first:]:
-            process.begin()
+            self.add(hosts[number::processes])
         self.until_ready()
+
+    def add(self, hosts: Sequence[FakeHost]) -> None:
+        """One more process, begun; its hosts take work once it is ready."""
+        _allow_connections()
+        before = sum(len(process.hosts) for process in self.processes)
+        described = [self._described(number, host) for number, host in enumerate(hosts, start=before)]
+        process = FleetProcess(described, self._directory, name=f"process-{len(self.processes)}")
+        self.processes.append(process)
+        process.begin()
 
     def until_ready(self) -> None:
         assert eventually(lambda: all(each.is_ready() for each in self.processes if each.up), within=UP_WITHIN)
@@ -223,7 +247,7 @@ class Fleet:
             "settings": settings,
             "arch": host.facts.get("arch", ARCH),
             "images": host.images,
-            "engines": [IMAGE],
+            "engines": host.engines,
             "pull_pace": host.pull_pace.total_seconds(),
             "loads_for": host.loads_for.total_seconds(),
             "kept_in": str(self._directory / f"{host.name}.room") if self._kept else None,

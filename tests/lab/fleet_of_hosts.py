@@ -26,7 +26,7 @@ Make it in the thread that outlives it: the cell ends with the thread that made 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -56,7 +56,15 @@ class FleetOfHosts:
     """The lab of this module's example."""
 
     def __init__(
-        self, inside: Cell, net: Network, plans: Sequence[HostPlan], *, logs: Path, nodes: int, **engine: str
+        self,
+        inside: Cell,
+        net: Network,
+        plans: Sequence[HostPlan],
+        *,
+        logs: Path,
+        nodes: int,
+        api: Mapping[str, str],
+        **engine: str,
     ) -> None:
         self.logs = logs
         """What each part said: `<host>-worker.log`, `<host>-engine.log`, `api-1.log`, `redis.log`, …"""
@@ -71,7 +79,7 @@ class FleetOfHosts:
                 net.servers,
                 port=FIRST_API_PORT + number,
                 log=logs / f"api-{number + 1}.log",
-                settings={**told, "AIMA_API__CATALOG": str(_CATALOG)},
+                settings={**told, "AIMA_API__CATALOG": str(_CATALOG), **api},
             )
             for number in range(nodes)
         ]
@@ -187,12 +195,15 @@ class FleetOfHosts:
 
 
 @contextmanager
-def fleet_of_hosts(*plans: HostPlan, logs: Path, nodes: int = 2, **engine: str) -> Iterator[FleetOfHosts]:
-    """Those hosts and `nodes` API nodes, everything started; `engine` are options of dockerd (`live_restore="true"`).
+def fleet_of_hosts(
+    *plans: HostPlan, logs: Path, nodes: int = 2, api: Mapping[str, str] | None = None, **engine: str
+) -> Iterator[FleetOfHosts]:
+    """Those hosts and `nodes` API nodes, everything started; `engine` are options of dockerd (`live_restore="true"`),
+    `api` more of the nodes' `AIMA_…`.
 
     Skips the test where this process may not make a cell. Hosts are live a moment later: `wait_live`.
     """
     with own_cgroups() as group, cell() as inside, network(inside) as net:
-        fleet = FleetOfHosts(inside, net, plans, logs=logs, nodes=nodes, cgroup_parent=group, **engine)
+        fleet = FleetOfHosts(inside, net, plans, logs=logs, nodes=nodes, api=api or {}, cgroup_parent=group, **engine)
         fleet.start()
         yield fleet

@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock, Thread
+from threading import enumerate as enumerate_threads
 from typing import Any, TextIO
 
 import structlog
@@ -96,6 +97,16 @@ class Crowd:
 
     def _tell_squat(self, host: str, port: int) -> None:
         self._rooms[host].taken_ports.add(port)
+
+    def _tell_make_way(self, host: str, port: int) -> None:
+        self._rooms[host].taken_ports.discard(port)
+
+    def _tell_containers(self) -> dict[str, list[tuple[str, str, int]]]:
+        return {host: room.standing() for host, room in self._rooms.items()}
+
+    def _tell_holds(self) -> dict[str, Any]:
+        threads = [thread.name for thread in enumerate_threads() if "ThreadPool" not in thread.name]
+        return {"threads": threads, "descriptors": len(list(Path("/proc/self/fd").iterdir()))}
 
     def _live(self, settings: Settings) -> None:
         room = self._rooms[settings.host.name]

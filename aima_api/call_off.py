@@ -56,9 +56,10 @@ class CallOff:
 
     def _no_longer_wanted(self, start: Operation, failure: Failure | None) -> None:
         """Take back what the start wanted of its instance, unless that runs, or somebody wants something since."""
-        if start.service is None or start.route.host is None:
+        host = start.host or start.route.host
+        if start.service is None or host is None:
             return
-        instance = self._services.instance(start.service.on(start.route.host))
+        instance = self._services.instance(start.service.on(host))
         if instance is None or instance.fence != start.fence or instance.state is InstanceState.READY:
             return
         state = InstanceState.FAILED if failure else InstanceState.STOPPED

@@ -104,6 +104,10 @@ class Attempt:
             self._leave_alone()
             return
         failed.remember(self._last_words())
+        if isinstance(
+            failed, Cancelled
+        ):  # else what nobody wants any more would be begun elsewhere once its host is lost
+            self._host.services.intend(self._instance.model_copy(update={"desired": Desired.STOPPED}))
         try:
             take_down(self._host, self.id.service, grace=GRACE)
         except (DockerUnavailable, EngineRefused):

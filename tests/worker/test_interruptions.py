@@ -6,7 +6,7 @@ import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of
 
 from aima_core.operations import Phase, State
-from aima_core.services import InstanceState
+from aima_core.services import Desired, InstanceState
 from aima_worker.interruptible import HandedOn
 from aima_worker.runtimes.fake import Manners, Published
 
@@ -49,7 +49,9 @@ def test_a_cancel_ends_a_start_that_loads(desk, runtime):
 
     desk.host.operations.ask_to_cancel(id)
 
-    assert finished.result(10).operation.state is State.CANCELLED
+    cancelled = finished.result(10)
+    assert cancelled.operation.state is State.CANCELLED
+    assert (cancelled.instance.desired, cancelled.instance.state) == (Desired.STOPPED, InstanceState.STOPPED)
     assert desk.containers() == []
     assert desk.leases() == []
 

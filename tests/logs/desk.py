@@ -16,7 +16,7 @@ from lab.parts import eventually, free_port
 from lab.wishes import SIGNING_KEY, an_engine
 
 from aima_core.host_store import HostStore
-from aima_core.ids import HostName, InstanceId, ServiceId
+from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
 from aima_core.operation_store import now
 from aima_core.operations import StartService
 from aima_core.redis_link import command_link
@@ -24,7 +24,7 @@ from aima_core.services import Desired, HostFacts, Instance, InstanceState, Serv
 from aima_core.settings import HostSettings, Settings
 from aima_core.text_redis import TextRedis
 from aima_worker.app import make_host
-from aima_worker.container_spec import container_spec
+from aima_worker.container_spec import Granted, container_spec
 from aima_worker.hardware import arch
 from aima_worker.host import Host
 from aima_worker.log_link import LogLink
@@ -35,6 +35,7 @@ from aima_worker.runtimes.fake import FakeRuntime
 
 SERVICE = ServiceId("svc-tiny-dial")
 IMAGE = "tiny:1"
+_GRANTED = Granted(OperationId.new(), fence=1, gpus=())
 
 
 class CountingRuntime(FakeRuntime):
@@ -112,14 +113,16 @@ class Desk:
     def run(self, **engine: Any) -> None:
         """Have the service's container running, and recorded as ready."""
         command = StartService(service=SERVICE, engine=an_engine(**engine))
-        self.host.runtime.run(container_spec(self.host, command, image=IMAGE, directory=None, port=18500))
+        self.host.runtime.run(
+            container_spec(self.host, command, image=IMAGE, directory=None, port=18500, granted=_GRANTED)
+        )
         self.is_now(InstanceState.READY)
 
     def run_image(self, image: str, script: str) -> None:
         """Have a shell script running as the service's container."""
         engine = an_engine(image=image, command=["sh", "-c", script])
         command = StartService(service=SERVICE, engine=engine)
-        spec = container_spec(self.host, command, image=image, directory=None, port=free_port())
+        spec = container_spec(self.host, command, image=image, directory=None, port=free_port(), granted=_GRANTED)
         self.host.runtime.run(spec)
         self.is_now(InstanceState.READY)
 

@@ -12,6 +12,7 @@ aima:log:<id>                  stream   api, worker   its events, capped; ENDED_
 aima:log                       stream   api, worker   everybody's events, capped; never
 aima:events                    channel  api, worker   each event as it is recorded
 aima:services, aima:instances  zset     api, worker   ids in order; never
+aima:services:at               hash     worker        the host that last took each service on; until removed
 aima:service:<id>              hash     api           what was asked for; until removed
 aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
@@ -72,6 +73,7 @@ COMMON_LOG: Final = "aima:log"
 EVENTS: Final = "aima:events"
 UPKEEP: Final = "aima:upkeep"
 SERVICES: Final = "aima:services"
+SERVICES_AT: Final = "aima:services:at"
 INSTANCES: Final = "aima:instances"
 HOSTS: Final = "aima:hosts"
 HOSTS_SEEN: Final = "aima:hosts:seen"
@@ -83,6 +85,7 @@ OPERATION_PREFIX: Final = "aima:operation:"
 CLAIM_PREFIX: Final = "aima:claim:"
 SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
+HELD_PREFIX: Final = "aima:held:"
 
 
 def operation(id: OperationId) -> str:
@@ -150,7 +153,7 @@ def slots(host: HostName) -> str:
 
 
 def held(host: HostName) -> str:
-    return f"aima:held:{host}"
+    return f"{HELD_PREFIX}{host}"
 
 
 def queue(name: str) -> str:

@@ -76,6 +76,14 @@ class NoRoom:
 
 
 @dataclass(frozen=True)
+class HasItsHost:
+    """A start that any host may take, and whose service another host has already."""
+
+    host: HostName
+    record: Operation
+
+
+@dataclass(frozen=True)
 class Overdue:
     """What nobody carries out, and is rung for again."""
 
@@ -151,19 +159,24 @@ class OperationStore:
             found = [_operation(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
         return sorted(found, key=lambda operation: operation.created_at)
 
-    def claim(self, id: OperationId, host: HostName, room: Room | None = None) -> Claimed | Skipped | NoRoom:
-        """Take it on for CLAIM_TTL, unless it has ended or another holds it, or the host has no room for it.
+    def claim(
+        self, id: OperationId, host: HostName, room: Room | None = None
+    ) -> Claimed | Skipped | NoRoom | HasItsHost:
+        """Take it on for CLAIM_TTL, unless it has ended or is another's, or the host has no room for it.
 
         What a start needs is held for its service from then on. Without `room` there is room for anything.
         """
         unended = _listed(state for state in State if not state.ended)
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
+        where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX]
         has = _as_arguments(room) if room else ()
         taken, what, *gpus = self._run("claim", where, id, host, _ms(keys.CLAIM_TTL), unended, now().isoformat(), *has)
         if taken == 0:
             return Skipped(str(what), to_be_ended=what == "cancelled")
         if taken == 2:
             return NoRoom(Lack(what), _operation(id, _pairs(gpus[0])))
+        if taken == 3:
+            return HasItsHost(HostName(what), _operation(id, _pairs(gpus[0])))
         fields = _pairs(what)
         record = _operation(id, fields)
         return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(gpus[0]))

@@ -49,6 +49,7 @@ class ServiceStore:
         with self._redis.pipeline() as pipe:
             pipe.delete(keys.service(id), *(keys.instance(instance.id) for instance in instances))
             pipe.zrem(keys.SERVICES, id)
+            pipe.hdel(keys.SERVICES_AT, id)
             if instances:
                 pipe.zrem(keys.INSTANCES, *(instance.id for instance in instances))
             for instance in instances:

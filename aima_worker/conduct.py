@@ -10,11 +10,11 @@ import structlog
 
 from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.ids import OperationId
-from aima_core.operation_store import Claimed, NoRoom, Skipped, now
+from aima_core.operation_store import Claimed, HasItsHost, NoRoom, Skipped, now
 from aima_core.operations import Event, Kind, Phase
 from aima_worker.host import Host
 from aima_worker.interruptible import HandedOn, Lost
-from aima_worker.leaving_to_others import leave_to_others
+from aima_worker.leaving_to_others import leave_to_its_host, leave_to_others
 from aima_worker.pull import pull
 from aima_worker.start import start
 from aima_worker.stop import stop
@@ -35,6 +35,8 @@ def conduct(host: Host, id: OperationId) -> None:
     match claimed:
         case NoRoom():
             leave_to_others(host, claimed)
+        case HasItsHost():
+            leave_to_its_host(host, claimed)
         case Skipped():
             _skip(host, id, claimed)
         case Claimed():

@@ -1,14 +1,18 @@
--- Take an operation on, unless it has ended, somebody holds it, or the host has no room for it.
+-- Take an operation on, unless it has ended, somebody holds it, it is another host's, or this one has no room for it.
 --
 -- A message that comes twice or late does nothing. What a start needs is given to its service here, in the same step
--- in which it is looked whether the host has it: so two starts never both take the last of it.
+-- in which it is looked whether the host has it: so two starts never both take the last of it. One that any host may
+-- take goes to the one that has its service already: so two starts of one service never bring it up twice.
 --
--- KEYS  operation, its claim, those waiting, the host's slots, what the host holds, the drained hosts
+-- KEYS  operation, its claim, those waiting, the host's slots, what the host holds, the drained hosts, the host of each
+--       service, prefix of what hosts hold, of instances
 -- ARGV  id, host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated), the time,
 --       slots, bytes for engines in all, bytes available now, '1' if GPUs share them, the GPUs' ids, …
 --       (without slots, the host has room for anything)
--- Gives {1, the record, the ids of the GPUs given}, {0, why not}, or {2, what it lacks, the record}.
-local field = redis.call('HMGET', KEYS[1], 'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence')
+-- Gives {1, the record, the ids of the GPUs given}, {0, why not}, {2, what it lacks, the record}, or {3, the host that
+-- has its service, the record}.
+local field =
+  redis.call('HMGET', KEYS[1], 'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence', 'route')
 local state, cancelled, attempted, owner, kind = field[1], field[2], field[3], field[4], field[5]
 if not state then return {0, 'there is no record of it'} end
 if not string.find(ARGV[4], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
@@ -16,6 +20,22 @@ if cancelled and not attempted then return {0, 'cancelled'} end -- after a first
 local holder = redis.call('GET', KEYS[2])
 if holder then return {0, 'it is held by ' .. holder} end
 if owner and owner ~= ARGV[2] then return {0, 'it is ' .. owner .. "'s"} end
+
+-- Whoever was given room for the service has it, until that is given back, or a later operation has asked for its end.
+local function who_has_it()
+  local other = redis.call('HGET', KEYS[7], field[7])
+  local held = other and other ~= ARGV[2] and redis.call('HGET', KEYS[8] .. other, field[7])
+  if not held then return nil end
+  local told = redis.call('HMGET', KEYS[9] .. field[7] .. '@' .. other, 'desired', 'fence')
+  local given_by = tonumber(string.match(held, '^%d+ %d (%-?%d+)'))
+  if told[1] == 'stopped' and tonumber(told[2]) > given_by then return nil end
+  return other
+end
+
+if kind == 'start' and not owner and string.sub(field[9], 1, 5) ~= 'host.' then
+  local other = who_has_it()
+  if other then return {3, other, redis.call('HGETALL', KEYS[1])} end
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -67,6 +87,7 @@ if kind ~= 'stop' and ARGV[6] then
     return {2, lacks, redis.call('HGETALL', KEYS[1])}
   end
   redis.call('ZADD', KEYS[4], now + ARGV[3], ARGV[1])
+  if kind == 'start' then redis.call('HSET', KEYS[7], field[7], ARGV[2]) end
 end
 
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)

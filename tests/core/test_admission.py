@@ -8,9 +8,9 @@ import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
 
 from aima_core import keys
-from aima_core.ids import HostName, ServiceId
+from aima_core.ids import HostName, Route, ServiceId
 from aima_core.needs import Holding, Room
-from aima_core.operation_store import Claimed, Lack, NoRoom, OperationStore
+from aima_core.operation_store import Claimed, HasItsHost, Lack, NoRoom, OperationStore
 from aima_core.room_store import RoomStore
 
 pytestmark = pytest.mark.redis
@@ -192,3 +192,42 @@ def test_what_is_held_reads_as_it_was_written():
 
     assert Holding.parse(str(holding)) == holding
     assert Holding.parse(str(Holding(memory=0, fence=1))) == Holding(memory=0, fence=1)
+
+
+# One service, once -------------------------------------------------------------------------------------------------
+
+
+def a_start_anywhere(store, service="svc-tiny-dial"):
+    return put_down(store, a_start_of(service), route=Route("cpu.amd64")).id
+
+
+def test_of_two_starts_that_any_host_may_take_the_second_goes_to_the_host_that_has_the_first(store):
+    first, second = a_start_anywhere(store), a_start_anywhere(store)
+    store.claim(first, ALPHA, room())
+
+    elsewhere = store.claim(second, BETA, room())
+
+    assert isinstance(elsewhere, HasItsHost)
+    assert (elsewhere.host, elsewhere.record.id) == (ALPHA, second)
+    assert isinstance(store.claim(second, ALPHA, room()), Claimed)
+
+
+def test_what_came_to_nothing_on_one_host_may_be_taken_by_another(store, rooms):
+    first, second = a_start_anywhere(store), a_start_anywhere(store)
+    rooms.give_back(ALPHA, ServiceId("svc-tiny-dial"), fence=store.claim(first, ALPHA, room()).record.fence)
+
+    assert isinstance(store.claim(second, BETA, room()), Claimed)
+
+
+def test_a_service_that_shall_stop_on_one_host_may_be_started_on_another(store):
+    store.claim(a_start_anywhere(store), ALPHA, room())
+    put_down(store, a_stop_of(), host=ALPHA)
+
+    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), Claimed)
+
+
+def test_a_stop_that_is_older_than_the_start_does_not_let_another_host_take_it(store):
+    put_down(store, a_stop_of(), host=ALPHA)
+    store.claim(a_start_anywhere(store), ALPHA, room())
+
+    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), HasItsHost)

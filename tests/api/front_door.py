@@ -80,10 +80,12 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
     assert eventually(lambda: server.started or not thread.is_alive())
     address, port = server.servers[0].sockets[0].getsockname()[:2]
     url = f"http://{address}:{port}"
-    with httpx2.Client(base_url=url, timeout=30) as client:
-        yield Node(url, client, server)
-    server.should_exit = True
-    thread.join(timeout=10)
+    try:
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            yield Node(url, client, server)
+    finally:  # or a test that fails would leave a thread for which the whole run waits
+        server.should_exit = True
+        thread.join(timeout=10)
     assert not thread.is_alive(), "the API node did not end"
 
 

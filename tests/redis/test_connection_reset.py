@@ -28,7 +28,7 @@ def test_starts_whose_connections_are_reset_are_carried_out_once(a_redis, hosts_
     assert asked.have_ended(ids, within=timedelta(seconds=35))
     assert all(cut[::2])
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
-    assert {asked.store.get(id).attempt for id in ids} == {1}
+    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # cut off at its end, one is taken on again
     assert set(fleet.made().values()) == {1}
 
 

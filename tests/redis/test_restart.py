@@ -28,7 +28,7 @@ def test_a_redis_that_is_killed_amid_starts_loses_none_and_none_is_carried_out_t
 
     assert asked.have_ended(ids, within=CONSUMES_WITHIN)
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
-    assert {asked.store.get(id).attempt for id in ids} == {1}
+    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # cut off at its end, one is taken on again
     assert set(fleet.made().values()) == {1}
     assert len(fleet.made()) == len(ids)
 

@@ -39,6 +39,7 @@ from aima_core.redis_link import command_link, following_link
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.settings import Settings
+from aima_core.why_it_waits import WhyItWaits
 
 ENDS_WITHIN_SECONDS = 5
 """How long requests under way may take when the node is told to end."""
@@ -131,6 +132,7 @@ def _parts(
         operations=operations,
         hosts=hosts,
         doorbell=doorbell,
+        why_it_waits=WhyItWaits(operations, hosts=hosts, rooms=rooms),
         lost_after=settings.api.move_after,
     )
     parts = Parts(

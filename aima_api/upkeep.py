@@ -20,6 +20,7 @@ from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
 from aima_core.queue import Doorbell
 from aima_core.text_redis import TextRedis
+from aima_core.why_it_waits import WhyItWaits
 
 LOOK_SECONDS = 5.0
 
@@ -35,6 +36,7 @@ class Upkeep:
         operations: OperationStore,
         hosts: HostStore,
         doorbell: Doorbell,
+        why_it_waits: WhyItWaits,
         lost_after: timedelta,
     ) -> None:
         self._redis = redis
@@ -42,6 +44,7 @@ class Upkeep:
         self._operations = operations
         self._hosts = hosts
         self._doorbell = doorbell
+        self._why_it_waits = why_it_waits
         self._lost_after = lost_after
         self._suspicion: str | None = None
         self._ended = Flag()
@@ -55,8 +58,11 @@ class Upkeep:
 
     def look(self) -> None:
         """Raises BrokerUnavailable."""
-        for id, queue in self._operations.overdue().unattended:
+        overdue = self._operations.overdue()
+        for id, queue in overdue.unattended:
             self._doorbell.ring(self._operations.get(id), on=queue)
+        for id in overdue.unheard:
+            self._why_it_waits.look(self._operations.get(id))
         if self._redis.set(keys.UPKEEP, self._node, px=int(LOOK_SECONDS * 900), nx=True):
             self._look_at_hosts()
 

@@ -31,6 +31,7 @@ class Obstacle(StrEnum):
     CORES = "cores"
     MEMORY = "memory"
     LOADING = "loading"
+    SLOTS = "slots"
     DISK = "disk"
     IMAGE_NOT_ALLOWED = "image_not_allowed"
     NATIVE = "native"
@@ -62,9 +63,11 @@ class Wanted(NamedTuple):
     """The host's port that was asked for."""
 
 
-def why_not(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding]) -> list[WhyNot]:
-    """Everything that speaks against it; empty when the host would do now."""
+def why_not(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding], *, busy: int = 0) -> list[WhyNot]:
+    """Everything that speaks against it; empty when the host would do now. `busy` are those of its slots in use."""
     found = [*_whether_it_works(host, wanted, held), *_whether_it_can(host, wanted)]
+    if busy >= host.slots:
+        found.append(WhyNot(Obstacle.SLOTS, f"has all {host.slots} start slots busy", True))
     if wanted.service is not None:
         others = [holding for service, holding in held.items() if service != wanted.service]
         found += _whether_it_has_room(host, wanted.needs, others)

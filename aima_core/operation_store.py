@@ -91,6 +91,8 @@ class Overdue:
     """How many operations wait for room somewhere."""
     unattended: list[tuple[OperationId, str]]
     """With the queue that each is rung on."""
+    unheard: list[OperationId]
+    """Whose doorbell still waits on its queue, and of which nobody has said why."""
 
 
 class Standing(StrEnum):
@@ -206,9 +208,10 @@ class OperationStore:
         """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
         where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]
         told = (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX, keys.PREFIX, int(keys.HOST_DEAD.total_seconds()))
-        waiting, *found = self._run("overdue", where, _ms(keys.LOOK_AFTER), at_most, *told)
+        waiting, unheard, *found = self._run("overdue", where, _ms(keys.LOOK_AFTER), at_most, *told)
         pairs = zip(found[::2], found[1::2], strict=True)
-        return Overdue(waiting=waiting, unattended=[(OperationId(id), queue) for id, queue in pairs])
+        unattended = [(OperationId(id), queue) for id, queue in pairs]
+        return Overdue(waiting=waiting, unattended=unattended, unheard=[OperationId(id) for id in unheard])
 
     def waiting(self, *, at_most: int = 200) -> list[Operation]:
         """Those that wait for room, oldest first."""

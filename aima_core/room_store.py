@@ -29,6 +29,19 @@ class RoomStore:
                 pipe.hgetall(keys.held(host))
             return {host: _holdings(fields) for host, fields in zip(names, pipe.execute(), strict=True)}
 
+    def given_on(
+        self, hosts: Iterable[HostName]
+    ) -> tuple[dict[HostName, dict[ServiceId, Holding]], dict[HostName, int]]:
+        """Of several hosts, what they hold and how many of their slots are in use."""
+        names = list(hosts)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for host in names:
+                pipe.hgetall(keys.held(host))
+                pipe.zcard(keys.slots(host))
+            told = pipe.execute()
+        held = {host: _holdings(fields) for host, fields in zip(names, told[::2], strict=True)}
+        return held, dict(zip(names, told[1::2], strict=True))
+
     def keep(self, host: HostName, service: ServiceId, holding: Holding) -> None:
         """Put down what a service holds that is there: the container is the ground truth."""
         self._redis.hset(keys.held(host), service, str(holding))

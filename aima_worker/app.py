@@ -26,6 +26,7 @@ from aima_core.service_store import ServiceStore
 from aima_core.services import HostFacts
 from aima_core.settings import Settings
 from aima_core.text_redis import TextRedis
+from aima_core.why_it_waits import WhyItWaits
 from aima_worker.beat import Beat
 from aima_worker.choose_runtime import choose_runtime
 from aima_worker.clock import clock_offset
@@ -126,7 +127,7 @@ def make_host(
     available: Callable[[], int] = available_memory,
 ) -> Host:
     """This host, with everything its steps need. Raises BadSettings without a signing key."""
-    operations = OperationStore(redis)
+    operations, hosts, rooms = OperationStore(redis), HostStore(redis), RoomStore(redis)
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
@@ -141,9 +142,10 @@ def make_host(
         operations=operations,
         services=ServiceStore(redis),
         ports=PortStore(redis, name),
-        room_store=RoomStore(redis),
-        hosts=HostStore(redis),
+        room_store=rooms,
+        hosts=hosts,
         doorbell=Doorbell(redis),
+        why_it_waits=WhyItWaits(operations, hosts=hosts, rooms=rooms),
         room=lambda: room_of(facts, measured=measured),
         floor=Floor(floor_of(settings.host, facts, measured=measured), available),
         keeper=Keeper(operations, name),

@@ -21,6 +21,7 @@ from aima_core.queue import Doorbell
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
 from aima_core.settings import Settings
+from aima_core.why_it_waits import WhyItWaits
 from aima_worker.floor import Floor
 from aima_worker.keeper import Keeper
 from aima_worker.pulls import Pulls
@@ -47,6 +48,7 @@ class Host:
     room_store: RoomStore
     hosts: HostStore
     doorbell: Doorbell
+    why_it_waits: WhyItWaits
     room: Callable[[], Room]
     """What this machine can give, asked anew."""
     floor: Floor

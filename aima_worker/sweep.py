@@ -47,6 +47,8 @@ class Sweep:
         for id, queue in overdue.unattended:
             _log.info("rung for again", operation=id, queue=queue)
             self._host.doorbell.ring(self._host.operations.get(id), on=queue)
+        for id in overdue.unheard:
+            self._host.why_it_waits.look(self._host.operations.get(id))
         if overdue.waiting:
             self._ring_for_what_fits()
 

@@ -6,17 +6,18 @@
 -- KEYS  the active operations, those waiting, hosts by when they were seen
 -- ARGV  milliseconds until one is looked at again, how many, prefix of records, of claims, of queues, seconds after which
 --       a silent host is dead
--- Gives {how many wait for room, id, queue, id, queue, …}.
+-- Gives {how many wait for room, {id, …} of those still on their queue without a reason, id, queue, id, queue, …}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local found = {redis.call('ZCARD', KEYS[2])}
+local unheard = {}
+local found = {redis.call('ZCARD', KEYS[2]), unheard}
 
 local function silent(host)
   return now / 1000 - (redis.call('ZSCORE', KEYS[3], host) or 0) > tonumber(ARGV[6])
 end
 
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
-  local told = redis.call('HMGET', ARGV[3] .. id, 'state', 'queue', 'host', 'kind')
+  local told = redis.call('HMGET', ARGV[3] .. id, 'state', 'queue', 'host', 'kind', 'reason')
   if not told[1] or redis.call('PTTL', ARGV[3] .. id) >= 0 then
     redis.call('ZREM', KEYS[1], id)
     redis.call('ZREM', KEYS[2], id)
@@ -28,8 +29,9 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT
       or (not told[3] and redis.call('ZSCORE', KEYS[2], id))
       or (told[3] and silent(told[3]))
       or not queue
-      or redis.call('LLEN', ARGV[5] .. queue) > 0
-    if not cared_for then
+    if not cared_for and redis.call('LLEN', ARGV[5] .. queue) > 0 then
+      if (told[5] or '') == '' then unheard[#unheard + 1] = id end
+    elseif not cared_for then
       found[#found + 1] = id
       found[#found + 1] = queue
     end

@@ -129,6 +129,13 @@ def test_every_reason_is_told_and_not_the_first_only() -> None:
     assert told(host, reasons[:2]) == "box is not live and is drained"
 
 
+def test_a_host_with_every_slot_busy_is_waited_for() -> None:
+    [reason] = why_not(a_host(slots=3), wanted(), {}, busy=3)
+
+    assert (reason.obstacle, reason.sentence, reason.passes) == ("slots", "has all 3 start slots busy", True)
+    assert why_not(a_host(slots=3), wanted(), {}, busy=2) == []
+
+
 # Memory -----------------------------------------------------------------------------------------------------------
 
 

@@ -119,3 +119,28 @@ def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
     Sweep(desk.host).sweep()
 
     assert rung_on(redis, "host.alpha") == 0
+
+
+def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(desk, redis, joined):
+    joined("alpha")
+    busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
+    for start in busy:
+        desk.host.operations.claim(OperationId(start.id), desk.host.name, desk.host.room())
+    waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
+
+    for _ in range(2):
+        redis.zadd(keys.ACTIVE, {waits.id: 0})
+        Sweep(desk.host).sweep()
+
+    assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
+    assert len(desk.host.operations.events(waits.id)) == 2
+
+
+def test_a_start_that_somebody_is_about_to_take_is_told_nothing(desk, redis, joined):
+    joined("alpha")
+    comes = put_down(desk.host.operations, a_start_of(), route=CLASS)
+    redis.zadd(keys.ACTIVE, {comes.id: 0})
+
+    Sweep(desk.host).sweep()
+
+    assert desk.host.operations.get(comes.id).reason is None

@@ -16,6 +16,7 @@ from aima_core.operations import StartService
 from aima_core.services import Desired, Instance, InstanceState
 from aima_worker.host import Host
 from aima_worker.images import HeldImage
+from aima_worker.interruptible import HandedOn
 from aima_worker.readiness import last_lines
 from aima_worker.runtime import ContainerSpec
 from aima_worker.taking_down import state_after, take_down
@@ -34,6 +35,9 @@ def bringing_up(host: Host, undertaking: Undertaking, command: StartService) -> 
         raise Cancelled
     try:
         yield attempt
+    except HandedOn:
+        attempt.leave_to_others()
+        raise
     except BrokerUnavailable:
         raise  # not this start's failure: who takes it on again finds what was made
     except AimaError as failed:
@@ -95,6 +99,20 @@ class Attempt:
             raise Cancelled
         self._host.room_store.loaded(self._host.name, self.id.service)
         self._host.freed.set()
+
+    def leave_to_others(self) -> None:
+        """Where any host of its class may go on with it, let nothing here look as though it were still to run."""
+        if self._undertaking.operation.route.host is not None or not self._undertaking.made_nothing:
+            return
+        if self._ran_before():
+            self._leave_alone()
+            return
+        stopped = self._instance.model_copy(
+            update={"desired": Desired.STOPPED, "state": InstanceState.STOPPED, "since": now()}
+        )
+        if self._host.services.intend(stopped):
+            self._host.services.observe(stopped)
+        self._host.give_back(self.id.service, fence=stopped.fence)
 
     def give_up(self, failed: AimaError) -> None:
         latest = self._latest()

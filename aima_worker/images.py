@@ -89,7 +89,7 @@ def _first_that_comes(
 
 
 def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
-    offered = host.runtime.offered(image)
+    offered = undertaking.await_aside(lambda: host.runtime.offered(image))
     if offered and host.arch not in offered:
         raise ImageWrongArch(image=image, image_arch=_listed(offered), host=host.name, host_arch=host.arch)
     for wait in (*WAITS_BEFORE_ANOTHER_TRY, None):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Event as Flag
+from threading import Thread
 from typing import Protocol, TypeVar
 
 import structlog
@@ -80,5 +82,32 @@ class Interruptible:
             self._closed_at_end.remove(waited_for)
             waited_for.close()
 
+    def await_aside(self, call: Callable[[], _T]) -> _T:
+        """What a call gives that nobody can cut short: when this is interrupted, it is left to end by itself."""
+        given, done = Future[_T](), Flag()
+        given.add_done_callback(lambda _: done.set())
+        with self.closing(_Ending(done)):
+            Thread(target=_answer, args=(given, call), name="aside", daemon=True).start()
+            done.wait()
+        self.go_on()
+        return given.result()
+
     def quote(self, lines: tuple[str, ...]) -> None:
         """Pass on what the container has said; nobody listens unless a subclass says so."""
+
+
+def _answer(given: Future[_T], call: Callable[[], _T]) -> None:
+    try:
+        given.set_result(call())
+    except BaseException as failed:  # noqa: BLE001 the thread's boundary: raised again by who waits
+        given.set_exception(failed)
+
+
+class _Ending:
+    """A wait that ends when it is closed."""
+
+    def __init__(self, waited_for: Flag) -> None:
+        self._waited_for = waited_for
+
+    def close(self) -> None:
+        self._waited_for.set()

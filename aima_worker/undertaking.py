@@ -26,6 +26,11 @@ class Undertaking(Interruptible):
     def operation(self) -> Operation:
         return self.claimed.record
 
+    @property
+    def made_nothing(self) -> bool:
+        """Nothing is there yet that another host could not do as well."""
+        return self.phase in (Phase.QUEUED, Phase.PULLING)
+
     def enter(self, phase: Phase, message: str | None = None, **more: Any) -> None:
         """Tell that a phase has begun; `more` are further fields of the event."""
         self.go_on()
@@ -53,9 +58,9 @@ class Undertaking(Interruptible):
 
     def hand_on(self, message: str) -> None:
         """Leave it to the next worker: this host's, once something has been made here, else anybody's."""
-        made_nothing = self.phase in (Phase.QUEUED, Phase.PULLING)
+        to_anybody = self.made_nothing
         self.end(Phase.QUEUED, message=message)
-        self.let_go(to_anybody=made_nothing)
+        self.let_go(to_anybody=to_anybody)
 
     def let_go(self, *, to_anybody: bool = False) -> bool:
         """False when the claim was another's by now, or is lost."""

@@ -57,9 +57,9 @@ class Desk:
         conduct(self.host, id)
         return self.outcome(id)
 
-    def begin(self, command: Command) -> tuple[OperationId, Future[Outcome]]:
+    def begin(self, command: Command, **how: Any) -> tuple[OperationId, Future[Outcome]]:
         """Have it carried out meanwhile."""
-        id = self.ask(command)
+        id = self.ask(command, **how)
         return id, self._pool.submit(self.finish, id)
 
     def outcome(self, id: OperationId) -> Outcome:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of
 
+from aima_core.ids import Route
 from aima_core.operations import Phase, State
 from aima_core.services import Desired, InstanceState
 from aima_worker.interruptible import HandedOn
@@ -95,6 +98,33 @@ def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):
     outcome = desk.outcome(id)
     assert outcome.operation.state is State.QUEUED
     assert len(desk.containers()) == 1
+
+
+def test_what_was_only_being_pulled_for_a_class_is_left_to_all_of_it_and_nothing_stays_here(desk, runtime):
+    runtime.published["far:1"] = Published()
+    runtime.stall_next_pull()
+    id, finished = desk.begin(a_start_of(image="far:1"), route=Route("cpu.amd64"))
+    desk.until_phase(id, Phase.PULLING)
+
+    desk.host.keeper.hand_on_all()
+
+    assert isinstance(finished.exception(5), HandedOn)
+    outcome = desk.outcome(id)
+    assert (outcome.operation.state, outcome.operation.host) == (State.QUEUED, None)
+    assert (outcome.instance.desired, outcome.instance.state) == (Desired.STOPPED, InstanceState.STOPPED)
+    assert desk.host.room_store.held(desk.host.name) == {}
+
+
+def test_a_registry_that_does_not_answer_keeps_nobody_from_ending_a_start(desk, runtime, monkeypatch):
+    answered = Event()
+    monkeypatch.setattr(runtime, "offered", lambda _: answered.wait(20) and frozenset())
+    id, finished = desk.begin(a_start_of(image="far:1"))
+    desk.until_phase(id, Phase.PULLING)
+
+    desk.host.operations.ask_to_cancel(id)
+
+    assert finished.result(3).operation.state is State.CANCELLED
+    answered.set()
 
 
 def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings, redis):

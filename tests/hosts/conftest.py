@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
-from engines.conftest import script
+from engines.conftest import engine_of, script
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import HostPlan, a_cpu_host, a_gb10
 
 DIAL_IMAGE = "aima/dial:1"
+VLLM = "vllm-0.14.0-cu131-gb10"
+WEIGHTS = "GLM-4.7-Flash"
+SMALL = {"memory": "4GB"}
+"""3.8 GB for engines, but for the reserve: room for one `heavy`, and for any number of `light`."""
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +47,43 @@ def fleet(fleet_of_this_file: FleetOfHosts) -> Iterator[FleetOfHosts]:
     yield fleet_of_this_file
     fleet_of_this_file.make_whole()
     fleet_of_this_file.clear()
+
+
+# For the files that ask where work goes ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_plans(weights: Path) -> tuple[HostPlan, ...]:
+    """A GB10 that has the weights, and two hosts that can run one heavy engine each."""
+    roots = {"AIMA_HOST__MODEL_ROOTS": json.dumps([str(weights.parent)])}
+    return a_gb10("spark-01", **roots), a_cpu_host("cpu-01", facts=SMALL), a_cpu_host("cpu-02", facts=SMALL)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / WEIGHTS
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:
+    """Dials as engines of their own, each the only one of its type, and one in the place of the real vLLM.
+
+    Of a `light` one any number fits on a host, of a `heavy` one one; `more` are others, by type, with their changes.
+    """
+    dial = engine_of("dial-cpu")
+    kinds = {"light": {}, "heavy": {"requires": on_any_cpu(memory="2GB")}, **more}
+    in_place = {
+        "image": DIAL_IMAGE,
+        "alternatives": [],
+        "image_size": "2MB",
+        "command": [*dial.command],
+        "arguments": dict(dial.arguments),
+    }
+    dials = [("dial-cpu", {"name": f"{kind}-cpu", "type": kind, **changes}) for kind, changes in kinds.items()]
+    fleet.offer_all((VLLM, in_place), *dials)
+
+
+def on_any_cpu(*, memory: str) -> dict[str, object]:
+    return {"platforms": ["linux/arm64", "linux/amd64"], "memory": memory}

@@ -25,7 +25,7 @@ from lab.running import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
 SERVICE = "svc-tiny-dial"
-CHANGES_BY_ITSELF = ("seen_at", "disk_free", "clock_offset")
+CHANGES_BY_ITSELF = ("seen_at", "silent_for", "disk_free", "clock_offset")
 A_FLEET = """
 import sys, time
 from pathlib import Path

@@ -139,9 +139,14 @@ class FleetOfHosts:
 
     def add(self, plan: HostPlan) -> LabHost:
         """A host more, with its engine and its worker started."""
+        host = self.set_up(plan)
+        host.make_whole()
+        return host
+
+    def set_up(self, plan: HostPlan) -> LabHost:
+        """A host more, with nothing started."""
         host = self._make(plan)
         self.hosts.append(host)
-        host.make_whole()
         return host
 
     def remove(self, name: str) -> None:
@@ -171,11 +176,20 @@ class FleetOfHosts:
         return reference
 
     def offer(self, engine: str, **changes: Any) -> None:
-        """Change the catalog's entry of an engine, such as its `image`; the API nodes are started anew for it."""
-        file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
-        overlay = self._catalog / file.relative_to(ROOT / "catalog")
-        overlay.parent.mkdir(parents=True, exist_ok=True)
-        overlay.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}))
+        """Change the catalog's entry of an engine, such as its `image`; the API nodes are started anew for it.
+
+        With another `name` and `type` it is another engine beside it.
+        """
+        self.offer_all((engine, changes))
+
+    def offer_all(self, *changed: tuple[str, Mapping[str, Any]]) -> None:
+        """The same of several engines: each with its changes."""
+        for engine, changes in changed:
+            file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
+            entry = {**yaml.safe_load(file.read_text()), **changes}
+            overlay = self._catalog / f"engines/{entry['type']}/{entry['name']}.yaml"
+            overlay.parent.mkdir(parents=True, exist_ok=True)
+            overlay.write_text(yaml.safe_dump(entry))
         self._at_once([node.kill for node in self.nodes])
         self._all_start(*self.nodes)
 

@@ -59,8 +59,9 @@ class HostEngine(EngineAt, Program):
         """As the host itself knows it; `address` is for the test."""
         EngineAt.__init__(self, f"unix://{inside.outside(home)}/docker.sock")
         command = link.inside("dockerd", f"--host={self.socket}", *_flags(home, options))
-        path = f"{home}/bin:{os.environ['PATH']}"
-        Program.__init__(self, inside, *command, log=log, environment={"PATH": path})
+        self.path = f"{home}/bin:{os.environ['PATH']}"
+        """The host's, on which a GPU's hook is found."""
+        Program.__init__(self, inside, *command, log=log, environment={"PATH": self.path})
 
     def load(self, archive: bytes) -> None:
         with self.client() as client:
@@ -78,12 +79,14 @@ class HostEngine(EngineAt, Program):
 
 
 class LabHost:
-    def __init__(self, plan: HostPlan, link: Link, *, engine: HostEngine, worker: Program) -> None:
+    def __init__(self, plan: HostPlan, link: Link, *, engine: HostEngine, worker: Program, state: Path) -> None:
         self.name = plan.name
         self.plan = plan
         self.link = link
         self.engine = engine
         self.worker = worker
+        self.state = state
+        """The worker's state directory, as the test reaches it."""
 
     @property
     def address(self) -> str:
@@ -118,6 +121,7 @@ def make_host(
         "AIMA_DOCKER__HOST": docker.socket,
         "AIMA_RUNTIME": "docker",
         "AIMA_STATE_DIR": f"{home}/state",
+        "PATH": docker.path,
         **plan.settings,
     }
     command = link.inside(str(AIMA), "worker")
@@ -126,6 +130,7 @@ def make_host(
         link,
         engine=docker,
         worker=Program(inside, *command, log=logs / f"{plan.name}-worker.log", environment=environment),
+        state=inside.outside(home) / "state",
     )
 
 

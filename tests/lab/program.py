@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,6 +43,21 @@ class Program:
         assert eventually(self._has_entered, within=ANSWERS_WITHIN), self._last_words()
         assert eventually(lambda: not self.alive or self.answers(), within=ANSWERS_WITHIN), self._last_words()
         assert self.alive, self._last_words()
+
+    @contextmanager
+    def told(self, **settings: str) -> Iterator[None]:
+        """While inside, it runs with these settings besides those it has; it is started anew for it."""
+        before = self._settings
+        self._start_anew({**(before or {}), **settings})
+        try:
+            yield
+        finally:
+            self._start_anew(before)
+
+    def _start_anew(self, settings: Mapping[str, str] | None) -> None:
+        self.stop()
+        self._settings = settings
+        self.start()
 
     def stop(self, *, within: timedelta = STOPS_WITHIN) -> int:
         """Ask it to end, by SIGTERM; its exit code. Raises TimeoutExpired when it takes longer."""

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from lab.cell import Cell
+from lab.parts import eventually
 from lab.program import Program
 from lab.redis_server import redis_program
 from lab.running import AIMA, Commands
@@ -105,6 +107,30 @@ class ApiNode(Program, Commands):
     def get(self, path: str, *, within: float = 10) -> Any:
         with urlopen(self.request(path), timeout=within) as answer:
             return json.load(answer)
+
+    def post(self, path: str, body: Any, *, within: float = 10) -> Any:
+        with urlopen(self.request(path, body), timeout=within) as answer:
+            return json.load(answer)
+
+    def clear(self) -> None:
+        """Stop and forget every service, and let every host take starts: without a command, which takes its time."""
+        for host in self.get("/v1/hosts")["items"]:
+            if host["drained"]:
+                self.post(f"/v1/hosts/{host['name']}:resume", {})
+        services = [service["id"] for service in self.get("/v1/services?limit=100")["items"]]
+        for service in services:
+            self.post(f"/v1/services/{service}:stop", {"grace": "0s"})
+        for service in services:
+            assert eventually(lambda: self._forget(service)), f"{service} could not be removed"  # noqa: B023 asked now
+
+    def _forget(self, service: str) -> bool:
+        asked = self.request(f"/v1/services/{service}")
+        asked.method = "DELETE"
+        try:
+            urlopen(asked, timeout=10).close()
+        except HTTPError as refused:
+            return refused.code == HTTPStatus.NOT_FOUND
+        return True
 
 
 def _status(asked: Request) -> int | None:

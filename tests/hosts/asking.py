@@ -1,0 +1,83 @@
+"""What tests of many hosts ask of an API node, over HTTP, since a command takes its time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from lab.fleet_of_hosts import FleetOfHosts
+
+from aima_worker.hardware import arch
+
+CPU_ROUTE = f"cpu.{arch()}"
+"""The class of hosts that are what this machine is."""
+
+Operation = dict[str, Any]
+
+
+def start(fleet: FleetOfHosts, service: str, **options: Any) -> list[Operation]:
+    """The operations of a start that was taken on by a node."""
+    operations: list[Operation] = fleet.node().post(f"/v1/services/{service}:start", options)["operations"]
+    return operations
+
+
+def start_one(fleet: FleetOfHosts, service: str, **options: Any) -> str:
+    """The id of its operation."""
+    (operation,) = start(fleet, service, **options)
+    return str(operation["id"])
+
+
+def stop(fleet: FleetOfHosts, service: str) -> str:
+    """The id of the operation that takes its only instance down."""
+    (operation,) = fleet.node().post(f"/v1/services/{service}:stop", {"grace": "1s"})["operations"]
+    return str(operation["id"])
+
+
+def told(fleet: FleetOfHosts, operation: str) -> Operation:
+    record: Operation = fleet.node().get(f"/v1/operations/{operation}")
+    return record
+
+
+def ended(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
+    """Their records, once all have ended. Raises AssertionError where they have not in time."""
+    fleet.wait_until(
+        lambda: all(told(fleet, operation)["ended_at"] for operation in operations), within=timedelta(seconds=within)
+    )
+    return [told(fleet, operation) for operation in operations]
+
+
+def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
+    """The same, of starts that are to succeed."""
+    records = ended(fleet, *operations, within=within)
+    assert [(record["phase"], record.get("failure")) for record in records] == [("ready", None)] * len(records)
+    return records
+
+
+def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 20) -> Operation:
+    fleet.wait_until(lambda: told(fleet, operation)["phase"] in phases, within=timedelta(seconds=within))
+    return told(fleet, operation)
+
+
+def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 15) -> list[str]:
+    """Why each of them waits."""
+
+    def all_wait() -> bool:
+        return all((record := told(fleet, id))["state"] == "queued" and record["reason"] for id in operations)
+
+    fleet.wait_until(all_wait, within=timedelta(seconds=within))
+    return [str(told(fleet, id)["reason"]) for id in operations]
+
+
+def running(fleet: FleetOfHosts) -> dict[str, int]:
+    """How many containers each host has."""
+    return {host.name: len(host.engine.containers()) for host in fleet.hosts}
+
+
+def time_of(record: Operation, what: str) -> datetime:
+    return datetime.fromisoformat(record[what])
+
+
+def names(numbers: Sequence[int] | range, *, kind: str) -> list[str]:
+    """Services of that type of engine, such as `svc-light-3`."""
+    return [f"svc-{kind}-{number}" for number in numbers]

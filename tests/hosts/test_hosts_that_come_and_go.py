@@ -1,0 +1,158 @@
+"""Hosts that take no more starts, hosts that are not who they say, and workers that come back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from hosts.asking import CPU_ROUTE, ended, names, ready, running, start, start_one, told, until_waiting
+from hosts.conftest import offer_dials
+from lab.fleet_of_hosts import FleetOfHosts
+from lab.host import HostPlan, LabHost, a_cpu_host
+from lab.parts import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
+ENDS_WITHIN = timedelta(seconds=15)
+
+
+@pytest.fixture(scope="module")
+def plans(small_plans):
+    return small_plans
+
+
+@pytest.fixture(scope="module")
+def fleet_of_this_file(fleet_of_this_file):
+    offer_dials(fleet_of_this_file)
+    return fleet_of_this_file
+
+
+# Drain and resume -----------------------------------------------------------------------------------------------------
+
+
+def drain(fleet: FleetOfHosts, host: str, *options: str) -> None:
+    done = fleet.node().aima("host", "drain", host, *options)
+    assert done.returncode == 0, done.stderr
+
+
+def is_drained(fleet: FleetOfHosts, host: str) -> bool:
+    return bool(fleet.node().get(f"/v1/hosts/{host}")["drained"])
+
+
+def test_a_drained_host_keeps_what_runs_and_takes_no_more_until_it_is_resumed(fleet):
+    ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
+
+    drain(fleet, "cpu-01")
+    elsewhere = ready(fleet, *(start_one(fleet, each, route=CPU_ROUTE) for each in names(range(2, 6), kind="light")))
+    named = start_one(fleet, "svc-light-6", hosts=["cpu-01"])
+    (reason,) = until_waiting(fleet, named)
+
+    assert {record["host"] for record in elsewhere} == {"cpu-02"}
+    assert "cpu-01 is drained" in reason
+    assert running(fleet) == {"spark-01": 0, "cpu-01": 1, "cpu-02": 4}
+
+    assert fleet.node().aima("host", "resume", "cpu-01").returncode == 0
+
+    (record,) = ready(fleet, named)
+    assert record["host"] == "cpu-01"
+
+
+def test_with_stop_what_runs_there_ends_and_nothing_elsewhere(fleet):
+    ready(fleet, *(each["id"] for each in start(fleet, "svc-light-1", hosts=["cpu-01", "cpu-02"])))
+
+    drain(fleet, "cpu-01", "--stop", "--wait")
+
+    assert running(fleet) == {"spark-01": 0, "cpu-01": 0, "cpu-02": 1}
+
+
+def test_a_host_stays_drained_when_its_worker_or_redis_is_felled_and_even_when_redis_loses_everything(fleet):
+    ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
+    worker = fleet["cpu-01"].worker
+    before = worker.said().count("event=drained")
+    drain(fleet, "cpu-01")
+    fleet.wait_until(lambda: worker.said().count("event=drained") == before + 1)
+
+    worker.kill()
+    worker.start()
+    fleet.wait_until(lambda: worker.said().count("event=drained") == before + 2)
+    assert is_drained(fleet, "cpu-01")
+
+    fleet.redis.kill()
+    fleet.redis.start()
+    assert is_drained(fleet, "cpu-01")
+
+    fleet.redis.lose_everything()
+    fleet.wait_live()
+    fleet.wait_until(lambda: is_drained(fleet, "cpu-01"))
+
+    (record,) = ready(fleet, start_one(fleet, "svc-light-2", route=CPU_ROUTE))
+    assert record["host"] == "cpu-02"
+    assert running(fleet) == {"spark-01": 0, "cpu-01": 1, "cpu-02": 1}
+
+
+# Who is who -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def one_more(fleet: FleetOfHosts, plan: HostPlan, *, identity_of: LabHost | None = None) -> Iterator[LabHost]:
+    """A host whose worker is started at once, with another's identity if told; its engine is not of interest."""
+    host = fleet.set_up(plan)
+    if identity_of is not None:
+        host.state.mkdir(parents=True)
+        (host.state / "identity").write_text((identity_of.state / "identity").read_text())
+    host.worker.start()
+    try:
+        yield host
+    finally:
+        fleet.remove(plan.name)
+
+
+@pytest.mark.parametrize(
+    ("plan", "copied", "code", "said"),
+    [
+        pytest.param(
+            a_cpu_host("alike", AIMA_HOST__NAME="cpu-01"), False, 35, "goes by the name cpu-01", id="of its name"
+        ),
+        pytest.param(
+            a_cpu_host("copied"), True, 36, "on cpu-01, which lives, has this host's identity", id="of its identity"
+        ),
+    ],
+)
+def test_a_worker_that_is_taken_for_another_that_lives_is_refused_and_says_why(fleet, plan, copied, code, said):
+    with one_more(fleet, plan, identity_of=fleet["cpu-01"] if copied else None) as second:
+        assert eventually(lambda: not second.worker.alive, within=ENDS_WITHIN)
+
+        assert second.worker.stop() == code
+        assert said in second.worker.said()
+        assert "hint: " in second.worker.said()
+    assert fleet["cpu-01"].worker.alive
+    assert fleet.states().keys() == {"spark-01", "cpu-01", "cpu-02"}
+    ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_the_same_worker_comes_back_at_once(fleet, how):
+    getattr(fleet["cpu-01"].worker, how)()
+    waits = start_one(fleet, "svc-light-1", hosts=["cpu-01"])
+    began = time.monotonic()
+
+    fleet["cpu-01"].worker.start()
+    (record,) = ready(fleet, waits, within=12)
+
+    print(f"after `{how}` it was back, and had started a service, after {time.monotonic() - began:.1f} s")  # noqa: T201
+    assert record["host"] == "cpu-01"
+
+
+def test_a_worker_that_is_felled_while_it_loads_goes_on_with_the_same_container(fleet):
+    loading = start_one(fleet, "svc-light-1", hosts=["cpu-01"], arguments={"load-seconds": 3})
+    fleet.wait_until(lambda: told(fleet, loading)["phase"] == "loading")
+    before = fleet["cpu-01"].engine.containers()
+
+    fleet["cpu-01"].worker.kill()
+    fleet["cpu-01"].worker.start()
+    (record,) = ended(fleet, loading)
+
+    assert (record["phase"], record["attempt"]) == ("ready", 2)
+    assert fleet["cpu-01"].engine.containers() == before

@@ -24,8 +24,7 @@ aima:hosts:drained             hash     api, worker   hosts that take no starts,
 aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
 aima:held:<host>               hash     worker        what each service there was given; until it is gone
 aima:<queue>                   list     api, worker   the doorbells that wait there, as Celery reads them
-aima:ports:<host>:free         zset     worker        ports nobody holds; never
-aima:ports:<host>:taken        zset     worker        held ports by the time their lease ends; never
+aima:ports:<host>              zset     worker        its ports by when they are free: past, to come, or never; never
 aima:ports:<host>:last         hash     worker        the port each instance held last; never
 aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
 aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
@@ -112,12 +111,8 @@ def instances_on(host: HostName) -> str:
     return f"aima:instances:{host}"
 
 
-def free_ports(host: HostName) -> str:
-    return f"aima:ports:{host}:free"
-
-
-def taken_ports(host: HostName) -> str:
-    return f"aima:ports:{host}:taken"
+def ports(host: HostName) -> str:
+    return f"aima:ports:{host}"
 
 
 def last_ports(host: HostName) -> str:

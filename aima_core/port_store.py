@@ -1,6 +1,6 @@
 """Port leases in Redis: taken atomically at a cost that does not grow, given back by their owner only.
 
-The keys are the leases; beside them a set of the free ports, a set of the taken ones by the end of their lease, and
+The keys are the leases; beside them all ports by when they are free, so that the first is, unless all are leased, and
 the port each instance had last, so that it gets the same one again.
 """
 
@@ -16,6 +16,10 @@ from aima_core.scripts import Scripts
 from aima_core.services import PortLease
 from aima_core.text_redis import TextRedis
 
+_LEASE_MS = int(keys.PORT_LEASE.total_seconds() * 1000)
+_LAST_PORT = 65535
+"""A port that was free from the beginning, or was given back, stands by its own number; others by the time in ms."""
+
 
 class PortStore:
     """The leases of one host. Every call may raise BrokerUnavailable within seconds."""
@@ -24,23 +28,25 @@ class PortStore:
         self._redis = redis
         self._host = host
         self._run = Scripts(redis)
-        self._keys = [keys.free_ports(host), keys.taken_ports(host), keys.last_ports(host), keys.port_prefix(host)]
+        self._keys = [keys.ports(host), keys.last_ports(host), keys.port_prefix(host)]
 
     def open(self, ports: range) -> None:
         """Say which ports the host leases; those held stay held."""
         self._ports = ports
-        self._run("open_ports", self._keys[:2], ports[0], ports[-1])
+        self._run("open_ports", self._keys[:1], ports[0], ports[-1])
 
     def lease(
         self, holder: InstanceId, *, fence: int, wanted: int | None = None, avoid: tuple[int, timedelta] | None = None
     ) -> int:
-        """Take the wanted port, else the one the holder had last, else the lowest free one, for PORT_LEASE.
+        """Take the wanted port, else the one the holder had last, else the first free one, for PORT_LEASE.
 
         `avoid` sets aside a port that somebody else turned out to use. Raises NoFreePort, PortTaken, PortOutOfRange.
         """
-        shunned = (str(avoid[0]), _ms(avoid[1])) if avoid else ("", 0)
-        asked = "" if wanted is None else str(wanted)
-        said = (holder, fence, _ms(keys.PORT_LEASE), asked, *shunned)
+        said: tuple[str | int, ...] = (holder, fence, _LEASE_MS)
+        if wanted is not None or avoid:
+            said += ("" if wanted is None else str(wanted),)
+        if avoid:
+            said += (str(avoid[0]), _ms(avoid[1]))
         answer = self._run("lease_port", self._keys, *said)
         if answer in ("none", "out of range"):  # so it would be, too, where Redis has lost which ports there are
             self.open(self._ports)
@@ -64,10 +70,11 @@ class PortStore:
 
     def all(self) -> list[PortLease]:
         """The leases in force, by port."""
-        taken = self._redis.zrange(keys.taken_ports(self._host), 0, -1, withscores=True)
+        known = self._redis.zrange(keys.ports(self._host), 0, -1, withscores=True)
+        taken = [(port, end) for port, end in known if end > _LAST_PORT]
         if not taken:
             return []
-        texts = self._redis.mget([f"{self._keys[3]}{port}" for port, _ in taken])
+        texts = self._redis.mget([f"{keys.port_prefix(self._host)}{port}" for port, _ in taken])
         leases = [self._lease(int(port), text, end) for (port, end), text in zip(taken, texts, strict=True) if text]
         return sorted(leases, key=lambda lease: lease.port)
 

@@ -23,7 +23,12 @@ class Scripts:
 
     def __call__(self, name: str, keys: Sequence[str], *args: str | int) -> Any:
         """Run the script; what it gives is as its head says."""
-        return self._script(name)(keys=list(keys), args=list(args))
+        script = self._script(name)
+        try:
+            return self._redis.evalsha(script.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            self._redis.script_load(script.script)
+            return self._redis.evalsha(script.sha, len(keys), *keys, *args)
 
     def each(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run the script for each call, all in one round trip.

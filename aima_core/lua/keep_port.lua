@@ -2,17 +2,16 @@
 --
 -- Written anew if Redis has lost it meanwhile, since the container is the ground truth.
 --
--- KEYS  free, taken, last, the lease keys' prefix
+-- KEYS  ports, last, the lease keys' prefix
 -- ARGV  instance, fence, port
-local lease = redis.call('GET', KEYS[4] .. ARGV[3])
+local lease = redis.call('GET', KEYS[3] .. ARGV[3])
 local since = redis.call('TIME')[1] * 1000
 if lease then
   local held = cjson.decode(lease)
   if held.holder ~= ARGV[1] then return 0 end
   since = held.since
 end
-redis.call('ZREM', KEYS[1], ARGV[3])
-redis.call('ZADD', KEYS[2], '+inf', ARGV[3])
-redis.call('SET', KEYS[4] .. ARGV[3], '{"holder":"' .. ARGV[1] .. '","fence":' .. ARGV[2] .. ',"since":' .. string.format('%d', since) .. '}')
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+redis.call('ZADD', KEYS[1], '+inf', ARGV[3])
+redis.call('SET', KEYS[3] .. ARGV[3], '{"holder":"' .. ARGV[1] .. '","fence":' .. ARGV[2] .. ',"since":' .. string.format('%d', since) .. '}')
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 return 1

@@ -1,12 +1,11 @@
 -- Make the free ports of a host those of its range that nobody holds.
 --
--- KEYS  free, taken
+-- A free port stands there by its own number, or by the moment its lease ran out; a leased one by a moment to come.
+--
+-- KEYS  ports
 -- ARGV  first, last
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. ARGV[2], '+inf')
-local taken = {}
-for _, port in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do taken[port] = true end
+local time = redis.call('TIME')
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] * 1000 + math.floor(time[2] / 1000))
 for port = ARGV[1], ARGV[2] do
-  local name = string.format('%d', port)
-  if not taken[name] then redis.call('ZADD', KEYS[1], port, name) end
+  redis.call('ZADD', KEYS[1], 'NX', port, string.format('%d', port))
 end

@@ -3,14 +3,13 @@
 -- Checked here rather than in Python: between a GET and a DEL a lease can expire and be taken by the next
 -- instance, and the DEL would then take that instance's port away.
 --
--- KEYS  free, taken, last, the lease keys' prefix
+-- KEYS  ports, last, the lease keys' prefix
 -- ARGV  instance, the highest fence that may be given back
-local port = redis.call('HGET', KEYS[3], ARGV[1])
-local lease = port and redis.call('GET', KEYS[4] .. port)
+local port = redis.call('HGET', KEYS[2], ARGV[1])
+local lease = port and redis.call('GET', KEYS[3] .. port)
 if not lease then return 0 end
 local held = cjson.decode(lease)
 if held.holder ~= ARGV[1] or held.fence > tonumber(ARGV[2]) then return 0 end
-redis.call('DEL', KEYS[4] .. port)
-redis.call('ZREM', KEYS[2], port)
+redis.call('DEL', KEYS[3] .. port)
 redis.call('ZADD', KEYS[1], port, port)
 return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -114,12 +115,39 @@ def test_a_lease_runs_out_unless_its_container_lives(ports, redis):
     assert [lease.until is None for lease in ports.all()] == [False, True]
 
 
-def test_a_lease_that_ran_out_is_free_again(ports, redis):
+def test_a_lease_that_ran_out_is_free_again(redis):
+    ports = opened(redis, last=20000)
     port = ports.lease(A, fence=1)
-    redis.zadd(keys.taken_ports(HOST), {str(port): 1})  # its end has passed
-    redis.delete(f"{keys.port_prefix(HOST)}{port}")
+    with pytest.raises(NoFreePort):
+        ports.lease(B, fence=2)
 
+    let_run_out(redis, port)
+
+    assert ports.all() == []
     assert ports.lease(B, fence=2) == port
+
+
+def test_an_instance_gets_the_port_again_whose_lease_ran_out(ports, redis):
+    ports.lease(A, fence=1)
+    port = ports.lease(B, fence=2)
+    let_run_out(redis, port)
+
+    assert ports.lease(B, fence=3) == port
+
+
+def test_opening_another_range_leaves_what_is_held_and_nothing_else_of_the_old_one(ports, redis):
+    held, lost = ports.lease(A, fence=1), ports.lease(B, fence=2)
+    let_run_out(redis, lost)
+
+    ports.open(range(20100, 20101))
+
+    assert [lease.port for lease in ports.all()] == [held]
+    assert ports.lease(B, fence=3) == 20100
+
+
+def let_run_out(redis, port: int) -> None:
+    redis.zadd(keys.ports(HOST), {str(port): time.time() * 1000 - 1})
+    redis.delete(f"{keys.port_prefix(HOST)}{port}")
 
 
 def test_a_port_that_another_program_uses_is_left_alone_for_a_while(ports):

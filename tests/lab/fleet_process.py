@@ -36,6 +36,7 @@ from lab.fake_rooms import FakeRoom
 
 from aima_core.settings import Settings
 from aima_worker.app import whole_worker
+from aima_worker.ending import end_soon
 from aima_worker.runtimes.fake_engine import Manners
 
 
@@ -130,6 +131,7 @@ def main() -> None:
     crowd = Crowd(json.loads(Path(sys.argv[1]).read_text()))
     signal.signal(signal.SIGTERM, lambda *_: crowd.hand_on())
     Thread(target=_converse, args=(crowd, sys.stdin, answers), name="questions", daemon=True).start()
+    end_soon(lambda: 0)
     crowd.begin()
     crowd.wait()
 

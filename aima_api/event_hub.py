@@ -22,7 +22,7 @@ from redis.asyncio.client import PubSub
 
 from aima_core import keys
 from aima_core.ids import OperationId
-from aima_core.operation_store import event_from
+from aima_core.operation_record import event_from
 from aima_core.operations import Event
 
 MOST_WAITING = 512

@@ -43,30 +43,20 @@ class Submit:
             raise
 
     def _orders(self, command: AnyCommand, places: Sequence[Place]) -> list[Order]:
-        text = command.model_dump_json()
-        subject = _subject(command)
-        return [self._order(_operation(subject, place), place, text) for place in places]
+        text, asked = command.model_dump_json(), _operation(command)
+        return [self._order(asked, place, text) for place in places]
 
-    def _order(self, operation: Operation, place: Place, command: str) -> Order:
-        return Order(
-            operation,
-            command,
-            sign(command, self._signing_key, operation.id),
-            waits=place.reason is not None and place.host is None,
-        )
+    def _order(self, asked: Operation, place: Place, command: str) -> Order:
+        where = {"route": place.route, "routes": place.routes or (place.route,), "reason": place.reason}
+        operation = asked.model_copy(update={"id": OperationId.new(), **where})
+        signature = sign(command, self._signing_key, operation.id)
+        return Order(operation, command, signature, waits=place.reason is not None and place.host is None)
 
 
-def _operation(subject: dict[str, Any], place: Place) -> Operation:
-    return Operation(
-        id=OperationId.new(),
-        state=State.QUEUED,
-        phase=Phase.QUEUED,
-        fence=0,
-        route=place.route,
-        routes=place.routes or (place.route,),
-        reason=place.reason,
-        created_at=now(),
-        **subject,
+def _operation(command: AnyCommand) -> Operation:
+    """Before it is known where it goes."""
+    return Operation.model_construct(
+        state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=now(), **_subject(command)
     )
 
 

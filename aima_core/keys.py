@@ -84,7 +84,9 @@ OPERATION_PREFIX: Final = "aima:operation:"
 CLAIM_PREFIX: Final = "aima:claim:"
 SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
+INSTANCES_ON_PREFIX: Final = "aima:instances:"
 HELD_PREFIX: Final = "aima:held:"
+LOG_PREFIX: Final = "aima:log:"
 
 
 def operation(id: OperationId) -> str:
@@ -96,7 +98,7 @@ def claim(id: OperationId) -> str:
 
 
 def log(id: OperationId) -> str:
-    return f"aima:log:{id}"
+    return f"{LOG_PREFIX}{id}"
 
 
 def service(id: ServiceId) -> str:
@@ -108,7 +110,7 @@ def instance(id: InstanceId) -> str:
 
 
 def instances_on(host: HostName) -> str:
-    return f"aima:instances:{host}"
+    return f"{INSTANCES_ON_PREFIX}{host}"
 
 
 def ports(host: HostName) -> str:

@@ -5,27 +5,24 @@ A message on the queue is only a doorbell; what is here is the intent and the tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import chain
-from typing import Any
 
 from aima_core import keys
 from aima_core.failures import OperationLost, UnknownOperation
 from aima_core.ids import HostName, OperationId
 from aima_core.needs import Room
+from aima_core.operation_record import as_fields, entry, event_from, event_text, in_ms, operation_from
 from aima_core.operations import COMMAND, TRANSITIONS, Command, Event, Operation, Phase, State
 from aima_core.orders import Order
-from aima_core.queue import envelope, queue_of
-from aima_core.scripts import Call, Scripts
-from aima_core.service_store import observed
+from aima_core.putting_down import calls
+from aima_core.scripts import Scripts
 from aima_core.text_redis import TextRedis
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
-_JSON_FIELDS = ("progress", "failure", "needs", "routes")
 START_OF_LOG = "0-0"
 _LOOK_AT = 2000
 """How many entries of the index one page may look at before it comes back with what it has."""
@@ -126,7 +123,7 @@ class OperationStore:
 
         Gives them as they are then. Again with the same ones changes nothing.
         """
-        fences = self._run.each("enqueue", [_putting_down(order) for order in orders])
+        fences = chain.from_iterable(self._run.each("enqueue", list(calls(orders))))
         return [
             order.operation.model_copy(update={"fence": fence, "seq": 1})
             for order, fence in zip(orders, fences, strict=True)
@@ -137,7 +134,7 @@ class OperationStore:
         fields = self._redis.hgetall(keys.operation(id))
         if not fields:
             raise UnknownOperation(operation=id)
-        return _operation(id, fields)
+        return operation_from(id, fields)
 
     def page(self, *, limit: int, after: str | None = None, having: Mapping[str, str] | None = None) -> Page:
         """The newest first, of those whose record has these values."""
@@ -145,7 +142,9 @@ class OperationStore:
         found = self._run(
             "page", [keys.OPERATIONS], keys.OPERATION_PREFIX, "down", after or "", limit, _LOOK_AT, *filters
         )
-        records = [_operation(OperationId(id), _pairs(flat)) for id, flat in zip(found[1::2], found[2::2], strict=True)]
+        records = [
+            operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[1::2], found[2::2], strict=True)
+        ]
         return Page(items=records, after=found[0] or None)
 
     def active(self) -> list[OperationId]:
@@ -158,7 +157,7 @@ class OperationStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(keys.operation(id))
-            found = [_operation(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
+            found = [operation_from(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
         return sorted(found, key=lambda operation: operation.created_at)
 
     def claim(
@@ -172,21 +171,23 @@ class OperationStore:
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
         where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX]
         has = _as_arguments(room) if room else ()
-        taken, what, *gpus = self._run("claim", where, id, host, _ms(keys.CLAIM_TTL), unended, now().isoformat(), *has)
+        taken, what, *gpus = self._run(
+            "claim", where, id, host, in_ms(keys.CLAIM_TTL), unended, now().isoformat(), *has
+        )
         if taken == 0:
             return Skipped(str(what), to_be_ended=what == "cancelled")
         if taken == 2:
-            return NoRoom(Lack(what), _operation(id, _pairs(gpus[0])))
+            return NoRoom(Lack(what), operation_from(id, _pairs(gpus[0])))
         if taken == 3:
-            return HasItsHost(HostName(what), _operation(id, _pairs(gpus[0])))
+            return HasItsHost(HostName(what), operation_from(id, _pairs(gpus[0])))
         fields = _pairs(what)
-        record = _operation(id, fields)
+        record = operation_from(id, fields)
         return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(gpus[0]))
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> Standing:
         """Hold a claim for another CLAIM_TTL and learn how it stands."""
         where = [keys.operation(id), keys.claim(id), keys.slots(host)]
-        return Standing(self._run("renew", where, id, str(attempt), host, _ms(keys.CLAIM_TTL)))
+        return Standing(self._run("renew", where, id, str(attempt), host, in_ms(keys.CLAIM_TTL)))
 
     def let_go(self, id: OperationId, host: HostName, attempt: int, *, to_anybody: bool = False) -> bool:
         """End a claim; False when it was another's by now. Only `to_anybody` lets other hosts take it on."""
@@ -208,7 +209,7 @@ class OperationStore:
         """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
         where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]
         told = (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX, keys.PREFIX, int(keys.HOST_DEAD.total_seconds()))
-        waiting, unheard, *found = self._run("overdue", where, _ms(keys.LOOK_AFTER), at_most, *told)
+        waiting, unheard, *found = self._run("overdue", where, in_ms(keys.LOOK_AFTER), at_most, *told)
         pairs = zip(found[::2], found[1::2], strict=True)
         unattended = [(OperationId(id), queue) for id, queue in pairs]
         return Overdue(waiting=waiting, unattended=unattended, unheard=[OperationId(id) for id in unheard])
@@ -216,7 +217,7 @@ class OperationStore:
     def waiting(self, *, at_most: int = 200) -> list[Operation]:
         """Those that wait for room, oldest first."""
         found = self._run("waiting", [keys.WAITING], at_most, keys.OPERATION_PREFIX)
-        return [_operation(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
+        return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
     def record(self, event: Event, *, attempt: int | None = None) -> int:
         """Append the event, publish it and change the record as it says, in one step.
@@ -234,11 +235,11 @@ class OperationStore:
         id, seq, failure = operation.id, seen + 1, OperationLost().failure
         event = Event(operation=id, at=now(), phase=Phase.FAILED, host=operation.host, failure=failure)
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
-        said = (seq, _text(event), keys.EVENTS, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
+        said = (seq, event_text(event), keys.EVENTS, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
         known = operation.model_copy(update={"reason": None, "progress": None})
-        record = _fields(known.model_dump(mode="json")) | _changes(event)
+        record = as_fields(known.model_dump(mode="json")) | _changes(event)
         return bool(
-            self._run("put_down_lost", where, id, _entry(operation), *said, *chain.from_iterable(record.items()))
+            self._run("put_down_lost", where, id, entry(operation), *said, *chain.from_iterable(record.items()))
         )
 
     def ask_to_cancel(self, id: OperationId) -> bool:
@@ -271,32 +272,6 @@ class OperationStore:
         return [(place, event_from(fields["event"], int(fields["seq"]))) for place, fields in entries]
 
 
-def event_from(text: str, seq: int) -> Event:
-    """An event as it was recorded, with the number Redis gave it."""
-    return Event.model_validate_json(text).model_copy(update={"seq": seq})
-
-
-def _putting_down(order: Order) -> Call:
-    operation, wanted = order.operation, order.wants
-    queue = queue_of(operation)
-    where = [*_places(operation.id)[:3], keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.queue(queue)]
-    if wanted:
-        where += [keys.instance(wanted.id), keys.INSTANCES, keys.instances_on(wanted.id.host)]
-    queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
-    said = (operation.id, _text(queued), keys.EVENTS, keys.LOG_CAP, keys.COMMON_LOG_CAP)
-    found = (_entry(operation), _ms(keys.LOOK_AFTER), "1" if order.waits else "")
-    record = _fields(operation.model_dump(mode="json", exclude={"fence"}))
-    record |= {"queue": queue, "signature": order.signature}
-    told = (envelope(operation, queue), order.command, json.dumps(record))
-    wants = (wanted.id, wanted.desired, observed(wanted)) if wanted else ()
-    return where, [*said, *found, *told, *wants]
-
-
-def _entry(operation: Operation) -> str:
-    """Of the index of all operations, by age."""
-    return f"{int(operation.created_at.timestamp() * 1000):013d} {operation.id}"
-
-
 def _places(id: OperationId) -> list[str]:
     return [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
 
@@ -307,7 +282,7 @@ def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     yield _listed(source for source, targets in TRANSITIONS.items() if state in targets)
     yield "1" if state.ended else "0"
     yield event.operation
-    yield _text(event)
+    yield event_text(event)
     yield keys.EVENTS
     yield keys.LOG_CAP
     yield keys.COMMON_LOG_CAP
@@ -317,10 +292,6 @@ def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
         yield value
 
 
-def _text(event: Event) -> str:
-    return event.model_dump_json(exclude={"seq"}, exclude_defaults=True)
-
-
 def _changes(event: Event) -> dict[str, str]:
     said = event.model_dump(mode="json", include=_IN_RECORD, exclude_none=True)
     said["state"] = str(event.phase.state)
@@ -328,24 +299,7 @@ def _changes(event: Event) -> dict[str, str]:
         said["reason"] = event.message or ""
     if event.phase.state.ended:
         said["ended_at"] = event.at.isoformat()
-    return _fields(said)
-
-
-def _fields(record: Mapping[str, Any]) -> dict[str, str]:
-    """As a hash holds them: texts, and JSON where a field has parts."""
-    return {
-        name: json.dumps(value) if name in _JSON_FIELDS else str(value)
-        for name, value in record.items()
-        if value is not None and name not in ("id", "seq", "attempt")
-    }
-
-
-def _operation(id: OperationId, fields: Mapping[str, str]) -> Operation:
-    record: dict[str, Any] = {"id": id, **fields, "reason": fields.get("reason") or None}
-    for name in _JSON_FIELDS:
-        if name in record:
-            record[name] = json.loads(record[name])
-    return Operation.model_validate(record)
+    return as_fields(said)
 
 
 def _as_arguments(room: Room) -> tuple[str | int, ...]:
@@ -359,10 +313,6 @@ def _pairs(flat: list[str]) -> dict[str, str]:
 def _listed(states: Iterator[State]) -> str:
     """With a comma on both sides of each, so that the script can look one up as text."""
     return f",{','.join(states)},"
-
-
-def _ms(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)
 
 
 def now() -> datetime:

@@ -6,8 +6,10 @@ operation's signed record. It may be lost, doubled or late, and nothing is lost,
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from aima_core import keys
-from aima_core.celery_message import task_message
+from aima_core.celery_message import QUEUE, TaskMessages
 from aima_core.ids import HostName, Route
 from aima_core.operations import Kind, Operation
 from aima_core.text_redis import TextRedis
@@ -30,9 +32,15 @@ def stop_queue(host: HostName) -> str:
 
 def envelope(operation: Operation, queue: str) -> str:
     """The message that rings for an operation; a worker reads nothing but the id, the rest is for Flower."""
-    told = {"what": operation.service or operation.image, "engine": operation.engine, "where": operation.route}
-    kwargs = {name: str(value) for name, value in told.items() if value is not None}
-    return task_message(task_name(operation.kind), operation.id, args=[str(operation.id)], kwargs=kwargs, queue=queue)
+    return _messages(operation.kind, operation.service or operation.image, operation.engine).message(
+        operation.id, queue
+    )
+
+
+@lru_cache(maxsize=1024)
+def _messages(kind: Kind, what: str | None, engine: str | None) -> TaskMessages:
+    told = {"what": what, "engine": engine, "where": QUEUE}
+    return TaskMessages(task_name(kind), {name: str(value) for name, value in told.items() if value is not None})
 
 
 class Doorbell:

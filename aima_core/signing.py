@@ -7,7 +7,6 @@ covers the operation's id, so that a signed command cannot be put under another 
 from __future__ import annotations
 
 import hmac
-from hashlib import sha256
 
 from pydantic import SecretStr
 
@@ -16,7 +15,7 @@ from aima_core.ids import OperationId
 
 def sign(command: str, key: SecretStr, operation: OperationId) -> str:
     """The signature of a command's JSON, as hexadecimal text."""
-    return hmac.new(key.get_secret_value().encode(), f"{operation}\n{command}".encode(), sha256).hexdigest()
+    return hmac.digest(key.get_secret_value().encode(), f"{operation}\n{command}".encode(), "sha256").hex()
 
 
 def verified(command: str, key: SecretStr, operation: OperationId, signature: str) -> bool:

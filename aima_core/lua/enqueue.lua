@@ -1,44 +1,66 @@
--- Put a queued operation down with its first event, what it wants of its instance, and the doorbell that tells workers.
+-- Put queued operations down that are alike, each with its first event, what it wants of its instance, and the doorbell
+-- that tells workers.
 --
 -- All of it or nothing: an API node that dies halfway leaves no operation that nobody is told of. One that is there
 -- already stays as it is, so that a caller whom Redis has not answered may ask again.
 --
--- KEYS  operation, its log, the common log, all operations, the active ones, those waiting, the fence, its queue, and for
---       one that leads to a host also: instance, the instances, the instances of its host
--- ARGV  id, event, channel, cap of its log, cap of the common log, its entry among all operations, milliseconds until
---       somebody looks after it, '1' if it waits for a host, message, command, the other fields as a JSON object, and
---       where there is an instance: its id, desired state, record
--- Gives its fence.
-local known = redis.call('HGET', KEYS[1], 'fence')
-if known then return tonumber(known) end
-
-local fence = redis.call('INCR', KEYS[7])
-if KEYS[9] then
-  local held = tonumber(redis.call('HGET', KEYS[9], 'fence') or '0')
-  if held >= fence then -- a Redis that lost the fence was told of the instance again, by its host
-    fence = held + 1
-    redis.call('SET', KEYS[7], fence)
-  end
-  redis.call('HSET', KEYS[9], 'fence', fence, 'desired', ARGV[13])
-  redis.call('HSETNX', KEYS[9], 'record', ARGV[14])
-  redis.call('ZADD', KEYS[10], 0, ARGV[12])
-  redis.call('SADD', KEYS[11], ARGV[12])
-end
-
+-- KEYS  the common log, all operations, the active ones, those waiting, the fence, the instances
+-- ARGV  prefixes of operations, of their logs, of queues, of an instance, of the instances of a host; channel, cap of a
+--       log, cap of the common log, milliseconds until somebody looks after them; then what they share: command, the
+--       fields and values of their records as a JSON array, '1' if they wait for any host, their age in the index,
+--       event, what they want of their instances or '', its record (in both texts `<id>` stands for the operation's id
+--       and `<instance>` for its instance's); then what each has of its own, as a JSON array of
+--       {id, route, routes, queue, signature, message, and where it leads to a host: instance, host}
+-- Gives their fences.
+local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
+local channel, log_cap, common_log_cap, look_after = unpack(ARGV, 6, 9)
+local command, fields, waits, age, event, desired, instance = unpack(ARGV, 10, 16)
+local shared = cjson.decode(fields)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local record = {'fence', fence, 'seq', 1, 'command', ARGV[10]}
-for field, value in pairs(cjson.decode(ARGV[11])) do
-  record[#record + 1] = field
-  record[#record + 1] = value
-end
-redis.call('HSET', KEYS[1], unpack(record))
-redis.call('ZADD', KEYS[4], 0, ARGV[6])
-redis.call('ZADD', KEYS[5], now + ARGV[7], ARGV[1])
-if ARGV[8] == '1' then redis.call('ZADD', KEYS[6], now, ARGV[1]) end
 
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '1-0', 'event', ARGV[2])
-local place = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'operation', ARGV[1], 'seq', 1, 'event', ARGV[2])
-redis.call('PUBLISH', ARGV[3], ARGV[1] .. ' 1 ' .. place .. ' ' .. ARGV[2])
-redis.call('LPUSH', KEYS[8], ARGV[9])
-return fence
+local function next_fence(own)
+  local fence = redis.call('INCR', KEYS[5])
+  if not own.instance then return fence end
+  local held = tonumber(redis.call('HGET', instance_prefix .. own.instance, 'fence') or '0')
+  if held < fence then return fence end
+  redis.call('SET', KEYS[5], held + 1) -- a Redis that lost the fence was told of the instance again, by its host
+  return held + 1
+end
+
+local function want(own, fence)
+  local key = instance_prefix .. own.instance
+  local record = string.gsub(string.gsub(instance, '<id>', own.id), '<instance>', own.instance)
+  redis.call('HSET', key, 'fence', fence, 'desired', desired)
+  redis.call('HSETNX', key, 'record', record)
+  redis.call('ZADD', KEYS[6], 0, own.instance)
+  redis.call('SADD', host_prefix .. own.host, own.instance)
+end
+
+local function tell(id)
+  local said = string.gsub(event, '<id>', id)
+  redis.call('XADD', log_prefix .. id, 'MAXLEN', '~', log_cap, '1-0', 'event', said)
+  local place = redis.call('XADD', KEYS[1], 'MAXLEN', '~', common_log_cap, '*', 'operation', id, 'seq', 1, 'event', said)
+  redis.call('PUBLISH', channel, id .. ' 1 ' .. place .. ' ' .. said)
+end
+
+local function put_down(own)
+  local record = operation_prefix .. own.id
+  local known = redis.call('HGET', record, 'fence')
+  if known then return tonumber(known) end
+
+  local fence = next_fence(own)
+  if own.instance then want(own, fence) end
+  redis.call('HSET', record, 'fence', fence, 'seq', 1, 'command', command, 'route', own.route, 'routes', own.routes,
+    'queue', own.queue, 'signature', own.signature, unpack(shared))
+  redis.call('ZADD', KEYS[2], 0, age .. ' ' .. own.id)
+  redis.call('ZADD', KEYS[3], now + look_after, own.id)
+  if waits == '1' then redis.call('ZADD', KEYS[4], now, own.id) end
+  tell(own.id)
+  redis.call('LPUSH', queue_prefix .. own.queue, own.message)
+  return fence
+end
+
+local fences = {}
+for at, own in ipairs(cjson.decode(ARGV[17])) do fences[at] = put_down(own) end
+return fences

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import pytest
 from hosts.asking import CPU_ROUTE, ended, names, ready, running, start, start_one, told, until_waiting
 from hosts.conftest import offer_dials
-from lab.fleet_of_hosts import FleetOfHosts
+from lab.fleet_of_hosts import SETTLES_WITHIN, FleetOfHosts
 from lab.host import HostPlan, LabHost, a_cpu_host
 from lab.parts import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
-ENDS_WITHIN = timedelta(seconds=15)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +120,7 @@ def one_more(fleet: FleetOfHosts, plan: HostPlan, *, identity_of: LabHost | None
 )
 def test_a_worker_that_is_taken_for_another_that_lives_is_refused_and_says_why(fleet, plan, copied, code, said):
     with one_more(fleet, plan, identity_of=fleet["cpu-01"] if copied else None) as second:
-        assert eventually(lambda: not second.worker.alive, within=ENDS_WITHIN)
+        assert eventually(lambda: not second.worker.alive, within=SETTLES_WITHIN)
 
         assert second.worker.stop() == code
         assert said in second.worker.said()

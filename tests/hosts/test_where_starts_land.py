@@ -220,6 +220,7 @@ def test_a_plan_says_of_every_host_why_not_and_changes_nothing(fleet):
         assert "does not allow the image elsewhere/giant:1" in said
         assert "is not live" in said
         assert everything(fleet) == before
+    fleet.wait_until(lambda: fleet.node().get("/v1/hosts/cpu-02")["allows"] == ["*"])
 
 
 def why_not(plan: str) -> dict[str, list[str]]:

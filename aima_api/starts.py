@@ -68,12 +68,7 @@ class Starts:
         bound = (service.route.host,) if service.route and service.route.host else ()
         if named := hosts or service.hosts or bound:
             return placement.named(named, sought)
-        known = self._where_it_is(service)
+        known = self._services.whereabouts([service.id])[service.id].hosts
         if service.replicas > 1:
             return placement.replicas(service.replicas, sought, known=known)
         return [placement.one(sought, known=known)]
-
-    def _where_it_is(self, service: Service) -> list[HostName]:
-        """Where it runs, then where it ran."""
-        instances = sorted(self._services.instances_of(service.id), key=lambda instance: instance.is_down)
-        return [instance.id.host for instance in instances]

@@ -6,7 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aima_core import keys
 from aima_core.failures import HostNameTaken, IdentityTaken, UnknownHost
@@ -109,19 +109,19 @@ def _seconds(time: tuple[int, int]) -> float:
 
 
 def _host(text: str, seen: float, now: float, drained: str | None) -> Host:
-    live = now - seen < keys.HOST_DEAD.total_seconds()
-    since = datetime.fromisoformat(drained) if drained else None
-    return Host.model_construct(  # what was announced has been checked as it was read
-        **_facts(text),
-        live=live,
-        left=seen == LEFT,
-        seen_at=datetime.fromtimestamp(seen, UTC),
-        silent_for=max(0.0, now - seen),
-        drained_since=since,
+    return _announced(text).model_copy(
+        update={
+            "live": now - seen < keys.HOST_DEAD.total_seconds(),
+            "left": seen == LEFT,
+            "seen_at": datetime.fromtimestamp(seen, UTC),
+            "silent_for": max(0.0, now - seen),
+            "drained_since": datetime.fromisoformat(drained) if drained else None,
+        }
     )
 
 
 @lru_cache(maxsize=2048)
-def _facts(text: str) -> dict[str, Any]:
-    """What a host announced; the same text comes again and again. Not to be changed."""
-    return dict(HostFacts.model_validate_json(text))
+def _announced(text: str) -> Host:
+    """What a host announced, as of one that is not live; the same text comes again and again."""
+    facts = HostFacts.model_validate_json(text)
+    return Host.model_construct(**dict(facts), live=False, seen_at=datetime.fromtimestamp(LEFT, UTC))

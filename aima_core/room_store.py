@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Sequence
 
 from aima_core import keys
 from aima_core.ids import HostName, ServiceId
@@ -24,10 +25,9 @@ class RoomStore:
     def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Holding]]:
         """Of several hosts, in one round trip."""
         names = list(hosts)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for host in names:
-                pipe.hgetall(keys.held(host))
-            return {host: _holdings(fields) for host, fields in zip(names, pipe.execute(), strict=True)}
+        found = self._run("held", [], keys.HELD_PREFIX, json.dumps(names))
+        told = {host: _holdings(flat) for host, flat in zip(found[::2], found[1::2], strict=True)}
+        return {host: told.get(host, {}) for host in names}
 
     def given_on(
         self, hosts: Iterable[HostName]
@@ -55,5 +55,5 @@ class RoomStore:
         return bool(self._run("give_back", [keys.held(host)], service, fence))
 
 
-def _holdings(fields: Mapping[str, str]) -> dict[ServiceId, Holding]:
-    return {ServiceId(service): Holding.parse(text) for service, text in fields.items()}
+def _holdings(flat: Sequence[str]) -> dict[ServiceId, Holding]:
+    return {ServiceId(service): Holding.parse(text) for service, text in zip(flat[::2], flat[1::2], strict=True)}

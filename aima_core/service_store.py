@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from aima_core import keys
 from aima_core.failures import UnknownService
@@ -22,6 +23,13 @@ _LOOK_AT = 5000
 class Taken:
     before: Instance | None
     """What the instance was; None where there was none."""
+
+
+class Whereabouts(NamedTuple):
+    service: Service | None
+    """As it was written down; None where it was not."""
+    hosts: list[HostName]
+    """Where it runs, then where it ran."""
 
 
 class ServiceStore:
@@ -42,6 +50,17 @@ class ServiceStore:
         if (record := self._redis.hget(keys.service(id), "record")) is None:
             raise UnknownService(service=id)
         return Service.model_validate_json(record)
+
+    def whereabouts(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
+        """Of several services, in one round trip."""
+        prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        found = self._run("whereabouts", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
+        return {
+            id: Whereabouts(
+                Service.model_validate_json(record) if record else None, [InstanceId(each).host for each in instances]
+            )
+            for id, record, instances in zip(ids, found[::2], found[1::2], strict=True)
+        }
 
     def remove(self, id: ServiceId) -> None:
         """Forget a service and its instances."""

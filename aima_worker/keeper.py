@@ -101,11 +101,10 @@ class Keeper:
                 self._renew(undertaking)
 
     def _renew(self, undertaking: Undertaking) -> None:
-        operation = undertaking.operation
         try:
-            standing = self._operations.renew(operation.id, self._host, undertaking.claimed.attempt)
+            standing = undertaking.renew()
         except BrokerUnavailable as away:
-            _log.warning("claim not renewed", operation=operation.id, reason=str(away))
+            _log.warning("claim not renewed", operation=undertaking.operation.id, reason=str(away))
             return
         if (why := _MEANING.get(standing)) is not None:
             undertaking.interrupt(why)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import HostName
-from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operation_store import Claimed, OperationStore, Standing, now
 from aima_core.operations import Event, Operation, Phase, PullProgress
 from aima_worker.interruptible import Interruptible, Lost
 
@@ -21,6 +22,8 @@ class Undertaking(Interruptible):
         self.seen = claimed.record.seq
         """The number of the last event that was recorded."""
         self._operations = operations
+        self._claim = Lock()
+        self._let_go = False
 
     @property
     def operation(self) -> Operation:
@@ -62,9 +65,18 @@ class Undertaking(Interruptible):
         self.end(Phase.QUEUED, message=message)
         self.let_go(to_anybody=to_anybody)
 
+    def renew(self) -> Standing:
+        """Keep the claim, and learn how it stands. Once it was let go it stays so, however late this comes."""
+        with self._claim:
+            if self._let_go:
+                return Standing.GO_ON
+            return self._operations.renew(self.operation.id, self.host, self.claimed.attempt)
+
     def let_go(self, *, to_anybody: bool = False) -> bool:
         """False when the claim was another's by now, or is lost."""
-        return self._operations.let_go(self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody)
+        with self._claim:
+            self._let_go = True
+            return self._operations.let_go(self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody)
 
     def _try_to_record(self, **more: Any) -> None:
         """Progress that cannot be told now is not worth waiting for: the next will be."""

@@ -169,7 +169,7 @@ class OperationStore:
         """
         unended = _listed(state for state in State if not state.ended)
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
-        where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX]
+        where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX, keys.OPERATION_PREFIX]
         has = _as_arguments(room) if room else ()
         taken, what, *gpus = self._run(
             "claim", where, id, host, in_ms(keys.CLAIM_TTL), unended, now().isoformat(), *has

@@ -5,7 +5,7 @@
 -- take goes to the one that has its service already: so two starts of one service never bring it up twice.
 --
 -- KEYS  operation, its claim, those waiting, the host's slots, what the host holds, the drained hosts, the host of each
---       service, prefix of what hosts hold, of instances
+--       service, prefix of what hosts hold, of instances, of operations
 -- ARGV  id, host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated), the time,
 --       slots, bytes for engines in all, bytes available now, '1' if GPUs share them, the GPUs' ids, …
 --       (without slots, the host has room for anything)
@@ -21,12 +21,16 @@ local holder = redis.call('GET', KEYS[2])
 if holder then return {0, 'it is held by ' .. holder} end
 if owner and owner ~= ARGV[2] then return {0, 'it is ' .. owner .. "'s"} end
 
--- Whoever was given room for the service has it, until that is given back, or a later operation has asked for its end.
+-- Whoever was given room for the service has it, until that is given back, or a later operation has asked for its end;
+-- and whoever it was sent to by name, until that has ended.
 local function who_has_it()
   local other = redis.call('HGET', KEYS[7], field[7])
-  local held = other and other ~= ARGV[2] and redis.call('HGET', KEYS[8] .. other, field[7])
+  if not other or other == ARGV[2] then return nil end
+  local told = redis.call('HMGET', KEYS[9] .. field[7] .. '@' .. other, 'desired', 'fence', 'asked_by')
+  local asked = told[1] == 'running' and told[3] and redis.call('HGET', KEYS[10] .. told[3], 'state')
+  if asked and string.find(ARGV[4], ',' .. asked .. ',', 1, true) then return other end
+  local held = redis.call('HGET', KEYS[8] .. other, field[7])
   if not held then return nil end
-  local told = redis.call('HMGET', KEYS[9] .. field[7] .. '@' .. other, 'desired', 'fence')
   local given_by = tonumber(string.match(held, '^%d+ %d (%-?%d+)'))
   if told[1] == 'stopped' and tonumber(told[2]) > given_by then return nil end
   return other

@@ -31,7 +31,7 @@ end
 local function want(own, fence)
   local key = instance_prefix .. own.instance
   local record = string.gsub(string.gsub(instance, '<id>', own.id), '<instance>', own.instance)
-  redis.call('HSET', key, 'fence', fence, 'desired', desired)
+  redis.call('HSET', key, 'fence', fence, 'desired', desired, 'asked_by', own.id)
   redis.call('HSETNX', key, 'record', record)
   redis.call('ZADD', KEYS[6], 0, own.instance)
   redis.call('SADD', host_prefix .. own.host, own.instance)

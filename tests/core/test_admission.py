@@ -231,3 +231,11 @@ def test_a_stop_that_is_older_than_the_start_does_not_let_another_host_take_it(s
     store.claim(a_start_anywhere(store), ALPHA, room())
 
     assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), HasItsHost)
+
+
+def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_another(store, rooms):
+    fence = store.claim(a_start_anywhere(store), ALPHA, room()).record.fence
+    rooms.give_back(ALPHA, ServiceId("svc-tiny-dial"), fence=fence)
+    put_down(store, a_start_of(), host=ALPHA)
+
+    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), HasItsHost)

@@ -31,7 +31,7 @@ from aima_worker.beat import Beat
 from aima_worker.choose_runtime import choose_runtime
 from aima_worker.clock import clock_offset
 from aima_worker.consuming import make_celery_worker
-from aima_worker.ending import end_soon
+from aima_worker.ending import leave_soon
 from aima_worker.facts import host_facts
 from aima_worker.floor import Floor, floor_of
 from aima_worker.host import Host, Probe
@@ -62,7 +62,7 @@ def run_worker(settings: Settings) -> int:
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
     with whole_worker(settings, runtime, native=native) as worker:
         settle()
-        end_soon(lambda: int(worker.exitcode or 0))
+        signals.worker_shutting_down.connect(lambda **_: leave_soon(lambda: int(worker.exitcode or 0)), weak=False)
         worker.start()
     return int(worker.exitcode or 0)
 

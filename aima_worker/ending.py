@@ -9,26 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from threading import Timer
-from typing import Any
 
 import structlog
-from celery import signals
 
 SECONDS_TO_END = 2.5
 
 _log = structlog.get_logger()
 
 
-def end_soon(exit_code: Callable[[], int]) -> None:
-    """From Celery's signal that workers shut down on, let this process live no longer than SECONDS_TO_END."""
-
-    def begin(**_: Any) -> None:
-        timer = Timer(SECONDS_TO_END, leave)
-        timer.daemon = True
-        timer.start()
+def leave_soon(exit_code: Callable[[], int]) -> None:
+    """Let this process live no longer than SECONDS_TO_END."""
 
     def leave() -> None:
         _log.warning("ended without waiting any longer", why="something does not answer")
         os._exit(exit_code())
 
-    signals.worker_shutting_down.connect(begin, weak=False)
+    timer = Timer(SECONDS_TO_END, leave)
+    timer.daemon = True
+    timer.start()

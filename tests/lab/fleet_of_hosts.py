@@ -66,6 +66,7 @@ class FleetOfHosts:
         api: Mapping[str, str],
         **engine: str,
     ) -> None:
+        self.inside = inside
         self.logs = logs
         """What each part said: `<host>-worker.log`, `<host>-engine.log`, `api-1.log`, `redis.log`, …"""
         self.redis = SharedRedis(inside, net.servers, home=Path("/run/redis"), log=logs / "redis.log")

@@ -36,7 +36,7 @@ from lab.fake_rooms import FakeRoom
 
 from aima_core.settings import Settings
 from aima_worker.app import whole_worker
-from aima_worker.ending import end_soon
+from aima_worker.ending import leave_soon
 from aima_worker.runtimes.fake_engine import Manners
 
 
@@ -68,6 +68,7 @@ class Crowd:
 
     def hand_on(self) -> None:
         """Let every host end, as a worker does at SIGTERM."""
+        leave_soon(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
 
@@ -131,7 +132,6 @@ def main() -> None:
     crowd = Crowd(json.loads(Path(sys.argv[1]).read_text()))
     signal.signal(signal.SIGTERM, lambda *_: crowd.hand_on())
     Thread(target=_converse, args=(crowd, sys.stdin, answers), name="questions", daemon=True).start()
-    end_soon(lambda: 0)
     crowd.begin()
     crowd.wait()
 

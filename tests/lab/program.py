@@ -35,6 +35,12 @@ class Program:
     def alive(self) -> bool:
         return self._entering is not None and self._entering.poll() is None
 
+    @property
+    def process(self) -> psutil.Process:
+        """Itself, while it is there."""
+        assert self._process is not None, f"{self._command} does not run"
+        return self._process
+
     def start(self) -> None:
         """Start it and wait until it answers; do nothing while it runs."""
         if self.alive:

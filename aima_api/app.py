@@ -23,12 +23,15 @@ from aima_api.log_feeds import LogFeeds
 from aima_api.log_link import LogLink
 from aima_api.log_past import LogPast
 from aima_api.log_streams import LogStreams
+from aima_api.metrics import Measured, Metrics
 from aima_api.moving import Moving
+from aima_api.open_streams import OpenStreams
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
 from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
 from aima_api.starts import Starts
 from aima_api.submit import Submit
+from aima_api.tally import Intake, tally
 from aima_api.upkeep import Upkeep
 from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
@@ -66,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.hub = hub
     app.state.parts, app.state.call_off, app.state.upkeep = _parts(settings, offered, signing_key, hub)
     app.add_middleware(Access, settings=settings.api)
+    app.add_middleware(Measured, metrics=app.state.parts.metrics)
     answer_all_failures(app)
     for noun in ROUTERS:
         app.include_router(noun.router)
@@ -78,6 +82,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
         self.logs: LogStreams = app.state.parts.logs
+        self.open_streams: OpenStreams = app.state.parts.open_streams
         super().__init__(
             uvicorn.Config(
                 app,
@@ -119,7 +124,8 @@ def _parts(
     log_link = LogLink(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
     call_off = CallOff(operations, services)
-    submit = Submit(operations, call_off=call_off, signing_key=signing_key)
+    intake = Intake(redis, most=settings.api.operations)
+    submit = Submit(operations, call_off=call_off, intake=intake, signing_key=signing_key)
     rooms = RoomStore(redis)
     wishes = Wishes(
         offered, submit, operations=operations, services=services, hosts=hosts, rooms=rooms, call_off=call_off
@@ -135,6 +141,8 @@ def _parts(
         why_it_waits=WhyItWaits(operations, hosts=hosts, rooms=rooms),
         lost_after=settings.api.move_after,
     )
+    open_streams = OpenStreams(most=settings.api.streams)
+    logs = LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts))
     parts = Parts(
         catalog=offered,
         redis=redis,
@@ -146,7 +154,9 @@ def _parts(
         wishes=wishes,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
-        logs=LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts)),
+        logs=logs,
+        open_streams=open_streams,
+        metrics=Metrics(lambda: tally(redis), streams=lambda: len(open_streams), followed_logs=lambda: logs.followed),
     )
     return parts, call_off, upkeep
 

@@ -7,7 +7,7 @@ says so: it carries the operation's record, which stands for all events up to it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -46,13 +46,13 @@ class EventStreams:
         self._heartbeat = heartbeat
         self._readers = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
 
-    async def of_operation(self, id: OperationId, after: int) -> AsyncIterator[bytes]:
+    async def of_operation(self, id: OperationId, after: int) -> AsyncGenerator[bytes, None]:
         """From the event after that number on, to the operation's end."""
         with self._hub.listening(id) as ear:
             async for frames in self._follow(ear, after, _on_line, lambda seen: _in_log(self._operations, id, seen)):
                 yield frames
 
-    async def of_all(self, after: str) -> AsyncIterator[bytes]:
+    async def of_all(self, after: str) -> AsyncGenerator[bytes, None]:
         """From that place of everybody's log on."""
         with self._hub.listening(None) as ear:
             async for frames in self._follow(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -71,7 +71,7 @@ class LogStreams:
         lines = [HostLine(host=id.host, **line.model_dump()) for id, past in found for line in past.lines]
         return sorted(lines, key=lambda line: line.at), [note for _, past in found for note in past.notes]
 
-    async def stream(self, request: Request, *, follow: bool) -> AsyncIterator[bytes]:
+    async def stream(self, request: Request, *, follow: bool) -> AsyncGenerator[bytes, None]:
         """The same as events; with `follow`, also what is said from now on, until all instances are gone for good."""
         frames: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_FRAMES)
         writers = [asyncio.create_task(self._write(id, request, frames, follow)) for id in request.instances]

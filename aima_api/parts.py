@@ -12,6 +12,8 @@ from aima_api.catalog_files import Catalog
 from aima_api.event_stream import EventStreams
 from aima_api.idempotency import Idempotency
 from aima_api.log_streams import LogStreams
+from aima_api.metrics import Metrics
+from aima_api.open_streams import OpenStreams
 from aima_api.starts import Starts
 from aima_api.wishes import Wishes
 from aima_core.host_store import HostStore
@@ -33,6 +35,8 @@ class Parts:
     idempotency: Idempotency
     streams: EventStreams
     logs: LogStreams
+    open_streams: OpenStreams
+    metrics: Metrics
 
 
 async def _parts(request: Request) -> Parts:  # async, since a plain function would cost each request a thread

@@ -61,7 +61,7 @@ def problem(failed: AimaError, *, instance: str, headers: Mapping[str, str] | No
 
 
 def _headers(failed: AimaError) -> dict[str, str]:
-    known = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+    known = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "5"}, 503: {"Retry-After": "2"}}
     return known.get(failed.status, {})
 
 

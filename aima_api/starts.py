@@ -38,6 +38,7 @@ class Starts:
         """Remember the service and bring it up, one operation per instance; on these hosts rather than its own."""
         command = self.command(service, replace=replace)
         places = self.places(service, self.sought(service, command), self.placement(), hosts=hosts)
+        self._submit.make_sure_of_room(len(places))
         self._services.put(service)
         return self._submit.submit(command, places)
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from aima_api.call_off import CallOff
 from aima_api.placement import Place
+from aima_api.tally import Intake
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import OperationId
 from aima_core.needs import Needs, needs_of
@@ -24,10 +25,17 @@ AnyCommand = StartService | PullImage | StopService
 
 
 class Submit:
-    def __init__(self, operations: OperationStore, *, call_off: CallOff, signing_key: SecretStr) -> None:
+    def __init__(
+        self, operations: OperationStore, *, call_off: CallOff, intake: Intake, signing_key: SecretStr
+    ) -> None:
         self._operations = operations
         self._call_off = call_off
+        self._intake = intake
         self._signing_key = signing_key
+
+    def make_sure_of_room(self, number: int) -> None:
+        """For so many starts or pulls. Raises TooManyOperations, BrokerUnavailable."""
+        self._intake.take(number)
 
     def submit(self, command: AnyCommand, places: Sequence[Place]) -> list[Operation]:
         """One operation for each place, recorded, signed and rung for. Raises BrokerUnavailable within seconds."""

@@ -76,11 +76,12 @@ class Wishes:
     def pull(self, wish: PullOptions) -> list[Operation]:
         """Have the image wherever it is wished: one operation per host.
 
-        Raises UnknownEngine, UnknownHost, InvalidRequest, RequirementsNotMet.
+        Raises UnknownEngine, UnknownHost, InvalidRequest, RequirementsNotMet, TooManyOperations.
         """
         engine = self._catalog.engine(wish.engine) if wish.engine else None
         images = engine.images if engine else (str(wish.image),)
         places = self._places_of(wish, images, engine)
+        self._submit.make_sure_of_room(len(places))
         return self._submit.submit(PullImage(images=images, image_size=engine and engine.image_size), places)
 
     def _places_of(self, wish: PullOptions, images: Sequence[str], engine: Engine | None) -> list[Place]:

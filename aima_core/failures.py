@@ -411,6 +411,18 @@ class WouldWait(AimaError):
     hint = "Start it all the same: it waits, and begins by itself as soon as a host has room."
 
 
+class TooManyStreams(AimaError):
+    code, status, exit_code = "too_many_streams", 429, 88
+    sentence = "This API node has {most} event streams open, and takes no more."
+    hint = "Try again when some have ended, ask another node, or raise `api.streams`."
+
+
+class TooManyOperations(AimaError):
+    code, status, exit_code = "too_many_operations", 429, 89
+    sentence = "{active} operations have not ended; no more than {most} are taken on."
+    hint = "Wait until some have ended, cancel what is not wanted, or raise `api.operations`. Stops are always taken."
+
+
 # `aima up` on this machine ------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,10 @@ class ApiSettings(Section):
     """Bearer keys, any of which opens the API; without one it binds to loopback only."""
     move_after: Duration = parse_duration("60s")
     """What is not bound to a host that was silent for so long is begun on another."""
+    streams: int = Field(2000, ge=1)
+    """Event streams open at once on this node; who comes then is told to come later."""
+    operations: int = Field(20_000, ge=1)
+    """Starts and pulls are refused while so many operations have not ended."""
     catalog: Path | None = None
     """A directory of the operator's own that overlays the catalog that AIMA brings."""
 

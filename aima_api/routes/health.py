@@ -1,13 +1,14 @@
-"""Whether this API node lives, and whether it can do its work: for balancers and supervisors, without a key."""
+"""Whether this API node lives and can do its work, for balancers without a key; and its metrics, for who has one."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from aima_api.host_loss import loss_among
+from aima_api.metrics import CONTENT_TYPE
 from aima_api.parts import Api
 from aima_core.failures import BrokerUnavailable
 
@@ -30,3 +31,9 @@ async def ready(api: Api) -> dict[str, str | None]:
     except TimeoutError as silent:
         raise BrokerUnavailable(detail="it is silent") from silent
     return {"status": "ready", "suspicion": loss_among(hosts, after=api.move_after).suspicion}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(api: Api) -> Response:
+    """What Prometheus reads."""
+    return Response(api.metrics.read(), media_type=CONTENT_TYPE)

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from aima_api.log_feeds import HostLine
 from aima_api.log_streams import Request
 from aima_api.parts import Api, Parts
-from aima_api.routes.operations import EventStream
 from aima_core.failures import InvalidRequest
 from aima_core.ids import HostName, InstanceId, ServiceId
 from aima_core.log_messages import MOST_TAIL
@@ -23,7 +22,6 @@ router = APIRouter(prefix="/v1/services", tags=["services"])
 
 TAIL = 100
 """Lines of each host, unless asked otherwise; with `since`, all that can be had."""
-_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _EVENTS = "text/event-stream"
 
 Tail = Annotated[int | None, Query(ge=1, le=MOST_TAIL)]
@@ -57,7 +55,7 @@ async def logs(
     instances = await run_in_threadpool(_instances, api, id, host or [])
     request = Request(instances, tail=tail or lines, since=_moment(since) if since else None)
     if follow or _EVENTS in accept:
-        return EventStream(api.logs.stream(request, follow=follow), headers=_STREAM_HEADERS)
+        return api.open_streams.stream(api.logs.stream(request, follow=follow))
     items, notes = await api.logs.read(request)
     return JSONResponse(Lines(items=items, notes=notes).model_dump(mode="json"))
 

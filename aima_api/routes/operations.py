@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from aima_api.open_streams import EventStream
 from aima_api.parts import Api, Cursor, Limit
 from aima_core.failures import InvalidRequest
 from aima_core.ids import HostName, OperationId, ServiceId
@@ -18,7 +18,6 @@ from aima_core.operations import Kind, Operation, State
 router = APIRouter(prefix="/v1", tags=["operations"])
 
 LastEventId = Annotated[str | None, Header()]
-_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _PLACE = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
@@ -29,10 +28,6 @@ class Submitted(BaseModel):
 class Operations(BaseModel):
     items: list[Operation]
     next: str | None
-
-
-class EventStream(StreamingResponse):
-    media_type = "text/event-stream"
 
 
 @router.get("/operations")
@@ -63,19 +58,19 @@ def cancel(api: Api, id: OperationId) -> Operation:
     return api.wishes.cancel(id)
 
 
-@router.get("/operations/{id}/events", response_class=EventStream)
+@router.get("/operations/{id}/events", response_class=EventStream, status_code=200)
 async def events(api: Api, id: OperationId, last_event_id: LastEventId = None) -> EventStream:
     """What happened to it, and what happens from now on, up to its end. Resumes after `Last-Event-ID`."""
     after = _number(last_event_id)
     await run_in_threadpool(api.operations.get, id)
-    return EventStream(api.streams.of_operation(id, after), headers=_STREAM_HEADERS)
+    return api.open_streams.stream(api.streams.of_operation(id, after))
 
 
-@router.get("/events", response_class=EventStream)
+@router.get("/events", response_class=EventStream, status_code=200)
 async def all_events(api: Api, last_event_id: LastEventId = None) -> EventStream:
     """What happens to all operations, from now on or after `Last-Event-ID`."""
     after = _place(last_event_id) if last_event_id else await run_in_threadpool(api.operations.last_place)
-    return EventStream(api.streams.of_all(after), headers=_STREAM_HEADERS)
+    return api.open_streams.stream(api.streams.of_all(after))
 
 
 def _number(text: str | None) -> int:

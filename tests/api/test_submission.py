@@ -12,6 +12,7 @@ from lab.wishes import SIGNING_KEY
 from aima_api.call_off import CallOff
 from aima_api.placement import Place
 from aima_api.submit import Submit
+from aima_api.tally import Intake
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.operation_store import OperationStore
@@ -381,7 +382,12 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     operations = OperationStore(redis)
     unanswered = NeverAnswered(redis)
-    submit = Submit(unanswered, call_off=CallOff(operations, ServiceStore(redis)), signing_key=SIGNING_KEY)
+    submit = Submit(
+        unanswered,
+        call_off=CallOff(operations, ServiceStore(redis)),
+        intake=Intake(redis, most=1),
+        signing_key=SIGNING_KEY,
+    )
 
     with pytest.raises(BrokerUnavailable):
         submit.submit(PullImage(images=("repo/name:1",)), [Place(Route("host.alpha"))])

@@ -13,7 +13,14 @@ ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
 HOMES = {
     "docker": ("aima_worker/runtimes/docker_",),
-    "celery": ("aima_core/celery_app.py", "aima_worker/app.py", "aima_worker/consuming.py", "aima_worker/tasks.py"),
+    "celery": (
+        "aima_core/celery_app.py",
+        "aima_worker/app.py",
+        "aima_worker/consuming.py",
+        "aima_worker/ending.py",
+        "aima_worker/tasks.py",
+    ),
+    "prometheus_client": ("aima_api/metrics.py",),
     "pynvml": ("aima_worker/nvml.py",),
     "yaml": ("aima_api/catalog_", "aima_api/cli/"),
 }

@@ -1,0 +1,107 @@
+"""How much a node takes on at once: event streams, operations that have not ended, readers that no longer read."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+from api.front_door import SERVICE, ScriptedWorker, api_node
+from lab.parts import eventually
+
+from aima_api import open_streams
+from aima_api.tally import COUNTS_EVERY
+from aima_core.operations import Phase
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def worker(redis):
+    return ScriptedWorker(redis)
+
+
+# Streams -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_more_streams_are_opened_than_a_node_may_have_and_those_it_has_go_on(redis_url, worker):
+    with api_node(redis_url, streams=2) as node, ExitStack() as open_ones:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        first = open_ones.enter_context(node.following(operation["id"]))
+        open_ones.enter_context(node.following(None))
+
+        refused = [node.get(f"/v1/operations/{operation['id']}/events"), node.get("/v1/events")]
+        refused += [node.get(f"/v1/services/{SERVICE}/logs?follow=true")]
+        worker.says(operation["id"], Phase.READY, endpoint="http://127.0.0.1:20000")
+        heard = list(first)
+
+    assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(429, "too_many_streams")] * 3
+    assert {answer.headers["retry-after"] for answer in refused} == {"5"}
+    assert heard[-1].event == "end"
+
+
+def test_a_stream_that_has_ended_or_was_left_makes_room_for_the_next(redis_url, worker):
+    with api_node(redis_url, streams=1) as node:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        for _ in range(3):
+            with node.following(operation["id"]) as stream:
+                next(stream)
+            assert eventually(lambda: len(node.server.open_streams) == 0)
+        worker.says(operation["id"], Phase.READY, endpoint="http://127.0.0.1:20000")
+
+        assert node.heard(operation["id"])[-1].event == "end"
+        assert eventually(lambda: len(node.server.open_streams) == 0)
+
+
+def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker, monkeypatch):
+    monkeypatch.setattr(open_streams, "TAKES_WITHIN", timedelta(milliseconds=300))
+    with api_node(redis_url) as node, socket.socket() as deaf:
+        [operation] = node.start()
+        worker.take_on(operation["id"])
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", int(node.url.rpartition(":")[2])))
+        deaf.sendall(f"GET /v1/operations/{operation['id']}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert eventually(lambda: node.server.hub.listeners == 1)
+
+        for _ in range(1000):
+            worker.says(operation["id"], lines=("x" * 8000,))
+
+        let_go = eventually(lambda: node.server.hub.listeners == len(node.server.open_streams) == 0)
+
+    assert let_go
+
+
+# Operations --------------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_of_starts_and_pulls_is_refused_and_leaves_nothing_but_stops_are_taken(redis, redis_url, worker):
+    ScriptedWorker(redis, "beta")
+    with api_node(redis_url, operations=1) as node:
+        node.start(hosts=["alpha"])
+
+        start = node.post(f"/v1/services/{SERVICE}:start", {"hosts": ["beta"]})
+        pull = node.post("/v1/images:pull", {"image": "repo/name:1", "hosts": ["alpha"]})
+        asked = node.get(f"/v1/services/{SERVICE}").json()
+        stop = node.post(f"/v1/services/{SERVICE}:stop")
+
+    refused = [(answer.status_code, answer.json()["code"]) for answer in (start, pull)]
+    assert refused == [(429, "too_many_operations")] * 2
+    assert start.headers["retry-after"] == "5"
+    assert asked["hosts"] == ["alpha"]
+    assert [each["id"] for each in asked["instances"]] == [f"{SERVICE}@alpha"]
+    assert stop.status_code == 202
+
+
+def test_what_has_ended_makes_room_for_more(redis_url, worker):
+    with api_node(redis_url, operations=1) as node:
+        [operation] = node.start()
+        worker.is_ready(operation)
+
+        began = eventually(
+            lambda: node.post(f"/v1/services/{SERVICE}:start").status_code == 202, within=3 * COUNTS_EVERY
+        )
+
+    assert began

@@ -29,18 +29,13 @@ class RoomStore:
         told = {host: _holdings(flat) for host, flat in zip(found[::2], found[1::2], strict=True)}
         return {host: told.get(host, {}) for host in names}
 
-    def given_on(
-        self, hosts: Iterable[HostName]
-    ) -> tuple[dict[HostName, dict[ServiceId, Holding]], dict[HostName, int]]:
-        """Of several hosts, what they hold and how many of their slots are in use."""
+    def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:
+        """How many of their slots are in use, in one round trip."""
         names = list(hosts)
         with self._redis.pipeline(transaction=False) as pipe:
             for host in names:
-                pipe.hgetall(keys.held(host))
                 pipe.zcard(keys.slots(host))
-            told = pipe.execute()
-        held = {host: _holdings(fields) for host, fields in zip(names, told[::2], strict=True)}
-        return held, dict(zip(names, told[1::2], strict=True))
+            return dict(zip(names, pipe.execute(), strict=True))
 
     def keep(self, host: HostName, service: ServiceId, holding: Holding) -> None:
         """Put down what a service holds that is there: the container is the ground truth."""

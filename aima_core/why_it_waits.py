@@ -24,7 +24,8 @@ class WhyItWaits:
         """What speaks against each host that listens to one of its routes; nothing against one that would do now."""
         routes = {operation.route, *operation.routes}
         listening = [host for host in self._hosts.all() if routes & set(host.routes)]
-        held, busy = self._rooms.given_on(host.name for host in listening)
+        names = [host.name for host in listening]
+        held, busy = self._rooms.held_on(names), self._rooms.busy_on(names)
         wanted = Wanted(routes=(), needs=operation.needs or Needs(), service=operation.service)
         return {host.name: why_not(host, wanted, held[host.name], busy=busy[host.name]) for host in listening}
 

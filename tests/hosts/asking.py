@@ -59,7 +59,7 @@ def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float
     return told(fleet, operation)
 
 
-def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 15) -> list[str]:
+def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> list[str]:
     """Why each of them waits."""
 
     def all_wait() -> bool:

@@ -1,0 +1,282 @@
+"""What holds at rest, whatever happened: each function names what offends against one promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from chaos.doorbells import queues, unacked
+from chaos.following import Follower
+from chaos.stage import Found, Held, Stage
+from lab.keyspace import odd_keys
+
+from aima_core import keys
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, InstanceId, ServiceId
+from aima_core.needs import Holding
+from aima_core.operation_store import OperationStore
+from aima_core.operations import Operation, State
+from aima_core.port_store import PortStore
+from aima_core.redis_link import RedisLink
+from aima_core.room_store import RoomStore
+from aima_core.service_store import ServiceStore
+from aima_core.services import Desired, Instance, InstanceState, PortLease, Service
+
+MOST_MORE_THREADS = 3
+MOST_MORE_POOLED = 48
+"""Threads without a name are those of other programs; an API node has up to 40 for requests."""
+MOST_MORE_DESCRIPTORS = 24
+"""A pool of connections grows with those that used them at once."""
+OPERATIONS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything at one moment, records and truth."""
+
+    redis: RedisLink
+    installation: str
+    accepted: Sequence[str]
+    operations: Mapping[str, Operation]
+    services: Mapping[ServiceId, Service]
+    instances: Sequence[Instance]
+    containers: Mapping[str, Sequence[Found]]
+    leases: Sequence[PortLease]
+    held: Mapping[HostName, Mapping[ServiceId, Holding]]
+    followers: Sequence[Follower]
+    before: Mapping[str, Held]
+    after: Mapping[str, Held]
+
+    @property
+    def running(self) -> dict[str, Found]:
+        return {each.name: each for found in self.containers.values() for each in found if each.status == "running"}
+
+    @property
+    def wanted(self) -> list[Instance]:
+        return [each for each in self.instances if (each.desired, each.state) == (Desired.RUNNING, InstanceState.READY)]
+
+    def name_of(self, id: InstanceId) -> str:
+        return f"{self.installation}.{id.service}.{id.host}"
+
+
+def scene_of(
+    stage: Stage,
+    installation: str,
+    *,
+    accepted: Sequence[str],
+    followers: Sequence[Follower],
+    before: Mapping[str, Held],
+) -> Scene:
+    redis = stage.redis()
+    hosts = [HostName(name) for name in stage.shape.hosts]
+    services = ServiceStore(redis)
+    return Scene(
+        redis=redis,
+        installation=installation,
+        accepted=accepted,
+        operations={operation.id: operation for operation in _operations(redis)},
+        services={each.id: each for each in _services(services)},
+        instances=services.instances(redis.zrange(keys.INSTANCES, 0, -1)),
+        containers=stage.containers(),
+        leases=[lease for host in hosts for lease in PortStore(redis, host).all()],
+        held=RoomStore(redis).held_on(hosts),
+        followers=followers,
+        before=before,
+        after=stage.held(),
+    )
+
+
+# Operations -------------------------------------------------------------------------------------------------------
+
+
+def every_operation_has_ended(scene: Scene) -> Iterable[str]:
+    for each in scene.operations.values():
+        if not each.state.ended:
+            yield f"{_told(each)} is {each.state}/{each.phase} in attempt {each.attempt}: {each.reason}"
+
+
+def none_that_was_accepted_is_lost(scene: Scene) -> Iterable[str]:
+    for id in scene.accepted:
+        if id not in scene.operations:
+            yield f"{id} was accepted, and there is no record of it"
+
+
+def what_did_not_succeed_says_why(scene: Scene) -> Iterable[str]:
+    for each in scene.operations.values():
+        if each.state in (State.FAILED, State.CANCELLED) and each.failure is None:
+            yield f"{_told(each)} is {each.state} for no reason"
+
+
+def nothing_failed_by_a_bug(scene: Scene) -> Iterable[str]:
+    for each in scene.operations.values():
+        if each.failure is not None and each.failure.code == "internal_error":
+            yield f"{_told(each)}: {each.failure.message}"
+
+
+# Containers -------------------------------------------------------------------------------------------------------
+
+
+def what_is_wanted_runs_and_nothing_else(scene: Scene) -> Iterable[str]:
+    wanted = {scene.name_of(each.id): each for each in scene.wanted}
+    for name in sorted(wanted.keys() - scene.running.keys()):
+        yield f"{name} is wanted and ready, and does not run: {wanted[name]!r}"
+    for name in sorted(scene.running.keys() - wanted.keys()):
+        yield f"{name} runs, and is not wanted: {_record(scene, name)}"
+
+
+def every_container_runs(scene: Scene) -> Iterable[str]:
+    for host, found in scene.containers.items():
+        for each in found:
+            if each.status != "running":
+                yield f"{each.name} on {host} is {each.status}: {_record(scene, each.name)}"
+
+
+def each_container_is_there_once(scene: Scene) -> Iterable[str]:
+    names = Counter(each.name for found in scene.containers.values() for each in found)
+    yield from (f"{name} is there {count} times" for name, count in names.items() if count > 1)
+
+
+def no_instance_is_half_way(scene: Scene) -> Iterable[str]:
+    settled = {
+        Desired.RUNNING: (InstanceState.READY, InstanceState.FAILED),
+        Desired.STOPPED: (InstanceState.STOPPED, InstanceState.FAILED),
+    }
+    for each in scene.instances:
+        if each.state not in settled[each.desired]:
+            yield f"{each.id} shall be {each.desired}, and is {each.state} since {each.since}: {each!r}"
+        elif each.state is InstanceState.FAILED and each.failure is None:
+            yield f"{each.id} has failed for no reason"
+
+
+def no_service_runs_more_often_than_asked(scene: Scene) -> Iterable[str]:
+    for id, count in Counter(each.id.service for each in scene.wanted).items():
+        service = scene.services.get(id)
+        if service and count > (most := len(service.hosts) or service.replicas):
+            hosts = [each.id.host for each in scene.wanted if each.id.service == id]
+            yield f"{id} runs {count} times, and {most} were asked for: on {hosts}"
+
+
+# What is held -----------------------------------------------------------------------------------------------------
+
+
+def leases_are_the_ports_in_use(scene: Scene) -> Iterable[str]:
+    leased = {(scene.name_of(lease.holder), lease.port) for lease in scene.leases}
+    used = {(each.name, each.port) for each in scene.running.values()}
+    yield from (f"{name} holds port {port}, and does not use it" for name, port in sorted(leased - used))
+    yield from (f"{name} uses port {port}, and does not hold it" for name, port in sorted(used - leased))
+    for lease in scene.leases:
+        if lease.until is not None:
+            yield f"{lease.holder} runs, and its lease of {lease.port} ends at {lease.until}"
+
+
+def room_is_held_by_what_runs(scene: Scene) -> Iterable[str]:
+    held = {scene.name_of(service.on(host)): each for host, by in scene.held.items() for service, each in by.items()}
+    yield from (f"{name} holds {held[name]}, and does not run" for name in sorted(held.keys() - scene.running.keys()))
+    yield from (f"{name} runs, and holds no room" for name in sorted(scene.running.keys() - held.keys()))
+    yield from (f"{name} is still said to be loading" for name, each in held.items() if each.loading)
+
+
+def nobody_claims_anything(scene: Scene) -> Iterable[str]:
+    for key in scene.redis.scan_iter(match=f"{keys.CLAIM_PREFIX}*", count=1000):
+        yield f"{key} is held by {scene.redis.get(key)}"
+    for host in scene.held:
+        now = scene.redis.time()[0] * 1000  # what is over counts no more, and goes with the next claim
+        yield from (f"{id} takes a slot of {host}" for id in scene.redis.zrangebyscore(keys.slots(host), now, "+inf"))
+    for name in (keys.ACTIVE, keys.WAITING):
+        yield from (f"{id} is in {name}" for id in scene.redis.zrange(name, 0, -1))
+
+
+def the_queues_are_empty(scene: Scene) -> Iterable[str]:
+    for name, messages in queues(scene.redis).items():
+        yield f"{len(messages)} messages wait in {name}"
+    for id in unacked(scene.redis).values():  # of workers that were killed: each is delivered again, and is late
+        if id in scene.operations and not scene.operations[id].state.ended:
+            yield f"{id} has not ended, and its message is with a worker"
+
+
+def every_key_is_as_documented(scene: Scene) -> Iterable[str]:
+    return odd_keys(scene.redis)
+
+
+def every_process_holds_what_it_held(scene: Scene) -> Iterable[str]:
+    for name in scene.before.keys() & scene.after.keys():
+        before, after = scene.before[name], scene.after[name]
+        more = Counter(after.threads) - Counter(before.threads) - Counter(f"tail of {each}" for each in scene.running)
+        pooled = more.pop("", 0)
+        if more.total() > MOST_MORE_THREADS or pooled > MOST_MORE_POOLED:
+            yield f"{name} has more threads than it had, by {pooled} and {dict(more)}"
+        if after.descriptors > before.descriptors + MOST_MORE_DESCRIPTORS:
+            yield f"{name} has {after.descriptors} descriptors, and had {before.descriptors}"
+
+
+# Followers --------------------------------------------------------------------------------------------------------
+
+
+def followers_miss_nothing_and_hear_nothing_twice(scene: Scene) -> Iterable[str]:
+    for each in scene.followers:
+        record = scene.operations.get(each.operation)
+        heard, last = each.numbers, record.seq if record else 0
+        yield from (f"a follower of {each.operation} {mishap}" for mishap in each.mishaps)
+        if each.ended_with is None:
+            yield f"a follower of {each.operation} never heard of its end: {heard[-3:]} of {last}"
+        elif heard != list(range(1, last + 1)):
+            odd = [number for before, number in zip([0, *heard], heard, strict=False) if number != before + 1]
+            yield f"a follower of {each.operation} heard {len(heard)} events of {last}, oddly at {odd[:5]}"
+
+
+INVARIANTS: tuple[Callable[[Scene], Iterable[str]], ...] = (
+    every_operation_has_ended,
+    none_that_was_accepted_is_lost,
+    what_did_not_succeed_says_why,
+    nothing_failed_by_a_bug,
+    what_is_wanted_runs_and_nothing_else,
+    every_container_runs,
+    each_container_is_there_once,
+    no_instance_is_half_way,
+    no_service_runs_more_often_than_asked,
+    leases_are_the_ports_in_use,
+    room_is_held_by_what_runs,
+    nobody_claims_anything,
+    the_queues_are_empty,
+    every_key_is_as_documented,
+    every_process_holds_what_it_held,
+    followers_miss_nothing_and_hear_nothing_twice,
+)
+
+
+def offences(scene: Scene) -> dict[str, list[str]]:
+    """By invariant, those that do not hold."""
+    found = {invariant.__name__: list(invariant(scene)) for invariant in INVARIANTS}
+    return {name: offenders for name, offenders in found.items() if offenders}
+
+
+def live(stage: Stage) -> set[str]:
+    return {host.name for host in HostStore(stage.redis()).all() if host.live}
+
+
+def _operations(redis: RedisLink) -> Iterable[Operation]:
+    store, after = OperationStore(redis), None
+    while True:
+        page = store.page(limit=OPERATIONS_AT_ONCE, after=after)
+        yield from page.items
+        if (after := page.after) is None:
+            return
+
+
+def _services(store: ServiceStore) -> Iterable[Service]:
+    after = None
+    while True:
+        found, after = store.page(limit=OPERATIONS_AT_ONCE, after=after)
+        yield from found
+        if after is None:
+            return
+
+
+def _told(operation: Operation) -> str:
+    what = f"{operation.kind} {operation.id} of {operation.service or operation.image}"
+    return f"{what} (fence {operation.fence}, on {operation.host})"
+
+
+def _record(scene: Scene, name: str) -> str:
+    return next((repr(each) for each in scene.instances if scene.name_of(each.id) == name), "there is no record")

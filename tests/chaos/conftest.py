@@ -1,0 +1,24 @@
+"""The two stages of chaos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chaos.fleet_stage import FleetStage, fleet_stage, sure_redis
+from chaos.lab_stage import IMAGE, LabStage, lab_stage
+from engines.conftest import script
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[FleetStage]:
+    with sure_redis(tmp_path) as server, fleet_stage(server, tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[LabStage]:
+    script("build", IMAGE.partition("/")[2].partition(":")[0])
+    with lab_stage(tmp_path) as stage:
+        yield stage

@@ -1,0 +1,56 @@
+"""Mishaps of the queue: a doorbell that is lost, one that rings twice, or long after its operation."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from chaos.plan import Step
+from redis import Redis
+
+from aima_core import keys
+from aima_core.ids import OperationId
+from aima_core.operation_store import OperationStore
+from aima_core.queue import Doorbell
+from aima_core.redis_link import RedisLink
+
+WAITS_SECONDS = 0.5
+UNACKED = keys.queue("unacked")
+
+
+def queues(redis: Redis) -> dict[str, list[str]]:
+    """The messages that wait, by queue."""
+    names = sorted(key for key in redis.scan_iter(match=f"{keys.PREFIX}*", count=1000, _type="list"))
+    return {name: redis.lrange(name, 0, -1) for name in names if not name.startswith(keys.asked("").rstrip(":"))}
+
+
+def unacked(redis: Redis) -> dict[str, str]:
+    """The operations whose messages a worker has taken and not acknowledged, by delivery."""
+    return {tag: json.loads(text)[0]["headers"]["id"] for tag, text in redis.hgetall(UNACKED).items()}
+
+
+def lose_one(redis: Redis, step: Step) -> str:
+    """Take away a message that waits; one that a worker has just taken if none does soon."""
+    deadline = time.monotonic() + WAITS_SECONDS
+    while time.monotonic() < deadline:
+        waiting = [(queue, message) for queue, messages in queues(redis).items() for message in messages]
+        if waiting:
+            queue, message = step.one_of(waiting)
+            gone = redis.lrem(queue, 1, message)
+            id = json.loads(message)["headers"]["id"]
+            return f"{queue.removeprefix(keys.PREFIX)}: {id}{'' if gone else ', which was gone'}"
+    if taken := sorted(unacked(redis).items()):
+        tag, operation = step.one_of(taken)
+        redis.hdel(UNACKED, tag)
+        return f"taken: {operation}"
+    return "none was there"
+
+
+def ring_again(redis: RedisLink, step: Step) -> str:
+    """For any operation there ever was."""
+    all_of_them = redis.zrange(keys.OPERATIONS, 0, -1)
+    if not all_of_them:
+        return "none was there"
+    id = OperationId(step.one_of(all_of_them).split()[-1])
+    Doorbell(redis).ring(operation := OperationStore(redis).get(id))
+    return f"{id}, {operation.state}"

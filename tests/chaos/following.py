@@ -1,0 +1,87 @@
+"""Followers of operations: each hears of one to its end, from whichever node answers, going on where it left off."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Event as Flag
+from threading import Thread
+from typing import Any
+
+import httpx2
+from chaos.asking import PAUSE_SECONDS, Node
+
+ENDED = {"ready", "pulled", "stopped", "failed", "cancelled"}
+SILENCE_SECONDS = 20
+"""Nodes say something every 15 seconds."""
+DROPS = 0.05
+"""Of a follower's events, so many are followed by its dropping the line, as people do."""
+
+
+class Follower:
+    def __init__(self, operation: str, nodes: Sequence[Node], *, first: int, seed: int) -> None:
+        self.operation = operation
+        self.numbers: list[int] = []
+        """Of the events it heard, in order."""
+        self.resets = 0
+        self.lines = 0
+        """How often it connected."""
+        self.mishaps: list[str] = []
+        self.ended_with: dict[str, Any] | None = None
+        self._nodes = nodes
+        self._turn = first
+        self._dice = random.Random(seed)
+        self._over = Flag()
+        self._thread = Thread(target=self._follow, name=f"follower-{operation[:8]}", daemon=True)
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def give_up(self) -> None:
+        self._over.set()
+        self._thread.join(SILENCE_SECONDS + 5)
+
+    def _follow(self) -> None:
+        while self.ended_with is None and not self._over.is_set():
+            node = self._nodes[self._turn % len(self._nodes)]
+            self._turn += 1
+            with suppress(httpx2.TransportError, httpx2.StreamError):
+                self._listen(node)
+            if self.ended_with is None:
+                time.sleep(PAUSE_SECONDS)
+
+    def _listen(self, node: Node) -> None:
+        headers = {**node.headers, **({"Last-Event-ID": str(self.numbers[-1])} if self.numbers else {})}
+        path = f"{node.url}/v1/operations/{self.operation}/events"
+        with httpx2.stream("GET", path, headers=headers, timeout=SILENCE_SECONDS) as stream:
+            if stream.status_code != 200:
+                if stream.status_code not in (503, 404):
+                    self.mishaps.append(f"was answered {stream.status_code}")
+                if stream.status_code == 404:
+                    self.mishaps.append("was told that there is no such operation")
+                    self._over.set()
+                return
+            self.lines += 1
+            frame: dict[str, str] = {}
+            for line in stream.iter_lines():
+                if line:
+                    name, _, value = line.partition(":")
+                    frame[name] = value.strip()
+                elif frame.get("data") and self._hear(frame):
+                    return
+                else:
+                    frame = {}
+
+    def _hear(self, frame: dict[str, str]) -> bool:
+        """Whether it has heard enough on this line."""
+        told = json.loads(frame.pop("data"))
+        self.numbers.append(int(frame["id"]))
+        self.resets += frame.get("event") == "reset"
+        frame.clear()
+        if told.get("phase") in ENDED:
+            self.ended_with = told
+            return True
+        return self._over.is_set() or self._dice.random() < DROPS

@@ -1,0 +1,124 @@
+"""What a run does and when: one `random.Random(seed)` decides all of it before it begins, so it can be run again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SHARES = {"start": 45, "stop": 25, "restart": 10, "pull": 10, "cancel": 10}
+SERVICES_PER_HOST = 2
+TRIES = 5
+"""To find a target that is not under a fault already."""
+FIXED_PORT = 20_005
+FOLLOWED = 0.3
+IMAGES = 4
+"""Others than the engines', which are pulled by themselves."""
+
+
+@dataclass(frozen=True)
+class Step:
+    at: float
+    """Seconds after the beginning, when it is due; a machine that is slow comes to it later."""
+    what: str
+    """A key of SHARES, or a fault."""
+    target: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """Of a request."""
+    lasts: float = 0.0
+    """Seconds until a fault is mended."""
+    pick: float = 0.0
+    """From 0 to 1: which, of those there are when it comes to it."""
+    followed: bool = False
+
+    def one_of(self, several: Any) -> Any:
+        return several[int(self.pick * len(several))]
+
+    def __str__(self) -> str:
+        said = f"{self.what} {self.target}".strip()
+        return f"{said} for {self.lasts:.1f} s" if self.lasts else said
+
+
+@dataclass(frozen=True)
+class Fault:
+    what: str
+    targets: tuple[str, ...]
+    lasts: tuple[float, ...]
+    """One of these; 0 needs no mending. While it lasts, nothing else is done to its target."""
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What can be done to a stage, and how fast."""
+
+    hosts: tuple[str, ...]
+    prefix: str
+    """Of its services' ids."""
+    body: Mapping[str, Any]
+    """Of each start's request, whatever else it says."""
+    image: str
+    """Of images to pull, formatted with a number."""
+    faults: tuple[Fault, ...]
+    wishes_per_second: float
+    seconds_between_faults: float
+
+
+def plan(seed: int, shape: Shape, *, operations: int) -> list[Step]:
+    dice = random.Random(seed)
+    wishes = list(_wishes(dice, shape, operations))
+    return sorted([*wishes, *_faults(dice, shape, until=wishes[-1].at)], key=lambda step: step.at)
+
+
+def _wishes(dice: random.Random, shape: Shape, operations: int) -> Iterator[Step]:
+    bodies, begun = dict(_services(dice, shape)), set[str]()
+    at = 0.0
+    for _ in range(operations):
+        at += dice.expovariate(shape.wishes_per_second)
+        what, service = dice.choices(list(SHARES), list(SHARES.values()))[0], dice.choice(list(bodies))
+        if what in ("stop", "restart") and service not in begun:
+            what = "start"
+        begun |= {service} if what == "start" else set()
+        target, body = _request(dice, shape, what, service)
+        body |= bodies[service] if what == "start" else {}
+        yield Step(at, what, target, body, pick=dice.random(), followed=dice.random() < FOLLOWED)
+
+
+def _request(dice: random.Random, shape: Shape, what: str, service: str) -> tuple[str, dict[str, Any]]:
+    if what == "pull":
+        return "", {"image": shape.image.format(dice.randrange(IMAGES)), "hosts": [dice.choice(shape.hosts)]}
+    if what == "cancel":
+        return "", {}
+    return service, {"start": dict(shape.body), "stop": {"grace": "1s"}}.get(what, {})
+
+
+def _services(dice: random.Random, shape: Shape) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each is wanted in one way throughout: anywhere, twice, on a host, or on a port there that another wants, too."""
+    for number in range(SERVICES_PER_HOST * len(shape.hosts)):
+        kind, host = (
+            dice.choices(["anywhere", "twice", "pinned", "on a port"], [45, 15, 30, 10])[0],
+            dice.choice(shape.hosts),
+        )
+        body: dict[str, Any] = {
+            "anywhere": {},
+            "twice": {"replicas": 2},
+            "pinned": {"hosts": [host]},
+            "on a port": {"hosts": [host], "port": FIXED_PORT},
+        }[kind]
+        yield f"{shape.prefix}-{number:03d}", body
+
+
+def _faults(dice: random.Random, shape: Shape, *, until: float) -> Iterator[Step]:
+    busy: dict[str, float] = {}
+    at = 0.0
+    while (at := at + dice.expovariate(1 / shape.seconds_between_faults)) < until:
+        for _ in range(TRIES):
+            fault = dice.choices(shape.faults, [each.weight for each in shape.faults])[0]
+            target, lasts, pick = dice.choice(fault.targets), dice.choice(fault.lasts), dice.random()
+            if busy.get(target, 0.0) <= at:
+                break
+        else:
+            continue
+        busy[target] = at + lasts + 1
+        yield Step(at, fault.what, target, lasts=lasts, pick=pick)

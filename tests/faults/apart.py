@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -65,6 +66,10 @@ class Apart(Commands):
     def kill_worker(self) -> None:
         self._parts["worker"].kill()
         self._parts["worker"].wait()
+
+    def tell_worker(self, *signals: signal.Signals) -> None:
+        for each in signals:
+            self._parts["worker"].send_signal(each)
 
     def until_worker_ends(self) -> int:
         return self._parts["worker"].wait(30)

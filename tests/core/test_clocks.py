@@ -1,0 +1,76 @@
+"""What is to end, or to be overdue, is timed by Redis: hosts' clocks differ, and no lease may go by any of them."""
+
+from __future__ import annotations
+
+import ast
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from lab.wishes import a_start_of, put_down
+
+from aima_core import keys
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, ServiceId
+from aima_core.operation_store import Claimed, OperationStore
+from aima_core.port_store import PortStore
+
+ROOT = Path(__file__).parents[2]
+ALPHA = HostName("alpha")
+LOOK_AT_THE_CLOCK = {
+    "aima_core/operation_store.py": "when something happened, for people",
+    "aima_core/host_store.py": "since when a host is drained, for people",
+    "aima_api/log_streams.py": "which lines a follower is too late for, by the host's own times with a margin",
+    "aima_api/up/app.py": "which lines of its parts are this run's",
+    "aima_api/cli/printing.py": "how long ago something was, for people",
+    "aima_api/routes/logs.py": "what `--since 10m` means",
+    "aima_worker/log_tail.py": "when the last lines were put down, for people",
+    "aima_worker/log_tails.py": "which lines were said before this worker",
+    "aima_worker/clock.py": "how far it is from Redis' own",
+    "aima_worker/adopting.py": "since when a container runs that does not say so itself",
+    "aima_worker/runtimes/docker_logs.py": "the time of a line that has none",
+    "aima_worker/runtimes/docker_runtime.py": "what a container has said since it was begun here",
+    "aima_worker/runtimes/process_log.py": "the time of a line",
+    "aima_worker/runtimes/process_supervisor.py": "since when a process runs",
+    "aima_worker/runtimes/fake.py": "since when a container runs",
+}
+"""Modules that ask this machine for the time, and what for."""
+
+
+def asks_for_the_time(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and (
+        (node.attr in ("now", "utcnow", "today") and ast.unparse(node.value) in ("datetime", "date"))
+        or (node.attr in ("time", "time_ns") and ast.unparse(node.value) == "time")
+    )
+
+
+def test_nobody_else_asks_this_machine_for_the_time():
+    asking = {
+        str(path.relative_to(ROOT))
+        for package in ("aima_core", "aima_worker", "aima_api")
+        for path in (ROOT / package).rglob("*.py")
+        if any(map(asks_for_the_time, ast.walk(ast.parse(path.read_text()))))
+    }
+
+    assert asking == set(LOOK_AT_THE_CLOCK)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("off", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
+def test_a_host_whose_clock_is_a_day_off_holds_what_it_holds_for_as_long_as_any_other(redis, monkeypatch, off):
+    monkeypatch.setattr("aima_core.operation_store.now", lambda: datetime.now(UTC) + off)
+    operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
+    ports.open(range(20000, 20010))
+    start = put_down(operations, a_start_of())
+
+    hosts.join(ALPHA, identity="alpha's", session="one")
+    claimed = operations.claim(start.id, ALPHA)
+    port = ports.lease(ServiceId("svc-tiny-dial").on(ALPHA), fence=1)
+    seconds, _ = redis.time()
+
+    assert isinstance(claimed, Claimed)
+    assert 0 < redis.pttl(keys.claim(start.id)) <= keys.CLAIM_TTL.total_seconds() * 1000
+    assert 0 < redis.pttl(f"{keys.port_prefix(ALPHA)}{port}") <= keys.PORT_LEASE.total_seconds() * 1000
+    assert redis.zscore(keys.HOSTS_SEEN, ALPHA) == pytest.approx(seconds, abs=2)
+    due = redis.zscore(keys.ACTIVE, start.id) / 1000 - keys.LOOK_AFTER.total_seconds()
+    assert due == pytest.approx(seconds, abs=2)

@@ -1,0 +1,62 @@
+"""Containers that come and go while they are listed: the listing is whole, and none of those that go makes it fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from threading import Event, Thread
+
+import docker
+import pytest
+from contract.bench import Bench, Program
+from contract.on_docker import DockerBench
+from lab.images import busybox_image
+
+from aima_worker.runtimes.docker_cli import DockerCli
+from aima_worker.runtimes.docker_engine import DockerEngine
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    own = DockerBench()
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def churn(bench: Bench) -> Iterator[None]:
+    """Containers with the bench's labels that end at once and are removed."""
+    enough, image = Event(), busybox_image()
+
+    def come_and_go() -> None:
+        with closing(docker.APIClient()) as client:
+            while not enough.is_set():
+                made = client.create_container(image, ["sh", "-c", ":"], labels=dict(bench.labels))["Id"]
+                client.start(made)
+                client.remove_container(made, force=True)
+
+    threads = [Thread(target=come_and_go) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    yield
+    enough.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "listings"), [pytest.param(DockerEngine, 60, id="sdk"), pytest.param(DockerCli, 15, id="program")]
+)
+def test_what_stays_is_in_every_listing(
+    bench: Bench, churn: None, runtime: type[DockerEngine | DockerCli], listings: int
+) -> None:
+    spec = bench.spec(Program.COUNTS)
+    bench.runtime.run(spec)
+    asked = runtime(host="bench-01")
+
+    listed = [{each.name for each in asked.containers(bench.labels)} for _ in range(listings)]
+
+    assert all(spec.name in names for names in listed)
+    assert any(len(names) > 1 for names in listed), "nothing came or went meanwhile"

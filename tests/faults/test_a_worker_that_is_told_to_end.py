@@ -1,0 +1,74 @@
+"""A worker that is told to end hands on what is under way at once; the next one carries it on, however it was told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from signal import SIGQUIT, SIGTERM, Signals
+
+import pytest
+from faults.apart import Apart
+from faults.dial import DIAL_IMAGE
+from lab.parts import eventually
+from lab.redis_server import RedisServer
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
+SERVICE = "svc-tiny-dial"
+ENDS_WITHIN = 4
+"""Seconds: the three that were promised, and one for a busy machine."""
+TAKEN_OVER_WITHIN = timedelta(seconds=20)
+
+
+@pytest.fixture
+def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
+    running = Apart(tmp_path, own_redis.url, installation=installation)
+    try:
+        running.up()
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.mark.parametrize(
+    "signals", [pytest.param((SIGTERM,), id="SIGTERM"), pytest.param((SIGTERM, SIGQUIT), id="SIGTERM and SIGQUIT")]
+)
+def test_a_start_that_loads_is_carried_on_by_the_next_worker_with_the_same_engine(
+    aima: Apart, signals: tuple[Signals, ...]
+) -> None:
+    id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
+    assert eventually(lambda: aima.operation(id)["phase"] == "loading")
+    ran = aima.processes()
+
+    began = time.monotonic()
+    aima.tell_worker(*signals)
+    aima.until_worker_ends()
+    took = time.monotonic() - began
+    handed_on = aima.operation(id)
+    aima.start_worker()
+
+    assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")
+    assert took < ENDS_WITHIN
+    assert handed_on["state"] == "queued"
+    assert (aima.operation(id)["attempt"], aima.processes()) == (2, ran)
+    stop = aima.aima("service", "stop", SERVICE, "--wait")
+    assert stop.returncode == 0, stop.stderr
+
+
+def test_what_was_done_when_it_was_told_twice_is_not_done_again(aima: Apart, own_redis: RedisServer) -> None:
+    ids = [aima.submit("image", "pull", DIAL_IMAGE, "--host", "alpha") for _ in range(3)]
+    ids.append(aima.submit("service", "start", SERVICE))
+
+    aima.tell_worker(SIGTERM, SIGQUIT)
+    aima.until_worker_ends()
+    aima.start_worker()
+
+    assert eventually(lambda: all(aima.operation(id)["ended_at"] for id in ids), within=TAKEN_OVER_WITHIN)
+    with own_redis.client() as client:
+        logs = [client.xrange(f"aima:log:{id}") for id in ids]
+    ends = [sum('"ready"' in entry["event"] or '"pulled"' in entry["event"] for _, entry in log) for log in logs]
+    assert ends == [1] * len(ids)
+    assert len(aima.processes()) == 1
+    stop = aima.aima("service", "stop", SERVICE, "--wait")
+    assert stop.returncode == 0, stop.stderr

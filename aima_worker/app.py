@@ -41,6 +41,7 @@ from aima_worker.log_server import LONGEST_ANSWER, LogServer
 from aima_worker.log_tails import LogTails
 from aima_worker.memory import settle, share_arenas
 from aima_worker.readiness import http_status
+from aima_worker.remembered import Memory
 from aima_worker.room import available_memory, room_of
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.session import only_worker_here, session_of
@@ -94,6 +95,7 @@ def whole_worker(
             ),
             identity=facts.identity,
             session=session_of(state_dir),
+            memory=Memory(state_dir),
             redis_is_new=lambda: watch.redis_is_new(),
             displaced=lambda why: _leave_the_name(worker, why),
         )

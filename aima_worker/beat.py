@@ -15,6 +15,7 @@ from aima_core.failures import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.host_store import HostStore, Membership, Pulse
 from aima_core.ids import HostName
 from aima_core.services import HostFacts
+from aima_worker.remembered import Memory, Remembered
 
 BEAT_SECONDS = 5.0
 BEATS_BETWEEN_FACTS = 12
@@ -31,6 +32,7 @@ class Beat:
         *,
         identity: str,
         session: str,
+        memory: Memory,
         redis_is_new: Callable[[], None],
         displaced: Callable[[HostNameTaken | IdentityTaken], None],
     ) -> None:
@@ -42,15 +44,17 @@ class Beat:
         self._session = session
         self._redis_is_new = redis_is_new
         self._displaced = displaced
-        self._epoch: str | None = None
-        self._drained = False
+        self._memory = memory
+        self._known = memory.recall()
         self._ended = False
         self._woken = Flag()
         self._beats_to_facts = 0
 
     def begin(self) -> None:
         """Raises HostNameTaken, IdentityTaken where another worker that lives goes by it; BrokerUnavailable."""
+        facts = self._facts()  # asked before: it takes a while, and a host that lives has no old facts
         self._join()
+        self._hosts.announce(facts)
         Thread(target=self._beat, name="beat", daemon=True).start()
 
     def announce_now(self) -> None:
@@ -94,12 +98,16 @@ class Beat:
         self._hear(pulse)
 
     def _hear(self, pulse: Pulse) -> None:
-        known, self._epoch = self._epoch, pulse.epoch
-        if known not in (None, pulse.epoch):
+        known = self._known
+        is_new = known.epoch not in (None, pulse.epoch)
+        now = Remembered(pulse.epoch, pulse.drained or (is_new and known.drained))
+        if is_new:
             _log.warning("Redis has lost its data", what="this host puts back what it knows")
-            if self._drained and not pulse.drained:
+            if now.drained and not pulse.drained:
                 self._hosts.drain(self._host)
             self._redis_is_new()
-        elif self._drained is not pulse.drained:
-            _log.info("drained" if pulse.drained else "resumed")
-            self._drained = pulse.drained
+        elif now.drained is not known.drained:
+            _log.info("drained" if now.drained else "resumed")
+        if now != known:
+            self._memory.keep(now)
+            self._known = now

@@ -1,0 +1,123 @@
+"""A worker joins under its name, and remembers across restarts what Redis may forget."""
+
+from __future__ import annotations
+
+import pytest
+
+from aima_core import keys
+from aima_core.failures import HostNameTaken, IdentityTaken
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName
+from aima_worker.beat import Beat
+from aima_worker.facts import host_facts
+from aima_worker.remembered import Memory, Remembered
+
+pytestmark = pytest.mark.redis
+
+ALPHA = HostName("alpha")
+
+
+@pytest.fixture
+def hosts(redis):
+    return HostStore(redis)
+
+
+@pytest.fixture
+def beat_of(desk, hosts, tmp_path):
+    """A worker's beat, told by hand; what it passes on lands in `heard`."""
+
+    def make(heard, *, name=ALPHA, identity="one", session="here"):
+        facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
+        return Beat(
+            hosts,
+            name,
+            lambda: facts,
+            identity=identity,
+            session=session,
+            memory=Memory(tmp_path),
+            redis_is_new=lambda: heard.append("new"),
+            displaced=heard.append,
+        )
+
+    return make
+
+
+def joined(beat):
+    beat._join()
+    beat._tell()
+    return beat
+
+
+def test_another_worker_of_that_name_is_refused_while_the_first_lives(redis, beat_of):
+    joined(beat_of([]))
+
+    with pytest.raises(HostNameTaken):
+        beat_of([], identity="two").begin()
+    redis.zadd(keys.HOSTS_SEEN, {ALPHA: 1})
+
+    joined(beat_of([], identity="two"))
+
+
+def test_a_copied_identity_is_refused_while_the_first_lives_under_whatever_name(beat_of):
+    joined(beat_of([]))
+
+    with pytest.raises(HostNameTaken):
+        beat_of([], session="elsewhere").begin()
+    with pytest.raises(IdentityTaken):
+        beat_of([], session="elsewhere", name=HostName("beta")).begin()
+
+
+def test_the_same_worker_takes_its_name_again_at_once(hosts, beat_of):
+    joined(beat_of([]))
+
+    joined(beat_of([]))
+
+    assert hosts.get(ALPHA).live
+
+
+def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of):
+    first = joined(beat_of([]))
+    redis.zadd(keys.HOSTS_SEEN, {ALPHA: 1})
+    joined(beat_of([], identity="two"))
+
+    with pytest.raises(HostNameTaken):
+        first._tell()
+
+
+def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(hosts, redis, beat_of):
+    heard = []
+    beat = joined(beat_of(heard))
+    redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
+
+    beat._tell()
+
+    assert heard == ["new"]
+    assert hosts.get(ALPHA).live
+
+
+def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_is_off(hosts, redis, beat_of):
+    beat = joined(beat_of([]))
+    hosts.drain(ALPHA)
+    beat._tell()
+    redis.delete(keys.EPOCH, keys.DRAINED)
+
+    joined(beat_of([]))
+
+    assert hosts.get(ALPHA).drained
+
+
+def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, beat_of):
+    beat = joined(beat_of([]))
+    hosts.drain(ALPHA)
+    beat._tell()
+    hosts.resume(ALPHA)
+
+    joined(beat_of([]))
+
+    assert not hosts.get(ALPHA).drained
+
+
+def test_what_cannot_be_read_is_not_remembered(tmp_path):
+    (tmp_path / "redis.epoch").write_text("")
+
+    assert Memory(tmp_path).recall() == Remembered()

@@ -1,4 +1,4 @@
-"""Kombu's transports over Redis, made to outlive what makes no sense.
+"""Kombu's transports over Redis, made to outlive what makes no sense, and a connection that is lost twice.
 
 Whatever somebody puts on a queue or says on the line of remote control would otherwise end the worker that takes it,
 and some of it each worker that comes after: it is dropped with a warning, as a lost doorbell is, and rung for again.
@@ -21,6 +21,12 @@ _log = structlog.get_logger()
 def outliving_nonsense(transport: Any) -> type[Any]:
     """The same transport, whose consumers go on after a message that cannot be made out."""
 
+    class QoS(transport.Channel.QoS):  # type: ignore[misc]  # kombu is untyped
+        def restore_unacked(self, client: Any = None) -> None:
+            """Not once the connection is given up: asking for it would end the worker. Redis delivers them again."""
+            if self.channel.connection is not None and self.channel.connection.client is not None:
+                super().restore_unacked(client)
+
     class Channel(transport.Channel):  # type: ignore[misc]  # kombu is untyped
         def basic_consume(
             self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **how: Any
@@ -41,6 +47,7 @@ def outliving_nonsense(transport: Any) -> type[Any]:
         def _receive(self) -> Any:
             return _read(super()._receive)
 
+    Channel.QoS = QoS
     return type("Transport", (transport,), {"Channel": Channel})
 
 

@@ -5,6 +5,7 @@ A message on the queue is only a doorbell; what is here is the intent and the tr
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -172,7 +173,7 @@ class OperationStore:
         where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX, keys.OPERATION_PREFIX]
         has = _as_arguments(room) if room else ()
         taken, what, *gpus = self._run(
-            "claim", where, id, host, in_ms(keys.CLAIM_TTL), unended, now().isoformat(), *has
+            "claim", where, id, host, in_ms(keys.CLAIM_TTL), unended, now().isoformat(), uuid.uuid4().hex, *has
         )
         if taken == 0:
             return Skipped(str(what), to_be_ended=what == "cancelled")

@@ -7,7 +7,7 @@
 -- KEYS  operation, its claim, those waiting, the host's slots, what the host holds, the drained hosts, the host of each
 --       service, prefix of what hosts hold, of instances, of operations
 -- ARGV  id, host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated), the time,
---       slots, bytes for engines in all, bytes available now, '1' if GPUs share them, the GPUs' ids, …
+--       a word of this claim's own, slots, bytes for engines in all, bytes available now, '1' if GPUs share them, the GPUs' ids, …
 --       (without slots, the host has room for anything)
 -- Gives {1, the record, the ids of the GPUs given}, {0, why not}, {2, what it lacks, the record}, or {3, the host that
 -- has its service, the record}.
@@ -18,6 +18,11 @@ if not state then return {0, 'there is no record of it'} end
 if not string.find(ARGV[4], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
 if cancelled and not attempted then return {0, 'cancelled'} end -- after a first attempt there may be something to clear away
 local holder = redis.call('GET', KEYS[2])
+if holder and redis.call('HGET', KEYS[1], 'claimed_by') == ARGV[6] then -- asked again, since the answer was lost
+  local gpus, held = {}, redis.call('HGET', KEYS[5], field[7] or '')
+  for gpu in string.gmatch(held and string.match(held, '[^ ]*$') or '', '[^,]+') do gpus[#gpus + 1] = gpu end
+  return {1, redis.call('HGETALL', KEYS[1]), gpus}
+end
 if holder then return {0, 'it is held by ' .. holder} end
 if owner and owner ~= ARGV[2] then return {0, 'it is ' .. owner .. "'s"} end
 
@@ -47,12 +52,12 @@ local given = {}
 
 local function short_of(others)
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-  if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then return 'slots' end
+  if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[7]) then return 'slots' end
   if kind ~= 'start' then return nil end
   local is_there = redis.call('HEXISTS', KEYS[5], field[7]) == 1
   if not is_there and redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'drained' end
 
-  local needs, unified = cjson.decode(field[6] or '{}'), ARGV[9] == '1'
+  local needs, unified = cjson.decode(field[6] or '{}'), ARGV[10] == '1'
   local wanted = (needs.memory or 0) + (unified and needs.gpu_memory or 0)
   local held, not_yet_taken, loads, in_use = 0, 0, false, {}
   for _, text in pairs(others) do
@@ -64,22 +69,22 @@ local function short_of(others)
     end
     for gpu in string.gmatch(gpus, '[^,]+') do in_use[gpu] = true end
   end
-  if held + wanted > tonumber(ARGV[7]) or not_yet_taken + wanted > tonumber(ARGV[8]) then return 'memory' end
+  if held + wanted > tonumber(ARGV[8]) or not_yet_taken + wanted > tonumber(ARGV[9]) then return 'memory' end
 
   local count = needs.gpus or 0
   if count ~= 0 then
     if unified and loads then return 'load' end
-    for at = 10, #ARGV do
+    for at = 11, #ARGV do
       if unified or not in_use[ARGV[at]] then given[#given + 1] = ARGV[at] end
     end
-    local least = count == 'all' and #ARGV - 9 or count
+    local least = count == 'all' and #ARGV - 10 or count
     if #given == 0 or #given < least then return 'gpus' end
     for at = #given, least + 1, -1 do given[at] = nil end
   end
   redis.call('HSET', KEYS[5], field[7], string.format('%d 1 %s %s', wanted, field[8], table.concat(given, ',')))
 end
 
-if kind ~= 'stop' and ARGV[6] then
+if kind ~= 'stop' and ARGV[7] then
   local others = {}
   local all = redis.call('HGETALL', KEYS[5])
   for at = 1, #all, 2 do
@@ -96,7 +101,7 @@ end
 
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('SET', KEYS[2], ARGV[2] .. ' in attempt ' .. attempt, 'PX', ARGV[3])
-redis.call('HSET', KEYS[1], 'host', ARGV[2], 'state', 'running')
+redis.call('HSET', KEYS[1], 'host', ARGV[2], 'state', 'running', 'claimed_by', ARGV[6])
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[1])
 return {1, redis.call('HGETALL', KEYS[1]), given}

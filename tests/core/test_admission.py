@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
@@ -239,3 +240,13 @@ def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_ano
     put_down(store, a_start_of(), host=ALPHA)
 
     assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), HasItsHost)
+
+
+def test_a_claim_whose_answer_was_lost_is_given_again_as_it_was(store, redis, monkeypatch):
+    start = a_start(store, gpus=1)
+    monkeypatch.setattr("aima_core.operation_store.uuid.uuid4", lambda: UUID(int=7))
+
+    first = store.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
+    again = store.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
+
+    assert (again.attempt, again.gpus) == (first.attempt, first.gpus) == (1, ("GPU-a",))

@@ -6,28 +6,41 @@ A bench sets up what it needs and takes it away again. One whose parts this mach
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from types import ModuleType
 
 from lab.at_hand import why_not
 
-from bench import command_line, listing, pull, start, submit
+from bench import command_line, events, hosts, listing, ports, pull, recovery, start, submit
+from bench.comparison import Result
 from bench.report import as_json, as_table
 
-BENCHES: dict[str, ModuleType] = {"start": start, "pull": pull, "submit": submit, "list": listing, "cli": command_line}
+BENCHES: dict[str, ModuleType] = {
+    "start": start,
+    "pull": pull,
+    "submit": submit,
+    "list": listing,
+    "ports": ports,
+    "events": events,
+    "recovery": recovery,
+    "hosts": hosts,
+    "cli": command_line,
+}
 
 
 def main() -> int:
     options = _options()
-    comparisons = []
+    results: list[Result] = []
     for name in options.name or BENCHES:
         bench = BENCHES[name]
         if reasons := [reason for part in bench.NEEDS if (reason := why_not(part))]:
             print(f"{name} is left out: {reasons[0]}", file=sys.stderr)
             continue
-        comparisons += bench.measure(options.rounds or bench.ROUNDS)
-    print(as_json(comparisons) if options.json else as_table(comparisons))
-    return 0 if comparisons else 1
+        print(f"{name}: the load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", file=sys.stderr)
+        results += bench.measure(options.rounds or bench.ROUNDS)
+    print(as_json(results) if options.json else as_table(results))
+    return 0 if results else 1
 
 
 def _options() -> argparse.Namespace:

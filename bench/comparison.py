@@ -105,6 +105,35 @@ class Comparison:
         return self.goal.met_by(self.figure)
 
 
+@dataclass(frozen=True)
+class Bounded:
+    """What nothing else does that it could be compared with: it has a bound of its own, or is only told."""
+
+    what: str
+    ours: Sequence[float]
+    """One for each round."""
+    unit: str
+    most: float | None = None
+
+    @property
+    def figure(self) -> float:
+        return median(self.ours)
+
+    @property
+    def met(self) -> bool:
+        return self.most is None or self.figure <= self.most
+
+    @property
+    def goal(self) -> str:
+        return "" if self.most is None else f"≤ {self.told(self.most)}"
+
+    def told(self, figure: float) -> str:
+        return f"{figure:.4g} {self.unit}"
+
+
+Result = Comparison | Bounded
+
+
 def take_turns(rounds: int, contenders: Mapping[str, Turn]) -> dict[str, list[float]]:
     """Seconds of each contender, round by round, after one round that warms up and does not count.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer, redis_program
 
@@ -50,11 +51,15 @@ _FACTS = {
 
 
 class Installation:
-    def __init__(self, api: Api, name: str, *, url: str, redis_url: str) -> None:
+    def __init__(self, api: Api, name: str, *, url: str, redis_url: str, api_pid: int) -> None:
         self.name = name
         self.url = url
         self.redis_url = redis_url
+        self.api_pid = api_pid
         self._api = api
+
+    def events_of(self, id: str) -> str:
+        return f"{self.url}{path_of('operations', id, 'events')}"
 
     def submit(self, path: str, body: dict[str, Any] | None = None) -> str:
         """POST something that makes one operation; its id."""
@@ -98,32 +103,37 @@ def installation(*, hosts: int = 0) -> Iterator[Installation]:
     name = f"b{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="aima-bench-")))
-        redis = _redis(directory)
-        stack.callback(redis.kill)
+        redis = stack.enter_context(own_redis(directory))
         port = free_port()
-        environment = os.environ | _settings(name, directory, redis_url=redis.url, port=port)
+        environment = os.environ | settings_of(name, directory, redis_url=redis.url, port=port)
         if hosts:
             _announce(command_link(redis.url), hosts)
-        for module in ("aima_api",) if hosts else ("aima_api", "aima_worker"):
-            command = [sys.executable, "-m", module]
-            stack.enter_context(process(command, environment, log=directory / f"{module}.log"))
+        modules = ("aima_api",) if hosts else ("aima_api", "aima_worker")
+        pids = [
+            stack.enter_context(process([sys.executable, "-m", module], environment, log=directory / f"{module}.log"))
+            for module in modules
+        ]
         url = f"http://127.0.0.1:{port}"
-        made = Installation(stack.enter_context(Api(url)), name, url=url, redis_url=redis.url)
+        made = Installation(stack.enter_context(Api(url)), name, url=url, redis_url=redis.url, api_pid=pids[0])
         if not eventually(made.has_a_host, within=STARTS_WITHIN):
             raise RuntimeError(f"no installation within {STARTS_WITHIN.seconds} s:\n{_said(directory)}")
         yield made
 
 
-def _redis(directory: Path) -> RedisServer:
+@contextmanager
+def own_redis(directory: Path) -> Iterator[RedisServer]:
     program = redis_program()
     if program is None:
         raise RuntimeError("there is no Redis server; `apt-get install redis-server` brings one")
     server = RedisServer(program, directory)
     server.start()
-    return server
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
-def _settings(name: str, directory: Path, *, redis_url: str, port: int) -> dict[str, str]:
+def settings_of(name: str, directory: Path, *, redis_url: str, port: int) -> dict[str, str]:
     return {
         "AIMA_CONFIG": str(directory / "none.toml"),  # whatever this machine is set to is not measured
         "AIMA_STATE_DIR": str(directory / "state"),
@@ -137,19 +147,24 @@ def _settings(name: str, directory: Path, *, redis_url: str, port: int) -> dict[
     }
 
 
+def facts_of(number: int) -> HostFacts:
+    """Of a host that is only said to be there."""
+    return HostFacts.model_validate({**_FACTS, "name": f"host-{number}", "routes": [f"host.host-{number}", ROUTE]})
+
+
 def _announce(redis: TextRedis, hosts: int) -> None:
     """Hosts that live for as long as the bench does."""
     store = HostStore(redis)
     for number in range(hosts):
-        facts = HostFacts.model_validate({**_FACTS, "name": f"host-{number}", "routes": [f"host.host-{number}", ROUTE]})
+        facts = facts_of(number)
         store.announce(facts)
         redis.zadd(keys.HOSTS_SEEN, {facts.name: time.time() + timedelta(days=1).total_seconds()})
     redis.close()
 
 
 @contextmanager
-def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[None]:
-    """A program that runs meanwhile."""
+def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[int]:
+    """A program that runs meanwhile; its process id."""
     with log.open("wb") as said:
         process = subprocess.Popen(
             command,
@@ -159,7 +174,7 @@ def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path
             start_new_session=True,  # Ctrl-C is for the bench, which still has to stop what it started
         )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -167,6 +182,12 @@ def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far, of all cores."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _said(directory: Path) -> str:

@@ -7,22 +7,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
 
-from bench.comparison import Comparison
+from bench.comparison import Bounded, Result
 
 _HEADINGS = ("what", "ours", "theirs", "ratio", "figure", "goal", "")
 
 
-def as_table(comparisons: Sequence[Comparison]) -> str:
-    rows = [_HEADINGS, *(_row(each) for each in comparisons)]
+def as_table(results: Sequence[Result]) -> str:
+    rows = [_HEADINGS, *(_row(each) for each in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     return "\n".join(_line(row, widths) for row in rows)
 
 
-def as_json(comparisons: Sequence[Comparison]) -> str:
-    return json.dumps([_record(each) for each in comparisons], indent=2, ensure_ascii=False)
+def as_json(results: Sequence[Result]) -> str:
+    return json.dumps([_record(each) for each in results], indent=2, ensure_ascii=False)
 
 
-def _row(each: Comparison) -> tuple[str, ...]:
+def _row(each: Result) -> tuple[str, ...]:
+    verdict = "met" if each.met else "not met"
+    if isinstance(each, Bounded):
+        return each.what, "", "", "", each.told(each.figure), each.goal, verdict if each.goal else ""
     return (
         each.what,
         _seconds(median(each.ours)),
@@ -30,11 +33,13 @@ def _row(each: Comparison) -> tuple[str, ...]:
         f"{each.ratio:.3f}",
         each.goal.told(each.figure),
         str(each.goal),
-        "met" if each.met else "not met",
+        verdict,
     )
 
 
-def _record(each: Comparison) -> dict[str, object]:
+def _record(each: Result) -> dict[str, object]:
+    if isinstance(each, Bounded):
+        return {**asdict(each), "figure": each.told(each.figure), "goal": each.goal or None, "met": each.met}
     judged = {"ratio": each.ratio, "figure": each.goal.told(each.figure), "goal": str(each.goal), "met": each.met}
     return {**asdict(each), **judged}
 

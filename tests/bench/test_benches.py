@@ -79,6 +79,70 @@ def test_listings_are_measured() -> None:
     ]
 
 
+@pytest.mark.redis
+@pytest.mark.slow
+def test_port_leases_are_measured_and_none_is_given_twice() -> None:
+    ran = _bench("ports", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split(", against ")[0] for row in rows[:4]] == [
+        "200 port leases with 0 of 1000 taken",
+        "200 port leases with 500 of 1000 taken",
+        "200 port leases with 999 of 1000 taken",
+        "1000 port leases by 8 processes",
+    ]
+    assert rows[-1].startswith("ports that two of them got ")
+    assert rows[-1].endswith(" met") and "not met" not in rows[-1]
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_events_are_measured_and_a_thousand_followers_miss_none() -> None:
+    ran = _bench("events", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split("  ")[0] for row in rows] == [
+        "event from worker to follower over HTTP, against publish to subscriber",
+        "event to 1000 followers of one operation, p99",
+        "the API node's CPU for each of these",
+        "events of these that a follower missed, or had twice",
+    ]
+    assert rows[-1].endswith(" met") and "not met" not in rows[-1]
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_the_recovery_of_a_killed_worker_is_measured() -> None:
+    ran = _bench("recovery", "--rounds", "1", AIMA_API__MOVE_AFTER="5s")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split("  ")[0] for row in rows] == [
+        "worker killed in a start, and back at once: ready after",
+        "worker killed in a start, and back at once: of it waiting for leases",
+        "worker killed in a start, and another host's goes on: ready after",
+        "worker killed in a start, and another host's goes on: of it waiting for leases",
+    ]
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_many_hosts_and_an_idle_worker_are_measured() -> None:
+    ran = _bench("hosts", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    assert [row.split("  ")[0] for row in rows] == [
+        "1000 idle hosts: a core of Redis",
+        "1000 idle hosts: commands, those in scripts too",
+        "GET /v1/hosts with 1000, against HGETALL",
+        "idle worker: memory (RSS)",
+        "idle worker: Redis commands",
+    ]
+
+
 def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None:
     ran = _bench("start", succeeds=False, DOCKER_HOST="unix:///nowhere.sock")
 
@@ -88,7 +152,10 @@ def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None
 def test_a_bench_that_there_is_not_is_told_beside_those_there_are() -> None:
     ran = _bench("strat", succeeds=False)
 
-    assert "there is no bench strat; there are start, pull, submit, list, cli" in ran.stderr
+    assert (
+        "there is no bench strat; there are start, pull, submit, list, ports, events, recovery, hosts, cli"
+        in ran.stderr
+    )
 
 
 def _bench(*arguments: str, succeeds: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from bench.comparison import AddedAtMost, Comparison, Goal, RatioAtMost, take_turns
+from bench.comparison import AddedAtMost, Bounded, Comparison, Goal, RatioAtMost, take_turns
 from bench.report import as_json, as_table
 
 RATIO = RatioAtMost(0.95)
@@ -68,3 +68,19 @@ def test_programs_get_every_round_beside_the_result() -> None:
         (0.75, "≤ 0.95", True),
         (1.5, "≤ 0.95", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "verdict"), [([9.0, 10.0, 30.0], "10 %  ≤ 10 %  met"), ([11.0], "11 %  ≤ 10 %  not met")]
+)
+def test_what_has_no_rival_is_held_to_a_bound_of_its_own(figures: list[float], verdict: str) -> None:
+    row = as_table([Bounded("a core of Redis", figures, "%", most=10)]).splitlines()[-1]
+
+    assert row.split("  ")[0] == "a core of Redis"
+    assert row.endswith(verdict)
+
+
+def test_what_is_only_told_is_no_verdict() -> None:
+    row = as_table([Bounded("commands", [3.0], "/s")]).splitlines()[-1]
+
+    assert row.endswith("3 /s")

@@ -1,0 +1,123 @@
+"""An event on its way from a worker to a follower over HTTP, against a bare publish to a bare subscriber; and to many.
+
+The way begins before the worker's call, which records the event, and ends when its bytes are there. One operation is
+followed, of which this process says that it carries it out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median, quantiles
+
+import redis
+
+from aima_core.ids import HostName, OperationId
+from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operations import Event, Phase
+from aima_core.redis_link import command_link
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
+from bench.elsewhere import Elsewhere, elsewhere, follow, subscribe
+from bench.followers import Arrivals, followers
+from bench.installation import Installation, cpu_seconds, installation
+
+ROUNDS = 11
+NEEDS = ("redis",)
+EVENTS = 100
+"""To one follower, one at a time."""
+CROWD = 1000
+EVENTS_TO_CROWD = 10
+"""In each round."""
+PACE_SECONDS = 0.1
+"""A worker tells its progress ten times a second at most."""
+LINE = "INFO: loading safetensors checkpoint shards"
+
+
+def measure(rounds: int) -> list[Result]:
+    with installation(hosts=1) as aima:
+        return [_to_one(rounds, aima), *_to_crowd(rounds, aima)]
+
+
+class _Worker:
+    """What carries out an operation, as far as its events go."""
+
+    SAYS_FIRST = 3
+    """Events, of which the first is that it was queued."""
+
+    def __init__(self, aima: Installation) -> None:
+        self._operations = OperationStore(command_link(aima.redis_url))
+        self.id = OperationId(aima.submit("/v1/services/svc-tiny-dial:start"))
+        claimed = self._operations.claim(self.id, HostName("host-0"))
+        if not isinstance(claimed, Claimed):
+            raise RuntimeError(f"it is not to be carried out: {claimed}")
+        self.say(Phase.STARTING)
+        self.say(Phase.LOADING)
+
+    def say(self, phase: Phase, **more: tuple[str, ...]) -> int:
+        return self._operations.record(Event(operation=self.id, at=now(), phase=phase, **more))
+
+
+# To one ------------------------------------------------------------------------------------------------------------
+
+
+def _to_one(rounds: int, aima: Installation) -> Result:
+    worker = _Worker(aima)
+    text = Event(operation=worker.id, at=now(), phase=Phase.LOADING, lines=(LINE,)).model_dump_json()
+    with (
+        redis.Redis.from_url(aima.redis_url) as bare,
+        elsewhere(follow, aima.events_of(worker.id), _Worker.SAYS_FIRST) as follower,
+        elsewhere(subscribe, aima.redis_url, "bare") as subscriber,
+    ):
+        seconds = take_turns(
+            rounds,
+            {
+                "aima": _median_of(lambda: worker.say(Phase.LOADING, lines=(LINE,)), follower),
+                "publish": _median_of(lambda: bare.publish("bare", text), subscriber),
+            },
+        )
+    what = "event from worker to follower over HTTP, against publish to subscriber"
+    return Comparison(what, seconds["aima"], seconds["publish"], RatioAtMost(3))
+
+
+def _median_of(say: Callable[[], object], listener: Elsewhere) -> Turn:
+    def took() -> float:
+        began = time.perf_counter()
+        say()
+        return float(listener.heard()) - began
+
+    return lambda: median(took() for _ in range(EVENTS))
+
+
+# To many -----------------------------------------------------------------------------------------------------------
+
+
+def _to_crowd(rounds: int, aima: Installation) -> list[Result]:
+    worker = _Worker(aima)
+    with followers(aima.events_of(worker.id), CROWD) as told:
+        began = cpu_seconds(aima.api_pid)
+        said = [_say_to_crowd(worker) for _ in range(rounds)]
+        worker.say(Phase.READY)
+        heard: Arrivals = told.heard()
+        used = cpu_seconds(aima.api_pid) - began
+    delays = [_delays(each, heard) for each in said]
+    astray = sum(abs(CROWD - len(heard.get(seq, ()))) for each in said for seq in each)
+    last = [quantiles(each, n=100)[98] * 1000 for each in delays]
+    return [
+        Bounded(f"event to {CROWD} followers of one operation, p99", last, "ms", most=250),
+        Bounded("the API node's CPU for each of these", [used * 1000 / (rounds * EVENTS_TO_CROWD)], "ms"),
+        Bounded("events of these that a follower missed, or had twice", [astray], "", most=0),
+    ]
+
+
+def _say_to_crowd(worker: _Worker) -> dict[int, float]:
+    """The number of each event, and when it was said."""
+    said = {}
+    for _ in range(EVENTS_TO_CROWD):
+        began = time.perf_counter()
+        said[worker.say(Phase.LOADING, lines=(LINE,))] = began
+        time.sleep(max(0.0, began + PACE_SECONDS - time.perf_counter()))
+    return said
+
+
+def _delays(said: dict[int, float], heard: Arrivals) -> list[float]:
+    return [at - began for seq, began in said.items() for at in heard.get(seq, ())]

@@ -1,0 +1,62 @@
+"""What a worker costs while there is nothing to do: memory, and commands that it sends to Redis.
+
+A real worker on this machine's runtime, with a Redis to itself. What its scripts do within Redis is not its sending.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Timer
+
+import psutil
+from lab.parts import eventually, free_port
+from lab.redis_server import RedisServer
+
+from aima_core.host_store import HostStore
+from aima_core.redis_link import command_link
+from bench.comparison import Bounded, Result
+from bench.installation import STARTS_WITHIN, own_redis, process, settings_of
+
+SETTLES_SECONDS = 5
+MOST_MB = 75
+MOST_COMMANDS = 2
+"""A second."""
+
+
+def idle_worker(seconds: float) -> list[Result]:
+    with TemporaryDirectory(prefix="aima-bench-") as name, own_redis(Path(name)) as server:
+        directory = Path(name)
+        told = settings_of(f"b{uuid.uuid4().hex[:12]}", directory, redis_url=server.url, port=free_port())
+        environment = os.environ | told | {"AIMA_RUNTIME": "auto"}
+        with process([sys.executable, "-m", "aima_worker"], environment, log=directory / "worker.log") as pid:
+            hosts = HostStore(command_link(server.url))
+            if not eventually(lambda: any(host.live for host in hosts.all()), within=STARTS_WITHIN):
+                raise RuntimeError(f"no worker within {STARTS_WITHIN}:\n{(directory / 'worker.log').read_text()}")
+            time.sleep(SETTLES_SECONDS)
+            sent = commands_sent(server, seconds)
+            memory = psutil.Process(pid).memory_info().rss / 1e6
+    return [
+        Bounded("idle worker: memory (RSS)", [memory], "MB", most=MOST_MB),
+        Bounded("idle worker: Redis commands", [sum(sent.values()) / seconds], "/s", most=MOST_COMMANDS),
+    ]
+
+
+def commands_sent(server: RedisServer, seconds: float) -> Counter[str]:
+    """How many of each command clients send meanwhile."""
+    sent: Counter[str] = Counter()
+    over = uuid.uuid4().hex
+    with server.client() as watching, server.client() as ending, watching.monitor() as monitor:
+        monitor.connection._sock.settimeout(None)  # nothing may come for long
+        timer = Timer(seconds, ending.echo, [over])
+        timer.start()
+        while over not in (said := monitor.next_command())["command"]:
+            if said["client_type"] != "lua":
+                sent[said["command"].split(" ", 1)[0]] += 1
+        timer.join()
+    return sent

@@ -1,0 +1,104 @@
+"""A port leased, against one bare `SET NX EX`: with few and with many taken, and with eight processes at it at once.
+
+What a lease does beside: it finds a port, the same one as before where it can, and is fenced. Giving it back is not
+counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import redis
+
+from aima_core.ids import HostName, InstanceId, ServiceId
+from aima_core.port_store import PortStore
+from aima_core.redis_link import command_link
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
+from bench.contending import PROCESSES, Contenders, contenders
+from bench.installation import own_redis
+
+ROUNDS = 21
+NEEDS = ("redis",)
+HOST = HostName("bench")
+PORTS = range(20000, 21000)
+TAKEN = (0, 500, 999)
+LEASES = 200
+"""One after the other."""
+GOAL = RatioAtMost(1.3)
+
+
+def measure(rounds: int) -> list[Result]:
+    with TemporaryDirectory(prefix="aima-bench-") as directory, own_redis(Path(directory)) as server:
+        alone = [_alone(rounds, server.url, taken) for taken in TAKEN]
+        server.empty()
+        return [*alone, *_contending(rounds, server.url)]
+
+
+def _alone(rounds: int, redis_url: str, taken: int) -> Result:
+    bare = redis.Redis.from_url(redis_url, decode_responses=True)
+    bare.flushall()
+    ports = PortStore(command_link(redis_url), HOST)
+    ports.open(PORTS)
+    for number in range(taken):
+        holder = _instance("taken", number)
+        ports.keep(holder, ports.lease(holder, fence=1), fence=1)
+    numbers = count()
+    seconds = take_turns(
+        rounds,
+        {
+            "aima": _each(lambda: _instance("bench", next(numbers)), lambda who: _lease(ports, who)),
+            "SET NX EX": _each(lambda: f"lease:{next(numbers)}", lambda name: _set(bare, name)),
+        },
+    )
+    what = f"{LEASES} port leases with {taken} of {len(PORTS)} taken, against SET NX EX"
+    return Comparison(what, seconds["aima"], seconds["SET NX EX"], GOAL)
+
+
+def _each(name: Callable[[], str], take: Callable[[str], float]) -> Turn:
+    return lambda: sum(take(name()) for _ in range(LEASES))
+
+
+def _lease(ports: PortStore, who: str) -> float:
+    holder = InstanceId(who)
+    began = time.perf_counter()
+    ports.lease(holder, fence=1)
+    took = time.perf_counter() - began
+    ports.release(holder, fence=1)
+    return took
+
+
+def _set(bare: redis.Redis, name: str) -> float:
+    began = time.perf_counter()
+    bare.set(name, "svc-tiny-bench@bench", nx=True, ex=120)
+    took = time.perf_counter() - began
+    bare.delete(name)
+    return took
+
+
+def _contending(rounds: int, redis_url: str) -> Iterator[Result]:
+    doubled: list[float] = []
+    with contenders(redis_url, HOST, PORTS) as at_once:
+        seconds = take_turns(
+            rounds, {"aima": lambda: _all_ports(at_once, redis_url, doubled), "SET NX EX": at_once.set_keys}
+        )
+    ours, theirs = seconds["aima"], seconds["SET NX EX"]
+    yield Comparison(f"{len(PORTS)} port leases by {PROCESSES} processes, against SET NX EX", ours, theirs, GOAL)
+    yield Bounded("port leases per second by these processes", [len(PORTS) / each for each in ours], "/s")
+    yield Bounded("ports that two of them got", [sum(doubled)], "", most=0)
+
+
+def _all_ports(at_once: Contenders, redis_url: str, doubled: list[float]) -> float:
+    with redis.Redis.from_url(redis_url) as bare:
+        bare.flushall()
+    PortStore(command_link(redis_url), HOST).open(PORTS)
+    took, ports = at_once.lease_all()
+    doubled.append(len(ports) - len(set(ports)))
+    return took
+
+
+def _instance(what: str, number: int) -> InstanceId:
+    return ServiceId(f"svc-tiny-{what}-{number}").on(HOST)

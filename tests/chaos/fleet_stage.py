@@ -133,6 +133,8 @@ class FleetStage:
 
     def make_whole(self) -> None:
         assert eventually(self._server.answers, within=WHOLE_WITHIN)
+        for process in self._fleet.processes:
+            assert process.up, f"{process.name} ended by itself:\n{process.log()[-5000:]}"
         self._fleet.until_ready()
         for host in self.shape.hosts:
             self._fleet.process_of(host).container_engine_is(host, away=False)

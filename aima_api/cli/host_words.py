@@ -31,6 +31,8 @@ ONLY_WHERE_TOLD = ("labels", "clock_offset")
 """Columns that most fleets leave empty."""
 _TOLD_OTHERWISE = (
     "live",
+    "left",
+    "silent_for",
     "drained",
     "drained_since",
     "seen_at",

@@ -28,10 +28,12 @@ from aima_api.moving import Moving
 from aima_api.open_streams import OpenStreams
 from aima_api.parts import Parts
 from aima_api.problems import Problem, answer_all_failures
+from aima_api.prospects import Prospects
 from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
 from aima_api.starts import Starts
 from aima_api.submit import Submit
 from aima_api.tally import Intake, tally
+from aima_api.together import Together
 from aima_api.upkeep import Upkeep
 from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
@@ -49,7 +51,7 @@ ENDS_WITHIN_SECONDS = 5
 _WHERE_THE_KEY_IS = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
 THREADS = 64
 """Requests waiting for Redis at once; when it is frozen, so many are answered in time, and the next wait for them."""
-ROUTERS = (services, service_actions, plan, logs, operations, images, catalog, hosts, ports, health)
+ROUTERS = (service_actions, services, plan, logs, operations, images, catalog, hosts, ports, health)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -130,11 +132,12 @@ def _parts(
     wishes = Wishes(
         offered, submit, operations=operations, services=services, hosts=hosts, rooms=rooms, call_off=call_off
     )
-    starts = Starts(offered, submit, services=services, hosts=hosts, rooms=rooms)
+    prospects = Prospects(offered, hosts=hosts, rooms=rooms)
+    starts = Starts(prospects, submit, services=services)
     doorbell = Doorbell(redis)
     upkeep = Upkeep(
         redis,
-        Moving(starts, submit, operations=operations, services=services, doorbell=doorbell),
+        Moving(prospects, submit, operations=operations, services=services, doorbell=doorbell),
         operations=operations,
         hosts=hosts,
         doorbell=doorbell,
@@ -150,7 +153,9 @@ def _parts(
         operations=operations,
         services=services,
         hosts=hosts,
+        prospects=prospects,
         starts=starts,
+        start_together=Together(starts.start_each),
         wishes=wishes,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),

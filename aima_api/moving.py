@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from aima_api.placement import Place, Placement, Sought
-from aima_api.starts import Starts
+from aima_api.prospects import Prospects
 from aima_api.submit import Submit
 from aima_core.failures import AimaError, BrokerUnavailable, HostLost
 from aima_core.ids import HostName, InstanceId, Route, ServiceId
@@ -31,9 +31,15 @@ class Moving:
     """Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(
-        self, starts: Starts, submit: Submit, *, operations: OperationStore, services: ServiceStore, doorbell: Doorbell
+        self,
+        prospects: Prospects,
+        submit: Submit,
+        *,
+        operations: OperationStore,
+        services: ServiceStore,
+        doorbell: Doorbell,
     ) -> None:
-        self._starts = starts
+        self._prospects = prospects
         self._submit = submit
         self._operations = operations
         self._services = services
@@ -79,8 +85,8 @@ class Moving:
 
     def _begin_elsewhere(self, service: Service, lost: HostName) -> list[Operation]:
         """Nothing while nobody can. Raises what the catalog or the hosts have against it."""
-        command, placement = self._starts.command(service), self._starts.placement()
-        places = self._other_places(service, self._starts.sought(service, command), placement)
+        command, placement = self._prospects.command(service), self._prospects.placement()
+        places = self._other_places(service, self._prospects.sought(service, command), placement)
         if not places:
             return []
         stop = StopService(service=service.id, grace=GRACE)

@@ -14,10 +14,13 @@ from aima_api.idempotency import Idempotency
 from aima_api.log_streams import LogStreams
 from aima_api.metrics import Metrics
 from aima_api.open_streams import OpenStreams
-from aima_api.starts import Starts
+from aima_api.prospects import Prospects
+from aima_api.starts import Asked, Starts
+from aima_api.together import Together
 from aima_api.wishes import Wishes
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
+from aima_core.operations import Operation
 from aima_core.service_store import ServiceStore
 from aima_core.text_redis import TextRedis
 
@@ -30,7 +33,9 @@ class Parts:
     operations: OperationStore
     services: ServiceStore
     hosts: HostStore
+    prospects: Prospects
     starts: Starts
+    start_together: Together[Asked, list[Operation]]
     wishes: Wishes
     idempotency: Idempotency
     streams: EventStreams

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import BaseModel
 
 from aima_api.placement import Place, Placement, Sought
-from aima_api.starts import Starts
+from aima_api.prospects import Prospects
 from aima_core.failures import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
 from aima_core.fitting import Obstacle, WhyNot, allowed_images, image_there
 from aima_core.ids import EngineName, HostName, Route, ServiceId
@@ -71,11 +71,14 @@ class Plan(BaseModel):
     """Every host that is known, by name."""
 
 
-def plan(starts: Starts, service: Service) -> Plan:
-    """Raises what a start raises of the catalog, UnknownHost, and InvalidRequest for a route that cannot be."""
-    command, placement = starts.command(service), starts.placement()
-    sought = starts.sought(service, command)
-    places, refusal = _places(starts, service, sought, placement)
+def plan(prospects: Prospects, service: Service, *, known: Sequence[HostName]) -> Plan:
+    """Of a service that these hosts have: where it runs, then where it ran.
+
+    Raises what a start raises of the catalog, UnknownHost, and InvalidRequest for a route that cannot be.
+    """
+    command, placement = prospects.command(service), prospects.placement()
+    sought = prospects.sought(service, command)
+    places, refusal = _places(prospects, service, sought, placement, known)
     failure = refusal or _delay(places)
     against = placement.against(sought.wanted)
     return Plan(
@@ -92,10 +95,10 @@ def plan(starts: Starts, service: Service) -> Plan:
 
 
 def _places(
-    starts: Starts, service: Service, sought: Sought, placement: Placement
+    prospects: Prospects, service: Service, sought: Sought, placement: Placement, known: Sequence[HostName]
 ) -> tuple[list[Place], AimaError | None]:
     try:
-        return starts.places(service, sought, placement), None
+        return prospects.places(service, sought, placement, known=known), None
     except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
         return [], refused
 

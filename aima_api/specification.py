@@ -25,6 +25,11 @@ def changed(service: Service, options: ServiceOptions) -> Service:
     return service.model_copy(update=fields)
 
 
+def as_asked(service: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
+    """As it was written down, changed by the options; a new one if it was not."""
+    return changed(service, options) if service else new_service(id, options)
+
+
 def start_command(catalog: Catalog, service: Service, *, replace: bool = False) -> StartService:
     """Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument."""
     engine = catalog.engine_for(service.id, service.engine)

@@ -1,75 +1,73 @@
-"""What a start comes to: a command from the record and the catalog, and the places to send it to."""
+"""Starts, several at once: what each was asked to be, where it goes, then one step that puts all of them down."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
 
-from aima_api.catalog_files import Catalog
-from aima_api.placement import Place, Placement, Sought, sought_for
-from aima_api.specification import start_command
+from aima_api.placement import Place, Placement
+from aima_api.prospects import Prospects
+from aima_api.requests import ServiceOptions
+from aima_api.specification import as_asked
 from aima_api.submit import Submit
-from aima_core.failures import InvalidRequest
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName
+from aima_core.failures import AimaError
+from aima_core.ids import HostName, ServiceId
 from aima_core.operations import Operation, StartService
-from aima_core.room_store import RoomStore
-from aima_core.service_store import ServiceStore
+from aima_core.service_store import ServiceStore, Whereabouts
 from aima_core.services import Service
 
 
-class Starts:
-    """Everything is checked before anything is written. Every call may raise BrokerUnavailable within seconds."""
+class Asked(NamedTuple):
+    id: ServiceId
+    options: ServiceOptions
+    hosts: Sequence[HostName] = ()
+    """For this time, rather than those it was written down for."""
+    replace: bool = False
+    """Take down what runs first."""
 
-    def __init__(
-        self, catalog: Catalog, submit: Submit, *, services: ServiceStore, hosts: HostStore, rooms: RoomStore
-    ) -> None:
-        self._catalog = catalog
+
+class _Ready(NamedTuple):
+    service: Service
+    command: StartService
+    places: list[Place]
+    is_new: bool
+    """It is not as it was written down."""
+
+
+class Starts:
+    """Each is checked before anything of it is written. Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, prospects: Prospects, submit: Submit, *, services: ServiceStore) -> None:
+        self._prospects = prospects
         self._submit = submit
         self._services = services
-        self._hosts = hosts
-        self._rooms = rooms
 
-    def check(self, service: Service) -> None:
-        """Raises what a start of it would raise now, but for what hosts lack at the moment."""
-        sought = self.sought(service, self.command(service))
-        self.placement().named(service.hosts, sought)
+    def start(self, asked: Asked) -> list[Operation]:
+        """Remember the service and bring it up, one operation per instance. Raises what speaks against it."""
+        [started] = self.start_each([asked])
+        if isinstance(started, AimaError):
+            raise started
+        return started
 
-    def start(self, service: Service, *, hosts: Sequence[HostName] = (), replace: bool = False) -> list[Operation]:
-        """Remember the service and bring it up, one operation per instance; on these hosts rather than its own."""
-        command = self.command(service, replace=replace)
-        places = self.places(service, self.sought(service, command), self.placement(), hosts=hosts)
-        self._submit.make_sure_of_room(len(places))
-        self._services.put(service)
-        return self._submit.submit(command, places)
+    def start_each(self, asked: Sequence[Asked]) -> list[list[Operation] | AimaError]:
+        """The operations of each, or what speaks against it; a service is found as the one before has left it."""
+        known, placement = self._services.whereabouts({each.id for each in asked}), self._prospects.placement()
+        ready = [self._ready(each, known, placement) for each in asked]
+        going = [each for each in ready if isinstance(each, _Ready)]
+        self._services.put(*(each.service for each in going if each.is_new))
+        operations = iter(self._submit.submit_all([(each.command, each.places) for each in going]))
+        return [list(islice(operations, len(each.places))) if isinstance(each, _Ready) else each for each in ready]
 
-    def command(self, service: Service, *, replace: bool = False) -> StartService:
-        """Raises what the catalog has against it."""
-        return start_command(self._catalog, service, replace=replace)
-
-    def sought(self, service: Service, command: StartService) -> Sought:
-        """Raises InvalidRequest where the service is bound to a class of hosts that cannot run it."""
-        sought = sought_for(command)
-        if service.route is None or service.route.host:
-            return sought
-        if service.route not in (accepted := sought.wanted.routes):
-            raise InvalidRequest(
-                detail=f"{sought.what} does not run on hosts of {service.route}.",
-                remedy=f"Name one of {', '.join(accepted)} as the route, or leave it away and one is chosen.",
-            )
-        return Sought(sought.what, sought.wanted._replace(routes=(service.route,)))
-
-    def placement(self) -> Placement:
-        """The hosts as they are now."""
-        return Placement(self._hosts, self._rooms)
-
-    def places(
-        self, service: Service, sought: Sought, placement: Placement, *, hosts: Sequence[HostName] = ()
-    ) -> list[Place]:
-        """Where its instances go. Raises UnknownHost, RequirementsNotMet, PortOutOfRange, InvalidRequest."""
-        bound = (service.route.host,) if service.route and service.route.host else ()
-        if named := hosts or service.hosts or bound:
-            return placement.named(named, sought)
-        known = self._services.whereabouts([service.id])[service.id].hosts
-        if service.replicas > 1:
-            return placement.replicas(service.replicas, sought, known=known)
-        return [placement.one(sought, known=known)]
+    def _ready(self, asked: Asked, known: dict[ServiceId, Whereabouts], placement: Placement) -> _Ready | AimaError:
+        before, hosts = known[asked.id]
+        try:
+            service = as_asked(before, asked.id, asked.options)
+            command = self._prospects.command(service, replace=asked.replace)
+            sought = self._prospects.sought(service, command)
+            places = self._prospects.places(service, sought, placement, hosts=asked.hosts, known=hosts)
+            self._submit.make_sure_of_room(len(places))
+        except AimaError as refused:
+            return refused
+        known[asked.id] = Whereabouts(service, hosts)
+        return _Ready(service, command, places, is_new=service != before)

@@ -6,6 +6,7 @@ Each operation is put down in one step with its doorbell, so that an API node ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import SecretStr
@@ -43,15 +44,16 @@ class Submit:
 
     def submit_all(self, wishes: Sequence[tuple[AnyCommand, Sequence[Place]]]) -> list[Operation]:
         """Several commands in one go, the later with the higher fence."""
-        orders = [order for command, places in wishes for order in self._orders(command, places)]
+        at = now()
+        orders = [order for command, places in wishes for order in self._orders(command, places, at)]
         try:
             return self._operations.enqueue(orders)
         except BrokerUnavailable as away:  # some may be down for all that
             self._call_off.later([order.operation.id for order in orders], away.failure)
             raise
 
-    def _orders(self, command: AnyCommand, places: Sequence[Place]) -> list[Order]:
-        text, asked = command.model_dump_json(), _operation(command)
+    def _orders(self, command: AnyCommand, places: Sequence[Place], at: datetime) -> list[Order]:
+        text, asked = command.model_dump_json(), _operation(command, at)
         return [self._order(asked, place, text) for place in places]
 
     def _order(self, asked: Operation, place: Place, command: str) -> Order:
@@ -61,10 +63,10 @@ class Submit:
         return Order(operation, command, signature, waits=place.reason is not None and place.host is None)
 
 
-def _operation(command: AnyCommand) -> Operation:
+def _operation(command: AnyCommand, at: datetime) -> Operation:
     """Before it is known where it goes."""
     return Operation.model_construct(
-        state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=now(), **_subject(command)
+        state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=at, **_subject(command)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
+from typing import Any
 
 from aima_core import keys
 from aima_core.operation_record import age_of, as_fields, event_text, in_ms
@@ -24,10 +25,12 @@ _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENC
 
 def calls(orders: Sequence[Order]) -> Iterator[Call]:
     """Of the script that puts operations down, in the order of the orders."""
-    for _, group in groupby(orders, _shared):
-        alike = list(group)
-        for start in range(0, len(alike), AT_ONCE):
-            yield _call(alike[start : start + AT_ONCE])
+    prefixes = (keys.OPERATION_PREFIX, keys.LOG_PREFIX, keys.PREFIX, keys.INSTANCE_PREFIX, keys.INSTANCES_ON_PREFIX)
+    limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
+    for start in range(0, len(orders), AT_ONCE):
+        alike = groupby(orders[start : start + AT_ONCE], _shared)
+        groups = [_group(list(group)) for _, group in alike]
+        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups)]
 
 
 def _shared(order: Order) -> tuple[object, ...]:
@@ -37,15 +40,21 @@ def _shared(order: Order) -> tuple[object, ...]:
     return order.command, order.waits, asked.route.host is None, *what
 
 
-def _call(alike: Sequence[Order]) -> Call:
+def _group(alike: Sequence[Order]) -> dict[str, Any]:
     first, wanted = alike[0], alike[0].wants
-    prefixes = (keys.OPERATION_PREFIX, keys.LOG_PREFIX, keys.PREFIX, keys.INSTANCE_PREFIX, keys.INSTANCES_ON_PREFIX)
-    limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
     record = as_fields(first.operation.model_dump(mode="json", exclude=_OWN))
-    shared = (first.command, json.dumps(list(chain.from_iterable(record.items()))), "1" if first.waits else "")
-    desired, instance = (wanted.desired, observed(wanted).replace(wanted.id, _INSTANCE)) if wanted else ("", "")
-    texts = (age_of(first.operation), _queued(first.operation), desired, instance.replace(first.operation.id, _ID))
-    return _WHERE, [*prefixes, keys.EVENTS, *limits, *shared, *texts, json.dumps([_own(order) for order in alike])]
+    group = {
+        "command": first.command,
+        "fields": list(chain.from_iterable(record.items())),
+        "waits": first.waits,
+        "age": age_of(first.operation),
+        "event": _queued(first.operation),
+        "each": [_own(order) for order in alike],
+    }
+    if wanted:
+        record_of_instance = observed(wanted).replace(wanted.id, _INSTANCE).replace(first.operation.id, _ID)
+        group |= {"desired": wanted.desired, "instance": record_of_instance}
+    return group
 
 
 def _queued(operation: Operation) -> str:

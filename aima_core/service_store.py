@@ -39,10 +39,14 @@ class ServiceStore:
         self._redis = redis
         self._run = Scripts(redis)
 
-    def put(self, service: Service) -> None:
+    def put(self, *services: Service) -> None:
+        """Write them down, each in place of what was written down under its id."""
+        if not services:
+            return
         with self._redis.pipeline() as pipe:
-            pipe.hset(keys.service(service.id), "record", service.model_dump_json())
-            pipe.zadd(keys.SERVICES, {service.id: 0})
+            for service in services:
+                pipe.hset(keys.service(service.id), "record", service.model_dump_json())
+                pipe.zadd(keys.SERVICES, {service.id: 0})
             pipe.execute()
 
     def get(self, id: ServiceId) -> Service:

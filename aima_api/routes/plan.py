@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from aima_api.parts import Api
 from aima_api.plan import Plan, plan
 from aima_api.requests import ServiceOptions
-from aima_api.routes.service_actions import as_asked
+from aima_api.specification import as_asked
 from aima_core.ids import ServiceId
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
@@ -16,4 +16,5 @@ router = APIRouter(prefix="/v1/services", tags=["services"])
 @router.post("/{id}:plan")
 def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
     """Say where a start with these options would go, and why not to the other hosts; nothing is touched."""
-    return plan(api.starts, as_asked(api, id, body or ServiceOptions()))
+    before, known = api.services.whereabouts([id])[id]
+    return plan(api.prospects, as_asked(before, id, body or ServiceOptions()), known=known)

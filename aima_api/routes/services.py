@@ -33,7 +33,7 @@ class Services(BaseModel):
 def create(api: Api, body: CreateService) -> Service:
     """Write down what a service is, without starting it; again replaces that."""
     service = new_service(body.id, body)
-    api.starts.check(service)
+    api.prospects.check(service)
     api.services.put(service)
     return service
 

@@ -1,21 +1,18 @@
--- Put queued operations down that are alike, each with its first event, what it wants of its instance, and the doorbell
--- that tells workers.
+-- Put queued operations down, each with its first event, what it wants of its instance, and the doorbell that tells
+-- workers.
 --
 -- All of it or nothing: an API node that dies halfway leaves no operation that nobody is told of. One that is there
 -- already stays as it is, so that a caller whom Redis has not answered may ask again.
 --
 -- KEYS  the common log, all operations, the active ones, those waiting, the fence, the instances
 -- ARGV  prefixes of operations, of their logs, of queues, of an instance, of the instances of a host; channel, cap of a
---       log, cap of the common log, milliseconds until somebody looks after them; then what they share: command, the
---       fields and values of their records as a JSON array, '1' if they wait for any host, their age in the index,
---       event, what they want of their instances or '', its record (in both texts `<id>` stands for the operation's id
---       and `<instance>` for its instance's); then what each has of its own, as a JSON array of
---       {id, route, routes, queue, signature, message, and where it leads to a host: instance, host}
+--       log, cap of the common log, milliseconds until somebody looks after them, and a JSON array of those alike:
+--       command, fields and values of their records, waits (for any host), age in the index, event, where they lead to
+--       hosts what is desired of the instance and its record (in these texts `<id>` stands for the operation's id and
+--       `<instance>` for its instance's), and each: id, route, routes, queue, signature, message, instance, host
 -- Gives their fences.
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
 local channel, log_cap, common_log_cap, look_after = unpack(ARGV, 6, 9)
-local command, fields, waits, age, event, desired, instance = unpack(ARGV, 10, 16)
-local shared = cjson.decode(fields)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -28,39 +25,41 @@ local function next_fence(own)
   return held + 1
 end
 
-local function want(own, fence)
+local function want(own, fence, alike)
   local key = instance_prefix .. own.instance
-  local record = string.gsub(string.gsub(instance, '<id>', own.id), '<instance>', own.instance)
-  redis.call('HSET', key, 'fence', fence, 'desired', desired, 'asked_by', own.id)
+  local record = string.gsub(string.gsub(alike.instance, '<id>', own.id), '<instance>', own.instance)
+  redis.call('HSET', key, 'fence', fence, 'desired', alike.desired, 'asked_by', own.id)
   redis.call('HSETNX', key, 'record', record)
   redis.call('ZADD', KEYS[6], 0, own.instance)
   redis.call('SADD', host_prefix .. own.host, own.instance)
 end
 
-local function tell(id)
+local function tell(id, event)
   local said = string.gsub(event, '<id>', id)
   redis.call('XADD', log_prefix .. id, 'MAXLEN', '~', log_cap, '1-0', 'event', said)
   local place = redis.call('XADD', KEYS[1], 'MAXLEN', '~', common_log_cap, '*', 'operation', id, 'seq', 1, 'event', said)
   redis.call('PUBLISH', channel, id .. ' 1 ' .. place .. ' ' .. said)
 end
 
-local function put_down(own)
+local function put_down(own, alike)
   local record = operation_prefix .. own.id
   local known = redis.call('HGET', record, 'fence')
   if known then return tonumber(known) end
 
   local fence = next_fence(own)
-  if own.instance then want(own, fence) end
-  redis.call('HSET', record, 'fence', fence, 'seq', 1, 'command', command, 'route', own.route, 'routes', own.routes,
-    'queue', own.queue, 'signature', own.signature, unpack(shared))
-  redis.call('ZADD', KEYS[2], 0, age .. ' ' .. own.id)
+  if own.instance then want(own, fence, alike) end
+  redis.call('HSET', record, 'fence', fence, 'seq', 1, 'command', alike.command, 'route', own.route, 'routes', own.routes,
+    'queue', own.queue, 'signature', own.signature, unpack(alike.fields))
+  redis.call('ZADD', KEYS[2], 0, alike.age .. ' ' .. own.id)
   redis.call('ZADD', KEYS[3], now + look_after, own.id)
-  if waits == '1' then redis.call('ZADD', KEYS[4], now, own.id) end
-  tell(own.id)
+  if alike.waits then redis.call('ZADD', KEYS[4], now, own.id) end
+  tell(own.id, alike.event)
   redis.call('LPUSH', queue_prefix .. own.queue, own.message)
   return fence
 end
 
 local fences = {}
-for at, own in ipairs(cjson.decode(ARGV[17])) do fences[at] = put_down(own) end
+for _, alike in ipairs(cjson.decode(ARGV[10])) do
+  for _, own in ipairs(alike.each) do fences[#fences + 1] = put_down(own, alike) end
+end
 return fences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from api.front_door import SERVICE, ScriptedWorker, waiting_on
@@ -48,6 +49,19 @@ def test_what_a_start_needs_is_recorded_with_it(node, worker):
     assert operation["needs"]["memory"] > 0
     assert operation["routes"] == ["cpu.arm64", "cpu.amd64"]
     assert operation == node.operation(operation["id"])
+
+
+def test_starts_that_come_at_once_come_to_what_each_was_asked_for(node, worker):
+    ports = [20001, 20002, 8080, 20004, 20005]
+
+    with ThreadPoolExecutor(len(ports)) as crowd:
+        answers = list(crowd.map(lambda port: node.post(f"/v1/services/{SERVICE}:start", {"port": port}), ports))
+
+    assert [answer.status_code for answer in answers] == [202, 202, 422, 202, 202]
+    accepted = [answer.json()["operations"] for answer in answers if answer.status_code == 202]
+    assert accepted == [[node.operation(operation["id"])] for [operation] in accepted]
+    assert [worker.take_on(operation["id"]).command.port for [operation] in accepted] == [20001, 20002, 20004, 20005]
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] in ports
 
 
 def test_a_signature_holds_for_its_own_operation_only(node, worker):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import warnings
 
-import structlog
-
 from aima_core.failures import AimaError
 from aima_core.settings import load_settings
 
 
 def main() -> int:
+    sys.modules["rich"] = None  # type: ignore[assignment]  # or structlog loads it: three megabytes, for colours
+    import structlog
+
     warnings.filterwarnings("ignore", "You're running the worker with superuser")  # so is who holds Docker's socket
     structlog.configure(
         processors=[

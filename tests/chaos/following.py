@@ -42,7 +42,10 @@ class Follower:
 
     def give_up(self) -> None:
         self._over.set()
-        self._thread.join(SILENCE_SECONDS + 5)
+
+    def wait(self) -> None:
+        """Until it has given up, which those do soon to whom something is said."""
+        self._thread.join(SILENCE_SECONDS)
 
     def _follow(self) -> None:
         while self.ended_with is None and not self._over.is_set():

@@ -89,6 +89,8 @@ class Run:
         finally:
             for follower in self._followers:
                 follower.give_up()
+            for follower in self._followers:
+                follower.wait()
             self._asking.close()
         return self.report
 

@@ -14,6 +14,7 @@ from aima_api.routes.services import GONE
 from aima_api.starts import Asked
 from aima_core.ids import ServiceId
 from aima_core.operations import Operation
+from aima_core.services import Desired
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
@@ -52,7 +53,8 @@ def restart(
     """Take down what runs and bring it up as it was written down."""
     options = body or RestartOptions()
     api.services.get(id)
-    hosts = options.hosts or [each.id.host for each in api.services.instances_of(id) if each.state not in GONE]
+    wanted = [each for each in api.services.instances_of(id) if each.desired is Desired.RUNNING]
+    hosts = options.hosts or [each.id.host for each in wanted if each.state not in GONE]
     asked = Asked(id, ServiceOptions(), hosts=hosts, replace=True)
     operations = api.idempotency.once(idempotency_key, f"restart {id}", options, lambda: api.starts.start(asked))
     return Submitted(operations=operations)

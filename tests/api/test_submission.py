@@ -227,6 +227,17 @@ def test_a_restart_replaces_what_runs_where_it_runs(node, worker):
     assert worker.take_on(operation["id"]).command.replace is True
 
 
+def test_a_restart_leaves_alone_what_is_about_to_stop(node, redis):
+    """As where a host is away, and stops what it has when it is back."""
+    for name in ("alpha", "beta"):
+        ScriptedWorker(redis, name).is_ready(node.start(hosts=[name])[0])
+    node.post(f"/v1/services/{SERVICE}:stop", {"hosts": ["alpha"]})
+
+    answer = node.post(f"/v1/services/{SERVICE}:restart")
+
+    assert [operation["route"] for operation in answer.json()["operations"]] == ["host.beta"]
+
+
 # Stopping ---------------------------------------------------------------------------------------------------------
 
 

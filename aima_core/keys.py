@@ -13,7 +13,7 @@ aima:log                       stream   api, worker   everybody's events, capped
 aima:events                    channel  api, worker   each event as it is recorded
 aima:services, aima:instances  zset     api, worker   ids in order; never
 aima:services:at               hash     worker        the host that last took each service on; until removed
-aima:service:<id>              hash     api           what was asked for; until removed
+aima:service:<id>              string   api           what was asked for; until removed
 aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
 aima:hosts                     hash     worker        the facts of every host by name; never

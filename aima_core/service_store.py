@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 from aima_core import keys
 from aima_core.failures import UnknownService
 from aima_core.ids import HostName, InstanceId, ServiceId
 from aima_core.scripts import Scripts
-from aima_core.services import Desired, Instance, Service
+from aima_core.services import GONE, Desired, Instance, Service
 from aima_core.text_redis import TextRedis
 
 _WANTED = {"desired", "fence"}
-_LOOK_AT = 5000
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,13 @@ class Whereabouts(NamedTuple):
     """Where it runs, then where it ran."""
 
 
+class Listing(NamedTuple):
+    services: str
+    """JSON objects with a comma between them: each a service, and `instances` as far as is known of them."""
+    after: str | None
+    """Where the next page begins; None when this is the last."""
+
+
 class ServiceStore:
     """Every call may raise BrokerUnavailable within seconds."""
 
@@ -45,13 +50,13 @@ class ServiceStore:
             return
         with self._redis.pipeline() as pipe:
             for service in services:
-                pipe.hset(keys.service(service.id), "record", service.model_dump_json())
+                pipe.set(keys.service(service.id), service.model_dump_json())
                 pipe.zadd(keys.SERVICES, {service.id: 0})
             pipe.execute()
 
     def get(self, id: ServiceId) -> Service:
         """Raises UnknownService."""
-        if (record := self._redis.hget(keys.service(id), "record")) is None:
+        if (record := self._redis.get(keys.service(id))) is None:
             raise UnknownService(service=id)
         return Service.model_validate_json(record)
 
@@ -79,10 +84,15 @@ class ServiceStore:
                 pipe.srem(keys.instances_on(instance.id.host), instance.id)
             pipe.execute()
 
-    def page(self, *, limit: int, after: str | None = None) -> tuple[list[Service], str | None]:
-        """In the order of their ids, and where the next page begins."""
-        found = self._run("page", [keys.SERVICES], keys.SERVICE_PREFIX, "up", after or "", limit, _LOOK_AT)
-        return [Service.model_validate_json(flat[1]) for flat in found[2::2]], found[0] or None
+    def listing(self, *, limit: int, after: str | None = None) -> Listing:
+        """In the order of their ids; one round trip, however many they are and whatever there is of each."""
+        return self._listing(f"({after}" if after else "-", "+", limit=limit)
+
+    def status(self, id: ServiceId) -> str:
+        """One as it is listed. Raises UnknownService."""
+        if not (found := self._listing(f"[{id}", f"[{id}", limit=1).services):
+            raise UnknownService(service=id)
+        return found
 
     def intend(self, instance: Instance) -> bool:
         """Say what an instance shall be; False when one with a higher fence has said so since."""
@@ -119,18 +129,7 @@ class ServiceStore:
 
     def instances_of(self, id: ServiceId) -> list[Instance]:
         """Its instances on all hosts, by host."""
-        return self.instances_of_each([id])[id]
-
-    def instances_of_each(self, ids: Sequence[ServiceId]) -> dict[ServiceId, list[Instance]]:
-        """Each service's instances on all hosts, by host; two round trips, however many they are."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for id in ids:
-                pipe.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True)
-            found = self.instances(chain.from_iterable(pipe.execute()))
-        of: dict[ServiceId, list[Instance]] = {id: [] for id in ids}
-        for instance in found:
-            of[instance.id.service].append(instance)
-        return of
+        return self.instances(self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True))
 
     def instances_on(self, host: HostName) -> list[Instance]:
         """Those of one host, in no order."""
@@ -142,6 +141,13 @@ class ServiceStore:
             for id in ids:
                 pipe.hgetall(keys.instance(InstanceId(id)))
             return [_instance(fields) for fields in pipe.execute() if fields]
+
+    def _listing(self, first: str, last: str, *, limit: int) -> Listing:
+        where, dead = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], int(keys.HOST_DEAD.total_seconds() * 1000)
+        prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        gone = f",{','.join(GONE)},"
+        after, services = self._run("services", where, *prefixes, first, last, limit, dead, gone)
+        return Listing(services, after or None)
 
     def _intend(self, instance: Instance, *, from_now_on: bool) -> Any:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]

@@ -54,6 +54,10 @@ class InstanceState(StrEnum):
     """Its host does not report."""
 
 
+GONE = (InstanceState.STOPPED, InstanceState.FAILED)
+"""Nothing of such an instance is left on its host."""
+
+
 class Instance(Message):
     """A service on one host: at most one container, one leased port, one endpoint."""
 

@@ -61,11 +61,7 @@ def _instance(service: Service, host: HostName) -> Instance:
 def _page_of(redis_url: str) -> Callable[[], object]:
     store = ServiceStore(command_link(redis_url))
 
-    def page() -> object:
-        services, _ = store.page(limit=PAGE)
-        return services, store.instances_of_each([service.id for service in services])
-
-    return page
+    return lambda: json.loads(f"[{store.listing(limit=PAGE).services}]")
 
 
 def _bare(redis_url: str) -> Callable[[], object]:

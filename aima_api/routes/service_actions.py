@@ -10,11 +10,10 @@ from fastapi.concurrency import run_in_threadpool
 from aima_api.parts import Api, IdempotencyKey
 from aima_api.requests import RestartOptions, ServiceOptions, StopOptions
 from aima_api.routes.operations import Submitted
-from aima_api.routes.services import GONE
 from aima_api.starts import Asked
 from aima_core.ids import ServiceId
 from aima_core.operations import Operation
-from aima_core.services import Desired
+from aima_core.services import GONE, Desired
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 

@@ -11,5 +11,5 @@ if (redis.call('HGET', KEYS[1], 'fence') or '') ~= ARGV[5] then return 0 end
 redis.call('HSET', KEYS[1], 'fence', ARGV[2], 'desired', ARGV[3], 'record', ARGV[4])
 redis.call('ZADD', KEYS[2], 0, ARGV[1])
 redis.call('SADD', KEYS[3], ARGV[1])
-if redis.call('HSETNX', KEYS[4], 'record', ARGV[7]) == 1 then redis.call('ZADD', KEYS[5], 0, ARGV[6]) end
+if redis.call('SETNX', KEYS[4], ARGV[7]) == 1 then redis.call('ZADD', KEYS[5], 0, ARGV[6]) end
 return 1

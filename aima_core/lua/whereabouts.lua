@@ -14,7 +14,7 @@ for _, service in ipairs(cjson.decode(ARGV[3])) do
     end
   end
   for _, id in ipairs(down) do up[#up + 1] = id end
-  found[#found + 1] = redis.call('HGET', ARGV[1] .. service, 'record') or ''
+  found[#found + 1] = redis.call('GET', ARGV[1] .. service) or ''
   found[#found + 1] = up
 end
 return found

@@ -103,9 +103,9 @@ def test_a_way_of_asking_that_is_not_offered_is_told_with_those_that_are(node):
 
 def test_a_mistake_of_aimas_own_is_answered_without_its_traceback(node, redis):
     node.post("/v1/services", {"id": SERVICE})
-    redis.hset(keys.service(ServiceId(SERVICE)), "record", "{}")
+    redis.set(keys.service(ServiceId(SERVICE)), "{}")
 
-    answer = node.get("/v1/services")
+    answer = node.post(f"/v1/services/{SERVICE}:plan")
 
     assert_problem(answer, 500, "internal_error")
     assert "Traceback" not in answer.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from api.front_door import SERVICE, ScriptedWorker
 
+from aima_api.routes.services import ServiceStatus
 from aima_core.ids import HostName, ServiceId
 from aima_core.port_store import PortStore
 
@@ -49,6 +50,32 @@ def test_services_are_listed_by_id_with_their_instances(node, worker):
 
     assert [each["id"] for each in [*first["items"], *second["items"]]] == ["svc-asr-sensevoicesmall", SERVICE]
     assert [each["id"] for each in second["items"][0]["instances"]] == [f"{SERVICE}@alpha"]
+
+
+def test_a_listing_tells_of_each_service_what_is_told_of_it_alone(node, redis):
+    alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
+    alpha.is_ready(node.start("svc-tiny-dial", hosts=["alpha"])[0])
+    beta.is_ready(node.start("svc-tiny-dial-b", hosts=["beta"], model="Dial")[0])
+    beta.leave()
+
+    listed = node.get("/v1/services").json()["items"]
+
+    assert listed == [node.get(f"/v1/services/{each['id']}").json() for each in listed]
+    assert [[each["id"] for each in service["instances"]] for service in listed] == [
+        ["svc-tiny-dial@alpha"],
+        ["svc-tiny-dial-b@beta"],
+    ]
+    assert [service["instances"][0]["state"] for service in listed] == ["ready", "unknown"]
+    assert [ServiceStatus.model_validate(each).model_dump(mode="json") for each in listed] == listed
+
+
+def test_the_last_page_says_that_it_is_the_last(node):
+    for id in ("svc-tiny-a", "svc-tiny-b"):
+        node.post("/v1/services", {"id": id, "model": "Dial"})
+
+    page = node.get("/v1/services", params={"limit": 2}).json()
+
+    assert (len(page["items"]), page["next"]) == (2, None)
 
 
 def test_the_catalog_is_told_by_name(node):

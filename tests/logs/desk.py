@@ -100,7 +100,9 @@ class Desk:
         tails = LogTails(self.host, told, follow_lasts=self.follow_lasts)
         self.servers.append(LogServer(self.host, tails, asked=LogLink(asked), told=told))
         self.servers[-1].begin()
-        HostStore(self.redis).announce(_facts(self.host.name))
+        hosts = HostStore(self.redis)
+        hosts.announce(_facts(self.host.name))
+        hosts.join(self.host.name, identity=self.host.name, session="the test's")
 
     def leave(self) -> None:
         self.servers.pop().end()
@@ -136,7 +138,9 @@ class Desk:
     def is_ready_again(self) -> None:
         """Put back what Redis may have lost."""
         self.is_now(InstanceState.READY)
-        HostStore(self.redis).announce(_facts(self.host.name))
+        hosts = HostStore(self.redis)
+        hosts.announce(_facts(self.host.name))
+        hosts.join(self.host.name, identity=self.host.name, session="the test's")
 
     def stop(self, *, grace: timedelta = timedelta(0)) -> None:
         self.host.runtime.remove(self.container, grace=grace)

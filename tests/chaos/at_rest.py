@@ -76,7 +76,7 @@ def scene_of(
         installation=installation,
         accepted=accepted,
         operations={operation.id: operation for operation in _operations(redis)},
-        services={each.id: each for each in _services(services)},
+        services={ServiceId(id): services.get(ServiceId(id)) for id in redis.zrange(keys.SERVICES, 0, -1)},
         instances=services.instances(redis.zrange(keys.INSTANCES, 0, -1)),
         containers=stage.containers(),
         leases=[lease for host in hosts for lease in PortStore(redis, host).all()],
@@ -263,15 +263,6 @@ def _operations(redis: RedisLink) -> Iterable[Operation]:
         page = store.page(limit=OPERATIONS_AT_ONCE, after=after)
         yield from page.items
         if (after := page.after) is None:
-            return
-
-
-def _services(store: ServiceStore) -> Iterable[Service]:
-    after = None
-    while True:
-        found, after = store.page(limit=OPERATIONS_AT_ONCE, after=after)
-        yield from found
-        if after is None:
             return
 
 

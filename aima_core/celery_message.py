@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 QUEUE = "<queue>"
 """Stands for the queue's name in what a message tells of its task."""
@@ -39,7 +39,7 @@ class TaskMessages:
     def message(self, id: str, queue: str) -> str:
         """To be pushed onto the queue's list; each call gives another delivery, or a worker would mix two up."""
         body = _filled(self._body, id, queue)
-        message = _filled(self._message, id, queue).replace("<delivery>", str(uuid4()))
+        message = _filled(self._message, id, queue).replace("<delivery>", token_hex(16))
         return message.replace("<body>", b64encode(body.encode()).decode())
 
 

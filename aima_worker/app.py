@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import structlog
@@ -59,6 +61,7 @@ _log = structlog.get_logger()
 def run_worker(settings: Settings) -> int:
     """Work until told to end by SIGTERM or SIGINT; gives the exit code. Raises BadSettings."""
     share_arenas()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery minds it: one that has joined leaves
     runtime, native = choose_runtime(settings)
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
     with whole_worker(settings, runtime, native=native) as worker:
@@ -111,11 +114,11 @@ def whole_worker(
             _when_redis_answers(lambda: take_over_from_predecessor(host))
             logs.begin()
             sweep.begin()
-            _end_quickly(host)
+            _end_quickly(host, beat)
             yield worker
-            beat.end()
             logs.end()
         finally:
+            beat.end()
             sweep.end()
             watch.end()
 
@@ -169,12 +172,13 @@ def _leave_the_name(worker: Any, why: AimaError) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end_quickly(host: Host) -> None:
+def _end_quickly(host: Host, beat: Beat) -> None:
     """At the first signal, hand on whatever is under way, so that the worker ends within seconds."""
 
     def hand_on(**_: Any) -> None:
         _log.info("ending", under_way="is handed on; engines keep running")
         host.keeper.hand_on_all()
+        Thread(target=beat.end, name="goodbye", daemon=True).start()  # while Celery waits for its queues
 
     signals.worker_shutting_down.connect(hand_on, weak=False)
 

@@ -19,6 +19,7 @@ from aima_worker.remembered import Memory, Remembered
 
 BEAT_SECONDS = 5.0
 BEATS_BETWEEN_FACTS = 12
+LAST_BEAT_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
@@ -46,16 +47,18 @@ class Beat:
         self._displaced = displaced
         self._memory = memory
         self._known = memory.recall()
+        self._drained = False
         self._ended = False
         self._woken = Flag()
         self._beats_to_facts = 0
+        self._thread = Thread(target=self._beat, name="beat", daemon=True)
 
     def begin(self) -> None:
         """Raises HostNameTaken, IdentityTaken where another worker that lives goes by it; BrokerUnavailable."""
         facts = self._facts()  # asked before: it takes a while, and a host that lives has no old facts
         self._join()
         self._hosts.announce(facts)
-        Thread(target=self._beat, name="beat", daemon=True).start()
+        self._thread.start()
 
     def announce_now(self) -> None:
         """Something has changed about the host: tell it with the next beat, which is now."""
@@ -63,9 +66,12 @@ class Beat:
         self._woken.set()
 
     def end(self) -> None:
-        """Tell that the host leaves."""
+        """Tell that the host leaves, if it has joined and not left."""
+        if self._ended or self._thread.ident is None:
+            return
         self._ended = True
         self._woken.set()
+        self._thread.join(LAST_BEAT_SECONDS)  # a beat under way would have the host live again
         try:
             self._hosts.leave(self._host)
         except BrokerUnavailable as away:
@@ -106,7 +112,8 @@ class Beat:
             if now.drained and not pulse.drained:
                 self._hosts.drain(self._host)
             self._redis_is_new()
-        elif now.drained is not known.drained:
+        if now.drained is not self._drained:
+            self._drained = now.drained
             _log.info("drained" if now.drained else "resumed")
         if now != known:
             self._memory.keep(now)

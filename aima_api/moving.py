@@ -5,13 +5,13 @@ The copy on the lost host is told to stop: it hears of it when the host is back.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import structlog
 
 from aima_api.placement import Place, Placement, Sought
 from aima_api.prospects import Prospects
+from aima_api.starts import GRACE
 from aima_api.submit import Submit
 from aima_core.failures import AimaError, BrokerUnavailable, HostLost
 from aima_core.ids import HostName, InstanceId, Route, ServiceId
@@ -20,9 +20,6 @@ from aima_core.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.queue import Doorbell
 from aima_core.service_store import ServiceStore
 from aima_core.services import Desired, Service
-
-GRACE = timedelta(seconds=10)
-"""How long an engine on a host that is back may take to end by itself."""
 
 _log = structlog.get_logger()
 

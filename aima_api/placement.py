@@ -86,6 +86,10 @@ class Placement:
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         return [Place(Route.to_host(host.name), reason=_away(host)) for host in hosts]
 
+    def away(self, names: Iterable[HostName | None]) -> list[Place]:
+        """Those of the hosts that do not live just now."""
+        return self.by_name(name for name in names if name in self._hosts and not self._hosts[name].live)
+
     def named(self, names: Iterable[HostName], sought: Sought) -> list[Place]:
         """All of them or none. Raises UnknownHost, PortOutOfRange, RequirementsNotMet for those that never will do."""
         hosts = [self.host(name) for name in dict.fromkeys(names)]

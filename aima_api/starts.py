@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,9 +14,12 @@ from aima_api.specification import as_asked
 from aima_api.submit import Submit
 from aima_core.failures import AimaError
 from aima_core.ids import HostName, ServiceId
-from aima_core.operations import Operation, StartService
+from aima_core.operations import Operation, StartService, StopService
 from aima_core.service_store import ServiceStore, Whereabouts
 from aima_core.services import Service
+
+GRACE = timedelta(seconds=10)
+"""How long an engine on a host that is back may take to end by itself."""
 
 
 class Asked(NamedTuple):
@@ -31,6 +35,8 @@ class _Ready(NamedTuple):
     service: Service
     command: StartService
     places: list[Place]
+    left: list[Place]
+    """Hosts that are away, and whose instance another takes the place of: it is to stop when they are back."""
     is_new: bool
     """It is not as it was written down."""
 
@@ -56,11 +62,13 @@ class Starts:
         ready = [self._ready(each, known, placement) for each in asked]
         going = [each for each in ready if isinstance(each, _Ready)]
         self._services.put(*(each.service for each in going if each.is_new))
-        operations = iter(self._submit.submit_all([(each.command, each.places) for each in going]))
+        stops = [(StopService(service=each.service.id, grace=GRACE), each.left) for each in going if each.left]
+        submitted = self._submit.submit_all([*stops, *((each.command, each.places) for each in going)])
+        operations = islice(submitted, sum(len(places) for _, places in stops), None)
         return [list(islice(operations, len(each.places))) if isinstance(each, _Ready) else each for each in ready]
 
     def _ready(self, asked: Asked, known: dict[ServiceId, Whereabouts], placement: Placement) -> _Ready | AimaError:
-        before, hosts = known[asked.id]
+        before, hosts, wanted = known[asked.id]
         try:
             service = as_asked(before, asked.id, asked.options)
             command = self._prospects.command(service, replace=asked.replace)
@@ -69,5 +77,6 @@ class Starts:
             self._submit.make_sure_of_room(len(places))
         except AimaError as refused:
             return refused
-        known[asked.id] = Whereabouts(service, hosts)
-        return _Ready(service, command, places, is_new=service != before)
+        known[asked.id] = Whereabouts(service, hosts, wanted)
+        left = [] if asked.hosts or service.hosts else placement.away(set(wanted) - {place.host for place in places})
+        return _Ready(service, command, places, left, is_new=service != before)

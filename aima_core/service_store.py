@@ -28,6 +28,8 @@ class Whereabouts(NamedTuple):
     """As it was written down; None where it was not."""
     hosts: list[HostName]
     """Where it runs, then where it ran."""
+    wanted: list[HostName]
+    """Where it is meant to run."""
 
 
 class Listing(NamedTuple):
@@ -66,9 +68,9 @@ class ServiceStore:
         found = self._run("whereabouts", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
         return {
             id: Whereabouts(
-                Service.model_validate_json(record) if record else None, [InstanceId(each).host for each in instances]
+                Service.model_validate_json(record) if record else None, _hosts_of(known), _hosts_of(wanted)
             )
-            for id, record, instances in zip(ids, found[::2], found[1::2], strict=True)
+            for id, record, known, wanted in zip(ids, found[::3], found[1::3], found[2::3], strict=True)
         }
 
     def remove(self, id: ServiceId) -> None:
@@ -169,3 +171,7 @@ def _instance(fields: dict[str, Any]) -> Instance:
 
 def _pairs(flat: list[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _hosts_of(instances: Iterable[str]) -> list[HostName]:
+    return [InstanceId(each).host for each in instances]

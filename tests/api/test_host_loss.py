@@ -204,3 +204,21 @@ def test_an_operation_that_nobody_has_heard_of_is_rung_for_again(node, redis, re
 
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
     assert node.operation(start["id"])["state"] == "queued"
+
+
+@pytest.mark.redis
+def test_a_start_that_goes_elsewhere_has_the_copy_on_a_host_that_is_away_stopped_when_it_is_back(
+    node, redis, redis_url, worker
+):
+    ScriptedWorker(redis, "beta")
+    node_start = node.start(replicas=2)
+    for operation, host in zip(node_start, ("alpha", "beta"), strict=True):
+        ScriptedWorker(redis, host).is_ready(operation)
+    ScriptedWorker(redis, "gamma")
+    silence(redis, worker)
+
+    again = node.start(replicas=2)
+
+    assert sorted(each["route"] for each in again) == ["host.beta", "host.gamma"]
+    (stop,) = waiting_on(redis_url, "host.alpha.stop")
+    assert node.operation(stop)["fence"] < min(each["fence"] for each in again)

@@ -28,7 +28,7 @@ from aima_core.redis_link import command_link
 pytestmark = pytest.mark.redis
 
 ANSWERED_WITHIN = 5.0
-WITHOUT_REDIS = {"/healthz", "/v1/engines", "/v1/engines/{name}", "/v1/models", "/v1/models/{name}"}
+WITHOUT_REDIS = {"/healthz", "/metrics", "/v1/engines", "/v1/engines/{name}", "/v1/models", "/v1/models/{name}"}
 BODIES = {"/v1/images:pull": {"image": "a:1"}, "/v1/services": {"id": SERVICE}}
 
 

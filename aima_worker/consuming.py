@@ -19,7 +19,7 @@ STOP_SLOTS = 4
 """Threads beyond the start slots, so that stops never wait behind starts."""
 
 
-HEARTBEAT_SECONDS = 30.0
+HEARTBEAT_SECONDS = 10.0
 """Between two events that tell Flower of the worker."""
 
 

@@ -19,6 +19,7 @@ from aima_core.failures import BrokerUnavailable
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
 from aima_core.queue import Doorbell
+from aima_core.ringing_again import ring_again
 from aima_core.text_redis import TextRedis
 from aima_core.why_it_waits import WhyItWaits
 
@@ -58,11 +59,7 @@ class Upkeep:
 
     def look(self) -> None:
         """Raises BrokerUnavailable."""
-        overdue = self._operations.overdue()
-        for id, queue in overdue.unattended:
-            self._doorbell.ring(self._operations.get(id), on=queue)
-        for id in overdue.unheard:
-            self._why_it_waits.look(self._operations.get(id))
+        ring_again(self._operations, self._doorbell, self._why_it_waits)
         if self._redis.set(keys.UPKEEP, self._node, px=int(LOOK_SECONDS * 900), nx=True):
             self._look_at_hosts()
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aima_core import keys
 from aima_core.failures import HostNameTaken, IdentityTaken, UnknownHost
-from aima_core.ids import HostName, Route
+from aima_core.ids import HostName
 from aima_core.scripts import Scripts
 from aima_core.services import Host, HostFacts
 from aima_core.text_redis import TextRedis
@@ -95,10 +95,6 @@ class HostStore:
             raise UnknownHost(host=host)
         seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
         return _host(text, seen, self._now(), self._redis.hget(keys.DRAINED, host))
-
-    def live_routes(self) -> set[Route]:
-        """The routes to which some live host listens."""
-        return {route for host in self.all() if host.live for route in host.routes}
 
     def _now(self) -> float:
         return _seconds(self._redis.time())

@@ -9,15 +9,15 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from itertools import chain
 
 from aima_core import keys
+from aima_core.claims import Claimed, HasItsHost, Lack, NoRoom, Skipped, Standing
 from aima_core.failures import OperationLost, UnknownOperation
 from aima_core.ids import HostName, OperationId
 from aima_core.needs import Room
 from aima_core.operation_record import as_fields, entry, event_from, event_text, in_ms, operation_from
-from aima_core.operations import COMMAND, TRANSITIONS, Command, Event, Operation, Phase, State
+from aima_core.operations import TRANSITIONS, Event, Operation, Phase, State
 from aima_core.orders import Order
 from aima_core.putting_down import calls
 from aima_core.scripts import Scripts
@@ -30,58 +30,6 @@ _LOOK_AT = 2000
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """The caller, and nobody else, carries the operation out while it renews the claim."""
-
-    attempt: int
-    record: Operation
-    command_text: str
-    signature: str
-    gpus: tuple[str, ...] = ()
-    """The ids of those given to it."""
-
-    @property
-    def command(self) -> Command:
-        return COMMAND.validate_json(self.command_text)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Nothing is to be done: a doubled or late message."""
-
-    why: str
-    to_be_ended: bool = False
-    """It was cancelled, and nobody has told its end yet."""
-
-
-class Lack(StrEnum):
-    """What a host has not to spare."""
-
-    SLOTS = "slots"
-    MEMORY = "memory"
-    GPUS = "gpus"
-    LOAD = "load"
-    """Another engine takes its share of the memory that CPU and GPU share."""
-    DRAINED = "drained"
-
-
-@dataclass(frozen=True)
-class NoRoom:
-    """The host cannot take it on now; it has been put down among those that wait."""
-
-    lack: Lack
-    record: Operation
-
-
-@dataclass(frozen=True)
-class HasItsHost:
-    """A start that any host may take, and whose service another host has already."""
-
-    host: HostName
-    record: Operation
-
-
-@dataclass(frozen=True)
 class Overdue:
     """What nobody carries out, and is rung for again."""
 
@@ -91,18 +39,6 @@ class Overdue:
     """With the queue that each is rung on."""
     unheard: list[OperationId]
     """Whose doorbell still waits on its queue, and of which nobody has said why."""
-
-
-class Standing(StrEnum):
-    """How a claim stands when it is renewed."""
-
-    GO_ON = "go on"
-    CANCEL = "cancel"
-    """Somebody has asked for its end."""
-    LOST = "lost"
-    """Another attempt has begun; this one must fall silent."""
-    GONE = "gone"
-    """Redis has no record of it any more."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +76,7 @@ class OperationStore:
     def page(self, *, limit: int, after: str | None = None, having: Mapping[str, str] | None = None) -> Page:
         """The newest first, of those whose record has these values."""
         filters = [part for pair in (having or {}).items() for part in pair]
-        found = self._run(
-            "page", [keys.OPERATIONS], keys.OPERATION_PREFIX, "down", after or "", limit, _LOOK_AT, *filters
-        )
+        found = self._run("page", [keys.OPERATIONS], keys.OPERATION_PREFIX, after or "", limit, _LOOK_AT, *filters)
         records = [
             operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[1::2], found[2::2], strict=True)
         ]

@@ -81,8 +81,7 @@ def whole_worker(
     """
     url = settings.redis.url.get_secret_value()
     redis = command_link(url)
-    state_dir = settings.state_dir.expanduser()
-    with only_worker_here(state_dir):
+    with only_worker_here(settings.state_dir.expanduser()):
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
@@ -90,19 +89,15 @@ def whole_worker(
         worker = make_celery_worker(
             app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
         )
-        beat = Beat(
-            host.hosts,
-            host.name,
-            lambda: host_facts(settings, runtime, clock_offset=lambda: clock_offset(redis)).model_copy(
-                update={"strangers": watch.strangers}
-            ),
-            identity=facts.identity,
-            session=session_of(state_dir),
-            memory=Memory(state_dir),
-            redis_is_new=lambda: watch.redis_is_new(),
+        watch = Watch(host, engine_answers=lambda _: beat.announce_now(), strangers_changed=lambda: beat.announce_now())
+        beat = make_beat(
+            host,
+            facts,
+            strangers=lambda: watch.strangers,
+            redis_is_new=watch.redis_is_new,
+            clock_offset=lambda: clock_offset(redis),
             displaced=lambda why: _leave_the_name(worker, why),
         )
-        watch = Watch(host, engine_answers=lambda _: beat.announce_now(), strangers_changed=lambda: beat.announce_now())
         logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
         sweep = Sweep(host)
         # Before Redis answers: a host that was rebooted without a network brings its engines back.
@@ -157,6 +152,34 @@ def make_host(
         floor=Floor(floor_of(settings.host, facts, measured=measured), available),
         keeper=Keeper(operations, name),
         probe=probe,
+    )
+
+
+def make_beat(
+    host: Host,
+    found: HostFacts,
+    *,
+    strangers: Callable[[], tuple[str, ...]],
+    clock_offset: Callable[[], float],
+    redis_is_new: Callable[[], None],
+    displaced: Callable[[AimaError], None],
+) -> Beat:
+    """`found` is what was found as the worker came up; what changes is asked anew."""
+
+    def facts() -> HostFacts:
+        now = host_facts(host.settings, host.runtime, clock_offset=clock_offset)
+        return now.model_copy(update={"strangers": strangers()})
+
+    state_dir = host.settings.state_dir.expanduser()
+    return Beat(
+        host.hosts,
+        host.name,
+        facts,
+        identity=found.identity,
+        session=session_of(state_dir),
+        memory=Memory(state_dir),
+        redis_is_new=redis_is_new,
+        displaced=displaced,
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import structlog
 
+from aima_core.claims import Claimed, HasItsHost, NoRoom, Skipped
 from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.ids import OperationId
-from aima_core.operation_store import Claimed, HasItsHost, NoRoom, Skipped, now
+from aima_core.operation_store import now
 from aima_core.operations import Event, Kind, Phase
 from aima_worker.host import Host
 from aima_worker.interruptible import HandedOn, Lost

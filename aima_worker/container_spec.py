@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from aima_core.catalog import Engine, Scalar
+from aima_core.claims import Claimed
 from aima_core.failures import NoNativeSection
 from aima_core.ids import OperationId
-from aima_core.operation_store import Claimed
 from aima_core.operations import StartService
 from aima_worker.host import Host
 from aima_worker.runtime import ContainerSpec, Mount

@@ -12,9 +12,10 @@ from threading import Condition, Thread
 
 import structlog
 
+from aima_core.claims import Claimed, Standing
 from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.ids import HostName, OperationId, ServiceId
-from aima_core.operation_store import Claimed, OperationStore, Standing
+from aima_core.operation_store import OperationStore
 from aima_core.operations import Kind
 from aima_worker.interruptible import HandedOn, Lost
 from aima_worker.undertaking import Undertaking

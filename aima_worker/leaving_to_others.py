@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from aima_core.claims import HasItsHost, Lack, NoRoom
 from aima_core.ids import Route
-from aima_core.operation_store import HasItsHost, Lack, NoRoom
 from aima_core.reasons import reasons_of
 from aima_worker.host import Host
 

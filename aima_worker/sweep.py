@@ -18,6 +18,7 @@ from aima_core.fitting import Wanted, why_not
 from aima_core.ids import OperationId, Route, ServiceId
 from aima_core.needs import Holding, Needs
 from aima_core.operations import Operation
+from aima_core.ringing_again import ring_again
 from aima_core.services import Host
 from aima_worker.host import Host as ThisHost
 
@@ -43,13 +44,7 @@ class Sweep:
 
     def sweep(self) -> None:
         """Raises BrokerUnavailable."""
-        overdue = self._host.operations.overdue()
-        for id, queue in overdue.unattended:
-            _log.info("rung for again", operation=id, queue=queue)
-            self._host.doorbell.ring(self._host.operations.get(id), on=queue)
-        for id in overdue.unheard:
-            self._host.why_it_waits.look(self._host.operations.get(id))
-        if overdue.waiting:
+        if ring_again(self._host.operations, self._host.doorbell, self._host.why_it_waits):
             self._ring_for_what_fits()
 
     def _ring_for_what_fits(self) -> None:
@@ -79,4 +74,6 @@ class Sweep:
                 self.sweep()
             except (BrokerUnavailable, UnknownHost) as away:
                 _log.warning("not swept", reason=str(away))
+            except Exception:  # noqa: BLE001 the boundary of the thread: a sweep that fails must not be the last
+                _log.exception("a sweep failed")
             self._host.freed.wait(SWEEP_SECONDS)

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from aima_core.claims import Claimed
 from aima_core.failures import BadSignature, InvalidRequest
-from aima_core.operation_store import Claimed
 from aima_core.signing import verified
 from aima_worker.host import Host
 

@@ -6,9 +6,10 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any
 
+from aima_core.claims import Claimed, Standing
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import HostName
-from aima_core.operation_store import Claimed, OperationStore, Standing, now
+from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Operation, Phase, PullProgress
 from aima_worker.interruptible import Interruptible, Lost
 

@@ -12,8 +12,9 @@ from statistics import median, quantiles
 
 import redis
 
+from aima_core.claims import Claimed
 from aima_core.ids import HostName, OperationId
-from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Phase
 from aima_core.redis_link import command_link
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns

@@ -16,9 +16,10 @@ from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
 from aima_core.celery_app import celery_app
+from aima_core.claims import Claimed
 from aima_core.host_store import HostStore
 from aima_core.ids import HostName, OperationId, ServiceId
-from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Phase
 from aima_core.service_store import ServiceStore
 from aima_core.services import Desired, HostFacts, Instance, InstanceState

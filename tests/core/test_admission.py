@@ -9,9 +9,10 @@ import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
 
 from aima_core import keys
+from aima_core.claims import Claimed, HasItsHost, Lack, NoRoom
 from aima_core.ids import HostName, Route, ServiceId
 from aima_core.needs import Holding, Room
-from aima_core.operation_store import Claimed, HasItsHost, Lack, NoRoom, OperationStore
+from aima_core.operation_store import OperationStore
 from aima_core.room_store import RoomStore
 
 pytestmark = pytest.mark.redis

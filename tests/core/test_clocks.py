@@ -10,9 +10,10 @@ import pytest
 from lab.wishes import a_start_of, put_down
 
 from aima_core import keys
+from aima_core.claims import Claimed
 from aima_core.host_store import HostStore
 from aima_core.ids import HostName, ServiceId
-from aima_core.operation_store import Claimed, OperationStore
+from aima_core.operation_store import OperationStore
 from aima_core.port_store import PortStore
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,10 @@ import pytest
 from lab.wishes import a_pull, put_down
 
 from aima_core import keys
+from aima_core.claims import Claimed, Skipped, Standing
 from aima_core.failures import Cancelled, UnknownOperation
 from aima_core.ids import HostName, OperationId
-from aima_core.operation_store import Claimed, OperationStore, Skipped, Standing, now
+from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Operation, Phase, State
 from aima_core.text_redis import TextRedis
 

@@ -19,9 +19,10 @@ from lab.redis_server import RedisServer
 from lab.wishes import a_pull, put_down
 
 from aima_core import redis_link
+from aima_core.claims import Claimed
 from aima_core.failures import BrokerUnavailable
 from aima_core.ids import HostName
-from aima_core.operation_store import Claimed, OperationStore, now
+from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Event, Phase, State
 from aima_core.redis_link import command_link
 

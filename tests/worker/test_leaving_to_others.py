@@ -8,6 +8,7 @@ from lab.wishes import a_start_of, put_down
 from aima_core import keys
 from aima_core.host_store import HostStore
 from aima_core.ids import HostName, OperationId, Route
+from aima_core.operation_store import Overdue
 from aima_core.operations import State
 from aima_worker.conduct import conduct
 from aima_worker.facts import host_facts
@@ -144,3 +145,15 @@ def test_a_start_that_somebody_is_about_to_take_is_told_nothing(desk, redis, joi
     Sweep(desk.host).sweep()
 
     assert desk.host.operations.get(comes.id).reason is None
+
+
+def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(desk, redis, joined, monkeypatch):
+    joined("alpha")
+    there = put_down(desk.host.operations, a_start_of())
+    redis.delete(keys.queue("host.alpha"))
+    found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
+    monkeypatch.setattr(desk.host.operations, "overdue", lambda: Overdue(0, found, unheard=[OperationId.new()]))
+
+    Sweep(desk.host).sweep()
+
+    assert rung_on(redis, "host.alpha") == 1

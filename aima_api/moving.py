@@ -57,12 +57,16 @@ class Moving:
         if operation.route.host is not None:
             self._tell(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return
-        if operation.service:
+        if operation.service and self._is_wanted(operation.service.on(lost)):
             self._have_stopped(operation.service, lost)
         if self._operations.release_lost(operation.id, lost):
             _log.warning("an operation goes on elsewhere", operation=operation.id, lost=lost)
             self._tell(operation, Phase.QUEUED, message=f"{lost} went away; another host takes it on.")
             self._doorbell.ring(operation)
+
+    def _is_wanted(self, instance: InstanceId) -> bool:
+        known = self._services.instance(instance)
+        return known is not None and known.desired is Desired.RUNNING
 
     def _have_stopped(self, service: ServiceId, lost: HostName) -> None:
         """Once the host is back; what is asked of the service from now on counts as asked for later."""

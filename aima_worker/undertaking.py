@@ -39,9 +39,7 @@ class Undertaking(Interruptible):
         """Tell that a phase has begun; `more` are further fields of the event."""
         self.go_on()
         self.phase = phase
-        event = self._event(
-            message=message, **more
-        )  # the same at each try: a frozen Redis hears all of them in the end
+        event = self._event(message=message, **more)  # the same at each try: a frozen Redis hears all in the end
         self.insist(lambda: self._record(event))
 
     def report(self, progress: PullProgress) -> None:

@@ -116,6 +116,11 @@ class ScriptedWorker:
         assert number, f"{operation} took no {phase}"
         return number
 
+    def begins(self, operation: dict[str, Any]) -> None:
+        """Take a start on, and put down that its instance is coming up."""
+        self.take_on(operation["id"])
+        self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
+
     def is_ready(self, operation: dict[str, Any]) -> None:
         """Carry a start out to its end, in the record."""
         attempt = self.take_on(operation["id"]).attempt

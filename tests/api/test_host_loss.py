@@ -151,6 +151,22 @@ def test_what_has_been_moved_is_not_moved_twice(node, redis, redis_url, worker, 
 
 
 @pytest.mark.redis
+def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node, redis, redis_url, worker, upkeep):
+    ScriptedWorker(redis, "beta")
+    (start,) = node.start()
+    worker.begins(start)
+    silence(redis, worker)
+    redis.set(keys.claim(OperationId(start["id"])), "alpha in attempt 1")
+
+    for _ in range(2):
+        redis.delete(keys.UPKEEP)
+        upkeep.look()
+
+    assert len(waiting_on(redis_url, "host.alpha.stop")) == 1
+    assert node.operation(start["id"])["host"] == "alpha"
+
+
+@pytest.mark.redis
 def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_there_has_failed(
     node, redis, redis_url, worker, upkeep
 ):

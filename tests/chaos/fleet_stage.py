@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from chaos.asking import Node
 from chaos.plan import Fault, Shape, Step
 from chaos.stage import Found, Held
 from lab.api_process import ApiProcess
-from lab.fleet import FakeHost, Fleet, FleetProcess, fleet_on
+from lab.fleet import Cannot, FakeHost, Fleet, FleetProcess, fleet_on
 from lab.parts import eventually
 from lab.redis_server import RedisServer, redis_program
 
@@ -175,11 +175,12 @@ class FleetStage:
         running = process.running()[step.target] if process else []
         if process is None or not running:
             return "none was there"
-        name = step.one_of(running)
-        process_has_it = suppress(AssertionError)
-        with process_has_it:
+        name = str(step.one_of(running))
+        try:
             how(process, step.target, name)
-        return str(name)
+        except Cannot as cannot:
+            return f"could not be done: {cannot}"
+        return name
 
     def _squat(self, step: Step) -> str:
         if process := self._answering(step.target):

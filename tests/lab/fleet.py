@@ -35,6 +35,10 @@ IMAGE = "fleet:1"
 ARCH = "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"
 
 
+class Cannot(Exception):
+    """What was asked for is not possible just now: the container has gone, or the engine is away."""
+
+
 @dataclass(frozen=True)
 class FakeHost:
     name: str
@@ -152,7 +156,7 @@ class FleetProcess:
         self.ask("make_way", host=host, port=port)
 
     def ask(self, question: str, **told: Any) -> Any:
-        """Raises AssertionError, with the end of its log, when it does not answer."""
+        """Raises Cannot where it cannot, AssertionError, with the end of its log, when it does not answer."""
         number = next(self._numbers)
         process = self._the_process()
         assert process.stdin and process.stdout
@@ -164,6 +168,8 @@ class FleetProcess:
                 break
             answered = json.loads(line)
             if answered["number"] == number:
+                if "cannot" in answered:
+                    raise Cannot(f"{self._file.stem} cannot {question}: {answered['cannot']}")
                 return answered["answer"]
         raise AssertionError(f"{self._file.stem} does not answer {question}:\n{self.log()[-2000:]}")
 

@@ -34,6 +34,7 @@ from celery.worker import state
 from kombu.asynchronous import set_event_loop
 from lab.fake_rooms import FakeRoom
 
+from aima_core.failures import AimaError
 from aima_core.settings import Settings
 from aima_worker.app import whole_worker
 from aima_worker.ending import leave_soon
@@ -140,9 +141,16 @@ def _converse(crowd: Crowd, questions: TextIO, answers: TextIO) -> None:
     for line in questions:
         question = json.loads(line)
         number = question.pop("number")
-        answers.write(json.dumps({"number": number, "answer": crowd.answer(**question)}) + "\n")
+        answers.write(json.dumps({"number": number, **_answered(crowd, question)}) + "\n")
         answers.flush()
     os._exit(1)
+
+
+def _answered(crowd: Crowd, question: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return {"answer": crowd.answer(**question)}
+    except (AimaError, KeyError) as cannot:  # the container has gone, or its engine is away
+        return {"cannot": repr(cannot)}
 
 
 def _room(host: Mapping[str, Any]) -> FakeRoom:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 
 from aima_api.doctor_hardware import what_the_worker_finds
+from aima_api.doctor_messages import senseless_messages
 from aima_api.finding import Finding, Verdict
 from aima_api.up.own_redis import find_program
 from aima_core.failures import NoRedisProgram
@@ -33,6 +34,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield _redis(settings)
     yield from _docker(settings)
     yield from what_the_worker_finds()
+    yield from senseless_messages(settings)
     yield _state(settings.state_dir.expanduser())
 
 

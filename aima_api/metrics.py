@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,7 +49,7 @@ class _InRedis(Collector):
     def __init__(self, tally: Callable[[], Tally]) -> None:
         self._tally = tally
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         try:
             found = self._tally()
         except BrokerUnavailable:
@@ -65,8 +65,13 @@ class _InRedis(Collector):
         hosts.add_metric(["away"], max(0, found.hosts - found.live))
         yield hosts
         yield GaugeMetricFamily("aima_hosts_drained", "Hosts that take no starts.", value=found.drained)
+        # By host, since a sum would shrink with a host that is forgotten, and read as a new beginning of all of it.
+        dropped = CounterMetricFamily("aima_messages_dropped", "Messages that made no sense.", labels=["host"])
+        for host, number in found.dropped.items():
+            dropped.add_metric([host], number)
+        yield dropped
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         return iter(())  # or it would be asked for all of it once, before anybody wants it
 
 

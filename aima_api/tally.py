@@ -22,6 +22,8 @@ class Tally(NamedTuple):
     hosts: int
     live: int
     drained: int
+    dropped: dict[str, int]
+    """Messages that made no sense, by the host that met them; 0 for one that met none of late."""
 
 
 def tally(redis: TextRedis) -> Tally:
@@ -31,11 +33,13 @@ def tally(redis: TextRedis) -> Tally:
         pipe.zcard(keys.WAITING)
         pipe.hlen(keys.HOSTS)
         pipe.hlen(keys.DRAINED)
+        pipe.hgetall(keys.DROPPED)
         pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
         pipe.time()
-        active, waiting, hosts, drained, seen, (seconds, _) = pipe.execute()
-    dead = seconds - keys.HOST_DEAD.total_seconds()
-    return Tally(active, waiting, hosts, live=sum(at > dead for _, at in seen), drained=drained)
+        active, waiting, hosts, drained, dropped, seen, (seconds, _) = pipe.execute()
+    live = sum(at > seconds - keys.HOST_DEAD.total_seconds() for _, at in seen)
+    by_host = {host: int(dropped.get(host, 0)) for host, _ in seen}
+    return Tally(active, waiting, hosts, live=live, drained=drained, dropped=by_host)
 
 
 class Intake:

@@ -68,6 +68,13 @@ class HostStore:
         """Say that the host's worker has ended in good order: it is not live from now on."""
         self._redis.zadd(keys.HOSTS_SEEN, {host: LEFT})
 
+    def count_dropped(self, host: HostName, number: int) -> None:
+        """So many messages more made no sense to it; near enough: it is told again where Redis' answer is lost."""
+        with self._redis.pipeline() as pipe:
+            pipe.hincrby(keys.DROPPED, host, number)
+            pipe.expire(keys.DROPPED, keys.DROPPED_TTL)
+            pipe.execute()
+
     def drain(self, host: HostName) -> None:
         """Let it take no starts from now on. Raises UnknownHost."""
         since = self.get(host).drained_since or datetime.now(UTC)
@@ -84,17 +91,22 @@ class HostStore:
             pipe.hgetall(keys.HOSTS)
             pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
             pipe.hgetall(keys.DRAINED)
+            pipe.hgetall(keys.DROPPED)
             pipe.time()
-            facts, scores, drained, time = pipe.execute()
+            facts, scores, drained, dropped, time = pipe.execute()
         seen, now = dict(scores), _seconds(time)
-        return [_host(text, seen.get(name, 0.0), now, drained.get(name)) for name, text in sorted(facts.items())]
+        return [
+            _host(text, seen.get(name, 0.0), now, drained=drained.get(name), dropped=dropped.get(name))
+            for name, text in sorted(facts.items())
+        ]
 
     def get(self, host: HostName) -> Host:
         """Raises UnknownHost."""
         if (text := self._redis.hget(keys.HOSTS, host)) is None:
             raise UnknownHost(host=host)
         seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
-        return _host(text, seen, self._now(), self._redis.hget(keys.DRAINED, host))
+        drained, dropped = self._redis.hget(keys.DRAINED, host), self._redis.hget(keys.DROPPED, host)
+        return _host(text, seen, self._now(), drained=drained, dropped=dropped)
 
     def _now(self) -> float:
         return _seconds(self._redis.time())
@@ -104,7 +116,7 @@ def _seconds(time: tuple[int, int]) -> float:
     return float(time[0]) + float(time[1]) / 1e6
 
 
-def _host(text: str, seen: float, now: float, drained: str | None) -> Host:
+def _host(text: str, seen: float, now: float, *, drained: str | None, dropped: str | None) -> Host:
     return _announced(text).model_copy(
         update={
             "live": now - seen < keys.HOST_DEAD.total_seconds(),
@@ -112,6 +124,7 @@ def _host(text: str, seen: float, now: float, drained: str | None) -> Host:
             "seen_at": datetime.fromtimestamp(seen, UTC),
             "silent_for": max(0.0, now - seen),
             "drained_since": datetime.fromisoformat(drained) if drained else None,
+            "messages_dropped": int(dropped or 0),
         }
     )
 

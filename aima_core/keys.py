@@ -22,6 +22,7 @@ aima:hosts:sessions            hash     worker        which worker goes by a nam
 aima:hosts:identities          hash     worker        the name of each identity; never
 aima:hosts:drained             hash     api, worker   hosts that take no starts, and since when; until resumed
 aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
+aima:hosts:dropped             hash     worker        the senseless messages each has met; DROPPED_TTL after the last
 aima:held:<host>               hash     worker        what each service there was given; until it is gone
 aima:<queue>                   list     api, worker   the doorbells that wait there, as Celery reads them
 aima:ports:<host>              zset     worker        its ports by when they are free: past, to come, or never; never
@@ -66,6 +67,8 @@ LAST_LINES_TTL: Final = timedelta(days=7)
 EPOCH: Final = "aima:epoch"
 FENCE: Final = "aima:fence"
 OPERATIONS: Final = "aima:operations"
+DROPPED_TTL: Final = timedelta(days=1)
+"""Once no host has met one for so long, all are forgotten: what was mended is not told for ever."""
 ACTIVE: Final = "aima:operations:active"
 WAITING: Final = "aima:operations:waiting"
 COMMON_LOG: Final = "aima:log"
@@ -84,6 +87,7 @@ OPERATION_PREFIX: Final = "aima:operation:"
 CLAIM_PREFIX: Final = "aima:claim:"
 SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
+DROPPED: Final = "aima:hosts:dropped"
 INSTANCES_ON_PREFIX: Final = "aima:instances:"
 HELD_PREFIX: Final = "aima:held:"
 LOG_PREFIX: Final = "aima:log:"

@@ -157,6 +157,8 @@ class Host(HostFacts):
     """Seconds since it was last heard of, by Redis' clock."""
     drained_since: datetime | None = None
     """Set while it takes no starts."""
+    messages_dropped: int = 0
+    """Those on its queues that made no sense, until a day has passed in which no host met one."""
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way of showing a property
     @property

@@ -17,6 +17,7 @@ from celery import signals
 from pydantic import SecretStr
 
 from aima_core.celery_app import celery_app
+from aima_core.celery_transport import Dropped
 from aima_core.failures import AimaError, BadSettings, BrokerUnavailable
 from aima_core.host_store import HostStore
 from aima_core.operation_store import OperationStore
@@ -84,7 +85,8 @@ def whole_worker(
     with only_worker_here(settings.state_dir.expanduser()):
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
-        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS)
+        dropped = Dropped()
+        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
         add_tasks(app, host)
         worker = make_celery_worker(
             app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
@@ -94,6 +96,7 @@ def whole_worker(
             host,
             facts,
             strangers=lambda: watch.strangers,
+            dropped=dropped,
             redis_is_new=watch.redis_is_new,
             clock_offset=lambda: clock_offset(redis),
             displaced=lambda why: _leave_the_name(worker, why),
@@ -160,6 +163,7 @@ def make_beat(
     found: HostFacts,
     *,
     strangers: Callable[[], tuple[str, ...]],
+    dropped: Dropped,
     clock_offset: Callable[[], float],
     redis_is_new: Callable[[], None],
     displaced: Callable[[AimaError], None],
@@ -178,6 +182,7 @@ def make_beat(
         identity=found.identity,
         session=session_of(state_dir),
         memory=Memory(state_dir),
+        dropped=dropped,
         redis_is_new=redis_is_new,
         displaced=displaced,
     )

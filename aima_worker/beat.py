@@ -11,6 +11,7 @@ from threading import Thread
 
 import structlog
 
+from aima_core.celery_transport import Dropped
 from aima_core.failures import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.host_store import HostStore, Membership, Pulse
 from aima_core.ids import HostName
@@ -34,6 +35,7 @@ class Beat:
         identity: str,
         session: str,
         memory: Memory,
+        dropped: Dropped,
         redis_is_new: Callable[[], None],
         displaced: Callable[[HostNameTaken | IdentityTaken], None],
     ) -> None:
@@ -43,6 +45,7 @@ class Beat:
         self._facts = facts
         self._identity = identity
         self._session = session
+        self._dropped = dropped
         self._redis_is_new = redis_is_new
         self._displaced = displaced
         self._memory = memory
@@ -73,6 +76,7 @@ class Beat:
         self._woken.set()
         self._thread.join(LAST_BEAT_SECONDS)  # a beat under way would have the host live again
         try:
+            self._tell_of_nonsense()
             self._hosts.leave(self._host)
         except BrokerUnavailable as away:
             _log.warning("left without saying so", reason=str(away))
@@ -102,6 +106,10 @@ class Beat:
             self._beats_to_facts = BEATS_BETWEEN_FACTS
         self._beats_to_facts -= 1
         self._hear(pulse)
+        self._tell_of_nonsense()
+
+    def _tell_of_nonsense(self) -> None:
+        self._dropped.tell(lambda number: self._hosts.count_dropped(self._host, number))
 
     def _hear(self, pulse: Pulse) -> None:
         known = self._known

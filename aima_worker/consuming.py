@@ -38,6 +38,8 @@ def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], sto
         quiet=True,
     )
     worker.consumer.initial_prefetch_count = slots
+    # Refused rather than taken for done, so that it is counted with all else that makes no sense.
+    worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
     let_it_only_be_looked_at(worker)
     return worker
 

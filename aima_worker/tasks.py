@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
-from aima_core.failures import BrokerUnavailable
+from aima_core.failures import BadId, BrokerUnavailable
 from aima_core.ids import OperationId
 from aima_core.operations import Kind
 from aima_core.queue import task_name
@@ -17,11 +17,11 @@ from aima_worker.interruptible import HandedOn
 
 
 def add_tasks(app: Celery, host: Host) -> None:
-    def perform(id: str, **_: Any) -> None:
+    def perform(*told: Any, **_: Any) -> None:
         try:
-            conduct(host, OperationId(id))
-        except (HandedOn, BrokerUnavailable) as unfinished:
-            raise Reject(type(unfinished).__name__, requeue=True) from unfinished
+            conduct(host, OperationId(" ".join(map(str, told))))
+        except (HandedOn, BrokerUnavailable, BadId) as undone:
+            raise Reject(str(undone), requeue=not isinstance(undone, BadId)) from undone
 
     for kind in Kind:
         app.task(name=task_name(kind), shared=False)(perform)  # or every application of this process would have it

@@ -71,6 +71,7 @@ def record(host: dict[str, Any]) -> dict[str, Any]:
         "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
         "ports": f"{first}-{last}",
         "clock_offset": _clock(host["clock_offset"]),
+        "messages_dropped": host.get("messages_dropped") or None,
     }
 
 

@@ -52,6 +52,17 @@ def test_operations_and_hosts_are_counted(node, worker, redis):
     assert measured(node, "aima_operations", state="queued or running") == 0
 
 
+def test_messages_that_made_no_sense_are_counted_by_the_host_that_met_them(node, worker, redis):
+    ScriptedWorker(redis, "beta")
+    HostStore(redis).count_dropped(worker.name, 2)
+    HostStore(redis).count_dropped(worker.name, 1)
+
+    assert measured(node, "aima_messages_dropped_total", host="alpha") == 3
+    assert measured(node, "aima_messages_dropped_total", host="beta") == 0
+    assert node.get("/v1/hosts/alpha").json()["messages_dropped"] == 3
+    assert [each["messages_dropped"] for each in node.get("/v1/hosts").json()["items"]] == [3, 0]
+
+
 def test_open_streams_are_counted(node, worker):
     [operation] = node.start()
     before = measured(node, "aima_event_streams")

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api.front_door import ScriptedWorker
 from cli.outcome import Aima
+from lab.parts import free_port
 
 from aima_api.doctor import findings
 from aima_api.doctor_hardware import what_the_worker_finds
+from aima_api.doctor_messages import senseless_messages
 from aima_api.finding import Finding, Verdict
 from aima_core.failures import MachineLacks
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName
 from aima_core.settings import Settings
+from aima_core.text_redis import TextRedis
 
 Env = pytest.MonkeyPatch
 Told = Callable[..., list[Finding]]
@@ -110,6 +116,29 @@ def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
 
     assert gpu.verdict is Verdict.MIND
     assert "no psutil" in gpu.said
+
+
+@pytest.mark.redis
+def test_messages_that_made_no_sense_are_told_with_the_hosts_that_met_them(redis: TextRedis, redis_url: str) -> None:
+    settings = Settings.model_validate({"redis": {"url": redis_url}})
+    before = list(senseless_messages(settings))
+    for name in ("alpha", "beta", "gamma"):
+        ScriptedWorker(redis, name)
+    HostStore(redis).count_dropped(HostName("alpha"), 2)
+    HostStore(redis).count_dropped(HostName("gamma"), 1)
+
+    (told,) = senseless_messages(settings)
+
+    assert before == []
+    assert (told.about, told.verdict) == ("messages", Verdict.MIND)
+    assert told.said == "3 on our queues made no sense and were dropped, by alpha and gamma"
+    assert "redis.url" in str(told.mend)
+
+
+def test_without_a_redis_nothing_is_told_of_messages() -> None:
+    settings = Settings.model_validate({"redis": {"url": f"redis://127.0.0.1:{free_port()}"}})
+
+    assert list(senseless_messages(settings)) == []
 
 
 def test_what_is_lacking_decides_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from aima_core.failures import AlreadyUp, ApiPortTaken, PartEnded
 
 STAND_INS = Path(__file__).with_name("up_stand_ins.py")
 READY = "AIMA is up."
+COMES_BACK_WITHIN = timedelta(seconds=3)
+"""From the death of a part to the beginning of the process that takes its place."""
 
 
 class Up:
@@ -158,9 +160,11 @@ def test_a_part_that_dies_is_brought_back(begun: list[Up], state_dir: Path) -> N
     before = up.pid_of("worker")
 
     os.kill(before, signal.SIGKILL)
+    is_back = eventually(lambda: up.pid_of("worker") != before, within=COMES_BACK_WITHIN)
 
+    assert is_back, "\n".join(up.lines)
     assert up.said("The worker ended with exit code -9; it comes back in 0.5 s.")
-    assert eventually(lambda: up.pid_of("worker") != before)
+    assert alive(up.pid_of("worker"))
 
 
 def test_a_part_that_cannot_be_begun_ends_everything_with_its_last_words(begun: list[Up], state_dir: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from aima_core.settings import load_settings
 DIRECTORY = ROOT / "deploy/systemd"
 UNIT = DIRECTORY / "aima-worker.service"
 ENVIRONMENT = DIRECTORY / "aima.env"
+COMES_BACK_WITHIN = timedelta(seconds=3)
 
 
 class Unit(configparser.RawConfigParser):
@@ -48,7 +50,8 @@ def test_the_files_it_reads_are_the_ones_that_are_shipped(service: configparser.
 
 
 def test_the_worker_comes_back_and_native_engines_are_left_alone(service: configparser.SectionProxy) -> None:
-    assert (service["Restart"], service["RestartSec"], service["TimeoutStopSec"]) == ("always", "2", "15")
+    assert (service["Restart"], service["TimeoutStopSec"]) == ("always", "15")
+    assert float(service["RestartSec"]) < COMES_BACK_WITHIN.total_seconds()
     assert (service["KillMode"], service["OOMPolicy"]) == ("process", "continue")
     assert service["RestartPreventExitStatus"] == str(BadSettings.exit_code)
 

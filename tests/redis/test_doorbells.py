@@ -11,15 +11,18 @@ from lab.parts import eventually
 
 from aima_core import keys
 from aima_core.celery_app import celery_app
-from aima_core.ids import Route
+from aima_core.host_store import HostStore
+from aima_core.ids import HostName, Route
 from aima_core.operations import State
 from aima_core.queue import envelope
+from aima_core.redis_link import command_link
 
 pytestmark = pytest.mark.redis
 
 QUEUE = keys.queue("host.alpha")
 STARTS_WITHIN = timedelta(seconds=20)
 """The goal for what is queued while somebody is idle: looked after at 10 s, at the latest at the sweep after that."""
+RUNG_AGAIN_WITHIN = timedelta(seconds=15)
 
 
 def again(operation) -> str:
@@ -43,6 +46,23 @@ def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hos
 
     record = asked.store.get(id)
     assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
+    assert list(fleet.made().values()) == [1]
+
+
+def test_a_start_whose_message_was_lost_while_its_worker_lives_is_rung_for_again(a_redis, hosts_of, asked_of):
+    redis = a_redis()
+    fleet = hosts_of(redis.url)
+    fleet.processes[0].freeze()
+    redis.reset_connections("normal")  # so that nobody listens just then
+    asked = asked_of(redis.url)
+    id = asked.start("svc-tiny-lost")
+
+    with redis.client() as client:
+        assert client.delete(QUEUE) == 1
+    fleet.processes[0].thaw()
+
+    assert eventually(lambda: asked.store.get(id).attempt == 1, within=RUNG_AGAIN_WITHIN), fleet.processes[0].log()
+    assert asked.have_ended([id], within=timedelta(seconds=5))
     assert list(fleet.made().values()) == [1]
 
 
@@ -77,37 +97,61 @@ def a_message(headers: object, body: str = "e30=", kind: str = "json") -> str:
     return json.dumps({**said, "properties": {**delivery, "body_encoding": "base64"}})
 
 
+OURS = {"task": "aima.start", "id": "x", "lang": "py"}
+SENSELESS = {
+    "no JSON": "no JSON",
+    "no text": b"\xff\xfe",
+    "nothing": "{}",
+    "a list": "[]",
+    "a text": '"a text"',
+    "no message": "null",
+    "no task": a_message({}),
+    "no headers": a_message(None),
+    "a task that there is not": a_message({**OURS, "task": "os.system"}),
+    "no arguments": a_message(OURS, "W10="),
+    "a number for a body": a_message(OURS, "MQ=="),
+    "a body that is no JSON": a_message(OURS, "e30"),
+    "a body of no text": a_message(OURS, "bm8="),
+    "a pickle": a_message(OURS, "gASVAA==", "x-python-serialize"),
+    "arguments that it does not take": a_message(OURS, "W1tdLCB7fSwge31d"),
+    "no id of an operation": a_message(OURS, "W1sieCJdLCB7fSwge31d"),
+}
+
+
+def dropped_by_alpha(redis) -> int:
+    return HostStore(command_link(redis.url)).get(HostName("alpha")).messages_dropped
+
+
 def test_what_makes_no_sense_is_dropped_and_the_next_is_heard(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
-    ours = {"task": "aima.start", "id": "x", "lang": "py"}
-    senseless = {
-        "no JSON": "no JSON",
-        "no text": b"\xff\xfe",
-        "nothing": "{}",
-        "a list": "[]",
-        "a text": '"a text"',
-        "no message": "null",
-        "no task": a_message({}),
-        "no headers": a_message(None),
-        "a task that there is not": a_message({**ours, "task": "os.system"}),
-        "no arguments": a_message(ours, "W10="),
-        "a number for a body": a_message(ours, "MQ=="),
-        "a body that is no JSON": a_message(ours, "e30"),
-        "a pickle": a_message(ours, "gASVAA==", "x-python-serialize"),
-        "arguments that it does not take": a_message(ours, "W1tdLCB7fSwge31d"),
-    }
 
     with redis.client() as client:
-        for number, (what, message) in enumerate(senseless.items()):
+        for number, (what, message) in enumerate(SENSELESS.items()):
             client.lpush(QUEUE, message)
             client.publish(keys.queue("/0.celery.pidbox"), message)
             asked_next = asked.start(f"svc-tiny-next{number}")
             assert asked.have_ended([asked_next], within=STARTS_WITHIN), what + fleet.processes[0].log()
 
         assert eventually(lambda: client.hlen(keys.queue("unacked")) == client.llen(QUEUE) == 0)
-    assert len(fleet.made()) == len(senseless)
+    assert len(fleet.made()) == len(SENSELESS)
     assert fleet.processes[0].up
+
+
+def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker_lives(a_redis, hosts_of, asked_of):
+    redis = a_redis()
+    worker = hosts_of(redis.url).processes[0]
+    asked = asked_of(redis.url)
+
+    with redis.client() as client:
+        client.lpush(QUEUE, *SENSELESS.values())
+    counted = eventually(lambda: dropped_by_alpha(redis) >= len(SENSELESS), within=STARTS_WITHIN)
+    worker.kill()
+    worker.begin()
+
+    assert counted, f"{dropped_by_alpha(redis)} of {len(SENSELESS)}\n{worker.log()}"
+    assert asked.have_ended([asked.start("svc-tiny-next")], within=STARTS_WITHIN)
+    assert dropped_by_alpha(redis) == len(SENSELESS)
 
 
 def test_another_application_on_the_same_redis_takes_no_message_of_ours(a_redis, hosts_of, asked_of):

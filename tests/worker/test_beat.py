@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aima_core import keys
-from aima_core.failures import HostNameTaken, IdentityTaken
+from aima_core.celery_transport import Dropped
+from aima_core.failures import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.host_store import HostStore
 from aima_core.ids import HostName
 from aima_worker.beat import Beat
@@ -26,7 +27,7 @@ def hosts(redis):
 def beat_of(desk, hosts, tmp_path):
     """A worker's beat, told by hand; what it passes on lands in `heard`."""
 
-    def make(heard, *, name=ALPHA, identity="one", session="here"):
+    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Beat(
             hosts,
@@ -35,6 +36,7 @@ def beat_of(desk, hosts, tmp_path):
             identity=identity,
             session=session,
             memory=Memory(tmp_path),
+            dropped=dropped or Dropped(),
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
         )
@@ -121,3 +123,32 @@ def test_what_cannot_be_read_is_not_remembered(tmp_path):
     (tmp_path / "redis.epoch").write_text("")
 
     assert Memory(tmp_path).recall() == Remembered()
+
+
+def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
+    dropped = Dropped()
+    beat = joined(beat_of([], dropped=dropped))
+    for _ in range(3):
+        dropped.add()
+
+    beat._tell()
+    beat._tell()
+
+    assert hosts.get(ALPHA).messages_dropped == 3
+
+
+def test_what_could_not_be_told_while_redis_was_away_is_told_afterwards():
+    dropped, told = Dropped(), []
+    dropped.add()
+    with pytest.raises(BrokerUnavailable):
+        dropped.tell(_away)
+    dropped.add()
+
+    dropped.tell(told.append)
+    dropped.tell(told.append)
+
+    assert told == [2]
+
+
+def _away(_: int) -> None:
+    raise BrokerUnavailable(detail="it is away")

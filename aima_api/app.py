@@ -34,6 +34,8 @@ from aima_api.starts import Starts
 from aima_api.submit import Submit
 from aima_api.tally import Intake, tally
 from aima_api.together import Together
+from aima_api.turns import Turns
+from aima_api.unheard import Unheard
 from aima_api.upkeep import Upkeep
 from aima_api.wishes import Wishes
 from aima_core.failures import BadSettings
@@ -133,15 +135,25 @@ def _parts(
         offered, submit, operations=operations, services=services, hosts=hosts, rooms=rooms, call_off=call_off
     )
     prospects = Prospects(offered, hosts=hosts, rooms=rooms)
-    starts = Starts(prospects, submit, services=services)
+    turns = Turns(redis)
+    starts = Starts(prospects, submit, services=services, turns=turns)
     doorbell = Doorbell(redis)
     upkeep = Upkeep(
         redis,
-        Moving(prospects, submit, operations=operations, services=services, doorbell=doorbell),
+        Moving(
+            prospects,
+            submit,
+            operations=operations,
+            services=services,
+            doorbell=doorbell,
+            call_off=call_off,
+            turns=turns,
+        ),
         operations=operations,
         hosts=hosts,
         doorbell=doorbell,
         why_it_waits=WhyItWaits(operations, hosts=hosts, rooms=rooms),
+        unheard=Unheard(operations, call_off, after=settings.api.wait_for_hosts),
         lost_after=settings.api.move_after,
     )
     open_streams = OpenStreams(most=settings.api.streams)

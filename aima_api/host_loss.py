@@ -25,7 +25,8 @@ class Loss(NamedTuple):
     """Why no more are taken for lost; None where there is no doubt."""
 
 
-def loss_among(hosts: Sequence[Host], *, after: timedelta) -> Loss:
+def loss_among(hosts: Sequence[Host], *, after: timedelta, watched_for: timedelta = timedelta.max) -> Loss:
+    """None is lost before it was watched for as long as it may be silent."""
     silent = [host for host in hosts if not host.live and not host.left]
     lost, doubted = [], []
     for host in silent:
@@ -33,7 +34,7 @@ def loss_among(hosts: Sequence[Host], *, after: timedelta) -> Loss:
         there = sum(other.live for other in hosts) + sum(other.silent_for <= host.silent_for for other in silent)
         if len(together) > max(1.0, MOST_AT_ONCE * max(there, len(together))):
             doubted.append(host)
-        elif host.silent_for > after.total_seconds():
+        elif min(host.silent_for, watched_for.total_seconds()) > after.total_seconds():
             lost.append(host)
     return Loss(tuple(lost), _suspicion(doubted))
 

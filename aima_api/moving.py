@@ -5,14 +5,17 @@ The copy on the lost host is told to stop: it hears of it when the host is back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
+from aima_api.call_off import CallOff
 from aima_api.placement import Place, Placement, Sought
 from aima_api.prospects import Prospects
 from aima_api.starts import GRACE
 from aima_api.submit import Submit
+from aima_api.turns import Turns
 from aima_core.failures import AimaError, BrokerUnavailable, HostLost
 from aima_core.ids import HostName, InstanceId, Route, ServiceId
 from aima_core.operation_store import OperationStore, now
@@ -35,12 +38,16 @@ class Moving:
         operations: OperationStore,
         services: ServiceStore,
         doorbell: Doorbell,
+        call_off: CallOff,
+        turns: Turns,
     ) -> None:
         self._prospects = prospects
         self._submit = submit
         self._operations = operations
         self._services = services
         self._doorbell = doorbell
+        self._call_off = call_off
+        self._turns = turns
 
     def move_from(self, host: HostName) -> None:
         """Can be called again and again: what has been moved is not moved twice."""
@@ -48,6 +55,8 @@ class Moving:
         for operation in unended:
             if operation.host == host:
                 self._go_on_elsewhere(operation, host)
+            elif operation.host is None and operation.route.host == host and operation.kind is Kind.START:
+                self._begin_in_its_place(operation, host, unended)
         starting = {operation.service for operation in unended if operation.kind is Kind.START}
         for instance in self._services.instances_on(host):
             if instance.desired is Desired.RUNNING and instance.id.service not in starting:
@@ -64,6 +73,14 @@ class Moving:
             self._tell(operation, Phase.QUEUED, message=f"{lost} went away; another host takes it on.")
             self._doorbell.ring(operation)
 
+    def _begin_in_its_place(self, start: Operation, lost: HostName, unended: Sequence[Operation]) -> None:
+        """One that was sent to the host since its service was there, and that the host never took on."""
+        if start.service is None or not self._is_wanted(start.service.on(lost)):
+            return
+        others = (each for each in unended if each.kind is Kind.START and each.service == start.service)
+        if all(lost in (each.host, each.route.host) for each in others) and self._move(start.service.on(lost)):
+            self._call_off.now(start.id, Phase.FAILED, HostLost(host=lost).failure)
+
     def _is_wanted(self, instance: InstanceId) -> bool:
         known = self._services.instance(instance)
         return known is not None and known.desired is Desired.RUNNING
@@ -73,16 +90,19 @@ class Moving:
         stop = StopService(service=service, grace=GRACE)
         self._submit.submit(stop, [Place(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")])
 
-    def _move(self, instance: InstanceId) -> None:
+    def _move(self, instance: InstanceId) -> list[Operation]:
+        """What begins elsewhere; nothing while nobody can."""
         try:
-            started = self._begin_elsewhere(self._services.get(instance.service), instance.host)
+            with self._turns.with_all_of([instance.service]):
+                started = self._begin_elsewhere(self._services.get(instance.service), instance.host)
         except BrokerUnavailable:
             raise
         except AimaError as failed:
             _log.warning("cannot be moved", instance=instance, why=str(failed))
-            return
+            return []
         for operation in started:
             _log.warning("moved elsewhere", instance=instance, operation=operation.id)
+        return started
 
     def _begin_elsewhere(self, service: Service, lost: HostName) -> list[Operation]:
         """Nothing while nobody can. Raises what the catalog or the hosts have against it."""

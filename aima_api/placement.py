@@ -86,9 +86,14 @@ class Placement:
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         return [Place(Route.to_host(host.name), reason=_away(host)) for host in hosts]
 
-    def away(self, names: Iterable[HostName | None]) -> list[Place]:
-        """Those of the hosts that do not live just now."""
-        return self.by_name(name for name in names if name in self._hosts and not self._hosts[name].live)
+    def left(self, wanted: Iterable[HostName], places: Sequence[Place]) -> list[Place]:
+        """Of the hosts where an instance is wanted, those whose place others take.
+
+        Where a class of hosts is chosen from, one that has it and works takes it on again by itself.
+        """
+        chosen = {place.host for place in places}
+        others = [self._hosts[name] for name in wanted if name in self._hosts and name not in chosen]
+        return self.by_name(host.name for host in others if None not in chosen or not _answers(host))
 
     def named(self, names: Iterable[HostName], sought: Sought) -> list[Place]:
         """All of them or none. Raises UnknownHost, PortOutOfRange, RequirementsNotMet for those that never will do."""
@@ -197,7 +202,11 @@ def _away(host: Host) -> str | None:
 
 
 def _works(host: Host) -> bool:
-    return host.live and host.runtime_answers and not host.drained
+    return _answers(host) and not host.drained
+
+
+def _answers(host: Host) -> bool:
+    return host.live and host.runtime_answers
 
 
 def _unheard(routes: Sequence[Route]) -> str:

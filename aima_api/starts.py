@@ -12,6 +12,7 @@ from aima_api.prospects import Prospects
 from aima_api.requests import ServiceOptions
 from aima_api.specification import as_asked
 from aima_api.submit import Submit
+from aima_api.turns import Turns
 from aima_core.failures import AimaError
 from aima_core.ids import HostName, ServiceId
 from aima_core.operations import Operation, StartService, StopService
@@ -36,7 +37,7 @@ class _Ready(NamedTuple):
     command: StartService
     places: list[Place]
     left: list[Place]
-    """Hosts that are away, and whose instance another takes the place of: it is to stop when they are back."""
+    """Hosts whose instance another takes the place of: it is to stop, when they are back if they are away."""
     is_new: bool
     """It is not as it was written down."""
 
@@ -44,7 +45,8 @@ class _Ready(NamedTuple):
 class Starts:
     """Each is checked before anything of it is written. Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, prospects: Prospects, submit: Submit, *, services: ServiceStore) -> None:
+    def __init__(self, prospects: Prospects, submit: Submit, *, services: ServiceStore, turns: Turns) -> None:
+        self._turns = turns
         self._prospects = prospects
         self._submit = submit
         self._services = services
@@ -58,7 +60,14 @@ class Starts:
 
     def start_each(self, asked: Sequence[Asked]) -> list[list[Operation] | AimaError]:
         """The operations of each, or what speaks against it; a service is found as the one before has left it."""
-        known, placement = self._services.whereabouts({each.id for each in asked}), self._prospects.placement()
+        known = self._services.whereabouts({each.id for each in asked})
+        if not (several := {each.id for each in asked if _wants_several(each, known[each.id].service)}):
+            return self._begin(asked, known)
+        with self._turns.with_all_of(several):
+            return self._begin(asked, known | self._services.whereabouts(several))
+
+    def _begin(self, asked: Sequence[Asked], known: dict[ServiceId, Whereabouts]) -> list[list[Operation] | AimaError]:
+        placement = self._prospects.placement()
         ready = [self._ready(each, known, placement) for each in asked]
         going = [each for each in ready if isinstance(each, _Ready)]
         self._services.put(*(each.service for each in going if each.is_new))
@@ -78,5 +87,11 @@ class Starts:
         except AimaError as refused:
             return refused
         known[asked.id] = Whereabouts(service, hosts, wanted)
-        left = [] if asked.hosts or service.hosts else placement.away(set(wanted) - {place.host for place in places})
+        bound = asked.hosts or service.hosts or (service.route and service.route.host)
+        left = [] if bound else placement.left(wanted, places)
         return _Ready(service, command, places, left, is_new=service != before)
+
+
+def _wants_several(asked: Asked, known: Service | None) -> bool:
+    """Replicas, on hosts to be chosen."""
+    return (asked.options.replicas or (known.replicas if known else 1)) > 1

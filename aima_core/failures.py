@@ -383,8 +383,14 @@ class ApiUnavailable(AimaError):
 
 class HostLost(AimaError):
     code, status, exit_code = "host_lost", 503, 83
-    sentence = "{host} went away while it carried this out."
+    sentence = "{host} went away while this was its to carry out."
     hint = "Look at {host}; when it is back it reports what runs there. Then start again."
+
+
+class NoLiveHost(AimaError):
+    code, status, exit_code = "no_live_host", 503, 79
+    sentence = "No live host has listened to {routes} for {waited}."
+    hint = "{remedy}"
 
 
 class DeadlinePassed(AimaError):

@@ -16,13 +16,14 @@ aima:services:at               hash     worker        the host that last took ea
 aima:service:<id>              string   api           what was asked for; until removed
 aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
+aima:routes                    zset     api           routes by when a live host last listened; HEARD_FOR after that
 aima:hosts                     hash     worker        the facts of every host by name; never
 aima:hosts:seen                zset     worker        hosts by the time of their last heartbeat; never
 aima:hosts:sessions            hash     worker        which worker goes by a name; never
 aima:hosts:identities          hash     worker        the name of each identity; never
 aima:hosts:drained             hash     api, worker   hosts that take no starts, and since when; until resumed
-aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
 aima:hosts:dropped             hash     worker        the senseless messages each has met; DROPPED_TTL after the last
+aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
 aima:held:<host>               hash     worker        what each service there was given; until it is gone
 aima:<queue>                   list     api, worker   the doorbells that wait there, as Celery reads them
 aima:ports:<host>              zset     worker        its ports by when they are free: past, to come, or never; never
@@ -30,6 +31,7 @@ aima:ports:<host>:last         hash     worker        the port each instance hel
 aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
 aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
 aima:upkeep                    string   api           the node that looks after the hosts just now; for seconds
+aima:turn:<service>            string   api           the node that chooses hosts for it just now; for seconds
 aima:asked:<host>              list     api           what a host is asked about log lines, capped; ASKED_TTL
 aima:answer:<id>               stream   worker        the log lines that were asked for; ANSWER_TTL
 aima:lines:<instance>          stream   worker        lines as they are said, while followed, capped; LINES_TTL
@@ -60,15 +62,17 @@ ANSWER_TTL: Final = timedelta(minutes=1)
 LINES_TTL: Final = timedelta(minutes=1)
 LOOK_AFTER: Final = timedelta(seconds=7)
 """An operation that nobody carries out is rung for again after this long."""
+HEARD_FOR: Final = timedelta(days=1)
+"""A route to which nobody has listened for so long is as one to which nobody ever did."""
 LINES_CAP: Final = 100
 """About how many batches of one instance's lines are kept for readers."""
 LAST_LINES_TTL: Final = timedelta(days=7)
+DROPPED_TTL: Final = timedelta(days=1)
+"""Once no host has met one for so long, all are forgotten: what was mended is not told for ever."""
 
 EPOCH: Final = "aima:epoch"
 FENCE: Final = "aima:fence"
 OPERATIONS: Final = "aima:operations"
-DROPPED_TTL: Final = timedelta(days=1)
-"""Once no host has met one for so long, all are forgotten: what was mended is not told for ever."""
 ACTIVE: Final = "aima:operations:active"
 WAITING: Final = "aima:operations:waiting"
 COMMON_LOG: Final = "aima:log"
@@ -77,17 +81,18 @@ UPKEEP: Final = "aima:upkeep"
 SERVICES: Final = "aima:services"
 SERVICES_AT: Final = "aima:services:at"
 INSTANCES: Final = "aima:instances"
+ROUTES: Final = "aima:routes"
 HOSTS: Final = "aima:hosts"
 HOSTS_SEEN: Final = "aima:hosts:seen"
 HOSTS_SESSIONS: Final = "aima:hosts:sessions"
 HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
+DROPPED: Final = "aima:hosts:dropped"
 
 OPERATION_PREFIX: Final = "aima:operation:"
 CLAIM_PREFIX: Final = "aima:claim:"
 SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
-DROPPED: Final = "aima:hosts:dropped"
 INSTANCES_ON_PREFIX: Final = "aima:instances:"
 HELD_PREFIX: Final = "aima:held:"
 LOG_PREFIX: Final = "aima:log:"
@@ -131,6 +136,10 @@ def port_prefix(host: HostName) -> str:
 
 def idempotency(key: str) -> str:
     return f"aima:idempotency:{key}"
+
+
+def turn(service: ServiceId) -> str:
+    return f"aima:turn:{service}"
 
 
 def asked(host: HostName) -> str:

@@ -5,16 +5,17 @@ A message on the queue is only a doorbell; what is here is the intent and the tr
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 
 from aima_core import keys
 from aima_core.claims import Claimed, HasItsHost, Lack, NoRoom, Skipped, Standing
 from aima_core.failures import OperationLost, UnknownOperation
-from aima_core.ids import HostName, OperationId
+from aima_core.ids import HostName, OperationId, Route
 from aima_core.needs import Room
 from aima_core.operation_record import as_fields, entry, event_from, event_text, in_ms, operation_from
 from aima_core.operations import TRANSITIONS, Event, Operation, Phase, State
@@ -152,6 +153,12 @@ class OperationStore:
     def waiting(self, *, at_most: int = 200) -> list[Operation]:
         """Those that wait for room, oldest first."""
         found = self._run("waiting", [keys.WAITING], at_most, keys.OPERATION_PREFIX)
+        return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
+
+    def unheard(self, heard: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
+        """What is queued, and nobody has listened for since `after`; `heard` are the routes listened to now."""
+        told = (keys.OPERATION_PREFIX, in_ms(after), at_most, in_ms(keys.HEARD_FOR), json.dumps(list(heard)))
+        found = self._run("unheard", [keys.ACTIVE, keys.ROUTES], *told)
         return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
     def record(self, event: Event, *, attempt: int | None = None) -> int:

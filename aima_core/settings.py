@@ -54,6 +54,8 @@ class ApiSettings(Section):
     """Bearer keys, any of which opens the API; without one it binds to loopback only."""
     move_after: Duration = parse_duration("60s")
     """What is not bound to a host that was silent for so long is begun on another."""
+    wait_for_hosts: Duration = parse_duration("10m")
+    """What no live host has listened for all the while is given up after so long."""
     streams: int = Field(2000, ge=1)
     """Event streams open at once on this node; who comes then is told to come later."""
     operations: int = Field(20_000, ge=1)

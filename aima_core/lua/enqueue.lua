@@ -48,7 +48,7 @@ local function put_down(own, alike)
 
   local fence = next_fence(own)
   if own.instance then want(own, fence, alike) end
-  redis.call('HSET', record, 'fence', fence, 'seq', 1, 'command', alike.command, 'route', own.route, 'routes', own.routes,
+  redis.call('HSET', record, 'fence', fence, 'seq', 1, 'put_down', now, 'command', alike.command, 'route', own.route, 'routes', own.routes,
     'queue', own.queue, 'signature', own.signature, unpack(alike.fields))
   redis.call('ZADD', KEYS[2], 0, alike.age .. ' ' .. own.id)
   redis.call('ZADD', KEYS[3], now + look_after, own.id)

@@ -7,7 +7,7 @@
 -- Gives 1, or 0 when it was not so.
 if redis.call('HGET', KEYS[1], 'host') ~= ARGV[2] or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('HDEL', KEYS[1], 'host')
-redis.call('HSET', KEYS[1], 'fence', redis.call('INCR', KEYS[4]))
 local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'fence', redis.call('INCR', KEYS[4]), 'put_down', time[1] * 1000)
 redis.call('ZADD', KEYS[3], time[1] * 1000, ARGV[1])
 return 1

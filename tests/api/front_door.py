@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
 from queue import Empty
 from threading import Thread
 from typing import Any
@@ -15,6 +17,8 @@ from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
+from aima_api.upkeep import Upkeep
+from aima_api.watching import Watch
 from aima_core.celery_app import celery_app
 from aima_core.claims import Claimed
 from aima_core.host_store import HostStore
@@ -88,6 +92,15 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
         server.should_exit = True
         thread.join(timeout=10)
     assert not thread.is_alive(), "the API node did not end"
+
+
+def upkeep_of(node: Node) -> Upkeep:
+    """The node's, as though it had watched the hosts for a day by the next look."""
+    upkeep: Upkeep = node.server.config.app.state.upkeep
+    days = count()
+    upkeep.watch = Watch(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
+    upkeep.watch.look()
+    return upkeep
 
 
 class ScriptedWorker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, waiting_on
+from api.front_door import ScriptedWorker, upkeep_of, waiting_on
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +52,13 @@ def test_one_host_that_is_silent_for_long_is_lost_and_not_sooner():
     assert lost(a_host(0, silent_for=61), *others) == ["host-0"]
 
 
+def test_no_host_is_lost_before_it_was_watched_for_as_long_as_it_may_be_silent():
+    hosts = [a_host(0, silent_for=100_000), a_host(1)]
+
+    assert loss_among(hosts, after=AFTER, watched_for=timedelta(seconds=59)).lost == ()
+    assert loss_among(hosts, after=AFTER, watched_for=timedelta(seconds=61)).lost == (hosts[0],)
+
+
 def test_a_host_whose_worker_ended_in_good_order_is_not_lost():
     assert lost(a_host(0, silent_for=1_000_000, left=True), a_host(1)) == []
 
@@ -91,7 +98,7 @@ def test_a_live_host_is_never_lost(silences):
 
 @pytest.fixture
 def upkeep(node):
-    return node.server.config.app.state.upkeep
+    return upkeep_of(node)
 
 
 def silence(redis, worker: ScriptedWorker, *, seconds: float = 100) -> None:
@@ -183,6 +190,38 @@ def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_the
 
 
 @pytest.mark.redis
+def test_a_start_that_the_lost_host_never_took_on_begins_elsewhere_too_and_says_so(
+    node, redis, redis_url, worker, upkeep
+):
+    (first,) = node.start()
+    worker.is_ready(first)
+    waiting_on(redis_url, "cpu.amd64")
+    (again,) = node.post(f"/v1/services/{SERVICE}:restart").json()["operations"]
+    ScriptedWorker(redis, "beta")
+    silence(redis, worker)
+
+    upkeep.look()
+
+    ended = node.operation(again["id"])
+    assert (again["route"], ended["failure"]["code"]) == ("host.alpha", "host_lost")
+    (moved,) = waiting_on(redis_url, "cpu.amd64")
+    assert node.operation(moved)["fence"] > again["fence"]
+    assert [each["desired"] for each in node.get(f"/v1/services/{SERVICE}").json()["instances"]] == ["stopped"]
+
+
+@pytest.mark.redis
+def test_a_start_that_is_bound_to_the_lost_host_waits_for_it(node, redis, redis_url, worker, upkeep):
+    ScriptedWorker(redis, "beta")
+    (start,) = node.start(hosts=["alpha"])
+    silence(redis, worker)
+
+    upkeep.look()
+
+    assert node.operation(start["id"])["state"] == "queued"
+    assert waiting_on(redis_url, "cpu.amd64") == []
+
+
+@pytest.mark.redis
 def test_nothing_is_moved_while_nobody_else_can_run_it(node, redis, redis_url, worker, upkeep):
     (start,) = node.start()
     worker.is_ready(start)
@@ -232,6 +271,23 @@ def test_a_start_that_goes_elsewhere_has_the_copy_on_a_host_that_is_away_stopped
         ScriptedWorker(redis, host).is_ready(operation)
     ScriptedWorker(redis, "gamma")
     silence(redis, worker)
+
+    again = node.start(replicas=2)
+
+    assert sorted(each["route"] for each in again) == ["host.beta", "host.gamma"]
+    (stop,) = waiting_on(redis_url, "host.alpha.stop")
+    assert node.operation(stop)["fence"] < min(each["fence"] for each in again)
+
+
+@pytest.mark.redis
+def test_a_start_that_goes_elsewhere_stops_the_copy_on_a_host_whose_container_engine_is_away(
+    node, redis, redis_url, worker
+):
+    ScriptedWorker(redis, "beta")
+    for operation, host in zip(node.start(replicas=2), ("alpha", "beta"), strict=True):
+        ScriptedWorker(redis, host).is_ready(operation)
+    ScriptedWorker(redis, "gamma")
+    ScriptedWorker(redis, "alpha", runtime_answers=False)
 
     again = node.start(replicas=2)
 

@@ -1,0 +1,43 @@
+"""One at a time, of all API nodes: whoever chooses hosts for several replicas is to see what the one before chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+
+from redis.exceptions import LockError
+
+from aima_core import keys
+from aima_core.ids import ServiceId
+from aima_core.text_redis import TextRedis
+
+AT_MOST = timedelta(seconds=3)
+"""For one turn; and nobody waits for longer than that for one, since a node may have died in it."""
+ASKS_EVERY = timedelta(milliseconds=20)
+
+
+class Turns:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+
+    @contextmanager
+    def with_all_of(self, services: Iterable[ServiceId]) -> Iterator[None]:
+        """While it lasts, nobody else chooses hosts for these."""
+        with ExitStack() as turns:
+            for service in sorted(services):
+                turns.enter_context(self._with(service))
+            yield
+
+    @contextmanager
+    def _with(self, service: ServiceId) -> Iterator[None]:
+        seconds, pause = AT_MOST.total_seconds(), ASKS_EVERY.total_seconds()
+        turn = self._redis.lock(keys.turn(service), timeout=seconds, sleep=pause, blocking_timeout=seconds)
+        turn.acquire()
+        try:
+            yield
+        finally:
+            with suppress(LockError):  # it has run out meanwhile
+                turn.release()

@@ -1,0 +1,44 @@
+"""Two API nodes that choose hosts for the replicas of one service choose one after the other."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from api.front_door import ScriptedWorker, api_node
+from lab.parts import eventually
+
+from aima_api.turns import AT_MOST
+from aima_core import keys
+from aima_core.ids import ServiceId
+
+pytestmark = pytest.mark.redis
+SERVICE = ServiceId("svc-tiny-dial")
+
+
+def test_who_waited_for_its_turn_sees_what_was_chosen_before(node, redis, redis_url):
+    for name in ("alpha", "beta", "gamma", "delta"):
+        ScriptedWorker(redis, name)
+    redis.set(keys.turn(SERVICE), "another node's", px=60_000)
+
+    with api_node(redis_url) as other, ThreadPoolExecutor() as clients:
+        answers = [clients.submit(each.start, replicas=2) for each in (node, other)]
+        assert not eventually(lambda: any(each.done() for each in answers), within=timedelta(seconds=1))
+        for name in ("alpha", "beta"):  # which would come first otherwise
+            ScriptedWorker(redis, name).leave()
+        redis.delete(keys.turn(SERVICE))
+        chosen = [sorted(each["route"] for each in answer.result()) for answer in answers]
+
+    assert chosen == [["host.delta", "host.gamma"]] * 2
+
+
+def test_a_node_that_died_in_its_turn_keeps_nobody_waiting_for_long(node, redis):
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta")
+    redis.set(keys.turn(SERVICE), "a dead node's", px=int(AT_MOST.total_seconds() * 1000))
+
+    started = node.start(replicas=2)
+
+    assert len(started) == 2
+    assert not redis.exists(keys.turn(SERVICE))

@@ -1,0 +1,113 @@
+"""What no live host listens for is given up after a while, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+from api.front_door import ScriptedWorker, api_node, upkeep_of
+
+from aima_core import keys
+from aima_core.ids import OperationId
+
+pytestmark = pytest.mark.redis
+SERVICE = "svc-tiny-dial"
+LIMIT = "10m"
+
+
+@pytest.fixture
+def upkeep(node):
+    return upkeep_of(node)
+
+
+def look(upkeep, redis) -> None:
+    redis.delete(keys.UPKEEP)
+    upkeep.look()
+
+
+def passes(redis, seconds: float) -> None:
+    """As though so much time had gone by for what is queued, and for who listens to what."""
+    for id in redis.zrange(keys.ACTIVE, 0, -1):
+        redis.hincrby(keys.operation(OperationId(id)), "put_down", -int(seconds * 1000))
+    for name, at in redis.zrange(keys.ROUTES, 0, -1, withscores=True):
+        redis.zadd(keys.ROUTES, {name: at - seconds * 1000})
+    for name, at in redis.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True):
+        redis.zadd(keys.HOSTS_SEEN, {name: at - seconds})
+
+
+def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, redis, redis_url, upkeep):
+    (start,) = node.start()
+    passes(redis, 590)
+    look(upkeep, redis)
+    assert node.operation(start["id"])["state"] == "queued"
+
+    passes(redis, 20)
+    look(upkeep, redis)
+
+    failed = node.operation(start["id"])
+    assert (failed["state"], failed["failure"]["code"]) == ("failed", "no_live_host")
+    assert failed["failure"]["message"].startswith("No live host has listened to cpu.")
+    assert "for 10m" in failed["failure"]["message"]
+
+
+def test_it_is_counted_from_when_somebody_last_listened(node, redis, redis_url, worker, upkeep):
+    (start,) = node.start()
+    passes(redis, 3600)
+    ScriptedWorker(redis)  # it lives all the while, and is merely full
+    look(upkeep, redis)
+    assert node.operation(start["id"])["state"] == "queued"
+
+    passes(redis, 590)
+    look(upkeep, redis)
+    assert node.operation(start["id"])["state"] == "queued"
+    passes(redis, 20)
+    look(upkeep, redis)
+
+    assert node.operation(start["id"])["failure"]["code"] == "no_live_host"
+
+
+def test_nobody_gives_up_before_having_watched_for_that_long(node, redis):
+    (start,) = node.start()
+    passes(redis, 3600)
+
+    look(node.server.config.app.state.upkeep, redis)
+
+    assert node.operation(start["id"])["state"] == "queued"
+
+
+def test_what_was_given_up_wants_nothing_of_its_host_any_more(node, redis, redis_url, worker, upkeep):
+    (start,) = node.start(hosts=["alpha"])
+    passes(redis, 700)
+
+    look(upkeep, redis)
+
+    assert node.operation(start["id"])["failure"]["code"] == "no_live_host"
+    (instance,) = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+    assert (instance["desired"], instance["failure"]["code"]) == ("stopped", "no_live_host")
+
+
+def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, upkeep):
+    (start,) = node.start()
+    worker.is_ready(start)
+    (stop,) = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
+    passes(redis, 700)
+
+    look(upkeep, redis)
+
+    failed = node.operation(stop["id"])
+    assert failed["failure"]["code"] == "no_live_host"
+    assert "stops what runs there all the same" in failed["failure"]["hint"]
+    (instance,) = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+    assert instance["desired"] == "stopped"
+
+
+def test_how_long_is_waited_can_be_set(redis, redis_url):
+    with api_node(redis_url, wait_for_hosts="2h") as node:
+        (start,) = node.start()
+        upkeep = upkeep_of(node)
+        passes(redis, 3600)
+        look(upkeep, redis)
+        assert node.operation(start["id"])["state"] == "queued"
+
+        passes(redis, 3700)
+        look(upkeep, redis)
+
+        assert "for 2h" in node.operation(start["id"])["failure"]["message"]

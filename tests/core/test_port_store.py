@@ -179,9 +179,9 @@ def test_a_restart_of_the_worker_frees_nothing(ports, redis):
 
 def test_many_at_once_never_get_the_same_port(redis_url):
     def lease(number: int) -> int:
-        return opened(command_link(redis_url), 20199).lease(InstanceId(f"svc-tiny-{number}@alpha"), fence=number)
+        return opened(command_link(redis_url), 20799).lease(InstanceId(f"svc-tiny-{number}@alpha"), fence=number)
 
     with ThreadPoolExecutor(8) as pool:
-        leased = list(pool.map(lease, range(200)))
+        leased = list(pool.map(lease, range(800)))
 
-    assert sorted(leased) == list(range(20000, 20200))
+    assert sorted(leased) == list(range(20000, 20800))

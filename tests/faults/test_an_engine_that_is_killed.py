@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -12,9 +13,11 @@ from lab.engine import OwnEngine
 from lab.parts import eventually
 from lab.wishes import a_stop_of
 
+from aima_api.doctor import findings
+from aima_api.finding import Verdict
 from aima_core.operations import Phase, State
 from aima_core.services import Instance, InstanceState
-from aima_worker import watch as watching
+from aima_core.settings import Settings
 from aima_worker.container_spec import ours
 from aima_worker.facts import host_facts
 from aima_worker.watch import Watch
@@ -22,6 +25,9 @@ from aima_worker.watch import Watch
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 
 BACK_WITHIN = timedelta(seconds=30)
+DOWN_WITHIN = timedelta(seconds=5)
+SERVES_AGAIN_WITHIN = timedelta(seconds=15)
+"""Of the Docker Engine's return."""
 
 restoring_or_not = pytest.mark.parametrize(
     "own", [{"live_restore": True}, {"live_restore": False}], ids=["live-restore", "no live-restore"], indirect=True
@@ -34,8 +40,7 @@ def told() -> list[bool]:
 
 
 @pytest.fixture
-def watch(desk_of_its_own: Desk, told: list[bool], monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
-    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.5)
+def watch(desk_of_its_own: Desk, told: list[bool]) -> Iterator[Watch]:
     watch = Watch(desk_of_its_own.host, engine_answers=told.append)
     watch.begin()
     yield watch
@@ -67,15 +72,17 @@ def test_an_engine_that_is_killed_and_comes_back_still_serves_what_was_ready(
     ready = desk.carry_out(a_dial()).instance
 
     own.kill()
-    assert eventually(lambda: told == [False])
+    assert eventually(lambda: told == [False], within=DOWN_WITHIN)
     assert not host_facts(host.settings, host.runtime).runtime_answers
     while_away = instance_of(desk)
     own.start()
 
+    back_at = time.monotonic()
     assert while_away == ready
+    assert eventually(lambda: _serves(desk, ready), within=SERVES_AGAIN_WITHIN)
     assert eventually(lambda: told == [False, True])
-    assert eventually(lambda: _serves(desk, ready), within=BACK_WITHIN)
     assert states_until(desk, InstanceState.READY) <= {InstanceState.RESTARTING, InstanceState.READY}
+    assert time.monotonic() - back_at < SERVES_AGAIN_WITHIN.total_seconds()
     assert instance_of(desk).endpoint == ready.endpoint
     assert [lease.until for lease in host.ports.all()] == [None]
     desk.carry_out(a_stop_of())
@@ -139,6 +146,18 @@ def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
     assert outcome.code == "docker_unavailable"
     assert eventually(lambda: host.runtime.containers(ours(host)) == [], within=BACK_WITHIN)
     assert eventually(lambda: instance_of(desk).state is InstanceState.STOPPED)
+
+
+@restoring_or_not
+def test_the_doctor_warns_where_engines_would_end_with_the_docker_engine(
+    own: OwnEngine, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", own.address)
+
+    warned = [each for each in findings(Settings()) if "engines end whenever" in each.said]
+
+    assert [each.verdict for each in warned] == ([] if "no live" not in request.node.name else [Verdict.MIND])
+    assert all("live-restore" in (each.mend or "") for each in warned)
 
 
 def _serves(desk: Desk, instance: Instance) -> bool:

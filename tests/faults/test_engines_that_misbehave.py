@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from datetime import timedelta
 
 import pytest
 from faults.dial import a_dial
@@ -11,14 +12,22 @@ from lab.desk import Desk
 from lab.images import busybox_image
 from lab.parts import eventually
 from lab.wishes import a_start_of, a_stop_of
+from structlog.testing import capture_logs
 
-from aima_core.services import InstanceState
+from aima_core.services import Instance, InstanceState
+from aima_worker import bringing_back
+from aima_worker.container_spec import ours
 from aima_worker.watch import Watch
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 
 GRACE_SECONDS = 1
+AT_ONCE = timedelta(milliseconds=100)
 SERVES_THEN_TAKES_ALL_MEMORY = "httpd -p 8000 -h /www; sleep 1; echo so hungry; exec tail /dev/zero"
+
+
+def state_of(desk: Desk, instance: Instance) -> InstanceState:
+    return desk.host.services.instance(instance.id).state
 
 
 def test_an_engine_killed_for_want_of_memory_while_it_loads_fails_the_start_with_its_limit(desk: Desk) -> None:
@@ -47,6 +56,28 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
     assert told.failure.code == "engine_died"
     assert "killed for want of memory" in told.failure.message
     assert "so hungry" in told.failure.log_tail
+
+
+def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exit_code_and_last_words(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bringing_back, "WAITS", (AT_ONCE, AT_ONCE, AT_ONCE))
+    crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
+    ready = desk.carry_out(a_dial(dialled=crashes)).instance
+    watch = Watch(desk.host, engine_answers=lambda _: None)
+
+    with capture_logs() as said:
+        watch.begin()
+        gave_up = eventually(lambda: state_of(desk, ready) is InstanceState.FAILED, within=timedelta(seconds=40))
+        watch.end()
+    failed = desk.host.services.instance(ready.id)
+
+    assert gave_up, said
+    assert [each["event"] for each in said].count("engine is brought back") == 3
+    assert failed.failure.code == "engine_died"
+    assert "exit code 3" in failed.failure.message
+    assert failed.failure.log_tail[-1] == "no such shard"
+    assert (desk.leases(), desk.host.runtime.containers(ours(desk.host))) == ([], [])
 
 
 def test_an_engine_that_will_not_end_is_killed_after_its_grace_and_its_port_is_free_at_once(desk: Desk) -> None:

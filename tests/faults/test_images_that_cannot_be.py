@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,8 @@ def test_an_image_for_other_machines_is_pulled_and_not_run(far: Registry, desk_o
     assert outcome.code == "image_wrong_arch"
     assert f"is for {FOREIGN_ARCH}, and alpha is {arch()}" in outcome.operation.failure.message
     assert Phase.STARTING not in outcome.phases
+    assert desk_of_its_own.host.runtime.containers(ours(desk_of_its_own.host)) == []
+    assert outcome.events[-1].at - outcome.events[-2].at < timedelta(seconds=1)
 
 
 def test_an_image_for_other_machines_that_no_registry_has_is_said_to_be_one(

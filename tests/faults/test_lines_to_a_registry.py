@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from faults.conftest import STALL
 from faults.dial import DIAL_IMAGE, a_dial_from
 from lab.desk import Desk, Outcome
 from lab.engine import OwnEngine
@@ -19,6 +20,7 @@ from lab.wishes import a_stop_of
 
 from aima_core.operations import Phase, StartService, State
 from aima_core.services import InstanceState
+from aima_core.settings import DockerSettings
 from aima_worker.images import WAITS_BEFORE_ANOTHER_TRY
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
@@ -26,6 +28,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 MB = 1_000_000
 NAME = "far/dial:1"
 TRIES = len(WAITS_BEFORE_ANOTHER_TRY) + 1
+AT_ONCE = timedelta(seconds=5)
 
 
 @pytest.fixture
@@ -45,6 +48,12 @@ def tries_told(outcome: Outcome) -> list[str]:
     """How each try that was told of ended; that of the last is the operation's own end."""
     told = (event.message or "" for event in outcome.events)
     return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
+
+
+def nothing_more_comes_over(line: Proxy) -> bool:
+    """Although it could, but for what was in the line already: the engine's pull has ended, too."""
+    before, line.freeze_after = line.carried, None
+    return not eventually(lambda: line.carried > before + MB // 2, within=timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,12 @@ def test_a_line_on_which_nothing_comes_fails_the_start_as_a_stall_that_names_the
     assert outcome.code == "pull_stalled"
     assert "2s at the manifest" in outcome.operation.failure.message
     assert tries_told(outcome) == ["stalled"] * TRIES
-    assert any("2s at layer" in (event.message or "") for event in outcome.events)
+    begun = next(event for event in outcome.events if event.phase is Phase.PULLING)
+    stalled = next(event for event in outcome.events if "2s at layer" in (event.message or ""))
+    assert f"{line.address}/{NAME}" in stalled.message
+    assert stalled.at - begun.at < STALL + AT_ONCE
+    assert DockerSettings().stall + AT_ONCE <= timedelta(seconds=125)
+    assert nothing_more_comes_over(line)
 
 
 def test_a_start_that_is_cancelled_in_a_stalled_pull_ends_within_two_seconds_and_fetches_no_more(
@@ -109,12 +123,10 @@ def test_a_start_that_is_cancelled_in_a_stalled_pull_ends_within_two_seconds_and
     desk_of_its_own.host.operations.ask_to_cancel(id)
     outcome = end.result(10)
     took = time.monotonic() - began
-    before, line.freeze_after = line.carried, None
 
     assert outcome.operation.state is State.CANCELLED
     assert took < 2
-    in_the_line_already = MB // 2
-    assert not eventually(lambda: line.carried > before + in_the_line_already, within=timedelta(seconds=1))
+    assert nothing_more_comes_over(line)
 
 
 def test_a_stop_ends_a_start_that_is_pulling(desk_of_its_own: Desk, line: Proxy) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import docker
 import pytest
@@ -14,11 +16,20 @@ from faults.dial import DIAL_IMAGE
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
+from aima_core import keys
+from aima_core.ids import HostName, InstanceId
+from aima_core.port_store import PortStore
+from aima_core.redis_link import command_link
+
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 SERVICE = "svc-tiny-dial"
+INSTANCE = InstanceId(f"{SERVICE}@alpha")
 KNOWN_WITHIN = timedelta(seconds=15)
 """The goal that the worker's intervals are chosen for."""
 TAKEN_OVER_WITHIN = timedelta(seconds=20)
+SEEN_TO_WITHIN = timedelta(seconds=10)
+"""Of a worker's start, what was there before it is told, finished or cleared away."""
+FREE_WITHIN = timedelta(seconds=30)
 
 
 @pytest.fixture
@@ -56,8 +67,24 @@ def is_ready(aima: Apart) -> bool:
     return said.returncode == 0 and '"ready"' in said.stdout
 
 
-def heard_from(aima: Apart) -> datetime:
-    return datetime.fromisoformat(aima.record("host", "show", "alpha")["seen_at"])
+def leased(aima: Apart) -> list[int]:
+    return sorted(lease["port"] for lease in aima.record("port", "list"))
+
+
+def labelled(aima: Apart) -> list[int]:
+    """The ports that the containers' labels tell."""
+    return sorted(int(container.labels["aima.port"]) for container in aima.containers())
+
+
+@contextmanager
+def followed(aima: Apart) -> Iterator[list[str]]:
+    """The lines of the service's log, as whoever follows it gets them."""
+    lines: list[str] = []
+    with aima.begin("service", "logs", SERVICE, "--follow") as following:
+        assert following.stdout is not None
+        Thread(target=lines.extend, args=(following.stdout,)).start()
+        yield lines
+        following.kill()
 
 
 @pytest.mark.slow
@@ -100,17 +127,23 @@ def test_a_start_that_was_under_way_is_told_to_be_lost_and_its_engine_becomes_re
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_while_an_engine_runs_leaves_it_as_it_is(aima: Apart) -> None:
-    start(aima)
+def test_a_worker_that_is_killed_while_an_engine_runs_leaves_it_as_it_is(aima: Apart, own_redis: RedisServer) -> None:
+    start(aima, "--set", "flood=5")
     before, ran = aima.instance(SERVICE), aima.processes()
 
-    aima.kill_worker()
-    killed_at = datetime.now(UTC)
-    aima.start_worker()
-    assert eventually(lambda: heard_from(aima) > killed_at), aima.log("worker")
+    with followed(aima) as lines:
+        assert eventually(lambda: len(lines) > 5)
+        aima.kill_worker()
+        with own_redis.client() as client:
+            client.delete(keys.instance(INSTANCE))
+        aima.start_worker()
+        told = eventually(lambda: is_ready(aima), within=SEEN_TO_WITHIN)
+        heard = len(lines)
+        assert eventually(lambda: len(lines) > heard, within=SEEN_TO_WITHIN), aima.log("worker")
 
+    assert told, aima.log("worker")
     assert aima.processes() == ran
-    assert aima.instance(SERVICE) == before
+    assert {**aima.instance(SERVICE), "since": before["since"]} == before
     stop(aima)
     assert aima.containers() == []
 
@@ -127,7 +160,9 @@ def test_a_start_whose_worker_is_killed_while_it_loads_goes_on_with_the_same_eng
 
     assert aima.processes() == ran
     assert aima.operation(id)["attempt"] == 2
+    assert leased(aima) == labelled(aima) == [aima.instance(SERVICE)["port"]]
     stop(aima)
+    assert leased(aima) == []
 
 
 @pytest.mark.slow
@@ -139,7 +174,7 @@ def test_a_start_whose_worker_is_killed_between_create_and_start_is_carried_out_
     left = [container.status for container in aima.containers()]
 
     aima.start_worker()
-    assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")
+    assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=SEEN_TO_WITHIN), aima.log("worker")
 
     assert left == ["created"]
     assert [container.status for container in aima.containers()] == ["running"]
@@ -156,12 +191,31 @@ def test_what_was_created_and_never_started_is_cleared_away_when_nobody_knows_of
     assert aima.until_worker_ends() == -9
 
     own_redis.empty()
-    aima.start_worker()
-    assert eventually(lambda: aima.record("host", "list") != [])
     there_at_first = len(aima.containers())
+    aima.start_worker()
 
     assert there_at_first == 1
-    assert eventually(lambda: aima.containers() == [], within=KNOWN_WITHIN), aima.log("worker")
+    assert eventually(lambda: aima.containers() == [], within=SEEN_TO_WITHIN), aima.log("worker")
+
+
+@pytest.mark.slow
+def test_a_port_that_no_container_has_is_free_within_half_a_minute_however_it_was_left(
+    aima: Apart, own_redis: RedisServer
+) -> None:
+    start(aima)
+    link = command_link(own_redis.url)
+    PortStore(link, HostName("alpha")).keep(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
+    link.close()
+    assert leased(aima) == [*labelled(aima), 18725]
+
+    assert eventually(lambda: leased(aima) == labelled(aima), within=FREE_WITHIN), aima.log("worker")
+    aima.kill_worker()
+    (container,) = aima.containers()
+    container.remove(force=True)
+    aima.start_worker()
+
+    assert eventually(lambda: leased(aima) == [], within=FREE_WITHIN), aima.log("worker")
+    assert aima.instance(SERVICE)["failure"]["code"] == "container_removed"
 
 
 @pytest.mark.slow

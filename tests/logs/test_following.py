@@ -175,7 +175,7 @@ def test_a_hundred_followers_leave_no_descriptor_behind(desk: Desk, node: Node) 
     _look_in(node, times=20)
 
     assert eventually(lambda: not node.server.logs.followed)
-    assert eventually(lambda: len(Holdings.now().descriptors) <= before + 5)
+    assert eventually(lambda: len(Holdings.now().descriptors) <= before + 2)
 
 
 def _look_in(node: Node, *, times: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event
 
 import pytest
-from lab.wishes import a_pull, a_start_of, a_stop_of
+from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 
 from aima_core.ids import Route
 from aima_core.operations import Phase, State
@@ -84,6 +84,64 @@ def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runt
     assert not second_finished.done()
     desk.host.operations.ask_to_cancel(second)
     assert second_finished.result(5).operation.state is State.CANCELLED
+
+
+def test_all_who_wait_for_one_image_are_told_the_same_of_its_one_pull(desk, runtime, monkeypatch):
+    runtime.published["far:1"] = Published()
+    pull, pulls, begun = runtime.pull, [], Event()
+
+    def counted(image, *, stall):
+        pulls.append(image)
+        begun.wait(10)
+        return pull(image, stall=stall)
+
+    monkeypatch.setattr(runtime, "pull", counted)
+    waiting = [desk.begin(a_start_of(f"svc-tiny-{number}", image="far:1")) for number in range(4)]
+    for id, _ in waiting:
+        desk.until_phase(id, Phase.PULLING)
+    begun.set()
+
+    outcomes = [finished.result(10) for _, finished in waiting]
+    last = [[event.progress for event in outcome.events if event.progress][-1] for outcome in outcomes]
+    assert pulls == ["far:1"]
+    assert {outcome.operation.state for outcome in outcomes} == {State.SUCCEEDED}
+    assert all(each == last[0] for each in last)
+    assert last[0].downloaded == last[0].total > 0
+
+
+@pytest.mark.parametrize("moment", ["before it is made", "as it is made", "once it runs"])
+def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, runtime, monkeypatch, moment):
+    run, stopped = runtime.run, []
+
+    def stop() -> None:
+        if not stopped:
+            stopped.append(desk.host.services.instance(SERVICE.on(desk.host.name)))
+            later = {"desired": Desired.STOPPED, "fence": stopped[0].fence + 1}
+            desk.host.services.intend(stopped[0].model_copy(update=later))
+
+    def running(spec):
+        if moment == "as it is made":
+            stop()
+        container = run(spec)
+        if moment == "once it runs":
+            stop()
+        return container
+
+    def leased(*said, lease=desk.host.ports.lease, **more):
+        if moment == "before it is made":
+            stop()
+        return lease(*said, **more)
+
+    monkeypatch.setattr(runtime, "run", running)
+    monkeypatch.setattr(desk.host.ports, "lease", leased)
+
+    outcome = desk.carry_out(a_start_of())
+
+    assert stopped
+    assert outcome.operation.state is State.CANCELLED
+    assert outcome.instance.desired is Desired.STOPPED
+    assert desk.containers() == []
+    assert desk.leases() == []
 
 
 def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):

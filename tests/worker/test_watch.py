@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from lab.parts import eventually
 from lab.wishes import a_start_of, a_stop_of
 
 from aima_core.failures import BrokerUnavailable, DockerUnavailable
+from aima_core.ids import InstanceId
 from aima_core.services import InstanceState
 from aima_worker import bringing_back
 from aima_worker.aftercare import FAILED_CHECKS
@@ -64,23 +66,43 @@ def test_an_engine_that_dies_is_brought_back_on_its_port_with_its_death_told(des
     assert runtime.find(NAME).status is Status.RUNNING
 
 
-def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(desk, watch, ready, runtime):
+@pytest.mark.parametrize(("oom_killed", "how"), [(True, "want of memory"), (False, "exit code 139")])
+def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
+    desk, watch, ready, runtime, oom_killed, how
+):
+    said = [f"so hungry {number}" for number in range(150)]
     for _ in range(len(bringing_back.WAITS)):
-        runtime.end(NAME, exit_code=1, oom_killed=True, last_words="so hungry\n")
+        runtime.end(NAME, exit_code=139, oom_killed=oom_killed)
         watch.look()
         watch.look()
     assert now(desk, ready).state is InstanceState.READY
 
-    runtime.end(NAME, exit_code=1, oom_killed=True, last_words="so hungry\n")
+    runtime.end(NAME, exit_code=139, oom_killed=oom_killed, last_words="\n".join(said) + "\n")
     watch.look()
 
     failed = now(desk, ready)
     assert failed.state is InstanceState.FAILED
     assert failed.failure.code == "engine_died"
-    assert "memory" in failed.failure.message
-    assert failed.failure.log_tail == ("so hungry",)
+    assert how in failed.failure.message
+    assert failed.failure.log_tail == tuple(said[-100:])
     assert desk.containers() == []
     assert desk.leases() == []
+
+
+def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(bringing_back, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    restarts, instance = bringing_back.Restarts(), InstanceId("svc-tiny-dial@alpha")
+    for _ in range(3):
+        assert restarts.plan(instance)
+        clock[0] += restarts.seconds_to_next()
+        restarts.made(instance)
+    third = clock[0]
+
+    clock[0] = 10 * 60
+    assert not restarts.plan(instance)
+    clock[0] = third + 10 * 60
+    assert restarts.plan(instance)
 
 
 def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runtime):

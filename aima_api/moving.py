@@ -13,7 +13,7 @@ import structlog
 from aima_api.call_off import CallOff
 from aima_api.placement import Place, Placement, Sought
 from aima_api.prospects import Prospects
-from aima_api.starts import GRACE
+from aima_api.requests import DEFAULT_GRACE
 from aima_api.submit import Submit
 from aima_api.turns import Turns
 from aima_core.failures import AimaError, BrokerUnavailable, HostLost
@@ -87,7 +87,7 @@ class Moving:
 
     def _have_stopped(self, service: ServiceId, lost: HostName) -> None:
         """Once the host is back; what is asked of the service from now on counts as asked for later."""
-        stop = StopService(service=service, grace=GRACE)
+        stop = StopService(service=service, grace=DEFAULT_GRACE)
         self._submit.submit(stop, [Place(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")])
 
     def _move(self, instance: InstanceId) -> list[Operation]:
@@ -110,7 +110,7 @@ class Moving:
         places = self._other_places(service, self._prospects.sought(service, command), placement)
         if not places:
             return []
-        stop = StopService(service=service.id, grace=GRACE)
+        stop = StopService(service=service.id, grace=DEFAULT_GRACE)
         _, start = self._submit.submit_all([(stop, placement.by_name([lost])), (command, places[:1])])
         return [start]
 

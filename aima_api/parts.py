@@ -8,14 +8,16 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
+from aima_api.asked import Asked
 from aima_api.catalog_files import Catalog
 from aima_api.event_stream import EventStreams
+from aima_api.forgetting import Forgetting
 from aima_api.idempotency import Idempotency
 from aima_api.log_streams import LogStreams
 from aima_api.metrics import Metrics
 from aima_api.open_streams import OpenStreams
 from aima_api.prospects import Prospects
-from aima_api.starts import Asked, Starts
+from aima_api.starts import Starts
 from aima_api.together import Together
 from aima_api.wishes import Wishes
 from aima_core.host_store import HostStore
@@ -37,6 +39,7 @@ class Parts:
     starts: Starts
     start_together: Together[Asked, list[Operation]]
     wishes: Wishes
+    forgetting: Forgetting
     idempotency: Idempotency
     streams: EventStreams
     logs: LogStreams

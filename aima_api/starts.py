@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import islice
 from typing import NamedTuple
 
+from aima_api.asked import Asked
 from aima_api.placement import Place, Placement
 from aima_api.prospects import Prospects
-from aima_api.requests import ServiceOptions
+from aima_api.requests import DEFAULT_GRACE
 from aima_api.specification import as_asked
 from aima_api.submit import Submit
 from aima_api.turns import Turns
 from aima_core.failures import AimaError
-from aima_core.ids import HostName, ServiceId
+from aima_core.ids import ServiceId
 from aima_core.operations import Operation, StartService, StopService
 from aima_core.service_store import ServiceStore, Whereabouts
 from aima_core.services import Service
-
-GRACE = timedelta(seconds=10)
-"""How long an engine on a host that is back may take to end by itself."""
-
-
-class Asked(NamedTuple):
-    id: ServiceId
-    options: ServiceOptions
-    hosts: Sequence[HostName] = ()
-    """For this time, rather than those it was written down for."""
-    replace: bool = False
-    """Take down what runs first."""
 
 
 class _Ready(NamedTuple):
@@ -61,7 +49,7 @@ class Starts:
     def start_each(self, asked: Sequence[Asked]) -> list[list[Operation] | AimaError]:
         """The operations of each, or what speaks against it; a service is found as the one before has left it."""
         known = self._services.whereabouts({each.id for each in asked})
-        if not (several := {each.id for each in asked if _wants_several(each, known[each.id].service)}):
+        if not (several := {each.id for each in asked if each.wants_several(known[each.id].service)}):
             return self._begin(asked, known)
         with self._turns.with_all_of(several):
             return self._begin(asked, known | self._services.whereabouts(several))
@@ -71,7 +59,7 @@ class Starts:
         ready = [self._ready(each, known, placement) for each in asked]
         going = [each for each in ready if isinstance(each, _Ready)]
         self._services.put(*(each.service for each in going if each.is_new))
-        stops = [(StopService(service=each.service.id, grace=GRACE), each.left) for each in going if each.left]
+        stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.left) for each in going if each.left]
         submitted = self._submit.submit_all([*stops, *((each.command, each.places) for each in going)])
         operations = islice(submitted, sum(len(places) for _, places in stops), None)
         return [list(islice(operations, len(each.places))) if isinstance(each, _Ready) else each for each in ready]
@@ -90,8 +78,3 @@ class Starts:
         bound = asked.hosts or service.hosts or (service.route and service.route.host)
         left = [] if bound else placement.left(wanted, places)
         return _Ready(service, command, places, left, is_new=service != before)
-
-
-def _wants_several(asked: Asked, known: Service | None) -> bool:
-    """Replicas, on hosts to be chosen."""
-    return (asked.options.replicas or (known.replicas if known else 1)) > 1

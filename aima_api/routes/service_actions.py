@@ -7,10 +7,10 @@ from functools import partial
 from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 
+from aima_api.asked import Asked
 from aima_api.parts import Api, IdempotencyKey
 from aima_api.requests import RestartOptions, ServiceOptions, StopOptions
 from aima_api.routes.operations import Submitted
-from aima_api.starts import Asked
 from aima_core.ids import ServiceId
 from aima_core.operations import Operation
 from aima_core.services import GONE, Desired

@@ -18,6 +18,7 @@ from aima_api.call_off import CallOff
 from aima_api.catalog_files import Catalog, load_catalog
 from aima_api.event_hub import EventHub
 from aima_api.event_stream import EventStreams
+from aima_api.forgetting import Forgetting
 from aima_api.idempotency import Idempotency
 from aima_api.log_feeds import LogFeeds
 from aima_api.log_link import LogLink
@@ -138,17 +139,18 @@ def _parts(
     turns = Turns(redis)
     starts = Starts(prospects, submit, services=services, turns=turns)
     doorbell = Doorbell(redis)
+    moving = Moving(
+        prospects,
+        submit,
+        operations=operations,
+        services=services,
+        doorbell=doorbell,
+        call_off=call_off,
+        turns=turns,
+    )
     upkeep = Upkeep(
         redis,
-        Moving(
-            prospects,
-            submit,
-            operations=operations,
-            services=services,
-            doorbell=doorbell,
-            call_off=call_off,
-            turns=turns,
-        ),
+        moving,
         operations=operations,
         hosts=hosts,
         doorbell=doorbell,
@@ -169,6 +171,7 @@ def _parts(
         starts=starts,
         start_together=Together(starts.start_each),
         wishes=wishes,
+        forgetting=Forgetting(moving, hosts=hosts, operations=operations),
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
         logs=logs,

@@ -234,6 +234,12 @@ class IdentityTaken(AimaError):
     hint = "Where this machine was copied from that one, remove `identity` from the state directory of {host}."
 
 
+class HostLives(AimaError):
+    code, status, exit_code = "host_lives", 409, 37
+    sentence = "{host} is live, and would be known again at its next heartbeat."
+    hint = "End its worker (`systemctl disable --now aima-worker` there), or wait until it was silent for 15 s."
+
+
 # The image could not be had ---------------------------------------------------------------------------------------
 
 

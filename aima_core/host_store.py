@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aima_core import keys
-from aima_core.failures import HostNameTaken, IdentityTaken, UnknownHost
-from aima_core.ids import HostName
+from aima_core.failures import HostLives, HostNameTaken, IdentityTaken, UnknownHost
+from aima_core.ids import HostName, Route
+from aima_core.queue import stop_queue
 from aima_core.scripts import Scripts
 from aima_core.services import Host, HostFacts
 from aima_core.text_redis import TextRedis
@@ -84,6 +85,24 @@ class HostStore:
         """Let it take starts again. Raises UnknownHost."""
         self.get(host)
         self._redis.hdel(keys.DRAINED, host)
+
+    def forget(self, host: HostName) -> None:
+        """Remove every key that is about it, and the doorbells that wait for it. Raises UnknownHost, HostLives."""
+        queues = [Route.to_host(host), stop_queue(host)]
+        places = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.DROPPED]
+        places += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
+        places += [keys.queue("unacked"), keys.queue("unacked_index")]
+        places += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
+        places += [keys.held(host), keys.slots(host), keys.asked(host)]
+        places += [place for queue in queues for place in (keys.queue(queue), *keys.celery_s_own(queue))]
+        prefixes = [keys.port_prefix(host), keys.INSTANCE_PREFIX, keys.LINES_PREFIX, keys.LAST_LINES_PREFIX]
+        prefixes += [keys.OPERATION_PREFIX, keys.CLAIM_PREFIX]
+        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
+        match self._run("forget_host", places, host, dead, *queues, *prefixes):
+            case "live":
+                raise HostLives(host=host)
+            case "unknown":
+                raise UnknownHost(host=host)
 
     def all(self) -> list[Host]:
         """By name, live or not."""

@@ -96,6 +96,8 @@ INSTANCE_PREFIX: Final = "aima:instance:"
 INSTANCES_ON_PREFIX: Final = "aima:instances:"
 HELD_PREFIX: Final = "aima:held:"
 LOG_PREFIX: Final = "aima:log:"
+LINES_PREFIX: Final = "aima:lines:"
+LAST_LINES_PREFIX: Final = "aima:last-lines:"
 
 
 def operation(id: OperationId) -> str:
@@ -151,11 +153,11 @@ def answer(id: AnswerId) -> str:
 
 
 def lines(id: InstanceId) -> str:
-    return f"aima:lines:{id}"
+    return f"{LINES_PREFIX}{id}"
 
 
 def last_lines(id: InstanceId) -> str:
-    return f"aima:last-lines:{id}"
+    return f"{LAST_LINES_PREFIX}{id}"
 
 
 def slots(host: HostName) -> str:
@@ -168,3 +170,8 @@ def held(host: HostName) -> str:
 
 def queue(name: str) -> str:
     return f"{PREFIX}{name}"
+
+
+def celery_s_own(queue: str) -> list[str]:
+    """What Celery keeps for whoever listens to a queue."""
+    return [f"{PREFIX}_kombu.{kind}.{queue}" for kind in ("binding", "binding_permanent")]

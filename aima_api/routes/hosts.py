@@ -35,6 +35,12 @@ def show(api: Api, name: HostName) -> Host:
     return api.hosts.get(name)
 
 
+@router.delete("/{name}", status_code=204)
+def forget(api: Api, name: HostName) -> None:
+    """Forget a host that is gone for good; what only it could do ends, what others can goes on there."""
+    api.forgetting.forget(name)
+
+
 @router.post("/{name}:drain", status_code=202)
 def drain(
     api: Api, name: HostName, body: DrainOptions | None = None, idempotency_key: IdempotencyKey = None

@@ -1,0 +1,215 @@
+"""Forgetting a host that is gone for good: nothing of it is left, and nothing waits for it any more."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from api.front_door import SERVICE, ScriptedWorker, waiting_on
+from lab.keyspace import odd_keys
+
+from aima_core import keys
+from aima_core.failures import HostLives
+from aima_core.host_store import HostStore, Membership
+from aima_core.ids import InstanceId, OperationId, ServiceId
+from aima_core.needs import Holding
+from aima_core.port_store import PortStore
+from aima_core.queue import envelope
+from aima_core.room_store import RoomStore
+
+pytestmark = pytest.mark.redis
+
+OTHER = "svc-asr-pocketsphinx-en-us"
+
+
+def is_away(redis, worker: ScriptedWorker) -> None:
+    """As though it had not been heard of for as long as makes a host dead."""
+    redis.zadd(keys.HOSTS_SEEN, {worker.name: redis.time()[0] - keys.HOST_DEAD.total_seconds()})
+
+
+def forget(node, host: str = "alpha"):
+    return node.client.delete(f"/v1/hosts/{host}")
+
+
+def everything(redis) -> dict[str, object]:
+    """What Redis holds, but for what changes by itself."""
+    return {key: redis.dump(key) for key in redis.scan_iter() if key != keys.UPKEEP}
+
+
+def named_after(redis, host: str) -> list[str]:
+    """The keys with the host's name in them, and those that are about hosts or services and name it inside."""
+    by_name = [key for key in redis.scan_iter() if host in key]
+    inside = [
+        key for key in (keys.HOSTS, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES) if host in str(redis.hgetall(key))
+    ]
+    inside += [key for key in (keys.DRAINED, keys.DROPPED, keys.SERVICES_AT) if host in str(redis.hgetall(key))]
+    inside += [key for key in (keys.HOSTS_SEEN, keys.INSTANCES, keys.ROUTES) if host in str(redis.zrange(key, 0, -1))]
+    return sorted(by_name + inside)
+
+
+def test_no_key_is_left_that_is_about_it(node, redis, worker):
+    ScriptedWorker(redis, "beta")
+    worker.is_ready(node.start(hosts=["alpha"])[0])
+    instance = ServiceId(SERVICE).on(worker.name)
+    ports, hosts = PortStore(redis, worker.name), HostStore(redis)
+    ports.open(range(20000, 20010))
+    ports.keep(instance, ports.lease(instance, fence=1), fence=1)
+    ports.lease(InstanceId("svc-tiny-removed@alpha"), fence=1)
+    RoomStore(redis).keep(worker.name, instance.service, Holding(memory=1, gpus=(), loading=False, fence=1))
+    hosts.drain(worker.name)
+    hosts.count_dropped(worker.name, 1)
+    redis.set(keys.last_lines(instance), "its last words")
+    redis.set(keys.last_lines(InstanceId("svc-tiny-removed@alpha")), "its last words")
+    redis.hset(keys.SERVICES_AT, mapping={SERVICE: "alpha", OTHER: "beta"})
+    redis.zadd(keys.slots(worker.name), {"an operation": 1})
+    redis.zadd(keys.ROUTES, {"host.alpha": 1, "host.beta": 1})
+    node.start(OTHER, hosts=["alpha"])
+    node.post(f"/v1/services/{SERVICE}:stop")
+    is_away(redis, worker)
+
+    answer = forget(node)
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert named_after(redis, "alpha") == []
+    assert redis.hgetall(keys.SERVICES_AT) == {OTHER: "beta"}
+    assert [host["name"] for host in node.get("/v1/hosts").json()["items"]] == ["beta"]
+    assert odd_keys(redis) == []
+
+
+def test_a_live_host_is_refused_and_nothing_changes(node, redis, worker):
+    worker.is_ready(node.start(hosts=["alpha"])[0])
+    node.start(OTHER, hosts=["alpha"])
+    before = everything(redis)
+
+    answer = forget(node)
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "host_lives")
+    assert everything(redis) == before
+
+
+def test_a_host_that_comes_back_while_it_is_being_forgotten_is_kept(node, redis, worker):
+    """By the time of the one step that forgets it, which asks Redis' own clock."""
+    worker.is_ready(node.start(hosts=["alpha"])[0])
+    before = everything(redis)
+
+    with pytest.raises(HostLives):
+        HostStore(redis).forget(worker.name)
+
+    assert everything(redis) == before
+
+
+def test_a_host_that_nobody_knows_cannot_be_forgotten(node, redis, worker):
+    is_away(redis, worker)
+
+    answers = [forget(node), forget(node), forget(node, "nowhere")]
+
+    assert [each.status_code for each in answers] == [204, 404, 404]
+    assert {each.json()["code"] for each in answers[1:]} == {"unknown_host"}
+
+
+def test_a_host_whose_worker_left_in_good_order_can_be_forgotten_at_once(node, worker):
+    worker.leave()
+
+    assert forget(node).status_code == 204
+
+
+def test_a_service_that_had_an_instance_there_can_be_removed_afterwards(node, redis, worker):
+    worker.is_ready(node.start(hosts=["alpha"])[0])
+    [stop] = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
+    is_away(redis, worker)
+    before = node.client.delete(f"/v1/services/{SERVICE}")
+
+    forget(node)
+
+    assert before.status_code == 409
+    assert node.operation(stop["id"])["failure"]["code"] == "host_lost"
+    assert node.get(f"/v1/services/{SERVICE}").json()["instances"] == []
+    assert node.client.delete(f"/v1/services/{SERVICE}").status_code == 204
+
+
+def test_what_only_it_could_do_has_failed_whoever_had_taken_it_on(node, redis, worker):
+    [queued] = node.start(hosts=["alpha"])
+    [under_way] = node.start(OTHER, hosts=["alpha"])
+    [pull] = node.post("/v1/images:pull", {"image": "tiny:1", "hosts": ["alpha"]}).json()["operations"]
+    worker.take_on(under_way["id"])
+    is_away(redis, worker)
+
+    forget(node)
+
+    for operation in (queued, under_way, pull):
+        record = node.operation(operation["id"])
+        assert (record["state"], record["failure"]["code"]) == ("failed", "host_lost")
+        assert "alpha" in record["failure"]["message"]
+        assert [event.event for event in node.heard(operation["id"])][-1] == "end"
+
+
+def test_what_others_can_do_goes_on_there_though_it_held_the_claim_to_the_last(node, redis, redis_url, worker):
+    beta = ScriptedWorker(redis, "beta")
+    [start] = node.start(route="cpu.amd64")
+    worker.take_on(start["id"])
+    waiting_on(redis_url, "cpu.amd64")
+    is_away(redis, worker)
+
+    forget(node)
+
+    assert node.operation(start["id"])["state"] == "queued"
+    assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
+    assert beta.take_on(start["id"]).attempt == 2
+
+
+def test_what_ran_there_and_could_run_elsewhere_is_begun_elsewhere(node, redis, redis_url, worker):
+    worker.is_ready(node.start()[0])
+    ScriptedWorker(redis, "beta")
+    waiting_on(redis_url, "cpu.amd64")
+    is_away(redis, worker)
+
+    forget(node)
+
+    [start] = waiting_on(redis_url, "cpu.amd64") or waiting_on(redis_url, "host.beta")
+    assert node.operation(start)["service"] == SERVICE
+
+
+def test_what_is_elsewhere_stays_as_it_is(node, redis, worker):
+    beta = ScriptedWorker(redis, "beta")
+    beta.is_ready(node.start(hosts=["beta"])[0])
+    [start] = node.start(OTHER, hosts=["beta"])
+    is_away(redis, worker)
+
+    forget(node)
+
+    [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+    assert (instance["id"], instance["state"]) == (f"{SERVICE}@beta", "ready")
+    assert node.operation(start["id"])["state"] == "queued"
+    assert beta.take_on(start["id"]).attempt == 1
+
+
+def test_a_doorbell_that_its_worker_was_handed_is_not_put_back_on_its_queue(node, redis, worker):
+    ScriptedWorker(redis, "beta")
+    for host in ("alpha", "beta"):
+        [start] = node.start(hosts=[host])
+        operation = node.server.config.app.state.parts.operations.get(OperationId(start["id"]))
+        handed_out = [json.loads(envelope(operation, f"host.{host}")), "", f"host.{host}"]
+        redis.hset(keys.queue("unacked"), f"delivered to {host}", json.dumps(handed_out))
+        redis.zadd(keys.queue("unacked_index"), {f"delivered to {host}": time.time()})
+    redis.hset(keys.queue("unacked"), "no JSON", "no JSON")
+    is_away(redis, worker)
+
+    forget(node)
+
+    assert set(redis.hgetall(keys.queue("unacked"))) == {"delivered to beta", "no JSON"}
+    assert redis.zrange(keys.queue("unacked_index"), 0, -1) == ["delivered to beta"]
+
+
+def test_one_that_comes_back_joins_as_though_it_were_new(node, redis, worker):
+    is_away(redis, worker)
+    HostStore(redis).drain(worker.name)
+    forget(node)
+
+    pulse = HostStore(redis).beat(worker.name, identity="identity of alpha", session="the test's")
+    ScriptedWorker(redis)
+
+    assert pulse.membership is Membership.UNKNOWN
+    host = node.get("/v1/hosts/alpha").json()
+    assert (host["live"], host["drained"]) == (True, False)
+    assert node.start(hosts=["alpha"])

@@ -81,6 +81,15 @@ def resume(api: Api, name: str, output: Format) -> None:
         print_data(record, output)
 
 
+@host.command()
+@name_argument
+@calls_the_api
+def forget(api: Api, name: str) -> None:
+    """Forget a host that is gone for good, with all that is recorded of it."""
+    api.delete(_path(name))
+    click.echo(f"{name} is forgotten.")
+
+
 def _path(name: str) -> str:
     from aima_api.cli.client import path_of
     from aima_core.ids import HostName

@@ -38,6 +38,7 @@ GRAMMAR = [
     ["host", "show", "box"],
     ["host", "drain", "box", "--stop", "--wait", "--timeout", "1m"],
     ["host", "resume", "box", "-o", "json"],
+    ["host", "forget", "box"],
     ["plan", SERVICE, *SPEC, "--route", "cpu.arm64", "-o", "yaml"],
     ["port", "list", "-o", "json"],
     ["service", "create", SERVICE, *SPEC],

@@ -40,6 +40,7 @@ def start_command(catalog: Catalog, service: Service, *, replace: bool = False) 
         model_path=service.model_path,
         port=service.port,
         replace=replace,
+        asked=service,
     )
 
 

@@ -18,6 +18,7 @@ from aima_core.ids import EngineName, HostName, OperationId, Route, ServiceId
 from aima_core.message import Message
 from aima_core.needs import Needs
 from aima_core.quantities import Duration, Size
+from aima_core.services import Service
 
 
 class Kind(StrEnum):
@@ -92,6 +93,8 @@ class StartService(Message):
     """The host port asked for; None takes the one it had before, or any free one."""
     replace: bool = False
     """Take down what runs first."""
+    asked: Service | None = None
+    """What was asked for under the service's id, to be written down again where Redis has lost it."""
 
 
 class PullImage(Message):

@@ -104,9 +104,9 @@ def _instance(host: Host, known: Known, state: InstanceState, *, fence: int) -> 
 
 
 def _service(known: Known) -> Service:
-    """As far as one container tells: who else has one of it says so in a record of its own."""
+    """As it was asked for when the container was made; without that, as far as one container tells."""
     command = known.command
-    return Service(
+    return command.asked or Service(
         id=known.service,
         engine=command.engine.name,
         model=command.model and command.model.name,

@@ -67,6 +67,12 @@ def is_ready(aima: Apart) -> bool:
     return said.returncode == 0 and '"ready"' in said.stdout
 
 
+def written_down(aima: Apart) -> dict[str, object]:
+    """What was asked for of the service."""
+    told = aima.record("service", "status", SERVICE)
+    return {name: value for name, value in told.items() if name != "instances"}
+
+
 def leased(aima: Apart) -> list[int]:
     return sorted(lease["port"] for lease in aima.record("port", "list"))
 
@@ -93,12 +99,13 @@ def test_engines_are_known_again_and_none_is_removed_when_redis_has_lost_its_dat
     aima: Apart, own_redis: RedisServer, tmp_path: Path, lose: Callable[[RedisServer, Path], None]
 ) -> None:
     start(aima)
-    before, ran = aima.instance(SERVICE), aima.processes()
+    before, ran, asked = aima.instance(SERVICE), aima.processes(), written_down(aima)
 
     lose(own_redis, tmp_path)
     assert eventually(lambda: is_ready(aima), within=KNOWN_WITHIN), aima.log("worker")
 
     assert aima.processes() == ran
+    assert written_down(aima) == asked
     assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
     assert [lease["port"] for lease in aima.record("port", "list")] == [before["port"]]
     stop(aima)

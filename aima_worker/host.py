@@ -57,6 +57,8 @@ class Host:
     pulls: Pulls = field(init=False)
     freed: Flag = field(init=False, default_factory=Flag)
     """Set when this host has room again for what waits."""
+    engine_away: Flag = field(init=False, default_factory=Flag)
+    """Set while the container engine does not answer: no start or pull is taken on meanwhile."""
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def __post_init__(self) -> None:

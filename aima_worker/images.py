@@ -53,9 +53,14 @@ def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, s
         if facts.arch == host.arch:
             return HeldImage(image, facts.digest)
         failures.append(_wrong_arch(host, image, facts))
-    undertaking.enter(Phase.PULLING, f"Pulling {allowed[0]}")
+    undertaking.enter(Phase.PULLING, f"Pulling {allowed[0]}{_anew(undertaking)}")
     _check_room(host, allowed[0], size)
     return _first_that_comes(host, undertaking, allowed, failures)
+
+
+def _anew(undertaking: Undertaking) -> str:
+    """A pull ends with its worker, and what had come of a layer is lost: the numbers go back."""
+    return " anew, since the worker that pulled it ended" if undertaking.operation.progress is not None else ""
 
 
 def _allowed(host: Host, images: Sequence[str]) -> list[str]:

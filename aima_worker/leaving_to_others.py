@@ -19,8 +19,14 @@ def leave_to_others(host: Host, refused: NoRoom) -> None:
     if would_do := [name for name, reasons in against.items() if not reasons and name != host.name]:
         host.doorbell.ring(operation, on=str(Route.to_host(random.choice(would_do))))
         return
-    why = reasons_of(against) or f"{host.name} {_LACKS.get(refused.lack, 'has no room')}"
+    why = reasons_of(against) or f"{host.name} {_lack(host, refused)}"
     host.why_it_waits.tell_of_no_room(operation, why)
+
+
+def _lack(host: Host, refused: NoRoom) -> str:
+    if host.engine_away.is_set():
+        return "has no Docker Engine that answers"
+    return _LACKS.get(refused.lack, "has no room")
 
 
 def leave_to_its_host(host: Host, refused: HasItsHost) -> None:

@@ -34,7 +34,7 @@ from aima_worker.taking_down import state_after, take_down
 
 SETTLES_SECONDS = 4.0
 """What is odd for no longer may be on its way: an order has been put down, and its doorbell is about to be heard."""
-CREATED_SECONDS = 8.0
+CREATED_SECONDS = 4.0
 """A container that nobody has started for so long is nobody's any more."""
 _GONE = (InstanceState.STOPPED, InstanceState.FAILED)
 

@@ -169,9 +169,14 @@ class Watch:
     def _engine_is(self, *, answering: bool, why: str = "") -> None:
         if answering is not self._answers:
             self._answers = answering
+            if answering:
+                self._host.engine_away.clear()
+            else:
+                self._host.engine_away.set()
             self._accounts_due = 0.0
             _log.warning("the container engine answers again" if answering else "the container engine is away", why=why)
             self._tell(answering)
+            self._host.freed.set()
 
     def _listen(self) -> None:
         """Look as soon as something changes. The end of the stream says only that it ended: go on listening."""

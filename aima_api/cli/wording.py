@@ -31,7 +31,8 @@ def downloaded(progress: PullProgress) -> str:
         total = "an unknown total"
     else:
         total = format_size(progress.total) if progress.total_known else f"≥ {format_size(progress.total)}"
-    return f"{format_size(progress.downloaded)} of {total} downloaded"
+    anew = f" ({progress.restarts} × begun anew)" if progress.restarts else ""
+    return f"{format_size(progress.downloaded)} of {total} downloaded{anew}"
 
 
 def extracted(progress: PullProgress) -> str:

@@ -73,6 +73,11 @@ def test_an_unknown_total_is_shown_as_a_lower_bound_without_a_percentage() -> No
     assert "%" not in shown
 
 
+def test_a_pull_that_went_back_says_that_it_was_begun_anew() -> None:
+    assert "30 MB of 98 MB downloaded (2 × begun anew)" in picture(pulling([], restarts=2))
+    assert "anew" not in picture(pulling([], restarts=0))
+
+
 def test_while_loading_the_engines_last_lines_are_there(snapshot: SnapshotAssertion) -> None:
     loading = track(
         an_event(1, "pulling", after=0.5, host="box"),

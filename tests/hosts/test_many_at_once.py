@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from urllib.request import urlopen
 
@@ -20,6 +21,9 @@ ALL = {"spark-01", "cpu-01", "cpu-02"}
 PROMISED = 1.0
 """Seconds that a stop may take; the tests allow for a busy machine."""
 ALLOWED = 3.0
+ENDS_WITHIN = 3.0
+"""Seconds, of a worker that is told to."""
+RESUMED_WITHIN = timedelta(seconds=5)
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +142,13 @@ def test_what_a_worker_was_pulling_for_its_class_goes_on_at_another_host_of_it(f
         began = time.monotonic()
         assert fleet[first].worker.stop() == 0
         took = time.monotonic() - began
-        fleet.wait_until(lambda: told(fleet, pulling)["host"] not in (None, first))
+        fleet.wait_until(lambda: told(fleet, pulling)["host"] not in (None, first), within=RESUMED_WITHIN)
         fleet.registry.thaw()
         (record,) = ready(fleet, pulling)
         there = {each["id"].partition("@")[2]: each["state"] for each in instances(fleet.node())}
         fleet.node().clear()
 
-    print(f"the worker ended after {took:.2f} s")  # noqa: T201
+    assert took < ENDS_WITHIN
     assert {record["host"], first} == {"cpu-01", "cpu-02"}
     assert there == {record["host"]: "ready", first: "stopped"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Event
 
 import pytest
+from lab.parts import eventually
 from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 
 from aima_core.ids import Route
@@ -86,24 +87,35 @@ def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runt
     assert second_finished.result(5).operation.state is State.CANCELLED
 
 
+class HaltsAtFirst:
+    """A pull that goes on after its first word once it may."""
+
+    def __init__(self, pull, *, until: Event) -> None:
+        self._pull, self._until = pull, until
+        self.close = pull.close
+
+    def __iter__(self):
+        for progress in self._pull:
+            yield progress
+            self._until.wait(10)
+
+
 def test_all_who_wait_for_one_image_are_told_the_same_of_its_one_pull(desk, runtime, monkeypatch):
     runtime.published["far:1"] = Published()
-    pull, pulls, begun = runtime.pull, [], Event()
+    pull, pulls, all_are_told = runtime.pull, [], Event()
 
     def counted(image, *, stall):
-        pulls.append(image)
-        begun.wait(10)
-        return pull(image, stall=stall)
+        pulls.append(HaltsAtFirst(pull(image, stall=stall), until=all_are_told))
+        return pulls[-1]
 
     monkeypatch.setattr(runtime, "pull", counted)
     waiting = [desk.begin(a_start_of(f"svc-tiny-{number}", image="far:1")) for number in range(4)]
-    for id, _ in waiting:
-        desk.until_phase(id, Phase.PULLING)
-    begun.set()
+    assert eventually(lambda: all(desk.host.operations.get(id).progress for id, _ in waiting))
+    all_are_told.set()
 
     outcomes = [finished.result(10) for _, finished in waiting]
     last = [[event.progress for event in outcome.events if event.progress][-1] for outcome in outcomes]
-    assert pulls == ["far:1"]
+    assert len(pulls) == 1
     assert {outcome.operation.state for outcome in outcomes} == {State.SUCCEEDED}
     assert all(each == last[0] for each in last)
     assert last[0].downloaded == last[0].total > 0
@@ -202,6 +214,23 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.operation.attempt == 2
     assert [container.id for container in runtime.containers({})] == [before.id]
+
+
+def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis):
+    from aima_worker.app import make_host
+
+    id, finished = a_stalled_start(desk, runtime)
+    assert eventually(lambda: desk.host.operations.get(id).progress is not None)
+    desk.host.keeper.hand_on_all()
+    assert isinstance(finished.exception(5), HandedOn)
+
+    next_host = make_host(settings, redis, runtime, probe=runtime.probe)
+    next_host.ports.open(settings.host.ports)
+    outcome = type(desk)(next_host, desk._pool).finish(id)
+
+    pulls = [event.message for event in outcome.events if event.phase is Phase.PULLING and event.message]
+    assert outcome.operation.state is State.SUCCEEDED
+    assert pulls == ["Pulling far:1", "Pulling far:1 anew, since the worker that pulled it ended"]
 
 
 def test_a_stop_of_what_does_not_run_is_done_at_once(desk):

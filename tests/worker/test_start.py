@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import time
-from dataclasses import replace
 from datetime import timedelta
-from statistics import median
 
 import pytest
 from lab.wishes import a_start_of, a_stop_of
 from pydantic import SecretStr
-from structlog.testing import capture_logs
 
-from aima_core import keys
 from aima_core.failures import DiskFull, ImageNotFound
 from aima_core.operations import Phase, State
 from aima_core.services import InstanceState
-from aima_worker.conduct import conduct
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake import Manners, Published
 
@@ -221,46 +214,6 @@ def test_an_image_larger_than_the_free_disk_is_not_pulled(desk, runtime):
     assert not any(event.progress for event in outcome.events)
 
 
-def test_a_port_that_was_asked_for_and_is_taken_ends_the_start_with_its_holder_named(desk):
-    with socket.create_server(("127.0.0.1", 18555)):
-        outcome = desk.carry_out(a_start_of(port=18555))
-
-    assert outcome.code == "port_taken"
-    assert "process" in outcome.operation.failure.message
-    assert_nothing_is_left(desk)
-
-
-def test_a_port_outside_the_hosts_range_is_refused(desk):
-    outcome = desk.carry_out(a_start_of(port=80))
-
-    assert outcome.code == "port_out_of_range"
-    assert_nothing_is_left(desk)
-
-
-def test_a_port_in_somebody_elses_use_makes_way_for_the_next(desk):
-    with socket.create_server(("127.0.0.1", 18500)):
-        outcome = desk.carry_out(a_start_of())
-
-    assert outcome.operation.endpoint == "http://127.0.0.1:18501"
-    assert any("18500" in (event.message or "") for event in outcome.events)
-
-
-def test_a_port_in_somebody_elses_use_is_left_alone_for_a_minute_and_after_five_the_start_has_failed(
-    desk, runtime, redis
-):
-    runtime.taken_ports |= set(desk.host.settings.host.ports)
-
-    outcome = desk.carry_out(a_start_of())
-
-    seconds, _ = redis.time()
-    set_aside = [f"{port}" for port in range(18500, 18505)]
-    assert outcome.code == "no_free_port"
-    assert [event.message.split()[1] for event in outcome.events if event.message] == set_aside
-    until = [redis.zscore(keys.ports(desk.host.name), port) / 1000 - seconds for port in set_aside[:-1]]
-    assert until == pytest.approx([60] * 4, abs=3)
-    assert_nothing_is_left(desk)
-
-
 def test_a_start_that_fails_before_it_touches_anything_leaves_alone_what_runs(desk, runtime):
     first = desk.carry_out(a_start_of())
 
@@ -315,40 +268,6 @@ def test_an_engine_that_is_away_ends_the_start_with_the_reason(desk, runtime):
 
     assert outcome.code == "docker_unavailable"
     assert desk.leases() == []
-
-
-def test_a_second_message_for_the_same_start_does_nothing(desk):
-    outcome = desk.carry_out(a_start_of())
-
-    again = desk.finish(outcome.operation.id)
-
-    assert again.events == outcome.events
-
-
-class Untouched:
-    """A runtime of which nothing may be asked."""
-
-    def __getattr__(self, name: str) -> None:
-        raise AssertionError(f"it was asked for {name}")
-
-
-@pytest.mark.parametrize("under_way", [True, False], ids=["under way", "ended"])
-def test_a_second_message_is_skipped_in_fifty_milliseconds_without_a_word_to_the_engine(desk, runtime, under_way):
-    runtime.next_runs(Manners(answers=not under_way))
-    id, end = desk.begin(a_start_of())
-    desk.until_phase(id, Phase.LOADING if under_way else Phase.READY)
-    took = []
-
-    for _ in range(9):
-        began = time.monotonic()
-        with capture_logs() as said:
-            conduct(replace(desk.host, runtime=Untouched()), id)
-        took.append(time.monotonic() - began)
-        assert [(each["event"], each["operation"]) for each in said] == [("skipped", id)]
-
-    assert median(took) < 0.05
-    assert end.done() is not under_way
-    assert desk.host.operations.get(id).attempt == 1
 
 
 def test_a_start_that_is_older_than_a_stop_does_nothing(desk):

@@ -11,6 +11,7 @@ from lab.wishes import a_start_of, a_stop_of
 
 from aima_core.failures import BrokerUnavailable, DockerUnavailable
 from aima_core.ids import InstanceId
+from aima_core.operations import State
 from aima_core.services import InstanceState
 from aima_worker import bringing_back
 from aima_worker.aftercare import FAILED_CHECKS
@@ -139,6 +140,22 @@ def test_an_engine_that_is_away_is_the_hosts_state_and_nobodys_death(desk, watch
     assert eventually(lambda: told == [False, True])
 
     assert now(desk, ready) == ready
+    watch.end()
+
+
+def test_while_its_engine_is_away_a_host_takes_no_start_on(desk, watch, told, runtime):
+    watch.begin()
+    runtime.away = True
+    assert eventually(lambda: told == [False])
+
+    waits = desk.carry_out(a_start_of())
+    runtime.away = False
+    assert eventually(lambda: told == [False, True])
+    started = desk.finish(waits.operation.id)
+
+    assert (waits.operation.state, waits.operation.attempt) == (State.QUEUED, 0)
+    assert "alpha has no Docker Engine that answers" in waits.operation.reason
+    assert started.operation.state is State.SUCCEEDED
     watch.end()
 
 

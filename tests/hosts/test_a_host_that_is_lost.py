@@ -1,0 +1,84 @@
+"""A host that falls silent for longer than is waited for it, and one whose Docker Engine is away, on real workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from hosts.asking import CPU_ROUTE, ended, ready, running, start_one, told, until_phase, until_waiting
+from hosts.conftest import offer_dials
+from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
+from lab.host import a_cpu_host
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
+MOVES_AFTER = timedelta(seconds=20)
+UPKEEP_WITHIN = timedelta(seconds=10)
+"""A node looks at the hosts every five seconds, and then asks."""
+STOPS_WITHIN = timedelta(seconds=15)
+"""Of a host's return, what was moved elsewhere meanwhile."""
+DOCKER_IS_MISSED_WITHIN = timedelta(seconds=5)
+
+
+@pytest.fixture(scope="module")
+def fleet_of_this_file(dial_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetOfHosts]:
+    api = {"AIMA_API__MOVE_AFTER": f"{MOVES_AFTER.seconds}s"}
+    hosts = a_cpu_host("cpu-01"), a_cpu_host("cpu-02")
+    with fleet_of_hosts(*hosts, logs=tmp_path_factory.mktemp("fleet"), nodes=1, api=api) as fleet:
+        fleet.take(dial_image)
+        offer_dials(fleet)
+        fleet.wait_live()
+        yield fleet
+
+
+def test_what_a_lost_host_ran_runs_elsewhere_and_once_it_is_back_it_stops_its_copy(fleet):
+    (record,) = ready(fleet, start_one(fleet, "svc-light-1", route=CPU_ROUTE))
+    lost = record["host"]
+    (moved,) = fleet[lost].engine.containers()
+    (other,) = {"cpu-01", "cpu-02"} - {lost}
+    bound = start_one(fleet, "svc-light-2", hosts=[lost], arguments={"load-seconds": 50})
+    until_phase(fleet, bound, "loading")
+
+    fleet[lost].link.cut()
+    cut_at = time.monotonic()
+    fleet.wait_until(lambda: running(fleet)[other] == 1, within=MOVES_AFTER + UPKEEP_WITHIN)
+    (failed,) = ended(fleet, bound, within=5)
+
+    assert time.monotonic() - cut_at > MOVES_AFTER.total_seconds() - 5  # as it may have been heard of last
+    assert failed["failure"]["code"] == "host_lost"
+    assert running(fleet)[lost] == 2
+
+    fleet[lost].link.mend()
+
+    fleet.wait_until(lambda: moved not in fleet[lost].engine.containers(), within=STOPS_WITHIN)
+    assert running(fleet) == {lost: 1, other: 1}
+
+
+def test_a_worker_that_begins_without_its_docker_engine_says_so_and_takes_no_start_until_it_is_there(fleet):
+    host = fleet["cpu-01"]
+    host.engine.kill()
+    host.worker.kill()
+
+    host.worker.start()
+    fleet.wait_until(lambda: not fleet.node().get("/v1/hosts/cpu-01")["runtime_answers"])
+    fleet.wait_live("cpu-01")
+    waits = start_one(fleet, "svc-light-1", hosts=["cpu-01"])
+    (elsewhere,) = ready(fleet, start_one(fleet, "svc-light-2", route=CPU_ROUTE))
+    (reason,) = until_waiting(fleet, waits)
+
+    assert elsewhere["host"] == "cpu-02"
+    assert "cpu-01 has no Docker Engine that answers" in reason
+    assert told(fleet, waits)["attempt"] == 0
+
+    host.engine.start()
+
+    assert ready(fleet, waits)
+
+
+def test_a_docker_engine_that_dies_is_told_of_within_five_seconds(fleet):
+    fleet["cpu-01"].engine.kill()
+
+    fleet.wait_until(
+        lambda: not fleet.node().get("/v1/hosts/cpu-01")["runtime_answers"], within=DOCKER_IS_MISSED_WITHIN
+    )

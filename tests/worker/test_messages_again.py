@@ -1,0 +1,51 @@
+"""A doorbell that rings a second time: known for that in one read of Redis, and nothing is done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from statistics import median
+
+import pytest
+from lab.wishes import a_start_of
+from structlog.testing import capture_logs
+
+from aima_core.operations import Phase
+from aima_worker.conduct import conduct
+from aima_worker.runtimes.fake import Manners
+
+pytestmark = pytest.mark.redis
+
+
+def test_a_second_message_for_the_same_start_does_nothing(desk):
+    outcome = desk.carry_out(a_start_of())
+
+    again = desk.finish(outcome.operation.id)
+
+    assert again.events == outcome.events
+
+
+class Untouched:
+    """A runtime of which nothing may be asked."""
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(f"it was asked for {name}")
+
+
+@pytest.mark.parametrize("under_way", [True, False], ids=["under way", "ended"])
+def test_a_second_message_is_skipped_in_fifty_milliseconds_without_a_word_to_the_engine(desk, runtime, under_way):
+    runtime.next_runs(Manners(answers=not under_way))
+    id, end = desk.begin(a_start_of())
+    desk.until_phase(id, Phase.LOADING if under_way else Phase.READY)
+    took = []
+
+    for _ in range(9):
+        began = time.monotonic()
+        with capture_logs() as said:
+            conduct(replace(desk.host, runtime=Untouched()), id)
+        took.append(time.monotonic() - began)
+        assert [(each["event"], each["operation"]) for each in said] == [("skipped", id)]
+
+    assert median(took) < 0.05
+    assert end.done() is not under_way
+    assert desk.host.operations.get(id).attempt == 1

@@ -1,0 +1,57 @@
+"""Ports that a start asks for or is given, and that somebody else turns out to use."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from lab.wishes import a_start_of
+
+from aima_core import keys
+
+pytestmark = pytest.mark.redis
+
+
+def assert_nothing_is_left(desk) -> None:
+    assert desk.containers() == []
+    assert desk.leases() == []
+
+
+def test_a_port_that_was_asked_for_and_is_taken_ends_the_start_with_its_holder_named(desk):
+    with socket.create_server(("127.0.0.1", 18555)):
+        outcome = desk.carry_out(a_start_of(port=18555))
+
+    assert outcome.code == "port_taken"
+    assert "process" in outcome.operation.failure.message
+    assert_nothing_is_left(desk)
+
+
+def test_a_port_outside_the_hosts_range_is_refused(desk):
+    outcome = desk.carry_out(a_start_of(port=80))
+
+    assert outcome.code == "port_out_of_range"
+    assert_nothing_is_left(desk)
+
+
+def test_a_port_in_somebody_elses_use_makes_way_for_the_next(desk):
+    with socket.create_server(("127.0.0.1", 18500)):
+        outcome = desk.carry_out(a_start_of())
+
+    assert outcome.operation.endpoint == "http://127.0.0.1:18501"
+    assert any("18500" in (event.message or "") for event in outcome.events)
+
+
+def test_a_port_in_somebody_elses_use_is_left_alone_for_a_minute_and_after_five_the_start_has_failed(
+    desk, runtime, redis
+):
+    runtime.taken_ports |= set(desk.host.settings.host.ports)
+
+    outcome = desk.carry_out(a_start_of())
+
+    seconds, _ = redis.time()
+    set_aside = [f"{port}" for port in range(18500, 18505)]
+    assert outcome.code == "no_free_port"
+    assert [event.message.split()[1] for event in outcome.events if event.message] == set_aside
+    until = [redis.zscore(keys.ports(desk.host.name), port) / 1000 - seconds for port in set_aside[:-1]]
+    assert until == pytest.approx([60] * 4, abs=3)
+    assert_nothing_is_left(desk)

@@ -140,12 +140,13 @@ def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
     desk.carry_out(a_dial())
     own.kill()
 
-    outcome = desk.carry_out(a_stop_of())
+    id, end = desk.begin(a_stop_of())
+    assert eventually(lambda: "goes on as soon as it does" in (desk.outcome(id).operation.reason or ""))
     own.start()
 
-    assert outcome.code == "docker_unavailable"
-    assert eventually(lambda: host.runtime.containers(ours(host)) == [], within=BACK_WITHIN)
-    assert eventually(lambda: instance_of(desk).state is InstanceState.STOPPED)
+    assert end.result(30).operation.state is State.SUCCEEDED
+    assert host.runtime.containers(ours(host)) == []
+    assert instance_of(desk).state is InstanceState.STOPPED
 
 
 @restoring_or_not

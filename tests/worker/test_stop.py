@@ -1,0 +1,40 @@
+"""A stop while the container engine is away: it is waited for, and not for ever."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from lab.parts import eventually
+from lab.wishes import SERVICE, a_start_of, a_stop_of
+
+from aima_core.operations import State
+from aima_core.services import InstanceState
+from aima_worker import stop
+
+pytestmark = pytest.mark.redis
+
+
+def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
+    desk.carry_out(a_start_of())
+    runtime.away = True
+
+    id, end = desk.begin(a_stop_of())
+    assert eventually(lambda: "goes on as soon as it does" in (desk.outcome(id).operation.reason or ""))
+    runtime.away = False
+    outcome = end.result(5)
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert outcome.instance.state is InstanceState.STOPPED
+    assert runtime.find(desk.host.container_name(SERVICE)) is None
+
+
+def test_it_fails_when_the_engine_stays_away(desk, runtime, monkeypatch):
+    monkeypatch.setattr(stop, "ENGINE_AWAY", timedelta(0))
+    desk.carry_out(a_start_of())
+    runtime.away = True
+
+    outcome = desk.carry_out(a_stop_of())
+
+    assert outcome.code == "docker_unavailable"
+    assert outcome.instance.state is InstanceState.STOPPING

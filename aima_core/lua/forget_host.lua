@@ -47,10 +47,10 @@ end
 
 local function forget_instances()
   for _, id in ipairs(redis.call('SMEMBERS', own_instances)) do
-    redis.call('DEL', instance_prefix .. id, lines_prefix .. id, last_lines_prefix .. id)
+    redis.call('DEL', instance_prefix .. id)
     redis.call('ZREM', instances, id)
   end
-  for _, id in ipairs(redis.call('HKEYS', last_ports)) do -- those of services that were removed
+  for _, id in ipairs(redis.call('HKEYS', last_ports)) do -- whatever spoke had a port; some of it is removed by now
     redis.call('DEL', lines_prefix .. id, last_lines_prefix .. id)
   end
 end

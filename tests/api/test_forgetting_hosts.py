@@ -78,8 +78,9 @@ def test_no_key_is_left_that_is_about_it(node, redis, worker):
 
 
 def test_a_live_host_is_refused_and_nothing_changes(node, redis, worker):
-    worker.is_ready(node.start(hosts=["alpha"])[0])
+    worker.is_ready(node.start()[0])
     node.start(OTHER, hosts=["alpha"])
+    ScriptedWorker(redis, "beta")
     before = everything(redis)
 
     answer = forget(node)

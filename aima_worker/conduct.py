@@ -11,7 +11,6 @@ import structlog
 from aima_core.claims import Claimed, HasItsHost, NoRoom, Skipped
 from aima_core.failures import AimaError, BrokerUnavailable, Cancelled
 from aima_core.ids import OperationId
-from aima_core.needs import Room
 from aima_core.operation_store import now
 from aima_core.operations import Event, Kind, Phase
 from aima_worker.host import Host
@@ -33,7 +32,7 @@ def conduct(host: Host, id: OperationId) -> None:
 
     Raises HandedOn when this worker ends first, so that the message goes back to the queue.
     """
-    claimed = host.operations.claim(id, host.name, _room_now(host))
+    claimed = host.operations.claim(id, host.name, host.room_now())
     match claimed:
         case NoRoom():
             leave_to_others(host, claimed)
@@ -44,11 +43,6 @@ def conduct(host: Host, id: OperationId) -> None:
         case Claimed():
             with host.keeper.keeping(claimed) as undertaking, _ending_well(host, undertaking):
                 STEPS[claimed.record.kind](host, undertaking, trusted_command(host, claimed))
-
-
-def _room_now(host: Host) -> Room:
-    room = host.room()
-    return room.model_copy(update={"slots": 0}) if host.engine_away.is_set() else room
 
 
 def _skip(host: Host, id: OperationId, skipped: Skipped) -> None:

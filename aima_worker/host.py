@@ -64,6 +64,11 @@ class Host:
     def __post_init__(self) -> None:
         object.__setattr__(self, "pulls", Pulls(self.runtime, stall=self.settings.docker.stall))
 
+    def room_now(self) -> Room:
+        """None for any start or pull while the container engine is away."""
+        room = self.room()
+        return room.model_copy(update={"slots": 0}) if self.engine_away.is_set() else room
+
     def exclusively(self, service: ServiceId) -> AbstractContextManager[object]:
         """While inside, nobody else on this host makes or removes the service's container."""
         return self._locks[service]

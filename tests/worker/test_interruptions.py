@@ -123,7 +123,7 @@ def test_all_who_wait_for_one_image_are_told_the_same_of_its_one_pull(desk, runt
 
 @pytest.mark.parametrize("moment", ["before it is made", "as it is made", "once it runs"])
 def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, runtime, monkeypatch, moment):
-    run, stopped = runtime.run, []
+    run, stopped, made = runtime.run, [], []
 
     def stop() -> None:
         if not stopped:
@@ -134,6 +134,7 @@ def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, run
     def running(spec):
         if moment == "as it is made":
             stop()
+        made.append(spec)
         container = run(spec)
         if moment == "once it runs":
             stop()
@@ -150,6 +151,7 @@ def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, run
     outcome = desk.carry_out(a_start_of())
 
     assert stopped
+    assert len(made) == (moment != "before it is made")
     assert outcome.operation.state is State.CANCELLED
     assert outcome.instance.desired is Desired.STOPPED
     assert desk.containers() == []

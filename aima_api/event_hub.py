@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 import structlog
 from fastapi.sse import format_sse_event
@@ -34,28 +35,34 @@ RESTS = timedelta(seconds=1)
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Said:
-    """An event with its two numbers, encoded for followers of its operation and of all."""
+    """An event with its two numbers, encoded once for all followers of its operation, and once for those of all."""
 
     operation: OperationId
     seq: int
     place: str
     ends: bool
-    to_its_followers: bytes
-    to_all_followers: bytes
+    name: str
+    data: str
+
+    @cached_property
+    def to_its_followers(self) -> bytes:
+        return format_sse_event(data_str=self.data, event=self.name, id=str(self.seq))
+
+    @cached_property
+    def to_all_followers(self) -> bytes:
+        return format_sse_event(data_str=self.data, event=self.name, id=self.place)
 
 
 def said(event: Event, place: str) -> Said:
-    data = event.model_dump_json(exclude_defaults=True)
-    name = _name(event)
     return Said(
         operation=event.operation,
         seq=event.seq,
         place=place,
         ends=event.phase.state.ended,
-        to_its_followers=format_sse_event(data_str=data, event=name, id=str(event.seq)),
-        to_all_followers=format_sse_event(data_str=data, event=name, id=place),
+        name=_name(event),
+        data=event.model_dump_json(exclude_defaults=True),
     )
 
 

@@ -103,12 +103,11 @@ class OperationStore:
 
         What a start needs is held for its service from then on. Without `room` there is room for anything.
         """
-        unended = _listed(state for state in State if not state.ended)
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
         where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX, keys.OPERATION_PREFIX]
         has = _as_arguments(room) if room else ()
         taken, what, *gpus = self._run(
-            "claim", where, id, host, in_ms(keys.CLAIM_TTL), unended, now().isoformat(), uuid.uuid4().hex, *has
+            "claim", where, id, host, in_ms(keys.CLAIM_TTL), _UNENDED, now().isoformat(), uuid.uuid4().hex, *has
         )
         if taken == 0:
             return Skipped(str(what), to_be_ended=what == "cancelled")
@@ -221,7 +220,7 @@ def _places(id: OperationId) -> list[str]:
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     state = event.phase.state
     yield "" if attempt is None else str(attempt)
-    yield _listed(source for source, targets in TRANSITIONS.items() if state in targets)
+    yield _MAY_BECOME[state]
     yield "1" if state.ended else "0"
     yield event.operation
     yield event_text(event)
@@ -255,6 +254,11 @@ def _pairs(flat: list[str]) -> dict[str, str]:
 def _listed(states: Iterator[State]) -> str:
     """With a comma on both sides of each, so that the script can look one up as text."""
     return f",{','.join(states)},"
+
+
+_UNENDED = _listed(state for state in State if not state.ended)
+_MAY_BECOME = {state: _listed(source for source, targets in TRANSITIONS.items() if state in targets) for state in State}
+"""The states from which an operation may come to each."""
 
 
 def now() -> datetime:

@@ -89,8 +89,10 @@ def followed(aima: Apart) -> Iterator[list[str]]:
     with aima.begin("service", "logs", SERVICE, "--follow") as following:
         assert following.stdout is not None
         Thread(target=lines.extend, args=(following.stdout,)).start()
-        yield lines
-        following.kill()
+        try:
+            yield lines
+        finally:
+            following.kill()
 
 
 @pytest.mark.slow

@@ -16,10 +16,11 @@ from faults.dial import DIAL_IMAGE
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
-from aima_core import keys
 from aima_core.ids import HostName, InstanceId
 from aima_core.port_store import PortStore
 from aima_core.redis_link import command_link
+from aima_core.service_store import ServiceStore
+from aima_core.services import InstanceState
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 SERVICE = "svc-tiny-dial"
@@ -80,6 +81,16 @@ def leased(aima: Apart) -> list[int]:
 def labelled(aima: Apart) -> list[int]:
     """The ports that the containers' labels tell."""
     return sorted(int(container.labels["aima.port"]) for container in aima.containers())
+
+
+def tell_that_it_ails(redis: RedisServer) -> None:
+    """What only a worker that looks at it can put right."""
+    link = command_link(redis.url)
+    services = ServiceStore(link)
+    instance = services.instance(INSTANCE)
+    assert instance is not None
+    assert services.observe(instance.model_copy(update={"state": InstanceState.UNHEALTHY}))
+    link.close()
 
 
 @contextmanager
@@ -143,8 +154,7 @@ def test_a_worker_that_is_killed_while_an_engine_runs_leaves_it_as_it_is(aima: A
     with followed(aima) as lines:
         assert eventually(lambda: len(lines) > 5)
         aima.kill_worker()
-        with own_redis.client() as client:
-            client.delete(keys.instance(INSTANCE))
+        tell_that_it_ails(own_redis)
         aima.start_worker()
         told = eventually(lambda: is_ready(aima), within=SEEN_TO_WITHIN)
         heard = len(lines)

@@ -44,10 +44,25 @@ def outliving_nonsense(transport: Any, dropped: Dropped) -> type[Any]:
     """The same transport, whose consumers go on after a message that cannot be made out."""
 
     class QoS(transport.Channel.QoS):  # type: ignore[misc]  # kombu is untyped
+        """Says nothing of messages whose connection was given up: asking for it would end the worker.
+
+        Redis delivers them again, and those that were done then are skipped.
+        """
+
         def restore_unacked(self, client: Any = None) -> None:
-            """Not once the connection is given up: asking for it would end the worker. Redis delivers them again."""
-            if self.channel.connection is not None and self.channel.connection.client is not None:
+            if self._is_connected():
                 super().restore_unacked(client)
+
+        def ack(self, delivery_tag: Any) -> None:
+            if self._is_connected():
+                super().ack(delivery_tag)
+
+        def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
+            if self._is_connected():
+                super().reject(delivery_tag, requeue=requeue)
+
+        def _is_connected(self) -> bool:
+            return self.channel.connection is not None and self.channel.connection.client is not None
 
     class Channel(transport.Channel):  # type: ignore[misc]  # kombu is untyped
         def basic_consume(
@@ -68,6 +83,10 @@ def outliving_nonsense(transport: Any, dropped: Dropped) -> type[Any]:
             if not requeue:
                 _drop(dropped, "of any", "Celery refused it")
             super().basic_reject(delivery_tag, requeue=requeue)
+
+        def close(self) -> None:
+            super().close()
+            self._disconnect_pools()  # giving messages back has opened one more
 
         def _brpop_read(self, **options: Any) -> Any:
             return _read(super()._brpop_read, dropped, **options)

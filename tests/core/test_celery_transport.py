@@ -10,16 +10,37 @@ from aima_core.celery_app import celery_app
 pytestmark = pytest.mark.redis
 
 
-def test_a_channel_whose_connection_was_given_up_closes_all_the_same(redis_url):
-    """Celery gives a lost connection up first, and closes its channels then, if they could not be closed before."""
+@pytest.fixture
+def line(redis_url):
     with celery_app(redis_url, answer_within=1).connection() as line:
-        channel = line.default_channel
-        waiting = Queue("tests")(channel)
-        waiting.declare()
-        channel.basic_publish(channel.prepare_message("taken, and not acknowledged"), exchange="", routing_key="tests")
-        assert waiting.get() is not None
+        yield line
 
-        line.transport.client = None
-        channel.close()
 
-        assert channel.closed
+@pytest.fixture
+def taken(line):
+    """A message that was taken off its queue, and not acknowledged."""
+    channel = line.default_channel
+    waiting = Queue("tests")(channel)
+    waiting.declare()
+    channel.basic_publish(channel.prepare_message("taken"), exchange="", routing_key="tests")
+    taken = waiting.get()
+    assert taken is not None
+    return taken
+
+
+def test_a_channel_whose_connection_was_given_up_closes_all_the_same(line, taken):
+    """Celery gives a lost connection up first, and closes its channels then, if they could not be closed before."""
+    line.transport.client = None
+
+    taken.channel.close()
+
+    assert taken.channel.closed
+
+
+@pytest.mark.parametrize("said_of_it", ["ack", "reject", "requeue"])
+def test_what_ends_after_its_channel_was_closed_ends_without_harm(taken, said_of_it):
+    taken.channel.close()
+
+    getattr(taken, said_of_it)()
+
+    assert taken.acknowledged

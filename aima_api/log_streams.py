@@ -29,6 +29,8 @@ CHECKS_EVERY = timedelta(seconds=2)
 """How often a follower asks whether the instance and its host are still there."""
 LINGERS = timedelta(seconds=1)
 """The last lines may come a little later than the news of the end."""
+PUT_BACK_WITHIN = timedelta(seconds=20)
+"""A record that has gone may have been lost with Redis' data: the host puts it back within fifteen seconds."""
 MOST_FRAMES = 16
 """Written ahead for one follower."""
 _OVER = {InstanceState.STOPPED: "is stopped", InstanceState.FAILED: "has failed"}
@@ -126,6 +128,7 @@ class Follower:
     _ended: bool = False
     _live: bool = True
     _checked_at: float = 0
+    _unknown_since: float | None = None
 
     async def frames(self, ear: Ear) -> AsyncIterator[bytes]:
         for frame in await self._join(ear, tail=self.request.tail, since=self.request.since):
@@ -197,7 +200,10 @@ class Follower:
         except BrokerUnavailable:
             return None
         if instance is None:
-            return f"{self.id.service} is no longer on {self.id.host}."
+            self._unknown_since = self._unknown_since or time.monotonic()
+            gone = time.monotonic() - self._unknown_since >= PUT_BACK_WITHIN.total_seconds()
+            return f"{self.id.service} is no longer on {self.id.host}." if gone else None
+        self._unknown_since = None
         return f"{self.id} {_OVER[instance.state]}." if instance.state in _OVER else None
 
     async def _news_of_the_host(self) -> str | None:

@@ -72,9 +72,11 @@ class LogTails:
         self._news.set()
         if self._changes is not None:
             self._changes.close()
-        for tail in self._tails.values():
+        with self._lock:
+            tails = list(self._tails.values())
+        for tail in tails:
             tail.close()
-        for tail in self._tails.values():
+        for tail in tails:
             tail.join(within=ENDS_WITHIN)
         for thread in self._threads:
             thread.join(ENDS_WITHIN.total_seconds())
@@ -133,6 +135,8 @@ class LogTails:
         there = self._host.runtime.containers(ours(self._host))
         found = {id: each for each in there if (id := self._instance(each)) is not None}
         with self._lock:
+            if self._over.is_set():
+                return
             self._there = set(found)
             for instance, container in found.items():
                 self._tail(instance).attend(container)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import timedelta
 
+import pytest
 from api.front_door import Node, api_node
 from contract.bench import JUNK_BYTES
 from lab.leftovers import Holdings
@@ -12,6 +13,10 @@ from lab.parts import eventually
 from lab.redis_server import RedisServer
 from logs.desk import CountingRuntime, Desk, a_desk, following, say, until_kept
 
+from aima_api import log_streams
+from aima_core import keys
+from aima_core.redis_link import RedisLink
+from aima_core.services import InstanceState
 from aima_worker.runtimes.fake_engine import Manners
 
 
@@ -135,6 +140,39 @@ def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runt
             lines = reader.until_line("after")
 
         assert lines == ["before", "meanwhile", "after"]
+
+
+def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
+    desk: Desk, node: Node, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_streams, "LINGERS", timedelta(0))
+    desk.run()
+
+    with following(node) as reader:
+        say(desk, "before")
+        reader.until_line("before")
+        redis.delete(keys.instance(desk.instance))
+        desk.leave()
+        reader.until_note("is away")  # and in the same look, that there is no record
+        desk.is_now(InstanceState.READY)
+        desk.join()
+        say(desk, "after")
+        lines = reader.until_line("after")
+
+    assert lines == ["before", "after"]
+
+
+def test_a_follow_ends_once_the_record_stays_away(
+    desk: Desk, node: Node, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_streams, "PUT_BACK_WITHIN", timedelta(0))
+    desk.run()
+
+    with following(node) as reader:
+        redis.delete(keys.instance(desk.instance))
+        reader.until_end()
+
+    assert reader.notes[-1] == f"{desk.instance.service} is no longer on alpha."
 
 
 def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Desk, node: Node) -> None:

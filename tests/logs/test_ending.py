@@ -1,0 +1,33 @@
+"""The end of a host's tails, whatever is asked for meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+from logs.desk import Desk
+
+from aima_core.ids import ServiceId
+from aima_core.redis_link import RedisLink
+from aima_worker.log_link import LogLink
+from aima_worker.log_tail import Tail
+from aima_worker.log_tails import LogTails
+
+pytestmark = pytest.mark.redis
+
+
+def test_what_is_asked_for_while_they_end_keeps_none_from_ending(
+    desk: Desk, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tails = LogTails(desk.host, LogLink(redis))
+    tails.begin()
+    tails.want(desk.instance)
+    closed, close = [], Tail.close
+
+    def close_as_another_is_asked_for(tail: Tail) -> None:
+        tails.want(ServiceId(f"svc-another-{len(closed)}").on(desk.host.name))
+        closed.append(tail)
+        close(tail)
+
+    monkeypatch.setattr(Tail, "close", close_as_another_is_asked_for)
+    tails.end()
+
+    assert len(closed) == 1

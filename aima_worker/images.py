@@ -21,7 +21,7 @@ from aima_core.failures import (
     RegistryDenied,
 )
 from aima_core.fitting import ROOM_FOR_EXTRACTION
-from aima_core.operations import Phase
+from aima_core.operations import Phase, PullProgress
 from aima_core.quantities import format_duration, format_size
 from aima_worker.host import Host
 from aima_worker.runtime import ImageFacts
@@ -97,16 +97,30 @@ def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
     offered = undertaking.await_aside(lambda: host.runtime.offered(image))
     if offered and host.arch not in offered:
         raise ImageWrongArch(image=image, image_arch=_listed(offered), host=host.name, host_arch=host.arch)
+    progress = None
     for wait in (*WAITS_BEFORE_ANOTHER_TRY, None):
         try:
             for progress in host.pulls.follow(image, undertaking):
                 undertaking.report(progress)
             return
+        except DiskFull as full:
+            raise _with_sizes(host, image, full, progress) from full
         except (PullBroken, PullStalled) as failed:
             if wait is None:
                 raise
             undertaking.mention(f"{_told(failed)} Trying again in {format_duration(wait)}.")
             undertaking.pause(wait.total_seconds())
+
+
+def _with_sizes(host: Host, image: str, full: DiskFull, progress: PullProgress | None) -> DiskFull:
+    """The engine's own words, what was to be fetched, and what room there is now that it has cleared up."""
+    detail, free = str(full.facts["detail"]).rstrip("."), host.runtime.facts().disk_free
+    if progress is not None and progress.total:
+        at_least = "" if progress.total_known else "at least "
+        detail += f". Its layers are {at_least}{format_size(progress.total)} before they are unpacked"
+    if free is not None:
+        detail += f", and {format_size(free)} are free"
+    return DiskFull(image=image, detail=f"{detail}.")
 
 
 def _checked(host: Host, image: str) -> ImageFacts:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from aima_core.failures import DiskFull, ImageNotFound
 from aima_core.operations import Phase, State
+from aima_core.quantities import format_size
 from aima_core.services import InstanceState
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake import Manners, Published
@@ -203,6 +204,17 @@ def test_what_cannot_pass_is_not_tried_again(desk, runtime, failure):
     outcome = desk.carry_out(a_start_of(image="far:1"))
 
     assert outcome.code == failure.code
+
+
+def test_a_disk_that_fills_up_amid_a_pull_is_told_with_what_was_to_come(desk, runtime):
+    runtime.published["far:1"] = Published()
+    runtime.fail_next_pull(DiskFull(image="far:1", detail="no space left on device"))
+
+    outcome = desk.carry_out(a_start_of(image="far:1"))
+
+    total = max(event.progress.total for event in outcome.events if event.progress)
+    told = f"no space left on device. Its layers are {format_size(total)} before they are unpacked, and "
+    assert told in outcome.operation.failure.message
 
 
 def test_an_image_larger_than_the_free_disk_is_not_pulled(desk, runtime):

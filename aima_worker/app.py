@@ -119,6 +119,7 @@ def whole_worker(
             beat.end()
             sweep.end()
             watch.end()
+            host.keeper.end()
 
 
 def make_host(

@@ -22,6 +22,7 @@ from aima_worker.undertaking import Undertaking
 
 RENEW_SECONDS = 0.5
 """Also how long a cancelled operation may take to hear of it; a claim lasts thirty times as long."""
+LAST_RENEWAL_SECONDS = 1.0
 
 _log = structlog.get_logger()
 _MEANING: dict[Standing, type[AimaError | HandedOn | Lost]] = {
@@ -38,7 +39,8 @@ class Keeper:
         self._under_way: dict[OperationId, Undertaking] = {}
         self._changed = Condition()
         self._ending = False
-        Thread(target=self._keep, name="keeper", daemon=True).start()
+        self._thread = Thread(target=self._keep, name="keeper", daemon=True)
+        self._thread.start()
 
     @contextmanager
     def keeping(self, claimed: Claimed) -> Iterator[Undertaking]:
@@ -82,6 +84,12 @@ class Keeper:
             self._ending = True
             for undertaking in self._under_way.values():
                 undertaking.interrupt(HandedOn)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Hand on whatever is under way, and keep no claim once it has been let go."""
+        self.hand_on_all()
+        self._thread.join(LAST_RENEWAL_SECONDS)
 
     def _starts_of(self, service: ServiceId, below: int) -> list[Undertaking]:
         return [
@@ -95,7 +103,9 @@ class Keeper:
     def _keep(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._under_way)
+                self._changed.wait_for(lambda: self._under_way or self._ending)
+                if not self._under_way:
+                    return
                 self._changed.wait(RENEW_SECONDS)
                 under_way = list(self._under_way.values())
             for undertaking in under_way:

@@ -79,12 +79,23 @@ class Desk:
 
 
 @contextmanager
+def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **more: Any) -> Iterator[Host]:
+    """A host of these settings that leases its ports, and what it still has under way at the end is handed on."""
+    host = make_host(settings, redis, runtime, **more)
+    try:
+        host.ports.open(settings.host.ports)
+        yield host
+    finally:
+        host.keeper.end()
+
+
+@contextmanager
 def desk_of(
     settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, probe: Probe = http_status, **more: Any
 ) -> Iterator[Desk]:
     """A desk at a host of these settings; what it still has under way at the end is handed on."""
-    host = make_host(settings, redis, runtime, probe=probe, **more)
-    host.ports.open(settings.host.ports)
-    with ThreadPoolExecutor(8, thread_name_prefix="desk") as pool:
+    with (
+        ThreadPoolExecutor(8, thread_name_prefix="desk") as pool,
+        host_of(settings, redis, runtime, probe=probe, **more) as host,
+    ):
         yield Desk(host, pool)
-        host.keeper.hand_on_all()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 import httpx2
 from api.front_door import Node
+from lab.desk import host_of
 from lab.parts import eventually, free_port
 from lab.wishes import SIGNING_KEY, an_engine
 
@@ -23,7 +24,6 @@ from aima_core.redis_link import command_link
 from aima_core.services import Desired, HostFacts, Instance, InstanceState, Service
 from aima_core.settings import HostSettings, Settings
 from aima_core.text_redis import TextRedis
-from aima_worker.app import make_host
 from aima_worker.container_spec import Granted, container_spec
 from aima_worker.hardware import arch
 from aima_worker.host import Host
@@ -84,6 +84,8 @@ class Desk:
     host: Host
     follow_lasts: timedelta = FOLLOW_LASTS
     servers: list[LogServer] = field(default_factory=list)
+    lines: list[TextRedis] = field(default_factory=list)
+    """On which its servers wait to be asked."""
 
     @property
     def instance(self) -> InstanceId:
@@ -95,10 +97,10 @@ class Desk:
 
     def join(self) -> None:
         """Let the host's worker begin, as far as logs go."""
-        asked = command_link(self.url, answers_within=LONGEST_ANSWER)
+        self.lines.append(command_link(self.url, answers_within=LONGEST_ANSWER))
         told = LogLink(self.redis)
         tails = LogTails(self.host, told, follow_lasts=self.follow_lasts)
-        self.servers.append(LogServer(self.host, tails, asked=LogLink(asked), told=told))
+        self.servers.append(LogServer(self.host, tails, asked=LogLink(self.lines[-1]), told=told))
         self.servers[-1].begin()
         hosts = HostStore(self.redis)
         hosts.announce(_facts(self.host.name))
@@ -107,6 +109,13 @@ class Desk:
     def leave(self) -> None:
         self.servers.pop().end()
         HostStore(self.redis).leave(self.host.name)
+
+    def end(self) -> None:
+        """Let everything go, and leave the host's records as they are."""
+        for server in self.servers:
+            server.end()
+        for line in self.lines:
+            line.close()
 
     def fall_silent(self) -> None:
         """Let the host look alive, and answer nothing."""
@@ -160,13 +169,13 @@ def a_desk(
         host=HostSettings.model_validate({"name": name, "ports": "18500-18599"}),
     )
     redis = command_link(redis_url)
-    desk = Desk(redis, redis_url, make_host(settings, redis, runtime), **how)
-    try:
-        desk.join()
-        yield desk
-    finally:
-        for server in desk.servers:
-            server.end()
+    with closing(redis), host_of(settings, redis, runtime) as host:
+        desk = Desk(redis, redis_url, host, **how)
+        try:
+            desk.join()
+            yield desk
+        finally:
+            desk.end()
 
 
 class Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Event
 
 import pytest
+from lab.desk import desk_of
 from lab.parts import eventually
 from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 
@@ -200,8 +201,6 @@ def test_a_registry_that_does_not_answer_keeps_nobody_from_ending_a_start(desk, 
 
 
 def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings, redis):
-    from aima_worker.app import make_host
-
     runtime.next_runs(Manners(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
@@ -209,9 +208,8 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
     assert isinstance(finished.exception(5), HandedOn)
     (before,) = runtime.containers({})
 
-    next_host = make_host(settings, redis, runtime, probe=lambda _: 200)
-    next_host.ports.open(settings.host.ports)
-    outcome = type(desk)(next_host, desk._pool).finish(id)
+    with desk_of(settings, redis, runtime, probe=lambda _: 200) as next_desk:
+        outcome = next_desk.finish(id)
 
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.operation.attempt == 2
@@ -219,16 +217,13 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
 
 
 def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis):
-    from aima_worker.app import make_host
-
     id, finished = a_stalled_start(desk, runtime)
     assert eventually(lambda: desk.host.operations.get(id).progress is not None)
     desk.host.keeper.hand_on_all()
     assert isinstance(finished.exception(5), HandedOn)
 
-    next_host = make_host(settings, redis, runtime, probe=runtime.probe)
-    next_host.ports.open(settings.host.ports)
-    outcome = type(desk)(next_host, desk._pool).finish(id)
+    with desk_of(settings, redis, runtime, probe=runtime.probe) as next_desk:
+        outcome = next_desk.finish(id)
 
     pulls = [event.message for event in outcome.events if event.phase is Phase.PULLING and event.message]
     assert outcome.operation.state is State.SUCCEEDED

@@ -68,6 +68,12 @@ class RedisLink(redis.Redis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         return _OnePipeline(self, transaction, shard_hint)
 
+    def close(self) -> None:
+        """Also the lines to the Sentinels, which redis-py would leave to the collector."""
+        super().close()
+        for sentinel in getattr(getattr(self.connection_pool, "sentinel_manager", None), "sentinels", ()):
+            sentinel.close()
+
     def asked(self, call: Callable[[], _T]) -> _T:
         """What the call gives; it is made once more where its connection was broken. Raises BrokerUnavailable."""
         if time.monotonic() < self._silent_until:

@@ -56,7 +56,7 @@ def nvml_reading(*, within: timedelta = ANSWERS_WITHIN, program: Sequence[str] =
         told, complaint = asked.communicate(timeout=within.total_seconds())
     except subprocess.TimeoutExpired:
         asked.kill()  # and not waited for: who hangs in the driver cannot even die
-        for pipe in (asked.stdout, asked.stderr):
+        for pipe in filter(None, (asked.stdout, asked.stderr)):
             pipe.close()  # which it would hold until it is reaped
         words = f"The NVIDIA driver gave no answer within {within.total_seconds():.0f} s."
         return Reading(error=NvmlError("Stuck", words))

@@ -57,7 +57,7 @@ class EngineClient:
         except APIError:
             raise
         except (RequestException, HTTPError, DockerException, OSError) as away:
-            self._forget()
+            self.close()
             raise self.unavailable(away) from away
 
     def connection(self, method: str, path: str, params: Mapping[str, str]) -> tuple[HTTPConnection, str]:
@@ -74,13 +74,14 @@ class EngineClient:
             connection: HTTPConnection = pool._new_conn()
             return connection, request.path_url
 
-    def unavailable(self, why: object) -> DockerUnavailable:
-        return DockerUnavailable(host=self.host, detail=f"{self.address}: {why}")
-
-    def _forget(self) -> None:
+    def close(self) -> None:
+        """Let the connections go; who asks again has new ones."""
         client, self._kept = self._kept, None
         if client is not None:
             client.close()
+
+    def unavailable(self, why: object) -> DockerUnavailable:
+        return DockerUnavailable(host=self.host, detail=f"{self.address}: {why}")
 
     def _client(self) -> APIClient:
         if self._kept is None:

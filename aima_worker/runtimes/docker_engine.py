@@ -35,6 +35,10 @@ class DockerEngine(EngineMaking):
     def __init__(self, address: str | None = None, *, host: str, timeout: timedelta = timedelta(seconds=60)) -> None:
         super().__init__(EngineClient(address, host=host, timeout=timeout), host=host)
 
+    def close(self) -> None:
+        """Let the connections to the engine go; whoever asks again has new ones."""
+        self._engine.close()
+
     def facts(self) -> RuntimeFacts:
         with self._engine.asking() as client:
             info = client.info()

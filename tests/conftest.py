@@ -10,7 +10,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 from lab.at_hand import why_not
-from lab.leftovers import no_container_of, nothing_held
+from lab.leftovers import no_container_of, nothing_held, odd_keys_of, open_what_lasts
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work
@@ -75,7 +75,9 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def redis_url(shared_redis: RedisServer) -> Iterator[str]:
     """Where an empty Redis answers; its server is shared by the run's tests, so leave it running."""
     yield shared_redis.url
+    odd = odd_keys_of(shared_redis)
     shared_redis.empty()
+    assert odd == []
 
 
 @pytest.fixture
@@ -93,7 +95,9 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     directory.mkdir()
     server = _new_redis(directory)
     yield server
+    odd = odd_keys_of(server)
     server.kill()
+    assert odd == []
 
 
 @pytest.fixture
@@ -116,9 +120,14 @@ def _new_redis(directory: Path) -> RedisServer:
 # Leftovers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
+def opens_what_lasts() -> None:
+    open_what_lasts()
+
+
+@pytest.fixture(autouse=True)
 def leaves_nothing_held() -> Iterator[None]:
-    """Fail the test if it leaves a thread or a descriptor behind. Ask for it first."""
+    """Fail the test if it leaves a thread or a descriptor behind."""
     with nothing_held():
         yield
 

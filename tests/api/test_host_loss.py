@@ -163,7 +163,7 @@ def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node,
     (start,) = node.start()
     worker.begins(start)
     silence(redis, worker)
-    redis.set(keys.claim(OperationId(start["id"])), "alpha in attempt 1")
+    redis.set(keys.claim(OperationId(start["id"])), "alpha in attempt 1", px=60_000)
 
     for _ in range(2):
         redis.delete(keys.UPKEEP)

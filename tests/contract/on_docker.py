@@ -26,6 +26,11 @@ class DockerBench(Bench):
         super().__init__()
         self.runtime = DockerEngine(host="bench-01")
 
+    def close(self) -> None:
+        super().close()
+        if isinstance(self.runtime, DockerEngine):
+            self.runtime.close()
+
     @property
     def image(self) -> str:
         return busybox_image()

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from celery.exceptions import Reject
 from celery.worker import state
+from lab.celery_client import a_celery
 from lab.parts import eventually
 from lab.wishes import a_stop_of, put_down
 
 from aima_core import keys
-from aima_core.celery_app import celery_app
 from aima_core.ids import HostName, InstanceId, OperationId, Route
 from aima_core.operation_store import OperationStore, now
 from aima_core.operations import Kind, Operation, Phase, State
@@ -77,13 +77,14 @@ def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
 def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engine):
     operation = an_operation(engine=engine)
     told = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
-    celery_app(redis_url, answer_within=1).send_task(
-        task_name(operation.kind),
-        args=[str(operation.id)],
-        kwargs={name: value for name, value in told.items() if value},
-        task_id=operation.id,
-        queue=QUEUE,
-    )
+    with a_celery(redis_url) as celery:
+        celery.send_task(
+            task_name(operation.kind),
+            args=[str(operation.id)],
+            kwargs={name: value for name, value in told.items() if value},
+            task_id=operation.id,
+            queue=QUEUE,
+        )
     theirs = redis.blpop(keys.queue(QUEUE), timeout=1)[1]
 
     ours = envelope(operation, QUEUE)
@@ -243,22 +244,22 @@ def fields_of(message: str) -> dict[str, Any]:
 def a_worker_that_notes(redis_url: str, *, puts_back: int = 0) -> Iterator[list[tuple[Any, ...]]]:
     """A real Celery worker with a pool of threads, and what it was given to run."""
     ran: list[tuple[Any, ...]] = []
-    app = celery_app(redis_url, answer_within=10)
 
     def note(task: Any, *args: str, **_: str) -> None:
         ran.append((task.request.id, args, task.name))
         if len(ran) <= puts_back:
             raise Reject("not now", requeue=True)
 
-    app.task(name="aima.start", bind=True, shared=False)(note)
-    worker = app.Worker(
-        pool="threads", concurrency=1, queues=[QUEUE], without_gossip=True, without_mingle=True, quiet=True
-    )
-    thread = Thread(target=worker.start)
-    thread.start()
-    try:
-        yield ran
-    finally:
-        state.should_stop = 0
-        thread.join(timeout=10)
-        state.should_stop = None
+    with a_celery(redis_url, answer_within=10) as app:
+        app.task(name="aima.start", bind=True, shared=False)(note)
+        worker = app.Worker(
+            pool="threads", concurrency=1, queues=[QUEUE], without_gossip=True, without_mingle=True, quiet=True
+        )
+        thread = Thread(target=worker.start)
+        thread.start()
+        try:
+            yield ran
+        finally:
+            state.should_stop = 0
+            thread.join(timeout=10)
+            state.should_stop = None

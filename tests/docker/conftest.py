@@ -28,8 +28,9 @@ def bad_line(shared_registry: Registry) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def engine() -> DockerEngine:
-    return DockerEngine(host="bench-01")
+def engine() -> Iterator[DockerEngine]:
+    with closing(DockerEngine(host="bench-01")) as engine:
+        yield engine
 
 
 @pytest.fixture

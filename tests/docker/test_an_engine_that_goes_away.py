@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -40,9 +41,10 @@ def line() -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def far(line: Proxy) -> DockerEngine:
+def far(line: Proxy) -> Iterator[DockerEngine]:
     """The engine at the end of that line."""
-    return DockerEngine(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))
+    with closing(DockerEngine(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))) as engine:
+        yield engine
 
 
 @pytest.mark.parametrize(

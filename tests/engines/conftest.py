@@ -7,6 +7,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -136,9 +137,10 @@ def natively(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def in_docker(images: None) -> Iterator[Starter]:
-    starter = Starter(DockerEngine(host="host-01"), native=False)
-    yield starter
-    starter.stop_all()
+    with closing(DockerEngine(host="host-01")) as engine:
+        starter = Starter(engine, native=False)
+        yield starter
+        starter.stop_all()
 
 
 @pytest.fixture(params=["natively", pytest.param("in_docker", marks=pytest.mark.docker)])

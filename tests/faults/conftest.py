@@ -103,6 +103,7 @@ def _spotless_desk(settings: Settings, redis: RedisLink, runtime: DockerEngine) 
         finally:
             for container in runtime.containers(ours(desk.host)):
                 runtime.remove(container.name, grace=timedelta(0))
+            runtime.close()
 
 
 def _warm_up(desk: Desk, redis: RedisLink) -> None:

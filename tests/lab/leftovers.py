@@ -1,7 +1,8 @@
-"""What a test left behind: containers, threads and descriptors that were not there before."""
+"""What a test left behind: containers, leases, keys, threads and descriptors that were not there before."""
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,23 @@ from datetime import timedelta
 from pathlib import Path
 
 import docker
+import uvloop
+from lab.keyspace import odd_keys
 from lab.parts import eventually
+from lab.redis_server import RedisServer
+from redis import RedisError
+
+from aima_core.ids import HostName
+from aima_core.operation_store import OperationStore
+from aima_core.port_store import PortStore
+from aima_core.text_redis import TextRedis
+from aima_worker.runtime import ContainerRuntime
 
 SETTLES_WITHIN = timedelta(seconds=5)
+LEFT_TO_THE_COLLECTOR = "anon_inode:[eventpoll]"
+"""By kombu, which closes all of a connection but this. An event loop that is left open has a pipe or socket, too."""
 INSTALLATION_LABEL = "aima.installation"
+PORT_LABEL = "aima.port"
 
 
 @dataclass(frozen=True)
@@ -40,9 +54,15 @@ def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None
     """Fail if the block leaves a thread or a descriptor behind; what is just ending is given a while."""
     before = Holdings.now()
     yield
-    eventually(lambda: not Holdings.now().beyond(before), within=settles_within)
-    left = Holdings.now().beyond(before)
-    assert not left, f"left behind: {', '.join(left)}"
+    if Holdings.now().beyond(before):
+        eventually(lambda: not _held_beyond(before), within=settles_within)
+        left = _held_beyond(before)
+        assert not left, f"left behind: {', '.join(left)}"
+
+
+def open_what_lasts() -> None:
+    """Have what a library opens at its first use, once for the whole process."""
+    uvloop.new_event_loop().close()  # the pipe by which all its loops are told of signals
 
 
 def containers_of(installation: str) -> list[str]:
@@ -64,9 +84,41 @@ def no_container_of(installation: str, *, settles_within: timedelta = SETTLES_WI
     assert not left, f"containers left behind: {', '.join(left)}"
 
 
+@contextmanager
+def no_lease_alone(redis: TextRedis, runtime: ContainerRuntime, *, host: str = "alpha") -> Iterator[None]:
+    """Fail if a port of the host is leased after the block to what has neither a container nor work under way."""
+    yield
+    left = _leased_alone(redis, runtime, HostName(host))
+    assert not left, f"leases left behind: {', '.join(left)}"
+
+
+def odd_keys_of(server: RedisServer) -> list[str]:
+    """A sentence on each key that should not be, or not for ever; none where the server answers nobody any more."""
+    try:
+        with server.client() as client:
+            return odd_keys(client)
+    except RedisError:
+        return []
+
+
+def _leased_alone(redis: TextRedis, runtime: ContainerRuntime, host: HostName) -> list[str]:
+    operations = OperationStore(redis)
+    under_way = {operations.get(id).service for id in operations.active()}
+    in_use = {container.labels.get(PORT_LABEL) for container in runtime.containers({})}
+    leases = [lease for lease in PortStore(redis, host).all() if lease.holder.service not in under_way]
+    return [f"port {lease.port} of {lease.holder}" for lease in leases if str(lease.port) not in in_use]
+
+
+def _held_beyond(before: Holdings) -> list[str]:
+    gc.collect()  # to which some libraries leave the closing
+    return Holdings.now().beyond(before)
+
+
 def _descriptors() -> Iterator[tuple[str, str]]:
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            yield entry.name, str(entry.readlink())
+            on = str(entry.readlink())
         except FileNotFoundError:
             continue  # the one that listed the directory is closed by now
+        if on != LEFT_TO_THE_COLLECTOR:
+            yield entry.name, on

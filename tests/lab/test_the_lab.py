@@ -8,12 +8,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab.leftovers import nothing_held
+from lab.leftovers import no_lease_alone, nothing_held, odd_keys_of
 from lab.redis_server import RedisServer
 from lab.sharing import at_work
 from redis import Redis
 
+from aima_core import keys
+from aima_core.ids import HostName, InstanceId
+from aima_core.port_store import PortStore
 from aima_core.redis_link import RedisLink
+from aima_worker.runtimes.fake import FakeRuntime
 
 AT_ONCE = timedelta(milliseconds=100)
 
@@ -22,20 +26,20 @@ AT_ONCE = timedelta(milliseconds=100)
 def test_every_test_finds_redis_empty(round: int, redis: RedisLink) -> None:
     assert redis.keys("*") == []
 
-    redis.set("from round", round)
+    redis.set(keys.UPKEEP, f"round {round}", px=60_000)
 
 
 @pytest.mark.redis
 def test_a_redis_that_was_felled_comes_back_with_its_data(own_redis: RedisServer) -> None:
     with client_of(own_redis) as client:
         client.config_set("appendfsync", "always")
-        client.set("kept", "yes")
+        client.set(keys.UPKEEP, "yes", px=60_000)
 
     own_redis.kill()
     own_redis.start()
 
     with client_of(own_redis) as client:
-        assert client.get("kept") == "yes"
+        assert client.get(keys.UPKEEP) == "yes"
 
 
 def test_a_thread_left_running_is_noticed() -> None:
@@ -54,6 +58,27 @@ def test_a_descriptor_left_open_is_noticed() -> None:
         left.append(socket.socket())
 
     left[0].close()
+
+
+def test_a_key_that_should_expire_and_does_not_is_noticed(own_redis: RedisServer) -> None:
+    with own_redis.client() as client:
+        client.set(keys.UPKEEP, "for ever")
+
+        noticed = odd_keys_of(own_redis)
+
+        client.delete(keys.UPKEEP)
+    assert noticed == [f"{keys.UPKEEP} has no expiry, and should have one"]
+
+
+def test_a_lease_of_what_has_no_container_is_noticed(redis: RedisLink) -> None:
+    ports = PortStore(redis, HostName("alpha"))
+    ports.open(range(18500, 18510))
+
+    with (
+        pytest.raises(AssertionError, match="port 18500 of svc-tiny-dial@alpha"),
+        no_lease_alone(redis, FakeRuntime(host="alpha")),
+    ):
+        ports.lease(InstanceId("svc-tiny-dial@alpha"), fence=1)
 
 
 def test_a_thread_that_is_just_ending_is_given_a_while() -> None:

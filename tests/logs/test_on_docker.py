@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -21,7 +22,10 @@ FLOOD = "i=0; while :; do i=$((i+1)); echo line $i; done"
 
 @pytest.fixture
 def desk(redis_url: str, installation: str) -> Iterator[Desk]:
-    with a_desk(redis_url, DockerEngine(host="alpha"), installation=installation) as desk:
+    with (
+        closing(DockerEngine(host="alpha")) as engine,
+        a_desk(redis_url, engine, installation=installation) as desk,
+    ):
         yield desk
         desk.remove_container()
 

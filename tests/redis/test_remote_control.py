@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from lab.celery_client import a_celery
 
-from aima_core.celery_app import celery_app
 from aima_core.operations import State
 
 pytestmark = pytest.mark.redis
@@ -32,7 +32,8 @@ HARMFUL = {
 @pytest.fixture
 def fleet_and_control(a_redis, hosts_of, asked_of):
     redis = a_redis()
-    return hosts_of(redis.url), asked_of(redis.url), celery_app(redis.url, answer_within=5).control
+    with a_celery(redis.url) as celery:
+        yield hosts_of(redis.url), asked_of(redis.url), celery.control
 
 
 def test_nothing_that_others_say_changes_a_worker(fleet_and_control):

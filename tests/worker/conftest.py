@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lab.desk import Desk, desk_of
+from lab.leftovers import no_lease_alone
 from lab.wishes import SIGNING_KEY
 
 from aima_core.settings import DockerSettings, HostSettings, Settings
@@ -43,5 +44,8 @@ def settings(tmp_path: Path, model_root: Path) -> Settings:
 @pytest.fixture
 def desk(settings: Settings, redis: TextRedis, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setattr(images, "WAITS_BEFORE_ANOTHER_TRY", (timedelta(milliseconds=1), timedelta(milliseconds=1)))
-    with desk_of(settings, redis, runtime, probe=runtime.probe) as desk:
-        yield desk
+    with no_lease_alone(redis, runtime):
+        with desk_of(settings, redis, runtime, probe=runtime.probe) as desk:
+            yield desk
+        monkeypatch.undo()
+        runtime.away = False  # whatever the test did to it, what it has is to be seen

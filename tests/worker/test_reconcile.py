@@ -416,6 +416,9 @@ def test_nothing_is_given_back_while_the_engine_does_not_answer(desk, watch, run
     assert not eventually(looks_in_vain, within=timedelta(seconds=3 * SOON))
     assert desk.leases() == [18550]
 
+    runtime.away = False
+    assert looks_until(watch, lambda: desk.leases() == [])
+
 
 # What is not believed ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,21 @@
+"""Celery as whoever else gets into Redis has it: the one application, and nothing of it left open afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celery import Celery
+from kombu import pools
+
+from aima_core.celery_app import celery_app
+
+
+@contextmanager
+def a_celery(redis_url: str, *, answer_within: float = 5) -> Iterator[Celery]:
+    app = celery_app(redis_url, answer_within=answer_within)
+    try:
+        yield app
+    finally:
+        app.close()
+        pools.reset()  # in which kombu keeps for ever what an application has once opened

@@ -27,7 +27,7 @@ def check(stage: Stage, *, seed: int, operations: int, installation: str) -> Non
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("seed", "operations"),
-    [pytest.param(6, 100, id="short"), *(pytest.param(seed, 1000, id=f"seed {seed}", marks=LONG) for seed in SEEDS)],
+    [pytest.param(6, 100, id="short"), *(pytest.param(seed, 1100, id=f"seed {seed}", marks=LONG) for seed in SEEDS)],
 )
 def test_at_rest_a_fleet_of_fakes_is_as_it_was_asked_to_be(fleet, seed, operations):
     check(fleet, seed=seed, operations=operations, installation=fleet_stage.INSTALLATION)

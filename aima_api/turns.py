@@ -12,8 +12,9 @@ from aima_core import keys
 from aima_core.ids import ServiceId
 from aima_core.text_redis import TextRedis
 
-AT_MOST = timedelta(seconds=3)
-"""For one turn; and nobody waits for longer than that for one, since a node may have died in it."""
+AT_MOST = timedelta(seconds=2)
+"""For one turn: a node may have died in it."""
+WAITS = AT_MOST + timedelta(seconds=0.5)
 ASKS_EVERY = timedelta(milliseconds=20)
 
 
@@ -33,8 +34,8 @@ class Turns:
 
     @contextmanager
     def _with(self, service: ServiceId) -> Iterator[None]:
-        seconds, pause = AT_MOST.total_seconds(), ASKS_EVERY.total_seconds()
-        turn = self._redis.lock(keys.turn(service), timeout=seconds, sleep=pause, blocking_timeout=seconds)
+        lasts, pause, waits = AT_MOST.total_seconds(), ASKS_EVERY.total_seconds(), WAITS.total_seconds()
+        turn = self._redis.lock(keys.turn(service), timeout=lasts, sleep=pause, blocking_timeout=waits)
         turn.acquire()
         try:
             yield

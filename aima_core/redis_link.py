@@ -26,7 +26,7 @@ from aima_core.redis_address import SentinelAddress, sentinel_address
 from aima_core.text_redis import TextRedis
 
 CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 1.75
 SENTINEL_SECONDS = 0.5
 """For one Sentinel to be reached, and to answer: the next is asked after that."""
 SILENCE_SECONDS = 1.0

@@ -39,7 +39,7 @@ class Overdue:
     unattended: list[tuple[OperationId, str]]
     """With the queue that each is rung on."""
     unheard: list[OperationId]
-    """Whose doorbell still waits on its queue, and of which nobody has said why."""
+    """Which wait, for room or on their queue, and of which nobody has said why."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
 -- KEYS  the active operations, those waiting, hosts by when they were seen
 -- ARGV  milliseconds until one is looked at again, how many, prefix of records, of claims, of queues, seconds after which
 --       a silent host is dead
--- Gives {how many wait for room, {id, …} of those still on their queue without a reason, id, queue, id, queue, …}.
+-- Gives {how many wait for room, {id, …} of those that wait, there or on their queue, and were told no reason, id,
+-- queue, id, queue, …}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local unheard = {}
@@ -25,12 +26,15 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT
     redis.call('ZADD', KEYS[1], now + ARGV[1], id)
     local queue = told[2]
     if told[3] and told[4] ~= 'stop' then queue = 'host.' .. told[3] end
-    local cared_for = redis.call('EXISTS', ARGV[4] .. id) == 1
-      or (not told[3] and redis.call('ZSCORE', KEYS[2], id))
+    local has_no_reason = (told[5] or '') == ''
+    local waits = not told[3] and redis.call('ZSCORE', KEYS[2], id)
+    if waits and has_no_reason then unheard[#unheard + 1] = id end
+    local cared_for = waits
+      or redis.call('EXISTS', ARGV[4] .. id) == 1
       or (told[3] and silent(told[3]))
       or not queue
     if not cared_for and redis.call('LLEN', ARGV[5] .. queue) > 0 then
-      if (told[5] or '') == '' then unheard[#unheard + 1] = id end
+      if has_no_reason then unheard[#unheard + 1] = id end
     elseif not cared_for then
       found[#found + 1] = id
       found[#found + 1] = queue

@@ -255,6 +255,7 @@ def fleet_stage(server: RedisServer, directory: Path) -> Iterator[FleetStage]:
             stage = FleetStage(fleet, apis, server, directory)
             stage.make_whole()
             yield stage
+            stage.redis().close()
         finally:
             server.thaw()
             for api in apis:

@@ -187,7 +187,9 @@ def lab_stage(logs: Path) -> Iterator[LabStage]:
         fleet.take(IMAGE)
         for number in range(4):
             fleet.publish(IMAGE, name=f"other:{number}")
-        yield LabStage(fleet, fleet.inside)
+        stage = LabStage(fleet, fleet.inside)
+        yield stage
+        stage.redis().close()
 
 
 def _found(listed: Mapping[str, object]) -> Found:

@@ -50,11 +50,12 @@ def test_the_last_lines_can_be_read_while_the_host_is_off(desk: Desk, node: Node
     assert "alpha is away" in notes[0]
 
 
-def test_a_worker_that_ends_puts_down_what_it_read_last(desk: Desk, node: Node) -> None:
+def test_a_worker_that_ends_puts_down_what_it_read_last(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
     say(desk, "the end")
+    assert eventually(lambda: runtime.lines_followed == 2)
     desk.leave()
 
     assert said(node)[0] == ["hello", "the end"]

@@ -137,6 +137,22 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
     assert len(desk.host.operations.events(waits.id)) == 2
 
 
+def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_sweeps(desk, redis, joined):
+    """A host has rung another that seemed to have room, and that took something else on first."""
+    joined("alpha")
+    for number in range(4):
+        busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
+        desk.host.operations.claim(OperationId(busy.id), desk.host.name, desk.host.room())
+    waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
+    desk.host.operations.claim(OperationId(waits.id), desk.host.name, desk.host.room())
+    redis.delete(keys.queue(CLASS))
+    redis.zadd(keys.ACTIVE, {waits.id: 0})
+
+    Sweep(desk.host).sweep()
+
+    assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
+
+
 def test_a_start_that_somebody_is_about_to_take_is_told_nothing(desk, redis, joined):
     joined("alpha")
     comes = put_down(desk.host.operations, a_start_of(), route=CLASS)

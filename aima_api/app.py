@@ -46,7 +46,7 @@ from aima_core.queue import Doorbell
 from aima_core.redis_link import command_link, following_link
 from aima_core.room_store import RoomStore
 from aima_core.service_store import ServiceStore
-from aima_core.settings import Settings
+from aima_core.settings import ApiSettings, Settings
 from aima_core.why_it_waits import WhyItWaits
 
 ENDS_WITHIN_SECONDS = 5
@@ -148,16 +148,6 @@ def _parts(
         call_off=call_off,
         turns=turns,
     )
-    upkeep = Upkeep(
-        redis,
-        moving,
-        operations=operations,
-        hosts=hosts,
-        doorbell=doorbell,
-        why_it_waits=WhyItWaits(operations, hosts=hosts, rooms=rooms),
-        unheard=Unheard(operations, call_off, after=settings.api.wait_for_hosts),
-        lost_after=settings.api.move_after,
-    )
     open_streams = OpenStreams(most=settings.api.streams)
     logs = LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts))
     parts = Parts(
@@ -178,7 +168,20 @@ def _parts(
         open_streams=open_streams,
         metrics=Metrics(lambda: tally(redis), streams=lambda: len(open_streams), followed_logs=lambda: logs.followed),
     )
-    return parts, call_off, upkeep
+    return parts, call_off, _upkeep(settings.api, parts, moving, call_off, doorbell)
+
+
+def _upkeep(api: ApiSettings, parts: Parts, moving: Moving, call_off: CallOff, doorbell: Doorbell) -> Upkeep:
+    return Upkeep(
+        parts.redis,
+        moving,
+        operations=parts.operations,
+        hosts=parts.hosts,
+        doorbell=doorbell,
+        why_it_waits=WhyItWaits(parts.operations, hosts=parts.hosts, rooms=RoomStore(parts.redis)),
+        unheard=Unheard(parts.operations, call_off, after=api.wait_for_hosts),
+        lost_after=api.move_after,
+    )
 
 
 @asynccontextmanager

@@ -82,7 +82,11 @@ def _say(line: str) -> None:
 
 
 def _note_pid(role: str) -> None:
-    Path(os.environ["AIMA_STATE_DIR"], f"{role}.pid").write_text(str(os.getpid()))
+    """All at once: a test that reads it meanwhile is told who was there before."""
+    there = Path(os.environ["AIMA_STATE_DIR"], f"{role}.pid")
+    new = there.with_suffix(".new")
+    new.write_text(str(os.getpid()))
+    new.replace(there)
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ def tries_told(outcome: Outcome) -> list[str]:
 
 
 def nothing_more_comes_over(line: Proxy) -> bool:
-    """Although it could, but for what was in the line already: the engine's pull has ended, too."""
-    before, line.freeze_after = line.carried, None
-    return not eventually(lambda: line.carried > before + MB // 2, within=timedelta(seconds=1))
+    """Although it could, but for what the engine needs to find out: its pull has ended, too."""
+    before, line.bytes_per_second, line.freeze_after = line.carried, MB, None
+    return not eventually(lambda: line.carried > before + MB // 2, within=timedelta(seconds=2))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lab.fleet_of_hosts import FleetOfHosts
+from lab.parts import eventually
 
 from aima_worker.hardware import arch
 
@@ -60,12 +61,18 @@ def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float
 
 
 def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> list[str]:
-    """Why each of them waits."""
+    """Why each of them waits. Raises AssertionError, with all that is under way, where one does not in time."""
+
+    def waits(record: Operation) -> bool:
+        return bool(record["state"] == "queued" and record["reason"])
 
     def all_wait() -> bool:
-        return all((record := told(fleet, id))["state"] == "queued" and record["reason"] for id in operations)
+        return all(waits(told(fleet, id)) for id in operations)
 
-    fleet.wait_until(all_wait, within=timedelta(seconds=within))
+    if not eventually(all_wait, within=timedelta(seconds=within)):
+        astray = [record for id in operations if not waits(record := told(fleet, id))]
+        unended = [each for each in fleet.node().get("/v1/operations")["items"] if not each["ended_at"]]
+        raise AssertionError(f"{astray} do not wait; under way are {unended}")
     return [str(told(fleet, id)["reason"]) for id in operations]
 
 

@@ -71,6 +71,7 @@ def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:
     """Dials as engines of their own, each the only one of its type, and one in the place of the real vLLM.
 
     Of a `light` one any number fits on a host, of a `heavy` one one; `more` are others, by type, with their changes.
+    All of them may load for as long as a test tells them to.
     """
     dial = engine_of("dial-cpu")
     kinds = {"light": {}, "heavy": {"requires": on_any_cpu(memory="2GB")}, **more}
@@ -81,7 +82,10 @@ def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:
         "command": [*dial.command],
         "arguments": dict(dial.arguments),
     }
-    dials = [("dial-cpu", {"name": f"{kind}-cpu", "type": kind, **changes}) for kind, changes in kinds.items()]
+    patient = {"health_check": {"path": dial.health_check.path, "timeout": "2m"}}
+    dials = [
+        ("dial-cpu", {"name": f"{kind}-cpu", "type": kind, **patient, **changes}) for kind, changes in kinds.items()
+    ]
     fleet.offer_all((VLLM, in_place), *dials)
 
 

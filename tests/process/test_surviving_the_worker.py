@@ -52,6 +52,7 @@ def test_an_engine_survives_its_worker_and_is_adopted(
     spec = shell(COUNTS)
     killed_worker(spec)
     pid = pid_of(record_of(root).engine)
+    assert eventually(lambda: said(runtime))
     before = len(said(runtime))
 
     adopted = runtime.run(spec)

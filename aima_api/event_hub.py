@@ -7,6 +7,7 @@ listener is told that it missed something, and reads the log.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +16,15 @@ from datetime import timedelta
 from functools import cached_property
 
 import structlog
-from fastapi.sse import format_sse_event
-from pydantic import ValidationError
 from redis import RedisError
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.client import PubSub
 
 from aima_core import keys
+from aima_core.failures import BadId
 from aima_core.ids import OperationId
-from aima_core.operation_record import event_from
-from aima_core.operations import Event
+from aima_core.operation_record import event_text
+from aima_core.operations import Event, Phase
 
 MOST_WAITING = 512
 """Events kept for one slow listener; beyond, it is sent to the log."""
@@ -48,22 +48,31 @@ class Said:
 
     @cached_property
     def to_its_followers(self) -> bytes:
-        return format_sse_event(data_str=self.data, event=self.name, id=str(self.seq))
+        return _frame(self.name, self.data, id=str(self.seq))
 
     @cached_property
     def to_all_followers(self) -> bytes:
-        return format_sse_event(data_str=self.data, event=self.name, id=self.place)
+        return _frame(self.name, self.data, id=self.place)
 
 
 def said(event: Event, place: str) -> Said:
-    return Said(
-        operation=event.operation,
-        seq=event.seq,
-        place=place,
-        ends=event.phase.state.ended,
-        name=_name(event),
-        data=event.model_dump_json(exclude_defaults=True),
-    )
+    """`place` is that in everybody's log."""
+    return said_as_recorded(event.operation, event.seq, place, event_text(event))
+
+
+def said_as_recorded(operation: OperationId, seq: int, place: str, text: str) -> Said:
+    """The same of an event's text, which goes out as it is but for its number. Raises ValueError where it is none."""
+    told = json.loads(text)
+    if not isinstance(told, dict) or "\n" in text or "\r" in text:
+        raise ValueError(f"{text[:100]!r} is no event")
+    ends = Phase(str(told.get("phase"))).state.ended
+    kind = "progress" if "progress" in told else "log" if told.get("lines") else "phase"
+    return Said(operation, seq, place, ends, "end" if ends else kind, f'{{"seq":{seq},{text[1:]}')
+
+
+def _frame(name: str, data: str, *, id: str) -> bytes:
+    """One server-sent event. `data` is JSON in one line: nothing in it is to be split or quoted."""
+    return f"event: {name}\ndata: {data}\nid: {id}\n\n".encode()
 
 
 class Ear:
@@ -179,25 +188,16 @@ class EventHub:
             self._pass_on(message["data"])
 
     def _pass_on(self, message: str) -> None:
-        operation, seq, place, text = message.split(" ", 3)
-        ears = [*self._ears.get(OperationId(operation), ()), *self._ears.get(None, ())]
-        if not ears:
-            return
         try:
-            news = said(event_from(text, int(seq)), place)
-        except ValidationError as wrong:
-            _log.warning("event not understood", operation=operation, reason=str(wrong))
+            id, seq, place, text = message.split(" ", 3)
+            operation = OperationId(id)
+            if ears := [*self._ears.get(operation, ()), *self._ears.get(None, ())]:
+                news = said_as_recorded(operation, int(seq), place, text)
+        except (ValueError, BadId) as wrong:
+            _log.warning("event not understood", message=message[:200], reason=str(wrong))
             return
         for ear in ears:
             ear.hear(news)
 
     def _all_ears(self) -> list[Ear]:
         return [ear for ears in self._ears.values() for ear in ears]
-
-
-def _name(event: Event) -> str:
-    if event.phase.state.ended:
-        return "end"
-    if event.progress is not None:
-        return "progress"
-    return "log" if event.lines else "phase"

@@ -7,7 +7,7 @@ waits are long and which comes back by itself for ever. Both find the master by 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -71,7 +71,7 @@ class RedisLink(redis.Redis):
     def close(self) -> None:
         """Also the lines to the Sentinels, which redis-py would leave to the collector."""
         super().close()
-        for sentinel in getattr(getattr(self.connection_pool, "sentinel_manager", None), "sentinels", ()):
+        for sentinel in _sentinels_of(self.connection_pool):
             sentinel.close()
 
     def asked(self, call: Callable[[], _T]) -> _T:
@@ -98,6 +98,15 @@ class RedisLink(redis.Redis):
             return call()
 
 
+class FollowingLink(AsyncRedis):
+    """A client for pub/sub that closes its lines to the Sentinels, too."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        for sentinel in _sentinels_of(self.connection_pool):
+            await sentinel.aclose()
+
+
 def command_link(url: str, *, answers_within: timedelta = timedelta(seconds=ANSWER_SECONDS)) -> TextRedis:
     """A client for commands: text in and out, one more try after a broken connection, an answer within seconds.
 
@@ -116,10 +125,14 @@ def following_link(url: str) -> AsyncRedis:
     limits = _limits(None) | {"retry": AsyncRetry(_FOLLOW, -1), "health_check_interval": 5}
     limits["max_connections"] = MOST_FOLLOWED
     if (address := sentinel_address(url)) is None:
-        return AsyncRedis.from_url(url, **limits, **_verified(url))
+        return FollowingLink.from_url(url, **limits, **_verified(url))
     told = to_sentinels(address) | {"retry": AsyncRetry(NoBackoff(), 0)}
     sentinels: Any = AsyncSentinel(address.sentinels, sentinel_kwargs=told)  # type: ignore[no-untyped-call]  # as above
-    return cast(AsyncRedis, sentinels.master_for(address.master, AsyncRedis, **limits, **_to_master(address)))
+    return cast(AsyncRedis, sentinels.master_for(address.master, FollowingLink, **limits, **_to_master(address)))
+
+
+def _sentinels_of(pool: Any) -> Iterable[Any]:
+    return getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
 
 
 def to_sentinels(address: SentinelAddress) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from datetime import timedelta
 import pytest
 
 from aima_api.event_hub import MOST_WAITING, Ear, EventHub, Said, said
+from aima_core import keys
 from aima_core.ids import OperationId
+from aima_core.operation_record import event_text
 from aima_core.operation_store import now
 from aima_core.operations import Event, Phase
 from aima_core.redis_link import following_link
@@ -19,8 +21,19 @@ SOON = timedelta(seconds=4)
 OPERATION = OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21")
 
 
+AN_EVENT = Event(operation=OPERATION, at=now(), phase=Phase.LOADING, lines=("INFO: loading",))
+
+
 def an_event(seq: int) -> Said:
-    return said(Event(operation=OPERATION, seq=seq, at=now(), phase=Phase.LOADING), f"{seq}-0")
+    return said(AN_EVENT.model_copy(update={"seq": seq}), f"{seq}-0")
+
+
+def test_an_event_goes_out_as_it_was_recorded_with_its_number():
+    encoded = an_event(7).to_its_followers.decode()
+
+    name, data, id = encoded.removesuffix("\n\n").split("\n")
+    assert (name, id) == ("event: log", "id: 7")
+    assert Event.model_validate_json(data.removeprefix("data: ")) == AN_EVENT.model_copy(update={"seq": 7})
 
 
 def test_an_ear_hears_in_order():
@@ -56,6 +69,33 @@ def test_a_line_cut_and_taken_up_again_tells_every_listener_that_it_missed_somet
                 return at_first, await missed_something(ear)
 
     assert asyncio.run(cut()) == (True, True)
+
+
+NO_EVENT = [
+    "nonsense",
+    "nobody 3 1-1 {}",
+    f"{OPERATION} three 1-1 {event_text(AN_EVENT)}",
+    f"{OPERATION} 3 1-1 nonsense",
+    f"{OPERATION} 3 1-1 []",
+    f"{OPERATION} 3 1-1 " + '{"phase":"dancing"}',
+    f"{OPERATION} 3 1-1 " + '{"phase":\n\n"ready"}',
+]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("message", NO_EVENT)
+def test_what_is_no_event_is_passed_over_and_the_next_is_heard(redis, redis_url, message):
+    async def say() -> tuple[bool, list[int]]:
+        async with running(redis_url) as hub:
+            with hub.listening(OPERATION) as ear:
+                ear.take()
+                redis.publish(keys.EVENTS, message)
+                redis.publish(keys.EVENTS, f"{OPERATION} 4 1-2 {event_text(AN_EVENT)}")
+                await ear.wait(SOON)
+                missed, heard = ear.take()
+                return missed, [each.seq for each in heard]
+
+    assert asyncio.run(say()) == (False, [4])
 
 
 @pytest.mark.redis

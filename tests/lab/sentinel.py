@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer
 from redis import Redis, RedisError
@@ -34,6 +35,11 @@ class Watched:
         secret_in_url = quote(self.password, safe="")
         mine, theirs = (f":{secret_in_url}@", f"&sentinel_password={secret_in_url}") if password else ("", "")
         self.url = f"sentinel://{mine}{hosts}/0?master={MASTER}{theirs}"
+
+    def lines_to_sentinels(self) -> int:
+        """How many connections this process holds to them."""
+        connections = psutil.Process().net_connections(kind="tcp")
+        return sum(bool(each.raddr) and each.raddr.port in self._ports for each in connections)
 
     def start(self) -> None:
         for server in self.servers:

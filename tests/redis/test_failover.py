@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from lab.sentinel import watched_by_sentinels
 
 from aima_core.failures import BadSettings, BrokerUnavailable
 from aima_core.operations import Phase, State
-from aima_core.redis_link import command_link
+from aima_core.redis_link import command_link, following_link
 from aima_core.settings import load_settings
 
 pytestmark = pytest.mark.redis
@@ -46,6 +47,30 @@ def test_the_api_and_a_worker_go_on_with_the_new_master_and_nothing_is_lost_or_d
     assert {listed[id]["attempt"] for id in before} == {1}
     assert set(fleet.made().values()) == {1}
     assert watched.password not in fleet.processes[0].log()
+
+
+def test_a_link_that_is_closed_holds_no_line_to_a_sentinel(watched):
+    link = command_link(watched.url)
+    link.ping()
+    assert watched.lines_to_sentinels()
+
+    link.close()
+
+    assert not watched.lines_to_sentinels()
+
+
+def test_nor_does_one_that_follows(watched):
+    async def followed() -> tuple[int, int]:
+        link = following_link(watched.url)
+        await link.ping()
+        before = watched.lines_to_sentinels()
+        await link.aclose()
+        return before, watched.lines_to_sentinels()
+
+    before, after = asyncio.run(followed())
+
+    assert before
+    assert not after
 
 
 def test_a_follower_hears_what_happens_after_a_failover_and_nothing_twice(watched):

@@ -55,7 +55,7 @@ def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Ope
     return records
 
 
-def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 20) -> Operation:
+def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 40) -> Operation:
     fleet.wait_until(lambda: told(fleet, operation)["phase"] in phases, within=timedelta(seconds=within))
     return told(fleet, operation)
 

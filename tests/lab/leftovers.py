@@ -23,7 +23,7 @@ from aima_core.port_store import PortStore
 from aima_core.text_redis import TextRedis
 from aima_worker.runtime import ContainerRuntime
 
-SETTLES_WITHIN = timedelta(seconds=5)
+SETTLES_WITHIN = timedelta(seconds=12)
 LEFT_TO_THE_COLLECTOR = "anon_inode:[eventpoll]"
 """By kombu, which closes all of a connection but this. An event loop that is left open has a pipe or socket, too."""
 INSTALLATION_LABEL = "aima.installation"

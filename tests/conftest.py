@@ -22,7 +22,7 @@ SHARE_THE_ENGINE = {"docker", "registry"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also the long tests: fleets and chaos")
+    parser.addoption("--long", action="store_true", help="also the long tests: fleets, chaos, mechanisms switched off")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,38 @@
+"""Mechanisms switched off by hand, from `tests/`: `python -m switches [--row N]… [--list]`.
+
+Says of each whether a test that names its fault fails without it; exits with 1 where none does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from switches.table import switches
+from switches.without import copy_of_the_project, played_without
+
+
+def main() -> int:
+    told = argparse.ArgumentParser(prog="python -m switches")
+    told.add_argument("--row", type=int, action="append", help="only those of this fault; may be given several times")
+    told.add_argument("--list", action="store_true", help="name them and do nothing")
+    asked = told.parse_args()
+    chosen = [switch for switch in switches() if asked.row is None or switch.row in asked.row]
+    if asked.list:
+        sys.stdout.write("".join(f"{switch}\n" for switch in chosen))
+        return 0
+    unnoticed = 0
+    with tempfile.TemporaryDirectory(prefix="aima-switches-") as directory:
+        copy = copy_of_the_project(Path(directory))
+        for switch in chosen:
+            outcome = played_without(switch, copy)
+            unnoticed += outcome.noticed_by is None
+            sys.stdout.write(f"{'✗' if outcome.noticed_by is None else '✓'} {switch}: {outcome}\n")
+            sys.stdout.flush()
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The mechanisms behind `docs/faults.md`: without one, a test fails that the page names for its fault.
+
+The table is held to the code in every run. With `--long` each mechanism is switched off in a copy of the project; those
+of one fault by hand: `python -m switches --row 5`, from `tests/`.
+"""
+
+from __future__ import annotations
+
+import pytest
+from documents.reading import ROOT
+from documents.test_every_known_fault_has_a_test import rows
+from switches.table import Switch, switches
+from switches.without import LONGEST, copy_of_the_project, played_without
+
+ALL = switches()
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return copy_of_the_project(tmp_path_factory.mktemp("without"))
+
+
+@pytest.mark.parametrize("switch", ALL, ids=str)
+def test_a_switch_finds_what_it_switches_off_and_names_tests_of_its_fault(switch: Switch):
+    for edit in switch.edits:
+        assert (ROOT / edit.file).read_text().count(edit.was) == 1, edit
+        assert edit.was != edit.becomes
+    assert set(switch.fails) <= set(dict(rows())[switch.row])
+
+
+@pytest.mark.long
+@pytest.mark.docker
+@pytest.mark.redis
+@pytest.mark.timeout(LONGEST + 60)
+@pytest.mark.parametrize("switch", ALL, ids=str)
+def test_without_the_mechanism_a_test_fails(switch: Switch, copy):
+    outcome = played_without(switch, copy)
+
+    assert outcome.noticed_by, outcome.said

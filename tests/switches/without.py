@@ -1,0 +1,76 @@
+"""The project without one of its mechanisms: a copy of it, edited, whose tests are run and expected to fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.running import ROOT
+from switches.table import Switch
+
+LONGEST = 400
+"""Seconds for the tests of one switch."""
+_FAILED = re.compile(r"^FAILED (\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which test has noticed; none where all passed, or could not even be run."""
+
+    noticed_by: str | None
+    said: str
+
+    def __str__(self) -> str:
+        return f"noticed by {self.noticed_by}" if self.noticed_by else f"nobody notices\n{self.said}"
+
+
+def copy_of_the_project(directory: Path) -> Path:
+    """All that git would commit. It uses this project's Python environment, and its own code."""
+    copy = directory / "project"
+    listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    for name in subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines():
+        if (source := ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / name)
+    return copy
+
+
+def played_without(switch: Switch, copy: Path) -> Outcome:
+    """Run the tests that are to notice in a copy of the project in which the mechanism is off."""
+    with _edited(switch, copy):
+        try:
+            ran = subprocess.run(
+                [sys.executable, "-m", "pytest", "-qx", "-o", f"cache_dir={ROOT / '.pytest_cache'}", *switch.fails],
+                cwd=copy,
+                env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as hung:
+            return Outcome(f"whoever waits: the tests did not end in {hung.timeout:.0f} s", "")
+    failed = _FAILED.search(ran.stdout)
+    return Outcome(failed[1] if failed else None, ran.stdout[-3000:] + ran.stderr[-1000:])
+
+
+@contextmanager
+def _edited(switch: Switch, copy: Path) -> Iterator[None]:
+    before = {copy / edit.file: (copy / edit.file).read_text() for edit in switch.edits}
+    try:
+        for edit in switch.edits:
+            file = copy / edit.file
+            text = file.read_text()
+            assert text.count(edit.was) == 1, f"{edit.file} has {text.count(edit.was)} times {edit.was!r}"
+            file.write_text(text.replace(edit.was, edit.becomes))
+        yield
+    finally:
+        for file, text in before.items():
+            file.write_text(text)

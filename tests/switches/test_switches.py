@@ -1,4 +1,4 @@
-"""The mechanisms behind `docs/faults.md`: without one, a test fails that the page names for its fault.
+"""Each fault of `docs/faults.md` has a mechanism, without which a test fails that the page names for it.
 
 The table is held to the code in every run. With `--long` each mechanism is switched off in a copy of the project; those
 of one fault by hand: `python -m switches --row 5`, from `tests/`.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import pytest
 from documents.reading import ROOT
 from documents.test_every_known_fault_has_a_test import rows
+from lab.at_hand import why_not
+from lab.parts import missing
 from switches.table import Switch, switches
 from switches.without import LONGEST, copy_of_the_project, played_without
 
@@ -17,7 +19,13 @@ ALL = switches()
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
+    if reason := why_not("docker"):
+        missing(reason)
     return copy_of_the_project(tmp_path_factory.mktemp("without"))
+
+
+def test_every_fault_has_a_mechanism_that_can_be_switched_off():
+    assert {switch.row for switch in ALL} == {number for number, _ in rows()}
 
 
 @pytest.mark.parametrize("switch", ALL, ids=str)
@@ -29,7 +37,6 @@ def test_a_switch_finds_what_it_switches_off_and_names_tests_of_its_fault(switch
 
 
 @pytest.mark.long
-@pytest.mark.docker
 @pytest.mark.redis
 @pytest.mark.timeout(LONGEST + 60)
 @pytest.mark.parametrize("switch", ALL, ids=str)

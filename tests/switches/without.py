@@ -17,7 +17,9 @@ from switches.table import Switch
 
 LONGEST = 400
 """Seconds for the tests of one switch."""
+_PYTEST = ("-m", "pytest", "-qx", "--tb=short", "-o", f"cache_dir={ROOT / '.pytest_cache'}")
 _FAILED = re.compile(r"^FAILED (\S+)", re.MULTILINE)
+_WHY = re.compile(r"^E   +\S.*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Outcome:
     said: str
 
     def __str__(self) -> str:
-        return f"noticed by {self.noticed_by}" if self.noticed_by else f"nobody notices\n{self.said}"
+        if self.noticed_by is None:
+            return f"nobody notices\n{self.said}"
+        return "\n".join([f"noticed by {self.noticed_by}", *_WHY.findall(self.said)[:3]])
 
 
 def copy_of_the_project(directory: Path) -> Path:
@@ -43,11 +47,23 @@ def copy_of_the_project(directory: Path) -> Path:
 
 
 def played_without(switch: Switch, copy: Path) -> Outcome:
-    """Run the tests that are to notice in a copy of the project in which the mechanism is off."""
+    """Run the tests that are to notice in a copy of the project in which the mechanism is off.
+
+    They take their turns at the Docker Engine with this project's own, so whoever calls this must not hold one.
+    """
     with _edited(switch, copy):
         try:
             ran = subprocess.run(
-                [sys.executable, "-m", "pytest", "-qx", "-o", f"cache_dir={ROOT / '.pytest_cache'}", *switch.fails],
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-qx",
+                    "--tb=short",
+                    "-o",
+                    f"cache_dir={ROOT / '.pytest_cache'}",
+                    *switch.fails,
+                ],
                 cwd=copy,
                 env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
                 capture_output=True,
@@ -56,9 +72,9 @@ def played_without(switch: Switch, copy: Path) -> Outcome:
                 check=False,
             )
         except subprocess.TimeoutExpired as hung:
-            return Outcome(f"whoever waits: the tests did not end in {hung.timeout:.0f} s", "")
+            return Outcome(None, f"the tests did not end in {hung.timeout:.0f} s, which is no failure")
     failed = _FAILED.search(ran.stdout)
-    return Outcome(failed[1] if failed else None, ran.stdout[-3000:] + ran.stderr[-1000:])
+    return Outcome(failed[1] if failed else None, ran.stdout[-6000:] + ran.stderr[-1000:])
 
 
 @contextmanager

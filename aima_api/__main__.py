@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from aima_api.app import serve
-from aima_core.failures import AimaError
+from aima_core.errors import AimaError
 from aima_core.settings import load_settings
 
 

@@ -13,41 +13,41 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from aima_api.access import Access, check_bind
-from aima_api.call_off import CallOff
-from aima_api.catalog_files import Catalog, load_catalog
-from aima_api.event_hub import EventHub
-from aima_api.event_stream import EventStreams
-from aima_api.forgetting import Forgetting
-from aima_api.idempotency import Idempotency
-from aima_api.log_feeds import LogFeeds
-from aima_api.log_link import LogLink
-from aima_api.log_past import LogPast
-from aima_api.log_streams import LogStreams
-from aima_api.metrics import Measured, Metrics
-from aima_api.moving import Moving
-from aima_api.open_streams import OpenStreams
-from aima_api.parts import Parts
-from aima_api.problems import Problem, answer_all_failures
-from aima_api.prospects import Prospects
+from aima_api.catalog.loader import Catalog, load_catalog
+from aima_api.controllers.failover import Moving
+from aima_api.controllers.host_removal import Forgetting
+from aima_api.controllers.manager import Upkeep
+from aima_api.controllers.unroutable import Unheard
+from aima_api.dependencies import Parts
+from aima_api.events.hub import EventHub
+from aima_api.events.stream import EventStreams
+from aima_api.http.auth import Access, check_bind
+from aima_api.http.idempotency import Idempotency
+from aima_api.http.metrics import Measured, Metrics
+from aima_api.http.problems import Problem, answer_all_failures
+from aima_api.http.sse import OpenStreams
+from aima_api.http.tally import Intake, tally
+from aima_api.logs.channel import LogLink
+from aima_api.logs.fanout import LogFeeds
+from aima_api.logs.history import LogPast
+from aima_api.logs.stream import LogStreams
+from aima_api.planning.placement_lock import Turns
+from aima_api.planning.planner import Prospects
 from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
-from aima_api.starts import Starts
-from aima_api.submit import Submit
-from aima_api.tally import Intake, tally
-from aima_api.together import Together
-from aima_api.turns import Turns
-from aima_api.unheard import Unheard
-from aima_api.upkeep import Upkeep
-from aima_api.wishes import Wishes
-from aima_core.failures import BadSettings
-from aima_core.host_store import HostStore
-from aima_core.operation_store import OperationStore
-from aima_core.queue import Doorbell
-from aima_core.redis_link import command_link, following_link
-from aima_core.room_store import RoomStore
-from aima_core.service_store import ServiceStore
+from aima_api.submission.batching import Together
+from aima_api.submission.cancellation import CallOff
+from aima_api.submission.starts import Starts
+from aima_api.submission.stops import Wishes
+from aima_api.submission.submitter import Submit
+from aima_core.errors import BadSettings
+from aima_core.queue.notifier import Doorbell
+from aima_core.redis.connection import command_link, following_link
+from aima_core.scheduling.pending import WhyItWaits
 from aima_core.settings import ApiSettings, Settings
-from aima_core.why_it_waits import WhyItWaits
+from aima_core.store.allocations import RoomStore
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore
+from aima_core.store.services import ServiceStore
 
 ENDS_WITHIN_SECONDS = 5
 """How long requests under way may take when the node is told to end."""

@@ -20,10 +20,10 @@ from flower.urls import settings as pages  # type: ignore[import-untyped]
 from flower.views.monitor import Metrics  # type: ignore[import-untyped]
 from tornado.web import authenticated
 
-from aima_api.loopback import is_loopback
+from aima_api.http.loopback import is_loopback
 from aima_api.up.state import secret
-from aima_core.celery_app import celery_app
-from aima_core.failures import AimaError, BadSettings
+from aima_core.errors import AimaError, BadSettings
+from aima_core.queue.celery_app import celery_app
 from aima_core.settings import FlowerSettings, Settings, load_settings
 
 REDIS_ANSWER_SECONDS = 10

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from aima_core.failures import BadSettings
-from aima_core.ids import HostName
-from aima_core.quantities import Duration, Size, parse_duration
-from aima_core.redis_address import sentinel_address
+from aima_core.domain.ids import HostName
+from aima_core.domain.units import Duration, Size, parse_duration
+from aima_core.errors import BadSettings
+from aima_core.redis.address import sentinel_address
 
 
 def _port_range(value: object) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-from aima_core.failures import AimaError
+from aima_core.errors import AimaError
 from aima_core.settings import load_settings
 
 
@@ -38,7 +38,7 @@ def _work() -> int:
 
 
 def _tell_facts() -> int:
-    from aima_worker.look import look
+    from aima_worker.node.report import look
 
     sys.stdout.write(look(load_settings()).model_dump_json() + "\n")
     return 0

@@ -16,42 +16,42 @@ import structlog
 from celery import signals
 from pydantic import SecretStr
 
-from aima_core.celery_app import celery_app
-from aima_core.celery_transport import Dropped
-from aima_core.failures import AimaError, BadSettings, BrokerUnavailable
-from aima_core.host_store import HostStore
-from aima_core.operation_store import OperationStore
-from aima_core.port_store import PortStore
-from aima_core.queue import Doorbell, stop_queue
-from aima_core.redis_link import command_link
-from aima_core.room_store import RoomStore
-from aima_core.service_store import ServiceStore
-from aima_core.services import HostFacts
+from aima_core.domain.services import HostFacts
+from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
+from aima_core.queue.celery_app import celery_app
+from aima_core.queue.notifier import Doorbell, stop_queue
+from aima_core.queue.transport import Dropped
+from aima_core.redis.connection import command_link
+from aima_core.redis.interface import TextRedis
+from aima_core.scheduling.pending import WhyItWaits
 from aima_core.settings import Settings
-from aima_core.text_redis import TextRedis
-from aima_core.why_it_waits import WhyItWaits
-from aima_worker.beat import Beat
-from aima_worker.choose_runtime import choose_runtime
-from aima_worker.clock import clock_offset
-from aima_worker.consuming import make_celery_worker
-from aima_worker.ending import leave_soon
-from aima_worker.facts import host_facts
-from aima_worker.floor import Floor, floor_of
-from aima_worker.host import Host, Probe
-from aima_worker.keeper import Keeper
-from aima_worker.log_link import LogLink
-from aima_worker.log_server import LONGEST_ANSWER, LogServer
-from aima_worker.log_tails import LogTails
-from aima_worker.memory import settle, share_arenas
-from aima_worker.readiness import http_status
-from aima_worker.remembered import Memory
-from aima_worker.room import available_memory, room_of
+from aima_core.store.allocations import RoomStore
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore
+from aima_core.store.ports import PortStore
+from aima_core.store.services import ServiceStore
+from aima_worker.context import Host, Probe
+from aima_worker.execution.celery_worker import make_celery_worker
+from aima_worker.execution.claim_renewal import Keeper
+from aima_worker.execution.redelivery import Sweep
+from aima_worker.execution.shutdown import leave_soon
+from aima_worker.execution.takeover import take_over_from_predecessor
+from aima_worker.execution.tasks import add_tasks
+from aima_worker.logs.channel import LogLink
+from aima_worker.logs.collector import LogTails
+from aima_worker.logs.server import LONGEST_ANSWER, LogServer
+from aima_worker.node.capacity import available_memory, room_of
+from aima_worker.node.clock import clock_offset
+from aima_worker.node.facts import host_facts
+from aima_worker.node.heartbeat import Beat
+from aima_worker.node.identity import only_worker_here, session_of
+from aima_worker.node.memory_guard import Floor, floor_of
+from aima_worker.node.remembered import Memory
+from aima_worker.operations.readiness import http_status
+from aima_worker.process_memory import settle, share_arenas
+from aima_worker.reconciler.loop import Watch
 from aima_worker.runtime import ContainerRuntime
-from aima_worker.session import only_worker_here, session_of
-from aima_worker.sweep import Sweep
-from aima_worker.taking_over import take_over_from_predecessor
-from aima_worker.tasks import add_tasks
-from aima_worker.watch import Watch
+from aima_worker.runtime_selection import choose_runtime
 
 REDIS_ANSWER_SECONDS = 10
 SECONDS_BETWEEN_TRIES = 2.0

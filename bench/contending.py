@@ -12,9 +12,9 @@ from typing import Any
 
 import redis
 
-from aima_core.ids import HostName, ServiceId
-from aima_core.port_store import PortStore
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.redis.connection import command_link
+from aima_core.store.ports import PortStore
 
 PROCESSES = 8
 MEET_WITHIN_SECONDS = 60

@@ -12,11 +12,11 @@ from statistics import median, quantiles
 
 import redis
 
-from aima_core.claims import Claimed
-from aima_core.ids import HostName, OperationId
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Phase
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import HostName, OperationId
+from aima_core.domain.operations import Event, Phase
+from aima_core.redis.connection import command_link
+from aima_core.store.claims import Claimed
+from aima_core.store.operations import OperationStore, now
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
 from bench.elsewhere import Elsewhere, elsewhere, follow, subscribe
 from bench.followers import Arrivals, followers

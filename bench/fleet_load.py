@@ -19,15 +19,15 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from aima_core import keys
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName
-from aima_core.operation_store import OperationStore
-from aima_core.port_store import PortStore
-from aima_core.queue import stop_queue
-from aima_core.redis_link import command_link
-from aima_core.service_store import ServiceStore
-from aima_core.services import HostFacts
+from aima_core.domain.ids import HostName
+from aima_core.domain.services import HostFacts
+from aima_core.queue.notifier import stop_queue
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore
+from aima_core.store.ports import PortStore
+from aima_core.store.services import ServiceStore
 from bench.elsewhere import elsewhere
 from bench.installation import facts_of
 

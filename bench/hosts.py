@@ -10,7 +10,7 @@ import time
 
 import redis
 
-from aima_core import keys
+from aima_core.redis import keys
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, take_turns
 from bench.crowd import seconds_for
 from bench.fleet_load import load_of

@@ -18,8 +18,8 @@ import psutil
 from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer
 
-from aima_core.host_store import HostStore
-from aima_core.redis_link import command_link
+from aima_core.redis.connection import command_link
+from aima_core.store.hosts import HostStore
 from bench.comparison import Bounded, Result
 from bench.installation import STARTS_WITHIN, own_redis, process, settings_of
 

@@ -22,13 +22,13 @@ import psutil
 from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer, redis_program
 
-from aima_api.cli.client import Api, path_of
-from aima_core import keys
-from aima_core.failures import ApiUnavailable
-from aima_core.host_store import HostStore
-from aima_core.redis_link import command_link
-from aima_core.services import HostFacts
-from aima_core.text_redis import TextRedis
+from aima_api.client import Api, path_of
+from aima_core.domain.services import HostFacts
+from aima_core.errors import ApiUnavailable
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link
+from aima_core.redis.interface import TextRedis
+from aima_core.store.hosts import HostStore
 
 STARTS_WITHIN = timedelta(seconds=30)
 ENDS_WITHIN_SECONDS = 10

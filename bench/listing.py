@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable
 
-from aima_core.ids import HostName, ServiceId
-from aima_core.operation_store import now
-from aima_core.redis_link import command_link
-from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, Instance, InstanceState, Service
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.services import Desired, Instance, InstanceState, Service
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import now
+from aima_core.store.services import ServiceStore
 from bench.comparison import Comparison, RatioAtMost, take_turns
 from bench.crowd import seconds_for
 from bench.installation import installation

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 import redis
 
-from aima_core.ids import HostName, InstanceId, ServiceId
-from aima_core.port_store import PortStore
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import HostName, InstanceId, ServiceId
+from aima_core.redis.connection import command_link
+from aima_core.store.ports import PortStore
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
 from bench.contending import PROCESSES, Contenders, contenders
 from bench.installation import own_redis

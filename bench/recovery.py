@@ -20,10 +20,10 @@ from lab.api_process import ApiProcess, api_process
 from lab.fleet import FakeHost, Fleet, fleet_on
 from lab.parts import eventually
 
-from aima_core.ids import OperationId
-from aima_core.operation_store import OperationStore
-from aima_core.operations import Operation, Phase
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Operation, Phase
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import OperationStore
 from bench.comparison import Bounded, Result
 from bench.installation import own_redis
 

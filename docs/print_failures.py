@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-from aima_core.failures import AimaError, table
+from aima_core.errors import AimaError, table
 
 HEAD = """# Failures
 

@@ -15,7 +15,7 @@ from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work
 
-from aima_core.redis_link import RedisLink, command_link
+from aima_core.redis.connection import RedisLink, command_link
 
 PARTS = ("docker", "registry", "redis")
 SHARE_THE_ENGINE = {"docker", "registry"}

@@ -24,9 +24,9 @@ def complete(collection: str, field: str) -> Completer:
 
 
 def _known(url: str, collection: str, field: str) -> list[str]:
-    from aima_api.cli.client import Api, path_of
-    from aima_api.cli.mishap import Refused
-    from aima_core.failures import AimaError
+    from aima_api.cli.errors import Refused
+    from aima_api.client import Api, path_of
+    from aima_core.errors import AimaError
 
     try:
         with Api(url, key=os.environ.get("AIMA_KEY"), answers_within=PATIENCE) as api:

@@ -8,31 +8,31 @@ from collections.abc import Sequence
 
 import click
 
-from aima_api.cli.lazy import LazyGroup, Sections
+from aima_api.cli.lazy_group import LazyGroup, Sections
 
 INTERRUPTED = 130
 DEFAULT_URL = "http://127.0.0.1:7080"
-HERE = "aima_api.cli"
+COMMANDS = "aima_api.cli.commands"
 
 SECTIONS: Sections = {
     "Run AIMA": {
-        "up": (f"{HERE}.up:up", "Run all of AIMA on this machine, in the foreground."),
-        "api": (f"{HERE}.processes:api", "Run an API node."),
-        "worker": (f"{HERE}.processes:worker", "Run this host's worker."),
-        "flower": (f"{HERE}.processes:flower", "Run Flower, to look at workers, queues and tasks."),
-        "doctor": (f"{HERE}.doctor:doctor", "Say what this machine lacks, and what mends it."),
+        "up": (f"{COMMANDS}.up:up", "Run all of AIMA on this machine, in the foreground."),
+        "api": (f"{COMMANDS}.processes:api", "Run an API node."),
+        "worker": (f"{COMMANDS}.processes:worker", "Run this host's worker."),
+        "flower": (f"{COMMANDS}.processes:flower", "Run Flower, to look at workers, queues and tasks."),
+        "doctor": (f"{COMMANDS}.doctor:doctor", "Say what this machine lacks, and what mends it."),
     },
     "Deploy engines": {
-        "service": (f"{HERE}.services:service", "Create, start, stop and look at services."),
-        "plan": (f"{HERE}.plan:plan", "Say what a start would do, and do nothing."),
-        "operation": (f"{HERE}.operations:operation", "Follow and cancel what is under way."),
-        "image": (f"{HERE}.images:image", "Fetch images before they are needed."),
+        "service": (f"{COMMANDS}.services:service", "Create, start, stop and look at services."),
+        "plan": (f"{COMMANDS}.plan:plan", "Say what a start would do, and do nothing."),
+        "operation": (f"{COMMANDS}.operations:operation", "Follow and cancel what is under way."),
+        "image": (f"{COMMANDS}.images:image", "Fetch images before they are needed."),
     },
     "Look around": {
-        "engine": (f"{HERE}.catalog:engine", "Show and check the engines of the catalog."),
-        "model": (f"{HERE}.catalog:model", "Show the models of the catalog."),
-        "host": (f"{HERE}.hosts:host", "Show the hosts, and let them take starts or not."),
-        "port": (f"{HERE}.ports:port", "Show the ports that engines hold."),
+        "engine": (f"{COMMANDS}.catalog:engine", "Show and check the engines of the catalog."),
+        "model": (f"{COMMANDS}.catalog:model", "Show the models of the catalog."),
+        "host": (f"{COMMANDS}.hosts:host", "Show the hosts, and let them take starts or not."),
+        "port": (f"{COMMANDS}.ports:port", "Show the ports that engines hold."),
     },
 }
 
@@ -74,7 +74,7 @@ def run(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 1
     except Exception as problem:  # noqa: BLE001 the process boundary: nobody reads a traceback unasked
-        from aima_api.cli.mishap import report
+        from aima_api.cli.errors import report
 
         return report(problem, debug="--debug" in words)
 

@@ -22,7 +22,7 @@ class DurationType(click.ParamType[timedelta]):
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        from aima_core.quantities import parse_duration
+        from aima_core.domain.units import parse_duration
 
         try:
             return parse_duration(value)
@@ -52,7 +52,7 @@ def calls_the_api(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        from aima_api.cli.client import Api
+        from aima_api.client import Api
 
         with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
             return command(api, *args, **options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from aima_api.parts import Api
-from aima_core.catalog import Engine, Model
+from aima_api.dependencies import Api
+from aima_core.domain.catalog import Engine, Model
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Response
 
-from aima_api.host_loss import loss_among
-from aima_api.metrics import CONTENT_TYPE
-from aima_api.parts import Api
-from aima_core.failures import BrokerUnavailable
+from aima_api.controllers.failure_detector import loss_among
+from aima_api.dependencies import Api
+from aima_api.http.metrics import CONTENT_TYPE
+from aima_core.errors import BrokerUnavailable
 
 router = APIRouter(tags=["health"])
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from aima_api.parts import Api, IdempotencyKey
-from aima_api.requests import DrainOptions
-from aima_core.ids import HostName
-from aima_core.operations import Operation
-from aima_core.services import Host
+from aima_api.dependencies import Api, IdempotencyKey
+from aima_api.http.schemas import DrainOptions
+from aima_core.domain.ids import HostName
+from aima_core.domain.operations import Operation
+from aima_core.domain.services import Host
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from aima_api.parts import Api, IdempotencyKey
-from aima_api.requests import PullOptions
+from aima_api.dependencies import Api, IdempotencyKey
+from aima_api.http.schemas import PullOptions
 from aima_api.routes.operations import Submitted
 
 router = APIRouter(prefix="/v1", tags=["images"])

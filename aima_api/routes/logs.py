@@ -10,13 +10,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from aima_api.log_feeds import HostLine
-from aima_api.log_streams import Request
-from aima_api.parts import Api, Parts
-from aima_core.failures import InvalidRequest
-from aima_core.ids import HostName, InstanceId, ServiceId
-from aima_core.log_messages import MOST_TAIL
-from aima_core.quantities import parse_duration
+from aima_api.dependencies import Api, Parts
+from aima_api.logs.fanout import HostLine
+from aima_api.logs.stream import Request
+from aima_core.domain.ids import HostName, InstanceId, ServiceId
+from aima_core.domain.units import parse_duration
+from aima_core.errors import InvalidRequest
+from aima_core.logs.protocol import MOST_TAIL
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 

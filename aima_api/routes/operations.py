@@ -9,11 +9,11 @@ from fastapi import APIRouter, Header
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from aima_api.open_streams import EventStream
-from aima_api.parts import Api, Cursor, Limit
-from aima_core.failures import InvalidRequest
-from aima_core.ids import HostName, OperationId, ServiceId
-from aima_core.operations import Kind, Operation, State
+from aima_api.dependencies import Api, Cursor, Limit
+from aima_api.http.sse import EventStream
+from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.operations import Kind, Operation, State
+from aima_core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from aima_api.parts import Api
-from aima_api.plan import Plan, plan
-from aima_api.requests import ServiceOptions
-from aima_api.specification import as_asked
-from aima_core.ids import ServiceId
+from aima_api.dependencies import Api
+from aima_api.http.schemas import ServiceOptions
+from aima_api.planning.preview import Plan, plan
+from aima_api.submission.service_spec import as_asked
+from aima_core.domain.ids import ServiceId
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from aima_api.parts import Api
-from aima_core.port_store import PortStore
-from aima_core.services import PortLease
+from aima_api.dependencies import Api
+from aima_core.domain.services import PortLease
+from aima_core.store.ports import PortStore
 
 router = APIRouter(prefix="/v1", tags=["ports"])
 

@@ -7,13 +7,13 @@ from functools import partial
 from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 
-from aima_api.asked import Asked
-from aima_api.parts import Api, IdempotencyKey
-from aima_api.requests import RestartOptions, ServiceOptions, StopOptions
+from aima_api.dependencies import Api, IdempotencyKey
+from aima_api.http.schemas import RestartOptions, ServiceOptions, StopOptions
 from aima_api.routes.operations import Submitted
-from aima_core.ids import ServiceId
-from aima_core.operations import Operation
-from aima_core.services import GONE, Desired
+from aima_api.submission.asked import Asked
+from aima_core.domain.ids import ServiceId
+from aima_core.domain.operations import Operation
+from aima_core.domain.services import GONE, Desired
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 

@@ -7,12 +7,12 @@ import json
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from aima_api.parts import Api, Cursor, Limit
-from aima_api.requests import CreateService
-from aima_api.specification import new_service
-from aima_core.failures import OperationInProgress, ServiceRunning
-from aima_core.ids import ServiceId
-from aima_core.services import GONE, Instance, Service
+from aima_api.dependencies import Api, Cursor, Limit
+from aima_api.http.schemas import CreateService
+from aima_api.submission.service_spec import new_service
+from aima_core.domain.ids import ServiceId
+from aima_core.domain.services import GONE, Instance, Service
+from aima_core.errors import OperationInProgress, ServiceRunning
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 

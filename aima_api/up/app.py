@@ -14,13 +14,13 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from aima_api.cli.client import Api, path_of
-from aima_api.cli.mishap import Refused
-from aima_api.up import wording
-from aima_api.up.own_redis import OwnRedis
+from aima_api.cli.errors import Refused
+from aima_api.client import Api, path_of
+from aima_api.up import output
+from aima_api.up.redis_server import OwnRedis
 from aima_api.up.state import held, secret
 from aima_api.up.supervisor import Part, Supervisor
-from aima_core.failures import AimaError, ApiPortTaken
+from aima_core.errors import AimaError, ApiPortTaken
 from aima_core.settings import Settings, load_settings
 
 READY_WITHIN = timedelta(seconds=60)
@@ -63,7 +63,7 @@ class _Everything:
     def run(self) -> None:
         click.echo(f"Bringing AIMA up, with its state in {self._directory} …")
         self._supervisor.run(when_ready=self._say_ready, when_ending=self._say_ending)
-        click.echo(wording.farewell(self._engines))
+        click.echo(output.farewell(self._engines))
 
     def _parts(self, programs: Programs) -> Iterator[Part]:
         if self._redis is not None:
@@ -143,7 +143,7 @@ class _Everything:
         host = self._host() or {}
         redis = f"its own, on 127.0.0.1:{self._redis.port}" if self._redis else "the one given"
         click.echo(
-            wording.summary(url=self._url, host=host, redis=redis, state=self._directory, settings=self._settings)
+            output.summary(url=self._url, host=host, redis=redis, state=self._directory, settings=self._settings)
         )
 
     def _say_ending(self, told_by: str) -> None:
@@ -178,8 +178,8 @@ def _reached_at(address: str) -> str:
     return f"[{reached}]" if ":" in reached else reached
 
 
-def _relay(name: str) -> wording.Relay:
-    return wording.Relay(name)
+def _relay(name: str) -> output.Relay:
+    return output.Relay(name)
 
 
 def _note(text: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aima_core.failures import AlreadyUp
+from aima_core.errors import AlreadyUp
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from datetime import timedelta
 from types import FrameType
 
 from aima_api.up.child import Child
-from aima_core.failures import PartEnded
+from aima_core.errors import PartEnded
 
 LOOKS_EVERY = timedelta(milliseconds=100)
 RESTARTS = 5

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from api.front_door import Node, ScriptedWorker, api_node
 
-from aima_core.text_redis import TextRedis
+from aima_core.redis.interface import TextRedis
 
 
 @pytest.fixture

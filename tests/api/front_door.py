@@ -17,18 +17,18 @@ from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
-from aima_api.upkeep import Upkeep
-from aima_api.watching import Watch
-from aima_core.celery_app import celery_app
-from aima_core.claims import Claimed
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, OperationId, ServiceId
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Phase
-from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, HostFacts, Instance, InstanceState
+from aima_api.controllers.manager import Upkeep
+from aima_api.controllers.watching import Watch
+from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.operations import Event, Phase
+from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState
+from aima_core.queue.celery_app import celery_app
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.text_redis import TextRedis
+from aima_core.store.claims import Claimed
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore, now
+from aima_core.store.services import ServiceStore
 
 SERVICE = "svc-tiny-dial"
 PORTS = (20000, 20999)

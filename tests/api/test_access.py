@@ -10,9 +10,9 @@ import pytest
 from api.front_door import SERVICE, api_node
 from lab.wishes import SIGNING_KEY
 
-from aima_api.access import MOST_BODY
 from aima_api.app import create_app
-from aima_core.failures import BadSettings, UnsafeBind
+from aima_api.http.auth import MOST_BODY
+from aima_core.errors import BadSettings, UnsafeBind
 from aima_core.settings import Settings
 
 START = f"/v1/services/{SERVICE}:start"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from api.front_door import SERVICE
 
-from aima_core import keys
-from aima_core.ids import ServiceId
+from aima_core.domain.ids import ServiceId
+from aima_core.redis import keys
 
 pytestmark = pytest.mark.redis
 

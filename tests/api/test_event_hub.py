@@ -9,13 +9,13 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.event_hub import MOST_WAITING, Ear, EventHub, Said, said
-from aima_core import keys
-from aima_core.ids import OperationId
-from aima_core.operation_record import event_text
-from aima_core.operation_store import now
-from aima_core.operations import Event, Phase
-from aima_core.redis_link import following_link
+from aima_api.events.hub import MOST_WAITING, Ear, EventHub, Said, said
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Event, Phase
+from aima_core.redis import keys
+from aima_core.redis.connection import following_link
+from aima_core.store.operations import now
+from aima_core.store.serialization import event_text
 
 SOON = timedelta(seconds=4)
 OPERATION = OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21")

@@ -12,13 +12,13 @@ import pytest
 from api.front_door import ScriptedWorker, api_node, events_of, numbers
 from lab.parts import eventually
 
-from aima_api.event_hub import EventHub
-from aima_api.event_stream import HEARTBEAT, EventStreams
-from aima_core import keys
-from aima_core.ids import OperationId
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Phase
-from aima_core.redis_link import command_link, following_link
+from aima_api.events.hub import EventHub
+from aima_api.events.stream import HEARTBEAT, EventStreams
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Event, Phase
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link, following_link
+from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
 

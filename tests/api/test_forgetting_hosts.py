@@ -9,14 +9,14 @@ import pytest
 from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.keyspace import odd_keys
 
-from aima_core import keys
-from aima_core.failures import HostLives
-from aima_core.host_store import HostStore, Membership
-from aima_core.ids import InstanceId, OperationId, ServiceId
-from aima_core.needs import Holding
-from aima_core.port_store import PortStore
-from aima_core.queue import envelope
-from aima_core.room_store import RoomStore
+from aima_core.domain.ids import InstanceId, OperationId, ServiceId
+from aima_core.domain.resources import Holding
+from aima_core.errors import HostLives
+from aima_core.queue.notifier import envelope
+from aima_core.redis import keys
+from aima_core.store.allocations import RoomStore
+from aima_core.store.hosts import HostStore, Membership
+from aima_core.store.ports import PortStore
 
 pytestmark = pytest.mark.redis
 

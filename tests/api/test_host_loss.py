@@ -9,10 +9,10 @@ from api.front_door import ScriptedWorker, upkeep_of, waiting_on
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aima_api.host_loss import loss_among
-from aima_core import keys
-from aima_core.ids import OperationId
-from aima_core.services import Host
+from aima_api.controllers.failure_detector import loss_among
+from aima_core.domain.ids import OperationId
+from aima_core.domain.services import Host
+from aima_core.redis import keys
 
 AFTER = timedelta(seconds=60)
 SERVICE = "svc-tiny-dial"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from api.front_door import SERVICE
 
-from aima_api.idempotency import Idempotency
-from aima_api.requests import ServiceOptions
-from aima_core.failures import BrokerUnavailable, RequestInProgress
-from aima_core.operation_store import OperationStore
+from aima_api.http.idempotency import Idempotency
+from aima_api.http.schemas import ServiceOptions
+from aima_core.errors import BrokerUnavailable, RequestInProgress
+from aima_core.store.operations import OperationStore
 
 pytestmark = pytest.mark.redis
 

@@ -10,9 +10,9 @@ import pytest
 from api.front_door import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
-from aima_api import open_streams
-from aima_api.tally import COUNTS_EVERY
-from aima_core.operations import Phase
+from aima_api.http import sse
+from aima_api.http.tally import COUNTS_EVERY
+from aima_core.domain.operations import Phase
 
 pytestmark = pytest.mark.redis
 
@@ -57,7 +57,7 @@ def test_a_stream_that_has_ended_or_was_left_makes_room_for_the_next(redis_url, 
 
 
 def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker, monkeypatch):
-    monkeypatch.setattr(open_streams, "TAKES_WITHIN", timedelta(milliseconds=300))
+    monkeypatch.setattr(sse, "TAKES_WITHIN", timedelta(milliseconds=300))
     with api_node(redis_url) as node, socket.socket() as deaf:
         [operation] = node.start()
         worker.take_on(operation["id"])

@@ -6,8 +6,8 @@ import pytest
 from api.front_door import SERVICE, ScriptedWorker
 
 from aima_api.routes.services import ServiceStatus
-from aima_core.ids import HostName, ServiceId
-from aima_core.port_store import PortStore
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.store.ports import PortStore
 
 pytestmark = pytest.mark.redis
 

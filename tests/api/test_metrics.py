@@ -7,7 +7,7 @@ from api.front_door import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 from prometheus_client.parser import text_string_to_metric_families
 
-from aima_core.host_store import HostStore
+from aima_core.store.hosts import HostStore
 
 pytestmark = pytest.mark.redis
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from api.front_door import SERVICE, Node, ScriptedWorker
 
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, ServiceId
-from aima_core.needs import Holding
-from aima_core.room_store import RoomStore
-from aima_core.text_redis import TextRedis
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.resources import Holding
+from aima_core.redis.interface import TextRedis
+from aima_core.store.allocations import RoomStore
+from aima_core.store.hosts import HostStore
 
 pytestmark = pytest.mark.redis
 

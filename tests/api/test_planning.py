@@ -8,7 +8,7 @@ import pytest
 from api.front_door import SERVICE, Node, ScriptedWorker
 from api.test_placement import SPARK, VLLM, drain, fill
 
-from aima_core.text_redis import TextRedis
+from aima_core.redis.interface import TextRedis
 
 pytestmark = pytest.mark.redis
 

@@ -13,7 +13,7 @@ import pytest
 from api.front_door import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
-from aima_core.redis_link import command_link
+from aima_core.redis.connection import command_link
 
 pytestmark = pytest.mark.redis
 

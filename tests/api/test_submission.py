@@ -10,18 +10,18 @@ from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_api.call_off import CallOff
-from aima_api.placement import Place
-from aima_api.submit import Submit
-from aima_api.tally import Intake
-from aima_core.failures import BrokerUnavailable
-from aima_core.ids import InstanceId, OperationId, Route, ServiceId
-from aima_core.operation_store import OperationStore
-from aima_core.operations import Operation, Phase, PullImage, StartService, StopService
-from aima_core.orders import Order
-from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, InstanceState
-from aima_core.signing import verified
+from aima_api.http.tally import Intake
+from aima_api.planning.placement import Place
+from aima_api.submission.cancellation import CallOff
+from aima_api.submission.submitter import Submit
+from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
+from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
+from aima_core.domain.services import Desired, InstanceState
+from aima_core.errors import BrokerUnavailable
+from aima_core.store.operations import OperationStore
+from aima_core.store.orders import Order
+from aima_core.store.services import ServiceStore
+from aima_core.trust.signatures import verified
 
 pytestmark = pytest.mark.redis
 

@@ -7,8 +7,8 @@ from threading import Event
 
 import pytest
 
-from aima_api.together import AT_MOST, Together
-from aima_core.failures import AimaError, BrokerUnavailable, UnknownService
+from aima_api.submission.batching import AT_MOST, Together
+from aima_core.errors import AimaError, BrokerUnavailable, UnknownService
 
 SECONDS = 5
 

@@ -9,9 +9,9 @@ import pytest
 from api.front_door import ScriptedWorker, api_node
 from lab.parts import eventually
 
-from aima_api.turns import AT_MOST
-from aima_core import keys
-from aima_core.ids import ServiceId
+from aima_api.planning.placement_lock import AT_MOST
+from aima_core.domain.ids import ServiceId
+from aima_core.redis import keys
 
 pytestmark = pytest.mark.redis
 SERVICE = ServiceId("svc-tiny-dial")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from api.front_door import ScriptedWorker, api_node, upkeep_of
 
-from aima_core import keys
-from aima_core.ids import OperationId
+from aima_core.domain.ids import OperationId
+from aima_core.redis import keys
 
 pytestmark = pytest.mark.redis
 SERVICE = "svc-tiny-dial"

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.watching import Watch
+from aima_api.controllers.watching import Watch
 
 EVERY = timedelta(seconds=5)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from catalog.entries import ENGINE, MODEL, a_catalog, write
 
-from aima_api.catalog_files import Catalog, load_catalog, with_arguments
-from aima_core.catalog import Engine
-from aima_core.failures import (
+from aima_api.catalog.loader import Catalog, load_catalog, with_arguments
+from aima_core.domain.catalog import Engine
+from aima_core.domain.ids import ServiceId
+from aima_core.errors import (
     AimaError,
     EngineDoesNotServe,
     InvalidRequest,
@@ -17,7 +18,6 @@ from aima_core.failures import (
     UnknownEngine,
     UnknownModel,
 )
-from aima_core.ids import ServiceId
 
 
 @pytest.fixture

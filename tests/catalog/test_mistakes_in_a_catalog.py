@@ -10,7 +10,7 @@ from catalog.entries import ENGINE, MODEL, PROFILE, a_catalog, an_engine, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aima_api.catalog_files import Mistake, find_mistakes
+from aima_api.catalog.loader import Mistake, find_mistakes
 
 
 def test_a_good_catalog_has_none(tmp_path: Path) -> None:

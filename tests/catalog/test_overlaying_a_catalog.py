@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from catalog.entries import ENGINE, MODEL, a_catalog, an_engine, write
 
-from aima_api.catalog_files import load_catalog
-from aima_core.failures import CatalogMistake
+from aima_api.catalog.loader import load_catalog
+from aima_core.errors import CatalogMistake
 
 
 def test_an_overlay_adds_its_entries_to_those_that_are_shipped(tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ from chaos.following import Follower
 from chaos.stage import Found, Held, Stage
 from lab.keyspace import odd_keys
 
-from aima_core import keys
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, InstanceId, ServiceId
-from aima_core.needs import Holding
-from aima_core.operation_store import OperationStore
-from aima_core.operations import Operation, State
-from aima_core.port_store import PortStore
-from aima_core.redis_link import RedisLink
-from aima_core.room_store import RoomStore
-from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, Instance, InstanceState, PortLease, Service
+from aima_core.domain.ids import HostName, InstanceId, ServiceId
+from aima_core.domain.operations import Operation, State
+from aima_core.domain.resources import Holding
+from aima_core.domain.services import Desired, Instance, InstanceState, PortLease, Service
+from aima_core.redis import keys
+from aima_core.redis.connection import RedisLink
+from aima_core.store.allocations import RoomStore
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore
+from aima_core.store.ports import PortStore
+from aima_core.store.services import ServiceStore
 
 MOST_MORE_THREADS = 3
 MOST_MORE_POOLED = 48

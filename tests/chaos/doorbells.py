@@ -8,11 +8,11 @@ import time
 from chaos.plan import Step
 from redis import Redis
 
-from aima_core import keys
-from aima_core.ids import OperationId
-from aima_core.operation_store import OperationStore
-from aima_core.queue import Doorbell
-from aima_core.redis_link import RedisLink
+from aima_core.domain.ids import OperationId
+from aima_core.queue.notifier import Doorbell
+from aima_core.redis import keys
+from aima_core.redis.connection import RedisLink
+from aima_core.store.operations import OperationStore
 
 WAITS_SECONDS = 0.5
 UNACKED = keys.queue("unacked")

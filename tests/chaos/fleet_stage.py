@@ -19,7 +19,7 @@ from lab.fleet import Cannot, FakeHost, Fleet, FleetProcess, fleet_on
 from lab.parts import eventually
 from lab.redis_server import RedisServer, redis_program
 
-from aima_core.redis_link import RedisLink, command_link
+from aima_core.redis.connection import RedisLink, command_link
 
 INSTALLATION = "fleet"
 SHARES = (1, 1, 1, 1, 3, 3)

@@ -20,7 +20,7 @@ from lab.host import a_cpu_host
 from lab.program import Program
 from lab.servers import API_KEY
 
-from aima_core.redis_link import RedisLink, command_link
+from aima_core.redis.connection import RedisLink, command_link
 
 INSTALLATION = "aima"
 HOSTS = 3

@@ -18,7 +18,7 @@ from chaos.plan import SHARES, Step, plan
 from chaos.stage import Stage
 from redis.exceptions import RedisError
 
-from aima_core.failures import AimaError
+from aima_core.errors import AimaError
 
 CLIENTS = 16
 REST_WITHIN = timedelta(seconds=100)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from chaos.asking import Node
 from chaos.plan import Shape, Step
 
-from aima_core.redis_link import RedisLink
+from aima_core.redis.connection import RedisLink
 
 
 class Found(NamedTuple):

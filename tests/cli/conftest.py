@@ -8,8 +8,8 @@ import pytest
 from cli.outcome import Aima, Outcome
 from cli.stand_in import StandIn, stand_in_api
 
-from aima_api.cli.client import Api
 from aima_api.cli.main import run
+from aima_api.client import Api
 
 
 @pytest.fixture

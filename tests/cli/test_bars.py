@@ -10,9 +10,9 @@ from cli.stand_in import a_layer, a_pull, an_event, an_operation
 from rich.console import Console
 from syrupy.assertion import SnapshotAssertion
 
-from aima_api.cli.bars import Bars
-from aima_api.cli.track import Track
-from aima_core.operations import Event, Operation
+from aima_api.cli.progress.live_display import Bars
+from aima_api.cli.progress.tracker import Track
+from aima_core.domain.operations import Event, Operation
 
 MB = 1_000_000
 

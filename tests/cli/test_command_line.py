@@ -16,7 +16,7 @@ from lab.parts import free_port
 from syrupy.assertion import SnapshotAssertion
 
 from aima_api.cli.main import SECTIONS, root
-from aima_core.failures import ApiUnavailable, BadId
+from aima_core.errors import ApiUnavailable, BadId
 
 SLOW_TO_IMPORT = ("pydantic", "redis", "docker", "celery", "httpx2", "rich", "pydantic_settings", "yaml")
 SPEC = [

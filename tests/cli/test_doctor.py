@@ -13,15 +13,15 @@ from api.front_door import ScriptedWorker
 from cli.outcome import Aima
 from lab.parts import free_port
 
-from aima_api.doctor import findings
-from aima_api.doctor_hardware import what_the_worker_finds
-from aima_api.doctor_messages import senseless_messages
-from aima_api.finding import Finding, Verdict
-from aima_core.failures import MachineLacks
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName
+from aima_api.doctor.checks import findings
+from aima_api.doctor.finding import Finding, Verdict
+from aima_api.doctor.hardware import what_the_worker_finds
+from aima_api.doctor.messages import senseless_messages
+from aima_core.domain.ids import HostName
+from aima_core.errors import MachineLacks
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.text_redis import TextRedis
+from aima_core.store.hosts import HostStore
 
 Env = pytest.MonkeyPatch
 Told = Callable[..., list[Finding]]
@@ -144,7 +144,7 @@ def test_without_a_redis_nothing_is_told_of_messages() -> None:
 def test_what_is_lacking_decides_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    monkeypatch.setattr("aima_api.up.own_redis._brought_along", list)
+    monkeypatch.setattr("aima_api.up.redis_server._brought_along", list)
 
     table, data = aima("doctor"), aima("doctor", "-o", "json")
 

@@ -22,8 +22,8 @@ from lab.parts import eventually, free_port
 from lab.running import AIMA, Aima
 from tornado.web import URLSpec
 
-from aima_core.celery_app import celery_app
-from aima_core.failures import BadSettings
+from aima_core.errors import BadSettings
+from aima_core.queue.celery_app import celery_app
 
 COMES_WITHIN = timedelta(seconds=20)
 ENDS_WITHIN = 3

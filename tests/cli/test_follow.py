@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from cli.stand_in import CUT, ID, StandIn, a_failure, an_event, an_operation
 
-from aima_api.cli.client import Api
-from aima_api.cli.follow import PATIENCE, Away, Follower, News
-from aima_api.cli.mishap import Refused
-from aima_core.failures import ApiUnavailable
-from aima_core.ids import OperationId
-from aima_core.operations import Event, Operation
+from aima_api.cli.errors import Refused
+from aima_api.cli.progress.event_follower import PATIENCE, Away, Follower, News
+from aima_api.client import Api
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Event, Operation
+from aima_core.errors import ApiUnavailable
 
 EVENTS = f"GET /v1/operations/{ID}/events"
 

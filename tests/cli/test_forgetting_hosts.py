@@ -6,7 +6,7 @@ import pytest
 from cli.outcome import Aima
 from cli.stand_in import StandIn
 
-from aima_core.failures import AimaError, BadId, HostLives, UnknownHost
+from aima_core.errors import AimaError, BadId, HostLives, UnknownHost
 
 FORGET = "DELETE /v1/hosts/box"
 

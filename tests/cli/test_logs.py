@@ -20,7 +20,7 @@ PATH = f"/v1/services/{SERVICE}/logs"
 
 @pytest.fixture(autouse=True)
 def quick_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aima_api.cli.logs.FIRST_REST", timedelta(milliseconds=10))
+    monkeypatch.setattr("aima_api.cli.progress.log_follower.FIRST_REST", timedelta(milliseconds=10))
 
 
 def test_lines_go_to_stdout_and_notes_to_stderr(aima: Aima, script: StandIn) -> None:
@@ -84,7 +84,7 @@ def test_a_follow_of_what_is_not_there_is_refused(aima: Aima, script: StandIn) -
 
 
 def test_an_api_that_stays_away_is_given_up(aima: Aima, script: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aima_api.cli.logs.PATIENCE", timedelta(milliseconds=100))
+    monkeypatch.setattr("aima_api.cli.progress.log_follower.PATIENCE", timedelta(milliseconds=100))
     _runs_on(script, "box")
     script.streams[PATH] = [[_event("line", a_line("one")), CUT]]
     script.refuse(f"GET {PATH}", code="broker_unavailable", status=503)
@@ -95,12 +95,12 @@ def test_an_api_that_stays_away_is_given_up(aima: Aima, script: StandIn, monkeyp
 
 
 def test_stderr_is_dim_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, aima: Aima, script: StandIn) -> None:
-    from aima_api.cli import logs
+    from aima_api.cli.progress import log_follower
 
-    monkeypatch.setattr(logs, "colours", lambda: True)
+    monkeypatch.setattr(log_follower, "colours", lambda: True)
     echoed: list[str] = []
-    monkeypatch.setattr(logs.click, "echo", lambda text, **_: echoed.append(text))
-    show = logs.Show("text", ["box"])
+    monkeypatch.setattr(log_follower.click, "echo", lambda text, **_: echoed.append(text))
+    show = log_follower.Show("text", ["box"])
 
     show.line(a_line("fine"))
     show.line(a_line("alas", stream="stderr"))

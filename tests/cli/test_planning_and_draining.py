@@ -11,7 +11,7 @@ from cli.outcome import Aima
 from cli.stand_in import ID, SERVICE, StandIn, an_event, an_operation
 from syrupy.assertion import SnapshotAssertion
 
-from aima_core.failures import RequirementsNotMet, UnknownHost, WouldWait
+from aima_core.errors import RequirementsNotMet, UnknownHost, WouldWait
 
 PLAN = f"POST /v1/services/{SERVICE}:plan"
 DRAIN = "POST /v1/hosts/box:drain"

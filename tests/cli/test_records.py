@@ -12,7 +12,7 @@ from cli.stand_in import ID, SERVICE, StandIn, a_failure, a_pull, an_operation
 from syrupy.assertion import SnapshotAssertion
 
 from aima_api.cli.options import _scalar
-from aima_api.cli.printing import age, harmless
+from aima_api.cli.tables import age, harmless
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 INSTANCE = {
@@ -120,7 +120,7 @@ def serve(script: StandIn, words: tuple[str, ...]) -> object:
 @pytest.fixture
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = datetime.fromisoformat(LONG_AGO) + timedelta(hours=5)
-    for module in ("services", "operations", "host_words", "ports"):
+    for module in ("commands.services", "commands.operations", "host_view", "commands.ports"):
         monkeypatch.setattr(f"aima_api.cli.{module}.age", lambda at: age(at, now=moment))
 
 

@@ -17,8 +17,8 @@ import pytest
 import redis
 from lab.parts import eventually, free_port
 
-from aima_api.up.own_redis import OwnRedis
-from aima_core.failures import AlreadyUp, ApiPortTaken, PartEnded
+from aima_api.up.redis_server import OwnRedis
+from aima_core.errors import AlreadyUp, ApiPortTaken, PartEnded
 
 STAND_INS = Path(__file__).with_name("up_stand_ins.py")
 READY = "AIMA is up."

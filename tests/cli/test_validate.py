@@ -9,7 +9,7 @@ import pytest
 from cli.outcome import Aima
 from cli.stand_in import StandIn
 
-from aima_core.failures import CatalogMistake
+from aima_core.errors import CatalogMistake
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from cli.stand_in import (
 from lab.parts import eventually
 from syrupy.assertion import SnapshotAssertion
 
-from aima_core.failures import ContainerExited, DeadlinePassed, PullBroken, UnknownService
+from aima_core.errors import ContainerExited, DeadlinePassed, PullBroken, UnknownService
 
 START = f"POST /v1/services/{SERVICE}:start"
 OTHER = "1b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"

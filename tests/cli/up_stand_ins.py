@@ -27,7 +27,7 @@ READY = {"instances": [{"state": "ready"}]}
 
 
 def be_up(state_dir: str, port: str) -> None:
-    from aima_api.cli.mishap import report
+    from aima_api.cli.errors import report
     from aima_api.up.app import Programs, run
 
     me = (sys.executable, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
 from lab.images import busybox_image
 
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 _SCRIPTS = {
     Program.CRASHES: f"echo '{LAST_WORDS}' >&2; exit {EXIT_STATUS}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contract.on_docker import DockerBench
 
-from aima_worker.runtimes.docker_cli import DockerCli
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
 
 
 class DockerCliBench(DockerBench):

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from contract.bench import EXIT_STATUS, FLOOD, JUNK_BYTES, LAST_WORDS, Bench, Program
 
-from aima_worker.runtimes.fake import FakeRuntime
-from aima_worker.runtimes.fake_engine import Manners
+from aima_worker.runtimes.fake.engine import Manners
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 _MANNERS = {
     Program.SERVES: Manners(),

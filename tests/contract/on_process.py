@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
 
-from aima_worker.runtimes.process import ProcessRuntime
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 _SERVES = """
 import sys

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from contract.bench import Bench
 
-from aima_core.failures import AimaError
+from aima_core.errors import AimaError
 from aima_worker.runtime import ContainerRuntime
 
 STALL = timedelta(seconds=10)

@@ -13,8 +13,8 @@ from contract.test_running_a_container import has_ended
 from lab.leftovers import nothing_held
 from lab.parts import eventually
 
-from aima_worker.log_lines import LINE_LIMIT
 from aima_worker.runtime import ContainerRuntime, LogLine
+from aima_worker.runtimes.line_splitter import LINE_LIMIT
 
 
 def test_the_last_words_of_a_crash_can_be_read(bench: Bench, runtime: ContainerRuntime) -> None:

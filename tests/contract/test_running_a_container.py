@@ -9,7 +9,7 @@ import pytest
 from contract.bench import EXIT_STATUS, Bench, Program
 from lab.parts import eventually
 
-from aima_core.failures import ImageNotFound, PortTaken
+from aima_core.errors import ImageNotFound, PortTaken
 from aima_worker.runtime import Container, ContainerRuntime, Status
 
 NOW = timedelta(0)

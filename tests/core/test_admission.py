@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
 
-from aima_core import keys
-from aima_core.claims import Claimed, HasItsHost, Lack, NoRoom
-from aima_core.ids import HostName, Route, ServiceId
-from aima_core.needs import Holding, Room
-from aima_core.operation_store import OperationStore
-from aima_core.room_store import RoomStore
+from aima_core.domain.ids import HostName, Route, ServiceId
+from aima_core.domain.resources import Holding, Room
+from aima_core.redis import keys
+from aima_core.store.allocations import RoomStore
+from aima_core.store.claims import Claimed, HasItsHost, Lack, NoRoom
+from aima_core.store.operations import OperationStore
 
 pytestmark = pytest.mark.redis
 
@@ -245,7 +245,7 @@ def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_ano
 
 def test_a_claim_whose_answer_was_lost_is_given_again_as_it_was(store, redis, monkeypatch):
     start = a_start(store, gpus=1)
-    monkeypatch.setattr("aima_core.operation_store.uuid.uuid4", lambda: UUID(int=7))
+    monkeypatch.setattr("aima_core.store.operations.uuid.uuid4", lambda: UUID(int=7))
 
     first = store.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
     again = store.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kombu import Queue
 
-from aima_core.celery_app import celery_app
+from aima_core.queue.celery_app import celery_app
 
 pytestmark = pytest.mark.redis
 

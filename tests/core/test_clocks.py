@@ -9,31 +9,31 @@ from pathlib import Path
 import pytest
 from lab.wishes import a_start_of, put_down
 
-from aima_core import keys
-from aima_core.claims import Claimed
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, ServiceId
-from aima_core.operation_store import OperationStore
-from aima_core.port_store import PortStore
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.redis import keys
+from aima_core.store.claims import Claimed
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore
+from aima_core.store.ports import PortStore
 
 ROOT = Path(__file__).parents[2]
 ALPHA = HostName("alpha")
 LOOK_AT_THE_CLOCK = {
-    "aima_core/operation_store.py": "when something happened, for people",
-    "aima_core/host_store.py": "since when a host is drained, for people",
-    "aima_api/log_streams.py": "which lines a follower is too late for, by the host's own times with a margin",
+    "aima_core/store/operations.py": "when something happened, for people",
+    "aima_core/store/hosts.py": "since when a host is drained, for people",
+    "aima_api/logs/stream.py": "which lines a follower is too late for, by the host's own times with a margin",
     "aima_api/up/app.py": "which lines of its parts are this run's",
-    "aima_api/cli/printing.py": "how long ago something was, for people",
+    "aima_api/cli/tables.py": "how long ago something was, for people",
     "aima_api/routes/logs.py": "what `--since 10m` means",
-    "aima_worker/log_tail.py": "when the last lines were put down, for people",
-    "aima_worker/log_tails.py": "which lines were said before this worker",
-    "aima_worker/clock.py": "how far it is from Redis' own",
-    "aima_worker/adopting.py": "since when a container runs that does not say so itself",
-    "aima_worker/runtimes/docker_logs.py": "the time of a line that has none",
-    "aima_worker/runtimes/docker_runtime.py": "what a container has said since it was begun here",
-    "aima_worker/runtimes/process_log.py": "the time of a line",
-    "aima_worker/runtimes/process_supervisor.py": "since when a process runs",
-    "aima_worker/runtimes/fake.py": "since when a container runs",
+    "aima_worker/logs/tail.py": "when the last lines were put down, for people",
+    "aima_worker/logs/collector.py": "which lines were said before this worker",
+    "aima_worker/node/clock.py": "how far it is from Redis' own",
+    "aima_worker/reconciler/adoption.py": "since when a container runs that does not say so itself",
+    "aima_worker/runtimes/docker/logs.py": "the time of a line that has none",
+    "aima_worker/runtimes/docker/lifecycle.py": "what a container has said since it was begun here",
+    "aima_worker/runtimes/process/log_file.py": "the time of a line",
+    "aima_worker/runtimes/process/supervisor.py": "since when a process runs",
+    "aima_worker/runtimes/fake/runtime.py": "since when a container runs",
 }
 """Modules that ask this machine for the time, and what for."""
 
@@ -59,7 +59,7 @@ def test_nobody_else_asks_this_machine_for_the_time():
 @pytest.mark.redis
 @pytest.mark.parametrize("off", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
 def test_a_host_whose_clock_is_a_day_off_holds_what_it_holds_for_as_long_as_any_other(redis, monkeypatch, off):
-    monkeypatch.setattr("aima_core.operation_store.now", lambda: datetime.now(UTC) + off)
+    monkeypatch.setattr("aima_core.store.operations.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
     ports.open(range(20000, 20010))
     start = put_down(operations, a_start_of())

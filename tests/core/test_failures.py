@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aima_core.failures import AimaError, BadId, Failure, exit_code_of, facts_of, table
+from aima_core.errors import AimaError, BadId, Failure, exit_code_of, facts_of, table
 
 ROOT = Path(__file__).parents[2]
 ROWS = {row.__name__: row for row in table()}

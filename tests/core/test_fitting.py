@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from aima_core.fitting import Obstacle, Wanted, never, told, why_not
-from aima_core.ids import Route, ServiceId
-from aima_core.needs import Holding, Needs
-from aima_core.services import Host
+from aima_core.domain.ids import Route, ServiceId
+from aima_core.domain.resources import Holding, Needs
+from aima_core.domain.services import Host
+from aima_core.scheduling.feasibility import Obstacle, Wanted, never, told, why_not
 
 GB = 10**9
 SERVICE = ServiceId("svc-vllm-qwen3-32b")

@@ -12,26 +12,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
 HOMES = {
-    "docker": ("aima_worker/runtimes/docker_",),
+    "docker": ("aima_worker/runtimes/docker/",),
     "celery": (
-        "aima_core/celery_app.py",
+        "aima_core/queue/celery_app.py",
         "aima_worker/app.py",
-        "aima_worker/consuming.py",
-        "aima_worker/ending.py",
-        "aima_worker/tasks.py",
+        "aima_worker/execution/",
     ),
-    "prometheus_client": ("aima_api/metrics.py",),
-    "pynvml": ("aima_worker/nvml.py",),
-    "yaml": ("aima_api/catalog_", "aima_api/cli/"),
+    "prometheus_client": ("aima_api/http/metrics.py",),
+    "pynvml": ("aima_worker/node/nvml.py",),
+    "yaml": ("aima_api/catalog/", "aima_api/cli/"),
 }
 """Libraries, and the only places that import them."""
 WORKS_ON_THIS_MACHINE = {
-    ("aima_api/cli/catalog.py", "aima_api"),
-    ("aima_api/cli/doctor.py", "aima_api.doctor"),
-    ("aima_api/cli/up.py", "aima_api.up.app"),
+    ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
+    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.checks"),
+    ("aima_api/cli/commands/up.py", "aima_api.up.app"),
 }
 """The commands that are no client of the API: they check a catalog, check a machine, or run everything on it."""
-EXAMPLES = {"aima_core/ids.py", "aima_core/catalog.py"}
+EXAMPLES = {"aima_core/domain/ids.py", "aima_core/domain/catalog.py"}
 """Where an engine's name shows what a good one looks like."""
 
 
@@ -63,11 +61,11 @@ def test_redis_keys_are_spelled_in_one_module():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("aima:")
     }
 
-    assert spelled == {"aima_core/keys.py"}
+    assert spelled == {"aima_core/redis/keys.py"}
 
 
 def test_every_key_that_is_spelled_is_documented():
-    from aima_core import keys
+    from aima_core.redis import keys
 
     spelled = {
         node.value.rstrip(":")
@@ -83,7 +81,7 @@ def test_the_command_line_knows_the_core_and_itself_only():
         (place(path), name)
         for path in (ROOT / "aima_api/cli").rglob("*.py")
         for name in imported(path)
-        if name.startswith(("aima_api", "aima_worker")) and not name.startswith("aima_api.cli")
+        if name.startswith(("aima_api", "aima_worker")) and not name.startswith(("aima_api.cli", "aima_api.client"))
     }
 
     assert foreign == WORKS_ON_THIS_MACHINE

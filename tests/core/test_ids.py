@@ -9,8 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from aima_core.failures import BadId
-from aima_core.ids import (
+from aima_core.domain.ids import (
     EngineName,
     EngineType,
     HostName,
@@ -21,6 +20,7 @@ from aima_core.ids import (
     Route,
     ServiceId,
 )
+from aima_core.errors import BadId
 
 KINDS = [EngineName, EngineType, HostName, InstanceId, ModelId, OperationId, Route, ServiceId]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from lab.wishes import a_pull, put_down
 
-from aima_core import keys
-from aima_core.claims import Claimed, Skipped, Standing
-from aima_core.failures import Cancelled, UnknownOperation
-from aima_core.ids import HostName, OperationId
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Operation, Phase, State
-from aima_core.text_redis import TextRedis
+from aima_core.domain.ids import HostName, OperationId
+from aima_core.domain.operations import Event, Operation, Phase, State
+from aima_core.errors import Cancelled, UnknownOperation
+from aima_core.redis import keys
+from aima_core.redis.interface import TextRedis
+from aima_core.store.claims import Claimed, Skipped, Standing
+from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
 ALPHA, BETA = HostName("alpha"), HostName("beta")

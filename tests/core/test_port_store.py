@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from aima_core import keys
-from aima_core.failures import NoFreePort, PortOutOfRange, PortTaken
-from aima_core.ids import HostName, InstanceId
-from aima_core.port_store import PortStore
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import HostName, InstanceId
+from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link
+from aima_core.store.ports import PortStore
 
 pytestmark = pytest.mark.redis
 HOST = HostName("alpha")

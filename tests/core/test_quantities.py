@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ByteSize, ValidationError
 
-from aima_core.quantities import Duration, Size, format_duration, format_size, parse_duration
+from aima_core.domain.units import Duration, Size, format_duration, format_size, parse_duration
 
 
 class Sized(BaseModel):

@@ -16,14 +16,14 @@ from lab.celery_client import a_celery
 from lab.parts import eventually
 from lab.wishes import a_stop_of, put_down
 
-from aima_core import keys
-from aima_core.ids import HostName, InstanceId, OperationId, Route
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Kind, Operation, Phase, State
-from aima_core.orders import Order
-from aima_core.queue import Doorbell, envelope, task_name
-from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, Instance, InstanceState
+from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
+from aima_core.domain.operations import Kind, Operation, Phase, State
+from aima_core.domain.services import Desired, Instance, InstanceState
+from aima_core.queue.notifier import Doorbell, envelope, task_name
+from aima_core.redis import keys
+from aima_core.store.operations import OperationStore, now
+from aima_core.store.orders import Order
+from aima_core.store.services import ServiceStore
 
 pytestmark = pytest.mark.redis
 QUEUE = "cpu.amd64"

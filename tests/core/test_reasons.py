@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aima_core.fitting import Obstacle, WhyNot
-from aima_core.ids import HostName
-from aima_core.reasons import Against, reasons_of
+from aima_core.domain.ids import HostName
+from aima_core.scheduling.explanation import Against, reasons_of
+from aima_core.scheduling.feasibility import Obstacle, WhyNot
 
 DRAINED = WhyNot(Obstacle.DRAINED, "is drained", True)
 OFFLINE = WhyNot(Obstacle.OFFLINE, "is not live", True)

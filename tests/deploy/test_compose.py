@@ -17,7 +17,7 @@ from lab.running import engines
 SERVICE = "svc-tiny-dial"
 PROGRAMS = {
     IMAGES["AIMA_API_IMAGE"]: "import aima_api.app as api, aima_api.flower; api.load_catalog()",
-    IMAGES["AIMA_WORKER_IMAGE"]: "import aima_worker.app, aima_worker.runtimes.docker_engine",
+    IMAGES["AIMA_WORKER_IMAGE"]: "import aima_worker.app, aima_worker.runtimes.docker.sdk.runtime",
 }
 """What each image has to be able to import."""
 

@@ -15,7 +15,7 @@ from documents.test_documents import is_setting
 from lab.running import ROOT
 
 from aima_api.cli.main import root
-from aima_core.failures import BadSettings
+from aima_core.errors import BadSettings
 from aima_core.settings import load_settings
 
 DIRECTORY = ROOT / "deploy/systemd"

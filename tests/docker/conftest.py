@@ -12,7 +12,7 @@ from docker.errors import ImageNotFound
 from lab.proxy import Proxy, proxy
 from lab.registry import Registry, registry
 
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from contract.bench import Bench, Program
 from contract.on_docker import DockerBench
 from lab.images import busybox_image
 
-from aima_worker.runtimes.docker_cli import DockerCli
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 pytestmark = pytest.mark.docker
 

@@ -16,9 +16,9 @@ from lab.leftovers import nothing_held
 from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 
-from aima_core.failures import DockerUnavailable
+from aima_core.errors import DockerUnavailable
 from aima_worker.runtime import ContainerRuntime, ContainerSpec, LogLine
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 pytestmark = pytest.mark.docker
 

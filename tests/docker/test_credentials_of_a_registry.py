@@ -12,8 +12,8 @@ import pytest
 from lab.images import busybox_image
 from lab.registry import ACCOUNT, Registry, registry
 
-from aima_core.failures import RegistryDenied
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_core.errors import RegistryDenied
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 

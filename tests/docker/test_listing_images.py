@@ -11,9 +11,9 @@ from lab.images import layered_image
 from lab.registry import Registry
 
 from aima_worker.runtime import ContainerRuntime
-from aima_worker.runtimes.docker_cli import DockerCli
-from aima_worker.runtimes.docker_engine import DockerEngine
-from aima_worker.runtimes.docker_reading import images_listed, images_printed
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
+from aima_worker.runtimes.docker.parsing import images_listed, images_printed
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 DIGEST, ANOTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
 WAYS = [pytest.param(DockerEngine, id="docker"), pytest.param(DockerCli, id="docker-cli")]

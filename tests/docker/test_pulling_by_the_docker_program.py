@@ -15,9 +15,9 @@ from lab.parts import eventually
 from lab.proxy import Proxy
 from lab.registry import Registry
 
-from aima_core.failures import AimaError, Cancelled, ImageNotFound, PullBroken, PullStalled
-from aima_core.operations import LayerStep
-from aima_worker.runtimes.docker_cli import DockerCli
+from aima_core.domain.operations import LayerStep
+from aima_core.errors import AimaError, Cancelled, ImageNotFound, PullBroken, PullStalled
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 

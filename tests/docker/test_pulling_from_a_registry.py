@@ -16,9 +16,9 @@ from lab.parts import eventually
 from lab.proxy import Proxy
 from lab.registry import Registry
 
-from aima_core.failures import AimaError, Cancelled, ImageNotFound, PullBroken, PullStalled
-from aima_core.operations import LayerStep, PullProgress
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_core.domain.operations import LayerStep, PullProgress
+from aima_core.errors import AimaError, Cancelled, ImageNotFound, PullBroken, PullStalled
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 

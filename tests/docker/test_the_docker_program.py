@@ -23,10 +23,10 @@ from lab.leftovers import nothing_held
 from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 
-from aima_core.failures import DockerUnavailable, EngineRefused, GpuUnavailable
+from aima_core.errors import DockerUnavailable, EngineRefused, GpuUnavailable
 from aima_worker.runtime import ContainerRuntime, ContainerSpec, LogLine, Mount
-from aima_worker.runtimes.docker_cli import DockerCli
-from aima_worker.runtimes.docker_template import container_config
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
+from aima_worker.runtimes.docker.container_config import container_config
 
 pytestmark = pytest.mark.docker
 
@@ -272,7 +272,7 @@ def test_programs_die_with_a_worker_that_is_killed(bench: Bench) -> None:
     spec = bench.spec(Program.STUBBORN)
     bench.runtime.run(spec)
     follower = f"""
-from aima_worker.runtimes.docker_cli import DockerCli
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
 for line in DockerCli(host="bench-01").logs({json.dumps(spec.name)}, follow=True):
     print(line.text, flush=True)
 """

@@ -13,10 +13,10 @@ from contract.bench import Bench, Program
 from contract.on_docker import DockerBench
 from lab.parts import eventually
 
-from aima_core.failures import EngineRefused, GpuUnavailable
+from aima_core.errors import EngineRefused, GpuUnavailable
 from aima_worker.runtime import Mount, Status
-from aima_worker.runtimes.docker_engine import DockerEngine
-from aima_worker.runtimes.docker_template import container_config
+from aima_worker.runtimes.docker.container_config import container_config
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 pytestmark = pytest.mark.docker
 

@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from aima_core.failures import DockerUnavailable
+from aima_core.errors import DockerUnavailable
 from aima_worker.runtime import ContainerSpec, Mount
-from aima_worker.runtimes.docker_cli_flags import create_arguments
-from aima_worker.runtimes.docker_cli_logs import PIECE, Stamped
-from aima_worker.runtimes.docker_cli_program import DockerProgram
-from aima_worker.runtimes.docker_cli_pull import Painting
-from aima_worker.runtimes.docker_template import container_config
-from aima_worker.runtimes.docker_words import Refusal
+from aima_worker.runtimes.docker.cli.flags import create_arguments
+from aima_worker.runtimes.docker.cli.logs import PIECE, Stamped
+from aima_worker.runtimes.docker.cli.program import DockerProgram
+from aima_worker.runtimes.docker.cli.pull import Painting
+from aima_worker.runtimes.docker.container_config import container_config
+from aima_worker.runtimes.docker.errors import Refusal
 
 AT = "2026-02-03T04:05:06.123456789Z"
 STAMP = f"{AT} ".encode()

@@ -17,7 +17,7 @@ from documents.reading import (
     variables,
 )
 
-from aima_core.failures import table
+from aima_core.errors import table
 from aima_core.settings import Settings
 
 CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}

@@ -18,11 +18,11 @@ import pytest
 import yaml
 from lab.parts import eventually, free_port, missing
 
-from aima_core.catalog import Engine, Scalar
-from aima_worker.container_spec import rendered_arguments
+from aima_core.domain.catalog import Engine, Scalar
+from aima_worker.operations.container_spec import rendered_arguments
 from aima_worker.runtime import ContainerRuntime, ContainerSpec
-from aima_worker.runtimes.docker_engine import DockerEngine
-from aima_worker.runtimes.process import ProcessRuntime
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 REPOSITORY = Path(__file__).parents[2]
 ENGINES = ("dial", "espeak", "llamacpp-smollm2", "pocketsphinx")

@@ -16,7 +16,7 @@ from lab.parts import eventually, free_port
 from lab.running import Commands
 from lab.wishes import SIGNING_KEY
 
-from aima_core.ids import OperationId
+from aima_core.domain.ids import OperationId
 
 UP_WITHIN = timedelta(seconds=40)
 _DIES_BEFORE_STARTING_A_CONTAINER = """

@@ -21,11 +21,11 @@ from lab.leftovers import nothing_held
 from lab.redis_server import RedisServer, redis_program
 from lab.wishes import SIGNING_KEY, a_stop_of
 
-from aima_core.redis_link import RedisLink, command_link
+from aima_core.redis.connection import RedisLink, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings
-from aima_worker import images
-from aima_worker.container_spec import ours
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.operations import images
+from aima_worker.operations.container_spec import ours
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 STALL = timedelta(seconds=2)
 WAIT = timedelta(milliseconds=300)

@@ -7,9 +7,9 @@ from typing import Any
 from engines.conftest import engine_of
 from lab.wishes import SERVICE
 
-from aima_core.catalog import Scalar
-from aima_core.ids import ServiceId
-from aima_core.operations import StartService
+from aima_core.domain.catalog import Scalar
+from aima_core.domain.ids import ServiceId
+from aima_core.domain.operations import StartService
 
 DIAL_IMAGE = "aima/dial:1"
 

@@ -14,10 +14,10 @@ from faults.dial import DIAL_IMAGE
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
-from aima_core.ids import OperationId
-from aima_core.operation_store import OperationStore
-from aima_core.queue import Doorbell
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import OperationId
+from aima_core.queue.notifier import Doorbell
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import OperationStore
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 SERVICE = "svc-tiny-dial"

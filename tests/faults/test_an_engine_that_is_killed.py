@@ -13,14 +13,14 @@ from lab.engine import OwnEngine
 from lab.parts import eventually
 from lab.wishes import a_stop_of
 
-from aima_api.doctor import findings
-from aima_api.finding import Verdict
-from aima_core.operations import Phase, State
-from aima_core.services import Instance, InstanceState
+from aima_api.doctor.checks import findings
+from aima_api.doctor.finding import Verdict
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.services import Instance, InstanceState
 from aima_core.settings import Settings
-from aima_worker.container_spec import ours
-from aima_worker.facts import host_facts
-from aima_worker.watch import Watch
+from aima_worker.node.facts import host_facts
+from aima_worker.operations.container_spec import ours
+from aima_worker.reconciler.loop import Watch
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 

@@ -13,13 +13,13 @@ from faults.dial import DIAL_IMAGE, a_dial
 from lab.desk import Desk
 from lab.wishes import SERVICE, a_stop_of
 
-from aima_core.catalog import Scalar
-from aima_core.ids import OperationId
-from aima_core.operations import Phase, State
-from aima_core.services import InstanceState
-from aima_worker.container_spec import Granted, container_spec
+from aima_core.domain.catalog import Scalar
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.services import InstanceState
+from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.runtime import Status
-from aima_worker.runtimes.docker_template import container_config
+from aima_worker.runtimes.docker.container_config import container_config
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 

@@ -16,9 +16,9 @@ from lab.engine import OwnEngine
 from lab.images import foreign_image, layered_image
 from lab.registry import Registry, registry
 
-from aima_core.operations import Phase, State
-from aima_worker.container_spec import ours
-from aima_worker.hardware import arch
+from aima_core.domain.operations import Phase, State
+from aima_worker.node.hardware import arch
+from aima_worker.operations.container_spec import ours
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 

@@ -18,10 +18,10 @@ from lab.proxy import Proxy, proxy
 from lab.registry import registry
 from lab.wishes import a_stop_of
 
-from aima_core.operations import Phase, StartService, State
-from aima_core.services import InstanceState
+from aima_core.domain.operations import Phase, StartService, State
+from aima_core.domain.services import InstanceState
 from aima_core.settings import DockerSettings
-from aima_worker.images import WAITS_BEFORE_ANOTHER_TRY
+from aima_worker.operations.images import WAITS_BEFORE_ANOTHER_TRY
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 

@@ -10,8 +10,8 @@ from faults.dial import a_dial
 from lab.desk import Desk
 from lab.wishes import a_stop_of
 
-from aima_core.operations import State
-from aima_core.redis_link import RedisLink
+from aima_core.domain.operations import State
+from aima_core.redis.connection import RedisLink
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 

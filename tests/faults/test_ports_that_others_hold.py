@@ -14,7 +14,7 @@ from faults.dial import DIAL_IMAGE, a_dial
 from lab.desk import Desk
 from lab.wishes import SERVICE, a_stop_of
 
-from aima_core.operations import State
+from aima_core.domain.operations import State
 from aima_worker.runtime import ContainerSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]

@@ -16,11 +16,11 @@ from faults.dial import DIAL_IMAGE
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
-from aima_core.ids import HostName, InstanceId
-from aima_core.port_store import PortStore
-from aima_core.redis_link import command_link
-from aima_core.service_store import ServiceStore
-from aima_core.services import InstanceState
+from aima_core.domain.ids import HostName, InstanceId
+from aima_core.domain.services import InstanceState
+from aima_core.redis.connection import command_link
+from aima_core.store.ports import PortStore
+from aima_core.store.services import ServiceStore
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 SERVICE = "svc-tiny-dial"

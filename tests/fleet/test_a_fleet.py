@@ -12,8 +12,8 @@ from lab.fleet import Fleet, fake_hosts
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
-from aima_core.operation_store import OperationStore
-from aima_core.redis_link import command_link
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import OperationStore
 
 pytestmark = pytest.mark.redis
 

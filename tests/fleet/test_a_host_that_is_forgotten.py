@@ -11,9 +11,9 @@ from lab.keyspace import odd_keys
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
-from aima_core import keys
-from aima_core.operation_store import OperationStore
-from aima_core.redis_link import command_link
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import OperationStore
 
 pytestmark = pytest.mark.redis
 

@@ -9,7 +9,7 @@ from typing import Any
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.parts import eventually
 
-from aima_worker.hardware import arch
+from aima_worker.node.hardware import arch
 
 CPU_ROUTE = f"cpu.{arch()}"
 """The class of hosts that are what this machine is."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from celery import Celery
 from kombu import pools
 
-from aima_core.celery_app import celery_app
+from aima_core.queue.celery_app import celery_app
 
 
 @contextmanager

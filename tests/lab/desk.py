@@ -11,15 +11,15 @@ from typing import Any
 from lab.parts import eventually
 from lab.wishes import put_down
 
-from aima_core.ids import OperationId
-from aima_core.operations import Command, Event, Operation, Phase
-from aima_core.services import Instance
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Command, Event, Operation, Phase
+from aima_core.domain.services import Instance
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.text_redis import TextRedis
 from aima_worker.app import make_host
-from aima_worker.conduct import conduct
-from aima_worker.host import Host, Probe
-from aima_worker.readiness import http_status
+from aima_worker.context import Host, Probe
+from aima_worker.execution.executor import conduct
+from aima_worker.operations.readiness import http_status
 from aima_worker.runtime import ContainerRuntime
 
 

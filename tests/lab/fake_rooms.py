@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aima_worker.runtime import Container, ContainerSpec
-from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 
 def wall_clock() -> datetime:

@@ -34,11 +34,11 @@ from celery.worker import state
 from kombu.asynchronous import set_event_loop
 from lab.fake_rooms import FakeRoom
 
-from aima_core.failures import AimaError
+from aima_core.errors import AimaError
 from aima_core.settings import Settings
 from aima_worker.app import whole_worker
-from aima_worker.ending import leave_soon
-from aima_worker.runtimes.fake_engine import Manners
+from aima_worker.execution.shutdown import leave_soon
+from aima_worker.runtimes.fake.engine import Manners
 
 
 class HomePool(TaskPool):

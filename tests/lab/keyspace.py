@@ -1,4 +1,4 @@
-"""The keys that are in Redis, against the table in which `aima_core.keys` documents them all."""
+"""The keys that are in Redis, against the table in which `aima_core.redis.keys` documents them all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from aima_core import keys
+from aima_core.redis import keys
 
 _ROW = re.compile(
     r"^(aima\S*(?:, aima\S*)*) +(string|hash|zset|set|list|stream|channel) +(\S.*?)  +(.+)$", re.MULTILINE

@@ -17,10 +17,10 @@ from lab.parts import eventually
 from lab.redis_server import RedisServer
 from redis import RedisError
 
-from aima_core.ids import HostName
-from aima_core.operation_store import OperationStore
-from aima_core.port_store import PortStore
-from aima_core.text_redis import TextRedis
+from aima_core.domain.ids import HostName
+from aima_core.redis.interface import TextRedis
+from aima_core.store.operations import OperationStore
+from aima_core.store.ports import PortStore
 from aima_worker.runtime import ContainerRuntime
 
 SETTLES_WITHIN = timedelta(seconds=12)

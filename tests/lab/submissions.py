@@ -8,11 +8,11 @@ from lab.fleet import ARCH, IMAGE
 from lab.parts import eventually
 from lab.wishes import a_pull, a_start_of, put_down
 
-from aima_core.failures import BrokerUnavailable
-from aima_core.ids import OperationId
-from aima_core.operation_store import OperationStore
-from aima_core.operations import Operation, State
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Operation, State
+from aima_core.errors import BrokerUnavailable
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import OperationStore
 
 
 class Submissions:

@@ -13,11 +13,11 @@ from lab.redis_server import RedisServer
 from lab.sharing import at_work
 from redis import Redis
 
-from aima_core import keys
-from aima_core.ids import HostName, InstanceId
-from aima_core.port_store import PortStore
-from aima_core.redis_link import RedisLink
-from aima_worker.runtimes.fake import FakeRuntime
+from aima_core.domain.ids import HostName, InstanceId
+from aima_core.redis import keys
+from aima_core.redis.connection import RedisLink
+from aima_core.store.ports import PortStore
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 AT_ONCE = timedelta(milliseconds=100)
 

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from pydantic import SecretStr
 
-from aima_core.catalog import Engine
-from aima_core.ids import HostName, OperationId, Route, ServiceId
-from aima_core.needs import needs_of
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
-from aima_core.orders import Order
-from aima_core.signing import sign
+from aima_core.domain.catalog import Engine
+from aima_core.domain.ids import HostName, OperationId, Route, ServiceId
+from aima_core.domain.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.domain.resources import needs_of
+from aima_core.store.operations import OperationStore, now
+from aima_core.store.orders import Order
+from aima_core.trust.signatures import sign
 
 SIGNING_KEY = SecretStr("the tests' own key")
 SERVICE = ServiceId("svc-tiny-dial")

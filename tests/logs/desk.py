@@ -16,22 +16,22 @@ from lab.desk import host_of
 from lab.parts import eventually, free_port
 from lab.wishes import SIGNING_KEY, an_engine
 
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, InstanceId, OperationId, ServiceId
-from aima_core.operation_store import now
-from aima_core.operations import StartService
-from aima_core.redis_link import command_link
-from aima_core.services import Desired, HostFacts, Instance, InstanceState, Service
+from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.domain.operations import StartService
+from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState, Service
+from aima_core.redis.connection import command_link
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
-from aima_core.text_redis import TextRedis
-from aima_worker.container_spec import Granted, container_spec
-from aima_worker.hardware import arch
-from aima_worker.host import Host
-from aima_worker.log_link import LogLink
-from aima_worker.log_server import LONGEST_ANSWER, LogServer
-from aima_worker.log_tails import FOLLOW_LASTS, LogTails
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import now
+from aima_worker.context import Host
+from aima_worker.logs.channel import LogLink
+from aima_worker.logs.collector import FOLLOW_LASTS, LogTails
+from aima_worker.logs.server import LONGEST_ANSWER, LogServer
+from aima_worker.node.hardware import arch
+from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.runtime import ContainerRuntime, LogLine, LogStream
-from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 SERVICE = ServiceId("svc-tiny-dial")
 IMAGE = "tiny:1"
@@ -241,7 +241,7 @@ def said(node: Node, **asked: Any) -> tuple[list[str], list[str]]:
 
 def until_kept(desk: Desk, text: str) -> None:
     """Until the host has put a line down for when it cannot be asked."""
-    from aima_core import keys
+    from aima_core.redis import keys
 
     assert eventually(lambda: text in (desk.redis.get(keys.last_lines(desk.instance)) or "")), f"{text!r} is not kept"
 

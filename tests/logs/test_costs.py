@@ -10,16 +10,16 @@ import pytest
 from lab.parts import eventually
 from logs.desk import SERVICE, CountingRuntime, Desk, a_desk, say, until_kept
 
-from aima_api.log_feeds import MOST_WAITING, Ear, Heard
-from aima_api.log_link import LogLink
-from aima_api.log_past import LogPast
-from aima_api.log_streams import Follower, Request
-from aima_core import keys
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName
-from aima_core.log_messages import Ask, Batch, Line
-from aima_core.redis_link import following_link
-from aima_worker.runtimes.fake_engine import Manners
+from aima_api.logs.channel import LogLink
+from aima_api.logs.fanout import MOST_WAITING, Ear, Heard
+from aima_api.logs.history import LogPast
+from aima_api.logs.stream import Follower, Request
+from aima_core.domain.ids import HostName
+from aima_core.logs.protocol import Ask, Batch, Line
+from aima_core.redis import keys
+from aima_core.redis.connection import following_link
+from aima_core.store.hosts import HostStore
+from aima_worker.runtimes.fake.engine import Manners
 
 
 @pytest.fixture

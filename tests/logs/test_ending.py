@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from logs.desk import Desk
 
-from aima_core.ids import ServiceId
-from aima_core.redis_link import RedisLink
-from aima_worker.log_link import LogLink
-from aima_worker.log_tail import Tail
-from aima_worker.log_tails import LogTails
+from aima_core.domain.ids import ServiceId
+from aima_core.redis.connection import RedisLink
+from aima_worker.logs.channel import LogLink
+from aima_worker.logs.collector import LogTails
+from aima_worker.logs.tail import Tail
 
 pytestmark = pytest.mark.redis
 

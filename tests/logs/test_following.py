@@ -13,11 +13,11 @@ from lab.parts import eventually
 from lab.redis_server import RedisServer
 from logs.desk import CountingRuntime, Desk, a_desk, following, say, until_kept
 
-from aima_api import log_streams
-from aima_core import keys
-from aima_core.redis_link import RedisLink
-from aima_core.services import InstanceState
-from aima_worker.runtimes.fake_engine import Manners
+from aima_api.logs import stream
+from aima_core.domain.services import InstanceState
+from aima_core.redis import keys
+from aima_core.redis.connection import RedisLink
+from aima_worker.runtimes.fake.engine import Manners
 
 
 def test_a_follower_gets_what_was_said_and_what_is_said(desk: Desk, node: Node) -> None:
@@ -145,7 +145,7 @@ def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runt
 def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
     desk: Desk, node: Node, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_streams, "LINGERS", timedelta(0))
+    monkeypatch.setattr(stream, "LINGERS", timedelta(0))
     desk.run()
 
     with following(node) as reader:
@@ -165,7 +165,7 @@ def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
 def test_a_follow_ends_once_the_record_stays_away(
     desk: Desk, node: Node, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_streams, "PUT_BACK_WITHIN", timedelta(0))
+    monkeypatch.setattr(stream, "PUT_BACK_WITHIN", timedelta(0))
     desk.run()
 
     with following(node) as reader:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aima_core.log_seen import INTERLEAVED, Seen
+from aima_core.logs.dedup import INTERLEAVED, Seen
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,9 +8,9 @@ from api.front_door import Node
 from lab.parts import eventually
 from logs.desk import CountingRuntime, Desk, following, said, say, until_kept
 
-from aima_core import keys
-from aima_core.failures import Failure
-from aima_core.services import InstanceState
+from aima_core.domain.services import InstanceState
+from aima_core.errors import Failure
+from aima_core.redis import keys
 
 
 def test_the_last_lines_can_be_read_after_the_container_is_gone(desk: Desk, node: Node) -> None:

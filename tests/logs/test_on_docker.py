@@ -13,7 +13,7 @@ from lab.parts import eventually
 from logs.desk import Desk, a_desk, following, said, until_kept
 
 from aima_worker.runtime import Status
-from aima_worker.runtimes.docker_engine import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
 
 pytestmark = pytest.mark.docker
 

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from lab.parts import eventually
 
-from aima_core.log_messages import Batch
-from aima_worker.log_tail import KEPT, MOST_LAG, Tail
+from aima_core.logs.protocol import Batch
+from aima_worker.logs.tail import KEPT, MOST_LAG, Tail
 from aima_worker.runtime import Container, LogLine, Status
-from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 CONTAINER = Container(id="1", name="busy", status=Status.RUNNING, labels={}, image="tiny:1", started_at=BEGINNING)

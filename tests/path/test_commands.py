@@ -13,13 +13,13 @@ from lab.parts import eventually
 from lab.registry import registry
 from lab.running import Aima, engines
 
-from aima_core import failures
+from aima_core import errors
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 SERVICE = "svc-tiny-dial"
 
 
-def assert_failed(said, failure: type[failures.AimaError]) -> None:
+def assert_failed(said, failure: type[errors.AimaError]) -> None:
     assert said.returncode == failure.exit_code, said.stderr
     assert f"code: {failure.code}" in said.stderr
     assert "hint: " in said.stderr
@@ -28,16 +28,16 @@ def assert_failed(said, failure: type[failures.AimaError]) -> None:
 
 def test_bad_input_is_told_with_code_sentence_and_next_step_and_loses_nothing(aima: Aima, tmp_path: Path):
     for words, failure in [
-        (("service", "start", "tiny-dial"), failures.BadId),
-        (("service", "start", "svc-nope-nothing"), failures.UnknownEngine),
-        (("service", "start", "svc-tiny-nothing", "--engine", "no-such-engine"), failures.UnknownEngine),
-        (("service", "start", "svc-vllm-qwen9"), failures.UnknownModel),
-        (("service", "start", SERVICE, "--host", "nowhere"), failures.UnknownHost),
-        (("service", "start", SERVICE, "--set", "speed=9"), failures.UnknownArgument),
-        (("service", "start", SERVICE, "--port", "80", "--wait"), failures.PortOutOfRange),
-        (("service", "stop", "svc-tiny-never"), failures.UnknownService),
-        (("operation", "show", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), failures.UnknownOperation),
-        (("service", "start", SERVICE, "--model-path", "/etc", "--wait"), failures.EngineDoesNotServe),
+        (("service", "start", "tiny-dial"), errors.BadId),
+        (("service", "start", "svc-nope-nothing"), errors.UnknownEngine),
+        (("service", "start", "svc-tiny-nothing", "--engine", "no-such-engine"), errors.UnknownEngine),
+        (("service", "start", "svc-vllm-qwen9"), errors.UnknownModel),
+        (("service", "start", SERVICE, "--host", "nowhere"), errors.UnknownHost),
+        (("service", "start", SERVICE, "--set", "speed=9"), errors.UnknownArgument),
+        (("service", "start", SERVICE, "--port", "80", "--wait"), errors.PortOutOfRange),
+        (("service", "stop", "svc-tiny-never"), errors.UnknownService),
+        (("operation", "show", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), errors.UnknownOperation),
+        (("service", "start", SERVICE, "--model-path", "/etc", "--wait"), errors.EngineDoesNotServe),
     ]:
         assert_failed(aima.aima(*words), failure)
 
@@ -48,7 +48,7 @@ def test_a_port_in_somebody_elses_use_ends_the_start_and_leaves_nothing(aima: Ai
     with socket.create_server(("127.0.0.1", 19050)):
         said = aima.aima("service", "start", SERVICE, "--port", "19050", "--wait")
 
-    assert_failed(said, failures.PortTaken)
+    assert_failed(said, errors.PortTaken)
     assert aima.record("port", "list") == []
     assert aima.instance(SERVICE)["failure"]["code"] == "port_taken"
 
@@ -57,7 +57,7 @@ def test_a_container_that_exits_at_once_is_told_with_its_last_lines(aima: Aima):
     crash = ("--set", "crash-after=1", "--set", "load-seconds=60", "--set", "last-words=no weights here")
     said = aima.aima("service", "start", SERVICE, *crash, "--wait")
 
-    assert_failed(said, failures.ContainerExited)
+    assert_failed(said, errors.ContainerExited)
     assert "no weights here" in said.stderr
     assert aima.record("port", "list") == []
 
@@ -67,7 +67,7 @@ def test_an_image_that_does_not_exist_ends_the_pull(aima: Aima, tmp_path: Path):
     with registry(tmp_path / "registry") as source:
         said = aima.aima("image", "pull", f"{source.address}/no/such:image", "--wait")
 
-    assert_failed(said, failures.ImageNotFound)
+    assert_failed(said, errors.ImageNotFound)
 
 
 def test_ctrl_c_stops_the_watching_only(aima: Aima):
@@ -89,7 +89,7 @@ def test_a_start_can_be_cancelled_while_it_loads(aima: Aima):
 
     aima.aima("operation", "cancel", operation)
 
-    assert aima.aima("operation", "watch", operation).returncode == failures.Cancelled.exit_code
+    assert aima.aima("operation", "watch", operation).returncode == errors.Cancelled.exit_code
     assert aima.record("port", "list") == []
 
 
@@ -143,7 +143,7 @@ def answers(port: int) -> bool:
 def test_commands_without_an_api_say_so_and_what_to_do(tmp_path: Path):
     nowhere = Aima(tmp_path, installation="none", runtime="docker")
 
-    assert_failed(nowhere.aima("service", "list"), failures.ApiUnavailable)
+    assert_failed(nowhere.aima("service", "list"), errors.ApiUnavailable)
 
 
 def test_without_an_engine_it_runs_native_processes_and_says_so(tmp_path: Path):

@@ -10,9 +10,9 @@ import pytest
 from lab.parts import free_port
 
 from aima_worker.runtime import ContainerRuntime, ContainerSpec
-from aima_worker.runtimes.process import ProcessRuntime
-from aima_worker.runtimes.process_record import Record
-from aima_worker.runtimes.process_table import Process, family
+from aima_worker.runtimes.process.process_table import Process, family
+from aima_worker.runtimes.process.run_record import Record
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 NAME = "aima-test"
 

@@ -12,9 +12,9 @@ import pytest
 from lab.parts import eventually
 from process.conftest import NAME, ended, processes_of, record_of, said, shell
 
-from aima_worker.runtimes.process import ProcessRuntime
-from aima_worker.runtimes.process_files import RUNNING, read, write
-from aima_worker.runtimes.process_table import Process
+from aima_worker.runtimes.process.files import RUNNING, read, write
+from aima_worker.runtimes.process.process_table import Process
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 GRACE = timedelta(seconds=1)
 

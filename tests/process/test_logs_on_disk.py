@@ -9,16 +9,16 @@ from threading import Event, Thread
 
 import pytest
 
-from aima_worker.runtimes import process_log
-from aima_worker.runtimes.process_log import LogWriter, older
-from aima_worker.runtimes.process_logs import ProcessLogs
+from aima_worker.runtimes.process.log_file import LogWriter, older
+from aima_worker.runtimes.process.log_reader import ProcessLogs
+from aima_worker.runtimes.process.runtime import log_file
 
 A_THOUSAND_LINES_OR_SO = 40_000
 
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(process_log, "LARGEST_FILE", A_THOUSAND_LINES_OR_SO)
+    monkeypatch.setattr(log_file, "LARGEST_FILE", A_THOUSAND_LINES_OR_SO)
     return tmp_path / "log"
 
 

@@ -14,13 +14,13 @@ from lab.parts import eventually
 from process.conftest import NAME, ended, pid_of, processes_of, record_of, said, shell
 
 from aima_worker.runtime import ContainerSpec, Status
-from aima_worker.runtimes.process import ProcessRuntime
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 _WORKER = """
 import sys, time
 from pathlib import Path
 from aima_worker.runtime import ContainerSpec
-from aima_worker.runtimes.process import ProcessRuntime
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 ProcessRuntime(Path(sys.argv[1]), host="host-01").run(ContainerSpec.model_validate_json(sys.argv[2]))
 print("ran", flush=True)

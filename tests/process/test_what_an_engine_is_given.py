@@ -11,8 +11,8 @@ import pytest
 from lab.parts import eventually
 from process.conftest import NAME, ended, pid_of, record_of, said, shell
 
-from aima_core.failures import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
-from aima_worker.runtimes.process import ProcessRuntime
+from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 
 def test_the_worker_s_secrets_are_not_handed_on(runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch) -> None:

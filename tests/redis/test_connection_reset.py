@@ -9,8 +9,8 @@ import pytest
 from api.front_door import ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 
-from aima_core.operations import Phase, State
-from aima_core.redis_link import command_link
+from aima_core.domain.operations import Phase, State
+from aima_core.redis.connection import command_link
 
 pytestmark = pytest.mark.redis
 

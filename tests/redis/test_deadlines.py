@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from aima_api.flower import REDIS_ANSWER_SECONDS as FLOWER_ANSWER_SECONDS
-from aima_api.log_link import LogLink
-from aima_core.celery_app import RECONNECTS_WITHIN_SECONDS, celery_app
-from aima_core.failures import BrokerUnavailable
-from aima_core.ids import HostName, ServiceId
-from aima_core.redis_link import MOST_FOLLOWED, command_link, following_link
+from aima_api.logs.channel import LogLink
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.errors import BrokerUnavailable
+from aima_core.queue.celery_app import RECONNECTS_WITHIN_SECONDS, celery_app
+from aima_core.redis.connection import MOST_FOLLOWED, command_link, following_link
 from aima_worker.app import REDIS_ANSWER_SECONDS
 
 pytestmark = pytest.mark.redis
 
 ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
-FACTORIES = "aima_core/redis_link.py"
+FACTORIES = "aima_core/redis/connection.py"
 ONE = "redis://:secret@127.0.0.1:1/0"
 TLS = "rediss://:secret@127.0.0.1:1/0"
 BY_SENTINELS = "sentinel://:secret@127.0.0.1:1,127.0.0.1:2/0?master=aima&sentinel_password=other"

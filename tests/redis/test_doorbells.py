@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 from lab.parts import eventually
 
-from aima_core import keys
-from aima_core.celery_app import celery_app
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, Route
-from aima_core.operations import State
-from aima_core.queue import envelope
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import HostName, Route
+from aima_core.domain.operations import State
+from aima_core.queue.celery_app import celery_app
+from aima_core.queue.notifier import envelope
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link
+from aima_core.store.hosts import HostStore
 
 pytestmark = pytest.mark.redis
 

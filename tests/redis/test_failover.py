@@ -11,9 +11,9 @@ from api.front_door import ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 from lab.sentinel import watched_by_sentinels
 
-from aima_core.failures import BadSettings, BrokerUnavailable
-from aima_core.operations import Phase, State
-from aima_core.redis_link import command_link, following_link
+from aima_core.domain.operations import Phase, State
+from aima_core.errors import BadSettings, BrokerUnavailable
+from aima_core.redis.connection import command_link, following_link
 from aima_core.settings import load_settings
 
 pytestmark = pytest.mark.redis

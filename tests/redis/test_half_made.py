@@ -9,16 +9,16 @@ import pytest
 from lab.wishes import a_pull, a_start_of, put_down
 from redis import Redis
 
-from aima_core.failures import BrokerUnavailable
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, ServiceId
-from aima_core.needs import Room
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Phase, State
-from aima_core.port_store import PortStore
-from aima_core.redis_link import command_link
-from aima_core.service_store import ServiceStore
-from aima_core.services import Desired, Instance, InstanceState
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.operations import Event, Phase, State
+from aima_core.domain.resources import Room
+from aima_core.domain.services import Desired, Instance, InstanceState
+from aima_core.errors import BrokerUnavailable
+from aima_core.redis.connection import command_link
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore, now
+from aima_core.store.ports import PortStore
+from aima_core.store.services import ServiceStore
 
 pytestmark = pytest.mark.redis
 

@@ -16,7 +16,7 @@ from api.front_door import SERVICE, api_node
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_core.operations import State
+from aima_core.domain.operations import State
 
 pytestmark = pytest.mark.redis
 

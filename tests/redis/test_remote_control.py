@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from lab.celery_client import a_celery
 
-from aima_core.operations import State
+from aima_core.domain.operations import State
 
 pytestmark = pytest.mark.redis
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from lab.parts import eventually
 
-from aima_core.host_store import HostStore
-from aima_core.operations import State
-from aima_core.redis_link import command_link
+from aima_core.domain.operations import State
+from aima_core.redis.connection import command_link
+from aima_core.store.hosts import HostStore
 
 pytestmark = pytest.mark.redis
 

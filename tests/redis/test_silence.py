@@ -18,13 +18,13 @@ from lab.proxy import proxy
 from lab.redis_server import RedisServer
 from lab.wishes import a_pull, put_down
 
-from aima_core import redis_link
-from aima_core.claims import Claimed
-from aima_core.failures import BrokerUnavailable
-from aima_core.ids import HostName
-from aima_core.operation_store import OperationStore, now
-from aima_core.operations import Event, Phase, State
-from aima_core.redis_link import command_link
+from aima_core.domain.ids import HostName
+from aima_core.domain.operations import Event, Phase, State
+from aima_core.errors import BrokerUnavailable
+from aima_core.redis import connection
+from aima_core.redis.connection import command_link
+from aima_core.store.claims import Claimed
+from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
 
@@ -117,9 +117,9 @@ def test_a_redis_that_was_found_silent_is_not_waited_for_again_at_once_but_soon(
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match="silent"):
             link.ping()
-        assert time.monotonic() - began < redis_link.SILENCE_SECONDS / 2
+        assert time.monotonic() - began < connection.SILENCE_SECONDS / 2
 
-    assert eventually(lambda: answers(link), within=timedelta(seconds=2 * redis_link.SILENCE_SECONDS))
+    assert eventually(lambda: answers(link), within=timedelta(seconds=2 * connection.SILENCE_SECONDS))
     link.close()
 
 

@@ -9,9 +9,9 @@ import pytest
 from lab.certificates import certificate_in
 from lab.parts import free_port, missing
 
-from aima_core.celery_app import celery_app
-from aima_core.failures import BrokerUnavailable
-from aima_core.redis_link import command_link, following_link
+from aima_core.errors import BrokerUnavailable
+from aima_core.queue.celery_app import celery_app
+from aima_core.redis.connection import command_link, following_link
 
 pytestmark = pytest.mark.redis
 

@@ -11,11 +11,11 @@ from lab.desk import Desk, desk_of
 from lab.leftovers import no_lease_alone
 from lab.wishes import SIGNING_KEY
 
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import DockerSettings, HostSettings, Settings
-from aima_core.text_redis import TextRedis
-from aima_worker import images
-from aima_worker.hardware import arch
-from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.node.hardware import arch
+from aima_worker.operations import images
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 
 @pytest.fixture

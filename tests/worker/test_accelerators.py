@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from worker.recorded import MACHINES, found_on, nvml_of, reading_of
 
-from aima_core.services import Accelerator
-from aima_worker.accelerators import shares_memory
-from aima_worker.machine import Machine, this_machine
-from aima_worker.nvml import read
+from aima_core.domain.services import Accelerator
+from aima_worker.node.accelerators import shares_memory
+from aima_worker.node.machine import Machine, this_machine
+from aima_worker.node.nvml import read
 
 GB = 1_000_000_000
 

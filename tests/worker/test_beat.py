@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from aima_core import keys
-from aima_core.celery_transport import Dropped
-from aima_core.failures import BrokerUnavailable, HostNameTaken, IdentityTaken
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName
-from aima_worker.beat import Beat
-from aima_worker.facts import host_facts
-from aima_worker.remembered import Memory, Remembered
+from aima_core.domain.ids import HostName
+from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
+from aima_core.queue.transport import Dropped
+from aima_core.redis import keys
+from aima_core.store.hosts import HostStore
+from aima_worker.node.facts import host_facts
+from aima_worker.node.heartbeat import Beat
+from aima_worker.node.remembered import Memory, Remembered
 
 pytestmark = pytest.mark.redis
 

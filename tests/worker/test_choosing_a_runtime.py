@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from aima_core.settings import DockerSettings, Settings
-from aima_worker.choose_runtime import choose_runtime
-from aima_worker.runtimes.docker_cli import DockerCli
-from aima_worker.runtimes.docker_engine import DockerEngine
-from aima_worker.runtimes.process import ProcessRuntime
+from aima_worker.runtime_selection import choose_runtime
+from aima_worker.runtimes.docker.cli.runtime import DockerCli
+from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 NOWHERE = "unix:///nowhere/docker.sock"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from lab.wishes import a_start_of
 
-from aima_api.catalog_files import load_catalog
-from aima_core.failures import NoNativeSection
-from aima_core.ids import OperationId, ServiceId
-from aima_core.operations import StartService
-from aima_worker.container_spec import Granted, container_spec, rendered_arguments
+from aima_api.catalog.loader import load_catalog
+from aima_core.domain.ids import OperationId, ServiceId
+from aima_core.domain.operations import StartService
+from aima_core.errors import NoNativeSection
+from aima_worker.operations.container_spec import Granted, container_spec, rendered_arguments
 
 ENGINES = load_catalog().engines
 GRANTED = Granted(OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), fence=7, gpus=())

@@ -11,7 +11,7 @@ import pytest
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_core import keys
+from aima_core.redis import keys
 
 pytestmark = pytest.mark.redis
 

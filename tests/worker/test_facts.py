@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from worker.recorded import found_on
 
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
-from aima_core.text_redis import TextRedis
-from aima_worker import hardware
-from aima_worker.clock import clock_offset
-from aima_worker.facts import MOST_IMAGES, host_facts
-from aima_worker.hardware import memory_reserve
-from aima_worker.runtimes.fake import FakeRuntime
+from aima_worker.node import hardware
+from aima_worker.node.clock import clock_offset
+from aima_worker.node.facts import MOST_IMAGES, host_facts
+from aima_worker.node.hardware import memory_reserve
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 GB = 1_000_000_000
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aima_core.failures import Cancelled, DiskFull, DockerUnavailable, GpuUnavailable, PullBroken, PullStalled
+from aima_core.errors import Cancelled, DiskFull, DockerUnavailable, GpuUnavailable, PullBroken, PullStalled
 from aima_worker.runtime import ContainerSpec
-from aima_worker.runtimes.fake import FakeRuntime
-from aima_worker.runtimes.fake_engine import Manners
-from aima_worker.runtimes.fake_pull import Published
+from aima_worker.runtimes.fake.engine import Manners
+from aima_worker.runtimes.fake.pull import Published
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 STALL = timedelta(milliseconds=50)
 URL = "http://127.0.0.1:20000/health"

@@ -13,12 +13,12 @@ from lab.desk import desk_of
 from lab.parts import eventually
 from lab.wishes import a_start_of, a_stop_of
 
-from aima_core.operations import Phase, State
-from aima_core.services import InstanceState
-from aima_worker import floor
-from aima_worker.facts import host_facts
-from aima_worker.floor import floor_of
-from aima_worker.runtimes.fake import Manners
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.services import InstanceState
+from aima_worker.node import memory_guard
+from aima_worker.node.facts import host_facts
+from aima_worker.node.memory_guard import floor_of
+from aima_worker.runtimes.fake.runtime import Manners
 
 pytestmark = pytest.mark.redis
 GB = 1_000_000_000
@@ -36,7 +36,7 @@ class Memory:
 
 @pytest.fixture
 def memory(monkeypatch):
-    monkeypatch.setattr(floor, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(memory_guard, "LOOK_SECONDS", 0.02)
     return Memory()
 
 

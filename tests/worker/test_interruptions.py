@@ -9,11 +9,11 @@ from lab.desk import desk_of
 from lab.parts import eventually
 from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 
-from aima_core.ids import Route
-from aima_core.operations import Phase, State
-from aima_core.services import Desired, InstanceState
-from aima_worker.interruptible import HandedOn
-from aima_worker.runtimes.fake import Manners, Published
+from aima_core.domain.ids import Route
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.services import Desired, InstanceState
+from aima_worker.execution.cancellation import HandedOn
+from aima_worker.runtimes.fake.runtime import Manners, Published
 
 pytestmark = pytest.mark.redis
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from lab.wishes import a_start_of, put_down
 
-from aima_core import keys
-from aima_core.host_store import HostStore
-from aima_core.ids import HostName, OperationId, Route
-from aima_core.operation_store import Overdue
-from aima_core.operations import State
-from aima_worker.conduct import conduct
-from aima_worker.facts import host_facts
-from aima_worker.sweep import Sweep
+from aima_core.domain.ids import HostName, OperationId, Route
+from aima_core.domain.operations import State
+from aima_core.redis import keys
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import Overdue
+from aima_worker.execution.executor import conduct
+from aima_worker.execution.redelivery import Sweep
+from aima_worker.node.facts import host_facts
 
 pytestmark = pytest.mark.redis
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from aima_worker.log_lines import LINE_LIMIT, LineSplitter, harmless
+from aima_worker.runtimes.line_splitter import LINE_LIMIT, LineSplitter, harmless
 
 
 def lines_of(*pieces: bytes) -> list[str]:

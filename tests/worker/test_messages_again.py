@@ -10,9 +10,9 @@ import pytest
 from lab.wishes import a_start_of
 from structlog.testing import capture_logs
 
-from aima_core.operations import Phase
-from aima_worker.conduct import conduct
-from aima_worker.runtimes.fake import Manners
+from aima_core.domain.operations import Phase
+from aima_worker.execution.executor import conduct
+from aima_worker.runtimes.fake.runtime import Manners
 
 pytestmark = pytest.mark.redis
 

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import timedelta
 
-from aima_worker.nvml import Device, Reading, nvml_reading
+from aima_worker.node.nvml import Device, Reading, nvml_reading
 
 SOON = timedelta(milliseconds=300)
 ONE_CARD = '{"devices": [{"name": "A", "uuid": "GPU-1", "memory": 8, "compute_capability": "9.0"}], "error": null}'
@@ -48,7 +48,7 @@ def test_a_library_that_crashes_crashes_alone() -> None:
 
 
 def test_the_worker_does_not_hold_the_library() -> None:
-    code = "import sys, aima_worker.hardware as h; h._found(); print('pynvml' in sys.modules)"
+    code = "import sys, aima_worker.node.hardware as h; h._found(); print('pynvml' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

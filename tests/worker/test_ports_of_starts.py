@@ -7,7 +7,7 @@ import socket
 import pytest
 from lab.wishes import a_start_of
 
-from aima_core import keys
+from aima_core.redis import keys
 
 pytestmark = pytest.mark.redis
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from aima_core.operations import LayerStep, PullProgress
-from aima_worker.pull_progress import PullTracker
+from aima_core.domain.operations import LayerStep, PullProgress
+from aima_worker.runtimes.pull_progress import PullTracker
 
 Said = tuple[float, str, str, dict[str, Any]]
 

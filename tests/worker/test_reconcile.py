@@ -9,19 +9,19 @@ import pytest
 from lab.parts import eventually
 from lab.wishes import SERVICE, a_start_of, a_stop_of
 
-from aima_core import keys
-from aima_core.failures import DockerUnavailable, UnknownOperation, UnknownService
-from aima_core.ids import HostName, OperationId, ServiceId
-from aima_core.needs import Holding
-from aima_core.operation_store import now
-from aima_core.operations import Phase, State
-from aima_core.services import Desired, Instance, InstanceState
-from aima_worker import accounts, reconcile
-from aima_worker import watch as watching
-from aima_worker.container_spec import Granted, container_spec
+from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.resources import Holding
+from aima_core.domain.services import Desired, Instance, InstanceState
+from aima_core.errors import DockerUnavailable, UnknownOperation, UnknownService
+from aima_core.redis import keys
+from aima_core.store.operations import now
+from aima_worker.operations.container_spec import Granted, container_spec
+from aima_worker.reconciler import loop as watching
+from aima_worker.reconciler import reconcile, resources
+from aima_worker.reconciler.loop import Watch
 from aima_worker.runtime import Status
-from aima_worker.runtimes.fake import Manners
-from aima_worker.watch import Watch
+from aima_worker.runtimes.fake.runtime import Manners
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
@@ -35,7 +35,7 @@ def watch(desk, monkeypatch) -> Watch:
     monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 0)
     monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", SOON)
     monkeypatch.setattr(reconcile, "SETTLES_SECONDS", SOON)
-    monkeypatch.setattr(accounts, "LEFT_SECONDS", SOON)
+    monkeypatch.setattr(resources, "LEFT_SECONDS", SOON)
     return Watch(desk.host, engine_answers=lambda _: None)
 
 

@@ -8,12 +8,12 @@ import pytest
 from lab.wishes import a_start_of, a_stop_of
 from pydantic import SecretStr
 
-from aima_core.failures import DiskFull, ImageNotFound
-from aima_core.operations import Phase, State
-from aima_core.quantities import format_size
-from aima_core.services import InstanceState
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.services import InstanceState
+from aima_core.domain.units import format_size
+from aima_core.errors import DiskFull, ImageNotFound
 from aima_worker.runtime import Status
-from aima_worker.runtimes.fake import Manners, Published
+from aima_worker.runtimes.fake.runtime import Manners, Published
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"

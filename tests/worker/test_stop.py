@@ -8,9 +8,9 @@ import pytest
 from lab.parts import eventually
 from lab.wishes import SERVICE, a_start_of, a_stop_of
 
-from aima_core.operations import State
-from aima_core.services import InstanceState
-from aima_worker import stop
+from aima_core.domain.operations import State
+from aima_core.domain.services import InstanceState
+from aima_worker.operations import stop
 
 pytestmark = pytest.mark.redis
 

@@ -9,15 +9,15 @@ import pytest
 from lab.parts import eventually
 from lab.wishes import a_start_of, a_stop_of
 
-from aima_core.failures import BrokerUnavailable, DockerUnavailable
-from aima_core.ids import InstanceId
-from aima_core.operations import State
-from aima_core.services import InstanceState
-from aima_worker import bringing_back
-from aima_worker.aftercare import FAILED_CHECKS
+from aima_core.domain.ids import InstanceId
+from aima_core.domain.operations import State
+from aima_core.domain.services import InstanceState
+from aima_core.errors import BrokerUnavailable, DockerUnavailable
+from aima_worker.reconciler import restarts
+from aima_worker.reconciler.loop import Watch
+from aima_worker.reconciler.supervision import FAILED_CHECKS
 from aima_worker.runtime import Status
-from aima_worker.runtimes.fake import Manners
-from aima_worker.watch import Watch
+from aima_worker.runtimes.fake.runtime import Manners
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
@@ -30,7 +30,7 @@ def told() -> list[bool]:
 
 @pytest.fixture
 def watch(desk, told, monkeypatch) -> Watch:
-    monkeypatch.setattr(bringing_back, "WAITS", (timedelta(), timedelta(), timedelta()))
+    monkeypatch.setattr(restarts, "WAITS", (timedelta(), timedelta(), timedelta()))
     return Watch(desk.host, engine_answers=told.append)
 
 
@@ -72,7 +72,7 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     desk, watch, ready, runtime, oom_killed, how
 ):
     said = [f"so hungry {number}" for number in range(150)]
-    for _ in range(len(bringing_back.WAITS)):
+    for _ in range(len(restarts.WAITS)):
         runtime.end(NAME, exit_code=139, oom_killed=oom_killed)
         watch.look()
         watch.look()
@@ -92,18 +92,18 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
 
 def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(bringing_back, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    restarts, instance = bringing_back.Restarts(), InstanceId("svc-tiny-dial@alpha")
+    monkeypatch.setattr(restarts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    budget, instance = restarts.Restarts(), InstanceId("svc-tiny-dial@alpha")
     for _ in range(3):
-        assert restarts.plan(instance)
-        clock[0] += restarts.seconds_to_next()
-        restarts.made(instance)
+        assert budget.plan(instance)
+        clock[0] += budget.seconds_to_next()
+        budget.made(instance)
     third = clock[0]
 
     clock[0] = 10 * 60
-    assert not restarts.plan(instance)
+    assert not budget.plan(instance)
     clock[0] = third + 10 * 60
-    assert restarts.plan(instance)
+    assert budget.plan(instance)
 
 
 def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runtime):

@@ -1,0 +1,1 @@
+"""The catalog: loading, overlays, selection and diagnostics."""

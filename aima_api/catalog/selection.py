@@ -1,0 +1,140 @@
+"""What the catalog offers, and what is taken from it: which engine serves a service, and with which arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aima_api.catalog.diagnostics import nearest
+from aima_core.domain.catalog import Engine, Model, Profile, Scalar
+from aima_core.domain.ids import ServiceId
+from aima_core.errors import EngineDoesNotServe, InvalidRequest, UnknownArgument, UnknownEngine, UnknownModel
+
+_NUMBERS = {
+    int: ("a whole number", re.compile(r"-?[0-9]{1,18}")),
+    float: ("a number", re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")),
+}
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Every entry, each kind in the order of names; no two of a kind have the same name."""
+
+    engines: tuple[Engine, ...]
+    models: tuple[Model, ...]
+    profiles: tuple[Profile, ...]
+
+    def engine(self, name: str) -> Engine:
+        for engine in self.engines:
+            if engine.name == name:
+                return engine
+        raise UnknownEngine(engine=name, nearest=_nearest(name, [engine.name for engine in self.engines]))
+
+    def model(self, name_or_id: str) -> Model:
+        if found := self._model(name_or_id):
+            return found
+        raise UnknownModel(model=name_or_id, nearest=_nearest(name_or_id, [model.name for model in self.models]))
+
+    def engine_for(self, service: ServiceId, engine: str | None = None, *, model: str | None = None) -> Engine:
+        """The engine asked for, else the best one of the service's type that is known to serve its model.
+
+        The model is the one that the id names unless told; one that the catalog does not have is served by the only
+        engine of the type. Raises UnknownEngine, or EngineDoesNotServe with those that would do.
+        """
+        if engine is not None:
+            return self._of_the_type(self.engine(engine), service)
+        known = self._model(model or service.model)
+        return self._best(service, known) if known else self._only(service)
+
+    def _model(self, name_or_id: str) -> Model | None:
+        same_name = (model for model in self.models if model.name == name_or_id)
+        same_id = (model for model in self.models if model.id == name_or_id.lower())
+        return next(same_name, None) or next(same_id, None)
+
+    def _of_the_type(self, engine: Engine, service: ServiceId) -> Engine:
+        if engine.type == service.engine_type:
+            return engine
+        better = ServiceId.of(engine.type, service.model)
+        raise EngineDoesNotServe(
+            engine=engine.name,
+            what=f"{service}: it is of type {engine.type}",
+            remedy=f"Name the service `{better}`, or choose an engine of type {service.engine_type}.",
+        )
+
+    def _best(self, service: ServiceId, model: Model) -> Engine:
+        able = [engine for name in model.engines for engine in self.engines if engine.name == name]
+        for engine in able:
+            if engine.type == service.engine_type:
+                return engine
+        services = ", ".join(f"`{ServiceId.of(engine.type, service.model)}`" for engine in able)
+        raise EngineDoesNotServe(
+            engine=f"type {service.engine_type}",
+            what=model.name,
+            remedy=f"Known to serve it: {services}. Another can be named with `--engine`.",
+        )
+
+    def _only(self, service: ServiceId) -> Engine:
+        of_type = [engine for engine in self.engines if engine.type == service.engine_type]
+        if len(of_type) == 1:
+            return of_type[0]
+        if of_type:
+            names = ", ".join(engine.name for engine in of_type)
+            remedy = f"Name one with `--engine`: {names}."
+            raise EngineDoesNotServe(engine=f"type {service.engine_type}", what=f"{service} for sure", remedy=remedy)
+        types = sorted({engine.type for engine in self.engines})
+        raise UnknownEngine(engine=f"of type {service.engine_type}", nearest=_nearest(service.engine_type, [*types]))
+
+
+def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
+    """The engine with those arguments in place of its defaults, each read as the type that its default has.
+
+    Raises UnknownArgument for one that the engine does not name, InvalidRequest for one that does not fit.
+    """
+    for name in given:
+        if name not in engine.arguments:
+            raise UnknownArgument(engine=engine.name, argument=name, known=", ".join(engine.arguments) or "none")
+    changed = {name: _read(engine, name, value) for name, value in given.items()}
+    return engine.model_copy(update={"arguments": {**engine.arguments, **changed}})
+
+
+def _read(engine: Engine, name: str, value: Scalar) -> Scalar:
+    default = engine.arguments[name]
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(default, bool):
+        return _switch(name, text)
+    if isinstance(default, str):
+        return _text(name, text)
+    return _number(name, text, default)
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise _unfit(name, text, "neither true nor false", "true")
+    return text == "true"
+
+
+def _number(name: str, text: str, default: float) -> float:
+    noun, pattern = _NUMBERS[type(default)]
+    if not pattern.fullmatch(text):
+        raise _unfit(name, text, f"not {noun}", default)
+    return type(default)(text)
+
+
+def _text(name: str, text: str) -> str:
+    # With a dash in front the engine would take it for another of its options, which `--set` may not reach.
+    if text.startswith("-") or not text.isprintable() or len(text) > 1000:
+        raise _unfit(name, text, "text that could pass for an option, or is not plain", "value")
+    return text
+
+
+def _unfit(name: str, text: str, what: str, example: Scalar) -> InvalidRequest:
+    good = str(example).lower() if isinstance(example, bool) else example
+    return InvalidRequest(
+        detail=f"The argument {name} was given as {text[:80]!r}, which is {what}.",
+        remedy=f"Write it such as `--set {name}={good}`.",
+    )
+
+
+def _nearest(wrong: str, known: list[str]) -> str:
+    return ", ".join(nearest(wrong, known, 3)) or "none"

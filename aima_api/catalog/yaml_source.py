@@ -1,0 +1,244 @@
+"""One YAML file as plain values that remember where they stand.
+
+Owns the syntax: what no entry of the catalog may hold, whatever it describes. What fields there are is the schema's
+(`aima_core.domain.catalog`). Reads events rather than PyYAML's nodes, since composing a file that is nested deeply
+enough ends the process, and since an alias can be refused only where its event is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from yaml.reader import Reader
+from yaml.resolver import Resolver
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 16
+MAX_MISTAKES = 50
+"""Of one file; who has made more mends these first."""
+
+Path_ = tuple[str | int, ...]
+"""Keys and positions in lists, from the top of the file down."""
+Plain = bool | int | float | str | None | tuple["Plain", ...] | dict[str, "Plain"]
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_PLAIN_FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,18}(?:[eE][-+][0-9]{1,2})?")
+_RESOLVE = Resolver()
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One thing that is wrong in a file, and what would be right. Lines and columns count from 1."""
+
+    file: Path
+    line: int
+    column: int
+    field: str
+    """Dotted from the top of the file; empty where the file as a whole is meant."""
+    problem: str
+    right: str
+
+    def __str__(self) -> str:
+        what = f"{self.field}: {self.problem}" if self.field else self.problem
+        return f"{self.file}:{self.line}:{self.column}: {what}; {self.right}"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a value stands, and how it was written."""
+
+    line: int
+    column: int
+    written: str | None
+    """The text of a scalar as the author wrote it, without quotes; None for a list or mapping."""
+    key: tuple[int, int] | None
+    """Where its key stands; None in a list and at the top."""
+
+
+@dataclass
+class Document:
+    """A file's value, the spot of everything in it, and what its syntax has wrong."""
+
+    file: Path
+    value: Plain = None
+    spots: dict[Path_, Spot] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def tell(self, at: tuple[int, int], path: Path_, problem: str, right: str) -> None:
+        """Note a mistake, unless one of that field at that place is known already."""
+        field_ = _shortened(".".join(map(str, path)))
+        known = any((told.line, told.column, told.field) == (*at, field_) for told in self.mistakes)
+        if not known and len(self.mistakes) < MAX_MISTAKES:
+            self.mistakes.append(Mistake(self.file, *at, field_, _shortened(problem), _shortened(right)))
+
+    def tell_of(self, path: Path_, problem: str, right: str, *, key: bool = False) -> None:
+        """Note a mistake where the value stands, or its key; of what is not there, where the nearest above it is."""
+        known = path
+        while known not in self.spots and known:
+            known = known[:-1]
+        spot = self.spots.get(known, Spot(1, 1, None, None))
+        by_key = spot.key and (key or known != path or spot.written is None)
+        self.tell(spot.key if by_key and spot.key else (spot.line, spot.column), path, problem, right)
+
+
+class _Unreadable(Exception):
+    """The rest of the file cannot be read; its mistake is noted."""
+
+
+def read_yaml(file: Path) -> Document:
+    """The file's value and spots; its `mistakes` are empty if it is one YAML mapping without fault."""
+    document = Document(file)
+    try:
+        text = _text(document)
+        document.value = _Builder(document, text).build()
+    except _Unreadable:
+        document.value = None
+    return document
+
+
+def _text(document: Document) -> str:
+    try:
+        content = _content(document)
+        text = content.decode("utf-8-sig")
+    except OSError as wrong:
+        right = "name one that exists" if isinstance(wrong, FileNotFoundError) else "make it readable"
+        raise _fatal(document, (1, 1), f"cannot be read ({wrong.strerror})", right) from None
+    except UnicodeDecodeError as wrong:
+        at = _position(content[: wrong.start].decode("utf-8", "replace"))
+        raise _fatal(document, at, "holds bytes that are not UTF-8", "save the file as UTF-8") from None
+    if found := Reader.NON_PRINTABLE.search(text):
+        at = _position(text[: found.start()])
+        raise _fatal(document, at, f"holds the control character {found[0]!a}", "take it out")
+    return text
+
+
+def _content(document: Document) -> bytes:
+    # A pipe or device would be waited on for ever, so it is opened without waiting and looked at first.
+    with os.fdopen(os.open(document.file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise _fatal(document, (1, 1), "is not a plain file", "put a YAML file there")
+        content = opened.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise _fatal(document, (1, 1), "is larger than 1 MiB", "an entry takes a few dozen lines")
+    return content
+
+
+def _position(before: str) -> tuple[int, int]:
+    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+
+
+def _fatal(document: Document, at: tuple[int, int], problem: str, right: str) -> _Unreadable:
+    document.tell(at, (), problem, right)
+    return _Unreadable()
+
+
+class _Builder:
+    """Builds the value from the parser's events, noting spots and mistakes in the document."""
+
+    def __init__(self, document: Document, text: str) -> None:
+        self._document = document
+        self._events = self._parsed(text)
+
+    def build(self) -> dict[str, Plain]:
+        next(self._events)  # the stream's start
+        begins = next(self._events)
+        if isinstance(begins, yaml.StreamEndEvent):
+            raise _fatal(self._document, (1, 1), "is empty", "write an entry, field by field")
+        value = self._value(next(self._events), (), None)
+        next(self._events)  # the document's end
+        if not isinstance(after := next(self._events), yaml.StreamEndEvent):
+            raise _fatal(self._document, _at(after), "begins a second document", "give each entry a file of its own")
+        if not isinstance(value, dict):
+            raise _fatal(self._document, (1, 1), "is not a mapping", "write fields, such as `name: my-engine`")
+        return value
+
+    def _parsed(self, text: str) -> Iterator[yaml.Event]:
+        try:
+            yield from yaml.parse(text, yaml.CSafeLoader)
+        except yaml.MarkedYAMLError as wrong:
+            mark = wrong.problem_mark or wrong.context_mark
+            at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            right = "indent with spaces, not tabs" if _is_tab(text, at) else "mend it there or just above"
+            raise _fatal(self._document, at, f"is not YAML: {_said(wrong)}", right) from None
+
+    def _value(self, event: yaml.Event, path: Path_, key: tuple[int, int] | None) -> Plain:
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _fatal(self._document, _at(event), "uses a YAML anchor or alias", "write the value out in full")
+        if len(path) > MAX_DEPTH:
+            raise _fatal(self._document, _at(event), "is nested too deeply", "no field lies that deep")
+        written = event.value if isinstance(event, yaml.ScalarEvent) else None
+        self._document.spots.setdefault(path, Spot(*_at(event), written, key))
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, path)
+        if event.tag not in (None, "!"):  # type: ignore[attr-defined]  # every start of a collection has one
+            self._document.tell(_at(event), path, f"has the tag {event.tag!r}", "leave the tag away")  # type: ignore[attr-defined]  # as above
+        return self._sequence(path) if isinstance(event, yaml.SequenceStartEvent) else self._mapping(path)
+
+    def _sequence(self, path: Path_) -> Plain:
+        items: list[Plain] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items)), None))
+        return tuple(items)
+
+    def _mapping(self, path: Path_) -> Plain:
+        fields: dict[str, Plain] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent) or event.anchor:
+                raise _fatal(self._document, _at(event), "has a key that is not plain text", "write `field: value`")
+            below = (*path, event.value)
+            if event.value in fields:
+                first = self._document.spots[below].key
+                problem = f"is given twice, first in line {first[0] if first else 1}"
+                self._document.tell(_at(event), below, problem, "keep one of the two")
+            value = self._value(next(self._events), below, _at(event))
+            fields.setdefault(event.value, value)
+        return fields
+
+    def _scalar(self, event: yaml.ScalarEvent, path: Path_) -> Plain:
+        tag: str = event.tag or _RESOLVE.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]  # PyYAML's own
+        match tag.removeprefix(_TAG):
+            case "null":
+                self._document.tell(_at(event), path, "has no value", "give it one, or take it out")
+                return None
+            case "bool":
+                return event.value.lower() in ("true", "yes", "on")
+            case "int" if _PLAIN_INTEGER.fullmatch(event.value):
+                return int(event.value)
+            case "float" if _PLAIN_FLOAT.fullmatch(event.value):
+                return float(event.value)
+            case "int" | "float":
+                problem = f"`{event.value}` is a number that YAML reads in a way of its own"
+                self._document.tell(
+                    _at(event), path, problem, "write it in plain digits, or in quotes if text is meant"
+                )
+            case "str" | "timestamp" | "value" | "merge" | "!":
+                pass
+            case _:
+                self._document.tell(_at(event), path, f"has the tag {tag!r}", "leave the tag away")
+        return event.value
+
+
+def _at(event: yaml.Event) -> tuple[int, int]:
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+
+
+def _is_tab(text: str, at: tuple[int, int]) -> bool:
+    line = text.split("\n")[at[0] - 1 :][:1]
+    return "\t" in line[0][at[1] - 1 :][:1] if line else False
+
+
+def _said(wrong: yaml.MarkedYAMLError) -> str:
+    return ", ".join(part for part in (wrong.context, wrong.problem) if part)
+
+
+def _shortened(text: str) -> str:
+    printable = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:240])
+    return printable if len(text) <= 240 else f"{printable}…"

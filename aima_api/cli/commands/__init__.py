@@ -1,0 +1,1 @@
+"""The commands of `aima`, one module per noun."""

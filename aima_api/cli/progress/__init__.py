@@ -1,0 +1,1 @@
+"""Progress on the terminal: followers, trackers and displays."""

@@ -1,0 +1,1 @@
+"""Controllers: background loops of API nodes, one leader at a time."""

@@ -1,0 +1,47 @@
+"""Which hosts are lost: silent for so long that what is not bound to them is better begun elsewhere.
+
+When many fall silent at once it is rather this side that is cut off, or Redis that has forgotten: then none is lost.
+A worker that ended in good order leaves its engines running, and its host is not lost either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+from aima_core.domain.services import Host
+from aima_core.scheduling.explanation import MOST_NAMED, listed
+
+WINDOW = timedelta(minutes=1)
+"""Hosts that were last heard of within this of each other have vanished together."""
+MOST_AT_ONCE = 0.2
+"""A larger share of the hosts that vanishes together is not believed; one alone always is."""
+
+
+class Loss(NamedTuple):
+    lost: tuple[Host, ...]
+    suspicion: str | None
+    """Why no more are taken for lost; None where there is no doubt."""
+
+
+def loss_among(hosts: Sequence[Host], *, after: timedelta, watched_for: timedelta = timedelta.max) -> Loss:
+    """None is lost before it was watched for as long as it may be silent."""
+    silent = [host for host in hosts if not host.live and not host.left]
+    lost, doubted = [], []
+    for host in silent:
+        together = [other for other in silent if abs(other.silent_for - host.silent_for) <= WINDOW.total_seconds()]
+        there = sum(other.live for other in hosts) + sum(other.silent_for <= host.silent_for for other in silent)
+        if len(together) > max(1.0, MOST_AT_ONCE * max(there, len(together))):
+            doubted.append(host)
+        elif min(host.silent_for, watched_for.total_seconds()) > after.total_seconds():
+            lost.append(host)
+    return Loss(tuple(lost), _suspicion(doubted))
+
+
+def _suspicion(doubted: Sequence[Host]) -> str | None:
+    if not doubted:
+        return None
+    more = ["others"] if len(doubted) > MOST_NAMED else []
+    names = listed([*(host.name for host in doubted[:MOST_NAMED]), *more])
+    return f"{names} fell silent together: this side may be the one cut off, so nothing of theirs is moved."

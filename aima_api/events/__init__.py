@@ -1,0 +1,1 @@
+"""Events: fan-out to subscribers, and streams that replay, then follow."""

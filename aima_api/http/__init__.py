@@ -1,0 +1,1 @@
+"""HTTP middleware and formats: authentication, problem documents, schemas, idempotency, metrics and SSE."""

@@ -1,0 +1,1 @@
+"""Log streams of API nodes: fan-out, history and merged streams."""

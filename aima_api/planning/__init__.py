@@ -1,0 +1,1 @@
+"""Planning: which engine, hosts and resources a start uses; writes nothing."""

@@ -1,0 +1,1 @@
+"""Submission: requests become signed operations on the queue."""

@@ -1,0 +1,248 @@
+"""What an entry of the catalog says: engines, models and profiles, as strict nouns.
+
+Reading the YAML files, and saying where in them a mistake is, is the API's; hosts get the engine inside the command.
+A field that nothing reads is not here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal, Self
+
+from docker_image import reference
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from aima_core.domain.ids import EngineName, EngineType, ModelId
+from aima_core.domain.units import Duration, Size
+from aima_core.errors import BadId
+
+Arch = Literal["arm64", "amd64"]
+Scalar = bool | int | float | str
+_MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
+_FORBIDDEN_VARIABLES = re.compile(r"LD_.*|PYTHON.*|PATH|HOME|DOCKER_.*")
+
+
+def _gathered(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+    # A BadId would end the validation at the first mistake; as a ValueError it is gathered with the others.
+    try:
+        return parse(value)
+    except BadId as wrong:
+        raise ValueError(
+            f"{wrong.failure.message.rstrip('.')}; write one such as `{wrong.facts['example']}`"
+        ) from wrong
+
+
+def _image_reference(text: str) -> str:
+    try:
+        reference.Reference.parse_normalized_named(text)
+    except reference.InvalidReference as wrong:
+        raise ValueError(f"{text!r} is not an image reference ({wrong}); write it such as `repo/name:tag`") from wrong
+    if not text.isprintable():
+        raise ValueError(f"{text!r} is not an image reference (it holds a line end); write it such as `repo/name:tag`")
+    return text
+
+
+def _model_name(text: str) -> str:
+    if not _MODEL_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a model name; write letters, digits, dots and dashes, such as `Qwen3-32B`")
+    return text
+
+
+def _argument_name(text: str) -> str:
+    if not _ARGUMENT_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} cannot name an argument; write it without its dashes, such as `max-model-len`")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError(f"{text!r} cannot name a variable; write letters, digits and underscores")
+    if _FORBIDDEN_VARIABLES.fullmatch(text):
+        raise ValueError(f"{text!r} may not be set; name a variable of the engine's own")
+    return text
+
+
+def _word(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it holds a zero byte, which no command can be given; take it out")
+    return text
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no usable number; write a finite one")
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return _word(value)
+    raise ValueError("it is neither text, a number, true nor false; write one of these")
+
+
+def _gpus(value: object) -> object:
+    if value == "all" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"{value!r} is not a number of GPUs; write 1 or more, or `all`")
+
+
+def _below_a_root(text: str) -> str:
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ValueError(f"{text!r} leads out of the model roots; write it relative to one, such as `Qwen3-32B`")
+    return text
+
+
+ImageReference = Annotated[
+    str, StringConstraints(max_length=300), AfterValidator(_image_reference), Field(examples=["repo/name:tag"])
+]
+ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=["Qwen3-32B"])]
+AbsolutePath = Annotated[
+    str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
+]
+RelativePath = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=300),
+    AfterValidator(_below_a_root),
+    Field(examples=["Qwen3-32B"]),
+]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=300), Field(examples=["/health"])]
+ProfileName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=126), Field(examples=["nvidia-gb10"])
+]
+ArgumentName = Annotated[str, AfterValidator(_argument_name)]
+AcceleratorKind = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=32), Field(examples=["gb10"])
+]
+Variable = Annotated[str, AfterValidator(_variable)]
+Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
+GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
+ContainerPort = Annotated[int, Field(ge=1, le=65535)]
+NamedEngine = Annotated[EngineName, WrapValidator(_gathered), Field(examples=["vllm-0.14.0-cu131-gb10"])]
+NamedType = Annotated[EngineType, WrapValidator(_gathered), Field(examples=["vllm"])]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HealthCheck(Entry):
+    path: UrlPath = "/health"
+    timeout: Duration
+    """How long the engine may say nothing; each new log line starts it anew."""
+    at_most: Duration | None = None
+    """How long loading may take in all while the log moves; None means `timeout` alone counts, from the start."""
+
+    @model_validator(mode="after")
+    def waits_at_least_its_timeout(self) -> Self:
+        if not self.timeout:
+            raise ValueError("has a `timeout` of nothing; give it time, such as `60s`")
+        if self.at_most is not None and self.at_most < self.timeout:
+            raise ValueError("has an `at_most` below its `timeout`; raise `at_most`, or leave it away")
+        return self
+
+
+class Requirements(Entry):
+    platforms: tuple[Literal["linux/arm64", "linux/amd64"], ...] = Field(min_length=1)
+    accelerator: AcceleratorKind = "cpu"
+    """The first half of the route, such as `gb10`; `cpu` wants none."""
+    gpus: Annotated[int | Literal["all"], BeforeValidator(_gpus)] | None = None
+    gpu_memory: Size | None = None
+    cores: Annotated[int, Field(ge=1)] = 1
+    memory: Size
+
+    @model_validator(mode="after")
+    def gpus_go_with_an_accelerator(self) -> Self:
+        if (self.gpus is None) != (self.accelerator == "cpu"):
+            raise ValueError("has one of `gpus` and `accelerator` without the other; give both, or neither for the CPU")
+        if self.gpus is None and self.gpu_memory is not None:
+            raise ValueError("has `gpu_memory` without `gpus`; give both, or neither for the CPU")
+        return self
+
+
+class Limits(Entry):
+    """What the container may use; None leaves it to the host."""
+
+    memory: Size | None = None
+    cores: Annotated[float, Field(gt=0)] | None = None
+    shared_memory: Size | None = None
+    pids: Annotated[int, Field(ge=16)] = 4096
+
+
+class Native(Entry):
+    """How the engine runs without a container.
+
+    In the command, `{address}` and `{port}` are filled in with where to listen, `{model}` with the model's directory.
+    """
+
+    command: tuple[Word, ...] = Field(min_length=1)
+    install: Word
+    """The command that installs the program, told to whoever lacks it."""
+
+
+class Engine(Entry):
+    name: NamedEngine
+    type: NamedType
+    image: ImageReference
+    alternatives: tuple[ImageReference, ...] = ()
+    """Tried in order after `image`; one that is already on the host goes before any that must be pulled."""
+    image_size: Size | None = None
+    """About how much disk the image takes; the free disk is checked against it before a pull."""
+    command: tuple[Word, ...] = Field(min_length=1)
+    arguments: dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]] = {}
+    """Appended as `--name value`; true gives the bare `--name`, false leaves it away. `--set` may change these only."""
+    environment: dict[Variable, Word] = {}
+    port: ContainerPort
+    """Where the engine listens inside its container; the host's port is the leased one."""
+    model_mount: AbsolutePath | None = None
+    """Where the model's directory appears, read-only; None when the image brings its model along."""
+    health_check: HealthCheck
+    requires: Requirements
+    limits: Limits = Limits()
+    native: Native | None = None
+
+    @property
+    def images(self) -> tuple[ImageReference, ...]:
+        return (self.image, *self.alternatives)
+
+
+class Model(Entry):
+    name: ModelName
+    type: Literal["llm", "asr", "tts", "test"]
+    size: Size
+    """How much disk the weights take."""
+    engines: tuple[NamedEngine, ...] = Field(min_length=1)
+    """Those known to serve it, best first."""
+    path: RelativePath | None = None
+    """The weights' directory below one of a host's `model_roots`; None when the engine's image brings them."""
+
+    @property
+    def id(self) -> ModelId:
+        return ModelId(self.name.lower())
+
+
+class Recommendation(Entry):
+    engine: NamedEngine
+    model: ModelName
+
+
+class Profile(Entry):
+    """A kind of machine, and what is known to run stably side by side on it."""
+
+    name: ProfileName
+    arch: Arch
+    accelerator: AcceleratorKind
+    cores: Annotated[int, Field(ge=1)]
+    memory: Size
+    unified_memory: bool
+    """CPU and GPU share `memory`."""
+    recommends: tuple[Recommendation, ...]

@@ -1,0 +1,135 @@
+"""Every id AIMA uses, parsed and made here and nowhere else.
+
+`svc-{engine_type}-{model_id}` names a service and `…@{host}` its instance on one host. The engine type holds no
+dash, so the first dash after it splits the id, and model ids may hold dashes and dots. An id that does not parse
+raises BadId where it enters, so that inside AIMA every id is a good one.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any, ClassVar, Self
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from aima_core.errors import BadId
+
+
+class Id(str):
+    """A string that matches its kind's pattern as a whole; raises BadId otherwise."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    example: ClassVar[str]
+    pattern: ClassVar[re.Pattern[str]]
+
+    def __new__(cls, text: str) -> Self:
+        if not cls.pattern.fullmatch(text):
+            raise BadId(text=str(text)[:200], kind=cls.kind, example=cls.example)
+        return super().__new__(cls, text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(max_length=256))
+
+
+_TYPE = r"[a-z][a-z0-9_]{0,31}"
+_MODEL = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
+_HOST = r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?"
+
+
+class EngineType(Id):
+    kind, example, pattern = "engine type", "vllm", re.compile(_TYPE)
+    __slots__ = ()
+
+
+class ModelId(Id):
+    kind, example, pattern = "model id", "qwen3-32b", re.compile(_MODEL)
+    __slots__ = ()
+
+
+class HostName(Id):
+    kind, example, pattern = "host name", "spark-01", re.compile(_HOST)
+    __slots__ = ()
+
+
+class EngineName(Id):
+    kind, example, pattern = "engine name", "vllm-0.14.0-cu131-gb10", re.compile(r"[a-z0-9][a-z0-9._-]{0,126}")
+    __slots__ = ()
+
+
+class ServiceId(Id):
+    kind, example, pattern = "service id", "svc-vllm-qwen3-32b", re.compile(f"svc-({_TYPE})-({_MODEL})")
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, engine_type: EngineType, model: ModelId) -> ServiceId:
+        return cls(f"svc-{engine_type}-{model}")
+
+    @property
+    def engine_type(self) -> EngineType:
+        return EngineType(self.split("-", 2)[1])
+
+    @property
+    def model(self) -> ModelId:
+        return ModelId(self.split("-", 2)[2])
+
+    def on(self, host: HostName) -> InstanceId:
+        return InstanceId(f"{self}@{host}")
+
+
+class InstanceId(Id):
+    kind, example = "instance id", "svc-vllm-qwen3-32b@spark-01"
+    pattern = re.compile(f"{ServiceId.pattern.pattern}@({_HOST})")
+    __slots__ = ()
+
+    @property
+    def service(self) -> ServiceId:
+        return ServiceId(self.split("@")[0])
+
+    @property
+    def host(self) -> HostName:
+        return HostName(self.split("@")[1])
+
+
+class OperationId(Id):
+    """Also the id of the Celery task that carries the operation, so that Flower and AIMA name it alike."""
+
+    kind, example = "operation id", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"
+    pattern = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+    __slots__ = ()
+
+    @classmethod
+    def new(cls) -> OperationId:
+        return cls(str(uuid.uuid4()))
+
+
+class AnswerId(Id):
+    """Where a host puts the answer to one question of an API node."""
+
+    kind, example, pattern = "answer id", "0b5f4c1e3c1c4a529c553f8a3a0f9f21", re.compile("[0-9a-f]{32}")
+    __slots__ = ()
+
+    @classmethod
+    def new(cls) -> AnswerId:
+        return cls(uuid.uuid4().hex)
+
+
+class Route(Id):
+    """The routing key a task is sent to, and the name of the queue behind it."""
+
+    kind, example = "route", "gb10.arm64"
+    pattern = re.compile(rf"host\.{_HOST}|[a-z][a-z0-9_]*\.(?:arm64|amd64)")
+    __slots__ = ()
+
+    @classmethod
+    def to_host(cls, host: HostName) -> Route:
+        return cls(f"host.{host}")
+
+    @property
+    def host(self) -> HostName | None:
+        """The one host it leads to; None for a class of hosts."""
+        return HostName(self.removeprefix("host.")) if self.startswith("host.") else None

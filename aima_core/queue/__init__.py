@@ -1,0 +1,1 @@
+"""The task queue: the Celery application, its transport, task messages and queue names."""

@@ -1,0 +1,1 @@
+"""Redis: connections, key names and Lua scripts."""

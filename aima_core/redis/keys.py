@@ -1,0 +1,177 @@
+"""Every Redis key AIMA uses. No other module may spell one; Celery's own carry the same prefix.
+
+key                            type     written by    holds, and when it expires
+aima:epoch                     string   api, worker   when this Redis was first used; never
+aima:fence                     string   api           the fence last given out; never
+aima:operations                zset     api           every operation, by age; pruned as their records expire
+aima:operations:active         zset     api, worker   those not ended, by when to look after them; left with its end
+aima:operations:waiting        zset     api, worker   those that no host had room for, by age; left as one has
+aima:operation:<id>            hash     api, worker   the record; ENDED_TTL after its end
+aima:claim:<id>                string   worker        who carries it out; CLAIM_TTL unless renewed
+aima:log:<id>                  stream   api, worker   its events, capped; ENDED_TTL after its end
+aima:log                       stream   api, worker   everybody's events, capped; never
+aima:events                    channel  api, worker   each event as it is recorded
+aima:services, aima:instances  zset     api, worker   ids in order; never
+aima:services:at               hash     worker        the host that last took each service on; until removed
+aima:service:<id>              string   api           what was asked for; until removed
+aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
+aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
+aima:routes                    zset     api           routes by when a live host last listened; HEARD_FOR after that
+aima:hosts                     hash     worker        the facts of every host by name; never
+aima:hosts:seen                zset     worker        hosts by the time of their last heartbeat; never
+aima:hosts:sessions            hash     worker        which worker goes by a name; never
+aima:hosts:identities          hash     worker        the name of each identity; never
+aima:hosts:drained             hash     api, worker   hosts that take no starts, and since when; until resumed
+aima:hosts:dropped             hash     worker        the senseless messages each has met; DROPPED_TTL after the last
+aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
+aima:held:<host>               hash     worker        what each service there was given; until it is gone
+aima:<queue>                   list     api, worker   the doorbells that wait there, as Celery reads them
+aima:ports:<host>              zset     worker        its ports by when they are free: past, to come, or never; never
+aima:ports:<host>:last         hash     worker        the port each instance held last; never
+aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
+aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
+aima:upkeep                    string   api           the node that looks after the hosts just now; for seconds
+aima:turn:<service>            string   api           the node that chooses hosts for it just now; for seconds
+aima:asked:<host>              list     api           what a host is asked about log lines, capped; ASKED_TTL
+aima:answer:<id>               stream   worker        the log lines that were asked for; ANSWER_TTL
+aima:lines:<instance>          stream   worker        lines as they are said, while followed, capped; LINES_TTL
+aima:last-lines:<instance>     string   worker        an instance's last lines; LAST_LINES_TTL unless renewed
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from aima_core.domain.ids import AnswerId, HostName, InstanceId, OperationId, ServiceId
+
+PREFIX: Final = "aima:"
+
+ENDED_TTL: Final = timedelta(days=7)
+CLAIM_TTL: Final = timedelta(seconds=15)
+HOST_DEAD: Final = timedelta(seconds=15)
+"""A host that was not heard of for this long is not live."""
+PORT_LEASE: Final = timedelta(minutes=2)
+IDEMPOTENCY_TTL: Final = timedelta(days=1)
+LOG_CAP: Final = 2000
+"""About how many events of one operation are kept."""
+COMMON_LOG_CAP: Final = 10000
+ASKED_TTL: Final = timedelta(seconds=30)
+ASKED_CAP: Final = 500
+ANSWER_TTL: Final = timedelta(minutes=1)
+LINES_TTL: Final = timedelta(minutes=1)
+LOOK_AFTER: Final = timedelta(seconds=7)
+"""An operation that nobody carries out is rung for again after this long."""
+HEARD_FOR: Final = timedelta(days=1)
+"""A route to which nobody has listened for so long is as one to which nobody ever did."""
+LINES_CAP: Final = 100
+"""About how many batches of one instance's lines are kept for readers."""
+LAST_LINES_TTL: Final = timedelta(days=7)
+DROPPED_TTL: Final = timedelta(days=1)
+"""Once no host has met one for so long, all are forgotten: what was mended is not told for ever."""
+
+EPOCH: Final = "aima:epoch"
+FENCE: Final = "aima:fence"
+OPERATIONS: Final = "aima:operations"
+ACTIVE: Final = "aima:operations:active"
+WAITING: Final = "aima:operations:waiting"
+COMMON_LOG: Final = "aima:log"
+EVENTS: Final = "aima:events"
+UPKEEP: Final = "aima:upkeep"
+SERVICES: Final = "aima:services"
+SERVICES_AT: Final = "aima:services:at"
+INSTANCES: Final = "aima:instances"
+ROUTES: Final = "aima:routes"
+HOSTS: Final = "aima:hosts"
+HOSTS_SEEN: Final = "aima:hosts:seen"
+HOSTS_SESSIONS: Final = "aima:hosts:sessions"
+HOSTS_IDENTITIES: Final = "aima:hosts:identities"
+DRAINED: Final = "aima:hosts:drained"
+DROPPED: Final = "aima:hosts:dropped"
+
+OPERATION_PREFIX: Final = "aima:operation:"
+CLAIM_PREFIX: Final = "aima:claim:"
+SERVICE_PREFIX: Final = "aima:service:"
+INSTANCE_PREFIX: Final = "aima:instance:"
+INSTANCES_ON_PREFIX: Final = "aima:instances:"
+HELD_PREFIX: Final = "aima:held:"
+LOG_PREFIX: Final = "aima:log:"
+LINES_PREFIX: Final = "aima:lines:"
+LAST_LINES_PREFIX: Final = "aima:last-lines:"
+
+
+def operation(id: OperationId) -> str:
+    return f"{OPERATION_PREFIX}{id}"
+
+
+def claim(id: OperationId) -> str:
+    return f"{CLAIM_PREFIX}{id}"
+
+
+def log(id: OperationId) -> str:
+    return f"{LOG_PREFIX}{id}"
+
+
+def service(id: ServiceId) -> str:
+    return f"{SERVICE_PREFIX}{id}"
+
+
+def instance(id: InstanceId) -> str:
+    return f"{INSTANCE_PREFIX}{id}"
+
+
+def instances_on(host: HostName) -> str:
+    return f"{INSTANCES_ON_PREFIX}{host}"
+
+
+def ports(host: HostName) -> str:
+    return f"aima:ports:{host}"
+
+
+def last_ports(host: HostName) -> str:
+    return f"aima:ports:{host}:last"
+
+
+def port_prefix(host: HostName) -> str:
+    return f"aima:port:{host}:"
+
+
+def idempotency(key: str) -> str:
+    return f"aima:idempotency:{key}"
+
+
+def turn(service: ServiceId) -> str:
+    return f"aima:turn:{service}"
+
+
+def asked(host: HostName) -> str:
+    return f"aima:asked:{host}"
+
+
+def answer(id: AnswerId) -> str:
+    return f"aima:answer:{id}"
+
+
+def lines(id: InstanceId) -> str:
+    return f"{LINES_PREFIX}{id}"
+
+
+def last_lines(id: InstanceId) -> str:
+    return f"{LAST_LINES_PREFIX}{id}"
+
+
+def slots(host: HostName) -> str:
+    return f"aima:slots:{host}"
+
+
+def held(host: HostName) -> str:
+    return f"{HELD_PREFIX}{host}"
+
+
+def queue(name: str) -> str:
+    return f"{PREFIX}{name}"
+
+
+def celery_s_own(queue: str) -> list[str]:
+    """What Celery keeps for whoever listens to a queue."""
+    return [f"{PREFIX}_kombu.{kind}.{queue}" for kind in ("binding", "binding_permanent")]

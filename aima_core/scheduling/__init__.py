@@ -1,0 +1,1 @@
+"""Scheduling: which hosts are feasible, why an operation is pending, and redelivery of unclaimed operations."""

@@ -1,0 +1,155 @@
+"""Hosts in Redis: the facts each announces, and when it was last heard of, by Redis' own clock."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+from aima_core.domain.ids import HostName, Route
+from aima_core.domain.services import Host, HostFacts
+from aima_core.errors import HostLives, HostNameTaken, IdentityTaken, UnknownHost
+from aima_core.queue.notifier import stop_queue
+from aima_core.redis import keys
+from aima_core.redis.interface import TextRedis
+from aima_core.redis.scripts import Scripts
+
+LEFT = 0.0
+"""When a host was last heard of whose worker has said goodbye."""
+
+
+class Membership(StrEnum):
+    OK = "ok"
+    TAKEN = "taken"
+    """Another worker goes by the name now."""
+    UNKNOWN = "unknown"
+    """Redis does not know the host: it is to join anew."""
+
+
+class Pulse(NamedTuple):
+    membership: Membership
+    drained: bool
+    epoch: str
+    """Another than before where Redis has lost its data."""
+
+
+class HostStore:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+        self._run = Scripts(redis)
+
+    def join(self, host: HostName, *, identity: str, session: str) -> None:
+        """Take the name for this worker; it takes it again at once when it comes back in the same session.
+
+        Raises HostNameTaken, IdentityTaken where another worker that lives goes by it.
+        """
+        places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
+        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
+        what, *other = self._run("hosts/join", places, host, identity, session, dead)
+        if what == "name":
+            raise HostNameTaken(host=host, other=other[0])
+        if what == "identity":
+            raise IdentityTaken(host=host, identity=identity, other=other[0])
+
+    def announce(self, facts: HostFacts) -> None:
+        """Put down what a host has."""
+        self._redis.hset(keys.HOSTS, facts.name, facts.model_dump_json())
+
+    def beat(self, host: HostName, *, identity: str, session: str) -> Pulse:
+        """Say that it lives, and learn what has changed for it."""
+        places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.DRAINED, keys.EPOCH]
+        standing, drained, epoch = self._run("hosts/heartbeat", places, host, f"{identity} {session}", uuid.uuid4().hex)
+        return Pulse(Membership(standing), drained=bool(drained), epoch=epoch)
+
+    def leave(self, host: HostName) -> None:
+        """Say that the host's worker has ended in good order: it is not live from now on."""
+        self._redis.zadd(keys.HOSTS_SEEN, {host: LEFT})
+
+    def count_dropped(self, host: HostName, number: int) -> None:
+        """So many messages more made no sense to it; near enough: it is told again where Redis' answer is lost."""
+        with self._redis.pipeline() as pipe:
+            pipe.hincrby(keys.DROPPED, host, number)
+            pipe.expire(keys.DROPPED, keys.DROPPED_TTL)
+            pipe.execute()
+
+    def drain(self, host: HostName) -> None:
+        """Let it take no starts from now on. Raises UnknownHost."""
+        since = self.get(host).drained_since or datetime.now(UTC)
+        self._redis.hset(keys.DRAINED, host, since.isoformat())
+
+    def resume(self, host: HostName) -> None:
+        """Let it take starts again. Raises UnknownHost."""
+        self.get(host)
+        self._redis.hdel(keys.DRAINED, host)
+
+    def forget(self, host: HostName) -> None:
+        """Remove every key that is about it, and the doorbells that wait for it. Raises UnknownHost, HostLives."""
+        queues = [Route.to_host(host), stop_queue(host)]
+        places = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.DROPPED]
+        places += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
+        places += [keys.queue("unacked"), keys.queue("unacked_index")]
+        places += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
+        places += [keys.held(host), keys.slots(host), keys.asked(host)]
+        places += [place for queue in queues for place in (keys.queue(queue), *keys.celery_s_own(queue))]
+        prefixes = [keys.port_prefix(host), keys.INSTANCE_PREFIX, keys.LINES_PREFIX, keys.LAST_LINES_PREFIX]
+        prefixes += [keys.OPERATION_PREFIX, keys.CLAIM_PREFIX]
+        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
+        match self._run("hosts/forget", places, host, dead, *queues, *prefixes):
+            case "live":
+                raise HostLives(host=host)
+            case "unknown":
+                raise UnknownHost(host=host)
+
+    def all(self) -> list[Host]:
+        """By name, live or not."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.HOSTS)
+            pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
+            pipe.hgetall(keys.DRAINED)
+            pipe.hgetall(keys.DROPPED)
+            pipe.time()
+            facts, scores, drained, dropped, time = pipe.execute()
+        seen, now = dict(scores), _seconds(time)
+        return [
+            _host(text, seen.get(name, 0.0), now, drained=drained.get(name), dropped=dropped.get(name))
+            for name, text in sorted(facts.items())
+        ]
+
+    def get(self, host: HostName) -> Host:
+        """Raises UnknownHost."""
+        if (text := self._redis.hget(keys.HOSTS, host)) is None:
+            raise UnknownHost(host=host)
+        seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
+        drained, dropped = self._redis.hget(keys.DRAINED, host), self._redis.hget(keys.DROPPED, host)
+        return _host(text, seen, self._now(), drained=drained, dropped=dropped)
+
+    def _now(self) -> float:
+        return _seconds(self._redis.time())
+
+
+def _seconds(time: tuple[int, int]) -> float:
+    return float(time[0]) + float(time[1]) / 1e6
+
+
+def _host(text: str, seen: float, now: float, *, drained: str | None, dropped: str | None) -> Host:
+    return _announced(text).model_copy(
+        update={
+            "live": now - seen < keys.HOST_DEAD.total_seconds(),
+            "left": seen == LEFT,
+            "seen_at": datetime.fromtimestamp(seen, UTC),
+            "silent_for": max(0.0, now - seen),
+            "drained_since": datetime.fromisoformat(drained) if drained else None,
+            "messages_dropped": int(dropped or 0),
+        }
+    )
+
+
+@lru_cache(maxsize=2048)
+def _announced(text: str) -> Host:
+    """What a host announced, as of one that is not live; the same text comes again and again."""
+    facts = HostFacts.model_validate_json(text)
+    return Host.model_construct(**dict(facts), live=False, seen_at=datetime.fromtimestamp(LEFT, UTC))

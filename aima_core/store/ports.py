@@ -1,0 +1,98 @@
+"""Port leases in Redis: taken atomically at a cost that does not grow, given back by their owner only.
+
+The keys are the leases; beside them all ports by when they are free, so that the first is, unless all are leased, and
+the port each instance had last, so that it gets the same one again.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from aima_core.domain.ids import HostName, InstanceId
+from aima_core.domain.services import PortLease
+from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
+from aima_core.redis import keys
+from aima_core.redis.interface import TextRedis
+from aima_core.redis.scripts import Scripts
+
+_LEASE_MS = int(keys.PORT_LEASE.total_seconds() * 1000)
+_LAST_PORT = 65535
+"""A port that was free from the beginning, or was given back, stands by its own number; others by the time in ms."""
+
+
+class PortStore:
+    """The leases of one host. Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis, host: HostName) -> None:
+        self._redis = redis
+        self._host = host
+        self._run = Scripts(redis)
+        self._keys = [keys.ports(host), keys.last_ports(host), keys.port_prefix(host)]
+
+    def open(self, ports: range) -> None:
+        """Say which ports the host leases; those held stay held."""
+        self._ports = ports
+        self._run("ports/set_range", self._keys[:1], ports[0], ports[-1])
+
+    def lease(
+        self, holder: InstanceId, *, fence: int, wanted: int | None = None, avoid: tuple[int, timedelta] | None = None
+    ) -> int:
+        """Take the wanted port, else the one the holder had last, else the first free one, for PORT_LEASE.
+
+        `avoid` sets aside a port that somebody else turned out to use. Raises NoFreePort, PortTaken, PortOutOfRange.
+        """
+        said: tuple[str | int, ...] = (holder, fence, _LEASE_MS)
+        if wanted is not None or avoid:
+            said += ("" if wanted is None else str(wanted),)
+        if avoid:
+            said += (str(avoid[0]), _ms(avoid[1]))
+        answer = self._run("ports/lease", self._keys, *said)
+        if answer in ("none", "out of range"):  # so it would be, too, where Redis has lost which ports there are
+            self.open(self._ports)
+            answer = self._run("ports/lease", self._keys, *said)
+        if isinstance(answer, int):
+            return answer
+        first, last = self._ports[0], self._ports[-1]
+        if isinstance(answer, list):
+            raise PortTaken(port=wanted, host=self._host, holder=_holder_of(answer[0]))
+        if answer == "none":
+            raise NoFreePort(first=first, last=last, host=self._host)
+        raise PortOutOfRange(port=wanted, first=first, last=last, host=self._host)
+
+    def keep(self, holder: InstanceId, port: int, *, fence: int) -> bool:
+        """Hold the port until its container is gone; False when somebody else holds it."""
+        return bool(self._run("ports/persist", self._keys, holder, fence, str(port)))
+
+    def release(self, holder: InstanceId, *, fence: int) -> bool:
+        """Give back what the holder has, unless a later operation has leased it since."""
+        return bool(self._run("ports/release", self._keys, holder, fence))
+
+    def all(self) -> list[PortLease]:
+        """The leases in force, by port."""
+        known = self._redis.zrange(keys.ports(self._host), 0, -1, withscores=True)
+        taken = [(port, end) for port, end in known if end > _LAST_PORT]
+        if not taken:
+            return []
+        texts = self._redis.mget([f"{keys.port_prefix(self._host)}{port}" for port, _ in taken])
+        leases = [self._lease(int(port), text, end) for (port, end), text in zip(taken, texts, strict=True) if text]
+        return sorted(leases, key=lambda lease: lease.port)
+
+    def _lease(self, port: int, text: str, end: float) -> PortLease:
+        lease = json.loads(text)
+        return PortLease(
+            host=self._host,
+            port=port,
+            holder=lease["holder"],
+            fence=lease["fence"],
+            since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
+            until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
+        )
+
+
+def _holder_of(lease: str) -> str:
+    return str(json.loads(lease)["holder"]) if lease else "something else than AIMA"
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

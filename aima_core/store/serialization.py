@@ -1,0 +1,53 @@
+"""An operation's record as Redis holds it: a hash of texts, an entry in the index, and the text of each event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Event, Operation
+
+_JSON_FIELDS = ("progress", "failure", "needs", "routes")
+
+
+def as_fields(record: Mapping[str, Any]) -> dict[str, str]:
+    """As a hash holds them: texts, and JSON where a field has parts."""
+    return {
+        name: json.dumps(value) if name in _JSON_FIELDS else str(value)
+        for name, value in record.items()
+        if value is not None and name not in ("id", "seq", "attempt")
+    }
+
+
+def operation_from(id: OperationId, fields: Mapping[str, str]) -> Operation:
+    record: dict[str, Any] = {"id": id, **fields, "reason": fields.get("reason") or None}
+    for name in _JSON_FIELDS:
+        if name in record:
+            record[name] = json.loads(record[name])
+    return Operation.model_validate(record)
+
+
+def entry(operation: Operation) -> str:
+    """Of the index of all operations, by age."""
+    return f"{age_of(operation)} {operation.id}"
+
+
+def age_of(operation: Operation) -> str:
+    return f"{int(operation.created_at.timestamp() * 1000):013d}"
+
+
+def event_text(event: Event) -> str:
+    """As logs and followers are given it, beside its number."""
+    return event.model_dump_json(exclude={"seq"}, exclude_defaults=True)
+
+
+def event_from(text: str, seq: int) -> Event:
+    """An event as it was recorded, with the number Redis gave it."""
+    return Event.model_validate_json(text).model_copy(update={"seq": seq})
+
+
+def in_ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

@@ -1,0 +1,1 @@
+"""Operating-system pieces: background loops, the state directory and die-with-parent."""

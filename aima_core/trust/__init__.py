@@ -1,0 +1,1 @@
+"""Signatures of commands: API nodes sign, workers verify."""

@@ -1,0 +1,1 @@
+"""Execution: from a Celery message to a finished operation."""

@@ -1,0 +1,1 @@
+"""The node: facts, hardware, identity, heartbeat and memory guard of this host."""

@@ -1,0 +1,105 @@
+"""From what NVML and the machine say to the accelerators that a host announces, or why it has none. Pure.
+
+kind                     is                                               memory
+`gb10`                   NVIDIA GB10: NVML has no memory to tell of       the host's
+`orin` `thor` `xavier`   a Jetson's own GPU, told by its chip: NVML       the host's
+                         knows little of it, or is not there at all
+`jetson`                 one of an older Jetson                           the host's
+`cuda`                   every other NVIDIA GPU                           its own
+"""
+
+from __future__ import annotations
+
+import re
+
+from aima_core.domain.services import Accelerator
+from aima_worker.node.machine import Machine
+from aima_worker.node.nvml import Device, Reading
+from aima_worker.runtime import Noun
+
+CUDA, GB10, JETSON = "cuda", "gb10", "jetson"
+JETSON_CHIPS = {
+    "nvidia,tegra194": ("xavier", "7.2"),
+    "nvidia,tegra234": ("orin", "8.7"),
+    "nvidia,tegra264": ("thor", "11.0"),
+}
+"""By the device tree's word for the chip: the kind, and the compute capability, which NVML need not tell there."""
+_GB10_NAME = re.compile(r"\bGB10\b")
+_JETSON_NAME = re.compile(r"\b(orin|thor|xavier)\b|\bnvgpu\b", re.IGNORECASE)
+"""What NVML calls a Jetson's GPU: `Orin (nvgpu)`, `NVIDIA Thor`."""
+
+
+class Trouble(Noun):
+    said: str
+    mend: str
+
+
+class Found(Noun):
+    accelerators: tuple[Accelerator, ...] = ()
+    trouble: Trouble | None = None
+    """Why there are none, or not all, where the machine has GPUs."""
+
+
+def found(reading: Reading, machine: Machine) -> Found:
+    if machine.is_jetson and not reading.devices:
+        return Found(accelerators=(_by_chip(machine),))  # CUDA works there without NVML
+    accelerators = tuple(_by_nvml(device, machine) for device in reading.devices)
+    return Found(accelerators=accelerators, trouble=_trouble(reading, machine))
+
+
+def shares_memory(accelerators: tuple[Accelerator, ...]) -> bool:
+    """Whether CPU and GPU have one memory."""
+    return any(each.memory is None for each in accelerators)
+
+
+def _by_nvml(device: Device, machine: Machine) -> Accelerator:
+    if _is_of_a_jetson(device, machine):
+        own = _by_chip(machine, device.name)
+        return own.model_copy(update={"compute_capability": device.compute_capability or own.compute_capability})
+    is_gb10 = _GB10_NAME.search(device.name) is not None
+    return Accelerator(
+        kind=GB10 if is_gb10 else CUDA,
+        name=device.name,
+        id=device.uuid,
+        memory=None if is_gb10 else device.memory,
+        compute_capability=device.compute_capability,
+    )
+
+
+def _is_of_a_jetson(device: Device, machine: Machine) -> bool:
+    """A Jetson may have a card in its slot, which is none."""
+    named = _JETSON_NAME.search(device.name) is not None
+    return named or (machine.is_jetson and device.memory is None)
+
+
+def _by_chip(machine: Machine, name: str = "") -> Accelerator:
+    """A Jetson's own GPU: there is one, so it needs no id."""
+    chip = next((chip for chip in machine.chips if chip in JETSON_CHIPS), None)
+    # In a container the device tree is hidden, and the name is all there is.
+    word = _JETSON_NAME.search(f"{machine.model} {name}")
+    named = word[1].lower() if word and word[1] else JETSON
+    kind, capability = JETSON_CHIPS[chip] if chip else (named, None)
+    return Accelerator(kind=kind, name=machine.model or name or "NVIDIA Jetson", compute_capability=capability)
+
+
+_NOT_THERE = {"LibraryNotFound", "DriverNotLoaded"}
+_MENDS = {
+    "LibraryNotFound": "install NVIDIA's driver with its libraries, and give a worker in a container `--gpus all`",
+    "DriverNotLoaded": "sudo modprobe nvidia; if that fails, install NVIDIA's driver for this kernel",
+    "LibRmVersionMismatch": "sudo reboot (the driver was updated, and the kernel still runs the old one)",
+    "NoPermission": "sudo usermod -aG video,render $USER, and log in anew",
+    "GpuIsLost": "sudo reboot; if it comes again, look at `sudo dmesg | grep Xid`",
+    "ResetRequired": "sudo nvidia-smi --gpu-reset",
+}
+_OTHERWISE = "look at what `nvidia-smi` and `sudo dmesg | grep NVRM` say, then restart the worker"
+
+
+def _trouble(reading: Reading, machine: Machine) -> Trouble | None:
+    error = reading.error
+    if error is None or (error.code in _NOT_THERE and not (machine.nvidia_driver or machine.nvidia_on_bus)):
+        return None
+    said = f"{len(reading.devices)} of the NVIDIA GPUs can be used: {error.words}"
+    return Trouble(
+        said=said if reading.devices else f"No NVIDIA GPU can be used: {error.words}",
+        mend=_MENDS.get(error.code, _OTHERWISE),
+    )

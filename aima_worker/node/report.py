@@ -1,0 +1,45 @@
+"""What this machine has, looked at without a worker and told as JSON: `python -m aima_worker --facts`.
+
+For `aima doctor`, which imports nothing of the worker's. Touches nothing: no identity is minted, no directory made.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from aima_core.errors import BrokerUnavailable, DockerUnavailable
+from aima_core.redis.connection import command_link
+from aima_core.settings import Settings
+from aima_worker.node.clock import clock_offset
+from aima_worker.node.hardware import Hardware, hardware
+from aima_worker.runtime import Noun
+from aima_worker.runtime_selection import choose_runtime
+
+DOCKER_ANSWERS_WITHIN = timedelta(seconds=3)
+
+
+class Look(Noun):
+    hardware: Hardware
+    gives_gpus: bool | None
+    """Whether Docker gives containers GPUs; None where no Docker Engine answers."""
+    clock_offset: float | None
+    """Seconds by which this clock is ahead of Redis'; None where that does not answer."""
+
+
+def look(settings: Settings) -> Look:
+    return Look(hardware=hardware(settings), gives_gpus=_gives_gpus(settings), clock_offset=_clock_offset(settings))
+
+
+def _gives_gpus(settings: Settings) -> bool | None:
+    hasty = settings.docker.model_copy(update={"timeout": DOCKER_ANSWERS_WITHIN})
+    try:
+        return choose_runtime(settings.model_copy(update={"runtime": "docker", "docker": hasty})).runtime.facts().gpus
+    except DockerUnavailable:
+        return None
+
+
+def _clock_offset(settings: Settings) -> float | None:
+    try:
+        return clock_offset(command_link(settings.redis.url.get_secret_value()))
+    except BrokerUnavailable:
+        return None

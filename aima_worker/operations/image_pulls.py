@@ -1,0 +1,101 @@
+"""One pull per image on this host, however many wait for it: all see its progress, and the last to leave ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from threading import Condition, Thread
+
+from aima_core.domain.operations import PullProgress
+from aima_core.errors import AimaError
+from aima_worker.execution.attempt import Undertaking
+from aima_worker.runtime import ContainerRuntime, PullStream
+
+
+class Pulls:
+    def __init__(self, runtime: ContainerRuntime, *, stall: timedelta) -> None:
+        self._runtime = runtime
+        self._stall = stall
+        self._under_way: dict[str, _Pull] = {}
+        self._changed = Condition()
+
+    def follow(self, image: str, undertaking: Undertaking) -> Iterator[PullProgress]:
+        """Where the pull of the image stands, beginning it if nobody has; ends when the image is there.
+
+        Raises what the runtime's pull raises, and at once what interrupts the undertaking.
+        """
+        pull = self._join(image)
+        try:
+            with undertaking.closing(_Waker(self._changed)):
+                yield from self._seen(pull, undertaking)
+        finally:
+            self._leave(image, pull)
+
+    def _seen(self, pull: _Pull, undertaking: Undertaking) -> Iterator[PullProgress]:
+        seen: PullProgress | None = None
+        while True:
+            with self._changed:
+                while not (pull.done or pull.progress is not seen or undertaking.interrupted):
+                    self._changed.wait()
+                latest, done = pull.progress, pull.done
+            undertaking.go_on()
+            if latest is not None and latest is not seen:
+                yield latest
+                seen = latest
+            elif done:
+                break
+        if pull.failure is not None:
+            raise pull.failure
+
+    def _join(self, image: str) -> _Pull:
+        with self._changed:
+            pull = self._under_way.get(image)
+            if pull is None or pull.done:
+                pull = self._under_way[image] = _Pull(self._runtime.pull(image, stall=self._stall))
+                Thread(target=self._run, args=(pull,), name=f"pull {image}", daemon=True).start()
+            pull.followers += 1
+            return pull
+
+    def _leave(self, image: str, pull: _Pull) -> None:
+        with self._changed:
+            pull.followers -= 1
+            abandoned = pull.followers == 0
+            if abandoned and self._under_way.get(image) is pull:
+                del self._under_way[image]
+        if abandoned:
+            pull.stream.close()
+
+    def _run(self, pull: _Pull) -> None:
+        failure: AimaError | None = AimaError(detail="the reader of a pull died")
+        try:
+            for progress in pull.stream:
+                with self._changed:
+                    pull.progress = progress
+                    self._changed.notify_all()
+            failure = None
+        except AimaError as failed:
+            failure = failed
+        finally:
+            with self._changed:
+                pull.done, pull.failure = True, failure
+                self._changed.notify_all()
+
+
+class _Pull:
+    def __init__(self, stream: PullStream) -> None:
+        self.stream = stream
+        self.progress: PullProgress | None = None
+        self.failure: AimaError | None = None
+        self.done = False
+        self.followers = 0
+
+
+class _Waker:
+    """Stands for a follower's wait, so that an interruption ends it at once."""
+
+    def __init__(self, changed: Condition) -> None:
+        self._changed = changed
+
+    def close(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,1 @@
+"""The reconcile loop: desired state in Redis against the containers on this host."""

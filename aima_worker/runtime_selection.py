@@ -1,0 +1,76 @@
+"""Which runtime this host uses: the one that was asked for, or the first that works.
+
+Only that one is imported: a worker is to be small.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import structlog
+
+from aima_core.errors import DockerUnavailable
+from aima_core.settings import Settings
+from aima_worker.runtime import ContainerRuntime
+
+_log = structlog.get_logger()
+
+
+class Choice(NamedTuple):
+    runtime: ContainerRuntime
+    native: bool = False
+    """It runs processes, not containers."""
+
+
+def choose_runtime(settings: Settings) -> Choice:
+    """`auto` takes the Docker Engine where one answers, to the SDK or to the CLI, and native processes where not."""
+    match settings.runtime:
+        case "docker":
+            return Choice(_docker(settings))
+        case "docker-cli":
+            return Choice(_docker_cli(settings))
+        case "process":
+            return Choice(_processes(settings), native=True)
+        case "fake":
+            return Choice(_fake())
+        case "auto":
+            return _first_that_works(settings)
+
+
+def _first_that_works(settings: Settings) -> Choice:
+    refusals = []
+    for docker in (_docker, _docker_cli):
+        runtime = docker(settings)
+        try:
+            facts = runtime.facts()
+        except DockerUnavailable as away:
+            refusals.append(str(away))
+        else:
+            _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
+            return Choice(runtime)
+    _log.info("runtime chosen", runtime="process", why=f"no Docker Engine answers: {' '.join(refusals)}")
+    return Choice(_processes(settings), native=True)
+
+
+def _docker(settings: Settings) -> ContainerRuntime:
+    from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+
+    return DockerEngine(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
+
+
+def _docker_cli(settings: Settings) -> ContainerRuntime:
+    from aima_worker.runtimes.docker.cli.runtime import DockerCli
+
+    return DockerCli(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
+
+
+def _processes(settings: Settings) -> ContainerRuntime:
+    from aima_worker.runtimes.process.runtime import ProcessRuntime
+
+    return ProcessRuntime(settings.state_dir.expanduser() / "processes", host=settings.host.name)
+
+
+def _fake() -> ContainerRuntime:
+    from aima_worker.runtimes.fake.runtime import FakeRuntime
+
+    return FakeRuntime()

@@ -1,0 +1,1 @@
+"""Docker semantics shared by the SDK and the CLI runtime."""

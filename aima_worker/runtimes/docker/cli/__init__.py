@@ -1,0 +1,1 @@
+"""The Docker runtime over the `docker` program."""

@@ -1,0 +1,113 @@
+"""The Docker runtime: containers through the engine's low-level API, in as few calls as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from docker.errors import APIError, DockerException
+
+from aima_core.domain.services import ImageOnHost
+from aima_worker.runtime import (
+    ChangeStream,
+    Container,
+    ImageFacts,
+    LogStream,
+    PullStream,
+    RuntimeFacts,
+    Status,
+)
+from aima_worker.runtimes.docker.facts import facts_of
+from aima_worker.runtimes.docker.image_reference import repository_of
+from aima_worker.runtimes.docker.logs import DockerLogs
+from aima_worker.runtimes.docker.parsing import container_inspected, container_listed, image_inspected, images_listed
+from aima_worker.runtimes.docker.pull import DockerPull
+from aima_worker.runtimes.docker.sdk.changes import DockerChanges
+from aima_worker.runtimes.docker.sdk.client import EngineClient
+from aima_worker.runtimes.docker.sdk.logs import EngineFrames
+from aima_worker.runtimes.docker.sdk.making import EngineMaking, refused_by_engine
+from aima_worker.runtimes.docker.sdk.pull import EnginePull
+
+
+class DockerEngine(EngineMaking):
+    """A ContainerRuntime. One for the whole process; any number of threads may use it."""
+
+    def __init__(self, address: str | None = None, *, host: str, timeout: timedelta = timedelta(seconds=60)) -> None:
+        super().__init__(EngineClient(address, host=host, timeout=timeout), host=host)
+
+    def close(self) -> None:
+        """Let the connections to the engine go; whoever asks again has new ones."""
+        self._engine.close()
+
+    def facts(self) -> RuntimeFacts:
+        with self._engine.asking() as client:
+            info = client.info()
+        return facts_of(info, kind="docker", local=self._engine.local)
+
+    def image(self, image: str) -> ImageFacts | None:
+        with self._engine.asking() as client:
+            try:
+                said = client.inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs stop here
+            except APIError as refused:
+                # 400: what is no reference names no image.
+                if refused.status_code in (400, 404):
+                    return None
+                raise refused_by_engine(refused) from refused
+        return image_inspected(said, repository=repository_of(image))
+
+    def images(self) -> list[ImageOnHost]:
+        with self._engine.asking() as client:
+            try:
+                return images_listed(client.images())
+            except APIError as refused:
+                raise refused_by_engine(refused) from refused
+
+    def offered(self, image: str) -> frozenset[str]:
+        with self._engine.asking() as client:
+            try:
+                told = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here
+            except (APIError, DockerException):
+                return frozenset()  # the pull will tell why
+        return frozenset(str(platform["architecture"]) for platform in told.get("Platforms") or ())
+
+    def pull(self, image: str, *, stall: timedelta) -> PullStream:
+        return DockerPull(image, EnginePull(self._engine, image), stall=stall, inspect=self.image)
+
+    def find(self, name: str) -> Container | None:
+        with self._engine.asking() as client:
+            try:
+                said = client.inspect_container(name)
+            except APIError as refused:
+                if refused.status_code == 404:
+                    return None
+                raise refused_by_engine(refused) from refused
+        container = container_inspected(said)
+        # The engine takes the beginning of an id for a name, too.
+        return container if name in (container.name, container.id) else None
+
+    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        wanted = [f"{name}={value}" for name, value in labels.items()]
+        with self._engine.asking() as client:
+            try:
+                listed = client.containers(all=True, filters={"label": wanted})
+            except APIError as refused:
+                raise refused_by_engine(refused) from refused
+        found = (self._completed(container_listed(each)) for each in listed)
+        return [container for container in found if container is not None]
+
+    def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
+        return DockerLogs(
+            name,
+            frames=lambda wish: EngineFrames(self._engine, wish),
+            inspect=self.find,
+            follow=follow,
+            tail=tail,
+            since=since,
+        )
+
+    def changes(self, labels: Mapping[str, str]) -> ChangeStream:
+        return DockerChanges(self._engine, labels)
+
+    def _completed(self, listed: Container) -> Container | None:
+        """A listing does not say how a container ended; one that vanishes meanwhile has ended in any case."""
+        return self.find(listed.id) if listed.status is Status.EXITED else listed

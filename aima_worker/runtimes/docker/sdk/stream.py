@@ -1,0 +1,119 @@
+"""One long answer of the engine, on a connection of its own that any thread can cut off at any moment.
+
+The library's streams either cannot be cut off while nothing comes, or leave their descriptor to the garbage
+collector. Ending is all that is told here: whether the engine has finished or died, the caller has to ask.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http.client import HTTPException
+from threading import Lock
+
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.response import HTTPResponse
+
+from aima_worker.runtimes.docker.errors import Refusal
+from aima_worker.runtimes.docker.sdk.client import EngineClient
+
+CONNECT_SECONDS = 5.0
+CHUNK = 64 * 1024
+_BROKEN = (HTTPError, HTTPException, OSError, ValueError, AttributeError)
+"""What reading raises when the other side, or another thread of ours, has closed the connection meanwhile."""
+
+
+class EngineStream:
+    def __init__(
+        self,
+        engine: EngineClient,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.closed = False
+        """Whether `close` was called; a stream that the engine has ended is not closed."""
+        self._engine = engine
+        self._request = (method, path, params, headers or {})
+        self._reading = Lock()
+        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        self._chunks: Iterator[bytes] = iter(())
+
+    def open(self, *, within: float | None) -> None:
+        """Ask, and return with the answer's beginning.
+
+        Raises Refusal, DockerUnavailable, or TimeoutError when nothing comes `within` seconds.
+        """
+        with self._reading:
+            try:
+                self._chunks = self._ask(within).stream(CHUNK)
+            except TimeoutError:
+                self._release()
+                raise
+            except _BROKEN as broken:
+                self._release()
+                if not self.closed:
+                    raise self._engine.unavailable(broken) from broken
+            except BaseException:
+                self._release()
+                raise
+
+    def next(self, *, within: float | None) -> bytes:
+        """The next bytes; empty at the end. Raises TimeoutError when nothing comes `within` seconds."""
+        with self._reading:
+            if self.closed or self._socket is None:
+                return b""
+            try:
+                self._socket.settimeout(within)
+                chunk = next(self._chunks, b"")
+            except (ReadTimeoutError, TimeoutError) as late:
+                raise TimeoutError from late
+            except _BROKEN:
+                chunk = b""
+            if not chunk:
+                self._release()
+            return chunk
+
+    def close(self) -> None:
+        self.closed = True
+        if (sock := self._socket) is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        # Whoever reads is awake now and lets go at once; only then may the descriptor be given back.
+        with self._reading:
+            self._release()
+
+    def _ask(self, within: float | None) -> HTTPResponse:
+        method, path, params, headers = self._request
+        connection, target = self._engine.connection(method, path, params)
+        self._connection = connection
+        connection.timeout = CONNECT_SECONDS
+        connection.connect()
+        self._socket = connection.sock
+        if self.closed:
+            raise ConnectionAbortedError("closed before it began")
+        connection.timeout = within
+        connection.request(method, target, headers=headers, preload_content=False)
+        answer = connection.getresponse()
+        if answer.status >= 400:
+            raise Refusal(_message(answer.read()), status=answer.status)
+        return answer
+
+    def _release(self) -> None:
+        self._chunks = iter(())
+        self._socket = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _message(body: bytes) -> str:
+    with suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(body)["message"])
+    return body.decode("utf-8", "replace").strip()

@@ -1,0 +1,1 @@
+"""The in-memory runtime for tests and fleets."""

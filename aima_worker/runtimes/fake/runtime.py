@@ -1,0 +1,245 @@
+"""A runtime that runs nothing and keeps every promise: for fast tests, and for fleets of hundreds of hosts.
+
+Everything is in memory and no thread is its own. What shall go wrong is said beforehand: for the next run or pull, for
+an image, or for a container that runs. Nothing listens on the ports; `probe` answers for them.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from threading import Condition
+from typing import Literal
+from urllib.parse import urlsplit
+
+from aima_core.domain.services import ImageOnHost
+from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
+from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
+from aima_worker.runtimes.fake.changes import FakeChanges
+from aima_worker.runtimes.fake.engine import KILLED, FakeEngine, Manners
+from aima_worker.runtimes.fake.logs import FakeLogs
+from aima_worker.runtimes.fake.pull import FakePull, Published, digest_of
+
+
+class FakeRuntime:
+    """A ContainerRuntime."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "fake",
+        arch: str = "amd64",
+        images: Iterable[str] = (),
+        gpus: bool = True,
+        disk_free: int = 1_000_000_000_000,
+        pull_pace: timedelta = timedelta(0),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.taken_ports: set[int] = set()
+        """By programs that are no containers."""
+        self.manners: dict[str, Manners] = {}
+        """Of the containers of an image."""
+        self.published: dict[str, Published | None] = {}
+        """What the registry has; None for what it has not. Images not named here are all there, and alike."""
+        self._host = host
+        self._arch = arch
+        self._gpus = gpus
+        self._disk_free = disk_free
+        self._pull_pace = pull_pace
+        self._now = now
+        self._sleep = sleep
+        self._images: dict[str, ImageFacts] = {}
+        self._engines: dict[str, FakeEngine] = {}
+        self._next_manners: list[Manners] = []
+        self._next_pull: list[AimaError | Literal["stall", "break"]] = []
+        self._changed = Condition()
+        self._happened: list[ContainerSpec] = []
+        self._away = False
+        for image in images:
+            self._arrive(image, Published())
+
+    # What shall happen ------------------------------------------------------------------------------------------
+
+    @property
+    def away(self) -> bool:
+        """While true, every call raises DockerUnavailable."""
+        return self._away
+
+    @away.setter
+    def away(self, is_away: bool) -> None:
+        with self._changed:
+            self._away = is_away
+            self._changed.notify_all()
+
+    def next_runs(self, manners: Manners) -> None:
+        """The next container behaves like that, whatever its image."""
+        self._next_manners.append(manners)
+
+    def crash_next(self, *, last_words: str = "", exit_code: int = 1) -> None:
+        self.next_runs(Manners(stderr=last_words.encode(), exit_code=exit_code))
+
+    def fail_next_pull(self, failure: AimaError | None = None) -> None:
+        """Break the next pull halfway; with PullBroken unless said otherwise."""
+        self._next_pull.append(failure or "break")
+
+    def stall_next_pull(self) -> None:
+        """Let the next pull move no more from halfway on."""
+        self._next_pull.append("stall")
+
+    def say(self, name: str, line: str) -> None:
+        """Have a running container say a line."""
+        with self._happening_to(name) as engine:
+            engine.say(line.encode() + b"\n", "stdout")
+
+    def end(self, name: str, *, exit_code: int, oom_killed: bool = False, last_words: str = "") -> None:
+        """Have a running container end by itself, or by somebody's hand."""
+        with self._happening_to(name) as engine:
+            engine.say(last_words.encode(), "stderr")
+            engine.end(exit_code, oom_killed=oom_killed)
+
+    def behave(self, name: str, manners: Manners) -> None:
+        """Have a running container behave like that from now on."""
+        with self._changed:
+            self._engines[name].manners = manners
+
+    def spec_of(self, name: str) -> ContainerSpec:
+        """What a container was made from."""
+        with self._changed:
+            return self._engines[name].spec
+
+    def probe(self, url: str) -> int:
+        """What a GET of `url` would be answered; OSError when nothing would."""
+        port = urlsplit(url).port
+        with self._changed:
+            for engine in self._engines.values():
+                if engine.spec.host_port == port and engine.health is not None:
+                    return engine.health
+        raise ConnectionRefusedError(f"nothing listens at {url}")
+
+    # What a runtime does ----------------------------------------------------------------------------------------
+
+    def facts(self) -> RuntimeFacts:
+        with self._answering():
+            return RuntimeFacts(kind="fake", version="0", gpus=self._gpus, disk_free=self._disk_free)
+
+    def image(self, image: str) -> ImageFacts | None:
+        with self._answering():
+            return self._images.get(image) or next((has for has in self._images.values() if has.id == image), None)
+
+    def images(self) -> list[ImageOnHost]:
+        with self._answering():
+            here = [ImageOnHost(reference=image, digest=facts.digest) for image, facts in self._images.items()]
+            return here[::-1]
+
+    def offered(self, image: str) -> frozenset[str]:
+        with self._answering():
+            published = self.published.get(image)
+            told = published is not None and published.told and published.arch
+            return frozenset({told}) if told else frozenset()
+
+    def pull(self, image: str, *, stall: timedelta) -> PullStream:
+        with self._answering():
+            published = self.published.get(image, Published())
+            if published is None:
+                raise ImageNotFound(image=image, detail="manifest unknown")
+            fate = self._next_pull.pop(0) if self._next_pull else None
+            return FakePull(
+                image,
+                published,
+                stall=stall,
+                pace=self._pull_pace,
+                ends_with=PullBroken(image=image, detail="unexpected EOF") if fate == "break" else fate,
+                arrived=lambda: self._arrive(image, published),
+            )
+
+    def run(self, spec: ContainerSpec) -> Container:
+        with self._answering():
+            standing = self._engines.get(spec.name)
+            if standing is not None and standing.running and standing.spec.fingerprint == spec.fingerprint:
+                return standing.as_container()
+            if standing is not None:
+                with self._happening_to(spec.name):
+                    standing.end(KILLED)
+                    del self._engines[spec.name]
+            self._check(spec)
+            engine = FakeEngine(uuid.uuid4().hex, spec, self._manners_of(spec), self._now)
+            self._engines[spec.name] = engine
+            with self._happening_to(spec.name):
+                begun = engine.as_container()
+                engine.begin()
+            return begun
+
+    def find(self, name: str) -> Container | None:
+        with self._answering():
+            engine = self._engines.get(name)
+            return engine.as_container() if engine else None
+
+    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        with self._answering():
+            standing = list(self._engines.values())
+            return [engine.as_container() for engine in standing if labels.items() <= engine.spec.labels.items()]
+
+    def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
+        with self._answering():
+            return FakeLogs(self._engines.get(name), self._changed, follow=follow, tail=tail, since=since)
+
+    def changes(self, labels: Mapping[str, str]) -> ChangeStream:
+        with self._answering():
+            return FakeChanges(self._changed, self._happened, labels=labels, is_away=lambda: self._away)
+
+    def remove(self, name: str, *, grace: timedelta) -> None:
+        with self._answering():
+            engine = self._engines.get(name)
+        if engine is None:
+            return
+        if engine.running and engine.manners.deaf:
+            self._sleep(grace.total_seconds())
+        with self._answering():
+            if self._engines.get(name) is engine:
+                with self._happening_to(name):
+                    engine.end(KILLED)
+                    del self._engines[name]
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        with self._changed:
+            if self._away:
+                raise DockerUnavailable(host=self._host, detail="it was sent away")
+            yield
+
+    @contextmanager
+    def _happening_to(self, name: str) -> Iterator[FakeEngine]:
+        """Whoever follows is woken by what changes, and by nothing else: a fleet has thousands that wait."""
+        with self._answering():
+            engine = self._engines[name]
+            yield engine
+            self._happened.append(engine.spec)
+            self._changed.notify_all()
+
+    def _arrive(self, image: str, published: Published) -> None:
+        with self._changed:
+            self._images[image] = ImageFacts(
+                id="sha256:" + sha256(image.encode()).hexdigest(),
+                digest=digest_of(published.layer_ids(image)),
+                arch=published.arch or self._arch,
+                size=2 * sum(published.layers),
+            )
+
+    def _check(self, spec: ContainerSpec) -> None:
+        if not any(spec.image in (name, image.id) for name, image in self._images.items()):
+            raise ImageNotFound(image=spec.image, detail="No such image")
+        if spec.gpus is not None and not self._gpus:
+            raise GpuUnavailable(host=self._host, detail='could not select device driver "" with capabilities: [[gpu]]')
+        used = {engine.spec.host_port for engine in self._engines.values() if engine.running}
+        if spec.host_port in used | self.taken_ports:
+            raise PortTaken(port=spec.host_port, host=self._host, holder="another container or program")
+
+    def _manners_of(self, spec: ContainerSpec) -> Manners:
+        return self._next_manners.pop(0) if self._next_manners else self.manners.get(spec.image, Manners())

@@ -1,0 +1,1 @@
+"""The native runtime: engines as processes of this host."""

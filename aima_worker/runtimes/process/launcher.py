@@ -1,0 +1,66 @@
+"""Supervisors as children of this process: started here, and waited for here so that none stays a zombie.
+
+They are children of the whole process, whichever runtime started them; those of an earlier worker are not ours to
+wait for.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import aima_worker
+
+SECONDS_TO_START = 20.0
+"""Until a supervisor says how it went; on a machine that is busy with loading models this takes a while."""
+_ROOT = str(Path(aima_worker.__file__).resolve().parents[1])
+_children: list[subprocess.Popen[bytes]] = []
+_lock = threading.Lock()
+
+
+def launch(directory: Path, order: dict[str, Any]) -> str | None:
+    """Have a supervisor carry the order out in `directory`; why it could not, or None when the engine runs."""
+    # Without site packages, of which it needs none: that halves the time.
+    supervisor = subprocess.Popen(
+        [sys.executable, "-S", "-m", "aima_worker.runtimes.process.supervisor", str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={"PYTHONPATH": _ROOT},
+        start_new_session=True,
+    )
+    with _lock:
+        _children.append(supervisor)
+    answer = _answer(supervisor, json.dumps(order).encode())
+    if answer == "started":
+        return None
+    supervisor.kill()
+    return answer
+
+
+def reap() -> None:
+    """Wait for those that have ended."""
+    with _lock:
+        _children[:] = [child for child in _children if child.poll() is None]
+
+
+def _answer(supervisor: subprocess.Popen[bytes], order: bytes) -> str:
+    assert supervisor.stdin and supervisor.stdout
+    with supervisor.stdout as said, supervisor.stdin as told:
+        try:
+            told.write(order)
+            told.close()
+        except BrokenPipeError:
+            return "its supervisor ended before it was told what to do"
+        waiting = select.poll()
+        waiting.register(said, select.POLLIN)
+        if not waiting.poll(SECONDS_TO_START * 1000):
+            return f"its supervisor was silent for {SECONDS_TO_START:.0f} s"
+        line = said.readline().decode().strip()
+    return line or "its supervisor ended without a word"

@@ -1,0 +1,105 @@
+"""One run of an engine as its directory tells it: whether it runs, how it ended, and how to end it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from aima_worker.runtime import Container, ContainerSpec, Status
+from aima_worker.runtimes.process.files import EXIT, LOST_EXIT_CODE, RUNNING, SPEC, WORK, read, write, write_exit
+from aima_worker.runtimes.process.process_table import Process, kill_family
+
+NATIVE = "native"
+"""Stands where containers have an image."""
+SECONDS_TO_WRITE_DOWN = 5.0
+"""For a supervisor, how its engine ended once that was killed."""
+
+
+@dataclass(frozen=True)
+class Record:
+    directory: Path
+    id: str
+    spec: ContainerSpec
+
+    @classmethod
+    def of(cls, directory: Path) -> Self | None:
+        """The run that lies there; None if none does."""
+        said = read(directory / SPEC)
+        return cls(directory, said["id"], ContainerSpec.model_validate(said["spec"])) if said else None
+
+    @classmethod
+    def create(cls, directory: Path, spec: ContainerSpec) -> Self:
+        record = cls(directory, uuid.uuid4().hex, spec)
+        (directory / WORK).mkdir()
+        write(directory / SPEC, {"id": record.id, "spec": spec.model_dump(mode="json")})
+        return record
+
+    def container(self) -> Container:
+        """As it is now. An engine whose supervisor is gone is ended by being looked at."""
+        running = read(self.directory / RUNNING)
+        ended = self._ended(running)
+        return Container(
+            id=self.id,
+            name=self.spec.name,
+            status=Status.EXITED if ended else Status.RUNNING if running else Status.CREATED,
+            labels=self.spec.labels,
+            image=NATIVE,
+            started_at=datetime.fromtimestamp(running["at"], UTC) if running else None,
+            exit_code=ended["code"] if ended else None,
+            oom_killed=bool(ended and ended["out_of_memory"]),
+            host_ports={self.spec.container_port: self.spec.host_port},
+        )
+
+    def ask_to_end(self, *, grace: timedelta) -> None:
+        """Ask the engine to end by itself, and give it that long."""
+        supervisor = self.supervisor
+        if supervisor and grace:
+            supervisor.send(signal.SIGTERM)
+            supervisor.gone(within=grace.total_seconds())
+
+    def end(self) -> None:
+        """Kill what there is of it; when this returns, nothing runs."""
+        kill_family(self.engine, self.id)
+        supervisor = self.supervisor
+        if supervisor and not supervisor.gone(within=SECONDS_TO_WRITE_DOWN):
+            supervisor.send(signal.SIGKILL)
+            supervisor.gone(within=SECONDS_TO_WRITE_DOWN)
+
+    @property
+    def supervisor(self) -> Process | None:
+        return self._process("supervisor")
+
+    @property
+    def engine(self) -> Process | None:
+        """The first of the engine's processes."""
+        return self._process("engine")
+
+    def _ended(self, running: dict[str, Any] | None) -> dict[str, Any] | None:
+        ended = read(self.directory / EXIT)
+        if ended or running is None or Process(*running["supervisor"]).alive:
+            return ended
+        # Once more: the supervisor may have written it down and gone between the two looks.
+        if ended := read(self.directory / EXIT):
+            return ended
+        kill_family(Process(*running["engine"]), self.id)
+        return write_exit(self.directory, code=LOST_EXIT_CODE, out_of_memory=False)
+
+    def _process(self, role: str) -> Process | None:
+        running = read(self.directory / RUNNING)
+        return Process(*running[role]) if running else None
+
+
+def empty(directory: Path) -> None:
+    """Take the run away, and all its traces, and leave the directory."""
+    # First, so that nobody takes what is half gone for a run.
+    (directory / SPEC).unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

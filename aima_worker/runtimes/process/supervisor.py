@@ -1,0 +1,179 @@
+"""One engine's supervisor: `python -m aima_worker.runtimes.process.supervisor DIRECTORY`, an order on its stdin.
+
+It starts the engine in a session of its own, writes its log, keeps it within its memory, passes SIGTERM on to all
+its processes, kills what is left of them when the first one ends, and writes down how that was. It outlives the
+worker, and the engine does not outlive it for long: the runtime kills an engine whose supervisor is gone.
+
+On stdout it says one line, before the engine has run for long: `started`, or why it could not be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from aima_worker.runtimes.line_splitter import LineSplitter
+from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, write, write_exit
+from aima_worker.runtimes.process.log_file import LogWriter, Stream
+from aima_worker.runtimes.process.process_table import Process, family, kill_family, memory_held, memory_shared_out
+
+CHUNK = 1 << 16
+SECONDS_BETWEEN_WEIGHINGS = 0.25
+WEIGHINGS_PER_COUNT = 8
+"""How often the engine's processes are weighed until they are counted again: finding them costs more."""
+SECONDS_TO_DRAIN = 1.0
+"""For what is still in the pipes at the end; a process that escaped may hold them open for ever."""
+LIKELIER_TO_BE_KILLED = "500"
+"""When the machine's memory ends, the kernel shall rather kill an engine than the worker."""
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    order = json.load(sys.stdin)
+    try:
+        engine = start(order, directory / WORK)
+    except (OSError, subprocess.SubprocessError) as refused:
+        report(str(refused))
+        return
+    Supervisor(directory, order, engine).supervise()
+
+
+def start(order: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
+    def set_limits() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(OSError):  # it may be likelier still already
+            Path("/proc/self/oom_score_adj").write_text(LIKELIER_TO_BE_KILLED)
+        if order["cores"]:
+            os.sched_setaffinity(0, share_of_cores(order["cores"], seed=order["id"]))
+
+    return subprocess.Popen(
+        order["command"],
+        env=order["environment"],
+        cwd=work,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=set_limits,
+    )
+
+
+def share_of_cores(cores: float, *, seed: str) -> set[int]:
+    """As many neighbouring cores, beginning anywhere, so that engines do not crowd on the first ones."""
+    there = sorted(os.sched_getaffinity(0))
+    first = int(seed[:8], 16) % len(there)
+    return {there[(first + step) % len(there)] for step in range(min(math.ceil(cores), len(there)))}
+
+
+def report(line: str) -> None:
+    """Tell whoever started this, if he is still there; then never speak again."""
+    try:
+        os.write(1, line.replace("\n", " ").encode() + b"\n")
+    except BrokenPipeError:
+        pass
+    finally:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+class Supervisor:
+    """From the engine's first moment to its last."""
+
+    def __init__(self, directory: Path, order: dict[str, Any], engine: subprocess.Popen[bytes]) -> None:
+        self._directory = directory
+        self._mark: str = order["id"]
+        self._memory: int | None = order["memory"]
+        self._engine = engine
+        self._leader = Process.of(engine.pid)
+        self._log = LogWriter(directory / LOG)
+        self._splitters: dict[Stream, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._out_of_memory = False
+        self._weighings = 0
+        self._next_weighing = 0.0
+        self._weighed: list[Process] = []
+        self._selector = selectors.DefaultSelector()
+
+    def supervise(self) -> None:
+        self._listen()
+        running = {"supervisor": Process.of(os.getpid()), "engine": self._leader, "at": time.time()}
+        write(self._directory / RUNNING, running)
+        report("started")
+        while self._engine.poll() is None:
+            self._attend(within=SECONDS_BETWEEN_WEIGHINGS if self._memory else None)
+            self._weigh()
+        kill_family(self._leader, self._mark)
+        self._drain()
+        code = self._engine.returncode
+        write_exit(self._directory, code=code if code >= 0 else 128 - code, out_of_memory=self._out_of_memory)
+
+    def _listen(self) -> None:
+        """To the engine's two pipes, and to signals, which wake the selector."""
+        assert self._engine.stdout and self._engine.stderr
+        for pipe, stream in ((self._engine.stdout, "stdout"), (self._engine.stderr, "stderr")):
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe, selectors.EVENT_READ, stream)
+        woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(woken, selectors.EVENT_READ, None)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._ask_to_end())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _ask_to_end(self) -> None:
+        # Not after the engine was waited for: its number may be another's by then.
+        if self._engine.returncode is None:
+            os.killpg(self._engine.pid, signal.SIGTERM)
+
+    def _attend(self, *, within: float | None) -> bool:
+        """Write down what was said; whether anything was."""
+        heard = False
+        for key, _ in self._selector.select(within):
+            if key.data is None:
+                os.read(key.fd, CHUNK)
+            else:
+                heard = self._hear(key.fileobj, key.data) or heard  # type: ignore[arg-type]  # what was registered
+        return heard
+
+    def _hear(self, pipe: IO[bytes], stream: Stream) -> bool:
+        data = os.read(pipe.fileno(), CHUNK)
+        splitter = self._splitters[stream]
+        self._log.write(stream, splitter.feed(data) if data else splitter.end())
+        if not data:
+            self._selector.unregister(pipe)
+        return bool(data)
+
+    def _weigh(self) -> None:
+        if self._memory is None or time.monotonic() < self._next_weighing:
+            return
+        self._next_weighing = time.monotonic() + SECONDS_BETWEEN_WEIGHINGS
+        if self._weighings % WEIGHINGS_PER_COUNT == 0:
+            self._weighed = family(self._leader, self._mark)
+        self._weighings += 1
+        if memory_held(self._weighed) > self._memory and memory_shared_out(self._weighed) > self._memory:
+            self._out_of_memory = True
+            self._engine.kill()
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + SECONDS_TO_DRAIN
+        while time.monotonic() < deadline and self._attend(within=0):
+            continue
+        for stream, splitter in self._splitters.items():
+            self._log.write(stream, splitter.end())
+        self._log.close()
+
+
+if __name__ == "__main__":
+    main()

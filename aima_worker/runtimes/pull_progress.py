@@ -1,0 +1,174 @@
+"""From the messages an engine sends during a pull to where the pull stands. Pure: time is an argument.
+
+Layers that were on the host before do not count. Sums go back only when a layer has to be fetched anew, and
+`PullProgress.restarts` tells of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from aima_core.domain.operations import Layer, LayerStep, PullProgress
+
+RATE_WINDOW = timedelta(seconds=5)
+RATE_NEEDS = timedelta(milliseconds=500)
+"""A rate over less than this would be noise."""
+
+
+@dataclass(slots=True)
+class _Layer:
+    id: str
+    step: LayerStep = LayerStep.WAITING
+    downloaded: int = 0
+    extracted: int = 0
+    total: int | None = None
+
+    @property
+    def arriving(self) -> bool:
+        return self.step is LayerStep.DOWNLOADING and self.downloaded != self.total
+
+    def fetched(self) -> None:
+        self.downloaded = self.total if self.total is not None else self.downloaded
+
+
+class PullTracker:
+    """Follows one pull. `take` each message once, in order; ask `progress` as often as wanted."""
+
+    def __init__(self, image: str, *, now: float) -> None:
+        self._image = image
+        self._layers: dict[str, _Layer] = {}
+        self._received = 0
+        self._restarts = 0
+        self._samples: deque[tuple[float, int]] = deque()
+        self.moved_at = now
+        """When a byte last arrived, an extraction last went on, or a layer last changed its step."""
+        self.complete = False
+        """Whether the engine has said that the image is there."""
+        self.digest: str | None = None
+
+    def take(self, message: Mapping[str, Any], *, now: float) -> None:
+        status = str(message.get("status", ""))
+        if status.startswith("Digest: "):
+            self.digest = status.removeprefix("Digest: ").strip()
+            self.complete = True
+        elif status.startswith("Status: "):
+            self.complete = True
+        elif (note := _NOTES.get(status)) or status.startswith("Retrying in"):
+            self._note(note or _waiting, str(message.get("id", "")), message.get("progressDetail") or {}, now)
+
+    def progress(self, *, now: float) -> PullProgress:
+        new = [layer for layer in self._layers.values() if layer.step is not LayerStep.EXISTS]
+        total = sum(layer.total or 0 for layer in new)
+        downloaded = sum(layer.downloaded for layer in new)
+        total_known = bool(new or self.complete) and all(layer.total is not None for layer in new)
+        rate = self._rate(now)
+        return PullProgress(
+            image=self._image,
+            downloaded=downloaded,
+            extracted=sum(layer.extracted for layer in new),
+            total=total,
+            total_known=total_known,
+            rate=rate,
+            eta=timedelta(seconds=round((total - downloaded) / rate, 1)) if rate and total_known else None,
+            layers=tuple(
+                Layer(id=at.id, step=at.step, downloaded=at.downloaded, extracted=at.extracted, total=at.total)
+                for at in self._layers.values()
+            ),
+            restarts=self._restarts,
+        )
+
+    @property
+    def waits_for(self) -> str:
+        """What a pull that does not move stands at: `layer 3f2a…`, or what comes before the first."""
+        unfinished = [layer for layer in self._layers.values() if layer.step not in (LayerStep.DONE, LayerStep.EXISTS)]
+        begun = [layer for layer in unfinished if layer.step is not LayerStep.WAITING]
+        first = next(iter(begun or unfinished), None)
+        if first is None:
+            return "the end of the pull" if self._layers else "the manifest"
+        return f"layer {first.id}"
+
+    def _note(self, note: Any, layer_id: str, detail: Mapping[str, Any], now: float) -> None:
+        layer = self._layers.get(layer_id)
+        if layer is None:
+            layer = self._layers[layer_id] = _Layer(layer_id)
+            self.moved_at = now
+        before = (layer.step, layer.downloaded, layer.extracted)
+        beat = note(layer, detail)
+        gained = layer.downloaded - before[1]
+        self._received += max(gained, 0)
+        self._restarts += gained < 0
+        if beat or before != (layer.step, layer.downloaded, layer.extracted):
+            self.moved_at = now
+        self._sample(now)
+
+    def _sample(self, now: float) -> None:
+        self._samples.append((now, self._received))
+        while now - self._samples[0][0] > RATE_WINDOW.total_seconds():
+            self._samples.popleft()
+
+    def _rate(self, now: float) -> float | None:
+        if not self._samples or not any(layer.arriving for layer in self._layers.values()):
+            return None
+        since, received = self._samples[0]
+        span = now - since
+        return (self._received - received) / span if span >= RATE_NEEDS.total_seconds() else None
+
+
+# What each of the engine's words says of a layer; true where it shows life that no number tells --------------------
+
+
+def _waiting(layer: _Layer, _: Mapping[str, Any]) -> bool:
+    layer.step = LayerStep.WAITING
+    return False
+
+
+def _downloading(layer: _Layer, detail: Mapping[str, Any]) -> bool:
+    layer.step = LayerStep.DOWNLOADING
+    layer.downloaded = detail.get("current", layer.downloaded)
+    layer.total = detail.get("total") or layer.total
+    return False
+
+
+def _downloaded(layer: _Layer, _: Mapping[str, Any]) -> bool:
+    layer.step = LayerStep.DOWNLOADING
+    layer.fetched()
+    return False
+
+
+def _extracting(layer: _Layer, detail: Mapping[str, Any]) -> bool:
+    layer.step = LayerStep.EXTRACTING
+    # Engines on containerd's image store count the seconds of an extraction, not its bytes.
+    in_bytes = "units" not in detail
+    if in_bytes:
+        layer.total = detail.get("total") or layer.total
+        layer.extracted = max(layer.extracted, detail.get("current", 0))
+    layer.fetched()
+    return not in_bytes
+
+
+def _done(layer: _Layer, _: Mapping[str, Any]) -> bool:
+    layer.step = LayerStep.DONE
+    layer.fetched()
+    layer.extracted = layer.downloaded
+    return False
+
+
+def _exists(layer: _Layer, _: Mapping[str, Any]) -> bool:
+    layer.step = LayerStep.EXISTS
+    return False
+
+
+_NOTES = {
+    "Pulling fs layer": _waiting,
+    "Waiting": _waiting,
+    "Downloading": _downloading,
+    "Verifying Checksum": _downloaded,
+    "Download complete": _downloaded,
+    "Extracting": _extracting,
+    "Pull complete": _done,
+    "Already exists": _exists,
+}

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from aima_api.catalog.loader import Catalog, load_catalog
-from aima_api.controllers.failover import Moving
-from aima_api.controllers.host_removal import Forgetting
-from aima_api.controllers.manager import Upkeep
-from aima_api.controllers.unroutable import Unheard
-from aima_api.dependencies import Parts
+from aima_api.controllers.failover import Failover
+from aima_api.controllers.host_removal import HostRemoval
+from aima_api.controllers.manager import ControllerManager
+from aima_api.controllers.unroutable import UnroutableOperations
+from aima_api.dependencies import Dependencies
 from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
 from aima_api.http.auth import Access, check_bind
@@ -26,25 +26,25 @@ from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Measured, Metrics
 from aima_api.http.problems import Problem, answer_all_failures
 from aima_api.http.sse import OpenStreams
-from aima_api.http.tally import Intake, tally
-from aima_api.logs.channel import LogLink
-from aima_api.logs.fanout import LogFeeds
-from aima_api.logs.history import LogPast
+from aima_api.http.tally import BacklogLimit, redis_stats
+from aima_api.logs.channel import LogChannelClient
+from aima_api.logs.fanout import LogFanout
+from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
-from aima_api.planning.placement_lock import Turns
-from aima_api.planning.planner import Prospects
+from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.planner import StartPlanner
 from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
-from aima_api.submission.batching import Together
-from aima_api.submission.cancellation import CallOff
-from aima_api.submission.starts import Starts
-from aima_api.submission.stops import Wishes
-from aima_api.submission.submitter import Submit
+from aima_api.submission.batching import Batcher
+from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.starts import StartSubmission
+from aima_api.submission.stops import StopsAndPulls
+from aima_api.submission.submitter import Submitter
 from aima_core.errors import BadSettings
-from aima_core.queue.notifier import Doorbell
+from aima_core.queue.notifier import Notifier
 from aima_core.redis.connection import command_link, following_link
-from aima_core.scheduling.pending import WhyItWaits
+from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import ApiSettings, Settings
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"default": {"model": Problem, "description": "Why it was not done (RFC 9457)"}},
     )
     app.state.hub = hub
-    app.state.parts, app.state.call_off, app.state.upkeep = _parts(settings, offered, signing_key, hub)
+    app.state.parts, app.state.cancellations, app.state.controllers = _parts(settings, offered, signing_key, hub)
     app.add_middleware(Access, settings=settings.api)
     app.add_middleware(Measured, metrics=app.state.parts.metrics)
     answer_all_failures(app)
@@ -123,63 +123,73 @@ def _signing_key(settings: Settings) -> SecretStr:
 
 def _parts(
     settings: Settings, offered: Catalog, signing_key: SecretStr, hub: EventHub
-) -> tuple[Parts, CallOff, Upkeep]:
+) -> tuple[Dependencies, Cancellations, ControllerManager]:
     url = settings.redis.url.get_secret_value()
     redis = command_link(url)
-    log_link = LogLink(following_link(url))
+    log_link = LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
-    call_off = CallOff(operations, services)
-    intake = Intake(redis, most=settings.api.operations)
-    submit = Submit(operations, call_off=call_off, intake=intake, signing_key=signing_key)
-    rooms = RoomStore(redis)
-    wishes = Wishes(
-        offered, submit, operations=operations, services=services, hosts=hosts, rooms=rooms, call_off=call_off
-    )
-    prospects = Prospects(offered, hosts=hosts, rooms=rooms)
-    turns = Turns(redis)
-    starts = Starts(prospects, submit, services=services, turns=turns)
-    doorbell = Doorbell(redis)
-    moving = Moving(
-        prospects,
+    cancellations = Cancellations(operations, services)
+    intake = BacklogLimit(redis, most=settings.api.operations)
+    submit = Submitter(operations, cancellations=cancellations, intake=intake, signing_key=signing_key)
+    allocations = AllocationStore(redis)
+    wishes = StopsAndPulls(
+        offered,
         submit,
         operations=operations,
         services=services,
-        doorbell=doorbell,
-        call_off=call_off,
-        turns=turns,
+        hosts=hosts,
+        allocations=allocations,
+        cancellations=cancellations,
+    )
+    planner = StartPlanner(offered, hosts=hosts, allocations=allocations)
+    locks = PlacementLocks(redis)
+    starts = StartSubmission(planner, submit, services=services, locks=locks)
+    notifier = Notifier(redis)
+    failover = Failover(
+        planner,
+        submit,
+        operations=operations,
+        services=services,
+        notifier=notifier,
+        cancellations=cancellations,
+        locks=locks,
     )
     open_streams = OpenStreams(most=settings.api.streams)
-    logs = LogStreams(LogFeeds(log_link), LogPast(log_link, services, hosts))
-    parts = Parts(
+    logs = LogStreams(LogFanout(log_link), LogHistory(log_link, services, hosts))
+    parts = Dependencies(
         catalog=offered,
         redis=redis,
         move_after=settings.api.move_after,
         operations=operations,
         services=services,
         hosts=hosts,
-        prospects=prospects,
+        planner=planner,
         starts=starts,
-        start_together=Together(starts.start_each),
+        start_together=Batcher(starts.start_each),
         wishes=wishes,
-        forgetting=Forgetting(moving, hosts=hosts, operations=operations),
+        host_removal=HostRemoval(failover, hosts=hosts, operations=operations),
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
         logs=logs,
         open_streams=open_streams,
-        metrics=Metrics(lambda: tally(redis), streams=lambda: len(open_streams), followed_logs=lambda: logs.followed),
+        metrics=Metrics(
+            lambda: redis_stats(redis), streams=lambda: len(open_streams), followed_logs=lambda: logs.followed
+        ),
     )
-    return parts, call_off, _upkeep(settings.api, parts, moving, call_off, doorbell)
+    return parts, cancellations, _controllers(settings.api, parts, failover, cancellations, notifier)
 
 
-def _upkeep(api: ApiSettings, parts: Parts, moving: Moving, call_off: CallOff, doorbell: Doorbell) -> Upkeep:
-    return Upkeep(
+def _controllers(
+    api: ApiSettings, parts: Dependencies, failover: Failover, cancellations: Cancellations, notifier: Notifier
+) -> ControllerManager:
+    return ControllerManager(
         parts.redis,
-        moving,
+        failover,
         operations=parts.operations,
         hosts=parts.hosts,
-        doorbell=doorbell,
-        why_it_waits=WhyItWaits(parts.operations, hosts=parts.hosts, rooms=RoomStore(parts.redis)),
-        unheard=Unheard(parts.operations, call_off, after=api.wait_for_hosts),
+        notifier=notifier,
+        pending_reasons=PendingReasons(parts.operations, hosts=parts.hosts, allocations=AllocationStore(parts.redis)),
+        unroutable=UnroutableOperations(parts.operations, cancellations, after=api.wait_for_hosts),
         lost_after=api.move_after,
     )
 
@@ -188,11 +198,11 @@ def _upkeep(api: ApiSettings, parts: Parts, moving: Moving, call_off: CallOff, d
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = THREADS
     listening = asyncio.create_task(app.state.hub.run())
-    app.state.upkeep.begin()
+    app.state.controllers.start()
     yield
-    app.state.upkeep.end()
+    app.state.controllers.stop()
     app.state.hub.close()
-    app.state.call_off.close()
+    app.state.cancellations.close()
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await app.state.parts.logs.end()

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from aima_api.cli.errors import Refused
+from aima_api.cli.errors import ApiError
 from aima_core.errors import ApiUnavailable, Failure
 
 ANSWERS_WITHIN = timedelta(seconds=30)
@@ -110,7 +110,7 @@ class Api:
         except (ValueError, KeyError, TypeError) as wrong:
             detail = f"what is there answered {answer.status_code} {answer.reason_phrase}"
             raise ApiUnavailable(url=self.url, detail=detail) from wrong
-        raise Refused(failure, status=answer.status_code)
+        raise ApiError(failure, status=answer.status_code)
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:

@@ -9,17 +9,17 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request
 
 from aima_api.catalog.loader import Catalog
-from aima_api.controllers.host_removal import Forgetting
+from aima_api.controllers.host_removal import HostRemoval
 from aima_api.events.stream import EventStreams
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
-from aima_api.planning.planner import Prospects
-from aima_api.submission.asked import Asked
-from aima_api.submission.batching import Together
-from aima_api.submission.starts import Starts
-from aima_api.submission.stops import Wishes
+from aima_api.planning.planner import StartPlanner
+from aima_api.submission.asked import StartRequest
+from aima_api.submission.batching import Batcher
+from aima_api.submission.starts import StartSubmission
+from aima_api.submission.stops import StopsAndPulls
 from aima_core.domain.operations import Operation
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
@@ -28,18 +28,18 @@ from aima_core.store.services import ServiceStore
 
 
 @dataclass(frozen=True)
-class Parts:
+class Dependencies:
     catalog: Catalog
     redis: TextRedis
     move_after: timedelta
     operations: OperationStore
     services: ServiceStore
     hosts: HostStore
-    prospects: Prospects
-    starts: Starts
-    start_together: Together[Asked, list[Operation]]
-    wishes: Wishes
-    forgetting: Forgetting
+    planner: StartPlanner
+    starts: StartSubmission
+    start_together: Batcher[StartRequest, list[Operation]]
+    wishes: StopsAndPulls
+    host_removal: HostRemoval
     idempotency: Idempotency
     streams: EventStreams
     logs: LogStreams
@@ -47,13 +47,13 @@ class Parts:
     metrics: Metrics
 
 
-async def _parts(request: Request) -> Parts:  # async, since a plain function would cost each request a thread
+async def _parts(request: Request) -> Dependencies:  # async, since a plain function would cost each request a thread
     parts = request.app.state.parts
-    assert isinstance(parts, Parts)
+    assert isinstance(parts, Dependencies)
     return parts
 
 
-Api = Annotated[Parts, Depends(_parts)]
+Api = Annotated[Dependencies, Depends(_parts)]
 IdempotencyKey = Annotated[str | None, Header()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=400)]

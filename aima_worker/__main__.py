@@ -38,9 +38,9 @@ def _work() -> int:
 
 
 def _tell_facts() -> int:
-    from aima_worker.node.report import look
+    from aima_worker.node.report import inspect
 
-    sys.stdout.write(look(load_settings()).model_dump_json() + "\n")
+    sys.stdout.write(inspect(load_settings()).model_dump_json() + "\n")
     return 0
 
 

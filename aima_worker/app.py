@@ -19,37 +19,37 @@ from pydantic import SecretStr
 from aima_core.domain.services import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
-from aima_core.queue.notifier import Doorbell, stop_queue
-from aima_core.queue.transport import Dropped
+from aima_core.queue.notifier import Notifier, stop_queue
+from aima_core.queue.transport import DroppedMessages
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
-from aima_core.scheduling.pending import WhyItWaits
+from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
-from aima_worker.context import Host, Probe
+from aima_worker.context import HostContext, Probe
 from aima_worker.execution.celery_worker import make_celery_worker
-from aima_worker.execution.claim_renewal import Keeper
-from aima_worker.execution.redelivery import Sweep
-from aima_worker.execution.shutdown import leave_soon
+from aima_worker.execution.claim_renewal import ClaimRenewer
+from aima_worker.execution.redelivery import RedeliveryLoop
+from aima_worker.execution.shutdown import exit_within_deadline
 from aima_worker.execution.takeover import take_over_from_predecessor
 from aima_worker.execution.tasks import add_tasks
-from aima_worker.logs.channel import LogLink
-from aima_worker.logs.collector import LogTails
+from aima_worker.logs.channel import LogChannel
+from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import LONGEST_ANSWER, LogServer
-from aima_worker.node.capacity import available_memory, room_of
+from aima_worker.node.capacity import available_memory, capacity_of
 from aima_worker.node.clock import clock_offset
 from aima_worker.node.facts import host_facts
-from aima_worker.node.heartbeat import Beat
+from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.node.identity import only_worker_here, session_of
-from aima_worker.node.memory_guard import Floor, floor_of
-from aima_worker.node.remembered import Memory
+from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
+from aima_worker.node.remembered import PersistedRedisState
 from aima_worker.operations.readiness import http_status
 from aima_worker.process_memory import settle, share_arenas
-from aima_worker.reconciler.loop import Watch
+from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.runtime_selection import choose_runtime
 
@@ -65,15 +65,17 @@ def run_worker(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery minds it: one that has joined leaves
     runtime, native = choose_runtime(settings)
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
-    with whole_worker(settings, runtime, native=native) as worker:
+    with worker_with_loops(settings, runtime, native=native) as worker:
         settle()
-        signals.worker_shutting_down.connect(lambda **_: leave_soon(lambda: int(worker.exitcode or 0)), weak=False)
+        signals.worker_shutting_down.connect(
+            lambda **_: exit_within_deadline(lambda: int(worker.exitcode or 0)), weak=False
+        )
         worker.start()
     return int(worker.exitcode or 0)
 
 
 @contextmanager
-def whole_worker(
+def worker_with_loops(
     settings: Settings, runtime: ContainerRuntime, *, native: bool = False, probe: Probe = http_status
 ) -> Iterator[Any]:
     """This host's Celery worker, to be started; all that goes on beside it has begun, and ends after it.
@@ -85,41 +87,43 @@ def whole_worker(
     with only_worker_here(settings.state_dir.expanduser()):
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
-        dropped = Dropped()
+        dropped = DroppedMessages()
         app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
         add_tasks(app, host)
         worker = make_celery_worker(
             app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
         )
-        watch = Watch(host, engine_answers=lambda _: beat.announce_now(), strangers_changed=lambda: beat.announce_now())
-        beat = make_beat(
+        watch = ReconcileLoop(
+            host, engine_answers=lambda _: beat.announce_now(), unrecognized_changed=lambda: beat.announce_now()
+        )
+        beat = make_heartbeat(
             host,
             facts,
-            strangers=lambda: watch.strangers,
+            strangers=lambda: watch.unrecognized,
             dropped=dropped,
-            redis_is_new=watch.redis_is_new,
+            redis_is_new=watch.on_redis_reset,
             clock_offset=lambda: clock_offset(redis),
             displaced=lambda why: _leave_the_name(worker, why),
         )
         logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
-        sweep = Sweep(host)
+        redelivery = RedeliveryLoop(host)
         # Before Redis answers: a host that was rebooted without a network brings its engines back.
-        watch.begin(records=False)
+        watch.start(records=False)
         try:
-            _when_redis_answers(beat.begin)
-            watch.go_by_records()
-            _when_redis_answers(lambda: host.ports.open(settings.host.ports))
+            _when_redis_answers(beat.start)
+            watch.enable_records()
+            _when_redis_answers(lambda: host.ports.set_range(settings.host.ports))
             _when_redis_answers(lambda: take_over_from_predecessor(host))
-            logs.begin()
-            sweep.begin()
+            logs.start()
+            redelivery.start()
             _end_quickly(host, beat)
             yield worker
-            logs.end()
+            logs.stop()
         finally:
-            beat.end()
-            sweep.end()
-            watch.end()
-            host.keeper.end()
+            beat.stop()
+            redelivery.stop()
+            watch.stop()
+            host.claims.stop()
 
 
 def make_host(
@@ -131,13 +135,13 @@ def make_host(
     native: bool = False,
     probe: Probe = http_status,
     available: Callable[[], int] = available_memory,
-) -> Host:
+) -> HostContext:
     """This host, with everything its steps need. Raises BadSettings without a signing key."""
-    operations, hosts, rooms = OperationStore(redis), HostStore(redis), RoomStore(redis)
+    operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
-    return Host(
+    return HostContext(
         name=name,
         arch=facts.arch,
         routes=facts.routes,
@@ -148,27 +152,27 @@ def make_host(
         operations=operations,
         services=ServiceStore(redis),
         ports=PortStore(redis, name),
-        room_store=rooms,
+        allocations=allocations,
         hosts=hosts,
-        doorbell=Doorbell(redis),
-        why_it_waits=WhyItWaits(operations, hosts=hosts, rooms=rooms),
-        room=lambda: room_of(facts, measured=measured),
-        floor=Floor(floor_of(settings.host, facts, measured=measured), available),
-        keeper=Keeper(operations, name),
+        notifier=Notifier(redis),
+        pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
+        capacity=lambda: capacity_of(facts, measured=measured),
+        memory_watchdog=MemoryWatchdog(floor_of(settings.host, facts, measured=measured), available),
+        claims=ClaimRenewer(operations, name),
         probe=probe,
     )
 
 
-def make_beat(
-    host: Host,
+def make_heartbeat(
+    host: HostContext,
     found: HostFacts,
     *,
     strangers: Callable[[], tuple[str, ...]],
-    dropped: Dropped,
+    dropped: DroppedMessages,
     clock_offset: Callable[[], float],
     redis_is_new: Callable[[], None],
     displaced: Callable[[AimaError], None],
-) -> Beat:
+) -> Heartbeat:
     """`found` is what was found as the worker came up; what changes is asked anew."""
 
     def facts() -> HostFacts:
@@ -176,23 +180,23 @@ def make_beat(
         return now.model_copy(update={"strangers": strangers()})
 
     state_dir = host.settings.state_dir.expanduser()
-    return Beat(
+    return Heartbeat(
         host.hosts,
         host.name,
         facts,
         identity=found.identity,
         session=session_of(state_dir),
-        memory=Memory(state_dir),
+        memory=PersistedRedisState(state_dir),
         dropped=dropped,
         redis_is_new=redis_is_new,
         displaced=displaced,
     )
 
 
-def make_log_server(host: Host, redis: TextRedis, asked: TextRedis) -> LogServer:
+def make_log_server(host: HostContext, redis: TextRedis, asked: TextRedis) -> LogServer:
     """`asked` is a line of its own that waits for LONGEST_ANSWER."""
-    told = LogLink(redis)
-    return LogServer(host, LogTails(host, told), asked=LogLink(asked), told=told)
+    told = LogChannel(redis)
+    return LogServer(host, LogCollector(host, told), asked=LogChannel(asked), told=told)
 
 
 def _leave_the_name(worker: Any, why: AimaError) -> None:
@@ -201,13 +205,13 @@ def _leave_the_name(worker: Any, why: AimaError) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end_quickly(host: Host, beat: Beat) -> None:
+def _end_quickly(host: HostContext, beat: Heartbeat) -> None:
     """At the first signal, hand on whatever is under way, so that the worker ends within seconds."""
 
     def hand_on(**_: Any) -> None:
         _log.info("ending", under_way="is handed on; engines keep running")
-        host.keeper.hand_on_all()
-        Thread(target=beat.end, name="goodbye", daemon=True).start()  # while Celery waits for its queues
+        host.claims.interrupt_all()
+        Thread(target=beat.stop, name="goodbye", daemon=True).start()  # while Celery waits for its queues
 
     signals.worker_shutting_down.connect(hand_on, weak=False)
 

@@ -13,18 +13,18 @@ from pydantic import SecretStr
 
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, Route, ServiceId
-from aima_core.domain.resources import Room
-from aima_core.queue.notifier import Doorbell
-from aima_core.scheduling.pending import WhyItWaits
+from aima_core.domain.resources import HostCapacity
+from aima_core.queue.notifier import Notifier
+from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
-from aima_worker.execution.claim_renewal import Keeper
-from aima_worker.node.memory_guard import Floor
-from aima_worker.operations.image_pulls import Pulls
+from aima_worker.execution.claim_renewal import ClaimRenewer
+from aima_worker.node.memory_guard import MemoryWatchdog
+from aima_worker.operations.image_pulls import PullCoordinator
 from aima_worker.runtime import ContainerRuntime
 
 Probe = Callable[[str], int]
@@ -32,7 +32,7 @@ Probe = Callable[[str], int]
 
 
 @dataclass(frozen=True)
-class Host:
+class HostContext:
     name: HostName
     arch: Arch
     routes: tuple[Route, ...]
@@ -45,39 +45,39 @@ class Host:
     operations: OperationStore
     services: ServiceStore
     ports: PortStore
-    room_store: RoomStore
+    allocations: AllocationStore
     hosts: HostStore
-    doorbell: Doorbell
-    why_it_waits: WhyItWaits
-    room: Callable[[], Room]
+    notifier: Notifier
+    pending_reasons: PendingReasons
+    capacity: Callable[[], HostCapacity]
     """What this machine can give, asked anew."""
-    floor: Floor
-    keeper: Keeper
+    memory_watchdog: MemoryWatchdog
+    claims: ClaimRenewer
     probe: Probe
-    pulls: Pulls = field(init=False)
-    freed: Flag = field(init=False, default_factory=Flag)
+    pulls: PullCoordinator = field(init=False)
+    capacity_freed: Flag = field(init=False, default_factory=Flag)
     """Set when this host has room again for what waits."""
-    engine_away: Flag = field(init=False, default_factory=Flag)
+    engine_unavailable: Flag = field(init=False, default_factory=Flag)
     """Set while the container engine does not answer: no start or pull is taken on meanwhile."""
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pulls", Pulls(self.runtime, stall=self.settings.docker.stall))
+        object.__setattr__(self, "pulls", PullCoordinator(self.runtime, stall=self.settings.docker.stall))
 
-    def room_now(self) -> Room:
+    def capacity_now(self) -> HostCapacity:
         """None for any start or pull while the container engine is away."""
-        room = self.room()
-        return room.model_copy(update={"slots": 0}) if self.engine_away.is_set() else room
+        room = self.capacity()
+        return room.model_copy(update={"slots": 0}) if self.engine_unavailable.is_set() else room
 
-    def exclusively(self, service: ServiceId) -> AbstractContextManager[object]:
+    def service_lock(self, service: ServiceId) -> AbstractContextManager[object]:
         """While inside, nobody else on this host makes or removes the service's container."""
         return self._locks[service]
 
-    def give_back(self, service: ServiceId, *, fence: int) -> None:
+    def release_resources(self, service: ServiceId, *, fence: int) -> None:
         """Its port, memory and GPUs, since its container is gone; unless a later operation was given them since."""
         self.ports.release(service.on(self.name), fence=fence)
-        self.room_store.give_back(self.name, service, fence=fence)
-        self.freed.set()
+        self.allocations.release(self.name, service, fence=fence)
+        self.capacity_freed.set()
 
     def container_name(self, service: ServiceId) -> str:
         """One name for one instance of this installation, so that a doubled start cannot make a second container."""

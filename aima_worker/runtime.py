@@ -19,17 +19,17 @@ from aima_core.domain.operations import PullProgress
 from aima_core.domain.services import ImageOnHost
 
 
-class Noun(BaseModel):
+class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Mount(Noun):
+class Mount(FrozenModel):
     source: str
     """An absolute directory of the host, resolved and below a model root."""
     target: str
 
 
-class ContainerSpec(Noun):
+class ContainerSpec(FrozenModel):
     """Everything a runtime needs to run one engine. What is not here, no user input can reach."""
 
     name: str
@@ -56,7 +56,7 @@ class ContainerSpec(Noun):
     """Process runtime: the command that installs the program, told when it is missing."""
 
     @property
-    def fingerprint(self) -> str:
+    def spec_hash(self) -> str:
         """Equal for two specs that run the same; labels do not count, for they change nothing that runs."""
         runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}), sort_keys=True)
         return sha256(runs.encode()).hexdigest()[:16]
@@ -69,7 +69,7 @@ class Status(StrEnum):
     EXITED = "exited"
 
 
-class Container(Noun):
+class Container(FrozenModel):
     """What a runtime says of a container at one moment."""
 
     id: str
@@ -85,7 +85,7 @@ class Container(Noun):
     """Container port → host port, as published."""
 
 
-class ImageFacts(Noun):
+class ImageFacts(FrozenModel):
     id: str
     """The local image's id (`sha256:…`)."""
     digest: str | None
@@ -96,7 +96,7 @@ class ImageFacts(Noun):
     """Bytes on disk."""
 
 
-class LogLine(Noun):
+class LogLine(FrozenModel):
     at: datetime
     stream: Literal["stdout", "stderr"]
     text: str
@@ -141,7 +141,7 @@ class ChangeStream(Protocol):
         ...
 
 
-class RuntimeFacts(Noun):
+class RuntimeFacts(FrozenModel):
     kind: Literal["docker", "docker-cli", "process", "fake"]
     version: str
     gpus: bool
@@ -169,7 +169,7 @@ class ContainerRuntime(Protocol):
         """Every reference that an image on the host has, newest images first. What has none is not listed."""
         ...
 
-    def offered(self, image: str) -> frozenset[str]:
+    def registry_architectures(self, image: str) -> frozenset[str]:
         """The architectures that the image's registry has it for; empty where it does not tell."""
         ...
 

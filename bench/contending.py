@@ -57,7 +57,7 @@ _here: dict[str, Any] = {}
 
 def _prepare(barrier: Barrier, redis_url: str, host: HostName, ports: range) -> None:
     store = PortStore(command_link(redis_url), host)
-    store.open(ports)
+    store.set_range(ports)
     bare = redis.Redis.from_url(redis_url, decode_responses=True)
     _here.update(barrier=barrier, store=store, bare=bare, host=host)
 

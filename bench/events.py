@@ -55,7 +55,7 @@ class _Worker:
         self.say(Phase.LOADING)
 
     def say(self, phase: Phase, **more: tuple[str, ...]) -> int:
-        return self._operations.record(Event(operation=self.id, at=now(), phase=phase, **more))
+        return self._operations.append_event(Event(operation=self.id, at=now(), phase=phase, **more))
 
 
 # To one ------------------------------------------------------------------------------------------------------------

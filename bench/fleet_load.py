@@ -79,9 +79,9 @@ def _calls(redis_url: str, hosts: Sequence[HostFacts]) -> Iterator[tuple[float, 
     store, operations, services = HostStore(redis), OperationStore(redis), ServiceStore(redis)
     for host in hosts:
         name, ports = host.name, PortStore(redis, host.name)
-        yield BEAT_SECONDS, lambda name=name: store.beat(name, identity=name, session=name)  # type: ignore[misc]  # the default binds it
+        yield BEAT_SECONDS, lambda name=name: store.heartbeat(name, identity=name, session=name)  # type: ignore[misc]  # the default binds it
         yield FACTS_SECONDS, lambda host=host: store.announce(host)  # type: ignore[misc]  # as above
-        yield SWEEP_SECONDS, operations.overdue
+        yield SWEEP_SECONDS, operations.find_stalled
         yield WATCH_SECONDS, lambda name=name: services.instances_on(name)  # type: ignore[misc]  # as above
         yield PORTS_SECONDS, ports.all
 

@@ -49,7 +49,7 @@ def _fill(redis_url: str, services: int) -> None:
     for number in range(services):
         service = Service(id=ServiceId(f"svc-tiny-model-{number:05d}"), created_at=now())
         store.put(service)
-        store.take(_instance(service, host))
+        store.replace_desired(_instance(service, host))
 
 
 def _instance(service: Service, host: HostName) -> Instance:

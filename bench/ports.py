@@ -42,10 +42,10 @@ def _alone(rounds: int, redis_url: str, taken: int) -> Result:
     bare = redis.Redis.from_url(redis_url, decode_responses=True)
     bare.flushall()
     ports = PortStore(command_link(redis_url), HOST)
-    ports.open(PORTS)
+    ports.set_range(PORTS)
     for number in range(taken):
         holder = _instance("taken", number)
-        ports.keep(holder, ports.lease(holder, fence=1), fence=1)
+        ports.persist(holder, ports.lease(holder, fence=1), fence=1)
     numbers = count()
     seconds = take_turns(
         rounds,
@@ -94,7 +94,7 @@ def _contending(rounds: int, redis_url: str) -> Iterator[Result]:
 def _all_ports(at_once: Contenders, redis_url: str, doubled: list[float]) -> float:
     with redis.Redis.from_url(redis_url) as bare:
         bare.flushall()
-    PortStore(command_link(redis_url), HOST).open(PORTS)
+    PortStore(command_link(redis_url), HOST).set_range(PORTS)
     took, ports = at_once.lease_all()
     doubled.append(len(ports) - len(set(ports)))
     return took

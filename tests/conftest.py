@@ -15,7 +15,7 @@ from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work
 
-from aima_core.redis.connection import RedisLink, command_link
+from aima_core.redis.connection import RedisClient, command_link
 
 PARTS = ("docker", "registry", "redis")
 SHARE_THE_ENGINE = {"docker", "registry"}
@@ -81,7 +81,7 @@ def redis_url(shared_redis: RedisServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[RedisLink]:
+def redis(redis_url: str) -> Iterator[RedisClient]:
     """A client of an empty Redis, as the program itself makes them."""
     link = command_link(redis_url)
     yield link

@@ -24,14 +24,14 @@ def complete(collection: str, field: str) -> Completer:
 
 
 def _known(url: str, collection: str, field: str) -> list[str]:
-    from aima_api.cli.errors import Refused
+    from aima_api.cli.errors import ApiError
     from aima_api.client import Api, path_of
     from aima_core.errors import AimaError
 
     try:
         with Api(url, key=os.environ.get("AIMA_KEY"), answers_within=PATIENCE) as api:
             values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
-    except (AimaError, Refused):
+    except (AimaError, ApiError):
         return []
     texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
     return list(dict.fromkeys(map(str, texts)))

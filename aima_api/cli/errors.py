@@ -6,11 +6,11 @@ import traceback
 
 import click
 
-from aima_api.cli.tables import harmless, sentence
+from aima_api.cli.tables import sanitized, sentence
 from aima_core.errors import AimaError, Failure, exit_code_of
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """The API answered with a failure."""
 
     def __init__(self, failure: Failure, *, status: int) -> None:
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 def report(problem: Exception, *, debug: bool = False) -> int:
     """Tell of it on stderr; the exit code that goes with it."""
-    failure = problem.failure if isinstance(problem, AimaError | Refused) else _our_mistake(problem)
+    failure = problem.failure if isinstance(problem, AimaError | ApiError) else _our_mistake(problem)
     if debug:
         traceback.print_exception(problem)
     tell(failure)
@@ -34,10 +34,10 @@ def tell(failure: Failure) -> None:
     if failure.log_tail:
         click.echo(click.style("the engine's last lines:", dim=True), err=True)
     for line in failure.log_tail:
-        click.echo(f"  {harmless(line)}", err=True)
+        click.echo(f"  {sanitized(line)}", err=True)
     click.echo(f"{click.style('error:', fg='red', bold=True)} {sentence(failure.message)}", err=True)
     click.echo(f"{click.style('hint:', fg='cyan')} {sentence(failure.hint)}", err=True)
-    click.echo(click.style(f"code: {harmless(failure.code)}", dim=True), err=True)
+    click.echo(click.style(f"code: {sanitized(failure.code)}", dim=True), err=True)
 
 
 def _our_mistake(problem: Exception) -> Failure:

@@ -29,14 +29,14 @@ _COLOURS = {
 }
 
 
-def harmless(text: object) -> str:
+def sanitized(text: object) -> str:
     """The text with nothing in it that moves a terminal's cursor, starts an escape or turns the line around."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(text)).expandtabs(4)
 
 
 def sentence(text: str) -> str:
     """A message that may have several lines, each harmless, the later ones indented."""
-    return "\n  ".join(harmless(line) for line in text.splitlines())
+    return "\n  ".join(sanitized(line) for line in text.splitlines())
 
 
 def colours() -> bool:
@@ -74,7 +74,7 @@ def print_data(data: Any, output: Format) -> None:
         import yaml
 
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-        click.echo("\n".join(map(harmless, text.split("\n"))), nl=False)
+        click.echo("\n".join(map(sanitized, text.split("\n"))), nl=False)
 
 
 def age(moment: str | None, *, now: datetime | None = None) -> str | None:
@@ -118,7 +118,7 @@ def _cell(value: object) -> str:
         case Mapping():
             return ", ".join(f"{key}={_cell(each)}" for key, each in value.items())
         case _:
-            return harmless(value)
+            return sanitized(value)
 
 
 def _lines(value: object) -> list[str]:
@@ -126,9 +126,9 @@ def _lines(value: object) -> list[str]:
         case [{}, *_]:
             return [f"{_cell(each)}" for each in value]
         case Mapping() if value:
-            return [f"{harmless(key)}: {_cell(each)}" for key, each in value.items()]
+            return [f"{sanitized(key)}: {_cell(each)}" for key, each in value.items()]
         case str():
-            return [harmless(line) for line in value.splitlines()] or ["-"]
+            return [sanitized(line) for line in value.splitlines()] or ["-"]
         case _:
             return [_cell(value)]
 

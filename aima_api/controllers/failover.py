@@ -11,47 +11,47 @@ from typing import Any
 import structlog
 
 from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Place, Placement, Sought
-from aima_api.planning.placement_lock import Turns
-from aima_api.planning.planner import Prospects
-from aima_api.submission.cancellation import CallOff
-from aima_api.submission.submitter import Submit
+from aima_api.planning.placement import Placement, Sought, Target
+from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.planner import StartPlanner
+from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, InstanceId, Route, ServiceId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.domain.services import Desired, Service
 from aima_core.errors import AimaError, BrokerUnavailable, HostLost
-from aima_core.queue.notifier import Doorbell
+from aima_core.queue.notifier import Notifier
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 
 _log = structlog.get_logger()
 
 
-class Moving:
+class Failover:
     """Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(
         self,
-        prospects: Prospects,
-        submit: Submit,
+        planner: StartPlanner,
+        submit: Submitter,
         *,
         operations: OperationStore,
         services: ServiceStore,
-        doorbell: Doorbell,
-        call_off: CallOff,
-        turns: Turns,
+        notifier: Notifier,
+        cancellations: Cancellations,
+        locks: PlacementLocks,
     ) -> None:
-        self._prospects = prospects
+        self._planner = planner
         self._submit = submit
         self._operations = operations
         self._services = services
-        self._doorbell = doorbell
-        self._call_off = call_off
-        self._turns = turns
+        self._notifier = notifier
+        self._cancellations = cancellations
+        self._locks = locks
 
-    def move_from(self, host: HostName) -> None:
+    def fail_over(self, host: HostName) -> None:
         """Can be called again and again: what has been moved is not moved twice."""
-        unended = self._operations.unended()
+        unended = self._operations.list_active()
         for operation in unended:
             if operation.host == host:
                 self._go_on_elsewhere(operation, host)
@@ -68,10 +68,10 @@ class Moving:
             return
         if operation.service and self._is_wanted(operation.service.on(lost)):
             self._have_stopped(operation.service, lost)
-        if self._operations.release_lost(operation.id, lost):
+        if self._operations.unassign(operation.id, lost):
             _log.warning("an operation goes on elsewhere", operation=operation.id, lost=lost)
             self._tell(operation, Phase.QUEUED, message=f"{lost} went away; another host takes it on.")
-            self._doorbell.ring(operation)
+            self._notifier.notify(operation)
 
     def _begin_in_its_place(self, start: Operation, lost: HostName, unended: Sequence[Operation]) -> None:
         """One that was sent to the host since its service was there, and that the host never took on."""
@@ -79,7 +79,7 @@ class Moving:
             return
         others = (each for each in unended if each.kind is Kind.START and each.service == start.service)
         if all(lost in (each.host, each.route.host) for each in others) and self._move(start.service.on(lost)):
-            self._call_off.now(start.id, Phase.FAILED, HostLost(host=lost).failure)
+            self._cancellations.cancel_now(start.id, Phase.FAILED, HostLost(host=lost).failure)
 
     def _is_wanted(self, instance: InstanceId) -> bool:
         known = self._services.instance(instance)
@@ -88,12 +88,14 @@ class Moving:
     def _have_stopped(self, service: ServiceId, lost: HostName) -> None:
         """Once the host is back; what is asked of the service from now on counts as asked for later."""
         stop = StopService(service=service, grace=DEFAULT_GRACE)
-        self._submit.submit(stop, [Place(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")])
+        self._submit.submit(
+            stop, [Target(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")]
+        )
 
     def _move(self, instance: InstanceId) -> list[Operation]:
         """What begins elsewhere; nothing while nobody can."""
         try:
-            with self._turns.with_all_of([instance.service]):
+            with self._locks.holding([instance.service]):
                 started = self._begin_elsewhere(self._services.get(instance.service), instance.host)
         except BrokerUnavailable:
             raise
@@ -106,15 +108,15 @@ class Moving:
 
     def _begin_elsewhere(self, service: Service, lost: HostName) -> list[Operation]:
         """Nothing while nobody can. Raises what the catalog or the hosts have against it."""
-        command, placement = self._prospects.command(service), self._prospects.placement()
-        places = self._other_places(service, self._prospects.sought(service, command), placement)
+        command, placement = self._planner.command(service), self._planner.placement()
+        places = self._other_places(service, self._planner.sought(service, command), placement)
         if not places:
             return []
         stop = StopService(service=service.id, grace=DEFAULT_GRACE)
         _, start = self._submit.submit_all([(stop, placement.by_name([lost])), (command, places[:1])])
         return [start]
 
-    def _other_places(self, service: Service, sought: Sought, placement: Placement) -> list[Place]:
+    def _other_places(self, service: Service, sought: Sought, placement: Placement) -> list[Target]:
         """Where a host would take it on now, and has none of it yet."""
         if service.hosts or (service.route and service.route.host):
             return []
@@ -127,4 +129,4 @@ class Moving:
         return [place for place in places if place.reason is None]
 
     def _tell(self, operation: Operation, phase: Phase, **more: Any) -> None:
-        self._operations.record(Event(operation=operation.id, at=now(), phase=phase, **more))
+        self._operations.append_event(Event(operation=operation.id, at=now(), phase=phase, **more))

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from aima_core.domain.services import Host
-from aima_core.scheduling.explanation import MOST_NAMED, listed
+from aima_core.scheduling.explanation import MOST_NAMED, join_with_and
 
 WINDOW = timedelta(minutes=1)
 """Hosts that were last heard of within this of each other have vanished together."""
@@ -21,18 +21,18 @@ MOST_AT_ONCE = 0.2
 
 class Loss(NamedTuple):
     lost: tuple[Host, ...]
-    suspicion: str | None
+    partition_suspected: str | None
     """Why no more are taken for lost; None where there is no doubt."""
 
 
-def loss_among(hosts: Sequence[Host], *, after: timedelta, watched_for: timedelta = timedelta.max) -> Loss:
+def detect_lost_hosts(hosts: Sequence[Host], *, after: timedelta, watched_for: timedelta = timedelta.max) -> Loss:
     """None is lost before it was watched for as long as it may be silent."""
     silent = [host for host in hosts if not host.live and not host.left]
     lost, doubted = [], []
     for host in silent:
-        together = [other for other in silent if abs(other.silent_for - host.silent_for) <= WINDOW.total_seconds()]
+        batcher = [other for other in silent if abs(other.silent_for - host.silent_for) <= WINDOW.total_seconds()]
         there = sum(other.live for other in hosts) + sum(other.silent_for <= host.silent_for for other in silent)
-        if len(together) > max(1.0, MOST_AT_ONCE * max(there, len(together))):
+        if len(batcher) > max(1.0, MOST_AT_ONCE * max(there, len(batcher))):
             doubted.append(host)
         elif min(host.silent_for, watched_for.total_seconds()) > after.total_seconds():
             lost.append(host)
@@ -43,5 +43,5 @@ def _suspicion(doubted: Sequence[Host]) -> str | None:
     if not doubted:
         return None
     more = ["others"] if len(doubted) > MOST_NAMED else []
-    names = listed([*(host.name for host in doubted[:MOST_NAMED]), *more])
+    names = join_with_and([*(host.name for host in doubted[:MOST_NAMED]), *more])
     return f"{names} fell silent together: this side may be the one cut off, so nothing of theirs is moved."

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from aima_api.submission.cancellation import CallOff
+from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.operations import Kind, Operation, Phase
 from aima_core.domain.services import Host
 from aima_core.domain.units import format_duration
@@ -17,19 +17,19 @@ from aima_core.store.operations import OperationStore
 _log = structlog.get_logger()
 
 
-class Unheard:
+class UnroutableOperations:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, operations: OperationStore, call_off: CallOff, *, after: timedelta) -> None:
+    def __init__(self, operations: OperationStore, cancellations: Cancellations, *, after: timedelta) -> None:
         self._operations = operations
-        self._call_off = call_off
+        self._cancellations = cancellations
         self._after = after
 
-    def look(self, hosts: Sequence[Host], *, watched_for: timedelta) -> None:
+    def fail_expired(self, hosts: Sequence[Host], *, watched_for: timedelta) -> None:
         """Note to what is listened now; give up what nobody has listened for, as far as that could be seen."""
         heard = {route for host in hosts if host.live for route in host.routes}
-        unheard = self._operations.unheard(heard, after=self._after)
-        for operation in unheard if watched_for >= self._after else ():
+        unroutable = self._operations.find_unroutable(heard, after=self._after)
+        for operation in unroutable if watched_for >= self._after else ():
             self._give_up(operation)
 
     def _give_up(self, operation: Operation) -> None:
@@ -38,7 +38,7 @@ class Unheard:
             routes=" or ".join(routes), waited=format_duration(self._after), remedy=_remedy(operation)
         ).failure
         _log.warning("given up", operation=operation.id, why=failure.message)
-        self._call_off.now(operation.id, Phase.FAILED, failure)
+        self._cancellations.cancel_now(operation.id, Phase.FAILED, failure)
 
 
 def _remedy(operation: Operation) -> str:

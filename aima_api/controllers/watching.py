@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 
-class Watch:
+class VisibilityWindow:
     def __init__(self, *, looks_every: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
         """Two looks further apart than twice `looks_every` leave a break between them."""
         self._longest_gap = 2 * looks_every.total_seconds()
@@ -18,7 +18,7 @@ class Watch:
         self._began: float | None = None
         self._looked = 0.0
 
-    def look(self) -> timedelta:
+    def observe(self) -> timedelta:
         """To be called when Redis has answered. Gives for how long there was no break."""
         now = self._clock()
         if self._began is None or now - self._looked > self._longest_gap:

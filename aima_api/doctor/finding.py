@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    GOOD = "good"
-    MIND = "mind"
+class CheckStatus(StrEnum):
+    OK = "good"
+    WARNING = "mind"
     """It runs without, and less well."""
-    LACKS = "lacks"
+    FAILED = "lacks"
 
 
 @dataclass(frozen=True)
 class Finding:
     about: str
-    verdict: Verdict
-    said: str
-    mend: str | None = None
+    verdict: CheckStatus
+    message: str
+    fix: str | None = None

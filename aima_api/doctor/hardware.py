@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from aima_api.doctor.finding import Finding, Verdict
+from aima_api.doctor.finding import CheckStatus, Finding
 from aima_core.domain.units import format_size
 
 ANSWERS_WITHIN = timedelta(seconds=20)
@@ -32,7 +32,7 @@ def what_the_worker_finds(program: Sequence[str] = WORKER) -> Iterator[Finding]:
         )
         seen: dict[str, Any] = json.loads(asked.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as wrong:
-        yield Finding("GPU", Verdict.MIND, f"not looked at: {_reason(wrong)}", "aima worker")
+        yield Finding("GPU", CheckStatus.WARNING, f"not looked at: {_reason(wrong)}", "aima worker")
         return
     yield from _accelerators(seen["hardware"])
     if seen["hardware"]["accelerators"] and seen["gives_gpus"] is not None:
@@ -46,11 +46,11 @@ def _accelerators(hardware: dict[str, Any]) -> Iterator[Finding]:
         counted = Counter(map(_described, hardware["accelerators"]))
         said = "; ".join(f"{count} × {name}" if count > 1 else name for name, count in counted.items())
         shared = f"; {format_size(hardware['memory'])} shared by CPU and GPU" if hardware["unified_memory"] else ""
-        yield Finding("GPU", Verdict.GOOD, said + shared)
+        yield Finding("GPU", CheckStatus.OK, said + shared)
     elif hardware["trouble"] is None:
-        yield Finding("GPU", Verdict.GOOD, "none of NVIDIA's: engines for the CPU only")
+        yield Finding("GPU", CheckStatus.OK, "none of NVIDIA's: engines for the CPU only")
     if hardware["trouble"]:
-        yield Finding("GPU", Verdict.LACKS, hardware["trouble"]["said"], hardware["trouble"]["mend"])
+        yield Finding("GPU", CheckStatus.FAILED, hardware["trouble"]["said"], hardware["trouble"]["mend"])
 
 
 def _described(accelerator: dict[str, Any]) -> str:
@@ -61,15 +61,15 @@ def _described(accelerator: dict[str, Any]) -> str:
 
 def _in_containers(gives_gpus: bool) -> Finding:
     if gives_gpus:
-        return Finding("GPU", Verdict.GOOD, "Docker gives GPUs to containers")
-    return Finding("GPU", Verdict.LACKS, "Docker gives containers no GPUs", f"{TOOLKIT} && {RESTART}")
+        return Finding("GPU", CheckStatus.OK, "Docker gives GPUs to containers")
+    return Finding("GPU", CheckStatus.FAILED, "Docker gives containers no GPUs", f"{TOOLKIT} && {RESTART}")
 
 
 def _clock(offset: float) -> Finding:
     if abs(offset) <= CLOCK_MAY_BE_OFF:
-        return Finding("clock", Verdict.GOOD, "agrees with Redis'")
+        return Finding("clock", CheckStatus.OK, "agrees with Redis'")
     direction = "ahead of" if offset > 0 else "behind"
-    return Finding("clock", Verdict.MIND, f"{abs(offset):.1f} s {direction} Redis'", CLOCK)
+    return Finding("clock", CheckStatus.WARNING, f"{abs(offset):.1f} s {direction} Redis'", CLOCK)
 
 
 def _reason(wrong: Exception) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aima_api.doctor.finding import Finding, Verdict
+from aima_api.doctor.finding import CheckStatus, Finding
 from aima_core.errors import BrokerUnavailable
 from aima_core.redis.connection import command_link
-from aima_core.scheduling.explanation import listed
+from aima_core.scheduling.explanation import join_with_and
 from aima_core.settings import Settings
 from aima_core.store.hosts import HostStore
 
 OTHERS = "find who else writes to this Redis; give it a password, or AIMA a database of its own in `redis.url`"
 
 
-def senseless_messages(settings: Settings) -> Iterator[Finding]:
+def malformed_messages(settings: Settings) -> Iterator[Finding]:
     """Those of the last day; nothing where there are none, or Redis does not answer."""
     redis = command_link(settings.redis.url.get_secret_value())
     try:
@@ -24,5 +24,5 @@ def senseless_messages(settings: Settings) -> Iterator[Finding]:
     finally:
         redis.close()
     if met:
-        said = f"{sum(met.values())} on our queues made no sense and were dropped, by {listed(list(met))}"
-        yield Finding("messages", Verdict.MIND, said, OTHERS)
+        said = f"{sum(met.values())} on our queues made no sense and were dropped, by {join_with_and(list(met))}"
+        yield Finding("messages", CheckStatus.WARNING, said, OTHERS)

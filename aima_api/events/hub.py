@@ -36,7 +36,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Said:
+class EncodedEvent:
     """An event with its two numbers, encoded once for all followers of its operation, and once for those of all."""
 
     operation: OperationId
@@ -55,19 +55,19 @@ class Said:
         return _frame(self.name, self.data, id=self.place)
 
 
-def said(event: Event, place: str) -> Said:
+def encode(event: Event, place: str) -> EncodedEvent:
     """`place` is that in everybody's log."""
     return said_as_recorded(event.operation, event.seq, place, event_text(event))
 
 
-def said_as_recorded(operation: OperationId, seq: int, place: str, text: str) -> Said:
+def said_as_recorded(operation: OperationId, seq: int, place: str, text: str) -> EncodedEvent:
     """The same of an event's text, which goes out as it is but for its number. Raises ValueError where it is none."""
     told = json.loads(text)
     if not isinstance(told, dict) or "\n" in text or "\r" in text:
         raise ValueError(f"{text[:100]!r} is no event")
     ends = Phase(str(told.get("phase"))).state.ended
     kind = "progress" if "progress" in told else "log" if told.get("lines") else "phase"
-    return Said(operation, seq, place, ends, "end" if ends else kind, f'{{"seq":{seq},{text[1:]}')
+    return EncodedEvent(operation, seq, place, ends, "end" if ends else kind, f'{{"seq":{seq},{text[1:]}')
 
 
 def _frame(name: str, data: str, *, id: str) -> bytes:
@@ -75,24 +75,24 @@ def _frame(name: str, data: str, *, id: str) -> bytes:
     return f"event: {name}\ndata: {data}\nid: {id}\n\n".encode()
 
 
-class Ear:
+class Subscription:
     """What one listener has yet to hear. Begins with having missed everything."""
 
     def __init__(self) -> None:
         self.closed = False
-        self._said: deque[Said] = deque()
+        self._said: deque[EncodedEvent] = deque()
         self._missed = True
         self._woken = asyncio.Event()
         self._woken.set()
 
-    def hear(self, said: Said) -> None:
+    def deliver(self, event: EncodedEvent) -> None:
         if len(self._said) >= MOST_WAITING:
-            self.miss()
+            self.mark_gap()
         elif not self._missed:
-            self._said.append(said)
+            self._said.append(event)
             self._woken.set()
 
-    def miss(self) -> None:
+    def mark_gap(self) -> None:
         self._said.clear()
         self._missed = True
         self._woken.set()
@@ -101,7 +101,7 @@ class Ear:
         self.closed = True
         self._woken.set()
 
-    def take(self) -> tuple[bool, list[Said]]:
+    def take(self) -> tuple[bool, list[EncodedEvent]]:
         """Whether something was missed, and what was heard."""
         taken = self._missed, list(self._said)
         self._said.clear()
@@ -124,32 +124,32 @@ class Ear:
 class EventHub:
     def __init__(self, redis: AsyncRedis) -> None:
         self._redis = redis
-        self._ears: dict[OperationId | None, set[Ear]] = {}
+        self._subscriptions: dict[OperationId | None, set[Subscription]] = {}
         self._closed = False
 
     @property
     def listeners(self) -> int:
-        return len(self._all_ears())
+        return len(self._all_subscriptions())
 
     @contextmanager
-    def listening(self, operation: OperationId | None) -> Iterator[Ear]:
+    def listening(self, operation: OperationId | None) -> Iterator[Subscription]:
         """An ear for one operation's events, or for everybody's."""
-        ear = Ear()
+        subscription = Subscription()
         if self._closed:
-            ear.close()
-        self._ears.setdefault(operation, set()).add(ear)
+            subscription.close()
+        self._subscriptions.setdefault(operation, set()).add(subscription)
         try:
-            yield ear
+            yield subscription
         finally:
-            self._ears[operation].discard(ear)
-            if not self._ears[operation]:
-                del self._ears[operation]
+            self._subscriptions[operation].discard(subscription)
+            if not self._subscriptions[operation]:
+                del self._subscriptions[operation]
 
     def close(self) -> None:
         """Let every listener end, now and from now on."""
         self._closed = True
-        for ear in self._all_ears():
-            ear.close()
+        for subscription in self._all_subscriptions():
+            subscription.close()
 
     async def run(self) -> None:
         """Listen until cancelled; a lost line is taken up again."""
@@ -182,22 +182,22 @@ class EventHub:
     def _heard(self, message: dict[str, str]) -> None:
         if message["type"] == "subscribe":
             # Also after the client has silently connected anew: what was said meanwhile is lost on this line.
-            for ear in self._all_ears():
-                ear.miss()
-        elif message["type"] == "message" and self._ears:
+            for subscription in self._all_subscriptions():
+                subscription.mark_gap()
+        elif message["type"] == "message" and self._subscriptions:
             self._pass_on(message["data"])
 
     def _pass_on(self, message: str) -> None:
         try:
             id, seq, place, text = message.split(" ", 3)
             operation = OperationId(id)
-            if ears := [*self._ears.get(operation, ()), *self._ears.get(None, ())]:
+            if subscriptions := [*self._subscriptions.get(operation, ()), *self._subscriptions.get(None, ())]:
                 news = said_as_recorded(operation, int(seq), place, text)
         except (ValueError, BadId) as wrong:
             _log.warning("event not understood", message=message[:200], reason=str(wrong))
             return
-        for ear in ears:
-            ear.hear(news)
+        for subscription in subscriptions:
+            subscription.deliver(news)
 
-    def _all_ears(self) -> list[Ear]:
-        return [ear for ears in self._ears.values() for ear in ears]
+    def _all_subscriptions(self) -> list[Subscription]:
+        return [subscription for subscriptions in self._subscriptions.values() for subscription in subscriptions]

@@ -16,7 +16,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi.sse import format_sse_event
 
-from aima_api.events.hub import Ear, EventHub, Said, said
+from aima_api.events.hub import EncodedEvent, EventHub, Subscription, encode
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation, Phase
 from aima_core.errors import BrokerUnavailable, OperationLost, UnknownOperation
@@ -48,28 +48,30 @@ class EventStreams:
 
     async def of_operation(self, id: OperationId, after: int) -> AsyncGenerator[bytes, None]:
         """From the event after that number on, to the operation's end."""
-        with self._hub.listening(id) as ear:
-            async for frames in self._follow(ear, after, _on_line, lambda seen: _in_log(self._operations, id, seen)):
+        with self._hub.listening(id) as subscription:
+            async for frames in self._follow(
+                subscription, after, _on_line, lambda seen: _in_log(self._operations, id, seen)
+            ):
                 yield frames
 
     async def of_all(self, after: str) -> AsyncGenerator[bytes, None]:
         """From that place of everybody's log on."""
-        with self._hub.listening(None) as ear:
+        with self._hub.listening(None) as subscription:
             async for frames in self._follow(
-                ear, after, _on_line_of_all, lambda seen: _in_log_of_all(self._operations, seen)
+                subscription, after, _on_line_of_all, lambda seen: _in_log_of_all(self._operations, seen)
             ):
                 yield frames
 
     async def _follow(
         self,
-        ear: Ear,
+        subscription: Subscription,
         after: _After,
-        on_line: Callable[[list[Said], _After], _News[_After] | None],
+        on_line: Callable[[list[EncodedEvent], _After], _News[_After] | None],
         in_log: Callable[[_After], _News[_After]],
     ) -> AsyncIterator[bytes]:
         behind = True
-        while not ear.closed:
-            missed, heard = ear.take()
+        while not subscription.closed:
+            missed, heard = subscription.take()
             news = None if missed or behind else on_line(heard, after)
             news = news or await self._read(in_log, after)
             if news is not None:
@@ -79,7 +81,7 @@ class EventStreams:
                 if news.ended:
                     return
             behind = news is None
-            if not await ear.wait(ASKS_AGAIN if behind else self._heartbeat):
+            if not await subscription.wait(ASKS_AGAIN if behind else self._heartbeat):
                 yield _BEAT
                 behind = True  # a silence may be a line that died unnoticed
 
@@ -94,7 +96,7 @@ class EventStreams:
 # One operation's --------------------------------------------------------------------------------------------------
 
 
-def _on_line(heard: list[Said], after: int) -> _News[int] | None:
+def _on_line(heard: list[EncodedEvent], after: int) -> _News[int] | None:
     """None where numbers are missing."""
     frames, ended = [], False
     for each in heard:
@@ -111,7 +113,7 @@ def _in_log(operations: OperationStore, id: OperationId, after: int) -> _News[in
         record = operations.get(id)
     except UnknownOperation:
         lost = Event(operation=id, seq=after + 1, at=now(), phase=Phase.FAILED, failure=OperationLost().failure)
-        return _News(said(lost, "").to_its_followers, after + 1, ended=True)
+        return _News(encode(lost, "").to_its_followers, after + 1, ended=True)
     events = operations.events(id, after=after)
     if events and events[0].seq == after + 1:
         return _told(events)
@@ -121,7 +123,7 @@ def _in_log(operations: OperationStore, id: OperationId, after: int) -> _News[in
 
 
 def _told(events: list[Event], before: bytes = b"") -> _News[int]:
-    news = [said(event, "") for event in events]
+    news = [encode(event, "") for event in events]
     frames = before + b"".join(each.to_its_followers for each in news)
     return _News(frames, news[-1].seq, news[-1].ends)
 
@@ -137,17 +139,17 @@ def _reset(record: Operation, events: list[Event]) -> _News[int]:
 # Everybody's ------------------------------------------------------------------------------------------------------
 
 
-def _on_line_of_all(heard: list[Said], after: str) -> _News[str]:
+def _on_line_of_all(heard: list[EncodedEvent], after: str) -> _News[str]:
     new = [each for each in heard if _order(each.place) > _order(after)]
     return _News(b"".join(each.to_all_followers for each in new), new[-1].place if new else after)
 
 
 def _in_log_of_all(operations: OperationStore, after: str) -> _News[str]:
-    events = operations.everybodys_events(after)
+    events = operations.all_events(after)
     if events is None:
-        place = operations.last_place()
+        place = operations.last_event_id()
         return _News(format_sse_event(data_str="{}", event="reset", id=place), place)
-    news = [said(event, place) for place, event in events]
+    news = [encode(event, place) for place, event in events]
     return _News(b"".join(each.to_all_followers for each in news), news[-1].place if news else after)
 
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aima_api.http.tally import Tally
+from aima_api.http.tally import RedisStats
 from aima_core.errors import BrokerUnavailable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,7 +21,9 @@ _NO_ROUTE = "none"
 
 
 class Metrics:
-    def __init__(self, tally: Callable[[], Tally], *, streams: Callable[[], int], followed_logs: Callable[[], int]):
+    def __init__(
+        self, redis_stats: Callable[[], RedisStats], *, streams: Callable[[], int], followed_logs: Callable[[], int]
+    ):
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "aima_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
@@ -38,7 +40,7 @@ class Metrics:
         logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=self._registry)
         logs.set_function(followed_logs)
         ProcessCollector(registry=self._registry)
-        self._registry.register(_InRedis(tally))
+        self._registry.register(_InRedis(redis_stats))
 
     def read(self) -> bytes:
         """As text. While Redis is away, only what this node knows by itself; it may take seconds to find that out."""
@@ -46,12 +48,12 @@ class Metrics:
 
 
 class _InRedis(Collector):
-    def __init__(self, tally: Callable[[], Tally]) -> None:
-        self._tally = tally
+    def __init__(self, redis_stats: Callable[[], RedisStats]) -> None:
+        self._redis_stats = redis_stats
 
     def collect(self) -> Iterator[Metric]:
         try:
-            found = self._tally()
+            found = self._redis_stats()
         except BrokerUnavailable:
             yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=0)
             return

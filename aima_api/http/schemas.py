@@ -18,7 +18,7 @@ DEFAULT_GRACE = parse_duration("10s")
 LONGEST_GRACE = parse_duration("1h")
 
 
-class Wish(BaseModel):
+class RequestBody(BaseModel):
     """A request's body. A field that nothing reads is refused, since it was meant to do something."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -29,7 +29,7 @@ class Wish(BaseModel):
         return {name: value for name, value in fields.items() if value not in (None, (), {})}
 
 
-class ServiceOptions(Wish):
+class ServiceOptions(RequestBody):
     engine: EngineName | None = None
     model: ModelName | None = None
     model_path: ModelPath | None = None
@@ -53,23 +53,23 @@ class CreateService(ServiceOptions):
     id: ServiceId
 
 
-class StopOptions(Wish):
+class StopOptions(RequestBody):
     hosts: Hosts = ()
     """Empty stops it everywhere."""
     grace: Annotated[Duration, Field(le=LONGEST_GRACE)] = DEFAULT_GRACE
     """How long the engine may take to end by itself before it is killed."""
 
 
-class RestartOptions(Wish):
+class RestartOptions(RequestBody):
     hosts: Hosts = ()
 
 
-class DrainOptions(Wish):
+class DrainOptions(RequestBody):
     stop: bool = False
     """Take down what runs there, too."""
 
 
-class PullOptions(Wish):
+class PullOptions(RequestBody):
     image: ImageReference | None = None
     engine: EngineName | None = None
     hosts: Hosts = ()

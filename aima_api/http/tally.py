@@ -14,7 +14,7 @@ from aima_core.redis.interface import TextRedis
 COUNTS_EVERY = timedelta(seconds=1)
 
 
-class Tally(NamedTuple):
+class RedisStats(NamedTuple):
     active: int
     """Operations that have not ended."""
     waiting: int
@@ -26,7 +26,7 @@ class Tally(NamedTuple):
     """Messages that made no sense, by the host that met them; 0 for one that met none of late."""
 
 
-def tally(redis: TextRedis) -> Tally:
+def redis_stats(redis: TextRedis) -> RedisStats:
     """Raises BrokerUnavailable within seconds."""
     with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ACTIVE)
@@ -39,10 +39,10 @@ def tally(redis: TextRedis) -> Tally:
         active, waiting, hosts, drained, dropped, seen, (seconds, _) = pipe.execute()
     live = sum(at > seconds - keys.HOST_DEAD.total_seconds() for _, at in seen)
     by_host = {host: int(dropped.get(host, 0)) for host, _ in seen}
-    return Tally(active, waiting, hosts, live=live, drained=drained, dropped=by_host)
+    return RedisStats(active, waiting, hosts, live=live, drained=drained, dropped=by_host)
 
 
-class Intake:
+class BacklogLimit:
     """How many starts and pulls may be put down beside those that have not ended, near enough.
 
     Counted in Redis now and then, and by this node's own in between: a bound on floods need not cost each start a
@@ -56,7 +56,7 @@ class Intake:
         self._active = 0
         self._count_again_at = float("-inf")
 
-    def take(self, number: int) -> None:
+    def reserve(self, number: int) -> None:
         """Raises TooManyOperations, BrokerUnavailable."""
         if (now := self._clock()) >= self._count_again_at:
             self._active = self._redis.zcard(keys.ACTIVE)

@@ -13,7 +13,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from aima_core.domain.ids import AnswerId, InstanceId
 from aima_core.errors import BrokerUnavailable
-from aima_core.logs.protocol import Answer, Ask, Batch, LastLines
+from aima_core.logs.protocol import LastLines, LogBatch, LogChunk, LogRequest
 from aima_core.redis import keys
 
 ANSWERS_WITHIN = timedelta(seconds=2)
@@ -24,13 +24,13 @@ BEGINNING = "0-0"
 _T = TypeVar("_T")
 
 
-class LogLink:
+class LogChannelClient:
     """Every call may raise BrokerUnavailable."""
 
     def __init__(self, redis: AsyncRedis) -> None:
         self._redis = redis
 
-    async def ask(self, ask: Ask) -> None:
+    async def ask(self, ask: LogRequest) -> None:
         key = keys.asked(ask.instance.host)
         pipe = self._redis.pipeline()
         pipe.rpush(key, ask.model_dump_json(exclude_defaults=True))
@@ -38,17 +38,17 @@ class LogLink:
         pipe.expire(key, keys.ASKED_TTL)
         await _within(ANSWERS_WITHIN, pipe.execute())
 
-    async def answer(self, id: AnswerId, *, silence: timedelta) -> AsyncIterator[Answer]:
+    async def answer(self, id: AnswerId, *, silence: timedelta) -> AsyncIterator[LogChunk]:
         """The pieces of an answer up to its end; ends early when nothing comes for so long."""
         place = BEGINNING
         while entries := await self._after(keys.answer(id), place, within=silence):
             place = entries[-1][0]
-            for piece in [Answer.model_validate_json(text) for _, text in entries]:
+            for piece in [LogChunk.model_validate_json(text) for _, text in entries]:
                 yield piece
                 if piece.end is not None:
                     return
 
-    async def batches(self, id: InstanceId, place: str, *, within: timedelta) -> tuple[str, list[Batch]]:
+    async def batches(self, id: InstanceId, place: str, *, within: timedelta) -> tuple[str, list[LogBatch]]:
         """What was published after that place, as soon as there is something, and the place after it.
 
         The same place and nothing if that takes too long.
@@ -73,10 +73,10 @@ class LogLink:
         return [(id, fields["json"]) for _, entries in found or [] for id, fields in entries]
 
 
-def _batch(text: str) -> Batch | None:
+def _batch(text: str) -> LogBatch | None:
     """None for one of another version's; its reader sees by the count that something is missing."""
     try:
-        return Batch.model_validate_json(text)
+        return LogBatch.model_validate_json(text)
     except ValidationError:
         return None
 

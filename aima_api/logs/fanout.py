@@ -17,10 +17,10 @@ from functools import cached_property
 import structlog
 from fastapi.sse import format_sse_event
 
-from aima_api.logs.channel import BEGINNING, LogLink
+from aima_api.logs.channel import BEGINNING, LogChannelClient
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.errors import BrokerUnavailable
-from aima_core.logs.protocol import Ask, Batch, Line
+from aima_core.logs.protocol import Line, LogBatch, LogRequest
 
 ASKS_EVERY = timedelta(seconds=5)
 """A third of the time for which a host goes on publishing unasked."""
@@ -40,7 +40,7 @@ class HostLine(Line):
 class Heard:
     """A batch as listeners get it, encoded once for all of them."""
 
-    def __init__(self, host: HostName, batch: Batch) -> None:
+    def __init__(self, host: HostName, batch: LogBatch) -> None:
         self._host = host
         self.batch = batch
 
@@ -54,7 +54,7 @@ def line_frame(host: HostName, line: Line) -> bytes:
     return format_sse_event(data_str=told.model_dump_json(), event="line")
 
 
-class Ear:
+class LogSubscription:
     """What one listener has yet to take."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Ear:
         self._waiting: deque[Heard] = deque()
         self._woken = asyncio.Event()
 
-    def hear(self, heard: Heard) -> None:
+    def deliver(self, heard: Heard) -> None:
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
             self.overflowed = True
@@ -91,33 +91,33 @@ class Ear:
         return self._waiting.popleft() if self._waiting else None
 
 
-class LogFeeds:
+class LogFanout:
     def __init__(
-        self, link: LogLink, *, asks_every: timedelta = ASKS_EVERY, clock: Callable[[], float] = time.monotonic
+        self, link: LogChannelClient, *, asks_every: timedelta = ASKS_EVERY, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._link = link
         self._asks_every = asks_every
         self._clock = clock
-        self._ears: dict[InstanceId, set[Ear]] = {}
+        self._subscriptions: dict[InstanceId, set[LogSubscription]] = {}
         self._feeds: dict[InstanceId, asyncio.Task[None]] = {}
         self._closed = False
 
     @contextmanager
-    def listening(self, instance: InstanceId) -> Iterator[Ear]:
-        ear = Ear()
+    def listening(self, instance: InstanceId) -> Iterator[LogSubscription]:
+        subscription = LogSubscription()
         if self._closed:
-            ear.close()
-        ears = self._ears.setdefault(instance, set())
-        ears.add(ear)
+            subscription.close()
+        subscriptions = self._subscriptions.setdefault(instance, set())
+        subscriptions.add(subscription)
         if instance not in self._feeds:
-            self._feeds[instance] = asyncio.create_task(self._feed(instance, ears))
+            self._feeds[instance] = asyncio.create_task(self._feed(instance, subscriptions))
         try:
-            yield ear
+            yield subscription
         finally:
-            ears.discard(ear)
-            if not ears:
+            subscriptions.discard(subscription)
+            if not subscriptions:
                 self._feeds.pop(instance).cancel()
-                del self._ears[instance]
+                del self._subscriptions[instance]
 
     @property
     def followed(self) -> int:
@@ -132,23 +132,23 @@ class LogFeeds:
     def close(self) -> None:
         """Let every listener end, now and from now on."""
         self._closed = True
-        for ears in self._ears.values():
-            for ear in ears:
-                ear.close()
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.close()
 
-    async def _feed(self, instance: InstanceId, ears: set[Ear]) -> None:
+    async def _feed(self, instance: InstanceId, subscriptions: set[LogSubscription]) -> None:
         place, asked_at = BEGINNING, float("-inf")
         while True:
             try:
                 wait = asked_at + self._asks_every.total_seconds() - self._clock()
                 if wait <= 0:
-                    await self._link.ask(Ask(instance=instance, follow=True))
+                    await self._link.ask(LogRequest(instance=instance, follow=True))
                     asked_at = self._clock()
                     continue
                 place, batches = await self._link.batches(instance, place, within=timedelta(seconds=wait))
                 for heard in [Heard(instance.host, batch) for batch in batches]:
-                    for ear in ears:
-                        ear.hear(heard)
+                    for subscription in subscriptions:
+                        subscription.deliver(heard)
             except BrokerUnavailable as away:
                 _log.warning("log lines cannot be followed", instance=instance, why=str(away))
                 await asyncio.sleep(RESTS.total_seconds())

@@ -11,11 +11,11 @@ from typing import TypeVar
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
-from aima_api.logs.channel import LogLink
+from aima_api.logs.channel import LogChannelClient
 from aima_core.domain.ids import AnswerId, HostName, InstanceId
 from aima_core.domain.services import Host, Instance
 from aima_core.errors import UnknownHost
-from aima_core.logs.protocol import Ask, End, Line, Place
+from aima_core.logs.protocol import Line, LogCursor, LogEnd, LogRequest
 from aima_core.store.hosts import HostStore
 from aima_core.store.services import ServiceStore
 
@@ -30,14 +30,14 @@ _T = TypeVar("_T")
 class Past:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    goes_on: Place | None = None
+    goes_on: LogCursor | None = None
     """Where what the host publishes continues this; None where the host has not answered."""
 
 
-class LogPast:
+class LogHistory:
     """Every call may raise BrokerUnavailable."""
 
-    def __init__(self, link: LogLink, services: ServiceStore, hosts: HostStore) -> None:
+    def __init__(self, link: LogChannelClient, services: ServiceStore, hosts: HostStore) -> None:
         self._link = link
         self._services = services
         self._hosts = hosts
@@ -54,7 +54,9 @@ class LogPast:
         host = await self.host(id.host)
         if host is None or not host.live:
             return await self._kept(id, tail, since, why=away(id.host, host))
-        answer = await self._answer(Ask(instance=id, answer=AnswerId.new(), tail=tail, since=since, follow=follow))
+        answer = await self._answer(
+            LogRequest(instance=id, answer=AnswerId.new(), tail=tail, since=since, follow=follow)
+        )
         if answer is None:
             return await self._kept(id, tail, since, why=f"{id.host} does not answer.")
         lines, left_out, end = answer
@@ -64,7 +66,7 @@ class LogPast:
         notes = [f"{left_out} lines before these are left out, for they are too much at once."] if left_out else []
         return Past(lines, notes, end.goes_on)
 
-    async def _answer(self, ask: Ask) -> tuple[list[Line], int, End] | None:
+    async def _answer(self, ask: LogRequest) -> tuple[list[Line], int, LogEnd] | None:
         assert ask.answer is not None
         lines: list[Line] = []
         left_out = 0
@@ -78,7 +80,7 @@ class LogPast:
         return None
 
     async def _kept(
-        self, id: InstanceId, tail: int, since: datetime | None, *, why: str, goes_on: Place | None = None
+        self, id: InstanceId, tail: int, since: datetime | None, *, why: str, goes_on: LogCursor | None = None
     ) -> Past:
         lines, of_when = await self._last_lines(id)
         if not lines:

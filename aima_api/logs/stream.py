@@ -16,13 +16,13 @@ from datetime import UTC, datetime, timedelta
 
 from fastapi.sse import format_sse_event
 
-from aima_api.logs.fanout import Ear, Heard, HostLine, LogFeeds, line_frame
-from aima_api.logs.history import LogPast, Past, away
+from aima_api.logs.fanout import Heard, HostLine, LogFanout, LogSubscription, line_frame
+from aima_api.logs.history import LogHistory, Past, away
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.services import InstanceState
 from aima_core.errors import BrokerUnavailable
-from aima_core.logs.dedup import INTERLEAVED, Seen
-from aima_core.logs.protocol import MOST_TAIL, Place
+from aima_core.logs.dedup import INTERLEAVED, LineDeduplicator
+from aima_core.logs.protocol import MOST_TAIL, LogCursor
 
 HEARTBEAT = timedelta(seconds=15)
 CHECKS_EVERY = timedelta(seconds=2)
@@ -47,7 +47,7 @@ class Request:
 
 
 class LogStreams:
-    def __init__(self, feeds: LogFeeds, past: LogPast, *, heartbeat: timedelta = HEARTBEAT) -> None:
+    def __init__(self, feeds: LogFanout, past: LogHistory, *, heartbeat: timedelta = HEARTBEAT) -> None:
         self._feeds = feeds
         self._past = past
         self._heartbeat = heartbeat
@@ -108,21 +108,21 @@ class LogStreams:
         await frames.put(None)
 
     async def _follow(self, id: InstanceId, request: Request, frames: asyncio.Queue[bytes | None]) -> None:
-        with self._feeds.listening(id) as ear:
-            follower = Follower(id, request, self._past)
-            async for frame in follower.frames(ear):
+        with self._feeds.listening(id) as subscription:
+            follower = InstanceFollower(id, request, self._past)
+            async for frame in follower.frames(subscription):
                 await frames.put(frame)
 
 
 @dataclass
-class Follower:
+class InstanceFollower:
     """One reader of one instance."""
 
     id: InstanceId
     request: Request
-    past: LogPast
-    _seen: Seen = field(default_factory=Seen)
-    _place: Place | None = None
+    past: LogHistory
+    _seen: LineDeduplicator = field(default_factory=LineDeduplicator)
+    _place: LogCursor | None = None
     """Where the next batch has to begin, for nothing to be missing."""
     _began: datetime = field(default_factory=lambda: datetime.now(UTC))
     _ended: bool = False
@@ -130,14 +130,14 @@ class Follower:
     _checked_at: float = 0
     _unknown_since: float | None = None
 
-    async def frames(self, ear: Ear) -> AsyncIterator[bytes]:
-        for frame in await self._join(ear, tail=self.request.tail, since=self.request.since):
+    async def frames(self, subscription: LogSubscription) -> AsyncIterator[bytes]:
+        for frame in await self._join(subscription, tail=self.request.tail, since=self.request.since):
             yield frame
         over = None
-        while not ear.closed:
-            heard = await ear.next(within=LINGERS if over else CHECKS_EVERY)
+        while not subscription.closed:
+            heard = await subscription.next(within=LINGERS if over else CHECKS_EVERY)
             if heard is not None:
-                async for frame in self._take(heard, ear):
+                async for frame in self._take(heard, subscription):
                     yield frame
             elif over:
                 yield note_frame(self.id.host, over)
@@ -148,20 +148,20 @@ class Follower:
                 if news := await self._news_of_the_host():
                     yield note_frame(self.id.host, news)
 
-    async def _join(self, ear: Ear, *, tail: int, since: datetime | None) -> list[bytes]:
+    async def _join(self, subscription: LogSubscription, *, tail: int, since: datetime | None) -> list[bytes]:
         """What was said before, as far as it was not seen; from then on, batches continue it."""
         past = await self.past.of(self.id, tail=tail, since=since, follow=True)
-        self._seen.read_again()
+        self._seen.rewind()
         past.lines = [line for line in past.lines if self._seen.is_new(line)]
-        self._seen.read_again()
+        self._seen.rewind()
         self._place = past.goes_on
         if self._place is not None:
-            ear.forget_others(self._place.run)
+            subscription.forget_others(self._place.run)
         return list(_told(self.id.host, past))
 
-    async def _take(self, heard: Heard, ear: Ear) -> AsyncIterator[bytes]:
+    async def _take(self, heard: Heard, subscription: LogSubscription) -> AsyncIterator[bytes]:
         batch = heard.batch
-        for frame in await self._bridge(heard, ear):
+        for frame in await self._bridge(heard, subscription):
             yield frame
         old = self._place is not None and batch.next <= self._place.next
         if batch.lines and not old:
@@ -176,21 +176,21 @@ class Follower:
             yield note_frame(self.id.host, f"The container of {self.id} has ended.")
         self._ended = batch.ended
         if not old:
-            self._place = Place(run=batch.run, next=batch.next)
+            self._place = LogCursor(run=batch.run, next=batch.next)
 
-    async def _bridge(self, heard: Heard, ear: Ear) -> list[bytes]:
+    async def _bridge(self, heard: Heard, subscription: LogSubscription) -> list[bytes]:
         """What lies between the last batch and this one."""
         batch, place = heard.batch, self._place
-        overflowed, ear.overflowed = ear.overflowed, False
+        overflowed, subscription.overflowed = subscription.overflowed, False
         if place is not None and batch.run == place.run:
             if batch.first <= place.next:
                 return []
             if overflowed:  # to read it all again for a reader that cannot keep up would be for nothing
                 missed = f"{batch.first - place.next} lines were missed, for they were not read fast enough."
                 return [note_frame(self.id.host, missed)]
-        frames = await self._join(ear, tail=MOST_TAIL, since=self._seen.since or self._began - INTERLEAVED)
+        frames = await self._join(subscription, tail=MOST_TAIL, since=self._seen.since or self._began - INTERLEAVED)
         if self._place is None or self._place.run != batch.run:
-            self._place = Place(run=batch.run, next=batch.first)
+            self._place = LogCursor(run=batch.run, next=batch.first)
         return frames
 
     async def _over(self) -> str | None:

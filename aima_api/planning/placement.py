@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.domain.resources import Holding, Needs, needs_of
+from aima_core.domain.resources import Allocation, ResourceRequest, resources_of
 from aima_core.domain.services import Host
 from aima_core.errors import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
-from aima_core.scheduling.explanation import listed, reasons_of
-from aima_core.scheduling.feasibility import Wanted, WhyNot, never, told, why_not
-from aima_core.store.allocations import RoomStore
+from aima_core.scheduling.explanation import explain, join_with_and
+from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, describe, find_obstacles, permanent
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 
 ASKED_AT_ONCE = 20
@@ -26,7 +26,7 @@ ASKED_AT_ONCE = 20
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     route: Route
     reason: str | None = None
     """Why it is to wait there; None when a host would take it on now."""
@@ -44,14 +44,14 @@ class Sought:
 
     what: str
     """Such as the engine's name."""
-    wanted: Wanted
+    wanted: PlacementRequirements
 
 
 def sought_for(command: StartService) -> Sought:
     engine = command.engine
-    wanted = Wanted(
+    wanted = PlacementRequirements(
         routes=routes_of(engine),
-        needs=needs_of(engine, command.model),
+        resources=resources_of(engine, command.model),
         service=command.service,
         images=engine.images,
         image_size=engine.image_size,
@@ -64,7 +64,9 @@ def sought_for(command: StartService) -> Sought:
 def image_sought(images: Sequence[str], *, engine: Engine | None = None) -> Sought:
     routes = routes_of(engine) if engine else ()
     size = engine.image_size if engine else None
-    return Sought(f"image {images[0]}", Wanted(routes, Needs(), images=tuple(images), image_size=size))
+    return Sought(
+        f"image {images[0]}", PlacementRequirements(routes, ResourceRequest(), images=tuple(images), image_size=size)
+    )
 
 
 def routes_of(engine: Engine) -> tuple[Route, ...]:
@@ -76,17 +78,17 @@ def routes_of(engine: Engine) -> tuple[Route, ...]:
 class Placement:
     """The hosts as they are at one moment. Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, hosts: HostStore, rooms: RoomStore) -> None:
+    def __init__(self, hosts: HostStore, allocations: AllocationStore) -> None:
         self._hosts = {host.name: host for host in hosts.all()}
-        self._rooms = rooms
-        self._held: dict[HostName, dict[ServiceId, Holding]] = {}
+        self._allocations = allocations
+        self._held: dict[HostName, dict[ServiceId, Allocation]] = {}
 
-    def by_name(self, names: Iterable[HostName]) -> list[Place]:
+    def by_name(self, names: Iterable[HostName]) -> list[Target]:
         """These hosts, whatever they can. Raises UnknownHost for a name that was never announced."""
         hosts = [self.host(name) for name in dict.fromkeys(names)]
-        return [Place(Route.to_host(host.name), reason=_away(host)) for host in hosts]
+        return [Target(Route.to_host(host.name), reason=_away(host)) for host in hosts]
 
-    def left(self, wanted: Iterable[HostName], places: Sequence[Place]) -> list[Place]:
+    def left(self, wanted: Iterable[HostName], places: Sequence[Target]) -> list[Target]:
         """Of the hosts where an instance is wanted, those whose place others take.
 
         Where a class of hosts is chosen from, one that has it and works takes it on again by itself.
@@ -95,47 +97,47 @@ class Placement:
         others = [self._hosts[name] for name in wanted if name in self._hosts and name not in chosen]
         return self.by_name(host.name for host in others if None not in chosen or not _answers(host))
 
-    def named(self, names: Iterable[HostName], sought: Sought) -> list[Place]:
+    def named(self, names: Iterable[HostName], sought: Sought) -> list[Target]:
         """All of them or none. Raises UnknownHost, PortOutOfRange, RequirementsNotMet for those that never will do."""
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         for host in hosts:
             _check_port(host, sought.wanted.port)
         against = self.against(sought.wanted, hosts)
-        if refused := {name: never(reasons) for name, reasons in against.items() if never(reasons)}:
+        if refused := {name: permanent(reasons) for name, reasons in against.items() if permanent(reasons)}:
             raise _refusal(sought.what, refused, among=len(hosts))
         return [_at(host, against[host.name]) for host in hosts]
 
-    def replicas(self, count: int, sought: Sought, *, known: Collection[HostName] = ()) -> list[Place]:
+    def replicas(self, count: int, sought: Sought, *, known: Collection[HostName] = ()) -> list[Target]:
         """So many distinct live hosts that can: those that have it already, then those with the most room now.
 
         Raises InvalidRequest with every host and why not, if there are too few.
         """
         against = self.against(sought.wanted)
-        able = [host for name, host in self._hosts.items() if _works(host) and not never(against[name])]
+        able = [host for name, host in self._hosts.items() if _works(host) and not permanent(against[name])]
         if len(able) < count:
             raise _too_few(count, len(able), sought, {name: why for name, why in against.items() if why})
         able.sort(key=lambda host: (host.name not in known, bool(against[host.name]), -self._spare(host), host.name))
         return [_at(host, against[host.name]) for host in able[:count]]
 
-    def one(self, sought: Sought, *, known: Iterable[HostName] = ()) -> Place:
+    def one(self, sought: Sought, *, known: Iterable[HostName] = ()) -> Target:
         """The host that has it already, else the first route on which a live host listens that can, else the first."""
         for name in known:
             if name in self._hosts and not self._why_not(self._hosts[name], sought.wanted):
-                return Place(Route.to_host(name))
+                return Target(Route.to_host(name))
         listening = self.listening(sought.wanted.routes)
         _check_port_on(listening, sought.wanted.port)
-        able = [host for host in listening if _works(host) and not never(why_not(host, sought.wanted, {}))]
+        able = [host for host in listening if _works(host) and not permanent(find_obstacles(host, sought.wanted, {}))]
         found = (route for route in sought.wanted.routes if any(route in host.routes for host in able))
         route = next(found, sought.wanted.routes[0])
-        reason = None if self._has_room_now(able, sought.wanted) else self._why_it_waits(listening, sought.wanted)
-        return Place(route, reason=reason, routes=sought.wanted.routes)
+        reason = None if self._has_room_now(able, sought.wanted) else self._pending_reasons(listening, sought.wanted)
+        return Target(route, reason=reason, routes=sought.wanted.routes)
 
-    def each_on(self, routes: Sequence[Route], sought: Sought) -> list[Place]:
+    def each_on(self, routes: Sequence[Route], sought: Sought) -> list[Target]:
         """Every live host that listens to one of the routes; where there is none, the first route, to wait there."""
         if live := [host for host in self.listening(routes) if host.live]:
             against = self.against(sought.wanted, live)
             return [_at(host, against[host.name]) for host in live]
-        return [Place(routes[0], reason=_unheard(routes), routes=tuple(routes))]
+        return [Target(routes[0], reason=_unroutable(routes), routes=tuple(routes))]
 
     def only_host(self) -> HostName:
         """The one live host there is. Raises InvalidRequest where there are several or none."""
@@ -158,43 +160,45 @@ class Placement:
         asked = set(routes)
         return [host for host in self._hosts.values() if asked & set(host.routes)]
 
-    def against(self, wanted: Wanted, hosts: Iterable[Host] | None = None) -> dict[HostName, list[WhyNot]]:
+    def against(
+        self, wanted: PlacementRequirements, hosts: Iterable[Host] | None = None
+    ) -> dict[HostName, list[Obstacle]]:
         """What speaks against each of the hosts, or against each of all."""
         asked = list(self._hosts.values() if hosts is None else hosts)
         if wanted.service is not None:
             self._learn_what_is_held([host.name for host in asked])
-        return {host.name: why_not(host, wanted, self._held.get(host.name, {})) for host in asked}
+        return {host.name: find_obstacles(host, wanted, self._held.get(host.name, {})) for host in asked}
 
-    def _why_not(self, host: Host, wanted: Wanted) -> list[WhyNot]:
+    def _why_not(self, host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
         return self.against(wanted, [host])[host.name]
 
-    def _has_room_now(self, able: list[Host], wanted: Wanted) -> bool:
+    def _has_room_now(self, able: list[Host], wanted: PlacementRequirements) -> bool:
         """Whether any of them has; asked of a few at a time, since most often one of the first does."""
         shuffled = random.sample(able, len(able))
         batches = (shuffled[at : at + ASKED_AT_ONCE] for at in range(0, len(able), ASKED_AT_ONCE))
         return any(not all(self.against(wanted, batch).values()) for batch in batches)
 
-    def _why_it_waits(self, listening: list[Host], wanted: Wanted) -> str:
+    def _pending_reasons(self, listening: list[Host], wanted: PlacementRequirements) -> str:
         if not any(host.live for host in listening):
-            return _unheard(wanted.routes)
+            return _unroutable(wanted.routes)
         against = self.against(wanted, listening)
-        why, routes = reasons_of(against), " or ".join(wanted.routes)
-        if all(map(never, against.values())):
+        why, routes = explain(against), " or ".join(wanted.routes)
+        if all(map(permanent, against.values())):
             return f"No host of {routes} can run it: {why}. It starts when one joins that can."
         return f"No host of {routes} has room now: {why}."
 
     def _learn_what_is_held(self, names: Iterable[HostName]) -> None:
         if unknown := [name for name in names if name not in self._held]:
-            self._held |= self._rooms.held_on(unknown)
+            self._held |= self._allocations.held_on(unknown)
 
     def _spare(self, host: Host) -> int:
         return host.memory - host.memory_reserve - sum(each.memory for each in self._held[host.name].values())
 
 
-def _at(host: Host, against: Sequence[WhyNot]) -> Place:
+def _at(host: Host, against: Sequence[Obstacle]) -> Target:
     """The host, which may have to be waited for."""
-    reason = f"{told(host, against)}; it goes on when that has changed." if against else None
-    return Place(Route.to_host(host.name), reason=_away(host) or reason)
+    reason = f"{describe(host, against)}; it goes on when that has changed." if against else None
+    return Target(Route.to_host(host.name), reason=_away(host) or reason)
 
 
 def _away(host: Host) -> str | None:
@@ -209,19 +213,19 @@ def _answers(host: Host) -> bool:
     return host.live and host.runtime_answers
 
 
-def _unheard(routes: Sequence[Route]) -> str:
+def _unroutable(routes: Sequence[Route]) -> str:
     return f"No live host listens to {' or '.join(routes)}; it starts when one joins."
 
 
-def _refusal(what: str, refused: dict[HostName, list[WhyNot]], *, among: int) -> RequirementsNotMet:
+def _refusal(what: str, refused: dict[HostName, list[Obstacle]], *, among: int) -> RequirementsNotMet:
     names = list(refused)
-    why = f"{reasons_of(refused)}." if len(names) > 1 else f"it {reasons_of(refused).removeprefix(f'{names[0]} ')}."
+    why = f"{explain(refused)}." if len(names) > 1 else f"it {explain(refused).removeprefix(f'{names[0]} ')}."
     nobody = " Nothing was submitted, for the other hosts neither." if among > len(names) else ""
-    return RequirementsNotMet(host=listed(names), engine=what, detail=why + nobody)
+    return RequirementsNotMet(host=join_with_and(names), engine=what, detail=why + nobody)
 
 
-def _too_few(count: int, able: int, sought: Sought, against: dict[HostName, list[WhyNot]]) -> InvalidRequest:
-    why = f" {reasons_of(against)}." if against else " No other host has ever announced itself."
+def _too_few(count: int, able: int, sought: Sought, against: dict[HostName, list[Obstacle]]) -> InvalidRequest:
+    why = f" {explain(against)}." if against else " No other host has ever announced itself."
     return InvalidRequest(
         detail=f"{count} replicas were asked for, and {able} live host(s) can run {sought.what}.{why}",
         remedy="Ask for fewer, name the hosts, or bring more hosts up: `aima host list`.",

@@ -18,18 +18,18 @@ WAITS = AT_MOST + timedelta(seconds=0.5)
 ASKS_EVERY = timedelta(milliseconds=20)
 
 
-class Turns:
+class PlacementLocks:
     """Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
 
     @contextmanager
-    def with_all_of(self, services: Iterable[ServiceId]) -> Iterator[None]:
+    def holding(self, services: Iterable[ServiceId]) -> Iterator[None]:
         """While it lasts, nobody else chooses hosts for these."""
-        with ExitStack() as turns:
+        with ExitStack() as locks:
             for service in sorted(services):
-                turns.enter_context(self._with(service))
+                locks.enter_context(self._with(service))
             yield
 
     @contextmanager

@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aima_api.catalog.loader import Catalog
-from aima_api.planning.placement import Place, Placement, Sought, sought_for
+from aima_api.planning.placement import Placement, Sought, Target, sought_for
 from aima_api.submission.service_spec import start_command
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Service
 from aima_core.errors import InvalidRequest
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 
 
-class Prospects:
+class StartPlanner:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, catalog: Catalog, *, hosts: HostStore, rooms: RoomStore) -> None:
+    def __init__(self, catalog: Catalog, *, hosts: HostStore, allocations: AllocationStore) -> None:
         self._catalog = catalog
         self._hosts = hosts
-        self._rooms = rooms
+        self._allocations = allocations
 
     def check(self, service: Service) -> None:
         """Raises what a start of it would raise now, but for what hosts lack at the moment."""
@@ -49,7 +49,7 @@ class Prospects:
 
     def placement(self) -> Placement:
         """The hosts as they are now."""
-        return Placement(self._hosts, self._rooms)
+        return Placement(self._hosts, self._allocations)
 
     def places(
         self,
@@ -59,7 +59,7 @@ class Prospects:
         *,
         known: Sequence[HostName],
         hosts: Sequence[HostName] = (),
-    ) -> list[Place]:
+    ) -> list[Target]:
         """Where its instances go, beside those that have it.
 
         Raises UnknownHost, RequirementsNotMet, PortOutOfRange, InvalidRequest.

@@ -10,14 +10,14 @@ from enum import StrEnum
 
 from pydantic import BaseModel
 
-from aima_api.planning.placement import Place, Placement, Sought
-from aima_api.planning.planner import Prospects
+from aima_api.planning.placement import Placement, Sought, Target
+from aima_api.planning.planner import StartPlanner
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
-from aima_core.domain.resources import Needs
+from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.services import Service
 from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
-from aima_core.scheduling.feasibility import Obstacle, WhyNot, allowed_images, image_there
+from aima_core.scheduling.feasibility import Obstacle, ObstacleKind, allowed_images, image_there
 
 
 class Verdict(StrEnum):
@@ -43,7 +43,7 @@ class PlannedOperation(BaseModel):
 
 
 class Reason(BaseModel):
-    obstacle: Obstacle
+    obstacle: ObstacleKind
     sentence: str
     """Goes on after the host's name."""
     passes: bool
@@ -63,7 +63,7 @@ class Plan(BaseModel):
     """Why it would not start now."""
     engine: EngineName
     model: str | None
-    needs: Needs
+    needs: ResourceRequest
     routes: tuple[Route, ...]
     """The classes of hosts that can run it, the best first."""
     operations: tuple[PlannedOperation, ...]
@@ -71,14 +71,14 @@ class Plan(BaseModel):
     """Every host that is known, by name."""
 
 
-def plan(prospects: Prospects, service: Service, *, known: Sequence[HostName]) -> Plan:
+def plan(planner: StartPlanner, service: Service, *, known: Sequence[HostName]) -> Plan:
     """Of a service that these hosts have: where it runs, then where it ran.
 
     Raises what a start raises of the catalog, UnknownHost, and InvalidRequest for a route that cannot be.
     """
-    command, placement = prospects.command(service), prospects.placement()
-    sought = prospects.sought(service, command)
-    places, refusal = _places(prospects, service, sought, placement, known)
+    command, placement = planner.command(service), planner.placement()
+    sought = planner.sought(service, command)
+    places, refusal = _places(planner, service, sought, placement, known)
     failure = refusal or _delay(places)
     against = placement.against(sought.wanted)
     return Plan(
@@ -87,7 +87,7 @@ def plan(prospects: Prospects, service: Service, *, known: Sequence[HostName]) -
         failure=failure and failure.failure,
         engine=command.engine.name,
         model=service.model_path or (command.model and command.model.name),
-        needs=sought.wanted.needs,
+        needs=sought.wanted.resources,
         routes=sought.wanted.routes,
         operations=tuple(_planned(place, command, placement) for place in places),
         hosts=tuple(_told(host, reasons) for host, reasons in against.items()),
@@ -95,20 +95,20 @@ def plan(prospects: Prospects, service: Service, *, known: Sequence[HostName]) -
 
 
 def _places(
-    prospects: Prospects, service: Service, sought: Sought, placement: Placement, known: Sequence[HostName]
-) -> tuple[list[Place], AimaError | None]:
+    planner: StartPlanner, service: Service, sought: Sought, placement: Placement, known: Sequence[HostName]
+) -> tuple[list[Target], AimaError | None]:
     try:
-        return prospects.places(service, sought, placement, known=known), None
+        return planner.places(service, sought, placement, known=known), None
     except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
         return [], refused
 
 
-def _delay(places: Sequence[Place]) -> AimaError | None:
+def _delay(places: Sequence[Target]) -> AimaError | None:
     reasons = [place.reason for place in places if place.reason]
     return WouldWait(detail=" ".join(reasons)) if reasons else None
 
 
-def _planned(place: Place, command: StartService, placement: Placement) -> PlannedOperation:
+def _planned(place: Target, command: StartService, placement: Placement) -> PlannedOperation:
     image, there = _image(place, command, placement)
     return PlannedOperation(
         route=place.route,
@@ -120,7 +120,7 @@ def _planned(place: Place, command: StartService, placement: Placement) -> Plann
     )
 
 
-def _image(place: Place, command: StartService, placement: Placement) -> tuple[str | None, bool | None]:
+def _image(place: Target, command: StartService, placement: Placement) -> tuple[str | None, bool | None]:
     """The one that would be taken, and whether it is there."""
     images = command.engine.images
     if place.host is None:
@@ -132,5 +132,6 @@ def _image(place: Place, command: StartService, placement: Placement) -> tuple[s
     return there or allowed[0], there is not None
 
 
-def _told(host: HostName, reasons: Sequence[WhyNot]) -> HostInPlan:
-    return HostInPlan(host=host, would_do=not reasons, why_not=tuple(Reason(**why._asdict()) for why in reasons))
+def _told(host: HostName, reasons: Sequence[Obstacle]) -> HostInPlan:
+    why_not = tuple(Reason(obstacle=it.kind, sentence=it.sentence, passes=it.transient) for it in reasons)
+    return HostInPlan(host=host, would_do=not reasons, why_not=why_not)

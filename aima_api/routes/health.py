@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Response
 
-from aima_api.controllers.failure_detector import loss_among
+from aima_api.controllers.failure_detector import detect_lost_hosts
 from aima_api.dependencies import Api
 from aima_api.http.metrics import CONTENT_TYPE
 from aima_core.errors import BrokerUnavailable
@@ -30,7 +30,7 @@ async def ready(api: Api) -> dict[str, str | None]:
             hosts = await asyncio.to_thread(api.hosts.all)
     except TimeoutError as silent:
         raise BrokerUnavailable(detail="it is silent") from silent
-    return {"status": "ready", "suspicion": loss_among(hosts, after=api.move_after).suspicion}
+    return {"status": "ready", "suspicion": detect_lost_hosts(hosts, after=api.move_after).partition_suspected}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -38,7 +38,7 @@ def show(api: Api, name: HostName) -> Host:
 @router.delete("/{name}", status_code=204)
 def forget(api: Api, name: HostName) -> None:
     """Forget a host that is gone for good; what only it could do ends, what others can goes on there."""
-    api.forgetting.forget(name)
+    api.host_removal.forget(name)
 
 
 @router.post("/{name}:drain", status_code=202)

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from aima_api.dependencies import Api, Parts
+from aima_api.dependencies import Api, Dependencies
 from aima_api.logs.fanout import HostLine
 from aima_api.logs.stream import Request
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
@@ -29,7 +29,7 @@ Since = Annotated[str | None, Query(max_length=64, examples=["10m", "2026-01-31T
 Hosts = Annotated[list[HostName] | None, Query(max_length=1000)]
 
 
-class Lines(BaseModel):
+class LogPage(BaseModel):
     items: list[HostLine]
     """In the order of time."""
     notes: list[str]
@@ -38,7 +38,7 @@ class Lines(BaseModel):
 
 @router.get(
     "/{id}/logs",
-    response_model=Lines,
+    response_model=LogPage,
     responses={200: {"content": {_EVENTS: {}}, "description": "Lines, or events `line`, `note` and `end`"}},
 )
 async def logs(
@@ -57,10 +57,10 @@ async def logs(
     if follow or _EVENTS in accept:
         return api.open_streams.stream(api.logs.stream(request, follow=follow))
     items, notes = await api.logs.read(request)
-    return JSONResponse(Lines(items=items, notes=notes).model_dump(mode="json"))
+    return JSONResponse(LogPage(items=items, notes=notes).model_dump(mode="json"))
 
 
-def _instances(api: Parts, id: ServiceId, hosts: list[HostName]) -> list[InstanceId]:
+def _instances(api: Dependencies, id: ServiceId, hosts: list[HostName]) -> list[InstanceId]:
     """Those that there are, or the ones on these hosts. Raises UnknownService and UnknownHost."""
     api.services.get(id)
     if not hosts:

@@ -69,7 +69,7 @@ async def events(api: Api, id: OperationId, last_event_id: LastEventId = None) -
 @router.get("/events", response_class=EventStream, status_code=200)
 async def all_events(api: Api, last_event_id: LastEventId = None) -> EventStream:
     """What happens to all operations, from now on or after `Last-Event-ID`."""
-    after = _place(last_event_id) if last_event_id else await run_in_threadpool(api.operations.last_place)
+    after = _place(last_event_id) if last_event_id else await run_in_threadpool(api.operations.last_event_id)
     return api.open_streams.stream(api.streams.of_all(after))
 
 

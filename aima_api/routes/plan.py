@@ -16,5 +16,5 @@ router = APIRouter(prefix="/v1/services", tags=["services"])
 @router.post("/{id}:plan")
 def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
     """Say where a start with these options would go, and why not to the other hosts; nothing is touched."""
-    before, known, _ = api.services.whereabouts([id])[id]
-    return plan(api.prospects, as_asked(before, id, body or ServiceOptions()), known=known)
+    before, known, _ = api.services.placements([id])[id]
+    return plan(api.planner, as_asked(before, id, body or ServiceOptions()), known=known)

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import RestartOptions, ServiceOptions, StopOptions
 from aima_api.routes.operations import Submitted
-from aima_api.submission.asked import Asked
+from aima_api.submission.asked import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
@@ -23,7 +23,7 @@ async def start(
     api: Api, id: ServiceId, body: ServiceOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Bring a service up: as it was written down, changed by the options given; created if there is none."""
-    asked = Asked(id, body or ServiceOptions())
+    asked = StartRequest(id, body or ServiceOptions())
     if idempotency_key is None:
         return _accepted(await api.start_together(asked))
     start = partial(api.starts.start, asked)
@@ -54,7 +54,7 @@ def restart(
     api.services.get(id)
     wanted = [each for each in api.services.instances_of(id) if each.desired is Desired.RUNNING]
     hosts = options.hosts or [each.id.host for each in wanted if each.state not in GONE]
-    asked = Asked(id, ServiceOptions(), hosts=hosts, replace=True)
+    asked = StartRequest(id, ServiceOptions(), hosts=hosts, replace=True)
     operations = api.idempotency.once(idempotency_key, f"restart {id}", options, lambda: api.starts.start(asked))
     return Submitted(operations=operations)
 

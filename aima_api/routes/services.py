@@ -30,7 +30,7 @@ class Services(BaseModel):
 def create(api: Api, body: CreateService) -> Service:
     """Write down what a service is, without starting it; again replaces that."""
     service = new_service(body.id, body)
-    api.prospects.check(service)
+    api.planner.check(service)
     api.services.put(service)
     return service
 
@@ -52,7 +52,7 @@ def remove(api: Api, id: ServiceId) -> None:
     api.services.get(id)
     if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in GONE]:
         raise ServiceRunning(service=id, hosts=", ".join(up))
-    for operation in api.operations.unended():
+    for operation in api.operations.list_active():
         if operation.service == id:
             raise OperationInProgress(what=id, operation=operation.id)
     api.services.remove(id)

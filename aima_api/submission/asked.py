@@ -10,7 +10,7 @@ from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.services import Service
 
 
-class Asked(NamedTuple):
+class StartRequest(NamedTuple):
     id: ServiceId
     options: ServiceOptions
     hosts: Sequence[HostName] = ()

@@ -22,21 +22,21 @@ Answer = TypeVar("Answer")
 _Waiting = tuple[Asked, "asyncio.Future[Answer]"]
 
 
-class Together(Generic[Asked, Answer]):
+class Batcher(Generic[Asked, Answer]):
     """To be called in one event loop."""
 
     def __init__(self, carry_out: Callable[[Sequence[Asked]], Sequence[Answer | AimaError]]) -> None:
         """`carry_out` gives an answer for each; what it raises is the answer to all."""
         self._carry_out = carry_out
         self._waiting: list[_Waiting[Asked, Answer]] = []
-        self._turns: asyncio.Task[None] | None = None
+        self._locks: asyncio.Task[None] | None = None
 
     async def __call__(self, asked: Asked) -> Answer:
         """Raises what the answer is, if that is a failure."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
-        if self._turns is None:
-            self._turns = asyncio.create_task(self._take_turns())
+        if self._locks is None:
+            self._locks = asyncio.create_task(self._take_turns())
         return await answer
 
     async def _take_turns(self) -> None:
@@ -46,7 +46,7 @@ class Together(Generic[Asked, Answer]):
                 await self._take(turn)
                 await asyncio.sleep(GATHERS.total_seconds())
         finally:
-            self._turns = None
+            self._locks = None
 
     async def _take(self, turn: Sequence[_Waiting[Asked, Answer]]) -> None:
         answers: Sequence[Answer | Exception]

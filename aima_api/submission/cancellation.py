@@ -17,22 +17,22 @@ TRIES = 120
 PAUSE_SECONDS = 1.0
 
 
-class CallOff:
+class Cancellations:
     def __init__(self, operations: OperationStore, services: ServiceStore) -> None:
         self._operations = operations
         self._services = services
         self._closed = Flag()
 
-    def now(self, id: OperationId, phase: Phase, failure: Failure) -> None:
+    def cancel_now(self, id: OperationId, phase: Phase, failure: Failure) -> None:
         """Ask for its end, and end it so if nobody carries it out. Raises UnknownOperation, BrokerUnavailable."""
-        if not self._operations.ask_to_cancel(id):
+        if not self._operations.request_cancel(id):
             return
         operation = self._operations.get(id)
-        self._operations.record(Event(operation=id, at=now(), phase=phase, failure=failure))
+        self._operations.append_event(Event(operation=id, at=now(), phase=phase, failure=failure))
         if operation.kind is Kind.START:
             self._no_longer_wanted(operation, failure if phase is Phase.FAILED else None)
 
-    def later(self, ids: Iterable[OperationId], failure: Failure) -> None:
+    def cancel_when_redis_answers(self, ids: Iterable[OperationId], failure: Failure) -> None:
         """Fail them as soon as Redis answers. What was sent to a frozen Redis happens when it thaws, so keep at it."""
         Thread(target=self._until_done, args=(list(ids), failure), name="call-off", daemon=True).start()
 
@@ -47,7 +47,7 @@ class CallOff:
 
     def _done(self, id: OperationId, failure: Failure) -> bool:
         try:
-            self.now(id, Phase.FAILED, failure)
+            self.cancel_now(id, Phase.FAILED, failure)
         except BrokerUnavailable:
             return False
         except UnknownOperation:
@@ -66,5 +66,5 @@ class CallOff:
         ended = instance.model_copy(
             update={"desired": Desired.STOPPED, "state": state, "failure": failure, "since": now()}
         )
-        self._services.intend(ended)
-        self._services.observe(ended)
+        self._services.set_desired(ended)
+        self._services.update_status(ended)

@@ -7,40 +7,40 @@ from datetime import timedelta
 
 from aima_api.catalog.loader import Catalog
 from aima_api.http.schemas import DEFAULT_GRACE, PullOptions
-from aima_api.planning.placement import Place, Placement, image_sought
-from aima_api.submission.cancellation import CallOff
-from aima_api.submission.submitter import Submit
+from aima_api.planning.placement import Placement, Target, image_sought
+from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.submitter import Submitter
 from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Kind, Operation, Phase, PullImage, StopService
 from aima_core.errors import Cancelled
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
 
 
-class Wishes:
+class StopsAndPulls:
     """Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(
         self,
         catalog: Catalog,
-        submit: Submit,
+        submit: Submitter,
         *,
         operations: OperationStore,
         services: ServiceStore,
         hosts: HostStore,
-        rooms: RoomStore,
-        call_off: CallOff,
+        allocations: AllocationStore,
+        cancellations: Cancellations,
     ) -> None:
         self._catalog = catalog
         self._submit = submit
         self._operations = operations
         self._services = services
         self._hosts = hosts
-        self._rooms = rooms
-        self._call_off = call_off
+        self._allocations = allocations
+        self._cancellations = cancellations
 
     def stop(self, id: ServiceId, *, hosts: Sequence[HostName] = (), grace: timedelta) -> list[Operation]:
         """Take the service down wherever it is, or on these hosts, and call off starts that nobody has taken on.
@@ -50,7 +50,7 @@ class Wishes:
         instances = self._services.instances_of(id)
         if not instances:
             self._services.get(id)
-        starts = [each for each in self._operations.unended() if (each.kind, each.service) == (Kind.START, id)]
+        starts = [each for each in self._operations.list_active() if (each.kind, each.service) == (Kind.START, id)]
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]
         places = self._placement().by_name(hosts or [*up, *starting])
@@ -69,7 +69,9 @@ class Wishes:
         if not stop:
             return []
         up = [each.id.service for each in self._services.instances_on(host) if not each.is_down]
-        coming = [each.service for each in self._operations.unended() if each.kind is Kind.START and each.host == host]
+        coming = [
+            each.service for each in self._operations.list_active() if each.kind is Kind.START and each.host == host
+        ]
         services = sorted({*up, *(service for service in coming if service)})
         return [each for id in services for each in self.stop(id, hosts=[host], grace=DEFAULT_GRACE)]
 
@@ -81,10 +83,10 @@ class Wishes:
         engine = self._catalog.engine(wish.engine) if wish.engine else None
         images = engine.images if engine else (str(wish.image),)
         places = self._places_of(wish, images, engine)
-        self._submit.make_sure_of_room(len(places))
+        self._submit.check_backlog(len(places))
         return self._submit.submit(PullImage(images=images, image_size=engine and engine.image_size), places)
 
-    def _places_of(self, wish: PullOptions, images: Sequence[str], engine: Engine | None) -> list[Place]:
+    def _places_of(self, wish: PullOptions, images: Sequence[str], engine: Engine | None) -> list[Target]:
         placement, sought = self._placement(), image_sought(images, engine=engine)
         hosts = wish.hosts or ((wish.route.host,) if wish.route and wish.route.host else ())
         if hosts:
@@ -96,12 +98,12 @@ class Wishes:
         return placement.named([placement.only_host()], sought)
 
     def _placement(self) -> Placement:
-        return Placement(self._hosts, self._rooms)
+        return Placement(self._hosts, self._allocations)
 
     def cancel(self, id: OperationId) -> Operation:
         """Ask for its end: at once where nobody carries it out, else within a second. Ended ones stay as they are.
 
         Raises UnknownOperation.
         """
-        self._call_off.now(id, Phase.CANCELLED, Cancelled().failure)
+        self._cancellations.cancel_now(id, Phase.CANCELLED, Cancelled().failure)
         return self._operations.get(id)

@@ -14,12 +14,12 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from aima_api.cli.errors import Refused
+from aima_api.cli.errors import ApiError
 from aima_api.client import Api, path_of
 from aima_api.up import output
 from aima_api.up.redis_server import OwnRedis
 from aima_api.up.state import held, secret
-from aima_api.up.supervisor import Part, Supervisor
+from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.errors import AimaError, ApiPortTaken
 from aima_core.settings import Settings, load_settings
 
@@ -58,7 +58,7 @@ class _Everything:
         self._redis = None if "url" in settings.redis.model_fields_set else OwnRedis(directory / "redis")
         self._url = f"http://{_reached_at(settings.api.bind)}:{self._port}"
         self._engines = 0
-        self._supervisor = Supervisor(list(self._parts(programs)), tell=_note)
+        self._supervisor = ProcessSupervisor(list(self._parts(programs)), tell=_note)
 
     def run(self) -> None:
         click.echo(f"Bringing AIMA up, with its state in {self._directory} …")
@@ -128,7 +128,7 @@ class _Everything:
         try:
             with self._api() as api:
                 return api.get(path)
-        except (AimaError, Refused):
+        except (AimaError, ApiError):
             return None
 
     @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from aima_api.cli.main import DEFAULT_URL
-from aima_api.cli.tables import harmless
+from aima_api.cli.tables import sanitized
 from aima_core.domain.units import format_size
 from aima_core.settings import Settings
 
@@ -31,7 +31,7 @@ class Relay:
         for each in text.splitlines():
             # A reader of ours that has gone must not stop the part, whose pipe would fill.
             with suppress(OSError):
-                click.echo(self._label + click.style(harmless(each), fg=_COLOURS.get(level)))
+                click.echo(self._label + click.style(sanitized(each), fg=_COLOURS.get(level)))
 
 
 def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, settings: Settings) -> str:
@@ -42,7 +42,7 @@ def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, setti
         "Redis": redis,
         "state": str(state),
     }
-    told = "\n".join(f"  {name:<8} {harmless(value)}" for name, value in rows.items())
+    told = "\n".join(f"  {name:<8} {sanitized(value)}" for name, value in rows.items())
     elsewhere = "" if url == DEFAULT_URL else f"\nIn another terminal first: export AIMA_URL={url}"
     return (
         f"\n{click.style('AIMA is up.', fg='green', bold=True)}\n{told}\n{elsewhere}\n"

@@ -54,7 +54,7 @@ class _Running:
     """When it is brought back; None unless it has died."""
 
 
-class Supervisor:
+class ProcessSupervisor:
     def __init__(self, parts: Sequence[Part], *, tell: Callable[[str], None]) -> None:
         self._parts = parts
         self._tell = tell

@@ -14,10 +14,10 @@ from pydantic import Field, TypeAdapter
 
 from aima_core.domain.catalog import Engine, ImageReference, Model
 from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId
-from aima_core.domain.resources import Needs
+from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.services import Service
 from aima_core.domain.units import Duration, Size
-from aima_core.domain.wire import Message
+from aima_core.domain.wire import WireModel
 from aima_core.errors import Failure
 
 
@@ -81,7 +81,7 @@ _STATE_OF = {
 # Commands ---------------------------------------------------------------------------------------------------------
 
 
-class StartService(Message):
+class StartService(WireModel):
     kind: Literal[Kind.START] = Kind.START
     service: ServiceId
     engine: Engine
@@ -97,14 +97,14 @@ class StartService(Message):
     """What was asked for under the service's id, to be written down again where Redis has lost it."""
 
 
-class PullImage(Message):
+class PullImage(WireModel):
     kind: Literal[Kind.PULL] = Kind.PULL
     images: tuple[ImageReference, ...]
     """In order of preference."""
     image_size: Size | None = None
 
 
-class StopService(Message):
+class StopService(WireModel):
     kind: Literal[Kind.STOP] = Kind.STOP
     service: ServiceId
     grace: Duration
@@ -127,7 +127,7 @@ class LayerStep(StrEnum):
     """It was on the host before."""
 
 
-class Layer(Message):
+class Layer(WireModel):
     id: str
     step: LayerStep
     downloaded: int = 0
@@ -138,7 +138,7 @@ class Layer(Message):
     """Bytes compressed; None until the registry or the engine has told."""
 
 
-class PullProgress(Message):
+class PullProgress(WireModel):
     """Where a pull stands. All numbers are bytes, summed over the layers that were not on the host before."""
 
     image: str
@@ -155,7 +155,7 @@ class PullProgress(Message):
     """How often a layer had to be fetched anew: only then may the numbers go back."""
 
 
-class Event(Message):
+class Event(WireModel):
     """One thing that happened to an operation. `seq` counts from 1 without gaps within the operation."""
 
     operation: OperationId
@@ -174,7 +174,7 @@ class Event(Message):
     """Set with `failed` and `cancelled`."""
 
 
-class Operation(Message):
+class Operation(WireModel):
     """The record of one operation, as listings and `operation show` give it."""
 
     id: OperationId
@@ -191,7 +191,7 @@ class Operation(Message):
     """Where it was sent."""
     routes: tuple[Route, ...] = ()
     """All that would do, the best first."""
-    needs: Needs | None = None
+    needs: ResourceRequest | None = None
     """What a host must have to spare for it; None for a stop."""
     service: ServiceId | None = None
     engine: EngineName | None = None

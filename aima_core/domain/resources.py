@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.wire import Message
+from aima_core.domain.wire import WireModel
 
 
-class Needs(Message):
+class ResourceRequest(WireModel):
     """Of a pull, nothing but a slot while it is under way."""
 
     memory: int = 0
@@ -20,7 +20,7 @@ class Needs(Message):
     """That the host must have; several engines may share them."""
 
 
-class Room(Message):
+class HostCapacity(WireModel):
     """What a host can give, as its worker finds it at one moment; what it has given is in Redis."""
 
     memory: int
@@ -35,7 +35,7 @@ class Room(Message):
     """Starts and pulls under way at once."""
 
 
-class Holding(Message):
+class Allocation(WireModel):
     """What a host has given to one service."""
 
     memory: int
@@ -50,16 +50,16 @@ class Holding(Message):
         return f"{self.memory} {int(self.loading)} {self.fence} {','.join(self.gpus)}"
 
     @classmethod
-    def parse(cls, text: str) -> Holding:
+    def parse(cls, text: str) -> Allocation:
         memory, loading, fence, gpus = text.split(" ")
         return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=_listed(gpus))
 
 
-def needs_of(engine: Engine, model: Model | None) -> Needs:
+def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
     """What the engine's requirements and the model's weights come to."""
     required = engine.requires
     on_gpu = required.gpus is not None
-    return Needs(
+    return ResourceRequest(
         memory=required.memory,
         gpus=required.gpus or 0,
         gpu_memory=max(required.gpu_memory or 0, model.size if model and on_gpu else 0),
@@ -67,7 +67,7 @@ def needs_of(engine: Engine, model: Model | None) -> Needs:
     )
 
 
-def pool_of(needs: Needs, *, unified: bool) -> int:
+def host_memory_of(needs: ResourceRequest, *, unified: bool) -> int:
     """Bytes of the host's memory that it takes."""
     return needs.memory + (needs.gpu_memory if unified else 0)
 

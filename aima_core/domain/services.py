@@ -11,11 +11,11 @@ from pydantic import Field, computed_field
 
 from aima_core.domain.catalog import Arch, Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId
-from aima_core.domain.wire import Message
+from aima_core.domain.wire import WireModel
 from aima_core.errors import Failure
 
 
-class Service(Message):
+class Service(WireModel):
     """What was asked for under one service id; `service start` without options uses it again."""
 
     id: ServiceId
@@ -58,7 +58,7 @@ GONE = (InstanceState.STOPPED, InstanceState.FAILED)
 """Nothing of such an instance is left on its host."""
 
 
-class Instance(Message):
+class Instance(WireModel):
     """A service on one host: at most one container, one leased port, one endpoint."""
 
     id: InstanceId
@@ -82,7 +82,7 @@ class Instance(Message):
         return self.desired is Desired.STOPPED and self.state is InstanceState.STOPPED
 
 
-class Accelerator(Message):
+class Accelerator(WireModel):
     """One device."""
 
     kind: str
@@ -96,13 +96,13 @@ class Accelerator(Message):
     """Such as `12.1`."""
 
 
-class ImageOnHost(Message):
+class ImageOnHost(WireModel):
     reference: str
     digest: str | None
     """The registry's; None for an image that no registry knows."""
 
 
-class HostFacts(Message):
+class HostFacts(WireModel):
     """What a host has, as its worker announced it."""
 
     name: HostName
@@ -166,7 +166,7 @@ class Host(HostFacts):
         return self.drained_since is not None
 
 
-class PortLease(Message):
+class PortLease(WireModel):
     """A port on a host, and who holds it."""
 
     host: HostName

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
-class Message(BaseModel):
+class WireModel(BaseModel):
     """What travels. Unknown fields are dropped, so that a newer sender does not break an older reader."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")

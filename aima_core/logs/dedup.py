@@ -15,7 +15,7 @@ INTERLEAVED = timedelta(seconds=1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class Said(Protocol):
+class Timestamped(Protocol):
     @property
     def at(self) -> datetime: ...
     @property
@@ -24,7 +24,7 @@ class Said(Protocol):
     def text(self) -> str: ...
 
 
-class Seen:
+class LineDeduplicator:
     """What a reader has seen of one instance."""
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class Seen:
         last = max((stream.last for stream in self._streams.values()), default=None)
         return None if last is None else last - INTERLEAVED
 
-    def read_again(self) -> None:
+    def rewind(self) -> None:
         """From now on lines come that may have been seen already."""
         for stream in self._streams.values():
             stream.repeats = stream.of_last.copy()
 
-    def is_new(self, line: Said) -> bool:
+    def is_new(self, line: Timestamped) -> bool:
         """Whether the line has not been seen; it has been from now on."""
         stream = self._streams.setdefault(line.stream, _Stream())
         return stream.is_new(line.at, line.text)

@@ -13,20 +13,20 @@ from typing import Literal
 from pydantic import Field
 
 from aima_core.domain.ids import AnswerId, InstanceId
-from aima_core.domain.wire import Message
+from aima_core.domain.wire import WireModel
 
 MOST_TAIL = 10_000
 """Lines that one question can ask for."""
 
 
-class Line(Message):
+class Line(WireModel):
     at: datetime
     stream: Literal["stdout", "stderr"]
     text: str
     """Without its end, and harmless to a terminal."""
 
 
-class Ask(Message):
+class LogRequest(WireModel):
     instance: InstanceId
     answer: AnswerId | None = None
     """Where to put what was said before; None asks for nothing of it."""
@@ -36,7 +36,7 @@ class Ask(Message):
     """Publish what is said from now on, for a while: to be asked again and again as long as somebody listens."""
 
 
-class Place(Message):
+class LogCursor(WireModel):
     """A place among the numbered lines of one instance."""
 
     run: str
@@ -44,25 +44,25 @@ class Place(Message):
     next: int
 
 
-class End(Message):
+class LogEnd(WireModel):
     found: bool = True
     """Whether there is a container."""
     trouble: str | None = None
     """Why it could not be read."""
-    goes_on: Place | None = None
+    goes_on: LogCursor | None = None
     """What is published from here on continues the answer; it may begin with lines that the answer holds already."""
 
 
-class Answer(Message):
+class LogChunk(WireModel):
     """One piece of what was said before; the last one has an `end`."""
 
     lines: tuple[Line, ...] = ()
     left_out: int = 0
     """So many before these would have been too much."""
-    end: End | None = None
+    end: LogEnd | None = None
 
 
-class Batch(Message):
+class LogBatch(WireModel):
     """Lines as they are said, and where they stand in the count."""
 
     run: str
@@ -81,7 +81,7 @@ class Batch(Message):
         return self.first + self.left_out + len(self.lines)
 
 
-class LastLines(Message):
+class LastLines(WireModel):
     """Kept by the host for when neither it nor the container can be asked."""
 
     at: datetime

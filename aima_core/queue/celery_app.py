@@ -9,7 +9,7 @@ from urllib.parse import quote
 from celery import Celery
 from kombu import Connection
 
-from aima_core.queue.transport import Dropped, outliving_nonsense
+from aima_core.queue.transport import DroppedMessages, tolerant_transport
 from aima_core.redis import keys
 from aima_core.redis.address import SentinelAddress, sentinel_address
 from aima_core.redis.connection import to_sentinels
@@ -19,14 +19,14 @@ RECONNECTS_WITHIN_SECONDS = 5
 
 
 class _Connection(Connection):
-    dropped: Dropped
+    dropped: DroppedMessages
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         return super().ensure_connection(*args, **{"interval_max": RECONNECTS_WITHIN_SECONDS, **options})
 
     def get_transport_cls(self) -> type[Any]:
         transport: Any = super().get_transport_cls()
-        return outliving_nonsense(transport, self.dropped)
+        return tolerant_transport(transport, self.dropped)
 
     def info(self) -> dict[str, Any]:
         """What Flower is told when it asks a worker: nothing of how the Sentinels are spoken to, password included."""
@@ -35,13 +35,13 @@ class _Connection(Connection):
         return {**told, "transport_options": options}
 
 
-def celery_app(redis_url: str, *, answer_within: float, dropped: Dropped | None = None) -> Celery:
+def celery_app(redis_url: str, *, answer_within: float, dropped: DroppedMessages | None = None) -> Celery:
     """The application both sides use; `answer_within` is how many seconds Redis may take over one command.
 
     What its workers drop since it makes no sense is counted in `dropped`.
     """
     app = Celery("aima", set_as_current=False)
-    app.amqp.Connection = type("Connection", (_Connection,), {"dropped": dropped or Dropped()})
+    app.amqp.Connection = type("Connection", (_Connection,), {"dropped": dropped or DroppedMessages()})
     app.conf.update(
         result_backend=None,  # with one, a submission without Redis hangs for 19 s, and what was done is done twice
         task_ignore_result=True,

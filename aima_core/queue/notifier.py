@@ -30,7 +30,7 @@ def stop_queue(host: HostName) -> str:
     return f"{Route.to_host(host)}.stop"
 
 
-def envelope(operation: Operation, queue: str) -> str:
+def encode_message(operation: Operation, queue: str) -> str:
     """The message that rings for an operation; a worker reads nothing but the id, the rest is for Flower."""
     return _messages(operation.kind, operation.service or operation.image, operation.engine).message(
         operation.id, queue
@@ -43,13 +43,13 @@ def _messages(kind: Kind, what: str | None, engine: str | None) -> TaskMessages:
     return TaskMessages(task_name(kind), {name: str(value) for name, value in told.items() if value is not None})
 
 
-class Doorbell:
+class Notifier:
     """Tells workers again of an operation that nobody carries out."""
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
 
-    def ring(self, operation: Operation, *, on: str | None = None) -> None:
+    def notify(self, operation: Operation, *, on: str | None = None) -> None:
         """On its own queue, or on another where somebody listens. Raises BrokerUnavailable within seconds."""
         queue = on or queue_of(operation)
-        self._redis.lpush(keys.queue(queue), envelope(operation, queue))
+        self._redis.lpush(keys.queue(queue), encode_message(operation, queue))

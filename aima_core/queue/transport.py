@@ -19,7 +19,7 @@ _SENSELESS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 _log = structlog.get_logger()
 
 
-class Dropped:
+class DroppedMessages:
     """How many messages made no sense; counted wherever they come up, and told by whoever has time for it."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Dropped:
         with self._changing:
             self._untold += 1
 
-    def tell(self, to: Callable[[int], object]) -> None:
+    def flush(self, to: Callable[[int], object]) -> None:
         """Say how many there were since it was said last; where that fails, they are said the next time."""
         if number := self._untold:
             to(number)
@@ -40,7 +40,7 @@ class Dropped:
 
 
 @cache
-def outliving_nonsense(transport: Any, dropped: Dropped) -> type[Any]:
+def tolerant_transport(transport: Any, dropped: DroppedMessages) -> type[Any]:
     """The same transport, whose consumers go on after a message that cannot be made out."""
 
     class QoS(transport.Channel.QoS):  # type: ignore[misc]  # kombu is untyped
@@ -98,7 +98,7 @@ def outliving_nonsense(transport: Any, dropped: Dropped) -> type[Any]:
     return type("Transport", (transport,), {"Channel": Channel})
 
 
-def _read(read: Callable[..., Any], dropped: Dropped, **options: Any) -> Any:
+def _read(read: Callable[..., Any], dropped: DroppedMessages, **options: Any) -> Any:
     try:
         return read(**options)
     except _SENSELESS as wrong:
@@ -106,7 +106,7 @@ def _read(read: Callable[..., Any], dropped: Dropped, **options: Any) -> Any:
         return None
 
 
-def _drop(dropped: Dropped, queue: str, why: Exception | str) -> None:
+def _drop(dropped: DroppedMessages, queue: str, why: Exception | str) -> None:
     dropped.add()
     reason = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
     _log.warning("dropped a message that makes no sense", queue=queue, reason=reason)

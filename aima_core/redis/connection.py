@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 
 class _OnePipeline(Pipeline):
-    def __init__(self, link: RedisLink, transaction: bool, shard_hint: str | None) -> None:
+    def __init__(self, link: RedisClient, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(link.connection_pool, link.response_callbacks, transaction, shard_hint)
         self._link = link
 
@@ -57,13 +57,13 @@ class _OnePipeline(Pipeline):
         return self._link.asked(execute)
 
 
-class RedisLink(redis.Redis):
+class RedisClient(redis.Redis):
     """A client whose every failure is a BrokerUnavailable, within five seconds."""
 
     _silent_until = 0.0
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        return self.asked(lambda: super(RedisLink, self).execute_command(*args, **options))  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+        return self.asked(lambda: super(RedisClient, self).execute_command(*args, **options))  # type: ignore[no-untyped-call]  # redis-py leaves it bare
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         return _OnePipeline(self, transaction, shard_hint)
@@ -115,9 +115,9 @@ def command_link(url: str, *, answers_within: timedelta = timedelta(seconds=ANSW
     limits = _limits(answers_within.total_seconds())
     if (address := sentinel_address(url)) is None:
         pool = redis.ConnectionPool.from_url(url, **limits, **_verified(url))
-        return cast(TextRedis, RedisLink.from_pool(pool))
+        return cast(TextRedis, RedisClient.from_pool(pool))
     sentinels: Any = Sentinel(address.sentinels, sentinel_kwargs=to_sentinels(address))  # type: ignore[no-untyped-call]  # redis-py leaves it bare
-    return cast(TextRedis, sentinels.master_for(address.master, RedisLink, **limits, **_to_master(address)))
+    return cast(TextRedis, sentinels.master_for(address.master, RedisClient, **limits, **_to_master(address)))
 
 
 def following_link(url: str) -> AsyncRedis:

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from aima_core.domain.ids import HostName
-from aima_core.scheduling.feasibility import WhyNot, never
+from aima_core.scheduling.feasibility import Obstacle, permanent
 
 MOST_NAMED = 5
 """Hosts told by name; of the others, how many there are of each obstacle."""
 
-Against = Mapping[HostName, Sequence[WhyNot]]
+Against = Mapping[HostName, Sequence[Obstacle]]
 _OF_SEVERAL = {"is": "are", "has": "have", "does": "do", "runs": "run"}
 
 
-def reasons_of(against: Against) -> str:
+def explain(against: Against) -> str:
     """`spark-01 has 20 GB of 92 GB memory to spare; spark-02 and spark-03 are drained; and 195 more (drained: 195)`.
 
     Those that are nearest to doing come first.
@@ -32,18 +32,18 @@ def reasons_of(against: Against) -> str:
     return "; ".join(told)
 
 
-def listed(names: Sequence[str]) -> str:
+def join_with_and(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _distance(reasons: Sequence[WhyNot]) -> tuple[int, int, list[str]]:
-    return len(never(reasons)), len(reasons), [reason.sentence for reason in reasons]
+def _distance(reasons: Sequence[Obstacle]) -> tuple[int, int, list[str]]:
+    return len(permanent(reasons)), len(reasons), [reason.sentence for reason in reasons]
 
 
 def _told(names: Sequence[str], sentences: Sequence[str]) -> str:
     said = sentences if len(names) == 1 else [_of_several(sentence) for sentence in sentences]
-    return f"{listed(names)} {listed(said)}"
+    return f"{join_with_and(names)} {join_with_and(said)}"
 
 
 def _of_several(sentence: str) -> str:
@@ -51,6 +51,6 @@ def _of_several(sentence: str) -> str:
     return f"{_OF_SEVERAL.get(verb, verb)} {rest}"
 
 
-def _counted(others: Sequence[Sequence[WhyNot]]) -> str:
-    counts = Counter(reasons[0].obstacle.value.replace("_", " ") for reasons in others)
+def _counted(others: Sequence[Sequence[Obstacle]]) -> str:
+    counts = Counter(reasons[0].kind.value.replace("_", " ") for reasons in others)
     return f"and {len(others)} more ({', '.join(f'{what}: {count}' for what, count in counts.most_common())})"

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Holding, Needs, pool_of
+from aima_core.domain.resources import Allocation, ResourceRequest, host_memory_of
 from aima_core.domain.services import Accelerator, Host
 from aima_core.domain.units import format_size
 
@@ -20,7 +20,7 @@ ROOM_FOR_EXTRACTION = 1.2
 """An image needs about this times its size while it is being pulled."""
 
 
-class Obstacle(StrEnum):
+class ObstacleKind(StrEnum):
     OFFLINE = "offline"
     DOCKER_AWAY = "docker_away"
     DRAINED = "drained"
@@ -39,20 +39,20 @@ class Obstacle(StrEnum):
     PORT = "port"
 
 
-class WhyNot(NamedTuple):
-    obstacle: Obstacle
+class Obstacle(NamedTuple):
+    kind: ObstacleKind
     sentence: str
     """Goes on after the host's name, such as `is drained`."""
-    passes: bool
+    transient: bool
     """It may be otherwise later, without anybody changing the host."""
 
 
-class Wanted(NamedTuple):
+class PlacementRequirements(NamedTuple):
     """What is looked for a place for."""
 
     routes: tuple[Route, ...]
     """Any of which would do; empty where the host was named."""
-    needs: Needs
+    resources: ResourceRequest
     service: ServiceId | None = None
     """None for a pull, which needs no room but a slot."""
     images: tuple[str, ...] = ()
@@ -63,20 +63,22 @@ class Wanted(NamedTuple):
     """The host's port that was asked for."""
 
 
-def why_not(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding], *, busy: int = 0) -> list[WhyNot]:
+def find_obstacles(
+    host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation], *, busy: int = 0
+) -> list[Obstacle]:
     """Everything that speaks against it; empty when the host would do now. `busy` are those of its slots in use."""
     found = [*_whether_it_works(host, wanted, held), *_whether_it_can(host, wanted)]
     if busy >= host.slots:
-        found.append(WhyNot(Obstacle.SLOTS, f"has all {host.slots} start slots busy", True))
+        found.append(Obstacle(ObstacleKind.SLOTS, f"has all {host.slots} start slots busy", True))
     if wanted.service is not None:
         others = [holding for service, holding in held.items() if service != wanted.service]
-        found += _whether_it_has_room(host, wanted.needs, others)
+        found += _whether_it_has_room(host, wanted.resources, others)
     return found
 
 
-def never(reasons: Collection[WhyNot]) -> list[WhyNot]:
+def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
     """Those that do not pass by themselves."""
-    return [reason for reason in reasons if not reason.passes]
+    return [reason for reason in reasons if not reason.transient]
 
 
 def allowed_images(host: Host, images: Iterable[str]) -> list[str]:
@@ -90,104 +92,106 @@ def image_there(host: Host, images: Iterable[str]) -> str | None:
     return next((image for image in images if image in here), None)
 
 
-def told(host: Host, reasons: Collection[WhyNot]) -> str:
+def describe(host: Host, reasons: Collection[Obstacle]) -> str:
     """`spark-01 is drained and has 20 GB of 92 GB free`."""
     return f"{host.name} {' and '.join(reason.sentence for reason in reasons)}"
 
 
-def _whether_it_works(host: Host, wanted: Wanted, held: Mapping[ServiceId, Holding]) -> list[WhyNot]:
+def _whether_it_works(
+    host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation]
+) -> list[Obstacle]:
     found = []
     if not host.live:
-        found.append(WhyNot(Obstacle.OFFLINE, "is not live", True))
+        found.append(Obstacle(ObstacleKind.OFFLINE, "is not live", True))
     elif not host.runtime_answers:
-        found.append(WhyNot(Obstacle.DOCKER_AWAY, "has no Docker Engine that answers", True))
+        found.append(Obstacle(ObstacleKind.DOCKER_AWAY, "has no Docker Engine that answers", True))
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
-        found.append(WhyNot(Obstacle.DRAINED, "is drained", True))
+        found.append(Obstacle(ObstacleKind.DRAINED, "is drained", True))
     return found
 
 
-def _whether_it_can(host: Host, wanted: Wanted) -> list[WhyNot]:
+def _whether_it_can(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
     found = [*_whether_it_is_of_the_kind(host, wanted.routes), *_whether_it_leases(host, wanted.port)]
-    if wanted.needs.cores > host.cores:
-        found.append(WhyNot(Obstacle.CORES, f"has {host.cores} of {wanted.needs.cores} cores", False))
+    if wanted.resources.cores > host.cores:
+        found.append(Obstacle(ObstacleKind.CORES, f"has {host.cores} of {wanted.resources.cores} cores", False))
     if host.runtime == "process":
         return found + _whether_it_runs_natively(wanted)
     return found + _whether_it_can_have_the_image(host, wanted)
 
 
-def _whether_it_runs_natively(wanted: Wanted) -> list[WhyNot]:
-    return [] if wanted.native else [WhyNot(Obstacle.NATIVE, "runs only engines with a `native` section", False)]
+def _whether_it_runs_natively(wanted: PlacementRequirements) -> list[Obstacle]:
+    return [] if wanted.native else [Obstacle(ObstacleKind.NATIVE, "runs only engines with a `native` section", False)]
 
 
-def _whether_it_can_have_the_image(host: Host, wanted: Wanted) -> list[WhyNot]:
+def _whether_it_can_have_the_image(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
     if not wanted.images:
         return []
     allowed = allowed_images(host, wanted.images)
     if not allowed:
-        return [WhyNot(Obstacle.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)]
+        return [Obstacle(ObstacleKind.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)]
     space = int((wanted.image_size or 0) * ROOM_FOR_EXTRACTION)
     if space <= host.disk_free or image_there(host, allowed):
         return []
     sentence = f"has {format_size(host.disk_free)} of disk free for an image that needs {format_size(space)}"
-    return [WhyNot(Obstacle.DISK, sentence, True)]
+    return [Obstacle(ObstacleKind.DISK, sentence, True)]
 
 
-def _whether_it_is_of_the_kind(host: Host, routes: tuple[Route, ...]) -> list[WhyNot]:
+def _whether_it_is_of_the_kind(host: Host, routes: tuple[Route, ...]) -> list[Obstacle]:
     if not routes or set(routes) & set(host.routes):
         return []
     classes = [route.split(".") for route in routes]
     if not (kinds := [kind for kind, arch in classes if arch == host.arch]):
         arches = dict.fromkeys(arch for _, arch in classes)
-        return [WhyNot(Obstacle.ARCH, f"is {host.arch} rather than {' or '.join(arches)}", False)]
+        return [Obstacle(ObstacleKind.ARCH, f"is {host.arch} rather than {' or '.join(arches)}", False)]
     lacks = f"has no {' or '.join(kinds)}" if "cpu" not in kinds else f"does not listen to {' or '.join(routes)}"
-    return [WhyNot(Obstacle.ACCELERATOR, lacks, False)]
+    return [Obstacle(ObstacleKind.ACCELERATOR, lacks, False)]
 
 
-def _whether_it_leases(host: Host, port: int | None) -> list[WhyNot]:
+def _whether_it_leases(host: Host, port: int | None) -> list[Obstacle]:
     first, last = host.ports
     if port is None or first <= port <= last:
         return []
-    return [WhyNot(Obstacle.PORT, f"leases the ports {first}-{last} only", False)]
+    return [Obstacle(ObstacleKind.PORT, f"leases the ports {first}-{last} only", False)]
 
 
-def _whether_it_has_room(host: Host, needs: Needs, others: list[Holding]) -> list[WhyNot]:
+def _whether_it_has_room(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
     return [*_whether_it_has_memory(host, needs, others), *_whether_it_has_gpus(host, needs, others)]
 
 
-def _whether_it_has_memory(host: Host, needs: Needs, others: list[Holding]) -> list[WhyNot]:
-    wanted, most = pool_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
+def _whether_it_has_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
+    wanted, most = host_memory_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
     free = max(0, most - sum(holding.memory for holding in others))
     if wanted > most:
         sentence = f"has {format_size(most)} of {format_size(wanted)} memory in all"
-        return [WhyNot(Obstacle.MEMORY, sentence, False)]
+        return [Obstacle(ObstacleKind.MEMORY, sentence, False)]
     if wanted > free:
         sentence = f"has {format_size(free)} of {format_size(wanted)} memory to spare"
-        return [WhyNot(Obstacle.MEMORY, sentence, True)]
+        return [Obstacle(ObstacleKind.MEMORY, sentence, True)]
     return []
 
 
-def _whether_it_has_gpus(host: Host, needs: Needs, others: list[Holding]) -> list[WhyNot]:
+def _whether_it_has_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
     if not needs.gpus:
         return []
     there = host.accelerators
     least = max(len(there), 1) if needs.gpus == "all" else needs.gpus
     if len(there) < least:
-        return [WhyNot(Obstacle.GPUS, f"has {len(there)} of {least} GPUs", False)]
+        return [Obstacle(ObstacleKind.GPUS, f"has {len(there)} of {least} GPUs", False)]
     if not host.gives_gpus:
-        return [WhyNot(Obstacle.GPUS, "cannot give GPUs to containers", False)]
+        return [Obstacle(ObstacleKind.GPUS, "cannot give GPUs to containers", False)]
     if host.unified_memory:
         loads = any(holding.loading and holding.gpus for holding in others)
-        return [WhyNot(Obstacle.LOADING, "is loading another model", True)] if loads else []
+        return [Obstacle(ObstacleKind.LOADING, "is loading another model", True)] if loads else []
     return _whether_its_gpus_do(there, least, needs, others)
 
 
 def _whether_its_gpus_do(
-    there: tuple[Accelerator, ...], least: int, needs: Needs, others: list[Holding]
-) -> list[WhyNot]:
+    there: tuple[Accelerator, ...], least: int, needs: ResourceRequest, others: list[Allocation]
+) -> list[Obstacle]:
     biggest = sorted((gpu.memory for gpu in there if gpu.memory is not None), reverse=True)[:least]
     if len(biggest) == least and needs.gpu_memory > sum(biggest):  # where one has not told, the engine will
         sentence = f"has {format_size(sum(biggest))} of {format_size(needs.gpu_memory)} GPU memory"
-        return [WhyNot(Obstacle.GPU_MEMORY, sentence, False)]
+        return [Obstacle(ObstacleKind.GPU_MEMORY, sentence, False)]
     in_use = {gpu for holding in others for gpu in holding.gpus}
     free = len(there) - len(in_use)
-    return [WhyNot(Obstacle.GPUS, f"has {max(0, free)} of {least} GPUs free", True)] if free < least else []
+    return [Obstacle(ObstacleKind.GPUS, f"has {max(0, free)} of {least} GPUs free", True)] if free < least else []

@@ -14,7 +14,7 @@ class Claimed:
     """The caller, and nobody else, carries the operation out while it renews the claim."""
 
     attempt: int
-    record: Operation
+    operation: Operation
     command_text: str
     signature: str
     gpus: tuple[str, ...] = ()
@@ -26,11 +26,11 @@ class Claimed:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class NotClaimable:
     """Nothing is to be done: a doubled or late message."""
 
-    why: str
-    to_be_ended: bool = False
+    reason: str
+    cancel_pending: bool = False
     """It was cancelled, and nobody has told its end yet."""
 
 
@@ -46,28 +46,28 @@ class Lack(StrEnum):
 
 
 @dataclass(frozen=True)
-class NoRoom:
+class InsufficientCapacity:
     """The host cannot take it on now; it has been put down among those that wait."""
 
     lack: Lack
-    record: Operation
+    operation: Operation
 
 
 @dataclass(frozen=True)
-class HasItsHost:
+class AlreadyPlaced:
     """A start that any host may take, and whose service another host has already."""
 
     host: HostName
-    record: Operation
+    operation: Operation
 
 
-class Standing(StrEnum):
+class ClaimStatus(StrEnum):
     """How a claim stands when it is renewed."""
 
-    GO_ON = "go on"
+    VALID = "go on"
     CANCEL = "cancel"
     """Somebody has asked for its end."""
-    LOST = "lost"
+    SUPERSEDED = "lost"
     """Another attempt has begun; this one must fall silent."""
-    GONE = "gone"
+    RECORD_MISSING = "gone"
     """Redis has no record of it any more."""

@@ -8,10 +8,10 @@ from itertools import chain, groupby
 from typing import Any
 
 from aima_core.domain.operations import Event, Operation, Phase
-from aima_core.queue.notifier import envelope, queue_of
+from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call
-from aima_core.store.orders import Order
+from aima_core.store.orders import QueuedOperation
 from aima_core.store.serialization import age_of, as_fields, event_text, in_ms
 from aima_core.store.services import observed
 
@@ -23,7 +23,7 @@ _ID, _INSTANCE = "<id>", "<instance>"
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.INSTANCES]
 
 
-def calls(orders: Sequence[Order]) -> Iterator[Call]:
+def enqueue_calls(orders: Sequence[QueuedOperation]) -> Iterator[Call]:
     """Of the script that puts operations down, in the order of the orders."""
     prefixes = (keys.OPERATION_PREFIX, keys.LOG_PREFIX, keys.PREFIX, keys.INSTANCE_PREFIX, keys.INSTANCES_ON_PREFIX)
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
@@ -33,14 +33,14 @@ def calls(orders: Sequence[Order]) -> Iterator[Call]:
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups)]
 
 
-def _shared(order: Order) -> tuple[object, ...]:
+def _shared(order: QueuedOperation) -> tuple[object, ...]:
     """Orders with the same differ in nothing but ids, routes and signatures."""
     asked = order.operation
     what = (asked.kind, asked.service, asked.engine, asked.image, asked.needs, asked.reason, asked.created_at)
     return order.command, order.waits, asked.route.host is None, *what
 
 
-def _group(alike: Sequence[Order]) -> dict[str, Any]:
+def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     first, wanted = alike[0], alike[0].wants
     record = as_fields(first.operation.model_dump(mode="json", exclude=_OWN))
     group = {
@@ -62,7 +62,7 @@ def _queued(operation: Operation) -> str:
     return event_text(queued).replace(operation.id, _ID)
 
 
-def _own(order: Order) -> dict[str, str]:
+def _own(order: QueuedOperation) -> dict[str, str]:
     asked, queue, host = order.operation, queue_of(order.operation), order.operation.route.host
     own = {
         "id": asked.id,
@@ -70,6 +70,6 @@ def _own(order: Order) -> dict[str, str]:
         "routes": json.dumps(asked.routes),
         "queue": queue,
         "signature": order.signature,
-        "message": envelope(asked, queue),
+        "message": encode_message(asked, queue),
     }
     return own | {"instance": asked.service.on(host), "host": host} if asked.service and host else own

@@ -28,7 +28,7 @@ class Membership(StrEnum):
     """Redis does not know the host: it is to join anew."""
 
 
-class Pulse(NamedTuple):
+class HeartbeatReply(NamedTuple):
     membership: Membership
     drained: bool
     epoch: str
@@ -59,11 +59,11 @@ class HostStore:
         """Put down what a host has."""
         self._redis.hset(keys.HOSTS, facts.name, facts.model_dump_json())
 
-    def beat(self, host: HostName, *, identity: str, session: str) -> Pulse:
+    def heartbeat(self, host: HostName, *, identity: str, session: str) -> HeartbeatReply:
         """Say that it lives, and learn what has changed for it."""
         places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.DRAINED, keys.EPOCH]
         standing, drained, epoch = self._run("hosts/heartbeat", places, host, f"{identity} {session}", uuid.uuid4().hex)
-        return Pulse(Membership(standing), drained=bool(drained), epoch=epoch)
+        return HeartbeatReply(Membership(standing), drained=bool(drained), epoch=epoch)
 
     def leave(self, host: HostName) -> None:
         """Say that the host's worker has ended in good order: it is not live from now on."""

@@ -14,14 +14,14 @@ from itertools import chain
 
 from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
-from aima_core.domain.resources import Room
+from aima_core.domain.resources import HostCapacity
 from aima_core.errors import OperationLost, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
-from aima_core.store.claims import Claimed, HasItsHost, Lack, NoRoom, Skipped, Standing
-from aima_core.store.enqueue import calls
-from aima_core.store.orders import Order
+from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimStatus, InsufficientCapacity, Lack, NotClaimable
+from aima_core.store.enqueue import enqueue_calls
+from aima_core.store.orders import QueuedOperation
 from aima_core.store.serialization import as_fields, entry, event_from, event_text, in_ms, operation_from
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
@@ -38,7 +38,7 @@ class Overdue:
     """How many operations wait for room somewhere."""
     unattended: list[tuple[OperationId, str]]
     """With the queue that each is rung on."""
-    unheard: list[OperationId]
+    unroutable: list[OperationId]
     """Which wait, for room or on their queue, and of which nobody has said why."""
 
 
@@ -56,12 +56,12 @@ class OperationStore:
         self._redis = redis
         self._run = Scripts(redis)
 
-    def enqueue(self, orders: Sequence[Order]) -> list[Operation]:
+    def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
         """Put down queued operations, each with its first event and its doorbell, in one round trip.
 
         Gives them as they are then. Again with the same ones changes nothing.
         """
-        fences = chain.from_iterable(self._run.each("operations/enqueue", list(calls(orders))))
+        fences = chain.from_iterable(self._run.each("operations/enqueue", list(enqueue_calls(orders))))
         return [
             order.operation.model_copy(update={"fence": fence, "seq": 1})
             for order, fence in zip(orders, fences, strict=True)
@@ -89,7 +89,7 @@ class OperationStore:
         """Those that have not ended, oldest first."""
         return [OperationId(id) for id in self._redis.zrange(keys.ACTIVE, 0, -1)]
 
-    def unended(self) -> list[Operation]:
+    def list_active(self) -> list[Operation]:
         """The records of those that have not ended, oldest first."""
         ids = self.active()
         with self._redis.pipeline(transaction=False) as pipe:
@@ -99,8 +99,8 @@ class OperationStore:
         return sorted(found, key=lambda operation: operation.created_at)
 
     def claim(
-        self, id: OperationId, host: HostName, room: Room | None = None
-    ) -> Claimed | Skipped | NoRoom | HasItsHost:
+        self, id: OperationId, host: HostName, room: HostCapacity | None = None
+    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
         """Take it on for CLAIM_TTL, unless it has ended or is another's, or the host has no room for it.
 
         What a start needs is held for its service from then on. Without `room` there is room for anything.
@@ -112,57 +112,59 @@ class OperationStore:
             "claims/claim", where, id, host, in_ms(keys.CLAIM_TTL), _UNENDED, now().isoformat(), uuid.uuid4().hex, *has
         )
         if taken == 0:
-            return Skipped(str(what), to_be_ended=what == "cancelled")
+            return NotClaimable(str(what), cancel_pending=what == "cancelled")
         if taken == 2:
-            return NoRoom(Lack(what), operation_from(id, _pairs(gpus[0])))
+            return InsufficientCapacity(Lack(what), operation_from(id, _pairs(gpus[0])))
         if taken == 3:
-            return HasItsHost(HostName(what), operation_from(id, _pairs(gpus[0])))
+            return AlreadyPlaced(HostName(what), operation_from(id, _pairs(gpus[0])))
         fields = _pairs(what)
         record = operation_from(id, fields)
         return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(gpus[0]))
 
-    def renew(self, id: OperationId, host: HostName, attempt: int) -> Standing:
+    def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:
         """Hold a claim for another CLAIM_TTL and learn how it stands."""
         where = [keys.operation(id), keys.claim(id), keys.slots(host)]
-        return Standing(self._run("claims/renew", where, id, str(attempt), host, in_ms(keys.CLAIM_TTL)))
+        return ClaimStatus(self._run("claims/renew", where, id, str(attempt), host, in_ms(keys.CLAIM_TTL)))
 
-    def let_go(self, id: OperationId, host: HostName, attempt: int, *, to_anybody: bool = False) -> bool:
+    def release_claim(self, id: OperationId, host: HostName, attempt: int, *, to_anybody: bool = False) -> bool:
         """End a claim; False when it was another's by now. Only `to_anybody` lets other hosts take it on."""
         where = [keys.operation(id), keys.claim(id), keys.slots(host)]
         return bool(self._run("claims/release", where, id, str(attempt), host, "1" if to_anybody else ""))
 
-    def inherit(self, host: HostName) -> list[Operation]:
+    def release_all_of_host(self, host: HostName) -> list[Operation]:
         """End the claims of the host's worker that is no more; gives what it was carrying out."""
         places = [keys.ACTIVE, keys.slots(host)]
         found = self._run("claims/release_all_of_host", places, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
         return [self.get(OperationId(id)) for id in found]
 
-    def release_lost(self, id: OperationId, lost: HostName) -> bool:
+    def unassign(self, id: OperationId, lost: HostName) -> bool:
         """Let any host take it on; False when it is not that host's, or its worker still holds it."""
         places = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
         return bool(self._run("claims/unassign", places, id, lost))
 
-    def overdue(self, *, at_most: int = 50) -> Overdue:
+    def find_stalled(self, *, at_most: int = 50) -> Overdue:
         """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
         where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]
         told = (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX, keys.PREFIX, int(keys.HOST_DEAD.total_seconds()))
-        waiting, unheard, *found = self._run("operations/find_stalled", where, in_ms(keys.LOOK_AFTER), at_most, *told)
+        waiting, unroutable, *found = self._run(
+            "operations/find_stalled", where, in_ms(keys.LOOK_AFTER), at_most, *told
+        )
         pairs = zip(found[::2], found[1::2], strict=True)
         unattended = [(OperationId(id), queue) for id, queue in pairs]
-        return Overdue(waiting=waiting, unattended=unattended, unheard=[OperationId(id) for id in unheard])
+        return Overdue(waiting=waiting, unattended=unattended, unroutable=[OperationId(id) for id in unroutable])
 
-    def waiting(self, *, at_most: int = 200) -> list[Operation]:
+    def list_pending(self, *, at_most: int = 200) -> list[Operation]:
         """Those that wait for room, oldest first."""
         found = self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX)
         return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
-    def unheard(self, heard: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
+    def find_unroutable(self, heard: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
         """What is queued, and nobody has listened for since `after`; `heard` are the routes listened to now."""
         told = (keys.OPERATION_PREFIX, in_ms(after), at_most, in_ms(keys.HEARD_FOR), json.dumps(list(heard)))
         found = self._run("operations/find_unroutable", [keys.ACTIVE, keys.ROUTES], *told)
         return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
-    def record(self, event: Event, *, attempt: int | None = None) -> int:
+    def append_event(self, event: Event, *, attempt: int | None = None) -> int:
         """Append the event, publish it and change the record as it says, in one step.
 
         Gives the event's number; 0 when the operation has ended, is lost, or belongs to a later attempt by now:
@@ -170,7 +172,7 @@ class OperationStore:
         """
         return int(self._run("operations/append_event", _places(event.operation), *_recording(event, attempt)))
 
-    def put_down_lost(self, operation: Operation, *, seen: int = 0) -> bool:
+    def record_lost(self, operation: Operation, *, seen: int = 0) -> bool:
         """Tell the end of an operation that Redis has lost; False when there is a record of it all the same.
 
         `seen` is the number of the last event that was told of it, as far as the caller knows.
@@ -187,7 +189,7 @@ class OperationStore:
             )
         )
 
-    def ask_to_cancel(self, id: OperationId) -> bool:
+    def request_cancel(self, id: OperationId) -> bool:
         """Mark it for cancelling. True when nobody holds it: the caller is to end it then.
 
         Raises UnknownOperation.
@@ -202,12 +204,12 @@ class OperationStore:
         entries = self._redis.xrange(keys.log(id), min=f"({after}-0")
         return [event_from(fields["event"], int(place.split("-")[0])) for place, fields in entries]
 
-    def last_place(self) -> str:
+    def last_event_id(self) -> str:
         """Where everybody's log ends just now."""
         newest = self._redis.xrevrange(keys.COMMON_LOG, count=1)
         return newest[0][0] if newest else START_OF_LOG
 
-    def everybodys_events(self, after: str) -> list[tuple[str, Event]] | None:
+    def all_events(self, after: str) -> list[tuple[str, Event]] | None:
         """All operations' events beyond a place of everybody's log; None where the log was trimmed beyond it."""
         entries = self._redis.xrange(keys.COMMON_LOG, min=after)
         if after != START_OF_LOG:
@@ -247,7 +249,7 @@ def _changes(event: Event) -> dict[str, str]:
     return as_fields(said)
 
 
-def _as_arguments(room: Room) -> tuple[str | int, ...]:
+def _as_arguments(room: HostCapacity) -> tuple[str | int, ...]:
     return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus
 
 

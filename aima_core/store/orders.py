@@ -9,7 +9,7 @@ from aima_core.domain.services import Desired, Instance, InstanceState
 
 
 @dataclass(frozen=True)
-class Order:
+class QueuedOperation:
     """An operation to be put on its queue; Redis gives it its fence."""
 
     operation: Operation

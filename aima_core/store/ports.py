@@ -30,7 +30,7 @@ class PortStore:
         self._run = Scripts(redis)
         self._keys = [keys.ports(host), keys.last_ports(host), keys.port_prefix(host)]
 
-    def open(self, ports: range) -> None:
+    def set_range(self, ports: range) -> None:
         """Say which ports the host leases; those held stay held."""
         self._ports = ports
         self._run("ports/set_range", self._keys[:1], ports[0], ports[-1])
@@ -49,7 +49,7 @@ class PortStore:
             said += (str(avoid[0]), _ms(avoid[1]))
         answer = self._run("ports/lease", self._keys, *said)
         if answer in ("none", "out of range"):  # so it would be, too, where Redis has lost which ports there are
-            self.open(self._ports)
+            self.set_range(self._ports)
             answer = self._run("ports/lease", self._keys, *said)
         if isinstance(answer, int):
             return answer
@@ -60,7 +60,7 @@ class PortStore:
             raise NoFreePort(first=first, last=last, host=self._host)
         raise PortOutOfRange(port=wanted, first=first, last=last, host=self._host)
 
-    def keep(self, holder: InstanceId, port: int, *, fence: int) -> bool:
+    def persist(self, holder: InstanceId, port: int, *, fence: int) -> bool:
         """Hold the port until its container is gone; False when somebody else holds it."""
         return bool(self._run("ports/persist", self._keys, holder, fence, str(port)))
 

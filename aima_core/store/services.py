@@ -62,7 +62,7 @@ class ServiceStore:
             raise UnknownService(service=id)
         return Service.model_validate_json(record)
 
-    def whereabouts(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
+    def placements(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
         """Of several services, in one round trip."""
         prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
         found = self._run("services/placements", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
@@ -96,11 +96,11 @@ class ServiceStore:
             raise UnknownService(service=id)
         return found
 
-    def intend(self, instance: Instance) -> bool:
+    def set_desired(self, instance: Instance) -> bool:
         """Say what an instance shall be; False when one with a higher fence has said so since."""
         return bool(self._intend(instance, from_now_on=False))
 
-    def take(self, instance: Instance) -> Taken | None:
+    def replace_desired(self, instance: Instance) -> Taken | None:
         """Say what an instance shall be and is; None when one with a higher fence has said so since."""
         answer = self._intend(instance, from_now_on=True)
         return Taken(_instance(_pairs(answer[0])) if answer[0] else None) if answer else None
@@ -121,7 +121,7 @@ class ServiceStore:
         """See to it that whatever is asked for from now on counts as asked for later than this fence."""
         return bool(self._run("services/raise_fence", [keys.FENCE], seen))
 
-    def observe(self, instance: Instance) -> bool:
+    def update_status(self, instance: Instance) -> bool:
         """Put down what an instance is; False when it has been told to be something else since."""
         return bool(
             self._run("services/update_status", [keys.instance(instance.id)], str(instance.fence), observed(instance))

@@ -9,73 +9,75 @@ from typing import Any
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Operation, Phase, PullProgress
 from aima_core.errors import BrokerUnavailable
-from aima_core.store.claims import Claimed, Standing
+from aima_core.store.claims import Claimed, ClaimStatus
 from aima_core.store.operations import OperationStore, now
-from aima_worker.execution.cancellation import Interruptible, Lost
+from aima_worker.execution.cancellation import Cancellable, ClaimLost
 
 
-class Undertaking(Interruptible):
+class Attempt(Cancellable):
     def __init__(self, claimed: Claimed, *, host: HostName, operations: OperationStore) -> None:
         super().__init__()
         self.claimed = claimed
         self.host = host
         self.phase = Phase.QUEUED
-        self.seen = claimed.record.seq
+        self.seen = claimed.operation.seq
         """The number of the last event that was recorded."""
         self._operations = operations
         self._claim = Lock()
-        self._let_go = False
+        self._released = False
 
     @property
     def operation(self) -> Operation:
-        return self.claimed.record
+        return self.claimed.operation
 
     @property
-    def made_nothing(self) -> bool:
+    def is_portable(self) -> bool:
         """Nothing is there yet that another host could not do as well."""
         return self.phase in (Phase.QUEUED, Phase.PULLING)
 
-    def enter(self, phase: Phase, message: str | None = None, **more: Any) -> None:
+    def enter_phase(self, phase: Phase, message: str | None = None, **more: Any) -> None:
         """Tell that a phase has begun; `more` are further fields of the event."""
-        self.go_on()
+        self.raise_if_cancelled()
         self.phase = phase
         event = self._event(message=message, **more)  # the same at each try: a frozen Redis hears all in the end
-        self.insist(lambda: self._record(event))
+        self.retry_until_redis_answers(lambda: self._record(event))
 
-    def report(self, progress: PullProgress) -> None:
+    def report_progress(self, progress: PullProgress) -> None:
         self._try_to_record(progress=progress)
 
-    def mention(self, message: str) -> None:
+    def report_message(self, message: str) -> None:
         """Tell in a sentence what is being waited for, or has been noticed."""
         self._try_to_record(message=message)
 
-    def quote(self, lines: tuple[str, ...]) -> None:
+    def report_log_lines(self, lines: tuple[str, ...]) -> None:
         """Pass on what the container has said."""
         self._try_to_record(lines=lines)
 
-    def end(self, phase: Phase, **more: Any) -> None:
+    def finish(self, phase: Phase, **more: Any) -> None:
         """Tell the end. Does nothing if the operation has ended otherwise meanwhile."""
         self.phase = phase
-        self._operations.record(self._event(**more), attempt=self.claimed.attempt)
+        self._operations.append_event(self._event(**more), attempt=self.claimed.attempt)
 
-    def hand_on(self, message: str) -> None:
+    def requeue(self, message: str) -> None:
         """Leave it to the next worker: this host's, once something has been made here, else anybody's."""
-        to_anybody = self.made_nothing
-        self.end(Phase.QUEUED, message=message)
-        self.let_go(to_anybody=to_anybody)
+        to_anybody = self.is_portable
+        self.finish(Phase.QUEUED, message=message)
+        self.release_claim(to_anybody=to_anybody)
 
-    def renew(self) -> Standing:
+    def renew(self) -> ClaimStatus:
         """Keep the claim, and learn how it stands. Once it was let go it stays so, however late this comes."""
         with self._claim:
-            if self._let_go:
-                return Standing.GO_ON
+            if self._released:
+                return ClaimStatus.VALID
             return self._operations.renew(self.operation.id, self.host, self.claimed.attempt)
 
-    def let_go(self, *, to_anybody: bool = False) -> bool:
+    def release_claim(self, *, to_anybody: bool = False) -> bool:
         """False when the claim was another's by now, or is lost."""
         with self._claim:
-            self._let_go = True
-            return self._operations.let_go(self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody)
+            self._released = True
+            return self._operations.release_claim(
+                self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody
+            )
 
     def _try_to_record(self, **more: Any) -> None:
         """Progress that cannot be told now is not worth waiting for: the next will be."""
@@ -83,10 +85,10 @@ class Undertaking(Interruptible):
             self._record(self._event(**more))
 
     def _record(self, event: Event) -> None:
-        recorded = self._operations.record(event, attempt=self.claimed.attempt)
+        recorded = self._operations.append_event(event, attempt=self.claimed.attempt)
         if not recorded:
-            self.interrupt(Lost)
-            self.go_on()
+            self.cancel(ClaimLost)
+            self.raise_if_cancelled()
         self.seen = recorded
 
     def _event(self, **more: Any) -> Event:

@@ -19,11 +19,11 @@ _T = TypeVar("_T")
 _log = structlog.get_logger()
 
 
-class HandedOn(Exception):
+class WorkerShutdown(Exception):
     """This worker ends; what it has made stays for the next."""
 
 
-class Lost(Exception):
+class ClaimLost(Exception):
     """Another attempt has begun, or the record is gone: this one must fall silent and touch nothing more."""
 
 
@@ -31,68 +31,68 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-class Interruptible:
+class Cancellable:
     def __init__(self) -> None:
-        self._ending: type[AimaError | HandedOn | Lost] | None = None
+        self._ending: type[AimaError | WorkerShutdown | ClaimLost] | None = None
         self._woken = Flag()
         self._closed_at_end: list[Closable] = []
 
     @property
-    def interrupted(self) -> bool:
+    def cancelled(self) -> bool:
         return self._ending is not None
 
-    def interrupt(self, why: type[AimaError | HandedOn | Lost] = Cancelled) -> None:
+    def cancel(self, why: type[AimaError | WorkerShutdown | ClaimLost] = Cancelled) -> None:
         """Make it end soon, from any thread: what it waits for is cut short.
 
         The first reason given counts, but for Lost, since nothing may be cleared away that is another attempt's now.
         """
-        if self._ending is None or why is Lost:
+        if self._ending is None or why is ClaimLost:
             self._ending = why
         self._woken.set()
         for waited_for in list(self._closed_at_end):
             waited_for.close()
 
-    def go_on(self) -> None:
-        """Return if it may go on. Raises Cancelled, HandedOn or Lost."""
+    def raise_if_cancelled(self) -> None:
+        """Return if it may go on. Raises Cancelled, WorkerShutdown or ClaimLost."""
         if self._ending is not None:
             raise self._ending()
 
-    def pause(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         """Wait, but not beyond being interrupted. Raises as `go_on` does."""
         self._woken.wait(seconds)
-        self.go_on()
+        self.raise_if_cancelled()
 
-    def insist(self, call: Callable[[], _T]) -> _T:
+    def retry_until_redis_answers(self, call: Callable[[], _T]) -> _T:
         """What the call gives, waiting for as long as Redis is away. Raises as `go_on` does."""
         while True:
             try:
                 return call()
             except BrokerUnavailable as away:
                 _log.warning("waiting for Redis", reason=str(away))
-                self.pause(INSIST_SECONDS)
+                self.sleep(INSIST_SECONDS)
 
     @contextmanager
-    def closing(self, waited_for: Closable) -> Iterator[None]:
+    def close_on_cancel(self, waited_for: Closable) -> Iterator[None]:
         """While inside, an interruption closes what is waited for, and leaving closes it in any case."""
         self._closed_at_end.append(waited_for)
         try:
-            self.go_on()
+            self.raise_if_cancelled()
             yield
         finally:
             self._closed_at_end.remove(waited_for)
             waited_for.close()
 
-    def await_aside(self, call: Callable[[], _T]) -> _T:
+    def run_in_thread(self, call: Callable[[], _T]) -> _T:
         """What a call gives that nobody can cut short: when this is interrupted, it is left to end by itself."""
         given, done = Future[_T](), Flag()
         given.add_done_callback(lambda _: done.set())
-        with self.closing(_Ending(done)):
+        with self.close_on_cancel(_Ending(done)):
             Thread(target=_answer, args=(given, call), name="aside", daemon=True).start()
             done.wait()
-        self.go_on()
+        self.raise_if_cancelled()
         return given.result()
 
-    def quote(self, lines: tuple[str, ...]) -> None:
+    def report_log_lines(self, lines: tuple[str, ...]) -> None:
         """Pass on what the container has said; nobody listens unless a subclass says so."""
 
 

@@ -13,7 +13,7 @@ from kombu import Consumer, Queue
 from kombu.common import ignore_errors
 
 from aima_core.domain.ids import Route
-from aima_worker.execution.remote_control import let_it_only_be_looked_at
+from aima_worker.execution.remote_control import restrict_remote_control
 
 STOP_SLOTS = 4
 """Threads beyond the start slots, so that stops never wait behind starts."""
@@ -40,7 +40,7 @@ def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], sto
     worker.consumer.initial_prefetch_count = slots
     # Refused rather than taken for done, so that it is counted with all else that makes no sense.
     worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
-    let_it_only_be_looked_at(worker)
+    restrict_remote_control(worker)
     return worker
 
 

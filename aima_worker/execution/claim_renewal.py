@@ -15,87 +15,87 @@ import structlog
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Kind
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled
-from aima_core.store.claims import Claimed, Standing
+from aima_core.store.claims import Claimed, ClaimStatus
 from aima_core.store.operations import OperationStore
-from aima_worker.execution.attempt import Undertaking
-from aima_worker.execution.cancellation import HandedOn, Lost
+from aima_worker.execution.attempt import Attempt
+from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
 
 RENEW_SECONDS = 0.5
 """Also how long a cancelled operation may take to hear of it; a claim lasts thirty times as long."""
 LAST_RENEWAL_SECONDS = 1.0
 
 _log = structlog.get_logger()
-_MEANING: dict[Standing, type[AimaError | HandedOn | Lost]] = {
-    Standing.CANCEL: Cancelled,
-    Standing.LOST: Lost,
-    Standing.GONE: Lost,
+_MEANING: dict[ClaimStatus, type[AimaError | WorkerShutdown | ClaimLost]] = {
+    ClaimStatus.CANCEL: Cancelled,
+    ClaimStatus.SUPERSEDED: ClaimLost,
+    ClaimStatus.RECORD_MISSING: ClaimLost,
 }
 
 
-class Keeper:
+class ClaimRenewer:
     def __init__(self, operations: OperationStore, host: HostName) -> None:
         self._operations = operations
         self._host = host
-        self._under_way: dict[OperationId, Undertaking] = {}
+        self._under_way: dict[OperationId, Attempt] = {}
         self._changed = Condition()
         self._ending = False
         self._thread = Thread(target=self._keep, name="keeper", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def keeping(self, claimed: Claimed) -> Iterator[Undertaking]:
+    def renewing(self, claimed: Claimed) -> Iterator[Attempt]:
         """The undertaking of a claim, which is renewed while inside and let go at the end."""
-        undertaking = Undertaking(claimed, host=self._host, operations=self._operations)
+        attempt = Attempt(claimed, host=self._host, operations=self._operations)
         with self._changed:
-            self._under_way[claimed.record.id] = undertaking
+            self._under_way[claimed.operation.id] = attempt
             self._changed.notify_all()
         if self._ending:
-            undertaking.interrupt(HandedOn)
+            attempt.cancel(WorkerShutdown)
         try:
-            yield undertaking
+            yield attempt
         finally:
             with self._changed:
-                del self._under_way[claimed.record.id]
+                del self._under_way[claimed.operation.id]
                 self._changed.notify_all()
             with suppress(BrokerUnavailable):  # then it ends by itself
-                if not undertaking.let_go():
-                    self._operations.put_down_lost(undertaking.operation, seen=undertaking.seen)
+                if not attempt.release_claim():
+                    self._operations.record_lost(attempt.operation, seen=attempt.seen)
 
-    def stop_starts_of(self, service: ServiceId, *, below: int, within: float) -> None:
+    def cancel_starts_of(self, service: ServiceId, *, below: int, within: float) -> None:
         """Cancel what is bringing the service up here for an older wish, and wait until it has cleared away."""
         with self._changed:
-            for undertaking in self._starts_of(service, below):
-                undertaking.interrupt(Cancelled)
+            for attempt in self._starts_of(service, below):
+                attempt.cancel(Cancelled)
             self._changed.wait_for(lambda: not self._starts_of(service, below), timeout=within)
 
-    def services_under_way(self) -> list[ServiceId]:
+    def running_services(self) -> list[ServiceId]:
         """Those that are being started or stopped here."""
         with self._changed:
-            services = [undertaking.operation.service for undertaking in self._under_way.values()]
+            services = [attempt.operation.service for attempt in self._under_way.values()]
         return [service for service in services if service is not None]
 
-    def is_busy_with(self, service: ServiceId) -> bool:
+    def is_running(self, service: ServiceId) -> bool:
         """Whether a start or stop of it is under way here."""
-        return service in self.services_under_way()
+        return service in self.running_services()
 
-    def hand_on_all(self) -> None:
+    def interrupt_all(self) -> None:
         """This worker ends: interrupt everything, now and from now on."""
         with self._changed:
             self._ending = True
-            for undertaking in self._under_way.values():
-                undertaking.interrupt(HandedOn)
+            for attempt in self._under_way.values():
+                attempt.cancel(WorkerShutdown)
             self._changed.notify_all()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Hand on whatever is under way, and keep no claim once it has been let go."""
-        self.hand_on_all()
+        self.interrupt_all()
         self._thread.join(LAST_RENEWAL_SECONDS)
 
-    def _starts_of(self, service: ServiceId, below: int) -> list[Undertaking]:
+    def _starts_of(self, service: ServiceId, below: int) -> list[Attempt]:
         return [
-            undertaking
-            for undertaking in self._under_way.values()
-            if (operation := undertaking.operation).kind is Kind.START
+            attempt
+            for attempt in self._under_way.values()
+            if (operation := attempt.operation).kind is Kind.START
             and operation.service == service
             and operation.fence < below
         ]
@@ -108,14 +108,14 @@ class Keeper:
                     return
                 self._changed.wait(RENEW_SECONDS)
                 under_way = list(self._under_way.values())
-            for undertaking in under_way:
-                self._renew(undertaking)
+            for attempt in under_way:
+                self._renew(attempt)
 
-    def _renew(self, undertaking: Undertaking) -> None:
+    def _renew(self, attempt: Attempt) -> None:
         try:
-            standing = undertaking.renew()
+            standing = attempt.renew()
         except BrokerUnavailable as away:
-            _log.warning("claim not renewed", operation=undertaking.operation.id, reason=str(away))
+            _log.warning("claim not renewed", operation=attempt.operation.id, reason=str(away))
             return
         if (why := _MEANING.get(standing)) is not None:
-            undertaking.interrupt(why)
+            attempt.cancel(why)

@@ -15,12 +15,12 @@ import structlog
 
 from aima_core.domain.ids import OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation
-from aima_core.domain.resources import Holding, Needs
+from aima_core.domain.resources import Allocation, ResourceRequest
 from aima_core.domain.services import Host
 from aima_core.errors import BrokerUnavailable, UnknownHost
-from aima_core.scheduling.feasibility import Wanted, why_not
-from aima_core.scheduling.redelivery import ring_again
-from aima_worker.context import Host as ThisHost
+from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
+from aima_core.scheduling.redelivery import redeliver
+from aima_worker.context import HostContext as ThisHost
 
 SWEEP_SECONDS = 7.0
 RING_AGAIN_SECONDS = 5.0
@@ -29,51 +29,53 @@ RING_AGAIN_SECONDS = 5.0
 _log = structlog.get_logger()
 
 
-class Sweep:
+class RedeliveryLoop:
     def __init__(self, host: ThisHost) -> None:
         self._host = host
         self._rung: dict[OperationId, float] = {}
         self._ended = Flag()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         Thread(target=self._keep_sweeping, name="sweep", daemon=True).start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         self._ended.set()
-        self._host.freed.set()
+        self._host.capacity_freed.set()
 
-    def sweep(self) -> None:
+    def run_once(self) -> None:
         """Raises BrokerUnavailable."""
-        if ring_again(self._host.operations, self._host.doorbell, self._host.why_it_waits):
+        if redeliver(self._host.operations, self._host.notifier, self._host.pending_reasons):
             self._ring_for_what_fits()
 
     def _ring_for_what_fits(self) -> None:
         now = time.monotonic()
         self._rung = {id: at for id, at in self._rung.items() if now - at < RING_AGAIN_SECONDS}
-        me, held = self._host.hosts.get(self._host.name), self._host.room_store.held(self._host.name)
+        me, held = self._host.hosts.get(self._host.name), self._host.allocations.held(self._host.name)
         slots = self._host.settings.host.slots
-        for operation in self._host.operations.waiting():
+        for operation in self._host.operations.list_pending():
             if slots and operation.id not in self._rung and not self._speaks_against(operation, me, held):
-                self._host.doorbell.ring(operation, on=str(Route.to_host(self._host.name)))
+                self._host.notifier.notify(operation, on=str(Route.to_host(self._host.name)))
                 self._rung[operation.id] = now
                 slots -= 1
 
-    def _speaks_against(self, operation: Operation, me: Host, held: Mapping[ServiceId, Holding]) -> bool:
+    def _speaks_against(self, operation: Operation, me: Host, held: Mapping[ServiceId, Allocation]) -> bool:
         if operation.host is not None or not self._listens_to(operation):
             return True
-        wanted = Wanted(routes=(), needs=operation.needs or Needs(), service=operation.service)
-        return bool(why_not(me, wanted, held))
+        wanted = PlacementRequirements(
+            routes=(), resources=operation.needs or ResourceRequest(), service=operation.service
+        )
+        return bool(find_obstacles(me, wanted, held))
 
     def _listens_to(self, operation: Operation) -> bool:
         return bool({operation.route, *operation.routes} & set(self._host.routes))
 
     def _keep_sweeping(self) -> None:
         while not self._ended.is_set():
-            self._host.freed.clear()
+            self._host.capacity_freed.clear()
             try:
-                self.sweep()
+                self.run_once()
             except (BrokerUnavailable, UnknownHost) as away:
                 _log.warning("not swept", reason=str(away))
             except Exception:  # noqa: BLE001 the boundary of the thread: a sweep that fails must not be the last
                 _log.exception("a sweep failed")
-            self._host.freed.wait(SWEEP_SECONDS)
+            self._host.capacity_freed.wait(SWEEP_SECONDS)

@@ -16,7 +16,7 @@ TELLS = frozenset({"enable_events", "disable_events"})
 _CONTROL = "celery.worker.consumer.control.Control"
 
 
-def let_it_only_be_looked_at(worker: Any) -> None:
+def restrict_remote_control(worker: Any) -> None:
     """Before it begins. Raises KeyError where Celery has another way to be controlled than is known here."""
     node = worker.consumer.blueprint.steps[_CONTROL].box.node
     node.handlers = {name: node.handlers[name] for name in SHOWS | TELLS}

@@ -17,7 +17,7 @@ SECONDS_TO_END = 2.5
 _log = structlog.get_logger()
 
 
-def leave_soon(exit_code: Callable[[], int]) -> None:
+def exit_within_deadline(exit_code: Callable[[], int]) -> None:
     """Let this process live no longer than SECONDS_TO_END."""
 
     def leave() -> None:

@@ -11,16 +11,16 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Kind
 from aima_core.errors import BadId, BrokerUnavailable
 from aima_core.queue.notifier import task_name
-from aima_worker.context import Host
-from aima_worker.execution.cancellation import HandedOn
-from aima_worker.execution.executor import conduct
+from aima_worker.context import HostContext
+from aima_worker.execution.cancellation import WorkerShutdown
+from aima_worker.execution.executor import execute
 
 
-def add_tasks(app: Celery, host: Host) -> None:
+def add_tasks(app: Celery, host: HostContext) -> None:
     def perform(*told: Any, **_: Any) -> None:
         try:
-            conduct(host, OperationId(" ".join(map(str, told))))
-        except (HandedOn, BrokerUnavailable, BadId) as undone:
+            execute(host, OperationId(" ".join(map(str, told))))
+        except (WorkerShutdown, BrokerUnavailable, BadId) as undone:
             raise Reject(str(undone), requeue=not isinstance(undone, BadId)) from undone
 
     for kind in Kind:

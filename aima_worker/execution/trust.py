@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from aima_core.errors import BadSignature, InvalidRequest
 from aima_core.store.claims import Claimed
 from aima_core.trust.signatures import verified
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 
 
-def trusted_command(host: Host, claimed: Claimed) -> Any:
-    id = claimed.record.id
+def verified_command(host: HostContext, claimed: Claimed) -> Any:
+    id = claimed.operation.id
     if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
         _never_begun(host, claimed)
         raise BadSignature(host=host.name)
@@ -25,6 +25,6 @@ def trusted_command(host: Host, claimed: Claimed) -> Any:
         raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
 
 
-def _never_begun(host: Host, claimed: Claimed) -> None:
-    if claimed.record.service:
-        host.room_store.give_back(host.name, claimed.record.service, fence=claimed.record.fence)
+def _never_begun(host: HostContext, claimed: Claimed) -> None:
+    if claimed.operation.service:
+        host.allocations.release(host.name, claimed.operation.service, fence=claimed.operation.fence)

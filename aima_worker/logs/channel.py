@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from aima_core.domain.ids import AnswerId, HostName, InstanceId
 from aima_core.errors import BadId
-from aima_core.logs.protocol import Answer, Ask, Batch, LastLines
+from aima_core.logs.protocol import LastLines, LogBatch, LogChunk, LogRequest
 from aima_core.redis import keys
 from aima_core.redis.interface import TextPipeline, TextRedis
 
@@ -18,26 +18,26 @@ class NotUnderstood(Exception):
     """What was asked is no question of this version's."""
 
 
-class LogLink:
+class LogChannel:
     """Every call may raise BrokerUnavailable."""
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
 
-    def next_ask(self, host: HostName, *, within: timedelta) -> Ask | None:
+    def next_ask(self, host: HostName, *, within: timedelta) -> LogRequest | None:
         """What the host is asked next; None if it is nothing for so long. Raises NotUnderstood."""
         found = self._redis.blpop(keys.asked(host), timeout=within.total_seconds())
         try:
-            return Ask.model_validate_json(found[1]) if found else None
+            return LogRequest.model_validate_json(found[1]) if found else None
         except (ValidationError, BadId) as wrong:
             raise NotUnderstood(str(wrong)) from wrong
 
-    def answer(self, id: AnswerId, piece: Answer) -> None:
+    def answer(self, id: AnswerId, piece: LogChunk) -> None:
         with self._redis.pipeline() as pipe:
             _append(pipe, keys.answer(id), piece, expires=keys.ANSWER_TTL)
             pipe.execute()
 
-    def publish(self, batches: Iterable[tuple[InstanceId, Batch]]) -> None:
+    def publish(self, batches: Iterable[tuple[InstanceId, LogBatch]]) -> None:
         with self._redis.pipeline() as pipe:
             for instance, batch in batches:
                 _append(pipe, keys.lines(instance), batch, expires=keys.LINES_TTL, cap=keys.LINES_CAP)

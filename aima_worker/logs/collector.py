@@ -16,9 +16,9 @@ import structlog
 
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.errors import AimaError, BrokerUnavailable
-from aima_core.logs.protocol import Place
-from aima_worker.context import Host
-from aima_worker.logs.channel import LogLink
+from aima_core.logs.protocol import LogCursor
+from aima_worker.context import HostContext
+from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.tail import Tail
 from aima_worker.operations.container_spec import ours
 from aima_worker.runtime import ChangeStream, Container, Status
@@ -35,11 +35,11 @@ ENDS_WITHIN = timedelta(seconds=1)
 _log = structlog.get_logger()
 
 
-class LogTails:
+class LogCollector:
     def __init__(
         self,
-        host: Host,
-        link: LogLink,
+        host: HostContext,
+        link: LogChannel,
         *,
         follow_lasts: timedelta = FOLLOW_LASTS,
         clock: Callable[[], float] = time.monotonic,
@@ -62,11 +62,11 @@ class LogTails:
             Thread(target=self._look_on, name="log looker", daemon=True),
         ]
 
-    def begin(self) -> None:
+    def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Put down what was read, and let everything go."""
         self._over.set()
         self._news.set()
@@ -81,14 +81,14 @@ class LogTails:
         for thread in self._threads:
             thread.join(ENDS_WITHIN.total_seconds())
 
-    def want(self, instance: InstanceId) -> Place:
+    def follow(self, instance: InstanceId) -> LogCursor:
         """Publish what the instance says from now on, whether or not there is a container yet."""
         with self._lock:
             if instance not in self._tails:
                 self._drop_idle()
             return self._tail(instance).want()
 
-    def look_for(self, instance: InstanceId) -> None:
+    def ensure_tailed(self, instance: InstanceId) -> None:
         """See to it that the instance's container is read, if there is one: news of it may be on their way yet."""
         if instance not in self._there:
             try:
@@ -139,7 +139,7 @@ class LogTails:
                 return
             self._there = set(found)
             for instance, container in found.items():
-                self._tail(instance).attend(container)
+                self._tail(instance).attach(container)
             self._drop_idle()
 
     def _instance(self, container: Container) -> InstanceId | None:

@@ -17,10 +17,10 @@ import structlog
 
 from aima_core.domain.ids import AnswerId
 from aima_core.errors import AimaError, BrokerUnavailable
-from aima_core.logs.protocol import Answer, Ask, End, Line, Place
-from aima_worker.context import Host
-from aima_worker.logs.channel import LogLink, NotUnderstood
-from aima_worker.logs.collector import ENDS_WITHIN, LogTails
+from aima_core.logs.protocol import Line, LogChunk, LogCursor, LogEnd, LogRequest
+from aima_worker.context import HostContext
+from aima_worker.logs.channel import LogChannel, NotUnderstood
+from aima_worker.logs.collector import ENDS_WITHIN, LogCollector
 from aima_worker.runtime import LogLine
 
 WAITS = timedelta(seconds=20)
@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 
 
 class LogServer:
-    def __init__(self, host: Host, tails: LogTails, *, asked: LogLink, told: LogLink) -> None:
+    def __init__(self, host: HostContext, tails: LogCollector, *, asked: LogChannel, told: LogChannel) -> None:
         """`asked` is a line of its own, whose commands may wait for LONGEST_ANSWER."""
         self._host = host
         self._tails = tails
@@ -49,14 +49,14 @@ class LogServer:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="log answer")
         self._listener = Thread(target=self._listen, name="log server", daemon=True)
 
-    def begin(self) -> None:
-        self._tails.begin()
+    def start(self) -> None:
+        self._tails.start()
         self._listener.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Put down what was read last, and let everything go."""
         self._over.set()
-        self._tails.end()
+        self._tails.stop()
         try:
             self._told.wake(self._host.name)
         except BrokerUnavailable as away:
@@ -79,38 +79,38 @@ class LogServer:
                 _log.exception("a question failed")
                 self._over.wait(RECONNECT_SECONDS)
 
-    def _take(self, ask: Ask) -> None:
+    def _take(self, ask: LogRequest) -> None:
         if ask.instance.host != self._host.name:
             return
         # Before anything is read: what is published then joins what is read without a gap.
-        goes_on = self._tails.want(ask.instance) if ask.follow else None
+        goes_on = self._tails.follow(ask.instance) if ask.follow else None
         if ask.answer is not None:
             self._readers.submit(self._answer, ask.answer, ask, goes_on, time.monotonic())
 
-    def _answer(self, id: AnswerId, ask: Ask, goes_on: Place | None, asked_at: float) -> None:
+    def _answer(self, id: AnswerId, ask: LogRequest, goes_on: LogCursor | None, asked_at: float) -> None:
         if time.monotonic() - asked_at > STALE_SECONDS:
             return
         try:
-            self._told.answer(id, Answer())  # it may take a while: whoever asked shall know that somebody is at it
+            self._told.answer(id, LogChunk())  # it may take a while: whoever asked shall know that somebody is at it
             if ask.follow:
-                self._tails.look_for(ask.instance)
+                self._tails.ensure_tailed(ask.instance)
             for piece in self._pieces(ask, goes_on):
                 self._told.answer(id, piece)
         except BrokerUnavailable as away:
             _log.warning("question not answered", why=str(away))
 
-    def _pieces(self, ask: Ask, goes_on: Place | None) -> Iterable[Answer]:
+    def _pieces(self, ask: LogRequest, goes_on: LogCursor | None) -> Iterable[LogChunk]:
         try:
             found = self._host.runtime.find(self._host.container_name(ask.instance.service)) is not None
             lines, left_out = self._read(ask) if found else ([], 0)
         except AimaError as failed:
-            yield Answer(end=End(trouble=str(failed), goes_on=goes_on))
+            yield LogChunk(end=LogEnd(trouble=str(failed), goes_on=goes_on))
             return
         for start in range(0, len(lines), LINES_IN_PIECE):
-            yield Answer(lines=tuple(lines[start : start + LINES_IN_PIECE]), left_out=left_out if start == 0 else 0)
-        yield Answer(end=End(found=found, goes_on=goes_on))
+            yield LogChunk(lines=tuple(lines[start : start + LINES_IN_PIECE]), left_out=left_out if start == 0 else 0)
+        yield LogChunk(end=LogEnd(found=found, goes_on=goes_on))
 
-    def _read(self, ask: Ask) -> tuple[list[Line], int]:
+    def _read(self, ask: LogRequest) -> tuple[list[Line], int]:
         """The lines, and how many before them would have been too much."""
         taken: deque[LogLine] = deque()
         size = left_out = 0

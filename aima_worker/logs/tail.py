@@ -19,8 +19,8 @@ from threading import Lock, Thread
 import structlog
 
 from aima_core.errors import AimaError
-from aima_core.logs.dedup import Seen
-from aima_core.logs.protocol import Batch, LastLines, Line, Place
+from aima_core.logs.dedup import LineDeduplicator
+from aima_core.logs.protocol import LastLines, Line, LogBatch, LogCursor
 from aima_worker.runtime import Container, ContainerRuntime, LogLine, LogStream
 
 KEPT = 100
@@ -75,7 +75,7 @@ class Tail:
         """There is something to publish even without a line."""
         self._ended = False
         self._wanted_until = float("-inf")
-        self._seen = Seen()
+        self._seen = LineDeduplicator()
         self._life: tuple[str, datetime | None] | None = None
         self._next: deque[Container] = deque()
         self._reader: Thread | None = None
@@ -85,7 +85,7 @@ class Tail:
 
     # The container ------------------------------------------------------------------------------------------------
 
-    def attend(self, container: Container) -> None:
+    def attach(self, container: Container) -> None:
         """Read what this container says, from its beginning or from now on; at once if it is read already."""
         life = (container.id, container.started_at)
         with self._lock:
@@ -127,26 +127,26 @@ class Tail:
     def wanted(self) -> bool:
         return self._clock() < self._wanted_until
 
-    def want(self) -> Place:
+    def want(self) -> LogCursor:
         """Publish from now on, for a while; where that begins, at the latest."""
         with self._lock:
             if not self.wanted:
                 self._drop_batch()
                 self._due = True
             self._wanted_until = self._clock() + self._follow_lasts
-            place = Place(run=self._run, next=self._first)
+            place = LogCursor(run=self._run, next=self._first)
         self._woken.set()
         self._tell()
         return place
 
-    def take_batch(self) -> Batch | None:
+    def take_batch(self) -> LogBatch | None:
         """What there is to publish, if anything."""
         with self._lock:
             if not self._due:
                 return None
             lines = tuple(map(_told, self._batch))
             left_out = self._count - self._first - len(lines)
-            batch = Batch(
+            batch = LogBatch(
                 run=self._run,
                 first=self._first,
                 left_out=left_out,
@@ -197,7 +197,7 @@ class Tail:
         self._tell()
 
     def _read_on(self, *, tail: int | None, since: datetime | None) -> _Stop:
-        self._seen.read_again()
+        self._seen.rewind()
         pace = _Pace(self._clock)
         with self._opened(tail=tail, since=since) as lines:
             for line in lines:

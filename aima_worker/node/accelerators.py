@@ -15,7 +15,7 @@ import re
 from aima_core.domain.services import Accelerator
 from aima_worker.node.machine import Machine
 from aima_worker.node.nvml import Device, Reading
-from aima_worker.runtime import Noun
+from aima_worker.runtime import FrozenModel
 
 CUDA, GB10, JETSON = "cuda", "gb10", "jetson"
 JETSON_CHIPS = {
@@ -29,12 +29,12 @@ _JETSON_NAME = re.compile(r"\b(orin|thor|xavier)\b|\bnvgpu\b", re.IGNORECASE)
 """What NVML calls a Jetson's GPU: `Orin (nvgpu)`, `NVIDIA Thor`."""
 
 
-class Trouble(Noun):
+class Trouble(FrozenModel):
     said: str
     mend: str
 
 
-class Found(Noun):
+class Found(FrozenModel):
     accelerators: tuple[Accelerator, ...] = ()
     trouble: Trouble | None = None
     """Why there are none, or not all, where the machine has GPUs."""

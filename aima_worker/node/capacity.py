@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import psutil
 
-from aima_core.domain.resources import Room
+from aima_core.domain.resources import HostCapacity
 from aima_core.domain.services import Accelerator, HostFacts
 
 
-def room_of(facts: HostFacts, *, measured: bool) -> Room:
+def capacity_of(facts: HostFacts, *, measured: bool) -> HostCapacity:
     """`measured` looks at what the kernel has left, too; not where the memory is only said to be there."""
     memory = facts.memory - facts.memory_reserve
     left = available_memory() - facts.memory_reserve
-    return Room(
+    return HostCapacity(
         memory=memory,
         available=max(0, left) if measured else memory,
         gpus=tuple(_id(gpu, at) for at, gpu in enumerate(facts.accelerators)),

@@ -16,7 +16,7 @@ from aima_worker.node import accelerators
 from aima_worker.node.accelerators import Found, Trouble
 from aima_worker.node.machine import this_machine
 from aima_worker.node.nvml import nvml_reading
-from aima_worker.runtime import Noun
+from aima_worker.runtime import FrozenModel
 
 RESERVE = 1 / 20
 """Of the memory, left free of engines."""
@@ -26,7 +26,7 @@ _ARCHES: dict[str, Arch] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm
 _log = structlog.get_logger()
 
 
-class Hardware(Noun):
+class Hardware(FrozenModel):
     arch: Arch
     cores: int
     memory: int

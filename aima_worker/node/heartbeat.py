@@ -14,9 +14,9 @@ import structlog
 from aima_core.domain.ids import HostName
 from aima_core.domain.services import HostFacts
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
-from aima_core.queue.transport import Dropped
-from aima_core.store.hosts import HostStore, Membership, Pulse
-from aima_worker.node.remembered import Memory, Remembered
+from aima_core.queue.transport import DroppedMessages
+from aima_core.store.hosts import HeartbeatReply, HostStore, Membership
+from aima_worker.node.remembered import PersistedRedisState, RedisState
 
 BEAT_SECONDS = 5.0
 BEATS_BETWEEN_FACTS = 12
@@ -25,7 +25,7 @@ LAST_BEAT_SECONDS = 1.0
 _log = structlog.get_logger()
 
 
-class Beat:
+class Heartbeat:
     def __init__(
         self,
         hosts: HostStore,
@@ -34,8 +34,8 @@ class Beat:
         *,
         identity: str,
         session: str,
-        memory: Memory,
-        dropped: Dropped,
+        memory: PersistedRedisState,
+        dropped: DroppedMessages,
         redis_is_new: Callable[[], None],
         displaced: Callable[[HostNameTaken | IdentityTaken], None],
     ) -> None:
@@ -49,14 +49,14 @@ class Beat:
         self._redis_is_new = redis_is_new
         self._displaced = displaced
         self._memory = memory
-        self._known = memory.recall()
+        self._known = memory.load()
         self._drained = False
         self._ended = False
         self._woken = Flag()
-        self._beats_to_facts = 0
-        self._thread = Thread(target=self._beat, name="beat", daemon=True)
+        self._heartbeats_to_facts = 0
+        self._thread = Thread(target=self._run, name="beat", daemon=True)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Raises HostNameTaken, IdentityTaken where another worker that lives goes by it; BrokerUnavailable."""
         facts = self._facts()  # asked before: it takes a while, and a host that lives has no old facts
         self._join()
@@ -65,10 +65,10 @@ class Beat:
 
     def announce_now(self) -> None:
         """Something has changed about the host: tell it with the next beat, which is now."""
-        self._beats_to_facts = 0
+        self._heartbeats_to_facts = 0
         self._woken.set()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Tell that the host leaves, if it has joined and not left."""
         if self._ended or self._thread.ident is None:
             return
@@ -76,20 +76,20 @@ class Beat:
         self._woken.set()
         self._thread.join(LAST_BEAT_SECONDS)  # a beat under way would have the host live again
         try:
-            self._tell_of_nonsense()
+            self._report_dropped()
             self._hosts.leave(self._host)
         except BrokerUnavailable as away:
             _log.warning("left without saying so", reason=str(away))
 
     def _join(self) -> None:
         self._hosts.join(self._host, identity=self._identity, session=self._session)
-        self._beats_to_facts = 0
+        self._heartbeats_to_facts = 0
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while not self._ended:
             self._woken.clear()
             try:
-                self._tell()
+                self._send()
             except BrokerUnavailable as away:
                 _log.warning("no heartbeat", reason=str(away))
             except (HostNameTaken, IdentityTaken) as taken:
@@ -97,24 +97,24 @@ class Beat:
                 self._displaced(taken)
             self._woken.wait(BEAT_SECONDS)
 
-    def _tell(self) -> None:
-        pulse = self._hosts.beat(self._host, identity=self._identity, session=self._session)
+    def _send(self) -> None:
+        pulse = self._hosts.heartbeat(self._host, identity=self._identity, session=self._session)
         if pulse.membership is not Membership.OK:
             self._join()
-        if self._beats_to_facts == 0:
+        if self._heartbeats_to_facts == 0:
             self._hosts.announce(self._facts())
-            self._beats_to_facts = BEATS_BETWEEN_FACTS
-        self._beats_to_facts -= 1
-        self._hear(pulse)
-        self._tell_of_nonsense()
+            self._heartbeats_to_facts = BEATS_BETWEEN_FACTS
+        self._heartbeats_to_facts -= 1
+        self._apply(pulse)
+        self._report_dropped()
 
-    def _tell_of_nonsense(self) -> None:
-        self._dropped.tell(lambda number: self._hosts.count_dropped(self._host, number))
+    def _report_dropped(self) -> None:
+        self._dropped.flush(lambda number: self._hosts.count_dropped(self._host, number))
 
-    def _hear(self, pulse: Pulse) -> None:
+    def _apply(self, pulse: HeartbeatReply) -> None:
         known = self._known
         is_new = known.epoch not in (None, pulse.epoch)
-        now = Remembered(pulse.epoch, pulse.drained or (is_new and known.drained))
+        now = RedisState(pulse.epoch, pulse.drained or (is_new and known.drained))
         if is_new:
             _log.warning("Redis has lost its data", what="this host puts back what it knows")
             if now.drained and not pulse.drained:
@@ -124,5 +124,5 @@ class Beat:
             self._drained = now.drained
             _log.info("drained" if now.drained else "resumed")
         if now != known:
-            self._memory.keep(now)
+            self._memory.save(now)
             self._known = now

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aima_worker.runtime import Noun
+from aima_worker.runtime import FrozenModel
 
 NVIDIA = "0x10de"
 DISPLAY_CLASS = "0x03"
 """How the class of a PCI device begins that is a GPU."""
 
 
-class Machine(Noun):
+class Machine(FrozenModel):
     model: str = ""
     """By the device tree, such as `NVIDIA Jetson AGX Orin Developer Kit`; empty on machines without one."""
     chips: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from aima_core.domain.services import HostFacts
 from aima_core.domain.units import format_size
 from aima_core.errors import Cancelled, ContainerExited, DockerUnavailable, EngineRefused, MemoryFloor, OutOfMemory
 from aima_core.settings import HostSettings
-from aima_worker.execution.cancellation import HandedOn, Lost
+from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
 
 LOOK_SECONDS = 1.0
 SHARE_OF_RESERVE = 1 / 2
@@ -27,7 +27,7 @@ SHARE_OF_RESERVE = 1 / 2
 _log = structlog.get_logger()
 
 
-class Floor:
+class MemoryWatchdog:
     def __init__(self, least: int | None, available: Callable[[], int]) -> None:
         """`least` are the bytes that are to be left, None for no matter how few; `available` those that are now."""
         self._least = least
@@ -36,7 +36,7 @@ class Floor:
         """So that of several that load, no second one is killed for what the first has given back by then."""
 
     @contextmanager
-    def kept(self, instance: InstanceId, kill: Callable[[], None]) -> Iterator[None]:
+    def guarding(self, instance: InstanceId, kill: Callable[[], None]) -> Iterator[None]:
         """While inside, the instance loads, and is killed where it takes the host below. Raises MemoryFloor then."""
         if self._least is None:
             yield
@@ -77,7 +77,7 @@ class Floor:
     def _try_to(self, kill: Callable[[], None], killed: list[MemoryFloor]) -> None:
         try:
             kill()
-        except (DockerUnavailable, EngineRefused, Cancelled, HandedOn, Lost) as hindered:
+        except (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost) as hindered:
             _log.warning("not killed", why=repr(hindered))
             killed.clear()
 

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Remembered(NamedTuple):
+class RedisState(NamedTuple):
     epoch: str | None = None
     drained: bool = False
 
 
-class Memory:
+class PersistedRedisState:
     def __init__(self, state_dir: Path) -> None:
         self._file = state_dir / "redis.epoch"
 
-    def recall(self) -> Remembered:
+    def load(self) -> RedisState:
         """Nothing where nothing was kept, or nothing that can be read."""
         words = self._file.read_text().split() if self._file.exists() else []
-        return Remembered(words[0], "drained" in words[1:]) if words else Remembered()
+        return RedisState(words[0], "drained" in words[1:]) if words else RedisState()
 
-    def keep(self, remembered: Remembered) -> None:
+    def save(self, remembered: RedisState) -> None:
         fresh = self._file.with_suffix(".new")
         fresh.write_text(f"{remembered.epoch}{' drained' if remembered.drained else ''}\n")
         fresh.rename(self._file)

@@ -12,13 +12,13 @@ from aima_core.redis.connection import command_link
 from aima_core.settings import Settings
 from aima_worker.node.clock import clock_offset
 from aima_worker.node.hardware import Hardware, hardware
-from aima_worker.runtime import Noun
+from aima_worker.runtime import FrozenModel
 from aima_worker.runtime_selection import choose_runtime
 
 DOCKER_ANSWERS_WITHIN = timedelta(seconds=3)
 
 
-class Look(Noun):
+class MachineReport(FrozenModel):
     hardware: Hardware
     gives_gpus: bool | None
     """Whether Docker gives containers GPUs; None where no Docker Engine answers."""
@@ -26,8 +26,10 @@ class Look(Noun):
     """Seconds by which this clock is ahead of Redis'; None where that does not answer."""
 
 
-def look(settings: Settings) -> Look:
-    return Look(hardware=hardware(settings), gives_gpus=_gives_gpus(settings), clock_offset=_clock_offset(settings))
+def inspect(settings: Settings) -> MachineReport:
+    return MachineReport(
+        hardware=hardware(settings), gives_gpus=_gives_gpus(settings), clock_offset=_clock_offset(settings)
+    )
 
 
 def _gives_gpus(settings: Settings) -> bool | None:

@@ -10,7 +10,7 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
 from aima_core.store.claims import Claimed
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerSpec, Mount
 
 IMAGE_LABEL = "aima.image"
@@ -37,7 +37,7 @@ class Granted(NamedTuple):
 
     @classmethod
     def by(cls, claimed: Claimed) -> Granted:
-        return cls(claimed.record.id, claimed.record.fence, claimed.gpus)
+        return cls(claimed.operation.id, claimed.operation.fence, claimed.gpus)
 
     @classmethod
     def told_by(cls, labels: Mapping[str, str]) -> Granted:
@@ -54,7 +54,7 @@ class Granted(NamedTuple):
 
 
 def container_spec(
-    host: Host, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
+    host: HostContext, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
 ) -> ContainerSpec:
     """What to run on this host. The labels, together with the container itself, are enough to rebuild every record."""
     engine = command.engine
@@ -77,12 +77,12 @@ def container_spec(
     )
 
 
-def of_installation(host: Host) -> dict[str, str]:
+def of_installation(host: HostContext) -> dict[str, str]:
     """The labels that all containers of this installation carry, whichever host's they are."""
     return {"aima.installation": host.settings.installation}
 
 
-def ours(host: Host) -> dict[str, str]:
+def ours(host: HostContext) -> dict[str, str]:
     """The labels that all containers of this installation on this host carry."""
     return {**of_installation(host), "aima.host": host.name}
 
@@ -102,7 +102,7 @@ def _command(engine: Engine) -> tuple[str, ...]:
     return (*engine.command, *rendered_arguments(engine.arguments))
 
 
-def _native_command(host: Host, engine: Engine, directory: str | None, port: int) -> tuple[str, ...]:
+def _native_command(host: HostContext, engine: Engine, directory: str | None, port: int) -> tuple[str, ...]:
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
     filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
@@ -116,7 +116,7 @@ def _mounts(engine: Engine, directory: str | None) -> tuple[Mount, ...]:
     return (Mount(source=directory, target=engine.model_mount),)
 
 
-def _labels(host: Host, command: StartService, image: str, port: int) -> dict[str, str]:
+def _labels(host: HostContext, command: StartService, image: str, port: int) -> dict[str, str]:
     return {
         **ours(host),
         "aima.service": command.service,

@@ -8,37 +8,37 @@ from threading import Condition, Thread
 
 from aima_core.domain.operations import PullProgress
 from aima_core.errors import AimaError
-from aima_worker.execution.attempt import Undertaking
+from aima_worker.execution.attempt import Attempt
 from aima_worker.runtime import ContainerRuntime, PullStream
 
 
-class Pulls:
+class PullCoordinator:
     def __init__(self, runtime: ContainerRuntime, *, stall: timedelta) -> None:
         self._runtime = runtime
         self._stall = stall
         self._under_way: dict[str, _Pull] = {}
         self._changed = Condition()
 
-    def follow(self, image: str, undertaking: Undertaking) -> Iterator[PullProgress]:
+    def follow(self, image: str, attempt: Attempt) -> Iterator[PullProgress]:
         """Where the pull of the image stands, beginning it if nobody has; ends when the image is there.
 
         Raises what the runtime's pull raises, and at once what interrupts the undertaking.
         """
         pull = self._join(image)
         try:
-            with undertaking.closing(_Waker(self._changed)):
-                yield from self._seen(pull, undertaking)
+            with attempt.close_on_cancel(_Waker(self._changed)):
+                yield from self._seen(pull, attempt)
         finally:
             self._leave(image, pull)
 
-    def _seen(self, pull: _Pull, undertaking: Undertaking) -> Iterator[PullProgress]:
+    def _seen(self, pull: _Pull, attempt: Attempt) -> Iterator[PullProgress]:
         seen: PullProgress | None = None
         while True:
             with self._changed:
-                while not (pull.done or pull.progress is not seen or undertaking.interrupted):
+                while not (pull.done or pull.progress is not seen or attempt.cancelled):
                     self._changed.wait()
                 latest, done = pull.progress, pull.done
-            undertaking.go_on()
+            attempt.raise_if_cancelled()
             if latest is not None and latest is not seen:
                 yield latest
                 seen = latest

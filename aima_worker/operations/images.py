@@ -23,8 +23,8 @@ from aima_core.errors import (
     RegistryDenied,
 )
 from aima_core.scheduling.feasibility import ROOM_FOR_EXTRACTION
-from aima_worker.context import Host
-from aima_worker.execution.attempt import Undertaking
+from aima_worker.context import HostContext
+from aima_worker.execution.attempt import Attempt
 from aima_worker.runtime import ImageFacts
 
 WAITS_BEFORE_ANOTHER_TRY = (timedelta(seconds=1), timedelta(seconds=4))
@@ -40,7 +40,7 @@ NO_IMAGE = HeldImage("", None)
 """What a native process runs from."""
 
 
-def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, size: int | None) -> HeldImage:
+def have_image(host: HostContext, attempt: Attempt, images: Sequence[str], *, size: int | None) -> HeldImage:
     """Have one of the images on the host, for its platform.
 
     Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises, of the candidate that came furthest.
@@ -53,17 +53,17 @@ def have_image(host: Host, undertaking: Undertaking, images: Sequence[str], *, s
         if facts.arch == host.arch:
             return HeldImage(image, facts.digest)
         failures.append(_wrong_arch(host, image, facts))
-    undertaking.enter(Phase.PULLING, f"Pulling {allowed[0]}{_anew(undertaking)}")
+    attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{_anew(attempt)}")
     _check_room(host, allowed[0], size)
-    return _first_that_comes(host, undertaking, allowed, failures)
+    return _first_that_comes(host, attempt, allowed, failures)
 
 
-def _anew(undertaking: Undertaking) -> str:
+def _anew(attempt: Attempt) -> str:
     """A pull ends with its worker, and what had come of a layer is lost: the numbers go back."""
-    return " anew, since the worker that pulled it ended" if undertaking.operation.progress is not None else ""
+    return " anew, since the worker that pulled it ended" if attempt.operation.progress is not None else ""
 
 
-def _allowed(host: Host, images: Sequence[str]) -> list[str]:
+def _allowed(host: HostContext, images: Sequence[str]) -> list[str]:
     patterns = host.settings.host.images
     allowed = [image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns)]
     if not allowed:
@@ -71,7 +71,7 @@ def _allowed(host: Host, images: Sequence[str]) -> list[str]:
     return allowed
 
 
-def _check_room(host: Host, image: str, size: int | None) -> None:
+def _check_room(host: HostContext, image: str, size: int | None) -> None:
     if size is None:
         return
     needed = int(size * ROOM_FOR_EXTRACTION)
@@ -81,38 +81,38 @@ def _check_room(host: Host, image: str, size: int | None) -> None:
 
 
 def _first_that_comes(
-    host: Host, undertaking: Undertaking, images: Sequence[str], failures: list[AimaError]
+    host: HostContext, attempt: Attempt, images: Sequence[str], failures: list[AimaError]
 ) -> HeldImage:
     for image in images:
         try:
-            _pull(host, undertaking, image)
+            _pull(host, attempt, image)
             return HeldImage(image, _checked(host, image).digest)
         except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
             failures.append(failed)
-            undertaking.mention(f"{_told(failed)} Trying the next." if image != images[-1] else _told(failed))
+            attempt.report_message(f"{_told(failed)} Trying the next." if image != images[-1] else _told(failed))
     raise _most_telling(failures)
 
 
-def _pull(host: Host, undertaking: Undertaking, image: str) -> None:
-    offered = undertaking.await_aside(lambda: host.runtime.offered(image))
+def _pull(host: HostContext, attempt: Attempt, image: str) -> None:
+    offered = attempt.run_in_thread(lambda: host.runtime.registry_architectures(image))
     if offered and host.arch not in offered:
         raise ImageWrongArch(image=image, image_arch=_listed(offered), host=host.name, host_arch=host.arch)
     progress = None
     for wait in (*WAITS_BEFORE_ANOTHER_TRY, None):
         try:
-            for progress in host.pulls.follow(image, undertaking):
-                undertaking.report(progress)
+            for progress in host.pulls.follow(image, attempt):
+                attempt.report_progress(progress)
             return
         except DiskFull as full:
             raise _with_sizes(host, image, full, progress) from full
         except (PullBroken, PullStalled) as failed:
             if wait is None:
                 raise
-            undertaking.mention(f"{_told(failed)} Trying again in {format_duration(wait)}.")
-            undertaking.pause(wait.total_seconds())
+            attempt.report_message(f"{_told(failed)} Trying again in {format_duration(wait)}.")
+            attempt.sleep(wait.total_seconds())
 
 
-def _with_sizes(host: Host, image: str, full: DiskFull, progress: PullProgress | None) -> DiskFull:
+def _with_sizes(host: HostContext, image: str, full: DiskFull, progress: PullProgress | None) -> DiskFull:
     """The engine's own words, what was to be fetched, and what room there is now that it has cleared up."""
     detail, free = str(full.facts["detail"]).rstrip("."), host.runtime.facts().disk_free
     if progress is not None and progress.total:
@@ -123,7 +123,7 @@ def _with_sizes(host: Host, image: str, full: DiskFull, progress: PullProgress |
     return DiskFull(image=image, detail=f"{detail}.")
 
 
-def _checked(host: Host, image: str) -> ImageFacts:
+def _checked(host: HostContext, image: str) -> ImageFacts:
     facts = host.runtime.image(image)
     if facts is None:
         raise PullBroken(image=image, detail="the pull ended well, and the image is not there")
@@ -132,7 +132,7 @@ def _checked(host: Host, image: str) -> ImageFacts:
     return facts
 
 
-def _wrong_arch(host: Host, image: str, facts: ImageFacts) -> ImageWrongArch:
+def _wrong_arch(host: HostContext, image: str, facts: ImageFacts) -> ImageWrongArch:
     return ImageWrongArch(image=image, image_arch=facts.arch, host=host.name, host_arch=host.arch)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from aima_core.domain.operations import StartService
 from aima_core.errors import EngineDoesNotServe, ModelPathMissing, ModelPathOutside
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 
 
-def model_directory(host: Host, command: StartService) -> str | None:
+def model_directory(host: HostContext, command: StartService) -> str | None:
     """The real path of the model's weights; None for an engine that brings its model along.
 
     Links are followed before the roots are checked, so that none leads out of them.
@@ -30,7 +30,7 @@ def model_directory(host: Host, command: StartService) -> str | None:
     return str(_resolved(host, path, host.settings.host.model_roots))
 
 
-def _resolved(host: Host, path: str, roots: Sequence[Path]) -> Path:
+def _resolved(host: HostContext, path: str, roots: Sequence[Path]) -> Path:
     real_roots = [root.expanduser().resolve() for root in roots]
     looked_in = [Path(path)] if Path(path).is_absolute() else [root / path for root in real_roots]
     inside = [real for place in looked_in if _below(real := place.resolve(), real_roots)]

@@ -12,8 +12,8 @@ import psutil
 
 from aima_core.domain.ids import InstanceId
 from aima_core.errors import NoFreePort, PortTaken
-from aima_worker.context import Host
-from aima_worker.execution.attempt import Undertaking
+from aima_worker.context import HostContext
+from aima_worker.execution.attempt import Attempt
 from aima_worker.runtime import Status
 
 QUARANTINE = timedelta(seconds=60)
@@ -22,31 +22,31 @@ TRIES = 5
 
 
 def run_on_leased_port(
-    host: Host, undertaking: Undertaking, instance: InstanceId, *, wanted: int | None, run: Callable[[int], None]
+    host: HostContext, attempt: Attempt, instance: InstanceId, *, wanted: int | None, run: Callable[[int], None]
 ) -> int:
     """Lease a port for the instance and run its container on it; move on where somebody else turns out to use it.
 
     Raises PortTaken for a port that was asked for, NoFreePort, PortOutOfRange, and what `run` raises.
     """
-    fence = undertaking.operation.fence
+    fence = attempt.operation.fence
     avoid: tuple[int, timedelta] | None = None
     for _ in range(TRIES):
         lease = partial(host.ports.lease, instance, fence=fence, wanted=wanted, avoid=avoid)
-        port = undertaking.insist(lease)
+        port = attempt.retry_until_redis_answers(lease)
         try:
             _check_free(host, instance, port)
             run(port)
-            undertaking.insist(partial(host.ports.keep, instance, port, fence=fence))
+            attempt.retry_until_redis_answers(partial(host.ports.persist, instance, port, fence=fence))
             return port
         except PortTaken as taken:
             if wanted is not None:
                 raise
-            undertaking.mention(f"{taken} Trying another.")
+            attempt.report_message(f"{taken} Trying another.")
             avoid = (port, QUARANTINE)
     raise NoFreePort(first=host.settings.host.ports[0], last=host.settings.host.ports[-1], host=host.name)
 
 
-def _check_free(host: Host, instance: InstanceId, port: int) -> None:
+def _check_free(host: HostContext, instance: InstanceId, port: int) -> None:
     address = host.settings.host.address
     try:
         with socket.create_server((address, port)):
@@ -58,12 +58,12 @@ def _check_free(host: Host, instance: InstanceId, port: int) -> None:
         raise PortTaken(port=port, host=host.name, holder=holder) from taken
 
 
-def _is_its_own(host: Host, instance: InstanceId, port: int) -> bool:
+def _is_its_own(host: HostContext, instance: InstanceId, port: int) -> bool:
     container = host.runtime.find(host.container_name(instance.service))
     return container is not None and container.status is Status.RUNNING and port in container.host_ports.values()
 
 
-def _publisher(host: Host, port: int) -> str | None:
+def _publisher(host: HostContext, port: int) -> str | None:
     """Whose container it is: the program that listens for it is the container engine's own."""
     publishing = (each for each in host.runtime.containers({}) if port in each.host_ports.values())
     return next((f"the container {container.name}" for container in publishing), None)

@@ -15,8 +15,8 @@ from aima_core.domain.catalog import HealthCheck
 from aima_core.domain.operations import StartService
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
-from aima_worker.context import Host
-from aima_worker.execution.cancellation import Interruptible
+from aima_worker.context import HostContext
+from aima_worker.execution.cancellation import Cancellable
 from aima_worker.runtime import LogStream, Status
 
 PROBE_EVERY = 0.1
@@ -28,7 +28,7 @@ LINES_AT_ONCE = 50
 LAST_LINES = 100
 
 
-def wait_until_ready(host: Host, work: Interruptible, command: StartService, *, endpoint: str) -> None:
+def wait_until_ready(host: HostContext, work: Cancellable, command: StartService, *, endpoint: str) -> None:
     """Return as soon as the health check answers well.
 
     Raises ContainerExited or OutOfMemory as soon as the container has ended, HealthTimeout when the check's patience
@@ -42,7 +42,7 @@ def wait_until_ready(host: Host, work: Interruptible, command: StartService, *, 
         while True:
             if lines := heard.take():
                 patience.renew()
-                work.quote(lines)
+                work.report_log_lines(lines)
             _check_life(host, command, name, heard)
             last = _ask(host, url)
             if last is None:
@@ -50,7 +50,7 @@ def wait_until_ready(host: Host, work: Interruptible, command: StartService, *, 
             if patience.is_over():
                 waited = format_duration(patience.waited())
                 raise HealthTimeout(waited=waited, url=url, last=last, log_tail=heard.tail())
-            work.pause(wait)
+            work.sleep(wait)
             wait = min(wait * 1.5, PROBE_AT_LEAST_EVERY)
 
 
@@ -67,13 +67,13 @@ def http_status(url: str) -> int:
         connection.close()
 
 
-def last_lines(host: Host, name: str) -> tuple[str, ...]:
+def last_lines(host: HostContext, name: str) -> tuple[str, ...]:
     """What the container said last, oldest first."""
     with host.runtime.logs(name, follow=False, tail=LAST_LINES) as lines:
         return tuple(line.text for line in lines)
 
 
-def _ask(host: Host, url: str) -> str | None:
+def _ask(host: HostContext, url: str) -> str | None:
     """None when the answer is good, else what was wrong with it."""
     try:
         status = host.probe(url)
@@ -82,7 +82,7 @@ def _ask(host: Host, url: str) -> str | None:
     return None if 200 <= status < 300 else f"HTTP status {status}"
 
 
-def _check_life(host: Host, command: StartService, name: str, heard: _Heard) -> None:
+def _check_life(host: HostContext, command: StartService, name: str, heard: _Heard) -> None:
     container = host.runtime.find(name)
     if container is not None and container.status is Status.RUNNING:
         return
@@ -144,11 +144,11 @@ class _Heard:
 
 
 @contextmanager
-def _listening(host: Host, work: Interruptible, name: str) -> Iterator[_Heard]:
+def _listening(host: HostContext, work: Cancellable, name: str) -> Iterator[_Heard]:
     heard = _Heard()
     lines = host.runtime.logs(name, follow=True)
     reader = Thread(target=_listen, args=(lines, heard), name=f"log of {name}", daemon=True)
-    with work.closing(lines):
+    with work.close_on_cancel(lines):
         reader.start()
         yield heard
     reader.join(timeout=5)

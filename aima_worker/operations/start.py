@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from aima_core.domain.operations import Phase, StartService
-from aima_worker.context import Host
-from aima_worker.execution.attempt import Undertaking
+from aima_worker.context import HostContext
+from aima_worker.execution.attempt import Attempt
 from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.operations.images import NO_IMAGE, have_image
-from aima_worker.operations.instance_start import bringing_up
+from aima_worker.operations.instance_start import starting_instance
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
 from aima_worker.operations.readiness import wait_until_ready
 
 
-def start(host: Host, undertaking: Undertaking, command: StartService) -> None:
-    with bringing_up(host, undertaking, command) as attempt:
+def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
+    with starting_instance(host, attempt, command) as instance:
         engine = command.engine
         directory = model_directory(host, command)
-        image = NO_IMAGE if host.native else have_image(host, undertaking, engine.images, size=engine.image_size)
+        image = NO_IMAGE if host.native else have_image(host, attempt, engine.images, size=engine.image_size)
 
         def run(port: int) -> None:
-            granted = Granted.by(undertaking.claimed)
-            attempt.run(
+            granted = Granted.by(attempt.claimed)
+            instance.run(
                 container_spec(host, command, image=image.reference, directory=directory, port=port, granted=granted)
             )
 
-        undertaking.enter(Phase.STARTING)
+        attempt.enter_phase(Phase.STARTING)
         if command.replace:
-            attempt.take_down()
-        port = run_on_leased_port(host, undertaking, attempt.id, wanted=command.port, run=run)
+            instance.remove_container()
+        port = run_on_leased_port(host, attempt, instance.id, wanted=command.port, run=run)
 
-        undertaking.enter(Phase.LOADING)
+        attempt.enter_phase(Phase.LOADING)
         endpoint = f"http://{host.settings.host.address}:{port}"
-        with host.floor.kept(attempt.id, attempt.kill):
-            wait_until_ready(host, undertaking, command, endpoint=endpoint)
+        with host.memory_watchdog.guarding(instance.id, instance.kill):
+            wait_until_ready(host, attempt, command, endpoint=endpoint)
 
-        attempt.is_ready(image=image, port=port, endpoint=endpoint)
-        undertaking.end(Phase.READY, endpoint=endpoint)
+        instance.mark_ready(image=image, port=port, endpoint=endpoint)
+        attempt.finish(Phase.READY, endpoint=endpoint)

@@ -12,9 +12,9 @@ from aima_core.domain.operations import Phase, StopService
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import DockerUnavailable
 from aima_core.store.operations import now
-from aima_worker.context import Host
-from aima_worker.execution.attempt import Undertaking
-from aima_worker.operations.taking_down import take_down
+from aima_worker.context import HostContext
+from aima_worker.execution.attempt import Attempt
+from aima_worker.operations.taking_down import remove_container
 
 WAIT_FOR_STARTS = 30.0
 """Seconds that a start, told to end, may take to clear away before the stop goes on by itself."""
@@ -24,8 +24,8 @@ ENGINE_AWAY = timedelta(minutes=2)
 ASKS_AGAIN_SECONDS = 1.0
 
 
-def stop(host: Host, undertaking: Undertaking, command: StopService) -> None:
-    operation = undertaking.operation
+def stop(host: HostContext, attempt: Attempt, command: StopService) -> None:
+    operation = attempt.operation
     instance = Instance(
         id=command.service.on(host.name),
         desired=Desired.STOPPED,
@@ -34,33 +34,33 @@ def stop(host: Host, undertaking: Undertaking, command: StopService) -> None:
         operation=operation.id,
         since=now(),
     )
-    wanted = host.services.intend(instance)
-    undertaking.enter(Phase.STOPPING)
-    host.keeper.stop_starts_of(command.service, below=operation.fence, within=WAIT_FOR_STARTS)
+    wanted = host.services.set_desired(instance)
+    attempt.enter_phase(Phase.STOPPING)
+    host.claims.cancel_starts_of(command.service, below=operation.fence, within=WAIT_FOR_STARTS)
     if wanted:
-        host.services.observe(instance)
-        _take_down(host, undertaking, command)
-        host.give_back(command.service, fence=operation.fence)
-        host.services.observe(instance.model_copy(update={"state": InstanceState.STOPPED, "since": now()}))
-    undertaking.end(Phase.STOPPED)
+        host.services.update_status(instance)
+        _take_down(host, attempt, command)
+        host.release_resources(command.service, fence=operation.fence)
+        host.services.update_status(instance.model_copy(update={"state": InstanceState.STOPPED, "since": now()}))
+    attempt.finish(Phase.STOPPED)
 
 
-def _take_down(host: Host, undertaking: Undertaking, command: StopService) -> None:
+def _take_down(host: HostContext, attempt: Attempt, command: StopService) -> None:
     asks_until = time.monotonic() + ENGINE_AWAY.total_seconds()
     away = _try_to_take_down(host, command)
     if away:
-        undertaking.mention(f"{away} This goes on as soon as it does.")
+        attempt.report_message(f"{away} This goes on as soon as it does.")
     while away:
         if time.monotonic() > asks_until:
             raise away
-        undertaking.pause(ASKS_AGAIN_SECONDS)
+        attempt.sleep(ASKS_AGAIN_SECONDS)
         away = _try_to_take_down(host, command)
 
 
-def _try_to_take_down(host: Host, command: StopService) -> DockerUnavailable | None:
-    with host.exclusively(command.service):
+def _try_to_take_down(host: HostContext, command: StopService) -> DockerUnavailable | None:
+    with host.service_lock(command.service):
         try:
-            take_down(host, command.service, grace=command.grace)
+            remove_container(host, command.service, grace=command.grace)
         except DockerUnavailable as away:
             return away
     return None

@@ -7,11 +7,11 @@ from datetime import timedelta
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import InstanceState
 from aima_core.errors import Cancelled, Failure
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
 
 
-def take_down(host: Host, service: ServiceId, *, grace: timedelta) -> None:
+def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta) -> None:
     """When it returns, the service has no container on this host. Raises what a runtime's `remove` does."""
     container = host.runtime.find(host.container_name(service))
     if container is not None and ours(host).items() <= container.labels.items():

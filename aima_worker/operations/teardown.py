@@ -13,33 +13,33 @@ import structlog
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import AimaError
 from aima_core.store.operations import now
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.operations.readiness import last_lines
-from aima_worker.operations.taking_down import take_down
+from aima_worker.operations.taking_down import remove_container
 
 _log = structlog.get_logger()
 
 
-def give_up(host: Host, instance: Instance, failed: AimaError) -> None:
+def fail_instance(host: HostContext, instance: Instance, failed: AimaError) -> None:
     """Mark it failed, with its container's last lines, and leave nothing of it."""
     service = instance.id.service
-    with host.exclusively(service):
-        if not still_wanted(host, instance):
+    with host.service_lock(service):
+        if not is_current(host, instance):
             return
         failed.remember(last_lines(host, host.container_name(service)))
         _log.warning("engine failed", instance=instance.id, why=str(failed))
-        take_down(host, service, grace=timedelta())
-        host.give_back(service, fence=instance.fence)
-        observe(host, instance, state=InstanceState.FAILED, failure=failed.failure, port=None, endpoint=None)
+        remove_container(host, service, grace=timedelta())
+        host.release_resources(service, fence=instance.fence)
+        update_status(host, instance, state=InstanceState.FAILED, failure=failed.failure, port=None, endpoint=None)
 
 
-def still_wanted(host: Host, instance: Instance) -> bool:
+def is_current(host: HostContext, instance: Instance) -> bool:
     """To be asked where nobody else can act: a stop may have come since the look began."""
     told = host.services.instance(instance.id)
-    idle = not host.keeper.is_busy_with(instance.id.service)
+    idle = not host.claims.is_running(instance.id.service)
     return idle and told is not None and told.desired is Desired.RUNNING and told.fence == instance.fence
 
 
-def observe(host: Host, instance: Instance, **changes: Any) -> bool:
+def update_status(host: HostContext, instance: Instance, **changes: Any) -> bool:
     """Put down what it is now; False when it has been told to be something else since."""
-    return host.services.observe(instance.model_copy(update={**changes, "since": now()}))
+    return host.services.update_status(instance.model_copy(update={**changes, "since": now()}))

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.errors import BadId
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, Granted, of_installation, ours
 from aima_worker.runtime import Container, Status
 
 
 @dataclass(frozen=True)
-class Known:
+class ManagedContainer:
     """A container, and by which command, on which port, from which image and by which operation it is there."""
 
     container: Container
@@ -43,22 +43,22 @@ class Known:
         return self.container.status is Status.RUNNING
 
 
-class Listing(NamedTuple):
-    known: dict[ServiceId, Known]
-    strangers: tuple[str, ...]
+class Inventory(NamedTuple):
+    managed: dict[ServiceId, ManagedContainer]
+    unrecognized: tuple[str, ...]
 
 
-def containers_here(host: Host) -> Listing:
+def scan(host: HostContext) -> Inventory:
     """Raises DockerUnavailable."""
     listed = host.runtime.containers(of_installation(host))
     told = [(container.name, known_by_labels(host, container)) for container in listed]
-    return Listing(
+    return Inventory(
         {known.service: known for _, known in told if known},
         tuple(sorted(name for name, known in told if known is None)),
     )
 
 
-def known_by_labels(host: Host, container: Container) -> Known | None:
+def known_by_labels(host: HostContext, container: Container) -> ManagedContainer | None:
     """None where they make no sense to this version, or are another host's."""
     labels = container.labels
     try:
@@ -68,7 +68,9 @@ def known_by_labels(host: Host, container: Container) -> Known | None:
         return None
     if not ours(host).items() <= labels.items() or container.name != host.container_name(command.service):
         return None
-    return Known(container, command.service.on(host.name), command, port, labels.get(IMAGE_LABEL, ""), granted)
+    return ManagedContainer(
+        container, command.service.on(host.name), command, port, labels.get(IMAGE_LABEL, ""), granted
+    )
 
 
 @lru_cache(maxsize=256)

@@ -18,18 +18,18 @@ import structlog
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import BrokerUnavailable, DockerUnavailable
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
-from aima_worker.reconciler.condition_timer import Noticed
-from aima_worker.reconciler.inventory import Known, Listing, containers_here
-from aima_worker.reconciler.reconcile import Reconcile
-from aima_worker.reconciler.resources import Accounts
-from aima_worker.reconciler.supervision import Aftercare, was_ready
+from aima_worker.reconciler.condition_timer import ConditionTimer
+from aima_worker.reconciler.inventory import Inventory, ManagedContainer, scan
+from aima_worker.reconciler.reconcile import InstanceReconciler
+from aima_worker.reconciler.resources import ResourceReconciler
+from aima_worker.reconciler.supervision import HealthSupervisor, was_ready
 from aima_worker.runtime import ChangeStream
 
 LOOK_SECONDS = 5.0
 """Between two looks, when no change is reported sooner."""
-ACCOUNTS_SECONDS = 15.0
+RESOURCES_SECONDS = 15.0
 """Between two looks at what is held; those that give cause are followed by another at once."""
 SETTLE_SECONDS = 0.2
 """After a change: a health check of what is just dying would hang for seconds."""
@@ -41,102 +41,104 @@ LOOK_AGAIN_SECONDS = 3.0
 _log = structlog.get_logger()
 
 
-class Watch:
+class ReconcileLoop:
     def __init__(
         self,
-        host: Host,
+        host: HostContext,
         *,
         engine_answers: Callable[[bool], None],
-        strangers_changed: Callable[[], None] = lambda: None,
+        unrecognized_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`engine_answers` is told whether the container engine does, whenever that changes."""
         self._host = host
         self._tell = engine_answers
-        self._strangers_changed = strangers_changed
-        self.strangers: tuple[str, ...] = ()
+        self._unrecognized_changed = unrecognized_changed
+        self.unrecognized: tuple[str, ...] = ()
         """The containers that carry our labels and cannot be made out."""
         self._answers = True
-        self._noticed = Noticed()
-        self._aftercare = Aftercare(host)
-        self._reconcile = Reconcile(host, self._noticed)
-        self._accounts = Accounts(host, self._noticed)
-        self._accounts_due = 0.0
-        self._goes_by_records = Flag()
+        self._timer = ConditionTimer()
+        self._supervisor = HealthSupervisor(host)
+        self._instances = InstanceReconciler(host, self._timer)
+        self._resources = ResourceReconciler(host, self._timer)
+        self._resources_due = 0.0
+        self._records_enabled = Flag()
         self._look_now = Flag()
         self._over = Flag()
         self._changes: ChangeStream | None = None
 
-    def begin(self, *, records: bool = True) -> None:
+    def start(self, *, records: bool = True) -> None:
         """Without `records`, only bring back what has ended, until `go_by_records` is called."""
         if records:
-            self._goes_by_records.set()
+            self._records_enabled.set()
         Thread(target=self._keep_looking, name="watch", daemon=True).start()
         Thread(target=self._listen, name="changes", daemon=True).start()
 
-    def go_by_records(self) -> None:
+    def enable_records(self) -> None:
         """The host's records are this worker's from now on, and no other's."""
-        self._goes_by_records.set()
+        self._records_enabled.set()
         self._look_now.set()
 
-    def redis_is_new(self) -> None:
+    def on_redis_reset(self) -> None:
         """Redis has lost its data: put back what is known here, now."""
-        self._accounts.doubt()
-        self._accounts_due = 0.0
+        self._resources.reset()
+        self._resources_due = 0.0
         self._look_now.set()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Leave everything as it is; the next worker goes on."""
         self._over.set()
         self._look_now.set()
         if self._changes is not None:
             self._changes.close()
 
-    def look(self) -> None:
+    def reconcile_once(self) -> None:
         """Look at every container and record once. Raises DockerUnavailable, BrokerUnavailable."""
-        listing = containers_here(self._host)
+        listing = scan(self._host)
         self._report(listing)
         try:
             told = self._host.services.instances_on(self._host.name)
         except BrokerUnavailable:
-            self._aftercare.without_records(listing.known)
+            self._supervisor.check_without_records(listing.managed)
             raise
         instances = {instance.id.service: instance for instance in told}
-        self._noticed.begin()
-        vanished = self._vanished(instances, listing.known)
-        for service in (instances.keys() | listing.known.keys()) - vanished:
-            if not self._host.keeper.is_busy_with(service):
-                self._look_at(instances.get(service), listing.known.get(service))
-        if time.monotonic() >= self._accounts_due:
-            in_order = self._accounts.put_right(instances, listing.known)
-            self._accounts_due = time.monotonic() + (ACCOUNTS_SECONDS if in_order else 0)
+        self._timer.next_pass()
+        vanished = self._vanished(instances, listing.managed)
+        for service in (instances.keys() | listing.managed.keys()) - vanished:
+            if not self._host.claims.is_running(service):
+                self._look_at(instances.get(service), listing.managed.get(service))
+        if time.monotonic() >= self._resources_due:
+            in_order = self._resources.reconcile(instances, listing.managed)
+            self._resources_due = time.monotonic() + (RESOURCES_SECONDS if in_order else 0)
 
-    def _look_at(self, instance: Instance | None, known: Known | None) -> None:
+    def _look_at(self, instance: Instance | None, known: ManagedContainer | None) -> None:
         if instance is None:
             assert known is not None
-            self._reconcile.adopt(known)
+            self._instances.adopt(known)
         elif instance.state is InstanceState.STOPPING:
-            self._reconcile.go_on_taking_down(instance)
+            self._instances.resume_teardown(instance)
         elif instance.desired is Desired.RUNNING and was_ready(instance):
-            self._aftercare.judge(instance, known)
+            self._supervisor.check(instance, known)
         else:
-            self._reconcile.settle(instance, known)
+            self._instances.reconcile(instance, known)
 
-    def _vanished(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, Known]) -> set[ServiceId]:
+    def _vanished(
+        self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, ManagedContainer]
+    ) -> set[ServiceId]:
         """Those whose containers are missing and that are not to be judged by it yet."""
         up = {service for service, each in instances.items() if each.desired is Desired.RUNNING and was_ready(each)}
         missing = up - known.keys()
         if len(missing) < SEVERAL or 2 * len(missing) <= len(up):
             return set()
-        seconds = self._noticed.seconds("vanished at once")
+        seconds = self._timer.held_for("vanished at once")
         if seconds == 0:
             _log.warning("many containers vanished at once", services=sorted(missing), what="looks again")
         return missing if seconds < LOOK_AGAIN_SECONDS else set()
 
-    def _report(self, listing: Listing) -> None:
-        if listing.strangers != self.strangers:
-            self.strangers = listing.strangers
-            _log.warning("containers with this installation's labels that cannot be made out", names=self.strangers)
-            self._strangers_changed()
+    def _report(self, listing: Inventory) -> None:
+        if listing.unrecognized != self.unrecognized:
+            self.unrecognized = listing.unrecognized
+            _log.warning("containers with this installation's labels that cannot be made out", names=self.unrecognized)
+            self._unrecognized_changed()
 
     # Looking on -----------------------------------------------------------------------------------------------------
 
@@ -152,31 +154,31 @@ class Watch:
                 _log.warning("watching without records", reason=str(away))
             except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
                 _log.exception("a look failed")
-            if self._look_now.wait(min(LOOK_SECONDS, self._aftercare.seconds_to_next_restart())):
+            if self._look_now.wait(min(LOOK_SECONDS, self._supervisor.seconds_to_next_restart())):
                 self._over.wait(SETTLE_SECONDS)
 
     def _look_as_far_as_may_be(self) -> None:
         """Another worker that lives may go by this host's name: its records are not to be judged by what is here."""
-        if self._goes_by_records.is_set():
-            self.look()
+        if self._records_enabled.is_set():
+            self.reconcile_once()
         else:
-            self._aftercare.without_records(containers_here(self._host).known)
+            self._supervisor.check_without_records(scan(self._host).managed)
 
     def _is_under_way(self, container: str) -> bool:
         """Starts and stops make changes of their own, and need the machine for themselves just then."""
-        return container in map(self._host.container_name, self._host.keeper.services_under_way())
+        return container in map(self._host.container_name, self._host.claims.running_services())
 
     def _engine_is(self, *, answering: bool, why: str = "") -> None:
         if answering is not self._answers:
             self._answers = answering
             if answering:
-                self._host.engine_away.clear()
+                self._host.engine_unavailable.clear()
             else:
-                self._host.engine_away.set()
-            self._accounts_due = 0.0
+                self._host.engine_unavailable.set()
+            self._resources_due = 0.0
             _log.warning("the container engine answers again" if answering else "the container engine is away", why=why)
             self._tell(answering)
-            self._host.freed.set()
+            self._host.capacity_freed.set()
 
     def _listen(self) -> None:
         """Look as soon as something changes. The end of the stream says only that it ended: go on listening."""

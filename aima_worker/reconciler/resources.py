@@ -12,12 +12,12 @@ from collections.abc import Set as AbstractSet
 import structlog
 
 from aima_core.domain.ids import ServiceId
-from aima_core.domain.resources import Holding
+from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Instance, InstanceState, PortLease
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.reconciler.adoption import hold
-from aima_worker.reconciler.condition_timer import Noticed
-from aima_worker.reconciler.inventory import Known
+from aima_worker.reconciler.condition_timer import ConditionTimer
+from aima_worker.reconciler.inventory import ManagedContainer
 from aima_worker.runtime import Status
 
 LEFT_SECONDS = 4.0
@@ -26,21 +26,21 @@ LEFT_SECONDS = 4.0
 _log = structlog.get_logger()
 
 
-class Accounts:
-    def __init__(self, host: Host, noticed: Noticed) -> None:
+class ResourceReconciler:
+    def __init__(self, host: HostContext, timer: ConditionTimer) -> None:
         self._host = host
-        self._noticed = noticed
+        self._timer = timer
         self._highest_fence = 0
 
-    def doubt(self) -> None:
+    def reset(self) -> None:
         """Redis has lost its data: say everything again."""
         self._highest_fence = 0
 
-    def put_right(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, Known]) -> bool:
+    def reconcile(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, ManagedContainer]) -> bool:
         """False when something is to be looked at again soon."""
         self._raise_fence(instances, known)
         leases = {lease.holder.service: lease for lease in self._host.ports.all()}
-        held = self._host.room_store.held(self._host.name)
+        held = self._host.allocations.held(self._host.name)
         for service in self._idle(known.keys()):
             if known[service].container.status is not Status.CREATED:
                 self._have_held(known[service], leases.get(service), held.get(service), instances.get(service))
@@ -49,9 +49,11 @@ class Accounts:
         return all(given_back)
 
     def _idle(self, services: AbstractSet[ServiceId]) -> list[ServiceId]:
-        return [service for service in services if not self._host.keeper.is_busy_with(service)]
+        return [service for service in services if not self._host.claims.is_running(service)]
 
-    def _raise_fence(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, Known]) -> None:
+    def _raise_fence(
+        self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, ManagedContainer]
+    ) -> None:
         fences = [each.fence for each in instances.values()] + [each.fence for each in known.values()]
         highest = max(fences, default=0)
         if highest > self._highest_fence:
@@ -59,26 +61,26 @@ class Accounts:
             self._highest_fence = highest
 
     def _have_held(
-        self, known: Known, lease: PortLease | None, held: Holding | None, instance: Instance | None
+        self, known: ManagedContainer, lease: PortLease | None, held: Allocation | None, instance: Instance | None
     ) -> None:
         loads = instance is not None and instance.state is InstanceState.STARTING
         lasts = lease is not None and lease.until is None and lease.port == known.port
         if lasts and held is not None and (loads or not held.loading):
             return
-        with self._host.exclusively(known.service):
+        with self._host.service_lock(known.service):
             found = self._host.runtime.find(known.container.name)
-            if found is not None and not self._host.keeper.is_busy_with(known.service):
+            if found is not None and not self._host.claims.is_running(known.service):
                 _log.info("what a container holds is put down again", instance=known.id, port=known.port)
                 hold(self._host, known, instance)
 
-    def _give_back(self, service: ServiceId, lease: PortLease | None, held: Holding | None) -> bool:
+    def _give_back(self, service: ServiceId, lease: PortLease | None, held: Allocation | None) -> bool:
         """False until it has been seen for a while."""
         fence = max(lease.fence if lease else 0, held.fence if held else 0)
-        if self._noticed.seconds((service, fence, "held by nothing")) < LEFT_SECONDS:
+        if self._timer.held_for((service, fence, "held by nothing")) < LEFT_SECONDS:
             return False
-        with self._host.exclusively(service):
+        with self._host.service_lock(service):
             found = self._host.runtime.find(self._host.container_name(service))
-            if found is None and not self._host.keeper.is_busy_with(service):
+            if found is None and not self._host.claims.is_running(service):
                 _log.warning("held by no container, and given back", service=service, port=lease and lease.port)
-                self._host.give_back(service, fence=fence)
+                self._host.release_resources(service, fence=fence)
         return True

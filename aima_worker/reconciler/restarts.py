@@ -12,10 +12,10 @@ from datetime import timedelta
 
 from aima_core.domain.ids import InstanceId
 from aima_core.errors import EngineDied
-from aima_worker.context import Host
+from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import container_spec
 from aima_worker.operations.model_paths import model_directory
-from aima_worker.reconciler.inventory import Known
+from aima_worker.reconciler.inventory import ManagedContainer
 
 WAITS = (timedelta(seconds=1), timedelta(seconds=10), timedelta(seconds=30))
 """Before the first, second and third restart."""
@@ -23,7 +23,7 @@ WITHIN = timedelta(minutes=10)
 """Restarts older than this are forgiven."""
 
 
-class Restarts:
+class RestartTracker:
     """When each instance was or shall be brought back."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Restarts:
         return max(0.0, min(self._planned.values(), default=float("inf")) - time.monotonic())
 
 
-def run_again(host: Host, known: Known) -> None:
+def restart(host: HostContext, known: ManagedContainer) -> None:
     """Run a container again as it was, on its own port. Raises as a start does."""
     spec = container_spec(
         host,
@@ -69,7 +69,7 @@ def run_again(host: Host, known: Known) -> None:
     host.runtime.run(spec)
 
 
-def death_of(known: Known, *, restarts: int) -> EngineDied:
+def exit_error(known: ManagedContainer, *, restarts: int) -> EngineDied:
     container = known.container
     how = "killed for want of memory" if container.oom_killed else f"exit code {container.exit_code}"
     enough = restarts == len(WAITS)

@@ -44,7 +44,7 @@ class LineSplitter:
             yield from _pieces(rest)
 
 
-def harmless(raw: bytes) -> str:
+def sanitized(raw: bytes) -> str:
     """What a terminal would show of a line: no escape sequence, no control character but tabs, valid UTF-8."""
     text = _ESCAPE_SEQUENCE.sub("", raw.decode("utf-8", "replace"))
     # A progress bar paints over itself with carriage returns: the last painting is what counts.
@@ -54,9 +54,9 @@ def harmless(raw: bytes) -> str:
 def _pieces(line: bytes) -> Iterator[str]:
     while len(line) > LINE_LIMIT:
         cut = _boundary(line)
-        yield from _within_limit(harmless(line[:cut]))
+        yield from _within_limit(sanitized(line[:cut]))
         line = line[cut:]
-    yield from _within_limit(harmless(line))
+    yield from _within_limit(sanitized(line))
 
 
 def _within_limit(text: str) -> Iterator[str]:

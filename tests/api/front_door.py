@@ -17,8 +17,8 @@ from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
-from aima_api.controllers.manager import Upkeep
-from aima_api.controllers.watching import Watch
+from aima_api.controllers.manager import ControllerManager
+from aima_api.controllers.watching import VisibilityWindow
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
 from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState
@@ -94,13 +94,13 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
     assert not thread.is_alive(), "the API node did not end"
 
 
-def upkeep_of(node: Node) -> Upkeep:
+def upkeep_of(node: Node) -> ControllerManager:
     """The node's, as though it had watched the hosts for a day by the next look."""
-    upkeep: Upkeep = node.server.config.app.state.upkeep
+    controllers: ControllerManager = node.server.config.app.state.controllers
     days = count()
-    upkeep.watch = Watch(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
-    upkeep.watch.look()
-    return upkeep
+    controllers.watch = VisibilityWindow(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
+    controllers.watch.observe()
+    return controllers
 
 
 class ScriptedWorker:
@@ -125,7 +125,7 @@ class ScriptedWorker:
         return claimed
 
     def says(self, operation: str, phase: Phase = Phase.LOADING, **more: Any) -> int:
-        number = self._operations.record(Event(operation=OperationId(operation), at=now(), phase=phase, **more))
+        number = self._operations.append_event(Event(operation=OperationId(operation), at=now(), phase=phase, **more))
         assert number, f"{operation} took no {phase}"
         return number
 
@@ -140,7 +140,7 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
-        self._operations.let_go(OperationId(operation["id"]), self.name, attempt)
+        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
         """Carry a stop out to its end, in the record."""
@@ -148,13 +148,13 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
         self.says(operation["id"], Phase.STOPPED)
-        self._operations.let_go(OperationId(operation["id"]), self.name, attempt)
+        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
 
     def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
         id = ServiceId(operation["service"]).on(self.name)
         instance = Instance(id=id, desired=desired, fence=operation["fence"], state=state, since=now())
-        self._services.intend(instance)
-        self._services.observe(instance)
+        self._services.set_desired(instance)
+        self._services.update_status(instance)
 
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.events.hub import MOST_WAITING, Ear, EventHub, Said, said
+from aima_api.events.hub import MOST_WAITING, EncodedEvent, EventHub, Subscription, encode
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis import keys
@@ -24,8 +24,8 @@ OPERATION = OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21")
 AN_EVENT = Event(operation=OPERATION, at=now(), phase=Phase.LOADING, lines=("INFO: loading",))
 
 
-def an_event(seq: int) -> Said:
-    return said(AN_EVENT.model_copy(update={"seq": seq}), f"{seq}-0")
+def an_event(seq: int) -> EncodedEvent:
+    return encode(AN_EVENT.model_copy(update={"seq": seq}), f"{seq}-0")
 
 
 def test_an_event_goes_out_as_it_was_recorded_with_its_number():
@@ -37,36 +37,36 @@ def test_an_event_goes_out_as_it_was_recorded_with_its_number():
 
 
 def test_an_ear_hears_in_order():
-    ear = Ear()
-    ear.take()
+    subscription = Subscription()
+    subscription.take()
 
     for seq in (1, 2, 3):
-        ear.hear(an_event(seq))
+        subscription.deliver(an_event(seq))
 
-    missed, heard = ear.take()
+    missed, heard = subscription.take()
     assert not missed
     assert [each.seq for each in heard] == [1, 2, 3]
 
 
 def test_an_ear_that_is_too_slow_is_told_that_it_missed_something_and_holds_no_more():
-    ear = Ear()
-    ear.take()
+    subscription = Subscription()
+    subscription.take()
 
     for seq in range(MOST_WAITING + 10):
-        ear.hear(an_event(seq))
+        subscription.deliver(an_event(seq))
 
-    assert ear.take() == (True, [])
-    assert ear.take() == (False, [])
+    assert subscription.take() == (True, [])
+    assert subscription.take() == (False, [])
 
 
 @pytest.mark.redis
 def test_a_line_cut_and_taken_up_again_tells_every_listener_that_it_missed_something(redis, redis_url):
     async def cut() -> tuple[bool, bool]:
         async with running(redis_url) as hub:
-            with hub.listening(OPERATION) as ear:
-                at_first = await missed_something(ear)
+            with hub.listening(OPERATION) as subscription:
+                at_first = await missed_something(subscription)
                 redis.client_kill_filter(_type="pubsub")
-                return at_first, await missed_something(ear)
+                return at_first, await missed_something(subscription)
 
     assert asyncio.run(cut()) == (True, True)
 
@@ -87,12 +87,12 @@ NO_EVENT = [
 def test_what_is_no_event_is_passed_over_and_the_next_is_heard(redis, redis_url, message):
     async def say() -> tuple[bool, list[int]]:
         async with running(redis_url) as hub:
-            with hub.listening(OPERATION) as ear:
-                ear.take()
+            with hub.listening(OPERATION) as subscription:
+                subscription.take()
                 redis.publish(keys.EVENTS, message)
                 redis.publish(keys.EVENTS, f"{OPERATION} 4 1-2 {event_text(AN_EVENT)}")
-                await ear.wait(SOON)
-                missed, heard = ear.take()
+                await subscription.wait(SOON)
+                missed, heard = subscription.take()
                 return missed, [each.seq for each in heard]
 
     assert asyncio.run(say()) == (False, [4])
@@ -113,14 +113,14 @@ def test_a_closed_hub_ends_its_listeners_now_and_from_now_on(redis_url):
 @asynccontextmanager
 async def running(redis_url: str) -> AsyncIterator[EventHub]:
     hub = EventHub(following_link(redis_url))
-    with hub.listening(OPERATION) as ear:
-        ear.take()
+    with hub.listening(OPERATION) as subscription:
+        subscription.take()
         task = asyncio.create_task(hub.run())
-        assert await missed_something(ear)  # it is subscribed
+        assert await missed_something(subscription)  # it is subscribed
     yield hub
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def missed_something(ear: Ear) -> bool:
-    return await ear.wait(SOON) and ear.take()[0]
+async def missed_something(subscription: Subscription) -> bool:
+    return await subscription.wait(SOON) and subscription.take()[0]

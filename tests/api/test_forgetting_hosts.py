@@ -10,11 +10,11 @@ from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.keyspace import odd_keys
 
 from aima_core.domain.ids import InstanceId, OperationId, ServiceId
-from aima_core.domain.resources import Holding
+from aima_core.domain.resources import Allocation
 from aima_core.errors import HostLives
-from aima_core.queue.notifier import envelope
+from aima_core.queue.notifier import encode_message
 from aima_core.redis import keys
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore, Membership
 from aima_core.store.ports import PortStore
 
@@ -53,10 +53,10 @@ def test_no_key_is_left_that_is_about_it(node, redis, worker):
     worker.is_ready(node.start(hosts=["alpha"])[0])
     instance = ServiceId(SERVICE).on(worker.name)
     ports, hosts = PortStore(redis, worker.name), HostStore(redis)
-    ports.open(range(20000, 20010))
-    ports.keep(instance, ports.lease(instance, fence=1), fence=1)
+    ports.set_range(range(20000, 20010))
+    ports.persist(instance, ports.lease(instance, fence=1), fence=1)
     ports.lease(InstanceId("svc-tiny-removed@alpha"), fence=1)
-    RoomStore(redis).keep(worker.name, instance.service, Holding(memory=1, gpus=(), loading=False, fence=1))
+    AllocationStore(redis).keep(worker.name, instance.service, Allocation(memory=1, gpus=(), loading=False, fence=1))
     hosts.drain(worker.name)
     hosts.count_dropped(worker.name, 1)
     redis.set(keys.last_lines(instance), "its last words")
@@ -190,7 +190,7 @@ def test_a_doorbell_that_its_worker_was_handed_is_not_put_back_on_its_queue(node
     for host in ("alpha", "beta"):
         [start] = node.start(hosts=[host])
         operation = node.server.config.app.state.parts.operations.get(OperationId(start["id"]))
-        handed_out = [json.loads(envelope(operation, f"host.{host}")), "", f"host.{host}"]
+        handed_out = [json.loads(encode_message(operation, f"host.{host}")), "", f"host.{host}"]
         redis.hset(keys.queue("unacked"), f"delivered to {host}", json.dumps(handed_out))
         redis.zadd(keys.queue("unacked_index"), {f"delivered to {host}": time.time()})
     redis.hset(keys.queue("unacked"), "no JSON", "no JSON")
@@ -207,7 +207,7 @@ def test_one_that_comes_back_joins_as_though_it_were_new(node, redis, worker):
     HostStore(redis).drain(worker.name)
     forget(node)
 
-    pulse = HostStore(redis).beat(worker.name, identity="identity of alpha", session="the test's")
+    pulse = HostStore(redis).heartbeat(worker.name, identity="identity of alpha", session="the test's")
     ScriptedWorker(redis)
 
     assert pulse.membership is Membership.UNKNOWN

@@ -9,7 +9,7 @@ from api.front_door import ScriptedWorker, upkeep_of, waiting_on
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aima_api.controllers.failure_detector import loss_among
+from aima_api.controllers.failure_detector import detect_lost_hosts
 from aima_core.domain.ids import OperationId
 from aima_core.domain.services import Host
 from aima_core.redis import keys
@@ -42,7 +42,7 @@ def a_host(number: int, *, silent_for: float = 0, left: bool = False) -> Host:
 
 
 def lost(*hosts: Host) -> list[str]:
-    return [host.name for host in loss_among(hosts, after=AFTER).lost]
+    return [host.name for host in detect_lost_hosts(hosts, after=AFTER).lost]
 
 
 def test_one_host_that_is_silent_for_long_is_lost_and_not_sooner():
@@ -55,8 +55,8 @@ def test_one_host_that_is_silent_for_long_is_lost_and_not_sooner():
 def test_no_host_is_lost_before_it_was_watched_for_as_long_as_it_may_be_silent():
     hosts = [a_host(0, silent_for=100_000), a_host(1)]
 
-    assert loss_among(hosts, after=AFTER, watched_for=timedelta(seconds=59)).lost == ()
-    assert loss_among(hosts, after=AFTER, watched_for=timedelta(seconds=61)).lost == (hosts[0],)
+    assert detect_lost_hosts(hosts, after=AFTER, watched_for=timedelta(seconds=59)).lost == ()
+    assert detect_lost_hosts(hosts, after=AFTER, watched_for=timedelta(seconds=61)).lost == (hosts[0],)
 
 
 def test_a_host_whose_worker_ended_in_good_order_is_not_lost():
@@ -67,11 +67,11 @@ def test_when_more_than_a_fifth_vanish_together_none_is_lost_however_long_it_las
     gone = [a_host(number, silent_for=5000 + number) for number in range(3)]
     live = [a_host(number) for number in range(3, 14)]
 
-    loss = loss_among([*gone, *live], after=AFTER)
+    loss = detect_lost_hosts([*gone, *live], after=AFTER)
 
     assert loss.lost == ()
-    assert loss.suspicion is not None
-    assert "host-0, host-1 and host-2 fell silent together" in loss.suspicion
+    assert loss.partition_suspected is not None
+    assert "host-0, host-1 and host-2 fell silent together" in loss.partition_suspected
 
 
 def test_a_fifth_that_vanishes_together_is_lost():
@@ -90,14 +90,14 @@ def test_hosts_that_vanish_one_after_another_are_lost_each():
 def test_a_live_host_is_never_lost(silences):
     hosts = [a_host(number, silent_for=silence) for number, silence in enumerate(silences)]
 
-    assert not [host for host in loss_among(hosts, after=AFTER).lost if host.live]
+    assert not [host for host in detect_lost_hosts(hosts, after=AFTER).lost if host.live]
 
 
 # What becomes of its work -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def upkeep(node):
+def controllers(node):
     return upkeep_of(node)
 
 
@@ -109,14 +109,16 @@ def silence(redis, worker: ScriptedWorker, *, seconds: float = 100) -> None:
 
 
 @pytest.mark.redis
-def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(node, redis, redis_url, worker, upkeep):
+def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(
+    node, redis, redis_url, worker, controllers
+):
     other = ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.take_on(start["id"])
     waiting_on(redis_url, "cpu.amd64")
     silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     waits = node.operation(start["id"])
     assert (waits["state"], waits["host"]) == ("queued", None)
@@ -126,13 +128,13 @@ def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(nod
 
 
 @pytest.mark.redis
-def test_the_copy_on_the_lost_host_is_told_to_stop_and_has_no_say_any_more(node, redis, redis_url, worker, upkeep):
+def test_the_copy_on_the_lost_host_is_told_to_stop_and_has_no_say_any_more(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.is_ready(start)
     silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     (stop,) = waiting_on(redis_url, "host.alpha.stop")
     (again,) = waiting_on(redis_url, "cpu.amd64")[1:] or waiting_on(redis_url, "host.beta")
@@ -143,22 +145,22 @@ def test_the_copy_on_the_lost_host_is_told_to_stop_and_has_no_say_any_more(node,
 
 
 @pytest.mark.redis
-def test_what_has_been_moved_is_not_moved_twice(node, redis, redis_url, worker, upkeep):
+def test_what_has_been_moved_is_not_moved_twice(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.is_ready(start)
     silence(redis, worker)
-    upkeep.look()
+    controllers.run_once()
     before = len(node.get("/v1/operations").json()["items"])
 
     redis.delete(keys.UPKEEP)
-    upkeep.look()
+    controllers.run_once()
 
     assert len(node.get("/v1/operations").json()["items"]) == before
 
 
 @pytest.mark.redis
-def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node, redis, redis_url, worker, upkeep):
+def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.begins(start)
@@ -167,7 +169,7 @@ def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node,
 
     for _ in range(2):
         redis.delete(keys.UPKEEP)
-        upkeep.look()
+        controllers.run_once()
 
     assert len(waiting_on(redis_url, "host.alpha.stop")) == 1
     assert node.operation(start["id"])["host"] == "alpha"
@@ -175,14 +177,14 @@ def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node,
 
 @pytest.mark.redis
 def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_there_has_failed(
-    node, redis, redis_url, worker, upkeep
+    node, redis, redis_url, worker, controllers
 ):
     ScriptedWorker(redis, "beta")
     (start,) = node.start(hosts=["alpha"])
     worker.take_on(start["id"])
     silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     failed = node.operation(start["id"])
     assert failed["failure"]["code"] == "host_lost"
@@ -191,7 +193,7 @@ def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_the
 
 @pytest.mark.redis
 def test_a_start_that_the_lost_host_never_took_on_begins_elsewhere_too_and_says_so(
-    node, redis, redis_url, worker, upkeep
+    node, redis, redis_url, worker, controllers
 ):
     (first,) = node.start()
     worker.is_ready(first)
@@ -200,7 +202,7 @@ def test_a_start_that_the_lost_host_never_took_on_begins_elsewhere_too_and_says_
     ScriptedWorker(redis, "beta")
     silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     ended = node.operation(again["id"])
     assert (again["route"], ended["failure"]["code"]) == ("host.alpha", "host_lost")
@@ -210,32 +212,32 @@ def test_a_start_that_the_lost_host_never_took_on_begins_elsewhere_too_and_says_
 
 
 @pytest.mark.redis
-def test_a_start_that_is_bound_to_the_lost_host_waits_for_it(node, redis, redis_url, worker, upkeep):
+def test_a_start_that_is_bound_to_the_lost_host_waits_for_it(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start(hosts=["alpha"])
     silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     assert node.operation(start["id"])["state"] == "queued"
     assert waiting_on(redis_url, "cpu.amd64") == []
 
 
 @pytest.mark.redis
-def test_nothing_is_moved_while_nobody_else_can_run_it(node, redis, redis_url, worker, upkeep):
+def test_nothing_is_moved_while_nobody_else_can_run_it(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     worker.is_ready(start)
     waiting_on(redis_url, "cpu.amd64")
     silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     assert waiting_on(redis_url, "host.alpha.stop") == []
     assert waiting_on(redis_url, "cpu.amd64") == []
 
 
 @pytest.mark.redis
-def test_a_node_that_many_hosts_fell_silent_for_suspects_itself_and_moves_nothing(node, redis, redis_url, upkeep):
+def test_a_node_that_many_hosts_fell_silent_for_suspects_itself_and_moves_nothing(node, redis, redis_url, controllers):
     workers = [ScriptedWorker(redis, f"host-{number}") for number in range(4)]
     (start,) = node.start()
     workers[0].is_ready(start)
@@ -243,19 +245,19 @@ def test_a_node_that_many_hosts_fell_silent_for_suspects_itself_and_moves_nothin
     for worker in workers[:2]:
         silence(redis, worker)
 
-    upkeep.look()
+    controllers.run_once()
 
     assert waiting_on(redis_url, "cpu.amd64") == []
     assert "host-0 and host-1 fell silent together" in node.get("/readyz").json()["suspicion"]
 
 
 @pytest.mark.redis
-def test_an_operation_that_nobody_has_heard_of_is_rung_for_again(node, redis, redis_url, worker, upkeep):
+def test_an_operation_that_nobody_has_heard_of_is_rung_for_again(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     waiting_on(redis_url, "cpu.amd64")  # and its message is lost
     redis.zadd(keys.ACTIVE, {start["id"]: 0})
 
-    upkeep.look()
+    controllers.run_once()
 
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
     assert node.operation(start["id"])["state"] == "queued"

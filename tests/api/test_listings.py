@@ -98,7 +98,7 @@ def test_hosts_are_told_with_whether_they_live(node, redis):
 
 def test_ports_are_told_with_who_holds_them(node, worker, redis):
     ports = PortStore(redis, HostName("alpha"))
-    ports.open(range(20000, 20010))
+    ports.set_range(range(20000, 20010))
     ports.lease(ServiceId(SERVICE).on(HostName("alpha")), fence=1)
 
     [lease] = node.get("/v1/ports").json()["items"]

@@ -8,9 +8,9 @@ import pytest
 from api.front_door import SERVICE, Node, ScriptedWorker
 
 from aima_core.domain.ids import HostName, ServiceId
-from aima_core.domain.resources import Holding
+from aima_core.domain.resources import Allocation
 from aima_core.redis.interface import TextRedis
-from aima_core.store.allocations import RoomStore
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 
 pytestmark = pytest.mark.redis
@@ -31,8 +31,8 @@ SPARK: dict[str, Any] = {
 
 def fill(redis: TextRedis, host: str, gigabytes: int) -> None:
     """Let another service hold so much of the host's memory."""
-    held = Holding(memory=gigabytes * GB, fence=1)
-    RoomStore(redis).keep(HostName(host), ServiceId("svc-vllm-other"), held)
+    held = Allocation(memory=gigabytes * GB, fence=1)
+    AllocationStore(redis).keep(HostName(host), ServiceId("svc-vllm-other"), held)
 
 
 def drain(redis: TextRedis, host: str) -> None:

@@ -10,16 +10,16 @@ from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_api.http.tally import Intake
-from aima_api.planning.placement import Place
-from aima_api.submission.cancellation import CallOff
-from aima_api.submission.submitter import Submit
+from aima_api.http.tally import BacklogLimit
+from aima_api.planning.placement import Target
+from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
 from aima_core.errors import BrokerUnavailable
 from aima_core.store.operations import OperationStore
-from aima_core.store.orders import Order
+from aima_core.store.orders import QueuedOperation
 from aima_core.store.services import ServiceStore
 from aima_core.trust.signatures import verified
 
@@ -67,7 +67,7 @@ def test_starts_that_come_at_once_come_to_what_each_was_asked_for(node, worker):
 def test_a_signature_holds_for_its_own_operation_only(node, worker):
     first, second = (worker.take_on(node.start()[0]["id"]) for _ in range(2))
 
-    assert not verified(first.command_text, SIGNING_KEY, second.record.id, first.signature)
+    assert not verified(first.command_text, SIGNING_KEY, second.operation.id, first.signature)
 
 
 def test_a_start_that_nobody_can_take_waits_for_any_host_that_could_and_says_so(node, redis, redis_url):
@@ -77,7 +77,7 @@ def test_a_start_that_nobody_can_take_waits_for_any_host_that_could_and_says_so(
     assert (record["state"], record["route"]) == ("queued", "cpu.arm64")
     assert record["reason"] == "No live host listens to cpu.arm64 or cpu.amd64; it starts when one joins."
     assert waiting_on(redis_url, "cpu.arm64") == [operation["id"]]
-    [waits] = OperationStore(redis).waiting()
+    [waits] = OperationStore(redis).list_pending()
     assert (waits.id, waits.routes) == (operation["id"], ("cpu.arm64", "cpu.amd64"))
 
 
@@ -382,7 +382,7 @@ def test_a_service_that_runs_is_not_removed_and_one_that_is_down_is(node, worker
     worker.is_ready(start)
     running = node.client.delete(f"/v1/services/{SERVICE}")
     instance = services.instance(InstanceId(f"{SERVICE}@alpha"))
-    services.observe(instance.model_copy(update={"state": InstanceState.STOPPED}))
+    services.update_status(instance.model_copy(update={"state": InstanceState.STOPPED}))
 
     down = node.client.delete(f"/v1/services/{SERVICE}")
 
@@ -407,17 +407,17 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     operations = OperationStore(redis)
     unanswered = NeverAnswered(redis)
-    submit = Submit(
+    submit = Submitter(
         unanswered,
-        call_off=CallOff(operations, ServiceStore(redis)),
-        intake=Intake(redis, most=1),
+        cancellations=Cancellations(operations, ServiceStore(redis)),
+        intake=BacklogLimit(redis, most=1),
         signing_key=SIGNING_KEY,
     )
 
     with pytest.raises(BrokerUnavailable):
-        submit.submit(PullImage(images=("repo/name:1",)), [Place(Route("host.alpha"))])
+        submit.submit(PullImage(images=("repo/name:1",)), [Target(Route("host.alpha"))])
 
-    assert eventually(lambda: operations.unended() == [])
+    assert eventually(lambda: operations.list_active() == [])
     [failed] = operations.page(limit=9).items
     assert failed.phase is Phase.FAILED
     assert failed.failure is not None
@@ -427,6 +427,6 @@ def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
 class NeverAnswered(OperationStore):
     """Redis does what it is asked, and is cut off before it can say so."""
 
-    def enqueue(self, orders: Sequence[Order]) -> list[Operation]:
+    def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
         super().enqueue(orders)
         raise BrokerUnavailable(detail="cut off")

@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from aima_api.submission.batching import AT_MOST, Together
+from aima_api.submission.batching import AT_MOST, Batcher
 from aima_core.errors import AimaError, BrokerUnavailable, UnknownService
 
 SECONDS = 5
@@ -27,29 +27,29 @@ class Turns:
         return [number * 2 if number > 0 else UnknownService(service="svc-tiny-dial") for number in asked]
 
 
-def answers_of(turns: Turns, numbers: range | list[int]) -> list[object]:
+def answers_of(locks: Turns, numbers: range | list[int]) -> list[object]:
     """Of one that comes first, and of the others, who come while it is carried out."""
 
     async def ask() -> list[object]:
-        together = Together(turns)
+        batcher = Batcher(locks)
         first, *others = numbers
-        asking = [asyncio.create_task(together(first))]
-        await asyncio.to_thread(turns.begun.wait, SECONDS)
-        asking += [asyncio.create_task(together(number)) for number in others]
+        asking = [asyncio.create_task(batcher(first))]
+        await asyncio.to_thread(locks.begun.wait, SECONDS)
+        asking += [asyncio.create_task(batcher(number)) for number in others]
         await asyncio.sleep(0)
-        turns.goes_on.set()
+        locks.goes_on.set()
         return await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), SECONDS)
 
     return asyncio.run(ask())
 
 
 def test_those_that_come_meanwhile_are_carried_out_together_and_each_has_its_own_answer():
-    turns = Turns()
+    locks = Turns()
 
-    answers = answers_of(turns, [1, 2, 3, 4])
+    answers = answers_of(locks, [1, 2, 3, 4])
 
     assert answers == [2, 4, 6, 8]
-    assert turns.taken == [[1], [2, 3, 4]]
+    assert locks.taken == [[1], [2, 3, 4]]
 
 
 def test_one_that_is_refused_refuses_no_other():
@@ -60,12 +60,12 @@ def test_one_that_is_refused_refuses_no_other():
 
 
 def test_a_crowd_is_carried_out_in_turns():
-    turns = Turns()
+    locks = Turns()
 
-    answers = answers_of(turns, range(1, 2 * AT_MOST + 3))
+    answers = answers_of(locks, range(1, 2 * AT_MOST + 3))
 
     assert answers == [2 * number for number in range(1, 2 * AT_MOST + 3)]
-    assert [len(turn) for turn in turns.taken] == [1, AT_MOST, AT_MOST, 1]
+    assert [len(turn) for turn in locks.taken] == [1, AT_MOST, AT_MOST, 1]
 
 
 @pytest.mark.parametrize("broken", [BrokerUnavailable(detail="cut off"), ZeroDivisionError()])
@@ -76,22 +76,22 @@ def test_what_breaks_is_told_to_all_of_the_turn_and_the_next_are_carried_out(bro
         return asked
 
     async def ask() -> list[object]:
-        together = Together(carry_out)
-        told = await asyncio.gather(together(0), together(1), return_exceptions=True)
-        return [*told, await together(2)]
+        batcher = Batcher(carry_out)
+        told = await asyncio.gather(batcher(0), batcher(1), return_exceptions=True)
+        return [*told, await batcher(2)]
 
     assert asyncio.run(ask()) == [broken, broken, 2]
 
 
 def test_one_who_has_gone_holds_up_nobody():
-    turns = Turns()
+    locks = Turns()
 
     async def ask() -> int:
-        together = Together(turns)
-        gone, stays = asyncio.create_task(together(1)), asyncio.create_task(together(2))
-        await asyncio.to_thread(turns.begun.wait, SECONDS)
+        batcher = Batcher(locks)
+        gone, stays = asyncio.create_task(batcher(1)), asyncio.create_task(batcher(2))
+        await asyncio.to_thread(locks.begun.wait, SECONDS)
         gone.cancel()
-        turns.goes_on.set()
+        locks.goes_on.set()
         return await asyncio.wait_for(stays, SECONDS)
 
     assert asyncio.run(ask()) == 4

@@ -14,13 +14,13 @@ LIMIT = "10m"
 
 
 @pytest.fixture
-def upkeep(node):
+def controllers(node):
     return upkeep_of(node)
 
 
-def look(upkeep, redis) -> None:
+def look(controllers, redis) -> None:
     redis.delete(keys.UPKEEP)
-    upkeep.look()
+    controllers.run_once()
 
 
 def passes(redis, seconds: float) -> None:
@@ -33,14 +33,14 @@ def passes(redis, seconds: float) -> None:
         redis.zadd(keys.HOSTS_SEEN, {name: at - seconds})
 
 
-def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, redis, redis_url, upkeep):
+def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, redis, redis_url, controllers):
     (start,) = node.start()
     passes(redis, 590)
-    look(upkeep, redis)
+    look(controllers, redis)
     assert node.operation(start["id"])["state"] == "queued"
 
     passes(redis, 20)
-    look(upkeep, redis)
+    look(controllers, redis)
 
     failed = node.operation(start["id"])
     assert (failed["state"], failed["failure"]["code"]) == ("failed", "no_live_host")
@@ -48,18 +48,18 @@ def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, red
     assert "for 10m" in failed["failure"]["message"]
 
 
-def test_it_is_counted_from_when_somebody_last_listened(node, redis, redis_url, worker, upkeep):
+def test_it_is_counted_from_when_somebody_last_listened(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     passes(redis, 3600)
     ScriptedWorker(redis)  # it lives all the while, and is merely full
-    look(upkeep, redis)
+    look(controllers, redis)
     assert node.operation(start["id"])["state"] == "queued"
 
     passes(redis, 590)
-    look(upkeep, redis)
+    look(controllers, redis)
     assert node.operation(start["id"])["state"] == "queued"
     passes(redis, 20)
-    look(upkeep, redis)
+    look(controllers, redis)
 
     assert node.operation(start["id"])["failure"]["code"] == "no_live_host"
 
@@ -68,29 +68,29 @@ def test_nobody_gives_up_before_having_watched_for_that_long(node, redis):
     (start,) = node.start()
     passes(redis, 3600)
 
-    look(node.server.config.app.state.upkeep, redis)
+    look(node.server.config.app.state.controllers, redis)
 
     assert node.operation(start["id"])["state"] == "queued"
 
 
-def test_what_was_given_up_wants_nothing_of_its_host_any_more(node, redis, redis_url, worker, upkeep):
+def test_what_was_given_up_wants_nothing_of_its_host_any_more(node, redis, redis_url, worker, controllers):
     (start,) = node.start(hosts=["alpha"])
     passes(redis, 700)
 
-    look(upkeep, redis)
+    look(controllers, redis)
 
     assert node.operation(start["id"])["failure"]["code"] == "no_live_host"
     (instance,) = node.get(f"/v1/services/{SERVICE}").json()["instances"]
     assert (instance["desired"], instance["failure"]["code"]) == ("stopped", "no_live_host")
 
 
-def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, upkeep):
+def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     worker.is_ready(start)
     (stop,) = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
     passes(redis, 700)
 
-    look(upkeep, redis)
+    look(controllers, redis)
 
     failed = node.operation(stop["id"])
     assert failed["failure"]["code"] == "no_live_host"
@@ -102,12 +102,12 @@ def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, u
 def test_how_long_is_waited_can_be_set(redis, redis_url):
     with api_node(redis_url, wait_for_hosts="2h") as node:
         (start,) = node.start()
-        upkeep = upkeep_of(node)
+        controllers = upkeep_of(node)
         passes(redis, 3600)
-        look(upkeep, redis)
+        look(controllers, redis)
         assert node.operation(start["id"])["state"] == "queued"
 
         passes(redis, 3700)
-        look(upkeep, redis)
+        look(controllers, redis)
 
         assert "for 2h" in node.operation(start["id"])["failure"]["message"]

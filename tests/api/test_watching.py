@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.controllers.watching import Watch
+from aima_api.controllers.watching import VisibilityWindow
 
 EVERY = timedelta(seconds=5)
 
@@ -24,22 +24,22 @@ def clock():
     return Clock()
 
 
-def looked(watch: Watch, clock: Clock, *, times: int) -> timedelta:
+def looked(watch: VisibilityWindow, clock: Clock, *, times: int) -> timedelta:
     for _ in range(times):
         clock.now += EVERY.total_seconds()
-        seen = watch.look()
+        seen = watch.observe()
     return seen
 
 
 def test_it_grows_with_each_look(clock):
-    watch = Watch(looks_every=EVERY, clock=clock)
+    watch = VisibilityWindow(looks_every=EVERY, clock=clock)
 
-    assert watch.look() == timedelta()
+    assert watch.observe() == timedelta()
     assert looked(watch, clock, times=12) == timedelta(minutes=1)
 
 
 def test_it_begins_anew_once_redis_was_away(clock):
-    watch = Watch(looks_every=EVERY, clock=clock)
+    watch = VisibilityWindow(looks_every=EVERY, clock=clock)
     looked(watch, clock, times=12)
 
     watch.lose_sight()
@@ -48,9 +48,9 @@ def test_it_begins_anew_once_redis_was_away(clock):
 
 
 def test_it_begins_anew_once_the_node_stood_still(clock):
-    watch = Watch(looks_every=EVERY, clock=clock)
+    watch = VisibilityWindow(looks_every=EVERY, clock=clock)
     looked(watch, clock, times=12)
 
     clock.now += 11
 
-    assert watch.look() == timedelta()
+    assert watch.observe() == timedelta()

@@ -42,15 +42,15 @@ def test_rounds_are_compared_each_with_itself_since_the_machine_drifts(goal: Goa
 
 
 def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
-    turns: list[str] = []
+    locks: list[str] = []
 
     def turn(name: str) -> float:
-        turns.append(name)
-        return float(len(turns))
+        locks.append(name)
+        return float(len(locks))
 
     seconds = take_turns(2, {"a": lambda: turn("a"), "b": lambda: turn("b")})
 
-    assert turns == ["a", "b", "a", "b", "b", "a"]
+    assert locks == ["a", "b", "a", "b", "b", "a"]
     assert seconds == {"a": [3.0, 6.0], "b": [4.0, 5.0]}
 
 

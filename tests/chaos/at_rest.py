@@ -13,11 +13,11 @@ from lab.keyspace import odd_keys
 
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.operations import Operation, State
-from aima_core.domain.resources import Holding
+from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Desired, Instance, InstanceState, PortLease, Service
 from aima_core.redis import keys
-from aima_core.redis.connection import RedisLink
-from aima_core.store.allocations import RoomStore
+from aima_core.redis.connection import RedisClient
+from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
@@ -35,7 +35,7 @@ OPERATIONS_AT_ONCE = 1000
 class Scene:
     """Everything at one moment, records and truth."""
 
-    redis: RedisLink
+    redis: RedisClient
     installation: str
     accepted: Sequence[str]
     operations: Mapping[str, Operation]
@@ -43,7 +43,7 @@ class Scene:
     instances: Sequence[Instance]
     containers: Mapping[str, Sequence[Found]]
     leases: Sequence[PortLease]
-    held: Mapping[HostName, Mapping[ServiceId, Holding]]
+    held: Mapping[HostName, Mapping[ServiceId, Allocation]]
     followers: Sequence[Follower]
     before: Mapping[str, Held]
     after: Mapping[str, Held]
@@ -80,7 +80,7 @@ def scene_of(
         instances=services.instances(redis.zrange(keys.INSTANCES, 0, -1)),
         containers=stage.containers(),
         leases=[lease for host in hosts for lease in PortStore(redis, host).all()],
-        held=RoomStore(redis).held_on(hosts),
+        held=AllocationStore(redis).held_on(hosts),
         followers=followers,
         before=before,
         after=stage.held(),
@@ -257,7 +257,7 @@ def live(stage: Stage) -> set[str]:
     return {host.name for host in HostStore(stage.redis()).all() if host.live}
 
 
-def _operations(redis: RedisLink) -> Iterable[Operation]:
+def _operations(redis: RedisClient) -> Iterable[Operation]:
     store, after = OperationStore(redis), None
     while True:
         page = store.page(limit=OPERATIONS_AT_ONCE, after=after)

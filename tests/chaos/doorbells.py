@@ -9,9 +9,9 @@ from chaos.plan import Step
 from redis import Redis
 
 from aima_core.domain.ids import OperationId
-from aima_core.queue.notifier import Doorbell
+from aima_core.queue.notifier import Notifier
 from aima_core.redis import keys
-from aima_core.redis.connection import RedisLink
+from aima_core.redis.connection import RedisClient
 from aima_core.store.operations import OperationStore
 
 WAITS_SECONDS = 0.5
@@ -46,11 +46,11 @@ def lose_one(redis: Redis, step: Step) -> str:
     return "none was there"
 
 
-def ring_again(redis: RedisLink, step: Step) -> str:
+def ring_again(redis: RedisClient, step: Step) -> str:
     """For any operation there ever was."""
     all_of_them = redis.zrange(keys.OPERATIONS, 0, -1)
     if not all_of_them:
         return "none was there"
     id = OperationId(step.one_of(all_of_them).split()[-1])
-    Doorbell(redis).ring(operation := OperationStore(redis).get(id))
+    Notifier(redis).notify(operation := OperationStore(redis).get(id))
     return f"{id}, {operation.state}"

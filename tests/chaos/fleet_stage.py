@@ -19,7 +19,7 @@ from lab.fleet import Cannot, FakeHost, Fleet, FleetProcess, fleet_on
 from lab.parts import eventually
 from lab.redis_server import RedisServer, redis_program
 
-from aima_core.redis.connection import RedisLink, command_link
+from aima_core.redis.connection import RedisClient, command_link
 
 INSTALLATION = "fleet"
 SHARES = (1, 1, 1, 1, 3, 3)
@@ -91,7 +91,7 @@ class FleetStage:
     def nodes(self) -> Sequence[Node]:
         return [Node(api.url) for api in self._apis]
 
-    def redis(self) -> RedisLink:
+    def redis(self) -> RedisClient:
         return self._redis
 
     def logs(self) -> str:

@@ -20,7 +20,7 @@ from lab.host import a_cpu_host
 from lab.program import Program
 from lab.servers import API_KEY
 
-from aima_core.redis.connection import RedisLink, command_link
+from aima_core.redis.connection import RedisClient, command_link
 
 INSTALLATION = "aima"
 HOSTS = 3
@@ -77,7 +77,7 @@ class LabStage:
     def nodes(self) -> Sequence[Node]:
         return [Node(node.url, {"authorization": f"Bearer {API_KEY}"}) for node in self._fleet.nodes]
 
-    def redis(self) -> RedisLink:
+    def redis(self) -> RedisClient:
         return self._redis
 
     def logs(self) -> str:

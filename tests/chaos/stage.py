@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from chaos.asking import Node
 from chaos.plan import Shape, Step
 
-from aima_core.redis.connection import RedisLink
+from aima_core.redis.connection import RedisClient
 
 
 class Found(NamedTuple):
@@ -34,7 +34,7 @@ class Stage(Protocol):
         """Where the API is to be asked, whether it lives just now or not."""
         ...
 
-    def redis(self) -> RedisLink:
+    def redis(self) -> RedisClient:
         """A line of the harness' own."""
         ...
 

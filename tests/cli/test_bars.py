@@ -10,31 +10,31 @@ from cli.stand_in import a_layer, a_pull, an_event, an_operation
 from rich.console import Console
 from syrupy.assertion import SnapshotAssertion
 
-from aima_api.cli.progress.live_display import Bars
-from aima_api.cli.progress.tracker import Track
+from aima_api.cli.progress.live_display import LiveDisplay
+from aima_api.cli.progress.tracker import OperationTracker
 from aima_core.domain.operations import Event, Operation
 
 MB = 1_000_000
 
 
-def picture(*tracks: Track, height: int = 40) -> str:
+def picture(*tracks: OperationTracker, height: int = 40) -> str:
     console = Console(
         file=io.StringIO(), width=110, height=height, color_system=None, force_terminal=True, get_time=lambda: 0.0
     )
-    console.print(Bars(list(tracks), console=console).picture())
+    console.print(LiveDisplay(list(tracks), console=console).picture())
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
 
 
-def track(*frames: str, **fields: Any) -> Track:
-    track = Track(Operation.model_validate(an_operation(**fields)), clock=lambda: 0)
+def track(*frames: str, **fields: Any) -> OperationTracker:
+    track = OperationTracker(Operation.model_validate(an_operation(**fields)), clock=lambda: 0)
     for frame in frames:
         track.take(Event.model_validate(json.loads(frame.split("data: ")[1])))
     return track
 
 
-def pulling(layers: list[dict[str, Any]], **sums: Any) -> Track:
+def pulling(layers: list[dict[str, Any]], **sums: Any) -> OperationTracker:
     return track(
         an_event(1, "pulling", after=1, host="box", progress=a_pull(30 * MB, 10 * MB, 98 * MB, layers=layers, **sums))
     )

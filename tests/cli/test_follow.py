@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from cli.stand_in import CUT, ID, StandIn, a_failure, an_event, an_operation
 
-from aima_api.cli.errors import Refused
-from aima_api.cli.progress.event_follower import PATIENCE, Away, Follower, News
+from aima_api.cli.errors import ApiError
+from aima_api.cli.progress.event_follower import PATIENCE, Away, EventFollower, News
 from aima_api.client import Api
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation
@@ -18,7 +18,7 @@ EVENTS = f"GET /v1/operations/{ID}/events"
 
 
 def follow(api: Api, **options: Any) -> list[News]:
-    return list(Follower(api, OperationId(ID), sleep=lambda _: None, **options))
+    return list(EventFollower(api, OperationId(ID), sleep=lambda _: None, **options))
 
 
 def numbers(news: list[News]) -> list[int]:
@@ -94,7 +94,7 @@ def test_a_stream_that_ends_without_a_word_is_ended_by_the_record(script: StandI
 
 def test_an_api_that_lost_its_redis_for_a_moment_is_asked_again(script: StandIn, api: Api) -> None:
     script.refuse(EVENTS, code="broker_unavailable", status=503)
-    followed = iter(Follower(api, OperationId(ID), sleep=lambda _: None))
+    followed = iter(EventFollower(api, OperationId(ID), sleep=lambda _: None))
 
     lost = next(followed)
     script.stream(an_event(1, "queued"), an_event(2, "ready", name="end"))
@@ -106,7 +106,7 @@ def test_an_api_that_lost_its_redis_for_a_moment_is_asked_again(script: StandIn,
 def test_an_operation_that_is_unknown_is_not_asked_for_twice(script: StandIn, api: Api) -> None:
     script.refuse(EVENTS, code="unknown_operation", status=404)
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ApiError) as refused:
         follow(api)
 
     assert refused.value.failure.code == "unknown_operation"

@@ -12,7 +12,7 @@ from cli.stand_in import ID, SERVICE, StandIn, a_failure, a_pull, an_operation
 from syrupy.assertion import SnapshotAssertion
 
 from aima_api.cli.options import _scalar
-from aima_api.cli.tables import age, harmless
+from aima_api.cli.tables import age, sanitized
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 INSTANCE = {
@@ -189,7 +189,7 @@ def test_no_record_can_drive_the_terminal(output: str, script: StandIn, aima: Ai
     said = aima("host", "show", "box", "-o", output).out
 
     assert not set(evil) - set("[2J31m") & set(said)
-    assert harmless(evil) != evil
+    assert sanitized(evil) != evil
 
 
 @pytest.mark.parametrize(

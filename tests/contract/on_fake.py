@@ -8,18 +8,18 @@ from datetime import timedelta
 
 from contract.bench import EXIT_STATUS, FLOOD, JUNK_BYTES, LAST_WORDS, Bench, Program
 
-from aima_worker.runtimes.fake.engine import Manners
+from aima_worker.runtimes.fake.engine import Behaviour
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 _MANNERS = {
-    Program.SERVES: Manners(),
-    Program.CRASHES: Manners(stderr=LAST_WORDS.encode(), exit_code=EXIT_STATUS),
-    Program.STUBBORN: Manners(stdout=b"deaf\n", deaf=True),
-    Program.SPEAKS: Manners(stdout=b"out 1\nout 2\n", stderr=b"err 1\nerr 2\n"),
-    Program.COUNTS: Manners(counts=timedelta(milliseconds=50)),
-    Program.FLOODS: Manners(stdout=b"".join(b"line %d\n" % n for n in range(1, FLOOD + 1)), exit_code=0),
-    Program.JUNK: Manners(stdout=JUNK_BYTES, exit_code=0),
-    Program.GREEDY: Manners(out_of_memory=True),
+    Program.SERVES: Behaviour(),
+    Program.CRASHES: Behaviour(stderr=LAST_WORDS.encode(), exit_code=EXIT_STATUS),
+    Program.STUBBORN: Behaviour(stdout=b"deaf\n", deaf=True),
+    Program.SPEAKS: Behaviour(stdout=b"out 1\nout 2\n", stderr=b"err 1\nerr 2\n"),
+    Program.COUNTS: Behaviour(counts=timedelta(milliseconds=50)),
+    Program.FLOODS: Behaviour(stdout=b"".join(b"line %d\n" % n for n in range(1, FLOOD + 1)), exit_code=0),
+    Program.JUNK: Behaviour(stdout=JUNK_BYTES, exit_code=0),
+    Program.GREEDY: Behaviour(out_of_memory=True),
 }
 
 

@@ -9,10 +9,10 @@ import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
 
 from aima_core.domain.ids import HostName, Route, ServiceId
-from aima_core.domain.resources import Holding, Room
+from aima_core.domain.resources import Allocation, HostCapacity
 from aima_core.redis import keys
-from aima_core.store.allocations import RoomStore
-from aima_core.store.claims import Claimed, HasItsHost, Lack, NoRoom
+from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, Lack
 from aima_core.store.operations import OperationStore
 
 pytestmark = pytest.mark.redis
@@ -27,13 +27,13 @@ def store(redis):
 
 
 @pytest.fixture
-def rooms(redis):
-    return RoomStore(redis)
+def allocations(redis):
+    return AllocationStore(redis)
 
 
 def room(gigabytes=10, *, available=None, gpus=(), unified=False, slots=8):
     left = (gigabytes if available is None else available) * GB
-    return Room(memory=gigabytes * GB, available=left, gpus=gpus, unified=unified, slots=slots)
+    return HostCapacity(memory=gigabytes * GB, available=left, gpus=gpus, unified=unified, slots=slots)
 
 
 def a_start(store, service="svc-tiny-dial", *, gigabytes=4, gpus=None, gpu_memory=None):
@@ -43,17 +43,17 @@ def a_start(store, service="svc-tiny-dial", *, gigabytes=4, gpus=None, gpu_memor
     return put_down(store, a_start_of(service, requires=requires)).id
 
 
-def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(store, rooms):
+def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(store, allocations):
     first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
 
     given = store.claim(first, ALPHA, room(10))
     refused = store.claim(second, ALPHA, room(10))
 
     assert isinstance(given, Claimed)
-    assert isinstance(refused, NoRoom)
+    assert isinstance(refused, InsufficientCapacity)
     assert refused.lack is Lack.MEMORY
-    assert {service: held.memory for service, held in rooms.held(ALPHA).items()} == {"svc-tiny-a": 6 * GB}
-    assert [operation.id for operation in store.waiting()] == [second]
+    assert {service: held.memory for service, held in allocations.held(ALPHA).items()} == {"svc-tiny-a": 6 * GB}
+    assert [operation.id for operation in store.list_pending()] == [second]
     assert store.get(second).host is None
 
 
@@ -64,53 +64,53 @@ def test_what_is_refused_by_one_host_is_taken_by_another(store):
     taken = store.claim(start, BETA, room(10))
 
     assert isinstance(taken, Claimed)
-    assert store.waiting() == []
+    assert store.list_pending() == []
 
 
-def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, rooms):
+def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, allocations):
     starts = [a_start(store, f"svc-tiny-n{number}", gigabytes=3) for number in range(12)]
 
     with ThreadPoolExecutor(12) as pool:
         claims = list(pool.map(lambda start: store.claim(start, ALPHA, room(10, slots=64)), starts))
 
     assert sum(isinstance(claim, Claimed) for claim in claims) == 3
-    assert sum(holding.memory for holding in rooms.held(ALPHA).values()) == 9 * GB
+    assert sum(holding.memory for holding in allocations.held(ALPHA).values()) == 9 * GB
 
 
-def test_what_is_given_back_can_be_given_again(store, rooms):
+def test_what_is_given_back_can_be_given_again(store, allocations):
     first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
-    fence = store.claim(first, ALPHA, room(10)).record.fence
+    fence = store.claim(first, ALPHA, room(10)).operation.fence
 
-    assert not rooms.give_back(ALPHA, ServiceId("svc-tiny-a"), fence=fence - 1)
-    assert rooms.give_back(ALPHA, ServiceId("svc-tiny-a"), fence=fence)
+    assert not allocations.release(ALPHA, ServiceId("svc-tiny-a"), fence=fence - 1)
+    assert allocations.release(ALPHA, ServiceId("svc-tiny-a"), fence=fence)
 
     assert isinstance(store.claim(second, ALPHA, room(10)), Claimed)
 
 
-def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, rooms):
+def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, allocations):
     store.claim(a_start(store, gigabytes=6), ALPHA, room(10))
 
     again = store.claim(a_start(store, gigabytes=7), ALPHA, room(10))
 
     assert isinstance(again, Claimed)
-    assert [holding.memory for holding in rooms.held(ALPHA).values()] == [7 * GB]
+    assert [holding.memory for holding in allocations.held(ALPHA).values()] == [7 * GB]
 
 
 def test_memory_that_something_else_took_is_not_given(store):
     refused = store.claim(a_start(store, gigabytes=6), ALPHA, room(10, available=5))
 
-    assert isinstance(refused, NoRoom)
+    assert isinstance(refused, InsufficientCapacity)
 
 
-def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, rooms):
+def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, allocations):
     store.claim(a_start(store, "svc-tiny-a", gigabytes=4), ALPHA, room(20, available=7))
     second = a_start(store, "svc-tiny-b", gigabytes=4)
 
     while_it_loads = store.claim(second, ALPHA, room(20, available=7))
-    rooms.loaded(ALPHA, ServiceId("svc-tiny-a"))
+    allocations.mark_loaded(ALPHA, ServiceId("svc-tiny-a"))
     once_it_has_loaded = store.claim(second, ALPHA, room(20, available=7))
 
-    assert isinstance(while_it_loads, NoRoom)
+    assert isinstance(while_it_loads, InsufficientCapacity)
     assert isinstance(once_it_has_loaded, Claimed)
 
 
@@ -135,15 +135,15 @@ def test_all_gpus_are_given_only_where_none_is_in_use(store):
     assert store.claim(wants_all, BETA, has).gpus == ("GPU-a", "GPU-b")
 
 
-def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a_time(store, rooms):
+def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a_time(store, allocations):
     spark = room(100, gpus=("0",), unified=True)
     first = store.claim(a_start(store, "svc-tiny-a", gigabytes=10, gpus=1, gpu_memory="30GB"), ALPHA, spark)
     second = a_start(store, "svc-tiny-b", gigabytes=10, gpus=1, gpu_memory="30GB")
 
     while_it_loads = store.claim(second, ALPHA, spark)
-    rooms.loaded(ALPHA, ServiceId("svc-tiny-a"))
+    allocations.mark_loaded(ALPHA, ServiceId("svc-tiny-a"))
     once_it_has_loaded = store.claim(second, ALPHA, spark)
-    rooms.loaded(ALPHA, ServiceId("svc-tiny-b"))
+    allocations.mark_loaded(ALPHA, ServiceId("svc-tiny-b"))
     beyond = store.claim(a_start(store, "svc-tiny-c", gigabytes=21), ALPHA, spark)
 
     assert isinstance(first, Claimed)
@@ -166,7 +166,7 @@ def test_slots_are_for_starts_and_pulls_and_never_for_stops(store):
 def test_a_slot_is_free_again_when_its_claim_is_let_go_or_runs_out(store, redis):
     pull, next_pull, last_pull = (put_down(store, a_pull()).id for _ in range(3))
     attempt = store.claim(pull, ALPHA, room(slots=1)).attempt
-    store.let_go(pull, ALPHA, attempt)
+    store.release_claim(pull, ALPHA, attempt)
     assert isinstance(store.claim(next_pull, ALPHA, room(slots=1)), Claimed)
 
     redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as though its worker had been silent for long
@@ -190,10 +190,10 @@ def test_what_runs_on_a_drained_host_may_be_started_there_again(store, redis):
 
 
 def test_what_is_held_reads_as_it_was_written():
-    holding = Holding(memory=3, gpus=("GPU-a", "GPU-b"), loading=True, fence=12)
+    holding = Allocation(memory=3, gpus=("GPU-a", "GPU-b"), loading=True, fence=12)
 
-    assert Holding.parse(str(holding)) == holding
-    assert Holding.parse(str(Holding(memory=0, fence=1))) == Holding(memory=0, fence=1)
+    assert Allocation.parse(str(holding)) == holding
+    assert Allocation.parse(str(Allocation(memory=0, fence=1))) == Allocation(memory=0, fence=1)
 
 
 # One service, once -------------------------------------------------------------------------------------------------
@@ -209,14 +209,14 @@ def test_of_two_starts_that_any_host_may_take_the_second_goes_to_the_host_that_h
 
     elsewhere = store.claim(second, BETA, room())
 
-    assert isinstance(elsewhere, HasItsHost)
-    assert (elsewhere.host, elsewhere.record.id) == (ALPHA, second)
+    assert isinstance(elsewhere, AlreadyPlaced)
+    assert (elsewhere.host, elsewhere.operation.id) == (ALPHA, second)
     assert isinstance(store.claim(second, ALPHA, room()), Claimed)
 
 
-def test_what_came_to_nothing_on_one_host_may_be_taken_by_another(store, rooms):
+def test_what_came_to_nothing_on_one_host_may_be_taken_by_another(store, allocations):
     first, second = a_start_anywhere(store), a_start_anywhere(store)
-    rooms.give_back(ALPHA, ServiceId("svc-tiny-dial"), fence=store.claim(first, ALPHA, room()).record.fence)
+    allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=store.claim(first, ALPHA, room()).operation.fence)
 
     assert isinstance(store.claim(second, BETA, room()), Claimed)
 
@@ -232,15 +232,15 @@ def test_a_stop_that_is_older_than_the_start_does_not_let_another_host_take_it(s
     put_down(store, a_stop_of(), host=ALPHA)
     store.claim(a_start_anywhere(store), ALPHA, room())
 
-    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), HasItsHost)
+    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 
 
-def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_another(store, rooms):
-    fence = store.claim(a_start_anywhere(store), ALPHA, room()).record.fence
-    rooms.give_back(ALPHA, ServiceId("svc-tiny-dial"), fence=fence)
+def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_another(store, allocations):
+    fence = store.claim(a_start_anywhere(store), ALPHA, room()).operation.fence
+    allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=fence)
     put_down(store, a_start_of(), host=ALPHA)
 
-    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), HasItsHost)
+    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 
 
 def test_a_claim_whose_answer_was_lost_is_given_again_as_it_was(store, redis, monkeypatch):

@@ -61,7 +61,7 @@ def test_nobody_else_asks_this_machine_for_the_time():
 def test_a_host_whose_clock_is_a_day_off_holds_what_it_holds_for_as_long_as_any_other(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.operations.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
-    ports.open(range(20000, 20010))
+    ports.set_range(range(20000, 20010))
     start = put_down(operations, a_start_of())
 
     hosts.join(ALPHA, identity="alpha's", session="one")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Holding, Needs
+from aima_core.domain.resources import Allocation, ResourceRequest
 from aima_core.domain.services import Host
-from aima_core.scheduling.feasibility import Obstacle, Wanted, never, told, why_not
+from aima_core.scheduling.feasibility import ObstacleKind, PlacementRequirements, describe, find_obstacles, permanent
 
 GB = 10**9
 SERVICE = ServiceId("svc-vllm-qwen3-32b")
@@ -61,111 +61,117 @@ def a_server(*memory: int | None, **facts: Any) -> Host:
     return a_host(**({"accelerators": gpus, "gives_gpus": True, "routes": ("host.box", "rtx.amd64")} | facts))
 
 
-def wanted(*routes: str, image: str = "repo/name:1", **more: Any) -> Wanted:
+def wanted(*routes: str, image: str = "repo/name:1", **more: Any) -> PlacementRequirements:
     """A start that needs 4 GB, unless told otherwise."""
     beside = {name: more.pop(name) for name in ("image_size", "native", "port", "service") if name in more}
-    needs = Needs(**({"memory": 4 * GB, "cores": 2} | more))
-    return Wanted(tuple(map(Route, routes)), needs, **({"service": SERVICE, "images": (image,)} | beside))
+    needs = ResourceRequest(**({"memory": 4 * GB, "cores": 2} | more))
+    return PlacementRequirements(
+        tuple(map(Route, routes)), needs, **({"service": SERVICE, "images": (image,)} | beside)
+    )
 
 
-def a_load_of(memory: int, *gpus: str, loading: bool = False) -> Holding:
-    return Holding(memory=memory * GB, gpus=gpus, loading=loading, fence=1)
+def a_load_of(memory: int, *gpus: str, loading: bool = False) -> Allocation:
+    return Allocation(memory=memory * GB, gpus=gpus, loading=loading, fence=1)
 
 
-def obstacles(host: Host, asked: Wanted, *, other: Holding | None = None) -> list[tuple[Obstacle, bool]]:
-    found = why_not(host, asked, {OTHER: other} if other else {})
-    return [(reason.obstacle, reason.passes) for reason in found]
+def obstacles(
+    host: Host, asked: PlacementRequirements, *, other: Allocation | None = None
+) -> list[tuple[ObstacleKind, bool]]:
+    found = find_obstacles(host, asked, {OTHER: other} if other else {})
+    return [(reason.kind, reason.transient) for reason in found]
 
 
 def test_nothing_speaks_against_a_host_that_has_all_that_is_needed() -> None:
-    assert why_not(a_host(), wanted("cpu.arm64", "cpu.amd64"), {}) == []
-    assert why_not(a_spark(), wanted("gb10.arm64", gpus=1, gpu_memory=60 * GB), {}) == []
-    assert why_not(a_server(24 * GB), wanted("rtx.amd64", gpus=1, gpu_memory=24 * GB), {}) == []
+    assert find_obstacles(a_host(), wanted("cpu.arm64", "cpu.amd64"), {}) == []
+    assert find_obstacles(a_spark(), wanted("gb10.arm64", gpus=1, gpu_memory=60 * GB), {}) == []
+    assert find_obstacles(a_server(24 * GB), wanted("rtx.amd64", gpus=1, gpu_memory=24 * GB), {}) == []
 
 
 @pytest.mark.parametrize(
     ("facts", "obstacle"),
     [
-        ({"live": False}, Obstacle.OFFLINE),
-        ({"runtime_answers": False}, Obstacle.DOCKER_AWAY),
-        ({"drained_since": datetime.now(UTC)}, Obstacle.DRAINED),
-        ({"disk_free": 10 * GB}, Obstacle.DISK),
+        ({"live": False}, ObstacleKind.OFFLINE),
+        ({"runtime_answers": False}, ObstacleKind.DOCKER_AWAY),
+        ({"drained_since": datetime.now(UTC)}, ObstacleKind.DRAINED),
+        ({"disk_free": 10 * GB}, ObstacleKind.DISK),
     ],
 )
-def test_what_may_pass_by_itself_is_waited_for(facts: dict[str, Any], obstacle: Obstacle) -> None:
+def test_what_may_pass_by_itself_is_waited_for(facts: dict[str, Any], obstacle: ObstacleKind) -> None:
     assert obstacles(a_host(**facts), wanted("cpu.amd64", image_size=10 * GB)) == [(obstacle, True)]
 
 
 @pytest.mark.parametrize(
     ("host", "asked", "obstacle"),
     [
-        (a_host(), wanted("cpu.arm64"), Obstacle.ARCH),
-        (a_host(), wanted("gb10.amd64"), Obstacle.ACCELERATOR),
-        (a_spark(), wanted("rtx.arm64", gpus=1), Obstacle.ACCELERATOR),
-        (a_host(), wanted(cores=9), Obstacle.CORES),
-        (a_host(), wanted(memory=65 * GB), Obstacle.MEMORY),
-        (a_host(memory_reserve=GB), wanted(memory=64 * GB), Obstacle.MEMORY),
-        (a_spark(), wanted(memory=32 * GB, gpus=1, gpu_memory=90 * GB), Obstacle.MEMORY),
-        (a_server(24 * GB), wanted(gpus=2), Obstacle.GPUS),
-        (a_host(), wanted(gpus="all"), Obstacle.GPUS),
-        (a_spark(gives_gpus=False), wanted(gpus=1), Obstacle.GPUS),
-        (a_server(24 * GB, 8 * GB), wanted(gpus=1, gpu_memory=25 * GB), Obstacle.GPU_MEMORY),
-        (a_host(allows=("docker.io/*", "local/*")), wanted(), Obstacle.IMAGE_NOT_ALLOWED),
-        (a_host(runtime="process"), wanted(native=False), Obstacle.NATIVE),
-        (a_host(), wanted(port=8080), Obstacle.PORT),
+        (a_host(), wanted("cpu.arm64"), ObstacleKind.ARCH),
+        (a_host(), wanted("gb10.amd64"), ObstacleKind.ACCELERATOR),
+        (a_spark(), wanted("rtx.arm64", gpus=1), ObstacleKind.ACCELERATOR),
+        (a_host(), wanted(cores=9), ObstacleKind.CORES),
+        (a_host(), wanted(memory=65 * GB), ObstacleKind.MEMORY),
+        (a_host(memory_reserve=GB), wanted(memory=64 * GB), ObstacleKind.MEMORY),
+        (a_spark(), wanted(memory=32 * GB, gpus=1, gpu_memory=90 * GB), ObstacleKind.MEMORY),
+        (a_server(24 * GB), wanted(gpus=2), ObstacleKind.GPUS),
+        (a_host(), wanted(gpus="all"), ObstacleKind.GPUS),
+        (a_spark(gives_gpus=False), wanted(gpus=1), ObstacleKind.GPUS),
+        (a_server(24 * GB, 8 * GB), wanted(gpus=1, gpu_memory=25 * GB), ObstacleKind.GPU_MEMORY),
+        (a_host(allows=("docker.io/*", "local/*")), wanted(), ObstacleKind.IMAGE_NOT_ALLOWED),
+        (a_host(runtime="process"), wanted(native=False), ObstacleKind.NATIVE),
+        (a_host(), wanted(port=8080), ObstacleKind.PORT),
     ],
 )
-def test_what_the_host_will_never_have_does_not_pass(host: Host, asked: Wanted, obstacle: Obstacle) -> None:
+def test_what_the_host_will_never_have_does_not_pass(
+    host: Host, asked: PlacementRequirements, obstacle: ObstacleKind
+) -> None:
     assert obstacles(host, asked) == [(obstacle, False)]
 
 
 def test_every_reason_is_told_and_not_the_first_only() -> None:
     host = a_host(live=False, drained_since=datetime.now(UTC), memory=GB)
 
-    reasons = why_not(host, wanted("gb10.arm64"), {})
+    reasons = find_obstacles(host, wanted("gb10.arm64"), {})
 
-    assert [each.obstacle for each in reasons] == ["offline", "drained", "arch", "memory"]
-    assert [each.obstacle for each in never(reasons)] == ["arch", "memory"]
-    assert told(host, reasons[:2]) == "box is not live and is drained"
+    assert [each.kind for each in reasons] == ["offline", "drained", "arch", "memory"]
+    assert [each.kind for each in permanent(reasons)] == ["arch", "memory"]
+    assert describe(host, reasons[:2]) == "box is not live and is drained"
 
 
 def test_a_host_with_every_slot_busy_is_waited_for() -> None:
-    [reason] = why_not(a_host(slots=3), wanted(), {}, busy=3)
+    [reason] = find_obstacles(a_host(slots=3), wanted(), {}, busy=3)
 
-    assert (reason.obstacle, reason.sentence, reason.passes) == ("slots", "has all 3 start slots busy", True)
-    assert why_not(a_host(slots=3), wanted(), {}, busy=2) == []
+    assert (reason.kind, reason.sentence, reason.transient) == ("slots", "has all 3 start slots busy", True)
+    assert find_obstacles(a_host(slots=3), wanted(), {}, busy=2) == []
 
 
 # Memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_memory_that_others_hold_is_waited_for_and_how_much_is_left_is_told() -> None:
-    [reason] = why_not(a_host(), wanted(memory=40 * GB), {OTHER: a_load_of(30)})
+    [reason] = find_obstacles(a_host(), wanted(memory=40 * GB), {OTHER: a_load_of(30)})
 
-    assert reason.passes
+    assert reason.transient
     assert reason.sentence == "has 34 GB of 40 GB memory to spare"
 
 
 def test_what_the_service_itself_holds_does_not_stand_in_its_own_way() -> None:
-    assert why_not(a_host(), wanted(memory=40 * GB), {SERVICE: a_load_of(40)}) == []
+    assert find_obstacles(a_host(), wanted(memory=40 * GB), {SERVICE: a_load_of(40)}) == []
 
 
 def test_more_given_than_there_is_leaves_nothing_rather_than_less() -> None:
-    [reason] = why_not(a_host(), wanted(), {OTHER: a_load_of(80)})
+    [reason] = find_obstacles(a_host(), wanted(), {OTHER: a_load_of(80)})
 
     assert reason.sentence == "has 0 B of 4 GB memory to spare"
 
 
 def test_a_reserve_is_nobodys() -> None:
     assert obstacles(a_host(memory_reserve=60 * GB), wanted(memory=4 * GB)) == []
-    assert obstacles(a_host(memory_reserve=61 * GB), wanted(memory=4 * GB)) == [(Obstacle.MEMORY, False)]
+    assert obstacles(a_host(memory_reserve=61 * GB), wanted(memory=4 * GB)) == [(ObstacleKind.MEMORY, False)]
 
 
 def test_a_gpus_memory_comes_out_of_the_hosts_where_the_two_are_one() -> None:
     asked = wanted(memory=15 * GB, gpus=1, gpu_memory=60 * GB)
 
     assert obstacles(a_spark(), asked, other=a_load_of(40)) == []
-    assert obstacles(a_spark(), asked, other=a_load_of(41)) == [(Obstacle.MEMORY, True)]
+    assert obstacles(a_spark(), asked, other=a_load_of(41)) == [(ObstacleKind.MEMORY, True)]
     assert obstacles(a_server(80 * GB), asked, other=a_load_of(41)) == []
 
 
@@ -176,15 +182,15 @@ def test_gpus_in_use_are_waited_for() -> None:
     host = a_server(24 * GB, 24 * GB)
 
     assert obstacles(host, wanted(gpus=1), other=a_load_of(1, "GPU-0")) == []
-    assert obstacles(host, wanted(gpus=2), other=a_load_of(1, "GPU-0")) == [(Obstacle.GPUS, True)]
-    assert obstacles(host, wanted(gpus="all"), other=a_load_of(1, "GPU-0")) == [(Obstacle.GPUS, True)]
+    assert obstacles(host, wanted(gpus=2), other=a_load_of(1, "GPU-0")) == [(ObstacleKind.GPUS, True)]
+    assert obstacles(host, wanted(gpus="all"), other=a_load_of(1, "GPU-0")) == [(ObstacleKind.GPUS, True)]
 
 
 def test_several_gpus_put_their_memory_together() -> None:
     host = a_server(24 * GB, 24 * GB)
 
     assert obstacles(host, wanted(gpus=2, gpu_memory=48 * GB)) == []
-    assert obstacles(host, wanted(gpus=2, gpu_memory=49 * GB)) == [(Obstacle.GPU_MEMORY, False)]
+    assert obstacles(host, wanted(gpus=2, gpu_memory=49 * GB)) == [(ObstacleKind.GPU_MEMORY, False)]
 
 
 def test_a_gpu_that_does_not_tell_its_memory_is_left_to_the_engine() -> None:
@@ -194,7 +200,7 @@ def test_a_gpu_that_does_not_tell_its_memory_is_left_to_the_engine() -> None:
 def test_only_one_engine_loads_at_a_time_where_memory_is_shared() -> None:
     asked = wanted(gpus=1)
 
-    assert obstacles(a_spark(), asked, other=a_load_of(10, "GPU-0", loading=True)) == [(Obstacle.LOADING, True)]
+    assert obstacles(a_spark(), asked, other=a_load_of(10, "GPU-0", loading=True)) == [(ObstacleKind.LOADING, True)]
     assert obstacles(a_spark(), asked, other=a_load_of(10, "GPU-0")) == []
     assert obstacles(a_spark(), asked, other=a_load_of(10, loading=True)) == []
     assert obstacles(a_spark(), wanted(), other=a_load_of(10, "GPU-0", loading=True)) == []
@@ -214,7 +220,7 @@ def test_an_image_that_is_there_needs_no_disk_unless_the_host_does_not_allow_it(
     here = {"disk_free": GB, "images": [{"reference": "repo/name:2", "digest": None}]}
 
     assert obstacles(a_host(**here), asked) == []
-    assert obstacles(a_host(**here, allows=("*:1",)), asked) == [(Obstacle.DISK, True)]
+    assert obstacles(a_host(**here, allows=("*:1",)), asked) == [(ObstacleKind.DISK, True)]
 
 
 def test_native_processes_have_no_image_to_be_allowed_or_to_take_disk() -> None:
@@ -224,17 +230,17 @@ def test_native_processes_have_no_image_to_be_allowed_or_to_take_disk() -> None:
 
 
 def test_a_pull_needs_neither_room_nor_a_host_that_takes_starts() -> None:
-    pull = Wanted((), Needs(), images=("repo/name:1",))
+    pull = PlacementRequirements((), ResourceRequest(), images=("repo/name:1",))
     host = a_host(drained_since=datetime.now(UTC))
 
-    assert why_not(host, pull, {OTHER: a_load_of(64)}) == []
+    assert find_obstacles(host, pull, {OTHER: a_load_of(64)}) == []
 
 
 def test_a_host_that_was_named_is_not_asked_for_its_routes() -> None:
-    assert why_not(a_host(routes=("host.box",)), wanted(), {}) == []
+    assert find_obstacles(a_host(routes=("host.box",)), wanted(), {}) == []
 
 
 def test_a_host_of_the_right_kind_that_listens_to_none_of_the_routes_is_told_as_such() -> None:
-    [reason] = why_not(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), {})
+    [reason] = find_obstacles(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), {})
 
     assert reason.sentence == "does not listen to cpu.arm64 or cpu.amd64"

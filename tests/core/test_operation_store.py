@@ -10,7 +10,7 @@ from aima_core.domain.operations import Event, Operation, Phase, State
 from aima_core.errors import Cancelled, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.store.claims import Claimed, Skipped, Standing
+from aima_core.store.claims import Claimed, ClaimStatus, NotClaimable
 from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
@@ -47,14 +47,14 @@ def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store)
 
     assert isinstance(first, Claimed)
     assert first.attempt == 1
-    assert isinstance(second, Skipped)
-    assert "alpha" in second.why
+    assert isinstance(second, NotClaimable)
+    assert "alpha" in second.reason
 
 
 def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store):
     operation = put_down(store, a_pull())
     claimed = claim(store, operation)
-    store.record(an_event(operation, Phase.PULLED), attempt=claimed.attempt)
+    store.append_event(an_event(operation, Phase.PULLED), attempt=claimed.attempt)
 
     read = store.get(operation.id)
 
@@ -63,10 +63,10 @@ def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store):
 
 def test_what_was_said_of_a_phase_goes_with_it(store):
     operation = put_down(store, a_pull())
-    store.record(an_event(operation, Phase.QUEUED, message="no host yet"))
+    store.append_event(an_event(operation, Phase.QUEUED, message="no host yet"))
     assert store.get(operation.id).reason == "no host yet"
 
-    store.record(an_event(operation, Phase.PULLING))
+    store.append_event(an_event(operation, Phase.PULLING))
 
     assert store.get(operation.id).reason is None
 
@@ -79,8 +79,8 @@ def test_a_claim_that_nobody_renews_lets_the_host_s_next_worker_take_over(store,
     taken_over = claim(store, operation)
 
     assert taken_over.attempt == lost.attempt + 1
-    assert store.renew(operation.id, ALPHA, lost.attempt) is Standing.LOST
-    assert store.renew(operation.id, ALPHA, taken_over.attempt) is Standing.GO_ON
+    assert store.renew(operation.id, ALPHA, lost.attempt) is ClaimStatus.SUPERSEDED
+    assert store.renew(operation.id, ALPHA, taken_over.attempt) is ClaimStatus.VALID
 
 
 def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, redis):
@@ -90,9 +90,9 @@ def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, redis):
 
     refused = store.claim(operation.id, BETA)
     again = claim(store, operation)
-    store.let_go(operation.id, ALPHA, again.attempt, to_anybody=True)
+    store.release_claim(operation.id, ALPHA, again.attempt, to_anybody=True)
 
-    assert isinstance(refused, Skipped)
+    assert isinstance(refused, NotClaimable)
     assert claim(store, operation, BETA).attempt == held.attempt + 2
 
 
@@ -102,7 +102,7 @@ def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, redis):
     redis.delete(keys.claim(operation.id))
     claim(store, operation)
 
-    number = store.record(an_event(operation, Phase.FAILED), attempt=lost.attempt)
+    number = store.append_event(an_event(operation, Phase.FAILED), attempt=lost.attempt)
 
     assert number == 0
     assert store.get(operation.id).state is State.RUNNING
@@ -119,22 +119,22 @@ def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, redis):
 
 def test_an_end_is_final(store):
     operation = put_down(store, a_pull())
-    store.record(an_event(operation, Phase.CANCELLED, failure=Cancelled().failure))
+    store.append_event(an_event(operation, Phase.CANCELLED, failure=Cancelled().failure))
 
-    number = store.record(an_event(operation, Phase.READY))
+    number = store.append_event(an_event(operation, Phase.READY))
 
     assert number == 0
     assert store.get(operation.id).state is State.CANCELLED
-    assert isinstance(store.claim(operation.id, ALPHA), Skipped)
+    assert isinstance(store.claim(operation.id, ALPHA), NotClaimable)
     assert operation.id not in store.active()
 
 
 def test_an_ended_operation_is_forgotten_in_time_and_an_active_one_never(store, redis):
     ended, active = put_down(store, a_pull()), put_down(store, a_pull())
     for operation in (ended, active):
-        store.record(an_event(operation, Phase.QUEUED))
+        store.append_event(an_event(operation, Phase.QUEUED))
 
-    store.record(an_event(ended, Phase.FAILED))
+    store.append_event(an_event(ended, Phase.FAILED))
 
     assert all(redis.ttl(key) > 0 for key in (keys.operation(ended.id), keys.log(ended.id)))
     assert all(redis.ttl(key) == -1 for key in (keys.operation(active.id), keys.log(active.id)))
@@ -143,7 +143,7 @@ def test_an_ended_operation_is_forgotten_in_time_and_an_active_one_never(store, 
 def test_events_are_numbered_without_gaps_and_replayed_from_any_of_them(store):
     operation = put_down(store, a_pull())
     for phase in (Phase.PULLING, Phase.PULLING, Phase.PULLED):
-        store.record(an_event(operation, phase))
+        store.append_event(an_event(operation, phase))
 
     events = store.events(operation.id)
     later = store.events(operation.id, after=2)
@@ -158,7 +158,7 @@ def test_an_event_and_its_publication_bear_the_same_number(store, redis):
         follower.subscribe(keys.EVENTS)
         follower.get_message(timeout=5)
 
-        number = store.record(an_event(operation, Phase.PULLING, message="on it"))
+        number = store.append_event(an_event(operation, Phase.PULLING, message="on it"))
 
         published = follower.get_message(timeout=5)["data"]
     id, seq, _, event = published.split(" ", 3)
@@ -170,26 +170,26 @@ def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(s
     waiting, held = put_down(store, a_pull()), put_down(store, a_pull())
     claimed = claim(store, held)
 
-    assert store.ask_to_cancel(waiting.id) is True
-    assert store.ask_to_cancel(held.id) is False
-    assert store.renew(held.id, ALPHA, claimed.attempt) is Standing.CANCEL
+    assert store.request_cancel(waiting.id) is True
+    assert store.request_cancel(held.id) is False
+    assert store.renew(held.id, ALPHA, claimed.attempt) is ClaimStatus.CANCEL
 
 
 def test_what_was_cancelled_is_not_taken_on_any_more(store):
     operation = put_down(store, a_pull())
-    store.ask_to_cancel(operation.id)
+    store.request_cancel(operation.id)
 
     claimed = store.claim(operation.id, ALPHA)
 
-    assert isinstance(claimed, Skipped)
-    assert claimed.to_be_ended
+    assert isinstance(claimed, NotClaimable)
+    assert claimed.cancel_pending
 
 
 def test_an_operation_that_never_was_is_unknown(store):
     with pytest.raises(UnknownOperation):
         store.get(OperationId.new())
     with pytest.raises(UnknownOperation):
-        store.ask_to_cancel(OperationId.new())
+        store.request_cancel(OperationId.new())
 
 
 def test_pages_give_every_operation_once_newest_first(store):
@@ -206,7 +206,7 @@ def test_pages_give_every_operation_once_newest_first(store):
 
 def test_a_page_holds_only_what_was_asked_for(store):
     ended, waiting = put_down(store, a_pull()), put_down(store, a_pull())
-    store.record(an_event(ended, Phase.FAILED))
+    store.append_event(an_event(ended, Phase.FAILED))
 
     page = store.page(limit=10, having={"state": "queued"})
 

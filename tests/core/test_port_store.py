@@ -26,7 +26,7 @@ def ports(redis):
 
 def opened(redis, last: int = 20009) -> PortStore:
     store = PortStore(redis, HOST)
-    store.open(range(20000, last + 1))
+    store.set_range(range(20000, last + 1))
     return store
 
 
@@ -88,7 +88,7 @@ def test_when_all_are_held_there_is_none(redis):
 
 def test_a_late_operation_does_not_move_the_lease_of_a_later_one(ports):
     port = ports.lease(A, fence=5, wanted=20004)
-    ports.keep(A, port, fence=5)
+    ports.persist(A, port, fence=5)
 
     leased = ports.lease(A, fence=4, wanted=20007)
 
@@ -108,7 +108,7 @@ def test_only_the_holder_gives_a_port_back_and_no_late_one(ports):
 def test_a_lease_runs_out_unless_its_container_lives(ports, redis):
     lent, kept = ports.lease(A, fence=1), ports.lease(B, fence=2)
 
-    ports.keep(B, kept, fence=2)
+    ports.persist(B, kept, fence=2)
 
     assert 0 < redis.pttl(f"{keys.port_prefix(HOST)}{lent}") <= keys.PORT_LEASE.total_seconds() * 1000
     assert redis.pttl(f"{keys.port_prefix(HOST)}{kept}") == -1
@@ -139,7 +139,7 @@ def test_opening_another_range_leaves_what_is_held_and_nothing_else_of_the_old_o
     held, lost = ports.lease(A, fence=1), ports.lease(B, fence=2)
     let_run_out(redis, lost)
 
-    ports.open(range(20100, 20101))
+    ports.set_range(range(20100, 20101))
 
     assert [lease.port for lease in ports.all()] == [held]
     assert ports.lease(B, fence=3) == 20100
@@ -161,9 +161,9 @@ def test_a_port_that_another_program_uses_is_left_alone_for_a_while(ports):
 
 def test_a_port_that_redis_lost_is_put_back_for_a_running_container(ports, redis):
     redis.flushdb()
-    ports.open(range(20000, 20010))
+    ports.set_range(range(20000, 20010))
 
-    ports.keep(A, 20004, fence=7)
+    ports.persist(A, 20004, fence=7)
 
     assert [(lease.port, lease.holder, lease.fence) for lease in ports.all()] == [(20004, A, 7)]
 

@@ -19,10 +19,10 @@ from lab.wishes import a_stop_of, put_down
 from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
 from aima_core.domain.operations import Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.queue.notifier import Doorbell, envelope, task_name
+from aima_core.queue.notifier import Notifier, encode_message, task_name
 from aima_core.redis import keys
 from aima_core.store.operations import OperationStore, now
-from aima_core.store.orders import Order
+from aima_core.store.orders import QueuedOperation
 from aima_core.store.services import ServiceStore
 
 pytestmark = pytest.mark.redis
@@ -55,8 +55,8 @@ def an_operation(**changes: object) -> Operation:
     return Operation.model_validate({**facts, **changes})
 
 
-def an_order(**changes: Any) -> Order:
-    return Order(an_operation(), "{}", "signature", **changes)
+def an_order(**changes: Any) -> QueuedOperation:
+    return QueuedOperation(an_operation(), "{}", "signature", **changes)
 
 
 def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
@@ -87,7 +87,7 @@ def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engi
         )
     theirs = redis.blpop(keys.queue(QUEUE), timeout=1)[1]
 
-    ours = envelope(operation, QUEUE)
+    ours = encode_message(operation, QUEUE)
 
     assert fields_of(ours) == fields_of(theirs)
 
@@ -95,7 +95,7 @@ def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engi
 def test_each_ring_is_a_delivery_of_its_own():
     operation = an_operation()
 
-    first, second = (json.loads(envelope(operation, QUEUE))["properties"]["delivery_tag"] for _ in range(2))
+    first, second = (json.loads(encode_message(operation, QUEUE))["properties"]["delivery_tag"] for _ in range(2))
 
     assert first != second
 
@@ -103,7 +103,7 @@ def test_each_ring_is_a_delivery_of_its_own():
 def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
     operation = an_operation()
     with a_worker_that_notes(redis_url) as ran:
-        Doorbell(redis).ring(operation)
+        Notifier(redis).notify(operation)
 
         assert eventually(lambda: ran == [(operation.id, (operation.id,), "aima.start")]), ran
 
@@ -111,7 +111,7 @@ def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
 def test_a_message_that_a_worker_puts_back_comes_again(redis, redis_url):
     operation = an_operation()
     with a_worker_that_notes(redis_url, puts_back=1) as ran:
-        Doorbell(redis).ring(operation)
+        Notifier(redis).notify(operation)
 
         assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2), ran
 
@@ -119,7 +119,7 @@ def test_a_message_that_a_worker_puts_back_comes_again(redis, redis_url):
 def test_a_stop_is_rung_for_on_a_queue_of_its_own_and_anything_where_it_is_told_to(store, redis):
     stop = put_down(store, a_stop_of())
 
-    Doorbell(redis).ring(stop, on="host.beta")
+    Notifier(redis).notify(stop, on="host.beta")
 
     assert [waiting(redis, queue) for queue in ("host.alpha", "host.alpha.stop", "host.beta")] == [0, 1, 1]
 
@@ -134,10 +134,10 @@ def test_an_operation_is_put_down_with_its_event_and_its_doorbell(store, redis):
 
     assert store.get(put.id) == put == order.operation.model_copy(update={"fence": 1, "seq": 1})
     assert [(event.seq, event.phase) for event in store.events(put.id)] == [(1, Phase.QUEUED)]
-    assert [event.operation for _, event in store.everybodys_events("0-0")] == [put.id]
+    assert [event.operation for _, event in store.all_events("0-0")] == [put.id]
     assert json.loads(redis.blpop(keys.queue(QUEUE), timeout=1)[1])["headers"]["id"] == put.id
     assert store.active() == [put.id]
-    assert store.waiting() == []
+    assert store.list_pending() == []
 
 
 def test_who_listens_hears_of_it_at_once(store, redis):
@@ -149,7 +149,7 @@ def test_who_listens_hears_of_it_at_once(store, redis):
 
     id, seq, place, text = heard[-1].split(" ", 3)
     assert (id, seq) == (put.id, "1")
-    assert place == store.last_place()
+    assert place == store.last_event_id()
     assert json.loads(text)["phase"] == "queued"
 
 
@@ -194,14 +194,14 @@ def test_nobody_looks_after_it_before_its_time(store, redis):
 def test_what_waits_for_a_host_is_found_by_whoever_joins(store):
     [waits, _] = store.enqueue([an_order(waits=True), an_order()])
 
-    assert store.waiting() == [waits]
+    assert store.list_pending() == [waits]
 
 
 def test_its_instance_is_wanted_under_its_fence(store, services):
     operation = an_operation(route=Route("host.alpha"))
     store.enqueue([an_order()])
 
-    [put] = store.enqueue([Order(operation, "{}", "signature")])
+    [put] = store.enqueue([QueuedOperation(operation, "{}", "signature")])
 
     wanted = services.instances_on(HostName("alpha"))
     assert [(each.desired, each.fence, each.operation) for each in wanted] == [(Desired.RUNNING, put.fence, put.id)]
@@ -210,18 +210,18 @@ def test_its_instance_is_wanted_under_its_fence(store, services):
 
 def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
     operation = an_operation(route=Route("host.alpha"))
-    services.intend(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
+    services.set_desired(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
 
-    store.enqueue([Order(operation, "{}", "signature")])
+    store.enqueue([QueuedOperation(operation, "{}", "signature")])
 
     assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
 
 
 def test_a_redis_that_lost_the_fence_goes_on_beyond_what_hosts_know(store, services):
     operation = an_operation(route=Route("host.alpha"))
-    services.intend(wanted_by(operation).model_copy(update={"fence": 700}))
+    services.set_desired(wanted_by(operation).model_copy(update={"fence": 700}))
 
-    [put] = store.enqueue([Order(operation, "{}", "signature")])
+    [put] = store.enqueue([QueuedOperation(operation, "{}", "signature")])
     [next_one] = store.enqueue([an_order()])
 
     assert (put.fence, next_one.fence) == (701, 702)

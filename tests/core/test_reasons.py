@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 from aima_core.domain.ids import HostName
-from aima_core.scheduling.explanation import Against, reasons_of
-from aima_core.scheduling.feasibility import Obstacle, WhyNot
+from aima_core.scheduling.explanation import Against, explain
+from aima_core.scheduling.feasibility import Obstacle, ObstacleKind
 
-DRAINED = WhyNot(Obstacle.DRAINED, "is drained", True)
-OFFLINE = WhyNot(Obstacle.OFFLINE, "is not live", True)
-ARCH = WhyNot(Obstacle.ARCH, "is amd64 rather than arm64", False)
-
-
-def short_of(memory: int) -> WhyNot:
-    return WhyNot(Obstacle.MEMORY, f"has {memory} GB of 92 GB memory to spare", True)
+DRAINED = Obstacle(ObstacleKind.DRAINED, "is drained", True)
+OFFLINE = Obstacle(ObstacleKind.OFFLINE, "is not live", True)
+ARCH = Obstacle(ObstacleKind.ARCH, "is amd64 rather than arm64", False)
 
 
-def against(**hosts: list[WhyNot]) -> Against:
+def short_of(memory: int) -> Obstacle:
+    return Obstacle(ObstacleKind.MEMORY, f"has {memory} GB of 92 GB memory to spare", True)
+
+
+def against(**hosts: list[Obstacle]) -> Against:
     return {HostName(name.replace("_", "-")): reasons for name, reasons in hosts.items()}
 
 
 def test_each_host_is_told_with_all_that_speaks_against_it() -> None:
-    told = reasons_of(against(spark_01=[short_of(20)], spark_02=[DRAINED, OFFLINE]))
+    told = explain(against(spark_01=[short_of(20)], spark_02=[DRAINED, OFFLINE]))
 
     assert told == "spark-01 has 20 GB of 92 GB memory to spare; spark-02 is drained and is not live"
 
 
 def test_a_host_that_would_do_is_not_among_them() -> None:
-    assert reasons_of(against(spark_01=[], spark_02=[DRAINED])) == "spark-02 is drained"
+    assert explain(against(spark_01=[], spark_02=[DRAINED])) == "spark-02 is drained"
 
 
 def test_hosts_with_the_same_reasons_are_told_together() -> None:
-    told = reasons_of(against(a=[DRAINED], b=[short_of(3)], c=[DRAINED], d=[DRAINED]))
+    told = explain(against(a=[DRAINED], b=[short_of(3)], c=[DRAINED], d=[DRAINED]))
 
     assert told == "b has 3 GB of 92 GB memory to spare; a, c and d are drained"
 
 
 def test_those_that_are_nearest_to_doing_come_first() -> None:
-    told = reasons_of(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
+    told = explain(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
 
     assert told == "c is not live; b is drained and is not live; a is amd64 rather than arm64"
 
@@ -46,13 +46,13 @@ def test_of_two_hundred_hosts_five_are_named_and_the_others_counted() -> None:
     drained = {f"d{number:03d}": [DRAINED] for number in range(120)}
     wrong = {f"w{number:03d}": [ARCH] for number in range(75)}
 
-    told = reasons_of(against(**wrong, **drained, **short))
+    told = explain(against(**wrong, **drained, **short))
 
     assert told.count("memory to spare") == 5
     assert told.endswith("; and 195 more (drained: 120, arch: 75)")
 
 
 def test_a_single_one_is_named_rather_than_counted() -> None:
-    told = reasons_of(against(**{f"d{number}": [DRAINED] for number in range(6)}))
+    told = explain(against(**{f"d{number}": [DRAINED] for number in range(6)}))
 
     assert told == "d0, d1, d2, d3, d4 and d5 are drained"

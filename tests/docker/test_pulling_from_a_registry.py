@@ -113,7 +113,7 @@ def test_an_image_can_be_pulled_by_tag_and_digest_at_once(
 def test_a_registry_that_does_not_know_an_image_tells_no_architecture(
     engine: DockerEngine, shared_registry: Registry, new_name: str
 ) -> None:
-    assert engine.offered(f"{shared_registry.address}/{new_name}:none") == frozenset()
+    assert engine.registry_architectures(f"{shared_registry.address}/{new_name}:none") == frozenset()
 
 
 def test_the_architecture_of_a_foreign_image_shows_in_its_facts(
@@ -124,7 +124,7 @@ def test_the_architecture_of_a_foreign_image_shows_in_its_facts(
     foreign = "arm64" if host_arch.arch == "amd64" else "amd64"
     image = shared_registry.push(foreign_image(new_name, arch=foreign), name=new_name)
 
-    assert engine.offered(image) == {foreign}  # before anything is pulled
+    assert engine.registry_architectures(image) == {foreign}  # before anything is pulled
     pulled(engine, image)
 
     facts = engine.image(image)

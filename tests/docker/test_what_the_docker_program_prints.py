@@ -13,7 +13,7 @@ from aima_worker.runtimes.docker.cli.logs import PIECE, Stamped
 from aima_worker.runtimes.docker.cli.program import DockerProgram
 from aima_worker.runtimes.docker.cli.pull import Painting
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.errors import Refusal
+from aima_worker.runtimes.docker.errors import EngineError
 
 AT = "2026-02-03T04:05:06.123456789Z"
 STAMP = f"{AT} ".encode()
@@ -190,5 +190,5 @@ def test_what_the_engine_itself_says_is_a_refusal_in_its_own_words() -> None:
 
     failure = program.failure(complaint)
 
-    assert isinstance(failure, Refusal)
+    assert isinstance(failure, EngineError)
     assert failure.words == "driver failed: unexpected EOF"

@@ -21,7 +21,7 @@ from lab.leftovers import nothing_held
 from lab.redis_server import RedisServer, redis_program
 from lab.wishes import SIGNING_KEY, a_stop_of
 
-from aima_core.redis.connection import RedisLink, command_link
+from aima_core.redis.connection import RedisClient, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings
 from aima_worker.operations import images
 from aima_worker.operations.container_spec import ours
@@ -60,7 +60,7 @@ def tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def desk(settings: Settings, redis: RedisLink, dial_image: str) -> Iterator[Desk]:
+def desk(settings: Settings, redis: RedisClient, dial_image: str) -> Iterator[Desk]:
     """At the shared engine."""
     with _spotless_desk(settings, redis, DockerEngine(host="alpha")) as desk:
         yield desk
@@ -91,7 +91,7 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Itera
 
 
 @contextmanager
-def _spotless_desk(settings: Settings, redis: RedisLink, runtime: DockerEngine) -> Iterator[Desk]:
+def _spotless_desk(settings: Settings, redis: RedisClient, runtime: DockerEngine) -> Iterator[Desk]:
     with desk_of(settings, redis, runtime) as desk:
         try:
             _warm_up(desk, redis)
@@ -106,7 +106,7 @@ def _spotless_desk(settings: Settings, redis: RedisLink, runtime: DockerEngine) 
             runtime.close()
 
 
-def _warm_up(desk: Desk, redis: RedisLink) -> None:
+def _warm_up(desk: Desk, redis: RedisClient) -> None:
     """Have the threads and connections that are kept from one operation to the next, also when several run at once."""
     for command in (a_dial(), a_stop_of()):
         assert desk.begin(command)[1].result(30).code is None

@@ -15,7 +15,7 @@ from lab.parts import eventually
 from lab.redis_server import RedisServer
 
 from aima_core.domain.ids import OperationId
-from aima_core.queue.notifier import Doorbell
+from aima_core.queue.notifier import Notifier
 from aima_core.redis.connection import command_link
 from aima_core.store.operations import OperationStore
 
@@ -67,7 +67,7 @@ def put_back_on_the_queue(redis: RedisServer, ids: list[str]) -> None:
     """As Celery does with what it has not acknowledged by then, though it was done."""
     link = command_link(redis.url)
     for id in ids:
-        Doorbell(link).ring(OperationStore(link).get(OperationId(id)))
+        Notifier(link).notify(OperationStore(link).get(OperationId(id)))
     link.close()
 
 

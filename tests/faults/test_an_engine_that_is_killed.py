@@ -14,13 +14,13 @@ from lab.parts import eventually
 from lab.wishes import a_stop_of
 
 from aima_api.doctor.checks import findings
-from aima_api.doctor.finding import Verdict
+from aima_api.doctor.finding import CheckStatus
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Instance, InstanceState
 from aima_core.settings import Settings
 from aima_worker.node.facts import host_facts
 from aima_worker.operations.container_spec import ours
-from aima_worker.reconciler.loop import Watch
+from aima_worker.reconciler.loop import ReconcileLoop
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 
@@ -40,11 +40,11 @@ def told() -> list[bool]:
 
 
 @pytest.fixture
-def watch(desk_of_its_own: Desk, told: list[bool]) -> Iterator[Watch]:
-    watch = Watch(desk_of_its_own.host, engine_answers=told.append)
-    watch.begin()
+def watch(desk_of_its_own: Desk, told: list[bool]) -> Iterator[ReconcileLoop]:
+    watch = ReconcileLoop(desk_of_its_own.host, engine_answers=told.append)
+    watch.start()
     yield watch
-    watch.end()
+    watch.stop()
 
 
 def instance_of(desk: Desk) -> Instance:
@@ -66,7 +66,7 @@ def states_until(desk: Desk, end: InstanceState) -> set[InstanceState]:
 @pytest.mark.slow
 @restoring_or_not
 def test_an_engine_that_is_killed_and_comes_back_still_serves_what_was_ready(
-    own: OwnEngine, desk_of_its_own: Desk, watch: Watch, told: list[bool]
+    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop, told: list[bool]
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
     ready = desk.carry_out(a_dial()).instance
@@ -91,7 +91,7 @@ def test_an_engine_that_is_killed_and_comes_back_still_serves_what_was_ready(
 @pytest.mark.slow
 @restoring_or_not
 def test_a_start_whose_engine_is_killed_fails_and_leaves_nothing_once_it_is_back(
-    own: OwnEngine, desk_of_its_own: Desk, watch: Watch
+    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
     id, end = desk.begin(a_dial(dialled={"load-seconds": 30}))
@@ -113,7 +113,7 @@ def test_a_start_whose_engine_is_killed_fails_and_leaves_nothing_once_it_is_back
 @pytest.mark.slow
 @restoring_or_not
 def test_a_start_whose_engine_is_away_for_a_moment_ends_either_way(
-    own: OwnEngine, desk_of_its_own: Desk, watch: Watch
+    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
     id, end = desk.begin(a_dial(dialled={"load-seconds": 3}))
@@ -134,7 +134,7 @@ def test_a_start_whose_engine_is_away_for_a_moment_ends_either_way(
 @pytest.mark.slow
 @restoring_or_not
 def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
-    own: OwnEngine, desk_of_its_own: Desk, watch: Watch
+    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
     desk.carry_out(a_dial())
@@ -157,7 +157,7 @@ def test_the_doctor_warns_where_engines_would_end_with_the_docker_engine(
 
     warned = [each for each in findings(Settings()) if "engines end whenever" in each.said]
 
-    assert [each.verdict for each in warned] == ([] if "no live" not in request.node.name else [Verdict.MIND])
+    assert [each.verdict for each in warned] == ([] if "no live" not in request.node.name else [CheckStatus.WARNING])
     assert all("live-restore" in (each.mend or "") for each in warned)
 
 

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from aima_core.domain.services import Instance, InstanceState
 from aima_worker.operations.container_spec import ours
 from aima_worker.reconciler import restarts
-from aima_worker.reconciler.loop import Watch
+from aima_worker.reconciler.loop import ReconcileLoop
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 
@@ -44,11 +44,11 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
         image=busybox_image(), command=["sh", "-c", SERVES_THEN_TAKES_ALL_MEMORY], limits={"memory": "32MB"}
     )
     ready = desk.carry_out(hungry).instance
-    watch = Watch(desk.host, engine_answers=lambda _: None)
+    watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
 
-    watch.begin()
+    watch.start()
     assert eventually(lambda: desk.host.services.instance(ready.id).failure is not None)
-    watch.end()
+    watch.stop()
     told = desk.host.services.instance(ready.id)
     desk.carry_out(a_stop_of())
 
@@ -64,12 +64,12 @@ def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exi
     monkeypatch.setattr(restarts, "WAITS", (AT_ONCE, AT_ONCE, AT_ONCE))
     crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
     ready = desk.carry_out(a_dial(dialled=crashes)).instance
-    watch = Watch(desk.host, engine_answers=lambda _: None)
+    watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
 
     with capture_logs() as said:
-        watch.begin()
+        watch.start()
         gave_up = eventually(lambda: state_of(desk, ready) is InstanceState.FAILED, within=timedelta(seconds=40))
-        watch.end()
+        watch.stop()
     failed = desk.host.services.instance(ready.id)
 
     assert gave_up, said

@@ -120,7 +120,7 @@ def test_a_start_that_is_cancelled_in_a_stalled_pull_ends_within_two_seconds_and
     assert eventually(lambda: line.carried >= 2 * MB)
     began = time.monotonic()
 
-    desk_of_its_own.host.operations.ask_to_cancel(id)
+    desk_of_its_own.host.operations.request_cancel(id)
     outcome = end.result(10)
     took = time.monotonic() - began
 

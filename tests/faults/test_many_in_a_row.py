@@ -11,7 +11,7 @@ from lab.desk import Desk
 from lab.wishes import a_stop_of
 
 from aima_core.domain.operations import State
-from aima_core.redis.connection import RedisLink
+from aima_core.redis.connection import RedisClient
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 
@@ -19,7 +19,7 @@ ROUNDS, ROUNDS_IN_LONG_RUNS = 30, 200
 SLACK = 2
 
 
-def holdings(desk: Desk, redis: RedisLink) -> dict[str, int]:
+def holdings(desk: Desk, redis: RedisClient) -> dict[str, int]:
     """How much there is of all that could be left behind, besides containers and leases."""
     own, everything = psutil.Process(), psutil.process_iter(["cmdline"])
     return {
@@ -33,7 +33,7 @@ def holdings(desk: Desk, redis: RedisLink) -> dict[str, int]:
 
 @pytest.mark.timeout(900)
 def test_starts_and_stops_in_a_row_leave_nothing_behind(
-    desk: Desk, redis: RedisLink, request: pytest.FixtureRequest
+    desk: Desk, redis: RedisClient, request: pytest.FixtureRequest
 ) -> None:
     rounds = ROUNDS_IN_LONG_RUNS if request.config.getoption("--long") else ROUNDS
     before = holdings(desk, redis)

@@ -89,7 +89,7 @@ def tell_that_it_ails(redis: RedisServer) -> None:
     services = ServiceStore(link)
     instance = services.instance(INSTANCE)
     assert instance is not None
-    assert services.observe(instance.model_copy(update={"state": InstanceState.UNHEALTHY}))
+    assert services.update_status(instance.model_copy(update={"state": InstanceState.UNHEALTHY}))
     link.close()
 
 
@@ -223,7 +223,7 @@ def test_a_port_that_no_container_has_is_free_within_half_a_minute_however_it_wa
 ) -> None:
     start(aima)
     link = command_link(own_redis.url)
-    PortStore(link, HostName("alpha")).keep(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
+    PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
     link.close()
     assert leased(aima) == [*labelled(aima), 18725]
 

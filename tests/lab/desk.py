@@ -17,8 +17,8 @@ from aima_core.domain.services import Instance
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
 from aima_worker.app import make_host
-from aima_worker.context import Host, Probe
-from aima_worker.execution.executor import conduct
+from aima_worker.context import HostContext, Probe
+from aima_worker.execution.executor import execute
 from aima_worker.operations.readiness import http_status
 from aima_worker.runtime import ContainerRuntime
 
@@ -42,7 +42,7 @@ class Outcome:
 class Desk:
     """A host and what it is asked to do."""
 
-    def __init__(self, host: Host, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, host: HostContext, pool: ThreadPoolExecutor) -> None:
         self.host = host
         self._pool = pool
 
@@ -54,7 +54,7 @@ class Desk:
         return self.finish(self.ask(command, **how))
 
     def finish(self, id: OperationId) -> Outcome:
-        conduct(self.host, id)
+        execute(self.host, id)
         return self.outcome(id)
 
     def begin(self, command: Command, **how: Any) -> tuple[OperationId, Future[Outcome]]:
@@ -79,14 +79,14 @@ class Desk:
 
 
 @contextmanager
-def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **more: Any) -> Iterator[Host]:
+def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **more: Any) -> Iterator[HostContext]:
     """A host of these settings that leases its ports, and what it still has under way at the end is handed on."""
     host = make_host(settings, redis, runtime, **more)
     try:
-        host.ports.open(settings.host.ports)
+        host.ports.set_range(settings.host.ports)
         yield host
     finally:
-        host.keeper.end()
+        host.claims.stop()
 
 
 @contextmanager

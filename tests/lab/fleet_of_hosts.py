@@ -5,7 +5,7 @@
         fleet.take("aima/dial:1")                          # from the shared engine into every host's
         first, second = fleet.nodes                        # two API nodes; each is a `Commands`
         first.aima("service", "start", "svc-tiny-dial", "--host", "cpu-01", "--wait")
-        second.record("service", "status", "svc-tiny-dial")     # what it says with `-o json`
+        second.operation("service", "status", "svc-tiny-dial")     # what it says with `-o json`
         urlopen(first.instance("svc-tiny-dial")["endpoint"] + "/health")    # addresses answer the test, too
 
         host = fleet["cpu-01"]

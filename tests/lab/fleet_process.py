@@ -36,9 +36,9 @@ from lab.fake_rooms import FakeRoom
 
 from aima_core.errors import AimaError
 from aima_core.settings import Settings
-from aima_worker.app import whole_worker
-from aima_worker.execution.shutdown import leave_soon
-from aima_worker.runtimes.fake.engine import Manners
+from aima_worker.app import worker_with_loops
+from aima_worker.execution.shutdown import exit_within_deadline
+from aima_worker.runtimes.fake.engine import Behaviour
 
 
 class HomePool(TaskPool):
@@ -55,7 +55,9 @@ class Crowd:
 
     def __init__(self, hosts: list[Mapping[str, Any]]) -> None:
         self._settings = [Settings(**host["settings"]) for host in hosts]
-        self._rooms = {settings.host.name: _room(host) for settings, host in zip(self._settings, hosts, strict=True)}
+        self._allocations = {
+            settings.host.name: _room(host) for settings, host in zip(self._settings, hosts, strict=True)
+        }
         self._making = Lock()
         self._ready = 0
         self._threads = [
@@ -69,7 +71,7 @@ class Crowd:
 
     def hand_on(self) -> None:
         """Let every host end, as a worker does at SIGTERM."""
-        leave_soon(lambda: 0)
+        exit_within_deadline(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
 
@@ -84,39 +86,39 @@ class Crowd:
         return self._ready
 
     def _tell_running(self) -> dict[str, list[str]]:
-        return {name: room.running() for name, room in self._rooms.items()}
+        return {name: room.running() for name, room in self._allocations.items()}
 
     def _tell_made(self) -> dict[str, int]:
-        return {name: count for room in self._rooms.values() for name, count in room.made.items()}
+        return {name: count for room in self._allocations.values() for name, count in room.made.items()}
 
     def _tell_away(self, host: str, is_away: bool) -> None:
-        self._rooms[host].away = is_away
+        self._allocations[host].away = is_away
 
     def _tell_crash(self, host: str, container: str) -> None:
-        self._rooms[host].end(container, exit_code=1, last_words="it was asked to crash")
+        self._allocations[host].end(container, exit_code=1, last_words="it was asked to crash")
 
     def _tell_remove(self, host: str, container: str) -> None:
-        self._rooms[host].remove(container, grace=timedelta())
+        self._allocations[host].remove(container, grace=timedelta())
 
     def _tell_squat(self, host: str, port: int) -> None:
-        self._rooms[host].taken_ports.add(port)
+        self._allocations[host].taken_ports.add(port)
 
     def _tell_make_way(self, host: str, port: int) -> None:
-        self._rooms[host].taken_ports.discard(port)
+        self._allocations[host].taken_ports.discard(port)
 
     def _tell_containers(self) -> dict[str, list[tuple[str, str, int]]]:
-        return {host: room.standing() for host, room in self._rooms.items()}
+        return {host: room.standing() for host, room in self._allocations.items()}
 
     def _tell_holds(self) -> dict[str, Any]:
         threads = [thread.name for thread in enumerate_threads() if "ThreadPool" not in thread.name]
         return {"threads": threads, "descriptors": len(list(Path("/proc/self/fd").iterdir()))}
 
     def _live(self, settings: Settings) -> None:
-        room = self._rooms[settings.host.name]
+        room = self._allocations[settings.host.name]
         with ExitStack() as life:
             with self._making:
                 set_event_loop(None)
-                worker = life.enter_context(whole_worker(settings, room, probe=room.probe))
+                worker = life.enter_context(worker_with_loops(settings, room, probe=room.probe))
             worker.start()
 
     def _count(self, **_: Any) -> None:
@@ -161,7 +163,7 @@ def _room(host: Mapping[str, Any]) -> FakeRoom:
         kept_in=Path(host["kept_in"]) if host["kept_in"] else None,
         pull_pace=timedelta(seconds=host["pull_pace"]),
     )
-    room.manners.update(dict.fromkeys(host["engines"], Manners(loads_for=timedelta(seconds=host["loads_for"]))))
+    room.manners.update(dict.fromkeys(host["engines"], Behaviour(loads_for=timedelta(seconds=host["loads_for"]))))
     return room
 
 

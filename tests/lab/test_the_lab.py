@@ -15,7 +15,7 @@ from redis import Redis
 
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.redis import keys
-from aima_core.redis.connection import RedisLink
+from aima_core.redis.connection import RedisClient
 from aima_core.store.ports import PortStore
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
@@ -23,7 +23,7 @@ AT_ONCE = timedelta(milliseconds=100)
 
 
 @pytest.mark.parametrize("round", [1, 2])
-def test_every_test_finds_redis_empty(round: int, redis: RedisLink) -> None:
+def test_every_test_finds_redis_empty(round: int, redis: RedisClient) -> None:
     assert redis.keys("*") == []
 
     redis.set(keys.UPKEEP, f"round {round}", px=60_000)
@@ -64,15 +64,15 @@ def test_a_key_that_should_expire_and_does_not_is_noticed(own_redis: RedisServer
     with own_redis.client() as client:
         client.set(keys.UPKEEP, "for ever")
 
-        noticed = odd_keys_of(own_redis)
+        timer = odd_keys_of(own_redis)
 
         client.delete(keys.UPKEEP)
-    assert noticed == [f"{keys.UPKEEP} has no expiry, and should have one"]
+    assert timer == [f"{keys.UPKEEP} has no expiry, and should have one"]
 
 
-def test_a_lease_of_what_has_no_container_is_noticed(redis: RedisLink) -> None:
+def test_a_lease_of_what_has_no_container_is_noticed(redis: RedisClient) -> None:
     ports = PortStore(redis, HostName("alpha"))
-    ports.open(range(18500, 18510))
+    ports.set_range(range(18500, 18510))
 
     with (
         pytest.raises(AssertionError, match="port 18500 of svc-tiny-dial@alpha"),
@@ -90,7 +90,7 @@ def test_a_thread_that_is_just_ending_is_given_a_while() -> None:
     ("first", "second", "together"), [(False, False, True), (True, False, False), (False, True, False)]
 )
 def test_tests_share_the_engine_unless_one_wants_it_alone(
-    first: bool, second: bool, together: bool, tmp_path: Path
+    first: bool, second: bool, batcher: bool, tmp_path: Path
 ) -> None:
     came = threading.Event()
 
@@ -101,7 +101,7 @@ def test_tests_share_the_engine_unless_one_wants_it_alone(
     with at_work(tmp_path, alone=first):
         other = threading.Thread(target=come)
         other.start()
-        assert came.wait(timeout=0.3) is together
+        assert came.wait(timeout=0.3) is batcher
 
     assert came.wait(timeout=5)
     other.join()

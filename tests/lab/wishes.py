@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import HostName, OperationId, Route, ServiceId
 from aima_core.domain.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
-from aima_core.domain.resources import needs_of
+from aima_core.domain.resources import resources_of
 from aima_core.store.operations import OperationStore, now
-from aima_core.store.orders import Order
+from aima_core.store.orders import QueuedOperation
 from aima_core.trust.signatures import sign
 
 SIGNING_KEY = SecretStr("the tests' own key")
@@ -62,10 +62,10 @@ def put_down(
         phase=Phase.QUEUED,
         fence=0,
         route=route or Route.to_host(HostName(host)),
-        needs=needs_of(command.engine, command.model) if isinstance(command, StartService) else None,
+        needs=resources_of(command.engine, command.model) if isinstance(command, StartService) else None,
         service=None if isinstance(command, PullImage) else command.service,
         engine=command.engine.name if isinstance(command, StartService) else None,
         image=command.images[0] if isinstance(command, PullImage) else None,
         created_at=now() + timedelta(seconds=seconds_later),
     )
-    return store.enqueue([Order(operation, text, sign(text, key, id))])[0]
+    return store.enqueue([QueuedOperation(operation, text, sign(text, key, id))])[0]

@@ -24,9 +24,9 @@ from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
-from aima_worker.context import Host
-from aima_worker.logs.channel import LogLink
-from aima_worker.logs.collector import FOLLOW_LASTS, LogTails
+from aima_worker.context import HostContext
+from aima_worker.logs.channel import LogChannel
+from aima_worker.logs.collector import FOLLOW_LASTS, LogCollector
 from aima_worker.logs.server import LONGEST_ANSWER, LogServer
 from aima_worker.node.hardware import arch
 from aima_worker.operations.container_spec import Granted, container_spec
@@ -81,7 +81,7 @@ class Desk:
 
     redis: TextRedis
     url: str
-    host: Host
+    host: HostContext
     follow_lasts: timedelta = FOLLOW_LASTS
     servers: list[LogServer] = field(default_factory=list)
     lines: list[TextRedis] = field(default_factory=list)
@@ -98,28 +98,28 @@ class Desk:
     def join(self) -> None:
         """Let the host's worker begin, as far as logs go."""
         self.lines.append(command_link(self.url, answers_within=LONGEST_ANSWER))
-        told = LogLink(self.redis)
-        tails = LogTails(self.host, told, follow_lasts=self.follow_lasts)
-        self.servers.append(LogServer(self.host, tails, asked=LogLink(self.lines[-1]), told=told))
-        self.servers[-1].begin()
+        told = LogChannel(self.redis)
+        tails = LogCollector(self.host, told, follow_lasts=self.follow_lasts)
+        self.servers.append(LogServer(self.host, tails, asked=LogChannel(self.lines[-1]), told=told))
+        self.servers[-1].start()
         hosts = HostStore(self.redis)
         hosts.announce(_facts(self.host.name))
         hosts.join(self.host.name, identity=self.host.name, session="the test's")
 
     def leave(self) -> None:
-        self.servers.pop().end()
+        self.servers.pop().stop()
         HostStore(self.redis).leave(self.host.name)
 
     def end(self) -> None:
         """Let everything go, and leave the host's records as they are."""
         for server in self.servers:
-            server.end()
+            server.stop()
         for line in self.lines:
             line.close()
 
     def fall_silent(self) -> None:
         """Let the host look alive, and answer nothing."""
-        self.servers.pop().end()
+        self.servers.pop().stop()
 
     def run(self, **engine: Any) -> None:
         """Have the service's container running, and recorded as ready."""
@@ -141,8 +141,8 @@ class Desk:
         instance = Instance(id=self.instance, desired=Desired.RUNNING, fence=1, state=state, since=now(), **more)
         services = self.host.services
         services.put(Service(id=SERVICE, created_at=now()))
-        services.intend(instance)
-        services.observe(instance)
+        services.set_desired(instance)
+        services.update_status(instance)
 
     def is_ready_again(self) -> None:
         """Put back what Redis may have lost."""

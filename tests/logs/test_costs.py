@@ -10,16 +10,16 @@ import pytest
 from lab.parts import eventually
 from logs.desk import SERVICE, CountingRuntime, Desk, a_desk, say, until_kept
 
-from aima_api.logs.channel import LogLink
-from aima_api.logs.fanout import MOST_WAITING, Ear, Heard
-from aima_api.logs.history import LogPast
-from aima_api.logs.stream import Follower, Request
+from aima_api.logs.channel import LogChannelClient
+from aima_api.logs.fanout import MOST_WAITING, Heard, LogSubscription
+from aima_api.logs.history import LogHistory
+from aima_api.logs.stream import InstanceFollower, Request
 from aima_core.domain.ids import HostName
-from aima_core.logs.protocol import Ask, Batch, Line
+from aima_core.logs.protocol import Line, LogBatch, LogRequest
 from aima_core.redis import keys
 from aima_core.redis.connection import following_link
 from aima_core.store.hosts import HostStore
-from aima_worker.runtimes.fake.engine import Manners
+from aima_worker.runtimes.fake.engine import Behaviour
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_whoever_asks_again_sees_by_the_count_what_was_not_published(desk: Desk)
 
 
 def test_a_flood_that_nobody_follows_is_looked_at_now_and_then(desk: Desk, runtime: CountingRuntime) -> None:
-    runtime.next_runs(Manners(counts=timedelta(microseconds=100)))
+    runtime.next_runs(Behaviour(counts=timedelta(microseconds=100)))
     desk.run()
 
     assert eventually(lambda: runtime.follows >= 3)
@@ -95,34 +95,34 @@ def test_a_reader_too_slow_is_told_how_many_lines_it_missed(desk: Desk) -> None:
 
 async def _read_late(desk: Desk) -> list[str]:
     """What a follower gets that was away while more was said than is kept for it."""
-    link = LogLink(following_link(desk.url))
-    past = LogPast(link, desk.host.services, HostStore(desk.redis))
-    follower = Follower(SERVICE.on(HostName("nobody")), Request([], 100, None), past)
-    ear = Ear()
-    ear.hear(_heard(0))
+    link = LogChannelClient(following_link(desk.url))
+    past = LogHistory(link, desk.host.services, HostStore(desk.redis))
+    follower = InstanceFollower(SERVICE.on(HostName("nobody")), Request([], 100, None), past)
+    subscription = LogSubscription()
+    subscription.deliver(_heard(0))
     frames = []
-    async for frame in follower.frames(ear):
+    async for frame in follower.frames(subscription):
         frames.append(frame.decode())
         if '"line 0"' in frames[-1]:
             for number in range(1, MOST_WAITING + 21):
-                ear.hear(_heard(number))
+                subscription.deliver(_heard(number))
         if f'"line {MOST_WAITING + 20}"' in frames[-1]:
-            ear.close()
+            subscription.close()
     await link.close()
     return frames
 
 
 def _heard(number: int) -> Heard:
     line = Line(at=datetime.now(UTC), stream="stdout", text=f"line {number}")
-    return Heard(HostName("nobody"), Batch(run="run", first=number, lines=(line,)))
+    return Heard(HostName("nobody"), LogBatch(run="run", first=number, lines=(line,)))
 
 
 def _ask(desk: Desk) -> None:
-    desk.redis.rpush(keys.asked(desk.host.name), Ask(instance=desk.instance, follow=True).model_dump_json())
+    desk.redis.rpush(keys.asked(desk.host.name), LogRequest(instance=desk.instance, follow=True).model_dump_json())
 
 
-def _published(desk: Desk) -> list[Batch]:
-    return [Batch.model_validate_json(fields["json"]) for _, fields in desk.redis.xrange(keys.lines(desk.instance))]
+def _published(desk: Desk) -> list[LogBatch]:
+    return [LogBatch.model_validate_json(fields["json"]) for _, fields in desk.redis.xrange(keys.lines(desk.instance))]
 
 
 def _asked_within(desk: Desk, time: timedelta) -> bool:
@@ -137,13 +137,13 @@ def test_what_a_worker_that_is_no_more_published_is_not_bridged_batch_by_batch()
 
 
 async def _forget() -> None:
-    ear = Ear()
+    subscription = LogSubscription()
     for run in ("old", "old", "new"):
-        ear.hear(Heard(HostName("alpha"), Batch(run=run, first=0)))
+        subscription.deliver(Heard(HostName("alpha"), LogBatch(run=run, first=0)))
 
-    ear.forget_others("new")
+    subscription.forget_others("new")
 
-    heard = await ear.next(within=timedelta(seconds=1))
+    heard = await subscription.next(within=timedelta(seconds=1))
     assert heard is not None
     assert heard.batch.run == "new"
-    assert await ear.next(within=timedelta(0)) is None
+    assert await subscription.next(within=timedelta(0)) is None

@@ -6,28 +6,28 @@ import pytest
 from logs.desk import Desk
 
 from aima_core.domain.ids import ServiceId
-from aima_core.redis.connection import RedisLink
-from aima_worker.logs.channel import LogLink
-from aima_worker.logs.collector import LogTails
+from aima_core.redis.connection import RedisClient
+from aima_worker.logs.channel import LogChannel
+from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.tail import Tail
 
 pytestmark = pytest.mark.redis
 
 
 def test_what_is_asked_for_while_they_end_keeps_none_from_ending(
-    desk: Desk, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tails = LogTails(desk.host, LogLink(redis))
-    tails.begin()
-    tails.want(desk.instance)
+    tails = LogCollector(desk.host, LogChannel(redis))
+    tails.start()
+    tails.follow(desk.instance)
     closed, close = [], Tail.close
 
     def close_as_another_is_asked_for(tail: Tail) -> None:
-        tails.want(ServiceId(f"svc-another-{len(closed)}").on(desk.host.name))
+        tails.follow(ServiceId(f"svc-another-{len(closed)}").on(desk.host.name))
         closed.append(tail)
         close(tail)
 
     monkeypatch.setattr(Tail, "close", close_as_another_is_asked_for)
-    tails.end()
+    tails.stop()
 
     assert len(closed) == 1

@@ -16,8 +16,8 @@ from logs.desk import CountingRuntime, Desk, a_desk, following, say, until_kept
 from aima_api.logs import stream
 from aima_core.domain.services import InstanceState
 from aima_core.redis import keys
-from aima_core.redis.connection import RedisLink
-from aima_worker.runtimes.fake.engine import Manners
+from aima_core.redis.connection import RedisClient
+from aima_worker.runtimes.fake.engine import Behaviour
 
 
 def test_a_follower_gets_what_was_said_and_what_is_said(desk: Desk, node: Node) -> None:
@@ -33,7 +33,7 @@ def test_a_follower_gets_what_was_said_and_what_is_said(desk: Desk, node: Node) 
 
 
 def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
-    runtime.next_runs(Manners(counts=timedelta(milliseconds=2)))
+    runtime.next_runs(Behaviour(counts=timedelta(milliseconds=2)))
     desk.run()
 
     for _ in range(4):
@@ -44,7 +44,7 @@ def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: N
 
 
 def test_stdout_and_stderr_are_told_apart(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
-    runtime.next_runs(Manners(stdout=b"fine\n", stderr=b"alas\n"))
+    runtime.next_runs(Behaviour(stdout=b"fine\n", stderr=b"alas\n"))
     desk.run()
 
     with following(node) as reader:
@@ -143,7 +143,7 @@ def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runt
 
 
 def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
-    desk: Desk, node: Node, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, node: Node, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "LINGERS", timedelta(0))
     desk.run()
@@ -163,7 +163,7 @@ def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
 
 
 def test_a_follow_ends_once_the_record_stays_away(
-    desk: Desk, node: Node, redis: RedisLink, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, node: Node, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "PUT_BACK_WITHIN", timedelta(0))
     desk.run()
@@ -192,7 +192,7 @@ def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Des
 
 
 def test_junk_from_an_engine_is_harmless(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
-    runtime.next_runs(Manners(stdout=JUNK_BYTES))
+    runtime.next_runs(Behaviour(stdout=JUNK_BYTES))
     desk.run()
 
     with following(node) as reader:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aima_core.logs.dedup import INTERLEAVED, Seen
+from aima_core.logs.dedup import INTERLEAVED, LineDeduplicator
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,10 +47,10 @@ def test_whatever_is_read_again_from_before_is_told_once(lines: list[Said], data
     begins = data.draw(st.integers(0, broke))
     # What is read again begins at a place where every line of that time is still to come.
     again = [line for line in lines[begins:] if not _is_cut(line, lines[:begins])]
-    seen = Seen()
+    seen = LineDeduplicator()
 
     told = [line for line in lines[:broke] if seen.is_new(line)]
-    seen.read_again()
+    seen.rewind()
     told += [line for line in again if seen.is_new(line)]
 
     assert told[:broke] == lines[:broke]
@@ -62,25 +62,25 @@ def _is_cut(line: Said, before: list[Said]) -> bool:
 
 
 def test_equal_lines_of_the_same_time_are_counted() -> None:
-    seen = Seen()
+    seen = LineDeduplicator()
     twice = [_line(1, "same"), _line(1, "same")]
     assert [line for line in twice if seen.is_new(line)] == twice
 
-    seen.read_again()
+    seen.rewind()
 
     again = [*twice, _line(1, "same"), _line(1, "other")]
     assert [line for line in again if seen.is_new(line)] == again[2:]
 
 
 def test_nothing_is_dropped_that_was_not_read_before_even_if_clocks_go_back() -> None:
-    seen = Seen()
+    seen = LineDeduplicator()
     lines = [_line(10, "late"), _line(5, "early")]
 
     assert [line for line in lines if seen.is_new(line)] == lines
 
 
 def test_to_read_again_one_begins_a_little_before_the_youngest_line() -> None:
-    seen = Seen()
+    seen = LineDeduplicator()
     assert seen.since is None
 
     seen.is_new(_line(1, "old", "stderr"))

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from lab.parts import eventually
 
-from aima_core.logs.protocol import Batch
+from aima_core.logs.protocol import LogBatch
 from aima_worker.logs.tail import KEPT, MOST_LAG, Tail
 from aima_worker.runtime import Container, LogLine, Status
 from aima_worker.runtimes.fake.runtime import FakeRuntime
@@ -62,12 +62,12 @@ def test_what_is_said_faster_than_it_can_be_read_is_skipped_and_told() -> None:
         clock=lambda: runtime.now,
     )
     tail.want()
-    tail.attend(CONTAINER)
+    tail.attach(CONTAINER)
     assert eventually(lambda: tail.ended)
 
     batch = tail.take_batch()
 
-    assert isinstance(batch, Batch)
+    assert isinstance(batch, LogBatch)
     assert batch.lines[-1].text == "newest"
     assert MOST_LAG.total_seconds() <= batch.skipped < MOST_LAG.total_seconds() + 1
     assert batch.next < 100_000

@@ -9,9 +9,9 @@ from threading import Event, Thread
 
 import pytest
 
+from aima_worker.runtimes.process import log_file
 from aima_worker.runtimes.process.log_file import LogWriter, older
 from aima_worker.runtimes.process.log_reader import ProcessLogs
-from aima_worker.runtimes.process.runtime import log_file
 
 A_THOUSAND_LINES_OR_SO = 40_000
 

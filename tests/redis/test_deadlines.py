@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aima_api.flower import REDIS_ANSWER_SECONDS as FLOWER_ANSWER_SECONDS
-from aima_api.logs.channel import LogLink
+from aima_api.logs.channel import LogChannelClient
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.errors import BrokerUnavailable
 from aima_core.queue.celery_app import RECONNECTS_WITHIN_SECONDS, celery_app
@@ -98,7 +98,7 @@ def test_who_asks_a_frozen_redis_over_a_following_link_gives_up_by_itself(a_redi
     server = a_redis()
 
     async def asked() -> float:
-        link = LogLink(following_link(server.url))
+        link = LogChannelClient(following_link(server.url))
         assert await link.last_lines(INSTANCE) is None
         server.freeze()
         began = time.monotonic()

@@ -12,7 +12,7 @@ from lab.parts import eventually
 from aima_core.domain.ids import HostName, Route
 from aima_core.domain.operations import State
 from aima_core.queue.celery_app import celery_app
-from aima_core.queue.notifier import envelope
+from aima_core.queue.notifier import encode_message
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.hosts import HostStore
@@ -27,7 +27,7 @@ RUNG_AGAIN_WITHIN = timedelta(seconds=15)
 
 def again(operation) -> str:
     """Its message, as a delivery of its own."""
-    return envelope(operation, str(Route.to_host("alpha")))
+    return encode_message(operation, str(Route.to_host("alpha")))
 
 
 def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hosts_of, asked_of):

@@ -11,7 +11,7 @@ from redis import Redis
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Event, Phase, State
-from aima_core.domain.resources import Room
+from aima_core.domain.resources import HostCapacity
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import BrokerUnavailable
 from aima_core.redis.connection import command_link
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.redis
 
 ALPHA = HostName("alpha")
 INSTANCE = ServiceId("svc-tiny-dial").on(ALPHA)
-ROOM = Room(slots=4, memory=1 << 30, available=1 << 30, unified=False, gpus=())
+ROOM = HostCapacity(slots=4, memory=1 << 30, available=1 << 30, unified=False, gpus=())
 
 
 class Stores:
@@ -34,7 +34,7 @@ class Stores:
         self.operations, self.hosts, self.services = OperationStore(link), HostStore(link), ServiceStore(link)
         self.ports = PortStore(link, ALPHA)
         self.hosts.join(ALPHA, identity="alpha's", session="one")
-        self.ports.open(range(20000, 20010))
+        self.ports.set_range(range(20000, 20010))
         self.queued = put_down(self.operations, a_start_of())
         self.taken = put_down(self.operations, a_pull())
         self.claimed = self.operations.claim(self.taken.id, ALPHA, ROOM)
@@ -54,13 +54,13 @@ STEPS = {
     "enqueue": lambda stores: put_down(stores.operations, a_start_of("svc-tiny-other")),
     "claim": lambda stores: stores.operations.claim(stores.queued.id, ALPHA, ROOM),
     "renew": lambda stores: stores.operations.renew(stores.taken.id, ALPHA, stores.claimed.attempt),
-    "record": lambda stores: stores.operations.record(stores.moved_on(), attempt=stores.claimed.attempt),
-    "record an end": lambda stores: stores.operations.record(stores.ended(), attempt=stores.claimed.attempt),
-    "cancel": lambda stores: stores.operations.ask_to_cancel(stores.queued.id),
-    "intend": lambda stores: stores.services.intend(stores.instance()),
+    "record": lambda stores: stores.operations.append_event(stores.moved_on(), attempt=stores.claimed.attempt),
+    "record an end": lambda stores: stores.operations.append_event(stores.ended(), attempt=stores.claimed.attempt),
+    "cancel": lambda stores: stores.operations.request_cancel(stores.queued.id),
+    "intend": lambda stores: stores.services.set_desired(stores.instance()),
     "lease a port": lambda stores: stores.ports.lease(ServiceId("svc-tiny-other").on(ALPHA), fence=2),
     "join": lambda stores: stores.hosts.join(HostName("beta"), identity="beta's", session="one"),
-    "beat": lambda stores: stores.hosts.beat(ALPHA, identity="alpha's", session="one"),
+    "beat": lambda stores: stores.hosts.heartbeat(ALPHA, identity="alpha's", session="one"),
 }
 
 
@@ -113,7 +113,7 @@ def test_a_step_that_a_full_redis_lets_in_is_carried_through(a_redis):
 
     record = stores.operations.get(stores.queued.id)
     assert (record.state, record.host, record.attempt) == (State.RUNNING, ALPHA, claimed.attempt)
-    assert "held by alpha" in STEPS["claim"](stores).why
+    assert "held by alpha" in STEPS["claim"](stores).reason
     link.close()
 
 

@@ -154,13 +154,13 @@ def test_what_is_said_again_and_again_to_a_frozen_redis_is_heard_once(redis):
     operation = put_down(store, a_pull())
     claimed = store.claim(operation.id, HostName("alpha"))
     assert isinstance(claimed, Claimed)
-    store.record(Event(operation=operation.id, at=now(), phase=Phase.PULLING), attempt=claimed.attempt)
+    store.append_event(Event(operation=operation.id, at=now(), phase=Phase.PULLING), attempt=claimed.attempt)
     event = Event(operation=operation.id, at=now(), phase=Phase.PULLED)
 
     with frozen(redis), pytest.raises(BrokerUnavailable):
-        store.record(event, attempt=claimed.attempt)
+        store.append_event(event, attempt=claimed.attempt)
     assert eventually(lambda: answers(link))
-    number = store.record(event, attempt=claimed.attempt)
+    number = store.append_event(event, attempt=claimed.attempt)
 
     assert number == 3
     assert [each.phase for each in store.events(operation.id)] == [Phase.QUEUED, Phase.PULLING, Phase.PULLED]

@@ -6,12 +6,12 @@ import pytest
 
 from aima_core.domain.ids import HostName
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
-from aima_core.queue.transport import Dropped
+from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
 from aima_worker.node.facts import host_facts
-from aima_worker.node.heartbeat import Beat
-from aima_worker.node.remembered import Memory, Remembered
+from aima_worker.node.heartbeat import Heartbeat
+from aima_worker.node.remembered import PersistedRedisState, RedisState
 
 pytestmark = pytest.mark.redis
 
@@ -29,14 +29,14 @@ def beat_of(desk, hosts, tmp_path):
 
     def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
-        return Beat(
+        return Heartbeat(
             hosts,
             name,
             lambda: facts,
             identity=identity,
             session=session,
-            memory=Memory(tmp_path),
-            dropped=dropped or Dropped(),
+            memory=PersistedRedisState(tmp_path),
+            dropped=dropped or DroppedMessages(),
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
         )
@@ -46,7 +46,7 @@ def beat_of(desk, hosts, tmp_path):
 
 def joined(beat):
     beat._join()
-    beat._tell()
+    beat._send()
     return beat
 
 
@@ -54,7 +54,7 @@ def test_another_worker_of_that_name_is_refused_while_the_first_lives(redis, bea
     joined(beat_of([]))
 
     with pytest.raises(HostNameTaken):
-        beat_of([], identity="two").begin()
+        beat_of([], identity="two").start()
     redis.zadd(keys.HOSTS_SEEN, {ALPHA: 1})
 
     joined(beat_of([], identity="two"))
@@ -64,9 +64,9 @@ def test_a_copied_identity_is_refused_while_the_first_lives_under_whatever_name(
     joined(beat_of([]))
 
     with pytest.raises(HostNameTaken):
-        beat_of([], session="elsewhere").begin()
+        beat_of([], session="elsewhere").start()
     with pytest.raises(IdentityTaken):
-        beat_of([], session="elsewhere", name=HostName("beta")).begin()
+        beat_of([], session="elsewhere", name=HostName("beta")).start()
 
 
 def test_the_same_worker_takes_its_name_again_at_once(hosts, beat_of):
@@ -83,7 +83,7 @@ def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of)
     joined(beat_of([], identity="two"))
 
     with pytest.raises(HostNameTaken):
-        first._tell()
+        first._send()
 
 
 def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(hosts, redis, beat_of):
@@ -91,7 +91,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
     beat = joined(beat_of(heard))
     redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
 
-    beat._tell()
+    beat._send()
 
     assert heard == ["new"]
     assert hosts.get(ALPHA).live
@@ -100,7 +100,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
 def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_is_off(hosts, redis, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
-    beat._tell()
+    beat._send()
     redis.delete(keys.EPOCH, keys.DRAINED)
 
     joined(beat_of([]))
@@ -111,7 +111,7 @@ def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_
 def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
-    beat._tell()
+    beat._send()
     hosts.resume(ALPHA)
 
     joined(beat_of([]))
@@ -122,30 +122,30 @@ def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, b
 def test_what_cannot_be_read_is_not_remembered(tmp_path):
     (tmp_path / "redis.epoch").write_text("")
 
-    assert Memory(tmp_path).recall() == Remembered()
+    assert PersistedRedisState(tmp_path).load() == RedisState()
 
 
 def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
-    dropped = Dropped()
+    dropped = DroppedMessages()
     beat = joined(beat_of([], dropped=dropped))
     for _ in range(3):
         dropped.add()
 
-    beat._tell()
-    beat._tell()
+    beat._send()
+    beat._send()
 
     assert hosts.get(ALPHA).messages_dropped == 3
 
 
 def test_what_could_not_be_told_while_redis_was_away_is_told_afterwards():
-    dropped, told = Dropped(), []
+    dropped, told = DroppedMessages(), []
     dropped.add()
     with pytest.raises(BrokerUnavailable):
-        dropped.tell(_away)
+        dropped.flush(_away)
     dropped.add()
 
-    dropped.tell(told.append)
-    dropped.tell(told.append)
+    dropped.flush(told.append)
+    dropped.flush(told.append)
 
     assert told == [2]
 

@@ -54,7 +54,7 @@ def test_the_labels_tell_by_whom_and_with_which_gpus_it_was_made(desk):
 
 @pytest.mark.redis
 def test_a_start_repeated_asks_for_the_very_same_container(desk):
-    assert a_spec(desk.host, a_start_of()).fingerprint == a_spec(desk.host, a_start_of()).fingerprint
+    assert a_spec(desk.host, a_start_of()).spec_hash == a_spec(desk.host, a_start_of()).spec_hash
 
 
 @pytest.mark.redis

@@ -8,7 +8,7 @@ import pytest
 
 from aima_core.errors import Cancelled, DiskFull, DockerUnavailable, GpuUnavailable, PullBroken, PullStalled
 from aima_worker.runtime import ContainerSpec
-from aima_worker.runtimes.fake.engine import Manners
+from aima_worker.runtimes.fake.engine import Behaviour
 from aima_worker.runtimes.fake.pull import Published
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
@@ -60,7 +60,7 @@ def test_a_container_that_runs_can_be_made_to_end(runtime: FakeRuntime) -> None:
 def test_the_probe_answers_for_what_runs_once_it_has_loaded() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     runtime = FakeRuntime(images=["vllm:1"], now=lambda: now)
-    runtime.next_runs(Manners(loads_for=timedelta(minutes=7)))
+    runtime.next_runs(Behaviour(loads_for=timedelta(minutes=7)))
     runtime.run(a_spec())
 
     loading = runtime.probe(URL)
@@ -74,7 +74,7 @@ def test_the_probe_answers_for_what_runs_once_it_has_loaded() -> None:
 
 
 def test_an_engine_can_be_told_never_to_answer(runtime: FakeRuntime) -> None:
-    runtime.next_runs(Manners(answers=False))
+    runtime.next_runs(Behaviour(answers=False))
     runtime.run(a_spec())
 
     with pytest.raises(OSError, match="nothing listens"):

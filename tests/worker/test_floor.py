@@ -18,11 +18,11 @@ from aima_core.domain.services import InstanceState
 from aima_worker.node import memory_guard
 from aima_worker.node.facts import host_facts
 from aima_worker.node.memory_guard import floor_of
-from aima_worker.runtimes.fake.runtime import Manners
+from aima_worker.runtimes.fake.engine import Behaviour
 
 pytestmark = pytest.mark.redis
 GB = 1_000_000_000
-LOADING = Manners(stdout=b"shard 1 of 2\n", loads_for=timedelta(seconds=5))
+LOADING = Behaviour(stdout=b"shard 1 of 2\n", loads_for=timedelta(seconds=5))
 
 
 class Memory:
@@ -68,12 +68,12 @@ def test_what_loads_is_killed_below_the_floor_and_says_so(desk, runtime, memory)
     assert outcome.operation.failure.log_tail == ("shard 1 of 2",)
     assert outcome.instance.state is InstanceState.FAILED
     assert (desk.containers(), desk.leases()) == ([], [])
-    assert desk.host.room_store.held(desk.host.name) == {}
+    assert desk.host.allocations.held(desk.host.name) == {}
 
 
 def test_what_loads_above_it_is_left_alone(desk, runtime, memory):
     memory.told = lambda: 2 * GB
-    runtime.next_runs(Manners(loads_for=timedelta(milliseconds=300)))
+    runtime.next_runs(Behaviour(loads_for=timedelta(milliseconds=300)))
 
     outcome = desk.carry_out(a_start_of())
 

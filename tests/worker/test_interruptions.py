@@ -12,8 +12,9 @@ from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState
-from aima_worker.execution.cancellation import HandedOn
-from aima_worker.runtimes.fake.runtime import Manners, Published
+from aima_worker.execution.cancellation import WorkerShutdown
+from aima_worker.runtimes.fake.engine import Behaviour
+from aima_worker.runtimes.fake.pull import Published
 
 pytestmark = pytest.mark.redis
 
@@ -41,18 +42,18 @@ def test_a_stop_ends_a_start_in_a_stalled_pull(desk, runtime):
 def test_a_cancel_ends_a_start_in_a_stalled_pull(desk, runtime):
     id, finished = a_stalled_start(desk, runtime)
 
-    desk.host.operations.ask_to_cancel(id)
+    desk.host.operations.request_cancel(id)
 
     assert finished.result(5).operation.state is State.CANCELLED
     assert desk.leases() == []
 
 
 def test_a_cancel_ends_a_start_that_loads(desk, runtime):
-    runtime.next_runs(Manners(answers=False))
+    runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
 
-    desk.host.operations.ask_to_cancel(id)
+    desk.host.operations.request_cancel(id)
 
     cancelled = finished.result(10)
     assert cancelled.operation.state is State.CANCELLED
@@ -63,7 +64,7 @@ def test_a_cancel_ends_a_start_that_loads(desk, runtime):
 
 def test_what_was_cancelled_before_anybody_took_it_on_ends_without_a_step(desk):
     id = desk.ask(a_start_of())
-    desk.host.operations.ask_to_cancel(id)
+    desk.host.operations.request_cancel(id)
 
     outcome = desk.finish(id)
 
@@ -80,11 +81,11 @@ def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runt
     for id in (first, second):
         desk.until_phase(id, Phase.PULLING)
 
-    desk.host.operations.ask_to_cancel(first)
+    desk.host.operations.request_cancel(first)
 
     assert first_finished.result(5).operation.state is State.CANCELLED
     assert not second_finished.done()
-    desk.host.operations.ask_to_cancel(second)
+    desk.host.operations.request_cancel(second)
     assert second_finished.result(5).operation.state is State.CANCELLED
 
 
@@ -130,7 +131,7 @@ def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, run
         if not stopped:
             stopped.append(desk.host.services.instance(SERVICE.on(desk.host.name)))
             later = {"desired": Desired.STOPPED, "fence": stopped[0].fence + 1}
-            desk.host.services.intend(stopped[0].model_copy(update=later))
+            desk.host.services.set_desired(stopped[0].model_copy(update=later))
 
     def running(spec):
         if moment == "as it is made":
@@ -160,13 +161,13 @@ def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, run
 
 
 def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):
-    runtime.next_runs(Manners(answers=False))
+    runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
 
-    desk.host.keeper.hand_on_all()
+    desk.host.claims.interrupt_all()
 
-    with pytest.raises(HandedOn):
+    with pytest.raises(WorkerShutdown):
         finished.result(5)
     outcome = desk.outcome(id)
     assert outcome.operation.state is State.QUEUED
@@ -179,33 +180,33 @@ def test_what_was_only_being_pulled_for_a_class_is_left_to_all_of_it_and_nothing
     id, finished = desk.begin(a_start_of(image="far:1"), route=Route("cpu.amd64"))
     desk.until_phase(id, Phase.PULLING)
 
-    desk.host.keeper.hand_on_all()
+    desk.host.claims.interrupt_all()
 
-    assert isinstance(finished.exception(5), HandedOn)
+    assert isinstance(finished.exception(5), WorkerShutdown)
     outcome = desk.outcome(id)
     assert (outcome.operation.state, outcome.operation.host) == (State.QUEUED, None)
     assert (outcome.instance.desired, outcome.instance.state) == (Desired.STOPPED, InstanceState.STOPPED)
-    assert desk.host.room_store.held(desk.host.name) == {}
+    assert desk.host.allocations.held(desk.host.name) == {}
 
 
 def test_a_registry_that_does_not_answer_keeps_nobody_from_ending_a_start(desk, runtime, monkeypatch):
     answered = Event()
-    monkeypatch.setattr(runtime, "offered", lambda _: answered.wait(20) and frozenset())
+    monkeypatch.setattr(runtime, "registry_architectures", lambda _: answered.wait(20) and frozenset())
     id, finished = desk.begin(a_start_of(image="far:1"))
     desk.until_phase(id, Phase.PULLING)
 
-    desk.host.operations.ask_to_cancel(id)
+    desk.host.operations.request_cancel(id)
 
     assert finished.result(3).operation.state is State.CANCELLED
     answered.set()
 
 
 def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings, redis):
-    runtime.next_runs(Manners(answers=False))
+    runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
-    desk.host.keeper.hand_on_all()
-    assert isinstance(finished.exception(5), HandedOn)
+    desk.host.claims.interrupt_all()
+    assert isinstance(finished.exception(5), WorkerShutdown)
     (before,) = runtime.containers({})
 
     with desk_of(settings, redis, runtime, probe=lambda _: 200) as next_desk:
@@ -219,8 +220,8 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
 def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis):
     id, finished = a_stalled_start(desk, runtime)
     assert eventually(lambda: desk.host.operations.get(id).progress is not None)
-    desk.host.keeper.hand_on_all()
-    assert isinstance(finished.exception(5), HandedOn)
+    desk.host.claims.interrupt_all()
+    assert isinstance(finished.exception(5), WorkerShutdown)
 
     with desk_of(settings, redis, runtime, probe=runtime.probe) as next_desk:
         outcome = next_desk.finish(id)
@@ -254,14 +255,14 @@ def test_a_pull_of_what_is_here_is_done_at_once(desk):
 
 
 def test_a_start_that_a_later_start_has_overtaken_leaves_it_the_container(desk, runtime):
-    runtime.next_runs(Manners(answers=False))
+    runtime.next_runs(Behaviour(answers=False))
     first, first_finished = desk.begin(a_start_of())
     desk.until_phase(first, Phase.LOADING)
     second, second_finished = desk.begin(a_start_of())
     desk.until_phase(second, Phase.LOADING)
     (container,) = runtime.containers({})
 
-    runtime.behave(container.name, Manners())
+    runtime.behave(container.name, Behaviour())
 
     assert first_finished.result(10).operation.state is State.CANCELLED
     assert second_finished.result(10).operation.state is State.SUCCEEDED

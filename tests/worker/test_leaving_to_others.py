@@ -10,8 +10,8 @@ from aima_core.domain.operations import State
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import Overdue
-from aima_worker.execution.executor import conduct
-from aima_worker.execution.redelivery import Sweep
+from aima_worker.execution.executor import execute
+from aima_worker.execution.redelivery import RedeliveryLoop
 from aima_worker.node.facts import host_facts
 
 pytestmark = pytest.mark.redis
@@ -53,7 +53,7 @@ def test_it_is_handed_to_a_host_that_has_room(desk, redis, joined):
     joined("gamma")
     start = too_much(desk)
 
-    conduct(desk.host, start.id)
+    execute(desk.host, start.id)
 
     assert rung_on(redis, "host.beta") == 1
     assert rung_on(redis, "host.gamma") == 0
@@ -65,7 +65,7 @@ def test_where_nobody_has_room_it_waits_and_says_of_each_host_why(desk, joined):
     joined("beta", gigabytes=20)
     start = too_much(desk)
 
-    conduct(desk.host, start.id)
+    execute(desk.host, start.id)
 
     waits = desk.host.operations.get(start.id)
     assert "alpha" in waits.reason and "beta" in waits.reason and "900 TB" in waits.reason
@@ -77,7 +77,7 @@ def test_the_reason_is_told_once_and_not_at_every_try(desk, joined):
     start = too_much(desk)
 
     for _ in range(3):
-        conduct(desk.host, start.id)
+        execute(desk.host, start.id)
 
     assert len(desk.host.operations.events(start.id)) == 2
 
@@ -85,14 +85,14 @@ def test_the_reason_is_told_once_and_not_at_every_try(desk, joined):
 def test_a_host_looks_for_what_waits_when_it_has_room_and_for_nothing_that_it_cannot_run(desk, redis, joined):
     joined("alpha")
     waits = too_much(desk)
-    conduct(desk.host, waits.id)
-    sweep = Sweep(desk.host)
+    execute(desk.host, waits.id)
+    redelivery = RedeliveryLoop(desk.host)
 
-    sweep.sweep()
+    redelivery.run_once()
     while_it_is_full = rung_on(redis, "host.alpha")
     joined("alpha", gigabytes=10**6)
-    sweep.sweep()
-    sweep.sweep()
+    redelivery.run_once()
+    redelivery.run_once()
 
     assert (while_it_is_full, rung_on(redis, "host.alpha")) == (0, 1)
 
@@ -102,11 +102,11 @@ def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queu
     lost, waiting = (put_down(desk.host.operations, a_start_of(f"svc-tiny-{name}")) for name in ("a", "b"))
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {lost.id: 0})
-    sweep = Sweep(desk.host)
+    redelivery = RedeliveryLoop(desk.host)
 
-    sweep.sweep()
+    redelivery.run_once()
     redis.zadd(keys.ACTIVE, {waiting.id: 0})
-    sweep.sweep()
+    redelivery.run_once()
 
     assert rung_on(redis, "host.alpha") == 1
 
@@ -117,7 +117,7 @@ def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {start.id: 0})
 
-    Sweep(desk.host).sweep()
+    RedeliveryLoop(desk.host).run_once()
 
     assert rung_on(redis, "host.alpha") == 0
 
@@ -126,12 +126,12 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
     joined("alpha")
     busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
     for start in busy:
-        desk.host.operations.claim(OperationId(start.id), desk.host.name, desk.host.room())
+        desk.host.operations.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
 
     for _ in range(2):
         redis.zadd(keys.ACTIVE, {waits.id: 0})
-        Sweep(desk.host).sweep()
+        RedeliveryLoop(desk.host).run_once()
 
     assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
     assert len(desk.host.operations.events(waits.id)) == 2
@@ -142,13 +142,13 @@ def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_swe
     joined("alpha")
     for number in range(4):
         busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
-        desk.host.operations.claim(OperationId(busy.id), desk.host.name, desk.host.room())
+        desk.host.operations.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
-    desk.host.operations.claim(OperationId(waits.id), desk.host.name, desk.host.room())
+    desk.host.operations.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
     redis.delete(keys.queue(CLASS))
     redis.zadd(keys.ACTIVE, {waits.id: 0})
 
-    Sweep(desk.host).sweep()
+    RedeliveryLoop(desk.host).run_once()
 
     assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
 
@@ -158,7 +158,7 @@ def test_a_start_that_somebody_is_about_to_take_is_told_nothing(desk, redis, joi
     comes = put_down(desk.host.operations, a_start_of(), route=CLASS)
     redis.zadd(keys.ACTIVE, {comes.id: 0})
 
-    Sweep(desk.host).sweep()
+    RedeliveryLoop(desk.host).run_once()
 
     assert desk.host.operations.get(comes.id).reason is None
 
@@ -168,8 +168,8 @@ def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(d
     there = put_down(desk.host.operations, a_start_of())
     redis.delete(keys.queue("host.alpha"))
     found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
-    monkeypatch.setattr(desk.host.operations, "overdue", lambda: Overdue(0, found, unheard=[OperationId.new()]))
+    monkeypatch.setattr(desk.host.operations, "find_stalled", lambda: Overdue(0, found, unroutable=[OperationId.new()]))
 
-    Sweep(desk.host).sweep()
+    RedeliveryLoop(desk.host).run_once()
 
     assert rung_on(redis, "host.alpha") == 1

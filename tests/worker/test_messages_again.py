@@ -11,8 +11,8 @@ from lab.wishes import a_start_of
 from structlog.testing import capture_logs
 
 from aima_core.domain.operations import Phase
-from aima_worker.execution.executor import conduct
-from aima_worker.runtimes.fake.runtime import Manners
+from aima_worker.execution.executor import execute
+from aima_worker.runtimes.fake.engine import Behaviour
 
 pytestmark = pytest.mark.redis
 
@@ -34,7 +34,7 @@ class Untouched:
 
 @pytest.mark.parametrize("under_way", [True, False], ids=["under way", "ended"])
 def test_a_second_message_is_skipped_in_fifty_milliseconds_without_a_word_to_the_engine(desk, runtime, under_way):
-    runtime.next_runs(Manners(answers=not under_way))
+    runtime.next_runs(Behaviour(answers=not under_way))
     id, end = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING if under_way else Phase.READY)
     took = []
@@ -42,7 +42,7 @@ def test_a_second_message_is_skipped_in_fifty_milliseconds_without_a_word_to_the
     for _ in range(9):
         began = time.monotonic()
         with capture_logs() as said:
-            conduct(replace(desk.host, runtime=Untouched()), id)
+            execute(replace(desk.host, runtime=Untouched()), id)
         took.append(time.monotonic() - began)
         assert [(each["event"], each["operation"]) for each in said] == [("skipped", id)]
 

@@ -11,7 +11,7 @@ from lab.wishes import SERVICE, a_start_of, a_stop_of
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Phase, State
-from aima_core.domain.resources import Holding
+from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import DockerUnavailable, UnknownOperation, UnknownService
 from aima_core.redis import keys
@@ -19,24 +19,24 @@ from aima_core.store.operations import now
 from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.reconciler import loop as watching
 from aima_worker.reconciler import reconcile, resources
-from aima_worker.reconciler.loop import Watch
+from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Status
-from aima_worker.runtimes.fake.runtime import Manners
+from aima_worker.runtimes.fake.engine import Behaviour
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
 ALPHA = HostName("alpha")
 SOON = 0.1
-LOADS = Manners(loads_for=timedelta(minutes=1))
+LOADS = Behaviour(loads_for=timedelta(minutes=1))
 
 
 @pytest.fixture
-def watch(desk, monkeypatch) -> Watch:
-    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 0)
+def watch(desk, monkeypatch) -> ReconcileLoop:
+    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 0)
     monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", SOON)
     monkeypatch.setattr(reconcile, "SETTLES_SECONDS", SOON)
     monkeypatch.setattr(resources, "LEFT_SECONDS", SOON)
-    return Watch(desk.host, engine_answers=lambda _: None)
+    return ReconcileLoop(desk.host, engine_answers=lambda _: None)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def record(desk, service: str = SERVICE) -> Instance | None:
 
 def looks_until(watch, fact) -> bool:
     def after_a_look() -> bool:
-        watch.look()
+        watch.reconcile_once()
         return fact()
 
     return eventually(after_a_look, within=timedelta(seconds=5))
@@ -81,38 +81,38 @@ def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> Operat
 
 
 def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtime, forget):
-    container, held = runtime.find(NAME), desk.host.room_store.held(ALPHA)
+    container, held = runtime.find(NAME), desk.host.allocations.held(ALPHA)
     leases = desk.leases()
 
     forget()
-    watch.look()
+    watch.reconcile_once()
 
     assert record(desk).model_copy(update={"since": ready.since}) == ready
-    assert desk.host.room_store.held(ALPHA) == held
+    assert desk.host.allocations.held(ALPHA) == held
     assert [(lease.port, lease.until) for lease in desk.host.ports.all()] == [(leases[0], None)]
     assert runtime.find(NAME) == container
 
 
 def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget, monkeypatch):
-    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 60)
-    watch.look()
+    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 60)
+    watch.reconcile_once()
 
     forget()
-    watch.look()
+    watch.reconcile_once()
 
     assert desk.leases() == [ready.port]
-    assert list(desk.host.room_store.held(ALPHA)) == [SERVICE]
+    assert list(desk.host.allocations.held(ALPHA)) == [SERVICE]
 
 
 def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch, ready, monkeypatch):
-    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 60)
-    watch.look()
-    desk.host.give_back(SERVICE, fence=ready.fence)
-    watch.look()
+    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 60)
+    watch.reconcile_once()
+    desk.host.release_resources(SERVICE, fence=ready.fence)
+    watch.reconcile_once()
     held_before = desk.leases()
 
-    watch.redis_is_new()
-    watch.look()
+    watch.on_redis_reset()
+    watch.reconcile_once()
 
     assert held_before == []
     assert desk.leases() == [ready.port]
@@ -120,7 +120,7 @@ def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch,
 
 def test_a_record_that_was_written_meanwhile_is_not_put_in_its_place(desk, watch, ready, forget):
     forget()
-    watch.look()
+    watch.reconcile_once()
     late, service = ready.model_copy(update={"state": InstanceState.UNHEALTHY}), desk.host.services.get(SERVICE)
 
     adopted = desk.host.services.adopt(late, service, seen_with=None)
@@ -131,7 +131,7 @@ def test_a_record_that_was_written_meanwhile_is_not_put_in_its_place(desk, watch
 
 def test_its_service_is_put_back_as_its_container_tells(desk, watch, ready, forget):
     forget()
-    watch.look()
+    watch.reconcile_once()
 
     service = desk.host.services.get(SERVICE)
     assert (service.engine, service.hosts) == ("tiny-test", (ALPHA,))
@@ -140,14 +140,14 @@ def test_its_service_is_put_back_as_its_container_tells(desk, watch, ready, forg
 
 def test_a_service_that_people_wrote_down_is_not_overwritten(desk, watch, ready, forget):
     forget()
-    watch.look()
+    watch.reconcile_once()
     written = desk.host.services.get(SERVICE).model_copy(update={"replicas": 3, "hosts": ()})
     desk.host.services.put(written)
-    desk.host.services.intend(ready)
+    desk.host.services.set_desired(ready)
     forget()
     desk.host.services.put(written)
 
-    watch.look()
+    watch.reconcile_once()
 
     assert record(desk).state is InstanceState.READY
     assert desk.host.services.get(SERVICE) == written
@@ -157,7 +157,7 @@ def test_what_is_asked_for_afterwards_counts_as_later(desk, watch, runtime, forg
     for _ in range(3):
         ready = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
     forget()
-    watch.look()
+    watch.reconcile_once()
 
     stopped = desk.carry_out(a_stop_of())
     while_stopped = desk.containers()
@@ -173,7 +173,7 @@ def test_what_is_asked_for_afterwards_counts_as_later(desk, watch, runtime, forg
 def test_the_fence_is_raised_even_where_the_record_is_there(desk, watch, ready, redis):
     redis.delete(keys.FENCE)
 
-    watch.look()
+    watch.reconcile_once()
 
     assert desk.carry_out(a_start_of("svc-tiny-other")).operation.fence > ready.fence
 
@@ -189,7 +189,7 @@ def test_another_start_has_ports_to_lease_at_once(desk, ready, forget):
 
 def test_nothing_is_invented_for_an_operation_that_had_ended(desk, watch, ready, forget):
     forget()
-    watch.look()
+    watch.reconcile_once()
 
     with pytest.raises(UnknownOperation):
         desk.host.operations.get(ready.operation)
@@ -211,7 +211,7 @@ def test_an_operation_whose_worker_was_lost_too_is_told_of_by_its_container(desk
     id = lost_while_loading(desk, runtime, forget)
     forget()
 
-    watch.look()
+    watch.reconcile_once()
 
     assert desk.host.operations.get(id).failure.code == "operation_lost"
     assert record(desk).state is InstanceState.STARTING
@@ -219,12 +219,12 @@ def test_an_operation_whose_worker_was_lost_too_is_told_of_by_its_container(desk
 
 def test_an_engine_that_had_failed_its_check_for_long_is_put_back_as_ailing(desk, watch, runtime, forget):
     desk.carry_out(a_start_of(health_check={"timeout": "100ms"}))
-    runtime.behave(NAME, Manners(answers=False))
+    runtime.behave(NAME, Behaviour(answers=False))
     started_at = runtime.find(NAME).started_at
     assert eventually(lambda: now() - started_at > timedelta(milliseconds=150))
 
     forget()
-    watch.look()
+    watch.reconcile_once()
 
     assert record(desk).state is InstanceState.UNHEALTHY
     assert desk.containers() == [NAME]
@@ -247,7 +247,7 @@ def test_a_container_made_by_the_version_before_is_put_back_without_the_labels_i
     runtime.run(older)
     forget()
 
-    watch.look()
+    watch.reconcile_once()
 
     assert (record(desk).state, record(desk).fence, record(desk).operation) == (InstanceState.READY, 0, None)
     assert desk.carry_out(a_stop_of()).instance.state is InstanceState.STOPPED
@@ -259,33 +259,33 @@ def test_a_container_made_by_the_version_before_is_put_back_without_the_labels_i
 
 def test_what_nobody_waits_for_any_more_becomes_ready_when_it_answers(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget)
-    watch.look()
+    watch.reconcile_once()
     assert record(desk).state is InstanceState.STARTING
 
-    runtime.behave(NAME, Manners())
-    watch.look()
+    runtime.behave(NAME, Behaviour())
+    watch.reconcile_once()
 
     assert record(desk).state is InstanceState.READY
-    assert not desk.host.room_store.held(ALPHA)[SERVICE].loading
+    assert not desk.host.allocations.held(ALPHA)[SERVICE].loading
 
 
 def test_what_never_answers_is_taken_down_when_its_engines_patience_is_over(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget, health_check={"timeout": "1s"})
-    watch.look()
+    watch.reconcile_once()
     assert desk.containers() == [NAME]
 
     assert looks_until(watch, lambda: record(desk).state is InstanceState.FAILED)
 
     assert record(desk).failure.code == "health_timeout"
-    assert (desk.containers(), desk.leases(), desk.host.room_store.held(ALPHA)) == ([], [], {})
+    assert (desk.containers(), desk.leases(), desk.host.allocations.held(ALPHA)) == ([], [], {})
 
 
 def test_what_ended_while_it_loaded_has_failed_with_its_last_words(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget)
-    watch.look()
+    watch.reconcile_once()
     runtime.end(NAME, exit_code=3, last_words="no such shard\n")
 
-    watch.look()
+    watch.reconcile_once()
 
     assert record(desk).failure.code == "container_exited"
     assert record(desk).failure.log_tail == ("no such shard",)
@@ -294,15 +294,15 @@ def test_what_ended_while_it_loaded_has_failed_with_its_last_words(desk, watch, 
 
 def test_what_came_to_nothing_before_there_was_a_container_has_failed(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget)
-    watch.look()
+    watch.reconcile_once()
     runtime.remove(NAME, grace=timedelta())
 
-    watch.look()
+    watch.reconcile_once()
     at_first = record(desk).state
     assert looks_until(watch, lambda: record(desk).state is InstanceState.FAILED)
 
     assert at_first is InstanceState.STARTING
-    assert (desk.leases(), desk.host.room_store.held(ALPHA)) == ([], {})
+    assert (desk.leases(), desk.host.allocations.held(ALPHA)) == ([], {})
 
 
 def test_a_start_that_waits_for_its_turn_is_left_alone(desk, watch):
@@ -315,7 +315,7 @@ def test_a_start_that_waits_for_its_turn_is_left_alone(desk, watch):
         operation=desk.host.operations.active()[0],
         since=now(),
     )
-    desk.host.services.take(asked_for)
+    desk.host.services.replace_desired(asked_for)
 
     looks_for_a_while(watch)
 
@@ -331,7 +331,7 @@ def test_a_start_under_way_here_keeps_all_that_it_has(desk, watch, runtime):
 
     assert record(desk).state is InstanceState.STARTING
     assert desk.containers() == [NAME]
-    assert len(desk.leases()) == len(desk.host.room_store.held(ALPHA)) == 1
+    assert len(desk.leases()) == len(desk.host.allocations.held(ALPHA)) == 1
     end.result(10)
 
 
@@ -343,21 +343,21 @@ def stopped_by(instance: Instance, fence: int) -> Instance:
 
 
 def test_a_copy_whose_stop_was_lost_is_stopped(desk, watch, ready):
-    desk.host.services.intend(stopped_by(ready, ready.fence + 1))
+    desk.host.services.set_desired(stopped_by(ready, ready.fence + 1))
 
-    watch.look()
+    watch.reconcile_once()
     at_first = desk.containers()
     assert looks_until(watch, lambda: record(desk).state is InstanceState.STOPPED)
 
     assert at_first == [NAME]
-    assert (desk.containers(), desk.leases(), desk.host.room_store.held(ALPHA)) == ([], [], {})
+    assert (desk.containers(), desk.leases(), desk.host.allocations.held(ALPHA)) == ([], [], {})
     assert record(desk).is_down
 
 
 def test_a_record_older_than_the_container_does_not_stop_it(desk, watch, ready, forget):
     later = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
     forget()
-    desk.host.services.take(stopped_by(ready, ready.fence))
+    desk.host.services.replace_desired(stopped_by(ready, ready.fence))
 
     assert looks_until(watch, lambda: record(desk).desired is Desired.RUNNING)
 
@@ -366,7 +366,7 @@ def test_a_record_older_than_the_container_does_not_stop_it(desk, watch, ready, 
 
 
 def test_what_was_taken_for_lost_and_is_here_counts_again(desk, watch, ready):
-    desk.host.services.observe(ready.model_copy(update={"state": InstanceState.FAILED, "endpoint": None}))
+    desk.host.services.update_status(ready.model_copy(update={"state": InstanceState.FAILED, "endpoint": None}))
 
     assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
 
@@ -377,40 +377,40 @@ def test_what_was_taken_for_lost_and_is_here_counts_again(desk, watch, ready):
 
 
 def test_what_a_container_holds_is_put_down_again_when_it_is_missing(desk, watch, ready):
-    held = desk.host.room_store.held(ALPHA)
-    desk.host.give_back(SERVICE, fence=ready.fence)
-    assert (desk.leases(), desk.host.room_store.held(ALPHA)) == ([], {})
+    held = desk.host.allocations.held(ALPHA)
+    desk.host.release_resources(SERVICE, fence=ready.fence)
+    assert (desk.leases(), desk.host.allocations.held(ALPHA)) == ([], {})
 
-    watch.look()
+    watch.reconcile_once()
 
     assert [(lease.port, lease.until) for lease in desk.host.ports.all()] == [(ready.port, None)]
-    assert desk.host.room_store.held(ALPHA) == held
+    assert desk.host.allocations.held(ALPHA) == held
 
 
 def holds_something(desk, service: str = "svc-tiny-gone") -> None:
-    desk.host.ports.keep(ServiceId(service).on(ALPHA), 18550, fence=1)
-    desk.host.room_store.keep(ALPHA, ServiceId(service), Holding(memory=5, fence=1))
+    desk.host.ports.persist(ServiceId(service).on(ALPHA), 18550, fence=1)
+    desk.host.allocations.keep(ALPHA, ServiceId(service), Allocation(memory=5, fence=1))
 
 
 def test_what_is_held_by_no_container_is_given_back_but_not_at_first_sight(desk, watch):
     holds_something(desk)
 
-    watch.look()
+    watch.reconcile_once()
     at_first = desk.leases()
     assert looks_until(watch, lambda: desk.leases() == [])
 
     assert at_first == [18550]
-    assert desk.host.room_store.held(ALPHA) == {}
+    assert desk.host.allocations.held(ALPHA) == {}
 
 
 def test_nothing_is_given_back_while_the_engine_does_not_answer(desk, watch, runtime):
     holds_something(desk)
-    watch.look()
+    watch.reconcile_once()
     runtime.away = True
 
     def looks_in_vain() -> bool:
         with pytest.raises(DockerUnavailable):
-            watch.look()
+            watch.reconcile_once()
         return False
 
     assert not eventually(looks_in_vain, within=timedelta(seconds=3 * SOON))
@@ -439,7 +439,7 @@ def test_several_that_vanish_at_once_are_looked_for_again_first(desk, watch, run
     for name in desk.containers():
         runtime.remove(name, grace=timedelta())
 
-    watch.look()
+    watch.reconcile_once()
     at_first, leases_at_first = states(desk), len(desk.leases())
     assert looks_until(watch, lambda: states(desk) == {InstanceState.FAILED})
 
@@ -461,13 +461,13 @@ def test_an_engine_that_lists_nothing_though_all_are_there_is_not_believed(desk,
 def test_a_worker_that_does_not_have_the_name_yet_judges_no_records(desk, watch, ready, runtime):
     runtime.remove(NAME, grace=timedelta())
 
-    watch.begin(records=False)
+    watch.start(records=False)
     unjudged = not eventually(lambda: record(desk).state is not InstanceState.READY, within=timedelta(seconds=0.5))
-    watch.go_by_records()
+    watch.enable_records()
 
     assert unjudged
     assert eventually(lambda: record(desk).state is InstanceState.FAILED)
-    watch.end()
+    watch.stop()
 
 
 # Strangers --------------------------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, wa
 
     looks_for_a_while(watch)
 
-    assert watch.strangers == ("a-copy", "odd-command", NAME)
+    assert watch.unrecognized == ("a-copy", "odd-command", NAME)
     assert {runtime.find(name).status for name in desk.containers()} == {Status.RUNNING}
     assert len(desk.containers()) == 4
     with pytest.raises(UnknownService):
@@ -499,12 +499,12 @@ def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, wa
 
 
 def test_a_quiet_look_asks_redis_little(desk, watch, ready, redis, monkeypatch):
-    monkeypatch.setattr(watching, "ACCOUNTS_SECONDS", 15)
-    watch.look()
+    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 15)
+    watch.reconcile_once()
 
     before = redis.info("stats")["total_commands_processed"]
     for _ in range(5):
-        watch.look()
+        watch.reconcile_once()
     asked = redis.info("stats")["total_commands_processed"] - before - 1
 
     assert asked <= 5 * 2

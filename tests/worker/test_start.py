@@ -13,7 +13,8 @@ from aima_core.domain.services import InstanceState
 from aima_core.domain.units import format_size
 from aima_core.errors import DiskFull, ImageNotFound
 from aima_worker.runtime import Status
-from aima_worker.runtimes.fake.runtime import Manners, Published
+from aima_worker.runtimes.fake.engine import Behaviour
+from aima_worker.runtimes.fake.pull import Published
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
@@ -89,7 +90,7 @@ def test_an_engine_that_crashes_leaves_nothing_behind_but_its_last_words(desk, r
 
 
 def test_an_engine_killed_for_want_of_memory_is_told_apart_from_a_crash(desk, runtime):
-    runtime.next_runs(Manners(out_of_memory=True))
+    runtime.next_runs(Behaviour(out_of_memory=True))
 
     outcome = desk.carry_out(a_start_of(limits={"memory": "64MB"}))
 
@@ -99,7 +100,7 @@ def test_an_engine_killed_for_want_of_memory_is_told_apart_from_a_crash(desk, ru
 
 
 def test_a_health_check_that_never_answers_ends_the_start(desk, runtime):
-    runtime.next_runs(Manners(answers=False, stdout=b"thinking\n"))
+    runtime.next_runs(Behaviour(answers=False, stdout=b"thinking\n"))
 
     outcome = desk.carry_out(a_start_of(health_check={"timeout": "300ms"}))
 
@@ -109,7 +110,7 @@ def test_a_health_check_that_never_answers_ends_the_start(desk, runtime):
 
 
 def test_patience_is_renewed_while_the_log_moves_and_is_never_endless(desk, runtime):
-    counting = Manners(answers=False, counts=timedelta(milliseconds=50))
+    counting = Behaviour(answers=False, counts=timedelta(milliseconds=50))
     runtime.next_runs(counting)
 
     outcome = desk.carry_out(a_start_of(health_check={"timeout": "500ms", "at_most": "2s"}))
@@ -120,7 +121,7 @@ def test_patience_is_renewed_while_the_log_moves_and_is_never_endless(desk, runt
 
 
 def test_lines_said_while_loading_are_progress(desk, runtime):
-    runtime.next_runs(Manners(stdout=b"shard 1 of 2\nshard 2 of 2\n", loads_for=timedelta(milliseconds=400)))
+    runtime.next_runs(Behaviour(stdout=b"shard 1 of 2\nshard 2 of 2\n", loads_for=timedelta(milliseconds=400)))
 
     outcome = desk.carry_out(a_start_of())
 

@@ -14,10 +14,10 @@ from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
 from aima_core.errors import BrokerUnavailable, DockerUnavailable
 from aima_worker.reconciler import restarts
-from aima_worker.reconciler.loop import Watch
+from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.reconciler.supervision import FAILED_CHECKS
 from aima_worker.runtime import Status
-from aima_worker.runtimes.fake.runtime import Manners
+from aima_worker.runtimes.fake.engine import Behaviour
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
@@ -29,9 +29,9 @@ def told() -> list[bool]:
 
 
 @pytest.fixture
-def watch(desk, told, monkeypatch) -> Watch:
+def watch(desk, told, monkeypatch) -> ReconcileLoop:
     monkeypatch.setattr(restarts, "WAITS", (timedelta(), timedelta(), timedelta()))
-    return Watch(desk.host, engine_answers=told.append)
+    return ReconcileLoop(desk.host, engine_answers=told.append)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def now(desk, instance):
 def test_what_is_well_is_left_alone(desk, watch, ready, runtime):
     before = runtime.find(NAME)
 
-    watch.look()
+    watch.reconcile_once()
 
     assert now(desk, ready) == ready
     assert runtime.find(NAME) == before
@@ -55,9 +55,9 @@ def test_what_is_well_is_left_alone(desk, watch, ready, runtime):
 def test_an_engine_that_dies_is_brought_back_on_its_port_with_its_death_told(desk, watch, ready, runtime):
     runtime.end(NAME, exit_code=139, last_words="segmentation fault\n")
 
-    watch.look()
+    watch.reconcile_once()
     brought_back = now(desk, ready)
-    watch.look()
+    watch.reconcile_once()
 
     assert brought_back.state is InstanceState.RESTARTING
     assert "exit code 139" in brought_back.failure.message
@@ -74,12 +74,12 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     said = [f"so hungry {number}" for number in range(150)]
     for _ in range(len(restarts.WAITS)):
         runtime.end(NAME, exit_code=139, oom_killed=oom_killed)
-        watch.look()
-        watch.look()
+        watch.reconcile_once()
+        watch.reconcile_once()
     assert now(desk, ready).state is InstanceState.READY
 
     runtime.end(NAME, exit_code=139, oom_killed=oom_killed, last_words="\n".join(said) + "\n")
-    watch.look()
+    watch.reconcile_once()
 
     failed = now(desk, ready)
     assert failed.state is InstanceState.FAILED
@@ -93,7 +93,7 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
 def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(restarts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    budget, instance = restarts.Restarts(), InstanceId("svc-tiny-dial@alpha")
+    budget, instance = restarts.RestartTracker(), InstanceId("svc-tiny-dial@alpha")
     for _ in range(3):
         assert budget.plan(instance)
         clock[0] += budget.seconds_to_next()
@@ -109,7 +109,7 @@ def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven(monk
 def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runtime):
     runtime.remove(NAME, grace=timedelta())
 
-    watch.look()
+    watch.reconcile_once()
 
     assert now(desk, ready).state is InstanceState.FAILED
     assert now(desk, ready).failure.code == "container_removed"
@@ -117,21 +117,21 @@ def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runt
 
 
 def test_an_engine_whose_health_fails_for_a_while_is_unhealthy_until_it_answers(desk, watch, ready, runtime):
-    runtime.behave(NAME, Manners(answers=False))
+    runtime.behave(NAME, Behaviour(answers=False))
     for _ in range(FAILED_CHECKS - 1):
-        watch.look()
+        watch.reconcile_once()
     assert now(desk, ready).state is InstanceState.READY
 
-    watch.look()
+    watch.reconcile_once()
     assert now(desk, ready).state is InstanceState.UNHEALTHY
-    runtime.behave(NAME, Manners())
-    watch.look()
+    runtime.behave(NAME, Behaviour())
+    watch.reconcile_once()
 
     assert now(desk, ready).state is InstanceState.READY
 
 
 def test_an_engine_that_is_away_is_the_hosts_state_and_nobodys_death(desk, watch, told, ready, runtime):
-    watch.begin()
+    watch.start()
     runtime.away = True
     assert eventually(lambda: told == [False])
     assert now(desk, ready) == ready
@@ -140,11 +140,11 @@ def test_an_engine_that_is_away_is_the_hosts_state_and_nobodys_death(desk, watch
     assert eventually(lambda: told == [False, True])
 
     assert now(desk, ready) == ready
-    watch.end()
+    watch.stop()
 
 
 def test_while_its_engine_is_away_a_host_takes_no_start_on(desk, watch, told, runtime):
-    watch.begin()
+    watch.start()
     runtime.away = True
     assert eventually(lambda: told == [False])
 
@@ -156,14 +156,14 @@ def test_while_its_engine_is_away_a_host_takes_no_start_on(desk, watch, told, ru
     assert (waits.operation.state, waits.operation.attempt) == (State.QUEUED, 0)
     assert "alpha has no Docker Engine that answers" in waits.operation.reason
     assert started.operation.state is State.SUCCEEDED
-    watch.end()
+    watch.stop()
 
 
 def test_a_look_while_the_engine_is_away_changes_nothing(desk, watch, ready, runtime):
     runtime.away = True
 
     with pytest.raises(DockerUnavailable):
-        watch.look()
+        watch.reconcile_once()
 
     assert now(desk, ready) == ready
 
@@ -171,19 +171,19 @@ def test_a_look_while_the_engine_is_away_changes_nothing(desk, watch, ready, run
 def test_a_stopped_service_is_not_brought_back(desk, watch, ready, runtime):
     desk.carry_out(a_stop_of())
 
-    watch.look()
+    watch.reconcile_once()
 
     assert desk.containers() == []
     assert now(desk, ready).state is InstanceState.STOPPED
 
 
 def test_a_change_is_noticed_without_waiting_for_the_next_look(desk, watch, ready, runtime):
-    watch.begin()
+    watch.start()
 
     runtime.end(NAME, exit_code=1)
 
     assert eventually(lambda: runtime.find(NAME).status is Status.RUNNING)
-    watch.end()
+    watch.stop()
 
 
 def test_without_redis_what_was_running_is_brought_back_all_the_same(desk, watch, ready, runtime, monkeypatch):
@@ -194,6 +194,6 @@ def test_without_redis_what_was_running_is_brought_back_all_the_same(desk, watch
 
     monkeypatch.setattr(desk.host.services, "instances_on", away)
     with pytest.raises(BrokerUnavailable):
-        watch.look()
+        watch.reconcile_once()
 
     assert runtime.find(NAME).status is Status.RUNNING

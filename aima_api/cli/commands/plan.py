@@ -8,7 +8,7 @@ import click
 
 from aima_api.cli.completion import complete
 from aima_api.cli.options import calls_the_api, output_option, service_body, service_options
-from aima_api.cli.tables import Format, harmless, print_data, print_records
+from aima_api.cli.tables import Format, print_data, print_records, sanitized
 
 if TYPE_CHECKING:
     from aima_api.client import Api
@@ -49,8 +49,8 @@ def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
 def _show(found: dict[str, Any]) -> None:
     model = f" and {found['model']}" if found["model"] else ""
     what = f"{found['service']} with {found['engine']}{model}"
-    click.echo(harmless(f"{what} {_WOULD.get(found['verdict'], found['verdict'])}."))
-    click.echo(harmless(f"Needed: {_needs(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
+    click.echo(sanitized(f"{what} {_WOULD.get(found['verdict'], found['verdict'])}."))
+    click.echo(sanitized(f"Needed: {_needs(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
     click.echo()
     if found["operations"]:
         columns = {"OPERATION": "kind", "TO": "route", "IMAGE": "image", "PORT": "port", "NOW": "now"}

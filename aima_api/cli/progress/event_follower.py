@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aima_api.cli.errors import Refused
+from aima_api.cli.errors import ApiError
 from aima_api.client import Api, path_of
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation
@@ -35,7 +35,7 @@ News = Event | Operation | Away
 """An Operation stands for all events up to its `seq`."""
 
 
-class Follower:
+class EventFollower:
     def __init__(
         self,
         api: Api,
@@ -60,7 +60,7 @@ class Follower:
                 ended = yield from self._round()
             except ApiUnavailable as away:
                 yield self._lost(away)
-            except Refused as refused:
+            except ApiError as refused:
                 if not refused.passing:
                     raise
                 yield self._lost(refused)

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from aima_api.cli.progress.event_follower import News
 from aima_api.cli.progress.text import PHASE_ENDS, downloaded, extracted, pace, percent, span, title
-from aima_api.cli.progress.tracker import Track, share_done
-from aima_api.cli.tables import harmless
+from aima_api.cli.progress.tracker import OperationTracker, share_done
+from aima_api.cli.tables import sanitized
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 
@@ -27,10 +27,10 @@ _STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta",
 _BUSY = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
 
 
-class Bars:
+class LiveDisplay:
     """A display that redraws itself; it is gone once it ends."""
 
-    def __init__(self, tracks: list[Track], *, console: Console | None = None) -> None:
+    def __init__(self, tracks: list[OperationTracker], *, console: Console | None = None) -> None:
         self._tracks = tracks
         self._console = console or Console(highlight=False)
         self._spinner = Spinner("dots", style="cyan")
@@ -49,7 +49,7 @@ class Bars:
     def refresh(self) -> None:
         self._live.refresh()
 
-    def show(self, track: Track, news: News) -> None:
+    def show(self, track: OperationTracker, news: News) -> None:
         """Nothing at once: the next refresh shows it."""
 
     def picture(self) -> RenderableType:
@@ -63,13 +63,13 @@ class Bars:
             blocks.append(Text(f"and {hidden.total()} more: {counts}", style="dim"))
         return Group(*blocks)
 
-    def _worth_showing(self, *, at_most: int) -> list[Track]:
+    def _worth_showing(self, *, at_most: int) -> list[OperationTracker]:
         """Those that fit, the busy ones first, each in its place."""
         by_interest = sorted(self._tracks, key=lambda track: (track.ended, track.phase is Phase.QUEUED))
         chosen = by_interest[:at_most]
         return [track for track in self._tracks if track in chosen]
 
-    def _block(self, track: Track, *, rows: int) -> list[RenderableType]:
+    def _block(self, track: OperationTracker, *, rows: int) -> list[RenderableType]:
         parts: list[RenderableType] = [self._head(track), _phases(track)]
         if track.away:
             parts.append(_line(f"  connection lost, trying again: {track.away}", "yellow"))
@@ -81,7 +81,7 @@ class Bars:
             parts += [_line(f"  │ {line}", "dim") for line in list(track.lines)[-min(rows, LOG_ROWS) :]]
         return parts
 
-    def _head(self, track: Track) -> RenderableType:
+    def _head(self, track: OperationTracker) -> RenderableType:
         mark = PHASE_ENDS.get(track.phase)
         colour = "green" if track.succeeded else "red"
         row = Table.grid(padding=(0, 1))
@@ -89,7 +89,7 @@ class Bars:
         return row
 
 
-def _phases(track: Track) -> Text:
+def _phases(track: OperationTracker) -> Text:
     text = Text(" ", no_wrap=True, overflow="ellipsis")
     for phase, taken in track.times():
         present = phase is track.phase
@@ -155,4 +155,4 @@ def _joined(*words: str) -> str:
 
 
 def _line(text: str, style: str) -> Text:
-    return Text(harmless(text), style=style, no_wrap=True, overflow="ellipsis")
+    return Text(sanitized(text), style=style, no_wrap=True, overflow="ellipsis")

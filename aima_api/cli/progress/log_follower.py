@@ -12,13 +12,13 @@ from urllib.parse import urlencode
 
 import click
 
-from aima_api.cli.errors import Refused
+from aima_api.cli.errors import ApiError
 from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.progress.event_follower import FIRST_REST, LONGEST_REST, PATIENCE
-from aima_api.cli.tables import colours, harmless
+from aima_api.cli.tables import colours, sanitized
 from aima_api.client import Api
 from aima_core.errors import ApiUnavailable
-from aima_core.logs.dedup import Seen
+from aima_core.logs.dedup import LineDeduplicator
 from aima_core.logs.protocol import MOST_TAIL, Line
 
 Output = Literal["text", "json"]
@@ -37,7 +37,7 @@ def read(api: Api, path: str, asked: Asked, show: Show) -> None:
 def follow(api: Api, path: str, asked: Asked, show: Show) -> int:
     """That, and what is said from now on, until it is over or somebody interrupts. The exit code."""
     try:
-        for event, data in Follower(api, path, asked):
+        for event, data in LogFollower(api, path, asked):
             if event == "line":
                 show.line(data)
             else:
@@ -59,17 +59,17 @@ class Show:
         if self._json:
             click.echo(json.dumps(data))  # ASCII only, and so harmless
             return
-        text = harmless(data["text"])
+        text = sanitized(data["text"])
         if self._colours and data["stream"] == "stderr":
             text = click.style(text, dim=True)
-        host = f"{harmless(data['host']):<{self._prefix}} │ " if self._prefix else ""
+        host = f"{sanitized(data['host']):<{self._prefix}} │ " if self._prefix else ""
         click.echo(host + text)
 
     def note(self, text: str) -> None:
-        click.echo(click.style(f"── {harmless(text)}", fg="yellow"), err=True)
+        click.echo(click.style(f"── {sanitized(text)}", fg="yellow"), err=True)
 
 
-class Follower:
+class LogFollower:
     """Each line once, in order, over as many connections as it takes."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Follower:
         self._asked = {**asked, "follow": "true"}
         self._sleep = sleep
         self._clock = clock
-        self._seen: defaultdict[str, Seen] = defaultdict(Seen)
+        self._seen: defaultdict[str, LineDeduplicator] = defaultdict(LineDeduplicator)
         self._failed = 0
         self._heard_at: float | None = None
 
@@ -99,7 +99,7 @@ class Follower:
                         return
                     yield event, data
                 why = "The API has ended the stream."
-            except (ApiUnavailable, Refused) as lost:
+            except (ApiUnavailable, ApiError) as lost:
                 self._check_patience(lost)
                 why = str(lost)
             yield "note", {"text": f"Connection lost, trying again. {why}"}
@@ -107,7 +107,7 @@ class Follower:
 
     def _one_connection(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for seen in self._seen.values():
-            seen.read_again()
+            seen.rewind()
         query = urlencode({**self._asked, **self._where_it_was_left()}, doseq=True)
         with self._api.stream(f"{self._path}?{query}", after=0) as stream:
             self._heard_at = self._clock()
@@ -121,8 +121,8 @@ class Follower:
         since = min((moment for seen in self._seen.values() if (moment := seen.since)), default=None)
         return {} if since is None else {"since": since.isoformat(), "tail": MOST_TAIL}
 
-    def _check_patience(self, lost: ApiUnavailable | Refused) -> None:
-        for_good = isinstance(lost, Refused) and not lost.passing
+    def _check_patience(self, lost: ApiUnavailable | ApiError) -> None:
+        for_good = isinstance(lost, ApiError) and not lost.passing
         if for_good or self._heard_at is None or self._clock() - self._heard_at > PATIENCE.total_seconds():
             raise lost
 

@@ -12,15 +12,15 @@ import click
 
 from aima_api.cli.progress.event_follower import Away, News
 from aima_api.cli.progress.text import amounts, pace, percent
-from aima_api.cli.progress.tracker import Track, share_done
-from aima_api.cli.tables import harmless
+from aima_api.cli.progress.tracker import OperationTracker, share_done
+from aima_api.cli.tables import sanitized
 from aima_core.domain.operations import Event, Phase, PullProgress
 
 AT_MOST_EVERY = timedelta(seconds=5)
 OR_EACH = 0.1
 
 
-class Lines:
+class PlainDisplay:
     """A display that only ever appends."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Lines:
     def refresh(self) -> None:
         """Nothing moves by itself here."""
 
-    def show(self, track: Track, news: News) -> None:
+    def show(self, track: OperationTracker, news: News) -> None:
         if isinstance(news, Away):
             self._show_away(track, news)
             return
@@ -58,12 +58,12 @@ class Lines:
             for line in news.lines:
                 self._say(track, f"  | {line}")
 
-    def _show_away(self, track: Track, away: Away) -> None:
+    def _show_away(self, track: OperationTracker, away: Away) -> None:
         if track.operation.id not in self._away:
             self._away.add(track.operation.id)
             self._say(track, f"connection lost, trying again: {away.why}")
 
-    def _show_phase(self, track: Track) -> None:
+    def _show_phase(self, track: OperationTracker) -> None:
         now = (track.phase, track.reason)
         before = self._said.get(track.operation.id, (None, None))
         self._said[track.operation.id] = now
@@ -72,7 +72,7 @@ class Lines:
         elif track.reason and now != before:
             self._say(track, f"  {track.reason}")
 
-    def _show_progress(self, track: Track, progress: PullProgress) -> None:
+    def _show_progress(self, track: OperationTracker, progress: PullProgress) -> None:
         share = share_done(progress) or 0.0
         told_at, told_share = self._pulls.get(track.operation.id, (float("-inf"), 0.0))
         if self._clock() - told_at < AT_MOST_EVERY.total_seconds() and share - told_share < OR_EACH:
@@ -81,6 +81,6 @@ class Lines:
         parts = (percent(progress), amounts(progress), pace(progress))
         self._say(track, "  " + ", ".join(part for part in parts if part))
 
-    def _say(self, track: Track, text: str) -> None:
+    def _say(self, track: OperationTracker, text: str) -> None:
         label = f"{track.label}: " if self._several else ""
-        click.echo(label + harmless(text), file=self._file)
+        click.echo(label + sanitized(text), file=self._file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from aima_api.cli.progress.tracker import Track, share_done
+from aima_api.cli.progress.tracker import OperationTracker, share_done
 from aima_core.domain.operations import Phase, PullProgress
 from aima_core.domain.units import format_size
 
@@ -51,23 +51,23 @@ def percent(progress: PullProgress) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def phase_times(track: Track) -> str:
+def phase_times(track: OperationTracker) -> str:
     """`queued 0.1 s, pulling 12 s, loading 3.2 s`: those that took any time."""
     return ", ".join(f"{phase} {span(taken)}" for phase, taken in track.times() if taken >= timedelta(seconds=0.05))
 
 
-def success(track: Track) -> str:
+def success(track: OperationTracker) -> str:
     """`ready in 12 s at http://…`."""
     where = f" at {track.endpoint}" if track.endpoint else ""
     return f"{track.phase} in {span(track.total_time)}{where}"
 
 
-def title(track: Track) -> str:
+def title(track: OperationTracker) -> str:
     """`svc-asr-x on spark-01`."""
     return f"{track.subject} on {track.host}" if track.host else track.subject
 
 
-def doing(track: Track) -> str:
+def doing(track: OperationTracker) -> str:
     """What `title` is about, as a thing: `the start`."""
     return f"the {track.operation.kind}"
 

@@ -15,7 +15,7 @@ from aima_core.errors import Cancelled, Failure, OperationLost
 LINES_KEPT = 12
 
 
-class Track:
+class OperationTracker:
     def __init__(self, operation: Operation, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.operation = operation
         self.phase = Phase.QUEUED

@@ -13,13 +13,13 @@ from typing import Any, Protocol, Self
 
 import click
 
-from aima_api.cli.errors import Refused, report, tell
+from aima_api.cli.errors import ApiError, report, tell
 from aima_api.cli.main import INTERRUPTED
-from aima_api.cli.progress.event_follower import Follower, News
-from aima_api.cli.progress.plain_display import Lines
+from aima_api.cli.progress.event_follower import EventFollower, News
+from aima_api.cli.progress.plain_display import PlainDisplay
 from aima_api.cli.progress.text import doing, phase_times, success, title
-from aima_api.cli.progress.tracker import Track
-from aima_api.cli.tables import Format, colours, harmless, print_data
+from aima_api.cli.progress.tracker import OperationTracker
+from aima_api.cli.tables import Format, colours, print_data, sanitized
 from aima_api.client import Api, path_of
 from aima_core.domain.operations import Operation
 from aima_core.domain.units import format_duration
@@ -31,11 +31,11 @@ FRAME = timedelta(milliseconds=120)
 class Display(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: Any) -> None: ...
-    def show(self, track: Track, news: News) -> None: ...
+    def show(self, track: OperationTracker, news: News) -> None: ...
     def refresh(self) -> None: ...
 
 
-Heard = tuple[Track, News | Exception]
+Heard = tuple[OperationTracker, News | Exception]
 
 
 def submitted(api: Api, answer: Any, *, wait: bool, timeout: timedelta | None, output: Format) -> int:
@@ -46,10 +46,10 @@ def submitted(api: Api, answer: Any, *, wait: bool, timeout: timedelta | None, o
     if output != "table":
         print_data(answer["operations"], output)
         return 0
-    for track in map(Track, operations):
-        click.echo(f"{doing(track).capitalize()} of {harmless(title(track))} is operation {track.operation.id}.")
+    for track in map(OperationTracker, operations):
+        click.echo(f"{doing(track).capitalize()} of {sanitized(title(track))} is operation {track.operation.id}.")
         if track.operation.reason:
-            click.echo(f"  {harmless(track.operation.reason)}")
+            click.echo(f"  {sanitized(track.operation.reason)}")
     if operations:
         click.echo(f"Watch it: aima operation watch {' '.join(each.id for each in operations)}", err=True)
     else:
@@ -61,11 +61,11 @@ def watch(
     api: Api, operations: Iterable[Operation], *, timeout: timedelta | None = None, output: Format = "table"
 ) -> int:
     """Show what happens until all have ended. The exit code: 0, or the first failure's."""
-    tracks = [Track(operation) for operation in operations]
+    tracks = [OperationTracker(operation) for operation in operations]
     try:
         _watch(api, tracks, _display(tracks, output), timeout)
     except KeyboardInterrupt:
-        _let_go(tracks)
+        _released(tracks)
         return INTERRUPTED
     code = _conclude(tracks, output)
     if output != "table":
@@ -73,17 +73,17 @@ def watch(
     return code
 
 
-def _display(tracks: list[Track], output: Format) -> Display:
+def _display(tracks: list[OperationTracker], output: Format) -> Display:
     if output != "table":
-        return Lines(several=len(tracks) > 1, file=sys.stderr)
+        return PlainDisplay(several=len(tracks) > 1, file=sys.stderr)
     if not colours():
-        return Lines(several=len(tracks) > 1)
-    from aima_api.cli.progress.live_display import Bars
+        return PlainDisplay(several=len(tracks) > 1)
+    from aima_api.cli.progress.live_display import LiveDisplay
 
-    return Bars(tracks)
+    return LiveDisplay(tracks)
 
 
-def _watch(api: Api, tracks: list[Track], display: Display, timeout: timedelta | None) -> None:
+def _watch(api: Api, tracks: list[OperationTracker], display: Display, timeout: timedelta | None) -> None:
     heard: queue.Queue[Heard] = queue.Queue()
     for track in tracks:
         # Daemons: a stream that is silent must not keep the command alive once nobody watches.
@@ -102,17 +102,17 @@ def _watch(api: Api, tracks: list[Track], display: Display, timeout: timedelta |
                 raise DeadlinePassed(limit=format_duration(timeout), operation=late.operation.id)
 
 
-def _listen(api: Api, track: Track, heard: queue.Queue[Heard]) -> None:
+def _listen(api: Api, track: OperationTracker, heard: queue.Queue[Heard]) -> None:
     try:
-        for news in Follower(api, track.operation.id):
+        for news in EventFollower(api, track.operation.id):
             heard.put((track, news))
     except Exception as problem:  # noqa: BLE001 the thread's boundary: raised again by who watches
         heard.put((track, problem))
 
 
-def _take(track: Track, news: News | Exception, display: Display) -> None:
+def _take(track: OperationTracker, news: News | Exception, display: Display) -> None:
     match news:
-        case AimaError() | Refused():
+        case AimaError() | ApiError():
             track.problem = news
         case Exception():
             raise news
@@ -121,7 +121,7 @@ def _take(track: Track, news: News | Exception, display: Display) -> None:
             display.show(track, news)
 
 
-def _conclude(tracks: list[Track], output: Format) -> int:
+def _conclude(tracks: list[OperationTracker], output: Format) -> int:
     for track in tracks:
         if track.succeeded:
             _tell_success(track, err=output != "table")
@@ -130,29 +130,29 @@ def _conclude(tracks: list[Track], output: Format) -> int:
         return _report(failed[0])
     codes = []
     for track in failed:
-        click.echo(f"{click.style('✗', fg='red')} {harmless(title(track))}", err=True)
+        click.echo(f"{click.style('✗', fg='red')} {sanitized(title(track))}", err=True)
         codes.append(_report(track))
     if failed:
-        names = ", ".join(harmless(track.label) for track in failed)
+        names = ", ".join(sanitized(track.label) for track in failed)
         click.echo(f"{len(failed)} of {len(tracks)} did not succeed: {names}.", err=True)
     return codes[0] if codes else 0
 
 
-def _tell_success(track: Track, *, err: bool) -> None:
+def _tell_success(track: OperationTracker, *, err: bool) -> None:
     text = f"{title(track)}: {success(track)}"
-    click.echo(f"{click.style('✓', fg='green')} {harmless(text)}", err=err)
+    click.echo(f"{click.style('✓', fg='green')} {sanitized(text)}", err=err)
     if times := phase_times(track):
         click.echo(click.style(f"  {times}", dim=True), err=err)
 
 
-def _report(track: Track) -> int:
+def _report(track: OperationTracker) -> int:
     if track.problem is not None:
         return report(track.problem)
     tell(track.failure)
     return exit_code_of(track.failure.code)
 
 
-def _let_go(tracks: list[Track]) -> None:
+def _released(tracks: list[OperationTracker]) -> None:
     going = [track for track in tracks if not track.ended]
     if not going:
         return

@@ -21,7 +21,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
         "Image": spec.image,
         "Cmd": list(spec.command),
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
-        "Labels": {**spec.labels, FINGERPRINT_LABEL: spec.fingerprint},
+        "Labels": {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash},
         "ExposedPorts": {port: {}},
         "HostConfig": {
             **_limits(spec),

@@ -39,7 +39,7 @@ _PULLS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
 )
 
 
-class Refusal(Exception):
+class EngineError(Exception):
     """The engine said no, in these words."""
 
     def __init__(self, words: str, *, status: int | None = None) -> None:
@@ -76,7 +76,7 @@ def is_no_image(words: str) -> bool:
     return any(sign in words.lower() for sign in _NO_IMAGE)
 
 
-def is_gone(words: str) -> bool:
+def is_missing(words: str) -> bool:
     """Whether there is no such container, or only its remains."""
     return any(sign in words.lower() for sign in _GONE)
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused, is_being_removed, start_failure
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_being_removed, start_failure
 
 NAME_SECONDS = 15.0
 """That a name may stay taken by what is being made or removed by others."""
@@ -34,7 +34,7 @@ class DockerRuntime(ABC):
         deadline = time.monotonic() + NAME_SECONDS
         while time.monotonic() < deadline:
             if (made := self._create(spec)) is not None:
-                return self._begin(made, spec, {**spec.labels, FINGERPRINT_LABEL: spec.fingerprint})
+                return self._begin(made, spec, {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash})
             if (standing := self.find(spec.name)) is None:
                 # Its name is taken before it can be seen, and given back after it has gone.
                 time.sleep(POLL_SECONDS)
@@ -45,11 +45,11 @@ class DockerRuntime(ABC):
     def remove(self, name: str, *, grace: timedelta) -> None:
         try:
             self._end(name, grace=grace)
-        except Refusal as refused:
+        except EngineError as refused:
             if not (is_being_removed(refused.words) and self._goes_away(name)):
                 raise engine_refused(refused.words) from refused
 
-    def offered(self, image: str) -> frozenset[str]:  # noqa: ARG002 not every way to the engine can ask a registry
+    def registry_architectures(self, image: str) -> frozenset[str]:  # noqa: ARG002 not every way to the engine can ask a registry
         return frozenset()
 
     @abstractmethod
@@ -71,7 +71,7 @@ class DockerRuntime(ABC):
         """What stands under the name, running; None once it has been cleared away for not being what is wanted."""
         if FINGERPRINT_LABEL not in standing.labels:
             raise engine_refused(f"a container named {spec.name} is there, and is not AIMA's")
-        if standing.status is Status.EXITED or standing.labels[FINGERPRINT_LABEL] != spec.fingerprint:
+        if standing.status is Status.EXITED or standing.labels[FINGERPRINT_LABEL] != spec.spec_hash:
             self.remove(standing.id, grace=timedelta(0))
             return None
         # One that was made and not started may be about to be: starting is the engine's to do once.
@@ -81,7 +81,7 @@ class DockerRuntime(ABC):
         started_at = datetime.now(UTC)
         try:
             self._start(container)
-        except Refusal as refused:
+        except EngineError as refused:
             self._clear_away(container)
             raise start_failure(refused.words, spec=spec, host=self._host) from refused
         except DockerUnavailable:

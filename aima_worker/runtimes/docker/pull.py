@@ -15,7 +15,7 @@ from aima_core.domain.operations import PullProgress
 from aima_core.domain.units import format_duration
 from aima_core.errors import Cancelled, PullBroken, PullStalled
 from aima_worker.runtime import ImageFacts
-from aima_worker.runtimes.docker.errors import Refusal, pull_failure
+from aima_worker.runtimes.docker.errors import EngineError, pull_failure
 from aima_worker.runtimes.pull_progress import PullTracker
 
 YIELD_SECONDS = 0.2
@@ -85,7 +85,7 @@ class DockerPull:
     def _messages(self) -> Iterator[Mapping[str, Any]]:
         try:
             yield from self._said.read(patience=self._patience)
-        except Refusal as refused:
+        except EngineError as refused:
             raise pull_failure(refused.words, image=self._image) from refused
         except TimeoutError as late:
             raise self._stalled() from late

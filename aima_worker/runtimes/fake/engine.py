@@ -14,7 +14,7 @@ KILLED = 137
 
 
 @dataclass(frozen=True)
-class Manners:
+class Behaviour:
     """How an engine behaves. The plain one serves at once, says nothing, and ends when asked to."""
 
     stdout: bytes = b""
@@ -36,7 +36,7 @@ class Manners:
 class FakeEngine:
     id: str
     spec: ContainerSpec
-    manners: Manners
+    manners: Behaviour
     now: Callable[[], datetime]
     started_at: datetime = field(init=False)
     exit_code: int | None = None

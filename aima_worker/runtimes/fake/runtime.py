@@ -20,7 +20,7 @@ from aima_core.domain.services import ImageOnHost
 from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
 from aima_worker.runtimes.fake.changes import FakeChanges
-from aima_worker.runtimes.fake.engine import KILLED, FakeEngine, Manners
+from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
 from aima_worker.runtimes.fake.logs import FakeLogs
 from aima_worker.runtimes.fake.pull import FakePull, Published, digest_of
 
@@ -42,7 +42,7 @@ class FakeRuntime:
     ) -> None:
         self.taken_ports: set[int] = set()
         """By programs that are no containers."""
-        self.manners: dict[str, Manners] = {}
+        self.manners: dict[str, Behaviour] = {}
         """Of the containers of an image."""
         self.published: dict[str, Published | None] = {}
         """What the registry has; None for what it has not. Images not named here are all there, and alike."""
@@ -55,7 +55,7 @@ class FakeRuntime:
         self._sleep = sleep
         self._images: dict[str, ImageFacts] = {}
         self._engines: dict[str, FakeEngine] = {}
-        self._next_manners: list[Manners] = []
+        self._next_manners: list[Behaviour] = []
         self._next_pull: list[AimaError | Literal["stall", "break"]] = []
         self._changed = Condition()
         self._happened: list[ContainerSpec] = []
@@ -76,12 +76,12 @@ class FakeRuntime:
             self._away = is_away
             self._changed.notify_all()
 
-    def next_runs(self, manners: Manners) -> None:
+    def next_runs(self, manners: Behaviour) -> None:
         """The next container behaves like that, whatever its image."""
         self._next_manners.append(manners)
 
     def crash_next(self, *, last_words: str = "", exit_code: int = 1) -> None:
-        self.next_runs(Manners(stderr=last_words.encode(), exit_code=exit_code))
+        self.next_runs(Behaviour(stderr=last_words.encode(), exit_code=exit_code))
 
     def fail_next_pull(self, failure: AimaError | None = None) -> None:
         """Break the next pull halfway; with PullBroken unless said otherwise."""
@@ -102,7 +102,7 @@ class FakeRuntime:
             engine.say(last_words.encode(), "stderr")
             engine.end(exit_code, oom_killed=oom_killed)
 
-    def behave(self, name: str, manners: Manners) -> None:
+    def behave(self, name: str, manners: Behaviour) -> None:
         """Have a running container behave like that from now on."""
         with self._changed:
             self._engines[name].manners = manners
@@ -136,7 +136,7 @@ class FakeRuntime:
             here = [ImageOnHost(reference=image, digest=facts.digest) for image, facts in self._images.items()]
             return here[::-1]
 
-    def offered(self, image: str) -> frozenset[str]:
+    def registry_architectures(self, image: str) -> frozenset[str]:
         with self._answering():
             published = self.published.get(image)
             told = published is not None and published.told and published.arch
@@ -160,7 +160,7 @@ class FakeRuntime:
     def run(self, spec: ContainerSpec) -> Container:
         with self._answering():
             standing = self._engines.get(spec.name)
-            if standing is not None and standing.running and standing.spec.fingerprint == spec.fingerprint:
+            if standing is not None and standing.running and standing.spec.spec_hash == spec.spec_hash:
                 return standing.as_container()
             if standing is not None:
                 with self._happening_to(spec.name):
@@ -241,5 +241,5 @@ class FakeRuntime:
         if spec.host_port in used | self.taken_ports:
             raise PortTaken(port=spec.host_port, host=self._host, holder="another container or program")
 
-    def _manners_of(self, spec: ContainerSpec) -> Manners:
-        return self._next_manners.pop(0) if self._next_manners else self.manners.get(spec.image, Manners())
+    def _manners_of(self, spec: ContainerSpec) -> Behaviour:
+        return self._next_manners.pop(0) if self._next_manners else self.manners.get(spec.image, Behaviour())

@@ -64,7 +64,7 @@ class ProcessRuntime:
     def images(self) -> list[ImageOnHost]:
         return []
 
-    def offered(self, image: str) -> frozenset[str]:  # noqa: ARG002 there are no images
+    def registry_architectures(self, image: str) -> frozenset[str]:  # noqa: ARG002 there are no images
         return frozenset()
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 nothing is fetched
@@ -200,7 +200,7 @@ class _NothingToPull:
 
 
 def _is_as_wanted(standing: Record, spec: ContainerSpec) -> bool:
-    return standing.spec.fingerprint == spec.fingerprint and standing.container().status is Status.RUNNING
+    return standing.spec.spec_hash == spec.spec_hash and standing.container().status is Status.RUNNING
 
 
 def _install(spec: ContainerSpec) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from aima_worker.runtimes.docker.cli.process_stream import ProgramStream
 from aima_worker.runtimes.docker.cli.program import DockerProgram
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.parsing import container_changed
 
 
@@ -22,7 +22,7 @@ class ProgramChanges:
         try:
             self._stream.open()
             yield from self._names()
-        except Refusal as refused:
+        except EngineError as refused:
             raise engine_refused(refused.words) from refused
         finally:
             self._stream.close()

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from aima_worker.runtimes.docker.cli.process_stream import ProgramStream, Said
 from aima_worker.runtimes.docker.cli.program import DockerProgram, broke_off
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused, is_gone
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_missing
 from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
 
 PIECE = 16 * 1024
@@ -30,8 +30,8 @@ class ProgramFrames:
     def __iter__(self) -> Iterator[Frame]:
         pipes: dict[StreamName, Stamped] = {"stdout": Stamped(), "stderr": Stamped()}
         self._stream.open()
-        for together in self._chunks():
-            frames = [Frame(said.stream, *frame) for said in together for frame in pipes[said.stream].feed(said.data)]
+        for batcher in self._chunks():
+            frames = [Frame(said.stream, *frame) for said in batcher for frame in pipes[said.stream].feed(said.data)]
             # Two pipes do not tell which was written to first; the engine's times do.
             yield from sorted(frames, key=lambda frame: frame.at)
         for stream, pipe in pipes.items():
@@ -61,8 +61,8 @@ class ProgramFrames:
     def _explain(self, complaint: str) -> None:
         """Raise what the end of the program means, if more than the end of the log or of the line to the engine."""
         failure = self._docker.failure(complaint)
-        if isinstance(failure, Refusal):
-            if not is_gone(failure.words):
+        if isinstance(failure, EngineError):
+            if not is_missing(failure.words):
                 raise engine_refused(failure.words)
         elif not (self._follow and broke_off(complaint)):
             raise failure

@@ -12,7 +12,7 @@ from pathlib import Path
 from aima_core.domain.units import format_duration
 from aima_core.errors import DockerUnavailable
 from aima_worker.runtimes.docker.cli import leash
-from aima_worker.runtimes.docker.errors import Refusal
+from aima_worker.runtimes.docker.errors import EngineError
 
 _ENGINE_SAYS = "Error response from daemon: "
 _ENGINE_SPOKE = (_ENGINE_SAYS, "error from daemon in stream")
@@ -82,11 +82,11 @@ class DockerProgram:
         if said.returncode:
             raise self.unavailable(words_of(said.stderr))
 
-    def failure(self, complaint: str) -> Refusal | DockerUnavailable:
+    def failure(self, complaint: str) -> EngineError | DockerUnavailable:
         """What its complaint on stderr means: either the engine has spoken, or it could not be reached."""
         words = words_of(complaint)
         away = broke_off(complaint) or any(sign in complaint.lower() for sign in _AWAY)
-        return self.unavailable(words) if away and not _engine_spoke(complaint) else Refusal(words)
+        return self.unavailable(words) if away and not _engine_spoke(complaint) else EngineError(words)
 
     def unavailable(self, why: object) -> DockerUnavailable:
         return DockerUnavailable(host=self._host, detail=f"{self._address}: {why}" if self._address else str(why))

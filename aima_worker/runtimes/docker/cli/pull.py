@@ -12,7 +12,7 @@ from typing import Any
 
 from aima_worker.runtimes.docker.cli.process_stream import ProgramStream
 from aima_worker.runtimes.docker.cli.program import DockerProgram, words_of
-from aima_worker.runtimes.docker.errors import Refusal
+from aima_worker.runtimes.docker.errors import EngineError
 
 _BETWEEN = re.compile(rb"[\r\n]|\x1b\[[0-9;]*[A-Za-z]")
 """Line ends, and the moves of the cursor to and from a layer's line."""
@@ -45,7 +45,7 @@ class ProgramPull:
                 complaint += said.data
         if self._stream.exit_code and not self.closed:
             self._docker.check()  # its words do not always tell an engine that died from a registry that did
-            raise Refusal(words_of(complaint.decode("utf-8", "replace")))
+            raise EngineError(words_of(complaint.decode("utf-8", "replace")))
 
     def close(self) -> None:
         self._stream.close()

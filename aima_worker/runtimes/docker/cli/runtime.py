@@ -29,7 +29,7 @@ from aima_worker.runtimes.docker.cli.logs import ProgramFrames
 from aima_worker.runtimes.docker.cli.program import DockerProgram
 from aima_worker.runtimes.docker.cli.pull import ProgramPull
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused, is_gone, is_name_taken, is_no_image
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_missing, is_name_taken, is_no_image
 from aima_worker.runtimes.docker.facts import facts_of
 from aima_worker.runtimes.docker.image_reference import repository_of
 from aima_worker.runtimes.docker.lifecycle import DockerRuntime
@@ -56,7 +56,7 @@ class DockerCli(DockerRuntime):
     def image(self, image: str) -> ImageFacts | None:
         try:
             said = self._docker.ask("image", "inspect", *_JSON, "--", image)
-        except Refusal as refused:
+        except EngineError as refused:
             if is_no_image(refused.words):
                 return None
             raise engine_refused(refused.words) from refused
@@ -93,7 +93,7 @@ class DockerCli(DockerRuntime):
     def _create(self, spec: ContainerSpec) -> str | None:
         try:
             return self._docker.ask(*create_arguments(container_config(spec), name=spec.name)).split()[-1]
-        except Refusal as refused:
+        except EngineError as refused:
             if is_name_taken(refused.words):
                 return None
             if is_no_image(refused.words):
@@ -108,14 +108,14 @@ class DockerCli(DockerRuntime):
             if grace:
                 self._docker.ask("stop", "-t", str(math.ceil(grace.total_seconds())), "--", name, longer=grace)
             self._docker.ask("rm", "--force", "--volumes", "--", name)
-        except Refusal as refused:
-            if not is_gone(refused.words):
+        except EngineError as refused:
+            if not is_missing(refused.words):
                 raise
 
     def _inspected(self, *names: str) -> list[Container]:
         """Those that are there; what vanishes meanwhile is complained of among the others."""
         said = self._docker.answer("container", "inspect", *_JSON, "--", *names)
-        if said.returncode and not is_gone(said.stderr):
+        if said.returncode and not is_missing(said.stderr):
             raise self._failure(said.stderr)
         lines: list[dict[str, Any]] = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
         return [container_inspected(each) for each in lines]
@@ -123,9 +123,9 @@ class DockerCli(DockerRuntime):
     def _told(self, *arguments: str) -> str:
         try:
             return self._docker.ask(*arguments)
-        except Refusal as refused:
+        except EngineError as refused:
             raise engine_refused(refused.words) from refused
 
     def _failure(self, complaint: str) -> Exception:
         failure = self._docker.failure(complaint)
-        return engine_refused(failure.words) if isinstance(failure, Refusal) else failure
+        return engine_refused(failure.words) if isinstance(failure, EngineError) else failure

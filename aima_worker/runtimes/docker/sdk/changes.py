@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.parsing import container_changed
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.stream import EngineStream
@@ -25,7 +25,7 @@ class DockerChanges:
             while chunk := self._stream.next(within=None):
                 *events, rest = (rest + chunk).split(b"\n")
                 yield from map(container_changed, filter(None, events))
-        except Refusal as refused:
+        except EngineError as refused:
             raise engine_refused(refused.words) from refused
         finally:
             self._stream.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.stream import EngineStream
@@ -45,7 +45,7 @@ class EngineFrames:
             self._stream.open(within=self._engine.timeout)
             while chunk := self._stream.next(within=None if self._follow else self._engine.timeout):
                 yield chunk
-        except Refusal as refused:
+        except EngineError as refused:
             if refused.status not in (404, 409):
                 raise engine_refused(refused.words) from refused
         except TimeoutError as late:

@@ -10,7 +10,7 @@ from docker.errors import APIError
 from aima_core.errors import EngineRefused, ImageNotFound
 from aima_worker.runtime import ContainerSpec
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.errors import Refusal, engine_refused
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.lifecycle import DockerRuntime
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
@@ -38,7 +38,7 @@ class EngineMaking(DockerRuntime):
             try:
                 client.start(container)
             except APIError as refused:
-                raise Refusal(_words(refused)) from refused
+                raise EngineError(_words(refused)) from refused
 
     def _end(self, name: str, *, grace: timedelta) -> None:
         with self._engine.asking() as client:
@@ -48,7 +48,7 @@ class EngineMaking(DockerRuntime):
                 client.remove_container(name, v=True, force=True)
             except APIError as refused:
                 if refused.status_code != 404:
-                    raise Refusal(_words(refused)) from refused
+                    raise EngineError(_words(refused)) from refused
 
 
 def refused_by_engine(why: APIError) -> EngineRefused:

@@ -62,7 +62,7 @@ class DockerEngine(EngineMaking):
             except APIError as refused:
                 raise refused_by_engine(refused) from refused
 
-    def offered(self, image: str) -> frozenset[str]:
+    def registry_architectures(self, image: str) -> frozenset[str]:
         with self._engine.asking() as client:
             try:
                 told = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here

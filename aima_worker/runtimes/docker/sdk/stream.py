@@ -17,7 +17,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
-from aima_worker.runtimes.docker.errors import Refusal
+from aima_worker.runtimes.docker.errors import EngineError
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
 CONNECT_SECONDS = 5.0
@@ -102,7 +102,7 @@ class EngineStream:
         connection.request(method, target, headers=headers, preload_content=False)
         answer = connection.getresponse()
         if answer.status >= 400:
-            raise Refusal(_message(answer.read()), status=answer.status)
+            raise EngineError(_message(answer.read()), status=answer.status)
         return answer
 
     def _release(self) -> None:

@@ -23,20 +23,18 @@ from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
 from aima_api.http.auth import Access, check_bind
 from aima_api.http.idempotency import Idempotency
-from aima_api.http.metrics import Measured, Metrics
+from aima_api.http.metrics import BacklogLimit, Measured, Metrics, redis_stats
 from aima_api.http.problems import Problem, answer_all_failures
 from aima_api.http.sse import OpenStreams
-from aima_api.http.tally import BacklogLimit, redis_stats
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import catalog, health, hosts, images, logs, operations, plan, ports, service_actions, services
-from aima_api.submission.batching import Batcher
+from aima_api.routes import catalog, health, hosts, images, logs, operations, service_actions, services
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.starts import StartSubmission
+from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import StopsAndPulls
 from aima_api.submission.submitter import Submitter
 from aima_core.errors import BadSettings
@@ -54,7 +52,17 @@ ENDS_WITHIN_SECONDS = 5
 _WHERE_THE_KEY_IS = "AIMA_SIGNING_KEY: give it the key that the hosts have (`aima up` mints one)"
 THREADS = 64
 """Requests waiting for Redis at once; when it is frozen, so many are answered in time, and the next wait for them."""
-ROUTERS = (service_actions, services, plan, logs, operations, images, catalog, hosts, ports, health)
+ROUTERS = (
+    service_actions.router,
+    services.router,
+    logs.router,
+    operations.router,
+    images.router,
+    catalog.router,
+    hosts.router,
+    hosts.port_router,
+    health.router,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -76,8 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Access, settings=settings.api)
     app.add_middleware(Measured, metrics=app.state.parts.metrics)
     answer_all_failures(app)
-    for noun in ROUTERS:
-        app.include_router(noun.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 

@@ -16,9 +16,8 @@ from aima_api.http.metrics import Metrics
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
-from aima_api.submission.asked import StartRequest
-from aima_api.submission.batching import Batcher
-from aima_api.submission.starts import StartSubmission
+from aima_api.submission.service_spec import StartRequest
+from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import StopsAndPulls
 from aima_core.domain.operations import Operation
 from aima_core.redis.interface import TextRedis

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from aima_core.domain.ids import HostName
 from aima_core.domain.units import Duration, Size, parse_duration
 from aima_core.errors import BadSettings
-from aima_core.redis.address import sentinel_address
+from aima_core.redis.connection import sentinel_address
 
 
 def _port_range(value: object) -> object:

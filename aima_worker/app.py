@@ -31,22 +31,17 @@ from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_worker.context import HostContext, Probe
-from aima_worker.execution.celery_worker import make_celery_worker
+from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker
 from aima_worker.execution.claim_renewal import ClaimRenewer
-from aima_worker.execution.redelivery import RedeliveryLoop
-from aima_worker.execution.shutdown import exit_within_deadline
-from aima_worker.execution.takeover import take_over_from_predecessor
+from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
 from aima_worker.execution.tasks import add_tasks
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import LONGEST_ANSWER, LogServer
-from aima_worker.node.capacity import available_memory, capacity_of
-from aima_worker.node.clock import clock_offset
-from aima_worker.node.facts import host_facts
-from aima_worker.node.heartbeat import Heartbeat
+from aima_worker.node.facts import available_memory, capacity_of, host_facts
+from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
 from aima_worker.node.identity import only_worker_here, session_of
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
-from aima_worker.node.remembered import PersistedRedisState
 from aima_worker.operations.readiness import http_status
 from aima_worker.process_memory import settle, share_arenas
 from aima_worker.reconciler.loop import ReconcileLoop

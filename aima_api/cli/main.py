@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
 
 import click
 
-from aima_api.cli.lazy_group import LazyGroup, Sections
+Sections = Mapping[str, Mapping[str, tuple[str, str]]]
+"""Heading → command → its home as `module:attribute`, and its summary."""
+
+
+class LazyGroup(click.Group):
+    def __init__(self, *, sections: Sections, **kwargs: Any) -> None:
+        self._sections = sections
+        self._homes = {name: home for section in sections.values() for name, (home, _) in section.items()}
+        # click looks for near misses among the keys.
+        super().__init__(commands={name: click.Command(name) for name in self._homes}, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
+        return list(self._homes)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 click's signature
+        if cmd_name not in self._homes:
+            return None
+        module, _, attribute = self._homes[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 click's signature
+        width = max(map(len, self._homes))
+        for heading, section in self._sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in section.items()])
+
 
 INTERRUPTED = 130
 DEFAULT_URL = "http://127.0.0.1:7080"
@@ -16,7 +44,7 @@ COMMANDS = "aima_api.cli.commands"
 
 SECTIONS: Sections = {
     "Run AIMA": {
-        "up": (f"{COMMANDS}.up:up", "Run all of AIMA on this machine, in the foreground."),
+        "up": (f"{COMMANDS}.processes:up", "Run all of AIMA on this machine, in the foreground."),
         "api": (f"{COMMANDS}.processes:api", "Run an API node."),
         "worker": (f"{COMMANDS}.processes:worker", "Run this host's worker."),
         "flower": (f"{COMMANDS}.processes:flower", "Run Flower, to look at workers, queues and tasks."),
@@ -32,7 +60,7 @@ SECTIONS: Sections = {
         "engine": (f"{COMMANDS}.catalog:engine", "Show and check the engines of the catalog."),
         "model": (f"{COMMANDS}.catalog:model", "Show the models of the catalog."),
         "host": (f"{COMMANDS}.hosts:host", "Show the hosts, and let them take starts or not."),
-        "port": (f"{COMMANDS}.ports:port", "Show the ports that engines hold."),
+        "port": (f"{COMMANDS}.hosts:port", "Show the ports that engines hold."),
     },
 }
 

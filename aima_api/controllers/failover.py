@@ -11,8 +11,7 @@ from typing import Any
 import structlog
 
 from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Placement, Sought, Target
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import Placement, PlacementLocks, Sought, Target
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter

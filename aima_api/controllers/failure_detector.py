@@ -6,12 +6,13 @@ A worker that ended in good order leaves its engines running, and its host is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
 from aima_core.domain.services import Host
-from aima_core.scheduling.explanation import MOST_NAMED, join_with_and
+from aima_core.scheduling.pending import MOST_NAMED, join_with_and
 
 WINDOW = timedelta(minutes=1)
 """Hosts that were last heard of within this of each other have vanished together."""
@@ -45,3 +46,24 @@ def _suspicion(doubted: Sequence[Host]) -> str | None:
     more = ["others"] if len(doubted) > MOST_NAMED else []
     names = join_with_and([*(host.name for host in doubted[:MOST_NAMED]), *more])
     return f"{names} fell silent together: this side may be the one cut off, so nothing of theirs is moved."
+
+
+class VisibilityWindow:
+    def __init__(self, *, looks_every: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
+        """Two looks further apart than twice `looks_every` leave a break between them."""
+        self._longest_gap = 2 * looks_every.total_seconds()
+        self._clock = clock
+        self._began: float | None = None
+        self._looked = 0.0
+
+    def observe(self) -> timedelta:
+        """To be called when Redis has answered. Gives for how long there was no break."""
+        now = self._clock()
+        if self._began is None or now - self._looked > self._longest_gap:
+            self._began = now
+        self._looked = now
+        return timedelta(seconds=now - self._began)
+
+    def lose_sight(self) -> None:
+        """Redis does not answer."""
+        self._began = None

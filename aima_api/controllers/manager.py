@@ -14,9 +14,8 @@ from threading import Thread
 import structlog
 
 from aima_api.controllers.failover import Failover
-from aima_api.controllers.failure_detector import detect_lost_hosts
+from aima_api.controllers.failure_detector import VisibilityWindow, detect_lost_hosts
 from aima_api.controllers.unroutable import UnroutableOperations
-from aima_api.controllers.watching import VisibilityWindow
 from aima_core.errors import BrokerUnavailable
 from aima_core.queue.notifier import Notifier
 from aima_core.redis import keys

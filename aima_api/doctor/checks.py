@@ -14,14 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from aima_core.scheduling.explanation import join_with_and
 
 from aima_api.doctor.finding import CheckStatus, Finding
 from aima_api.doctor.hardware import what_the_worker_finds
-from aima_api.doctor.messages import malformed_messages
 from aima_api.up.redis_server import find_program
 from aima_core.domain.units import format_size
-from aima_core.errors import NoRedisProgram
+from aima_core.errors import BrokerUnavailable, NoRedisProgram
+from aima_core.redis.connection import command_link
 from aima_core.settings import Settings
+from aima_core.store.hosts import HostStore
+
+OTHERS = "find who else writes to this Redis; give it a password, or AIMA a database of its own in `redis.url`"
+
+
+def malformed_messages(settings: Settings) -> Iterator[Finding]:
+    """Those of the last day; nothing where there are none, or Redis does not answer."""
+    redis = command_link(settings.redis.url.get_secret_value())
+    try:
+        met = {host.name: host.messages_dropped for host in HostStore(redis).all() if host.messages_dropped}
+    except BrokerUnavailable:
+        return
+    finally:
+        redis.close()
+    if met:
+        said = f"{sum(met.values())} on our queues made no sense and were dropped, by {join_with_and(list(met))}"
+        yield Finding("messages", CheckStatus.WARNING, said, OTHERS)
+
 
 ANSWERS_WITHIN = timedelta(seconds=3)
 USUAL_SOCKET = "unix:///var/run/docker.sock"

@@ -7,8 +7,12 @@ What a host lacks only now is waited for, with the reason; what it will never ha
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+
+from redis.exceptions import LockError
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import HostName, Route, ServiceId
@@ -16,8 +20,10 @@ from aima_core.domain.operations import StartService
 from aima_core.domain.resources import Allocation, ResourceRequest, resources_of
 from aima_core.domain.services import Host
 from aima_core.errors import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
-from aima_core.scheduling.explanation import explain, join_with_and
+from aima_core.redis import keys
+from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, describe, find_obstacles, permanent
+from aima_core.scheduling.pending import explain, join_with_and
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 
@@ -246,3 +252,35 @@ def _check_port_on(listening: Sequence[Host], port: int | None) -> None:
     live = [host for host in listening if host.live]
     if live and not any(_leases(host, port) for host in live):
         _check_port(live[0], port)
+
+
+AT_MOST = timedelta(seconds=2)
+"""For one turn: a node may have died in it."""
+WAITS = AT_MOST + timedelta(seconds=0.5)
+ASKS_EVERY = timedelta(milliseconds=20)
+
+
+class PlacementLocks:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+
+    @contextmanager
+    def holding(self, services: Iterable[ServiceId]) -> Iterator[None]:
+        """While it lasts, nobody else chooses hosts for these."""
+        with ExitStack() as locks:
+            for service in sorted(services):
+                locks.enter_context(self._with(service))
+            yield
+
+    @contextmanager
+    def _with(self, service: ServiceId) -> Iterator[None]:
+        lasts, pause, waits = AT_MOST.total_seconds(), ASKS_EVERY.total_seconds(), WAITS.total_seconds()
+        turn = self._redis.lock(keys.turn(service), timeout=lasts, sleep=pause, blocking_timeout=waits)
+        turn.acquire()
+        try:
+            yield
+        finally:
+            with suppress(LockError):  # it has run out meanwhile
+                turn.release()

@@ -9,9 +9,11 @@ from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import DrainOptions
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
-from aima_core.domain.services import Host
+from aima_core.domain.services import Host, PortLease
+from aima_core.store.ports import PortStore
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
+port_router = APIRouter(prefix="/v1", tags=["ports"])
 
 
 class Hosts(BaseModel):
@@ -58,3 +60,14 @@ def resume(api: Api, name: HostName) -> Host:
     """Let the host take starts again; what waits for it begins. Again changes nothing."""
     api.hosts.resume(name)
     return api.hosts.get(name)
+
+
+class Ports(BaseModel):
+    items: list[PortLease]
+    next: None = None
+
+
+@port_router.get("/ports")
+def list_ports(api: Api) -> Ports:
+    leases = [lease for host in api.hosts.all() for lease in PortStore(api.redis, host.name).all()]
+    return Ports(items=leases)

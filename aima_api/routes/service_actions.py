@@ -9,8 +9,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import RestartOptions, ServiceOptions, StopOptions
+from aima_api.planning.preview import Plan, plan
 from aima_api.routes.operations import Submitted
-from aima_api.submission.asked import StartRequest
+from aima_api.submission.service_spec import StartRequest, as_asked
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
@@ -57,6 +58,13 @@ def restart(
     asked = StartRequest(id, ServiceOptions(), hosts=hosts, replace=True)
     operations = api.idempotency.once(idempotency_key, f"restart {id}", options, lambda: api.starts.start(asked))
     return Submitted(operations=operations)
+
+
+@router.post("/{id}:plan")
+def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
+    """Say where a start with these options would go, and why not to the other hosts; nothing is touched."""
+    before, known, _ = api.services.placements([id])[id]
+    return plan(api.planner, as_asked(before, id, body or ServiceOptions()), known=known)
 
 
 def _accepted(operations: list[Operation]) -> Response:

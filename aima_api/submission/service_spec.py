@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from aima_api.catalog.loader import Catalog, with_arguments
 from aima_api.http.schemas import ServiceOptions
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.ids import ServiceId
+from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Service
 from aima_core.store.operations import now
@@ -60,3 +63,16 @@ def _is_bound(catalog: Catalog, engine: Engine) -> bool:
 
 def _fields(options: ServiceOptions) -> dict[str, object]:
     return {name: value for name, value in options.given().items() if name != "id"}
+
+
+class StartRequest(NamedTuple):
+    id: ServiceId
+    options: ServiceOptions
+    hosts: Sequence[HostName] = ()
+    """For this time, rather than those it was written down for."""
+    replace: bool = False
+    """Take down what runs first."""
+
+    def wants_several(self, known: Service | None) -> bool:
+        """Replicas, where `known` is what was written down; on hosts to be chosen, unless they are named."""
+        return (self.options.replicas or (known.replicas if known else 1)) > 1

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Placement, Target
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import StartPlanner
-from aima_api.submission.asked import StartRequest
-from aima_api.submission.service_spec import as_asked
+from aima_api.submission.service_spec import StartRequest, as_asked
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation, StartService, StopService
@@ -84,3 +84,57 @@ class StartSubmission:
         bound = asked.hosts or service.hosts or (service.route and service.route.host)
         left = [] if bound else placement.left(wanted, places)
         return _Ready(service, command, places, left, is_new=service != before)
+
+
+GATHERS = timedelta(milliseconds=1)
+"""Whoever has just been answered often asks again at once: a turn for one alone costs as much as one for many."""
+AT_MOST = 50
+"""Requests carried out together; those beyond wait for the next turn."""
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+_Waiting = tuple[Asked, "asyncio.Future[Answer]"]
+
+
+class Batcher(Generic[Asked, Answer]):
+    """To be called in one event loop."""
+
+    def __init__(self, carry_out: Callable[[Sequence[Asked]], Sequence[Answer | AimaError]]) -> None:
+        """`carry_out` gives an answer for each; what it raises is the answer to all."""
+        self._carry_out = carry_out
+        self._waiting: list[_Waiting[Asked, Answer]] = []
+        self._locks: asyncio.Task[None] | None = None
+
+    async def __call__(self, asked: Asked) -> Answer:
+        """Raises what the answer is, if that is a failure."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, answer))
+        if self._locks is None:
+            self._locks = asyncio.create_task(self._take_turns())
+        return await answer
+
+    async def _take_turns(self) -> None:
+        try:
+            while self._waiting:
+                turn, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
+                await self._take(turn)
+                await asyncio.sleep(GATHERS.total_seconds())
+        finally:
+            self._locks = None
+
+    async def _take(self, turn: Sequence[_Waiting[Asked, Answer]]) -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = await asyncio.to_thread(self._carry_out, [asked for asked, _ in turn])
+        except Exception as failed:  # noqa: BLE001  # whatever it is, those who wait are to hear of it
+            answers = [failed] * len(turn)
+        for (_, waiting), answer in zip(turn, answers, strict=True):
+            _tell(waiting, answer)
+
+
+def _tell(waiting: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    if waiting.done():
+        return  # whoever asked has gone
+    if isinstance(answer, Exception):
+        waiting.set_exception(answer)
+    else:
+        waiting.set_result(answer)

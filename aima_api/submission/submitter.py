@@ -11,15 +11,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from aima_api.http.tally import BacklogLimit
+from aima_api.http.metrics import BacklogLimit
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable
+from aima_core.store.enqueue import QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.store.orders import QueuedOperation
 from aima_core.trust.signatures import sign
 
 AnyCommand = StartService | PullImage | StopService

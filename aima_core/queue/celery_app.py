@@ -11,8 +11,7 @@ from kombu import Connection
 
 from aima_core.queue.transport import DroppedMessages, tolerant_transport
 from aima_core.redis import keys
-from aima_core.redis.address import SentinelAddress, sentinel_address
-from aima_core.redis.connection import to_sentinels
+from aima_core.redis.connection import SentinelAddress, sentinel_address, to_sentinels
 
 RECONNECTS_WITHIN_SECONDS = 5
 """The longest pause between two tries: whatever the outage, a worker is back this soon after its end."""

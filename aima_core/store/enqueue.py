@@ -1,19 +1,53 @@
-"""From orders to what the script is given that puts them down: what many of them share is said once."""
+"""Enqueuing operations: what an API node hands over, and the arguments of the script that stores it.
+
+What many operations of a batch share is passed once.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
 
-from aima_core.domain.operations import Event, Operation, Phase
+from aima_core.domain.operations import Event, Kind, Operation, Phase
+from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call
-from aima_core.store.orders import QueuedOperation
 from aima_core.store.serialization import age_of, as_fields, event_text, in_ms
 from aima_core.store.services import observed
+
+
+@dataclass(frozen=True)
+class QueuedOperation:
+    """An operation to be put on its queue; Redis gives it its fence."""
+
+    operation: Operation
+    command: str
+    """The JSON of what is to be done."""
+    signature: str
+    waits: bool = False
+    """Nobody listens to its queue: the first host that will do may take it."""
+
+    @property
+    def wants(self) -> Instance | None:
+        """What it wants of its instance; None where it leads to no one host."""
+        asked, host = self.operation, self.operation.route.host
+        if asked.service is None or host is None:
+            return None
+        starts = asked.kind is Kind.START
+        return Instance(
+            id=asked.service.on(host),
+            desired=Desired.RUNNING if starts else Desired.STOPPED,
+            fence=asked.fence,
+            state=InstanceState.STARTING if starts else InstanceState.STOPPING,
+            engine=asked.engine,
+            operation=asked.id,
+            since=asked.created_at,
+        )
+
 
 AT_ONCE = 50
 """Orders in one call of the script; Redis does nothing else meanwhile."""

@@ -20,8 +20,7 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
 from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimStatus, InsufficientCapacity, Lack, NotClaimable
-from aima_core.store.enqueue import enqueue_calls
-from aima_core.store.orders import QueuedOperation
+from aima_core.store.enqueue import QueuedOperation, enqueue_calls
 from aima_core.store.serialization import as_fields, entry, event_from, event_text, in_ms, operation_from
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}

@@ -6,14 +6,17 @@ others. Stops come over a channel of their own, which no start can fill.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from threading import Timer
 from typing import Any
 
+import structlog
 from celery import Celery, bootsteps
 from kombu import Consumer, Queue
 from kombu.common import ignore_errors
 
 from aima_core.domain.ids import Route
-from aima_worker.execution.remote_control import restrict_remote_control
 
 STOP_SLOTS = 4
 """Threads beyond the start slots, so that stops never wait behind starts."""
@@ -67,3 +70,34 @@ def _taking_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
         shutdown = stop
 
     return Stops
+
+
+SHOWS = frozenset(
+    {"ping", "stats", "active_queues", "registered", "active", "reserved", "scheduled", "revoked", "conf", "heartbeat"}
+)
+TELLS = frozenset({"enable_events", "disable_events"})
+"""Whether it tells of tasks; they cost Redis two commands each, and are lost on nobody but Flower."""
+_CONTROL = "celery.worker.consumer.control.Control"
+
+
+def restrict_remote_control(worker: Any) -> None:
+    """Before it begins. Raises KeyError where Celery has another way to be controlled than is known here."""
+    node = worker.consumer.blueprint.steps[_CONTROL].box.node
+    node.handlers = {name: node.handlers[name] for name in SHOWS | TELLS}
+
+
+SECONDS_TO_END = 2.5
+
+_log = structlog.get_logger()
+
+
+def exit_within_deadline(exit_code: Callable[[], int]) -> None:
+    """Let this process live no longer than SECONDS_TO_END."""
+
+    def leave() -> None:
+        _log.warning("ended without waiting any longer", why="something does not answer")
+        os._exit(exit_code())
+
+    timer = Timer(SECONDS_TO_END, leave)
+    timer.daemon = True
+    timer.start()

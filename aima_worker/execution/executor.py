@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Phase
-from aima_core.errors import AimaError, BrokerUnavailable, Cancelled
+from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
 from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
 from aima_core.store.operations import now
+from aima_core.trust.signatures import verified
 from aima_worker.context import HostContext
 from aima_worker.execution.attempt import Attempt
 from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
 from aima_worker.execution.forwarding import forward_or_park, forward_to_owner
-from aima_worker.execution.trust import verified_command
 from aima_worker.operations.pull import pull
 from aima_worker.operations.start import start
 from aima_worker.operations.stop import stop
@@ -77,3 +78,21 @@ def _record_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
     except Exception as bug:
         attempt.finish(Phase.FAILED, failure=AimaError(detail=f"{type(bug).__name__}: {bug}").failure)
         log.exception("failed by a bug")
+
+
+def verified_command(host: HostContext, claimed: Claimed) -> Any:
+    id = claimed.operation.id
+    if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
+        _never_begun(host, claimed)
+        raise BadSignature(host=host.name)
+    try:
+        return claimed.command
+    except ValidationError as wrong:
+        _never_begun(host, claimed)
+        remedy = "Give the API nodes and the hosts the same version of AIMA."
+        raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
+
+
+def _never_begun(host: HostContext, claimed: Claimed) -> None:
+    if claimed.operation.service:
+        host.allocations.release(host.name, claimed.operation.service, fence=claimed.operation.fence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from aima_core.domain.ids import Route
-from aima_core.scheduling.explanation import explain
+from aima_core.scheduling.pending import explain
 from aima_core.store.claims import AlreadyPlaced, InsufficientCapacity, Lack
 from aima_worker.context import HostContext
 

@@ -14,12 +14,13 @@ from threading import Thread
 import structlog
 
 from aima_core.domain.ids import OperationId, Route, ServiceId
-from aima_core.domain.operations import Operation
+from aima_core.domain.operations import Kind, Operation
 from aima_core.domain.resources import Allocation, ResourceRequest
 from aima_core.domain.services import Host
 from aima_core.errors import BrokerUnavailable, UnknownHost
 from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
 from aima_core.scheduling.redelivery import redeliver
+from aima_worker.context import HostContext
 from aima_worker.context import HostContext as ThisHost
 
 SWEEP_SECONDS = 7.0
@@ -79,3 +80,10 @@ class RedeliveryLoop:
             except Exception:  # noqa: BLE001 the boundary of the thread: a sweep that fails must not be the last
                 _log.exception("a sweep failed")
             self._host.capacity_freed.wait(SWEEP_SECONDS)
+
+
+def take_over_from_predecessor(host: HostContext) -> None:
+    """To be called once, by the only worker of this host, before it takes anything. Raises BrokerUnavailable."""
+    for operation in host.operations.release_all_of_host(host.name):
+        _log.info("goes on", operation=operation.id, kind=operation.kind)
+        host.notifier.notify(operation, on=None if operation.kind is Kind.STOP else str(Route.to_host(host.name)))

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 from aima_core.domain.ids import HostName, Route
-from aima_core.domain.services import HostFacts, ImageOnHost
+from aima_core.domain.resources import HostCapacity
+from aima_core.domain.services import Accelerator, HostFacts, ImageOnHost
 from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_core.settings import Settings
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
@@ -76,3 +77,26 @@ def _of_the_runtime(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[Image
         return runtime.facts(), runtime.images(), True
     except (DockerUnavailable, EngineRefused):
         return RuntimeFacts(kind="docker", version="unknown", gpus=False, disk_free=None), [], False
+
+
+def capacity_of(facts: HostFacts, *, measured: bool) -> HostCapacity:
+    """`measured` looks at what the kernel has left, too; not where the memory is only said to be there."""
+    memory = facts.memory - facts.memory_reserve
+    left = available_memory() - facts.memory_reserve
+    return HostCapacity(
+        memory=memory,
+        available=max(0, left) if measured else memory,
+        gpus=tuple(_id(gpu, at) for at, gpu in enumerate(facts.accelerators)),
+        unified=facts.unified_memory,
+        slots=facts.slots,
+    )
+
+
+def available_memory() -> int:
+    """Bytes that the kernel could give without swapping; of CPU and GPU where they share them."""
+    return psutil.virtual_memory().available
+
+
+def _id(gpu: Accelerator, at: int) -> str:
+    """Where it has none, its place in the list, as drivers count."""
+    return gpu.id or str(at)

@@ -13,8 +13,7 @@ from aima_core.domain.services import Accelerator
 from aima_core.errors import BadSettings
 from aima_core.settings import AcceleratorOverride, Settings
 from aima_worker.node import accelerators
-from aima_worker.node.accelerators import Found, Trouble
-from aima_worker.node.machine import this_machine
+from aima_worker.node.accelerators import Found, Trouble, this_machine
 from aima_worker.node.nvml import nvml_reading
 from aima_worker.runtime import FrozenModel
 

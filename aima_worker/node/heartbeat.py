@@ -5,9 +5,12 @@ What a heartbeat is answered is passed on: that Redis has lost its data, or that
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
+from typing import NamedTuple
 
 import structlog
 
@@ -15,8 +18,8 @@ from aima_core.domain.ids import HostName
 from aima_core.domain.services import HostFacts
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
+from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HeartbeatReply, HostStore, Membership
-from aima_worker.node.remembered import PersistedRedisState, RedisState
 
 BEAT_SECONDS = 5.0
 BEATS_BETWEEN_FACTS = 12
@@ -126,3 +129,30 @@ class Heartbeat:
         if now != known:
             self._memory.save(now)
             self._known = now
+
+
+class RedisState(NamedTuple):
+    epoch: str | None = None
+    drained: bool = False
+
+
+class PersistedRedisState:
+    def __init__(self, state_dir: Path) -> None:
+        self._file = state_dir / "redis.epoch"
+
+    def load(self) -> RedisState:
+        """Nothing where nothing was kept, or nothing that can be read."""
+        words = self._file.read_text().split() if self._file.exists() else []
+        return RedisState(words[0], "drained" in words[1:]) if words else RedisState()
+
+    def save(self, remembered: RedisState) -> None:
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(f"{remembered.epoch}{' drained' if remembered.drained else ''}\n")
+        fresh.rename(self._file)
+
+
+def clock_offset(redis: TextRedis, *, now: Callable[[], float] = time.time) -> float:
+    """Seconds by which this clock is ahead. Wrong by half the round trip at most. Raises BrokerUnavailable."""
+    asked = now()
+    seconds, microseconds = redis.time()
+    return (asked + now()) / 2 - (seconds + microseconds / 1e6)

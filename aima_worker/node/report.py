@@ -10,8 +10,8 @@ from datetime import timedelta
 from aima_core.errors import BrokerUnavailable, DockerUnavailable
 from aima_core.redis.connection import command_link
 from aima_core.settings import Settings
-from aima_worker.node.clock import clock_offset
 from aima_worker.node.hardware import Hardware, hardware
+from aima_worker.node.heartbeat import clock_offset
 from aima_worker.runtime import FrozenModel
 from aima_worker.runtime_selection import choose_runtime
 

@@ -19,7 +19,7 @@ from aima_worker.execution.attempt import Attempt
 from aima_worker.execution.cancellation import WorkerShutdown
 from aima_worker.operations.images import HeldImage
 from aima_worker.operations.readiness import last_lines
-from aima_worker.operations.taking_down import remove_container, state_after
+from aima_worker.operations.teardown import remove_container, state_after
 from aima_worker.runtime import ContainerSpec
 
 GRACE = timedelta(seconds=5)

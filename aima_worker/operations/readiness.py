@@ -17,6 +17,7 @@ from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
 from aima_worker.context import HostContext
 from aima_worker.execution.cancellation import Cancellable
+from aima_worker.reconciler.inventory import ManagedContainer
 from aima_worker.runtime import LogStream, Status
 
 PROBE_EVERY = 0.1
@@ -159,3 +160,24 @@ def _listen(lines: LogStream, heard: _Heard) -> None:
     with suppress(DockerUnavailable, EngineRefused):
         for line in lines:
             heard.add(line.text)
+
+
+def health_url(host: HostContext, known: ManagedContainer) -> str:
+    return f"{endpoint(host, known)}{known.command.engine.health_check.path}"
+
+
+def endpoint(host: HostContext, known: ManagedContainer) -> str:
+    return f"http://{host.settings.host.address}:{known.port}"
+
+
+def answers_well(host: HostContext, known: ManagedContainer) -> bool:
+    try:
+        return 200 <= host.probe(health_url(host, known)) < 300
+    except OSError:
+        return False
+
+
+def patience_with(known: ManagedContainer) -> timedelta:
+    """How long it may load."""
+    check = known.command.engine.health_check
+    return max(check.timeout, check.at_most or timedelta())

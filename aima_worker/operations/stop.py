@@ -14,7 +14,7 @@ from aima_core.errors import DockerUnavailable
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.execution.attempt import Attempt
-from aima_worker.operations.taking_down import remove_container
+from aima_worker.operations.teardown import remove_container
 
 WAIT_FOR_STARTS = 30.0
 """Seconds that a start, told to end, may take to clear away before the stop goes on by itself."""

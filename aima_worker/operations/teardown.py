@@ -10,12 +10,13 @@ from typing import Any
 
 import structlog
 
+from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import AimaError
+from aima_core.errors import AimaError, Cancelled, Failure
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
+from aima_worker.operations.container_spec import ours
 from aima_worker.operations.readiness import last_lines
-from aima_worker.operations.taking_down import remove_container
 
 _log = structlog.get_logger()
 
@@ -43,3 +44,17 @@ def is_current(host: HostContext, instance: Instance) -> bool:
 def update_status(host: HostContext, instance: Instance, **changes: Any) -> bool:
     """Put down what it is now; False when it has been told to be something else since."""
     return host.services.update_status(instance.model_copy(update={**changes, "since": now()}))
+
+
+def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta) -> None:
+    """When it returns, the service has no container on this host. Raises what a runtime's `remove` does."""
+    container = host.runtime.find(host.container_name(service))
+    if container is not None and ours(host).items() <= container.labels.items():
+        host.runtime.remove(container.name, grace=grace)
+
+
+def state_after(failure: Failure | None) -> InstanceState:
+    """What an instance is that was taken down for this failure, or because it was stopped."""
+    if failure is None or failure.code == Cancelled.code:
+        return InstanceState.STOPPED
+    return InstanceState.FAILED

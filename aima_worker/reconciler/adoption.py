@@ -13,8 +13,8 @@ from aima_core.domain.services import Desired, Instance, InstanceState, Service
 from aima_core.errors import OperationLost
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
+from aima_worker.operations.readiness import answers_well, endpoint, patience_with
 from aima_worker.operations.teardown import update_status
-from aima_worker.reconciler.health import answers_well, endpoint, patience_with
 from aima_worker.reconciler.inventory import ManagedContainer, known_by_labels
 from aima_worker.runtime import Container, Status
 

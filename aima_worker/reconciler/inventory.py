@@ -6,6 +6,8 @@ Containers of another installation are not even listed.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -77,3 +79,20 @@ def known_by_labels(host: HostContext, container: Container) -> ManagedContainer
 def _command(text: str) -> StartService:
     """Containers are looked at again and again, and keep their labels."""
     return StartService.model_validate_json(text)
+
+
+class ConditionTimer:
+    def __init__(self) -> None:
+        self._since: dict[Hashable, float] = {}
+        self._seen: set[Hashable] = set()
+
+    def next_pass(self) -> None:
+        """A look begins: what was not seen in the last one is so no more."""
+        self._since = {what: since for what, since in self._since.items() if what in self._seen}
+        self._seen = set()
+
+    def held_for(self, what: Hashable) -> float:
+        """For how long this has been seen in every look; 0 the first time."""
+        now = time.monotonic()
+        self._seen.add(what)
+        return now - self._since.setdefault(what, now)

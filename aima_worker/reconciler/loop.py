@@ -20,8 +20,7 @@ from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import BrokerUnavailable, DockerUnavailable
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
-from aima_worker.reconciler.condition_timer import ConditionTimer
-from aima_worker.reconciler.inventory import Inventory, ManagedContainer, scan
+from aima_worker.reconciler.inventory import ConditionTimer, Inventory, ManagedContainer, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
 from aima_worker.reconciler.supervision import HealthSupervisor, was_ready

@@ -24,12 +24,10 @@ from aima_core.errors import (
 )
 from aima_worker.context import HostContext
 from aima_worker.operations.instance_start import GRACE
-from aima_worker.operations.taking_down import remove_container, state_after
-from aima_worker.operations.teardown import fail_instance, update_status
+from aima_worker.operations.readiness import answers_well, health_url, patience_with
+from aima_worker.operations.teardown import fail_instance, remove_container, state_after, update_status
 from aima_worker.reconciler.adoption import adopt, become_ready
-from aima_worker.reconciler.condition_timer import ConditionTimer
-from aima_worker.reconciler.health import answers_well, health_url, patience_with
-from aima_worker.reconciler.inventory import ManagedContainer
+from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
 from aima_worker.runtime import Status
 
 SETTLES_SECONDS = 4.0

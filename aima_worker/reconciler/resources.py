@@ -16,8 +16,7 @@ from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Instance, InstanceState, PortLease
 from aima_worker.context import HostContext
 from aima_worker.reconciler.adoption import hold
-from aima_worker.reconciler.condition_timer import ConditionTimer
-from aima_worker.reconciler.inventory import ManagedContainer
+from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
 from aima_worker.runtime import Status
 
 LEFT_SECONDS = 4.0

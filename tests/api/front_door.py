@@ -17,8 +17,8 @@ from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
+from aima_api.controllers.failure_detector import VisibilityWindow
 from aima_api.controllers.manager import ControllerManager
-from aima_api.controllers.watching import VisibilityWindow
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
 from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState

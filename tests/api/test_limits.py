@@ -11,7 +11,7 @@ from api.front_door import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_api.http import sse
-from aima_api.http.tally import COUNTS_EVERY
+from aima_api.http.metrics import COUNTS_EVERY
 from aima_core.domain.operations import Phase
 
 pytestmark = pytest.mark.redis

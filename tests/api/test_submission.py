@@ -10,7 +10,7 @@ from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_api.http.tally import BacklogLimit
+from aima_api.http.metrics import BacklogLimit
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
@@ -18,8 +18,8 @@ from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
 from aima_core.errors import BrokerUnavailable
+from aima_core.store.enqueue import QueuedOperation
 from aima_core.store.operations import OperationStore
-from aima_core.store.orders import QueuedOperation
 from aima_core.store.services import ServiceStore
 from aima_core.trust.signatures import verified
 

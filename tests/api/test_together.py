@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from aima_api.submission.batching import AT_MOST, Batcher
+from aima_api.submission.starts import AT_MOST, Batcher
 from aima_core.errors import AimaError, BrokerUnavailable, UnknownService
 
 SECONDS = 5

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.controllers.watching import VisibilityWindow
+from aima_api.controllers.failure_detector import VisibilityWindow
 
 EVERY = timedelta(seconds=5)
 

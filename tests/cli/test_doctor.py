@@ -13,10 +13,9 @@ from api.front_door import ScriptedWorker
 from cli.outcome import Aima
 from lab.parts import free_port
 
-from aima_api.doctor.checks import findings
+from aima_api.doctor.checks import findings, malformed_messages
 from aima_api.doctor.finding import CheckStatus, Finding
 from aima_api.doctor.hardware import what_the_worker_finds
-from aima_api.doctor.messages import malformed_messages
 from aima_core.domain.ids import HostName
 from aima_core.errors import MachineLacks
 from aima_core.redis.interface import TextRedis

@@ -120,7 +120,7 @@ def serve(script: StandIn, words: tuple[str, ...]) -> object:
 @pytest.fixture
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = datetime.fromisoformat(LONG_AGO) + timedelta(hours=5)
-    for module in ("commands.services", "commands.operations", "host_view", "commands.ports"):
+    for module in ("commands.services", "commands.operations", "commands.hosts"):
         monkeypatch.setattr(f"aima_api.cli.{module}.age", lambda at: age(at, now=moment))
 
 

@@ -73,7 +73,7 @@ def be_the_worker() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(_say("the worker ends")))
     _note_pid("worker")
     while True:
-        signal.sleep()
+        signal.pause()
 
 
 def _say(line: str) -> None:

@@ -27,7 +27,7 @@ LOOK_AT_THE_CLOCK = {
     "aima_api/routes/logs.py": "what `--since 10m` means",
     "aima_worker/logs/tail.py": "when the last lines were put down, for people",
     "aima_worker/logs/collector.py": "which lines were said before this worker",
-    "aima_worker/node/clock.py": "how far it is from Redis' own",
+    "aima_worker/node/heartbeat.py": "how far it is from Redis' own",
     "aima_worker/reconciler/adoption.py": "since when a container runs that does not say so itself",
     "aima_worker/runtimes/docker/logs.py": "the time of a line that has none",
     "aima_worker/runtimes/docker/lifecycle.py": "what a container has said since it was begun here",

@@ -13,8 +13,7 @@ from lab.engine import OwnEngine
 from lab.parts import eventually
 from lab.wishes import a_stop_of
 
-from aima_api.doctor.checks import findings
-from aima_api.doctor.finding import CheckStatus
+from aima_api.doctor.checks import CheckStatus, findings
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Instance, InstanceState
 from aima_core.settings import Settings

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from aima_core.domain.services import Instance, InstanceState
 from aima_worker.operations.container_spec import ours
-from aima_worker.reconciler import restarts
+from aima_worker.reconciler import supervision
 from aima_worker.reconciler.loop import ReconcileLoop
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
@@ -61,7 +61,7 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
 def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exit_code_and_last_words(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restarts, "WAITS", (AT_ONCE, AT_ONCE, AT_ONCE))
+    monkeypatch.setattr(supervision, "WAITS", (AT_ONCE, AT_ONCE, AT_ONCE))
     crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
     ready = desk.carry_out(a_dial(dialled=crashes)).instance
     watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)

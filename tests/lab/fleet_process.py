@@ -37,7 +37,7 @@ from lab.fake_rooms import FakeRoom
 from aima_core.errors import AimaError
 from aima_core.settings import Settings
 from aima_worker.app import worker_with_loops
-from aima_worker.execution.shutdown import exit_within_deadline
+from aima_worker.execution.celery_worker import exit_within_deadline
 from aima_worker.runtimes.fake.engine import Behaviour
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pynvml
 
-from aima_worker.node.accelerators import Found, found
-from aima_worker.node.machine import Machine
+from aima_worker.node.accelerators import Found, Machine, found
 from aima_worker.node.nvml import Reading, read
 
 MACHINES = sorted(Path(__file__).with_name("accelerators").glob("*.json"))

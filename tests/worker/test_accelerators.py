@@ -8,8 +8,7 @@ import pytest
 from worker.recorded import MACHINES, found_on, nvml_of, reading_of
 
 from aima_core.domain.services import Accelerator
-from aima_worker.node.accelerators import shares_memory
-from aima_worker.node.machine import Machine, this_machine
+from aima_worker.node.accelerators import Machine, shares_memory, this_machine
 from aima_worker.node.nvml import read
 
 GB = 1_000_000_000

@@ -10,8 +10,7 @@ from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
 from aima_worker.node.facts import host_facts
-from aima_worker.node.heartbeat import Heartbeat
-from aima_worker.node.remembered import PersistedRedisState, RedisState
+from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, RedisState
 
 pytestmark = pytest.mark.redis
 

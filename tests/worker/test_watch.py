@@ -13,7 +13,7 @@ from aima_core.domain.ids import InstanceId
 from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
 from aima_core.errors import BrokerUnavailable, DockerUnavailable
-from aima_worker.reconciler import restarts
+from aima_worker.reconciler import supervision
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.reconciler.supervision import FAILED_CHECKS
 from aima_worker.runtime import Status
@@ -30,7 +30,7 @@ def told() -> list[bool]:
 
 @pytest.fixture
 def watch(desk, told, monkeypatch) -> ReconcileLoop:
-    monkeypatch.setattr(restarts, "WAITS", (timedelta(), timedelta(), timedelta()))
+    monkeypatch.setattr(supervision, "WAITS", (timedelta(), timedelta(), timedelta()))
     return ReconcileLoop(desk.host, engine_answers=told.append)
 
 
@@ -72,7 +72,7 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     desk, watch, ready, runtime, oom_killed, how
 ):
     said = [f"so hungry {number}" for number in range(150)]
-    for _ in range(len(restarts.WAITS)):
+    for _ in range(len(supervision.WAITS)):
         runtime.end(NAME, exit_code=139, oom_killed=oom_killed)
         watch.reconcile_once()
         watch.reconcile_once()
@@ -92,8 +92,8 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
 
 def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(restarts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    budget, instance = restarts.RestartTracker(), InstanceId("svc-tiny-dial@alpha")
+    monkeypatch.setattr(supervision, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    budget, instance = supervision.RestartTracker(), InstanceId("svc-tiny-dial@alpha")
     for _ in range(3):
         assert budget.plan(instance)
         clock[0] += budget.seconds_to_next()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from docker_image.digest import InvalidDigest
+from docker_image.reference import InvalidReference, Reference
 
 from aima_core.domain.services import ImageOnHost
-from aima_worker.runtime import Container, ImageFacts, Status
+from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"
 """What the engine calls a repository, tag or digest that is not there."""
@@ -108,3 +115,68 @@ def _status(word: str) -> Status:
     if word in _NEVER_STARTED:
         return Status.CREATED
     return Status.RUNNING if word in _ALIVE else Status.EXITED
+
+
+GPU_HOOK = "nvidia-container-runtime-hook"
+"""An engine that found this program as it started gives GPUs to containers."""
+SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
+"""By which the engine calls it a second time."""
+CONTAINERD_ROOT = Path("/var/lib/containerd")
+
+
+def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
+    """From `GET /info`; `local` says whether the engine's files are this machine's."""
+    return RuntimeFacts(
+        kind=kind,
+        version=info["ServerVersion"],
+        gpus=_announces_gpus(info) or (local and shutil.which(GPU_HOOK) is not None),
+        container_runtimes=tuple(sorted(set(info.get("Runtimes") or ()) - SHIMS_OF_RUNC)),
+        disk_free=_disk_free(info) if local else None,
+        live_restore=bool(info.get("LiveRestoreEnabled")),
+    )
+
+
+def _announces_gpus(info: Mapping[str, Any]) -> bool:
+    return "nvidia" in (info.get("Runtimes") or {}) or any(
+        "nvidia.com/gpu" in str(device.get("ID")) for device in info.get("DiscoveredDevices") or []
+    )
+
+
+def _disk_free(info: Mapping[str, Any]) -> int | None:
+    roots = [Path(info["DockerRootDir"])]
+    if any("containerd.snapshotter" in str(each) for each in info.get("DriverStatus") or []):
+        roots.append(CONTAINERD_ROOT)
+    free = [usage.f_bavail * usage.f_frsize for usage in map(os.statvfs, filter(Path.exists, roots))]
+    return min(free, default=None)
+
+
+@dataclass(frozen=True)
+class ImageName:
+    registry: str
+    """`docker.io` where none is named."""
+    repository: str
+    """As the engine writes it: `busybox`, not `docker.io/library/busybox`."""
+    version: str
+    """The digest where there is one, for it says more than a tag; else the tag, else `latest`."""
+
+
+def image_name(image: str) -> ImageName:
+    """Raises ValueError where `image` is no reference but an id, or nonsense."""
+    try:
+        reference = Reference.parse_normalized_named(image)
+    except (InvalidReference, InvalidDigest) as bad:
+        raise ValueError(str(bad)) from bad
+    repository = Reference.parse_normalized_named(reference["name"])
+    return ImageName(
+        registry=repository.domain(),
+        repository=repository.familiar_name(),
+        version=reference["digest"] or reference["tag"] or "latest",
+    )
+
+
+def repository_of(image: str) -> str | None:
+    """As the engine writes it; None for an id."""
+    try:
+        return image_name(image).repository
+    except ValueError:
+        return None

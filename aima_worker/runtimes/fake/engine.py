@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from threading import Condition
+from typing import Literal, Self
 
 from aima_worker.runtime import Container, ContainerSpec, LogLine, Status
 from aima_worker.runtimes.line_splitter import LineSplitter
@@ -97,3 +98,96 @@ class FakeEngine:
             oom_killed=self.oom_killed,
             host_ports={self.spec.container_port: self.spec.host_port},
         )
+
+
+class FakeLogs:
+    """A LogStream."""
+
+    def __init__(
+        self,
+        engine: FakeEngine | None,
+        changed: Condition,
+        *,
+        follow: bool,
+        tail: int | None,
+        since: datetime | None,
+    ) -> None:
+        self._engine = engine
+        self._changed = changed
+        self._follow = follow
+        self._tail = tail
+        self._since = since
+        self._closed = False
+
+    def __iter__(self) -> Iterator[LogLine]:
+        if self._engine is None or self._closed:
+            return
+        with self._changed:
+            said = list(self._engine.lines())
+        first = [line for line in said if self._since is None or line.at >= self._since]
+        yield from first if self._tail is None else first[max(len(first) - self._tail, 0) :]
+        read = len(said)
+        while self._follow and (more := self._wait_for_more(self._engine, read)):
+            read += len(more)
+            yield from more
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _wait_for_more(self, engine: FakeEngine, read: int) -> list[LogLine]:
+        """What was said after the first `read` lines; nothing once the engine has ended or this is closed."""
+        rhythm = engine.manners.counts.total_seconds() if engine.manners.counts else None
+        with self._changed:
+            while not self._closed:
+                more = engine.lines()[read:]
+                if more or not engine.running:
+                    return more
+                self._changed.wait(rhythm)
+        return []
+
+
+class FakeChanges:
+    """A ChangeStream."""
+
+    def __init__(
+        self,
+        changed: Condition,
+        happened: list[ContainerSpec],
+        *,
+        labels: Mapping[str, str],
+        is_away: Callable[[], bool],
+    ) -> None:
+        """`happened` grows at its end, whenever something happens to a container, by what that is made from."""
+        self._changed = changed
+        self._happened = happened
+        self._labels = labels
+        self._is_away = is_away
+        self._heard = len(happened)
+        self._closed = False
+
+    def __iter__(self) -> Iterator[str]:
+        while specs := self._next():
+            yield from {spec.name for spec in specs if self._labels.items() <= spec.labels.items()}
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _next(self) -> list[ContainerSpec]:
+        """What happened since this was last asked; nothing once it is closed, or the engine is away."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._is_away() or len(self._happened) > self._heard)
+            if self._closed or self._is_away():
+                return []
+            specs = self._happened[self._heard :]
+            self._heard += len(specs)
+        return specs

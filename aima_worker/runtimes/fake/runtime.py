@@ -19,9 +19,7 @@ from urllib.parse import urlsplit
 from aima_core.domain.services import ImageOnHost
 from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
-from aima_worker.runtimes.fake.changes import FakeChanges
-from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
-from aima_worker.runtimes.fake.logs import FakeLogs
+from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeChanges, FakeEngine, FakeLogs
 from aima_worker.runtimes.fake.pull import FakePull, Published, digest_of
 
 

@@ -7,7 +7,9 @@ wait for.
 from __future__ import annotations
 
 import json
+import os
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import aima_worker
+from aima_worker.runtime import ContainerSpec
+from aima_worker.runtimes.process.process_table import MARK
 
 SECONDS_TO_START = 20.0
 """Until a supervisor says how it went; on a machine that is busy with loading models this takes a while."""
@@ -64,3 +68,34 @@ def _answer(supervisor: subprocess.Popen[bytes], order: bytes) -> str:
             return f"its supervisor was silent for {SECONDS_TO_START:.0f} s"
         line = said.readline().decode().strip()
     return line or "its supervisor ended without a word"
+
+
+_HANDED_ON = ("HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+_LAST_RESORT = "/usr/local/bin:/usr/bin:/bin"
+
+
+def located(program: str) -> str | None:
+    """The program's full path; ~/.local/bin is searched although services often have it not on their PATH."""
+    return shutil.which(program, path=_path())
+
+
+def environment(spec: ContainerSpec, *, mark: str) -> dict[str, str]:
+    own = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+    # Python keeps its lines back when they go into a pipe; other programs do not care.
+    return {**own, "PYTHONUNBUFFERED": "1", **_gpus(spec), **spec.environment, "PATH": _path(), MARK: mark}
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH') or _LAST_RESORT}:{Path.home() / '.local' / 'bin'}"
+
+
+def _gpus(spec: ContainerSpec) -> dict[str, str]:
+    match spec.gpus:
+        case "all":
+            return {}
+        case None:
+            return {"CUDA_VISIBLE_DEVICES": ""}
+        case int() as count:
+            return {"CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(count))}
+        case ids:
+            return {"CUDA_VISIBLE_DEVICES": ",".join(ids)}

@@ -32,9 +32,8 @@ from aima_worker.runtime import (
 )
 from aima_worker.runtimes.polled_changes import PolledChanges
 from aima_worker.runtimes.process import ports
-from aima_worker.runtimes.process.environment import environment, located
 from aima_worker.runtimes.process.files import LOG
-from aima_worker.runtimes.process.launcher import launch, reap
+from aima_worker.runtimes.process.launcher import environment, launch, located, reap
 from aima_worker.runtimes.process.log_reader import ProcessLogs
 from aima_worker.runtimes.process.run_record import NATIVE, Record, empty
 

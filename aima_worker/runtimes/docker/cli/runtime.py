@@ -30,11 +30,15 @@ from aima_worker.runtimes.docker.cli.program import DockerProgram
 from aima_worker.runtimes.docker.cli.pull import ProgramPull
 from aima_worker.runtimes.docker.container_config import container_config
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_missing, is_name_taken, is_no_image
-from aima_worker.runtimes.docker.facts import facts_of
-from aima_worker.runtimes.docker.image_reference import repository_of
 from aima_worker.runtimes.docker.lifecycle import DockerRuntime
 from aima_worker.runtimes.docker.logs import DockerLogs
-from aima_worker.runtimes.docker.parsing import container_inspected, image_inspected, images_printed
+from aima_worker.runtimes.docker.parsing import (
+    container_inspected,
+    facts_of,
+    image_inspected,
+    images_printed,
+    repository_of,
+)
 from aima_worker.runtimes.docker.pull import DockerPull
 
 _JSON = ("--format", "{{json .}}")

@@ -2,31 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from docker.errors import APIError, DockerException
 
 from aima_core.domain.services import ImageOnHost
+from aima_core.errors import EngineRefused, ImageNotFound
 from aima_worker.runtime import (
     ChangeStream,
     Container,
+    ContainerSpec,
     ImageFacts,
     LogStream,
     PullStream,
     RuntimeFacts,
     Status,
 )
-from aima_worker.runtimes.docker.facts import facts_of
-from aima_worker.runtimes.docker.image_reference import repository_of
+from aima_worker.runtimes.docker.container_config import container_config
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
+from aima_worker.runtimes.docker.lifecycle import DockerRuntime
 from aima_worker.runtimes.docker.logs import DockerLogs
-from aima_worker.runtimes.docker.parsing import container_inspected, container_listed, image_inspected, images_listed
+from aima_worker.runtimes.docker.parsing import (
+    container_changed,
+    container_inspected,
+    container_listed,
+    facts_of,
+    image_inspected,
+    images_listed,
+    repository_of,
+)
 from aima_worker.runtimes.docker.pull import DockerPull
-from aima_worker.runtimes.docker.sdk.changes import DockerChanges
 from aima_worker.runtimes.docker.sdk.client import EngineClient
-from aima_worker.runtimes.docker.sdk.logs import EngineFrames
-from aima_worker.runtimes.docker.sdk.making import EngineMaking, refused_by_engine
-from aima_worker.runtimes.docker.sdk.pull import EnginePull
+from aima_worker.runtimes.docker.sdk.stream import EngineFrames, EnginePull, EngineStream
+
+
+class DockerChanges:
+    """A ChangeStream. Iterated by one thread, closed by any."""
+
+    def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
+        wanted = {"type": ["container"], "label": [f"{name}={value}" for name, value in labels.items()]}
+        self._stream = EngineStream(engine, "GET", "/events", params={"filters": json.dumps(wanted)})
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            self._stream.open(within=None)
+            rest = b""
+            while chunk := self._stream.next(within=None):
+                *events, rest = (rest + chunk).split(b"\n")
+                yield from map(container_changed, filter(None, events))
+        except EngineError as refused:
+            raise engine_refused(refused.words) from refused
+        finally:
+            self._stream.close()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class EngineMaking(DockerRuntime):
+    def __init__(self, engine: EngineClient, *, host: str) -> None:
+        super().__init__(host=host)
+        self._engine = engine
+
+    def _create(self, spec: ContainerSpec) -> str | None:
+        with self._engine.asking() as client:
+            try:
+                config = container_config(spec)
+                made = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
+            except APIError as refused:
+                if refused.status_code == 409:
+                    return None
+                if refused.status_code == 404:
+                    raise ImageNotFound(image=spec.image, detail=_words(refused)) from refused
+                raise refused_by_engine(refused) from refused
+        return str(made["Id"])
+
+    def _start(self, container: str) -> None:
+        with self._engine.asking() as client:
+            try:
+                client.start(container)
+            except APIError as refused:
+                raise EngineError(_words(refused)) from refused
+
+    def _end(self, name: str, *, grace: timedelta) -> None:
+        with self._engine.asking() as client:
+            try:
+                if grace:
+                    client.stop(name, timeout=math.ceil(grace.total_seconds()))
+                client.remove_container(name, v=True, force=True)
+            except APIError as refused:
+                if refused.status_code != 404:
+                    raise EngineError(_words(refused)) from refused
+
+
+def refused_by_engine(why: APIError) -> EngineRefused:
+    return engine_refused(_words(why))
+
+
+def _words(refused: APIError) -> str:
+    return str(refused.explanation or refused).strip()
 
 
 class DockerEngine(EngineMaking):

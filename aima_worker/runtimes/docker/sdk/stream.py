@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from threading import Lock
+from typing import Any
 
+from docker import auth
+from docker.errors import DockerException
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
-from aima_worker.runtimes.docker.errors import EngineError
+from aima_core.errors import ImageNotFound, RegistryDenied
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
+from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
+from aima_worker.runtimes.docker.parsing import ImageName, image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
 CONNECT_SECONDS = 5.0
@@ -117,3 +124,101 @@ def _message(body: bytes) -> str:
     with suppress(ValueError, TypeError, KeyError):
         return str(json.loads(body)["message"])
     return body.decode("utf-8", "replace").strip()
+
+
+class EnginePull:
+    """PullMessages of the engine's API."""
+
+    def __init__(self, engine: EngineClient, image: str) -> None:
+        name = _named(image)
+        self._stream = EngineStream(
+            engine,
+            "POST",
+            "/images/create",
+            # The engine pulls for its own platform unless told otherwise.
+            params={"fromImage": name.repository, "tag": name.version},
+            headers=_credentials(image, name.registry),
+        )
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.closed
+
+    def read(self, *, patience: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
+        self._stream.open(within=patience())
+        rest = b""
+        while chunk := self._stream.next(within=patience()):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (json.loads(line) for line in lines if line.strip())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _named(image: str) -> ImageName:
+    try:
+        return image_name(image)
+    except ValueError as bad:
+        raise ImageNotFound(image=image, detail=str(bad)) from bad
+
+
+def _credentials(image: str, registry: str) -> dict[str, str]:
+    """From Docker's own configuration and its helpers, read anew: a `docker login` counts from the next pull on."""
+    try:
+        found = auth.load_config().resolve_authconfig(registry)
+    except DockerException as failed:
+        raise RegistryDenied(
+            image=image, detail=f"the host's credentials for it could not be read: {failed}"
+        ) from failed
+    return {"X-Registry-Auth": auth.encode_header(found).decode()} if found else {}
+
+
+_HEADER = struct.Struct(">BxxxL")
+_STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
+
+
+class EngineFrames:
+    """LogFrames of the engine's API."""
+
+    def __init__(self, engine: EngineClient, wish: LogWish) -> None:
+        self._engine = engine
+        self._follow = wish.follow
+        self._stream = EngineStream(engine, "GET", f"/containers/{wish.container}/logs", params=_asked(wish))
+
+    def __iter__(self) -> Iterator[Frame]:
+        buffer = bytearray()
+        for chunk in self._chunks():
+            buffer += chunk
+            start = 0
+            while len(buffer) - start >= _HEADER.size:
+                kind, length = _HEADER.unpack_from(buffer, start)
+                end = start + _HEADER.size + length
+                if len(buffer) < end:
+                    break
+                at, _, data = bytes(buffer[start + _HEADER.size : end]).partition(b" ")
+                yield Frame(_STREAMS.get(kind, "stdout"), at.decode(), data)
+                start = end
+            del buffer[:start]
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            self._stream.open(within=self._engine.timeout)
+            while chunk := self._stream.next(within=None if self._follow else self._engine.timeout):
+                yield chunk
+        except EngineError as refused:
+            if refused.status not in (404, 409):
+                raise engine_refused(refused.words) from refused
+        except TimeoutError as late:
+            raise self._engine.unavailable("its log does not come") from late
+
+
+def _asked(wish: LogWish) -> dict[str, str]:
+    asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if wish.follow else "0"}
+    if wish.tail is not None:
+        asked["tail"] = str(wish.tail)
+    if wish.since is not None:
+        asked["since"] = wish.since
+    return asked

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from aima_core.scheduling.explanation import join_with_and
 
 from aima_api.doctor.finding import CheckStatus, Finding
 from aima_api.doctor.hardware import what_the_worker_finds
@@ -22,6 +21,7 @@ from aima_api.up.redis_server import find_program
 from aima_core.domain.units import format_size
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
+from aima_core.scheduling.pending import join_with_and
 from aima_core.settings import Settings
 from aima_core.store.hosts import HostStore
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
-from catalog.entries import write
+from api.catalog.entries import write
 from chaos import at_rest, doorbells
 from chaos.asking import Node
 from chaos.plan import Fault, Shape, Step

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from catalog.entries import write
+from api.catalog.entries import write
 from lab.api_process import ApiProcess, api_process
 from lab.fleet import IMAGE, Fleet, fleet_on
 from lab.redis_server import RedisServer

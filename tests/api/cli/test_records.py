@@ -1,0 +1,218 @@
+"""Listings and records: a table for people, JSON and YAML for programs, nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+from api.cli.outcome import Aima
+from api.cli.stand_in import ID, SERVICE, StandIn, a_failure, a_pull, an_operation
+from syrupy.assertion import SnapshotAssertion
+
+from aima_api.cli.options import _scalar
+from aima_api.cli.tables import age, sanitized
+
+LONG_AGO = "2020-01-01T00:00:00+00:00"
+INSTANCE = {
+    "id": f"{SERVICE}@box",
+    "desired": "running",
+    "fence": 1,
+    "state": "failed",
+    "endpoint": None,
+    "failure": a_failure(),
+    "since": LONG_AGO,
+}
+STATUS = {
+    "id": SERVICE,
+    "engine": "llamacpp-smollm2-cpu",
+    "model": None,
+    "hosts": [],
+    "replicas": 1,
+    "arguments": {"threads": 2},
+    "created_at": LONG_AGO,
+    "instances": [INSTANCE, {**INSTANCE, "state": "ready", "failure": None, "endpoint": "http://box:20000"}],
+}
+HOST = {
+    "name": "box",
+    "identity": "f00",
+    "arch": "arm64",
+    "address": "10.0.0.1",
+    "accelerators": [
+        {"kind": "gb10", "name": "NVIDIA GB10", "id": "GPU-2dee", "memory": None, "compute_capability": "12.1"}
+    ],
+    "unified_memory": True,
+    "cores": 20,
+    "memory": 128_000_000_000,
+    "memory_reserve": 12_800_000_000,
+    "slots": 4,
+    "disk_free": 1_000_000_000_000,
+    "runtime": "docker",
+    "runtime_version": "29.0",
+    "runtime_answers": True,
+    "container_runtimes": ["nvidia", "runc"],
+    "gives_gpus": True,
+    "images": [
+        {"reference": "zhiwen-vllm:0128", "digest": f"sha256:{'1' * 64}"},
+        {"reference": "qujing-glm-asr-nano:latest", "digest": None},
+    ],
+    "allows": ["*"],
+    "clock_offset": 0.2,
+    "ports": [20000, 20999],
+    "routes": ["host.box", "gb10.arm64", "cpu.arm64"],
+    "labels": {},
+    "version": "0.1.0",
+    "live": True,
+    "seen_at": LONG_AGO,
+    "drained_since": None,
+    "drained": False,
+}
+CARD = {"kind": "cuda", "name": "NVIDIA L4", "id": "GPU-1", "memory": 24_000_000_000, "compute_capability": "8.9"}
+SERVER = {
+    **HOST,
+    "name": "server",
+    "arch": "amd64",
+    "accelerators": [CARD, {**CARD, "id": "GPU-2"}],
+    "unified_memory": False,
+    "memory_reserve": 6_400_000_000,
+    "runtime_answers": False,
+    "images": [],
+    "clock_offset": -2.5,
+    "labels": {"rack": "b"},
+    "drained_since": LONG_AGO,
+    "drained": True,
+}
+ENGINE = {
+    "name": "vllm-1",
+    "type": "vllm",
+    "image": "vllm:1",
+    "requires": {"platforms": ["linux/arm64"], "accelerator": "gb10", "memory": "32000000000B"},
+}
+MODEL = {"name": "GLM-4.7-Flash", "type": "llm", "size": "60000000000B", "engines": ["vllm-1"]}
+LEASE = {"host": "box", "port": 20000, "holder": f"{SERVICE}@box", "fence": 1, "since": LONG_AGO, "until": None}
+OPERATION = an_operation(
+    state="failed", phase="failed", host="box", created_at=LONG_AGO, failure=a_failure(), progress=a_pull(1, 1, 2)
+)
+RECORDS = {
+    ("service", "list"): ("/v1/services", [STATUS]),
+    ("service", "status"): ("/v1/services", [STATUS]),
+    ("service", "status", SERVICE): (f"/v1/services/{SERVICE}", STATUS),
+    ("operation", "list"): ("/v1/operations", [OPERATION]),
+    ("operation", "show", ID): (f"/v1/operations/{ID}", OPERATION),
+    ("host", "list"): ("/v1/hosts", [HOST, SERVER]),
+    ("host", "show", "box"): ("/v1/hosts/box", HOST),
+    ("host", "show", "server"): ("/v1/hosts/server", SERVER),
+    ("engine", "list"): ("/v1/engines", [ENGINE]),
+    ("engine", "show", "vllm-1"): ("/v1/engines/vllm-1", ENGINE),
+    ("model", "list"): ("/v1/models", [MODEL]),
+    ("model", "show", "GLM-4.7-Flash"): ("/v1/models/GLM-4.7-Flash", MODEL),
+    ("port", "list"): ("/v1/ports", [LEASE]),
+}
+
+
+def serve(script: StandIn, words: tuple[str, ...]) -> object:
+    path, records = RECORDS[words]
+    script.answer(f"GET {path}", {"items": records, "next": None} if isinstance(records, list) else records)
+    return records
+
+
+@pytest.fixture
+def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime.fromisoformat(LONG_AGO) + timedelta(hours=5)
+    for module in ("commands.services", "commands.operations", "commands.hosts"):
+        monkeypatch.setattr(f"aima_api.cli.{module}.age", lambda at: age(at, now=moment))
+
+
+@pytest.mark.usefixtures("standing_clock")
+def test_a_drained_host_is_listed_with_how_long_it_has_been(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts", {"items": [HOST | {"drained": True, "drained_since": LONG_AGO}], "next": None})
+
+    assert "live, drained for 5h" in aima("host", "list").out
+
+
+@pytest.mark.usefixtures("standing_clock")
+@pytest.mark.parametrize("words", RECORDS, ids=" ".join)
+def test_a_table_for_people(words: tuple[str, ...], script: StandIn, aima: Aima, snapshot: SnapshotAssertion) -> None:
+    serve(script, words)
+
+    outcome = aima(*words)
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == snapshot
+
+
+@pytest.mark.parametrize("words", RECORDS, ids=" ".join)
+def test_json_and_yaml_give_what_the_api_gave(words: tuple[str, ...], script: StandIn, aima: Aima) -> None:
+    records = serve(script, words)
+    if words == ("service", "status"):
+        records = STATUS["instances"]
+
+    assert json.loads(aima(*words, "-o", "json").out) == records
+    assert yaml.safe_load(aima(*words, "-o", "yaml").out) == records
+
+
+def test_columns_that_no_host_fills_are_left_out(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts", {"items": [HOST], "next": None})
+
+    headings = aima("host", "list").out.splitlines()[0]
+
+    assert "ACCELERATORS" in headings
+    assert "LABELS" not in headings
+    assert "CLOCK" not in headings
+
+
+def test_a_listing_is_read_page_after_page(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/ports", {"items": [LEASE], "next": "more"})
+    script.answer("GET /v1/ports", {"items": [{**LEASE, "port": 20001}], "next": None})
+
+    outcome = aima("port", "list", "-o", "json")
+
+    assert [lease["port"] for lease in json.loads(outcome.out)] == [20000, 20001]
+    assert "cursor=more" in script.asked("GET /v1/ports")[1].path
+
+
+def test_an_empty_listing_says_so_on_stderr(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/services", {"items": [], "next": None})
+
+    outcome = aima("service", "list")
+
+    assert outcome.out == ""
+    assert "no service yet" in outcome.err
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
+def test_no_record_can_drive_the_terminal(output: str, script: StandIn, aima: Aima) -> None:
+    evil = "\x1b[2J\x9b31m\u202e"
+    script.answer("GET /v1/hosts/box", {**HOST, "address": evil, "labels": {evil: evil}})
+
+    said = aima("host", "show", "box", "-o", output).out
+
+    assert not set(evil) - set("[2J31m") & set(said)
+    assert sanitized(evil) != evil
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("8192", 8192),
+        ("0.9", 0.9),
+        ("true", True),
+        ("1.10", "1.10"),
+        ("007", "007"),
+        ("nan", "nan"),
+        ("1_000", "1_000"),
+    ],
+)
+def test_an_argument_reaches_the_engine_as_it_was_written(written: str, sent: object) -> None:
+    assert _scalar(written) == sent
+    assert type(_scalar(written)) is type(sent)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(5, "5s"), (119, "119s"), (150, "2m"), (7300, "2h"), (200_000, "2d"), (-3, "0s")]
+)
+def test_an_age_has_one_unit(seconds: int, told: str) -> None:
+    then = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == told

@@ -1,0 +1,160 @@
+"""What a host announces: what is found, the operator's word before it, and what changes while it lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from worker.node.recorded import found_on
+
+from aima_core.redis.interface import TextRedis
+from aima_core.settings import HostSettings, Settings
+from aima_worker.node import hardware
+from aima_worker.node.facts import MOST_IMAGES, host_facts
+from aima_worker.node.hardware import memory_reserve
+from aima_worker.node.heartbeat import clock_offset
+from aima_worker.runtimes.fake.runtime import FakeRuntime
+
+GB = 1_000_000_000
+
+
+def told(settings: Settings, **host: Any) -> Settings:
+    """The same settings with more said about the host."""
+    said = {"name": "alpha", "ports": "18500-18599", **host}
+    return settings.model_copy(update={"host": HostSettings.model_validate(said)})
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have the worker find itself on a recorded machine."""
+    return lambda machine: monkeypatch.setattr(hardware, "_found", lambda: found_on(machine))
+
+
+# Routes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_listens_for_itself_for_its_accelerators_and_for_the_cpu(
+    settings: Settings, runtime: FakeRuntime, on: Any
+) -> None:
+    on("gb10")
+
+    facts = host_facts(told(settings, facts={"arch": "arm64"}), runtime)
+
+    assert facts.routes == ("host.alpha", "gb10.arm64", "cpu.arm64")
+
+
+def test_two_cards_of_a_kind_are_one_route(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+    on("two_cards")
+
+    facts = host_facts(told(settings, facts={"arch": "amd64"}), runtime)
+
+    assert facts.routes == ("host.alpha", "cuda.amd64", "cpu.amd64")
+
+
+def test_a_host_whose_driver_fails_comes_up_for_the_cpu(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+    on("another_driver_than_the_library")
+
+    facts = host_facts(settings, runtime)
+
+    assert facts.accelerators == ()
+    assert [route for route in facts.routes if route.host is None] == [f"cpu.{facts.arch}"]
+
+
+# The operator's word ----------------------------------------------------------------------------------------------
+
+
+def test_what_the_operator_says_counts_in_place_of_what_is_found(
+    settings: Settings, runtime: FakeRuntime, on: Any
+) -> None:
+    on("two_cards")
+    gb10 = {"kind": "gb10", "name": "NVIDIA GB10", "compute_capability": "12.1"}
+
+    facts = host_facts(
+        told(settings, facts={"arch": "arm64", "cores": 20, "memory": "128GB", "accelerators": [gb10]}), runtime
+    )
+
+    assert (facts.arch, facts.cores, facts.memory) == ("arm64", 20, 128 * GB)
+    assert [(each.kind, each.memory) for each in facts.accelerators] == [("gb10", None)]
+    assert facts.unified_memory
+
+
+def test_what_the_operator_does_not_say_stays_as_it_is_found(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+    on("gb10")
+    found = host_facts(settings, runtime)
+
+    facts = host_facts(told(settings, facts={"cores": 99}), runtime)
+
+    assert facts == found.model_copy(update={"cores": 99})
+
+
+def test_an_empty_list_hides_the_accelerators_that_are_there(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+    on("gb10")
+
+    facts = host_facts(told(settings, facts={"accelerators": []}), runtime)
+
+    assert facts.accelerators == ()
+    assert not facts.unified_memory
+
+
+def test_the_operator_can_say_that_memory_is_not_shared(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+    on("gb10")
+
+    assert not host_facts(told(settings, facts={"unified_memory": False}), runtime).unified_memory
+
+
+# What is left free ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unified", "reserve"), [(True, 10 * GB), (False, 5 * GB)])
+def test_more_memory_is_left_free_where_the_gpu_shares_it(settings: Settings, unified: bool, reserve: int) -> None:
+    assert memory_reserve(settings, 100 * GB, unified=unified) == reserve
+
+
+def test_the_operator_says_how_much_memory_is_left_free(settings: Settings, runtime: FakeRuntime) -> None:
+    facts = host_facts(told(settings, memory_reserve="0B", slots=2, images=["mine/*"]), runtime)
+
+    assert facts.memory_reserve == 0
+    assert facts.slots == 2
+    assert facts.allows == ("mine/*",)
+
+
+# What changes -----------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_images_are_told_of_and_no_more_than_a_few_hundred(settings: Settings) -> None:
+    runtime = FakeRuntime(images=[f"many:{number}" for number in range(MOST_IMAGES + 50)])
+
+    facts = host_facts(settings, runtime)
+
+    assert len(facts.images) == MOST_IMAGES
+    assert facts.images[0].reference == f"many:{MOST_IMAGES + 49}"
+    assert facts.images[0].digest is not None
+
+
+def test_a_host_whose_engine_is_away_has_facts_all_the_same(settings: Settings, runtime: FakeRuntime) -> None:
+    runtime.away = True
+
+    facts = host_facts(settings, runtime)
+
+    assert not facts.runtime_answers
+    assert facts.images == ()
+
+
+@pytest.mark.redis
+def test_a_clock_that_runs_ahead_of_redis_is_found_out(redis: TextRedis) -> None:
+    assert abs(clock_offset(redis)) < 1
+
+    seconds, microseconds = redis.time()
+    ahead = clock_offset(redis, now=lambda: seconds + microseconds / 1e6 + 90)
+
+    assert ahead == pytest.approx(90, abs=1)
+
+
+def test_the_offset_is_taken_at_the_middle_of_the_round_trip() -> None:
+    class SlowRedis:
+        def time(self) -> tuple[int, int]:
+            return 1000, 500_000
+
+    moments = iter([999.5, 1001.5])
+
+    assert clock_offset(SlowRedis(), now=lambda: next(moments)) == pytest.approx(0)  # type: ignore[arg-type]  # all it is asked

@@ -21,10 +21,10 @@ from flower.views.monitor import Metrics  # type: ignore[import-untyped]
 from tornado.web import authenticated
 
 from aima_api.http.loopback import is_loopback
-from aima_api.up.state import secret
 from aima_core.errors import AimaError, BadSettings
 from aima_core.queue.celery_app import celery_app
 from aima_core.settings import FlowerSettings, Settings, load_settings
+from aima_core.system.state_dir import secret
 
 REDIS_ANSWER_SECONDS = 10
 MOST_TASKS = 10_000

@@ -30,6 +30,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
+from aima_core.system.state_dir import lock
 from aima_worker.context import HostContext, Probe
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker
 from aima_worker.execution.claim_renewal import ClaimRenewer
@@ -40,7 +41,7 @@ from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import LONGEST_ANSWER, LogServer
 from aima_worker.node.facts import available_memory, capacity_of, host_facts
 from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
-from aima_worker.node.identity import only_worker_here, session_of
+from aima_worker.node.identity import session_of
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
 from aima_worker.operations.readiness import http_status
 from aima_worker.process_memory import settle, share_arenas
@@ -79,7 +80,7 @@ def worker_with_loops(
     """
     url = settings.redis.url.get_secret_value()
     redis = command_link(url)
-    with only_worker_here(settings.state_dir.expanduser()):
+    with lock(settings.state_dir.expanduser(), "worker"):
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()

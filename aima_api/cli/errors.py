@@ -6,8 +6,9 @@ import traceback
 
 import click
 
-from aima_api.cli.tables import sanitized, sentence
+from aima_api.cli.tables import sentence
 from aima_core.errors import AimaError, Failure, exit_code_of
+from aima_core.logs.sanitize import sanitized
 
 
 class ApiError(Exception):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,9 +11,10 @@ from typing import Any, Literal
 
 import click
 
+from aima_core.logs.sanitize import json_sanitized, sanitized
+
 Format = Literal["table", "json", "yaml"]
 Record = Mapping[str, Any]
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _COLOURS = {
     "ready": "green",
     "succeeded": "green",
@@ -27,11 +27,6 @@ _COLOURS = {
     "unknown": "yellow",
     "queued": "yellow",
 }
-
-
-def sanitized(text: object) -> str:
-    """The text with nothing in it that moves a terminal's cursor, starts an escape or turns the line around."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(text)).expandtabs(4)
 
 
 def sentence(text: str) -> str:
@@ -69,7 +64,7 @@ def print_record(record: Record, output: Format) -> None:
 
 def print_data(data: Any, output: Format) -> None:
     if output == "json":
-        click.echo(_CONTROLS.sub(_escaped, json.dumps(data, indent=2, ensure_ascii=False)))
+        click.echo(json_sanitized(json.dumps(data, indent=2, ensure_ascii=False)))
     else:
         import yaml
 
@@ -131,7 +126,3 @@ def _lines(value: object) -> list[str]:
             return [sanitized(line) for line in value.splitlines()] or ["-"]
         case _:
             return [_cell(value)]
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}"

@@ -18,10 +18,10 @@ from aima_api.cli.errors import ApiError
 from aima_api.client import Api, path_of
 from aima_api.up import output
 from aima_api.up.redis_server import OwnRedis
-from aima_api.up.state import held, secret
 from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.errors import AimaError, ApiPortTaken
 from aima_core.settings import Settings, load_settings
+from aima_core.system.state_dir import lock, secret
 
 READY_WITHIN = timedelta(seconds=60)
 REDIS_ENDS_WITHIN = timedelta(seconds=10)
@@ -43,7 +43,7 @@ def run(*, runtime: str | None, state_dir: Path | None, port: int | None, progra
     """Run everything until a signal. Raises AlreadyUp, ApiPortTaken, NoRedisProgram, PartEnded or BadSettings."""
     settings = load_settings(**_options(runtime, state_dir, port))
     directory = settings.state_dir.expanduser().resolve()
-    with held(directory):
+    with lock(directory, "up"):
         everything = _Everything(settings, directory, programs or Programs())
         everything.run()
     return 0

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from aima_api.cli.main import DEFAULT_URL
-from aima_api.cli.tables import sanitized
 from aima_core.domain.units import format_size
+from aima_core.logs.sanitize import sanitized
 from aima_core.settings import Settings
 
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}

@@ -13,9 +13,9 @@ from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 
-from aima_api.up.state import secret
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
+from aima_core.system.state_dir import secret
 
 OLDEST = (6, 2)
 ENDS_WITHIN = timedelta(seconds=10)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -16,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 
 from aima_core.errors import PartEnded
+from aima_core.system.die_with_parent import dying_with_parent
 
 LAST_LINES = 20
-LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 class Child:
@@ -36,7 +34,7 @@ class Child:
         dies_with_us: bool,
         tell: Callable[[str], None],
     ) -> None:
-        launcher = [sys.executable, "-IS", str(LAUNCHER), str(os.getpid())] if dies_with_us else []
+        launcher = dying_with_parent(signal.SIGTERM) if dies_with_us else []
         self._process = subprocess.Popen(
             [*launcher, *command],
             env=os.environ | environment,

@@ -1,1 +1,1 @@
-"""Operating-system pieces: background loops, the state directory and die-with-parent."""
+"""Operating-system pieces that both sides use: background loops, the state directory, die-with-parent."""

@@ -14,6 +14,7 @@ from aima_core.domain.resources import HostCapacity
 from aima_core.domain.services import Accelerator, HostFacts, ImageOnHost
 from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_core.settings import Settings
+from aima_core.system.state_dir import mint
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, RuntimeFacts
 
@@ -56,13 +57,7 @@ def host_facts(
 
 def minted_identity(state_dir: Path) -> str:
     """This host's own, made once: machine ids come alike from the factory, and names and addresses change."""
-    file = state_dir / "identity"
-    if not file.exists():
-        state_dir.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(".new")
-        fresh.write_text(f"{uuid.uuid4()}\n")
-        fresh.rename(file)
-    return file.read_text().strip()
+    return mint(state_dir / "identity", lambda: f"{uuid.uuid4()}\n")
 
 
 def _routes(name: HostName, has: Hardware) -> tuple[Route, ...]:

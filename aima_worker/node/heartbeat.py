@@ -20,6 +20,7 @@ from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HeartbeatReply, HostStore, Membership
+from aima_core.system.state_dir import write_atomically
 
 BEAT_SECONDS = 5.0
 BEATS_BETWEEN_FACTS = 12
@@ -146,9 +147,7 @@ class PersistedRedisState:
         return RedisState(words[0], "drained" in words[1:]) if words else RedisState()
 
     def save(self, remembered: RedisState) -> None:
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(f"{remembered.epoch}{' drained' if remembered.drained else ''}\n")
-        fresh.rename(self._file)
+        write_atomically(self._file, f"{remembered.epoch}{' drained' if remembered.drained else ''}\n")
 
 
 def clock_offset(redis: TextRedis, *, now: Callable[[], float] = time.time) -> float:

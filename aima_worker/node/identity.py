@@ -5,13 +5,8 @@ A machine that was copied has the other's identity, and another place; a worker 
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from aima_core.errors import AlreadyUp
 from aima_worker.node.facts import minted_identity
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -23,22 +18,6 @@ def session_of(state_dir: Path) -> str:
     place = _identity_file(state_dir).stat()
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
     return f"{boot}:{place.st_dev}:{place.st_ino}"
-
-
-@contextmanager
-def only_worker_here(state_dir: Path) -> Iterator[None]:
-    """Be the only worker that keeps its state here. Raises AlreadyUp."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with (state_dir / "worker.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise AlreadyUp(pid=lock.read().strip() or "another", state_dir=state_dir) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def _identity_file(state_dir: Path) -> Path:

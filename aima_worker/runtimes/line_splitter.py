@@ -5,20 +5,12 @@ Every runtime's log passes here. Nothing is kept but the line that is not finish
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+
+from aima_core.logs.sanitize import sanitized_line
 
 LINE_LIMIT = 16 * 1024
 """Bytes of a line as UTF-8. A longer one comes in several pieces."""
-
-_ESCAPE_SEQUENCE = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves
-    r"|\x9b[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # titles, links, clipboard
-    r"|\x1b[ -/]*[0-~]"
-)
-# Direction overrides and line separators are no control characters by category, and mislead a reader all the same.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class LineSplitter:
@@ -44,19 +36,12 @@ class LineSplitter:
             yield from _pieces(rest)
 
 
-def sanitized(raw: bytes) -> str:
-    """What a terminal would show of a line: no escape sequence, no control character but tabs, valid UTF-8."""
-    text = _ESCAPE_SEQUENCE.sub("", raw.decode("utf-8", "replace"))
-    # A progress bar paints over itself with carriage returns: the last painting is what counts.
-    return _CONTROL.sub("", text.rstrip("\r").rpartition("\r")[2])
-
-
 def _pieces(line: bytes) -> Iterator[str]:
     while len(line) > LINE_LIMIT:
         cut = _boundary(line)
-        yield from _within_limit(sanitized(line[:cut]))
+        yield from _within_limit(sanitized_line(line[:cut]))
         line = line[cut:]
-    yield from _within_limit(sanitized(line))
+    yield from _within_limit(sanitized_line(line))
 
 
 def _within_limit(text: str) -> Iterator[str]:

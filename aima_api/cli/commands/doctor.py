@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aima_api.cli.options import output_option
-from aima_api.cli.tables import Format, print_data, sanitized
+from aima_api.cli.tables import Format, print_data
+from aima_core.logs.sanitize import sanitized
 
 if TYPE_CHECKING:
     from aima_api.doctor.finding import Finding

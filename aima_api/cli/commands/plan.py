@@ -8,7 +8,8 @@ import click
 
 from aima_api.cli.completion import complete
 from aima_api.cli.options import calls_the_api, output_option, service_body, service_options
-from aima_api.cli.tables import Format, print_data, print_records, sanitized
+from aima_api.cli.tables import Format, print_data, print_records
+from aima_core.logs.sanitize import sanitized
 
 if TYPE_CHECKING:
     from aima_api.client import Api

@@ -16,9 +16,9 @@ from rich.text import Text
 from aima_api.cli.progress.event_follower import News
 from aima_api.cli.progress.text import PHASE_ENDS, downloaded, extracted, pace, percent, span, title
 from aima_api.cli.progress.tracker import OperationTracker, share_done
-from aima_api.cli.tables import sanitized
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
+from aima_core.logs.sanitize import sanitized
 
 LAYER_ROWS = 12
 LOG_ROWS = 6

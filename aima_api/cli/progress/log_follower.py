@@ -15,11 +15,12 @@ import click
 from aima_api.cli.errors import ApiError
 from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.progress.event_follower import FIRST_REST, LONGEST_REST, PATIENCE
-from aima_api.cli.tables import colours, sanitized
+from aima_api.cli.tables import colours
 from aima_api.client import Api
 from aima_core.errors import ApiUnavailable
 from aima_core.logs.dedup import LineDeduplicator
 from aima_core.logs.protocol import MOST_TAIL, Line
+from aima_core.logs.sanitize import sanitized
 
 Output = Literal["text", "json"]
 Asked = dict[str, Any]

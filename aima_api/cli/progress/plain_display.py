@@ -13,8 +13,8 @@ import click
 from aima_api.cli.progress.event_follower import Away, News
 from aima_api.cli.progress.text import amounts, pace, percent
 from aima_api.cli.progress.tracker import OperationTracker, share_done
-from aima_api.cli.tables import sanitized
 from aima_core.domain.operations import Event, Phase, PullProgress
+from aima_core.logs.sanitize import sanitized
 
 AT_MOST_EVERY = timedelta(seconds=5)
 OR_EACH = 0.1

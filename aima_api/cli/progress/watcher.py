@@ -19,11 +19,12 @@ from aima_api.cli.progress.event_follower import EventFollower, News
 from aima_api.cli.progress.plain_display import PlainDisplay
 from aima_api.cli.progress.text import doing, phase_times, success, title
 from aima_api.cli.progress.tracker import OperationTracker
-from aima_api.cli.tables import Format, colours, print_data, sanitized
+from aima_api.cli.tables import Format, colours, print_data
 from aima_api.client import Api, path_of
 from aima_core.domain.operations import Operation
 from aima_core.domain.units import format_duration
 from aima_core.errors import AimaError, DeadlinePassed, exit_code_of
+from aima_core.logs.sanitize import sanitized
 
 FRAME = timedelta(milliseconds=120)
 

@@ -13,10 +13,11 @@ The standard library only: a supervisor starts with every engine, and must do so
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from aima_core.system.state_dir import write_atomically
 
 SPEC = "spec.json"
 RUNNING = "running.json"
@@ -30,9 +31,7 @@ LOST_EXIT_CODE = 137
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """All of it or nothing, whenever this process is killed."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content))
-    draft.replace(path)
+    write_atomically(path, json.dumps(content))
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ from api.cli.stand_in import ID, SERVICE, StandIn, a_failure, a_pull, an_operati
 from syrupy.assertion import SnapshotAssertion
 
 from aima_api.cli.options import _scalar
-from aima_api.cli.tables import age, sanitized
+from aima_api.cli.tables import age
+from aima_core.logs.sanitize import sanitized
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 INSTANCE = {

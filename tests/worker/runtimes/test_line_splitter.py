@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from aima_worker.runtimes.line_splitter import LINE_LIMIT, LineSplitter, sanitized
+from aima_core.logs.sanitize import sanitized_line
+from aima_worker.runtimes.line_splitter import LINE_LIMIT, LineSplitter
 
 
 def lines_of(*pieces: bytes) -> list[str]:
@@ -36,7 +37,7 @@ def lines_of(*pieces: bytes) -> list[str]:
     ],
 )
 def test_a_line_is_shown_as_a_terminal_would_without_what_could_harm_one(raw: bytes, shown: str) -> None:
-    assert sanitized(raw) == shown
+    assert sanitized_line(raw) == shown
 
 
 def test_lines_are_found_wherever_the_bytes_are_cut() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 from aima_core.domain.units import format_duration
 from aima_core.errors import DockerUnavailable
-from aima_worker.runtimes.docker.cli import leash
+from aima_core.system.die_with_parent import dying_with_parent
 from aima_worker.runtimes.docker.errors import EngineError
 
 _ENGINE_SAYS = "Error response from daemon: "
@@ -68,8 +67,7 @@ class DockerProgram:
 
     def leashed(self, *arguments: str) -> list[str]:
         """The command of a program that may run for long: it dies with the thread that starts it."""
-        program = str(Path(leash.__file__).resolve())
-        return [sys.executable, "-I", "-S", program, str(os.getpid()), *self._command(*arguments)]
+        return [*dying_with_parent(signal.SIGKILL), *self._command(*arguments)]
 
     def engine_is_here(self) -> bool:
         """Whether the engine's files are this machine's, as far as its address tells."""

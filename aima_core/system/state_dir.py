@@ -1,0 +1,53 @@
+"""The state directory: its single-instance lock, atomic writes, and values minted once.
+
+Imported by the process supervisor under `python -S`: the standard library only at import.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def lock(state_dir: Path, name: str) -> Iterator[None]:
+    """Holds `name.lock` in the directory, made if need be, while inside. Raises AlreadyUp if another process does."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir / f"{name}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            from aima_core.errors import AlreadyUp
+
+            file.seek(0)
+            raise AlreadyUp(pid=file.read().strip() or "unknown", state_dir=state_dir) from held
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Replaces the file: a crash leaves the old content or the new, never half of either."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def mint(path: Path, make: Callable[[], str], *, mode: int = 0o644) -> str:
+    """Returns the file's text, made by `make` if there is none yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, make(), mode=mode)
+    return path.read_text().strip()
+
+
+def secret(path: Path) -> str:
+    """A random secret, minted once and readable by its owner only."""
+    return mint(path, lambda: secrets.token_urlsafe(32), mode=0o600)

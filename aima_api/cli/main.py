@@ -75,7 +75,7 @@ SECTIONS: Sections = {
     "--url", envvar="AIMA_URL", default=DEFAULT_URL, help="The API; AIMA_URL does the same.", show_default=True
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of a mistake of AIMA's own.")
-@click.version_option(package_name="aima", message="aima %(version)s")
+@click.version_option(package_name="aima-engines", message="aima %(version)s")
 @click.pass_context
 def root(ctx: click.Context, url: str, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
     """Deploy and operate AI inference engines on your hosts.

@@ -51,7 +51,7 @@ def host_facts(
         ports=(host.ports[0], host.ports[-1]),
         routes=_routes(host.name, has),
         labels=host.labels,
-        version=version("aima"),
+        version=version("aima-engines"),
     )
 
 

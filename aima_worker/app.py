@@ -26,6 +26,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
@@ -134,6 +135,7 @@ def make_host(
 ) -> HostContext:
     """This host, with everything its steps need. Raises BadSettings without a signing key."""
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
+    claims = ClaimStore(redis)
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
@@ -146,6 +148,7 @@ def make_host(
         native=native,
         runtime=runtime,
         operations=operations,
+        claim_store=claims,
         services=ServiceStore(redis),
         ports=PortStore(redis, name),
         allocations=allocations,
@@ -154,7 +157,7 @@ def make_host(
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
         capacity=lambda: capacity_of(facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor_of(settings.host, facts, measured=measured), available),
-        claims=ClaimRenewer(operations, name),
+        claims=ClaimRenewer(operations, claims, name),
         probe=probe,
     )
 

@@ -7,36 +7,16 @@ decides, in Redis and at once; this tells beforehand, and to people, what it wou
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Allocation, ResourceRequest, host_memory_of
+from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest, host_memory_of
 from aima_core.domain.services import Accelerator, Host
 from aima_core.domain.units import format_size
 
 ROOM_FOR_EXTRACTION = 1.2
 """An image needs about this times its size while it is being pulled."""
-
-
-class ObstacleKind(StrEnum):
-    OFFLINE = "offline"
-    DOCKER_AWAY = "docker_away"
-    DRAINED = "drained"
-    ARCH = "arch"
-    ACCELERATOR = "accelerator"
-    GPUS = "gpus"
-    GPU_MEMORY = "gpu_memory"
-    CORES = "cores"
-    MEMORY = "memory"
-    LOADING = "loading"
-    SLOTS = "slots"
-    DISK = "disk"
-    IMAGE_NOT_ALLOWED = "image_not_allowed"
-    NATIVE = "native"
-    """The host runs native processes, and the engine has no way to run as one."""
-    PORT = "port"
 
 
 class Obstacle(NamedTuple):

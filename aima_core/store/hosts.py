@@ -15,6 +15,7 @@ from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
+from aima_core.store.serialization import in_ms
 
 LEFT = 0.0
 """When a host was last heard of whose worker has said goodbye."""
@@ -48,7 +49,7 @@ class HostStore:
         Raises HostNameTaken, IdentityTaken where another worker that lives goes by it.
         """
         places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
-        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
+        dead = in_ms(keys.HOST_DEAD)
         what, *other = self._run("hosts/join", places, host, identity, session, dead)
         if what == "name":
             raise HostNameTaken(host=host, other=other[0])
@@ -97,7 +98,7 @@ class HostStore:
         places += [place for queue in queues for place in (keys.queue(queue), *keys.celery_s_own(queue))]
         prefixes = [keys.port_prefix(host), keys.INSTANCE_PREFIX, keys.LINES_PREFIX, keys.LAST_LINES_PREFIX]
         prefixes += [keys.OPERATION_PREFIX, keys.CLAIM_PREFIX]
-        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
+        dead = in_ms(keys.HOST_DEAD)
         match self._run("hosts/forget", places, host, dead, *queues, *prefixes):
             case "live":
                 raise HostLives(host=host)

@@ -6,22 +6,28 @@ A message on the queue is only a doorbell; what is here is the intent and the tr
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 
-from aima_core.domain.ids import HostName, OperationId, Route
+from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
-from aima_core.domain.resources import HostCapacity
 from aima_core.errors import OperationLost, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
-from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimStatus, InsufficientCapacity, Lack, NotClaimable
 from aima_core.store.enqueue import QueuedOperation, enqueue_calls
-from aima_core.store.serialization import as_fields, entry, event_from, event_text, in_ms, operation_from
+from aima_core.store.serialization import (
+    as_fields,
+    comma_list,
+    entry,
+    event_from,
+    event_text,
+    in_ms,
+    operation_from,
+    pairs,
+)
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
 START_OF_LOG = "0-0"
@@ -80,7 +86,7 @@ class OperationStore:
             "operations/list", [keys.OPERATIONS], keys.OPERATION_PREFIX, after or "", limit, _LOOK_AT, *filters
         )
         records = [
-            operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[1::2], found[2::2], strict=True)
+            operation_from(OperationId(id), pairs(flat)) for id, flat in zip(found[1::2], found[2::2], strict=True)
         ]
         return Page(items=records, after=found[0] or None)
 
@@ -97,57 +103,11 @@ class OperationStore:
             found = [operation_from(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
         return sorted(found, key=lambda operation: operation.created_at)
 
-    def claim(
-        self, id: OperationId, host: HostName, room: HostCapacity | None = None
-    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
-        """Take it on for CLAIM_TTL, unless it has ended or is another's, or the host has no room for it.
-
-        What a start needs is held for its service from then on. Without `room` there is room for anything.
-        """
-        where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
-        where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX, keys.OPERATION_PREFIX]
-        has = _as_arguments(room) if room else ()
-        taken, what, *gpus = self._run(
-            "claims/claim", where, id, host, in_ms(keys.CLAIM_TTL), _UNENDED, now().isoformat(), uuid.uuid4().hex, *has
-        )
-        if taken == 0:
-            return NotClaimable(str(what), cancel_pending=what == "cancelled")
-        if taken == 2:
-            return InsufficientCapacity(Lack(what), operation_from(id, _pairs(gpus[0])))
-        if taken == 3:
-            return AlreadyPlaced(HostName(what), operation_from(id, _pairs(gpus[0])))
-        fields = _pairs(what)
-        record = operation_from(id, fields)
-        return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(gpus[0]))
-
-    def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:
-        """Hold a claim for another CLAIM_TTL and learn how it stands."""
-        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
-        return ClaimStatus(self._run("claims/renew", where, id, str(attempt), host, in_ms(keys.CLAIM_TTL)))
-
-    def release_claim(self, id: OperationId, host: HostName, attempt: int, *, to_anybody: bool = False) -> bool:
-        """End a claim; False when it was another's by now. Only `to_anybody` lets other hosts take it on."""
-        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
-        return bool(self._run("claims/release", where, id, str(attempt), host, "1" if to_anybody else ""))
-
-    def release_all_of_host(self, host: HostName) -> list[Operation]:
-        """End the claims of the host's worker that is no more; gives what it was carrying out."""
-        places = [keys.ACTIVE, keys.slots(host)]
-        found = self._run("claims/release_all_of_host", places, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
-        return [self.get(OperationId(id)) for id in found]
-
-    def unassign(self, id: OperationId, lost: HostName) -> bool:
-        """Let any host take it on; False when it is not that host's, or its worker still holds it."""
-        places = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
-        return bool(self._run("claims/unassign", places, id, lost))
-
     def find_stalled(self, *, at_most: int = 50) -> Overdue:
         """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
-        where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]
-        told = (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX, keys.PREFIX, int(keys.HOST_DEAD.total_seconds()))
-        waiting, unroutable, *found = self._run(
-            "operations/find_stalled", where, in_ms(keys.LOOK_AFTER), at_most, *told
-        )
+        where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        limits = (in_ms(keys.LOOK_AFTER), at_most, in_ms(keys.HOST_DEAD))
+        waiting, unroutable, *found = self._run("operations/find_stalled", where, *limits, *prefixes, keys.PREFIX)
         pairs = zip(found[::2], found[1::2], strict=True)
         unattended = [(OperationId(id), queue) for id, queue in pairs]
         return Overdue(waiting=waiting, unattended=unattended, unroutable=[OperationId(id) for id in unroutable])
@@ -155,13 +115,13 @@ class OperationStore:
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
         """Those that wait for room, oldest first."""
         found = self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX)
-        return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
+        return [operation_from(OperationId(id), pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
     def find_unroutable(self, heard: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
         """What is queued, and nobody has listened for since `after`; `heard` are the routes listened to now."""
         told = (keys.OPERATION_PREFIX, in_ms(after), at_most, in_ms(keys.HEARD_FOR), json.dumps(list(heard)))
         found = self._run("operations/find_unroutable", [keys.ACTIVE, keys.ROUTES], *told)
-        return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
+        return [operation_from(OperationId(id), pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
 
     def append_event(self, event: Event, *, attempt: int | None = None) -> int:
         """Append the event, publish it and change the record as it says, in one step.
@@ -179,14 +139,11 @@ class OperationStore:
         id, seq, failure = operation.id, seen + 1, OperationLost().failure
         event = Event(operation=id, at=now(), phase=Phase.FAILED, host=operation.host, failure=failure)
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
-        said = (seq, event_text(event), keys.EVENTS, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
         known = operation.model_copy(update={"reason": None, "progress": None})
         record = as_fields(known.model_dump(mode="json")) | _changes(event)
-        return bool(
-            self._run(
-                "operations/record_lost", where, id, entry(operation), *said, *chain.from_iterable(record.items())
-            )
-        )
+        lost = (id, entry(operation), seq, event_text(event))
+        fields = chain.from_iterable(record.items())
+        return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 
     def request_cancel(self, id: OperationId) -> bool:
         """Mark it for cancelling. True when nobody holds it: the caller is to end it then.
@@ -224,18 +181,9 @@ def _places(id: OperationId) -> list[str]:
 
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     state = event.phase.state
-    yield "" if attempt is None else str(attempt)
-    yield _MAY_BECOME[state]
-    yield "1" if state.ended else "0"
-    yield event.operation
-    yield event_text(event)
-    yield keys.EVENTS
-    yield keys.LOG_CAP
-    yield keys.COMMON_LOG_CAP
-    yield int(keys.ENDED_TTL.total_seconds())
-    for name, value in _changes(event).items():
-        yield name
-        yield value
+    yield from ("" if attempt is None else str(attempt), _MAY_BECOME[state], "1" if state.ended else "0")
+    yield from (event.operation, event_text(event), *_PUBLISHING)
+    yield from chain.from_iterable(_changes(event).items())
 
 
 def _changes(event: Event) -> dict[str, str]:
@@ -248,21 +196,10 @@ def _changes(event: Event) -> dict[str, str]:
     return as_fields(said)
 
 
-def _as_arguments(room: HostCapacity) -> tuple[str | int, ...]:
-    return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus
-
-
-def _pairs(flat: list[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _listed(states: Iterator[State]) -> str:
-    """With a comma on both sides of each, so that the script can look one up as text."""
-    return f",{','.join(states)},"
-
-
-_UNENDED = _listed(state for state in State if not state.ended)
-_MAY_BECOME = {state: _listed(source for source, targets in TRANSITIONS.items() if state in targets) for state in State}
+_PUBLISHING = (keys.EVENTS, keys.LOG_CAP, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
+_MAY_BECOME = {
+    state: comma_list(source for source, targets in TRANSITIONS.items() if state in targets) for state in State
+}
 """The states from which an operation may come to each."""
 
 

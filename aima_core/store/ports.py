@@ -15,8 +15,8 @@ from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
+from aima_core.store.serialization import in_ms
 
-_LEASE_MS = int(keys.PORT_LEASE.total_seconds() * 1000)
 _LAST_PORT = 65535
 """A port that was free from the beginning, or was given back, stands by its own number; others by the time in ms."""
 
@@ -28,7 +28,8 @@ class PortStore:
         self._redis = redis
         self._host = host
         self._run = Scripts(redis)
-        self._keys = [keys.ports(host), keys.last_ports(host), keys.port_prefix(host)]
+        self._keys = [keys.ports(host), keys.last_ports(host)]
+        self._prefix = keys.port_prefix(host)
 
     def set_range(self, ports: range) -> None:
         """Say which ports the host leases; those held stay held."""
@@ -42,15 +43,13 @@ class PortStore:
 
         `avoid` sets aside a port that somebody else turned out to use. Raises NoFreePort, PortTaken, PortOutOfRange.
         """
-        said: tuple[str | int, ...] = (holder, fence, _LEASE_MS)
-        if wanted is not None or avoid:
-            said += ("" if wanted is None else str(wanted),)
-        if avoid:
-            said += (str(avoid[0]), _ms(avoid[1]))
-        answer = self._run("ports/lease", self._keys, *said)
+        requested = "" if wanted is None else str(wanted)
+        avoided = (str(avoid[0]), in_ms(avoid[1])) if avoid else ("", 0)
+        lease = (self._prefix, holder, fence, in_ms(keys.PORT_LEASE), requested, *avoided)
+        answer = self._run("ports/lease", self._keys, *lease)
         if answer in ("none", "out of range"):  # so it would be, too, where Redis has lost which ports there are
             self.set_range(self._ports)
-            answer = self._run("ports/lease", self._keys, *said)
+            answer = self._run("ports/lease", self._keys, *lease)
         if isinstance(answer, int):
             return answer
         first, last = self._ports[0], self._ports[-1]
@@ -62,11 +61,11 @@ class PortStore:
 
     def persist(self, holder: InstanceId, port: int, *, fence: int) -> bool:
         """Hold the port until its container is gone; False when somebody else holds it."""
-        return bool(self._run("ports/persist", self._keys, holder, fence, str(port)))
+        return bool(self._run("ports/persist", self._keys, self._prefix, holder, fence, str(port)))
 
     def release(self, holder: InstanceId, *, fence: int) -> bool:
         """Give back what the holder has, unless a later operation has leased it since."""
-        return bool(self._run("ports/release", self._keys, holder, fence))
+        return bool(self._run("ports/release", self._keys, self._prefix, holder, fence))
 
     def all(self) -> list[PortLease]:
         """The leases in force, by port."""
@@ -74,7 +73,7 @@ class PortStore:
         taken = [(port, end) for port, end in known if end > _LAST_PORT]
         if not taken:
             return []
-        texts = self._redis.mget([f"{keys.port_prefix(self._host)}{port}" for port, _ in taken])
+        texts = self._redis.mget([f"{self._prefix}{port}" for port, _ in taken])
         leases = [self._lease(int(port), text, end) for (port, end), text in zip(taken, texts, strict=True) if text]
         return sorted(leases, key=lambda lease: lease.port)
 
@@ -92,7 +91,3 @@ class PortStore:
 
 def _holder_of(lease: str) -> str:
     return str(json.loads(lease)["holder"]) if lease else "something else than AIMA"
-
-
-def _ms(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -51,3 +51,13 @@ def event_from(text: str, seq: int) -> Event:
 
 def in_ms(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1000)
+
+
+def pairs(flat: Sequence[str]) -> dict[str, str]:
+    """A hash as scripts return it: field, value, field, value, …"""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def comma_list(words: Iterable[str]) -> str:
+    """With a comma on both sides of each word, so that a script can find one as text."""
+    return f",{','.join(words)},"

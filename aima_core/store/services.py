@@ -13,6 +13,7 @@ from aima_core.errors import UnknownService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
+from aima_core.store.serialization import comma_list, in_ms, pairs
 
 _WANTED = {"desired", "fence"}
 
@@ -103,7 +104,7 @@ class ServiceStore:
     def replace_desired(self, instance: Instance) -> Taken | None:
         """Say what an instance shall be and is; None when one with a higher fence has said so since."""
         answer = self._intend(instance, from_now_on=True)
-        return Taken(_instance(_pairs(answer[0])) if answer[0] else None) if answer else None
+        return Taken(_instance(pairs(answer[0])) if answer[0] else None) if answer else None
 
     def adopt(self, instance: Instance, service: Service, *, seen_with: int | None) -> bool:
         """Put back what is known of an instance that runs, and its service where there is none.
@@ -147,10 +148,9 @@ class ServiceStore:
             return [_instance(fields) for fields in pipe.execute() if fields]
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, dead = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], int(keys.HOST_DEAD.total_seconds() * 1000)
-        prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
-        gone = f",{','.join(GONE)},"
-        after, services = self._run("services/list", where, *prefixes, first, last, limit, dead, gone)
+        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
+        after, services = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         return Listing(services, after or None)
 
     def _intend(self, instance: Instance, *, from_now_on: bool) -> Any:
@@ -169,10 +169,6 @@ def _instance(fields: dict[str, Any]) -> Instance:
         # What is wanted is kept beside the record, where the scripts compare it.
         fields["record"][:-1] + f',"fence":{fields["fence"]},"desired":"{Desired(fields["desired"])}"}}'
     )
-
-
-def _pairs(flat: list[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:

@@ -25,7 +25,7 @@ from aima_core.domain.services import Desired, HostFacts, Instance, InstanceStat
 from aima_core.queue.celery_app import celery_app
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
@@ -111,6 +111,7 @@ class ScriptedWorker:
     ) -> None:
         self.name = HostName(name)
         self._operations = OperationStore(redis)
+        self._claims = ClaimStore(redis)
         self._hosts = HostStore(redis)
         self._services = ServiceStore(redis)
         self._hosts.announce(_facts(name, (f"host.{name}", *routes), facts))
@@ -120,7 +121,7 @@ class ScriptedWorker:
         self._hosts.leave(self.name)
 
     def take_on(self, operation: str) -> Claimed:
-        claimed = self._operations.claim(OperationId(operation), self.name)
+        claimed = self._claims.claim(OperationId(operation), self.name)
         assert isinstance(claimed, Claimed), claimed
         return claimed
 
@@ -140,7 +141,7 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
-        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
+        self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
         """Carry a stop out to its end, in the record."""
@@ -148,7 +149,7 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
         self.says(operation["id"], Phase.STOPPED)
-        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
+        self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
         id = ServiceId(operation["service"]).on(self.name)

@@ -23,7 +23,7 @@ from aima_core.domain.operations import Event, Phase, State
 from aima_core.errors import BrokerUnavailable
 from aima_core.redis import connection
 from aima_core.redis.connection import command_link
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
@@ -152,7 +152,7 @@ def test_what_is_said_again_and_again_to_a_frozen_redis_is_heard_once(redis):
     link = command_link(redis.url)
     store = OperationStore(link)
     operation = put_down(store, a_pull())
-    claimed = store.claim(operation.id, HostName("alpha"))
+    claimed = ClaimStore(link).claim(operation.id, HostName("alpha"))
     assert isinstance(claimed, Claimed)
     store.append_event(Event(operation=operation.id, at=now(), phase=Phase.PULLING), attempt=claimed.attempt)
     event = Event(operation=operation.id, at=now(), phase=Phase.PULLED)

@@ -113,7 +113,7 @@ def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queu
 
 def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
     start = put_down(desk.host.operations, a_start_of())
-    desk.host.operations.claim(OperationId(start.id), desk.host.name)
+    desk.host.claim_store.claim(OperationId(start.id), desk.host.name)
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {start.id: 0})
 
@@ -126,7 +126,7 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
     joined("alpha")
     busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
     for start in busy:
-        desk.host.operations.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
+        desk.host.claim_store.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
 
     for _ in range(2):
@@ -142,9 +142,9 @@ def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_swe
     joined("alpha")
     for number in range(4):
         busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
-        desk.host.operations.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
+        desk.host.claim_store.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
-    desk.host.operations.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
+    desk.host.claim_store.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
     redis.delete(keys.queue(CLASS))
     redis.zadd(keys.ACTIVE, {waits.id: 0})
 

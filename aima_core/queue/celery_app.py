@@ -79,6 +79,18 @@ def celery_app(redis_url: str, *, answer_within: float, dropped: DroppedMessages
     return app
 
 
+def sent_message(task: str, id: str, *, kwargs: dict[str, str], queue: str) -> dict[str, Any]:
+    """A task's message as Celery and kombu encode it: sent to a broker in memory, and read back undecoded."""
+    app = Celery("aima", set_as_current=False, broker="memory://")
+    with app.connection_for_write() as connection:
+        app.send_task(task, args=[id], kwargs=kwargs, task_id=id, queue=queue, connection=connection)
+        in_memory: Any = connection.default_channel
+        message: dict[str, Any] = in_memory._get(queue)
+    message["headers"]["origin"] = "aima"
+    del message["properties"]["reply_to"]  # AIMA reads no results
+    return message
+
+
 def _find_by_sentinels(app: Celery, address: SentinelAddress) -> None:
     credentials = (
         f"{quote(address.user or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""

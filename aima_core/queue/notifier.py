@@ -50,10 +50,9 @@ class Notifier:
 
 def encode_message(operation: Operation, queue: str) -> str:
     """The message to push to the queue's list; each call makes a delivery of its own, as a worker tells them apart."""
-    template = _template(
-        operation.kind, operation.service is not None or operation.image is not None, operation.engine is not None
-    )
-    values = {_ID: operation.id, _QUEUE: queue, _WHAT: operation.service or operation.image, _ENGINE: operation.engine}
+    what, engine = operation.service or operation.image or "", operation.engine or ""
+    template = _template(operation.kind, bool(what), bool(engine))
+    values = {_ID: operation.id, _QUEUE: queue, _WHAT: what, _ENGINE: engine}
     body = b64encode(_fill(template.body, values).encode()).decode()
     return _fill(template.message, {**values, _BODY: body, _DELIVERY: token_hex(16)})
 
@@ -64,9 +63,9 @@ class _Template(NamedTuple):
 
 
 @cache
-def _template(kind: Kind, has_target: bool, has_engine: bool) -> _Template:
+def _template(kind: Kind, has_what: bool, has_engine: bool) -> _Template:
     """Encoded once by Celery and kombu, and filled in for each operation: one request may enqueue thousands."""
-    kwargs = {"what": _WHAT} if has_target else {}
+    kwargs = {"what": _WHAT} if has_what else {}
     kwargs |= {"engine": _ENGINE} if has_engine else {}
     message = sent_message(task_name(kind), _ID, kwargs={**kwargs, "where": _QUEUE}, queue=_QUEUE)
     body = b64decode(message["body"]).decode()
@@ -74,7 +73,7 @@ def _template(kind: Kind, has_target: bool, has_engine: bool) -> _Template:
     return _Template(json.dumps({**message, "body": _BODY}), body)
 
 
-def _fill(text: str, values: dict[str, str | None]) -> str:
+def _fill(text: str, values: dict[str, str]) -> str:
     for placeholder, value in values.items():
-        text = text.replace(placeholder, value or "")
+        text = text.replace(placeholder, value)
     return text

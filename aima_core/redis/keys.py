@@ -95,6 +95,8 @@ SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
 INSTANCES_ON_PREFIX: Final = "aima:instances:"
 HELD_PREFIX: Final = "aima:held:"
+PORTS_PREFIX: Final = "aima:ports:"
+PORT_PREFIX: Final = "aima:port:"
 LOG_PREFIX: Final = "aima:log:"
 LINES_PREFIX: Final = "aima:lines:"
 LAST_LINES_PREFIX: Final = "aima:last-lines:"
@@ -125,15 +127,15 @@ def instances_on(host: HostName) -> str:
 
 
 def ports(host: HostName) -> str:
-    return f"aima:ports:{host}"
+    return f"{PORTS_PREFIX}{host}"
 
 
 def last_ports(host: HostName) -> str:
-    return f"aima:ports:{host}:last"
+    return f"{PORTS_PREFIX}{host}:last"
 
 
 def port_prefix(host: HostName) -> str:
-    return f"aima:port:{host}:"
+    return f"{PORT_PREFIX}{host}:"
 
 
 def idempotency(key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.services import PortLease
@@ -68,25 +69,49 @@ class PortStore:
         return bool(self._run("ports/release", self._keys, self._prefix, holder, fence))
 
     def all(self) -> list[PortLease]:
-        """The leases in force, by port."""
+        """The leases in force on the host, by port."""
         known = self._redis.zrange(keys.ports(self._host), 0, -1, withscores=True)
-        taken = [(port, end) for port, end in known if end > _LAST_PORT]
-        if not taken:
+        leased = [(port, end) for port, end in known if end > _LAST_PORT]
+        if not leased:
             return []
-        texts = self._redis.mget([f"{self._prefix}{port}" for port, _ in taken])
-        leases = [self._lease(int(port), text, end) for (port, end), text in zip(taken, texts, strict=True) if text]
+        texts = self._redis.mget([f"{self._prefix}{port}" for port, _ in leased])
+        leases = [_lease(self._host, port, end, text) for (port, end), text in zip(leased, texts, strict=True) if text]
         return sorted(leases, key=lambda lease: lease.port)
 
-    def _lease(self, port: int, text: str, end: float) -> PortLease:
-        lease = json.loads(text)
-        return PortLease(
-            host=self._host,
-            port=port,
-            holder=lease["holder"],
-            fence=lease["fence"],
-            since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
-            until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
-        )
+
+class PortListing:
+    """The leases of all hosts as JSON. Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._run = Scripts(redis)
+
+    def as_json(self) -> str:
+        """JSON objects of PortLease with a comma between them, by host and port; in one round trip."""
+        found = self._run("ports/list", [keys.HOSTS], keys.PORTS_PREFIX, keys.PORT_PREFIX, _LAST_PORT)
+        by_host = sorted(zip(found[::2], found[1::2], strict=True))
+        return ",".join(_leases_json(host, text) for host, text in by_host if text)
+
+
+@lru_cache(maxsize=2048)
+def _leases_json(host: str, text: str) -> str:
+    """Cached by its text, since a host's leases seldom change and listings are requested repeatedly."""
+    lines = text.split("\n")
+    rows = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
+    leases = [_lease(HostName(host), port, float(end), lease) for port, end, lease in rows]
+    leases.sort(key=lambda lease: lease.port)
+    return ",".join(lease.model_dump_json() for lease in leases)
+
+
+def _lease(host: HostName, port: str, end: float, text: str) -> PortLease:
+    lease = json.loads(text)
+    return PortLease.model_construct(
+        host=host,
+        port=int(port),
+        holder=InstanceId(lease["holder"]),
+        fence=lease["fence"],
+        since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
+        until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
+    )
 
 
 def _holder_of(lease: str) -> str:

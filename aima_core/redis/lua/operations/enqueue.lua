@@ -6,9 +6,9 @@
 -- already stays unchanged, so that the caller may retry after a lost reply.
 --
 -- `groups` is a JSON array; the operations of a group share command, fields (names and values of their records), waits
--- (for any host), age (in the index), event, message and, if they lead to a host, desired and instance (its status).
--- In event, message and instance, `<id>` stands for the operation's id and `<instance>` for its instance's. Each
--- operation has id, route, routes, queue, signature, delivery and, if it leads to a host, instance and host.
+-- (for any host), age (in the index), event and, if they lead to a host, desired and instance (its status).
+-- In event and instance, `<id>` stands for the operation's id and `<instance>` for its instance's. Each
+-- operation has id, route, routes, queue, signature, message and, if it leads to a host, instance and host.
 -- Returns the fences of the operations.
 local common_log, operations, active, waiting, fence_counter, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)

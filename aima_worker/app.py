@@ -16,7 +16,7 @@ import structlog
 from celery import signals
 from pydantic import SecretStr
 
-from aima_core.domain.services import HostFacts
+from aima_core.domain.hosts import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier, stop_queue

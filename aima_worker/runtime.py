@@ -16,7 +16,7 @@ from typing import Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict
 
 from aima_core.domain.operations import PullProgress
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 
 
 class FrozenModel(BaseModel):

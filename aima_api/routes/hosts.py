@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import DrainOptions
+from aima_core.domain.hosts import Host, PortLease
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
-from aima_core.domain.services import Host, PortLease
 from aima_core.store.ports import PortListing
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from aima_core.domain.ids import Route, ServiceId
 from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest, host_memory_of
-from aima_core.domain.services import Accelerator, Host
+from aima_core.domain.hosts import Accelerator, Host
 from aima_core.domain.units import format_size
 
 ROOM_FOR_EXTRACTION = 1.2

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aima_core.domain.ids import HostName, Route
-from aima_core.domain.services import Host, HostFacts
+from aima_core.domain.hosts import Host, HostFacts
 from aima_core.errors import HostLives, HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from aima_core.domain.ids import HostName, InstanceId
-from aima_core.domain.services import PortLease
+from aima_core.domain.hosts import PortLease
 from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis

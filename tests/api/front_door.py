@@ -21,7 +21,8 @@ from aima_api.controllers.failure_detector import VisibilityWindow
 from aima_api.controllers.manager import ControllerManager
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
-from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState
+from aima_core.domain.hosts import HostFacts
+from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.celery_app import celery_app
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aima_api.controllers.failure_detector import detect_lost_hosts
 from aima_core.domain.ids import OperationId
-from aima_core.domain.services import Host
+from aima_core.domain.hosts import Host
 from aima_core.redis import keys
 
 AFTER = timedelta(seconds=60)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from threading import Thread
 from typing import Any
 
@@ -85,7 +86,7 @@ def worker_with_loops(
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
-        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
+        app = celery_app(url, answer_within=timedelta(seconds=REDIS_ANSWER_SECONDS), dropped=dropped)
         add_tasks(app, host)
         worker = make_celery_worker(
             app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots

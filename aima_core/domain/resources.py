@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from aima_core.domain.ids import WireModel
 from aima_core.domain.catalog import Engine, Model
+from aima_core.domain.ids import WireModel
 
 
 class ResourceRequest(WireModel):

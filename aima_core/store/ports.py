@@ -1,7 +1,7 @@
-"""Port leases in Redis: taken atomically at a cost that does not grow, given back by their owner only.
+"""Fenced port leases in Redis: acquired atomically at a constant cost, released by their owner only.
 
-The keys are the leases; beside them all ports by when they are free, so that the first is, unless all are leased, and
-the port each instance had last, so that it gets the same one again.
+Each lease is a key that expires until its container runs. Beside the keys, one index holds all ports by when they are
+free, and a hash the last port of each instance, which gets the same one again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.hosts import PortLease
+from aima_core.domain.ids import HostName, InstanceId
 from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
@@ -19,7 +19,7 @@ from aima_core.redis.scripts import Scripts
 from aima_core.store.serialization import in_ms
 
 _LAST_PORT = 65535
-"""A port that was free from the beginning, or was given back, stands by its own number; others by the time in ms."""
+"""A port that was never leased, or was released, has its own number in the index; others have a time in ms."""
 
 
 class PortStore:
@@ -33,39 +33,40 @@ class PortStore:
         self._prefix = keys.port_prefix(host)
 
     def set_range(self, ports: range) -> None:
-        """Say which ports the host leases; those held stay held."""
+        """Sets the ports that the host leases; leased ports stay leased."""
         self._ports = ports
         self._run("ports/set_range", self._keys[:1], ports[0], ports[-1])
 
     def lease(
         self, holder: InstanceId, *, fence: int, wanted: int | None = None, avoid: tuple[int, timedelta] | None = None
     ) -> int:
-        """Take the wanted port, else the one the holder had last, else the first free one, for PORT_LEASE.
+        """Leases the wanted port, else the holder's last one, else the first free one, for PORT_LEASE.
 
-        `avoid` sets aside a port that somebody else turned out to use. Raises NoFreePort, PortTaken, PortOutOfRange.
+        `avoid` is a port found in use by another program, and for how long to avoid it. Raises NoFreePort, PortTaken,
+        PortOutOfRange.
         """
         requested = "" if wanted is None else str(wanted)
         avoided = (str(avoid[0]), in_ms(avoid[1])) if avoid else ("", 0)
         lease = (self._prefix, holder, fence, in_ms(keys.PORT_LEASE), requested, *avoided)
-        answer = self._run("ports/lease", self._keys, *lease)
-        if answer in ("none", "out of range"):  # so it would be, too, where Redis has lost which ports there are
+        reply = self._run("ports/lease", self._keys, *lease)
+        if reply in ("none", "out of range"):  # also the reply of a Redis that has lost the range
             self.set_range(self._ports)
-            answer = self._run("ports/lease", self._keys, *lease)
-        if isinstance(answer, int):
-            return answer
+            reply = self._run("ports/lease", self._keys, *lease)
+        if isinstance(reply, int):
+            return reply
         first, last = self._ports[0], self._ports[-1]
-        if isinstance(answer, list):
-            raise PortTaken(port=wanted, host=self._host, holder=_holder_of(answer[0]))
-        if answer == "none":
+        if isinstance(reply, list):
+            raise PortTaken(port=wanted, host=self._host, holder=_holder_of(reply[0]))
+        if reply == "none":
             raise NoFreePort(first=first, last=last, host=self._host)
         raise PortOutOfRange(port=wanted, first=first, last=last, host=self._host)
 
     def persist(self, holder: InstanceId, port: int, *, fence: int) -> bool:
-        """Hold the port until its container is gone; False when somebody else holds it."""
+        """Makes the lease permanent until its container is gone; False if another instance holds the port."""
         return bool(self._run("ports/persist", self._keys, self._prefix, holder, fence, str(port)))
 
     def release(self, holder: InstanceId, *, fence: int) -> bool:
-        """Give back what the holder has, unless a later operation has leased it since."""
+        """False if the holder has no lease, or a later operation leased it since (fencing)."""
         return bool(self._run("ports/release", self._keys, self._prefix, holder, fence))
 
     def all(self) -> list[PortLease]:

@@ -13,10 +13,10 @@ from threading import Thread
 
 import structlog
 
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId, Route, ServiceId
 from aima_core.domain.operations import Kind, Operation
 from aima_core.domain.resources import Allocation, ResourceRequest
-from aima_core.domain.hosts import Host
 from aima_core.errors import BrokerUnavailable, UnknownHost
 from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
 from aima_core.scheduling.redelivery import redeliver

@@ -19,9 +19,9 @@ from lab.wishes import SIGNING_KEY
 from aima_api.app import Server, create_app
 from aima_api.controllers.failure_detector import VisibilityWindow
 from aima_api.controllers.manager import ControllerManager
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
-from aima_core.domain.hosts import HostFacts
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.celery_app import celery_app
 from aima_core.redis.interface import TextRedis
@@ -161,7 +161,7 @@ class ScriptedWorker:
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:
     """The ids of the operations whose messages lie on a queue; takes them off it."""
-    app = celery_app(redis_url, answer_within=1)
+    app = celery_app(redis_url, answer_within=timedelta(seconds=1))
     ids = []
     with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:
         while True:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import Route, ServiceId
 from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest
-from aima_core.domain.hosts import Host
 from aima_core.scheduling.feasibility import PlacementRequirements, describe, find_obstacles, permanent
 
 GB = 10**9

@@ -9,7 +9,7 @@ from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import State
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
-from aima_core.store.operations import Overdue
+from aima_core.store.operations import Stalled
 from aima_worker.execution.executor import execute
 from aima_worker.execution.redelivery import RedeliveryLoop
 from aima_worker.node.facts import host_facts
@@ -168,7 +168,9 @@ def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(d
     there = put_down(desk.host.operations, a_start_of())
     redis.delete(keys.queue("host.alpha"))
     found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
-    monkeypatch.setattr(desk.host.operations, "find_stalled", lambda: Overdue(0, found, unroutable=[OperationId.new()]))
+    monkeypatch.setattr(
+        desk.host.operations, "find_stalled", lambda: Stalled(0, found, without_reason=[OperationId.new()])
+    )
 
     RedeliveryLoop(desk.host).run_once()
 

@@ -43,6 +43,7 @@ from aima_core.redis.connection import command_link, following_link
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import ApiSettings, Settings
 from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
@@ -157,6 +158,7 @@ def _parts(
         planner,
         submit,
         operations=operations,
+        claims=ClaimStore(redis),
         services=services,
         notifier=notifier,
         cancellations=cancellations,

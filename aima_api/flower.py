@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,7 +68,7 @@ def make_flower(settings: Settings, *, password: str) -> Any:
     options.read_only = True
     options.max_tasks = MOST_TASKS
     options.tasks_columns = TASK_COLUMNS
-    app = celery_app(settings.redis.url.get_secret_value(), answer_within=REDIS_ANSWER_SECONDS)
+    app = celery_app(settings.redis.url.get_secret_value(), answer_within=timedelta(seconds=REDIS_ANSWER_SECONDS))
     flower = Flower(capp=app, options=options, **pages)
     flower.add_handlers(".*", [("/metrics", _LockedMetrics)])
     return flower

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from threading import Thread
 from typing import Any
 
@@ -16,7 +17,7 @@ import structlog
 from celery import signals
 from pydantic import SecretStr
 
-from aima_core.domain.services import HostFacts
+from aima_core.domain.hosts import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier, stop_queue
@@ -26,6 +27,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
@@ -84,7 +86,7 @@ def worker_with_loops(
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
-        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
+        app = celery_app(url, answer_within=timedelta(seconds=REDIS_ANSWER_SECONDS), dropped=dropped)
         add_tasks(app, host)
         worker = make_celery_worker(
             app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
@@ -134,6 +136,7 @@ def make_host(
 ) -> HostContext:
     """This host, with everything its steps need. Raises BadSettings without a signing key."""
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
+    claims = ClaimStore(redis)
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
@@ -146,6 +149,7 @@ def make_host(
         native=native,
         runtime=runtime,
         operations=operations,
+        claim_store=claims,
         services=ServiceStore(redis),
         ports=PortStore(redis, name),
         allocations=allocations,
@@ -154,7 +158,7 @@ def make_host(
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
         capacity=lambda: capacity_of(facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor_of(settings.host, facts, measured=measured), available),
-        claims=ClaimRenewer(operations, name),
+        claims=ClaimRenewer(operations, claims, name),
         probe=probe,
     )
 

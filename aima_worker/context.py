@@ -18,6 +18,7 @@ from aima_core.queue.notifier import Notifier
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
@@ -43,6 +44,7 @@ class HostContext:
     """It runs processes, not containers: engines need a `native` section, and images play no part."""
     runtime: ContainerRuntime
     operations: OperationStore
+    claim_store: ClaimStore
     services: ServiceStore
     ports: PortStore
     allocations: AllocationStore

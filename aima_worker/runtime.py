@@ -15,8 +15,8 @@ from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.domain.operations import PullProgress
-from aima_core.domain.services import ImageOnHost
 
 
 class FrozenModel(BaseModel):

@@ -20,6 +20,7 @@ from aima_core.domain.operations import Event, Kind, Operation, Phase, StopServi
 from aima_core.domain.services import Desired, Service
 from aima_core.errors import AimaError, BrokerUnavailable, HostLost
 from aima_core.queue.notifier import Notifier
+from aima_core.store.claims import ClaimStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 
@@ -35,6 +36,7 @@ class Failover:
         submit: Submitter,
         *,
         operations: OperationStore,
+        claims: ClaimStore,
         services: ServiceStore,
         notifier: Notifier,
         cancellations: Cancellations,
@@ -43,6 +45,7 @@ class Failover:
         self._planner = planner
         self._submit = submit
         self._operations = operations
+        self._claims = claims
         self._services = services
         self._notifier = notifier
         self._cancellations = cancellations
@@ -67,7 +70,7 @@ class Failover:
             return
         if operation.service and self._is_wanted(operation.service.on(lost)):
             self._have_stopped(operation.service, lost)
-        if self._operations.unassign(operation.id, lost):
+        if self._claims.unassign(operation.id, lost):
             _log.warning("an operation goes on elsewhere", operation=operation.id, lost=lost)
             self._tell(operation, Phase.QUEUED, message=f"{lost} went away; another host takes it on.")
             self._notifier.notify(operation)

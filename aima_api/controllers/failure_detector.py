@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from aima_core.domain.services import Host
+from aima_core.domain.hosts import Host
 from aima_core.scheduling.pending import MOST_NAMED, join_with_and
 
 WINDOW = timedelta(minutes=1)

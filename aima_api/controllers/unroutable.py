@@ -8,8 +8,8 @@ from datetime import timedelta
 import structlog
 
 from aima_api.submission.cancellation import Cancellations
+from aima_core.domain.hosts import Host
 from aima_core.domain.operations import Kind, Operation, Phase
-from aima_core.domain.services import Host
 from aima_core.domain.units import format_duration
 from aima_core.errors import NoLiveHost
 from aima_core.store.operations import OperationStore

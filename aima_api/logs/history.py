@@ -12,8 +12,9 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from aima_api.logs.channel import LogChannelClient
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import AnswerId, HostName, InstanceId
-from aima_core.domain.services import Host, Instance
+from aima_core.domain.services import Instance
 from aima_core.errors import UnknownHost
 from aima_core.logs.protocol import Line, LogCursor, LogEnd, LogRequest
 from aima_core.store.hosts import HostStore

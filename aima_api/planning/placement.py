@@ -15,10 +15,10 @@ from datetime import timedelta
 from redis.exceptions import LockError
 
 from aima_core.domain.catalog import Engine
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.resources import Allocation, ResourceRequest, resources_of
-from aima_core.domain.services import Host
 from aima_core.errors import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis

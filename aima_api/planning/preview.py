@@ -14,10 +14,10 @@ from aima_api.planning.placement import Placement, Sought, Target
 from aima_api.planning.planner import StartPlanner
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
-from aima_core.domain.resources import ResourceRequest
+from aima_core.domain.resources import ObstacleKind, ResourceRequest
 from aima_core.domain.services import Service
 from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
-from aima_core.scheduling.feasibility import Obstacle, ObstacleKind, allowed_images, image_there
+from aima_core.scheduling.feasibility import Obstacle, allowed_images, image_there
 
 
 class Verdict(StrEnum):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import DrainOptions
+from aima_core.domain.hosts import Host, PortLease
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
-from aima_core.domain.services import Host, PortLease
-from aima_core.store.ports import PortStore
+from aima_core.store.ports import PortListing
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
 port_router = APIRouter(prefix="/v1", tags=["ports"])
@@ -67,7 +67,6 @@ class Ports(BaseModel):
     next: None = None
 
 
-@port_router.get("/ports")
-def list_ports(api: Api) -> Ports:
-    leases = [lease for host in api.hosts.all() for lease in PortStore(api.redis, host.name).all()]
-    return Ports(items=leases)
+@port_router.get("/ports", response_model=Ports)
+def list_ports(api: Api) -> Response:
+    return Response(f'{{"items":[{PortListing(api.redis).as_json()}],"next":null}}', media_type="application/json")

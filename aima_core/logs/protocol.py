@@ -12,8 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aima_core.domain.ids import AnswerId, InstanceId
-from aima_core.domain.wire import WireModel
+from aima_core.domain.ids import AnswerId, InstanceId, WireModel
 
 MOST_TAIL = 10_000
 """Lines that one question can ask for."""

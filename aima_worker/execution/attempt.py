@@ -9,13 +9,13 @@ from typing import Any
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Operation, Phase, PullProgress
 from aima_core.errors import BrokerUnavailable
-from aima_core.store.claims import Claimed, ClaimStatus
+from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore, now
 from aima_worker.execution.cancellation import Cancellable, ClaimLost
 
 
 class Attempt(Cancellable):
-    def __init__(self, claimed: Claimed, *, host: HostName, operations: OperationStore) -> None:
+    def __init__(self, claimed: Claimed, *, host: HostName, operations: OperationStore, claims: ClaimStore) -> None:
         super().__init__()
         self.claimed = claimed
         self.host = host
@@ -23,6 +23,7 @@ class Attempt(Cancellable):
         self.seen = claimed.operation.seq
         """The number of the last event that was recorded."""
         self._operations = operations
+        self._claims = claims
         self._claim = Lock()
         self._released = False
 
@@ -69,15 +70,13 @@ class Attempt(Cancellable):
         with self._claim:
             if self._released:
                 return ClaimStatus.VALID
-            return self._operations.renew(self.operation.id, self.host, self.claimed.attempt)
+            return self._claims.renew(self.operation.id, self.host, self.claimed.attempt)
 
     def release_claim(self, *, to_anybody: bool = False) -> bool:
         """False when the claim was another's by now, or is lost."""
         with self._claim:
             self._released = True
-            return self._operations.release_claim(
-                self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody
-            )
+            return self._claims.release(self.operation.id, self.host, self.claimed.attempt, to_any_host=to_anybody)
 
     def _try_to_record(self, **more: Any) -> None:
         """Progress that cannot be told now is not worth waiting for: the next will be."""

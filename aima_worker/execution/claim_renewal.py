@@ -15,7 +15,7 @@ import structlog
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Kind
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled
-from aima_core.store.claims import Claimed, ClaimStatus
+from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore
 from aima_worker.execution.attempt import Attempt
 from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
@@ -33,8 +33,9 @@ _MEANING: dict[ClaimStatus, type[AimaError | WorkerShutdown | ClaimLost]] = {
 
 
 class ClaimRenewer:
-    def __init__(self, operations: OperationStore, host: HostName) -> None:
+    def __init__(self, operations: OperationStore, claims: ClaimStore, host: HostName) -> None:
         self._operations = operations
+        self._claims = claims
         self._host = host
         self._under_way: dict[OperationId, Attempt] = {}
         self._changed = Condition()
@@ -45,7 +46,7 @@ class ClaimRenewer:
     @contextmanager
     def renewing(self, claimed: Claimed) -> Iterator[Attempt]:
         """The undertaking of a claim, which is renewed while inside and let go at the end."""
-        attempt = Attempt(claimed, host=self._host, operations=self._operations)
+        attempt = Attempt(claimed, host=self._host, operations=self._operations, claims=self._claims)
         with self._changed:
             self._under_way[claimed.operation.id] = attempt
             self._changed.notify_all()

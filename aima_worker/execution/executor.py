@@ -33,7 +33,7 @@ def execute(host: HostContext, id: OperationId) -> None:
 
     Raises WorkerShutdown when this worker ends first, so that the message goes back to the queue.
     """
-    claimed = host.operations.claim(id, host.name, host.capacity_now())
+    claimed = host.claim_store.claim(id, host.name, host.capacity_now())
     match claimed:
         case InsufficientCapacity():
             forward_or_park(host, claimed)

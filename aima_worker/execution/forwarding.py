@@ -5,11 +5,16 @@ from __future__ import annotations
 import random
 
 from aima_core.domain.ids import Route
+from aima_core.domain.resources import ObstacleKind
 from aima_core.scheduling.pending import explain
-from aima_core.store.claims import AlreadyPlaced, InsufficientCapacity, Lack
+from aima_core.store.claims import AlreadyPlaced, InsufficientCapacity
 from aima_worker.context import HostContext
 
-_LACKS = {Lack.SLOTS: "has all its start slots busy", Lack.LOAD: "is loading another model", Lack.DRAINED: "is drained"}
+_LACKS = {
+    ObstacleKind.SLOTS: "has all its start slots busy",
+    ObstacleKind.LOADING: "is loading another model",
+    ObstacleKind.DRAINED: "is drained",
+}
 
 
 def forward_or_park(host: HostContext, refused: InsufficientCapacity) -> None:

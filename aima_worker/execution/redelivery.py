@@ -13,10 +13,10 @@ from threading import Thread
 
 import structlog
 
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId, Route, ServiceId
 from aima_core.domain.operations import Kind, Operation
 from aima_core.domain.resources import Allocation, ResourceRequest
-from aima_core.domain.services import Host
 from aima_core.errors import BrokerUnavailable, UnknownHost
 from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
 from aima_core.scheduling.redelivery import redeliver
@@ -84,6 +84,7 @@ class RedeliveryLoop:
 
 def take_over_from_predecessor(host: HostContext) -> None:
     """To be called once, by the only worker of this host, before it takes anything. Raises BrokerUnavailable."""
-    for operation in host.operations.release_all_of_host(host.name):
+    for id in host.claim_store.release_all_of_host(host.name):
+        operation = host.operations.get(id)
         _log.info("goes on", operation=operation.id, kind=operation.kind)
         host.notifier.notify(operation, on=None if operation.kind is Kind.STOP else str(Route.to_host(host.name)))

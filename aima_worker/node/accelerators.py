@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aima_core.domain.services import Accelerator
+from aima_core.domain.hosts import Accelerator
 from aima_worker.node.nvml import Device, Reading
 from aima_worker.runtime import FrozenModel
 

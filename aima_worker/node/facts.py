@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from aima_core.domain.hosts import Accelerator, HostFacts, ImageOnHost
 from aima_core.domain.ids import HostName, Route
 from aima_core.domain.resources import HostCapacity
-from aima_core.domain.services import Accelerator, HostFacts, ImageOnHost
 from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_core.settings import Settings
 from aima_core.system.state_dir import mint

@@ -9,7 +9,7 @@ import psutil
 import structlog
 
 from aima_core.domain.catalog import Arch
-from aima_core.domain.services import Accelerator
+from aima_core.domain.hosts import Accelerator
 from aima_core.errors import BadSettings
 from aima_core.settings import AcceleratorOverride, Settings
 from aima_worker.node import accelerators

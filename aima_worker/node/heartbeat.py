@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import structlog
 
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName
-from aima_core.domain.services import HostFacts
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis.interface import TextRedis

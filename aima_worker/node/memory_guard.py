@@ -13,8 +13,8 @@ from threading import Lock, Thread
 
 import structlog
 
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import InstanceId
-from aima_core.domain.services import HostFacts
 from aima_core.domain.units import format_size
 from aima_core.errors import Cancelled, ContainerExited, DockerUnavailable, EngineRefused, MemoryFloor, OutOfMemory
 from aima_core.settings import HostSettings

@@ -11,9 +11,10 @@ from collections.abc import Set as AbstractSet
 
 import structlog
 
+from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.resources import Allocation
-from aima_core.domain.services import Instance, InstanceState, PortLease
+from aima_core.domain.services import Instance, InstanceState
 from aima_worker.context import HostContext
 from aima_worker.reconciler.adoption import hold
 from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer

@@ -19,13 +19,14 @@ from lab.wishes import SIGNING_KEY
 from aima_api.app import Server, create_app
 from aima_api.controllers.failure_detector import VisibilityWindow
 from aima_api.controllers.manager import ControllerManager
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
-from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState
+from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.celery_app import celery_app
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
@@ -111,6 +112,7 @@ class ScriptedWorker:
     ) -> None:
         self.name = HostName(name)
         self._operations = OperationStore(redis)
+        self._claims = ClaimStore(redis)
         self._hosts = HostStore(redis)
         self._services = ServiceStore(redis)
         self._hosts.announce(_facts(name, (f"host.{name}", *routes), facts))
@@ -120,7 +122,7 @@ class ScriptedWorker:
         self._hosts.leave(self.name)
 
     def take_on(self, operation: str) -> Claimed:
-        claimed = self._operations.claim(OperationId(operation), self.name)
+        claimed = self._claims.claim(OperationId(operation), self.name)
         assert isinstance(claimed, Claimed), claimed
         return claimed
 
@@ -140,7 +142,7 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
-        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
+        self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
         """Carry a stop out to its end, in the record."""
@@ -148,7 +150,7 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
         self.says(operation["id"], Phase.STOPPED)
-        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
+        self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
         id = ServiceId(operation["service"]).on(self.name)
@@ -159,7 +161,7 @@ class ScriptedWorker:
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:
     """The ids of the operations whose messages lie on a queue; takes them off it."""
-    app = celery_app(redis_url, answer_within=1)
+    app = celery_app(redis_url, answer_within=timedelta(seconds=1))
     ids = []
     with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:
         while True:

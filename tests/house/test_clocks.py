@@ -11,7 +11,7 @@ from lab.wishes import a_start_of, put_down
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis import keys
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
@@ -60,12 +60,13 @@ def test_nobody_else_asks_this_machine_for_the_time():
 @pytest.mark.parametrize("off", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
 def test_a_host_whose_clock_is_a_day_off_holds_what_it_holds_for_as_long_as_any_other(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.operations.now", lambda: datetime.now(UTC) + off)
+    monkeypatch.setattr("aima_core.store.claims.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
     ports.set_range(range(20000, 20010))
     start = put_down(operations, a_start_of())
 
     hosts.join(ALPHA, identity="alpha's", session="one")
-    claimed = operations.claim(start.id, ALPHA)
+    claimed = ClaimStore(redis).claim(start.id, ALPHA)
     port = ports.lease(ServiceId("svc-tiny-dial").on(ALPHA), fence=1)
     seconds, _ = redis.time()
 

@@ -16,9 +16,10 @@ from lab.desk import host_of
 from lab.parts import eventually, free_port
 from lab.wishes import SIGNING_KEY, an_engine
 
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState, Service
+from aima_core.domain.services import Desired, Instance, InstanceState, Service
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from docker_image.digest import InvalidDigest
 from docker_image.reference import InvalidReference, Reference
 
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"

@@ -16,7 +16,7 @@ from threading import Condition
 from typing import Literal
 from urllib.parse import urlsplit
 
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
 from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeChanges, FakeEngine, FakeLogs

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.domain.operations import PullProgress
-from aima_core.domain.services import ImageOnHost
 from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
 from aima_worker.runtime import (
     ChangeStream,

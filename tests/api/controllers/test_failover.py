@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aima_api.controllers.failure_detector import detect_lost_hosts
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId
-from aima_core.domain.services import Host
 from aima_core.redis import keys
 
 AFTER = timedelta(seconds=60)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from docker.errors import APIError, DockerException
 
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import EngineRefused, ImageNotFound
 from aima_worker.runtime import (
     ChangeStream,

@@ -13,8 +13,8 @@ from lab.wishes import SIGNING_KEY
 
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import DockerSettings, HostSettings, Settings
+from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
-from aima_worker.operations import images
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 
@@ -42,10 +42,17 @@ def settings(tmp_path: Path, model_root: Path) -> Settings:
 
 
 @pytest.fixture
-def desk(settings: Settings, redis: TextRedis, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setattr(images, "WAITS_BEFORE_ANOTHER_TRY", (timedelta(milliseconds=1), timedelta(milliseconds=1)))
+def timings() -> Timings:
+    """Those of the desk's host; a test module or a test overrides it."""
+    return Timings(pull_retry_delays=(timedelta(milliseconds=1), timedelta(milliseconds=1)))
+
+
+@pytest.fixture
+def desk(
+    settings: Settings, redis: TextRedis, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, timings: Timings
+) -> Iterator[Desk]:
     with no_lease_alone(redis, runtime):
-        with desk_of(settings, redis, runtime, probe=runtime.probe) as desk:
+        with desk_of(settings, redis, runtime, probe=runtime.probe, timings=timings) as desk:
             yield desk
         monkeypatch.undo()
         runtime.away = False  # whatever the test did to it, what it has is to be seen

@@ -38,6 +38,7 @@ def beat_of(desk, hosts, tmp_path):
             dropped=dropped or DroppedMessages(),
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
+            capacity_changed=lambda: None,
         )
 
     return make
@@ -45,7 +46,7 @@ def beat_of(desk, hosts, tmp_path):
 
 def joined(beat):
     beat._join()
-    beat._send()
+    beat.send()
     return beat
 
 
@@ -82,7 +83,7 @@ def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of)
     joined(beat_of([], identity="two"))
 
     with pytest.raises(HostNameTaken):
-        first._send()
+        first.send()
 
 
 def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(hosts, redis, beat_of):
@@ -90,7 +91,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
     beat = joined(beat_of(heard))
     redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
 
-    beat._send()
+    beat.send()
 
     assert heard == ["new"]
     assert hosts.get(ALPHA).live
@@ -99,7 +100,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
 def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_is_off(hosts, redis, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
-    beat._send()
+    beat.send()
     redis.delete(keys.EPOCH, keys.DRAINED)
 
     joined(beat_of([]))
@@ -110,7 +111,7 @@ def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_
 def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
-    beat._send()
+    beat.send()
     hosts.resume(ALPHA)
 
     joined(beat_of([]))
@@ -130,8 +131,8 @@ def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
     for _ in range(3):
         dropped.add()
 
-    beat._send()
-    beat._send()
+    beat.send()
+    beat.send()
 
     assert hosts.get(ALPHA).messages_dropped == 3
 

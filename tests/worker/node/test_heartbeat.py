@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from lab.parts import eventually
 
 from aima_core.domain.ids import HostName
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
@@ -26,7 +29,7 @@ def hosts(redis):
 def beat_of(desk, hosts, tmp_path):
     """A worker's beat, told by hand; what it passes on lands in `heard`."""
 
-    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None):
+    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Heartbeat(
             hosts,
@@ -39,6 +42,7 @@ def beat_of(desk, hosts, tmp_path):
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
             capacity_changed=lambda: None,
+            **more,
         )
 
     return make
@@ -152,3 +156,20 @@ def test_what_could_not_be_told_while_redis_was_away_is_told_afterwards():
 
 def _away(_: int) -> None:
     raise BrokerUnavailable(detail="it is away")
+
+
+def test_after_a_heartbeat_that_failed_by_a_bug_the_next_one_is_sent(beat_of, hosts, monkeypatch):
+    beat = beat_of([], interval=timedelta(milliseconds=20))
+    sent, errors, heartbeat = [], [ZeroDivisionError("a bug"), BrokerUnavailable(detail="frozen")], hosts.heartbeat
+
+    def failing(*arguments, **options):
+        if errors:
+            raise errors.pop(0)
+        sent.append(heartbeat(*arguments, **options))
+        return sent[-1]
+
+    monkeypatch.setattr(hosts, "heartbeat", failing)
+    beat.start()
+
+    assert eventually(lambda: len(sent) > 1)
+    beat.stop()

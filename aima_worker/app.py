@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -160,7 +161,7 @@ def make_host(
         hosts=hosts,
         notifier=Notifier(redis),
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
-        capacity=lambda: capacity_of(facts, measured=measured),
+        capacity=partial(capacity_of, facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor, available, interval=timings.memory_check_interval),
         claims=ClaimRenewer(operations, name, on_release=capacity_freed.set),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),

@@ -145,7 +145,7 @@ class Attempt(Cancellable):
         self._try_to_record(progress=progress)
 
     def report_message(self, message: str) -> None:
-        """Appends a sentence for people: what is waited for, or retried."""
+        """Appends a sentence for people, such as the reason of a wait or retry."""
         self._try_to_record(message=message)
 
     def report_log_lines(self, lines: tuple[str, ...]) -> None:

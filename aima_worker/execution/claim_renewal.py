@@ -1,7 +1,7 @@
 """Claim renewal: keeps the claim (a 15 s lease) of every operation that this host executes, and learns of cancels.
 
 One loop renews all of them, and idles while there are none. A failed renewal does not end the attempt: Redis may
-answer before the lease expires, and if it does not, the attempt number tells this attempt from the next.
+answer before the lease expires, and if it does not, the attempt number distinguishes this attempt from the next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Forwards an operation that this host cannot claim to one that can; if there is none, records the pending reason."""
+"""Forwards an operation that this host cannot claim to an eligible host, or else records the pending reason."""
 
 from __future__ import annotations
 

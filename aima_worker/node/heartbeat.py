@@ -1,6 +1,6 @@
 """Heartbeat: announces this host's facts as it joins and each minute, and renews its membership every 5 seconds.
 
-The reply tells whether Redis has lost its data, the host is drained, or another worker has taken its name. A pass that
+The reply reports a Redis that has lost its data, a drained host, or another worker that has taken the name. A pass that
 fails is retried; only another worker of that name ends the loop.
 """
 

@@ -36,7 +36,7 @@ def starting_instance(host: HostContext, attempt: Attempt, command: StartService
         starting.hand_over()
         raise
     except BrokerUnavailable:
-        raise  # no rollback: the attempt that follows adopts what was created
+        raise  # no rollback: the next attempt adopts the container
     except AimaError as failed:
         starting.roll_back(failed)
         raise

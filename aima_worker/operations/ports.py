@@ -1,4 +1,4 @@
-"""Runs a container on a leased port. The lease in Redis grants the port, the host's sockets tell if it is free.
+"""Runs a container on a leased port. The lease in Redis grants the port; binding it proves that it is free.
 
 A port that another program uses is set aside for QUARANTINE, and the next one is leased.
 """

@@ -59,7 +59,7 @@ def wait_until_ready(host: HostContext, work: Cancellable, command: StartService
 
 
 def check_health(host: HostContext, url: str) -> str | None:
-    """Returns None if a GET is answered with 2xx, else what was wrong."""
+    """Returns None if a GET is answered with 2xx, else the problem."""
     try:
         status = host.probe(url)
     except OSError as unreachable:

@@ -103,7 +103,7 @@ def _instance(host: HostContext, managed: ManagedContainer, state: InstanceState
 
 
 def _service(managed: ManagedContainer) -> Service:
-    """The service as it was requested; without that, as far as one container's labels tell."""
+    """The service as it was requested; without that, as far as one container's labels record it."""
     command = managed.command
     return command.asked or Service(
         id=managed.service,

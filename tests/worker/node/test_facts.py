@@ -27,7 +27,7 @@ def told(settings: Settings, **host: Any) -> Settings:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have the worker find itself on a recorded machine."""
-    return lambda machine: monkeypatch.setattr(hardware, "_found", lambda: found_on(machine))
+    return lambda machine: monkeypatch.setattr(hardware, "_detected", lambda: found_on(machine))
 
 
 # Routes -----------------------------------------------------------------------------------------------------------

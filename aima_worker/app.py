@@ -202,10 +202,10 @@ def make_heartbeat(
     )
 
 
-def make_log_server(host: HostContext, redis: TextRedis, requests: TextRedis) -> LogServer:
-    """`requests` is a connection of its own, whose commands block for up to LONGEST_ANSWER."""
-    channel = LogChannel(redis)
-    return LogServer(host, LogCollector(host, channel), asked=LogChannel(requests), told=channel)
+def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) -> LogServer:
+    """`blocking` is a connection of its own, whose commands block for up to LONGEST_ANSWER."""
+    answers = LogChannel(redis)
+    return LogServer(host, LogCollector(host, answers), asked=LogChannel(blocking), told=answers)
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -39,83 +39,10 @@ class ClaimLost(Exception):
 Reason = type[AimaError | WorkerShutdown | ClaimLost]
 
 
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-class Cancellable:
-    """Work that any thread can cancel: whatever it waits for is closed, and the next check raises the reason."""
-
-    def __init__(self) -> None:
-        self._reason: Reason | None = None
-        self._woken = Flag()
-        self._closed_on_cancel: list[Closable] = []
-
-    @property
-    def cancelled(self) -> bool:
-        return self._reason is not None
-
-    def cancel(self, reason: Reason = Cancelled) -> None:
-        """Closes what the work waits for, from any thread.
-
-        The first reason counts, except that ClaimLost overrides: what belongs to another attempt must not be rolled
-        back.
-        """
-        if self._reason is None or reason is ClaimLost:
-            self._reason = reason
-        self._woken.set()
-        for resource in list(self._closed_on_cancel):
-            resource.close()
-
-    def raise_if_cancelled(self) -> None:
-        """Raises Cancelled, WorkerShutdown or ClaimLost."""
-        if self._reason is not None:
-            raise self._reason()
-
-    def sleep(self, duration: timedelta) -> None:
-        """A cancellable sleep. Raises as `raise_if_cancelled` does."""
-        self._woken.wait(duration.total_seconds())
-        self.raise_if_cancelled()
-
-    def retry_until_redis_answers(self, call: Callable[[], _T]) -> _T:
-        """Returns the call's result, retrying while Redis is unavailable. Raises as `raise_if_cancelled` does."""
-        while True:
-            try:
-                return call()
-            except BrokerUnavailable as unavailable:
-                _log.warning("Redis unavailable, call retried", reason=str(unavailable))
-                self.sleep(REDIS_RETRY_INTERVAL)
-
-    @contextmanager
-    def close_on_cancel(self, resource: Closable) -> Iterator[None]:
-        """While inside, a cancel closes the resource; leaving closes it in any case."""
-        self._closed_on_cancel.append(resource)
-        try:
-            self.raise_if_cancelled()
-            yield
-        finally:
-            self._closed_on_cancel.remove(resource)
-            resource.close()
-
-    def run_in_thread(self, call: Callable[[], _T]) -> _T:
-        """Returns the result of a call that cannot be interrupted; a cancel abandons it to its own thread."""
-        future, done = Future[_T](), _ClosableFlag()
-        future.add_done_callback(lambda _: done.close())
-        with self.close_on_cancel(done):
-            Thread(target=_run_into, args=(future, call), name="uninterruptible call", daemon=True).start()
-            done.wait()
-        self.raise_if_cancelled()
-        return future.result()
-
-    def report_log_lines(self, lines: tuple[str, ...]) -> None:
-        """Publishes the container's log lines where a subclass does so."""
-
-
-class Attempt(Cancellable):
+class Attempt:
     """A claimed operation while it is executed. Reports of phases are retried; reports of progress may be lost."""
 
     def __init__(self, claimed: Claimed, *, host: HostName, operations: OperationStore) -> None:
-        super().__init__()
         self.claimed = claimed
         self.host = host
         self.phase = Phase.QUEUED
@@ -124,6 +51,9 @@ class Attempt(Cancellable):
         self._operations = operations
         self._claim = Lock()
         self._released = False
+        self._reason: Reason | None = None
+        self._woken = Flag()
+        self._closed_on_cancel: list[Callable[[], None]] = []
 
     @property
     def operation(self) -> Operation:
@@ -177,6 +107,66 @@ class Attempt(Cancellable):
                 self.operation.id, self.host, self.claimed.attempt, to_anybody=to_anybody
             )
 
+    # Cancellation ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> bool:
+        return self._reason is not None
+
+    def cancel(self, reason: Reason = Cancelled) -> None:
+        """Closes what the attempt waits for, from any thread; its next check raises the reason.
+
+        The first reason counts, except that ClaimLost overrides: what belongs to another attempt must not be rolled
+        back.
+        """
+        if self._reason is None or reason is ClaimLost:
+            self._reason = reason
+        self._woken.set()
+        for close in list(self._closed_on_cancel):
+            close()
+
+    def raise_if_cancelled(self) -> None:
+        """Raises Cancelled, WorkerShutdown or ClaimLost."""
+        if self._reason is not None:
+            raise self._reason()
+
+    def sleep(self, duration: timedelta) -> None:
+        """A cancellable sleep. Raises as `raise_if_cancelled` does."""
+        self._woken.wait(duration.total_seconds())
+        self.raise_if_cancelled()
+
+    def retry_until_redis_answers(self, call: Callable[[], _T]) -> _T:
+        """Returns the call's result, retrying while Redis is unavailable. Raises as `raise_if_cancelled` does."""
+        while True:
+            try:
+                return call()
+            except BrokerUnavailable as unavailable:
+                _log.warning("Redis unavailable, call retried", reason=str(unavailable))
+                self.sleep(REDIS_RETRY_INTERVAL)
+
+    @contextmanager
+    def close_on_cancel(self, close: Callable[[], None]) -> Iterator[None]:
+        """While inside, a cancel calls `close`; leaving calls it in any case."""
+        self._closed_on_cancel.append(close)
+        try:
+            self.raise_if_cancelled()
+            yield
+        finally:
+            self._closed_on_cancel.remove(close)
+            close()
+
+    def run_in_thread(self, call: Callable[[], _T]) -> _T:
+        """Returns the result of a call that cannot be interrupted; a cancel abandons it to its own thread."""
+        future, done = Future[_T](), Flag()
+        future.add_done_callback(lambda _: done.set())
+        with self.close_on_cancel(done.set):
+            Thread(target=_run_into, args=(future, call), name="uninterruptible call", daemon=True).start()
+            done.wait()
+        self.raise_if_cancelled()
+        return future.result()
+
+    # Recording ------------------------------------------------------------------------------------------------------
+
     def _try_to_record(self, **fields: Any) -> None:
         """Progress is not retried: the next report supersedes it."""
         with suppress(BrokerUnavailable):
@@ -198,10 +188,3 @@ def _run_into(future: Future[_T], call: Callable[[], _T]) -> None:
         future.set_result(call())
     except BaseException as failed:  # noqa: BLE001 the thread's boundary: raised again in the waiting thread
         future.set_exception(failed)
-
-
-class _ClosableFlag:
-    def __init__(self) -> None:
-        self._flag = Flag()
-        self.wait = self._flag.wait
-        self.close = self._flag.set

@@ -29,7 +29,7 @@ class PullCoordinator:
         """
         pull = self._join(image)
         try:
-            with attempt.close_on_cancel(_Wakeup(self._changed)):
+            with attempt.close_on_cancel(self._wake):
                 yield from self._progress_of(pull, attempt)
         finally:
             self._leave(image, pull)
@@ -72,16 +72,18 @@ class PullCoordinator:
         failure: AimaError | None = AimaError(detail="the pull thread died")
         try:
             for progress in pull.stream:
-                with self._changed:
-                    pull.progress = progress
-                    self._changed.notify_all()
+                pull.progress = progress
+                self._wake()
             failure = None
         except AimaError as failed:
             failure = failed
         finally:
-            with self._changed:
-                pull.done, pull.failure = True, failure
-                self._changed.notify_all()
+            pull.failure, pull.done = failure, True
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 class _Pull:
@@ -91,14 +93,3 @@ class _Pull:
         self.failure: AimaError | None = None
         self.done = False
         self.followers = 0
-
-
-class _Wakeup:
-    """Wakes the followers when an attempt is cancelled."""
-
-    def __init__(self, changed: Condition) -> None:
-        self._changed = changed
-
-    def close(self) -> None:
-        with self._changed:
-            self._changed.notify_all()

@@ -119,13 +119,8 @@ class InstanceStart:
         failed.remember(self._last_log_lines())
         if isinstance(failed, Cancelled):  # else failover would start it elsewhere if this host were lost
             self._host.services.set_desired(self._instance.model_copy(update={"desired": Desired.STOPPED}))
-        teardown(
-            self._host,
-            self._instance,
-            grace=GRACE,
-            failure=failed.failure,
-            postponed_on=(DockerUnavailable, EngineRefused),
-        )
+        failing = self._instance.model_copy(update={"failure": failed.failure})
+        teardown(self._host, failing, grace=GRACE, postponed_on=(DockerUnavailable, EngineRefused))
 
     def _raise_if_superseded(self) -> None:
         if self._attempt.retry_until_redis_answers(self._latest).fence > self._instance.fence:

@@ -18,7 +18,7 @@ from aima_core.domain.catalog import HealthCheck
 from aima_core.domain.operations import StartService
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
-from aima_worker.attempt import Cancellable
+from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.runtime import LogStream, Status
 
@@ -32,21 +32,21 @@ LINES_PER_EVENT = 50
 TAIL_LINES = 100
 
 
-def wait_until_ready(host: HostContext, work: Cancellable, command: StartService, *, endpoint: str) -> None:
+def wait_until_ready(host: HostContext, attempt: Attempt, command: StartService, *, endpoint: str) -> None:
     """Returns as soon as the health check succeeds.
 
     Raises ContainerExited or OutOfMemory as soon as the container has exited, HealthTimeout when the check's patience
-    is exhausted, all with the last log lines; and what cancelled the work.
+    is exhausted, all with the last log lines; and what cancelled the attempt.
     """
     url = f"{endpoint}{command.engine.health_check.path}"
     patience = _Patience(command.engine.health_check)
     name = host.container_name(command.service)
     interval = FIRST_PROBE_INTERVAL
-    with _streamed_log(host, work, name) as log:
+    with _streamed_log(host, attempt, name) as log:
         while True:
             if lines := log.take():
                 patience.renew()
-                work.report_log_lines(lines)
+                attempt.report_log_lines(lines)
             _raise_if_exited(host, command, name, log)
             problem = check_health(host, url)
             if problem is None:
@@ -54,7 +54,7 @@ def wait_until_ready(host: HostContext, work: Cancellable, command: StartService
             if patience.exhausted():
                 waited = format_duration(patience.waited())
                 raise HealthTimeout(waited=waited, url=url, last=problem, log_tail=log.tail())
-            work.sleep(interval)
+            attempt.sleep(interval)
             interval = min(interval * 1.5, LONGEST_PROBE_INTERVAL)
 
 
@@ -148,11 +148,11 @@ class _LogBuffer:
 
 
 @contextmanager
-def _streamed_log(host: HostContext, work: Cancellable, name: str) -> Iterator[_LogBuffer]:
+def _streamed_log(host: HostContext, attempt: Attempt, name: str) -> Iterator[_LogBuffer]:
     buffer = _LogBuffer()
     lines = host.runtime.logs(name, follow=True)
     reader = Thread(target=_read, args=(lines, buffer), name=f"log of {name}", daemon=True)
-    with work.close_on_cancel(lines):
+    with attempt.close_on_cancel(lines.close):
         reader.start()
         yield buffer
     reader.join(READER_END_TIMEOUT.total_seconds())

@@ -32,11 +32,10 @@ def teardown(
     *,
     grace: timedelta,
     guard: Callable[[], bool] = lambda: True,
-    failure: Failure | None = None,
     keep_status: bool = False,
     postponed_on: tuple[type[AimaError], ...] = (),
 ) -> bool:
-    """Returns whether nothing of the instance is left. `failure` becomes the status' failure; None means stopped.
+    """Returns whether nothing of the instance is left. It becomes FAILED if it has a failure, else STOPPED.
 
     `guard` is evaluated under the service's lock; if it is false, nothing is done. The errors of `postponed_on` leave
     the instance STOPPING, to be resumed by the reconciler. Raises what else a runtime's `remove` raises.
@@ -50,27 +49,17 @@ def teardown(
         except postponed_on as postponed:
             _log.warning("teardown postponed", instance=instance.id, reason=str(postponed))
             if instance.state is not InstanceState.STOPPING:
-                update_status(host, instance, state=InstanceState.STOPPING, failure=failure)
+                update_status(host, instance, state=InstanceState.STOPPING)
             return False
         host.release_resources(service, fence=instance.fence)
         if not keep_status:
-            state = _state_after(failure)
-            update_status(host, instance, state=state, failure=failure, port=None, endpoint=None)
+            update_status(host, instance, state=_state_after(instance.failure), port=None, endpoint=None)
         return True
 
 
-def teardown_if_current(
-    host: HostContext, seen: Instance, *, grace: timedelta = GRACE, failure: Failure | None = None
-) -> None:
-    """The reconciler's: of an instance that has not changed since it was read."""
-    teardown(
-        host,
-        seen,
-        grace=grace,
-        guard=lambda: is_current(host, seen),
-        failure=failure,
-        postponed_on=(EngineRefused,),
-    )
+def teardown_if_current(host: HostContext, seen: Instance, *, grace: timedelta = GRACE) -> None:
+    """The reconciler's teardown: of an instance that has not changed since it was read."""
+    teardown(host, seen, grace=grace, guard=lambda: is_current(host, seen), postponed_on=(EngineRefused,))
 
 
 def fail_instance(host: HostContext, instance: Instance, failed: AimaError) -> None:
@@ -79,7 +68,8 @@ def fail_instance(host: HostContext, instance: Instance, failed: AimaError) -> N
         if is_current(host, instance):
             failed.remember(last_lines(host, host.container_name(instance.id.service)))
             _log.warning("instance failed", instance=instance.id, reason=str(failed))
-            teardown_if_current(host, instance, grace=timedelta(), failure=failed.failure)
+            failing = instance.model_copy(update={"failure": failed.failure})
+            teardown_if_current(host, failing, grace=timedelta())
 
 
 def is_current(host: HostContext, seen: Instance) -> bool:

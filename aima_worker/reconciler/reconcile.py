@@ -56,11 +56,11 @@ class InstanceReconciler:
             self._resume_start(instance, managed)
         elif managed is None:
             if instance.state not in GONE and self._is_stable(instance, "missing"):
-                self._stop(instance)
+                teardown_if_current(self._host, instance)
         elif instance.desired is Desired.STOPPED and instance.fence >= managed.fence:
             if self._is_stable(instance, "undesired"):
                 _log.warning("undesired container stopped", instance=instance.id, fence=instance.fence)
-                self._stop(instance)
+                teardown_if_current(self._host, instance)
         elif managed.running:
             if self._is_stable(instance, "running"):
                 adopt(self._host, managed, instead_of=instance)
@@ -69,7 +69,7 @@ class InstanceReconciler:
 
     def resume_teardown(self, instance: Instance) -> None:
         """The container engine became unavailable during the teardown, or refused it."""
-        teardown_if_current(self._host, instance, grace=timedelta(), failure=instance.failure)
+        teardown_if_current(self._host, instance, grace=timedelta())
 
     # Abandoned starts -----------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class InstanceReconciler:
         if operation is None:
             fail_instance(self._host, instance, OperationLost())
         elif operation.state is not State.SUCCEEDED:
-            teardown_if_current(self._host, instance, failure=operation.failure)
+            teardown_if_current(self._host, instance.model_copy(update={"failure": operation.failure}))
         elif operation.host == self._host.name:
             fail_instance(self._host, instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
         else:  # another host has executed it
@@ -115,13 +115,8 @@ class InstanceReconciler:
 
     def _remove_leftover(self, managed: ManagedContainer) -> None:
         """A container that does not run, whatever the instance's record says."""
-        leftover = Instance(
-            id=managed.id,
-            desired=Desired.STOPPED,
-            fence=managed.fence,
-            state=InstanceState.STOPPING,
-            since=now(),
-        )
+        stopping = {"desired": Desired.STOPPED, "state": InstanceState.STOPPING, "since": now()}
+        leftover = Instance(id=managed.id, fence=managed.fence, **stopping)
         removed = teardown(
             self._host,
             leftover,
@@ -137,9 +132,6 @@ class InstanceReconciler:
         found = self._host.runtime.find(managed.container.name)
         abandoned = found is not None and found.status is not Status.RUNNING
         return abandoned and not self._host.claims.is_running(managed.service)
-
-    def _stop(self, instance: Instance) -> None:
-        teardown_if_current(self._host, instance, failure=instance.failure)
 
     def _never_started(self, managed: ManagedContainer) -> bool:
         return self._timer.held_for((managed.id, "created")) >= NEVER_STARTED_TIMEOUT

@@ -87,11 +87,7 @@ def worker_with_loops(
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
-        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
-        add_tasks(app, host)
-        worker = make_celery_worker(
-            app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
-        )
+        worker = _make_worker(host, url, dropped)
         reconciler = ReconcileLoop(
             host,
             engine_answers=lambda _: heartbeat.announce_now(),
@@ -108,13 +104,9 @@ def worker_with_loops(
         )
         logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
         redelivery = RedeliveryLoop(host)
-        # Before Redis answers, so that a host that was rebooted without a network restarts its engines.
-        reconciler.start(records=False)
+        reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
-            _retry_until_redis_answers(heartbeat.start)
-            reconciler.enable_records()
-            _retry_until_redis_answers(lambda: host.ports.set_range(settings.host.ports))
-            _retry_until_redis_answers(lambda: take_over_from_predecessor(host))
+            _join(host, heartbeat, reconciler)
             logs.start()
             redelivery.start()
             on_worker_shutdown(lambda: _begin_shutdown(host, heartbeat))
@@ -206,6 +198,23 @@ def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) ->
     """`blocking` is a connection of its own, whose commands block for up to LONGEST_ANSWER."""
     answers = LogChannel(redis)
     return LogServer(host, LogCollector(host, answers), asked=LogChannel(blocking), told=answers)
+
+
+def _make_worker(host: HostContext, url: str, dropped: DroppedMessages) -> Any:
+    app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
+    add_tasks(app, host)
+    slots = host.settings.host.slots
+    return make_celery_worker(
+        app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=slots
+    )
+
+
+def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:
+    """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken."""
+    _retry_until_redis_answers(heartbeat.start)
+    reconciler.enable_records()
+    _retry_until_redis_answers(lambda: host.ports.set_range(host.settings.host.ports))
+    _retry_until_redis_answers(lambda: take_over_from_predecessor(host))
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:

@@ -127,7 +127,7 @@ def _image(place: Target, command: StartService, placement: Placement) -> tuple[
         return images[0], None
     if (host := placement.host(place.host)).runtime == "process":
         return None, None
-    allowed = allowed_images(host, images)
+    allowed = allowed_images(images, host.allows)
     there = image_there(host, allowed)
     return there or allowed[0], there is not None
 

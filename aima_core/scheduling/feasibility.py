@@ -6,7 +6,7 @@ delays an operation, and never overcommits a host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -63,9 +63,9 @@ def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
     return [reason for reason in reasons if not reason.transient]
 
 
-def allowed_images(host: Host, images: Iterable[str]) -> list[str]:
-    """Those that the host may run."""
-    return [image for image in images if any(fnmatchcase(image, pattern) for pattern in host.allows)]
+def allowed_images(images: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Returns the images that match a pattern of those a host allows."""
+    return [image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns)]
 
 
 def image_there(host: Host, images: Iterable[str]) -> str | None:
@@ -108,7 +108,7 @@ def _check_native(wanted: PlacementRequirements) -> list[Obstacle]:
 def _check_image(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
     if not wanted.images:
         return []
-    allowed = allowed_images(host, wanted.images)
+    allowed = allowed_images(wanted.images, host.allows)
     if not allowed:
         return [Obstacle(ObstacleKind.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)]
     space = int((wanted.image_size or 0) * ROOM_FOR_EXTRACTION)

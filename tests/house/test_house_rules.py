@@ -14,8 +14,8 @@ MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path
 HOMES = {
     "docker": ("aima_worker/runtimes/docker/",),
     "celery": (
-        "aima_core/queue/celery_app.py",
-        "aima_worker/app.py",
+        "aima_core/queue/",
+        "aima_worker/celery.py",
         "aima_worker/execution/",
     ),
     "prometheus_client": ("aima_api/http/metrics.py",),

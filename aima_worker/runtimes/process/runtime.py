@@ -20,6 +20,7 @@ from pathlib import Path
 from aima_core.domain.hosts import ImageOnHost
 from aima_core.domain.operations import PullProgress
 from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
+from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -128,7 +129,9 @@ class ProcessRuntime:
         if spec.gpus is not None and not _GPU_DEVICE.exists():
             raise GpuUnavailable(host=self._host, detail=f"it has no {_GPU_DEVICE}")
         if not ports.is_free(spec.host_address, spec.host_port):
-            raise PortTaken(port=spec.host_port, host=self._host, holder=ports.holder(spec.host_port))
+            raise PortTaken(
+                port=spec.host_port, host=self._host, holder=owner_of_port(spec.host_port) or "another program"
+            )
         record = Record.create(directory, spec)
         order = {
             "id": record.id,

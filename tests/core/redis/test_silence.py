@@ -173,7 +173,7 @@ def test_workers_wait_for_a_frozen_redis_and_carry_on(a_redis, hosts_of, asked_o
     assert eventually(lambda: any(map(asked.is_running, ids)))
 
     with frozen(redis):
-        assert eventually(lambda: "no heartbeat" in fleet.processes[0].log(), within=timedelta(seconds=20))
+        assert eventually(lambda: "loop=heartbeat" in fleet.processes[0].log(), within=timedelta(seconds=20))
 
     assert asked.have_ended(ids, within=timedelta(seconds=35))
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}

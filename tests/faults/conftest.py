@@ -25,7 +25,7 @@ from aima_core.redis.connection import RedisClient, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings
 from aima_worker.operations import images
 from aima_worker.operations.container_spec import ours
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 STALL = timedelta(seconds=2)
 WAIT = timedelta(milliseconds=300)
@@ -62,7 +62,7 @@ def tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def desk(settings: Settings, redis: RedisClient, dial_image: str) -> Iterator[Desk]:
     """At the shared engine."""
-    with _spotless_desk(settings, redis, DockerEngine(host="alpha")) as desk:
+    with _spotless_desk(settings, redis, DockerSdkRuntime(host="alpha")) as desk:
         yield desk
 
 
@@ -83,7 +83,7 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Itera
     server.start()
     link = command_link(server.url)
     try:
-        with _spotless_desk(settings, link, DockerEngine(own.address, host="alpha")) as desk:
+        with _spotless_desk(settings, link, DockerSdkRuntime(own.address, host="alpha")) as desk:
             yield desk
     finally:
         link.close()
@@ -91,7 +91,7 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Itera
 
 
 @contextmanager
-def _spotless_desk(settings: Settings, redis: RedisClient, runtime: DockerEngine) -> Iterator[Desk]:
+def _spotless_desk(settings: Settings, redis: RedisClient, runtime: DockerSdkRuntime) -> Iterator[Desk]:
     with desk_of(settings, redis, runtime) as desk:
         try:
             _warm_up(desk, redis)

@@ -31,6 +31,8 @@ from aima_worker.runtimes.docker.sdk.client import EngineClient
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 CHUNK = 64 * 1024
+EVENTS = ("start", "die", "oom", "destroy", "rename", "pause", "unpause")
+"""The container events that change what a listing says; not `create`, which a start follows, nor `exec_…`."""
 _BROKEN = (HTTPError, HTTPException, OSError, ValueError, AttributeError)
 """What reading raises when the other side, or another thread of ours, has closed the connection meanwhile."""
 
@@ -140,7 +142,11 @@ class EngineChanges:
     """A ChangeStream. Iterated by one thread, closed by any."""
 
     def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
-        filters = {"type": ["container"], "label": [f"{name}={value}" for name, value in labels.items()]}
+        filters = {
+            "type": ["container"],
+            "event": EVENTS,
+            "label": [f"{name}={value}" for name, value in labels.items()],
+        }
         self._stream = EngineStream(engine, "GET", "/events", params={"filters": json.dumps(filters)})
 
     def __iter__(self) -> Iterator[str]:

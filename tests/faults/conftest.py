@@ -25,7 +25,7 @@ from aima_core.redis.connection import RedisClient, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings
 from aima_worker.context import Timings
 from aima_worker.operations.container_spec import ours
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 STALL = timedelta(seconds=2)
 WAIT = timedelta(milliseconds=300)
@@ -62,7 +62,7 @@ def timings() -> Timings:
 @pytest.fixture
 def desk(settings: Settings, redis: RedisClient, dial_image: str, timings: Timings) -> Iterator[Desk]:
     """At the shared engine."""
-    with _spotless_desk(settings, redis, DockerEngine(host="alpha"), timings) as desk:
+    with _spotless_desk(settings, redis, DockerSdkRuntime(host="alpha"), timings) as desk:
         yield desk
 
 
@@ -83,7 +83,7 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path, timings:
     server.start()
     link = command_link(server.url)
     try:
-        with _spotless_desk(settings, link, DockerEngine(own.address, host="alpha"), timings) as desk:
+        with _spotless_desk(settings, link, DockerSdkRuntime(own.address, host="alpha"), timings) as desk:
             yield desk
     finally:
         link.close()
@@ -91,7 +91,9 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path, timings:
 
 
 @contextmanager
-def _spotless_desk(settings: Settings, redis: RedisClient, runtime: DockerEngine, timings: Timings) -> Iterator[Desk]:
+def _spotless_desk(
+    settings: Settings, redis: RedisClient, runtime: DockerSdkRuntime, timings: Timings
+) -> Iterator[Desk]:
     with desk_of(settings, redis, runtime, timings=timings) as desk:
         try:
             _warm_up(desk, redis)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("aima_core", "aima_worker", "aima_api") for path in (ROOT / package).rglob("*.py")]
 HOMES = {
-    "docker": ("aima_worker/runtimes/docker/",),
+    "docker": ("aima_worker/runtimes/docker/sdk/",),
     "celery": (
         "aima_core/queue/",
         "aima_worker/celery.py",

@@ -19,7 +19,7 @@ def api(bind: str | None, port: int | None) -> None:
 
 @click.command()
 @click.option("--name", metavar="N", help="The host's name; the machine's by default.")
-@click.option("--runtime", type=click.Choice(["auto", "docker", "process"]), help="What engines run on.")
+@click.option("--runtime", type=click.Choice(["auto", "docker", "docker-cli", "process"]), help="What engines run on.")
 def worker(name: str | None, runtime: str | None) -> None:
     """Run this host's worker."""
     _become("aima_worker", AIMA_HOST__NAME=name, AIMA_RUNTIME=runtime)
@@ -44,7 +44,9 @@ def _become(module: str, **settings: object) -> None:
 
 @click.command()
 @click.option(
-    "--runtime", type=click.Choice(["auto", "docker", "process"]), help="What engines run on; auto by default."
+    "--runtime",
+    type=click.Choice(["auto", "docker", "docker-cli", "process"]),
+    help="What engines run on; auto by default.",
 )
 @click.option("--state-dir", type=click.Path(file_okay=False, path_type=Path), help="~/.local/state/aima by default.")
 @click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="The API's; 7080 by default, 0 takes any.")

@@ -14,7 +14,7 @@ from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState
 from aima_worker.attempt import WorkerShutdown
 from aima_worker.runtimes.fake.engine import Behaviour
-from aima_worker.runtimes.fake.pull import Published
+from aima_worker.runtimes.fake.streams import Published
 
 pytestmark = pytest.mark.redis
 

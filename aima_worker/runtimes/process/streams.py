@@ -1,21 +1,22 @@
-"""The lines of one process, read from its log on disk while its supervisor writes on."""
+"""The streams of native processes: a log read from disk while its supervisor writes it, polled changes, no pull."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Self
 
-from aima_worker.runtime import LogLine
+from aima_core.domain.operations import PullProgress
+from aima_worker.runtime import Container, LogLine, Status
 from aima_worker.runtimes.process.log_file import TIME_FORMAT, older, parse, time_text
 
 CHUNK = 1 << 16
-SECONDS_BETWEEN_LOOKS = 0.05
-LONGEST_LOOK_AWAY = 0.5
+POLL_INTERVAL = timedelta(milliseconds=50)
+LONGEST_POLL_INTERVAL = timedelta(milliseconds=500)
 
 
 class ProcessLogs:
@@ -71,29 +72,62 @@ class ProcessLogs:
 
     def _lines_on(self, file: BinaryIO, files: ExitStack) -> Iterator[bytes]:
         """From where `file` stands to the end, through files that are begun meanwhile."""
-        rest, wait = b"", SECONDS_BETWEEN_LOOKS
+        rest, wait = b"", POLL_INTERVAL
         while True:
             # Both asked before reading: what was said until then is surely read after it.
-            last_look = self._closed.is_set() or not self._follow or self._has_ended()
-            begun_anew = self._begun_anew(file)
+            last_read = self._closed.is_set() or not self._follow or self._has_ended()
+            rotated = self._rotated(file)
             while chunk := file.read(CHUNK):
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from lines
-                wait = SECONDS_BETWEEN_LOOKS
-            if begun_anew and (successor := _opened(self._log, files)) is not None:
+                wait = POLL_INTERVAL
+            if rotated and (successor := _opened(self._log, files)) is not None:
                 file.close()
                 file = successor
-            elif last_look:
+            elif last_read:
                 return
             else:
-                self._closed.wait(wait)
-                wait = min(wait * 1.5, LONGEST_LOOK_AWAY)
+                self._closed.wait(wait.total_seconds())
+                wait = min(wait * 1.5, LONGEST_POLL_INTERVAL)
 
-    def _begun_anew(self, file: BinaryIO) -> bool:
+    def _rotated(self, file: BinaryIO) -> bool:
         try:
             return not os.path.samestat(self._log.stat(), os.fstat(file.fileno()))
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+
+class PolledChanges:
+    """A ChangeStream that compares listings. Iterated by one thread, closed by any."""
+
+    def __init__(self, listing: Callable[[], list[Container]]) -> None:
+        self._listing = listing
+        self._closed = Event()
+        self._known = self._snapshot()
+
+    def __iter__(self) -> Iterator[str]:
+        while not self._closed.wait(LONGEST_POLL_INTERVAL.total_seconds()):
+            before, self._known = self._known, self._snapshot()
+            yield from {name for name, _, _ in before ^ self._known}
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _snapshot(self) -> set[tuple[str, str, Status]]:
+        return {(container.name, container.id, container.status) for container in self._listing()}
+
+
+class NothingToPull:
+    """A PullStream that is complete from the beginning."""
+
+    def __init__(self, image: str) -> None:
+        self._image = image
+
+    def __iter__(self) -> Iterator[PullProgress]:
+        yield PullProgress(image=self._image, downloaded=0, extracted=0, total=0, total_known=True)
+
+    def close(self) -> None:
+        pass
 
 
 def _opened(path: Path, files: ExitStack) -> BinaryIO | None:

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from aima_api.catalog.diagnostics import entry_in, nearest
-from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.catalog.selection import Catalog
 from aima_api.catalog.yaml_source import Document, Mistake, read_yaml
 from aima_core.domain.catalog import Engine, Entry, Model, Profile, Recommendation
 from aima_core.errors import CatalogMistake
-
-__all__ = ["SHIPPED", "Catalog", "Mistake", "find_mistakes", "load_catalog", "with_arguments"]
 
 E = TypeVar("E", bound=Entry)
 

@@ -1,4 +1,4 @@
-"""Whether only this machine reaches an address: what listens there may do without a key of somebody's choosing."""
+"""Loopback addresses, reachable from this machine only; apart from `auth`, since Flower runs without starlette."""
 
 from __future__ import annotations
 

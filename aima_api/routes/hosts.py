@@ -50,7 +50,7 @@ def drain(
     """Let the host take no more starts, and with `stop` take down what runs there; again changes nothing."""
     options = body or DrainOptions()
     operations = api.idempotency.once(
-        idempotency_key, f"drain {name}", options, lambda: api.wishes.drain(name, stop=options.stop)
+        idempotency_key, f"drain {name}", options, lambda: api.stops.drain(name, stop=options.stop)
     )
     return Drained(host=api.hosts.get(name), operations=operations)
 

@@ -14,5 +14,5 @@ router = APIRouter(prefix="/v1", tags=["images"])
 @router.post("/images:pull", status_code=202)
 def pull(api: Api, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
     """Have an image, or an engine's: on the hosts, on every live host of the route, or on every one that may run it."""
-    operations = api.idempotency.once(idempotency_key, "pull", body, lambda: api.wishes.pull(body))
+    operations = api.idempotency.once(idempotency_key, "pull", body, lambda: api.pulls.pull(body))
     return Submitted(operations=operations)

@@ -55,7 +55,7 @@ def show(api: Api, id: OperationId) -> Operation:
 @router.post("/operations/{id}:cancel", status_code=202)
 def cancel(api: Api, id: OperationId) -> Operation:
     """Ask for its end; one that has ended stays as it is."""
-    return api.wishes.cancel(id)
+    return api.cancellations.cancel(id)
 
 
 @router.get("/operations/{id}/events", response_class=EventStream, status_code=200)

@@ -61,6 +61,8 @@ class PlacementRequirements(NamedTuple):
     """The engine can run as a native process, too."""
     port: int | None = None
     """The host's port that was asked for."""
+    subject: str = ""
+    """Named in messages, such as the engine's name."""
 
 
 def find_obstacles(

@@ -18,7 +18,7 @@ from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
 from aima_api.controllers.failure_detector import VisibilityWindow
-from aima_api.controllers.manager import ControllerManager
+from aima_api.controllers.loop import ControllerLoop
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
 from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState
@@ -94,12 +94,12 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
     assert not thread.is_alive(), "the API node did not end"
 
 
-def upkeep_of(node: Node) -> ControllerManager:
+def upkeep_of(node: Node) -> ControllerLoop:
     """The node's, as though it had watched the hosts for a day by the next look."""
-    controllers: ControllerManager = node.server.config.app.state.controllers
+    controllers: ControllerLoop = node.server.config.app.state.controllers
     days = count()
-    controllers.watch = VisibilityWindow(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
-    controllers.watch.observe()
+    controllers.window = VisibilityWindow(interval=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
+    controllers.window.observe()
     return controllers
 
 

@@ -10,7 +10,8 @@ from api.catalog.entries import ENGINE, MODEL, PROFILE, a_catalog, an_engine, wr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aima_api.catalog.loader import Mistake, find_mistakes
+from aima_api.catalog.loader import find_mistakes
+from aima_api.catalog.yaml_source import Mistake
 
 
 def test_a_good_catalog_has_none(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.catalog.loader import SHIPPED, Catalog, find_mistakes, load_catalog
+from aima_api.catalog.loader import SHIPPED, find_mistakes, load_catalog
+from aima_api.catalog.selection import Catalog
 from aima_core.domain.catalog import Engine
 
 GB = 10**9

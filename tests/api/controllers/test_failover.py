@@ -122,7 +122,7 @@ def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(
 
     waits = node.operation(start["id"])
     assert (waits["state"], waits["host"]) == ("queued", None)
-    assert "alpha went away" in waits["reason"]
+    assert "alpha is lost" in waits["reason"]
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
     assert other.take_on(start["id"]).attempt == 2
 

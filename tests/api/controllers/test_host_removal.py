@@ -189,7 +189,7 @@ def test_a_doorbell_that_its_worker_was_handed_is_not_put_back_on_its_queue(node
     ScriptedWorker(redis, "beta")
     for host in ("alpha", "beta"):
         [start] = node.start(hosts=[host])
-        operation = node.server.config.app.state.parts.operations.get(OperationId(start["id"]))
+        operation = node.server.config.app.state.dependencies.operations.get(OperationId(start["id"]))
         handed_out = [json.loads(encode_message(operation, f"host.{host}")), "", f"host.{host}"]
         redis.hset(keys.queue("unacked"), f"delivered to {host}", json.dumps(handed_out))
         redis.zadd(keys.queue("unacked_index"), {f"delivered to {host}": time.time()})

@@ -94,7 +94,7 @@ def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, c
 
     failed = node.operation(stop["id"])
     assert failed["failure"]["code"] == "no_live_host"
-    assert "stops what runs there all the same" in failed["failure"]["hint"]
+    assert "still stops what runs there" in failed["failure"]["hint"]
     (instance,) = node.get(f"/v1/services/{SERVICE}").json()["instances"]
     assert instance["desired"] == "stopped"
 

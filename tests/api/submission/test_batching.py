@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from aima_api.submission.starts import AT_MOST, Batcher
+from aima_api.submission.starts import MAX_BATCH_SIZE, Batcher
 from aima_core.errors import AimaError, BrokerUnavailable, UnknownService
 
 SECONDS = 5
@@ -62,10 +62,10 @@ def test_one_that_is_refused_refuses_no_other():
 def test_a_crowd_is_carried_out_in_turns():
     locks = Turns()
 
-    answers = answers_of(locks, range(1, 2 * AT_MOST + 3))
+    answers = answers_of(locks, range(1, 2 * MAX_BATCH_SIZE + 3))
 
-    assert answers == [2 * number for number in range(1, 2 * AT_MOST + 3)]
-    assert [len(turn) for turn in locks.taken] == [1, AT_MOST, AT_MOST, 1]
+    assert answers == [2 * number for number in range(1, 2 * MAX_BATCH_SIZE + 3)]
+    assert [len(turn) for turn in locks.taken] == [1, MAX_BATCH_SIZE, MAX_BATCH_SIZE, 1]
 
 
 @pytest.mark.parametrize("broken", [BrokerUnavailable(detail="cut off"), ZeroDivisionError()])

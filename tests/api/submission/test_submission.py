@@ -10,10 +10,9 @@ from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_api.http.metrics import BacklogLimit
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.submitter import Submitter
+from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
@@ -146,7 +145,7 @@ def test_a_named_host_that_is_away_is_waited_for(node, worker):
 
     [operation] = node.start(hosts=["alpha"])
 
-    assert operation["reason"] == "alpha is not live; it goes on when alpha is back."
+    assert operation["reason"] == "alpha is not live; it waits until alpha is back."
 
 
 def test_replicas_are_distinct_live_hosts_that_fit(node, redis):
@@ -406,11 +405,12 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 
 def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     operations = OperationStore(redis)
-    unanswered = NeverAnswered(redis)
+    unanswered, cancellations = NeverAnswered(redis), Cancellations(operations, ServiceStore(redis))
+    cancellations.start()
     submit = Submitter(
         unanswered,
-        cancellations=Cancellations(operations, ServiceStore(redis)),
-        intake=BacklogLimit(redis, most=1),
+        cancellations=cancellations,
+        backlog=BacklogLimit(redis, most=1),
         signing_key=SIGNING_KEY,
     )
 
@@ -422,6 +422,7 @@ def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     assert failed.phase is Phase.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "broker_unavailable"
+    cancellations.stop()
 
 
 class NeverAnswered(OperationStore):

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -152,7 +153,7 @@ def make_host(
         hosts=hosts,
         notifier=Notifier(redis),
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
-        capacity=lambda: capacity_of(facts, measured=measured),
+        capacity=partial(capacity_of, facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor_of(settings.host, facts, measured=measured), available),
         claims=ClaimRenewer(operations, name),
         probe=probe,

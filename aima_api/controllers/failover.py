@@ -64,7 +64,7 @@ class Failover:
                 self._reschedule(instance.id)
 
     def _reassign(self, operation: Operation, lost: HostName) -> None:
-        """Requeues an operation that the host claimed from a route; fails one that is bound to the host."""
+        """Requeues an operation that the host claimed from a route; fails a bound one."""
         if operation.route.host is not None:
             self._append(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return

@@ -21,6 +21,7 @@ from aima_core.scheduling.pending import PendingReasons
 from aima_core.scheduling.redelivery import redeliver
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
+from aima_core.store.serialization import in_ms
 from aima_core.system.background import BackgroundLoop
 
 CONTROLLER_INTERVAL = timedelta(seconds=5)
@@ -71,7 +72,7 @@ class ControllerLoop:
         """Raises BrokerUnavailable."""
         redeliver(self._operations, self._notifier, self._pending_reasons)
         watched_for = self.window.observe()
-        if self._redis.set(keys.UPKEEP, self._node, px=int(LEADER_TTL / timedelta(milliseconds=1)), nx=True):
+        if self._redis.set(keys.UPKEEP, self._node, px=in_ms(LEADER_TTL), nx=True):
             self._check_hosts(watched_for)
 
     def _check_hosts(self, watched_for: timedelta) -> None:

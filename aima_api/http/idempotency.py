@@ -19,6 +19,7 @@ from aima_core.errors import InvalidRequest, RequestInProgress
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operations import OperationStore
+from aima_core.store.serialization import in_ms
 
 IN_PROGRESS_TTL = timedelta(seconds=30)
 _KEY = re.compile(r"[!-~]{1,200}")
@@ -41,14 +42,14 @@ class Idempotency:
         _check_key(key)
         request = sha256(f"{action}\n{body.model_dump_json()}".encode()).hexdigest()
         record = keys.idempotency(key)
-        if not self._redis.set(record, _encode(request, None), px=_ms(IN_PROGRESS_TTL), nx=True):
+        if not self._redis.set(record, _encode(request, None), px=in_ms(IN_PROGRESS_TTL), nx=True):
             return self._first_result(key, request)
         try:
             operations = submit()
         except BaseException:
             self._redis.delete(record)
             raise
-        self._redis.set(record, _encode(request, operations), px=_ms(keys.IDEMPOTENCY_TTL))
+        self._redis.set(record, _encode(request, operations), px=in_ms(keys.IDEMPOTENCY_TTL))
         return operations
 
     def _first_result(self, key: str, request: str) -> list[Operation]:
@@ -70,7 +71,3 @@ def _check_key(key: str) -> None:
 def _encode(request: str, operations: list[Operation] | None) -> str:
     ids = None if operations is None else [operation.id for operation in operations]
     return json.dumps({"request": request, "operations": ids})
-
-
-def _ms(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)

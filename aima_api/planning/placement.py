@@ -82,7 +82,7 @@ class Placement:
     def replicas(
         self, count: int, requirements: PlacementRequirements, *, current: Collection[HostName] = ()
     ) -> list[Target]:
-        """`count` distinct live hosts: those that have an instance already, then those with the most free memory.
+        """`count` distinct live hosts: first those with an instance, then those with the most free memory.
 
         Raises InvalidRequest with every host and its obstacles if there are too few.
         """

@@ -22,7 +22,7 @@ from aima_core.store.hosts import HostStore
 
 
 class PlannedStart(NamedTuple):
-    """A service that the catalog can start: what is to be run, and what a host must offer for it."""
+    """A service with its start command, and the requirements on a host."""
 
     service: Service
     command: StartService

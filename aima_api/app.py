@@ -161,12 +161,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
         starts=starts,
         batched_start=Batcher(starts.start_each),
         stops=Stops(
-            planner,
-            submitter,
-            operations=operations,
-            services=services,
-            hosts=hosts,
-            cancellations=cancellations,
+            planner, submitter, operations=operations, services=services, hosts=hosts, cancellations=cancellations
         ),
         pulls=Pulls(offered, planner, submitter),
         cancellations=cancellations,

@@ -73,7 +73,7 @@ def _written(spot: Spot | None) -> str:
 
 
 def _sentence(error: ErrorDetails, path: Path_, written: str, schema: Schema) -> Sentence:
-    wanted = _wanted(_schema_of(path, schema))
+    accepted = _accepted(_schema_of(path, schema))
     context = error.get("ctx", {})
     if error["type"] == "value_error":
         problem, _, fix = str(context["error"]).partition("; ")
@@ -81,35 +81,37 @@ def _sentence(error: ErrorDetails, path: Path_, written: str, schema: Schema) ->
     if error["type"] == "extra_forbidden":
         return "there is no such field", suggestion(written, list(_schema_of(path[:-1], schema).get("properties", {})))
     if noun := _NOUNS.get(error["type"]):
-        return _wrong_type(error["input"], written, noun, wanted)
-    problem, fix = _SENTENCES.get(error["type"], (error["msg"].replace("{", "{{").replace("}", "}}"), "write {wanted}"))
-    values = {**context, "written": written, "wanted": wanted}
+        return _wrong_type(error["input"], written, noun, accepted)
+    if error["type"] not in _SENTENCES:
+        return error["msg"], f"write {accepted}"
+    problem, fix = _SENTENCES[error["type"]]
+    values = {**context, "written": written, "accepted": accepted}
     return problem.format(**values), fix.format(**values)
 
 
 _SENTENCES: dict[str, Sentence] = {
-    "missing": ("is missing", "add it: {wanted}"),
-    "literal_error": ("`{written}` is unknown here", "write {wanted}"),
-    "too_short": ("is empty", "write {wanted}, with at least one item"),
+    "missing": ("is missing", "add it: {accepted}"),
+    "literal_error": ("`{written}` is unknown here", "write {accepted}"),
+    "too_short": ("is empty", "write {accepted}, with at least one item"),
     "greater_than": ("{written} is too small", "write more than {gt:g}"),
     "greater_than_equal": ("{written} is too small", "write {ge} or more"),
     "less_than_equal": ("{written} is too large", "write {le} or less"),
-    "string_pattern_mismatch": ("`{written}` is malformed", "write {wanted}"),
+    "string_pattern_mismatch": ("`{written}` is malformed", "write {accepted}"),
     "string_too_long": ("is too long", "write at most {max_length} characters"),
 }
 """Templates of the problem and the fix, by pydantic's error type."""
 
 
-def _wrong_type(value: object, written: str, noun: str, wanted: str) -> Sentence:
+def _wrong_type(value: object, written: str, noun: str, accepted: str) -> Sentence:
     if isinstance(value, tuple | dict):
-        return f"is {'a list' if isinstance(value, tuple) else 'a mapping'}, not {noun}", f"write {wanted}"
+        return f"is {'a list' if isinstance(value, tuple) else 'a mapping'}, not {noun}", f"write {accepted}"
     is_what = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
     problem = f"`{written}` is {is_what} to YAML, not {noun}"
     if noun == "text":
         return problem, f'put it in quotes: "{written}"'
     if noun == "a list":
         return problem, f"write `[{written}]`"
-    return problem, f"write {wanted}{', without quotes' if isinstance(value, str) and _looks_like_one(value) else ''}"
+    return problem, f"write {accepted}{', without quotes' if isinstance(value, str) and _looks_like_one(value) else ''}"
 
 
 def _looks_like_one(text: str) -> bool:
@@ -137,7 +139,7 @@ def _resolved(schema: Schema, definitions: Schema) -> Schema:
     return {**schema, "$defs": definitions}
 
 
-def _wanted(schema: Schema) -> str:
+def _accepted(schema: Schema) -> str:
     """What the schema accepts, as a phrase: ``text such as `repo/name:tag` ``."""
     if choices := schema.get("enum"):
         return "one of " + ", ".join(f"`{choice}`" for choice in choices)
@@ -149,5 +151,5 @@ def _wanted(schema: Schema) -> str:
     nouns = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "object": "a mapping"}
     if schema.get("type") == "array":
         items = schema.get("items", {})
-        return f"a list, each {_wanted(_resolved(items, schema.get('$defs', {})))}"
+        return f"a list, each {_accepted(_resolved(items, schema.get('$defs', {})))}"
     return nouns.get(schema.get("type", ""), "text") + such_as + span

@@ -1,4 +1,4 @@
-"""The planner: turns a service into a start command and its targets, for starts, previews and failover alike.
+"""The planner: merges a spec, and turns it into a start command and its targets; for starts, previews and failover.
 
 It writes nothing: the request is checked against the catalog and a snapshot of the hosts before anything is stored.
 """
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.ids import HostName, Route
+from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.resources import resources_of
 from aima_core.domain.services import Service
@@ -19,6 +20,26 @@ from aima_core.errors import InvalidRequest
 from aima_core.scheduling.feasibility import PlacementRequirements
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
+from aima_core.store.operations import now
+
+
+def new_service(id: ServiceId, options: ServiceOptions) -> Service:
+    return Service(id=id, created_at=now(), **_fields(options))
+
+
+def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
+    """The one merge rule: given options replace the stored ones, all others stay; without a stored service, a new one.
+
+    Named hosts exclude a route and replicas, and vice versa.
+    """
+    if stored is None:
+        return new_service(id, options)
+    fields = _fields(options)
+    if "hosts" in fields:
+        fields = {"replicas": 1, **fields, "route": None}
+    elif "replicas" in fields or "route" in fields:
+        fields["hosts"] = ()
+    return stored.model_copy(update=fields)
 
 
 class PlannedStart(NamedTuple):
@@ -89,6 +110,10 @@ class StartPlanner:
 
     def _is_bound(self, engine: Engine) -> bool:
         return any(engine.name in model.engines for model in self._catalog.models)
+
+
+def _fields(options: ServiceOptions) -> dict[str, object]:
+    return {name: value for name, value in options.given().items() if name != "id"}
 
 
 def _requirements(service: Service, command: StartService) -> PlacementRequirements:

@@ -110,12 +110,7 @@ def _would_wait(targets: Sequence[Target]) -> AimaError | None:
 def _planned_operation(target: Target, command: StartService, placement: Placement) -> PlannedOperation:
     image, there = _image(target, command, placement)
     return PlannedOperation(
-        route=target.route,
-        host=target.host,
-        image=image,
-        image_there=there,
-        port=command.port,
-        reason=target.reason,
+        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=target.reason
     )
 
 

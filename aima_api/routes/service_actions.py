@@ -9,9 +9,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import RestartOptions, ServiceOptions, StopOptions
+from aima_api.planning.planner import merged_service
 from aima_api.planning.preview import Plan, preview
 from aima_api.routes.operations import Submitted
-from aima_api.submission.service_spec import merged_service
 from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Api, Cursor, Limit
 from aima_api.http.schemas import CreateService
-from aima_api.submission.service_spec import new_service
+from aima_api.planning.planner import new_service
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Instance, Service
 from aima_core.errors import OperationInProgress, ServiceRunning

@@ -31,11 +31,7 @@ class Cancellations:
         self._services = services
         self._unanswered: deque[tuple[OperationId, Failure]] = deque(maxlen=MAX_UNANSWERED)
         self._loop = BackgroundLoop(
-            "cancellations",
-            self._cancel_unanswered,
-            interval=IDLE_INTERVAL,
-            retry_delay=timedelta(),
-            immediately=False,
+            "cancellations", self._cancel_unanswered, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
         )
 
     def start(self) -> None:

@@ -14,8 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, Target
 from aima_api.planning.placement_lock import PlacementLocks
-from aima_api.planning.planner import StartPlanner
-from aima_api.submission.service_spec import merged_service
+from aima_api.planning.planner import StartPlanner, merged_service
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StartService, StopService

@@ -34,12 +34,7 @@ class Submitter:
     """Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(
-        self,
-        operations: OperationStore,
-        *,
-        cancellations: Cancellations,
-        backlog: BacklogLimit,
-        signing_key: SecretStr,
+        self, operations: OperationStore, *, cancellations: Cancellations, backlog: BacklogLimit, signing_key: SecretStr
     ) -> None:
         self._operations = operations
         self._cancellations = cancellations

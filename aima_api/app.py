@@ -1,4 +1,4 @@
-"""The composition root of an API node. It keeps no state, so any number of nodes may serve behind a load balancer."""
+"""The composition root of an API node: stateless, so any number of nodes may serve behind a load balancer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from aima_core.store.services import ServiceStore
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
 """For requests in progress when the node receives a signal."""
 THREADS = 64
-"""Requests that wait for Redis at once; a frozen Redis fails these within its timeout, and only then the next."""
+"""Threads for requests that wait for Redis. If it freezes, these fail at its timeout and queued requests follow."""
 ROUTERS = (
     service_actions.router,
     services.router,
@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 class Server(uvicorn.Server):
-    """Ends its event streams at the first signal; they would hold the shutdown until its timeout otherwise."""
+    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
@@ -127,7 +127,7 @@ def _signing_key(settings: Settings) -> SecretStr:
 
 
 def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
-    """Builds everything that the node works with, and keeps in the app's state what its lifespan starts and stops."""
+    """Constructs every dependency; the app's state holds those that its lifespan starts and stops."""
     url = settings.redis.url.get_secret_value()
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)

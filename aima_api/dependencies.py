@@ -49,7 +49,7 @@ class Dependencies:
     metrics: Metrics
 
 
-async def _dependencies(request: Request) -> Dependencies:  # async: a plain function would cost each request a thread
+async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread
     dependencies = request.app.state.dependencies
     assert isinstance(dependencies, Dependencies)
     return dependencies

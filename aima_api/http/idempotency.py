@@ -1,6 +1,7 @@
 """Idempotency keys: a POST repeated with its Idempotency-Key within a day returns the operations of the first.
 
-While the first request is in progress the key has a short TTL, so that a client can retry after a crash of the node.
+While the first request is in progress the key is locked with a short TTL: after a crash of the node a retry succeeds
+once the lock expires.
 """
 
 from __future__ import annotations

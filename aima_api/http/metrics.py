@@ -17,7 +17,7 @@ from aima_core.redis.interface import TextRedis
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds; every request is answered within five."""
+"""Seconds; the timeout of every request is five."""
 _NO_ROUTE = "none"
 """The label of requests refused before routing, and of unknown paths."""
 
@@ -31,7 +31,7 @@ class RedisStats(NamedTuple):
     live: int
     drained: int
     dropped: dict[str, int]
-    """Malformed messages by the host that dropped them."""
+    """Malformed messages, by the host whose worker dropped them."""
 
 
 def redis_stats(redis: TextRedis) -> RedisStats:
@@ -104,7 +104,7 @@ class _RedisCollector(Collector):
         yield dropped
 
     def describe(self) -> Iterator[Metric]:
-        return iter(())  # otherwise the registry collects once at registration, before Redis may answer
+        return iter(())  # otherwise registration collects, and would block on Redis
 
 
 class MetricsMiddleware:

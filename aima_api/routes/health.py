@@ -24,7 +24,7 @@ async def alive() -> dict[str, str]:
 
 @router.get("/readyz")
 async def ready(api: Api) -> dict[str, str | None]:
-    """503 while Redis does not answer; `suspicion` is set while a partition from the hosts is likely."""
+    """503 while Redis does not answer; `suspicion` names hosts that a partition may have cut off."""
     try:
         async with asyncio.timeout(READY_TIMEOUT.total_seconds()):
             hosts = await asyncio.to_thread(api.hosts.all)

@@ -54,7 +54,7 @@ def show(api: Api, id: OperationId) -> Operation:
 
 @router.post("/operations/{id}:cancel", status_code=202)
 def cancel(api: Api, id: OperationId) -> Operation:
-    """Cancel an operation: at once if no worker has claimed it, else within a second. An ended one stays as it is."""
+    """Cancel an operation: at once if no worker has claimed it, else within a second. Idempotent."""
     return api.cancellations.cancel(id)
 
 

@@ -36,7 +36,7 @@ async def start(
 
 @router.post("/{id}:stop", status_code=202)
 def stop(api: Api, id: ServiceId, body: StopOptions | None = None, idempotency_key: IdempotencyKey = None) -> Submitted:
-    """Stop a service; a stopped one stays as it is."""
+    """Stop a service. Idempotent."""
     options = body or StopOptions()
     submit = partial(api.stops.stop, id, hosts=options.hosts, grace=options.grace)
     return Submitted(operations=api.idempotency.once(idempotency_key, f"stop {id}", options, submit))

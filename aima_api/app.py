@@ -127,7 +127,7 @@ def _signing_key(settings: Settings) -> SecretStr:
 
 
 def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
-    """Constructs every dependency; the app's state holds those that its lifespan starts and stops."""
+    """Constructs every dependency; the app's state holds what its lifespan starts and stops."""
     url = settings.redis.url.get_secret_value()
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)

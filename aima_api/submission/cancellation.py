@@ -26,9 +26,12 @@ MAX_UNANSWERED = 10_000
 
 
 class Cancellations:
-    def __init__(self, operations: OperationStore, services: ServiceStore) -> None:
+    def __init__(
+        self, operations: OperationStore, services: ServiceStore, *, retry_delay: timedelta = RETRY_DELAY
+    ) -> None:
         self._operations = operations
         self._services = services
+        self._retry_delay = retry_delay
         self._unanswered: deque[tuple[OperationId, Failure]] = deque(maxlen=MAX_UNANSWERED)
         self._loop = BackgroundLoop(
             "cancellations", self._cancel_unanswered, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
@@ -60,7 +63,7 @@ class Cancellations:
         self._loop.wake()
 
     def _cancel_unanswered(self) -> None:
-        self._loop.sleep(RETRY_DELAY)  # race: Redis may read the old connection after the new one
+        self._loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
         while self._unanswered and not self._loop.stopped:
             id, failure = self._unanswered.popleft()
             try:

@@ -1,4 +1,4 @@
-"""A real API node in a thread, a worker that plays a script, and what was put on the queues."""
+"""A real API node in a thread, a scripted worker, and the messages on the queues."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Node:
         return self.client.post(path, json=dict(body or {}), **parts)
 
     def start(self, service: str = SERVICE, **options: Any) -> list[dict[str, Any]]:
-        """The operations of a start that is accepted."""
+        """The operations of an accepted start."""
         answer = self.post(f"/v1/services/{service}:start", options)
         assert answer.status_code == 202, answer.text
         operations: list[dict[str, Any]] = answer.json()["operations"]
@@ -88,14 +88,14 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
     try:
         with httpx2.Client(base_url=url, timeout=30) as client:
             yield Node(url, client, server)
-    finally:  # or a test that fails would leave a thread for which the whole run waits
+    finally:  # a failed test must not leave a thread that blocks the run's shutdown
         server.should_exit = True
         thread.join(timeout=10)
     assert not thread.is_alive(), "the API node did not end"
 
 
-def upkeep_of(node: Node) -> ControllerLoop:
-    """The node's, as though it had watched the hosts for a day by the next look."""
+def controllers_of(node: Node) -> ControllerLoop:
+    """The node's controller loop, with a visibility window of one day by its next pass."""
     controllers: ControllerLoop = node.server.config.app.state.controllers
     days = count()
     controllers.window = VisibilityWindow(interval=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
@@ -104,7 +104,7 @@ def upkeep_of(node: Node) -> ControllerLoop:
 
 
 class ScriptedWorker:
-    """A host that says of operations what the test wants said."""
+    """A worker that records of operations what the test scripts."""
 
     def __init__(
         self, redis: TextRedis, name: str = "alpha", *, routes: tuple[str, ...] = ("cpu.amd64",), **facts: Any
@@ -130,12 +130,12 @@ class ScriptedWorker:
         return number
 
     def begins(self, operation: dict[str, Any]) -> None:
-        """Take a start on, and put down that its instance is coming up."""
+        """Claims a start and records its instance as starting."""
         self.take_on(operation["id"])
         self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
 
     def is_ready(self, operation: dict[str, Any]) -> None:
-        """Carry a start out to its end, in the record."""
+        """Records a start from claim to end."""
         attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
@@ -143,7 +143,7 @@ class ScriptedWorker:
         self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
-        """Carry a stop out to its end, in the record."""
+        """Records a stop from claim to end."""
         attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
@@ -158,7 +158,7 @@ class ScriptedWorker:
 
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:
-    """The ids of the operations whose messages lie on a queue; takes them off it."""
+    """The ids of the operations whose messages are on a queue; consumes them."""
     app = celery_app(redis_url, answer_within=1)
     ids = []
     with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:

@@ -1,4 +1,4 @@
-"""Which engine serves a service, and with which arguments."""
+"""Engine selection: the engine of a service, and its arguments."""
 
 from __future__ import annotations
 

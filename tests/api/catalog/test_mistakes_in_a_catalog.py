@@ -1,4 +1,4 @@
-"""A mistake is told with file, line, column, field and what would be right; all of them in one go."""
+"""Diagnostics: a mistake is reported with file, line, column, field and fix; all of them at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory of the operator's own adds entries to the shipped catalog, and replaces those of the same name."""
+"""Overlays: the operator's directory adds entries to the shipped catalog, and replaces entries of the same name."""
 
 from __future__ import annotations
 

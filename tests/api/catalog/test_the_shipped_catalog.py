@@ -1,4 +1,4 @@
-"""The engines, models and profile that design.md promises are there, with exactly its facts, and nothing is amiss."""
+"""The shipped catalog has the engines, models and profile of design.md with exactly its facts, and no mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a node has seen without a break who is heard of."""
+"""The visibility window: for how long a node has observed heartbeats without interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: keys, names, origins, content types and sizes."""
+"""The authentication middleware: keys, Host and Origin headers, content types and sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a node takes on at once: event streams, operations that have not ended, readers that no longer read."""
+"""Limits of a node: open event streams, the backlog of operations, and readers that no longer read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be done is answered with a problem document that names the field and says what would be right."""
+"""Problem documents: a refused request is answered with the field and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where starts and pulls go: to hosts by name, to so many, to a class; and what is refused or waited for, and why."""
+"""Placement: named hosts, replicas, classes of hosts; and the obstacles that refuse a request or leave it pending."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPARK: dict[str, Any] = {
 
 
 def fill(redis: TextRedis, host: str, gigabytes: int) -> None:
-    """Let another service hold so much of the host's memory."""
+    """Allocates memory of the host to another service."""
     held = Allocation(memory=gigabytes * GB, fence=1)
     AllocationStore(redis).keep(HostName(host), ServiceId("svc-vllm-other"), held)
 

@@ -1,4 +1,4 @@
-"""Two API nodes that choose hosts for the replicas of one service choose one after the other."""
+"""The placement lock: two API nodes never place replicas of one service from the same snapshot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_who_waited_for_its_turn_sees_what_was_chosen_before(node, redis, redis_
     with api_node(redis_url) as other, ThreadPoolExecutor() as clients:
         answers = [clients.submit(each.start, replicas=2) for each in (node, other)]
         assert not eventually(lambda: any(each.done() for each in answers), within=timedelta(seconds=1))
-        for name in ("alpha", "beta"):  # which would come first otherwise
+        for name in ("alpha", "beta"):  # the stale snapshot would choose these
             ScriptedWorker(redis, name).leave()
         redis.delete(keys.turn(SERVICE))
         chosen = [sorted(each["route"] for each in answer.result()) for answer in answers]

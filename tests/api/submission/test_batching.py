@@ -1,4 +1,4 @@
-"""Requests carried out together: each has its own answer, and nobody waits for ever."""
+"""Micro-batching: every concurrent request of a batch gets its own result, and none is blocked by another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS = 5
 
 
 class Turns:
-    """Doubles what it is given, notes which came together, and keeps the first turn until it is let go."""
+    """Doubles its requests, records the batches, and blocks the first batch until it is released."""
 
     def __init__(self) -> None:
         self.taken: list[list[int]] = []
@@ -28,7 +28,7 @@ class Turns:
 
 
 def answers_of(locks: Turns, numbers: range | list[int]) -> list[object]:
-    """Of one that comes first, and of the others, who come while it is carried out."""
+    """The results of a first request, and of others that arrive while its batch runs."""
 
     async def ask() -> list[object]:
         batcher = Batcher(locks)

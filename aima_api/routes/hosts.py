@@ -1,4 +1,4 @@
-"""Hosts: what each has, and when it was last heard of."""
+"""Routes of hosts: their facts and last heartbeat, drain, resume and forget; and their port leases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Hosts(BaseModel):
 class Drained(BaseModel):
     host: Host
     operations: list[Operation]
-    """The stops of what runs there, where that was asked for."""
+    """The stops, if `stop` was set."""
 
 
 @router.get("")
@@ -39,7 +39,7 @@ def show(api: Api, name: HostName) -> Host:
 
 @router.delete("/{name}", status_code=204)
 def forget(api: Api, name: HostName) -> None:
-    """Forget a host that is gone for good; what only it could do ends, what others can goes on there."""
+    """Forget a host that is gone for good: its work fails over to others; operations bound to it fail."""
     api.host_removal.forget(name)
 
 
@@ -47,17 +47,17 @@ def forget(api: Api, name: HostName) -> None:
 def drain(
     api: Api, name: HostName, body: DrainOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Drained:
-    """Let the host take no more starts, and with `stop` take down what runs there; again changes nothing."""
+    """Exclude the host from starts, and with `stop` stop what runs there. Idempotent."""
     options = body or DrainOptions()
     operations = api.idempotency.once(
-        idempotency_key, f"drain {name}", options, lambda: api.wishes.drain(name, stop=options.stop)
+        idempotency_key, f"drain {name}", options, lambda: api.stops.drain(name, stop=options.stop)
     )
     return Drained(host=api.hosts.get(name), operations=operations)
 
 
 @router.post("/{name}:resume")
 def resume(api: Api, name: HostName) -> Host:
-    """Let the host take starts again; what waits for it begins. Again changes nothing."""
+    """Admit the host to starts again; operations pending for it start. Idempotent."""
     api.hosts.resume(name)
     return api.hosts.get(name)
 

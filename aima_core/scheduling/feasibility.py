@@ -43,6 +43,8 @@ class PlacementRequirements(NamedTuple):
     """The engine can also run as a native process."""
     port: int | None = None
     """The host's port that was requested."""
+    subject: str = ""
+    """Named in messages, such as the engine's name."""
 
 
 def find_obstacles(

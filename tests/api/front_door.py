@@ -1,4 +1,4 @@
-"""A real API node in a thread, a worker that plays a script, and what was put on the queues."""
+"""A real API node in a thread, a scripted worker, and the messages on the queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
 from aima_api.controllers.failure_detector import VisibilityWindow
-from aima_api.controllers.manager import ControllerManager
+from aima_api.controllers.loop import ControllerLoop
 from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
@@ -50,7 +50,7 @@ class Node:
         return self.client.post(path, json=dict(body or {}), **parts)
 
     def start(self, service: str = SERVICE, **options: Any) -> list[dict[str, Any]]:
-        """The operations of a start that is accepted."""
+        """The operations of an accepted start."""
         answer = self.post(f"/v1/services/{service}:start", options)
         assert answer.status_code == 202, answer.text
         operations: list[dict[str, Any]] = answer.json()["operations"]
@@ -89,23 +89,23 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
     try:
         with httpx2.Client(base_url=url, timeout=30) as client:
             yield Node(url, client, server)
-    finally:  # or a test that fails would leave a thread for which the whole run waits
+    finally:  # a failed test must not leave a thread that blocks the run's shutdown
         server.should_exit = True
         thread.join(timeout=10)
     assert not thread.is_alive(), "the API node did not end"
 
 
-def upkeep_of(node: Node) -> ControllerManager:
-    """The node's, as though it had watched the hosts for a day by the next look."""
-    controllers: ControllerManager = node.server.config.app.state.controllers
+def controllers_of(node: Node) -> ControllerLoop:
+    """The node's controller loop, with a visibility window of one day by its next pass."""
+    controllers: ControllerLoop = node.server.config.app.state.controllers
     days = count()
-    controllers.watch = VisibilityWindow(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
-    controllers.watch.observe()
+    controllers.window = VisibilityWindow(interval=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
+    controllers.window.observe()
     return controllers
 
 
 class ScriptedWorker:
-    """A host that says of operations what the test wants said."""
+    """A worker that records of operations what the test scripts."""
 
     def __init__(
         self, redis: TextRedis, name: str = "alpha", *, routes: tuple[str, ...] = ("cpu.amd64",), **facts: Any
@@ -132,12 +132,12 @@ class ScriptedWorker:
         return number
 
     def begins(self, operation: dict[str, Any]) -> None:
-        """Take a start on, and put down that its instance is coming up."""
+        """Claims a start and records its instance as starting."""
         self.take_on(operation["id"])
         self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
 
     def is_ready(self, operation: dict[str, Any]) -> None:
-        """Carry a start out to its end, in the record."""
+        """Records a start from claim to end."""
         attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
@@ -145,7 +145,7 @@ class ScriptedWorker:
         self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
-        """Carry a stop out to its end, in the record."""
+        """Records a stop from claim to end."""
         attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
@@ -160,7 +160,7 @@ class ScriptedWorker:
 
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:
-    """The ids of the operations whose messages lie on a queue; takes them off it."""
+    """The ids of the operations whose messages are on a queue; consumes them."""
     app = celery_app(redis_url, answer_within=timedelta(seconds=1))
     ids = []
     with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:

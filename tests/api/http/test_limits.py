@@ -1,4 +1,4 @@
-"""How much a node takes on at once: event streams, operations that have not ended, readers that no longer read."""
+"""Limits of a node: open event streams, the backlog of operations, and readers that no longer read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.front_door import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_api.http import sse
-from aima_api.http.metrics import COUNTS_EVERY
+from aima_api.submission.submitter import BACKLOG_COUNT_INTERVAL
 from aima_core.domain.operations import Phase
 
 pytestmark = pytest.mark.redis
@@ -101,7 +101,7 @@ def test_what_has_ended_makes_room_for_more(redis_url, worker):
         worker.is_ready(operation)
 
         began = eventually(
-            lambda: node.post(f"/v1/services/{SERVICE}:start").status_code == 202, within=3 * COUNTS_EVERY
+            lambda: node.post(f"/v1/services/{SERVICE}:start").status_code == 202, within=3 * BACKLOG_COUNT_INTERVAL
         )
 
     assert began

@@ -1,22 +1,19 @@
-"""What an API node does by itself: rings again for what nobody carries out, has the work of lost hosts moved, and
-gives up what no host listens for.
+"""The controller loop of an API node: redelivers operations, fails over lost hosts, fails unroutable operations.
 
-Any number of nodes may do so; of those that look at the hosts, one does at a time.
+Redelivery is safe on every node at once, since a script hands each operation to one caller. For the hosts one node
+leads per pass, by a lock in Redis that expires before the next pass. A pass without Redis is skipped.
 """
 
 from __future__ import annotations
 
 import uuid
 from datetime import timedelta
-from threading import Event as Flag
-from threading import Thread
 
 import structlog
 
 from aima_api.controllers.failover import Failover
 from aima_api.controllers.failure_detector import VisibilityWindow, detect_lost_hosts
 from aima_api.controllers.unroutable import UnroutableOperations
-from aima_core.errors import BrokerUnavailable
 from aima_core.queue.notifier import Notifier
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
@@ -24,13 +21,16 @@ from aima_core.scheduling.pending import PendingReasons
 from aima_core.scheduling.redelivery import redeliver
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
+from aima_core.store.serialization import in_ms
+from aima_core.system.background import BackgroundLoop
 
-LOOK_SECONDS = 5.0
+CONTROLLER_INTERVAL = timedelta(seconds=5)
+LEADER_TTL = 0.9 * CONTROLLER_INTERVAL
 
 _log = structlog.get_logger()
 
 
-class ControllerManager:
+class ControllerLoop:
     def __init__(
         self,
         redis: TextRedis,
@@ -51,40 +51,36 @@ class ControllerManager:
         self._pending_reasons = pending_reasons
         self._unroutable = unroutable
         self._lost_after = lost_after
-        self.watch = VisibilityWindow(looks_every=timedelta(seconds=LOOK_SECONDS))
+        self.window = VisibilityWindow(interval=CONTROLLER_INTERVAL)
         self._suspicion: str | None = None
-        self._ended = Flag()
         self._node = uuid.uuid4().hex
+        self._loop = BackgroundLoop(
+            "controllers",
+            self.run_once,
+            interval=CONTROLLER_INTERVAL,
+            immediately=False,
+            on_outage=lambda _: self.window.reset(),
+        )
 
     def start(self) -> None:
-        Thread(target=self._keep_looking, name="upkeep", daemon=True).start()
+        self._loop.start()
 
     def stop(self) -> None:
-        self._ended.set()
+        self._loop.stop()
 
     def run_once(self) -> None:
         """Raises BrokerUnavailable."""
         redeliver(self._operations, self._notifier, self._pending_reasons)
-        watched_for = self.watch.observe()
-        if self._redis.set(keys.UPKEEP, self._node, px=int(LOOK_SECONDS * 900), nx=True):
-            self._look_at_hosts(watched_for)
+        watched_for = self.window.observe()
+        if self._redis.set(keys.UPKEEP, self._node, px=in_ms(LEADER_TTL), nx=True):
+            self._check_hosts(watched_for)
 
-    def _look_at_hosts(self, watched_for: timedelta) -> None:
+    def _check_hosts(self, watched_for: timedelta) -> None:
         hosts = self._hosts.all()
         loss = detect_lost_hosts(hosts, after=self._lost_after, watched_for=watched_for)
         if loss.partition_suspected != self._suspicion:
             self._suspicion = loss.partition_suspected
-            _log.warning(loss.partition_suspected or "the hosts are heard of again")
+            _log.warning("partition suspicion changed", suspicion=loss.partition_suspected)
         for host in loss.lost:
             self._failover.fail_over(host.name)
         self._unroutable.fail_expired(hosts, watched_for=watched_for)
-
-    def _keep_looking(self) -> None:
-        while not self._ended.wait(LOOK_SECONDS):
-            try:
-                self.run_once()
-            except BrokerUnavailable as away:
-                self.watch.lose_sight()
-                _log.warning("no upkeep", reason=str(away))
-            except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
-                _log.exception("upkeep failed")

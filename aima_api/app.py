@@ -213,5 +213,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.cancellations.close()
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
-    await app.state.parts.logs.end()
+    await app.state.parts.logs.disconnect()
     app.state.parts.redis.close()

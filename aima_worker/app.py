@@ -38,7 +38,7 @@ from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_pred
 from aima_worker.execution.tasks import add_tasks
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
-from aima_worker.logs.server import LONGEST_ANSWER, LogServer
+from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
 from aima_worker.node.facts import available_memory, capacity_of, host_facts
 from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
 from aima_worker.node.identity import session_of
@@ -101,7 +101,7 @@ def worker_with_loops(
             clock_offset=lambda: clock_offset(redis),
             displaced=lambda why: _leave_the_name(worker, why),
         )
-        logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
+        logs = make_log_server(host, redis, command_link(url, answers_within=BLOCKING_TIMEOUT))
         redelivery = RedeliveryLoop(host)
         # Before Redis answers: a host that was rebooted without a network brings its engines back.
         watch.start(records=False)
@@ -189,10 +189,10 @@ def make_heartbeat(
     )
 
 
-def make_log_server(host: HostContext, redis: TextRedis, asked: TextRedis) -> LogServer:
-    """`asked` is a line of its own that waits for LONGEST_ANSWER."""
-    told = LogChannel(redis)
-    return LogServer(host, LogCollector(host, told), asked=LogChannel(asked), told=told)
+def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) -> LogServer:
+    """`blocking` is a connection of its own that waits for BLOCKING_TIMEOUT."""
+    answers = LogChannel(redis)
+    return LogServer(host, LogCollector(host, answers), requests=LogChannel(blocking), answers=answers)
 
 
 def _leave_the_name(worker: Any, why: AimaError) -> None:

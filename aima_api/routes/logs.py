@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Api, Dependencies
 from aima_api.logs.fanout import HostLine
-from aima_api.logs.stream import Request
+from aima_api.logs.stream import LogQuery
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.units import parse_duration
 from aima_core.errors import InvalidRequest
-from aima_core.logs.protocol import MOST_TAIL
+from aima_core.logs.protocol import MAX_TAIL
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
@@ -24,7 +24,7 @@ TAIL = 100
 """Lines of each host, unless asked otherwise; with `since`, all that can be had."""
 _EVENTS = "text/event-stream"
 
-Tail = Annotated[int | None, Query(ge=1, le=MOST_TAIL)]
+Tail = Annotated[int | None, Query(ge=1, le=MAX_TAIL)]
 Since = Annotated[str | None, Query(max_length=64, examples=["10m", "2026-01-31T12:00:00Z"])]
 Hosts = Annotated[list[HostName] | None, Query(max_length=1000)]
 
@@ -51,12 +51,12 @@ async def logs(
     accept: Annotated[str, Header()] = "",
 ) -> Response:
     """The last lines of its instances; with `follow`, what they say from then on, until they are stopped."""
-    lines = MOST_TAIL if since else TAIL
+    lines = MAX_TAIL if since else TAIL
     instances = await run_in_threadpool(_instances, api, id, host or [])
-    request = Request(instances, tail=tail or lines, since=_moment(since) if since else None)
+    query = LogQuery(instances, tail=tail or lines, since=_moment(since) if since else None)
     if follow or _EVENTS in accept:
-        return api.open_streams.stream(api.logs.stream(request, follow=follow))
-    items, notes = await api.logs.read(request)
+        return api.open_streams.stream(api.logs.stream(query, follow=follow))
+    items, notes = await api.logs.read(query)
     return JSONResponse(LogPage(items=items, notes=notes).model_dump(mode="json"))
 
 

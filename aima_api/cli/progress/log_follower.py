@@ -19,7 +19,7 @@ from aima_api.cli.tables import colours
 from aima_api.client import Api
 from aima_core.errors import ApiUnavailable
 from aima_core.logs.dedup import LineDeduplicator
-from aima_core.logs.protocol import MOST_TAIL, Line
+from aima_core.logs.protocol import MAX_TAIL, LogLine
 from aima_core.logs.sanitize import sanitized
 
 Output = Literal["text", "json"]
@@ -87,7 +87,7 @@ class LogFollower:
         self._asked = {**asked, "follow": "true"}
         self._sleep = sleep
         self._clock = clock
-        self._seen: defaultdict[str, LineDeduplicator] = defaultdict(LineDeduplicator)
+        self._read: defaultdict[str, LineDeduplicator] = defaultdict(LineDeduplicator)
         self._failed = 0
         self._heard_at: float | None = None
 
@@ -107,20 +107,24 @@ class LogFollower:
             self._rest()
 
     def _one_connection(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for seen in self._seen.values():
-            seen.rewind()
+        for read in self._read.values():
+            read.rewind()
         query = urlencode({**self._asked, **self._where_it_was_left()}, doseq=True)
         with self._api.stream(f"{self._path}?{query}", after=0) as stream:
             self._heard_at = self._clock()
             for message in stream:
                 self._failed, self._heard_at = 0, self._clock()
                 data: Any = message.json()
-                if message.event != "line" or self._seen[data["host"]].is_new(self._api.read(Line, data)):
+                if message.event != "line" or self._is_new(data):
                     yield message.event, data
 
+    def _is_new(self, data: dict[str, Any]) -> bool:
+        line = self._api.read(LogLine, data)
+        return self._read[data["host"]].is_new(line.stream, line.at)
+
     def _where_it_was_left(self) -> Asked:
-        since = min((moment for seen in self._seen.values() if (moment := seen.since)), default=None)
-        return {} if since is None else {"since": since.isoformat(), "tail": MOST_TAIL}
+        since = min((moment for read in self._read.values() if (moment := read.since)), default=None)
+        return {} if since is None else {"since": since.isoformat(), "tail": MAX_TAIL}
 
     def _check_patience(self, lost: ApiUnavailable | ApiError) -> None:
         for_good = isinstance(lost, ApiError) and not lost.passing

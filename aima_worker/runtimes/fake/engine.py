@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from threading import Condition
 from typing import Literal, Self
 
-from aima_worker.runtime import Container, ContainerSpec, LogLine, Status
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.line_splitter import LineSplitter
 
 KILLED = 137

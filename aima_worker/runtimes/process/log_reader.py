@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Self
 
-from aima_worker.runtime import LogLine
+from aima_core.logs.protocol import LogLine
 from aima_worker.runtimes.process.log_file import TIME_FORMAT, older, parse, time_text
 
 CHUNK = 1 << 16

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.docker.cli.process_stream import ProgramStream, Said
 from aima_worker.runtimes.docker.cli.program import DockerProgram, broke_off
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_missing
-from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
+from aima_worker.runtimes.docker.logs import Frame, LogWish
 
 PIECE = 16 * 1024
 """Bytes at which the engine cuts a long line; each piece has a time before it, and only the last a line's end."""

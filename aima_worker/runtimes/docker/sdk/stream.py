@@ -22,8 +22,9 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
 from aima_core.errors import ImageNotFound, RegistryDenied
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused
-from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
+from aima_worker.runtimes.docker.logs import Frame, LogWish
 from aima_worker.runtimes.docker.parsing import ImageName, image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
@@ -183,7 +184,7 @@ class EngineFrames:
     def __init__(self, engine: EngineClient, wish: LogWish) -> None:
         self._engine = engine
         self._follow = wish.follow
-        self._stream = EngineStream(engine, "GET", f"/containers/{wish.container}/logs", params=_asked(wish))
+        self._stream = EngineStream(engine, "GET", f"/containers/{wish.container}/logs", params=_query(wish))
 
     def __iter__(self) -> Iterator[Frame]:
         buffer = bytearray()
@@ -212,13 +213,13 @@ class EngineFrames:
             if refused.status not in (404, 409):
                 raise engine_refused(refused.words) from refused
         except TimeoutError as late:
-            raise self._engine.unavailable("its log does not come") from late
+            raise self._engine.unavailable("its log timed out") from late
 
 
-def _asked(wish: LogWish) -> dict[str, str]:
-    asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if wish.follow else "0"}
+def _query(wish: LogWish) -> dict[str, str]:
+    query = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if wish.follow else "0"}
     if wish.tail is not None:
-        asked["tail"] = str(wish.tail)
+        query["tail"] = str(wish.tail)
     if wish.since is not None:
-        asked["since"] = wish.since
-    return asked
+        query["since"] = wish.since
+    return query

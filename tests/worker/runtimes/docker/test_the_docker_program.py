@@ -24,7 +24,8 @@ from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 
 from aima_core.errors import DockerUnavailable, EngineRefused, GpuUnavailable
-from aima_worker.runtime import ContainerRuntime, ContainerSpec, LogLine, Mount
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import ContainerRuntime, ContainerSpec, Mount
 from aima_worker.runtimes.docker.cli.runtime import DockerCli
 from aima_worker.runtimes.docker.container_config import container_config
 

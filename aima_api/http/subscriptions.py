@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -44,23 +44,13 @@ class Subscription(Generic[Item]):
         self.closed = True
         self._woken.set()
 
-    def drop_unless(self, wanted: Callable[[Item], bool]) -> None:
-        self._items = deque(filter(wanted, self._items))
-
     def take(self) -> tuple[bool, list[Item]]:
-        """Whether items were missed; if not, all items delivered."""
-        taken = self.missed, [] if self.missed else list(self._items)
+        """Whether items were missed, and all items delivered."""
+        taken = self.missed, list(self._items)
         self._items.clear()
         self.missed = False
         self._woken.clear()
         return taken
-
-    async def next(self, *, within: timedelta) -> Item | None:
-        """The next item; None on timeout, or if closed."""
-        if not self._items:
-            self._woken.clear()
-            await self.wait(within)
-        return self._items.popleft() if self._items else None
 
     async def wait(self, at_most: timedelta) -> bool:
         """Waits for an item, a gap, or the close. False on timeout."""

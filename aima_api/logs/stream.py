@@ -13,12 +13,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from aima_api.http.sse import HEARTBEAT_FRAME, HEARTBEAT_INTERVAL, sse_frame
 from aima_api.logs.fanout import EncodedBatch, HostLine, LogFanout, LogSubscription, line_frames
 from aima_api.logs.history import LogHistory, absence
 from aima_core.domain.ids import HostName, InstanceId
-from aima_core.domain.services import InstanceState
+from aima_core.domain.services import Instance, InstanceState
 from aima_core.errors import BrokerUnavailable
 from aima_core.logs.dedup import INTERLEAVING, LineDeduplicator
 from aima_core.logs.protocol import MAX_TAIL, LogBatch, LogCursor, LogRequest
@@ -53,8 +54,7 @@ class LogStreams:
         self._fanout = fanout
         self._history = history
         self._heartbeat_interval = heartbeat_interval
-        self._linger = linger
-        self._record_grace = record_grace
+        self._follower = partial(InstanceFollower, history=history, linger=linger, record_grace=record_grace)
 
     def close(self) -> None:
         """Ends every follower, current and future."""
@@ -100,14 +100,13 @@ class LogStreams:
         self, id: InstanceId, query: LogQuery, frames: asyncio.Queue[bytes | None], *, follow: bool
     ) -> None:
         """Queues all frames of one instance, then None."""
-        follower = InstanceFollower(id, self._history, linger=self._linger, record_grace=self._record_grace)
         try:
             if follow:
                 with self._fanout.subscribed(id) as subscription:
-                    async for frame in follower.frames(query, subscription):
+                    async for frame in self._follower(id).frames(query, subscription):
                         await frames.put(frame)
             else:
-                await frames.put(await follower.read(_request(id, query)))
+                await frames.put(await self._follower(id).read(_request(id, query)))
         except BrokerUnavailable as unavailable:
             await frames.put(note_frame(id.host, str(unavailable)))
         await frames.put(None)
@@ -131,6 +130,7 @@ class InstanceFollower:
         start = LineDeduplicator.starting_at(datetime.now(UTC) - INTERLEAVING)
         self._cursor = LogCursor(position=start.position)
         """All lines before it were sent."""
+        self._previous_runs: set[str] = set()
         self._ended = False
         self._live = True
         self._checked_at = 0.0
@@ -144,30 +144,27 @@ class InstanceFollower:
         return b"".join(self._note(note) for note in page.notes) + line_frames(self._id.host, page.lines)
 
     async def frames(self, query: LogQuery, subscription: LogSubscription) -> AsyncIterator[bytes]:
-        yield await self._join(_request(self._id, query), subscription)
+        yield await self._join(_request(self._id, query))
         ended = None
         while not subscription.closed:
-            encoded = await subscription.next(within=self._linger if ended else CHECK_INTERVAL)
-            if encoded is not None:
-                yield await self._take(encoded, subscription)
-            elif ended:
+            await subscription.wait(self._linger if ended else CHECK_INTERVAL)
+            missed, batches = subscription.take()
+            for encoded in batches:
+                yield await self._take(encoded, missed=missed)
+            if ended and not batches:
                 yield self._note(ended)
                 return
             if time.monotonic() - self._checked_at >= CHECK_INTERVAL.total_seconds():
                 self._checked_at = time.monotonic()
-                ended = await self._why_ended()
-                if news := await self._host_change():
-                    yield self._note(news)
+                ended, news = await self._check()
+                yield self._note(news) if news else b""
 
-    async def _join(self, request: LogRequest, subscription: LogSubscription) -> bytes:
-        frames = await self.read(request.model_copy(update={"follow": True}))
-        if run := self._cursor.run:
-            subscription.drop_unless(lambda encoded: encoded.batch.run == run)
-        return frames
+    async def _join(self, request: LogRequest) -> bytes:
+        return await self.read(request.model_copy(update={"follow": True}))
 
-    async def _take(self, encoded: EncodedBatch, subscription: LogSubscription) -> bytes:
+    async def _take(self, encoded: EncodedBatch, *, missed: bool) -> bytes:
         batch = encoded.batch
-        frames = await self._bridge(batch, subscription)
+        frames = await self._bridge(batch, missed=missed)
         number = self._cursor.next
         if batch.run != self._cursor.run or batch.next < number:
             return frames  # stale: of a previous worker, or read from the host meanwhile
@@ -183,43 +180,42 @@ class InstanceFollower:
         self._cursor = batch.cursor
         return frames
 
-    async def _bridge(self, batch: LogBatch, subscription: LogSubscription) -> bytes:
+    async def _bridge(self, batch: LogBatch, *, missed: bool) -> bytes:
         """The lines between the cursor and the batch, if any."""
-        missed, subscription.missed = subscription.missed, False
         if batch.run == self._cursor.run:
             gap = batch.first - self._cursor.next
             if gap <= 0:
                 return b""
             if missed:  # reading the lines again would put a slow client even further behind
                 return self._note(f"{gap} lines were missed, for they were not read fast enough.")
-        request = LogRequest(instance=self._id, tail=MAX_TAIL, after=self._cursor)
-        frames = await self._join(request, subscription)
+        elif batch.run in self._previous_runs:
+            return b""
+        self._previous_runs |= {self._cursor.run, batch.run}
+        frames = await self._join(LogRequest(instance=self._id, tail=MAX_TAIL, after=self._cursor))
         if not self._cursor.run:  # the host has not answered
             self._cursor = self._cursor.model_copy(update={"run": batch.run, "next": batch.first})
+        self._previous_runs.discard(self._cursor.run)
         return frames
 
-    async def _why_ended(self) -> str | None:
-        """None while lines may follow."""
+    async def _check(self) -> tuple[str | None, str | None]:
+        """Why no line can follow any more, and a change of the host's state; None where there is none."""
         try:
-            instance = await self._history.instance(self._id)
+            instance, host = await self._history.instance(self._id), await self._history.host(self._id.host)
         except BrokerUnavailable:
-            return None
+            return None, None
+        was_live, self._live = self._live, host is not None and host.live
+        if was_live == self._live:
+            return self._why_ended(instance), None
+        news = f"{self._id.host} is back." if self._live else f"{absence(self._id.host, host)} Waiting for it."
+        return self._why_ended(instance), news
+
+    def _why_ended(self, instance: Instance | None) -> str | None:
         if instance is None:
             self._unknown_since = self._unknown_since or time.monotonic()
             gone = time.monotonic() - self._unknown_since >= self._record_grace
             return f"{self._id.service} is no longer on {self._id.host}." if gone else None
         self._unknown_since = None
         return f"{self._id} {_ENDED[instance.state]}." if instance.state in _ENDED else None
-
-    async def _host_change(self) -> str | None:
-        try:
-            host = await self._history.host(self._id.host)
-        except BrokerUnavailable:
-            return None
-        was_live, self._live = self._live, host is not None and host.live
-        if was_live == self._live:
-            return None
-        return f"{self._id.host} is back." if self._live else f"{absence(self._id.host, host)} Waiting for it."
 
     def _note(self, text: str) -> bytes:
         return note_frame(self._id.host, text)

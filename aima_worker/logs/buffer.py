@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from threading import Lock
 
 from aima_core.logs.dedup import LineDeduplicator
@@ -38,7 +39,6 @@ class LogBuffer:
         self._first = 0
         """The number of the batch's first line."""
         self._batch: deque[LogLine] = deque(maxlen=BATCH_LINES)
-        self._size = 0
         self._skipped = 0.0
         self._due = False
         """There is a batch to publish, even without a line."""
@@ -99,7 +99,8 @@ class LogBuffer:
             self.unstored = True
             if not self.followed:
                 return
-            self._append(line)
+            self._batch.append(line)
+            self._due = True
         self._on_change()
 
     def end(self) -> None:
@@ -113,7 +114,7 @@ class LogBuffer:
         with self._lock:
             if not self._due:
                 return None
-            lines = tuple(self._batch)
+            lines = _newest(self._batch)
             batch = LogBatch(
                 run=self._run,
                 first=self._first,
@@ -135,20 +136,17 @@ class LogBuffer:
             self.unstored = False
             return LastLines(at=datetime.now(UTC), lines=tuple(map(_shortened, self._last)))
 
-    def _append(self, line: LogLine) -> None:
-        if len(self._batch) == BATCH_LINES:
-            self._size -= len(self._batch[0].text)
-        self._batch.append(line)
-        self._size += len(line.text)
-        while self._size > BATCH_SIZE and len(self._batch) > 1:
-            self._size -= len(self._batch.popleft().text)
-        self._due = True
-
     def _start_batch(self) -> None:
         self._batch.clear()
-        self._size = 0
         self._skipped = 0.0
         self._first = self._count
+
+
+def _newest(lines: Sequence[LogLine]) -> tuple[LogLine, ...]:
+    """The last lines of at most BATCH_SIZE in all."""
+    sizes = accumulate(len(line.text) for line in reversed(lines))
+    count = max(sum(size <= BATCH_SIZE for size in sizes), 1)
+    return tuple(lines)[-count:]
 
 
 def _shortened(line: LogLine) -> LogLine:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from threading import Event, Lock, Thread
 
 import structlog
@@ -102,9 +101,9 @@ class Tail:
                 with self._runtime.logs(self._name, follow=False, tail=LAST_LINES) as lines:
                     self.buffer.prefill(list(lines))
                 self._caught_up.set()
-            tail, since = None, self.buffer.since
-            while (stopped := self._follow(tail=tail, since=since)) is not _Stopped.END:
-                tail, since = self._resume_after(stopped)
+            tail = None
+            while self._falls_behind(tail=tail):
+                tail = self._tail_to_resume()
             self.buffer.end()
         except AimaError as failed:
             _log.warning("log not read", container=self._name, reason=str(failed))
@@ -113,45 +112,38 @@ class Tail:
             _log.exception("log not read", container=self._name)
             self._attached = None
 
-    def _follow(self, *, tail: int | None, since: datetime | None) -> _Stopped:
+    def _falls_behind(self, *, tail: int | None) -> bool:
+        """Reads on from the buffer's position, or from the last lines, until the log ends; True if it is too fast."""
         self.buffer.rewind()
         pace = _Pace(self._clock)
         after_gap = tail is not None
-        with self._opened(tail=tail, since=since) as lines:
+        with self._opened(tail) as lines:
             for line in lines:
                 self.buffer.add(line, after_gap=after_gap)
                 after_gap = False
                 if self._closed:
                     break
-                if (stopped := pace.measure(line, followed=self.buffer.followed)) is not None:
-                    return stopped
-        return _Stopped.END
+                if pace.is_exceeded_by(line, followed=self.buffer.followed):
+                    return True
+        return False
 
-    def _resume_after(self, stopped: _Stopped) -> tuple[int | None, datetime | None]:
-        """Where to read on, as `tail` and `since`; after a flood, once its pause is over."""
-        if stopped is _Stopped.LAG:
-            return LAST_LINES, None
+    def _tail_to_resume(self) -> int | None:
+        """The last lines only: of a flood, after a pause; no line is skipped if a follow ends the pause."""
+        if self.buffer.followed:
+            return LAST_LINES
         self._woken.clear()
         if not (self.buffer.followed or self._closed):
             self._woken.wait(FLOOD_INTERVAL.total_seconds())
-        return (None if self.buffer.followed else LAST_LINES), self.buffer.since
+        return None if self.buffer.followed else LAST_LINES
 
-    def _opened(self, *, tail: int | None, since: datetime | None) -> LogStream:
-        lines = self._runtime.logs(self._name, follow=True, tail=tail, since=since)
+    def _opened(self, tail: int | None) -> LogStream:
+        lines = self._runtime.logs(self._name, follow=True, tail=tail, since=self.buffer.since)
         with self._lock:
             self._stream = lines
             closed = self._closed
         if closed:
             lines.close()
         return lines
-
-
-class _Stopped(Enum):
-    """Why reading stopped."""
-
-    END = auto()
-    FLOOD = auto()
-    LAG = auto()
 
 
 class _Pace:
@@ -164,15 +156,15 @@ class _Pace:
         self._least_offset = float("inf")
         """Between the clock and the lines' times, when reading was nearest to the newest line."""
 
-    def measure(self, line: LogLine, *, followed: bool) -> _Stopped | None:
+    def is_exceeded_by(self, line: LogLine, *, followed: bool) -> bool:
         self._lines += 1
         if self._lines % 100:
-            return None
+            return False
         now = self._clock()
         offset = now - line.at.timestamp()
         self._least_offset = min(self._least_offset, offset)
         if followed:
-            return _Stopped.LAG if offset - self._least_offset > LAG_LIMIT.total_seconds() else None
+            return offset - self._least_offset > LAG_LIMIT.total_seconds()
         if now - self._second > 1:
             self._second, self._lines = now, 0
-        return _Stopped.FLOOD if self._lines >= FLOOD_LINES else None
+        return self._lines >= FLOOD_LINES

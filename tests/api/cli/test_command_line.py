@@ -114,7 +114,7 @@ def test_the_summaries_of_lazy_commands_are_the_commands_own() -> None:
     for section in SECTIONS.values():
         for home, summary in section.values():
             module, attribute = home.split(":")
-            assert (getattr(import_module(module), attribute).help or "").startswith(summary)
+            assert (getattr(import_module(f"aima_api.cli.commands.{module}"), attribute).help or "").startswith(summary)
 
 
 def test_the_version(aima: Aima) -> None:
@@ -167,7 +167,7 @@ def test_something_else_at_that_address_is_not_taken_for_an_api(
     outcome = aima("host", "list")
 
     assert outcome.code == ApiUnavailable.exit_code
-    assert "what is there" in outcome.err
+    assert "the server there is not an AIMA API" in outcome.err
 
 
 def test_the_address_may_also_stand_behind_the_command(script: StandIn, aima: Aima) -> None:
@@ -211,7 +211,7 @@ def test_a_mistake_of_our_own_is_one_sentence_and_a_traceback_when_asked(script:
     short, long = aima("host", "list"), aima("--debug", "host", "list")
 
     assert (short.code, long.code) == (1, 1)
-    assert "AIMA made a mistake: KeyError" in short.err
+    assert "AIMA has a bug: KeyError" in short.err
     assert "Traceback" not in short.err
     assert "Traceback" in long.err
 

@@ -234,7 +234,7 @@ def _checked_key(key: str) -> str:
         return key
     from aima_core.errors import Unauthorized
 
-    raise Unauthorized(what="one with a line break or a character outside of ASCII, which no key has,")
+    raise Unauthorized(what="an AIMA_KEY with a line break or a character outside of ASCII")
 
 
 def _events(response: HTTPResponse) -> Iterator[ServerSentEvent]:

@@ -90,12 +90,9 @@ def main() -> None:
 def run(words: Sequence[str]) -> int:
     """Executes one command line; returns its exit code."""
     try:
-        code = root.main(list(words), prog_name="aima", standalone_mode=False)
+        code = _execute(words)
         sys.stdout.flush()  # here, where a full disk is reported, and not at the interpreter's exit
-        return int(code or 0)
-    except click.exceptions.NoArgsIsHelpError as bare:
-        click.echo(bare.ctx.get_help() if bare.ctx else "")
-        return 0
+        return code
     except click.UsageError as misuse:
         command = misuse.ctx.command_path if misuse.ctx else "aima"
         click.echo(f"error: {misuse.format_message()}\nhint: Run `{command} --help` for its usage.", err=True)
@@ -112,6 +109,14 @@ def run(words: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             _discard_stdout()
         return report_error(error, debug="--debug" in words)
+
+
+def _execute(words: Sequence[str]) -> int:
+    try:
+        return int(root.main(list(words), prog_name="aima", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        click.echo(bare.ctx.get_help(), color=bare.ctx.color)
+        return 0
 
 
 def _discard_stdout() -> None:

@@ -14,7 +14,9 @@ import click
 
 from aima_api.cli.errors import ApiError
 from aima_api.cli.main import INTERRUPTED
-from aima_api.cli.progress.event_follower import FIRST_REST, LONGEST_REST, PATIENCE
+from aima_api.cli.progress.event_follower import FIRST_DELAY as FIRST_REST
+from aima_api.cli.progress.event_follower import MAX_DELAY as LONGEST_REST
+from aima_api.cli.progress.event_follower import RECONNECT_TIMEOUT as PATIENCE
 from aima_api.cli.tables import colours
 from aima_api.client import Api
 from aima_core.errors import ApiUnavailable
@@ -127,7 +129,7 @@ class LogFollower:
         return {} if since is None else {"since": since.isoformat(), "tail": MAX_TAIL}
 
     def _check_patience(self, lost: ApiUnavailable | ApiError) -> None:
-        for_good = isinstance(lost, ApiError) and not lost.passing
+        for_good = isinstance(lost, ApiError) and not lost.transient
         if for_good or self._heard_at is None or self._clock() - self._heard_at > PATIENCE.total_seconds():
             raise lost
 

@@ -1,7 +1,7 @@
-"""One subscription per process to everybody's events: each is encoded once and handed to whoever listens.
+"""The event hub: one Redis pub/sub subscription per process, fanned out to all followers.
 
-The hub promises no completeness. Whenever an event may have been lost, on its way or because a listener is slow, the
-listener is told that it missed something, and reads the log.
+Pub/sub delivers at most once. Whenever an event may have been lost, by a reconnect or because a follower is slow, the
+hub marks a gap in the follower's subscription, and the follower reads the log.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from aima_core.redis import keys
 from aima_core.store.serialization import event_text
 
 QUEUED_EVENTS = 512
-"""Events kept for one slow listener; beyond, it is sent to the log."""
-ASKS_AFTER = timedelta(seconds=5)
-"""A line that is silent for so long is asked whether it lives, and given up if it stays silent as long again."""
-RESTS = timedelta(seconds=1)
+"""Per follower."""
+PING_INTERVAL = timedelta(seconds=5)
+"""A silent connection is pinged after this time, and closed if no reply comes within the same time."""
+RECONNECT_DELAY = timedelta(seconds=1)
 
 _log = structlog.get_logger()
 
@@ -93,31 +93,31 @@ class EventHub:
         self._subscriptions.close()
 
     async def run(self) -> None:
-        """Listen until cancelled; a lost line is taken up again."""
+        """Delivers events until cancelled; reconnects for ever."""
         try:
             while True:
                 try:
                     async with self._redis.pubsub() as pubsub:
-                        await self._listen(pubsub)
+                        await self._deliver_all(pubsub)
                 except (RedisError, OSError, TimeoutError) as lost:
-                    _log.warning("event line lost", reason=str(lost) or type(lost).__name__)
-                await asyncio.sleep(RESTS.total_seconds())
+                    _log.warning("event subscription lost", reason=str(lost) or type(lost).__name__)
+                await asyncio.sleep(RECONNECT_DELAY.total_seconds())
         finally:
             await self._redis.aclose()
 
-    async def _listen(self, pubsub: PubSub) -> None:
-        async with asyncio.timeout(ASKS_AFTER.total_seconds()):
+    async def _deliver_all(self, pubsub: PubSub) -> None:
+        async with asyncio.timeout(PING_INTERVAL.total_seconds()):
             await pubsub.subscribe(keys.EVENTS)
-        asked = False
+        pinged = False
         while True:
-            message = await pubsub.get_message(timeout=ASKS_AFTER.total_seconds())
+            message = await pubsub.get_message(timeout=PING_INTERVAL.total_seconds())
             if message is not None:
-                asked = False
+                pinged = False
                 self._receive(message)
-            elif asked:
-                raise TimeoutError("Redis does not answer")
+            elif pinged:
+                raise TimeoutError("no reply to a ping")
             else:
-                asked = True
+                pinged = True
                 await pubsub.ping("aima")
 
     def _receive(self, message: dict[str, str]) -> None:

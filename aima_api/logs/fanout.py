@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -50,14 +50,12 @@ class EncodedBatch:
 LogSubscription = Subscription[EncodedBatch]
 
 
-def line_frames(host: HostName, lines: tuple[LogLine, ...]) -> bytes:
-    return b"".join(
-        sse_frame(
-            "line",
-            HostLine.model_construct(host=host, at=line.at, stream=line.stream, text=line.text).model_dump_json(),
-        )
-        for line in lines
-    )
+def line_frames(host: HostName, lines: Iterable[LogLine]) -> bytes:
+    return b"".join(sse_frame("line", host_line(host, line).model_dump_json()) for line in lines)
+
+
+def host_line(host: HostName, line: LogLine) -> HostLine:
+    return HostLine.model_construct(host=host, at=line.at, stream=line.stream, text=line.text)
 
 
 class LogFanout:

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class LogPage:
+class LogExcerpt:
     lines: tuple[LogLine, ...]
     notes: tuple[str, ...]
     cursor: LogCursor
@@ -50,7 +50,7 @@ class LogHistory:
     async def host(self, name: HostName) -> Host | None:
         return await self._in_thread(lambda: self._host(name))
 
-    async def read(self, request: LogRequest) -> LogPage:
+    async def read(self, request: LogRequest) -> LogExcerpt:
         """The lines that are requested; of an instance that cannot be read, its last lines and a note of why."""
         name = request.instance.host
         host = await self.host(name)
@@ -63,8 +63,8 @@ class LogHistory:
         if end.error is not None or not end.found:
             reason = end.error or f"There is no container of {request.instance.service} on {name} now."
             return await self._last_lines(request, reason=reason, cursor=end.cursor)
-        notes = (f"{left_out} lines before these are left out, for they are too much at once.",) if left_out else ()
-        return LogPage(tuple(lines), notes, end.cursor or _cursor_after(request, lines))
+        notes = (f"{left_out} lines before these exceed the size limit and are left out.",) if left_out else ()
+        return LogExcerpt(tuple(lines), notes, end.cursor or _cursor_after(request, lines))
 
     async def _answer(self, request: LogRequest) -> tuple[list[LogLine], int, LogEnd] | None:
         """The lines, how many before them were left out, and the end; None on timeout."""
@@ -78,19 +78,19 @@ class LogHistory:
                     return lines, left_out, chunk.end
         return None
 
-    async def _last_lines(self, request: LogRequest, *, reason: str, cursor: LogCursor | None = None) -> LogPage:
+    async def _last_lines(self, request: LogRequest, *, reason: str, cursor: LogCursor | None = None) -> LogExcerpt:
         stored, origin = await self._stored_lines(request.instance)
         after = LineDeduplicator(request.after.position if request.after else None)
         lines = [line for line in stored if after.is_new(line.stream, line.at)]
         lines = [line for line in lines if request.since is None or line.at >= request.since]
         lines = lines[max(len(lines) - request.tail, 0) :]
-        note = f"{reason} These are its last lines, {origin}." if stored else f"{reason} No line of it was put down."
-        return LogPage(tuple(lines), (note,), cursor or LogCursor(position=after.position))
+        note = f"{reason} These are its last lines, {origin}." if stored else f"{reason} No lines of it are stored."
+        return LogExcerpt(tuple(lines), (note,), cursor or LogCursor(position=after.position))
 
     async def _stored_lines(self, id: InstanceId) -> tuple[list[LogLine], str]:
         """The lines stored while it ran, else those of its failure; and when they were stored."""
         if (stored := await self._channel.last_lines(id)) is not None:
-            return list(stored.lines), f"put down at {_clock_time(stored.at)}"
+            return list(stored.lines), f"stored at {_clock_time(stored.at)}"
         instance = await self.instance(id)
         if instance is None or instance.failure is None:
             return [], ""
@@ -110,7 +110,7 @@ class LogHistory:
 def absence(name: HostName, host: Host | None) -> str:
     if host is None or host.seen_at.timestamp() <= 0:
         return f"{name} is away."
-    return f"{name} is away, and was last heard of at {_clock_time(host.seen_at)}."
+    return f"{name} is away; its last heartbeat was at {_clock_time(host.seen_at)}."
 
 
 def _cursor_after(request: LogRequest, lines: list[LogLine]) -> LogCursor:

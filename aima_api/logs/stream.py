@@ -11,12 +11,11 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from aima_api.http.sse import HEARTBEAT_FRAME, HEARTBEAT_INTERVAL, sse_frame
-from aima_api.logs.fanout import EncodedBatch, HostLine, LogFanout, LogSubscription, line_frames
+from aima_api.logs.fanout import EncodedBatch, HostLine, LogFanout, LogSubscription, host_line, line_frames
 from aima_api.logs.history import LogHistory, absence
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.services import Instance, InstanceState
@@ -32,13 +31,6 @@ RECORD_GRACE = timedelta(seconds=20)
 """A record may be lost with Redis' data: the host stores it again within 15 s."""
 FRAME_QUEUE = 16
 _ENDED = {InstanceState.STOPPED: "is stopped", InstanceState.FAILED: "has failed"}
-
-
-@dataclass(frozen=True)
-class LogQuery:
-    instances: Sequence[InstanceId]
-    tail: int
-    since: datetime | None
 
 
 class LogStreams:
@@ -68,17 +60,20 @@ class LogStreams:
         """The number of instances that are followed."""
         return self._fanout.followed
 
-    async def read(self, query: LogQuery) -> tuple[list[HostLine], list[str]]:
+    async def read(self, requests: Sequence[LogRequest]) -> tuple[list[HostLine], list[str]]:
         """The lines up to now in order of time, and notes. Raises BrokerUnavailable."""
-        pages = await asyncio.gather(*(self._history.read(_request(id, query)) for id in query.instances))
-        found = list(zip(query.instances, pages, strict=True))
-        lines = [HostLine(host=id.host, **line.model_dump()) for id, page in found for line in page.lines]
+        pages = await asyncio.gather(*map(self._history.read, requests))
+        lines = [
+            host_line(request.instance.host, line)
+            for request, page in zip(requests, pages, strict=True)
+            for line in page.lines
+        ]
         return sorted(lines, key=lambda line: line.at), [note for page in pages for note in page.notes]
 
-    async def stream(self, query: LogQuery, *, follow: bool) -> AsyncGenerator[bytes, None]:
-        """The lines up to now; with `follow`, also later ones until no instance can write any more."""
+    async def stream(self, requests: Sequence[LogRequest]) -> AsyncGenerator[bytes, None]:
+        """The lines up to now; of requests to follow, also later ones until the instance is gone."""
         frames: asyncio.Queue[bytes | None] = asyncio.Queue(FRAME_QUEUE)
-        writers = [asyncio.create_task(self._write(id, query, frames, follow=follow)) for id in query.instances]
+        writers = [asyncio.create_task(self._write(request, frames)) for request in requests]
         left = len(writers)
         try:
             while left:
@@ -96,19 +91,18 @@ class LogStreams:
                 writer.cancel()
             await asyncio.gather(*writers, return_exceptions=True)
 
-    async def _write(
-        self, id: InstanceId, query: LogQuery, frames: asyncio.Queue[bytes | None], *, follow: bool
-    ) -> None:
+    async def _write(self, request: LogRequest, frames: asyncio.Queue[bytes | None]) -> None:
         """Queues all frames of one instance, then None."""
+        follower = self._follower(request.instance)
         try:
-            if follow:
-                with self._fanout.subscribed(id) as subscription:
-                    async for frame in self._follower(id).frames(query, subscription):
+            if request.follow:
+                with self._fanout.subscribed(request.instance) as subscription:
+                    async for frame in follower.frames(request, subscription):
                         await frames.put(frame)
             else:
-                await frames.put(await self._follower(id).read(_request(id, query)))
+                await frames.put(await follower.read(request))
         except BrokerUnavailable as unavailable:
-            await frames.put(note_frame(id.host, str(unavailable)))
+            await frames.put(note_frame(request.instance.host, str(unavailable)))
         await frames.put(None)
 
 
@@ -143,8 +137,8 @@ class InstanceFollower:
             self._cursor = page.cursor
         return b"".join(self._note(note) for note in page.notes) + line_frames(self._id.host, page.lines)
 
-    async def frames(self, query: LogQuery, subscription: LogSubscription) -> AsyncIterator[bytes]:
-        yield await self._join(_request(self._id, query))
+    async def frames(self, request: LogRequest, subscription: LogSubscription) -> AsyncIterator[bytes]:
+        yield await self.read(request)
         ended = None
         while not subscription.closed:
             await subscription.wait(self._linger if ended else CHECK_INTERVAL)
@@ -159,9 +153,6 @@ class InstanceFollower:
                 ended, news = await self._check()
                 yield self._note(news) if news else b""
 
-    async def _join(self, request: LogRequest) -> bytes:
-        return await self.read(request.model_copy(update={"follow": True}))
-
     async def _take(self, encoded: EncodedBatch, *, missed: bool) -> bytes:
         batch = encoded.batch
         frames = await self._bridge(batch, missed=missed)
@@ -169,9 +160,9 @@ class InstanceFollower:
         if batch.run != self._cursor.run or batch.next < number:
             return frames  # stale: of a previous worker, or read from the host meanwhile
         if left_out := batch.left_out_after(number):
-            frames += self._note(f"{left_out} lines came too fast to be told.")
+            frames += self._note(f"{left_out} lines were left out: they came too fast to publish.")
         if batch.skipped and batch.next > number:
-            frames += self._note(f"What was said for {batch.skipped:.0f} s came too fast to be read.")
+            frames += self._note(f"The lines of {batch.skipped:.0f} s were left out: they came too fast to read.")
         lines = batch.lines_after(number)
         frames += encoded.frames if len(lines) == len(batch.lines) else line_frames(self._id.host, lines)
         if batch.ended and not self._ended:
@@ -187,11 +178,11 @@ class InstanceFollower:
             if gap <= 0:
                 return b""
             if missed:  # reading the lines again would put a slow client even further behind
-                return self._note(f"{gap} lines were missed, for they were not read fast enough.")
+                return self._note(f"{gap} lines were missed: this client reads too slowly.")
         elif batch.run in self._previous_runs:
             return b""
         self._previous_runs |= {self._cursor.run, batch.run}
-        frames = await self._join(LogRequest(instance=self._id, tail=MAX_TAIL, after=self._cursor))
+        frames = await self.read(LogRequest(instance=self._id, tail=MAX_TAIL, after=self._cursor, follow=True))
         if not self._cursor.run:  # the host has not answered
             self._cursor = self._cursor.model_copy(update={"run": batch.run, "next": batch.first})
         self._previous_runs.discard(self._cursor.run)
@@ -223,7 +214,3 @@ class InstanceFollower:
 
 def note_frame(host: HostName, text: str) -> bytes:
     return sse_frame("note", json.dumps({"host": host, "text": text}))
-
-
-def _request(id: InstanceId, query: LogQuery) -> LogRequest:
-    return LogRequest(instance=id, tail=query.tail, since=query.since)

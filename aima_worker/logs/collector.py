@@ -84,12 +84,7 @@ class LogCollector:
     def follow(self, instance: InstanceId) -> LogCursor:
         """Publishes the instance's lines until the follow expires, whether or not its container exists yet."""
         with self._lock:
-            if instance not in self._tails:
-                self._drop_idle()
-            tail = self._tail(instance)
-        cursor = tail.buffer.follow()
-        tail.wake()
-        return cursor
+            return self._tail(instance).follow()
 
     def join(self, instance: InstanceId) -> LogCursor | None:
         """Follows, and returns where published lines continue a log that is read afterwards; None if not known yet."""
@@ -100,10 +95,11 @@ class LogCollector:
                 _log.warning("containers not listed", reason=str(failed))
         with self._lock:
             tail = self._tail(instance)
-        return self.follow(instance) if tail.wait_caught_up(CATCH_UP_TIMEOUT) else None
+        return tail.follow() if tail.wait_caught_up(CATCH_UP_TIMEOUT) else None
 
     def _tail(self, instance: InstanceId) -> Tail:
         if instance not in self._tails:
+            self._drop_idle()
             buffer = LogBuffer(follow_ttl=self._follow_ttl, on_change=self._on_change, clock=self._clock)
             self._tails[instance] = Tail(
                 self._host.runtime,

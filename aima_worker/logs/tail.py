@@ -14,7 +14,7 @@ from threading import Event, Lock, Thread
 import structlog
 
 from aima_core.errors import AimaError
-from aima_core.logs.protocol import LogLine
+from aima_core.logs.protocol import LogCursor, LogLine
 from aima_worker.logs.buffer import LAST_LINES, LogBuffer
 from aima_worker.runtime import Container, ContainerRuntime, LogStream
 
@@ -72,9 +72,11 @@ class Tail:
             self._reader = Thread(target=self._read, args=(self._reader,), name=f"tail of {self._name}", daemon=True)
             self._reader.start()
 
-    def wake(self) -> None:
-        """Ends the pause of a flood: there is a follower."""
+    def follow(self) -> LogCursor:
+        """Publishes lines until the follow expires; ends the pause of a flood."""
+        cursor = self.buffer.follow()
         self._woken.set()
+        return cursor
 
     def wait_caught_up(self, within: timedelta) -> bool:
         """Whether the buffer's position is known; it is not while the last lines of an old container are read."""

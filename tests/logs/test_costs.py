@@ -12,14 +12,16 @@ from logs.desk import SERVICE, CountingRuntime, Desk, a_desk, say, until_kept
 
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import QUEUED_BATCHES, EncodedBatch, LogSubscription
-from aima_api.logs.history import LogHistory, LogPage
-from aima_api.logs.stream import InstanceFollower, LogQuery
+from aima_api.logs.history import LogExcerpt, LogHistory
+from aima_api.logs.stream import InstanceFollower
 from aima_core.domain.ids import HostName
 from aima_core.logs.protocol import LogBatch, LogCursor, LogLine, LogRequest
 from aima_core.redis import keys
 from aima_core.redis.connection import following_link
 from aima_core.store.hosts import HostStore
 from aima_worker.runtimes.fake.engine import Behaviour
+
+NOBODY = HostName("nobody")
 
 
 @pytest.fixture
@@ -97,11 +99,11 @@ async def _read_late(desk: Desk) -> list[str]:
     """What a follower gets that was away while more was said than is kept for it."""
     channel = LogChannelClient(following_link(desk.url))
     history = LogHistory(channel, desk.host.services, HostStore(desk.redis))
-    follower = InstanceFollower(SERVICE.on(HostName("nobody")), history)
+    follower = InstanceFollower(SERVICE.on(NOBODY), history)
     subscription = LogSubscription(capacity=QUEUED_BATCHES)
     subscription.deliver(_heard(0))
     frames = []
-    async for frame in follower.frames(LogQuery([], 100, None), subscription):
+    async for frame in follower.frames(LogRequest(instance=SERVICE.on(NOBODY)), subscription):
         frames.append(frame.decode())
         if '"line 0"' in frames[-1]:
             for number in range(1, QUEUED_BATCHES + 21):
@@ -114,7 +116,7 @@ async def _read_late(desk: Desk) -> list[str]:
 
 def _heard(number: int) -> EncodedBatch:
     line = LogLine(at=datetime.now(UTC), stream="stdout", text=f"line {number}")
-    return EncodedBatch(HostName("nobody"), LogBatch(run="run", first=number, lines=(line,)))
+    return EncodedBatch(NOBODY, LogBatch(run="run", first=number, lines=(line,)))
 
 
 def _ask(desk: Desk) -> None:
@@ -147,19 +149,19 @@ class Restarted(LogHistory):
     def __init__(self) -> None:
         self.reads = 0
 
-    async def read(self, request: LogRequest) -> LogPage:
+    async def read(self, request: LogRequest) -> LogExcerpt:
         self.reads += request.follow
-        return LogPage((), (), LogCursor(run="new"))
+        return LogExcerpt((), (), LogCursor(run="new"))
 
 
 async def _frames_after_a_restart(history: LogHistory) -> bytes:
-    follower = InstanceFollower(SERVICE.on(HostName("alpha")), history)
+    follower = InstanceFollower(SERVICE.on(NOBODY), history)
     subscription = LogSubscription(capacity=QUEUED_BATCHES)
     line = LogLine(at=datetime.now(UTC), stream="stdout", text="a line")
     for run in ("old", "old", "old", "new"):
-        subscription.deliver(EncodedBatch(HostName("alpha"), LogBatch(run=run, first=0, lines=(line,))))
+        subscription.deliver(EncodedBatch(NOBODY, LogBatch(run=run, first=0, lines=(line,))))
     frames = b""
-    async for frame in follower.frames(LogQuery([], 100, None), subscription):
+    async for frame in follower.frames(LogRequest(instance=SERVICE.on(NOBODY)), subscription):
         frames += frame
         if b"event: line" in frames:
             subscription.close()

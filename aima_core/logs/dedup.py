@@ -1,8 +1,8 @@
-"""De-duplicates log lines by position: the time of a line within its stream, and its number among lines of that time.
+"""De-duplicates log lines by position: the time of the last line read of each stream, and how many had that time.
 
-stdout and stderr are each in order of time; merged, they are not quite, so each has its own position. Positions come
-from the engine's times, so they stay valid across reconnects, workers and containers. If the engine's clock goes back,
-lines may be repeated but are never dropped.
+stdout and stderr are each in order of time; merged, they are not quite, so each has its own position. Times are the
+engine's, so a position outlives reconnects, workers and containers. If that clock is set back, lines are dropped only
+after a reconnect, until it passes the position again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class LineDeduplicator:
                 return False
             if at > last:
                 del self._repeats[stream]
-        self._read[stream] = StreamPosition(at, count + 1 if at == last else 1)
+        if at >= last:  # an engine's clock that is set back does not move the position back
+            self._read[stream] = StreamPosition(at, count + 1 if at == last else 1)
         return True
 
     def skip_to(self, at: datetime) -> None:

@@ -24,7 +24,7 @@ FIRST_RECONNECT_DELAY = timedelta(seconds=0.1)
 LONGEST_RECONNECT_DELAY = timedelta(seconds=2)
 
 
-class LogWish(NamedTuple):
+class LogQuery(NamedTuple):
     container: str
     follow: bool
     tail: int | None
@@ -58,7 +58,7 @@ class DockerLogs:
         self,
         name: str,
         *,
-        frames: Callable[[LogWish], LogFrames],
+        frames: Callable[[LogQuery], LogFrames],
         inspect: Callable[[str], Container | None],
         follow: bool,
         tail: int | None,
@@ -111,7 +111,7 @@ class DockerLogs:
         since = self._read.since or self._since
         tail = None if self._read.position else self._tail
         seconds = None if since is None else f"{since.timestamp():.6f}"
-        self._frames = self._open(LogWish(container, follow, tail=tail, since=seconds))
+        self._frames = self._open(LogQuery(container, follow, tail=tail, since=seconds))
         if self._closed.is_set():
             return
         try:

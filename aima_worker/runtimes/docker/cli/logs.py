@@ -10,7 +10,7 @@ from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.docker.cli.process_stream import ProgramStream, Said
 from aima_worker.runtimes.docker.cli.program import DockerProgram, broke_off
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_missing
-from aima_worker.runtimes.docker.logs import Frame, LogWish
+from aima_worker.runtimes.docker.logs import Frame, LogQuery
 
 PIECE = 16 * 1024
 """Bytes at which the engine cuts a long line; each piece has a time before it, and only the last a line's end."""
@@ -23,7 +23,7 @@ _LONGEST_TIME = 40
 class ProgramFrames:
     """LogFrames of the program."""
 
-    def __init__(self, docker: DockerProgram, wish: LogWish) -> None:
+    def __init__(self, docker: DockerProgram, wish: LogQuery) -> None:
         self._docker = docker
         self._follow = wish.follow
         self._stream = ProgramStream(docker, "logs", "--timestamps", *_flags(wish), "--", wish.container)
@@ -106,7 +106,7 @@ class Stamped:
             yield time[1].decode(), frame[time.end() :]
 
 
-def _flags(wish: LogWish) -> Iterator[str]:
+def _flags(wish: LogQuery) -> Iterator[str]:
     if wish.follow:
         yield "--follow"
     if wish.tail is not None:

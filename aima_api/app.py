@@ -205,5 +205,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dependencies.cancellations.stop()
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)
-    await dependencies.logs.end()
+    await dependencies.logs.disconnect()
     dependencies.redis.close()

@@ -43,7 +43,7 @@ from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_pred
 from aima_worker.execution.tasks import add_tasks
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
-from aima_worker.logs.server import LONGEST_ANSWER, LogServer
+from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
 from aima_worker.node.facts import available_memory, capacity_of, host_facts, session_of
 from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
@@ -103,7 +103,7 @@ def worker_with_loops(
             clock_offset=lambda: clock_offset(redis),
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
+        logs = make_log_server(host, redis, command_link(url, answers_within=BLOCKING_TIMEOUT))
         redelivery = RedeliveryLoop(host)
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
@@ -198,9 +198,9 @@ def make_heartbeat(
 
 
 def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) -> LogServer:
-    """`blocking` is a connection of its own, whose commands block for up to LONGEST_ANSWER."""
+    """`blocking` is a connection of its own that waits for BLOCKING_TIMEOUT."""
     answers = LogChannel(redis)
-    return LogServer(host, LogCollector(host, answers), asked=LogChannel(blocking), told=answers)
+    return LogServer(host, LogCollector(host, answers), requests=LogChannel(blocking), answers=answers)
 
 
 def _make_worker(host: HostContext, url: str, dropped: DroppedMessages) -> Any:

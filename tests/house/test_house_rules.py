@@ -29,11 +29,8 @@ HOMES = {
 """Libraries, and the only places that import them."""
 WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
-    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.checks"),
-    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.finding"),
-    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.checks"),
-    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.finding"),
-    ("aima_api/cli/commands/processes.py", "aima_api.up.app"),
+    ("aima_api/cli/commands/local.py", "aima_api.doctor.checks"),
+    ("aima_api/cli/commands/local.py", "aima_api.up.app"),
 }
 """The commands that are no client of the API: they check a catalog, check a machine, or run everything on it."""
 VALUES = ("aima_core/domain/", "aima_api/http/schemas.py", "aima_worker/runtimes/")

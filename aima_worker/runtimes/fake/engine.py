@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from aima_worker.runtime import Container, ContainerSpec, LogLine, Status
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.line_splitter import LineSplitter
 
 KILLED = 137

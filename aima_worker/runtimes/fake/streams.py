@@ -16,7 +16,8 @@ from typing import Any, Literal, Self
 from aima_core.domain.operations import PullProgress
 from aima_core.domain.units import format_duration
 from aima_core.errors import AimaError, Cancelled, PullStalled
-from aima_worker.runtime import ContainerSpec, LogLine
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import ContainerSpec
 from aima_worker.runtimes.fake.engine import FakeEngine
 from aima_worker.runtimes.pull_progress import PullTracker
 

@@ -11,7 +11,8 @@ from threading import Event
 from typing import BinaryIO, Self
 
 from aima_core.domain.operations import PullProgress
-from aima_worker.runtime import Container, LogLine, Status
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import Container, Status
 from aima_worker.runtimes.process.log_file import TIME_FORMAT, older, parse, time_text
 
 CHUNK = 1 << 16

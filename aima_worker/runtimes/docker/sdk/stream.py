@@ -24,8 +24,9 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
 from aima_core.errors import ImageNotFound, RegistryDenied
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused
-from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
+from aima_worker.runtimes.docker.logs import Frame, LogQuery
 from aima_worker.runtimes.docker.parsing import ImageName, container_changed, image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
@@ -209,12 +210,12 @@ _STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
 
 
 class EngineFrames:
-    """LogFrames of the engine's API."""
+    """LogFrames of the engine's API: parses its multiplexed stream."""
 
-    def __init__(self, engine: EngineClient, wish: LogWish) -> None:
+    def __init__(self, engine: EngineClient, query: LogQuery) -> None:
         self._engine = engine
-        self._follow = wish.follow
-        self._stream = EngineStream(engine, "GET", f"/containers/{wish.container}/logs", params=_asked(wish))
+        self._follow = query.follow
+        self._stream = EngineStream(engine, "GET", f"/containers/{query.container}/logs", params=_params(query))
 
     def __iter__(self) -> Iterator[Frame]:
         buffer = bytearray()
@@ -243,13 +244,13 @@ class EngineFrames:
             if refused.status not in (404, 409):
                 raise engine_refused(refused.words) from refused
         except TimeoutError as late:
-            raise self._engine.unavailable("its log does not come") from late
+            raise self._engine.unavailable("its log timed out") from late
 
 
-def _asked(wish: LogWish) -> dict[str, str]:
-    asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if wish.follow else "0"}
-    if wish.tail is not None:
-        asked["tail"] = str(wish.tail)
-    if wish.since is not None:
-        asked["since"] = wish.since
-    return asked
+def _params(query: LogQuery) -> dict[str, str]:
+    params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if query.follow else "0"}
+    if query.tail is not None:
+        params["tail"] = str(query.tail)
+    if query.since is not None:
+        params["since"] = query.since
+    return params

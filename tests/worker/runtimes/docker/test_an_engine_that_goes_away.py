@@ -17,7 +17,8 @@ from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 
 from aima_core.errors import DockerUnavailable
-from aima_worker.runtime import ContainerRuntime, ContainerSpec, LogLine
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import ContainerRuntime, ContainerSpec
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker

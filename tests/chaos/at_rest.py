@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.doorbells import queues, unacked
 from chaos.following import Follower
+from chaos.messages import queues, unacked
 from chaos.stage import Found, Held, Stage
 from lab.keyspace import odd_keys
 

@@ -37,7 +37,7 @@ class Follower:
         self._over = Flag()
         self._thread = Thread(target=self._follow, name=f"follower-{operation[:8]}", daemon=True)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._thread.start()
 
     def give_up(self) -> None:

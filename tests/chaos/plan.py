@@ -61,21 +61,21 @@ class Shape:
     image: str
     """Of images to pull, formatted with a number."""
     faults: tuple[Fault, ...]
-    wishes_per_second: float
+    requests_per_second: float
     seconds_between_faults: float
 
 
 def plan(seed: int, shape: Shape, *, operations: int) -> list[Step]:
     dice = random.Random(seed)
-    wishes = list(_wishes(dice, shape, operations))
-    return sorted([*wishes, *_faults(dice, shape, until=wishes[-1].at)], key=lambda step: step.at)
+    requests = list(_requests(dice, shape, operations))
+    return sorted([*requests, *_faults(dice, shape, until=requests[-1].at)], key=lambda step: step.at)
 
 
-def _wishes(dice: random.Random, shape: Shape, operations: int) -> Iterator[Step]:
+def _requests(dice: random.Random, shape: Shape, operations: int) -> Iterator[Step]:
     bodies, begun = dict(_services(dice, shape)), set[str]()
     at = 0.0
     for _ in range(operations):
-        at += dice.expovariate(shape.wishes_per_second)
+        at += dice.expovariate(shape.requests_per_second)
         what, service = dice.choices(list(SHARES), list(SHARES.values()))[0], dice.choice(list(bodies))
         if what in ("stop", "restart") and service not in begun:
             what = "start"

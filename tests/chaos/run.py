@@ -107,12 +107,12 @@ class Run:
                 self._hurt(step)
             else:
                 self._say(f"mend {step.what} {step.target}")
-                self._stage.mend(step)
+                self._stage.undo(step)
 
     def _hurt(self, step: Step) -> None:
         self.report.faults[step.what] += 1
         try:
-            what = self._stage.do(step)
+            what = self._stage.make(step)
         except (AimaError, OSError, RedisError) as cannot:
             what = f"could not be done: {cannot}"
         self._say(f"{step}{f': {what}' if what else ''}")
@@ -162,7 +162,7 @@ class Run:
                     return
                 follower = Follower(id, self._stage.nodes(), first=int(step.pick * 2), seed=int(step.pick * 1e6))
                 self._followers.append(follower)
-            follower.begin()
+            follower.start()
 
     def _note(self, step: Step, mishap: str) -> None:
         self._say(f"{step}: {mishap}")

@@ -53,7 +53,7 @@ def test_a_seed_decides_all_that_is_done():
         body={},
         image="other-{}:1",
         faults=(Fault("kill", ("alpha", "beta"), (1.0, 3.0)),),
-        wishes_per_second=5,
+        requests_per_second=5,
         seconds_between_faults=1,
     )
 

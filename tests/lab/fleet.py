@@ -55,6 +55,22 @@ class FakeHost:
     """Others of the section `host`."""
 
 
+def fleet_engine(type: str, *, image: str) -> str:
+    """A catalog entry that any host of a fleet runs."""
+    return f"""\
+name: {type}-cpu
+type: {type}
+image: {image}
+command: [serve]
+port: 8000
+health_check:
+  timeout: 1m
+requires:
+  platforms: [linux/arm64, linux/amd64]
+  memory: 10MB
+"""
+
+
 def fake_hosts(number: int, **how: Any) -> list[FakeHost]:
     return [FakeHost(f"fake-{index:03d}", **how) for index in range(number)]
 
@@ -85,8 +101,8 @@ class FleetProcess:
         """Its exit code, negative where it was a signal; None while it is up."""
         return self._the_process().poll()
 
-    def begin(self) -> None:
-        """Have it begin; its hosts take work once `is_ready`."""
+    def start(self) -> None:
+        """Start it; its hosts take work once `is_ready`."""
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -105,8 +121,8 @@ class FleetProcess:
         """With -9. Its containers go with it unless the fleet keeps them."""
         self._end(signal.SIGKILL)
 
-    def terminate(self) -> None:
-        """End its hosts in good order."""
+    def stop(self) -> None:
+        """By SIGTERM: its hosts leave."""
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
@@ -214,7 +230,7 @@ class Fleet:
         described = [self._described(number, host) for number, host in enumerate(hosts, start=before)]
         process = FleetProcess(described, self._directory, name=f"process-{len(self.processes)}")
         self.processes.append(process)
-        process.begin()
+        process.start()
 
     def until_ready(self) -> None:
         assert eventually(lambda: all(each.is_ready() for each in self.processes if each.up), within=UP_WITHIN)
@@ -230,7 +246,7 @@ class Fleet:
     def process_of(self, host: str) -> FleetProcess:
         return next(process for process in self.processes if host in process.hosts)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         for process in self.processes:
             if process.up:
                 process.kill()
@@ -267,7 +283,7 @@ def fleet_on(redis_url: str, directory: Path, *, kept: bool = False) -> Iterator
     try:
         yield fleet
     finally:
-        fleet.end()
+        fleet.kill()
 
 
 def _allow_connections() -> None:

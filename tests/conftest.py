@@ -34,19 +34,42 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]  # the settings of whoever runs the tests are none of the tests' business
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has grouped the tests by their fixtures
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
-    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
-    items[:] = wanted
+    selected = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = balanced(selected, workers=workers)
+
+
+def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
+    """The tests that use the Docker Engine begin where the second worker begins, those first that need it alone.
+
+    xdist gives each worker a run of tests of equal length, and an idle worker steals from the end of another's. So
+    the first worker needs no engine while a test needs it alone, and no long test is the last.
+    """
+    sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE]
+    others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE]
+    sharing.sort(key=lambda item: ("alone" not in marks_of(item), "hosts" not in item.path.parts, not is_slow(item)))
+    others.sort(key=lambda item: not is_slow(item))
+    first = len(items) // workers
+    return others[:first] + sharing + others[first:]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return "slow" in marks_of(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for others is not on the test's own clock
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    marks = {marker.name for marker in item.iter_markers()}
-    if not marks & SHARE_THE_ENGINE:
+    if not marks_of(item) & SHARE_THE_ENGINE:
         return (yield)
-    with at_work(item.config.cache.mkdir("engine"), alone="alone" in marks):
+    with at_work(item.config.cache.mkdir("engine"), alone="alone" in marks_of(item)):
         return (yield)
+
+
+def marks_of(item: pytest.Item) -> set[str]:
+    return {marker.name for marker in item.iter_markers()}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -34,7 +34,7 @@ class Named:
 def documents() -> list[Path]:
     return [
         path
-        for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+        for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
         if path.exists()
     ]
 

@@ -1,4 +1,4 @@
-"""What every test can ask for: real parts, or a sentence on why not (in CI a failure), and checks for leftovers."""
+"""Fixtures for every test: real parts, skipped with a reason where missing (failed in CI), and checks for leftovers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
     )
     for name in [name for name in os.environ if name.startswith("AIMA_")]:
-        del os.environ[name]  # the settings of whoever runs the tests are none of the tests' business
+        del os.environ[name]  # the settings of the caller must not reach the tests
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has grouped the tests by their fixtures
@@ -60,7 +60,7 @@ def is_slow(item: pytest.Item) -> bool:
     return "slow" in marks_of(item)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for others is not on the test's own clock
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for the lock is not part of the test's timeout
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if not marks_of(item) & SHARE_THE_ENGINE:
         return (yield)
@@ -96,7 +96,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_url(shared_redis: RedisServer) -> Iterator[str]:
-    """Where an empty Redis answers; its server is shared by the run's tests, so leave it running."""
+    """The URL of an empty Redis, shared by the run's tests: leave it running."""
     yield shared_redis.url
     odd = odd_keys_of(shared_redis)
     shared_redis.empty()
@@ -105,7 +105,7 @@ def redis_url(shared_redis: RedisServer) -> Iterator[str]:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[RedisClient]:
-    """A client of an empty Redis, as the program itself makes them."""
+    """A client of an empty Redis, as the program creates them."""
     link = command_link(redis_url)
     yield link
     link.close()
@@ -113,7 +113,7 @@ def redis(redis_url: str) -> Iterator[RedisClient]:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis server of this test alone, to be felled and brought back."""
+    """A Redis server of this test alone, which it may kill and restart."""
     directory = tmp_path / "redis"
     directory.mkdir()
     server = _new_redis(directory)
@@ -125,7 +125,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def fake_redis() -> Iterator[fakeredis.FakeRedis]:
-    """An empty Redis inside this process, Lua included: for rules, not for timing."""
+    """An empty Redis in this process, Lua included: for rules, not for timing."""
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
     yield client
     client.close()

@@ -23,7 +23,7 @@ from aima_core.redis.connection import command_link
 
 INSTALLATION = "fleet"
 SHARES = (1, 1, 1, 1, 3, 3)
-"""The hosts of each process: one that is alone with its loss is lost, several at once may be suspected."""
+"""The hosts of each process: a single host is taken for lost, several at once for a partition."""
 SLOTS = 2
 IMAGE = "chaos:1"
 ENGINE = fleet_engine("chaos", image=IMAGE)
@@ -159,7 +159,7 @@ class FleetStage(Stage):
 
 @contextmanager
 def sure_redis(directory: Path) -> Iterator[RedisServer]:
-    """One that has put down whatever it said it had: it may be killed, and no more is lost than its connections."""
+    """A Redis that has every acknowledged write on disk: a crash loses its connections only."""
     program = redis_program()
     assert program is not None, "there is no Redis server"
     (directory / "redis").mkdir(parents=True, exist_ok=True)

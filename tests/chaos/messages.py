@@ -30,7 +30,7 @@ def unacked(redis: Redis) -> dict[str, str]:
 
 
 def lose_one(redis: Redis, step: Step) -> str:
-    """Remove a message from its queue; one that a worker has taken, where none waits soon."""
+    """Remove a message from its queue, or from a worker that has taken it, if none waits soon."""
     deadline = time.monotonic() + WAITS_SECONDS
     while time.monotonic() < deadline:
         waiting = [(queue, message) for queue, messages in queues(redis).items() for message in messages]

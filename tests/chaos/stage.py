@@ -1,4 +1,4 @@
-"""What a run of chaos plays on: a system whose parts can be hurt and repaired, and that reports what it really has."""
+"""The stage of a chaos run: a system with faults to make and undo, and its real state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a process holds that has lived since the beginning of the run."""
+    """The threads and descriptors of a process that was not restarted during the run."""
 
     threads: Sequence[str]
     """Their names, empty where they are unknown."""
@@ -38,7 +38,7 @@ class Act(NamedTuple):
 
     fault: Fault
     make: Callable[[Step], object]
-    """Returns what was hit, in words, or nothing."""
+    """Returns the target as text, or nothing."""
     undo: Callable[[Step], object] | None = None
     """None for a fault that does not last."""
 
@@ -54,7 +54,7 @@ class Stage(ABC):
         return self._redis
 
     def make(self, step: Step) -> str:
-        """Make a fault; returns what was hit, in words."""
+        """Make a fault; returns its target as text."""
         return str(self._acts[step.what].make(step) or "")
 
     def undo(self, step: Step) -> None:

@@ -1,4 +1,4 @@
-"""What is to end, or to be overdue, is timed by Redis: hosts' clocks differ, and no lease may go by any of them."""
+"""Clock skew: TTLs and leases use the clock of Redis alone, since the clocks of hosts differ."""
 
 from __future__ import annotations
 

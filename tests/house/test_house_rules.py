@@ -1,4 +1,4 @@
-"""Who may import what, and where a fact may be spelled: rules finer than the import contracts can say."""
+"""Rules of the house that import contracts cannot express: homes of libraries, of Redis keys, of engine names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests' own parts keep their promises, else what stands on them proves nothing."""
+"""The tests' own parts keep their promises, else a test that uses them proves nothing."""
 
 from __future__ import annotations
 

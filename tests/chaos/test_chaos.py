@@ -1,8 +1,8 @@
-"""Nothing lost, nothing doubled: whatever is done to the parts meanwhile, at rest everything is as it was asked for.
+"""Chaos: after any sequence of requests and faults the system converges, nothing lost and nothing duplicated.
 
-A seed decides everything that is done and its order. What was done stands in the test's output where something does not
-hold. With `--long`, ten seeds of each stage: over 10,000 operations on fakes, and 1,000 on real Docker Engines;
-by hand, any seed, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
+A seed decides every step and its order; a failure prints them. With `--long`, ten seeds of each stage: over 10,000
+operations on fakes, and 1,000 on real Docker Engines; by hand, any seed, from `tests/`:
+`python -m chaos --seed 7 --operations 1000 [--stage lab]`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_a_seed_decides_all_that_is_done():
         body={},
         image="other-{}:1",
         faults=(Fault("kill", ("alpha", "beta"), (1.0, 3.0)),),
-        wishes_per_second=5,
+        requests_per_second=5,
         seconds_between_faults=1,
     )
 

@@ -1,4 +1,4 @@
-"""What the documents and the hints name is there: paths, links, commands, options, variables."""
+"""Paths, links, commands, options and variables that documents and hints name exist."""
 
 from __future__ import annotations
 

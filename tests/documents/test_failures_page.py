@@ -1,4 +1,4 @@
-"""The page of failures is the table of failures."""
+"""The page of errors is printed from the table of errors."""
 
 from __future__ import annotations
 

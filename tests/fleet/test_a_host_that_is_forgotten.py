@@ -31,7 +31,7 @@ def cut_off(process: FleetProcess) -> Callable[[], None]:
 def killed(process: FleetProcess) -> Callable[[], None]:
     """Gives what has it back, with another worker."""
     process.kill()
-    return process.begin
+    return process.start
 
 
 @pytest.mark.parametrize("gone", [cut_off, killed])

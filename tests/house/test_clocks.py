@@ -1,12 +1,12 @@
-"""What is to end, or to be overdue, is timed by Redis: hosts' clocks differ, and no lease may go by any of them."""
+"""Clock skew: TTLs and leases use the clock of Redis alone, since the clocks of hosts differ."""
 
 from __future__ import annotations
 
 import ast
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from house.sources import MODULES, place, tree
 from lab.wishes import a_start_of, put_down
 
 from aima_core.domain.ids import HostName, ServiceId
@@ -16,7 +16,6 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 
-ROOT = Path(__file__).parents[2]
 ALPHA = HostName("alpha")
 LOOK_AT_THE_CLOCK = {
     "aima_core/store/operations.py": "when something happened, for people",
@@ -45,13 +44,8 @@ def asks_for_the_time(node: ast.AST) -> bool:
     )
 
 
-def test_nobody_else_asks_this_machine_for_the_time():
-    asking = {
-        str(path.relative_to(ROOT))
-        for package in ("aima_core", "aima_worker", "aima_api")
-        for path in (ROOT / package).rglob("*.py")
-        if any(map(asks_for_the_time, ast.walk(ast.parse(path.read_text()))))
-    }
+def test_no_other_module_reads_the_clock_of_this_machine():
+    asking = {place(path) for path in MODULES if any(map(asks_for_the_time, ast.walk(tree(path))))}
 
     assert asking == set(LOOK_AT_THE_CLOCK)
 

@@ -1,4 +1,4 @@
-"""Celery as whoever else gets into Redis has it: the one application, and nothing of it left open afterwards."""
+"""The Celery application as any other client of Redis has it, closed afterwards."""
 
 from __future__ import annotations
 

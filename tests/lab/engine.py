@@ -1,4 +1,4 @@
-"""A Docker Engine of a test's own, to be killed, brought back, or given too small a disk, apart from the shared one."""
+"""A Docker Engine of one test, which it can kill, restart, or give a small disk."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class OwnEngine(EngineAt):
         (self._process,) = psutil.Process(self._entering.pid).children()
 
     def kill(self) -> None:
-        """Fell it, and not what it runs."""
+        """Kills the engine, but not its containers."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
     def take(self, image: str) -> None:
-        """Have an image of the shared engine here, too."""
+        """Loads an image of the shared engine."""
         with closing(docker.from_env()) as shared, self.client() as own:
             own.images.load(b"".join(shared.images.get(image).save(named=True)))
 
@@ -80,7 +80,7 @@ class OwnEngine(EngineAt):
             "host": self.address,
             "data-root": self._directory / "data",
             "shutdown-timeout": 1,
-            "max-download-attempts": 1,  # else it tries for 75 seconds before it tells that a line is cut
+            "max-download-attempts": 1,  # else it retries for 75 seconds before it reports a cut connection
             "log-level": "warn",
         }
         flags = ["--live-restore"] if self._live_restore else []
@@ -89,7 +89,7 @@ class OwnEngine(EngineAt):
 
 @contextmanager
 def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterator[OwnEngine]:
-    """An engine in a cell of its own, running; with its images and containers on a disk of just that size."""
+    """A running engine in a cell of its own, with its images and containers on a disk of that size."""
     if shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
     directory = Path(tempfile.mkdtemp(prefix="aima-engine-"))  # pytest's own paths are too long for a socket
@@ -106,7 +106,7 @@ def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterat
 
 @contextmanager
 def _disk(place: Path, size: str) -> Iterator[None]:
-    """A disk of that size at the place: outside the cell, since whoever uses the engine looks at it, too."""
+    """Mounts a disk of that size: outside the cell, since clients of the engine check it, too."""
     require_root("mkfs.ext4", "mount", "umount")
     image = place.with_suffix(".disk")
     for command in (

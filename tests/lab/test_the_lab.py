@@ -1,4 +1,4 @@
-"""The tests' own parts keep their promises, else what stands on them proves nothing."""
+"""The tests' own parts keep their promises, else a test that uses them proves nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_thread_that_is_just_ending_is_given_a_while() -> None:
     ("first", "second", "together"), [(False, False, True), (True, False, False), (False, True, False)]
 )
 def test_tests_share_the_engine_unless_one_wants_it_alone(
-    first: bool, second: bool, batcher: bool, tmp_path: Path
+    first: bool, second: bool, together: bool, tmp_path: Path
 ) -> None:
     came = threading.Event()
 
@@ -101,7 +101,7 @@ def test_tests_share_the_engine_unless_one_wants_it_alone(
     with at_work(tmp_path, alone=first):
         other = threading.Thread(target=come)
         other.start()
-        assert came.wait(timeout=0.3) is batcher
+        assert came.wait(timeout=0.3) is together
 
     assert came.wait(timeout=5)
     other.join()

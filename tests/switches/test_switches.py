@@ -1,7 +1,7 @@
-"""Each fault of `docs/faults.md` has a mechanism, without which a test fails that the page names for it.
+"""Each fault of `docs/faults.md` has a mechanism, and a test of the fault fails without it.
 
-The table is held to the code in every run. With `--long` each mechanism is switched off in a copy of the project; those
-of one fault by hand: `python -m switches --row 5`, from `tests/`.
+Every run checks that the edits fit the code. With `--long` each mechanism is switched off in a copy of the project; the
+mechanisms of one fault by hand: `python -m switches --row 5`, from `tests/`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hos
         assert client.llen(QUEUE) == client.hlen(keys.queue("unacked")) == 0
 
     worker.kill()
-    worker.begin()
+    worker.start()
 
     assert asked.have_ended([id], within=STARTS_WITHIN), fleet.processes[0].log()
 
@@ -147,7 +147,7 @@ def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker
         client.lpush(QUEUE, *SENSELESS.values())
     counted = eventually(lambda: dropped_by_alpha(redis) >= len(SENSELESS), within=STARTS_WITHIN)
     worker.kill()
-    worker.begin()
+    worker.start()
 
     assert counted, f"{dropped_by_alpha(redis)} of {len(SENSELESS)}\n{worker.log()}"
     assert asked.have_ended([asked.start("svc-tiny-next")], within=STARTS_WITHIN)

@@ -1,4 +1,4 @@
-"""Mishaps of the queue: a doorbell that is lost, one that rings twice, or long after its operation."""
+"""Faults of Redis and of the queues: cut connections, lost messages, and duplicate or late delivery."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unacked(redis: Redis) -> dict[str, str]:
 
 
 def lose_one(redis: Redis, step: Step) -> str:
-    """Take away a message that waits; one that a worker has just taken if none does soon."""
+    """Remove a message from its queue, or from a worker that has taken it, if none waits soon."""
     deadline = time.monotonic() + WAITS_SECONDS
     while time.monotonic() < deadline:
         waiting = [(queue, message) for queue, messages in queues(redis).items() for message in messages]
@@ -46,11 +46,22 @@ def lose_one(redis: Redis, step: Step) -> str:
     return "none was there"
 
 
-def ring_again(redis: RedisClient, step: Step) -> str:
-    """For any operation there ever was."""
-    all_of_them = redis.zrange(keys.OPERATIONS, 0, -1)
-    if not all_of_them:
+def redeliver(redis: RedisClient, step: Step) -> str:
+    """Notify again, for any operation there ever was."""
+    recorded = redis.zrange(keys.OPERATIONS, 0, -1)
+    if not recorded:
         return "none was there"
-    id = OperationId(step.one_of(all_of_them).split()[-1])
+    id = OperationId(step.one_of(recorded).split()[-1])
     Notifier(redis).notify(operation := OperationStore(redis).get(id))
     return f"{id}, {operation.state}"
+
+
+def cut_all(redis: Redis) -> str:
+    return f"{redis.client_kill_filter(_type='normal', skipme=True)} of them"
+
+
+def cut_one(redis: Redis, step: Step) -> str:
+    clients = sorted(redis.client_list(), key=lambda each: int(each["id"]))
+    one = step.one_of(clients)
+    redis.client_kill_filter(_id=one["id"])
+    return f"{one['name'] or one['addr']}, whose last command was {one['cmd']}"

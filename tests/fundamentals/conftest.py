@@ -15,9 +15,12 @@ from lab.wishes import SIGNING_KEY
 
 import aima_api.app
 from aima_core.settings import Settings
+from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
-from aima_worker.reconciler import supervision
 from aima_worker.runtimes.fake.runtime import FakeRuntime
+
+
+TIMINGS = Timings(restart_delays=(timedelta(),) * len(Timings.restart_delays))
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def make_host(fake_redis: fakeredis.FakeRedis, tmp_path: Path) -> Iterator[Calla
                 }
             )
             runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
-            desk = stack.enter_context(desk_of(settings, fake_redis, runtime, probe=runtime.probe))
+            desk = stack.enter_context(desk_of(settings, fake_redis, runtime, probe=runtime.probe, timings=TIMINGS))
             host = Host(desk, runtime, fake_redis)
             host.join()
             return host
@@ -63,10 +66,9 @@ def api(fake_redis: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Api
 
 
 @pytest.fixture
-def restarts_without_delay(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Restarts a crashed engine at once; returns how many restarts it has."""
-    monkeypatch.setattr(supervision, "WAITS", (timedelta(),) * len(supervision.WAITS))
-    return len(supervision.WAITS)
+def restarts() -> int:
+    """How often a crashed engine is restarted, here without a delay."""
+    return len(TIMINGS.restart_delays)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aima_worker.runtimes.fake.pull import Published
+from aima_worker.runtimes.fake.streams import Published
 from lab.wishes import a_pull as pull_of
 from lab.wishes import a_start_of as start_of
 

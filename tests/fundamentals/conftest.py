@@ -19,7 +19,6 @@ from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
-
 TIMINGS = Timings(restart_delays=(timedelta(),) * len(Timings.restart_delays))
 
 

@@ -59,12 +59,12 @@ def find_obstacles(
 
 
 def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
-    """Those that do not pass without a change to the host."""
+    """Obstacles that do not pass without a change to the host."""
     return [reason for reason in reasons if not reason.transient]
 
 
 def allowed_images(host: Host, images: Iterable[str]) -> list[str]:
-    """Those that the host may run."""
+    """The images that the host may run."""
     return [image for image in images if any(fnmatchcase(image, pattern) for pattern in host.allows)]
 
 

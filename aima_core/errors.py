@@ -290,7 +290,7 @@ class ImageNotAllowed(AimaError):
 
 class ContainerExited(AimaError):
     code, status, exit_code = "container_exited", 502, 60
-    sentence = "The engine exited with code {exit_status} before it was ready."
+    sentence = "The engine exited with exit code {exit_status} before it was ready."
     hint = "See its last log lines, or all with `aima service logs {service}`."
 
 

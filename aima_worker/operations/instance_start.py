@@ -20,7 +20,7 @@ from aima_worker.execution.cancellation import WorkerShutdown
 from aima_worker.operations.images import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import remove_container, state_after
-from aima_worker.runtime import ContainerSpec
+from aima_worker.runtime import Container, ContainerSpec
 
 GRACE = timedelta(seconds=5)
 """What is taken down after a failure, or to be replaced, gets this long to end by itself."""
@@ -54,6 +54,7 @@ class InstanceStart:
         self._name = host.container_name(command.service)
         self._before: Instance | None = None
         self._touched = False
+        self._container: Container | None = None
         self._instance = Instance(
             id=self.id,
             desired=Desired.RUNNING,
@@ -76,7 +77,12 @@ class InstanceStart:
         with self._host.service_lock(self.id.service):
             self._check_current()
             self._touched = True
-            self._host.runtime.run(spec)
+            self._container = self._host.runtime.run(spec)
+
+    def loading_message(self, directory: str | None) -> str:
+        assert self._container is not None
+        source = f" from {directory}" if directory else ""
+        return f"Container {self._name} started (id: {self._container.id[:12]}). Loading the model{source}."
 
     def remove_container(self) -> None:
         """Raises Cancelled when something else has been asked for since."""

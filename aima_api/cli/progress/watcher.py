@@ -167,7 +167,7 @@ def _print_success(tracker: OperationTracker, *, err: bool) -> None:
 def _print_failed(tracker: OperationTracker) -> int:
     if tracker.error is not None:
         return report_error(tracker.error)
-    print_failure(tracker.failure, streamed=tracker.lines)
+    print_failure(tracker.failure, streamed=list(tracker.lines))
     return exit_code_of(tracker.failure.code)
 
 

@@ -147,11 +147,21 @@ def test_a_failure_does_not_repeat_the_lines_that_were_streamed(started: StandIn
     failed = an_event(10, "failed", after=272, name="end", host="box", failure=a_failure(log_tail=tail))
     started.stream(*BEGINNING, *LOADING, failed)
 
+    code, output = run_on_terminal(COMMAND, columns=80, environment=environment(started))
+
+    assert code != 0
+    assert (output.count("23/80"), output.count("80/80"), output.count("out of memory")) == (1, 1, 1)
+
+
+def test_a_failure_on_a_stream_of_its_own_is_complete(started: StandIn) -> None:
+    tail = ["INFO  Loading weights: 80/80 layers (100%)", "out of memory"]
+    failed = an_event(10, "failed", after=272, name="end", host="box", failure=a_failure(log_tail=tail))
+    started.stream(*BEGINNING, *LOADING, failed)
+
     done = subprocess.run(COMMAND, env=environment(started), capture_output=True, text=True, timeout=30, check=False)
 
-    assert "23/80" in done.stdout
-    assert "80/80" not in done.stderr
-    assert "last log lines of the engine:\n  out of memory\n" in done.stderr
+    assert "80/80" in done.stdout
+    assert f"last log lines of the engine:\n  {tail[0]}\n  {tail[1]}\n" in done.stderr
 
 
 def test_with_wait_nothing_to_do_is_a_sentence(script: StandIn) -> None:

@@ -1,4 +1,4 @@
-"""Watches operations until they end, several in parallel. Ctrl-C and --timeout end the watching only."""
+"""Watches operations until they end, a thread for each stream. Ctrl-C and a timeout end the watching, no operation."""
 
 from __future__ import annotations
 

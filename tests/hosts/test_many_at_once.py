@@ -95,7 +95,7 @@ def test_one_request_pulls_on_every_host_of_a_route_and_tells_of_each_that_fails
         done = fleet.node().aima("image", "pull", "--engine", "far-cpu", "--route", CPU_ROUTE, "--wait")
 
         assert done.returncode == 46, done.stderr
-        assert "1 of 2 did not succeed: cpu-02." in done.stderr
+        assert "1 of 2 operations failed: cpu-02." in done.stderr
         assert "cpu-02 does not allow image" in done.stderr
         assert [host.name for host in fleet.hosts if has(fleet, host.name, image)] == ["cpu-01"]
 

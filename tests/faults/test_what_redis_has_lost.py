@@ -33,16 +33,6 @@ SEEN_TO_WITHIN = timedelta(seconds=10)
 FREE_WITHIN = timedelta(seconds=30)
 
 
-@pytest.fixture
-def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
-    running = Apart(tmp_path, own_redis.url, installation=installation)
-    try:
-        running.up()
-        yield running
-    finally:
-        running.end()
-
-
 def emptied(redis: RedisServer, _: Path) -> None:
     redis.empty()
 

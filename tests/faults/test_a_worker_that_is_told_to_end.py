@@ -1,4 +1,4 @@
-"""A worker that is told to end hands on what is under way at once; the next one carries it on, however it was told."""
+"""Worker shutdown: operations under way are requeued at once, and the next worker continues them."""
 
 from __future__ import annotations
 

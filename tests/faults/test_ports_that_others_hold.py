@@ -1,4 +1,4 @@
-"""Host ports that foreign programs hold, by any kind of socket."""
+"""Host ports that foreign programs or containers hold."""
 
 from __future__ import annotations
 

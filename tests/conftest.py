@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    items[:] = balanced(selected, workers=workers)
+    items[:] = balanced(selected, workers=workers) if workers > 1 else selected
 
 
 def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:

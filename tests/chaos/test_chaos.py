@@ -29,7 +29,7 @@ def check(stage: Stage, *, seed: int, operations: int, installation: str) -> Non
     ("seed", "operations"),
     [pytest.param(6, 100, id="short"), *(pytest.param(seed, 1100, id=f"seed {seed}", marks=LONG) for seed in SEEDS)],
 )
-def test_at_rest_a_fleet_of_fakes_is_as_it_was_asked_to_be(fleet, seed, operations):
+def test_a_fleet_of_fakes_converges_after_any_faults(fleet, seed, operations):
     check(fleet, seed=seed, operations=operations, installation=fleet_stage.INSTALLATION)
 
 
@@ -42,11 +42,11 @@ def test_at_rest_a_fleet_of_fakes_is_as_it_was_asked_to_be(fleet, seed, operatio
     ("seed", "operations"),
     [pytest.param(1, 30, id="short"), *(pytest.param(seed, 120, id=f"seed {seed}", marks=LONG) for seed in SEEDS)],
 )
-def test_at_rest_hosts_with_real_engines_are_as_they_were_asked_to_be(lab, seed, operations):
+def test_hosts_with_real_engines_converge_after_any_faults(lab, seed, operations):
     check(lab, seed=seed, operations=operations, installation=lab_stage.INSTALLATION)
 
 
-def test_a_seed_decides_all_that_is_done():
+def test_a_seed_decides_every_step():
     shape = Shape(
         hosts=("alpha", "beta"),
         prefix="svc-chaos",

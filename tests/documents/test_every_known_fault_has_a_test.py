@@ -32,7 +32,7 @@ def test_every_fault_is_there_once_and_has_a_test() -> None:
     assert [number for number, tests in found if not tests] == []
 
 
-def test_every_test_that_is_named_exists() -> None:
+def test_every_test_named_for_a_fault_exists() -> None:
     absent = [
         f"{number}: {named}"
         for number, tests in rows()

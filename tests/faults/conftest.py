@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from engines.conftest import script
+from faults.apart import Apart
 from faults.dial import DIAL_IMAGE, a_dial
 from lab.desk import Desk, desk_of
 from lab.engine import OwnEngine, own_engine
@@ -117,3 +118,14 @@ def _warm_up(desk: Desk, redis: RedisClient) -> None:
         redis.connection_pool.release(connection)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(lambda _: desk.host.runtime.facts(), range(2 * AT_ONCE)))
+
+
+@pytest.fixture
+def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
+    """AIMA as processes of their own, on a Redis of the test's own."""
+    running = Apart(tmp_path, own_redis.url, installation=installation)
+    try:
+        running.up()
+        yield running
+    finally:
+        running.end()

@@ -1,4 +1,4 @@
-"""The Docker Engine is felled while engines run and while they start: a state of the host, and nobody's death."""
+"""Docker Engine crash while engines run and while they start: a state of the host; no instance fails by it."""
 
 from __future__ import annotations
 

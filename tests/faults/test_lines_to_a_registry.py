@@ -45,7 +45,7 @@ def a_start_over(line: Proxy) -> StartService:
 
 
 def tries_told(outcome: Outcome) -> list[str]:
-    """How each try that was told of ended; that of the last is the operation's own end."""
+    """How each reported try ended; the end of the last is the operation's own."""
     told = (event.message or "" for event in outcome.events)
     return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
 

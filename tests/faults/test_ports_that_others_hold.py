@@ -1,4 +1,4 @@
-"""Host ports that somebody turns out to use, whoever it is and however quietly."""
+"""Host ports that foreign programs or containers hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host is forgotten, and comes back all the same: what runs there is adopted again, and nothing of it is removed."""
+"""A host is forgotten and returns: its containers are adopted again, and none is removed."""
 
 from __future__ import annotations
 

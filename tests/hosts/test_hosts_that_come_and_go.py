@@ -97,7 +97,7 @@ def test_a_host_stays_drained_when_its_worker_or_redis_is_felled_and_even_when_r
 
 @contextmanager
 def one_more(fleet: FleetOfHosts, plan: HostPlan, *, identity_of: LabHost | None = None) -> Iterator[LabHost]:
-    """A host whose worker is started at once, with another's identity if told; its engine is not of interest."""
+    """A host whose worker is started at once, with the identity of another if given."""
     host = fleet.set_up(plan)
     if identity_of is not None:
         host.state.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One request for many hosts, stops that overtake what is stuck, and two API nodes that tell the same."""
+"""One request for many hosts, stops that overtake stalled starts, and two API nodes with the same answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMISED = 1.0
 """Seconds that a stop may take; the tests allow for a busy machine."""
 ALLOWED = 3.0
 ENDS_WITHIN = 3.0
-"""Seconds, of a worker that is told to."""
+"""Seconds, for a worker shutdown."""
 RESUMED_WITHIN = timedelta(seconds=5)
 
 

@@ -52,7 +52,7 @@ def test_no_other_module_reads_the_clock_of_this_machine():
 
 @pytest.mark.redis
 @pytest.mark.parametrize("off", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
-def test_a_host_whose_clock_is_a_day_off_holds_what_it_holds_for_as_long_as_any_other(redis, monkeypatch, off):
+def test_ttls_and_leases_ignore_the_clock_of_the_host(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.operations.now", lambda: datetime.now(UTC) + off)
     monkeypatch.setattr("aima_core.store.claims.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)

@@ -87,7 +87,7 @@ def test_every_key_that_is_spelled_is_documented():
     assert [key for key in spelled if key not in (keys.__doc__ or "")] == []
 
 
-def test_the_command_line_knows_the_core_and_itself_only():
+def test_the_command_line_imports_the_core_and_itself_only():
     foreign = {
         (place(path), name)
         for path in (ROOT / "aima_api/cli").rglob("*.py")

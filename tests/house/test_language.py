@@ -43,7 +43,7 @@ def test_prose_names_the_mechanisms():
     assert _per_thousand_words(MECHANISM) >= LEAST_MECHANISM_WORDS
 
 
-def test_prose_has_hardly_an_idiom():
+def test_prose_has_few_idioms():
     found = [f"{place(path)}:{number}: {line.strip()}" for path, number, line in _prose() if IDIOM.search(line)]
 
     assert _per_thousand_words(IDIOM) <= MOST_IDIOMS, "\n".join(found)

@@ -42,11 +42,12 @@ class EngineAt:
 class OwnEngine(EngineAt):
     """One engine in a cell. What it runs outlives it, but not the cell."""
 
-    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool) -> None:
+    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int) -> None:
         super().__init__(f"unix://{directory}/docker.sock")
         self.cell = inside
         self._directory = directory
         self._live_restore = live_restore
+        self._download_attempts = download_attempts
         self._process: psutil.Process | None = None
         self._entering: subprocess.Popen[bytes] | None = None
 
@@ -80,7 +81,7 @@ class OwnEngine(EngineAt):
             "host": self.address,
             "data-root": self._directory / "data",
             "shutdown-timeout": 1,
-            "max-download-attempts": 1,  # else it retries for 75 seconds before it reports a cut connection
+            "max-download-attempts": self._download_attempts,
             "log-level": "warn",
         }
         flags = ["--live-restore"] if self._live_restore else []
@@ -88,8 +89,13 @@ class OwnEngine(EngineAt):
 
 
 @contextmanager
-def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterator[OwnEngine]:
-    """A running engine in a cell of its own, with its images and containers on a disk of that size."""
+def own_engine(
+    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1
+) -> Iterator[OwnEngine]:
+    """A running engine in a cell of its own, with its images and containers on a disk of that size.
+
+    Its default of five attempts to download a layer would take 75 seconds.
+    """
     if shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
     directory = Path(tempfile.mkdtemp(prefix="aima-engine-"))  # pytest's own paths are too long for a socket
@@ -97,7 +103,7 @@ def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterat
     data.mkdir()
     try:
         with _disk(data, disk) if disk else nullcontext(), cell() as inside:
-            engine = OwnEngine(inside, directory, live_restore=live_restore)
+            engine = OwnEngine(inside, directory, live_restore=live_restore, download_attempts=download_attempts)
             engine.start()
             yield engine
     finally:

@@ -29,7 +29,7 @@ def test_every_fault_has_a_mechanism_that_can_be_switched_off():
 
 
 @pytest.mark.parametrize("switch", ALL, ids=str)
-def test_a_switch_finds_what_it_switches_off_and_names_tests_of_its_fault(switch: Switch):
+def test_a_switch_fits_the_code_and_names_tests_of_its_fault(switch: Switch):
     for edit in switch.edits:
         assert (ROOT / edit.file).read_text().count(edit.was) == 1, edit
         assert edit.was != edit.becomes

@@ -6,15 +6,18 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from threading import Thread, Timer
 
 import pytest
+from lab.engine import own_engine
 from lab.images import busybox_image, foreign_image, layered_image
 from lab.leftovers import nothing_held
 from lab.parts import eventually
-from lab.proxy import Proxy
-from lab.registry import Registry
+from lab.proxy import Proxy, proxy
+from lab.registry import Registry, registry
 
 from aima_core.domain.operations import LayerStep, PullProgress
 from aima_core.errors import AimaError, Cancelled, ImageNotFound, PullBroken, PullStalled
@@ -174,19 +177,20 @@ def test_a_line_that_is_cut_before_the_manifest_breaks_the_pull(
     assert isinstance(failure, PullBroken)
 
 
-@pytest.mark.slow  # the engine tries five times, with pauses of 75 s in all, before it says so
-@pytest.mark.timeout(180)
-def test_a_line_that_is_cut_in_a_layer_breaks_the_pull(
-    engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
+def test_a_line_that_is_cut_in_a_layer_breaks_the_pull_once_the_engine_has_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
-    bad_line.cut_after = 2 * MB
-    image = f"{bad_line.address}/{new_name}"
+    with own_engine(download_attempts=2) as own, own.cell.entered(), registry(tmp_path / "registry") as far:
+        monkeypatch.setenv("DOCKER_HOST", own.address)
+        far.push(layered_image("cut:1", layers=[4 * MB]), name="cut:1")
+        with proxy(far.port) as line, closing(DockerSdkRuntime(own.address, host="alpha")) as engine:
+            line.cut_after = 2 * MB
+            image = f"{line.address}/cut:1"
 
-    failure = failure_of(lambda: pulled(engine, image, stall=timedelta(minutes=2)))
+            failure = failure_of(lambda: pulled(engine, image, stall=timedelta(seconds=20)))
 
-    assert isinstance(failure, PullBroken)
-    assert engine.image(image) is None
+            assert isinstance(failure, PullBroken)
+            assert engine.image(image) is None
 
 
 def test_a_line_on_which_nothing_comes_any_more_is_a_stall_that_names_the_layer(

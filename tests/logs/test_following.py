@@ -124,6 +124,23 @@ def test_a_follow_outlives_the_host_s_worker_and_misses_nothing(desk: Desk, node
     assert "alpha is back." in reader.notes
 
 
+def test_a_follow_begun_after_a_restart_of_the_worker_joins_a_history_longer_than_is_kept(
+    desk: Desk, node: Node, runtime: CountingRuntime
+) -> None:
+    runtime.next_runs(Behaviour(stderr=b"alas\n"))
+    desk.run()
+    say(desk, "\n".join(f"line {number}" for number in range(1, 301)))
+    desk.leave()
+    desk.join()
+
+    with following(node, tail=301) as reader:
+        reader.until_line("line 300")
+        say(desk, "after")
+        lines = reader.until_line("after")
+
+    assert lines == ["alas", *(f"line {number}" for number in range(1, 301)), "after"]
+
+
 def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runtime: CountingRuntime) -> None:
     with a_desk(own_redis.url, runtime) as desk, api_node(own_redis.url) as node:
         desk.run()

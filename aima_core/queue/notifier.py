@@ -41,6 +41,7 @@ class Notifier:
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
+        _template(Kind.START, True, True)  # loads Celery at startup rather than in the first request
 
     def notify(self, operation: Operation, *, on: str | None = None) -> None:
         """Pushes to the operation's queue, or to another that a worker consumes. Raises BrokerUnavailable."""

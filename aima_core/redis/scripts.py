@@ -7,6 +7,7 @@ returns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -20,6 +21,7 @@ _LUA = resources.files("aima_core.redis") / "lua"
 _USES = "-- uses: "
 
 
+@cache
 def script_text(name: str) -> str:
     """The script with its libraries before it."""
     script = (_LUA / f"{name}.lua").read_text()

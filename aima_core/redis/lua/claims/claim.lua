@@ -25,7 +25,7 @@ local function is_claimable(state) return string.find(claimable_states, ',' .. s
 local function not_claimable()
   if not state then return {0, 'there is no record of it'} end
   if not is_claimable(state) then return {0, 'it has ended: ' .. state} end
-  if cancelled and not attempt then return {0, 'cancelled'} end -- an earlier attempt may have left a container to remove
+  if cancelled and not attempt then return {0, 'cancelled'} end -- an attempt may have left a container to remove
 end
 
 local function already_claimed()

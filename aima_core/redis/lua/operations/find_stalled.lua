@@ -12,7 +12,8 @@ local without_reason = {}
 local found = {redis.call('ZCARD', waiting), without_reason}
 
 local function check(id)
-  local queue, host, kind, reason = unpack(redis.call('HMGET', operation_prefix .. id, 'queue', 'host', 'kind', 'reason'))
+  local queue, host, kind, reason =
+    unpack(redis.call('HMGET', operation_prefix .. id, 'queue', 'host', 'kind', 'reason'))
   local has_no_reason = (reason or '') == ''
   if not host and redis.call('ZSCORE', waiting, id) then
     if has_no_reason then without_reason[#without_reason + 1] = id end

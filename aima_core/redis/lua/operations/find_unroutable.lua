@@ -1,6 +1,6 @@
 -- uses: clock, routes
 --
--- Records which routes have a live consumer, and finds queued operations whose routes had none for longer than limit_ms.
+-- Records which routes have a live consumer, and finds queued operations whose routes had none for over limit_ms.
 --
 -- The time counts from enqueueing, and again from each time that a route had a consumer: where hosts are live and full,
 -- an operation waits on. Operations whose next check is due first come first, so that each has its turn.

@@ -1,4 +1,4 @@
--- uses: clock
+-- uses: clock, leases
 --
 -- Leases a port of a host for lease_ms: the requested one, else the instance's last one, else the first free one.
 --
@@ -40,6 +40,6 @@ if leased and leased ~= port then
   redis.call('ZADD', ports, leased, leased)
 end
 redis.call('ZADD', ports, now + lease_ms, port)
-redis.call('SET', lease_prefix .. port, '{"holder":"' .. instance .. '","fence":' .. fence .. ',"since":' .. now .. '}', 'PX', lease_ms)
+redis.call('SET', lease_prefix .. port, lease_text(instance, fence, now), 'PX', lease_ms)
 if port ~= last then redis.call('HSET', last_ports, instance, port) end
 return tonumber(port)

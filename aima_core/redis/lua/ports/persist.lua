@@ -1,4 +1,4 @@
--- uses: clock
+-- uses: clock, leases
 --
 -- Makes a port lease permanent: from now on only evidence that its container is gone releases it.
 --
@@ -11,6 +11,6 @@ local text = redis.call('GET', lease_prefix .. port)
 local lease = text and cjson.decode(text) or {holder = instance, since = now_ms()}
 if lease.holder ~= instance then return 0 end
 redis.call('ZADD', ports, '+inf', port)
-redis.call('SET', lease_prefix .. port, '{"holder":"' .. instance .. '","fence":' .. fence .. ',"since":' .. string.format('%d', lease.since) .. '}')
+redis.call('SET', lease_prefix .. port, lease_text(instance, fence, lease.since))
 redis.call('HSET', last_ports, instance, port)
 return 1

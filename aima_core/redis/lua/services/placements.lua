@@ -1,7 +1,7 @@
 -- uses: routes
 --
--- Returns the specs of services and the hosts of their instances, hosts where one runs before those where one is stopped:
--- {record or '', {instance, …}, {instance desired to run, …}, record or '', …}, in the order of the services.
+-- Returns the specs of services and their instances, in the order of the services; stopped instances come last:
+-- {record or '', {instance, …}, {instance desired to run, …}, record or '', …}.
 local instances = unpack(KEYS)
 local service_prefix, instance_prefix, service_ids = unpack(ARGV)
 

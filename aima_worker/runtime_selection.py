@@ -1,6 +1,6 @@
-"""Which runtime this host uses: the one that was asked for, or the first that works.
+"""Selects the worker's runtime: the one in the settings, or with `auto` the first that answers.
 
-Only that one is imported: a worker is to be small.
+Only the selected one is imported, which keeps the worker small.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _log = structlog.get_logger()
 class Choice(NamedTuple):
     runtime: ContainerRuntime
     native: bool = False
-    """It runs processes, not containers."""
+    """Whether it runs processes rather than containers."""
 
 
 def choose_runtime(settings: Settings) -> Choice:
-    """`auto` takes the Docker Engine where one answers, to the SDK or to the CLI, and native processes where not."""
+    """`auto` polls the Docker Engine once, by the SDK and then through the `docker` program; else native processes."""
     match settings.runtime:
         case "docker":
             return Choice(_docker(settings))
         case "docker-cli":
-            return Choice(_docker_cli(settings))
+            return Choice(_docker(settings, through_program=True))
         case "process":
             return Choice(_processes(settings), native=True)
         case "fake":
@@ -38,30 +38,29 @@ def choose_runtime(settings: Settings) -> Choice:
 
 
 def _first_that_works(settings: Settings) -> Choice:
-    refusals = []
-    for docker in (_docker, _docker_cli):
-        runtime = docker(settings)
+    reasons = []
+    for through_program in (False, True):
+        runtime = _docker(settings, through_program=through_program)
         try:
             facts = runtime.facts()
-        except DockerUnavailable as away:
-            refusals.append(str(away))
+        except DockerUnavailable as unavailable:
+            reasons.append(str(unavailable))
         else:
             _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
             return Choice(runtime)
-    _log.info("runtime chosen", runtime="process", why=f"no Docker Engine answers: {' '.join(refusals)}")
+    _log.info("runtime chosen", runtime="process", reason=f"no Docker Engine answers: {' '.join(reasons)}")
     return Choice(_processes(settings), native=True)
 
 
-def _docker(settings: Settings) -> ContainerRuntime:
-    from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+def _docker(settings: Settings, *, through_program: bool = False) -> ContainerRuntime:
+    from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
-    return DockerEngine(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
-
-
-def _docker_cli(settings: Settings) -> ContainerRuntime:
-    from aima_worker.runtimes.docker.cli.runtime import DockerCli
-
-    return DockerCli(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
+    return DockerSdkRuntime(
+        settings.docker.host,
+        host=settings.host.name,
+        timeout=settings.docker.timeout,
+        through_program=through_program,
+    )
 
 
 def _processes(settings: Settings) -> ContainerRuntime:

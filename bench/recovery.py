@@ -79,7 +79,7 @@ def _comes_back(api: ApiProcess, fleet: Fleet, operations: OperationStore) -> _R
     begun = _start_that_loads(api, operations)
     process.kill()
     killed = time.monotonic()
-    process.begin()
+    process.start()
     process.ask("ready")  # it has been made; what a program needs to start is not waiting
     made = time.monotonic()
     claimed = _when(operations, begun.id, lambda now: now.attempt > begun.attempt)

@@ -1,4 +1,4 @@
-"""What every test can ask for: real parts, or a sentence on why not (in CI a failure), and checks for leftovers."""
+"""Fixtures for every test: real parts, skipped with a reason where missing (failed in CI), and checks for leftovers."""
 
 from __future__ import annotations
 
@@ -31,22 +31,45 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
     )
     for name in [name for name in os.environ if name.startswith("AIMA_")]:
-        del os.environ[name]  # the settings of whoever runs the tests are none of the tests' business
+        del os.environ[name]  # the settings of the caller must not reach the tests
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has grouped the tests by their fixtures
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
-    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
-    items[:] = wanted
+    selected = [item for item in items if config.getoption("--long") or item.get_closest_marker("long") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = balanced(selected, workers=workers) if workers > 1 else selected
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for others is not on the test's own clock
+def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
+    """The tests that use the Docker Engine begin where the second worker begins, those first that need it alone.
+
+    xdist gives each worker a run of tests of equal length, and an idle worker steals from the end of another's. So
+    the first worker needs no engine while a test needs it alone, and no long test is the last.
+    """
+    sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE]
+    others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE]
+    sharing.sort(key=lambda item: ("alone" not in marks_of(item), "hosts" not in item.path.parts, not is_slow(item)))
+    others.sort(key=lambda item: not is_slow(item))
+    first = len(items) // workers
+    return others[:first] + sharing + others[first:]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return "slow" in marks_of(item)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for the lock is not part of the test's timeout
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    marks = {marker.name for marker in item.iter_markers()}
-    if not marks & SHARE_THE_ENGINE:
+    if not marks_of(item) & SHARE_THE_ENGINE:
         return (yield)
-    with at_work(item.config.cache.mkdir("engine"), alone="alone" in marks):
+    with at_work(item.config.cache.mkdir("engine"), alone="alone" in marks_of(item)):
         return (yield)
+
+
+def marks_of(item: pytest.Item) -> set[str]:
+    return {marker.name for marker in item.iter_markers()}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -73,7 +96,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_url(shared_redis: RedisServer) -> Iterator[str]:
-    """Where an empty Redis answers; its server is shared by the run's tests, so leave it running."""
+    """The URL of an empty Redis, shared by the run's tests: leave it running."""
     yield shared_redis.url
     odd = odd_keys_of(shared_redis)
     shared_redis.empty()
@@ -82,7 +105,7 @@ def redis_url(shared_redis: RedisServer) -> Iterator[str]:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[RedisClient]:
-    """A client of an empty Redis, as the program itself makes them."""
+    """A client of an empty Redis, as the program creates them."""
     link = command_link(redis_url)
     yield link
     link.close()
@@ -90,7 +113,7 @@ def redis(redis_url: str) -> Iterator[RedisClient]:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis server of this test alone, to be felled and brought back."""
+    """A Redis server of this test alone, which it may kill and restart."""
     directory = tmp_path / "redis"
     directory.mkdir()
     server = _new_redis(directory)
@@ -102,7 +125,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def fake_redis() -> Iterator[fakeredis.FakeRedis]:
-    """An empty Redis inside this process, Lua included: for rules, not for timing."""
+    """An empty Redis in this process, Lua included: for rules, not for timing."""
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
     yield client
     client.close()

@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
 )
 @click.option("--url", envvar="AIMA_URL", default=DEFAULT_URL, help="URL of the API, or AIMA_URL.", show_default=True)
 @click.option("--debug", is_flag=True, help="Show the traceback if AIMA has a bug.")
-@click.version_option(package_name="aima", message="aima %(version)s")
+@click.version_option(package_name="aima-engines", message="aima %(version)s")
 @click.pass_context
 def root(ctx: click.Context, url: str, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
     """Deploy and operate AI inference engines on your hosts.

@@ -25,7 +25,7 @@ from pydantic import ByteSize
 from aima_api.cli.commands.hosts import CLOCK_TOLERANCE, describe_accelerators
 from aima_api.cli.tables import counted
 from aima_api.up.redis_server import find_program
-from aima_core.domain.services import Host
+from aima_core.domain.hosts import Host
 from aima_core.domain.units import format_size
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link

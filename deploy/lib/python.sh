@@ -47,7 +47,7 @@ sync_with_uv() {
     local root=$1 python=$2 uv
     uv=$(private_uv "$root" "$python") || return 1
     (cd "$root" && TMPDIR=$root/var UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV='' \
-        "$uv" sync --frozen --all-extras --python "$python" "${@:3}")
+        "$uv" sync --frozen --compile-bytecode --all-extras --python "$python" "${@:3}")
 }
 
 # uv in an environment of its own, so that it never meets the project's.

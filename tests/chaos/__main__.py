@@ -1,7 +1,7 @@
 """One seed of chaos by hand, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
 
-Says what it does as it does it, then what came of it; exits with 1 when something does not hold. `--keep DIRECTORY`
-leaves the logs of all parts there.
+Prints each step, then the report; exits with 1 if an invariant is violated. `--keep DIRECTORY` keeps the logs of all
+parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A sensible client of several API nodes: what was not answered is asked again, of another, under the same key."""
+"""A client of several API nodes: it retries an unanswered request at another node, with the same idempotency key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Asking:
         self._clients = [httpx2.Client(base_url=node.url, headers=dict(node.headers), timeout=20) for node in nodes]
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, *, first: int = 0) -> Answer:
-        """The answer of whichever node gives one that is final, beginning with that one."""
+        """The first final answer of any node, beginning with node `first`."""
         headers = {"Idempotency-Key": uuid.uuid4().hex, "content-type": "application/json"}
         deadline = time.monotonic() + GIVES_UP_AFTER.total_seconds()
         tries, answer = 0, Answer(0, "no node answered", 0)

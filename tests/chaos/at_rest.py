@@ -1,4 +1,4 @@
-"""What holds at rest, whatever happened: each function names what offends against one promise."""
+"""The invariants at rest: each function yields the violations of one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.doorbells import queues, unacked
 from chaos.following import Follower
+from chaos.messages import queues, unacked
 from chaos.stage import Found, Held, Stage
 from lab.keyspace import odd_keys
 
+from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.operations import Operation, State
 from aima_core.domain.resources import Allocation
-from aima_core.domain.services import Desired, Instance, InstanceState, PortLease, Service
+from aima_core.domain.services import Desired, Instance, InstanceState, Service
 from aima_core.redis import keys
 from aima_core.redis.connection import RedisClient
 from aima_core.store.allocations import AllocationStore
@@ -25,15 +26,15 @@ from aima_core.store.services import ServiceStore
 
 MOST_MORE_THREADS = 3
 MOST_MORE_POOLED = 48
-"""Threads without a name are those of other programs; an API node has up to 40 for requests."""
+"""Threads without a name belong to other programs; an API node has up to 40 for requests."""
 MOST_MORE_DESCRIPTORS = 24
-"""A pool of connections grows with those that used them at once."""
+"""A connection pool grows with its concurrent users."""
 OPERATIONS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything at one moment, records and truth."""
+    """A snapshot of records and reality."""
 
     redis: RedisClient
     installation: str
@@ -157,7 +158,7 @@ def no_service_runs_more_often_than_asked(scene: Scene) -> Iterable[str]:
             yield f"{id} runs {count} times, and {most} were asked for: on {hosts}"
 
 
-# What is held -----------------------------------------------------------------------------------------------------
+# Resources -----------------------------------------------------------------------------------------------------
 
 
 def leases_are_the_ports_in_use(scene: Scene) -> Iterable[str]:
@@ -181,7 +182,7 @@ def nobody_claims_anything(scene: Scene) -> Iterable[str]:
     for key in scene.redis.scan_iter(match=f"{keys.CLAIM_PREFIX}*", count=1000):
         yield f"{key} is held by {scene.redis.get(key)}"
     for host in scene.held:
-        now = scene.redis.time()[0] * 1000  # what is over counts no more, and goes with the next claim
+        now = scene.redis.time()[0] * 1000  # expired slots no longer count, and the next claim removes them
         yield from (f"{id} takes a slot of {host}" for id in scene.redis.zrangebyscore(keys.slots(host), now, "+inf"))
     for name in (keys.ACTIVE, keys.WAITING):
         yield from (f"{id} is in {name}" for id in scene.redis.zrange(name, 0, -1))
@@ -190,7 +191,7 @@ def nobody_claims_anything(scene: Scene) -> Iterable[str]:
 def the_queues_are_empty(scene: Scene) -> Iterable[str]:
     heard = {keys.queue(route) for host in HostStore(scene.redis).all() for route in host.routes}
     for name, messages in queues(scene.redis).items():
-        if name in heard or name.endswith(".stop"):  # where nobody listens, doorbells wait for a host that joins
+        if name in heard or name.endswith(".stop"):  # where no host is subscribed, messages wait for a host that joins
             yield f"{len(messages)} messages wait in {name}"
     for id in unacked(scene.redis).values():  # of workers that were killed: each is delivered again, and is late
         if id in scene.operations and not scene.operations[id].state.ended:
@@ -248,7 +249,7 @@ INVARIANTS: tuple[Callable[[Scene], Iterable[str]], ...] = (
 
 
 def offences(scene: Scene) -> dict[str, list[str]]:
-    """By invariant, those that do not hold."""
+    """The violations by invariant."""
     found = {invariant.__name__: list(invariant(scene)) for invariant in INVARIANTS}
     return {name: offenders for name, offenders in found.items() if offenders}
 

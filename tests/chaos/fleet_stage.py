@@ -10,126 +10,67 @@ from pathlib import Path
 
 import psutil
 from api.catalog.entries import write
-from chaos import at_rest, doorbells
+from chaos import at_rest
 from chaos.asking import Node
-from chaos.plan import Fault, Shape, Step
-from chaos.stage import Found, Held
+from chaos.plan import Fault, Step
+from chaos.stage import AT_ONCE, SHORT, Act, Found, Held, Stage, freeze, kill, redis_acts
 from lab.api_process import ApiProcess
-from lab.fleet import Cannot, FakeHost, Fleet, FleetProcess, fleet_on
+from lab.fleet import Cannot, FakeHost, Fleet, FleetProcess, fleet_engine, fleet_on
 from lab.parts import eventually
 from lab.redis_server import RedisServer, redis_program
 
-from aima_core.redis.connection import RedisClient, command_link
+from aima_core.redis.connection import command_link
 
 INSTALLATION = "fleet"
 SHARES = (1, 1, 1, 1, 3, 3)
-"""The hosts of each process: one that is alone with its loss is lost, several at once may be suspected."""
+"""The hosts of each process: a single host is taken for lost, several at once for a partition."""
 SLOTS = 2
 IMAGE = "chaos:1"
-ENGINE = f"""\
-name: chaos-cpu
-type: chaos
-image: {IMAGE}
-command: [serve]
-port: 8000
-health_check:
-  timeout: 1m
-requires:
-  platforms: [linux/arm64, linux/amd64]
-  memory: 10MB
-"""
+ENGINE = fleet_engine("chaos", image=IMAGE)
 SETTINGS = {"AIMA_API__MOVE_AFTER": "18s"}
 NODES = 2
 WHOLE_WITHIN = timedelta(seconds=120)
 LISTEN_AGAIN_WITHIN = timedelta(seconds=30)
 
-_SHORT, _LONG = (1.0, 3.0, 6.0), (2.0, 8.0, 25.0)
+LONG = (2.0, 8.0, 25.0)
 
 
-def shape_of(fleet: Fleet) -> Shape:
-    processes = tuple(process.name for process in fleet.processes)
-    hosts = tuple(host for process in fleet.processes for host in process.hosts)
-    nodes = tuple(f"api-{number}" for number in range(NODES))
-    return Shape(
-        hosts=hosts,
-        prefix="svc-chaos",
-        body={},
-        image="other-{}:1",
-        wishes_per_second=6,
-        seconds_between_faults=0.7,
-        faults=(
-            Fault("kill", processes, _SHORT, weight=4),
-            Fault("end", processes, _SHORT, weight=2),
-            Fault("freeze", processes, _LONG, weight=3),
-            Fault("kill node", nodes, _SHORT, weight=2),
-            Fault("kill redis", ("redis",), (0.2, 1.0, 4.0)),
-            Fault("freeze redis", ("redis",), (0.5, 3.0, 7.0)),
-            Fault("cut connections", ("redis",), (0.0,), weight=3),
-            Fault("cut one connection", ("redis",), (0.0,), weight=3),
-            Fault("lose a doorbell", ("redis",), (0.0,), weight=5),
-            Fault("ring again", ("redis",), (0.0,), weight=5),
-            Fault("remove a container", hosts, (0.0,), weight=4),
-            Fault("crash a container", hosts, (0.0,), weight=3),
-            Fault("squat a port", hosts, _LONG, weight=2),
-            Fault("engine away", hosts, _LONG, weight=3),
-        ),
-    )
-
-
-class FleetStage:
-    """A Stage."""
-
+class FleetStage(Stage):
     def __init__(self, fleet: Fleet, apis: Sequence[ApiProcess], server: RedisServer, directory: Path) -> None:
-        self.shape = shape_of(fleet)
         self._fleet = fleet
         self._apis = apis
         self._server = server
         self._directory = directory
-        self._redis = command_link(server.url)
-        self._lives: dict[str, int] = {}
+        processes = tuple(process.name for process in fleet.processes)
+        hosts = tuple(host for process in fleet.processes for host in process.hosts)
+        redis = command_link(server.url)
+        acts = [
+            kill("kill", processes, self._process, weight=4),
+            Act(Fault("end", processes, SHORT, 2), self._stop, lambda step: self._process(step.target).start()),
+            freeze("freeze", processes, self._process, lasts=LONG, weight=3),
+            Act(Fault("kill node", self._node_names(), SHORT, 2), self._kill_node, self._launch_node),
+            *redis_acts(server, redis, cuts=3, single_cuts=3, lost_messages=5),
+            Act(Fault("remove a container", hosts, AT_ONCE, 4), lambda step: self._hit(step, FleetProcess.remove)),
+            Act(Fault("crash a container", hosts, AT_ONCE, 3), lambda step: self._hit(step, FleetProcess.crash)),
+            Act(Fault("squat a port", hosts, LONG, 2), self._squat, self._release),
+            Act(Fault("engine away", hosts, LONG, 3), self._take_engine_away, self._bring_engine_back),
+        ]
+        super().__init__(
+            redis,
+            acts,
+            hosts=hosts,
+            prefix="svc-chaos",
+            body={},
+            image="other-{}:1",
+            requests_per_second=6,
+            seconds_between_faults=0.7,
+        )
 
     def nodes(self) -> Sequence[Node]:
         return [Node(api.url) for api in self._apis]
 
-    def redis(self) -> RedisClient:
-        return self._redis
-
     def logs(self) -> str:
         return str(self._directory)
-
-    # Faults -----------------------------------------------------------------------------------------------------
-
-    def do(self, step: Step) -> str:
-        faults: Mapping[str, Callable[[Step], str | None]] = {
-            "kill": lambda step: self._process(step.target).kill(),
-            "end": self._end,
-            "freeze": lambda step: self._process(step.target).freeze(),
-            "kill node": lambda step: self._api(step.target).kill(),
-            "kill redis": lambda _: self._server.kill(),
-            "freeze redis": lambda _: self._server.freeze(),
-            "cut connections": lambda _: f"{self._server.reset_connections()} of them",
-            "cut one connection": self._cut_one,
-            "lose a doorbell": self._lose_doorbell,
-            "ring again": lambda step: doorbells.ring_again(self._redis, step),
-            "remove a container": lambda step: self._hit(step, FleetProcess.remove),
-            "crash a container": lambda step: self._hit(step, FleetProcess.crash),
-            "squat a port": self._squat,
-            "engine away": lambda step: self._to_engine(step, away=True),
-        }
-        return faults[step.what](step) or ""
-
-    def mend(self, step: Step) -> None:
-        mends: Mapping[str, Callable[[Step], object]] = {
-            "kill": lambda step: self._process(step.target).begin(),
-            "end": lambda step: self._process(step.target).begin(),
-            "freeze": lambda step: self._process(step.target).thaw(),
-            "kill node": lambda step: self._api(step.target).begin(),
-            "kill redis": lambda _: self._server.start(),
-            "freeze redis": lambda _: self._server.thaw(),
-            "squat a port": self._make_way,
-            "engine away": lambda step: self._to_engine(step, away=False),
-        }
-        mends[step.what](step)
 
     def make_whole(self) -> None:
         assert eventually(self._server.answers, within=WHOLE_WITHIN)
@@ -143,32 +84,29 @@ class FleetStage:
         assert eventually(lambda: all(api.answers() for api in self._apis), within=WHOLE_WITHIN)
 
     def containers(self) -> Mapping[str, Sequence[Found]]:
-        told = {host: each for process in self._fleet.processes for host, each in process.containers().items()}
-        return {host: [Found(*each) for each in found] for host, found in told.items()}
+        by_host = {host: each for process in self._fleet.processes for host, each in process.containers().items()}
+        return {host: [Found(*each) for each in found] for host, found in by_host.items()}
 
     def held(self) -> Mapping[str, Held]:
         of_hosts = {f"{each.name}, process {each.pid}": Held(**each.holds()) for each in self._fleet.processes}
         nodes = {f"API node, process {api.pid}": psutil.Process(api.pid) for api in self._apis}
         return of_hosts | {name: Held([""] * each.num_threads(), each.num_fds()) for name, each in nodes.items()}
 
-    def _end(self, step: Step) -> str:
+    # Faults -----------------------------------------------------------------------------------------------------
+
+    def _stop(self, step: Step) -> str:
         process = self._process(step.target)
         try:
-            process.terminate()
+            process.stop()
         except subprocess.TimeoutExpired:
             return "and it did not end"
         return f"exit code {process.ended_by}"
 
-    def _cut_one(self, step: Step) -> str:
-        with self._server.client() as client:
-            client_s = sorted(client.client_list(), key=lambda each: int(each["id"]))
-            one = step.one_of(client_s)
-            client.client_kill_filter(_id=one["id"])
-        return f"{one['name'] or one['addr']}, which last said {one['cmd']}"
+    def _kill_node(self, step: Step) -> None:
+        self._api(step.target).kill()
 
-    def _lose_doorbell(self, step: Step) -> str:
-        with self._server.client() as client:
-            return doorbells.lose_one(client, step)
+    def _launch_node(self, step: Step) -> None:
+        self._api(step.target).begin()
 
     def _hit(self, step: Step, how: Callable[[FleetProcess, str, str], None]) -> str:
         process = self._answering(step.target)
@@ -185,23 +123,30 @@ class FleetStage:
     def _squat(self, step: Step) -> str:
         if process := self._answering(step.target):
             process.squat(step.target, self._port(step))
-        return f"{self._port(step)}{'' if process else ', not: it is felled'}"
+        return f"{self._port(step)}{'' if process else ', not: its process is down'}"
 
-    def _make_way(self, step: Step) -> None:
+    def _release(self, step: Step) -> None:
         if process := self._answering(step.target):
             process.make_way(step.target, self._port(step))
 
-    def _to_engine(self, step: Step, *, away: bool) -> str:
+    def _take_engine_away(self, step: Step) -> str:
         process = self._answering(step.target)
         if process:
-            process.container_engine_is(step.target, away=away)
-        return "" if process else "not: it is felled"
+            process.container_engine_is(step.target, away=True)
+        return "" if process else "not: its process is down"
+
+    def _bring_engine_back(self, step: Step) -> None:
+        if process := self._answering(step.target):
+            process.container_engine_is(step.target, away=False)
 
     def _port(self, step: Step) -> int:
         return 20_000 + int(step.pick * 8)
 
     def _process(self, name: str) -> FleetProcess:
         return next(process for process in self._fleet.processes if process.name == name)
+
+    def _node_names(self) -> tuple[str, ...]:
+        return tuple(f"api-{number}" for number in range(len(self._apis)))
 
     def _api(self, name: str) -> ApiProcess:
         return self._apis[int(name.removeprefix("api-"))]
@@ -214,7 +159,7 @@ class FleetStage:
 
 @contextmanager
 def sure_redis(directory: Path) -> Iterator[RedisServer]:
-    """One that has put down whatever it said it had: it may be killed, and no more is lost than its connections."""
+    """A Redis that has every acknowledged write on disk: a crash loses its connections only."""
     program = redis_program()
     assert program is not None, "there is no Redis server"
     (directory / "redis").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Followers of operations: each hears of one to its end, from whichever node answers, going on where it left off."""
+"""Followers: each reads one operation's events to its end, from any node, resuming after its last event."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Follower:
     def __init__(self, operation: str, nodes: Sequence[Node], *, first: int, seed: int) -> None:
         self.operation = operation
         self.numbers: list[int] = []
-        """Of the events it heard, in order."""
+        """Of the events received, in order."""
         self.resets = 0
         self.lines = 0
         """How often it connected."""
@@ -37,14 +37,14 @@ class Follower:
         self._over = Flag()
         self._thread = Thread(target=self._follow, name=f"follower-{operation[:8]}", daemon=True)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._thread.start()
 
     def give_up(self) -> None:
         self._over.set()
 
     def wait(self) -> None:
-        """Until it has given up, which those do soon to whom something is said."""
+        """Wait until its thread has ended."""
         self._thread.join(SILENCE_SECONDS)
 
     def _follow(self) -> None:
@@ -79,7 +79,7 @@ class Follower:
                     frame = {}
 
     def _hear(self, frame: dict[str, str]) -> bool:
-        """Whether it has heard enough on this line."""
+        """Whether this connection delivered the end."""
         told = json.loads(frame.pop("data"))
         self.numbers.append(int(frame["id"]))
         self.resets += frame.get("event") == "reset"

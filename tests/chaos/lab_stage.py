@@ -9,18 +9,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
-from chaos import at_rest, doorbells
+from chaos import at_rest
 from chaos.asking import Node
-from chaos.plan import Fault, Shape, Step
-from chaos.stage import Found, Held
+from chaos.plan import Fault, Step
+from chaos.stage import AT_ONCE, SHORT, Act, Found, Held, Stage, freeze, kill, redis_acts
 from docker.errors import APIError, DockerException
+from docker.models.containers import Container
 from lab.cell import Cell
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import a_cpu_host
 from lab.program import Program
 from lab.servers import API_KEY
 
-from aima_core.redis.connection import RedisClient, command_link
+from aima_core.redis.connection import command_link
 
 INSTALLATION = "aima"
 HOSTS = 3
@@ -30,97 +31,51 @@ SQUATTED = 8
 """Ports from the first on that may be squatted."""
 ENDS_WITHIN = timedelta(seconds=15)
 WHOLE_WITHIN = timedelta(seconds=90)
-_SHORT, _LONG = (1.0, 3.0, 6.0), (3.0, 8.0, 28.0)
+LONG = (3.0, 8.0, 28.0)
 _SQUATTER = "import socket, time; s = socket.create_server(('', {port})); time.sleep(1000)"
 
 
-def shape_of(fleet: FleetOfHosts) -> Shape:
-    hosts = tuple(host.name for host in fleet.hosts)
-    nodes = tuple(f"api-{number}" for number in range(len(fleet.nodes)))
-    return Shape(
-        hosts=hosts,
-        prefix="svc-tiny-dial",
-        body={"model": "Dial"},
-        image=f"{fleet.registry.address}/other:{{}}",
-        wishes_per_second=1.5,
-        seconds_between_faults=2.0,
-        faults=(
-            Fault("kill worker", hosts, _SHORT, weight=4),
-            Fault("end worker", hosts, _SHORT, weight=2),
-            Fault("freeze worker", hosts, _LONG, weight=2),
-            Fault("kill engine", hosts, _SHORT, weight=3),
-            Fault("cut link", hosts, _LONG, weight=3),
-            Fault("kill node", nodes, _SHORT, weight=2),
-            Fault("end node", nodes, _SHORT),
-            Fault("kill redis", ("redis",), (0.2, 1.0, 4.0)),
-            Fault("freeze redis", ("redis",), (0.5, 3.0, 7.0)),
-            Fault("cut connections", ("redis",), (0.0,), weight=2),
-            Fault("lose a doorbell", ("redis",), (0.0,), weight=3),
-            Fault("ring again", ("redis",), (0.0,), weight=3),
-            Fault("remove a container", hosts, (0.0,), weight=3),
-            Fault("kill a container", hosts, (0.0,), weight=2),
-            Fault("squat a port", hosts, _LONG, weight=2),
-        ),
-    )
-
-
-class LabStage:
-    """A Stage."""
-
+class LabStage(Stage):
     def __init__(self, fleet: FleetOfHosts, inside: Cell) -> None:
-        self.shape = shape_of(fleet)
         self._fleet = fleet
         self._cell = inside
-        self._redis = command_link(fleet.redis.url)
         self._squatters: dict[float, subprocess.Popen[bytes]] = {}
+        hosts = tuple(host.name for host in fleet.hosts)
+        nodes = tuple(f"api-{number}" for number in range(len(fleet.nodes)))
+        redis = command_link(fleet.redis.url)
+        acts = [
+            kill("kill worker", hosts, self._worker, weight=4),
+            self._stopping("end worker", hosts, self._worker, weight=2),
+            freeze("freeze worker", hosts, self._worker, lasts=LONG, weight=2),
+            kill("kill engine", hosts, lambda host: fleet[host].engine, weight=3),
+            Act(Fault("cut link", hosts, LONG, 3), self._cut_link, lambda step: fleet[step.target].link.mend()),
+            kill("kill node", nodes, self._node, weight=2),
+            self._stopping("end node", nodes, self._node),
+            *redis_acts(fleet.redis, redis, cuts=2, lost_messages=3),
+            Act(Fault("remove a container", hosts, AT_ONCE, 3), lambda step: self._hit(step, _remove)),
+            Act(Fault("kill a container", hosts, AT_ONCE, 2), lambda step: self._hit(step, _kill)),
+            Act(Fault("squat a port", hosts, LONG, 2), self._squat, lambda step: self._release(step.at)),
+        ]
+        super().__init__(
+            redis,
+            acts,
+            hosts=hosts,
+            prefix="svc-tiny-dial",
+            body={"model": "Dial"},
+            image=f"{fleet.registry.address}/other:{{}}",
+            requests_per_second=1.5,
+            seconds_between_faults=2.0,
+        )
 
     def nodes(self) -> Sequence[Node]:
         return [Node(node.url, {"authorization": f"Bearer {API_KEY}"}) for node in self._fleet.nodes]
 
-    def redis(self) -> RedisClient:
-        return self._redis
-
     def logs(self) -> str:
         return str(self._fleet.logs)
 
-    def do(self, step: Step) -> str:
-        faults: Mapping[str, Callable[[Step], str | None]] = {
-            "kill worker": lambda step: self._fleet[step.target].worker.kill(),
-            "end worker": lambda step: self._end(self._fleet[step.target].worker),
-            "freeze worker": lambda step: self._fleet[step.target].worker.freeze(),
-            "kill engine": lambda step: self._fleet[step.target].engine.kill(),
-            "cut link": lambda step: self._fleet[step.target].link.cut(),
-            "kill node": lambda step: self._node(step).kill(),
-            "end node": lambda step: self._end(self._node(step)),
-            "kill redis": lambda _: self._fleet.redis.kill(),
-            "freeze redis": lambda _: self._fleet.redis.freeze(),
-            "cut connections": lambda _: f"{self._redis.client_kill_filter(_type='normal', skipme=True)} of them",
-            "lose a doorbell": lambda step: doorbells.lose_one(self._redis, step),
-            "ring again": lambda step: doorbells.ring_again(self._redis, step),
-            "remove a container": lambda step: self._hit(step, how="remove"),
-            "kill a container": lambda step: self._hit(step, how="kill"),
-            "squat a port": self._squat,
-        }
-        return faults[step.what](step) or ""
-
-    def mend(self, step: Step) -> None:
-        mends: Mapping[str, Callable[[Step], object]] = {
-            "kill worker": lambda step: self._fleet[step.target].worker.start(),
-            "end worker": lambda step: self._fleet[step.target].worker.start(),
-            "freeze worker": lambda step: self._fleet[step.target].worker.thaw(),
-            "kill engine": lambda step: self._fleet[step.target].engine.start(),
-            "cut link": lambda step: self._fleet[step.target].link.mend(),
-            "kill node": lambda step: self._node(step).start(),
-            "end node": lambda step: self._node(step).start(),
-            "kill redis": lambda _: self._fleet.redis.start(),
-            "freeze redis": lambda _: self._fleet.redis.thaw(),
-            "squat a port": lambda step: self._make_way(step.at),
-        }
-        mends[step.what](step)
-
     def make_whole(self) -> None:
         for begun_at in list(self._squatters):
-            self._make_way(begun_at)
+            self._release(begun_at)
         self._fleet.make_whole()
         hosts = set(self.shape.hosts)
         self._fleet.wait_until(lambda: at_rest.live(self) == hosts, within=WHOLE_WITHIN)
@@ -139,24 +94,26 @@ class LabStage:
         programs |= {f"API node {node.url}": node for node in self._fleet.nodes}
         return dict(_held(name, program) for name, program in programs.items())
 
-    def _end(self, program: Program) -> str:
-        try:
-            return f"exit code {program.stop(within=ENDS_WITHIN)}"
-        except subprocess.TimeoutExpired:
-            program.kill()
-            return "and it did not end"
+    # Faults -----------------------------------------------------------------------------------------------------
 
-    def _hit(self, step: Step, *, how: str) -> str:
+    def _stopping(self, what: str, targets: tuple[str, ...], program: Callable[[str], Program], weight: int = 1) -> Act:
+        return Act(
+            Fault(what, targets, SHORT, weight),
+            lambda step: _stop(program(step.target)),
+            lambda step: program(step.target).start(),
+        )
+
+    def _cut_link(self, step: Step) -> None:
+        self._fleet[step.target].link.cut()
+
+    def _hit(self, step: Step, how: Callable[[Container], None]) -> str:
         try:
             with self._fleet[step.target].engine.client() as client:
                 running = sorted(client.containers.list(ignore_removed=True), key=lambda each: str(each.name))
                 if not running:
                     return "none was there"
                 one = step.one_of(running)
-                if how == "remove":
-                    one.remove(force=True)
-                else:
-                    one.kill()
+                how(one)
                 return str(one.name)
         except (APIError, DockerException) as gone:
             return f"could not be done: {gone}"
@@ -167,14 +124,17 @@ class LabStage:
         self._squatters[step.at] = self._cell.run(*command)
         return str(port)
 
-    def _make_way(self, begun_at: float) -> None:
+    def _release(self, begun_at: float) -> None:
         squatter = self._squatters.pop(begun_at)
         for process in psutil.Process(squatter.pid).children(recursive=True):
             process.kill()
         squatter.wait()
 
-    def _node(self, step: Step) -> Program:
-        return self._fleet.nodes[int(step.target.removeprefix("api-"))]
+    def _worker(self, host: str) -> Program:
+        return self._fleet[host].worker
+
+    def _node(self, name: str) -> Program:
+        return self._fleet.nodes[int(name.removeprefix("api-"))]
 
 
 @contextmanager
@@ -190,6 +150,22 @@ def lab_stage(logs: Path) -> Iterator[LabStage]:
         stage = LabStage(fleet, fleet.inside)
         yield stage
         stage.redis().close()
+
+
+def _stop(program: Program) -> str:
+    try:
+        return f"exit code {program.stop(within=ENDS_WITHIN)}"
+    except subprocess.TimeoutExpired:
+        program.kill()
+        return "and it did not end"
+
+
+def _remove(container: Container) -> None:
+    container.remove(force=True)
+
+
+def _kill(container: Container) -> None:
+    container.kill()
 
 
 def _found(listed: Mapping[str, object]) -> Found:

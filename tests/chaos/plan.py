@@ -1,4 +1,4 @@
-"""What a run does and when: one `random.Random(seed)` decides all of it before it begins, so it can be run again."""
+"""The steps of a run, drawn from `random.Random(seed)` before it begins, so that a run can be repeated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Step:
     body: Mapping[str, Any] = field(default_factory=dict)
     """Of a request."""
     lasts: float = 0.0
-    """Seconds until a fault is mended."""
+    """Seconds until a fault is undone."""
     pick: float = 0.0
     """From 0 to 1: which, of those there are when it comes to it."""
     followed: bool = False
@@ -45,13 +45,13 @@ class Fault:
     what: str
     targets: tuple[str, ...]
     lasts: tuple[float, ...]
-    """One of these; 0 needs no mending. While it lasts, nothing else is done to its target."""
+    """One of these; 0 needs no undoing. While it lasts, its target gets no other fault."""
     weight: int = 1
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What can be done to a stage, and how fast."""
+    """The faults and requests of a stage, and their rates."""
 
     hosts: tuple[str, ...]
     prefix: str
@@ -61,21 +61,21 @@ class Shape:
     image: str
     """Of images to pull, formatted with a number."""
     faults: tuple[Fault, ...]
-    wishes_per_second: float
+    requests_per_second: float
     seconds_between_faults: float
 
 
 def plan(seed: int, shape: Shape, *, operations: int) -> list[Step]:
     dice = random.Random(seed)
-    wishes = list(_wishes(dice, shape, operations))
-    return sorted([*wishes, *_faults(dice, shape, until=wishes[-1].at)], key=lambda step: step.at)
+    requests = list(_requests(dice, shape, operations))
+    return sorted([*requests, *_faults(dice, shape, until=requests[-1].at)], key=lambda step: step.at)
 
 
-def _wishes(dice: random.Random, shape: Shape, operations: int) -> Iterator[Step]:
+def _requests(dice: random.Random, shape: Shape, operations: int) -> Iterator[Step]:
     bodies, begun = dict(_services(dice, shape)), set[str]()
     at = 0.0
     for _ in range(operations):
-        at += dice.expovariate(shape.wishes_per_second)
+        at += dice.expovariate(shape.requests_per_second)
         what, service = dice.choices(list(SHARES), list(SHARES.values()))[0], dice.choice(list(bodies))
         if what in ("stop", "restart") and service not in begun:
             what = "start"
@@ -94,7 +94,7 @@ def _request(dice: random.Random, shape: Shape, what: str, service: str) -> tupl
 
 
 def _services(dice: random.Random, shape: Shape) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each is wanted in one way throughout: anywhere, twice, on a host, or on a port there that another wants, too."""
+    """Each is requested in one way: anywhere, twice, on a host, or on a port there that another requests, too."""
     for number in range(SERVICES_PER_HOST * len(shape.hosts)):
         kind, host = (
             dice.choices(["anywhere", "twice", "pinned", "on a port"], [45, 15, 30, 10])[0],

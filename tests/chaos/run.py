@@ -1,4 +1,4 @@
-"""One run of chaos: a plan is played on a stage, all that was hurt is mended, and then what holds at rest must hold."""
+"""One run of chaos: plays a plan on a stage, undoes every fault, then checks the invariants at rest."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from aima_core.errors import AimaError
 
 CLIENTS = 16
 REST_WITHIN = timedelta(seconds=100)
-"""After all is mended. Claims run out in 15 seconds, ports are looked after every 15, a third restart waits for 30."""
+"""After every fault is undone. Claims expire in 15 s, ports are reconciled every 15 s, a third restart waits 30 s."""
 LOOKS_EVERY_SECONDS = 1.0
 MOST_FOLLOWERS = 60
 REFUSALS = {404: {"unknown_service"}, 409: {"service_running"}, 422: {"invalid_request", "requirements_not_met"}}
-"""What is no mishap: a service that was never started is stopped, or twice as many hosts are wanted as live."""
+"""Expected: a stop of a service that was never started, or more replicas than live hosts."""
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Report:
     ended: Counter[str] = field(default_factory=Counter)
     followers: int = 0
     lines: int = 0
-    """How often followers connected."""
+    """Connections of followers."""
     rested_after: float = 0.0
     offences: dict[str, list[str]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
-    """What was done, and when."""
+    """The steps, with their times."""
 
     def __str__(self) -> str:
         return "\n".join(
@@ -94,7 +94,7 @@ class Run:
             self._asking.close()
         return self.report
 
-    # What is done -----------------------------------------------------------------------------------------------
+    # Steps -----------------------------------------------------------------------------------------------
 
     def _act(self, clients: ThreadPoolExecutor) -> None:
         mends = [(step.at + step.lasts, step) for step in self._steps if step.lasts]
@@ -107,12 +107,12 @@ class Run:
                 self._hurt(step)
             else:
                 self._say(f"mend {step.what} {step.target}")
-                self._stage.mend(step)
+                self._stage.undo(step)
 
     def _hurt(self, step: Step) -> None:
         self.report.faults[step.what] += 1
         try:
-            what = self._stage.do(step)
+            what = self._stage.make(step)
         except (AimaError, OSError, RedisError) as cannot:
             what = f"could not be done: {cannot}"
         self._say(f"{step}{f': {what}' if what else ''}")
@@ -162,7 +162,7 @@ class Run:
                     return
                 follower = Follower(id, self._stage.nodes(), first=int(step.pick * 2), seed=int(step.pick * 1e6))
                 self._followers.append(follower)
-            follower.begin()
+            follower.start()
 
     def _note(self, step: Step, mishap: str) -> None:
         self._say(f"{step}: {mishap}")
@@ -197,7 +197,7 @@ class Run:
         return time.monotonic() - self._begun
 
     def _wait_until(self, at: float) -> None:
-        """Whatever took too long puts off all that comes later, so that each fault lasts as long as it should."""
+        """A late step delays all later ones, so that each fault lasts as long as planned."""
         early = at - (self._now() - self._late)
         if early > 0:
             time.sleep(early)

@@ -1,18 +1,24 @@
-"""What a run of chaos plays on: a system that can be hurt, mended, and asked what it really has."""
+"""The stage of a chaos run: a system with faults to make and undo, and its real state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+from chaos import messages
 from chaos.asking import Node
-from chaos.plan import Shape, Step
+from chaos.plan import Fault, Shape, Step
 
 from aima_core.redis.connection import RedisClient
 
+SHORT = (1.0, 3.0, 6.0)
+AT_ONCE = (0.0,)
+REDIS = ("redis",)
+
 
 class Found(NamedTuple):
-    """A container, as whatever runs it tells."""
+    """A container, as its runtime reports it."""
 
     name: str
     status: str
@@ -20,44 +26,93 @@ class Found(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Of a process that has lived since this was first asked: what it holds."""
+    """The threads and descriptors of a process that was not restarted during the run."""
 
     threads: Sequence[str]
-    """Their names, as far as those can be told."""
+    """Their names, empty where they are unknown."""
     descriptors: int
 
 
-class Stage(Protocol):
-    shape: Shape
+class Act(NamedTuple):
+    """A fault of a stage, and how it is made and undone."""
 
-    def nodes(self) -> Sequence[Node]:
-        """Where the API is to be asked, whether it lives just now or not."""
-        ...
+    fault: Fault
+    make: Callable[[Step], object]
+    """Returns the target as text, or nothing."""
+    undo: Callable[[Step], object] | None = None
+    """None for a fault that does not last."""
+
+
+class Stage(ABC):
+    def __init__(self, redis: RedisClient, acts: Sequence[Act], **shape: Any) -> None:
+        """`redis` is a connection of the harness, `shape` are the other fields of a Shape."""
+        self.shape = Shape(faults=tuple(act.fault for act in acts), **shape)
+        self._acts = {act.fault.what: act for act in acts}
+        self._redis = redis
 
     def redis(self) -> RedisClient:
-        """A line of the harness' own."""
-        ...
+        return self._redis
 
-    def do(self, step: Step) -> str:
-        """Make a fault; what was hit, in words."""
-        ...
+    def make(self, step: Step) -> str:
+        """Make a fault; returns its target as text."""
+        return str(self._acts[step.what].make(step) or "")
 
-    def mend(self, step: Step) -> None:
-        """Undo what `do` did, so far as it lasts."""
-        ...
+    def undo(self, step: Step) -> None:
+        if undo := self._acts[step.what].undo:
+            undo(step)
 
+    @abstractmethod
+    def nodes(self) -> Sequence[Node]:
+        """The API nodes, whether they live or not."""
+
+    @abstractmethod
     def make_whole(self) -> None:
-        """Mend everything, whatever is left to be mended, and wait until all of it works."""
-        ...
+        """Undo every fault that is left, and wait until everything works."""
 
+    @abstractmethod
     def containers(self) -> Mapping[str, Sequence[Found]]:
-        """All of them by host, as the runtimes tell. Raises OSError or DockerException while one does not answer."""
-        ...
+        """All of them by host, as the runtimes report. Raises OSError or DockerException while one is unavailable."""
 
+    @abstractmethod
     def held(self) -> Mapping[str, Held]:
-        """By process, those alive; a process that was begun anew has another name."""
-        ...
+        """By process, those alive; a restarted process has another name."""
 
+    @abstractmethod
     def logs(self) -> str:
         """Where to look when something is wrong."""
-        ...
+
+
+class Killable(Protocol):
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+
+
+Part = Callable[[str], Killable]
+"""The part of a target's name."""
+
+
+def kill(what: str, targets: Sequence[str], part: Part, *, lasts: tuple[float, ...] = SHORT, weight: int = 1) -> Act:
+    fault = Fault(what, tuple(targets), lasts, weight)
+    return Act(fault, lambda step: part(step.target).kill(), lambda step: part(step.target).start())
+
+
+def freeze(what: str, targets: Sequence[str], part: Part, *, lasts: tuple[float, ...], weight: int = 1) -> Act:
+    fault = Fault(what, tuple(targets), lasts, weight)
+    return Act(fault, lambda step: part(step.target).freeze(), lambda step: part(step.target).thaw())
+
+
+def redis_acts(
+    server: Killable, redis: RedisClient, *, cuts: int, single_cuts: int = 0, lost_messages: int
+) -> Sequence[Act]:
+    """The faults of Redis and of its queues, with their weights."""
+    acts = [
+        kill("kill redis", REDIS, lambda _: server, lasts=(0.2, 1.0, 4.0)),
+        freeze("freeze redis", REDIS, lambda _: server, lasts=(0.5, 3.0, 7.0)),
+        Act(Fault("cut connections", REDIS, AT_ONCE, cuts), lambda _: messages.cut_all(redis)),
+        Act(Fault("cut one connection", REDIS, AT_ONCE, single_cuts), lambda step: messages.cut_one(redis, step)),
+        Act(Fault("lose a message", REDIS, AT_ONCE, lost_messages), lambda step: messages.lose_one(redis, step)),
+        Act(Fault("redeliver", REDIS, AT_ONCE, lost_messages), lambda step: messages.redeliver(redis, step)),
+    ]
+    return [act for act in acts if act.fault.weight]

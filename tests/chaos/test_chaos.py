@@ -1,8 +1,8 @@
-"""Nothing lost, nothing doubled: whatever is done to the parts meanwhile, at rest everything is as it was asked for.
+"""Chaos: after any sequence of requests and faults the system converges, nothing lost and nothing duplicated.
 
-A seed decides everything that is done and its order. What was done stands in the test's output where something does not
-hold. With `--long`, ten seeds of each stage: over 10,000 operations on fakes, and 1,000 on real Docker Engines;
-by hand, any seed, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
+A seed decides every step and its order; a failure prints them. With `--long`, ten seeds of each stage: over 10,000
+operations on fakes, and 1,000 on real Docker Engines; by hand, any seed, from `tests/`:
+`python -m chaos --seed 7 --operations 1000 [--stage lab]`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check(stage: Stage, *, seed: int, operations: int, installation: str) -> Non
     ("seed", "operations"),
     [pytest.param(6, 100, id="short"), *(pytest.param(seed, 1100, id=f"seed {seed}", marks=LONG) for seed in SEEDS)],
 )
-def test_at_rest_a_fleet_of_fakes_is_as_it_was_asked_to_be(fleet, seed, operations):
+def test_a_fleet_of_fakes_converges_after_any_faults(fleet, seed, operations):
     check(fleet, seed=seed, operations=operations, installation=fleet_stage.INSTALLATION)
 
 
@@ -42,18 +42,18 @@ def test_at_rest_a_fleet_of_fakes_is_as_it_was_asked_to_be(fleet, seed, operatio
     ("seed", "operations"),
     [pytest.param(1, 30, id="short"), *(pytest.param(seed, 120, id=f"seed {seed}", marks=LONG) for seed in SEEDS)],
 )
-def test_at_rest_hosts_with_real_engines_are_as_they_were_asked_to_be(lab, seed, operations):
+def test_hosts_with_real_engines_converge_after_any_faults(lab, seed, operations):
     check(lab, seed=seed, operations=operations, installation=lab_stage.INSTALLATION)
 
 
-def test_a_seed_decides_all_that_is_done():
+def test_a_seed_decides_every_step():
     shape = Shape(
         hosts=("alpha", "beta"),
         prefix="svc-chaos",
         body={},
         image="other-{}:1",
         faults=(Fault("kill", ("alpha", "beta"), (1.0, 3.0)),),
-        wishes_per_second=5,
+        requests_per_second=5,
         seconds_between_faults=1,
     )
 

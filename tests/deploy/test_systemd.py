@@ -89,6 +89,6 @@ def test_systemd_itself_has_nothing_to_complain_of(tmp_path: Path) -> None:
 
 
 def variables(text: str, *, shown: bool = False) -> dict[str, str]:
-    """As systemd reads them; also those that are only shown."""
+    """As systemd reads them, commented ones included."""
     lines = re.findall(rf"^{'#?' if shown else ''}(\w+)=(.*)$", text, re.MULTILINE)
     return {name: "".join(shlex.split(value)) for name, value in lines}

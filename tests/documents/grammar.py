@@ -1,4 +1,4 @@
-"""Whether a command line as documents write it, placeholders and alternatives included, is one that `aima` takes."""
+"""Checks command lines of documents, with placeholders and alternatives, against the commands of `aima`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTION = re.compile(r"(?<![\w<])--?[a-z][a-z-]*")
 
 
 def mistakes_in(line: str) -> list[str]:
-    """What is wrong with `aima …`, a sentence each."""
+    """The mistakes in `aima …`, a sentence each."""
     words = line.split()[1:]
     found = list(_walk(root, "aima", words))
     options = set(_OPTION.findall(" ".join(words)))
@@ -23,7 +23,7 @@ def mistakes_in(line: str) -> list[str]:
 
 
 def _walk(command: click.Command, path: str, words: list[str]) -> Iterator[tuple[click.Command | None, str]]:
-    """The command and those below it that the words name; None for what is not there."""
+    """The command and its subcommands that the words name; None for an unknown one."""
     yield command, path
     if not isinstance(command, click.Group):
         return

@@ -1,4 +1,4 @@
-"""What the project's documents name: code, in spans and blocks; the paths, links, commands and variables in it."""
+"""Reads the paths, links, commands and variables in the code spans and blocks of the project's documents."""
 
 from __future__ import annotations
 
@@ -32,11 +32,7 @@ class Named:
 
 
 def documents() -> list[Path]:
-    return [
-        path
-        for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
-        if path.exists()
-    ]
+    return [path for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
 
 
 def paths() -> Iterator[Named]:

@@ -1,4 +1,4 @@
-"""What the documents and the hints name is there: paths, links, commands, options, variables."""
+"""Paths, links, commands, options and variables that documents and hints name exist."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
 """Not settings of a node: where the API is, the key for it, and where the settings are."""
 
 
-def test_every_path_that_a_document_names_is_there() -> None:
+def test_every_path_in_a_document_exists() -> None:
     absent = [str(each) for each in paths() if not (ROOT / each.text).exists()]
 
     assert absent == []
 
 
-def test_every_link_leads_to_a_file_and_a_heading_of_it() -> None:
+def test_every_link_has_its_file_and_heading() -> None:
     broken = [f"{document.relative_to(ROOT)}: {target}" for document, target in links() if not leads(document, target)]
 
     assert broken == []
 
 
-def test_every_command_line_that_a_document_shows_is_one_that_aima_takes() -> None:
+def test_every_command_line_in_a_document_is_valid() -> None:
     wrong = [f"{each}: {mistake}" for each in commands() for mistake in mistakes_in(each.text)]
 
     assert wrong == []
 
 
 @pytest.mark.parametrize("row", table(), ids=lambda row: row.code)
-def test_the_command_that_a_hint_advises_exists(row: type) -> None:
+def test_every_command_in_a_hint_is_valid(row: type) -> None:
     advised = [command for span in spans(row.hint) for command in commands_in(span)]
 
     assert [mistake for command in advised for mistake in mistakes_in(command)] == []
 
 
-def test_every_variable_that_a_document_names_is_a_setting() -> None:
+def test_every_variable_in_a_document_is_a_setting() -> None:
     unknown = [str(each) for each in variables() if not is_setting(each.text)]
 
     assert unknown == []

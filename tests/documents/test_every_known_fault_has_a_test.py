@@ -1,4 +1,4 @@
-"""The table of faults: none is left out, and each names tests that there are."""
+"""The table of faults is complete, and names tests that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from documents.reading import ROOT, spans
 
 PAGE = ROOT / "docs/faults.md"
 FAULTS = 37
-"""As many as were known when the table was made; a new one is put at its end."""
+"""The faults of the first table; new ones are appended."""
 
 
 def rows() -> Iterator[tuple[int, list[str]]]:
@@ -32,7 +32,7 @@ def test_every_fault_is_there_once_and_has_a_test() -> None:
     assert [number for number, tests in found if not tests] == []
 
 
-def test_every_test_that_is_named_exists() -> None:
+def test_every_test_named_for_a_fault_exists() -> None:
     absent = [
         f"{number}: {named}"
         for number, tests in rows()

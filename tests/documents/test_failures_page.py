@@ -1,4 +1,4 @@
-"""The page of failures is the table of failures."""
+"""The page of errors is printed from the table of errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_says_what_the_table_says():
+def test_the_page_of_errors_is_up_to_date():
     printed = runpy.run_path(str(DOCS / "print_failures.py"))["page"]()
 
     assert (DOCS / "failures.md").read_text() == printed, "python docs/print_failures.py > docs/failures.md"

@@ -17,7 +17,7 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 def spoken(text: str, start: Starter) -> bytes:
-    """A WAV file of it, spoken slowly, since the listener is no genius."""
+    """A WAV file of it in slow speech."""
     return start("espeak-cpu").ask("/v1/audio/speech", body=json.dumps({"input": text, "speed": 0.8}).encode())
 
 

@@ -29,7 +29,7 @@ sys.exit(main())
 
 
 class Apart(Commands):
-    """The commands of whoever uses them."""
+    """The user's commands."""
 
     def __init__(self, directory: Path, redis_url: str, *, installation: str) -> None:
         port = free_port()

@@ -17,13 +17,13 @@ DIAL_IMAGE = "aima/dial:1"
 def a_dial(
     service: str = SERVICE, *, port: int | None = None, dialled: dict[str, Scalar] | None = None
 ) -> StartService:
-    """As the catalog says, but for what is dialled: `a_dial(dialled={"load-seconds": 5})`."""
+    """The entry of the catalog, with dialled arguments: `a_dial(dialled={"load-seconds": 5})`."""
     entry = engine_of("dial-cpu")
     engine = entry.model_copy(update={"arguments": {**entry.arguments, **(dialled or {})}})
     return StartService(service=ServiceId(service), engine=engine, port=port)
 
 
 def a_dial_from(image: str, **facts: Any) -> StartService:
-    """From another image, with these of the engine's facts, and nothing known of its size unless told."""
+    """The dial with another image and these facts; its size is unknown unless given."""
     engine = engine_of("dial-cpu").model_copy(update={"image": image, "image_size": None, **facts})
     return StartService(service=SERVICE, engine=engine)

@@ -1,11 +1,9 @@
-"""A worker that is told to end hands on what is under way at once; the next one carries it on, however it was told."""
+"""Worker shutdown: operations under way are requeued at once, and the next worker continues them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from signal import SIGQUIT, SIGTERM, Signals
 
 import pytest
@@ -25,16 +23,6 @@ ENDS_WITHIN = 3
 """Seconds."""
 RESUMED_WITHIN = timedelta(seconds=5)
 TAKEN_OVER_WITHIN = timedelta(seconds=20)
-
-
-@pytest.fixture
-def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
-    running = Apart(tmp_path, own_redis.url, installation=installation)
-    try:
-        running.up()
-        yield running
-    finally:
-        running.end()
 
 
 @pytest.mark.parametrize(

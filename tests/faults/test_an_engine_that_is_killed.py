@@ -1,4 +1,4 @@
-"""The Docker Engine is felled while engines run and while they start: a state of the host, and nobody's death."""
+"""Docker Engine crash while engines run and while they start: a state of the host; no instance fails by it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
     own.kill()
 
     id, end = desk.begin(a_stop_of())
-    assert eventually(lambda: "goes on as soon as it does" in (desk.outcome(id).operation.reason or ""))
+    assert eventually(lambda: "The stop continues when it answers" in (desk.outcome(id).operation.reason or ""))
     own.start()
 
     assert end.result(30).operation.state is State.SUCCEEDED
@@ -154,10 +154,10 @@ def test_the_doctor_warns_where_engines_would_end_with_the_docker_engine(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", own.address)
 
-    warned = [each for each in findings(Settings()) if "engines end whenever" in each.said]
+    warned = [each for each in findings(Settings()) if "engines end whenever" in each.message]
 
     assert [each.verdict for each in warned] == ([] if "no live" not in request.node.name else [CheckStatus.WARNING])
-    assert all("live-restore" in (each.mend or "") for each in warned)
+    assert all("live-restore" in (each.fix or "") for each in warned)
 
 
 def _serves(desk: Desk, instance: Instance) -> bool:

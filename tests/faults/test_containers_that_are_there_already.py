@@ -1,4 +1,4 @@
-"""Containers that stand under the name of a service before it is started: its own remains, or somebody else's."""
+"""Containers under a service's name before its start: its own leftovers, or a foreign container."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture
 def theirs(desk: Desk, client: docker.DockerClient) -> Iterator[Container]:
-    """Somebody's container that happens to have the name of ours, and runs."""
+    """A running foreign container with the name of ours."""
     name = desk.host.container_name(SERVICE)
     container = client.containers.run(DIAL_IMAGE, ["sleep", "1000"], name=name, init=True, detach=True)
     yield container
@@ -63,7 +63,7 @@ def test_a_container_of_that_name_that_is_not_ours_is_refused_and_left_alone(des
 
     theirs.reload()
     assert outcome.code == "engine_refused"
-    assert f"a container named {theirs.name} is there, and is not AIMA's" in outcome.operation.failure.message
+    assert f"a container named {theirs.name} exists, and is not AIMA's" in outcome.operation.failure.message
     assert outcome.instance.state is InstanceState.FAILED
     assert theirs.status == "running"
 

@@ -33,7 +33,7 @@ small_disk = pytest.mark.parametrize("own", [{"disk": DISK}], indirect=True)
 
 @pytest.fixture(scope="session")
 def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a registry with images that are too large, and one that is for other machines."""
+    """The directory of a registry with images that are too large, and with an image of another architecture."""
     directory = tmp_path_factory.mktemp("registry")
     name = f"pushed-{uuid.uuid4().hex[:12]}:1"
     with registry(directory) as server:

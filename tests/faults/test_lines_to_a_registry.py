@@ -21,13 +21,13 @@ from lab.wishes import a_stop_of
 from aima_core.domain.operations import Phase, StartService, State
 from aima_core.domain.services import InstanceState
 from aima_core.settings import DockerSettings
-from aima_worker.operations.images import WAITS_BEFORE_ANOTHER_TRY
+from aima_worker.context import Timings
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 
 MB = 1_000_000
 NAME = "far/dial:1"
-TRIES = len(WAITS_BEFORE_ANOTHER_TRY) + 1
+TRIES = len(Timings().pull_retry_delays) + 1
 AT_ONCE = timedelta(seconds=5)
 
 
@@ -45,7 +45,7 @@ def a_start_over(line: Proxy) -> StartService:
 
 
 def tries_told(outcome: Outcome) -> list[str]:
-    """How each try that was told of ended; that of the last is the operation's own end."""
+    """How each reported try ended; the end of the last is the operation's own."""
     told = (event.message or "" for event in outcome.events)
     return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
 

@@ -1,4 +1,4 @@
-"""Host ports that somebody turns out to use, whoever it is and however quietly."""
+"""Host ports that foreign programs or containers hold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis]
 @contextmanager
 def a_program_that_listens(desk: Desk, port: int) -> Iterator[str]:
     with socket.create_server((desk.host.settings.host.address, port)):
-        yield f"(process {os.getpid()})"
+        yield f"(pid {os.getpid()})"
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def test_a_port_that_is_taken_is_passed_over_and_its_holder_named(desk: Desk, sq
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.instance.port != port
     (told,) = (event.message for event in outcome.events if event.message)
-    assert f"Port {port} on alpha is taken by " in told
+    assert f"Port {port} on alpha is in use by " in told
     assert holder in told
 
 

@@ -1,4 +1,4 @@
-"""Redis begins anew, or a worker is killed: what runs goes on running, and is known again within seconds."""
+"""Redis loses its data, or a worker is killed: engines keep running, and their records are rebuilt within seconds."""
 
 from __future__ import annotations
 
@@ -29,18 +29,8 @@ KNOWN_WITHIN = timedelta(seconds=15)
 """The goal that the worker's intervals are chosen for."""
 TAKEN_OVER_WITHIN = timedelta(seconds=20)
 SEEN_TO_WITHIN = timedelta(seconds=10)
-"""Of a worker's start, what was there before it is told, finished or cleared away."""
+"""After a worker's start, earlier containers are reported, finished or removed."""
 FREE_WITHIN = timedelta(seconds=30)
-
-
-@pytest.fixture
-def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
-    running = Apart(tmp_path, own_redis.url, installation=installation)
-    try:
-        running.up()
-        yield running
-    finally:
-        running.end()
 
 
 def emptied(redis: RedisServer, _: Path) -> None:
@@ -69,7 +59,7 @@ def is_ready(aima: Apart) -> bool:
 
 
 def written_down(aima: Apart) -> dict[str, object]:
-    """What was asked for of the service."""
+    """The request for the service."""
     told = aima.record("service", "status", SERVICE)
     return {name: value for name, value in told.items() if name != "instances"}
 
@@ -79,7 +69,7 @@ def leased(aima: Apart) -> list[int]:
 
 
 def labelled(aima: Apart) -> list[int]:
-    """The ports that the containers' labels tell."""
+    """The ports in the containers' labels."""
     return sorted(int(container.labels["aima.port"]) for container in aima.containers())
 
 
@@ -95,7 +85,7 @@ def tell_that_it_ails(redis: RedisServer) -> None:
 
 @contextmanager
 def followed(aima: Apart) -> Iterator[list[str]]:
-    """The lines of the service's log, as whoever follows it gets them."""
+    """The lines of the service's log, as a follower receives them."""
     lines: list[str] = []
     with aima.begin("service", "logs", SERVICE, "--follow") as following:
         assert following.stdout is not None

@@ -8,21 +8,8 @@ from pathlib import Path
 import pytest
 from api.catalog.entries import write
 from lab.api_process import ApiProcess, api_process
-from lab.fleet import IMAGE, Fleet, fleet_on
+from lab.fleet import IMAGE, Fleet, fleet_engine, fleet_on
 from lab.redis_server import RedisServer
-
-ENGINE = f"""\
-name: fleet-cpu
-type: fleet
-image: {IMAGE}
-command: [serve]
-port: 8000
-health_check:
-  timeout: 1m
-requires:
-  platforms: [linux/arm64, linux/amd64]
-  memory: 10MB
-"""
 
 
 @pytest.fixture
@@ -42,6 +29,6 @@ def kept_fleet(own_redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
 @pytest.fixture
 def api(own_redis: RedisServer, tmp_path: Path) -> Iterator[ApiProcess]:
     """An API node that knows an engine of type `fleet`, which any host of a fleet runs."""
-    write(tmp_path / "catalog/engines/fleet/fleet-cpu.yaml", ENGINE)
+    write(tmp_path / "catalog/engines/fleet/fleet-cpu.yaml", fleet_engine("fleet", image=IMAGE))
     with api_process(own_redis.url, tmp_path, catalog=tmp_path / "catalog") as api:
         yield api

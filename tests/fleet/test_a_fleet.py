@@ -82,7 +82,7 @@ def test_what_ran_in_a_process_that_was_killed_runs_on_when_it_is_back(
 
     felled.kill()
     while_felled = kept_fleet.running()
-    felled.begin()
+    felled.start()
     kept_fleet.until_ready()
 
     assert before == while_felled == kept_fleet.running()
@@ -109,6 +109,6 @@ def test_a_fleet_that_is_told_to_end_ends_within_seconds(fleet: Fleet) -> None:
     fleet.up(fake_hosts(10), processes=1)
     (process,) = fleet.processes
 
-    process.terminate()
+    process.stop()
 
     assert process.ended_by == 0

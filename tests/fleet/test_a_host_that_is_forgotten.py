@@ -1,4 +1,4 @@
-"""A host is forgotten, and comes back all the same: what runs there is adopted again, and nothing of it is removed."""
+"""A host is forgotten and returns: its containers are adopted again, and none is removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cut_off(process: FleetProcess) -> Callable[[], None]:
 def killed(process: FleetProcess) -> Callable[[], None]:
     """Gives what has it back, with another worker."""
     process.kill()
-    return process.begin
+    return process.start
 
 
 @pytest.mark.parametrize("gone", [cut_off, killed])

@@ -21,7 +21,7 @@ SMALL = {"memory": "4GB"}
 
 @pytest.fixture(scope="module")
 def plans() -> tuple[HostPlan, ...]:
-    """Which hosts; a file that wants others defines this anew."""
+    """The hosts; a file that needs others overrides this."""
     return a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02")
 
 

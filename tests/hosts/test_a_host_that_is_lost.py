@@ -17,7 +17,7 @@ MOVES_AFTER = timedelta(seconds=20)
 UPKEEP_WITHIN = timedelta(seconds=10)
 """A node looks at the hosts every five seconds, and then asks."""
 STOPS_WITHIN = timedelta(seconds=15)
-"""Of a host's return, what was moved elsewhere meanwhile."""
+"""After a host's return, the copies that failed over meanwhile are stopped."""
 DOCKER_IS_MISSED_WITHIN = timedelta(seconds=5)
 
 

@@ -1,4 +1,4 @@
-"""One request for many hosts, stops that overtake what is stuck, and two API nodes that tell the same."""
+"""One request for many hosts, stops that overtake stalled starts, and two API nodes with the same answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMISED = 1.0
 """Seconds that a stop may take; the tests allow for a busy machine."""
 ALLOWED = 3.0
 ENDS_WITHIN = 3.0
-"""Seconds, of a worker that is told to."""
+"""Seconds, for a worker shutdown."""
 RESUMED_WITHIN = timedelta(seconds=5)
 
 
@@ -75,7 +75,7 @@ def test_more_replicas_than_hosts_are_refused_with_every_host_and_why_not(fleet)
 
     assert refused.returncode == 10
     said = " ".join(refused.stderr.split())
-    assert "2 replicas were asked for, and 1 live host(s)" in said
+    assert "2 replicas were requested, and 1 live host(s)" in said
     assert "cpu-01 and cpu-02" in said
     assert fleet.node().get("/v1/services")["items"] == []
 
@@ -84,7 +84,7 @@ def test_a_start_on_a_host_that_nobody_has_heard_of_is_refused(fleet):
     refused = fleet.node().aima("service", "start", "svc-light-1", "--host", "cpu-01", "--host", "nowhere")
 
     assert refused.returncode == 15
-    assert "No host named nowhere has ever announced itself." in refused.stderr
+    assert "Unknown host: nowhere." in refused.stderr
     assert not any(running(fleet).values())
 
 

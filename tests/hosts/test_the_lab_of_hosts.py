@@ -163,7 +163,7 @@ def test_an_api_node_is_felled_and_the_other_goes_on(fleet):
     first.kill()
 
     assert not first.answers()
-    assert [host["live"] for host in second.operation("host", "list")] == [True, True, True]
+    assert [host["live"] for host in second.record("host", "list")] == [True, True, True]
 
 
 def test_only_a_gpu_host_s_engine_takes_requests_for_gpus(fleet):

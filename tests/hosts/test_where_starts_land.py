@@ -1,4 +1,4 @@
-"""A start lands where its engine can run, waits with the reason where nobody has room, and begins by itself."""
+"""A start is placed where its engine can run, is pending with the reason without capacity, and then runs by itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fleet_of_this_file(fleet_of_this_file):
 
 
 def container_on(fleet: FleetOfHosts, host: str) -> dict:
-    """What its engine tells of its only container."""
+    """The inspection of the host's only container."""
     (name,) = fleet[host].engine.containers()
     with fleet[host].engine.client() as client:
         return client.api.inspect_container(name)

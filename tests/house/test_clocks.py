@@ -1,22 +1,21 @@
-"""What is to end, or to be overdue, is timed by Redis: hosts' clocks differ, and no lease may go by any of them."""
+"""Clock skew: TTLs and leases use the clock of Redis alone, since the clocks of hosts differ."""
 
 from __future__ import annotations
 
 import ast
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from house.sources import MODULES, place, tree
 from lab.wishes import a_start_of, put_down
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis import keys
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 
-ROOT = Path(__file__).parents[2]
 ALPHA = HostName("alpha")
 LOOK_AT_THE_CLOCK = {
     "aima_core/store/operations.py": "when something happened, for people",
@@ -25,7 +24,7 @@ LOOK_AT_THE_CLOCK = {
     "aima_api/up/app.py": "which lines of its parts are this run's",
     "aima_api/cli/tables.py": "how long ago something was, for people",
     "aima_api/routes/logs.py": "what `--since 10m` means",
-    "aima_worker/logs/tail.py": "when the last lines were put down, for people",
+    "aima_worker/logs/buffer.py": "when the last lines were stored, for people",
     "aima_worker/logs/collector.py": "which lines were said before this worker",
     "aima_worker/node/heartbeat.py": "how far it is from Redis' own",
     "aima_worker/reconciler/adoption.py": "since when a container runs that does not say so itself",
@@ -45,27 +44,23 @@ def asks_for_the_time(node: ast.AST) -> bool:
     )
 
 
-def test_nobody_else_asks_this_machine_for_the_time():
-    asking = {
-        str(path.relative_to(ROOT))
-        for package in ("aima_core", "aima_worker", "aima_api")
-        for path in (ROOT / package).rglob("*.py")
-        if any(map(asks_for_the_time, ast.walk(ast.parse(path.read_text()))))
-    }
+def test_no_other_module_reads_the_clock_of_this_machine():
+    asking = {place(path) for path in MODULES if any(map(asks_for_the_time, ast.walk(tree(path))))}
 
     assert asking == set(LOOK_AT_THE_CLOCK)
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("off", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
-def test_a_host_whose_clock_is_a_day_off_holds_what_it_holds_for_as_long_as_any_other(redis, monkeypatch, off):
+def test_ttls_and_leases_ignore_the_clock_of_the_host(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.operations.now", lambda: datetime.now(UTC) + off)
+    monkeypatch.setattr("aima_core.store.claims.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
     ports.set_range(range(20000, 20010))
     start = put_down(operations, a_start_of())
 
     hosts.join(ALPHA, identity="alpha's", session="one")
-    claimed = operations.claim(start.id, ALPHA)
+    claimed = ClaimStore(redis).claim(start.id, ALPHA)
     port = ports.lease(ServiceId("svc-tiny-dial").on(ALPHA), fence=1)
     seconds, _ = redis.time()
 

@@ -1,4 +1,4 @@
-"""Which real parts this machine has; what is asked once holds for the whole run."""
+"""Which real parts this machine has, each checked once per run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASK_SECONDS = 5
 
 @cache
 def why_not(part: str) -> str | None:
-    """Why tests marked `part` cannot run here; None if they can."""
+    """The reason why tests marked `part` cannot run here; None if they can."""
     return {"docker": _docker, "registry": _registry, "redis": _redis}[part]()
 
 

@@ -1,8 +1,8 @@
-"""A cell of the kernel's own for a test: another network, other mounts, other processes, all gone when it ends.
+"""A cell: namespaces of network, mounts and processes for one test, all gone when it ends.
 
-What is started inside dies with the cell's first process, whatever became of it; its mounts and networks go with it.
-So a Docker Engine of a test's own, its containers and a disk that is too small leave nothing behind, even when the
-test was killed. The test's own thread can step into the cell's network, and speak to loopback there.
+Every process inside is killed with the cell's first process; its mounts and networks go with it. So a test's own
+Docker Engine, its containers and a small disk leave nothing behind, even when the test is killed. A thread of the test
+can enter the cell's network and use its loopback.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Cell:
         return self._first.pid
 
     def outside(self, path: Path) -> Path:
-        """How to reach from here what lies at `path` inside."""
+        """The path from here to `path` inside."""
         return Path(f"/proc/{self.pid}/root") / path.relative_to("/")
 
     def run(
         self, *command: str, log: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a program inside; what it says goes to `log`, and `environment` adds to this process' own."""
+        """Start a program inside; its output goes to `log`, and `environment` adds to this process' own."""
         with (log or Path(os.devnull)).open("ab") as said:
             entering = subprocess.Popen(
                 self._inside(command),
@@ -61,7 +61,7 @@ class Cell:
         return entering
 
     def do(self, *command: str) -> str:
-        """What a program says that is run inside to its end. Raises AssertionError when it fails."""
+        """Run a program inside to its end; returns its output. Raises AssertionError when it fails."""
         done = subprocess.run(self._inside(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}"
         return done.stdout
@@ -88,7 +88,7 @@ class Cell:
 def cell() -> Iterator[Cell]:
     """A new cell; skips the test where this process may not make one."""
     require_root("unshare", "nsenter", "setpriv", "mount", "ip")
-    # Its outermost process dies with whoever runs the tests, and takes the cell along.
+    # Its outermost process is killed with the test process, and takes the cell along.
     outermost = subprocess.Popen(
         [*_OUTERMOST, "sh", "-c", _FIRST_PROCESS],
         stdout=subprocess.PIPE,
@@ -110,7 +110,7 @@ def cell() -> Iterator[Cell]:
 
 
 def require_root(*programs: str) -> None:
-    """Skip the test where it is not root, or lacks one of these programs; in CI fail it."""
+    """Skip the test where it is not root, or lacks one of these programs; fail it in CI."""
     if os.geteuid() != 0:
         missing("only root can give a test a network, mounts and processes of its own; run the tests as root")
     if lacking := [program for program in programs if shutil.which(program) is None]:

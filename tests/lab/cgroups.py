@@ -1,4 +1,4 @@
-"""Control groups of a lab's own, which engines would leave behind: they go with the lab, or with whoever ran it.
+"""Control groups of a lab, removed with the lab or with the test process.
 
 A cell takes its processes, mounts and networks with it. The groups of its containers are directories of the kernel's
 that stay, empty. So a sweeper outside waits for the end of the tests, however they end, and removes them.

@@ -1,4 +1,4 @@
-"""A host in this process that carries commands out: the worker's steps on any runtime, with Redis, without a queue."""
+"""A host in this process that executes operations: the worker's steps on any runtime, with Redis, without a queue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Outcome:
 
     @property
     def phases(self) -> list[Phase]:
-        """Those it went through once it was put down, each once."""
+        """The phases after `queued`, each once."""
         return list(dict.fromkeys(event.phase for event in self.events[1:]))
 
     @property
@@ -40,7 +40,7 @@ class Outcome:
 
 
 class Desk:
-    """A host and what it is asked to do."""
+    """A host and the operations that it executes."""
 
     def __init__(self, host: HostContext, pool: ThreadPoolExecutor) -> None:
         self.host = host
@@ -50,7 +50,7 @@ class Desk:
         return put_down(self.host.operations, command, host=self.host.name, **how).id
 
     def carry_out(self, command: Command, **how: Any) -> Outcome:
-        """Have the command carried out to its end."""
+        """Enqueue the command and execute it to its end."""
         return self.finish(self.ask(command, **how))
 
     def finish(self, id: OperationId) -> Outcome:
@@ -58,7 +58,7 @@ class Desk:
         return self.outcome(id)
 
     def begin(self, command: Command, **how: Any) -> tuple[OperationId, Future[Outcome]]:
-        """Have it carried out meanwhile."""
+        """Enqueue the command and execute it in a thread."""
         id = self.ask(command, **how)
         return id, self._pool.submit(self.finish, id)
 
@@ -80,7 +80,7 @@ class Desk:
 
 @contextmanager
 def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **more: Any) -> Iterator[HostContext]:
-    """A host of these settings that leases its ports, and what it still has under way at the end is handed on."""
+    """A host with these settings and its port range; operations under way at the end are released."""
     host = make_host(settings, redis, runtime, **more)
     try:
         host.ports.set_range(settings.host.ports)
@@ -93,7 +93,7 @@ def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **m
 def desk_of(
     settings: Settings, redis: TextRedis, runtime: ContainerRuntime, *, probe: Probe = http_status, **more: Any
 ) -> Iterator[Desk]:
-    """A desk at a host of these settings; what it still has under way at the end is handed on."""
+    """A desk with such a host."""
     with (
         ThreadPoolExecutor(8, thread_name_prefix="desk") as pool,
         host_of(settings, redis, runtime, probe=probe, **more) as host,

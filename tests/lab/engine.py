@@ -1,4 +1,4 @@
-"""A Docker Engine of a test's own, to be killed, brought back, or given too small a disk, apart from the shared one."""
+"""A Docker Engine of one test, which it can kill, restart, or give a small disk."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ class EngineAt:
 class OwnEngine(EngineAt):
     """One engine in a cell. What it runs outlives it, but not the cell."""
 
-    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool) -> None:
+    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int) -> None:
         super().__init__(f"unix://{directory}/docker.sock")
         self.cell = inside
         self._directory = directory
         self._live_restore = live_restore
+        self._download_attempts = download_attempts
         self._process: psutil.Process | None = None
         self._entering: subprocess.Popen[bytes] | None = None
 
@@ -58,14 +59,14 @@ class OwnEngine(EngineAt):
         (self._process,) = psutil.Process(self._entering.pid).children()
 
     def kill(self) -> None:
-        """Fell it, and not what it runs."""
+        """Kills the engine, but not its containers."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
     def take(self, image: str) -> None:
-        """Have an image of the shared engine here, too."""
+        """Loads an image of the shared engine."""
         with closing(docker.from_env()) as shared, self.client() as own:
             own.images.load(b"".join(shared.images.get(image).save(named=True)))
 
@@ -80,7 +81,7 @@ class OwnEngine(EngineAt):
             "host": self.address,
             "data-root": self._directory / "data",
             "shutdown-timeout": 1,
-            "max-download-attempts": 1,  # else it tries for 75 seconds before it tells that a line is cut
+            "max-download-attempts": self._download_attempts,
             "log-level": "warn",
         }
         flags = ["--live-restore"] if self._live_restore else []
@@ -88,8 +89,13 @@ class OwnEngine(EngineAt):
 
 
 @contextmanager
-def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterator[OwnEngine]:
-    """An engine in a cell of its own, running; with its images and containers on a disk of just that size."""
+def own_engine(
+    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1
+) -> Iterator[OwnEngine]:
+    """A running engine in a cell of its own, with its images and containers on a disk of that size.
+
+    Its default of five attempts to download a layer would take 75 seconds.
+    """
     if shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
     directory = Path(tempfile.mkdtemp(prefix="aima-engine-"))  # pytest's own paths are too long for a socket
@@ -97,7 +103,7 @@ def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterat
     data.mkdir()
     try:
         with _disk(data, disk) if disk else nullcontext(), cell() as inside:
-            engine = OwnEngine(inside, directory, live_restore=live_restore)
+            engine = OwnEngine(inside, directory, live_restore=live_restore, download_attempts=download_attempts)
             engine.start()
             yield engine
     finally:
@@ -106,7 +112,7 @@ def own_engine(*, disk: str | None = None, live_restore: bool = False) -> Iterat
 
 @contextmanager
 def _disk(place: Path, size: str) -> Iterator[None]:
-    """A disk of that size at the place: outside the cell, since whoever uses the engine looks at it, too."""
+    """Mounts a disk of that size: outside the cell, since clients of the engine check it, too."""
     require_root("mkfs.ext4", "mount", "umount")
     image = place.with_suffix(".disk")
     for command in (

@@ -1,7 +1,7 @@
-"""What the hosts of a fleet run their containers on: a fake runtime that counts, and whose containers may be kept.
+"""The fake runtime of a fleet's hosts: it counts containers, and can keep them.
 
-Kept in a file, they outlive the process like real ones outlive a worker: whoever opens the room next finds them
-running, and having run all the while.
+Kept in a file, containers outlive the process as real ones outlive a worker: the next process finds them running
+since their first start.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FakeRoom(FakeRuntime):
     def __init__(self, *, kept_in: Path | None = None, **facts: Any) -> None:
         super().__init__(now=wall_clock, **facts)
         self.made: Counter[str] = Counter()
-        """How often a container of each name was made, adoptions not counted."""
+        """How often a container of each name was created, adoptions not counted."""
         self._kept_in = kept_in
         if kept_in is not None and kept_in.exists():
             self._engines, self._images, self.made = pickle.loads(kept_in.read_bytes())
@@ -53,7 +53,7 @@ class FakeRoom(FakeRuntime):
             return sorted(name for name, engine in self._engines.items() if engine.running)
 
     def standing(self) -> list[tuple[str, str, int]]:
-        """Every container, also while nobody may be told: name, status, port."""
+        """Every container, also while the engine is unavailable: name, status, port."""
         with self._changed:
             stand = [engine.as_container() for engine in self._engines.values()]
             return [(each.name, str(each.status), next(iter(each.host_ports.values()), 0)) for each in stand]
@@ -68,7 +68,7 @@ class FakeRoom(FakeRuntime):
 
 
 def kept_running(file: Path) -> tuple[list[str], Mapping[str, int]]:
-    """What runs in a room that nobody is in just now, and how often each was made."""
+    """The running containers of a runtime without a process, and how often each was created."""
     if not file.exists():
         return [], {}
     room = FakeRoom(kept_in=file)

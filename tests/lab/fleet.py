@@ -1,7 +1,7 @@
 """A fleet: hundreds of hosts in a few processes of their own, each a whole worker with a fake runtime, on one Redis.
 
-What runs where is asked of the processes, never of the records. Each host has an address of loopback to itself, so
-that all may lease the same ports. Ask a process nothing while it is frozen.
+Containers are read from the processes, never from the records. Each host has a loopback address of its own, so
+that all may lease the same ports. A frozen process answers no request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ARCH = "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"
 
 
 class Cannot(Exception):
-    """What was asked for is not possible just now: the container has gone, or the engine is away."""
+    """The request is impossible now: the container has gone, or the engine is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FakeHost:
     name: str
     slots: int = 4
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """In place of what the machine has: see FactsOverride."""
+    """Override the machine's facts: see FactsOverride."""
     images: tuple[str, ...] = (IMAGE,)
     """Those it has already."""
     engines: tuple[str, ...] = (IMAGE,)
@@ -53,6 +53,22 @@ class FakeHost:
     loads_for: timedelta = timedelta(milliseconds=100)
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Others of the section `host`."""
+
+
+def fleet_engine(type: str, *, image: str) -> str:
+    """A catalog entry that any host of a fleet runs."""
+    return f"""\
+name: {type}-cpu
+type: {type}
+image: {image}
+command: [serve]
+port: 8000
+health_check:
+  timeout: 1m
+requires:
+  platforms: [linux/arm64, linux/amd64]
+  memory: 10MB
+"""
 
 
 def fake_hosts(number: int, **how: Any) -> list[FakeHost]:
@@ -85,8 +101,8 @@ class FleetProcess:
         """Its exit code, negative where it was a signal; None while it is up."""
         return self._the_process().poll()
 
-    def begin(self) -> None:
-        """Have it begin; its hosts take work once `is_ready`."""
+    def start(self) -> None:
+        """Start it; its hosts take work once `is_ready`."""
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -105,8 +121,8 @@ class FleetProcess:
         """With -9. Its containers go with it unless the fleet keeps them."""
         self._end(signal.SIGKILL)
 
-    def terminate(self) -> None:
-        """End its hosts in good order."""
+    def stop(self) -> None:
+        """By SIGTERM: its hosts leave."""
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
@@ -123,13 +139,13 @@ class FleetProcess:
         return {file.stem: kept_running(file)[0] for file in self._kept}
 
     def made(self) -> Counter[str]:
-        """How often a container of each name was made."""
+        """How often a container of each name was created."""
         if self.up:
             return Counter(self.ask("made"))
         return sum((Counter(kept_running(file)[1]) for file in self._kept), Counter())
 
     def containers(self) -> dict[str, list[list[Any]]]:
-        """Those on each of its hosts: name, status, port."""
+        """The containers of each of its hosts: name, status, port."""
         told: dict[str, list[list[Any]]] = self.ask("containers")
         return told
 
@@ -152,11 +168,11 @@ class FleetProcess:
         self.ask("squat", host=host, port=port)
 
     def make_way(self, host: str, port: int) -> None:
-        """Squat there no more."""
+        """Release a squatted port."""
         self.ask("make_way", host=host, port=port)
 
     def ask(self, question: str, **told: Any) -> Any:
-        """Raises Cannot where it cannot, AssertionError, with the end of its log, when it does not answer."""
+        """Raises Cannot if it cannot, and AssertionError with the end of its log if it does not answer."""
         number = next(self._numbers)
         process = self._the_process()
         assert process.stdin and process.stdout
@@ -202,19 +218,19 @@ class Fleet:
         self._kept = kept
 
     def up(self, hosts: Sequence[FakeHost], *, processes: int) -> None:
-        """Bring the hosts up, shared out over so many processes, and wait until all of them take work."""
+        """Start the hosts in so many processes, and wait until all of them take work."""
         for number in range(processes):
             self.add(hosts[number::processes])
         self.until_ready()
 
     def add(self, hosts: Sequence[FakeHost]) -> None:
-        """One more process, begun; its hosts take work once it is ready."""
+        """Start one more process; its hosts take work once it is ready."""
         _allow_connections()
         before = sum(len(process.hosts) for process in self.processes)
         described = [self._described(number, host) for number, host in enumerate(hosts, start=before)]
         process = FleetProcess(described, self._directory, name=f"process-{len(self.processes)}")
         self.processes.append(process)
-        process.begin()
+        process.start()
 
     def until_ready(self) -> None:
         assert eventually(lambda: all(each.is_ready() for each in self.processes if each.up), within=UP_WITHIN)
@@ -224,13 +240,13 @@ class Fleet:
         return {host: names for process in self.processes for host, names in process.running().items()}
 
     def made(self) -> Counter[str]:
-        """How often a container of each name was made, anywhere."""
+        """How often a container of each name was created on any host."""
         return sum((process.made() for process in self.processes), Counter())
 
     def process_of(self, host: str) -> FleetProcess:
         return next(process for process in self.processes if host in process.hosts)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         for process in self.processes:
             if process.up:
                 process.kill()
@@ -262,12 +278,12 @@ class Fleet:
 
 @contextmanager
 def fleet_on(redis_url: str, directory: Path, *, kept: bool = False) -> Iterator[Fleet]:
-    """A fleet without hosts yet; felled at the end."""
+    """A fleet without hosts; killed at the end."""
     fleet = Fleet(redis_url, directory, kept=kept)
     try:
         yield fleet
     finally:
-        fleet.end()
+        fleet.kill()
 
 
 def _allow_connections() -> None:

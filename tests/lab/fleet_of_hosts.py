@@ -1,11 +1,11 @@
-"""Several hosts on this machine, as real as they get: a lab for tests of what many hosts do, and of what fells them.
+"""Several hosts on this machine, with real parts: a lab for tests of many hosts and of their faults.
 
     with fleet_of_hosts(a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02"), logs=tmp_path) as fleet:
         fleet.wait_live()
         fleet.take("aima/dial:1")                          # from the shared engine into every host's
         first, second = fleet.nodes                        # two API nodes; each is a `Commands`
         first.aima("service", "start", "svc-tiny-dial", "--host", "cpu-01", "--wait")
-        second.operation("service", "status", "svc-tiny-dial")     # what it says with `-o json`
+        second.record("service", "status", "svc-tiny-dial")        # its output with `-o json`
         urlopen(first.instance("svc-tiny-dial")["endpoint"] + "/health")    # addresses answer the test, too
 
         host = fleet["cpu-01"]
@@ -16,7 +16,7 @@
         fleet.redis.kill(); fleet.redis.start(); fleet.redis.lose_everything()
         first.kill(); first.start()
         fleet.wait_until(lambda: fleet.states()["cpu-01"] == "away")
-        fleet.make_whole(); fleet.clear()                  # whatever was done to it, and what runs
+        fleet.make_whole(); fleet.clear()                  # undo all faults; stop all services
 
 Every host has a network of its own, with a Docker Engine and a worker; Redis, the registry and the API nodes are on
 none. All of it lives in one cell, its files in memory, and goes with it, also when the tests are killed.
@@ -68,7 +68,7 @@ class FleetOfHosts:
     ) -> None:
         self.inside = inside
         self.logs = logs
-        """What each part said: `<host>-worker.log`, `<host>-engine.log`, `api-1.log`, `redis.log`, …"""
+        """The log of each part: `<host>-worker.log`, `<host>-engine.log`, `api-1.log`, `redis.log`, …"""
         self.redis = SharedRedis(inside, net.servers, home=Path("/run/redis"), log=logs / "redis.log")
         self.registry = SharedRegistry(inside, net.servers, home=Path("/run/registry"), log=logs / "registry.log")
         self._catalog = inside.outside(_CATALOG)
@@ -92,16 +92,16 @@ class FleetOfHosts:
         return next(host for host in self.hosts if host.name == name)
 
     def start(self) -> None:
-        """Everything, at once where it can be."""
+        """Start everything, concurrently where possible."""
         self._all_start(self.redis, self.registry, *(host.engine for host in self.hosts))
         self._all_start(*self.nodes, *(host.worker for host in self.hosts))
 
     def node(self) -> ApiNode:
-        """One that lives."""
+        """A node that is alive."""
         return next(node for node in self.nodes if node.alive)
 
     def clear(self) -> None:
-        """Stop and forget every service. Raises AssertionError when a container is left all the same."""
+        """Stop and forget every service. Raises AssertionError if a container is left."""
         self.node().clear()
         left = {host.name: host.engine.containers() for host in self.hosts}
         assert not any(left.values()), f"containers are left: {left}"
@@ -109,12 +109,12 @@ class FleetOfHosts:
     # Hosts ------------------------------------------------------------------------------------------------------
 
     def states(self) -> dict[str, str]:
-        """`live` or `away`, by name, as an API node tells it; hosts that never announced themselves are missing."""
+        """`live` or `away`, by name, as an API node reports it; hosts that never announced themselves are missing."""
         told = self.node().get("/v1/hosts")["items"]
         return {host["name"]: "live" if host["live"] else "away" for host in told}
 
     def wait_live(self, *names: str, within: timedelta = SETTLES_WITHIN) -> None:
-        """Until these hosts are live, or all."""
+        """Wait until these hosts, or all, are live."""
         wanted = dict.fromkeys(names or [host.name for host in self.hosts], "live")
         self.wait_until(lambda: wanted.items() <= self.states().items(), within=within)
 
@@ -124,13 +124,13 @@ class FleetOfHosts:
         def asked() -> bool:
             try:
                 return fact()
-            except OSError:  # a node or a host that is felled just now
+            except OSError:  # a node or a host that is down
                 return False
 
         assert eventually(asked, within=within), f"it did not come true in {within}; {self._told()}"
 
     def make_whole(self) -> None:
-        """Whatever was cut, frozen, stopped or killed is as it was, and every host is live."""
+        """Undo every fault, and wait until every host is live."""
         for program in (self.redis, self.registry, *self.nodes):
             program.thaw()
         self._all_start(self.redis, self.registry)
@@ -139,19 +139,19 @@ class FleetOfHosts:
         self.wait_live()
 
     def add(self, plan: HostPlan) -> LabHost:
-        """A host more, with its engine and its worker started."""
+        """Add a host, with its engine and its worker started."""
         host = self.set_up(plan)
         host.make_whole()
         return host
 
     def set_up(self, plan: HostPlan) -> LabHost:
-        """A host more, with nothing started."""
+        """Add a host, with nothing started."""
         host = self._make(plan)
         self.hosts.append(host)
         return host
 
     def remove(self, name: str) -> None:
-        """Fell that host for good. What is known of it stays, away."""
+        """Kill a host for good. Its records stay; it is away."""
         host = self[name]
         self.hosts.remove(host)
         host.worker.kill()
@@ -160,7 +160,7 @@ class FleetOfHosts:
     # Images and engines -----------------------------------------------------------------------------------------
 
     def take(self, image: str, *names: str) -> None:
-        """Have these hosts' engines, or all, hold an image of the shared engine, for the host's architecture."""
+        """Load an image of the shared engine into these hosts' engines, or all, for the host's architecture."""
         hosts = [self[name] for name in names] or self.hosts
         archives = {arch: archive_of(image, arch=arch) for arch in {host.plan.arch for host in hosts}}
         self._at_once([partial(host.engine.load, archives[host.plan.arch]) for host in hosts])
@@ -177,14 +177,14 @@ class FleetOfHosts:
         return reference
 
     def offer(self, engine: str, **changes: Any) -> None:
-        """Change the catalog's entry of an engine, such as its `image`; the API nodes are started anew for it.
+        """Change the catalog's entry of an engine, such as its `image`; restarts the API nodes.
 
         With another `name` and `type` it is another engine beside it.
         """
         self.offer_all((engine, changes))
 
     def offer_all(self, *changed: tuple[str, Mapping[str, Any]]) -> None:
-        """The same of several engines: each with its changes."""
+        """The same for several engines."""
         for engine, changes in changed:
             file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
             entry = {**yaml.safe_load(file.read_text()), **changes}

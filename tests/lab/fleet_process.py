@@ -1,13 +1,13 @@
 """Many hosts in one process, each a whole worker with a fake runtime: `python -m lab.fleet_process FILE`.
 
-FILE says what hosts (see `lab.fleet`). Questions come as JSON lines on stdin, answers go to stdout. SIGTERM ends
-all of its hosts in good order; the end of stdin fells them, so that a fleet never outlives its test.
+FILE describes the hosts (see `lab.fleet`). Requests are JSON lines on stdin, answers go to stdout. SIGTERM shuts all
+hosts down; the end of stdin kills them, so that a fleet never outlives its test.
 
-Celery means a process to hold one worker. What it shares among several, and what is done about it here:
-- where a message's task is looked up: each worker's pool says it anew with each task,
-- the event loop: each worker is made where there is none,
-- the wish to stop, and the signal that tells of it: they are for all of them, as a SIGTERM is.
-The rest of what it shares (the requests under way, for statistics and remote control) decides nothing.
+Celery expects one worker per process. Several workers share, and this module handles:
+- the application in which a task is looked up: each worker's pool sets it before each task,
+- the event loop: each worker is created where there is none,
+- the shutdown flag and its signal: they are for all workers, as SIGTERM is.
+The other shared state (requests under way, for statistics and remote control) decides nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from aima_worker.runtimes.fake.engine import Behaviour
 
 
 class HomePool(TaskPool):
-    """Threads on which a task is looked up in the application of the worker that took it."""
+    """A thread pool that looks a task up in the application of the worker that took it."""
 
     def on_apply(self, target: Callable[..., Any], args: Any = None, kwargs: Any = None, **how: Any) -> Any:
         assert target is fast_trace_task, f"Celery carries tasks out by {target}, which is told nothing of a home"
@@ -70,7 +70,7 @@ class Crowd:
             thread.start()
 
     def hand_on(self) -> None:
-        """Let every host end, as a worker does at SIGTERM."""
+        """Shut every host down, as a worker does at SIGTERM."""
         exit_within_deadline(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
@@ -163,7 +163,7 @@ def _room(host: Mapping[str, Any]) -> FakeRoom:
         kept_in=Path(host["kept_in"]) if host["kept_in"] else None,
         pull_pace=timedelta(seconds=host["pull_pace"]),
     )
-    room.manners.update(dict.fromkeys(host["engines"], Behaviour(loads_for=timedelta(seconds=host["loads_for"]))))
+    room.behaviours.update(dict.fromkeys(host["engines"], Behaviour(loads_for=timedelta(seconds=host["loads_for"]))))
     return room
 
 

@@ -23,19 +23,19 @@ class HostPlan(NamedTuple):
     name: str
     """At most 15 letters, since its cable has that name, too."""
     facts: Mapping[str, Any] = {}
-    """Those that its worker is to announce in place of what it finds, as AIMA_HOST__FACTS takes them."""
+    """Override the facts that its worker finds, as AIMA_HOST__FACTS does."""
     gives_gpus: bool = False
     settings: Mapping[str, str] = {}
     """More of its worker's `AIMA_…`."""
 
     @property
     def arch(self) -> str | None:
-        """What images have to be for; None for the machine's own."""
+        """The architecture of its images; None for the machine's own."""
         return self.facts.get("arch")
 
 
 def a_gb10(name: str, *, facts: Mapping[str, Any] | None = None, **settings: str) -> HostPlan:
-    """A GB10 look-alike: arm64 and its accelerator by its word, and an engine that takes requests for GPUs."""
+    """A GB10 look-alike: arm64 and its accelerator by facts alone, and an engine that accepts GPU requests."""
     gb10 = {
         "arch": "arm64",
         "memory": "128GB",
@@ -47,12 +47,12 @@ def a_gb10(name: str, *, facts: Mapping[str, Any] | None = None, **settings: str
 
 
 def a_cpu_host(name: str, *, facts: Mapping[str, Any] | None = None, **settings: str) -> HostPlan:
-    """A host that is what this machine is, but for those facts."""
+    """A host like this machine, except for those facts."""
     return HostPlan(name, facts=facts or {}, settings=settings)
 
 
 class HostEngine(EngineAt, Program):
-    """A host's Docker Engine. Kill it, and what it runs lives on, as long as the cell does."""
+    """A host's Docker Engine. Its containers survive its kill, until the cell ends."""
 
     def __init__(self, inside: Cell, link: Link, *, home: Path, log: Path, **options: str) -> None:
         self.socket = f"unix://{home}/docker.sock"
@@ -68,7 +68,7 @@ class HostEngine(EngineAt, Program):
             client.images.load(archive)
 
     def containers(self, **labels: str) -> list[str]:
-        """The names of all it has, running or not, with those labels (`installation="lab"` is `aima.installation`)."""
+        """The names of its containers, running or not, with those labels (`installation` for `aima.installation`)."""
         wanted = [f"aima.{name}={value}" for name, value in labels.items()]
         with self.client() as client:
             return [
@@ -93,7 +93,7 @@ class LabHost:
         return self.link.address
 
     def make_whole(self) -> None:
-        """Undo what a test did to it; at once where it did nothing."""
+        """Undo every fault; returns at once if there is none."""
         self.link.mend()
         for program in (self.engine, self.worker):
             program.thaw()
@@ -103,7 +103,7 @@ class LabHost:
 def make_host(
     inside: Cell, net: Network, plan: HostPlan, *, logs: Path, worker: Mapping[str, str], **engine: str
 ) -> LabHost:
-    """Set a host up, and start nothing yet. `engine` are options of dockerd, `worker` are what all workers are told."""
+    """Set a host up and start nothing. `engine` are options of dockerd, `worker` is the environment of all workers."""
     link = net.connect(plan.name)
     home = Path("/run/hosts") / plan.name
     (inside.outside(home) / "bin").mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Tiny images without any public registry: Debian's static busybox, imported or built upon.
 
-`busybox_image` is made once and stays, as a cache of two megabytes; whoever builds another removes it.
+`busybox_image` is made once and stays, as a cache of two megabytes; a test removes the others that it builds.
 """
 
 from __future__ import annotations

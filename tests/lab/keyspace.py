@@ -1,4 +1,4 @@
-"""The keys that are in Redis, against the table in which `aima_core.redis.keys` documents them all."""
+"""Compares the keys in Redis with the table in `aima_core.redis.keys`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROW = re.compile(
     r"^(aima\S*(?:, aima\S*)*) +(string|hash|zset|set|list|stream|channel) +(\S.*?)  +(.+)$", re.MULTILINE
 )
 _CELERY_S = re.compile(r"aima:(unacked(_index|_mutex)?|_kombu\.binding.+|.*\.?pidbox)")
-"""Its own, which are few, and as many however much is done."""
+"""Celery's own keys, a constant number."""
 _LASTS_WITH_ITS_OPERATION = re.compile(r"aima:(?:operation|log):(.+)")
 
 
@@ -22,11 +22,11 @@ class Documented(NamedTuple):
     pattern: re.Pattern[str]
     type: str
     expires: bool
-    """Whether it is to go by itself, whatever anybody does or leaves undone."""
+    """Whether it has a TTL."""
 
 
 def documented() -> list[Documented]:
-    """The rows of the table; a row's last words, after its semicolon, say when its keys expire."""
+    """The rows of the table; the text after a row's last semicolon says when its keys expire."""
     rows = [
         Documented(_matching(name), type, _expires(told))
         for names, type, _, told in _ROW.findall(keys.__doc__ or "")
@@ -37,7 +37,7 @@ def documented() -> list[Documented]:
 
 
 def odd_keys(redis: Redis) -> list[str]:
-    """A sentence on each key that the table does not know, or that should expire and does not."""
+    """A sentence on each key that is not in the table, or that lacks its TTL."""
     rows, active = documented(), set(redis.zrange(keys.ACTIVE, 0, -1))
     return [why for key in sorted(redis.scan_iter(count=1000)) if (why := _against(redis, key, rows, active))]
 

@@ -1,4 +1,4 @@
-"""What a test left behind: containers, leases, keys, threads and descriptors that were not there before."""
+"""Finds what a test left behind: containers, leases, keys, threads and descriptors that were not there before."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Holdings:
         return cls(frozenset(threading.enumerate()), dict(_descriptors()))
 
     def beyond(self, before: Holdings) -> list[str]:
-        """What is held now and was not before, a line each. A descriptor counts once its number is new."""
+        """The new threads and descriptors, a line each. A descriptor counts if its number is new."""
         threads = [f"thread {thread.name}" for thread in self.threads - before.threads if thread.is_alive()]
         opened = self.descriptors.keys() - before.descriptors.keys()
         return threads + [f"descriptor {number} on {self.descriptors[number]}" for number in sorted(opened)]
@@ -51,7 +51,7 @@ class Holdings:
 
 @contextmanager
 def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None]:
-    """Fail if the block leaves a thread or a descriptor behind; what is just ending is given a while."""
+    """Fail if the block leaves a thread or a descriptor behind, after a while for threads that are ending."""
     before = Holdings.now()
     yield
     if Holdings.now().beyond(before):
@@ -61,8 +61,8 @@ def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None
 
 
 def open_what_lasts() -> None:
-    """Have what a library opens at its first use, once for the whole process."""
-    uvloop.new_event_loop().close()  # the pipe by which all its loops are told of signals
+    """Open once what a library keeps open after its first use."""
+    uvloop.new_event_loop().close()  # the pipe by which all its loops receive signals
 
 
 def containers_of(installation: str) -> list[str]:
@@ -86,14 +86,14 @@ def no_container_of(installation: str, *, settles_within: timedelta = SETTLES_WI
 
 @contextmanager
 def no_lease_alone(redis: TextRedis, runtime: ContainerRuntime, *, host: str = "alpha") -> Iterator[None]:
-    """Fail if a port of the host is leased after the block to what has neither a container nor work under way."""
+    """Fail if a port is leased after the block to an instance without a container or an operation under way."""
     yield
     left = _leased_alone(redis, runtime, HostName(host))
     assert not left, f"leases left behind: {', '.join(left)}"
 
 
 def odd_keys_of(server: RedisServer) -> list[str]:
-    """A sentence on each key that should not be, or not for ever; none where the server answers nobody any more."""
+    """A sentence on each key that should not exist, or lacks its TTL; none if the server is down."""
     try:
         with server.client() as client:
             return odd_keys(client)
@@ -110,7 +110,7 @@ def _leased_alone(redis: TextRedis, runtime: ContainerRuntime, host: HostName) -
 
 
 def _held_beyond(before: Holdings) -> list[str]:
-    gc.collect()  # to which some libraries leave the closing
+    gc.collect()  # some libraries leave closing to it
     return Holdings.now().beyond(before)
 
 
@@ -119,6 +119,6 @@ def _descriptors() -> Iterator[tuple[str, str]]:
         try:
             on = str(entry.readlink())
         except FileNotFoundError:
-            continue  # the one that listed the directory is closed by now
+            continue  # the descriptor of this listing itself
         if on != LEFT_TO_THE_COLLECTOR:
             yield entry.name, on

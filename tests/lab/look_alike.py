@@ -17,7 +17,7 @@ BYTES = 1 << 20
 
 
 def look_alike_image(image: str, *, name: str, arch: str = "arm64") -> str:
-    """Have the shared engine hold `image` as `name`, too, said to be for `arch`. Whoever asks removes it."""
+    """Tag `image` as `name` in the shared engine, for `arch` by its configuration. The caller removes it."""
     archive = archive_of(image, name=name, arch=arch)
     with closing(docker.from_env()) as shared:
         shared.images.load(archive)
@@ -25,7 +25,7 @@ def look_alike_image(image: str, *, name: str, arch: str = "arm64") -> str:
 
 
 def archive_of(image: str, *, name: str | None = None, arch: str | None = None) -> bytes:
-    """An image of the shared engine as another can load it; by that name and for that architecture, if told."""
+    """An archive of an image of the shared engine; with that name and architecture, if given."""
     with closing(docker.from_env()) as shared:
         saved = b"".join(shared.images.get(image).save(chunk_size=BYTES, named=True))
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:

@@ -1,4 +1,4 @@
-"""A network in a cell: a switch, a cable to each host, and one to whoever runs the tests.
+"""A network in a cell: a switch, a cable to each host, and one to the test process.
 
 A host is a network namespace of its own. All have addresses in one /24, which the test's process reaches as they do:
 `http://10.77.<n>.11:20000` works from everywhere. The test's end of its cable goes with the cell, too.
@@ -28,14 +28,14 @@ class Link:
         self._name = name
 
     def cut(self) -> None:
-        """Pull the cable: nothing comes, nothing goes, and nobody is told."""
+        """Partition the host: no packet passes, and no connection is reset."""
         self._cell.do("ip", "link", "set", self._name, "down")
 
     def mend(self) -> None:
         self._cell.do("ip", "link", "set", self._name, "up")
 
     def inside(self, *command: str) -> tuple[str, ...]:
-        """The command, as the cell has to be told it, to run on this host."""
+        """The command that runs another on this host, for the cell."""
         # Not `ip netns exec`: it would hide the control groups from a Docker Engine.
         return ("nsenter", f"--net=/run/netns/{self._name}", "--", *command)
 
@@ -44,7 +44,7 @@ class Network:
     def __init__(self, inside: Cell, number: int) -> None:
         self.subnet = f"10.77.{number}.0/24"
         self.servers = self._address(_SERVERS)
-        """Where programs listen that run in the cell, and on no host."""
+        """The address of programs that run in the cell, and on no host."""
         self._cell = inside
         self._hosts = 0
 
@@ -92,7 +92,7 @@ def network(inside: Cell) -> Iterator[Network]:
 
 
 def _free_number(inside: Cell) -> int:
-    """One that is ours from now on, since the cable with its name is."""
+    """A number that the new cable with its name reserves."""
     for number in random.sample(range(1, 255), 254):
         command = f"ip link add {_cable(number)} type veth peer name {_TEST_CABLE} netns {inside.pid}"
         if subprocess.run(command.split(), stderr=subprocess.DEVNULL).returncode == 0:

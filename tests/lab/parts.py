@@ -1,4 +1,4 @@
-"""Real parts that a test needs: absent, they skip it on a desk and fail it in CI."""
+"""Real parts that a test needs: without one it is skipped, and fails in CI."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PORTS = (22_000, 32_000)
 
 
 def missing(reason: str) -> NoReturn:
-    """End the test for want of a part: skipped with the reason, failed where CI=true."""
+    """Skip the test with the reason; fail it where CI=true."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on just now.
+    """A free TCP port of loopback.
 
-    Below those that the kernel gives to outgoing connections, any of which could take it before its user does.
+    Below the kernel's ephemeral ports: an outgoing connection could take one of them before the caller does (race).
     """
     while True:
         port = random.randrange(*PORTS)
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 def eventually(fact: Callable[[], bool], *, within: timedelta = timedelta(seconds=10)) -> bool:
-    """Whether `fact` comes true in time; asked every 20 ms."""
+    """Whether `fact` becomes true in time; polled every 20 ms."""
     deadline = time.monotonic() + within.total_seconds()
     while time.monotonic() < deadline:
         if fact():

@@ -1,4 +1,4 @@
-"""A program in a cell that a test starts, fells, freezes and brings back, as often as it likes."""
+"""A program in a cell that a test can start, stop, kill and freeze."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Program:
         self._process: psutil.Process | None = None
 
     def answers(self) -> bool:
-        """Whether it does its work; whoever serves something says how that is seen."""
+        """Whether it works; servers override this."""
         return self.alive
 
     @property
@@ -42,7 +42,7 @@ class Program:
         return self._process
 
     def start(self) -> None:
-        """Start it and wait until it answers; do nothing while it runs."""
+        """Start it and wait until it answers; does nothing while it runs."""
         if self.alive:
             return
         self._entering = self._cell.run(*self._command, log=self._log, environment=self._settings)
@@ -52,7 +52,7 @@ class Program:
 
     @contextmanager
     def told(self, **settings: str) -> Iterator[None]:
-        """While inside, it runs with these settings besides those it has; it is started anew for it."""
+        """While inside, it runs with these settings added; restarts it."""
         before = self._settings
         self._start_anew({**(before or {}), **settings})
         try:
@@ -66,15 +66,15 @@ class Program:
         self.start()
 
     def stop(self, *, within: timedelta = STOPS_WITHIN) -> int:
-        """Ask it to end, by SIGTERM; its exit code. Raises TimeoutExpired when it takes longer."""
+        """Stop it by SIGTERM; returns its exit code. Raises TimeoutExpired if it takes longer."""
         return self._end(signal.SIGTERM, within)
 
     def kill(self) -> None:
-        """Fell it where it stands, by SIGKILL."""
+        """By SIGKILL."""
         self._end(signal.SIGKILL, STOPS_WITHIN)
 
     def freeze(self) -> None:
-        """Let it stand still until `thaw`: its connections stand, and nothing comes."""
+        """Freeze it until `thaw`: its connections stay open and silent."""
         self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -82,7 +82,7 @@ class Program:
         self._let_it_be_heard()
 
     def said(self) -> str:
-        """All it said since the test's beginning, earlier lives included."""
+        """Its output since the beginning of the test, restarts included."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def _has_entered(self) -> bool:
@@ -107,7 +107,7 @@ class Program:
                 self._process.send_signal(what)
 
     def _let_it_be_heard(self) -> None:
-        """Whoever entered the cell for it stands still with it, and would not tell of its end."""
+        """Resume the process that entered the cell, which is frozen with it and would not report its exit."""
         if self._entering is not None:
             self._entering.send_signal(signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that counts, slows, freezes and cuts: a bad line to a good server.
+"""A TCP proxy that counts bytes, throttles, freezes and resets connections.
 
 All on one event loop in one thread, so that many connections cost nothing and an end is an end.
 """
@@ -14,7 +14,7 @@ CHUNK = 16 * 1024
 
 
 class Proxy:
-    """What is set here counts from the next piece on, also for connections that stand."""
+    """Settings apply from the next chunk on, also to open connections."""
 
     def __init__(self, target: int | str) -> None:
         self.port = 0
@@ -48,11 +48,11 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     def freeze_what_stands(self) -> None:
-        """Nothing comes any more on connections that stand, and nothing is closed; new ones are served."""
+        """Freeze open connections without closing them; new ones are served."""
         self._dead_before = self._connections
 
     def cut_what_stands(self) -> None:
-        """Reset every connection that stands; new ones are served."""
+        """Reset every open connection; new ones are served."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._abort_all)
 

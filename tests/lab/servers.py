@@ -1,4 +1,4 @@
-"""What a lab's hosts share: Redis, a registry and API nodes, as programs in its cell that can be felled one by one."""
+"""What a lab's hosts share: Redis, a registry and API nodes, as programs in its cell that can be killed one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 API_KEY = "the lab's own API key"
 STOPS_WITHIN = timedelta(seconds=35)
-"""A worker may take so long to find out that its line to Redis, which was cut, is back."""
+"""How long a worker may take to reconnect to Redis after a partition."""
 _REGISTRY_CONFIG = """\
 version: 0.1
 log: {{level: error}}
@@ -33,7 +33,7 @@ http: {{addr: "{address}"}}
 
 
 class SharedRedis(Program):
-    """Redis with an append-only file: what it said it had, it has again when it is back."""
+    """Redis with an append-only file: it has every acknowledged write after a restart."""
 
     PORT = 6379
 
@@ -61,7 +61,7 @@ class SharedRedis(Program):
             return False
 
     def lose_everything(self) -> None:
-        """Fell it and bring it back empty."""
+        """Kill it and restart it empty."""
         self.kill()
         for left in self._data.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -69,7 +69,7 @@ class SharedRedis(Program):
 
 
 class SharedRegistry(Program):
-    """A registry without TLS, which the lab's engines take for what it is."""
+    """A registry without TLS, which the lab's engines accept."""
 
     PORT = 5000
 
@@ -85,7 +85,7 @@ class SharedRegistry(Program):
 
 
 class ApiNode(Program, Commands):
-    """An API node, and the commands that people give it: `node.record("host", "list")`."""
+    """An API node, and commands to it: `node.record("host", "list")`."""
 
     def __init__(self, inside: Cell, host: str, *, port: int, log: Path, settings: Mapping[str, str]) -> None:
         self.url = f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""Operations put down straight into Redis, and waited for while Redis may be away."""
+"""Enqueues operations in Redis directly, and waits for them while Redis may be unavailable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aima_core.store.operations import OperationStore
 
 
 class Submissions:
-    """What is asked of one host of a fleet."""
+    """The operations of one host of a fleet."""
 
     def __init__(self, redis_url: str, *, host: str) -> None:
         self._link = command_link(redis_url)
@@ -24,7 +24,7 @@ class Submissions:
         self.store = OperationStore(self._link)
 
     def starts(self, count: int, *, named: str = "m") -> list[OperationId]:
-        """That many services of their own."""
+        """Start that many services."""
         return [self.start(f"svc-tiny-{named}{number}") for number in range(count)]
 
     def start(self, service: str) -> OperationId:

@@ -1,4 +1,4 @@
-"""The tests' own parts keep their promises, else what stands on them proves nothing."""
+"""The tests' own parts keep their promises, else a test that uses them proves nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_test_finds_redis_empty(round: int, redis: RedisClient) -> None:
 
 
 @pytest.mark.redis
-def test_a_redis_that_was_felled_comes_back_with_its_data(own_redis: RedisServer) -> None:
+def test_a_killed_redis_restarts_with_its_data(own_redis: RedisServer) -> None:
     with client_of(own_redis) as client:
         client.config_set("appendfsync", "always")
         client.set(keys.UPKEEP, "yes", px=60_000)
@@ -42,7 +42,7 @@ def test_a_redis_that_was_felled_comes_back_with_its_data(own_redis: RedisServer
         assert client.get(keys.UPKEEP) == "yes"
 
 
-def test_a_thread_left_running_is_noticed() -> None:
+def test_a_leaked_thread_fails_the_test() -> None:
     end = threading.Event()
 
     with pytest.raises(AssertionError, match="thread straggler"), nothing_held(settles_within=AT_ONCE):
@@ -51,7 +51,7 @@ def test_a_thread_left_running_is_noticed() -> None:
     end.set()
 
 
-def test_a_descriptor_left_open_is_noticed() -> None:
+def test_a_leaked_descriptor_fails_the_test() -> None:
     left: list[socket.socket] = []
 
     with pytest.raises(AssertionError, match=r"descriptor \d+ on socket"), nothing_held(settles_within=AT_ONCE):
@@ -60,7 +60,7 @@ def test_a_descriptor_left_open_is_noticed() -> None:
     left[0].close()
 
 
-def test_a_key_that_should_expire_and_does_not_is_noticed(own_redis: RedisServer) -> None:
+def test_a_key_without_its_ttl_fails_the_test(own_redis: RedisServer) -> None:
     with own_redis.client() as client:
         client.set(keys.UPKEEP, "for ever")
 
@@ -70,7 +70,7 @@ def test_a_key_that_should_expire_and_does_not_is_noticed(own_redis: RedisServer
     assert timer == [f"{keys.UPKEEP} has no expiry, and should have one"]
 
 
-def test_a_lease_of_what_has_no_container_is_noticed(redis: RedisClient) -> None:
+def test_a_lease_without_a_container_fails_the_test(redis: RedisClient) -> None:
     ports = PortStore(redis, HostName("alpha"))
     ports.set_range(range(18500, 18510))
 
@@ -81,7 +81,7 @@ def test_a_lease_of_what_has_no_container_is_noticed(redis: RedisClient) -> None
         ports.lease(InstanceId("svc-tiny-dial@alpha"), fence=1)
 
 
-def test_a_thread_that_is_just_ending_is_given_a_while() -> None:
+def test_a_thread_that_is_ending_has_time_to_end() -> None:
     with nothing_held():
         threading.Timer(0.2, lambda: None).start()
 
@@ -89,8 +89,8 @@ def test_a_thread_that_is_just_ending_is_given_a_while() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "together"), [(False, False, True), (True, False, False), (False, True, False)]
 )
-def test_tests_share_the_engine_unless_one_wants_it_alone(
-    first: bool, second: bool, batcher: bool, tmp_path: Path
+def test_the_lock_on_the_engine_is_shared_or_exclusive(
+    first: bool, second: bool, together: bool, tmp_path: Path
 ) -> None:
     came = threading.Event()
 
@@ -101,7 +101,7 @@ def test_tests_share_the_engine_unless_one_wants_it_alone(
     with at_work(tmp_path, alone=first):
         other = threading.Thread(target=come)
         other.start()
-        assert came.wait(timeout=0.3) is batcher
+        assert came.wait(timeout=0.3) is together
 
     assert came.wait(timeout=5)
     other.join()

@@ -1,4 +1,4 @@
-"""Commands and operations as tests wish for them, signed with the key that the tests' hosts know."""
+"""Commands and operations for tests, signed with the key of the tests' hosts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def put_down(
     seconds_later: int = 0,
     key: SecretStr = SIGNING_KEY,
 ) -> Operation:
-    """Put a signed operation on the queue of the host, or of the route, as the API does."""
+    """Enqueue a signed operation on the queue of the host, or of the route, as the API does."""
     id = OperationId.new()
     text = command.model_dump_json()
     operation = Operation(

@@ -1,6 +1,6 @@
-"""Mechanisms switched off by hand, from `tests/`: `python -m switches [--row N]… [--list]`.
+"""Switches mechanisms off, from `tests/`: `python -m switches [--row N]… [--list]`.
 
-Says of each whether a test that names its fault fails without it; exits with 1 where none does.
+Prints for each whether a test of its fault fails without it; exits with 1 if none does.
 """
 
 from __future__ import annotations

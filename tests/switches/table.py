@@ -1,7 +1,7 @@
-"""The mechanisms that hold the bounds of `docs/faults.md`, each with how it is switched off and who notices.
+"""The mechanisms behind the bounds of `docs/faults.md`: how each is switched off, and the tests that then fail.
 
-`switches.yaml` lists them by fault. A switch is a few edits: in `file` the text `was`, which stands there once, becomes
-another. Where either of two mechanisms suffices, the edits switch both off.
+`switches.yaml` lists them by fault. A switch is a few edits: in `file` the text `was`, which occurs once, becomes
+another. Where one of two mechanisms suffices, the edits switch both off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Edit(_Strict):
     file: str
     """From the project's root."""
     was: str
-    """Stands in the file once."""
+    """Occurs in the file once."""
     becomes: str = ""
 
 
@@ -35,7 +35,7 @@ class Switch(_Strict):
     """What happens without the mechanism."""
     edits: tuple[Edit, ...]
     fails: tuple[str, ...]
-    """The tests of which at least one notices."""
+    """At least one of these tests fails."""
 
     def __str__(self) -> str:
         return f"{self.row}: {self.then}"

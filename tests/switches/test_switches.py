@@ -1,7 +1,7 @@
-"""Each fault of `docs/faults.md` has a mechanism, without which a test fails that the page names for it.
+"""Each fault of `docs/faults.md` has a mechanism, and a test of the fault fails without it.
 
-The table is held to the code in every run. With `--long` each mechanism is switched off in a copy of the project; those
-of one fault by hand: `python -m switches --row 5`, from `tests/`.
+Every run checks that the edits fit the code. With `--long` each mechanism is switched off in a copy of the project; the
+mechanisms of one fault by hand: `python -m switches --row 5`, from `tests/`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_every_fault_has_a_mechanism_that_can_be_switched_off():
 
 
 @pytest.mark.parametrize("switch", ALL, ids=str)
-def test_a_switch_finds_what_it_switches_off_and_names_tests_of_its_fault(switch: Switch):
+def test_a_switch_fits_the_code_and_names_tests_of_its_fault(switch: Switch):
     for edit in switch.edits:
         assert (ROOT / edit.file).read_text().count(edit.was) == 1, edit
         assert edit.was != edit.becomes

@@ -1,4 +1,4 @@
-"""The project without one of its mechanisms: a copy of it, edited, whose tests are run and expected to fail."""
+"""Runs the tests of a fault in a copy of the project without its mechanism."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHY = re.compile(r"^E   +\S.*", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which test has noticed; none where all passed, or could not even be run."""
+    """The test that failed; None if all passed or none could run."""
 
     noticed_by: str | None
     said: str
@@ -47,9 +47,9 @@ def copy_of_the_project(directory: Path) -> Path:
 
 
 def played_without(switch: Switch, copy: Path) -> Outcome:
-    """Run the tests that are to notice in a copy of the project in which the mechanism is off.
+    """Run the switch's tests in a copy of the project without the mechanism.
 
-    They take their turns at the Docker Engine with this project's own, so whoever calls this must not hold one.
+    They acquire the lock on the Docker Engine, so the caller must not hold it.
     """
     with _edited(switch, copy):
         try:

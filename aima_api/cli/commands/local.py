@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aima_api.doctor.checks import Finding
 
 _MARKS = {"good": ("✓", "green"), "mind": ("!", "yellow"), "lacks": ("✗", "red")}
-_RUNTIMES = click.Choice(["auto", "docker", "process"])
+_RUNTIMES = click.Choice(["auto", "docker", "docker-cli", "process"])
 
 
 @click.command()

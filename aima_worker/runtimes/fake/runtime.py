@@ -1,7 +1,7 @@
-"""A runtime that runs nothing and keeps every promise: for fast tests, and for fleets of hundreds of hosts.
+"""The in-memory runtime for tests and for fleets of hundreds of hosts: every promise of the contract, no container.
 
-Everything is in memory and no thread is its own. What shall go wrong is said beforehand: for the next run or pull, for
-an image, or for a container that runs. Nothing listens on the ports; `probe` answers for them.
+It starts no threads, and one lock guards all its state. Failures are scripted for the next run or pull, for an image,
+or for a running container. No socket listens on the ports; `probe` answers for them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from threading import Condition
 from typing import Literal
 from urllib.parse import urlsplit
 
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
-from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeChanges, FakeEngine, FakeLogs
-from aima_worker.runtimes.fake.pull import FakePull, Published, digest_of
+from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
+from aima_worker.runtimes.fake.streams import FakeChanges, FakeLogs, FakePull, Published, digest_of
 
 
 class FakeRuntime:
@@ -39,11 +39,11 @@ class FakeRuntime:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.taken_ports: set[int] = set()
-        """By programs that are no containers."""
-        self.manners: dict[str, Behaviour] = {}
-        """Of the containers of an image."""
+        """Ports that other programs listen on."""
+        self.behaviours: dict[str, Behaviour] = {}
+        """By image, for its containers."""
         self.published: dict[str, Published | None] = {}
-        """What the registry has; None for what it has not. Images not named here are all there, and alike."""
+        """The registry by image, None for an image that it lacks. It has every image that is not listed here."""
         self._host = host
         self._arch = arch
         self._gpus = gpus
@@ -53,19 +53,19 @@ class FakeRuntime:
         self._sleep = sleep
         self._images: dict[str, ImageFacts] = {}
         self._engines: dict[str, FakeEngine] = {}
-        self._next_manners: list[Behaviour] = []
+        self._next_behaviours: list[Behaviour] = []
         self._next_pull: list[AimaError | Literal["stall", "break"]] = []
         self._changed = Condition()
-        self._happened: list[ContainerSpec] = []
+        self._changes: list[ContainerSpec] = []
         self._away = False
         for image in images:
             self._arrive(image, Published())
 
-    # What shall happen ------------------------------------------------------------------------------------------
+    # Scripting --------------------------------------------------------------------------------------------------
 
     @property
     def away(self) -> bool:
-        """While true, every call raises DockerUnavailable."""
+        """While true, every call raises DockerUnavailable and blocked streams end."""
         return self._away
 
     @away.setter
@@ -74,44 +74,44 @@ class FakeRuntime:
             self._away = is_away
             self._changed.notify_all()
 
-    def next_runs(self, manners: Behaviour) -> None:
-        """The next container behaves like that, whatever its image."""
-        self._next_manners.append(manners)
+    def next_runs(self, behaviour: Behaviour) -> None:
+        """Script the next container, of any image."""
+        self._next_behaviours.append(behaviour)
 
     def crash_next(self, *, last_words: str = "", exit_code: int = 1) -> None:
         self.next_runs(Behaviour(stderr=last_words.encode(), exit_code=exit_code))
 
     def fail_next_pull(self, failure: AimaError | None = None) -> None:
-        """Break the next pull halfway; with PullBroken unless said otherwise."""
+        """Fail the next pull halfway, by default with PullBroken."""
         self._next_pull.append(failure or "break")
 
     def stall_next_pull(self) -> None:
-        """Let the next pull move no more from halfway on."""
+        """Block the next pull halfway until it stalls."""
         self._next_pull.append("stall")
 
     def say(self, name: str, line: str) -> None:
-        """Have a running container say a line."""
-        with self._happening_to(name) as engine:
-            engine.say(line.encode() + b"\n", "stdout")
+        """Append a line to the log of a running container."""
+        with self._changing(name) as engine:
+            engine.write(line.encode() + b"\n", "stdout")
 
     def end(self, name: str, *, exit_code: int, oom_killed: bool = False, last_words: str = "") -> None:
-        """Have a running container end by itself, or by somebody's hand."""
-        with self._happening_to(name) as engine:
-            engine.say(last_words.encode(), "stderr")
-            engine.end(exit_code, oom_killed=oom_killed)
+        """Crash a running container, as if by itself or by hand."""
+        with self._changing(name) as engine:
+            engine.write(last_words.encode(), "stderr")
+            engine.exit(exit_code, oom_killed=oom_killed)
 
-    def behave(self, name: str, manners: Behaviour) -> None:
-        """Have a running container behave like that from now on."""
+    def behave(self, name: str, behaviour: Behaviour) -> None:
+        """Script a running container from now on."""
         with self._changed:
-            self._engines[name].manners = manners
+            self._engines[name].behaviour = behaviour
 
     def spec_of(self, name: str) -> ContainerSpec:
-        """What a container was made from."""
+        """The spec that a container was created from."""
         with self._changed:
             return self._engines[name].spec
 
     def probe(self, url: str) -> int:
-        """What a GET of `url` would be answered; OSError when nothing would."""
+        """The status of a GET of `url`. Raises OSError if no container listens there."""
         port = urlsplit(url).port
         with self._changed:
             for engine in self._engines.values():
@@ -119,7 +119,7 @@ class FakeRuntime:
                     return engine.health
         raise ConnectionRefusedError(f"nothing listens at {url}")
 
-    # What a runtime does ----------------------------------------------------------------------------------------
+    # ContainerRuntime -------------------------------------------------------------------------------------------
 
     def facts(self) -> RuntimeFacts:
         with self._answering():
@@ -137,40 +137,40 @@ class FakeRuntime:
     def registry_architectures(self, image: str) -> frozenset[str]:
         with self._answering():
             published = self.published.get(image)
-            told = published is not None and published.told and published.arch
-            return frozenset({told}) if told else frozenset()
+            arch = published is not None and published.announces_arch and published.arch
+            return frozenset({arch}) if arch else frozenset()
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         with self._answering():
             published = self.published.get(image, Published())
             if published is None:
                 raise ImageNotFound(image=image, detail="manifest unknown")
-            fate = self._next_pull.pop(0) if self._next_pull else None
+            outcome = self._next_pull.pop(0) if self._next_pull else None
             return FakePull(
                 image,
                 published,
                 stall=stall,
                 pace=self._pull_pace,
-                ends_with=PullBroken(image=image, detail="unexpected EOF") if fate == "break" else fate,
+                ends_with=PullBroken(image=image, detail="unexpected EOF") if outcome == "break" else outcome,
                 arrived=lambda: self._arrive(image, published),
             )
 
     def run(self, spec: ContainerSpec) -> Container:
         with self._answering():
-            standing = self._engines.get(spec.name)
-            if standing is not None and standing.running and standing.spec.spec_hash == spec.spec_hash:
-                return standing.as_container()
-            if standing is not None:
-                with self._happening_to(spec.name):
-                    standing.end(KILLED)
+            existing = self._engines.get(spec.name)
+            if existing is not None and existing.running and existing.spec.spec_hash == spec.spec_hash:
+                return existing.as_container()
+            if existing is not None:
+                with self._changing(spec.name):
+                    existing.exit(KILLED)
                     del self._engines[spec.name]
             self._check(spec)
-            engine = FakeEngine(uuid.uuid4().hex, spec, self._manners_of(spec), self._now)
+            engine = FakeEngine(uuid.uuid4().hex, spec, self._behaviour_of(spec), self._now)
             self._engines[spec.name] = engine
-            with self._happening_to(spec.name):
-                begun = engine.as_container()
-                engine.begin()
-            return begun
+            with self._changing(spec.name):
+                started = engine.as_container()
+                engine.start()
+            return started
 
     def find(self, name: str) -> Container | None:
         with self._answering():
@@ -179,8 +179,8 @@ class FakeRuntime:
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         with self._answering():
-            standing = list(self._engines.values())
-            return [engine.as_container() for engine in standing if labels.items() <= engine.spec.labels.items()]
+            existing = list(self._engines.values())
+            return [engine.as_container() for engine in existing if labels.items() <= engine.spec.labels.items()]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         with self._answering():
@@ -188,37 +188,35 @@ class FakeRuntime:
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
         with self._answering():
-            return FakeChanges(self._changed, self._happened, labels=labels, is_away=lambda: self._away)
+            return FakeChanges(self._changed, self._changes, labels=labels, is_unavailable=lambda: self._away)
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         with self._answering():
             engine = self._engines.get(name)
         if engine is None:
             return
-        if engine.running and engine.manners.deaf:
+        if engine.running and engine.behaviour.deaf:
             self._sleep(grace.total_seconds())
         with self._answering():
             if self._engines.get(name) is engine:
-                with self._happening_to(name):
-                    engine.end(KILLED)
+                with self._changing(name):
+                    engine.exit(KILLED)
                     del self._engines[name]
-
-    # Inside -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
         with self._changed:
             if self._away:
-                raise DockerUnavailable(host=self._host, detail="it was sent away")
+                raise DockerUnavailable(host=self._host, detail="the fake was set to be unavailable")
             yield
 
     @contextmanager
-    def _happening_to(self, name: str) -> Iterator[FakeEngine]:
-        """Whoever follows is woken by what changes, and by nothing else: a fleet has thousands that wait."""
+    def _changing(self, name: str) -> Iterator[FakeEngine]:
+        """Wakes the blocked readers on a change only: a fleet has thousands of threads that wait."""
         with self._answering():
             engine = self._engines[name]
             yield engine
-            self._happened.append(engine.spec)
+            self._changes.append(engine.spec)
             self._changed.notify_all()
 
     def _arrive(self, image: str, published: Published) -> None:
@@ -239,5 +237,5 @@ class FakeRuntime:
         if spec.host_port in used | self.taken_ports:
             raise PortTaken(port=spec.host_port, host=self._host, holder="another container or program")
 
-    def _manners_of(self, spec: ContainerSpec) -> Behaviour:
-        return self._next_manners.pop(0) if self._next_manners else self.manners.get(spec.image, Behaviour())
+    def _behaviour_of(self, spec: ContainerSpec) -> Behaviour:
+        return self._next_behaviours.pop(0) if self._next_behaviours else self.behaviours.get(spec.image, Behaviour())

@@ -1,25 +1,27 @@
-"""The native runtime: engines as processes of this machine, where no Docker Engine can run.
+"""The native runtime: engines as processes of this machine, for hosts without a Docker Engine.
 
-Each engine has a directory, which is its container (`process_files`), and a supervisor, which outlives the worker
-(`process_supervisor`): another runtime on the same directories finds what an earlier one started. Images, mounts
-and pid limits do not exist here. Memory is watched rather than confined, and cores are a share of the machine's.
+Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor (`supervisor.py`),
+which survives a crash or restart of the worker: the next worker adopts the engine. Images, mounts and pid limits do not
+exist here; memory is polled against its limit rather than confined, and cores are a share of the machine's.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from aima_core.domain.operations import PullProgress
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
+from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -30,19 +32,17 @@ from aima_worker.runtime import (
     RuntimeFacts,
     Status,
 )
-from aima_worker.runtimes.polled_changes import PolledChanges
-from aima_worker.runtimes.process import ports
 from aima_worker.runtimes.process.files import LOG
-from aima_worker.runtimes.process.launcher import environment, launch, located, reap
-from aima_worker.runtimes.process.log_reader import ProcessLogs
-from aima_worker.runtimes.process.run_record import NATIVE, Record, empty
+from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
+from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
+from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 _GPU_DEVICE = Path("/dev/nvidiactl")
 
 
 class ProcessRuntime:
-    """A ContainerRuntime on the directories below `root`. Any number of threads may use it."""
+    """A ContainerRuntime on the directories below `root`, shared by all threads and by other workers."""
 
     def __init__(self, root: Path, *, host: str) -> None:
         self._root = root.absolute()
@@ -57,7 +57,7 @@ class ProcessRuntime:
             disk_free=shutil.disk_usage(self._root).free,
         )
 
-    def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 none is ever missing
+    def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 no image is needed
         return ImageFacts(id=NATIVE, digest=None, arch=_arch(), size=0)
 
     def images(self) -> list[ImageOnHost]:
@@ -67,18 +67,18 @@ class ProcessRuntime:
         return frozenset()
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 nothing is fetched
-        return _NothingToPull(image)
+        return NothingToPull(image)
 
     def run(self, spec: ContainerSpec) -> Container:
         reap()
         if not _NAME.fullmatch(spec.name):
-            raise self._refused(f"{spec.name!r} cannot name a directory")
-        with self._alone_in(spec.name) as directory:
-            standing = Record.of(directory)
-            if standing and _is_as_wanted(standing, spec):
-                return standing.container()
-            if standing:
-                standing.end()
+            raise self._refused(f"{spec.name!r} is not a valid name of a directory")
+        with self._locked(spec.name) as directory:
+            existing = RunRecord.of(directory)
+            if existing and _is_adoptable(existing, spec):
+                return existing.container()
+            if existing:
+                existing.kill()
             empty(directory)
             started = False
             try:
@@ -97,7 +97,7 @@ class ProcessRuntime:
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         reap()
         directories = sorted(self._root.iterdir()) if self._root.exists() else []
-        records = (Record.of(directory) for directory in directories)
+        records = (RunRecord.of(directory) for directory in directories)
         return [record.container() for record in records if record and labels.items() <= record.spec.labels.items()]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
@@ -111,25 +111,25 @@ class ProcessRuntime:
         record = self._record(name)
         if record is None:
             return
-        # Not alone yet: whoever wants it gone sooner need not wait for our grace.
-        record.ask_to_end(grace=grace)
-        with self._alone_in(name) as directory:
-            now = Record.of(directory)
+        # Without the lock: a concurrent removal with a shorter grace must not be blocked by this one.
+        record.terminate(grace=grace)
+        with self._locked(name) as directory:
+            now = RunRecord.of(directory)
             if now is None or now.id == record.id:
-                record.end()
+                record.kill()
                 empty(directory)
                 shutil.rmtree(directory, ignore_errors=True)
         reap()
 
-    # Starting one -----------------------------------------------------------------------------------------------
-
     def _start(self, directory: Path, spec: ContainerSpec) -> Container:
         program = self._program(spec)
         if spec.gpus is not None and not _GPU_DEVICE.exists():
-            raise GpuUnavailable(host=self._host, detail=f"it has no {_GPU_DEVICE}")
-        if not ports.is_free(spec.host_address, spec.host_port):
-            raise PortTaken(port=spec.host_port, host=self._host, holder=ports.holder(spec.host_port))
-        record = Record.create(directory, spec)
+            raise GpuUnavailable(host=self._host, detail=f"there is no {_GPU_DEVICE}")
+        if not _is_free(spec.host_address, spec.host_port):
+            raise PortTaken(
+                port=spec.host_port, host=self._host, holder=owner_of_port(spec.host_port) or "another program"
+            )
+        record = RunRecord.create(directory, spec)
         order = {
             "id": record.id,
             "command": [program, *spec.command[1:]],
@@ -138,13 +138,13 @@ class ProcessRuntime:
             "cores": spec.cores,
         }
         if (refusal := launch(directory, order)) is not None:
-            record.end()
+            record.kill()
             raise self._refused(refusal)
         return record.container()
 
     def _program(self, spec: ContainerSpec) -> str:
         program = spec.command[0]
-        if (path := located(program)) is None:
+        if (path := find_program(program)) is None:
             raise NativeProgramMissing(
                 host=self._host,
                 program=program,
@@ -156,18 +156,16 @@ class ProcessRuntime:
     def _refused(self, detail: str) -> EngineRefused:
         return EngineRefused(runtime=f"The operating system of {self._host}", detail=detail)
 
-    # Whose directory it is --------------------------------------------------------------------------------------
-
-    def _record(self, name: str) -> Record | None:
-        return Record.of(self._root / name) if _NAME.fullmatch(name) else None
+    def _record(self, name: str) -> RunRecord | None:
+        return RunRecord.of(self._root / name) if _NAME.fullmatch(name) else None
 
     def _runs(self, name: str) -> bool:
         found = self.find(name)
         return found is not None and found.status is not Status.EXITED
 
     @contextmanager
-    def _alone_in(self, name: str) -> Iterator[Path]:
-        """The name's directory, made if need be, while no other thread or worker changes what runs there."""
+    def _locked(self, name: str) -> Iterator[Path]:
+        """The name's directory, created if missing, under a lock against other threads and workers."""
         directory = self._root / name
         while True:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -177,7 +175,7 @@ class ProcessRuntime:
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # While this waited, the directory may have been removed, and another one made.
+                # Race: while this thread was blocked, the directory may have been removed and created again.
                 if directory.exists() and os.path.samestat(directory.stat(), os.fstat(descriptor)):
                     yield directory
                     return
@@ -185,27 +183,27 @@ class ProcessRuntime:
                 os.close(descriptor)
 
 
-class _NothingToPull:
-    """A PullStream that has ended before it began."""
-
-    def __init__(self, image: str) -> None:
-        self._image = image
-
-    def __iter__(self) -> Iterator[PullProgress]:
-        yield PullProgress(image=self._image, downloaded=0, extracted=0, total=0, total_known=True)
-
-    def close(self) -> None:
-        pass
-
-
-def _is_as_wanted(standing: Record, spec: ContainerSpec) -> bool:
-    return standing.spec.spec_hash == spec.spec_hash and standing.container().status is Status.RUNNING
+def _is_adoptable(existing: RunRecord, spec: ContainerSpec) -> bool:
+    return existing.spec.spec_hash == spec.spec_hash and existing.container().status is Status.RUNNING
 
 
 def _install(spec: ContainerSpec) -> str:
     engine = spec.labels.get("aima.engine")
-    return f"`{spec.install}`" if spec.install else f"`aima engine show {engine}` says how, under `native.install`"
+    return f"`{spec.install}`" if spec.install else f"see `native.install` in `aima engine show {engine}`"
 
 
 def _arch() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def _is_free(address: str, port: int) -> bool:
+    """Whether an engine could bind the port. With another machine's address the engine itself fails."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: a port in TIME_WAIT is not blocked.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as refused:
+            return refused.errno != errno.EADDRINUSE
+    return True

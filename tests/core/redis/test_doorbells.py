@@ -40,7 +40,7 @@ def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hos
         assert client.llen(QUEUE) == client.hlen(keys.queue("unacked")) == 0
 
     worker.kill()
-    worker.begin()
+    worker.start()
 
     assert asked.have_ended([id], within=STARTS_WITHIN), fleet.processes[0].log()
 
@@ -147,7 +147,7 @@ def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker
         client.lpush(QUEUE, *SENSELESS.values())
     counted = eventually(lambda: dropped_by_alpha(redis) >= len(SENSELESS), within=STARTS_WITHIN)
     worker.kill()
-    worker.begin()
+    worker.start()
 
     assert counted, f"{dropped_by_alpha(redis)} of {len(SENSELESS)}\n{worker.log()}"
     assert asked.have_ended([asked.start("svc-tiny-next")], within=STARTS_WITHIN)
@@ -156,7 +156,7 @@ def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker
 
 def test_another_application_on_the_same_redis_takes_no_message_of_ours(a_redis, hosts_of, asked_of):
     redis = a_redis()
-    app = celery_app(redis.url, answer_within=5)
+    app = celery_app(redis.url, answer_within=timedelta(seconds=5))
     options = {name: value for name, value in app.conf.broker_transport_options.items() if name != "global_keyprefix"}
     app.conf.broker_transport_options = {**options, "visibility_timeout": 0}
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)

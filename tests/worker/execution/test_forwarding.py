@@ -1,4 +1,4 @@
-"""A host that has no room for a start leaves it to those that have, and looks for what waits once it has."""
+"""Forwarding and redelivery: a full host forwards a start to an eligible host, or parks it until capacity is freed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import State
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
-from aima_core.store.operations import Overdue
+from aima_core.store.operations import Stalled
 from aima_worker.execution.executor import execute
 from aima_worker.execution.redelivery import RedeliveryLoop
 from aima_worker.node.facts import host_facts
@@ -26,7 +26,7 @@ def hosts(redis):
 
 @pytest.fixture
 def joined(desk, hosts):
-    """Joins hosts with so much memory; the desk's own is alpha."""
+    """Joins hosts with that much memory; the desk's own is alpha."""
 
     def join(name, *, gigabytes=25):
         facts = host_facts(desk.host.settings, desk.host.runtime)
@@ -38,7 +38,7 @@ def joined(desk, hosts):
 
 
 def too_much(desk, service="svc-tiny-dial"):
-    """A start that no real machine of today has room for."""
+    """A start that exceeds the capacity of any real machine."""
     requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
     return put_down(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
 
@@ -113,7 +113,7 @@ def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queu
 
 def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
     start = put_down(desk.host.operations, a_start_of())
-    desk.host.operations.claim(OperationId(start.id), desk.host.name)
+    desk.host.claim_store.claim(OperationId(start.id), desk.host.name)
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {start.id: 0})
 
@@ -126,7 +126,7 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
     joined("alpha")
     busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
     for start in busy:
-        desk.host.operations.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
+        desk.host.claim_store.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
 
     for _ in range(2):
@@ -138,13 +138,13 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
 
 
 def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_sweeps(desk, redis, joined):
-    """A host has rung another that seemed to have room, and that took something else on first."""
+    """Race: a host forwarded it to another, whose capacity a different start claimed first."""
     joined("alpha")
     for number in range(4):
         busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
-        desk.host.operations.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
+        desk.host.claim_store.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
-    desk.host.operations.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
+    desk.host.claim_store.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
     redis.delete(keys.queue(CLASS))
     redis.zadd(keys.ACTIVE, {waits.id: 0})
 
@@ -168,7 +168,9 @@ def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(d
     there = put_down(desk.host.operations, a_start_of())
     redis.delete(keys.queue("host.alpha"))
     found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
-    monkeypatch.setattr(desk.host.operations, "find_stalled", lambda: Overdue(0, found, unroutable=[OperationId.new()]))
+    monkeypatch.setattr(
+        desk.host.operations, "find_stalled", lambda: Stalled(0, found, without_reason=[OperationId.new()])
+    )
 
     RedeliveryLoop(desk.host).run_once()
 

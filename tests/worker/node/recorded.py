@@ -1,4 +1,4 @@
-"""NVML as a fixture of `accelerators/` recorded it: the library's own errors, and a count of what was left open."""
+"""NVML as a fixture of `accelerators/` recorded it, with the library's own errors and a count of open handles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-from aima_worker.node.accelerators import Found, Machine, found
+from aima_worker.node.accelerators import DetectedAccelerators, Machine, detect
 from aima_worker.node.nvml import Reading, read
 
 MACHINES = sorted(Path(__file__).with_name("accelerators").glob("*.json"))
@@ -59,9 +59,9 @@ def reading_of(name: str) -> Reading:
     return read(nvml_of(name))
 
 
-def found_on(name: str) -> Found:
-    """What AIMA makes of that machine."""
-    return found(reading_of(name), Machine(**_recorded(name)["machine"]))
+def found_on(name: str) -> DetectedAccelerators:
+    """The accelerators that AIMA detects on that machine."""
+    return detect(reading_of(name), Machine(**_recorded(name)["machine"]))
 
 
 def _recorded(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What AIMA makes of machines as they were recorded: which accelerators they have, and why those are missing."""
+"""Accelerator detection on recorded machines, and the reasons for GPUs that cannot be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from worker.node.recorded import MACHINES, found_on, nvml_of, reading_of
 
-from aima_core.domain.services import Accelerator
+from aima_core.domain.hosts import Accelerator
 from aima_worker.node.accelerators import Machine, shares_memory, this_machine
 from aima_worker.node.nvml import read
 

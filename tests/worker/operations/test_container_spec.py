@@ -1,4 +1,4 @@
-"""What each engine of the catalog is run as; and that nothing a user says reaches further than it shall."""
+"""The container spec of each engine in the catalog, and the limits of what user input can change in it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_labels_tell_by_whom_and_with_which_gpus_it_was_made(desk):
     spec = a_spec(desk.host, a_start_of(), granted=granted)
 
     assert spec.gpus == ("GPU-1", "GPU-3")
-    assert Granted.told_by(spec.labels) == granted
+    assert Granted.from_labels(spec.labels) == granted
 
 
 @pytest.mark.redis

@@ -1,7 +1,8 @@
-"""One long answer of the engine, on a connection of its own that any thread can cut off at any moment.
+"""Streaming responses of the engine: a pull, the events of containers, a log; each on a connection of its own.
 
-The library's streams either cannot be cut off while nothing comes, or leave their descriptor to the garbage
-collector. Ending is all that is told here: whether the engine has finished or died, the caller has to ask.
+Any thread can close one at any moment and release its descriptor: the library's streams cannot be closed while they
+are blocked, or leave the descriptor to the garbage collector. A stream ends in the same way when the engine has
+finished and when it crashed, so the caller must verify the result.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from http.client import HTTPException
 from threading import Lock
 from typing import Any
@@ -22,15 +24,18 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
 from aima_core.errors import ImageNotFound, RegistryDenied
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused
-from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
-from aima_worker.runtimes.docker.parsing import ImageName, image_name
+from aima_worker.runtimes.docker.logs import Frame, LogQuery
+from aima_worker.runtimes.docker.parsing import ImageName, container_changed, image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
-CONNECT_SECONDS = 5.0
+CONNECT_TIMEOUT = timedelta(seconds=5)
 CHUNK = 64 * 1024
+EVENTS = ("start", "die", "oom", "destroy", "rename", "pause", "unpause")
+"""The container events that change what a listing says; not `create`, which a start follows, nor `exec_…`."""
 _BROKEN = (HTTPError, HTTPException, OSError, ValueError, AttributeError)
-"""What reading raises when the other side, or another thread of ours, has closed the connection meanwhile."""
+"""Raised by a read that races with a close of the connection, by the engine or by another thread."""
 
 
 class EngineStream:
@@ -53,13 +58,13 @@ class EngineStream:
         self._chunks: Iterator[bytes] = iter(())
 
     def open(self, *, within: float | None) -> None:
-        """Ask, and return with the answer's beginning.
+        """Send the request, and return once the response has begun.
 
-        Raises Refusal, DockerUnavailable, or TimeoutError when nothing comes `within` seconds.
+        Raises EngineError, DockerUnavailable, or TimeoutError if no response begins `within` seconds.
         """
         with self._reading:
             try:
-                self._chunks = self._ask(within).stream(CHUNK)
+                self._chunks = self._respond(within).stream(CHUNK)
             except TimeoutError:
                 self._release()
                 raise
@@ -72,7 +77,7 @@ class EngineStream:
                 raise
 
     def next(self, *, within: float | None) -> bytes:
-        """The next bytes; empty at the end. Raises TimeoutError when nothing comes `within` seconds."""
+        """The next bytes; empty at the end. Raises TimeoutError if none arrive `within` seconds."""
         with self._reading:
             if self.closed or self._socket is None:
                 return b""
@@ -87,20 +92,28 @@ class EngineStream:
                 self._release()
             return chunk
 
+    def lines(self, *, within: Callable[[], float | None]) -> Iterator[bytes]:
+        """Opens the stream; each line of the response, with `within()` seconds as the timeout of each read."""
+        self.open(within=within())
+        rest = b""
+        while chunk := self.next(within=within()):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line for line in lines if line.strip())
+
     def close(self) -> None:
         self.closed = True
         if (sock := self._socket) is not None:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        # Whoever reads is awake now and lets go at once; only then may the descriptor be given back.
+        # The reading thread is unblocked now. The lock prevents a race: no descriptor is released while it is read.
         with self._reading:
             self._release()
 
-    def _ask(self, within: float | None) -> HTTPResponse:
+    def _respond(self, within: float | None) -> HTTPResponse:
         method, path, params, headers = self._request
         connection, target = self._engine.connection(method, path, params)
         self._connection = connection
-        connection.timeout = CONNECT_SECONDS
+        connection.timeout = CONNECT_TIMEOUT.total_seconds()
         connection.connect()
         self._socket = connection.sock
         if self.closed:
@@ -126,6 +139,29 @@ def _message(body: bytes) -> str:
     return body.decode("utf-8", "replace").strip()
 
 
+class EngineChanges:
+    """A ChangeStream. Iterated by one thread, closed by any."""
+
+    def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
+        filters = {
+            "type": ["container"],
+            "event": EVENTS,
+            "label": [f"{name}={value}" for name, value in labels.items()],
+        }
+        self._stream = EngineStream(engine, "GET", "/events", params={"filters": json.dumps(filters)})
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield from map(container_changed, self._stream.lines(within=lambda: None))
+        except EngineError as refused:
+            raise engine_refused(refused.words) from refused
+        finally:
+            self._stream.close()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 class EnginePull:
     """PullMessages of the engine's API."""
 
@@ -135,7 +171,7 @@ class EnginePull:
             engine,
             "POST",
             "/images/create",
-            # The engine pulls for its own platform unless told otherwise.
+            # Without a platform, the engine pulls for its own.
             params={"fromImage": name.repository, "tag": name.version},
             headers=_credentials(image, name.registry),
         )
@@ -145,11 +181,7 @@ class EnginePull:
         return self._stream.closed
 
     def read(self, *, patience: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
-        self._stream.open(within=patience())
-        rest = b""
-        while chunk := self._stream.next(within=patience()):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (json.loads(line) for line in lines if line.strip())
+        yield from map(json.loads, self._stream.lines(within=patience))
 
     def close(self) -> None:
         self._stream.close()
@@ -163,12 +195,12 @@ def _named(image: str) -> ImageName:
 
 
 def _credentials(image: str, registry: str) -> dict[str, str]:
-    """From Docker's own configuration and its helpers, read anew: a `docker login` counts from the next pull on."""
+    """From Docker's configuration and its helpers, without a cache: a `docker login` takes effect at the next pull."""
     try:
         found = auth.load_config().resolve_authconfig(registry)
     except DockerException as failed:
         raise RegistryDenied(
-            image=image, detail=f"the host's credentials for it could not be read: {failed}"
+            image=image, detail=f"the host's credentials for the registry cannot be read: {failed}"
         ) from failed
     return {"X-Registry-Auth": auth.encode_header(found).decode()} if found else {}
 
@@ -178,12 +210,12 @@ _STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
 
 
 class EngineFrames:
-    """LogFrames of the engine's API."""
+    """LogFrames of the engine's API: parses its multiplexed stream."""
 
-    def __init__(self, engine: EngineClient, wish: LogWish) -> None:
+    def __init__(self, engine: EngineClient, query: LogQuery) -> None:
         self._engine = engine
-        self._follow = wish.follow
-        self._stream = EngineStream(engine, "GET", f"/containers/{wish.container}/logs", params=_asked(wish))
+        self._follow = query.follow
+        self._stream = EngineStream(engine, "GET", f"/containers/{query.container}/logs", params=_params(query))
 
     def __iter__(self) -> Iterator[Frame]:
         buffer = bytearray()
@@ -212,13 +244,13 @@ class EngineFrames:
             if refused.status not in (404, 409):
                 raise engine_refused(refused.words) from refused
         except TimeoutError as late:
-            raise self._engine.unavailable("its log does not come") from late
+            raise self._engine.unavailable("its log timed out") from late
 
 
-def _asked(wish: LogWish) -> dict[str, str]:
-    asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if wish.follow else "0"}
-    if wish.tail is not None:
-        asked["tail"] = str(wish.tail)
-    if wish.since is not None:
-        asked["since"] = wish.since
-    return asked
+def _params(query: LogQuery) -> dict[str, str]:
+    params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if query.follow else "0"}
+    if query.tail is not None:
+        params["tail"] = str(query.tail)
+    if query.since is not None:
+        params["since"] = query.since
+    return params

@@ -1,4 +1,4 @@
-"""What only a real Docker Engine can show: the powers a container gets, and what is left when things go wrong."""
+"""What only a real Docker Engine can show: the privileges of a container, and that a refused start is rolled back."""
 
 from __future__ import annotations
 
@@ -10,24 +10,16 @@ from pathlib import Path
 import docker
 import pytest
 from contract.bench import Bench, Program
-from contract.on_docker import DockerBench
 from lab.parts import eventually
 
 from aima_core.errors import EngineRefused, GpuUnavailable
 from aima_worker.runtime import Mount, Status
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker
 
 NOW = timedelta(0)
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    own = DockerBench()
-    yield own
-    own.close()
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def api() -> Iterator[docker.APIClient]:
 
 
 def printed(bench: Bench, script: str, **changes: object) -> list[str]:
-    """What a shell in a container prints."""
+    """The output of a shell in a container."""
     spec = bench.spec(Program.CRASHES, command=("sh", "-c", script), **changes)
     bench.runtime.run(spec)
     with bench.runtime.logs(spec.name, follow=True) as log:
@@ -177,7 +169,7 @@ def test_volumes_that_the_image_declares_go_with_the_container(bench: Bench, api
     assert {volume["Name"] for volume in api.volumes()["Volumes"]} <= before
 
 
-def test_facts_say_what_the_engine_is(engine: DockerEngine, api: docker.APIClient) -> None:
+def test_facts_say_what_the_engine_is(engine: DockerSdkRuntime, api: docker.APIClient) -> None:
     facts = engine.facts()
 
     assert facts.kind == "docker"

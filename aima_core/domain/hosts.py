@@ -1,0 +1,108 @@
+"""Hosts: the facts that each worker announces, its liveness, and its port leases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+from pydantic import computed_field
+
+from aima_core.domain.catalog import Arch
+from aima_core.domain.ids import HostName, InstanceId, Route, WireModel
+
+
+class Accelerator(WireModel):
+    """One device."""
+
+    kind: str
+    """The first half of a route, such as `gb10`."""
+    name: str
+    id: str | None = None
+    """The id by which a container gets this device; None if there is only one."""
+    memory: int | None = None
+    """Bytes; None if it shares the host's memory."""
+    compute_capability: str | None = None
+    """Such as `12.1`."""
+
+
+class ImageOnHost(WireModel):
+    reference: str
+    digest: str | None
+    """In its registry; None for a local image."""
+
+
+class HostFacts(WireModel):
+    """The facts of a host, as its worker announced them."""
+
+    name: HostName
+    identity: str
+    """Minted once and kept on the host."""
+    arch: Arch
+    address: str
+    accelerators: tuple[Accelerator, ...] = ()
+    unified_memory: bool = False
+    """CPU and GPU share `memory`."""
+    cores: int
+    memory: int
+    """Bytes."""
+    memory_reserve: int = 0
+    """Bytes that starts leave free."""
+    slots: int = 4
+    """The limit of concurrent starts and pulls."""
+    disk_free: int
+    """Free bytes on the disk of images."""
+    runtime: Literal["docker", "docker-cli", "process", "fake"]
+    runtime_version: str
+    container_runtimes: tuple[str, ...] = ()
+    """Such as `runc` and `nvidia`, by Docker's names."""
+    gives_gpus: bool = False
+    """Whether containers can use GPUs."""
+    images: tuple[ImageOnHost, ...] = ()
+    """The newest few hundred."""
+    allows: tuple[str, ...] = ("*",)
+    """Patterns of the image references that it may run."""
+    clock_offset: float = 0.0
+    """Seconds by which its clock is ahead of Redis'."""
+    ports: tuple[int, int]
+    """First and last of the range leased to engines."""
+    routes: tuple[Route, ...]
+    labels: Mapping[str, str] = {}
+    strangers: tuple[str, ...] = ()
+    """Unrecognized containers: they carry this installation's labels, and the worker cannot parse them."""
+    runtime_answers: bool = True
+    """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
+    version: str
+    """AIMA's own."""
+
+
+class Host(HostFacts):
+    """A host's facts with its liveness."""
+
+    live: bool
+    left: bool = False
+    """Its worker has shut down; containers keep running."""
+    seen_at: datetime
+    silent_for: float = 0.0
+    """Seconds since its last heartbeat, by Redis' clock."""
+    drained_since: datetime | None = None
+    """Set while it takes no starts."""
+    messages_dropped: int = 0
+    """Malformed messages dropped; reset after a day without any on all hosts."""
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way of showing a property
+    @property
+    def drained(self) -> bool:
+        return self.drained_since is not None
+
+
+class PortLease(WireModel):
+    """A leased port on a host, and its holder."""
+
+    host: HostName
+    port: int
+    holder: InstanceId
+    fence: int
+    since: datetime
+    until: datetime | None
+    """The expiry; None while the holder's container exists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -158,6 +159,7 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
     help="Only the last N lines of each host; 100 unless --since is given.",
 )
 @click.option("--since", metavar="T", help="Only lines since T, such as 10m or 2026-01-31T12:00:00Z.")
+@click.option("--timestamps/--no-timestamps", default=None, help="Print the time of each line; default on a terminal.")
 @host_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @calls_the_api
@@ -167,6 +169,7 @@ def logs(
     follow: bool,
     tail: int | None,
     since: str | None,
+    timestamps: bool | None,
     hosts: tuple[str, ...],
     output: Output,
 ) -> int:
@@ -177,7 +180,8 @@ def logs(
     from aima_api.cli.progress import log_follower as shown
 
     instances = api.get(_path(service_id))["instances"]
-    show = shown.Show(output, list(hosts) or [each["id"].partition("@")[2] for each in instances])
+    names = list(hosts) or [each["id"].partition("@")[2] for each in instances]
+    show = shown.Show(output, names, timestamps=sys.stdout.isatty() if timestamps is None else timestamps)
     options = {"tail": tail, "since": since, "host": hosts}
     given = {name: value for name, value in options.items() if value}
     path = _path(service_id, "/logs")

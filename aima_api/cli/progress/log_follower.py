@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -52,8 +53,9 @@ def follow(api: Api, path: str, query: Query, show: Show, *, reconnect: Reconnec
 class Show:
     """Prints lines to stdout and notes to stderr."""
 
-    def __init__(self, output: Output, hosts: list[str]) -> None:
+    def __init__(self, output: Output, hosts: list[str], *, timestamps: bool = False) -> None:
         self._json = output == "json"
+        self._timestamps = timestamps
         self._prefix = max(map(len, hosts), default=0) if len(hosts) > 1 else 0
         self._colours = colours()
 
@@ -65,7 +67,11 @@ class Show:
         if self._colours and data["stream"] == "stderr":
             text = click.style(text, dim=True)
         host = f"{sanitized(data['host']):<{self._prefix}} │ " if self._prefix else ""
-        click.echo(host + text)
+        click.echo(host + self._time(data["at"]) + text)
+
+    def _time(self, at: str) -> str:
+        """In the time zone of this machine, as its other logs."""
+        return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}  " if self._timestamps else ""
 
     def note(self, text: str) -> None:
         click.echo(click.style(f"── {sanitized(text)}", fg="yellow"), err=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from api.cli.outcome import Aima
 from api.cli.stand_in import BEGINNING, CUT, HOLD, SERVICE, StandIn
+from api.cli.terminal import run_on_terminal
 
 from aima_api.cli.errors import ApiError
 from aima_api.cli.progress import log_follower
@@ -22,6 +26,15 @@ from aima_core.errors import exit_code_of
 
 _MAIN = "from aima_api.cli.main import main; main()"
 PATH = f"/v1/services/{SERVICE}/logs"
+
+
+@pytest.fixture
+def two_hours_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "UTC-2")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def test_lines_go_to_stdout_and_notes_to_stderr(aima: Aima, script: StandIn) -> None:
@@ -48,6 +61,25 @@ def test_lines_of_several_hosts_say_whose_they_are(aima: Aima, script: StandIn) 
     script.answer(f"GET {PATH}", {"items": [a_line("one"), a_line("two", host="spark-01")], "notes": []})
 
     assert aima("service", "logs", SERVICE).out == "box      │ one\nspark-01 │ two\n"
+
+
+def test_lines_have_their_times_on_demand(aima: Aima, script: StandIn, two_hours_east: None) -> None:
+    _runs_on(script, "box", "spark-01")
+    script.answer(f"GET {PATH}", {"items": [a_line("one"), a_line("two", host="spark-01", at=90)], "notes": []})
+
+    shown = aima("service", "logs", SERVICE, "--timestamps").out
+
+    assert shown == "box      │ 2026-01-01 14:00:00  one\nspark-01 │ 2026-01-01 14:01:30  two\n"
+
+
+def test_on_a_terminal_lines_have_their_times_by_default(script: StandIn) -> None:
+    _runs_on(script, "box")
+    script.answer(f"GET {PATH}", {"items": [a_line("one")], "notes": []})
+    command = [sys.executable, "-c", _MAIN, "--url", script.url, "service", "logs", SERVICE]
+
+    code, output = run_on_terminal(command, columns=80, environment={**os.environ, "TZ": "UTC"})
+
+    assert (code, output.splitlines()[-1]) == (0, "2026-01-01 12:00:00  one")
 
 
 def test_json_is_a_record_a_line(aima: Aima, script: StandIn) -> None:

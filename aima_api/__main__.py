@@ -1,4 +1,4 @@
-"""`python -m aima_api`: run an API node until a signal."""
+"""`python -m aima_api`: serves an API node until a signal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aima_core.settings import load_settings
 def main() -> int:
     try:
         serve(load_settings())
-    except AimaError as failed:
-        sys.stderr.write(f"error: {failed.failure.message}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
-        return failed.exit_code
+    except AimaError as error:
+        sys.stderr.write(f"error: {error}\nhint: {error.failure.hint}\ncode: {error.code}\n")
+        return error.exit_code
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The API over HTTP: requests, pages and event streams, with every way to fail named.
+"""HTTP client of the API: requests, pages and event streams; each failure is an ApiError or ApiUnavailable.
 
-What the API refuses is `Refused` with the failure it gave; an API that is away, or is something else, is
-`ApiUnavailable`. Nothing is sent twice: a POST carries an Idempotency-Key, so that a person may.
+A request is never retried: its reply may have been lost after the API executed it. A POST carries an Idempotency-Key.
+Built on http.client, without pydantic at import, since a listing must not cost more than ten times Python's own start.
 """
 
 from __future__ import annotations
@@ -10,56 +10,75 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from select import POLLIN, poll
+from socket import SHUT_RDWR, socket
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
-import httpx2
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-from aima_api.cli.errors import ApiError
-from aima_core.errors import ApiUnavailable, Failure
+    from aima_core.errors import ApiUnavailable
 
-ANSWERS_WITHIN = timedelta(seconds=30)
-CONNECTS_WITHIN = timedelta(seconds=5)
-SILENCE = timedelta(seconds=45)
-"""An event stream that says nothing for three heartbeats has died."""
-PAGE = 200
+REPLY_TIMEOUT = timedelta(seconds=30)
+CONNECT_TIMEOUT = timedelta(seconds=5)
+STREAM_TIMEOUT = timedelta(seconds=45)
+"""A stream without a byte for three heartbeats is dead."""
+PAGE = 1000
 
-Noun = TypeVar("Noun", bound=BaseModel)
+Record = TypeVar("Record", bound="BaseModel")
+
+
+@dataclass(frozen=True)
+class ServerSentEvent:
+    event: str
+    data: str
+
+    def json(self) -> Any:
+        return json.loads(self.data)
 
 
 class Api:
-    def __init__(self, url: str, *, key: str | None = None, answers_within: timedelta = ANSWERS_WITHIN) -> None:
+    """Safe to use from several threads: a connection serves one request or stream at a time."""
+
+    def __init__(self, url: str, *, key: str | None = None, reply_timeout: timedelta = REPLY_TIMEOUT) -> None:
+        """Raises ApiUnavailable if the URL is not an HTTP URL, Unauthorized if no API can have such a key."""
         self.url = url.rstrip("/")
-        connects_within = min(answers_within, CONNECTS_WITHIN).total_seconds()
-        with self._named_failures():
-            self._client = httpx2.Client(
-                base_url=self.url,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=httpx2.Timeout(answers_within.total_seconds(), connect=connects_within),
-                limits=httpx2.Limits(max_connections=None),
-            )
+        self._reply_timeout = reply_timeout
+        self._connect_timeout = min(reply_timeout, CONNECT_TIMEOUT)
+        self._secure, self._host, self._port, self._prefix = self._parse(self.url)
+        self._headers = {"Authorization": f"Bearer {_checked_key(key)}"} if key else {}
+        self._idle: list[HTTPConnection] = []
+        self._streams: set[socket] = set()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        """Ends the streams, too, which other threads may be reading."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        for stream in list(self._streams):
+            with suppress(OSError):
+                stream.shutdown(SHUT_RDWR)
 
     def get(self, path: str, **filters: object) -> Any:
-        asked = {name: str(value) for name, value in filters.items() if value is not None}
-        return self._send("GET", path, params=asked or None)  # none at all: an empty one would take the path's own away
+        return self._request("GET", path, query=filters)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._send("POST", path, json=dict(body or {}), headers={"Idempotency-Key": str(uuid.uuid4())})
+        return self._request("POST", path, body=dict(body or {}), headers={"Idempotency-Key": str(uuid.uuid4())})
 
     def delete(self, path: str) -> None:
-        self._send("DELETE", path)
+        self._request("DELETE", path)
 
     def every(self, path: str, *, at_most: int | None = None, **filters: object) -> list[dict[str, Any]]:
-        """The items of a listing, page after page."""
+        """The items of a listing, page by page."""
         items: list[dict[str, Any]] = []
         cursor = None
         while at_most is None or len(items) < at_most:
@@ -72,35 +91,98 @@ class Api:
         return items[:at_most]
 
     @contextmanager
-    def stream(self, path: str, *, after: int) -> Iterator[Iterator[httpx2.ServerSentEvent]]:
-        """Server-sent events from the one after number `after` on. Ends when the API ends it."""
-        timeout = httpx2.Timeout(SILENCE.total_seconds(), connect=CONNECTS_WITHIN.total_seconds())
+    def stream(self, path: str, *, after: int) -> Iterator[Iterator[ServerSentEvent]]:
+        """Server-sent events after number `after`, until the API ends them. A cut raises ApiUnavailable."""
         headers = {"Last-Event-ID": str(after)} if after else {}
-        with self._named_failures(), self._client.sse(path, headers=headers, timeout=timeout) as source:
-            if source.response.is_error:
-                source.response.read()
-                self._refuse(source.response)
-            yield iter(source)
+        with self._failures_translated():
+            connection = self._connect(STREAM_TIMEOUT)
+            stream = connection.sock
+            self._streams.add(stream)
+            try:
+                response = self._send(connection, "GET", path, headers=headers)
+                if response.status >= 300:
+                    self._raise_refusal(response, response.read())
+                yield _events(response)
+            finally:
+                self._streams.discard(stream)
+                connection.close()
 
-    def read(self, noun: type[Noun], data: object) -> Noun:
-        """What the API sent as one of AIMA's nouns."""
+    def read(self, model: type[Record], data: object) -> Record:
+        """A reply as one of AIMA's types. Raises ApiUnavailable if this version cannot read it."""
+        from pydantic import ValidationError
+
         try:
-            return noun.model_validate(data)
+            return model.model_validate(data)
         except ValidationError as wrong:
-            detail = f"it answers as a version that this one does not understand ({wrong.errors()[0]['msg']})"
-            raise ApiUnavailable(url=self.url, detail=detail) from wrong
+            detail = f"its replies are of a version that this one cannot read ({wrong.errors()[0]['msg']})"
+            raise self._unavailable(detail) from wrong
 
-    def _send(self, method: str, path: str, **parts: Any) -> Any:
-        with self._named_failures():
-            answer = self._client.request(method, path, **parts)
-            if answer.is_error:
-                self._refuse(answer)
-            return answer.json() if answer.content else None
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        given = {name: str(value) for name, value in (query or {}).items() if value is not None}
+        if given:
+            path += f"?{urlencode(given)}"
+        with self._failures_translated():
+            connection = self._idle_connection() or self._connect(self._reply_timeout)
+            response = self._send(connection, method, path, body=body, headers=headers)
+            content = response.read()
+            self._idle.append(connection)
+            if response.status >= 300:
+                self._raise_refusal(response, content)
+            return json.loads(content) if content else None
 
-    def _refuse(self, answer: httpx2.Response) -> None:
-        """Raise what the API said was wrong, or that this is no API of AIMA's."""
+    def _send(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> HTTPResponse:
+        content = None if body is None else json.dumps(body).encode()
+        kind = {"Content-Type": "application/json"} if content else {}
+        connection.request(method, self._prefix + path, content, {**self._headers, **kind, **(headers or {})})
+        return connection.getresponse()
+
+    def _connect(self, timeout: timedelta) -> HTTPConnection:
+        if self._closed:
+            raise RuntimeError("the client is closed")  # not ApiUnavailable, after which a stream would be resumed
+        kind = HTTPSConnection if self._secure else HTTPConnection
+        connection = kind(self._host, self._port, timeout=self._connect_timeout.total_seconds())
         try:
-            problem = answer.json()
+            connection.connect()
+        except TimeoutError as late:
+            raise self._unavailable(f"no connection within {self._connect_timeout.total_seconds():g} s") from late
+        connection.sock.settimeout(timeout.total_seconds())
+        return connection
+
+    def _idle_connection(self) -> HTTPConnection | None:
+        """One that the API has not closed: it must have nothing to read."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.sock is not None:
+                poller = poll()
+                poller.register(connection.sock, POLLIN)
+                if not poller.poll(0):
+                    return connection
+            connection.close()
+        return None
+
+    def _raise_refusal(self, response: HTTPResponse, content: bytes) -> NoReturn:
+        """Raises the API's own failure, or ApiUnavailable if no AIMA API sent this."""
+        from aima_api.cli.errors import ApiError
+        from aima_core.errors import Failure
+
+        try:
+            problem = json.loads(content)
             failure = Failure(
                 code=problem["code"],
                 message=problem["detail"],
@@ -108,18 +190,38 @@ class Api:
                 log_tail=tuple(problem.get("log_tail") or ()),
             )
         except (ValueError, KeyError, TypeError) as wrong:
-            detail = f"what is there answered {answer.status_code} {answer.reason_phrase}"
-            raise ApiUnavailable(url=self.url, detail=detail) from wrong
-        raise ApiError(failure, status=answer.status_code)
+            detail = f"the server there is not an AIMA API (it replied {response.status} {response.reason})"
+            raise self._unavailable(detail) from wrong
+        raise ApiError(failure, status=response.status)
 
     @contextmanager
-    def _named_failures(self) -> Iterator[None]:
+    def _failures_translated(self) -> Iterator[None]:
         try:
             yield
-        except json.JSONDecodeError as wrong:
-            raise ApiUnavailable(url=self.url, detail="what is there does not speak JSON") from wrong
-        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.DecodingError) as wrong:
-            raise ApiUnavailable(url=self.url, detail=_plainly(wrong)) from wrong
+        except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
+            raise self._unavailable("the server there is not an AIMA API (its reply is not JSON)") from wrong
+        except TimeoutError as late:
+            raise self._unavailable("no reply in time") from late
+        except (OSError, HTTPException) as wrong:
+            raise self._unavailable(re.sub(r"^\[Errno -?\d+\] ", "", str(wrong)) or type(wrong).__name__) from wrong
+
+    def _unavailable(self, detail: str) -> ApiUnavailable:
+        from aima_core.errors import ApiUnavailable
+
+        return ApiUnavailable(url=self.url, detail=detail)
+
+    def _parse(self, url: str) -> tuple[bool, str, int | None, str]:
+        """Whether it is HTTPS, host, port, and the path before every request's own."""
+        if "://" not in url:
+            raise self._unavailable(f"that is not a URL; write http://{url}")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as wrong:
+            raise self._unavailable(f"that is not a URL ({wrong})") from wrong
+        if parts.scheme not in ("http", "https") or not host:
+            raise self._unavailable("that is not an HTTP URL; it looks like http://127.0.0.1:7080")
+        return parts.scheme == "https", host, port, parts.path
 
 
 def path_of(*words: str) -> str:
@@ -127,11 +229,32 @@ def path_of(*words: str) -> str:
     return "/v1/" + "/".join(quote(word, safe=":@") for word in words)
 
 
-def _plainly(wrong: Exception) -> str:
-    match wrong:
-        case httpx2.ConnectTimeout():
-            return "no connection in time"
-        case httpx2.TimeoutException():
-            return "no answer in time"
-        case _:
-            return re.sub(r"^\[Errno -?\d+\] ", "", str(wrong)) or type(wrong).__name__
+def _checked_key(key: str) -> str:
+    if key.isascii() and key.isprintable():
+        return key
+    from aima_core.errors import Unauthorized
+
+    raise Unauthorized(what="an AIMA_KEY with a line break or a character outside of ASCII")
+
+
+def _events(response: HTTPResponse) -> Iterator[ServerSentEvent]:
+    name, data = "message", list[str]()
+    for line in _lines(response):
+        field, _, value = line.partition(":")
+        if not line and data:
+            yield ServerSentEvent(name, "\n".join(data))
+        if not line:
+            name, data = "message", []
+        elif field == "event":
+            name = value.removeprefix(" ")
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+
+
+def _lines(response: HTTPResponse) -> Iterator[str]:
+    """By read1, which raises IncompleteRead for a cut connection; readline would end as though the API had ended it."""
+    rest = b""
+    while chunk := response.read1(1 << 16):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.rstrip(b"\r").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What the routes work with, as the composition root has put it together."""
+"""The dependencies of the routes, built by the composition root."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
-from aima_api.catalog.loader import Catalog
-from aima_api.controllers.host_removal import HostRemoval
+from aima_api.catalog.selection import Catalog
+from aima_api.controllers.failover import HostRemoval
 from aima_api.events.stream import EventStreams
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
-from aima_api.submission.service_spec import StartRequest
-from aima_api.submission.starts import Batcher, StartSubmission
-from aima_api.submission.stops import StopsAndPulls
+from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.pulls import Pulls
+from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
+from aima_api.submission.stops import Stops
 from aima_core.domain.operations import Operation
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
@@ -36,8 +37,10 @@ class Dependencies:
     hosts: HostStore
     planner: StartPlanner
     starts: StartSubmission
-    start_together: Batcher[StartRequest, list[Operation]]
-    wishes: StopsAndPulls
+    batched_start: Batcher[StartRequest, list[Operation]]
+    stops: Stops
+    pulls: Pulls
+    cancellations: Cancellations
     host_removal: HostRemoval
     idempotency: Idempotency
     streams: EventStreams
@@ -46,14 +49,14 @@ class Dependencies:
     metrics: Metrics
 
 
-async def _parts(request: Request) -> Dependencies:  # async, since a plain function would cost each request a thread
-    parts = request.app.state.parts
-    assert isinstance(parts, Dependencies)
-    return parts
+async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread
+    dependencies = request.app.state.dependencies
+    assert isinstance(dependencies, Dependencies)
+    return dependencies
 
 
-Api = Annotated[Dependencies, Depends(_parts)]
+Api = Annotated[Dependencies, Depends(_dependencies)]
 IdempotencyKey = Annotated[str | None, Header()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=400)]
-"""Where the page before ended: its `next`."""
+"""The `next` of the previous page."""

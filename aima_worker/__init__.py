@@ -1,1 +1,1 @@
-"""Runs on each host: carries out commands as containers. No HTTP server."""
+"""The worker: runs on each host and executes operations as containers."""

@@ -1,4 +1,4 @@
-"""`python -m aima_worker`: this host's worker, in the foreground; with `--facts`, only what it finds here, as JSON."""
+"""`python -m aima_worker`: this host's worker, in the foreground; with `--facts`, only its report as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> int:
     sys.modules["rich"] = None  # type: ignore[assignment]  # or structlog loads it: three megabytes, for colours
     import structlog
 
-    warnings.filterwarnings("ignore", "You're running the worker with superuser")  # so is who holds Docker's socket
+    warnings.filterwarnings("ignore", "You're running the worker with superuser")  # access to Docker's socket is root's
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -25,7 +25,7 @@ def main() -> int:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
     try:
-        return _tell_facts() if sys.argv[1:] == ["--facts"] else _work()
+        return _report() if sys.argv[1:] == ["--facts"] else _work()
     except AimaError as failed:
         sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
         return failed.exit_code
@@ -37,7 +37,7 @@ def _work() -> int:
     return run_worker(load_settings())
 
 
-def _tell_facts() -> int:
+def _report() -> int:
     from aima_worker.node.report import inspect
 
     sys.stdout.write(inspect(load_settings()).model_dump_json() + "\n")

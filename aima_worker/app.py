@@ -1,7 +1,9 @@
-"""The worker's composition root: everything is made here, wired, and begun."""
+"""The worker's composition root: makes everything, wires it, and starts and stops it in order."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import signal
@@ -9,14 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from threading import Event as Flag
 from threading import Thread
 from typing import Any
 
 import structlog
-from celery import signals
 from pydantic import SecretStr
 
-from aima_core.domain.services import HostFacts
+from aima_core.domain.hosts import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier, stop_queue
@@ -26,46 +30,46 @@ from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.system.state_dir import lock
-from aima_worker.context import HostContext, Probe
-from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker
+from aima_worker.context import HostContext, Probe, Timings
+from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
 from aima_worker.execution.tasks import add_tasks
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
-from aima_worker.logs.server import LONGEST_ANSWER, LogServer
-from aima_worker.node.facts import available_memory, capacity_of, host_facts
+from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
+from aima_worker.node.facts import available_memory, capacity_of, host_facts, session_of
 from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
-from aima_worker.node.identity import session_of
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
+from aima_worker.operations.image_pulls import PullCoordinator
 from aima_worker.operations.readiness import http_status
-from aima_worker.process_memory import settle, share_arenas
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.runtime_selection import choose_runtime
 
-REDIS_ANSWER_SECONDS = 10
-SECONDS_BETWEEN_TRIES = 2.0
+REDIS_TIMEOUT = timedelta(seconds=10)
+REDIS_RETRY_INTERVAL = timedelta(seconds=2)
+MALLOC_ARENAS = 2
+_M_ARENA_MAX = -8
 
 _log = structlog.get_logger()
 
 
 def run_worker(settings: Settings) -> int:
-    """Work until told to end by SIGTERM or SIGINT; gives the exit code. Raises BadSettings."""
-    share_arenas()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery minds it: one that has joined leaves
+    """Works until SIGTERM or SIGINT; returns the exit code. Raises BadSettings."""
+    _glibc("mallopt", _M_ARENA_MAX, MALLOC_ARENAS)  # by default each thread has its own arena, and keeps its peak
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery handles it: a host that has joined leaves
     runtime, native = choose_runtime(settings)
-    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it tells of what is handed on with a traceback
+    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it logs every requeue with a traceback
     with worker_with_loops(settings, runtime, native=native) as worker:
-        settle()
-        signals.worker_shutting_down.connect(
-            lambda **_: exit_within_deadline(lambda: int(worker.exitcode or 0)), weak=False
-        )
+        _shrink_memory()
+        on_worker_shutdown(lambda: exit_within_deadline(lambda: int(worker.exitcode or 0)))
         worker.start()
     return int(worker.exitcode or 0)
 
@@ -74,9 +78,9 @@ def run_worker(settings: Settings) -> int:
 def worker_with_loops(
     settings: Settings, runtime: ContainerRuntime, *, native: bool = False, probe: Probe = http_status
 ) -> Iterator[Any]:
-    """This host's Celery worker, to be started; all that goes on beside it has begun, and ends after it.
+    """Yields this host's Celery worker, to be started; its background loops run already, and stop after it.
 
-    At Celery's signal that workers shut down, it hands on what is under way. Raises BadSettings.
+    At Celery's shutdown signal, running operations are requeued. Raises BadSettings.
     """
     url = settings.redis.url.get_secret_value()
     redis = command_link(url)
@@ -84,41 +88,35 @@ def worker_with_loops(
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
-        app = celery_app(url, answer_within=REDIS_ANSWER_SECONDS, dropped=dropped)
-        add_tasks(app, host)
-        worker = make_celery_worker(
-            app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=settings.host.slots
+        worker = _make_worker(host, url, dropped)
+        reconciler = ReconcileLoop(
+            host,
+            engine_answers=lambda _: heartbeat.announce_now(),
+            unrecognized_changed=lambda: heartbeat.announce_now(),
         )
-        watch = ReconcileLoop(
-            host, engine_answers=lambda _: beat.announce_now(), unrecognized_changed=lambda: beat.announce_now()
-        )
-        beat = make_heartbeat(
+        heartbeat = make_heartbeat(
             host,
             facts,
-            strangers=lambda: watch.unrecognized,
+            unrecognized=lambda: reconciler.unrecognized,
             dropped=dropped,
-            redis_is_new=watch.on_redis_reset,
+            redis_is_new=reconciler.on_redis_reset,
             clock_offset=lambda: clock_offset(redis),
-            displaced=lambda why: _leave_the_name(worker, why),
+            displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        logs = make_log_server(host, redis, command_link(url, answers_within=LONGEST_ANSWER))
+        logs = make_log_server(host, redis, command_link(url, answers_within=BLOCKING_TIMEOUT))
         redelivery = RedeliveryLoop(host)
-        # Before Redis answers: a host that was rebooted without a network brings its engines back.
-        watch.start(records=False)
+        reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
-            _when_redis_answers(beat.start)
-            watch.enable_records()
-            _when_redis_answers(lambda: host.ports.set_range(settings.host.ports))
-            _when_redis_answers(lambda: take_over_from_predecessor(host))
+            _join(host, heartbeat, reconciler)
             logs.start()
             redelivery.start()
-            _end_quickly(host, beat)
+            on_worker_shutdown(lambda: _begin_shutdown(host, heartbeat))
             yield worker
             logs.stop()
         finally:
-            beat.stop()
+            heartbeat.stop()
             redelivery.stop()
-            watch.stop()
+            reconciler.stop()
             host.claims.stop()
 
 
@@ -131,12 +129,17 @@ def make_host(
     native: bool = False,
     probe: Probe = http_status,
     available: Callable[[], int] = available_memory,
+    timings: Timings | None = None,
 ) -> HostContext:
-    """This host, with everything its steps need. Raises BadSettings without a signing key."""
+    """Raises BadSettings without a signing key."""
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
+    claims = ClaimStore(redis)
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
+    floor = floor_of(settings.host, facts, measured=measured)
+    timings = timings or Timings()
+    capacity_freed = Flag()
     return HostContext(
         name=name,
         arch=facts.arch,
@@ -146,16 +149,20 @@ def make_host(
         native=native,
         runtime=runtime,
         operations=operations,
+        claim_store=claims,
         services=ServiceStore(redis),
         ports=PortStore(redis, name),
         allocations=allocations,
         hosts=hosts,
         notifier=Notifier(redis),
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
-        capacity=lambda: capacity_of(facts, measured=measured),
-        memory_watchdog=MemoryWatchdog(floor_of(settings.host, facts, measured=measured), available),
-        claims=ClaimRenewer(operations, name),
+        capacity=partial(capacity_of, facts, measured=measured),
+        memory_watchdog=MemoryWatchdog(floor, available, interval=timings.memory_check_interval),
+        claims=ClaimRenewer(operations, claims, name, on_release=capacity_freed.set),
+        pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         probe=probe,
+        capacity_freed=capacity_freed,
+        timings=timings,
     )
 
 
@@ -163,17 +170,17 @@ def make_heartbeat(
     host: HostContext,
     found: HostFacts,
     *,
-    strangers: Callable[[], tuple[str, ...]],
+    unrecognized: Callable[[], tuple[str, ...]],
     dropped: DroppedMessages,
     clock_offset: Callable[[], float],
     redis_is_new: Callable[[], None],
     displaced: Callable[[AimaError], None],
 ) -> Heartbeat:
-    """`found` is what was found as the worker came up; what changes is asked anew."""
+    """`found` are the facts at the worker's start; later ones are read again."""
 
     def facts() -> HostFacts:
         now = host_facts(host.settings, host.runtime, clock_offset=clock_offset)
-        return now.model_copy(update={"strangers": strangers()})
+        return now.model_copy(update={"strangers": unrecognized()})
 
     state_dir = host.settings.state_dir.expanduser()
     return Heartbeat(
@@ -186,43 +193,70 @@ def make_heartbeat(
         dropped=dropped,
         redis_is_new=redis_is_new,
         displaced=displaced,
+        capacity_changed=host.capacity_freed.set,
     )
 
 
-def make_log_server(host: HostContext, redis: TextRedis, asked: TextRedis) -> LogServer:
-    """`asked` is a line of its own that waits for LONGEST_ANSWER."""
-    told = LogChannel(redis)
-    return LogServer(host, LogCollector(host, told), asked=LogChannel(asked), told=told)
+def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) -> LogServer:
+    """`blocking` is a connection of its own that waits for BLOCKING_TIMEOUT."""
+    answers = LogChannel(redis)
+    return LogServer(host, LogCollector(host, answers), requests=LogChannel(blocking), answers=answers)
 
 
-def _leave_the_name(worker: Any, why: AimaError) -> None:
-    _log.error("this worker ends", reason=str(why))
-    worker.exitcode = why.exit_code
+def _make_worker(host: HostContext, url: str, dropped: DroppedMessages) -> Any:
+    app = celery_app(url, answer_within=REDIS_TIMEOUT, dropped=dropped)
+    add_tasks(app, host)
+    slots = host.settings.host.slots
+    return make_celery_worker(
+        app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=slots
+    )
+
+
+def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:
+    """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken."""
+    _retry_until_redis_answers(heartbeat.start)
+    reconciler.enable_records()
+    _retry_until_redis_answers(lambda: host.ports.set_range(host.settings.host.ports))
+    _retry_until_redis_answers(lambda: take_over_from_predecessor(host))
+
+
+def _exit_displaced(worker: Any, reason: AimaError) -> None:
+    _log.error("worker displaced", reason=str(reason))
+    worker.exitcode = reason.exit_code
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end_quickly(host: HostContext, beat: Heartbeat) -> None:
-    """At the first signal, hand on whatever is under way, so that the worker ends within seconds."""
-
-    def hand_on(**_: Any) -> None:
-        _log.info("ending", under_way="is handed on; engines keep running")
-        host.claims.interrupt_all()
-        Thread(target=beat.stop, name="goodbye", daemon=True).start()  # while Celery waits for its queues
-
-    signals.worker_shutting_down.connect(hand_on, weak=False)
+def _begin_shutdown(host: HostContext, heartbeat: Heartbeat) -> None:
+    """At the first signal, so that the worker exits within seconds: requeues operations; engines keep running."""
+    _log.info("worker shutting down", running=len(host.claims.running_services()))
+    host.claims.cancel_all()
+    Thread(target=heartbeat.stop, name="leave", daemon=True).start()  # while Celery waits for its queues
 
 
-def _when_redis_answers(call: Callable[[], None]) -> None:
-    """Wait for Redis as long as it takes, saying so."""
+def _retry_until_redis_answers(call: Callable[[], None]) -> None:
     while True:
         try:
             return call()
-        except BrokerUnavailable as away:
-            _log.warning("waiting for Redis", reason=str(away))
-            time.sleep(SECONDS_BETWEEN_TRIES)
+        except BrokerUnavailable as unavailable:
+            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
+            time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
 
 
 def _signing_key(settings: Settings) -> SecretStr:
     if settings.signing_key is None:
-        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; give it the API nodes' own")
+        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
     return settings.signing_key
+
+
+def _shrink_memory() -> None:
+    """The host's memory belongs to its engines: returns to the kernel what starting up has left over."""
+    gc.collect()
+    gc.freeze()  # traversing these objects at each collection would cost starts milliseconds
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *args: int) -> None:
+    """Does nothing with another C library."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*args)

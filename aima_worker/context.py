@@ -1,4 +1,4 @@
-"""This host as its steps see it: its name and settings, its runtime, the shared records, and what is under way."""
+"""The host context: what every step of an operation on this host shares. Made once, by the composition root."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from threading import Event as Flag
 from threading import RLock
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -18,17 +20,41 @@ from aima_core.queue.notifier import Notifier
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
-from aima_worker.execution.claim_renewal import ClaimRenewer
-from aima_worker.node.memory_guard import MemoryWatchdog
-from aima_worker.operations.image_pulls import PullCoordinator
 from aima_worker.runtime import ContainerRuntime
 
+if TYPE_CHECKING:  # their rooms import this module
+    from aima_worker.execution.claim_renewal import ClaimRenewer
+    from aima_worker.node.memory_guard import MemoryWatchdog
+    from aima_worker.operations.image_pulls import PullCoordinator
+
 Probe = Callable[[str], int]
-"""Asks a URL and gives the HTTP status; raises OSError when nothing answers."""
+"""Requests a URL and returns the HTTP status; raises OSError if nothing answers."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Intervals and delays that tests shorten."""
+
+    pull_retry_delays: tuple[timedelta, ...] = (timedelta(seconds=1), timedelta(seconds=4))
+    """Before each further try at an image whose pull broke or stalled."""
+    engine_wait_timeout: timedelta = timedelta(minutes=2)
+    """How long a stop waits for a container engine that does not answer."""
+    restart_delays: tuple[timedelta, ...] = (timedelta(seconds=1), timedelta(seconds=10), timedelta(seconds=30))
+    """Before the first, second and third restart of an engine that exited."""
+    memory_check_interval: timedelta = timedelta(seconds=1)
+    stable_after: timedelta = timedelta(seconds=4)
+    """A disagreement of record and container that is younger may be an operation whose message is on its way."""
+    orphaned_after: timedelta = timedelta(seconds=4)
+    """A lease without a container that is younger may belong to a start that has just begun."""
+    mass_loss_delay: timedelta = timedelta(seconds=3)
+    """How long most containers must be missing at once before they count as removed."""
+    resources_interval: timedelta = timedelta(seconds=15)
+    """Between two passes over port leases and allocations."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +62,14 @@ class HostContext:
     name: HostName
     arch: Arch
     routes: tuple[Route, ...]
-    """The queues it takes starts and pulls from."""
+    """The queues that starts and pulls are taken from."""
     settings: Settings
     signing_key: SecretStr
     native: bool
-    """It runs processes, not containers: engines need a `native` section, and images play no part."""
+    """It runs processes instead of containers: engines need a `native` section, and no image is pulled."""
     runtime: ContainerRuntime
     operations: OperationStore
+    claim_store: ClaimStore
     services: ServiceStore
     ports: PortStore
     allocations: AllocationStore
@@ -50,35 +77,45 @@ class HostContext:
     notifier: Notifier
     pending_reasons: PendingReasons
     capacity: Callable[[], HostCapacity]
-    """What this machine can give, asked anew."""
+    """The machine's capacity, measured at each call."""
     memory_watchdog: MemoryWatchdog
     claims: ClaimRenewer
+    pulls: PullCoordinator
     probe: Probe
-    pulls: PullCoordinator = field(init=False)
-    capacity_freed: Flag = field(init=False, default_factory=Flag)
-    """Set when this host has room again for what waits."""
+    capacity_freed: Flag
+    """Wakes the redelivery loop, which notifies this host's workers of pending operations that now fit."""
+    timings: Timings = field(default_factory=Timings)
     engine_unavailable: Flag = field(init=False, default_factory=Flag)
-    """Set while the container engine does not answer: no start or pull is taken on meanwhile."""
+    """Set while the container engine does not answer; no start or pull is claimed then."""
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pulls", PullCoordinator(self.runtime, stall=self.settings.docker.stall))
-
     def capacity_now(self) -> HostCapacity:
-        """None for any start or pull while the container engine is away."""
-        room = self.capacity()
-        return room.model_copy(update={"slots": 0}) if self.engine_unavailable.is_set() else room
+        """Without slots while the container engine is unavailable."""
+        capacity = self.capacity()
+        return capacity.model_copy(update={"slots": 0}) if self.engine_unavailable.is_set() else capacity
 
     def service_lock(self, service: ServiceId) -> AbstractContextManager[object]:
-        """While inside, nobody else on this host makes or removes the service's container."""
+        """While inside, no other thread of this worker creates or removes the service's container."""
         return self._locks[service]
 
     def release_resources(self, service: ServiceId, *, fence: int) -> None:
-        """Its port, memory and GPUs, since its container is gone; unless a later operation was given them since."""
+        """Releases port, memory and GPUs of a container that is gone, unless a higher fence holds them by now."""
         self.ports.release(service.on(self.name), fence=fence)
+        self.release_allocation(service, fence=fence)
+
+    def release_allocation(self, service: ServiceId, *, fence: int) -> None:
+        """Releases memory and GPUs only: the start that was granted them created nothing."""
         self.allocations.release(self.name, service, fence=fence)
         self.capacity_freed.set()
 
+    def mark_loaded(self, service: ServiceId) -> None:
+        """The service no longer loads, so that the next model may."""
+        self.allocations.mark_loaded(self.name, service)
+        self.capacity_freed.set()
+
     def container_name(self, service: ServiceId) -> str:
-        """One name for one instance of this installation, so that a doubled start cannot make a second container."""
+        """One name per instance and installation, so that a duplicate start cannot create a second container."""
         return f"{self.settings.installation}.{service}.{self.name}"
+
+    def endpoint(self, port: int) -> str:
+        return f"http://{self.settings.host.address}:{port}"

@@ -15,8 +15,9 @@ from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.domain.operations import PullProgress
-from aima_core.domain.services import ImageOnHost
+from aima_core.logs.protocol import LogLine
 
 
 class FrozenModel(BaseModel):
@@ -94,13 +95,6 @@ class ImageFacts(FrozenModel):
     """`amd64`, `arm64`, or what else the image says."""
     size: int
     """Bytes on disk."""
-
-
-class LogLine(FrozenModel):
-    at: datetime
-    stream: Literal["stdout", "stderr"]
-    text: str
-    """One line without its end, at most 16 KiB, free of control characters but tabs."""
 
 
 class PullStream(Protocol):

@@ -28,7 +28,7 @@ def choose_runtime(settings: Settings) -> Choice:
         case "docker":
             return Choice(_docker(settings))
         case "docker-cli":
-            return Choice(_docker_cli(settings))
+            return Choice(_docker(settings, through_program=True))
         case "process":
             return Choice(_processes(settings), native=True)
         case "fake":
@@ -39,8 +39,8 @@ def choose_runtime(settings: Settings) -> Choice:
 
 def _first_that_works(settings: Settings) -> Choice:
     refusals = []
-    for docker in (_docker, _docker_cli):
-        runtime = docker(settings)
+    for through_program in (False, True):
+        runtime = _docker(settings, through_program=through_program)
         try:
             facts = runtime.facts()
         except DockerUnavailable as away:
@@ -52,16 +52,15 @@ def _first_that_works(settings: Settings) -> Choice:
     return Choice(_processes(settings), native=True)
 
 
-def _docker(settings: Settings) -> ContainerRuntime:
-    from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+def _docker(settings: Settings, *, through_program: bool = False) -> ContainerRuntime:
+    from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
-    return DockerEngine(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
-
-
-def _docker_cli(settings: Settings) -> ContainerRuntime:
-    from aima_worker.runtimes.docker.cli.runtime import DockerCli
-
-    return DockerCli(settings.docker.host, host=settings.host.name, timeout=settings.docker.timeout)
+    return DockerSdkRuntime(
+        settings.docker.host,
+        host=settings.host.name,
+        timeout=settings.docker.timeout,
+        through_program=through_program,
+    )
 
 
 def _processes(settings: Settings) -> ContainerRuntime:

@@ -15,7 +15,7 @@ import redis
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis.connection import command_link
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.operations import OperationStore, now
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
 from bench.elsewhere import Elsewhere, elsewhere, follow, subscribe
@@ -46,9 +46,10 @@ class _Worker:
     """Events, of which the first is that it was queued."""
 
     def __init__(self, aima: Installation) -> None:
-        self._operations = OperationStore(command_link(aima.redis_url))
+        link = command_link(aima.redis_url)
+        self._operations = OperationStore(link)
         self.id = OperationId(aima.submit("/v1/services/svc-tiny-dial:start"))
-        claimed = self._operations.claim(self.id, HostName("host-0"))
+        claimed = ClaimStore(link).claim(self.id, HostName("host-0"))
         if not isinstance(claimed, Claimed):
             raise RuntimeError(f"it is not to be carried out: {claimed}")
         self.say(Phase.STARTING)

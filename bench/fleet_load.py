@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName
-from aima_core.domain.services import HostFacts
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link

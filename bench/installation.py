@@ -23,7 +23,7 @@ from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer, redis_program
 
 from aima_api.client import Api, path_of
-from aima_core.domain.services import HostFacts
+from aima_core.domain.hosts import HostFacts
 from aima_core.errors import ApiUnavailable
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link

@@ -1,11 +1,11 @@
-"""What the schema finds wrong in an entry, said to its author: what it is, and what would be right.
+"""Diagnostics: translates the schema's validation errors of an entry into a problem and a fix, for its author.
 
-Owns the sentences. Where the value stands is the document's to know; names across files are `catalog_files`'.
+The document knows the position of each value; names used across files are checked by the loader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ _NOUNS = {
 
 
 def entry_in(document: Document, kind: type[E]) -> E | None:
-    """The document as an entry of that kind; None, and the mistakes noted in the document, if it is none."""
+    """The document as an entry of that kind. Returns None and records the mistakes in the document if it is invalid."""
     if document.value is None:
         return None
     try:
@@ -40,27 +40,32 @@ def entry_in(document: Document, kind: type[E]) -> E | None:
     except ValidationError as wrong:
         schema = kind.model_json_schema()
         for error in wrong.errors(include_url=False):
-            # A list whose items are all wrong counts as too short besides; that is no second mistake.
+            # pydantic reports a list whose items are all invalid as too short as well
             if not (error["type"] == "too_short" and error["input"]):
-                _tell(document, error, schema)
+                _report(document, error, schema)
         return None
 
 
 def nearest(wrong: str, known: list[str], count: int = 1) -> list[str]:
-    """Those of the known names that the wrong one may have meant, best first."""
+    """The known names closest to the wrong one, best first."""
     by_lower = {name.lower(): name for name in known}
     return [by_lower[name] for name in get_close_matches(wrong.lower()[:200], by_lower, count, 0.6)]
 
 
-def _tell(document: Document, error: ErrorDetails, schema: Schema) -> None:
+def suggestion(wrong: str, known: list[str]) -> str:
+    close = nearest(wrong, known)
+    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known) or 'none'}"
+
+
+def _report(document: Document, error: ErrorDetails, schema: Schema) -> None:
     is_key = error["loc"][-1:] == ("[key]",)
     path = error["loc"][:-1] if is_key else error["loc"]
     while error["type"] != "missing" and path not in document.spots:
         path = path[:-1]
     is_key = is_key or error["type"] == "extra_forbidden"
     written = str(path[-1]) if is_key and path else _written(document.spots.get(path))
-    problem, right = _sentence(error, path, written, schema)
-    document.tell_of(path, problem, right, key=is_key)
+    problem, fix = _sentence(error, path, written, schema)
+    document.report_at(path, problem, fix, key=is_key)
 
 
 def _written(spot: Spot | None) -> str:
@@ -68,65 +73,53 @@ def _written(spot: Spot | None) -> str:
 
 
 def _sentence(error: ErrorDetails, path: Path_, written: str, schema: Schema) -> Sentence:
-    wanted = _wanted(_schema_of(path, schema))
+    accepted = _accepted(_schema_of(path, schema))
     context = error.get("ctx", {})
     if error["type"] == "value_error":
-        problem, _, right = str(context["error"]).partition("; ")
-        return problem, right
+        problem, _, fix = str(context["error"]).partition("; ")
+        return problem, fix
     if error["type"] == "extra_forbidden":
-        return _no_such_field(written, _schema_of(path[:-1], schema))
+        return "there is no such field", suggestion(written, list(_schema_of(path[:-1], schema).get("properties", {})))
     if noun := _NOUNS.get(error["type"]):
-        return _wrong_type(error["input"], written, noun, wanted)
-    if say := _SENTENCES.get(error["type"]):
-        return say(written, context, wanted)
-    return error["msg"], f"write {wanted}"
+        return _wrong_type(error["input"], written, noun, accepted)
+    if error["type"] not in _SENTENCES:
+        return error["msg"], f"write {accepted}"
+    problem, fix = _SENTENCES[error["type"]]
+    values = {**context, "written": written, "accepted": accepted}
+    return problem.format(**values), fix.format(**values)
 
 
-_SENTENCES: dict[str, Callable[[str, dict[str, Any], str], Sentence]] = {
-    "missing": lambda _written, _context, wanted: ("is missing", f"add it: {wanted}"),
-    "literal_error": lambda written, _context, wanted: (f"`{written}` is not known here", f"write {wanted}"),
-    "too_short": lambda _written, _context, wanted: ("is empty", f"write {wanted}, with one item at least"),
-    "greater_than": lambda written, context, _wanted: (
-        f"{written} is too little",
-        f"write more than {context['gt']:g}",
-    ),
-    "greater_than_equal": lambda written, context, _wanted: (
-        f"{written} is too little",
-        f"write {context['ge']} or more",
-    ),
-    "less_than_equal": lambda written, context, _wanted: (f"{written} is too much", f"write {context['le']} or less"),
-    "string_pattern_mismatch": lambda written, _context, wanted: (f"`{written}` is not well formed", f"write {wanted}"),
-    "string_too_long": lambda _written, context, _wanted: (
-        "is too long",
-        f"at most {context['max_length']} characters",
-    ),
+_SENTENCES: dict[str, Sentence] = {
+    "missing": ("is missing", "add it: {accepted}"),
+    "literal_error": ("`{written}` is unknown here", "write {accepted}"),
+    "too_short": ("is empty", "write {accepted}, with at least one item"),
+    "greater_than": ("{written} is too small", "write more than {gt:g}"),
+    "greater_than_equal": ("{written} is too small", "write {ge} or more"),
+    "less_than_equal": ("{written} is too large", "write {le} or less"),
+    "string_pattern_mismatch": ("`{written}` is malformed", "write {accepted}"),
+    "string_too_long": ("is too long", "write at most {max_length} characters"),
 }
+"""Templates of the problem and the fix, by pydantic's error type."""
 
 
-def _wrong_type(value: object, written: str, noun: str, wanted: str) -> Sentence:
+def _wrong_type(value: object, written: str, noun: str, accepted: str) -> Sentence:
     if isinstance(value, tuple | dict):
-        return f"is {'a list' if isinstance(value, tuple) else 'a mapping'}, not {noun}", f"write {wanted}"
+        return f"is {'a list' if isinstance(value, tuple) else 'a mapping'}, not {noun}", f"write {accepted}"
     is_what = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
     problem = f"`{written}` is {is_what} to YAML, not {noun}"
     if noun == "text":
         return problem, f'put it in quotes: "{written}"'
     if noun == "a list":
         return problem, f"write `[{written}]`"
-    return problem, f"write {wanted}{', without quotes' if isinstance(value, str) and _looks_like_one(value) else ''}"
+    return problem, f"write {accepted}{', without quotes' if isinstance(value, str) and _looks_like_one(value) else ''}"
 
 
 def _looks_like_one(text: str) -> bool:
     return text in ("true", "false") or text.replace(".", "", 1).isdigit()
 
 
-def _no_such_field(name: str, schema: Schema) -> Sentence:
-    known = list(schema.get("properties", {}))
-    meant = nearest(name, known)
-    return "there is no such field", f"did you mean `{meant[0]}`?" if meant else f"there are: {', '.join(known)}"
-
-
 def _schema_of(path: Path_, schema: Schema) -> Schema:
-    """The part of the JSON schema that describes what stands at the path; empty where it describes nothing."""
+    """The JSON schema of the value at the path; empty if the schema has no such path."""
     definitions = schema.get("$defs", {})
     for step in path:
         if isinstance(step, int):
@@ -146,8 +139,8 @@ def _resolved(schema: Schema, definitions: Schema) -> Schema:
     return {**schema, "$defs": definitions}
 
 
-def _wanted(schema: Schema) -> str:
-    """A phrase that says what the schema wants, such as ``text such as `repo/name:tag` ``."""
+def _accepted(schema: Schema) -> str:
+    """What the schema accepts, as a phrase: ``text such as `repo/name:tag` ``."""
     if choices := schema.get("enum"):
         return "one of " + ", ".join(f"`{choice}`" for choice in choices)
     if "properties" in schema:
@@ -158,5 +151,5 @@ def _wanted(schema: Schema) -> str:
     nouns = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "object": "a mapping"}
     if schema.get("type") == "array":
         items = schema.get("items", {})
-        return f"a list, each {_wanted(_resolved(items, schema.get('$defs', {})))}"
+        return f"a list, each {_accepted(_resolved(items, schema.get('$defs', {})))}"
     return nouns.get(schema.get("type", ""), "text") + such_as + span

@@ -1,9 +1,9 @@
-"""The catalog as directories of YAML files: where entries lie, which overlay which, and what is wrong in them.
+"""The catalog loader: reads directories of YAML files, overlays them, and checks names used across files.
 
     engines/<type>/<name>.yaml    models/<type>/<name>.yaml    profiles/<name>.yaml
 
-Owns the layout and the names that one file uses of another. What a file may hold is the schema's
-(`aima_core.domain.catalog`). An entry of a later directory replaces that of the same name as a whole.
+An entry of a later directory replaces the one of the same name as a whole. All mistakes are reported together, with
+file, line, field and fix; with any mistake nothing is loaded. The schema of an entry is `aima_core.domain.catalog`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from aima_api.catalog.diagnostics import entry_in, nearest
-from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.catalog.diagnostics import entry_in, suggestion
+from aima_api.catalog.selection import Catalog
 from aima_api.catalog.yaml_source import Document, Mistake, read_yaml
 from aima_core.domain.catalog import Engine, Entry, Model, Profile, Recommendation
 from aima_core.errors import CatalogMistake
-
-__all__ = ["SHIPPED", "Catalog", "Mistake", "find_mistakes", "load_catalog", "with_arguments"]
 
 E = TypeVar("E", bound=Entry)
 
 _PACKAGED = Path(__file__).parent / "data"
 SHIPPED = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "catalog"
-"""The catalog that AIMA brings: inside the installed package, or in a checkout beside it."""
+"""The catalog shipped with AIMA: inside the installed package, or beside it in a checkout."""
 
 _KINDS: dict[str, type[Entry]] = {"engines": Engine, "models": Model, "profiles": Profile}
 _DEPTHS = {"engines": 3, "models": 3, "profiles": 2}
@@ -35,7 +33,7 @@ _LAYOUT = "put it at `engines/<type>/<name>.yaml`, `models/<type>/<name>.yaml` o
 
 @dataclass(frozen=True)
 class _File:
-    """One YAML file, read: its entry, or what kept it from being one in its document's mistakes."""
+    """One YAML file: its entry, or the mistakes in its document."""
 
     document: Document
     kind: type[Entry]
@@ -43,16 +41,16 @@ class _File:
 
     @property
     def name(self) -> str:
-        """What others call it by, even if it is broken; models are called by their ids."""
+        """The name that other files use, also if this file is invalid; a model's is its id."""
         return _called(self.kind, _field(self.document, "name") or self.document.file.stem)
 
     def goes_by(self, name: str) -> bool:
-        """Whether one who names it so means this; a file named differently from its entry goes by both names."""
+        """Whether the name refers to this file; one named differently from its entry goes by both names."""
         return _called(self.kind, name) in (self.name, _called(self.kind, self.document.file.stem))
 
 
 def load_catalog(*roots: Path) -> Catalog:
-    """The shipped catalog, overlaid by each root in turn. Raises CatalogMistake, which lists all there are."""
+    """The shipped catalog, overlaid by each root in turn. Raises CatalogMistake with every mistake."""
     files: list[_File] = []
     in_force: list[_File] = []
     for root in dict.fromkeys(root.absolute() for root in (SHIPPED, *roots)):
@@ -66,9 +64,9 @@ def load_catalog(*roots: Path) -> Catalog:
 
 
 def find_mistakes(path: Path) -> list[Mistake]:
-    """Everything that is wrong in one file, or in all files below a directory, in the order of files and lines.
+    """The mistakes in one file, or in all files below a directory, by file and line.
 
-    Names that it uses of other files are looked up in the catalog that it lies in and in the shipped one.
+    Names of other files are resolved in the file's own catalog and in the shipped one.
     """
     given = path.absolute()
     root = _root_of(given)
@@ -78,23 +76,20 @@ def find_mistakes(path: Path) -> list[Mistake]:
         _check_references(file, in_force)
     found = sorted(mistake for file in files for mistake in file.document.mistakes)
     chosen = [mistake for mistake in found if mistake.file.is_relative_to(given)]
-    return chosen if path.is_absolute() else [replace(told, file=Path(os.path.relpath(told.file))) for told in chosen]
+    return chosen if path.is_absolute() else [replace(each, file=Path(os.path.relpath(each.file))) for each in chosen]
 
 
 def _root_of(path: Path) -> Path | None:
-    """The catalog directory that the path is or lies in; None for a file that lies in none."""
+    """The catalog directory of the path; None for a file outside of any."""
     above = next((at.parent for at in [path, *path.parents][:3] if at.name in _KINDS), None)
     return above or (path if path.is_dir() else None)
 
 
-# Reading ----------------------------------------------------------------------------------------------------------
-
-
 def _read_all(root: Path) -> list[_File]:
     if not any((root / folder).is_dir() for folder in _KINDS):
-        nothing = Document(root)
-        nothing.tell((1, 1), (), "is no catalog", "name a directory that holds `engines`, `models` or `profiles`")
-        return [_File(nothing, Entry, None)]
+        document = Document(root)
+        document.report((1, 1), (), "is not a catalog", "name a directory with `engines`, `models` or `profiles`")
+        return [_File(document, Entry, None)]
     files = [_read(file, root) for file in _yaml_files(root)]
     _check_names_differ(files)
     return files
@@ -111,18 +106,18 @@ def _yaml_files(root: Path) -> list[Path]:
 def _read(file: Path, root: Path | None) -> _File:
     document = read_yaml(file)
     parts = file.relative_to(root).parts if root else ()
-    kind = _KINDS.get(parts[0]) if parts else _guessed(document)
+    kind = _KINDS.get(parts[0]) if parts else _guess_kind(document)
     if kind is None or (parts and len(parts) != _DEPTHS[parts[0]]):
-        document.tell((1, 1), (), "lies where no entry is looked for", _LAYOUT)
+        document.report((1, 1), (), "is outside of the catalog's layout", _LAYOUT)
     elif file.suffix != ".yaml":
-        document.tell((1, 1), (), "has a name that does not end in `.yaml`", f"call it `{file.stem}.yaml`")
-    kind = kind or _guessed(document)
+        document.report((1, 1), (), "has a name that does not end in `.yaml`", f"rename it to `{file.stem}.yaml`")
+    kind = kind or _guess_kind(document)
     entry = entry_in(document, kind)
     _check_place(document, parts)
     return _File(document, kind, entry)
 
 
-def _guessed(document: Document) -> type[Entry]:
+def _guess_kind(document: Document) -> type[Entry]:
     fields = document.value if isinstance(document.value, dict) else {}
     return max(_KINDS.values(), key=lambda kind: len(kind.model_fields.keys() & fields.keys()))
 
@@ -131,16 +126,16 @@ def _check_place(document: Document, parts: Sequence[str]) -> None:
     name, kind = _field(document, "name"), _field(document, "type")
     if name is not None and name != document.file.stem:
         problem = f"is `{name}`, and the file is `{document.file.name}`"
-        document.tell_of(("name",), problem, f"call the file `{name}.yaml`, or the entry `{document.file.stem}`")
+        document.report_at(("name",), problem, f"name the file `{name}.yaml`, or the entry `{document.file.stem}`")
     if len(parts) == 3 and kind is not None and kind != parts[1]:
-        right = f"move the file to `{parts[0]}/{kind}`, or write `{parts[1]}`"
-        document.tell_of(("type",), f"is `{kind}`, and the folder is `{parts[1]}`", right)
+        fix = f"move the file to `{parts[0]}/{kind}`, or write `{parts[1]}`"
+        document.report_at(("type",), f"is `{kind}`, and the folder is `{parts[1]}`", fix)
 
 
 def _field(document: Document, name: str) -> str | None:
-    """A text field at the top of the file; None if it has none."""
-    told = document.value.get(name) if isinstance(document.value, dict) else None
-    return told if isinstance(told, str) else None
+    """A text field at the top of the file."""
+    value = document.value.get(name) if isinstance(document.value, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _called(kind: type[Entry], name: str) -> str:
@@ -152,11 +147,8 @@ def _check_names_differ(files: list[_File]) -> None:
     for file in files:
         other = first.setdefault((file.kind, file.name), file)
         if other is not file:
-            problem = f"`{file.name}` is the name of {other.document.file} too"
-            file.document.tell_of(("name",), problem, "give one of the two another name")
-
-
-# What one file says of others -------------------------------------------------------------------------------------
+            problem = f"`{file.name}` is also the name of {other.document.file}"
+            file.document.report_at(("name",), problem, "rename one of the two")
 
 
 def _in_force(files: Iterable[_File]) -> list[_File]:
@@ -164,8 +156,7 @@ def _in_force(files: Iterable[_File]) -> list[_File]:
 
 
 def _entries(files: Iterable[_File], kind: type[E]) -> tuple[E, ...]:
-    entries = ((file.name, file.entry) for file in files if isinstance(file.entry, kind))
-    return tuple(entry for _, entry in sorted(entries, key=lambda named: named[0]) if isinstance(entry, kind))
+    return tuple(file.entry for file in sorted(files, key=lambda file: file.name) if isinstance(file.entry, kind))
 
 
 def _check_references(file: _File, others: list[_File]) -> None:
@@ -184,32 +175,29 @@ def _check_recommendation(
     engine = _find(file, (*at, "engine"), Engine, recommended.engine, others)
     model = _find(file, (*at, "model"), Model, recommended.model, others)
     if isinstance(engine, Engine) and (lack := _lack(profile, engine)):
-        file.document.tell_of((*at, "engine"), f"`{engine.name}` {lack}", "recommend one that can run there")
+        file.document.report_at((*at, "engine"), f"`{engine.name}` {lack}", "recommend one that can run there")
     if isinstance(model, Model) and isinstance(engine, Engine) and engine.name not in model.engines:
-        problem = f"`{engine.name}` is not known to serve `{model.name}`"
-        file.document.tell_of((*at, "engine"), problem, f"recommend one of {', '.join(model.engines)}")
+        problem = f"`{engine.name}` is not listed as an engine of `{model.name}`"
+        file.document.report_at((*at, "engine"), problem, f"recommend one of {', '.join(model.engines)}")
 
 
 def _find(file: _File, at: tuple[str | int, ...], kind: type[Entry], name: str, others: list[_File]) -> Entry | None:
-    """The entry of that name; None if it is broken, or is not there, which is told."""
+    """The entry of that name; None if it is invalid, or missing, which is reported."""
     for other in others:
         if other.kind is kind and other.goes_by(name):
             return other.entry
-    noun = kind.__name__.lower()
-    known = [other.name for other in others if other.kind is kind]
-    meant = nearest(name, known)
-    right = f"did you mean `{meant[0]}`?" if meant else f"there are: {', '.join(sorted(known)) or 'none'}"
-    file.document.tell_of(at, f"there is no {noun} `{name}`", right)
+    known = sorted(other.name for other in others if other.kind is kind)
+    file.document.report_at(at, f"there is no {kind.__name__.lower()} `{name}`", suggestion(name, known))
     return None
 
 
 def _lack(profile: Profile, engine: Engine) -> str | None:
-    """Why the engine cannot run on such a machine; None if it can."""
-    wants = engine.requires
-    if f"linux/{profile.arch}" not in wants.platforms:
+    """Why the engine cannot run on the profile's machine; None if it can."""
+    required = engine.requires
+    if f"linux/{profile.arch}" not in required.platforms:
         return f"does not run on {profile.arch}"
-    if wants.accelerator not in ("cpu", profile.accelerator):
-        return f"wants a {wants.accelerator}"
-    if wants.cores > profile.cores or wants.memory > profile.memory:
-        return "wants more cores or memory than there are"
+    if required.accelerator not in ("cpu", profile.accelerator):
+        return f"requires a {required.accelerator}"
+    if required.cores > profile.cores or required.memory > profile.memory:
+        return "requires more cores or memory than the machine has"
     return None

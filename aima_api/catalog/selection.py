@@ -1,4 +1,4 @@
-"""What the catalog offers, and what is taken from it: which engine serves a service, and with which arguments."""
+"""Engine selection: the loaded catalog, and the engine and arguments with which a service is served."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Catalog:
         raise UnknownModel(model=name_or_id, nearest=_nearest(name_or_id, [model.name for model in self.models]))
 
     def engine_for(self, service: ServiceId, engine: str | None = None, *, model: str | None = None) -> Engine:
-        """The engine asked for, else the best one of the service's type that is known to serve its model.
+        """The requested engine, else the first of the service's type that the model's entry lists.
 
-        The model is the one that the id names unless told; one that the catalog does not have is served by the only
-        engine of the type. Raises UnknownEngine, or EngineDoesNotServe with those that would do.
+        A model that is not in the catalog is served by the only engine of the type. Raises UnknownEngine, or
+        EngineDoesNotServe with the alternatives.
         """
         if engine is not None:
             return self._of_the_type(self.engine(engine), service)
@@ -71,7 +71,7 @@ class Catalog:
         raise EngineDoesNotServe(
             engine=f"type {service.engine_type}",
             what=model.name,
-            remedy=f"Known to serve it: {services}. Another can be named with `--engine`.",
+            remedy=f"These serve it: {services}. Name another with `--engine`.",
         )
 
     def _only(self, service: ServiceId) -> Engine:
@@ -87,52 +87,52 @@ class Catalog:
 
 
 def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
-    """The engine with those arguments in place of its defaults, each read as the type that its default has.
+    """The engine with these arguments in place of its defaults, each parsed as the type of its default.
 
-    Raises UnknownArgument for one that the engine does not name, InvalidRequest for one that does not fit.
+    Raises UnknownArgument, and InvalidRequest for a value that does not parse.
     """
     for name in given:
         if name not in engine.arguments:
             raise UnknownArgument(engine=engine.name, argument=name, known=", ".join(engine.arguments) or "none")
-    changed = {name: _read(engine, name, value) for name, value in given.items()}
+    changed = {name: _parse(engine, name, value) for name, value in given.items()}
     return engine.model_copy(update={"arguments": {**engine.arguments, **changed}})
 
 
-def _read(engine: Engine, name: str, value: Scalar) -> Scalar:
+def _parse(engine: Engine, name: str, value: Scalar) -> Scalar:
     default = engine.arguments[name]
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(default, bool):
-        return _switch(name, text)
+        return _boolean(name, text)
     if isinstance(default, str):
         return _text(name, text)
     return _number(name, text, default)
 
 
-def _switch(name: str, text: str) -> bool:
+def _boolean(name: str, text: str) -> bool:
     if text not in ("true", "false"):
-        raise _unfit(name, text, "neither true nor false", "true")
+        raise _invalid(name, text, "neither true nor false", "true")
     return text == "true"
 
 
 def _number(name: str, text: str, default: float) -> float:
     noun, pattern = _NUMBERS[type(default)]
     if not pattern.fullmatch(text):
-        raise _unfit(name, text, f"not {noun}", default)
+        raise _invalid(name, text, f"not {noun}", default)
     return type(default)(text)
 
 
 def _text(name: str, text: str) -> str:
-    # With a dash in front the engine would take it for another of its options, which `--set` may not reach.
+    # Argument injection: the engine would read a value that starts with a dash as another option.
     if text.startswith("-") or not text.isprintable() or len(text) > 1000:
-        raise _unfit(name, text, "text that could pass for an option, or is not plain", "value")
+        raise _invalid(name, text, "text that looks like an option, or is not printable", "value")
     return text
 
 
-def _unfit(name: str, text: str, what: str, example: Scalar) -> InvalidRequest:
+def _invalid(name: str, text: str, what: str, example: Scalar) -> InvalidRequest:
     good = str(example).lower() if isinstance(example, bool) else example
     return InvalidRequest(
-        detail=f"The argument {name} was given as {text[:80]!r}, which is {what}.",
-        remedy=f"Write it such as `--set {name}={good}`.",
+        detail=f"The argument {name} is {text[:80]!r}, which is {what}.",
+        remedy=f"Use for example `--set {name}={good}`.",
     )
 
 

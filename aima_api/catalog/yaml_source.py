@@ -1,8 +1,7 @@
-"""One YAML file as plain values that remember where they stand.
+"""The YAML parser of the catalog: plain values with their line and column, and the syntax that no entry may use.
 
-Owns the syntax: what no entry of the catalog may hold, whatever it describes. What fields there are is the schema's
-(`aima_core.domain.catalog`). Reads events rather than PyYAML's nodes, since composing a file that is nested deeply
-enough ends the process, and since an alias can be refused only where its event is seen.
+It reads PyYAML's events rather than its nodes: composing a deeply nested file crashes the process by a stack overflow,
+and aliases (which expand exponentially) can be refused only as events. Fields are the schema's subject.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from yaml.resolver import Resolver
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 16
 MAX_MISTAKES = 50
-"""Of one file; who has made more mends these first."""
+"""Reported per file."""
 
 Path_ = tuple[str | int, ...]
-"""Keys and positions in lists, from the top of the file down."""
+"""Keys and list indexes, from the top of the file down."""
 Plain = bool | int | float | str | None | tuple["Plain", ...] | dict[str, "Plain"]
 
 _TAG = "tag:yaml.org,2002:"
@@ -35,13 +34,13 @@ _RESOLVE = Resolver()
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """One thing that is wrong in a file, and what would be right. Lines and columns count from 1."""
+    """A problem in a file and its fix. Lines and columns count from 1."""
 
     file: Path
     line: int
     column: int
     field: str
-    """Dotted from the top of the file; empty where the file as a whole is meant."""
+    """Dotted path; empty for the file as a whole."""
     problem: str
     right: str
 
@@ -52,48 +51,48 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a value stands, and how it was written."""
+    """The position of a value, and its source text."""
 
     line: int
     column: int
     written: str | None
-    """The text of a scalar as the author wrote it, without quotes; None for a list or mapping."""
+    """A scalar's text without quotes; None for a list or mapping."""
     key: tuple[int, int] | None
-    """Where its key stands; None in a list and at the top."""
+    """The position of its key; None in a list and at the top."""
 
 
 @dataclass
 class Document:
-    """A file's value, the spot of everything in it, and what its syntax has wrong."""
+    """A file's value, the position of every value in it, and its mistakes."""
 
     file: Path
     value: Plain = None
     spots: dict[Path_, Spot] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
-    def tell(self, at: tuple[int, int], path: Path_, problem: str, right: str) -> None:
-        """Note a mistake, unless one of that field at that place is known already."""
+    def report(self, at: tuple[int, int], path: Path_, problem: str, fix: str) -> None:
+        """Records a mistake, at most one per field and position."""
         field_ = _shortened(".".join(map(str, path)))
-        known = any((told.line, told.column, told.field) == (*at, field_) for told in self.mistakes)
+        known = any((each.line, each.column, each.field) == (*at, field_) for each in self.mistakes)
         if not known and len(self.mistakes) < MAX_MISTAKES:
-            self.mistakes.append(Mistake(self.file, *at, field_, _shortened(problem), _shortened(right)))
+            self.mistakes.append(Mistake(self.file, *at, field_, _shortened(problem), _shortened(fix)))
 
-    def tell_of(self, path: Path_, problem: str, right: str, *, key: bool = False) -> None:
-        """Note a mistake where the value stands, or its key; of what is not there, where the nearest above it is."""
+    def report_at(self, path: Path_, problem: str, fix: str, *, key: bool = False) -> None:
+        """Records a mistake at the value or its key; for a missing value, at the nearest parent."""
         known = path
         while known not in self.spots and known:
             known = known[:-1]
         spot = self.spots.get(known, Spot(1, 1, None, None))
         by_key = spot.key and (key or known != path or spot.written is None)
-        self.tell(spot.key if by_key and spot.key else (spot.line, spot.column), path, problem, right)
+        self.report(spot.key if by_key and spot.key else (spot.line, spot.column), path, problem, fix)
 
 
 class _Unreadable(Exception):
-    """The rest of the file cannot be read; its mistake is noted."""
+    """The rest of the file cannot be parsed; the mistake is recorded."""
 
 
 def read_yaml(file: Path) -> Document:
-    """The file's value and spots; its `mistakes` are empty if it is one YAML mapping without fault."""
+    """Returns a document without `mistakes` if the file is one valid YAML mapping."""
     document = Document(file)
     try:
         text = _text(document)
@@ -108,22 +107,22 @@ def _text(document: Document) -> str:
         content = _content(document)
         text = content.decode("utf-8-sig")
     except OSError as wrong:
-        right = "name one that exists" if isinstance(wrong, FileNotFoundError) else "make it readable"
-        raise _fatal(document, (1, 1), f"cannot be read ({wrong.strerror})", right) from None
+        fix = "name one that exists" if isinstance(wrong, FileNotFoundError) else "make it readable"
+        raise _fatal(document, (1, 1), f"cannot be read ({wrong.strerror})", fix) from None
     except UnicodeDecodeError as wrong:
         at = _position(content[: wrong.start].decode("utf-8", "replace"))
-        raise _fatal(document, at, "holds bytes that are not UTF-8", "save the file as UTF-8") from None
+        raise _fatal(document, at, "contains bytes that are not UTF-8", "save the file as UTF-8") from None
     if found := Reader.NON_PRINTABLE.search(text):
         at = _position(text[: found.start()])
-        raise _fatal(document, at, f"holds the control character {found[0]!a}", "take it out")
+        raise _fatal(document, at, f"contains the control character {found[0]!a}", "remove it")
     return text
 
 
 def _content(document: Document) -> bytes:
-    # A pipe or device would be waited on for ever, so it is opened without waiting and looked at first.
+    # Opening a pipe or device without O_NONBLOCK would block for ever.
     with os.fdopen(os.open(document.file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise _fatal(document, (1, 1), "is not a plain file", "put a YAML file there")
+            raise _fatal(document, (1, 1), "is not a regular file", "replace it with a YAML file")
         content = opened.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise _fatal(document, (1, 1), "is larger than 1 MiB", "an entry takes a few dozen lines")
@@ -134,13 +133,13 @@ def _position(before: str) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
 
-def _fatal(document: Document, at: tuple[int, int], problem: str, right: str) -> _Unreadable:
-    document.tell(at, (), problem, right)
+def _fatal(document: Document, at: tuple[int, int], problem: str, fix: str) -> _Unreadable:
+    document.report(at, (), problem, fix)
     return _Unreadable()
 
 
 class _Builder:
-    """Builds the value from the parser's events, noting spots and mistakes in the document."""
+    """Builds the value from the parser's events; records positions and mistakes in the document."""
 
     def __init__(self, document: Document, text: str) -> None:
         self._document = document
@@ -148,8 +147,8 @@ class _Builder:
 
     def build(self) -> dict[str, Plain]:
         next(self._events)  # the stream's start
-        begins = next(self._events)
-        if isinstance(begins, yaml.StreamEndEvent):
+        first = next(self._events)
+        if isinstance(first, yaml.StreamEndEvent):
             raise _fatal(self._document, (1, 1), "is empty", "write an entry, field by field")
         value = self._value(next(self._events), (), None)
         next(self._events)  # the document's end
@@ -165,8 +164,8 @@ class _Builder:
         except yaml.MarkedYAMLError as wrong:
             mark = wrong.problem_mark or wrong.context_mark
             at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            right = "indent with spaces, not tabs" if _is_tab(text, at) else "mend it there or just above"
-            raise _fatal(self._document, at, f"is not YAML: {_said(wrong)}", right) from None
+            fix = "indent with spaces, not tabs" if _is_tab(text, at) else "fix it there or just above"
+            raise _fatal(self._document, at, f"is not YAML: {_reason(wrong)}", fix) from None
 
     def _value(self, event: yaml.Event, path: Path_, key: tuple[int, int] | None) -> Plain:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -178,7 +177,7 @@ class _Builder:
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, path)
         if event.tag not in (None, "!"):  # type: ignore[attr-defined]  # every start of a collection has one
-            self._document.tell(_at(event), path, f"has the tag {event.tag!r}", "leave the tag away")  # type: ignore[attr-defined]  # as above
+            self._document.report(_at(event), path, f"has the tag {event.tag!r}", "remove the tag")  # type: ignore[attr-defined]  # as above
         return self._sequence(path) if isinstance(event, yaml.SequenceStartEvent) else self._mapping(path)
 
     def _sequence(self, path: Path_) -> Plain:
@@ -195,8 +194,8 @@ class _Builder:
             below = (*path, event.value)
             if event.value in fields:
                 first = self._document.spots[below].key
-                problem = f"is given twice, first in line {first[0] if first else 1}"
-                self._document.tell(_at(event), below, problem, "keep one of the two")
+                problem = f"is given twice, first on line {first[0] if first else 1}"
+                self._document.report(_at(event), below, problem, "keep one of the two")
             value = self._value(next(self._events), below, _at(event))
             fields.setdefault(event.value, value)
         return fields
@@ -205,7 +204,7 @@ class _Builder:
         tag: str = event.tag or _RESOLVE.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]  # PyYAML's own
         match tag.removeprefix(_TAG):
             case "null":
-                self._document.tell(_at(event), path, "has no value", "give it one, or take it out")
+                self._document.report(_at(event), path, "has no value", "give it one, or remove it")
                 return None
             case "bool":
                 return event.value.lower() in ("true", "yes", "on")
@@ -214,14 +213,12 @@ class _Builder:
             case "float" if _PLAIN_FLOAT.fullmatch(event.value):
                 return float(event.value)
             case "int" | "float":
-                problem = f"`{event.value}` is a number that YAML reads in a way of its own"
-                self._document.tell(
-                    _at(event), path, problem, "write it in plain digits, or in quotes if text is meant"
-                )
+                problem = f"`{event.value}` is a number in a notation special to YAML"
+                self._document.report(_at(event), path, problem, "write it in plain digits, or in quotes for text")
             case "str" | "timestamp" | "value" | "merge" | "!":
                 pass
             case _:
-                self._document.tell(_at(event), path, f"has the tag {tag!r}", "leave the tag away")
+                self._document.report(_at(event), path, f"has the tag {tag!r}", "remove the tag")
         return event.value
 
 
@@ -235,7 +232,7 @@ def _is_tab(text: str, at: tuple[int, int]) -> bool:
     return "\t" in line[0][at[1] - 1 :][:1] if line else False
 
 
-def _said(wrong: yaml.MarkedYAMLError) -> str:
+def _reason(wrong: yaml.MarkedYAMLError) -> str:
     return ", ".join(part for part in (wrong.context, wrong.problem) if part)
 
 

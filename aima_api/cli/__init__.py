@@ -1,6 +1,5 @@
 """The command line: an HTTP client of the API, and the launcher of AIMA's processes.
 
-Exceptions: `aima engine validate` and `aima doctor` look at this machine without any API (`aima_api.catalog`,
-`aima_api.doctor`), and `aima up` is `aima_api.up`. Slow imports happen inside the commands, so that `aima --help`
-costs little more than Python itself.
+`aima engine validate`, `aima doctor` and `aima up` need no API: they use `aima_api.catalog`, `aima_api.doctor` and
+`aima_api.up`. Slow imports are inside functions, since `aima --help` may cost at most five times Python's own start.
 """

@@ -1,4 +1,4 @@
-"""The console command `aima`: the commands there are, and the one place where a command's end becomes an exit code."""
+"""The console command `aima`: its lazily imported commands, and the process boundary that maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,39 @@ from typing import Any
 
 import click
 
+INTERRUPTED = 130
+DEFAULT_URL = "http://127.0.0.1:7080"
+
 Sections = Mapping[str, Mapping[str, tuple[str, str]]]
-"""Heading → command → its home as `module:attribute`, and its summary."""
+"""Heading → command → its module in `commands` and attribute as `module:attribute`, and its summary."""
+SECTIONS: Sections = {
+    "Run AIMA": {
+        "up": ("local:up", "Run all of AIMA on this machine, in the foreground."),
+        "api": ("local:api", "Run an API node."),
+        "worker": ("local:worker", "Run this host's worker."),
+        "flower": ("local:flower", "Run Flower, the web interface to workers, queues and tasks."),
+        "doctor": ("local:doctor", "Check this machine, and show the command that fixes each problem."),
+    },
+    "Deploy engines": {
+        "service": ("services:service", "Create, start, stop and inspect services."),
+        "plan": ("operations:plan", "Show what a start would do, without starting anything."),
+        "operation": ("operations:operation", "List, watch and cancel operations."),
+        "image": ("catalog:image", "Pull images before they are needed."),
+    },
+    "Inspect": {
+        "engine": ("catalog:engine", "Show and validate the engines of the catalog."),
+        "model": ("catalog:model", "Show the models of the catalog."),
+        "host": ("hosts:host", "Show, drain, resume and forget hosts."),
+        "port": ("hosts:port", "Show the ports that instances hold."),
+    },
+}
 
 
 class LazyGroup(click.Group):
     def __init__(self, *, sections: Sections, **kwargs: Any) -> None:
         self._sections = sections
         self._homes = {name: home for section in sections.values() for name, (home, _) in section.items()}
-        # click looks for near misses among the keys.
+        # click suggests near misses from the keys.
         super().__init__(commands={name: click.Command(name) for name in self._homes}, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
@@ -28,7 +52,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._homes:
             return None
         module, _, attribute = self._homes[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"aima_api.cli.commands.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 click's signature
@@ -38,51 +62,25 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in section.items()])
 
 
-INTERRUPTED = 130
-DEFAULT_URL = "http://127.0.0.1:7080"
-COMMANDS = "aima_api.cli.commands"
-
-SECTIONS: Sections = {
-    "Run AIMA": {
-        "up": (f"{COMMANDS}.processes:up", "Run all of AIMA on this machine, in the foreground."),
-        "api": (f"{COMMANDS}.processes:api", "Run an API node."),
-        "worker": (f"{COMMANDS}.processes:worker", "Run this host's worker."),
-        "flower": (f"{COMMANDS}.processes:flower", "Run Flower, to look at workers, queues and tasks."),
-        "doctor": (f"{COMMANDS}.doctor:doctor", "Say what this machine lacks, and what mends it."),
-    },
-    "Deploy engines": {
-        "service": (f"{COMMANDS}.services:service", "Create, start, stop and look at services."),
-        "plan": (f"{COMMANDS}.plan:plan", "Say what a start would do, and do nothing."),
-        "operation": (f"{COMMANDS}.operations:operation", "Follow and cancel what is under way."),
-        "image": (f"{COMMANDS}.images:image", "Fetch images before they are needed."),
-    },
-    "Look around": {
-        "engine": (f"{COMMANDS}.catalog:engine", "Show and check the engines of the catalog."),
-        "model": (f"{COMMANDS}.catalog:model", "Show the models of the catalog."),
-        "host": (f"{COMMANDS}.hosts:host", "Show the hosts, and let them take starts or not."),
-        "port": (f"{COMMANDS}.hosts:port", "Show the ports that engines hold."),
-    },
-}
-
-
 @click.group(
     cls=LazyGroup,
     sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog='Completion: eval "$(_AIMA_COMPLETE=bash_source aima)" in ~/.bashrc; zsh_source and fish_source likewise.',
 )
-@click.option(
-    "--url", envvar="AIMA_URL", default=DEFAULT_URL, help="The API; AIMA_URL does the same.", show_default=True
-)
-@click.option("--debug", is_flag=True, help="Show the traceback of a mistake of AIMA's own.")
-@click.version_option(package_name="aima", message="aima %(version)s")
+@click.option("--url", envvar="AIMA_URL", default=DEFAULT_URL, help="URL of the API, or AIMA_URL.", show_default=True)
+@click.option("--debug", is_flag=True, help="Show the traceback if AIMA has a bug.")
+@click.version_option(package_name="aima-engines", message="aima %(version)s")
 @click.pass_context
 def root(ctx: click.Context, url: str, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
     """Deploy and operate AI inference engines on your hosts.
 
-    AIMA_KEY holds the API's key where it wants one. Every command explains itself with --help.
+    Set AIMA_KEY to the API's key if it requires one. Every command has --help.
     """
+    from aima_api.cli.tables import colour_allowed
+
     ctx.obj = url
+    ctx.color = colour_allowed()
 
 
 def main() -> None:
@@ -90,24 +88,37 @@ def main() -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Carry out one command line; its exit code."""
+    """Executes one command line; returns its exit code."""
     try:
-        return int(root.main(list(words), prog_name="aima", standalone_mode=False) or 0)
-    except click.UsageError as wrong:
-        return _misused(wrong)
+        code = _execute(words)
+        sys.stdout.flush()  # here, where a full disk is reported, and not at the interpreter's exit
+        return code
+    except click.UsageError as misuse:
+        command = misuse.ctx.command_path if misuse.ctx else "aima"
+        click.echo(f"error: {misuse.format_message()}\nhint: Run `{command} --help` for its usage.", err=True)
+        return misuse.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        _discard_stdout()
         return 1
-    except Exception as problem:  # noqa: BLE001 the process boundary: nobody reads a traceback unasked
-        from aima_api.cli.errors import report
+    except Exception as error:  # noqa: BLE001 the process boundary: a traceback only with --debug
+        from aima_api.cli.errors import UNWRITABLE, report_error
 
-        return report(problem, debug="--debug" in words)
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            _discard_stdout()
+        return report_error(error, debug="--debug" in words)
 
 
-def _misused(wrong: click.UsageError) -> int:
-    where = wrong.ctx.command_path if wrong.ctx else "aima"
-    click.echo(f"error: {wrong.format_message()}\nhint: `{where} --help` shows what it takes.", err=True)
-    return wrong.exit_code
+def _execute(words: Sequence[str]) -> int:
+    try:
+        return int(root.main(list(words), prog_name="aima", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        click.echo(bare.ctx.get_help(), color=bare.ctx.color)
+        return 0
+
+
+def _discard_stdout() -> None:
+    """So that the interpreter's last flush does not fail, too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the way from a command to the API."""
+"""Options that several commands share, completion of ids from the API, and the way from a command to the API."""
 
 from __future__ import annotations
 
@@ -11,9 +11,34 @@ from typing import Any
 
 import click
 
-from aima_api.cli.completion import complete
-
+COMPLETION_TIMEOUT = timedelta(seconds=1)
 Command = Callable[..., Any]
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def calls_the_api(command: Command) -> Command:
+    """Passes an open `Api` as the command's first argument, and accepts `--url` and `--debug` after the command."""
+
+    @click.option("--url", hidden=True, expose_value=False, callback=_override_url)
+    @click.option("--debug", is_flag=True, hidden=True, expose_value=False)
+    @click.pass_context
+    @functools.wraps(command)
+    def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
+        from aima_api.client import Api
+
+        with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
+            return command(api, *args, **options)
+
+    return with_api
+
+
+def complete(collection: str, field: str) -> Completer:
+    """Completes from one field of a collection's records. Offers nothing if the API is unavailable or slow."""
+
+    def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        return [each for each in _values(ctx, collection, field) if each.startswith(incomplete) and each.isprintable()]
+
+    return complete_id
 
 
 class DurationType(click.ParamType[timedelta]):
@@ -31,7 +56,7 @@ class DurationType(click.ParamType[timedelta]):
 
 
 class Assignment(click.ParamType[tuple[str, object]]):
-    """`name=value` as a pair; the value is a truth, a number or a text, whichever prints as it was written."""
+    """`name=value` as a pair; the value is a bool, a number or a string, whichever prints as it was typed."""
 
     name = "name=value"
 
@@ -40,86 +65,69 @@ class Assignment(click.ParamType[tuple[str, object]]):
             return value
         name, equals, text = str(value).partition("=")
         if not (name and equals):
-            self.fail(f"{value!r} is not an assignment; write it such as `max-model-len=8192`", param, ctx)
+            self.fail(f"{value!r} is not an assignment; write for example `max-model-len=8192`", param, ctx)
         return name, _scalar(text)
-
-
-def calls_the_api(command: Command) -> Command:
-    """Give the command an open `Api` as its first argument, and let it take `--url` and `--debug` itself too."""
-
-    @click.option("--url", hidden=True, expose_value=False, callback=_url_here)
-    @click.option("--debug", is_flag=True, hidden=True, expose_value=False)
-    @click.pass_context
-    @functools.wraps(command)
-    def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        from aima_api.client import Api
-
-        with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
-            return command(api, *args, **options)
-
-    return with_api
 
 
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
 )
-wait_option = click.option("--wait/--no-wait", default=False, help="Watch it until it is done; not by default.")
-timeout_option = click.option("--timeout", type=DurationType(), help="Stop watching after this, such as 10m; waits.")
+wait_option = click.option("--wait/--no-wait", default=False, help="Follow it until it ends; not by default.")
+timeout_option = click.option("--timeout", type=DurationType(), help="Give up after DURATION (implies --wait).")
 host_option = click.option(
     "--host",
     "hosts",
     multiple=True,
     metavar="H",
     shell_complete=complete("hosts", "name"),
-    help="Only there; repeat it for several.",
+    help="Only on this host; repeat for several.",
+)
+_SERVICE_OPTIONS = (
+    click.option(
+        "--engine",
+        metavar="E",
+        shell_complete=complete("engines", "name"),
+        help="Engine of the catalog; omit to derive it from the id.",
+    ),
+    click.option(
+        "--model",
+        metavar="M",
+        shell_complete=complete("models", "name"),
+        help="Model of the catalog; omit to derive it from the id.",
+    ),
+    click.option("--model-path", metavar="P", help="Directory of the weights on the hosts."),
+    click.option(
+        "--host",
+        "hosts",
+        multiple=True,
+        metavar="H",
+        shell_complete=complete("hosts", "name"),
+        help="Run on this host; repeat for several.",
+    ),
+    click.option(
+        "--route",
+        metavar="R",
+        shell_complete=complete("hosts", "routes"),
+        help="Run on hosts of this class only, such as gb10.arm64.",
+    ),
+    click.option("--replicas", type=click.IntRange(1, 1000), metavar="N", help="Number of hosts to run on."),
+    click.option(
+        "--port", type=click.IntRange(1, 65535), metavar="P", help="Port on the host. Omit --port to have one chosen."
+    ),
+    click.option(
+        "--set",
+        "arguments",
+        multiple=True,
+        type=Assignment(),
+        metavar="ARG=VALUE",
+        help="Set an argument of the engine; repeat for several.",
+    ),
 )
 
 
 def service_options(command: Command) -> Command:
-    """What a service is made of; collected by `service_body`."""
-    for option in reversed(
-        (
-            click.option(
-                "--engine",
-                metavar="E",
-                shell_complete=complete("engines", "name"),
-                help="Engine of the catalog; chosen by the id if left away.",
-            ),
-            click.option(
-                "--model",
-                metavar="M",
-                shell_complete=complete("models", "name"),
-                help="Model of the catalog; named by the id if left away.",
-            ),
-            click.option("--model-path", metavar="P", help="The weights' directory on the hosts."),
-            click.option(
-                "--host",
-                "hosts",
-                multiple=True,
-                metavar="H",
-                shell_complete=complete("hosts", "name"),
-                help="Run there; repeat it for several.",
-            ),
-            click.option(
-                "--route",
-                metavar="R",
-                shell_complete=complete("hosts", "routes"),
-                help="Only on hosts of this class, such as gb10.arm64.",
-            ),
-            click.option("--replicas", type=click.IntRange(1, 1000), metavar="N", help="On so many distinct hosts."),
-            click.option(
-                "--port", type=click.IntRange(1, 65535), metavar="P", help="The host's port; chosen if left away."
-            ),
-            click.option(
-                "--set",
-                "arguments",
-                multiple=True,
-                type=Assignment(),
-                metavar="ARG=VALUE",
-                help="An argument of the engine; repeat it for several.",
-            ),
-        )
-    ):
+    """The options that specify a service; collected by `service_body`."""
+    for option in reversed(_SERVICE_OPTIONS):
         command = option(command)
     return command
 
@@ -132,9 +140,30 @@ def service_body(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _url_here(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     if value:
         ctx.obj = value
+
+
+def _values(ctx: click.Context, collection: str, field: str) -> list[str]:
+    from aima_api.cli.errors import ApiError
+    from aima_api.client import Api, path_of
+    from aima_core.errors import AimaError
+
+    try:
+        with Api(_url(ctx), key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
+            values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
+    except (AimaError, ApiError):
+        return []
+    texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
+    return list(dict.fromkeys(map(str, texts)))
+
+
+def _url(ctx: click.Context) -> str:
+    """While completing, no command runs, so ctx.obj is unset."""
+    from aima_api.cli.main import DEFAULT_URL
+
+    return str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
 
 
 def _scalar(text: str) -> object:
@@ -143,4 +172,4 @@ def _scalar(text: str) -> object:
     if not re.fullmatch(r"-?\d+(\.\d+)?", text):
         return text
     number = float(text) if "." in text else int(text)
-    return number if str(number) == text else text  # `007` and `1.10` would reach the engine as something else
+    return number if str(number) == text else text  # `007` and `1.10` would reach the engine changed

@@ -1,4 +1,4 @@
-"""Records on the terminal: as an aligned table, as JSON or as YAML, with foreign text made harmless."""
+"""Records on the terminal: as an aligned table, as JSON or as YAML, with foreign text sanitized."""
 
 from __future__ import annotations
 
@@ -29,14 +29,24 @@ _COLOURS = {
 }
 
 
-def sentence(text: str) -> str:
-    """A message that may have several lines, each harmless, the later ones indented."""
-    return "\n  ".join(sanitized(line) for line in text.splitlines())
+def colour_allowed() -> Literal[False] | None:
+    """For click's `color`: False if the user wants no escape sequence, None to leave it to the stream."""
+    return False if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None
 
 
 def colours() -> bool:
-    """Whether stdout is a terminal that wants colours and moving bars."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    """Whether stdout is a terminal that takes colours and moving bars."""
+    return sys.stdout.isatty() and colour_allowed() is None
+
+
+def indented(text: str) -> str:
+    """A message of one or more lines, each sanitized, the later ones indented."""
+    return "\n  ".join(sanitized(line) for line in text.splitlines())
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 core`, `8 cores`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def print_records(records: Sequence[Record], columns: Mapping[str, str], output: Format, *, nothing: str) -> None:
@@ -44,19 +54,21 @@ def print_records(records: Sequence[Record], columns: Mapping[str, str], output:
     if output != "table":
         print_data(list(records), output)
     elif records:
-        _print_table(list(columns), [[_cell(record.get(field)) for field in columns.values()] for record in records])
+        click.echo(
+            _table(list(columns), [[_cell(record.get(field)) for field in columns.values()] for record in records])
+        )
     else:
         click.echo(nothing, err=True)
 
 
 def print_record(record: Record, output: Format) -> None:
-    """One record, whole: a field a line."""
+    """One record, whole: a field a line, nested fields below each other."""
     if output != "table":
         print_data(record, output)
         return
-    told = {field.replace("_", " "): value for field, value in record.items() if value not in (None, [], {}, "")}
-    width = max(map(len, told), default=0)
-    for field, value in told.items():
+    fields = {field.replace("_", " "): value for field, value in record.items() if value not in (None, [], {}, "")}
+    width = max(map(len, fields), default=0)
+    for field, value in fields.items():
         label = click.style(f"{field:<{width}}", bold=True)
         for number, line in enumerate(_lines(value)):
             click.echo(f"{label if number == 0 else ' ' * width}  {line}")
@@ -73,7 +85,7 @@ def print_data(data: Any, output: Format) -> None:
 
 
 def age(moment: str | None, *, now: datetime | None = None) -> str | None:
-    """How long ago an ISO moment was, in one unit: `12s`, `3m`, `5h`, `2d`."""
+    """Time since an ISO moment, in one unit: `12s`, `3m`, `5h`, `2d`."""
     if moment is None:
         return None
     seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds()
@@ -83,46 +95,49 @@ def age(moment: str | None, *, now: datetime | None = None) -> str | None:
     return f"{max(seconds, 0):.0f}s"
 
 
-def _print_table(headings: list[str], rows: list[list[str]]) -> None:
+def _table(headings: list[str], rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    click.echo(click.style(_aligned(headings, widths), bold=True))
-    for row in rows:
-        padded = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        click.echo("  ".join(_coloured(cell) for cell in padded).rstrip())
-
-
-def _aligned(cells: Iterable[str], widths: Iterable[int]) -> str:
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+    lines = [click.style("  ".join(map(str.ljust, headings, widths)).rstrip(), bold=True)]
+    lines += ["  ".join(map(_coloured, map(str.ljust, row, widths))).rstrip() for row in rows]
+    return "\n".join(lines)
 
 
 def _coloured(cell: str) -> str:
-    colour = _COLOURS.get(cell.strip())
+    colour = _COLOURS.get(cell.rstrip())
     return click.style(cell, fg=colour) if colour else cell
 
 
 def _cell(value: object) -> str:
+    if type(value) is str and value and value.isprintable():  # nearly all: a listing may have 5,000 rows
+        return value
     match value:
         case None | [] | "":
-            return "-"
-        case Mapping() if not value:  # `{}` as a pattern would match every mapping
             return "-"
         case bool():
             return "yes" if value else "no"
         case list():
             return ", ".join(map(_cell, value))
         case Mapping():
-            return ", ".join(f"{key}={_cell(each)}" for key, each in value.items())
+            return ", ".join(f"{sanitized(key)}={_cell(each)}" for key, each in value.items()) or "-"
         case _:
             return sanitized(value)
 
 
-def _lines(value: object) -> list[str]:
+def _lines(value: object) -> Iterable[str]:
+    """Nested mappings as `key: value`, indented below their key; lists of plain values on one line."""
     match value:
-        case [{}, *_]:
-            return [f"{_cell(each)}" for each in value]
         case Mapping() if value:
-            return [f"{sanitized(key)}: {_cell(each)}" for key, each in value.items()]
+            return [line for key, each in value.items() for line in _nested(sanitized(key), each)]
+        case [{}, *_]:
+            return [_cell(each) for each in value]
         case str():
             return [sanitized(line) for line in value.splitlines()] or ["-"]
         case _:
             return [_cell(value)]
+
+
+def _nested(key: str, value: object) -> list[str]:
+    lines = list(_lines(value))
+    if len(lines) == 1 and not isinstance(value, Mapping):
+        return [f"{key}: {lines[0]}"]
+    return [f"{key}:", *(f"  {line}" for line in lines)]

@@ -1,1 +1,1 @@
-"""Controllers: background loops of API nodes, one leader at a time."""
+"""Controllers: the background loop of API nodes; one node at a time leads for the hosts."""

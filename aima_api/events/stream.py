@@ -1,8 +1,8 @@
-"""Events as a follower gets them: first from the log, then as they happen, none missed and none twice.
+"""Event streams: replay from the log, then live events, without gap or duplicate.
 
-A listener is put up before the log is read, so nothing falls between; what the log gave already is dropped by its
-number, and a hole in the numbers sends the follower back to the log. Where the log no longer reaches back, a `reset`
-says so: it carries the operation's record, which stands for all events up to its number.
+The subscription opens before the log is read, so no event falls in between. Live events that the log has already
+delivered are dropped by their number; a gap in the numbers makes the follower read the log again. If the log was
+trimmed, a `reset` event carries the operation's record, which replaces all events up to its number.
 """
 
 from __future__ import annotations
@@ -14,145 +14,148 @@ from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi.sse import format_sse_event
 
-from aima_api.events.hub import EncodedEvent, EventHub, Subscription, encode
+from aima_api.events.hub import EncodedEvent, EventHub, EventSubscription
+from aima_api.http.sse import HEARTBEAT_FRAME, HEARTBEAT_INTERVAL, sse_frame
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation, Phase
 from aima_core.errors import BrokerUnavailable, OperationLost, UnknownOperation
 from aima_core.store.operations import OperationStore, now
 
-HEARTBEAT = timedelta(seconds=15)
-ASKS_AGAIN = timedelta(seconds=2)
-"""How long a follower waits when the log could not be read."""
-_BEAT = b": \n\n"
-_After = TypeVar("_After")
+RETRY_DELAY = timedelta(seconds=2)
+"""After Redis was unavailable."""
+_Cursor = TypeVar("_Cursor")
 
 
 @dataclass(frozen=True)
-class _News(Generic[_After]):
+class _Update(Generic[_Cursor]):
     frames: bytes
-    after: _After
-    """What the follower has seen with them."""
+    after: _Cursor
+    """The follower's cursor once it has received the frames."""
     ended: bool = False
 
 
 class EventStreams:
-    """Streams of server-sent events; each ends when the hub is closed."""
+    """Streams of server-sent events; each ends when the hub closes."""
 
-    def __init__(self, hub: EventHub, operations: OperationStore, *, heartbeat: timedelta = HEARTBEAT) -> None:
+    def __init__(
+        self, hub: EventHub, operations: OperationStore, *, heartbeat_interval: timedelta = HEARTBEAT_INTERVAL
+    ) -> None:
         self._hub = hub
         self._operations = operations
-        self._heartbeat = heartbeat
-        self._readers = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
+        self._heartbeat_interval = heartbeat_interval
+        self._threads = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
 
     async def of_operation(self, id: OperationId, after: int) -> AsyncGenerator[bytes, None]:
-        """From the event after that number on, to the operation's end."""
-        with self._hub.listening(id) as subscription:
-            async for frames in self._follow(
-                subscription, after, _on_line, lambda seen: _in_log(self._operations, id, seen)
-            ):
+        """The events after that number, up to the operation's end."""
+        with self._hub.subscribed(id) as subscription:
+            replay = _replay_of(self._operations, id)
+            async for frames in self._follow(subscription, after, live=_live, replay=replay):
                 yield frames
 
     async def of_all(self, after: str) -> AsyncGenerator[bytes, None]:
-        """From that place of everybody's log on."""
-        with self._hub.listening(None) as subscription:
-            async for frames in self._follow(
-                subscription, after, _on_line_of_all, lambda seen: _in_log_of_all(self._operations, seen)
-            ):
+        """The events of all operations after that entry of the common log."""
+        with self._hub.subscribed(None) as subscription:
+            replay = _common_replay_of(self._operations)
+            async for frames in self._follow(subscription, after, live=_common_live, replay=replay):
                 yield frames
 
     async def _follow(
         self,
-        subscription: Subscription,
-        after: _After,
-        on_line: Callable[[list[EncodedEvent], _After], _News[_After] | None],
-        in_log: Callable[[_After], _News[_After]],
+        subscription: EventSubscription,
+        after: _Cursor,
+        *,
+        live: Callable[[list[EncodedEvent], _Cursor], _Update[_Cursor] | None],
+        replay: Callable[[_Cursor], _Update[_Cursor]],
     ) -> AsyncIterator[bytes]:
+        """`live` returns None if there is a gap; `replay` reads the log."""
         behind = True
         while not subscription.closed:
-            missed, heard = subscription.take()
-            news = None if missed or behind else on_line(heard, after)
-            news = news or await self._read(in_log, after)
-            if news is not None:
-                after = news.after
-                if news.frames:
-                    yield news.frames
-                if news.ended:
+            missed, events = subscription.take()
+            update = None if missed or behind else live(events, after)
+            update = update or await self._read(replay, after)
+            if update is not None:
+                after = update.after
+                if update.frames:
+                    yield update.frames
+                if update.ended:
                     return
-            behind = news is None
-            if not await subscription.wait(ASKS_AGAIN if behind else self._heartbeat):
-                yield _BEAT
-                behind = True  # a silence may be a line that died unnoticed
+            behind = update is None
+            if not await subscription.wait(RETRY_DELAY if behind else self._heartbeat_interval):
+                yield HEARTBEAT_FRAME
+                behind = True  # silence may mean that the connection to Redis is dead
 
-    async def _read(self, in_log: Callable[[_After], _News[_After]], after: _After) -> _News[_After] | None:
-        """None when Redis is away."""
+    async def _read(self, replay: Callable[[_Cursor], _Update[_Cursor]], after: _Cursor) -> _Update[_Cursor] | None:
+        """None while Redis is unavailable."""
         try:
-            return await run_sync(in_log, after, limiter=self._readers)
+            return await run_sync(replay, after, limiter=self._threads)
         except BrokerUnavailable:
             return None
 
 
-# One operation's --------------------------------------------------------------------------------------------------
+# Events of one operation ------------------------------------------------------------------------------------------
 
 
-def _on_line(heard: list[EncodedEvent], after: int) -> _News[int] | None:
-    """None where numbers are missing."""
+def _live(events: list[EncodedEvent], after: int) -> _Update[int] | None:
     frames, ended = [], False
-    for each in heard:
-        if each.seq > after + 1:
+    for event in events:
+        if event.seq > after + 1:
             return None
-        if each.seq == after + 1:
-            frames.append(each.to_its_followers)
-            after, ended = each.seq, each.ends
-    return _News(b"".join(frames), after, ended)
+        if event.seq == after + 1:
+            frames.append(event.operation_frame)
+            after, ended = event.seq, event.ends
+    return _Update(b"".join(frames), after, ended)
 
 
-def _in_log(operations: OperationStore, id: OperationId, after: int) -> _News[int]:
-    try:
-        record = operations.get(id)
-    except UnknownOperation:
-        lost = Event(operation=id, seq=after + 1, at=now(), phase=Phase.FAILED, failure=OperationLost().failure)
-        return _News(encode(lost, "").to_its_followers, after + 1, ended=True)
-    events = operations.events(id, after=after)
-    if events and events[0].seq == after + 1:
-        return _told(events)
-    if not events and record.seq == after:
-        return _News(b"", after, ended=record.state.ended)
-    return _reset(record, events)
+def _replay_of(operations: OperationStore, id: OperationId) -> Callable[[int], _Update[int]]:
+    def replay(after: int) -> _Update[int]:
+        try:
+            record = operations.get(id)
+        except UnknownOperation:
+            lost = Event(operation=id, seq=after + 1, at=now(), phase=Phase.FAILED, failure=OperationLost().failure)
+            return _replayed([lost])
+        events = operations.events(id, after=after)
+        if events and events[0].seq == after + 1:
+            return _replayed(events)
+        if not events and record.seq == after:
+            return _Update(b"", after, ended=record.state.ended)
+        return _reset(record, events)
+
+    return replay
 
 
-def _told(events: list[Event], before: bytes = b"") -> _News[int]:
-    news = [encode(event, "") for event in events]
-    frames = before + b"".join(each.to_its_followers for each in news)
-    return _News(frames, news[-1].seq, news[-1].ends)
+def _replayed(events: list[Event], before: bytes = b"") -> _Update[int]:
+    encoded = [EncodedEvent.of(event) for event in events]
+    return _Update(before + b"".join(event.operation_frame for event in encoded), encoded[-1].seq, encoded[-1].ends)
 
 
-def _reset(record: Operation, events: list[Event]) -> _News[int]:
-    """The record in place of what was trimmed; the end itself is told all the same."""
-    told_up_to = record.seq - 1 if record.state.ended else record.seq
-    frame = format_sse_event(data_str=record.model_dump_json(), event="reset", id=str(told_up_to))
-    rest = [event for event in events if event.seq > told_up_to]
-    return _told(rest, frame) if rest else _News(frame, told_up_to, record.state.ended)
+def _reset(record: Operation, events: list[Event]) -> _Update[int]:
+    """The record in place of trimmed events; an end is sent as an event nevertheless."""
+    number = record.seq - 1 if record.state.ended else record.seq
+    frame = sse_frame("reset", record.model_dump_json(), id=str(number))
+    rest = [event for event in events if event.seq > number]
+    return _replayed(rest, frame) if rest else _Update(frame, number, record.state.ended)
 
 
-# Everybody's ------------------------------------------------------------------------------------------------------
+# Events of all operations -----------------------------------------------------------------------------------------
 
 
-def _on_line_of_all(heard: list[EncodedEvent], after: str) -> _News[str]:
-    new = [each for each in heard if _order(each.place) > _order(after)]
-    return _News(b"".join(each.to_all_followers for each in new), new[-1].place if new else after)
+def _common_live(events: list[EncodedEvent], after: str) -> _Update[str]:
+    new = [event for event in events if _order(event.entry) > _order(after)]
+    return _Update(b"".join(event.common_frame for event in new), new[-1].entry if new else after)
 
 
-def _in_log_of_all(operations: OperationStore, after: str) -> _News[str]:
-    events = operations.all_events(after)
-    if events is None:
-        place = operations.last_event_id()
-        return _News(format_sse_event(data_str="{}", event="reset", id=place), place)
-    news = [encode(event, place) for place, event in events]
-    return _News(b"".join(each.to_all_followers for each in news), news[-1].place if news else after)
+def _common_replay_of(operations: OperationStore) -> Callable[[str], _Update[str]]:
+    def replay(after: str) -> _Update[str]:
+        events = operations.all_events(after)
+        if events is None:  # the log was trimmed
+            last = operations.last_event_id()
+            return _Update(sse_frame("reset", "{}", id=last), last)
+        return _common_live([EncodedEvent.of(event, entry=entry) for entry, event in events], after)
+
+    return replay
 
 
-def _order(place: str) -> tuple[int, int]:
-    ms, _, count = place.partition("-")
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, count = entry.partition("-")
     return int(ms), int(count)

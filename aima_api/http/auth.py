@@ -1,7 +1,7 @@
-"""Who may ask, and how much: bearer keys, hosts and origins, JSON bodies up to a cap. Before anything reads them.
+"""Authentication middleware: bearer keys, Host and Origin headers, and a size limit for JSON bodies.
 
-A page in a browser can make it call an API on loopback: under a name of the page's own that leads there (refused by
-the Host header), or across origins (refused by Origin, and by the content type that such a page cannot send unasked).
+It runs before the router and the body parser. On loopback it also blocks DNS rebinding (by the Host header) and
+cross-site requests (by Origin, and by a content type that a page cannot send without a preflight).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Iterable
 from hashlib import sha256
 
+from pydantic import ByteSize
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,21 +20,20 @@ from aima_core.domain.units import format_size
 from aima_core.errors import AimaError, BodyTooLarge, ForeignRequest, Unauthorized, UnsafeBind, WrongContentType
 from aima_core.settings import ApiSettings
 
-MOST_BODY = 1 << 20
-"""Bytes."""
-OPEN = ("/healthz", "/readyz")
-"""Asked by balancers, which have no key."""
-_READS = ("GET", "HEAD", "OPTIONS")
+MAX_BODY: ByteSize = ByteSize(1 << 20)
+OPEN_PATHS = ("/healthz", "/readyz")
+"""Polled by load balancers, which have no key."""
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def check_bind(settings: ApiSettings) -> None:
-    """Raises UnsafeBind where anybody on the network could command without a key."""
+    """Raises UnsafeBind if the API would be reachable from the network without a key."""
     if not settings.keys and not is_loopback(settings.bind):
         raise UnsafeBind(address=settings.bind)
 
 
-class Access:
-    """An ASGI layer that lets through what may be, and answers the rest."""
+class AuthMiddleware:
+    """An ASGI middleware that answers a refused request itself, with a problem document."""
 
     def __init__(self, app: ASGIApp, *, settings: ApiSettings) -> None:
         self._app = app
@@ -46,35 +46,35 @@ class Access:
             return
         try:
             headers = Headers(scope=scope)
-            self._check_names(headers, scope["method"])
+            self._check_origin(headers, scope["method"])
             self._check_key(headers, scope["path"])
-            if scope["method"] not in _READS:
-                receive = await _read(headers, receive)
-        except AimaError as refused:
-            await problem(refused, instance=scope["path"])(scope, receive, send)
+            if scope["method"] not in _SAFE_METHODS:
+                receive = await _checked_body(headers, receive)
+        except AimaError as refusal:
+            await problem(refusal, instance=scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _check_names(self, headers: Headers, method: str) -> None:
+    def _check_origin(self, headers: Headers, method: str) -> None:
         host = headers.get("host", "")
         if self._loopback_only and not is_loopback(_without_port(host)):
             raise ForeignRequest(what=f"the host {host[:200]!r}")
         origin = headers.get("origin")
-        if method not in _READS and origin is not None and origin.partition("://")[2] != host:
+        if method not in _SAFE_METHODS and origin is not None and origin.partition("://")[2] != host:
             raise ForeignRequest(what=f"the origin {origin[:200]!r}")
 
     def _check_key(self, headers: Headers, path: str) -> None:
-        if not self._keys or path in OPEN:
+        if not self._keys or path in OPEN_PATHS:
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized(what="none")
-        if not _among(_digest(key.strip()), self._keys):
+        if not _matches(_digest(key.strip()), self._keys):
             raise Unauthorized(what="another")
 
 
-async def _read(headers: Headers, receive: Receive) -> Receive:
-    """The whole body, counted as it comes, and a `receive` that gives it again."""
+async def _checked_body(headers: Headers, receive: Receive) -> Receive:
+    """Reads the whole body within the limit. Returns a `receive` that replays it to the router."""
     body = b""
     more = True
     while more:
@@ -83,10 +83,10 @@ async def _read(headers: Headers, receive: Receive) -> Receive:
             break
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > MOST_BODY:
-            raise BodyTooLarge(limit=format_size(MOST_BODY))
+        if len(body) > MAX_BODY:
+            raise BodyTooLarge(limit=format_size(MAX_BODY))
     _check_content_type(headers, body)
-    return _replayed(body, receive)
+    return _replaying(body, receive)
 
 
 def _check_content_type(headers: Headers, body: bytes) -> None:
@@ -95,7 +95,7 @@ def _check_content_type(headers: Headers, body: bytes) -> None:
         raise WrongContentType(given=repr(given[:100]) if given else "of no stated type")
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def _replaying(body: bytes, receive: Receive) -> Receive:
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -114,6 +114,6 @@ def _digest(key: str) -> bytes:
     return sha256(key.encode()).digest()
 
 
-def _among(given: bytes, known: Iterable[bytes]) -> bool:
-    """Compares with every key, each in constant time."""
+def _matches(given: bytes, known: Iterable[bytes]) -> bool:
+    """Compares with every key, each in constant time: the duration reveals nothing of a key."""
     return sum(hmac.compare_digest(given, each) for each in known) > 0

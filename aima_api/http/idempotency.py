@@ -1,6 +1,7 @@
-"""A POST that carries an Idempotency-Key is carried out once a day: sent again, it gives the operations of the first.
+"""Idempotency keys: a POST repeated with its Idempotency-Key within a day returns the operations of the first.
 
-While the first is under way the key holds for a short time only, so that one whose API node died can be sent again.
+While the first request is in progress the key is locked with a short TTL: after a crash of the node a retry succeeds
+once the lock expires.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from aima_core.errors import InvalidRequest, RequestInProgress
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operations import OperationStore
+from aima_core.store.serialization import in_ms
 
-UNDER_WAY: timedelta = timedelta(seconds=30)
+IN_PROGRESS_TTL = timedelta(seconds=30)
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
@@ -30,28 +32,28 @@ class Idempotency:
         self._operations = operations
 
     def once(
-        self, key: str | None, what: str, body: BaseModel, submit: Callable[[], list[Operation]]
+        self, key: str | None, action: str, body: BaseModel, submit: Callable[[], list[Operation]]
     ) -> list[Operation]:
-        """What `submit` gives, or gave when the same was asked under this key.
+        """Calls `submit`, or returns the operations of the first request with this key.
 
-        Raises InvalidRequest when the key was used for something else, RequestInProgress while the first is under way.
+        Raises InvalidRequest if the key belongs to another request, RequestInProgress while the first is running.
         """
         if key is None:
             return submit()
-        _check(key)
-        request = sha256(f"{what}\n{body.model_dump_json()}".encode()).hexdigest()
-        place = keys.idempotency(key)
-        if not self._redis.set(place, _answer(request, None), px=_ms(UNDER_WAY), nx=True):
-            return self._again(key, request)
+        _check_key(key)
+        request = sha256(f"{action}\n{body.model_dump_json()}".encode()).hexdigest()
+        record = keys.idempotency(key)
+        if not self._redis.set(record, _encode(request, None), px=in_ms(IN_PROGRESS_TTL), nx=True):
+            return self._first_result(key, request)
         try:
             operations = submit()
         except BaseException:
-            self._redis.delete(place)
+            self._redis.delete(record)
             raise
-        self._redis.set(place, _answer(request, operations), px=_ms(keys.IDEMPOTENCY_TTL))
+        self._redis.set(record, _encode(request, operations), px=in_ms(keys.IDEMPOTENCY_TTL))
         return operations
 
-    def _again(self, key: str, request: str) -> list[Operation]:
+    def _first_result(self, key: str, request: str) -> list[Operation]:
         first = json.loads(self._redis.get(keys.idempotency(key)) or "{}")
         if first.get("request", request) != request:
             remedy = "Use a new key for each request, such as a random UUID."
@@ -61,16 +63,12 @@ class Idempotency:
         return [self._operations.get(OperationId(id)) for id in first["operations"]]
 
 
-def _check(key: str) -> None:
+def _check_key(key: str) -> None:
     if not _KEY.fullmatch(key):
-        remedy = "Use up to 200 plain characters without blanks, such as a random UUID."
-        raise InvalidRequest(detail="The Idempotency-Key is not a usable one.", remedy=remedy)
+        remedy = "Use up to 200 printable ASCII characters without spaces, such as a random UUID."
+        raise InvalidRequest(detail="The Idempotency-Key is malformed.", remedy=remedy)
 
 
-def _answer(request: str, operations: list[Operation] | None) -> str:
+def _encode(request: str, operations: list[Operation] | None) -> str:
     ids = None if operations is None else [operation.id for operation in operations]
     return json.dumps({"request": request, "operations": ids})
-
-
-def _ms(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)

@@ -1,10 +1,12 @@
-"""Whether only this machine reaches an address: what listens there may do without a key of somebody's choosing."""
+"""Loopback addresses, reachable from this machine only; apart from `auth`, since Flower runs without starlette."""
 
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 
+@lru_cache(maxsize=256)
 def is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address.strip("[]")).is_loopback

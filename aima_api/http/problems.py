@@ -1,4 +1,4 @@
-"""Every answer that is not a success, as a problem document (RFC 9457) with its code and hint."""
+"""Problem documents (RFC 9457): the body of every response that is not a success, with its stable code and hint."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ from starlette.requests import Request
 from aima_core.errors import AimaError, InvalidRequest, MethodNotAllowed, NotFound
 
 MEDIA_TYPE = "application/problem+json"
-_MOST_MISTAKES = 5
+_MAX_MISTAKES = 5
 
 
 class Problem(BaseModel):
-    """What a request that was not carried out is answered with."""
+    """The response to a refused or failed request."""
 
     type: str
     title: str
     status: int
     detail: str
-    """A sentence that says what happened."""
+    """What happened, in a sentence."""
     code: str
-    """Stable, for programs."""
+    """Stable; for programs."""
     hint: str
-    """What to do about it."""
+    """The next step."""
     instance: str
     log_tail: tuple[str, ...] | None = None
 
 
-def answer_all_failures(app: FastAPI) -> None:
-    """Answer whatever is raised while a request is handled."""
-    app.add_exception_handler(AimaError, _failed)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(Exception, _mistaken)
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(AimaError, _aima_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _bug)
 
 
-def problem(failed: AimaError, *, instance: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    failure = failed.failure
+def problem(error: AimaError, *, instance: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    failure = error.failure
     document = Problem(
         type=f"urn:aima:problem:{failure.code}",
         title=failure.code.replace("_", " ").capitalize(),
-        status=failed.status,
+        status=error.status,
         detail=failure.message,
         code=failure.code,
         hint=failure.hint,
@@ -56,54 +55,54 @@ def problem(failed: AimaError, *, instance: str, headers: Mapping[str, str] | No
     )
     content = document.model_dump(mode="json", exclude_none=True)
     return JSONResponse(
-        content, status_code=failed.status, headers={**_headers(failed), **(headers or {})}, media_type=MEDIA_TYPE
+        content, status_code=error.status, headers={**_headers(error), **(headers or {})}, media_type=MEDIA_TYPE
     )
 
 
-def _headers(failed: AimaError) -> dict[str, str]:
+def _headers(error: AimaError) -> dict[str, str]:
     known = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "5"}, 503: {"Retry-After": "2"}}
-    return known.get(failed.status, {})
+    return known.get(error.status, {})
 
 
-def _failed(request: Request, failed: Exception) -> JSONResponse:
-    assert isinstance(failed, AimaError)
-    return problem(failed, instance=request.url.path)
+def _aima_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AimaError)
+    return problem(error, instance=request.url.path)
 
 
-def _invalid(request: Request, wrong: Exception) -> JSONResponse:
-    assert isinstance(wrong, RequestValidationError)
-    mistakes = [_mistake(error) for error in wrong.errors()[:_MOST_MISTAKES]]
-    remedy = "Mend the fields named; /openapi.json describes each of them."
+def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    mistakes = [_mistake(each) for each in error.errors()[:_MAX_MISTAKES]]
+    remedy = "Fix the named fields; /openapi.json describes each of them."
     return problem(InvalidRequest(detail=" ".join(mistakes), remedy=remedy), instance=request.url.path)
 
 
 def _mistake(error: Mapping[str, Any]) -> str:
-    """Where it is, what would be right, and what was given instead."""
+    """The field, the rule it breaks, and the given value if it is short."""
     field = ".".join(str(part) for part in error["loc"][1:])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"The body is not JSON: {error.get('ctx', {}).get('error', message)}."
     if error["type"] == "extra_forbidden":
-        return f"`{field}`: there is no such field here."
+        return f"`{field}`: unknown field."
     given = error.get("input")
-    told = f", not {given!r}" if isinstance(given, (str, int, float)) and len(repr(given)) <= 100 else ""
-    return f"`{field}`: {message}{told}." if field else f"{message}."
+    instead = f", not {given!r}" if isinstance(given, (str, int, float)) and len(repr(given)) <= 100 else ""
+    return f"`{field}`: {message}{instead}." if field else f"{message}."
 
 
-def _refused(request: Request, refused: Exception) -> JSONResponse:
-    """What the framework itself refuses: no such path or method, a body it cannot read."""
-    assert isinstance(refused, HTTPException)
-    path, headers = request.url.path, refused.headers or {}
-    if refused.status_code == 404:
+def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    """The framework's own refusals: an unknown path or method, a body that cannot be read."""
+    assert isinstance(error, HTTPException)
+    path, headers = request.url.path, error.headers or {}
+    if error.status_code == 404:
         return problem(NotFound(path=path[:200]), instance=path)
-    if refused.status_code == 405:
+    if error.status_code == 405:
         allowed = headers.get("Allow", "none")
-        failed = MethodNotAllowed(method=request.method, path=path[:200], allowed=allowed)
-        return problem(failed, instance=path, headers=headers)
-    remedy = "See /openapi.json for what it takes."
-    return problem(InvalidRequest(detail=f"{refused.detail}.", remedy=remedy), instance=path)
+        refusal = MethodNotAllowed(method=request.method, path=path[:200], allowed=allowed)
+        return problem(refusal, instance=path, headers=headers)
+    remedy = "/openapi.json describes every request."
+    return problem(InvalidRequest(detail=f"{error.detail}.", remedy=remedy), instance=path)
 
 
-def _mistaken(request: Request, mistake: Exception) -> JSONResponse:
-    """A bug: the server logs its traceback, and the client learns its kind only."""
-    return problem(AimaError(detail=f"an unexpected {type(mistake).__name__}."), instance=request.url.path)
+def _bug(request: Request, error: Exception) -> JSONResponse:
+    """The server logs the traceback; the client gets the exception's type only."""
+    return problem(AimaError(detail=f"an unexpected {type(error).__name__}."), instance=request.url.path)

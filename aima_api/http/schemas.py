@@ -1,4 +1,4 @@
-"""What requests may say, checked field by field before anything else happens."""
+"""Request bodies, validated field by field before the request is handled; unknown fields are refused."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from aima_core.domain.units import Duration, parse_duration
 
 Hosts = Annotated[tuple[HostName, ...], Field(max_length=1000)]
 ModelPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@+-]+$", max_length=500)]
-"""Relative to one of the host's `model_roots`, or absolute; the host checks where it leads."""
+"""Relative to one of the host's `model_roots`, or absolute; the host resolves and checks it."""
 
 DEFAULT_GRACE = parse_duration("10s")
-LONGEST_GRACE = parse_duration("1h")
+MAX_GRACE = parse_duration("1h")
 
 
 class RequestBody(BaseModel):
-    """A request's body. A field that nothing reads is refused, since it was meant to do something."""
-
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def given(self) -> dict[str, Any]:
-        """The fields that say something."""
+        """The fields that were set to a value."""
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return {name: value for name, value in fields.items() if value not in (None, (), {})}
 
@@ -41,11 +39,11 @@ class ServiceOptions(RequestBody):
     arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
 
     @model_validator(mode="after")
-    def say_where_in_one_way(self) -> Self:
+    def check_target(self) -> Self:
         if self.hosts and self.replicas is not None and self.replicas != len(set(self.hosts)):
-            raise ValueError("give `hosts` or `replicas`, not both")
+            raise ValueError("specify `hosts` or `replicas`, not both")
         if self.hosts and self.route:
-            raise ValueError("give `hosts` or `route`, not both")
+            raise ValueError("specify `hosts` or `route`, not both")
         return self
 
 
@@ -55,9 +53,9 @@ class CreateService(ServiceOptions):
 
 class StopOptions(RequestBody):
     hosts: Hosts = ()
-    """Empty stops it everywhere."""
-    grace: Annotated[Duration, Field(le=LONGEST_GRACE)] = DEFAULT_GRACE
-    """How long the engine may take to end by itself before it is killed."""
+    """Empty stops it on all hosts."""
+    grace: Annotated[Duration, Field(le=MAX_GRACE)] = DEFAULT_GRACE
+    """How long the engine has to end after SIGTERM before it is killed."""
 
 
 class RestartOptions(RequestBody):
@@ -66,7 +64,7 @@ class RestartOptions(RequestBody):
 
 class DrainOptions(RequestBody):
     stop: bool = False
-    """Take down what runs there, too."""
+    """Also stop the services that run there."""
 
 
 class PullOptions(RequestBody):
@@ -76,9 +74,9 @@ class PullOptions(RequestBody):
     route: Route | None = None
 
     @model_validator(mode="after")
-    def say_what_and_where_in_one_way(self) -> Self:
+    def check_image_and_target(self) -> Self:
         if (self.image is None) == (self.engine is None):
-            raise ValueError("give either `image` or `engine`")
+            raise ValueError("specify either `image` or `engine`")
         if self.hosts and self.route:
-            raise ValueError("give `hosts` or `route`, not both")
+            raise ValueError("specify `hosts` or `route`, not both")
         return self

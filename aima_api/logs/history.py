@@ -1,10 +1,10 @@
-"""What an instance has said until now: from its host, or else the last lines that the host has put down."""
+"""The log lines of an instance up to now: from its host, or else the last lines that the host has stored in Redis."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -12,91 +12,91 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from aima_api.logs.channel import LogChannelClient
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import AnswerId, HostName, InstanceId
-from aima_core.domain.services import Host, Instance
+from aima_core.domain.services import Instance
 from aima_core.errors import UnknownHost
-from aima_core.logs.protocol import Line, LogCursor, LogEnd, LogRequest
+from aima_core.logs.dedup import LineDeduplicator
+from aima_core.logs.protocol import LogCursor, LogEnd, LogLine, LogRequest
 from aima_core.store.hosts import HostStore
 from aima_core.store.services import ServiceStore
 
-SILENCE = timedelta(seconds=4)
-"""A host that says nothing for so long is not waited for."""
-ANSWERS_AT_ONCE = 32
-"""Each waits on a connection of its own."""
+ANSWER_TIMEOUT = timedelta(seconds=4)
+CONCURRENT_ANSWERS = 32
+"""Each blocks a connection."""
 _T = TypeVar("_T")
 
 
-@dataclass
-class Past:
-    lines: list[Line] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    goes_on: LogCursor | None = None
-    """Where what the host publishes continues this; None where the host has not answered."""
+@dataclass(frozen=True)
+class LogExcerpt:
+    lines: tuple[LogLine, ...]
+    notes: tuple[str, ...]
+    cursor: LogCursor
+    """Published lines continue the page from here. Without a run if the host has not answered."""
 
 
 class LogHistory:
-    """Every call may raise BrokerUnavailable."""
+    """Every method may raise BrokerUnavailable."""
 
-    def __init__(self, link: LogChannelClient, services: ServiceStore, hosts: HostStore) -> None:
-        self._link = link
+    def __init__(self, channel: LogChannelClient, services: ServiceStore, hosts: HostStore) -> None:
+        self._channel = channel
         self._services = services
         self._hosts = hosts
-        self._waiting = asyncio.Semaphore(ANSWERS_AT_ONCE)
-        self._readers = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
+        self._answers = asyncio.Semaphore(CONCURRENT_ANSWERS)
+        self._threads = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
 
     async def instance(self, id: InstanceId) -> Instance | None:
-        return await self._aside(lambda: self._services.instance(id))
+        return await self._in_thread(lambda: self._services.instance(id))
 
     async def host(self, name: HostName) -> Host | None:
-        return await self._aside(lambda: self._host(name))
+        return await self._in_thread(lambda: self._host(name))
 
-    async def of(self, id: InstanceId, *, tail: int, since: datetime | None, follow: bool) -> Past:
-        host = await self.host(id.host)
+    async def read(self, request: LogRequest) -> LogExcerpt:
+        """The lines that are requested; of an instance that cannot be read, its last lines and a note of why."""
+        name = request.instance.host
+        host = await self.host(name)
         if host is None or not host.live:
-            return await self._kept(id, tail, since, why=away(id.host, host))
-        answer = await self._answer(
-            LogRequest(instance=id, answer=AnswerId.new(), tail=tail, since=since, follow=follow)
-        )
+            return await self._last_lines(request, reason=absence(name, host))
+        answer = await self._answer(request)
         if answer is None:
-            return await self._kept(id, tail, since, why=f"{id.host} does not answer.")
+            return await self._last_lines(request, reason=f"{name} does not answer.")
         lines, left_out, end = answer
-        if end.trouble is not None or not end.found:
-            why = end.trouble or f"There is no container of {id.service} on {id.host} now."
-            return await self._kept(id, tail, since, why=why, goes_on=end.goes_on)
-        notes = [f"{left_out} lines before these are left out, for they are too much at once."] if left_out else []
-        return Past(lines, notes, end.goes_on)
+        if end.error is not None or not end.found:
+            reason = end.error or f"There is no container of {request.instance.service} on {name} now."
+            return await self._last_lines(request, reason=reason, cursor=end.cursor)
+        notes = (f"{left_out} lines before these exceed the size limit and are left out.",) if left_out else ()
+        return LogExcerpt(tuple(lines), notes, end.cursor or _cursor_after(request, lines))
 
-    async def _answer(self, ask: LogRequest) -> tuple[list[Line], int, LogEnd] | None:
-        assert ask.answer is not None
-        lines: list[Line] = []
-        left_out = 0
-        async with self._waiting:
-            await self._link.ask(ask)
-            async for piece in self._link.answer(ask.answer, silence=SILENCE):
-                lines += piece.lines
-                left_out += piece.left_out
-                if piece.end is not None:
-                    return lines, left_out, piece.end
+    async def _answer(self, request: LogRequest) -> tuple[list[LogLine], int, LogEnd] | None:
+        """The lines, how many before them were left out, and the end; None on timeout."""
+        id, lines, left_out = AnswerId.new(), list[LogLine](), 0
+        async with self._answers:
+            await self._channel.send(request.model_copy(update={"answer": id}))
+            async for chunk in self._channel.answer(id, within=ANSWER_TIMEOUT):
+                lines += chunk.lines
+                left_out += chunk.left_out
+                if chunk.end is not None:
+                    return lines, left_out, chunk.end
         return None
 
-    async def _kept(
-        self, id: InstanceId, tail: int, since: datetime | None, *, why: str, goes_on: LogCursor | None = None
-    ) -> Past:
-        lines, of_when = await self._last_lines(id)
-        if not lines:
-            return Past(notes=[f"{why} No line of it was put down."], goes_on=goes_on)
-        wanted = [line for line in lines if since is None or line.at >= since]
-        return Past(wanted[max(len(wanted) - tail, 0) :], [f"{why} These are its last lines, {of_when}."], goes_on)
+    async def _last_lines(self, request: LogRequest, *, reason: str, cursor: LogCursor | None = None) -> LogExcerpt:
+        stored, origin = await self._stored_lines(request.instance)
+        after = LineDeduplicator(request.after.position if request.after else None)
+        lines = [line for line in stored if after.is_new(line.stream, line.at)]
+        lines = [line for line in lines if request.since is None or line.at >= request.since]
+        lines = lines[max(len(lines) - request.tail, 0) :]
+        note = f"{reason} These are its last lines, {origin}." if stored else f"{reason} No lines of it are stored."
+        return LogExcerpt(tuple(lines), (note,), cursor or LogCursor(position=after.position))
 
-    async def _last_lines(self, id: InstanceId) -> tuple[list[Line], str]:
-        """The lines put down while it ran, else those that its failure was told with; and of when they are."""
-        if (kept := await self._link.last_lines(id)) is not None:
-            return list(kept.lines), f"put down at {_clock_time(kept.at)}"
+    async def _stored_lines(self, id: InstanceId) -> tuple[list[LogLine], str]:
+        """The lines stored while it ran, else those of its failure; and when they were stored."""
+        if (stored := await self._channel.last_lines(id)) is not None:
+            return list(stored.lines), f"stored at {_clock_time(stored.at)}"
         instance = await self.instance(id)
         if instance is None or instance.failure is None:
             return [], ""
-        said = [Line(at=instance.since, stream="stdout", text=text) for text in instance.failure.log_tail]
-        return said, f"from before it failed at {_clock_time(instance.since)}"
+        lines = [LogLine(at=instance.since, stream="stdout", text=text) for text in instance.failure.log_tail]
+        return lines, f"from before it failed at {_clock_time(instance.since)}"
 
     def _host(self, name: HostName) -> Host | None:
         try:
@@ -104,14 +104,21 @@ class LogHistory:
         except UnknownHost:
             return None
 
-    async def _aside(self, call: Callable[[], _T]) -> _T:
-        return await run_sync(call, limiter=self._readers)
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        return await run_sync(call, limiter=self._threads)
 
 
-def away(name: HostName, host: Host | None) -> str:
+def absence(name: HostName, host: Host | None) -> str:
     if host is None or host.seen_at.timestamp() <= 0:
         return f"{name} is away."
-    return f"{name} is away, and was last heard of at {_clock_time(host.seen_at)}."
+    return f"{name} is away; its last heartbeat was at {_clock_time(host.seen_at)}."
+
+
+def _cursor_after(request: LogRequest, lines: list[LogLine]) -> LogCursor:
+    read = LineDeduplicator()
+    for line in lines:
+        read.is_new(line.stream, line.at)
+    return LogCursor(position={**(request.after.position if request.after else {}), **read.position})
 
 
 def _clock_time(moment: datetime) -> str:

@@ -1,8 +1,8 @@
-"""The lines of some instances as a reader gets them: once, or as server-sent events for as long as they are said.
+"""Log streams as server-sent events: the lines of some instances, read once or followed until the instances are gone.
 
-`line` brings a line, `note` a sentence on what is missing or happens to the source, `end` that no more will come. A
-follower is told everything once, across restarts of the container and of the host's worker, since each place where
-the line may have broken is bridged by what the host read before.
+`line` carries a line, `note` a sentence on missing lines or the state of the source, `end` closes the stream. A
+follower gets each line once across restarts of the container, the worker and Redis: it compares the number of each
+batch with its cursor, and reads the lines of a gap from the host.
 """
 
 from __future__ import annotations
@@ -10,218 +10,207 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from fastapi.sse import format_sse_event
-
-from aima_api.logs.fanout import Heard, HostLine, LogFanout, LogSubscription, line_frame
-from aima_api.logs.history import LogHistory, Past, away
+from aima_api.http.sse import HEARTBEAT_FRAME, HEARTBEAT_INTERVAL, sse_frame
+from aima_api.logs.fanout import EncodedBatch, HostLine, LogFanout, LogSubscription, host_line, line_frames
+from aima_api.logs.history import LogHistory, absence
 from aima_core.domain.ids import HostName, InstanceId
-from aima_core.domain.services import InstanceState
+from aima_core.domain.services import Instance, InstanceState
 from aima_core.errors import BrokerUnavailable
-from aima_core.logs.dedup import INTERLEAVED, LineDeduplicator
-from aima_core.logs.protocol import MOST_TAIL, LogCursor
+from aima_core.logs.dedup import INTERLEAVING, LineDeduplicator
+from aima_core.logs.protocol import MAX_TAIL, LogBatch, LogCursor, LogRequest
 
-HEARTBEAT = timedelta(seconds=15)
-CHECKS_EVERY = timedelta(seconds=2)
-"""How often a follower asks whether the instance and its host are still there."""
-LINGERS = timedelta(seconds=1)
-"""The last lines may come a little later than the news of the end."""
-PUT_BACK_WITHIN = timedelta(seconds=20)
-"""A record that has gone may have been lost with Redis' data: the host puts it back within fifteen seconds."""
-MOST_FRAMES = 16
-"""Written ahead for one follower."""
-_OVER = {InstanceState.STOPPED: "is stopped", InstanceState.FAILED: "has failed"}
-_BEAT = b": \n\n"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a reader asks for."""
-
-    instances: Sequence[InstanceId]
-    tail: int
-    since: datetime | None
+CHECK_INTERVAL = timedelta(seconds=2)
+"""Between two reads of the records of the instance and its host."""
+LINGER = timedelta(seconds=1)
+"""Wait for the last lines after the record shows the end."""
+RECORD_GRACE = timedelta(seconds=20)
+"""A record may be lost with Redis' data: the host stores it again within 15 s."""
+FRAME_QUEUE = 16
+_ENDED = {InstanceState.STOPPED: "is stopped", InstanceState.FAILED: "has failed"}
 
 
 class LogStreams:
-    def __init__(self, feeds: LogFanout, past: LogHistory, *, heartbeat: timedelta = HEARTBEAT) -> None:
-        self._feeds = feeds
-        self._past = past
-        self._heartbeat = heartbeat
+    def __init__(
+        self,
+        fanout: LogFanout,
+        history: LogHistory,
+        *,
+        heartbeat_interval: timedelta = HEARTBEAT_INTERVAL,
+        linger: timedelta = LINGER,
+        record_grace: timedelta = RECORD_GRACE,
+    ) -> None:
+        self._fanout = fanout
+        self._history = history
+        self._heartbeat_interval = heartbeat_interval
+        self._follower = partial(InstanceFollower, history=history, linger=linger, record_grace=record_grace)
 
     def close(self) -> None:
-        """Let every follower end, now and from now on."""
-        self._feeds.close()
+        """Ends every follower, current and future."""
+        self._fanout.close()
+
+    async def disconnect(self) -> None:
+        await self._fanout.disconnect()
 
     @property
     def followed(self) -> int:
-        """How many instances are being followed."""
-        return self._feeds.followed
+        """The number of instances that are followed."""
+        return self._fanout.followed
 
-    async def end(self) -> None:
-        await self._feeds.end()
-
-    async def read(self, request: Request) -> tuple[list[HostLine], list[str]]:
-        """What was said until now, in the order of time, and notes. Raises BrokerUnavailable."""
-        asked = [
-            self._past.of(each, tail=request.tail, since=request.since, follow=False) for each in request.instances
+    async def read(self, requests: Sequence[LogRequest]) -> tuple[list[HostLine], list[str]]:
+        """The lines up to now in order of time, and notes. Raises BrokerUnavailable."""
+        pages = await asyncio.gather(*map(self._history.read, requests))
+        lines = [
+            host_line(request.instance.host, line)
+            for request, page in zip(requests, pages, strict=True)
+            for line in page.lines
         ]
-        found = list(zip(request.instances, await asyncio.gather(*asked), strict=True))
-        lines = [HostLine(host=id.host, **line.model_dump()) for id, past in found for line in past.lines]
-        return sorted(lines, key=lambda line: line.at), [note for _, past in found for note in past.notes]
+        return sorted(lines, key=lambda line: line.at), [note for page in pages for note in page.notes]
 
-    async def stream(self, request: Request, *, follow: bool) -> AsyncGenerator[bytes, None]:
-        """The same as events; with `follow`, also what is said from now on, until all instances are gone for good."""
-        frames: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_FRAMES)
-        writers = [asyncio.create_task(self._write(id, request, frames, follow)) for id in request.instances]
+    async def stream(self, requests: Sequence[LogRequest]) -> AsyncGenerator[bytes, None]:
+        """The lines up to now; of requests to follow, also later ones until the instance is gone."""
+        frames: asyncio.Queue[bytes | None] = asyncio.Queue(FRAME_QUEUE)
+        writers = [asyncio.create_task(self._write(request, frames)) for request in requests]
         left = len(writers)
         try:
             while left:
                 try:
-                    async with asyncio.timeout(self._heartbeat.total_seconds()):
+                    async with asyncio.timeout(self._heartbeat_interval.total_seconds()):
                         frame = await frames.get()
                 except TimeoutError:
-                    frame = _BEAT
+                    frame = HEARTBEAT_FRAME
                 left -= frame is None
                 if frame:
                     yield frame
-            yield format_sse_event(data_str="{}", event="end")
+            yield sse_frame("end", "{}")
         finally:
             for writer in writers:
                 writer.cancel()
             await asyncio.gather(*writers, return_exceptions=True)
 
-    async def _write(self, id: InstanceId, request: Request, frames: asyncio.Queue[bytes | None], follow: bool) -> None:
-        """Everything of one instance, then None."""
+    async def _write(self, request: LogRequest, frames: asyncio.Queue[bytes | None]) -> None:
+        """Queues all frames of one instance, then None."""
+        follower = self._follower(request.instance)
         try:
-            if follow:
-                await self._follow(id, request, frames)
+            if request.follow:
+                with self._fanout.subscribed(request.instance) as subscription:
+                    async for frame in follower.frames(request, subscription):
+                        await frames.put(frame)
             else:
-                past = await self._past.of(id, tail=request.tail, since=request.since, follow=False)
-                for frame in _told(id.host, past):
-                    await frames.put(frame)
-        except BrokerUnavailable as lost:
-            await frames.put(note_frame(id.host, str(lost)))
+                await frames.put(await follower.read(request))
+        except BrokerUnavailable as unavailable:
+            await frames.put(note_frame(request.instance.host, str(unavailable)))
         await frames.put(None)
 
-    async def _follow(self, id: InstanceId, request: Request, frames: asyncio.Queue[bytes | None]) -> None:
-        with self._feeds.listening(id) as subscription:
-            follower = InstanceFollower(id, request, self._past)
-            async for frame in follower.frames(subscription):
-                await frames.put(frame)
 
-
-@dataclass
 class InstanceFollower:
-    """One reader of one instance."""
+    """One client's view of one instance."""
 
-    id: InstanceId
-    request: Request
-    past: LogHistory
-    _seen: LineDeduplicator = field(default_factory=LineDeduplicator)
-    _place: LogCursor | None = None
-    """Where the next batch has to begin, for nothing to be missing."""
-    _began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    _ended: bool = False
-    _live: bool = True
-    _checked_at: float = 0
-    _unknown_since: float | None = None
+    def __init__(
+        self,
+        id: InstanceId,
+        history: LogHistory,
+        *,
+        linger: timedelta = LINGER,
+        record_grace: timedelta = RECORD_GRACE,
+    ) -> None:
+        self._id = id
+        self._history = history
+        self._linger = linger
+        self._record_grace = record_grace.total_seconds()
+        start = LineDeduplicator.starting_at(datetime.now(UTC) - INTERLEAVING)
+        self._cursor = LogCursor(position=start.position)
+        """All lines before it were sent."""
+        self._previous_runs: set[str] = set()
+        self._ended = False
+        self._live = True
+        self._checked_at = 0.0
+        self._unknown_since: float | None = None
 
-    async def frames(self, subscription: LogSubscription) -> AsyncIterator[bytes]:
-        for frame in await self._join(subscription, tail=self.request.tail, since=self.request.since):
-            yield frame
-        over = None
+    async def read(self, request: LogRequest) -> bytes:
+        """Frames of the lines up to now. Moves the cursor."""
+        page = await self._history.read(request)
+        if page.cursor.run or page.cursor.position:
+            self._cursor = page.cursor
+        return b"".join(self._note(note) for note in page.notes) + line_frames(self._id.host, page.lines)
+
+    async def frames(self, request: LogRequest, subscription: LogSubscription) -> AsyncIterator[bytes]:
+        yield await self.read(request)
+        ended = None
         while not subscription.closed:
-            heard = await subscription.next(within=LINGERS if over else CHECKS_EVERY)
-            if heard is not None:
-                async for frame in self._take(heard, subscription):
-                    yield frame
-            elif over:
-                yield note_frame(self.id.host, over)
+            await subscription.wait(self._linger if ended else CHECK_INTERVAL)
+            missed, batches = subscription.take()
+            for encoded in batches:
+                yield await self._take(encoded, missed=missed)
+            if ended and not batches:
+                yield self._note(ended)
                 return
-            if time.monotonic() - self._checked_at >= CHECKS_EVERY.total_seconds():
+            if time.monotonic() - self._checked_at >= CHECK_INTERVAL.total_seconds():
                 self._checked_at = time.monotonic()
-                over = await self._over()
-                if news := await self._news_of_the_host():
-                    yield note_frame(self.id.host, news)
+                ended, news = await self._check()
+                yield self._note(news) if news else b""
 
-    async def _join(self, subscription: LogSubscription, *, tail: int, since: datetime | None) -> list[bytes]:
-        """What was said before, as far as it was not seen; from then on, batches continue it."""
-        past = await self.past.of(self.id, tail=tail, since=since, follow=True)
-        self._seen.rewind()
-        past.lines = [line for line in past.lines if self._seen.is_new(line)]
-        self._seen.rewind()
-        self._place = past.goes_on
-        if self._place is not None:
-            subscription.forget_others(self._place.run)
-        return list(_told(self.id.host, past))
-
-    async def _take(self, heard: Heard, subscription: LogSubscription) -> AsyncIterator[bytes]:
-        batch = heard.batch
-        for frame in await self._bridge(heard, subscription):
-            yield frame
-        old = self._place is not None and batch.next <= self._place.next
-        if batch.lines and not old:
-            if batch.left_out:
-                yield note_frame(self.id.host, f"{batch.left_out} lines came too fast to be told.")
-            if batch.skipped:
-                yield note_frame(self.id.host, f"What was said for {batch.skipped:.0f} s came too fast to be read.")
-            new = [line for line in batch.lines if self._seen.is_new(line)]
-            whole = len(new) == len(batch.lines)
-            yield heard.frames if whole else b"".join(line_frame(self.id.host, line) for line in new)
+    async def _take(self, encoded: EncodedBatch, *, missed: bool) -> bytes:
+        batch = encoded.batch
+        frames = await self._bridge(batch, missed=missed)
+        number = self._cursor.next
+        if batch.run != self._cursor.run or batch.next < number:
+            return frames  # stale: of a previous worker, or read from the host meanwhile
+        if left_out := batch.left_out_after(number):
+            frames += self._note(f"{left_out} lines were left out: they came too fast to publish.")
+        if batch.skipped and batch.next > number:
+            frames += self._note(f"The lines of {batch.skipped:.0f} s were left out: they came too fast to read.")
+        lines = batch.lines_after(number)
+        frames += encoded.frames if len(lines) == len(batch.lines) else line_frames(self._id.host, lines)
         if batch.ended and not self._ended:
-            yield note_frame(self.id.host, f"The container of {self.id} has ended.")
+            frames += self._note(f"The container of {self._id} has ended.")
         self._ended = batch.ended
-        if not old:
-            self._place = LogCursor(run=batch.run, next=batch.next)
-
-    async def _bridge(self, heard: Heard, subscription: LogSubscription) -> list[bytes]:
-        """What lies between the last batch and this one."""
-        batch, place = heard.batch, self._place
-        overflowed, subscription.overflowed = subscription.overflowed, False
-        if place is not None and batch.run == place.run:
-            if batch.first <= place.next:
-                return []
-            if overflowed:  # to read it all again for a reader that cannot keep up would be for nothing
-                missed = f"{batch.first - place.next} lines were missed, for they were not read fast enough."
-                return [note_frame(self.id.host, missed)]
-        frames = await self._join(subscription, tail=MOST_TAIL, since=self._seen.since or self._began - INTERLEAVED)
-        if self._place is None or self._place.run != batch.run:
-            self._place = LogCursor(run=batch.run, next=batch.first)
+        self._cursor = batch.cursor
         return frames
 
-    async def _over(self) -> str | None:
-        """Why nothing more will come; None while something may."""
-        try:
-            instance = await self.past.instance(self.id)
-        except BrokerUnavailable:
-            return None
-        if instance is None:
-            self._unknown_since = self._unknown_since or time.monotonic()
-            gone = time.monotonic() - self._unknown_since >= PUT_BACK_WITHIN.total_seconds()
-            return f"{self.id.service} is no longer on {self.id.host}." if gone else None
-        self._unknown_since = None
-        return f"{self.id} {_OVER[instance.state]}." if instance.state in _OVER else None
+    async def _bridge(self, batch: LogBatch, *, missed: bool) -> bytes:
+        """The lines between the cursor and the batch, if any."""
+        if batch.run == self._cursor.run:
+            gap = batch.first - self._cursor.next
+            if gap <= 0:
+                return b""
+            if missed:  # reading the lines again would put a slow client even further behind
+                return self._note(f"{gap} lines were missed: this client reads too slowly.")
+        elif batch.run in self._previous_runs:
+            return b""
+        self._previous_runs |= {self._cursor.run, batch.run}
+        frames = await self.read(LogRequest(instance=self._id, tail=MAX_TAIL, after=self._cursor, follow=True))
+        if not self._cursor.run:  # the host has not answered
+            self._cursor = self._cursor.model_copy(update={"run": batch.run, "next": batch.first})
+        self._previous_runs.discard(self._cursor.run)
+        return frames
 
-    async def _news_of_the_host(self) -> str | None:
+    async def _check(self) -> tuple[str | None, str | None]:
+        """Why no line can follow any more, and a change of the host's state; None where there is none."""
         try:
-            host = await self.past.host(self.id.host)
+            instance, host = await self._history.instance(self._id), await self._history.host(self._id.host)
         except BrokerUnavailable:
-            return None
+            return None, None
         was_live, self._live = self._live, host is not None and host.live
         if was_live == self._live:
-            return None
-        return f"{self.id.host} is back." if self._live else f"{away(self.id.host, host)} Waiting for it."
+            return self._why_ended(instance), None
+        news = f"{self._id.host} is back." if self._live else f"{absence(self._id.host, host)} Waiting for it."
+        return self._why_ended(instance), news
+
+    def _why_ended(self, instance: Instance | None) -> str | None:
+        if instance is None:
+            self._unknown_since = self._unknown_since or time.monotonic()
+            gone = time.monotonic() - self._unknown_since >= self._record_grace
+            return f"{self._id.service} is no longer on {self._id.host}." if gone else None
+        self._unknown_since = None
+        return f"{self._id} {_ENDED[instance.state]}." if instance.state in _ENDED else None
+
+    def _note(self, text: str) -> bytes:
+        return note_frame(self._id.host, text)
 
 
 def note_frame(host: HostName, text: str) -> bytes:
-    return format_sse_event(data_str=json.dumps({"host": host, "text": text}), event="note")
-
-
-def _told(host: HostName, past: Past) -> Iterator[bytes]:
-    yield from (note_frame(host, note) for note in past.notes)
-    if past.lines:
-        yield b"".join(line_frame(host, line) for line in past.lines)
+    return sse_frame("note", json.dumps({"host": host, "text": text}))

@@ -1,1 +1,1 @@
-"""Planning: which engine, hosts and resources a start uses; writes nothing."""
+"""Planning: the engine, resources and targets of a start, chosen from a snapshot; writes nothing."""

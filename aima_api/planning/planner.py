@@ -1,21 +1,72 @@
-"""What a start comes to: a command from the record and the catalog, and the places to send it to.
+"""The planner: merges a spec, and turns it into a start command and its targets; for starts, previews and failover.
 
-Nothing is written here.
+It writes nothing: the request is checked against the catalog and a snapshot of the hosts before anything is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from aima_api.catalog.loader import Catalog
-from aima_api.planning.placement import Placement, Sought, Target, sought_for
-from aima_api.submission.service_spec import start_command
-from aima_core.domain.ids import HostName
+from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.http.schemas import ServiceOptions
+from aima_api.planning.placement import Placement, Target, routes_of
+from aima_core.domain.catalog import Engine, Model
+from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.operations import StartService
+from aima_core.domain.resources import resources_of
 from aima_core.domain.services import Service
 from aima_core.errors import InvalidRequest
+from aima_core.scheduling.feasibility import PlacementRequirements
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
+from aima_core.store.operations import now
+
+
+def new_service(id: ServiceId, options: ServiceOptions) -> Service:
+    return Service(id=id, created_at=now(), **_fields(options))
+
+
+def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
+    """The one merge rule: given options replace the stored ones, all others stay; without a stored service, a new one.
+
+    Named hosts exclude a route and replicas, and vice versa.
+    """
+    if stored is None:
+        return new_service(id, options)
+    fields = _fields(options)
+    if "hosts" in fields:
+        fields = {"replicas": 1, **fields, "route": None}
+    elif "replicas" in fields or "route" in fields:
+        fields["hosts"] = ()
+    return stored.model_copy(update=fields)
+
+
+class PlannedStart(NamedTuple):
+    """A service with its start command, and the requirements on a host."""
+
+    service: Service
+    command: StartService
+    requirements: PlacementRequirements
+
+    @property
+    def bound_hosts(self) -> tuple[HostName, ...]:
+        """The hosts that the service names; empty if its hosts are chosen by placement."""
+        route = self.service.route
+        return self.service.hosts or ((route.host,) if route and route.host else ())
+
+    def targets(
+        self, placement: Placement, *, current: Sequence[HostName], hosts: Sequence[HostName] = ()
+    ) -> list[Target]:
+        """Where its instances go: `hosts` if named, else the service's own, else chosen with `current` preferred.
+
+        Raises UnknownHost, RequirementsNotMet, PortOutOfRange, InvalidRequest.
+        """
+        if named := hosts or self.bound_hosts:
+            return placement.on_hosts(named, self.requirements)
+        if self.service.replicas > 1:
+            return placement.replicas(self.service.replicas, self.requirements, current=current)
+        return [placement.one_instance(self.requirements, current=current)]
 
 
 class StartPlanner:
@@ -26,47 +77,67 @@ class StartPlanner:
         self._hosts = hosts
         self._allocations = allocations
 
-    def check(self, service: Service) -> None:
-        """Raises what a start of it would raise now, but for what hosts lack at the moment."""
-        sought = self.sought(service, self.command(service))
-        self.placement().named(service.hosts, sought)
-
-    def command(self, service: Service, *, replace: bool = False) -> StartService:
-        """Raises what the catalog has against it."""
-        return start_command(self._catalog, service, replace=replace)
-
-    def sought(self, service: Service, command: StartService) -> Sought:
-        """Raises InvalidRequest where the service is bound to a class of hosts that cannot run it."""
-        sought = sought_for(command)
-        if service.route is None or service.route.host:
-            return sought
-        if service.route not in (accepted := sought.wanted.routes):
-            raise InvalidRequest(
-                detail=f"{sought.what} does not run on hosts of {service.route}.",
-                remedy=f"Name one of {', '.join(accepted)} as the route, or leave it away and one is chosen.",
-            )
-        return Sought(sought.what, sought.wanted._replace(routes=(service.route,)))
-
     def placement(self) -> Placement:
-        """The hosts as they are now."""
+        """A snapshot of the hosts now."""
         return Placement(self._hosts, self._allocations)
 
-    def places(
-        self,
-        service: Service,
-        sought: Sought,
-        placement: Placement,
-        *,
-        known: Sequence[HostName],
-        hosts: Sequence[HostName] = (),
-    ) -> list[Target]:
-        """Where its instances go, beside those that have it.
+    def plan(self, service: Service, *, replace: bool = False) -> PlannedStart:
+        """Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest."""
+        engine = self._catalog.engine_for(service.id, service.engine)
+        command = StartService(
+            service=service.id,
+            engine=with_arguments(engine, dict(service.arguments)),
+            model=self._model(service, engine),
+            model_path=service.model_path,
+            port=service.port,
+            replace=replace,
+            asked=service,
+        )
+        return PlannedStart(service, command, _requirements(service, command))
 
-        Raises UnknownHost, RequirementsNotMet, PortOutOfRange, InvalidRequest.
-        """
-        bound = (service.route.host,) if service.route and service.route.host else ()
-        if named := hosts or service.hosts or bound:
-            return placement.named(named, sought)
-        if service.replicas > 1:
-            return placement.replicas(service.replicas, sought, known=known)
-        return [placement.one(sought, known=known)]
+    def check(self, service: Service) -> None:
+        """Raises what a start of the service would raise now, transient obstacles excepted."""
+        self.placement().on_hosts(service.hosts, self.plan(service).requirements)
+
+    def _model(self, service: Service, engine: Engine) -> Model | None:
+        """The catalog's entry; None if a path replaces it, or the engine is bound to no model of the catalog."""
+        if service.model:
+            return self._catalog.model(service.model)
+        named = next((model for model in self._catalog.models if model.id == service.id.model), None)
+        if named or service.model_path or (engine.model_mount is None and not self._is_bound(engine)):
+            return named
+        return self._catalog.model(service.id.model)  # raises UnknownModel with the nearest names
+
+    def _is_bound(self, engine: Engine) -> bool:
+        return any(engine.name in model.engines for model in self._catalog.models)
+
+
+def _fields(options: ServiceOptions) -> dict[str, object]:
+    return {name: value for name, value in options.given().items() if name != "id"}
+
+
+def _requirements(service: Service, command: StartService) -> PlacementRequirements:
+    engine = command.engine
+    return PlacementRequirements(
+        routes=_accepted_routes(service, engine),
+        resources=resources_of(engine, command.model),
+        service=command.service,
+        images=engine.images,
+        image_size=engine.image_size,
+        native=engine.native is not None,
+        port=command.port,
+        subject=engine.name,
+    )
+
+
+def _accepted_routes(service: Service, engine: Engine) -> tuple[Route, ...]:
+    """Raises InvalidRequest if the service is bound to a class of hosts that cannot run the engine."""
+    routes, bound = routes_of(engine), service.route
+    if bound is None or bound.host:
+        return routes
+    if bound not in routes:
+        raise InvalidRequest(
+            detail=f"{engine.name} does not run on hosts of {bound}.",
+            remedy=f"Name one of {', '.join(routes)} as the route, or omit it to have one chosen.",
+        )
+    return (bound,)

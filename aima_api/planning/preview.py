@@ -1,6 +1,6 @@
-"""What a start would come to, without anything being done: where it would go, and why not to every other host.
+"""Plan preview: where a start would go and the obstacles of every other host, from the planner that starts use.
 
-What only a host itself can find out is not looked at: whether the weights are there, and who else uses its ports.
+Obstacles that only the host itself can find are not included: missing weights, and ports used by other programs.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from enum import StrEnum
 
 from pydantic import BaseModel
 
-from aima_api.planning.placement import Placement, Sought, Target
-from aima_api.planning.planner import StartPlanner
+from aima_api.planning.placement import Placement, Target
+from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
-from aima_core.domain.resources import ResourceRequest
+from aima_core.domain.resources import ObstacleKind, ResourceRequest
 from aima_core.domain.services import Service
 from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
-from aima_core.scheduling.feasibility import Obstacle, ObstacleKind, allowed_images, image_there
+from aima_core.scheduling.feasibility import Obstacle, allowed_images, image_there
 
 
 class Verdict(StrEnum):
     STARTS = "starts"
     WAITS = "waits"
-    """For one of the reasons given with its operations."""
+    """Pending, for the reasons given with its operations."""
     REFUSED = "refused"
 
 
@@ -31,23 +31,23 @@ class PlannedOperation(BaseModel):
     kind: Kind = Kind.START
     route: Route
     host: HostName | None
-    """None where hosts compete for it."""
+    """None if workers of the route compete for it."""
     image: str | None
     """None on a host that runs native processes."""
     image_there: bool | None
-    """None where it depends on the host that takes it."""
+    """None if it depends on the host that claims it."""
     port: int | None
-    """None where the host chooses one."""
+    """None if the host chooses one."""
     reason: str | None
-    """What it would wait for; None when it would begin now."""
+    """Why it would be pending; None if it would start now."""
 
 
 class Reason(BaseModel):
     obstacle: ObstacleKind
     sentence: str
-    """Goes on after the host's name."""
+    """Continues the host's name."""
     passes: bool
-    """It may be otherwise later, without anybody changing the host."""
+    """The obstacle is transient: it can pass without a change of the host."""
 
 
 class HostInPlan(BaseModel):
@@ -65,73 +65,67 @@ class Plan(BaseModel):
     model: str | None
     needs: ResourceRequest
     routes: tuple[Route, ...]
-    """The classes of hosts that can run it, the best first."""
+    """The classes of hosts that can run it, best first."""
     operations: tuple[PlannedOperation, ...]
     hosts: tuple[HostInPlan, ...]
-    """Every host that is known, by name."""
+    """Every known host, by name."""
 
 
-def plan(planner: StartPlanner, service: Service, *, known: Sequence[HostName]) -> Plan:
-    """Of a service that these hosts have: where it runs, then where it ran.
+def preview(planner: StartPlanner, service: Service, *, current: Sequence[HostName]) -> Plan:
+    """The plan of a service whose instances are on `current`: running ones first, then stopped ones.
 
-    Raises what a start raises of the catalog, UnknownHost, and InvalidRequest for a route that cannot be.
+    Raises the catalog's errors, UnknownHost, and InvalidRequest for a route that the engine does not accept.
     """
-    command, placement = planner.command(service), planner.placement()
-    sought = planner.sought(service, command)
-    places, refusal = _places(planner, service, sought, placement, known)
-    failure = refusal or _delay(places)
-    against = placement.against(sought.wanted)
+    planned, placement = planner.plan(service), planner.placement()
+    targets, refusal = _targets(planned, placement, current)
+    failure = refusal or _would_wait(targets)
+    command, requirements = planned.command, planned.requirements
     return Plan(
         service=service.id,
         verdict=Verdict.REFUSED if refusal else Verdict.WAITS if failure else Verdict.STARTS,
         failure=failure and failure.failure,
         engine=command.engine.name,
         model=service.model_path or (command.model and command.model.name),
-        needs=sought.wanted.resources,
-        routes=sought.wanted.routes,
-        operations=tuple(_planned(place, command, placement) for place in places),
-        hosts=tuple(_told(host, reasons) for host, reasons in against.items()),
+        needs=requirements.resources,
+        routes=requirements.routes,
+        operations=tuple(_planned_operation(target, command, placement) for target in targets),
+        hosts=tuple(_host_in_plan(host, found) for host, found in placement.obstacles(requirements).items()),
     )
 
 
-def _places(
-    planner: StartPlanner, service: Service, sought: Sought, placement: Placement, known: Sequence[HostName]
+def _targets(
+    planned: PlannedStart, placement: Placement, current: Sequence[HostName]
 ) -> tuple[list[Target], AimaError | None]:
     try:
-        return planner.places(service, sought, placement, known=known), None
-    except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
-        return [], refused
+        return planned.targets(placement, current=current), None
+    except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refusal:
+        return [], refusal
 
 
-def _delay(places: Sequence[Target]) -> AimaError | None:
-    reasons = [place.reason for place in places if place.reason]
+def _would_wait(targets: Sequence[Target]) -> AimaError | None:
+    reasons = [target.reason for target in targets if target.reason]
     return WouldWait(detail=" ".join(reasons)) if reasons else None
 
 
-def _planned(place: Target, command: StartService, placement: Placement) -> PlannedOperation:
-    image, there = _image(place, command, placement)
+def _planned_operation(target: Target, command: StartService, placement: Placement) -> PlannedOperation:
+    image, there = _image(target, command, placement)
     return PlannedOperation(
-        route=place.route,
-        host=place.host,
-        image=image,
-        image_there=there,
-        port=command.port,
-        reason=place.reason,
+        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=target.reason
     )
 
 
-def _image(place: Target, command: StartService, placement: Placement) -> tuple[str | None, bool | None]:
-    """The one that would be taken, and whether it is there."""
+def _image(target: Target, command: StartService, placement: Placement) -> tuple[str | None, bool | None]:
+    """The image that would be run, and whether the host has it."""
     images = command.engine.images
-    if place.host is None:
+    if target.host is None:
         return images[0], None
-    if (host := placement.host(place.host)).runtime == "process":
+    if (host := placement.host(target.host)).runtime == "process":
         return None, None
-    allowed = allowed_images(host, images)
+    allowed = allowed_images(images, host.allows)
     there = image_there(host, allowed)
     return there or allowed[0], there is not None
 
 
-def _told(host: HostName, reasons: Sequence[Obstacle]) -> HostInPlan:
-    why_not = tuple(Reason(obstacle=it.kind, sentence=it.sentence, passes=it.transient) for it in reasons)
-    return HostInPlan(host=host, would_do=not reasons, why_not=why_not)
+def _host_in_plan(host: HostName, obstacles: Sequence[Obstacle]) -> HostInPlan:
+    why_not = tuple(Reason(obstacle=it.kind, sentence=it.sentence, passes=it.transient) for it in obstacles)
+    return HostInPlan(host=host, would_do=not obstacles, why_not=why_not)

@@ -1,1 +1,1 @@
-"""The front door, one file per noun."""
+"""HTTP routes, one module per noun."""

@@ -1,4 +1,4 @@
-"""The catalog as it is in force: engines, models and profiles."""
+"""Routes of the catalog: the engines and models that this node loaded."""
 
 from __future__ import annotations
 

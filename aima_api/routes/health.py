@@ -1,4 +1,4 @@
-"""Whether this API node lives and can do its work, for balancers without a key; and its metrics, for who has one."""
+"""Liveness and readiness probes for load balancers, without a key; Prometheus metrics, with one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aima_core.errors import BrokerUnavailable
 
 router = APIRouter(tags=["health"])
 
-ANSWERS_WITHIN = timedelta(seconds=2)
+READY_TIMEOUT = timedelta(seconds=2)
 
 
 @router.get("/healthz")
@@ -24,16 +24,16 @@ async def alive() -> dict[str, str]:
 
 @router.get("/readyz")
 async def ready(api: Api) -> dict[str, str | None]:
-    """503 while Redis does not answer. `suspicion` says why this side may be cut off from many hosts, if it may."""
+    """503 while Redis does not answer; `suspicion` names hosts that a partition may have cut off."""
     try:
-        async with asyncio.timeout(ANSWERS_WITHIN.total_seconds()):
+        async with asyncio.timeout(READY_TIMEOUT.total_seconds()):
             hosts = await asyncio.to_thread(api.hosts.all)
-    except TimeoutError as silent:
-        raise BrokerUnavailable(detail="it is silent") from silent
+    except TimeoutError as timeout:
+        raise BrokerUnavailable(detail="it does not answer.") from timeout
     return {"status": "ready", "suspicion": detect_lost_hosts(hosts, after=api.move_after).partition_suspected}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(api: Api) -> Response:
-    """What Prometheus reads."""
+    """The Prometheus exposition."""
     return Response(api.metrics.read(), media_type=CONTENT_TYPE)

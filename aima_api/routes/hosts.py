@@ -1,16 +1,16 @@
-"""Hosts: what each has, and when it was last heard of."""
+"""Routes of hosts: their facts and last heartbeat, drain, resume and forget; and their port leases."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from aima_api.dependencies import Api, IdempotencyKey
 from aima_api.http.schemas import DrainOptions
+from aima_core.domain.hosts import Host, PortLease
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
-from aima_core.domain.services import Host, PortLease
-from aima_core.store.ports import PortStore
+from aima_core.store.ports import PortListing
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
 port_router = APIRouter(prefix="/v1", tags=["ports"])
@@ -24,7 +24,7 @@ class Hosts(BaseModel):
 class Drained(BaseModel):
     host: Host
     operations: list[Operation]
-    """The stops of what runs there, where that was asked for."""
+    """The stops, if `stop` was set."""
 
 
 @router.get("")
@@ -39,7 +39,7 @@ def show(api: Api, name: HostName) -> Host:
 
 @router.delete("/{name}", status_code=204)
 def forget(api: Api, name: HostName) -> None:
-    """Forget a host that is gone for good; what only it could do ends, what others can goes on there."""
+    """Forget a host that is gone for good: its work fails over to others; operations bound to it fail."""
     api.host_removal.forget(name)
 
 
@@ -47,17 +47,17 @@ def forget(api: Api, name: HostName) -> None:
 def drain(
     api: Api, name: HostName, body: DrainOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Drained:
-    """Let the host take no more starts, and with `stop` take down what runs there; again changes nothing."""
+    """Exclude the host from starts, and with `stop` stop what runs there. Idempotent."""
     options = body or DrainOptions()
     operations = api.idempotency.once(
-        idempotency_key, f"drain {name}", options, lambda: api.wishes.drain(name, stop=options.stop)
+        idempotency_key, f"drain {name}", options, lambda: api.stops.drain(name, stop=options.stop)
     )
     return Drained(host=api.hosts.get(name), operations=operations)
 
 
 @router.post("/{name}:resume")
 def resume(api: Api, name: HostName) -> Host:
-    """Let the host take starts again; what waits for it begins. Again changes nothing."""
+    """Admit the host to starts again; operations pending for it start. Idempotent."""
     api.hosts.resume(name)
     return api.hosts.get(name)
 
@@ -67,7 +67,6 @@ class Ports(BaseModel):
     next: None = None
 
 
-@port_router.get("/ports")
-def list_ports(api: Api) -> Ports:
-    leases = [lease for host in api.hosts.all() for lease in PortStore(api.redis, host.name).all()]
-    return Ports(items=leases)
+@port_router.get("/ports", response_model=Ports)
+def list_ports(api: Api) -> Response:
+    return Response(f'{{"items":[{PortListing(api.redis).as_json()}],"next":null}}', media_type="application/json")

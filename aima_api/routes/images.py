@@ -1,4 +1,4 @@
-"""Images, pulled by themselves."""
+"""Routes of images: pulls without a start."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ router = APIRouter(prefix="/v1", tags=["images"])
 
 @router.post("/images:pull", status_code=202)
 def pull(api: Api, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
-    """Have an image, or an engine's: on the hosts, on every live host of the route, or on every one that may run it."""
-    operations = api.idempotency.once(idempotency_key, "pull", body, lambda: api.wishes.pull(body))
+    """Pull an image, or an engine's: to the hosts, to every live host of the route, or to all that may run it."""
+    operations = api.idempotency.once(idempotency_key, "pull", body, lambda: api.pulls.pull(body))
     return Submitted(operations=operations)

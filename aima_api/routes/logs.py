@@ -1,4 +1,4 @@
-"""What a service's containers say: read once, or followed."""
+"""Routes of a service's logs: read once, or followed as server-sent events."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Api, Dependencies
 from aima_api.logs.fanout import HostLine
-from aima_api.logs.stream import Request
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.units import parse_duration
 from aima_core.errors import InvalidRequest
-from aima_core.logs.protocol import MOST_TAIL
+from aima_core.logs.protocol import MAX_TAIL, LogRequest
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
-TAIL = 100
-"""Lines of each host, unless asked otherwise; with `since`, all that can be had."""
+DEFAULT_TAIL = 100
+"""Lines per host; with `since`, MAX_TAIL."""
 _EVENTS = "text/event-stream"
 
-Tail = Annotated[int | None, Query(ge=1, le=MOST_TAIL)]
+Tail = Annotated[int | None, Query(ge=1, le=MAX_TAIL)]
 Since = Annotated[str | None, Query(max_length=64, examples=["10m", "2026-01-31T12:00:00Z"])]
 Hosts = Annotated[list[HostName] | None, Query(max_length=1000)]
 
@@ -33,7 +32,7 @@ class LogPage(BaseModel):
     items: list[HostLine]
     """In the order of time."""
     notes: list[str]
-    """What a reader should know of them, such as that a host is away."""
+    """Sentences on missing lines, such as that a host is away."""
 
 
 @router.get(
@@ -50,18 +49,19 @@ async def logs(
     host: Hosts = None,
     accept: Annotated[str, Header()] = "",
 ) -> Response:
-    """The last lines of its instances; with `follow`, what they say from then on, until they are stopped."""
-    lines = MOST_TAIL if since else TAIL
+    """The last lines of its instances; with `follow`, also later lines, until the instances are stopped."""
+    lines = tail or (MAX_TAIL if since else DEFAULT_TAIL)
+    start = _moment(since) if since else None
     instances = await run_in_threadpool(_instances, api, id, host or [])
-    request = Request(instances, tail=tail or lines, since=_moment(since) if since else None)
+    requests = [LogRequest(instance=instance, tail=lines, since=start, follow=follow) for instance in instances]
     if follow or _EVENTS in accept:
-        return api.open_streams.stream(api.logs.stream(request, follow=follow))
-    items, notes = await api.logs.read(request)
+        return api.open_streams.stream(api.logs.stream(requests))
+    items, notes = await api.logs.read(requests)
     return JSONResponse(LogPage(items=items, notes=notes).model_dump(mode="json"))
 
 
 def _instances(api: Dependencies, id: ServiceId, hosts: list[HostName]) -> list[InstanceId]:
-    """Those that there are, or the ones on these hosts. Raises UnknownService and UnknownHost."""
+    """The existing instances, or one on each of these hosts. Raises UnknownService and UnknownHost."""
     api.services.get(id)
     if not hosts:
         return [instance.id for instance in api.services.instances_of(id)]

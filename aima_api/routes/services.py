@@ -1,4 +1,4 @@
-"""Services: what is asked for, and the instances there are of it."""
+"""Routes of services: their stored specs with the status of their instances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Api, Cursor, Limit
 from aima_api.http.schemas import CreateService
-from aima_api.submission.service_spec import new_service
+from aima_api.planning.planner import new_service
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Instance, Service
 from aima_core.errors import OperationInProgress, ServiceRunning
@@ -28,7 +28,7 @@ class Services(BaseModel):
 
 @router.post("", status_code=201)
 def create(api: Api, body: CreateService) -> Service:
-    """Write down what a service is, without starting it; again replaces that."""
+    """Store a service's spec without starting it; replaces a stored one."""
     service = new_service(body.id, body)
     api.planner.check(service)
     api.services.put(service)
@@ -48,7 +48,7 @@ def show(api: Api, id: ServiceId) -> Response:
 
 @router.delete("/{id}", status_code=204)
 def remove(api: Api, id: ServiceId) -> None:
-    """Forget a service that runs nowhere."""
+    """Remove a service without running instances."""
     api.services.get(id)
     if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in GONE]:
         raise ServiceRunning(service=id, hosts=", ".join(up))

@@ -1,1 +1,1 @@
-"""Submission: requests become signed operations on the queue."""
+"""Submission: turns requests into signed operations on their queues, and cancels them."""

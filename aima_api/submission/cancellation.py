@@ -1,61 +1,81 @@
-"""Calling off operations that nobody carries out: at once when asked, later when Redis was away at their submission."""
+"""Cancellation on the API side: one home for cancels by a person, by a stop, by a controller and after a lost reply.
+
+Redis marks the operation as cancelled. If no worker has claimed it, this node records its end; else the worker with
+the claim does, within a second. A crash of this node between mark and end, or of that worker before its end, leaves a
+marked operation without a claim: redelivery takes it to a worker, which finds the mark and records the end.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from threading import Event as Flag
-from threading import Thread
+from datetime import timedelta
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BrokerUnavailable, Failure, UnknownOperation
+from aima_core.errors import BrokerUnavailable, Cancelled, Failure, UnknownOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
+from aima_core.system.background import BackgroundLoop
 
-TRIES = 120
-PAUSE_SECONDS = 1.0
+RETRY_DELAY = timedelta(seconds=1)
+IDLE_INTERVAL = timedelta(hours=1)
+MAX_UNANSWERED = 10_000
+"""Operations kept for cancelling during an outage of Redis; the oldest are dropped first."""
 
 
 class Cancellations:
-    def __init__(self, operations: OperationStore, services: ServiceStore) -> None:
+    def __init__(
+        self, operations: OperationStore, services: ServiceStore, *, retry_delay: timedelta = RETRY_DELAY
+    ) -> None:
         self._operations = operations
         self._services = services
-        self._closed = Flag()
+        self._retry_delay = retry_delay
+        self._unanswered: deque[tuple[OperationId, Failure]] = deque(maxlen=MAX_UNANSWERED)
+        self._loop = BackgroundLoop(
+            "cancellations", self._cancel_unanswered, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
+        )
+
+    def start(self) -> None:
+        self._loop.start()
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def cancel(self, id: OperationId) -> Operation:
+        """Cancels the operation; an ended one stays as it is. Raises UnknownOperation, BrokerUnavailable."""
+        self.cancel_now(id, Phase.CANCELLED, Cancelled().failure)
+        return self._operations.get(id)
 
     def cancel_now(self, id: OperationId, phase: Phase, failure: Failure) -> None:
-        """Ask for its end, and end it so if nobody carries it out. Raises UnknownOperation, BrokerUnavailable."""
+        """Cancels it, with this end if no worker has claimed it. Raises UnknownOperation, BrokerUnavailable."""
         if not self._operations.request_cancel(id):
             return
         operation = self._operations.get(id)
         self._operations.append_event(Event(operation=id, at=now(), phase=phase, failure=failure))
         if operation.kind is Kind.START:
-            self._no_longer_wanted(operation, failure if phase is Phase.FAILED else None)
+            self._reset_desired(operation, failure if phase is Phase.FAILED else None)
 
     def cancel_when_redis_answers(self, ids: Iterable[OperationId], failure: Failure) -> None:
-        """Fail them as soon as Redis answers. What was sent to a frozen Redis happens when it thaws, so keep at it."""
-        Thread(target=self._until_done, args=(list(ids), failure), name="call-off", daemon=True).start()
+        """Fails them in the background: a frozen Redis may still execute the request whose reply was lost."""
+        self._unanswered.extend((id, failure) for id in ids)
+        self._loop.wake()
 
-    def close(self) -> None:
-        self._closed.set()
+    def _cancel_unanswered(self) -> None:
+        self._loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
+        while self._unanswered and not self._loop.stopped:
+            id, failure = self._unanswered.popleft()
+            try:
+                self.cancel_now(id, Phase.FAILED, failure)
+            except BrokerUnavailable:
+                self._unanswered.appendleft((id, failure))
+                raise
+            except UnknownOperation:
+                continue  # it was never stored
 
-    def _until_done(self, ids: list[OperationId], failure: Failure) -> None:
-        for _ in range(TRIES):
-            if not ids or self._closed.wait(PAUSE_SECONDS):
-                return
-            ids = [id for id in ids if not self._done(id, failure)]
-
-    def _done(self, id: OperationId, failure: Failure) -> bool:
-        try:
-            self.cancel_now(id, Phase.FAILED, failure)
-        except BrokerUnavailable:
-            return False
-        except UnknownOperation:
-            return True  # it was never recorded
-        return True
-
-    def _no_longer_wanted(self, start: Operation, failure: Failure | None) -> None:
-        """Take back what the start wanted of its instance, unless that runs, or somebody wants something since."""
+    def _reset_desired(self, start: Operation, failure: Failure | None) -> None:
+        """The instance is no longer desired, unless it runs or a later operation has a higher fence."""
         host = start.host or start.route.host
         if start.service is None or host is None:
             return

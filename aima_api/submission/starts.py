@@ -1,4 +1,7 @@
-"""Starts, several at once: what each was asked to be, where it goes, then one step that puts all of them down."""
+"""Starts: concurrent requests are micro-batched, planned one after the other, and enqueued by one script call.
+
+Each request is checked before anything of it is written; a refused one affects no other of its batch.
+"""
 
 from __future__ import annotations
 
@@ -8,133 +11,152 @@ from datetime import timedelta
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
-from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Placement, PlacementLocks, Target
-from aima_api.planning.planner import StartPlanner
-from aima_api.submission.service_spec import StartRequest, as_asked
+from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
+from aima_api.planning.placement import Placement, Target
+from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.planner import StartPlanner, merged_service
 from aima_api.submission.submitter import Submitter
-from aima_core.domain.ids import ServiceId
+from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StartService, StopService
 from aima_core.domain.services import Service
 from aima_core.errors import AimaError
 from aima_core.store.services import ServiceStore, Whereabouts
 
 
-class _Ready(NamedTuple):
+class StartRequest(NamedTuple):
+    id: ServiceId
+    options: ServiceOptions
+    hosts: Sequence[HostName] = ()
+    """Override the stored service's hosts, for this start only."""
+    replace: bool = False
+    """Removes the running container first."""
+
+    def places_replicas(self, stored: Service | None) -> bool:
+        return (self.options.replicas or (stored.replicas if stored else 1)) > 1
+
+
+class _AcceptedStart(NamedTuple):
     service: Service
     command: StartService
-    places: list[Target]
-    left: list[Target]
-    """Hosts whose instance another takes the place of: it is to stop, when they are back if they are away."""
-    is_new: bool
-    """It is not as it was written down."""
+    targets: list[Target]
+    replaced: list[Target]
+    """Hosts whose instance these targets replace: it is stopped, on an offline host when that is back."""
+    changed: bool
+    """The service differs from the stored one."""
 
 
 class StartSubmission:
-    """Each is checked before anything of it is written. Every call may raise BrokerUnavailable within seconds."""
+    """Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(
-        self, planner: StartPlanner, submit: Submitter, *, services: ServiceStore, locks: PlacementLocks
+        self, planner: StartPlanner, submitter: Submitter, *, services: ServiceStore, locks: PlacementLocks
     ) -> None:
-        self._locks = locks
         self._planner = planner
-        self._submit = submit
+        self._submitter = submitter
         self._services = services
+        self._locks = locks
 
-    def start(self, asked: StartRequest) -> list[Operation]:
-        """Remember the service and bring it up, one operation per instance. Raises what speaks against it."""
-        [started] = self.start_each([asked])
-        if isinstance(started, AimaError):
-            raise started
-        return started
+    def start(self, request: StartRequest) -> list[Operation]:
+        """Stores the service and enqueues one operation per instance. Raises why it cannot be started."""
+        [result] = self.start_each([request])
+        if isinstance(result, AimaError):
+            raise result
+        return result
 
-    def start_each(self, asked: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
-        """The operations of each, or what speaks against it; a service is found as the one before has left it."""
-        known = self._services.placements({each.id for each in asked})
-        if not (several := {each.id for each in asked if each.wants_several(known[each.id].service)}):
-            return self._begin(asked, known)
-        with self._locks.holding(several):
-            return self._begin(asked, known | self._services.placements(several))
+    def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
+        """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
+        known = self._services.placements({each.id for each in requests})
+        locked = {each.id for each in requests if each.places_replicas(known[each.id].service)}
+        if not locked:
+            return self._submit(requests, known)
+        with self._locks.holding(locked):  # then read again: the first snapshot may be stale
+            return self._submit(requests, known | self._services.placements(locked))
 
-    def _begin(
-        self, asked: Sequence[StartRequest], known: dict[ServiceId, Whereabouts]
+    def _submit(
+        self, requests: Sequence[StartRequest], known: dict[ServiceId, Whereabouts]
     ) -> list[list[Operation] | AimaError]:
         placement = self._planner.placement()
-        ready = [self._ready(each, known, placement) for each in asked]
-        going = [each for each in ready if isinstance(each, _Ready)]
-        self._services.put(*(each.service for each in going if each.is_new))
-        stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.left) for each in going if each.left]
-        submitted = self._submit.submit_all([*stops, *((each.command, each.places) for each in going)])
-        operations = islice(submitted, sum(len(places) for _, places in stops), None)
-        return [list(islice(operations, len(each.places))) if isinstance(each, _Ready) else each for each in ready]
+        results = [self._accept(each, known, placement) for each in requests]
+        accepted = [each for each in results if isinstance(each, _AcceptedStart)]
+        self._services.put(*(each.service for each in accepted if each.changed))
+        stops = [
+            (StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced)
+            for each in accepted
+            if each.replaced
+        ]
+        submitted = self._submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
+        starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
+        return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
 
-    def _ready(
-        self, asked: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
-    ) -> _Ready | AimaError:
-        before, hosts, wanted = known[asked.id]
+    def _accept(
+        self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
+    ) -> _AcceptedStart | AimaError:
+        stored, current, desired = known[request.id]
         try:
-            service = as_asked(before, asked.id, asked.options)
-            command = self._planner.command(service, replace=asked.replace)
-            sought = self._planner.sought(service, command)
-            places = self._planner.places(service, sought, placement, hosts=asked.hosts, known=hosts)
-            self._submit.check_backlog(len(places))
-        except AimaError as refused:
-            return refused
-        known[asked.id] = Whereabouts(service, hosts, wanted)
-        bound = asked.hosts or service.hosts or (service.route and service.route.host)
-        left = [] if bound else placement.left(wanted, places)
-        return _Ready(service, command, places, left, is_new=service != before)
+            service = merged_service(stored, request.id, request.options)
+            planned = self._planner.plan(service, replace=request.replace)
+            targets = planned.targets(placement, hosts=request.hosts, current=current)
+            self._submitter.check_backlog(len(targets))
+        except AimaError as refusal:
+            return refusal
+        known[request.id] = Whereabouts(service, current, desired)
+        bound = request.hosts or planned.bound_hosts
+        replaced = [] if bound else placement.replaced(desired, targets)
+        return _AcceptedStart(service, planned.command, targets, replaced, changed=service != stored)
 
 
-GATHERS = timedelta(milliseconds=1)
-"""Whoever has just been answered often asks again at once: a turn for one alone costs as much as one for many."""
-AT_MOST = 50
-"""Requests carried out together; those beyond wait for the next turn."""
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
-_Waiting = tuple[Asked, "asyncio.Future[Answer]"]
+BATCH_DELAY = timedelta(milliseconds=1)
+"""Between two batches: a client that was just answered often sends again, and a batch costs as much as one request."""
+MAX_BATCH_SIZE = 50
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+_Waiting = tuple[Request, "asyncio.Future[Result]"]
 
 
-class Batcher(Generic[Asked, Answer]):
-    """To be called in one event loop."""
+class Batcher(Generic[Request, Result]):
+    """Micro-batching: requests that arrive during a batch form the next one. Used from one event loop."""
 
-    def __init__(self, carry_out: Callable[[Sequence[Asked]], Sequence[Answer | AimaError]]) -> None:
-        """`carry_out` gives an answer for each; what it raises is the answer to all."""
-        self._carry_out = carry_out
-        self._waiting: list[_Waiting[Asked, Answer]] = []
-        self._locks: asyncio.Task[None] | None = None
+    def __init__(
+        self, run: Callable[[Sequence[Request]], Sequence[Result | AimaError]], *, max_size: int = MAX_BATCH_SIZE
+    ) -> None:
+        """`run` returns one result per request, in a thread; an exception of it fails the whole batch."""
+        self._run = run
+        self._max_size = max_size
+        self._waiting: list[_Waiting[Request, Result]] = []
+        self._batches: asyncio.Task[None] | None = None
 
-    async def __call__(self, asked: Asked) -> Answer:
-        """Raises what the answer is, if that is a failure."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, answer))
-        if self._locks is None:
-            self._locks = asyncio.create_task(self._take_turns())
-        return await answer
+    async def __call__(self, request: Request) -> Result:
+        """Raises the request's error."""
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, result))
+        if self._batches is None:
+            self._batches = asyncio.create_task(self._run_batches())
+        return await result
 
-    async def _take_turns(self) -> None:
+    async def _run_batches(self) -> None:
         try:
             while self._waiting:
-                turn, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
-                await self._take(turn)
-                await asyncio.sleep(GATHERS.total_seconds())
+                batch, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
+                await self._run_batch(batch)
+                await asyncio.sleep(BATCH_DELAY.total_seconds())
         finally:
-            self._locks = None
+            self._batches = None
 
-    async def _take(self, turn: Sequence[_Waiting[Asked, Answer]]) -> None:
-        answers: Sequence[Answer | Exception]
+    async def _run_batch(self, batch: Sequence[_Waiting[Request, Result]]) -> None:
+        results: Sequence[Result | Exception]
         try:
-            answers = await asyncio.to_thread(self._carry_out, [asked for asked, _ in turn])
-        except Exception as failed:  # noqa: BLE001  # whatever it is, those who wait are to hear of it
-            answers = [failed] * len(turn)
-        for (_, waiting), answer in zip(turn, answers, strict=True):
-            _tell(waiting, answer)
+            results = await asyncio.to_thread(self._run, [request for request, _ in batch])
+        except Exception as error:  # noqa: BLE001  # the error boundary of the batch: every caller gets it
+            results = [error] * len(batch)
+        for (_, waiting), result in zip(batch, results, strict=True):
+            _resolve(waiting, result)
 
 
-def _tell(waiting: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+def _resolve(waiting: asyncio.Future[Result], result: Result | Exception) -> None:
     if waiting.done():
-        return  # whoever asked has gone
-    if isinstance(answer, Exception):
-        waiting.set_exception(answer)
+        return  # the caller was cancelled
+    if isinstance(result, Exception):
+        waiting.set_exception(result)
     else:
-        waiting.set_result(answer)
+        waiting.set_result(result)

@@ -1,70 +1,100 @@
-"""From a command to recorded, signed operations and rung doorbells.
+"""The submitter: turns commands and targets into signed operations, and enqueues them within a backlog limit.
 
-Each operation is put down in one step with its doorbell, so that an API node may die at any moment.
+One script call stores each operation together with its queue message, so a crash of the API node cannot separate the
+two. After a lost reply the operations are cancelled once Redis answers, since the client was refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
 
-from aima_api.http.metrics import BacklogLimit
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
-from aima_core.errors import BrokerUnavailable
+from aima_core.errors import BrokerUnavailable, TooManyOperations
+from aima_core.redis import keys
+from aima_core.redis.interface import TextRedis
 from aima_core.store.enqueue import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.signatures import sign
 
 AnyCommand = StartService | PullImage | StopService
 
+BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
+
 
 class Submitter:
+    """Every call may raise BrokerUnavailable within seconds."""
+
     def __init__(
-        self, operations: OperationStore, *, cancellations: Cancellations, intake: BacklogLimit, signing_key: SecretStr
+        self, operations: OperationStore, *, cancellations: Cancellations, backlog: BacklogLimit, signing_key: SecretStr
     ) -> None:
         self._operations = operations
         self._cancellations = cancellations
-        self._intake = intake
+        self._backlog = backlog
         self._signing_key = signing_key
 
     def check_backlog(self, number: int) -> None:
-        """For so many starts or pulls. Raises TooManyOperations, BrokerUnavailable."""
-        self._intake.reserve(number)
+        """For so many starts or pulls. Raises TooManyOperations."""
+        self._backlog.reserve(number)
 
-    def submit(self, command: AnyCommand, places: Sequence[Target]) -> list[Operation]:
-        """One operation for each place, recorded, signed and rung for. Raises BrokerUnavailable within seconds."""
-        return self.submit_all([(command, places)])
+    def submit(self, command: AnyCommand, targets: Sequence[Target]) -> list[Operation]:
+        """One signed operation per target, stored and on its queue."""
+        return self.submit_all([(command, targets)])
 
-    def submit_all(self, wishes: Sequence[tuple[AnyCommand, Sequence[Target]]]) -> list[Operation]:
-        """Several commands in one go, the later with the higher fence."""
+    def submit_all(self, commands: Sequence[tuple[AnyCommand, Sequence[Target]]]) -> list[Operation]:
+        """Several commands in one round trip; the later ones get the higher fence."""
         at = now()
-        orders = [order for command, places in wishes for order in self._orders(command, places, at)]
+        queued = [each for command, targets in commands for each in self._queued(command, targets, at)]
         try:
-            return self._operations.enqueue(orders)
-        except BrokerUnavailable as away:  # some may be down for all that
-            self._cancellations.cancel_when_redis_answers([order.operation.id for order in orders], away.failure)
+            return self._operations.enqueue(queued)
+        except BrokerUnavailable as outage:  # lost reply: some may be stored
+            self._cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
             raise
 
-    def _orders(self, command: AnyCommand, places: Sequence[Target], at: datetime) -> list[QueuedOperation]:
-        text, asked = command.model_dump_json(), _operation(command, at)
-        return [self._order(asked, place, text) for place in places]
+    def _queued(self, command: AnyCommand, targets: Sequence[Target], at: datetime) -> list[QueuedOperation]:
+        text, operation = command.model_dump_json(), _operation(command, at)
+        return [self._signed(operation, target, text) for target in targets]
 
-    def _order(self, asked: Operation, place: Target, command: str) -> QueuedOperation:
-        where = {"route": place.route, "routes": place.routes or (place.route,), "reason": place.reason}
-        operation = asked.model_copy(update={"id": OperationId.new(), **where})
+    def _signed(self, template: Operation, target: Target, command: str) -> QueuedOperation:
+        where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
+        operation = template.model_copy(update={"id": OperationId.new(), **where})
         signature = sign(command, self._signing_key, operation.id)
-        return QueuedOperation(operation, command, signature, waits=place.reason is not None and place.host is None)
+        return QueuedOperation(operation, command, signature, waits=target.reason is not None and target.host is None)
+
+
+class BacklogLimit:
+    """Bounds the operations that have not ended, approximately: counted in Redis once a second, by this node between.
+
+    A start so costs no round trip more. Stops are never refused: they shorten the backlog.
+    """
+
+    def __init__(self, redis: TextRedis, *, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis = redis
+        self._most = most
+        self._clock = clock
+        self._active = 0
+        self._count_again_at = float("-inf")
+
+    def reserve(self, number: int) -> None:
+        """Raises TooManyOperations, BrokerUnavailable."""
+        if (at := self._clock()) >= self._count_again_at:
+            self._active = self._redis.zcard(keys.ACTIVE)
+            self._count_again_at = at + BACKLOG_COUNT_INTERVAL.total_seconds()
+        if self._active + number > self._most:
+            raise TooManyOperations(active=self._active, most=self._most)
+        self._active += number
 
 
 def _operation(command: AnyCommand, at: datetime) -> Operation:
-    """Before it is known where it goes."""
+    """A template without id and route, which differ by target."""
     return Operation.model_construct(
         state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=at, **_subject(command)
     )

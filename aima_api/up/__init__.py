@@ -1,1 +1,1 @@
-"""`aima up`: all of AIMA's processes on one machine, begun, kept alive and ended together."""
+"""`aima up`: Redis, an API node and a worker of one machine under one supervisor."""

@@ -1,4 +1,4 @@
-"""What `aima up` says: the summary once all is ready, the farewell, and its parts' log lines in one look."""
+"""Output of `aima up`: the summary once all is ready, the farewell, and the log lines of its parts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 import click
 
 from aima_api.cli.main import DEFAULT_URL
+from aima_api.cli.tables import counted
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
 from aima_core.settings import Settings
 
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
-_NOT_FACTS = ("event", "level", "timestamp", "exception")
+_NOT_FIELDS = ("event", "level", "timestamp", "exception")
 
 
 class Relay:
-    """Passes a part's lines on, each with the part's name; a line of JSON becomes a sentence and its facts."""
+    """Prints the lines of a part behind its name; a JSON line as its event and fields."""
 
     def __init__(self, part: str) -> None:
         self._label = click.style(f"{part:<6} │ ", dim=True)
@@ -29,9 +30,13 @@ class Relay:
     def __call__(self, line: str) -> None:
         text, level = _readable(line)
         for each in text.splitlines():
-            # A reader of ours that has gone must not stop the part, whose pipe would fill.
+            # A closed stdout must not stop the part, whose pipe would fill.
             with suppress(OSError):
                 click.echo(self._label + click.style(sanitized(each), fg=_COLOURS.get(level)))
+
+
+def print_note(text: str) -> None:
+    click.echo(click.style(text, fg="yellow"))
 
 
 def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, settings: Settings) -> str:
@@ -42,26 +47,26 @@ def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, setti
         "Redis": redis,
         "state": str(state),
     }
-    told = "\n".join(f"  {name:<8} {sanitized(value)}" for name, value in rows.items())
+    lines = "\n".join(f"  {name:<8} {sanitized(value)}" for name, value in rows.items())
     elsewhere = "" if url == DEFAULT_URL else f"\nIn another terminal first: export AIMA_URL={url}"
     return (
-        f"\n{click.style('AIMA is up.', fg='green', bold=True)}\n{told}\n{elsewhere}\n"
-        "`aima service start ID --wait` deploys an engine; Ctrl-C here ends AIMA.\n"
+        f"\n{click.style('AIMA is up.', fg='green', bold=True)}\n{lines}\n{elsewhere}\n"
+        "Start an engine with `aima service start ID --wait`. Stop AIMA with Ctrl-C.\n"
     )
 
 
 def farewell(engines: int) -> str:
     if not engines:
         return "AIMA is down."
-    what = "1 engine keeps" if engines == 1 else f"{engines} engines keep"
-    return f"AIMA is down. {what} serving; the next `aima up` takes care of what runs."
+    keep = "keeps" if engines == 1 else "keep"
+    return f"AIMA is down. {counted(engines, 'engine')} {keep} running; the next `aima up` adopts what runs."
 
 
 def _host(host: Mapping[str, Any]) -> str:
     if not host:
         return "unknown"
     accelerators = [each["name"] for each in host["accelerators"]]
-    has = [host["arch"], f"{host['cores']} cores", format_size(host["memory"]), *accelerators]
+    has = [host["arch"], counted(host["cores"], "core"), format_size(host["memory"]), *accelerators]
     return f"{host['name']}  ({', '.join(has)})"
 
 
@@ -69,26 +74,26 @@ def _runtime(host: Mapping[str, Any], settings: Settings) -> str:
     if not host:
         return "unknown"
     if settings.runtime != "auto":
-        why = "asked for"
+        reason = "configured"
     elif host["runtime"] == "process":
-        why = "native processes: no Docker Engine answers here"
+        reason = "native processes: the Docker Engine is unavailable"
     else:
-        why = "a Docker Engine answers here"
-    return f"{host['runtime']} {host['runtime_version']}  ({why})"
+        reason = "found a Docker Engine"
+    return f"{host['runtime']} {host['runtime_version']}  ({reason})"
 
 
 def _readable(line: str) -> tuple[str, str]:
-    """A log line as text, of several lines with a traceback, and its level; only structlog's are made shorter."""
+    """A log line as text, with the lines of its traceback, and its level; lines that are no records as they are."""
     record = _record(line)
     if "event" not in record:
         return line, ""
-    facts = [f"{name}={value}" for name, value in record.items() if name not in _NOT_FACTS]
+    fields = [f"{name}={value}" for name, value in record.items() if name not in _NOT_FIELDS]
     traceback = str(record.get("exception", "")).replace("\\n", "\n")
-    return "  ".join([str(record["event"]), *facts]) + f"\n{traceback}", str(record.get("level", ""))
+    return "  ".join([str(record["event"]), *fields]) + f"\n{traceback}", str(record.get("level", ""))
 
 
 def _record(line: str) -> Mapping[str, object]:
-    """A log line's fields, if it is written as JSON or as `name=value` words; else empty."""
+    """The fields of a line of JSON or of `name=value` words; else empty."""
     with suppress(ValueError):
         if line.startswith("{"):
             return dict(json.loads(line))

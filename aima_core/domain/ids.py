@@ -1,4 +1,4 @@
-"""Every id AIMA uses, parsed and made here and nowhere else.
+"""Every id that AIMA uses, parsed and made here only, and the base class of the records that carry them.
 
 `svc-{engine_type}-{model_id}` names a service and `…@{host}` its instance on one host. The engine type holds no
 dash, so the first dash after it splits the id, and model ids may hold dashes and dots. An id that does not parse
@@ -11,7 +11,7 @@ import re
 import uuid
 from typing import Any, ClassVar, Self
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from aima_core.errors import BadId
@@ -133,3 +133,12 @@ class Route(Id):
     def host(self) -> HostName | None:
         """The one host it leads to; None for a class of hosts."""
         return HostName(self.removeprefix("host.")) if self.startswith("host.") else None
+
+
+class WireModel(BaseModel):
+    """Base of every record and event, which carry these ids.
+
+    Unknown fields are dropped, so that a newer sender does not break an older reader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")

@@ -13,11 +13,10 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from aima_core.domain.catalog import Engine, ImageReference, Model
-from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId
+from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, WireModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.services import Service
 from aima_core.domain.units import Duration, Size
-from aima_core.domain.wire import WireModel
 from aima_core.errors import Failure
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.wire import WireModel
+from aima_core.domain.ids import WireModel
 
 
 class ResourceRequest(WireModel):
@@ -53,6 +54,28 @@ class Allocation(WireModel):
     def parse(cls, text: str) -> Allocation:
         memory, loading, fence, gpus = text.split(" ")
         return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=_listed(gpus))
+
+
+class ObstacleKind(StrEnum):
+    """Why a host cannot run an operation: as feasibility explains it to people, and as a claim is refused."""
+
+    OFFLINE = "offline"
+    DOCKER_AWAY = "docker_away"
+    DRAINED = "drained"
+    ARCH = "arch"
+    ACCELERATOR = "accelerator"
+    GPUS = "gpus"
+    GPU_MEMORY = "gpu_memory"
+    CORES = "cores"
+    MEMORY = "memory"
+    LOADING = "loading"
+    """Another engine is loading into the memory that CPU and GPU share."""
+    SLOTS = "slots"
+    DISK = "disk"
+    IMAGE_NOT_ALLOWED = "image_not_allowed"
+    NATIVE = "native"
+    """The host runs native processes, and the engine has no way to run as one."""
+    PORT = "port"
 
 
 def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:

@@ -1,71 +1,78 @@
-"""Joins lines that were read twice: what was said before with what is said from now on, without gap or repeat.
+"""De-duplicates log lines by position: the time of the last line read of each stream, and how many had that time.
 
-The join is by the lines' own times. stdout and stderr are each in order by themselves, and the two together are not
-quite, so each has its own place; lines of the very same time are told apart by what they say.
+stdout and stderr are each in order of time; merged, they are not quite, so each has its own position. Times are the
+engine's, so a position outlives reconnects, workers and containers. If that clock is set back, lines are dropped only
+after a reconnect, until it passes the position again.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Literal, NamedTuple
 
-INTERLEAVED = timedelta(seconds=1)
-"""A line of one stream comes at most so much later than a younger one of the other."""
-_NEVER = datetime.min.replace(tzinfo=UTC)
+StreamName = Literal["stdout", "stderr"]
+
+INTERLEAVING = timedelta(seconds=1)
+"""Upper bound on how far the merged streams are out of order."""
 
 
-class Timestamped(Protocol):
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def stream(self) -> str: ...
-    @property
-    def text(self) -> str: ...
+class StreamPosition(NamedTuple):
+    at: datetime
+    """Time of the last line read."""
+    lines: int
+    """Lines read that have that time."""
+
+
+LogPosition = Mapping[StreamName, StreamPosition]
+_START = StreamPosition(datetime.min.replace(tzinfo=UTC), 0)
 
 
 class LineDeduplicator:
-    """What a reader has seen of one instance."""
+    """Recognizes the lines at or before a position when a log is read again."""
 
-    def __init__(self) -> None:
-        self._streams: dict[str, _Stream] = {}
+    def __init__(self, position: LogPosition | None = None) -> None:
+        self._read = dict(position or {})
+        self._repeats: dict[StreamName, int] = {}
+        self.rewind()
+
+    @classmethod
+    def starting_at(cls, at: datetime) -> LineDeduplicator:
+        """Treats all lines before `at` as read."""
+        return cls({"stdout": StreamPosition(at, 0), "stderr": StreamPosition(at, 0)})
+
+    @property
+    def position(self) -> LogPosition:
+        """A snapshot."""
+        return dict(self._read)
 
     @property
     def since(self) -> datetime | None:
-        """Whoever reads again has to begin here, so that nothing is missing; None if nothing was seen."""
-        last = max((stream.last for stream in self._streams.values()), default=None)
-        return None if last is None else last - INTERLEAVED
+        """Where to read again so that no line is missed; None before the first line."""
+        last = max((position.at for position in self._read.values()), default=None)
+        return None if last is None else last - INTERLEAVING
 
     def rewind(self) -> None:
-        """From now on lines come that may have been seen already."""
-        for stream in self._streams.values():
-            stream.repeats = stream.of_last.copy()
+        """The log is read again from an earlier line."""
+        self._repeats = {stream: position.lines for stream, position in self._read.items()}
 
-    def is_new(self, line: Timestamped) -> bool:
-        """Whether the line has not been seen; it has been from now on."""
-        stream = self._streams.setdefault(line.stream, _Stream())
-        return stream.is_new(line.at, line.text)
-
-
-class _Stream:
-    def __init__(self) -> None:
-        self.last = _NEVER
-        self.of_last: Counter[str] = Counter()
-        """The lines of that very time."""
-        self.repeats: Counter[str] | None = None
-        """Those of them that may come once more; None once the stream is beyond them."""
-
-    def is_new(self, at: datetime, text: str) -> bool:
-        if self.repeats is not None:
-            if at < self.last:
+    def is_new(self, stream: StreamName, at: datetime) -> bool:
+        """Whether the next line was not read before. Advances the position if so."""
+        last, count = self._read.get(stream, _START)
+        if stream in self._repeats:
+            if at < last:
                 return False
-            if at == self.last and self.repeats[text]:
-                self.repeats[text] -= 1
+            if at == last and self._repeats[stream]:
+                self._repeats[stream] -= 1
                 return False
-            if at > self.last:
-                self.repeats = None
-        if at != self.last:
-            self.last = at
-            self.of_last.clear()
-        self.of_last[text] += 1
+            if at > last:
+                del self._repeats[stream]
+        if at >= last:  # an engine's clock that is set back does not move the position back
+            self._read[stream] = StreamPosition(at, count + 1 if at == last else 1)
         return True
+
+    def skip_to(self, at: datetime) -> None:
+        """Treats unread lines before `at` as read, since they are not going to be read."""
+        for stream, position in self.starting_at(at)._read.items():
+            if self._read.get(stream, _START).at < at:
+                self._read[stream] = position

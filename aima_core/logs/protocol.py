@@ -1,89 +1,105 @@
-"""What API nodes and hosts say to each other about log lines, through Redis.
+"""The log protocol between API nodes and hosts, over Redis.
 
-An API node asks (`Ask`); the host answers with what was said before (`Answer`, in pieces) and, while somebody follows,
-publishes what is said from then on (`Batch`). The lines of one instance are numbered by its host, so that a reader
-sees by a batch's number whether it missed something, and how much.
+An API node sends a `LogRequest`; the worker answers in `LogChunk`s with the lines read so far and, while the instance
+is followed, publishes later lines as `LogBatch`es. The worker numbers each instance's lines: a follower continues
+from the cursor of its answer, and a gap in the numbers shows lost batches, which it requests again by their position.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
 
 from pydantic import Field
 
-from aima_core.domain.ids import AnswerId, InstanceId
-from aima_core.domain.wire import WireModel
+from aima_core.domain.ids import AnswerId, InstanceId, WireModel
+from aima_core.logs.dedup import StreamName, StreamPosition
 
-MOST_TAIL = 10_000
-"""Lines that one question can ask for."""
+MAX_TAIL = 10_000
+"""Lines per request."""
 
 
-class Line(WireModel):
+class LogLine(WireModel):
     at: datetime
-    stream: Literal["stdout", "stderr"]
+    stream: StreamName
     text: str
-    """Without its end, and harmless to a terminal."""
+    """Sanitized, without its line end, at most 16 KiB."""
+
+
+class LogCursor(WireModel):
+    """How far a log was read: by number within one run of the count, by position across runs."""
+
+    run: str = ""
+    """A worker that restarts begins a new run. Empty where no worker numbered the lines."""
+    next: int = 0
+    position: Mapping[StreamName, StreamPosition] = {}
 
 
 class LogRequest(WireModel):
     instance: InstanceId
     answer: AnswerId | None = None
-    """Where to put what was said before; None asks for nothing of it."""
-    tail: int = Field(100, ge=0, le=MOST_TAIL)
+    """Where to answer; None only renews the follow."""
+    tail: int = Field(100, ge=0, le=MAX_TAIL)
     since: datetime | None = None
+    after: LogCursor | None = None
+    """Only lines after this position."""
     follow: bool = False
-    """Publish what is said from now on, for a while: to be asked again and again as long as somebody listens."""
-
-
-class LogCursor(WireModel):
-    """A place among the numbered lines of one instance."""
-
-    run: str
-    """One unbroken count; a worker that begins anew counts anew."""
-    next: int
+    """Publish later lines until the follow expires; followers renew it."""
 
 
 class LogEnd(WireModel):
     found: bool = True
-    """Whether there is a container."""
-    trouble: str | None = None
-    """Why it could not be read."""
-    goes_on: LogCursor | None = None
-    """What is published from here on continues the answer; it may begin with lines that the answer holds already."""
+    """Whether the container exists."""
+    error: str | None = None
+    """Why the log could not be read."""
+    cursor: LogCursor | None = None
+    """Published lines continue the answer from here, without gap or repeat."""
 
 
 class LogChunk(WireModel):
-    """One piece of what was said before; the last one has an `end`."""
+    """Part of an answer; only the last one has an `end`."""
 
-    lines: tuple[Line, ...] = ()
+    lines: tuple[LogLine, ...] = ()
     left_out: int = 0
-    """So many before these would have been too much."""
+    """Lines before these that exceeded the size limit."""
     end: LogEnd | None = None
 
 
 class LogBatch(WireModel):
-    """Lines as they are said, and where they stand in the count."""
+    """Published lines, numbered from `first`, with the position after them."""
 
     run: str
     first: int
     """The number of the first line, left out or not."""
     left_out: int = 0
-    """So many, before those here, came too fast to be told."""
+    """Lines before these that exceeded the rate limit."""
     skipped: float = 0
-    """Seconds of which no line, before those here, was read at all; those are not in the count."""
-    lines: tuple[Line, ...] = ()
+    """Seconds before these lines that were not read; their lines have no numbers."""
+    lines: tuple[LogLine, ...] = ()
     ended: bool = False
-    """The container has ended, or is gone."""
+    """The container has exited or was removed."""
+    position: Mapping[StreamName, StreamPosition] = {}
 
     @property
     def next(self) -> int:
         return self.first + self.left_out + len(self.lines)
 
+    @property
+    def cursor(self) -> LogCursor:
+        return LogCursor(run=self.run, next=self.next, position=self.position)
+
+    def left_out_after(self, number: int) -> int:
+        """How many lines from `number` on were left out."""
+        return max(self.first + self.left_out - max(number, self.first), 0)
+
+    def lines_after(self, number: int) -> tuple[LogLine, ...]:
+        """The lines from `number` on."""
+        return self.lines[max(number - self.first - self.left_out, 0) :]
+
 
 class LastLines(WireModel):
-    """Kept by the host for when neither it nor the container can be asked."""
+    """Stored for when neither the host nor the container can be read."""
 
     at: datetime
-    """When they were put down."""
-    lines: tuple[Line, ...]
+    """When they were stored."""
+    lines: tuple[LogLine, ...]

@@ -1,18 +1,24 @@
-"""The queue: what its tasks are called, where each kind of operation waits, and the doorbell that rings for one.
+"""Task names, queue names and messages; a message only notifies a worker that an operation is queued.
 
-A message carries the operation's id and a few words for whoever looks at Flower; what is to be done is in the
-operation's signed record. It may be lost, doubled or late, and nothing is lost, doubled or late with it.
+It carries the operation's id, and a few words for Flower: what to do is in the operation's signed record. So a lost,
+late or duplicated message loses and duplicates nothing.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import json
+from base64 import b64decode, b64encode
+from functools import cache
+from secrets import token_hex
+from typing import NamedTuple
 
 from aima_core.domain.ids import HostName, Route
 from aima_core.domain.operations import Kind, Operation
-from aima_core.queue.task_message import QUEUE, TaskMessages
+from aima_core.queue.celery_app import sent_message
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
+
+_ID, _QUEUE, _WHAT, _ENGINE, _BODY, _DELIVERY = "<id>", "<queue>", "<what>", "<engine>", "<body>", "<delivery>"
 
 
 def task_name(kind: Kind) -> str:
@@ -30,26 +36,44 @@ def stop_queue(host: HostName) -> str:
     return f"{Route.to_host(host)}.stop"
 
 
-def encode_message(operation: Operation, queue: str) -> str:
-    """The message that rings for an operation; a worker reads nothing but the id, the rest is for Flower."""
-    return _messages(operation.kind, operation.service or operation.image, operation.engine).message(
-        operation.id, queue
-    )
-
-
-@lru_cache(maxsize=1024)
-def _messages(kind: Kind, what: str | None, engine: str | None) -> TaskMessages:
-    told = {"what": what, "engine": engine, "where": QUEUE}
-    return TaskMessages(task_name(kind), {name: str(value) for name, value in told.items() if value is not None})
-
-
 class Notifier:
-    """Tells workers again of an operation that nobody carries out."""
+    """Sends the message of an operation again, where the first was lost or its worker has died."""
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
 
     def notify(self, operation: Operation, *, on: str | None = None) -> None:
-        """On its own queue, or on another where somebody listens. Raises BrokerUnavailable within seconds."""
+        """Pushes to the operation's queue, or to another that a worker consumes. Raises BrokerUnavailable."""
         queue = on or queue_of(operation)
         self._redis.lpush(keys.queue(queue), encode_message(operation, queue))
+
+
+def encode_message(operation: Operation, queue: str) -> str:
+    """The message to push to the queue's list; each call makes a delivery of its own, as a worker tells them apart."""
+    what, engine = operation.service or operation.image or "", operation.engine or ""
+    template = _template(operation.kind, bool(what), bool(engine))
+    values = {_ID: operation.id, _QUEUE: queue, _WHAT: what, _ENGINE: engine}
+    body = b64encode(_fill(template.body, values).encode()).decode()
+    return _fill(template.message, {**values, _BODY: body, _DELIVERY: token_hex(16)})
+
+
+class _Template(NamedTuple):
+    message: str
+    body: str
+
+
+@cache
+def _template(kind: Kind, has_what: bool, has_engine: bool) -> _Template:
+    """Encoded once by Celery and kombu, and filled in for each operation: one request may enqueue thousands."""
+    kwargs = {"what": _WHAT} if has_what else {}
+    kwargs |= {"engine": _ENGINE} if has_engine else {}
+    message = sent_message(task_name(kind), _ID, kwargs={**kwargs, "where": _QUEUE}, queue=_QUEUE)
+    body = b64decode(message["body"]).decode()
+    message["properties"]["delivery_tag"] = _DELIVERY
+    return _Template(json.dumps({**message, "body": _BODY}), body)
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text

@@ -1,8 +1,8 @@
-"""Kombu's transports over Redis, made to outlive what makes no sense, and a connection that is lost twice.
+"""Kombu's Redis transport made tolerant of malformed messages, and of a connection that is lost twice.
 
-Whatever somebody puts on a queue or says on the line of remote control would otherwise end the worker that takes it,
-and some of it each worker that comes after: it is dropped with a warning, as a lost doorbell is, and rung for again.
-What is dropped is counted, since nobody but us should write there.
+A malformed message on a queue or on the remote-control channel would end the worker that receives it, and after its
+redelivery the next one: it is dropped with a warning, as a lost message is, and its operation is redelivered. Drops are
+counted, since only AIMA should write there.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import Any
 
 import structlog
 
-_SENSELESS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 _log = structlog.get_logger()
 
 
 class DroppedMessages:
-    """How many messages made no sense; counted wherever they come up, and told by whoever has time for it."""
+    """The number of malformed messages: counted by consumers, reported by the heartbeat."""
 
     def __init__(self) -> None:
-        self._untold = 0
-        self._changing = Lock()
+        self._unreported = 0
+        self._lock = Lock()
 
     def add(self) -> None:
-        """Asks nobody, so that it can neither fail nor wait."""
-        with self._changing:
-            self._untold += 1
+        """Does no I/O, so that it can neither fail nor block."""
+        with self._lock:
+            self._unreported += 1
 
     def flush(self, to: Callable[[int], object]) -> None:
-        """Say how many there were since it was said last; where that fails, they are said the next time."""
-        if number := self._untold:
+        """Reports those since the last flush; if that fails, they are reported the next time."""
+        if number := self._unreported:
             to(number)
-            with self._changing:
-                self._untold -= number
+            with self._lock:
+                self._unreported -= number
 
 
 @cache
 def tolerant_transport(transport: Any, dropped: DroppedMessages) -> type[Any]:
-    """The same transport, whose consumers go on after a message that cannot be made out."""
+    """The same transport, whose consumers drop malformed messages."""
 
     class QoS(transport.Channel.QoS):  # type: ignore[misc]  # kombu is untyped
-        """Says nothing of messages whose connection was given up: asking for it would end the worker.
+        """Does not acknowledge messages whose connection was closed: the lookup would end the worker.
 
-        Redis delivers them again, and those that were done then are skipped.
+        Redis redelivers them, and the claim refuses those already executed.
         """
 
         def restore_unacked(self, client: Any = None) -> None:
@@ -66,27 +66,27 @@ def tolerant_transport(transport: Any, dropped: DroppedMessages) -> type[Any]:
 
     class Channel(transport.Channel):  # type: ignore[misc]  # kombu is untyped
         def basic_consume(
-            self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **how: Any
+            self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **options: Any
         ) -> Any:
-            def take(message: Any) -> None:
+            def consume(message: Any) -> None:
                 try:
                     callback(message)
-                except _SENSELESS as wrong:
+                except _MALFORMED as wrong:
                     _drop(dropped, queue, wrong)
                     if not no_ack:
                         super(Channel, self).basic_reject(message.delivery_tag, requeue=False)
 
-            return super().basic_consume(queue, no_ack, take, *args, **how)
+            return super().basic_consume(queue, no_ack, consume, *args, **options)
 
         def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-            """By Celery: a task that there is not, a pickle, arguments that no task takes."""
+            """Called by Celery for an unknown task, a pickle, or wrong arguments."""
             if not requeue:
-                _drop(dropped, "of any", "Celery refused it")
+                _drop(dropped, "unknown", "Celery rejected it")
             super().basic_reject(delivery_tag, requeue=requeue)
 
         def close(self) -> None:
             super().close()
-            self._disconnect_pools()  # giving messages back has opened one more
+            self._disconnect_pools()  # requeueing messages has opened another
 
         def _brpop_read(self, **options: Any) -> Any:
             return _read(super()._brpop_read, dropped, **options)
@@ -101,12 +101,12 @@ def tolerant_transport(transport: Any, dropped: DroppedMessages) -> type[Any]:
 def _read(read: Callable[..., Any], dropped: DroppedMessages, **options: Any) -> Any:
     try:
         return read(**options)
-    except _SENSELESS as wrong:
-        _drop(dropped, "of any", wrong)
+    except _MALFORMED as wrong:
+        _drop(dropped, "unknown", wrong)
         return None
 
 
 def _drop(dropped: DroppedMessages, queue: str, why: Exception | str) -> None:
     dropped.add()
     reason = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
-    _log.warning("dropped a message that makes no sense", queue=queue, reason=reason)
+    _log.warning("malformed message dropped", queue=queue, reason=reason)

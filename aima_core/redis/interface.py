@@ -1,6 +1,6 @@
-"""The Redis commands AIMA uses, with the types they have when answers are decoded to text.
+"""The Redis commands that AIMA uses, typed for a connection that decodes responses to text.
 
-redis-py's own annotations allow bytes everywhere, whatever the connection was told.
+redis-py's own annotations allow bytes everywhere, also on a connection that decodes responses.
 """
 
 from __future__ import annotations

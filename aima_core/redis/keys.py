@@ -1,41 +1,41 @@
-"""Every Redis key AIMA uses. No other module may spell one; Celery's own carry the same prefix.
+"""Every Redis key that AIMA uses. No other module may spell one; Celery's own keys carry the same prefix.
 
 key                            type     written by    holds, and when it expires
-aima:epoch                     string   api, worker   when this Redis was first used; never
-aima:fence                     string   api           the fence last given out; never
+aima:epoch                     string   api, worker   id of this Redis data set: a new one means data loss; never
+aima:fence                     string   api           the last fencing token; never
 aima:operations                zset     api           every operation, by age; pruned as their records expire
-aima:operations:active         zset     api, worker   those not ended, by when to look after them; left with its end
-aima:operations:waiting        zset     api, worker   those that no host had room for, by age; left as one has
+aima:operations:active         zset     api, worker   active operations, by when to check for a stall; until the end
+aima:operations:waiting        zset     api, worker   operations pending for capacity, by age; until claimed or ended
 aima:operation:<id>            hash     api, worker   the record; ENDED_TTL after its end
-aima:claim:<id>                string   worker        who carries it out; CLAIM_TTL unless renewed
+aima:claim:<id>                string   worker        the worker that executes it; CLAIM_TTL unless renewed
 aima:log:<id>                  stream   api, worker   its events, capped; ENDED_TTL after its end
-aima:log                       stream   api, worker   everybody's events, capped; never
+aima:log                       stream   api, worker   the events of all operations, capped; never
 aima:events                    channel  api, worker   each event as it is recorded
 aima:services, aima:instances  zset     api, worker   ids in order; never
-aima:services:at               hash     worker        the host that last took each service on; until removed
-aima:service:<id>              string   api           what was asked for; until removed
-aima:instance:<id>             hash     api, worker   what is wanted and what is; until removed
+aima:services:at               hash     worker        the host that last claimed each service; until removed
+aima:service:<id>              string   api           the spec; until removed
+aima:instance:<id>             hash     api, worker   desired state and status; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
-aima:routes                    zset     api           routes by when a live host last listened; HEARD_FOR after that
+aima:routes                    zset     api           routes by when they last had a live consumer; HEARD_FOR after that
 aima:hosts                     hash     worker        the facts of every host by name; never
 aima:hosts:seen                zset     worker        hosts by the time of their last heartbeat; never
-aima:hosts:sessions            hash     worker        which worker goes by a name; never
+aima:hosts:sessions            hash     worker        the worker that has each name; never
 aima:hosts:identities          hash     worker        the name of each identity; never
-aima:hosts:drained             hash     api, worker   hosts that take no starts, and since when; until resumed
-aima:hosts:dropped             hash     worker        the senseless messages each has met; DROPPED_TTL after the last
-aima:slots:<host>              zset     worker        the starts and pulls under way there; by when their claim ends
-aima:held:<host>               hash     worker        what each service there was given; until it is gone
-aima:<queue>                   list     api, worker   the doorbells that wait there, as Celery reads them
+aima:hosts:drained             hash     api, worker   drained hosts, and since when; until resumed
+aima:hosts:dropped             hash     worker        malformed messages dropped by each; DROPPED_TTL after the last
+aima:slots:<host>              zset     worker        its running starts and pulls, by when their claim expires
+aima:held:<host>               hash     worker        the allocation of each service there; until released
+aima:<queue>                   list     api, worker   queued messages, as Celery reads them
 aima:ports:<host>              zset     worker        its ports by when they are free: past, to come, or never; never
-aima:ports:<host>:last         hash     worker        the port each instance held last; never
+aima:ports:<host>:last         hash     worker        the last port of each instance; never
 aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
-aima:idempotency:<key>         string   api           the answer given to a request; IDEMPOTENCY_TTL
-aima:upkeep                    string   api           the node that looks after the hosts just now; for seconds
-aima:turn:<service>            string   api           the node that chooses hosts for it just now; for seconds
-aima:asked:<host>              list     api           what a host is asked about log lines, capped; ASKED_TTL
-aima:answer:<id>               stream   worker        the log lines that were asked for; ANSWER_TTL
-aima:lines:<instance>          stream   worker        lines as they are said, while followed, capped; LINES_TTL
-aima:last-lines:<instance>     string   worker        an instance's last lines; LAST_LINES_TTL unless renewed
+aima:idempotency:<key>         string   api           the response to a request; IDEMPOTENCY_TTL
+aima:upkeep                    string   api           the lock of the node that runs the controllers; seconds
+aima:turn:<service>            string   api           the lock of the node that places its replicas; seconds
+aima:asked:<host>              list     api           log requests to a host, capped; ASKED_TTL
+aima:answer:<id>               stream   worker        the response to a log request; ANSWER_TTL
+aima:lines:<instance>          stream   worker        its log lines while followed, capped; LINES_TTL
+aima:last-lines:<instance>     string   worker        its last log lines; LAST_LINES_TTL unless renewed
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PREFIX: Final = "aima:"
 ENDED_TTL: Final = timedelta(days=7)
 CLAIM_TTL: Final = timedelta(seconds=15)
 HOST_DEAD: Final = timedelta(seconds=15)
-"""A host that was not heard of for this long is not live."""
+"""A host without a heartbeat for this long is not live."""
 PORT_LEASE: Final = timedelta(minutes=2)
 IDEMPOTENCY_TTL: Final = timedelta(days=1)
 LOG_CAP: Final = 2000
@@ -61,14 +61,14 @@ ASKED_CAP: Final = 500
 ANSWER_TTL: Final = timedelta(minutes=1)
 LINES_TTL: Final = timedelta(minutes=1)
 LOOK_AFTER: Final = timedelta(seconds=7)
-"""An operation that nobody carries out is rung for again after this long."""
+"""A stalled operation is redelivered after this long."""
 HEARD_FOR: Final = timedelta(days=1)
-"""A route to which nobody has listened for so long is as one to which nobody ever did."""
+"""A route without a consumer for this long counts as one that never had any."""
 LINES_CAP: Final = 100
 """About how many batches of one instance's lines are kept for readers."""
 LAST_LINES_TTL: Final = timedelta(days=7)
 DROPPED_TTL: Final = timedelta(days=1)
-"""Once no host has met one for so long, all are forgotten: what was mended is not told for ever."""
+"""The counts expire once no host has dropped a message for this long: a fixed cause is not reported for ever."""
 
 EPOCH: Final = "aima:epoch"
 FENCE: Final = "aima:fence"
@@ -95,6 +95,8 @@ SERVICE_PREFIX: Final = "aima:service:"
 INSTANCE_PREFIX: Final = "aima:instance:"
 INSTANCES_ON_PREFIX: Final = "aima:instances:"
 HELD_PREFIX: Final = "aima:held:"
+PORTS_PREFIX: Final = "aima:ports:"
+PORT_PREFIX: Final = "aima:port:"
 LOG_PREFIX: Final = "aima:log:"
 LINES_PREFIX: Final = "aima:lines:"
 LAST_LINES_PREFIX: Final = "aima:last-lines:"
@@ -125,15 +127,15 @@ def instances_on(host: HostName) -> str:
 
 
 def ports(host: HostName) -> str:
-    return f"aima:ports:{host}"
+    return f"{PORTS_PREFIX}{host}"
 
 
 def last_ports(host: HostName) -> str:
-    return f"aima:ports:{host}:last"
+    return f"{PORTS_PREFIX}{host}:last"
 
 
 def port_prefix(host: HostName) -> str:
-    return f"aima:port:{host}:"
+    return f"{PORT_PREFIX}{host}:"
 
 
 def idempotency(key: str) -> str:
@@ -173,5 +175,5 @@ def queue(name: str) -> str:
 
 
 def celery_s_own(queue: str) -> list[str]:
-    """What Celery keeps for whoever listens to a queue."""
+    """The bindings that Celery keeps for the consumers of a queue."""
     return [f"{PREFIX}_kombu.{kind}.{queue}" for kind in ("binding", "binding_permanent")]

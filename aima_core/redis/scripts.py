@@ -1,4 +1,8 @@
-"""The Redis scripts, by name. Each file's head says what it does, what it is given and what it gives."""
+"""Loads and runs the Lua scripts by name; Redis caches them by hash, and a script that it has lost is loaded again.
+
+The head of a script names the libraries of `lua/lib` that it uses, which are prepended, and says what it does and
+returns.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,27 @@ from aima_core.redis.interface import TextRedis, TextScript
 
 Call = tuple[Sequence[str], Sequence[str | int]]
 """The keys and the arguments of one call."""
+_LUA = resources.files("aima_core.redis") / "lua"
+_USES = "-- uses: "
+
+
+def script_text(name: str) -> str:
+    """The script with its libraries before it."""
+    script = (_LUA / f"{name}.lua").read_text()
+    head = script.partition("\n")[0]
+    libraries = head.removeprefix(_USES).split(", ") if head.startswith(_USES) else []
+    return "\n".join([*((_LUA / "lib" / f"{library}.lua").read_text() for library in libraries), script])
 
 
 class Scripts:
-    """The scripts of one connection, loaded as they are first called; Redis keeps them by their hash."""
+    """The scripts of one connection."""
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
         self._loaded: dict[str, TextScript] = {}
 
     def __call__(self, name: str, keys: Sequence[str], *args: str | int) -> Any:
-        """Run the script; what it gives is as its head says."""
+        """Runs the script and returns what its head says."""
         script = self._script(name)
         try:
             return self._redis.evalsha(script.sha, len(keys), *keys, *args)
@@ -31,25 +45,24 @@ class Scripts:
             return self._redis.evalsha(script.sha, len(keys), *keys, *args)
 
     def each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run the script for each call, all in one round trip.
+        """Runs the script for each call in one round trip.
 
-        Only for a script that does nothing the second time: where Redis does not have it yet, all are run again.
+        The script must be idempotent: where Redis has lost it, every call is sent again.
         """
         try:
-            return self._in_one_go(name, calls)
+            return self._pipelined(name, calls)
         except NoScriptError:
             self._redis.script_load(self._script(name).script)
-            return self._in_one_go(name, calls)
+            return self._pipelined(name, calls)
 
-    def _in_one_go(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        hash = self._script(name).sha
+    def _pipelined(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        sha = self._script(name).sha
         with self._redis.pipeline(transaction=False) as pipe:
             for keys, args in calls:
-                pipe.evalsha(hash, len(keys), *keys, *args)
+                pipe.evalsha(sha, len(keys), *keys, *args)
             return pipe.execute()
 
     def _script(self, name: str) -> TextScript:
         if name not in self._loaded:
-            text = resources.files("aima_core.redis").joinpath("lua", f"{name}.lua").read_text()
-            self._loaded[name] = self._redis.register_script(text)
+            self._loaded[name] = self._redis.register_script(script_text(name))
         return self._loaded[name]

@@ -1,93 +1,77 @@
-"""Whether a host would do for a start or a pull, and every reason why it would not.
+"""Feasibility of a host for a start or a pull: every obstacle, transient or permanent.
 
-What is only so just now, such as memory that another engine holds, is told apart from what will never do. The claim
-decides, in Redis and at once; this tells beforehand, and to people, what it would decide.
+It predicts and explains what the claim decides: the claim checks capacity again in Redis, so that a stale read here
+delays an operation, and never overcommits a host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from enum import StrEnum
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from pydantic import ByteSize
+
+from aima_core.domain.hosts import Accelerator, Host
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Allocation, ResourceRequest, host_memory_of
-from aima_core.domain.services import Accelerator, Host
+from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest, host_memory_of
 from aima_core.domain.units import format_size
 
 ROOM_FOR_EXTRACTION = 1.2
-"""An image needs about this times its size while it is being pulled."""
-
-
-class ObstacleKind(StrEnum):
-    OFFLINE = "offline"
-    DOCKER_AWAY = "docker_away"
-    DRAINED = "drained"
-    ARCH = "arch"
-    ACCELERATOR = "accelerator"
-    GPUS = "gpus"
-    GPU_MEMORY = "gpu_memory"
-    CORES = "cores"
-    MEMORY = "memory"
-    LOADING = "loading"
-    SLOTS = "slots"
-    DISK = "disk"
-    IMAGE_NOT_ALLOWED = "image_not_allowed"
-    NATIVE = "native"
-    """The host runs native processes, and the engine has no way to run as one."""
-    PORT = "port"
+"""A pull needs about this times the size of the image on disk."""
 
 
 class Obstacle(NamedTuple):
     kind: ObstacleKind
     sentence: str
-    """Goes on after the host's name, such as `is drained`."""
+    """Follows the host's name, such as `is drained`."""
     transient: bool
-    """It may be otherwise later, without anybody changing the host."""
+    """It may pass without a change to the host."""
 
 
 class PlacementRequirements(NamedTuple):
-    """What is looked for a place for."""
+    """What a start or pull requires of a host."""
 
     routes: tuple[Route, ...]
-    """Any of which would do; empty where the host was named."""
+    """Any of them is accepted; empty if the host was named."""
     resources: ResourceRequest
     service: ServiceId | None = None
-    """None for a pull, which needs no room but a slot."""
+    """None for a pull, which needs a slot only."""
     images: tuple[str, ...] = ()
-    image_size: int | None = None
+    image_size: ByteSize | None = None
     native: bool = True
-    """The engine can run as a native process, too."""
+    """The engine can also run as a native process."""
     port: int | None = None
-    """The host's port that was asked for."""
+    """The host's port that was requested."""
+    subject: str = ""
+    """Named in messages, such as the engine's name."""
 
 
 def find_obstacles(
     host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation], *, busy: int = 0
 ) -> list[Obstacle]:
-    """Everything that speaks against it; empty when the host would do now. `busy` are those of its slots in use."""
-    found = [*_whether_it_works(host, wanted, held), *_whether_it_can(host, wanted)]
+    """Every obstacle; empty if the host is feasible now. `busy` is the number of its slots in use."""
+    found = [*_check_availability(host, wanted, held), *_check_properties(host, wanted)]
     if busy >= host.slots:
         found.append(Obstacle(ObstacleKind.SLOTS, f"has all {host.slots} start slots busy", True))
     if wanted.service is not None:
         others = [holding for service, holding in held.items() if service != wanted.service]
-        found += _whether_it_has_room(host, wanted.resources, others)
+        found += [*_check_memory(host, wanted.resources, others), *_check_gpus(host, wanted.resources, others)]
     return found
 
 
 def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
-    """Those that do not pass by themselves."""
+    """Those that do not pass without a change to the host."""
     return [reason for reason in reasons if not reason.transient]
 
 
-def allowed_images(host: Host, images: Iterable[str]) -> list[str]:
-    """Those that the host may run."""
-    return [image for image in images if any(fnmatchcase(image, pattern) for pattern in host.allows)]
+def allowed_images(images: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Returns the images that match a pattern of those a host allows."""
+    return [image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns)]
 
 
 def image_there(host: Host, images: Iterable[str]) -> str | None:
-    """The first of them that the host has, as far as it has told."""
+    """The first of them that the host has announced."""
     here = {image.reference for image in host.images}
     return next((image for image in images if image in here), None)
 
@@ -97,7 +81,7 @@ def describe(host: Host, reasons: Collection[Obstacle]) -> str:
     return f"{host.name} {' and '.join(reason.sentence for reason in reasons)}"
 
 
-def _whether_it_works(
+def _check_availability(
     host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation]
 ) -> list[Obstacle]:
     found = []
@@ -110,23 +94,23 @@ def _whether_it_works(
     return found
 
 
-def _whether_it_can(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
-    found = [*_whether_it_is_of_the_kind(host, wanted.routes), *_whether_it_leases(host, wanted.port)]
+def _check_properties(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
+    found = [*_check_routes(host, wanted.routes), *_check_port(host, wanted.port)]
     if wanted.resources.cores > host.cores:
         found.append(Obstacle(ObstacleKind.CORES, f"has {host.cores} of {wanted.resources.cores} cores", False))
     if host.runtime == "process":
-        return found + _whether_it_runs_natively(wanted)
-    return found + _whether_it_can_have_the_image(host, wanted)
+        return found + _check_native(wanted)
+    return found + _check_image(host, wanted)
 
 
-def _whether_it_runs_natively(wanted: PlacementRequirements) -> list[Obstacle]:
+def _check_native(wanted: PlacementRequirements) -> list[Obstacle]:
     return [] if wanted.native else [Obstacle(ObstacleKind.NATIVE, "runs only engines with a `native` section", False)]
 
 
-def _whether_it_can_have_the_image(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
+def _check_image(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
     if not wanted.images:
         return []
-    allowed = allowed_images(host, wanted.images)
+    allowed = allowed_images(wanted.images, host.allows)
     if not allowed:
         return [Obstacle(ObstacleKind.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)]
     space = int((wanted.image_size or 0) * ROOM_FOR_EXTRACTION)
@@ -136,7 +120,7 @@ def _whether_it_can_have_the_image(host: Host, wanted: PlacementRequirements) ->
     return [Obstacle(ObstacleKind.DISK, sentence, True)]
 
 
-def _whether_it_is_of_the_kind(host: Host, routes: tuple[Route, ...]) -> list[Obstacle]:
+def _check_routes(host: Host, routes: tuple[Route, ...]) -> list[Obstacle]:
     if not routes or set(routes) & set(host.routes):
         return []
     classes = [route.split(".") for route in routes]
@@ -147,18 +131,14 @@ def _whether_it_is_of_the_kind(host: Host, routes: tuple[Route, ...]) -> list[Ob
     return [Obstacle(ObstacleKind.ACCELERATOR, lacks, False)]
 
 
-def _whether_it_leases(host: Host, port: int | None) -> list[Obstacle]:
+def _check_port(host: Host, port: int | None) -> list[Obstacle]:
     first, last = host.ports
     if port is None or first <= port <= last:
         return []
     return [Obstacle(ObstacleKind.PORT, f"leases the ports {first}-{last} only", False)]
 
 
-def _whether_it_has_room(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
-    return [*_whether_it_has_memory(host, needs, others), *_whether_it_has_gpus(host, needs, others)]
-
-
-def _whether_it_has_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
+def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
     wanted, most = host_memory_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
     free = max(0, most - sum(holding.memory for holding in others))
     if wanted > most:
@@ -170,7 +150,7 @@ def _whether_it_has_memory(host: Host, needs: ResourceRequest, others: list[Allo
     return []
 
 
-def _whether_it_has_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
+def _check_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
     if not needs.gpus:
         return []
     there = host.accelerators
@@ -182,14 +162,14 @@ def _whether_it_has_gpus(host: Host, needs: ResourceRequest, others: list[Alloca
     if host.unified_memory:
         loads = any(holding.loading and holding.gpus for holding in others)
         return [Obstacle(ObstacleKind.LOADING, "is loading another model", True)] if loads else []
-    return _whether_its_gpus_do(there, least, needs, others)
+    return _check_free_gpus(there, least, needs, others)
 
 
-def _whether_its_gpus_do(
+def _check_free_gpus(
     there: tuple[Accelerator, ...], least: int, needs: ResourceRequest, others: list[Allocation]
 ) -> list[Obstacle]:
     biggest = sorted((gpu.memory for gpu in there if gpu.memory is not None), reverse=True)[:least]
-    if len(biggest) == least and needs.gpu_memory > sum(biggest):  # where one has not told, the engine will
+    if len(biggest) == least and needs.gpu_memory > sum(biggest):  # a GPU of unknown memory is left to the engine
         sentence = f"has {format_size(sum(biggest))} of {format_size(needs.gpu_memory)} GPU memory"
         return [Obstacle(ObstacleKind.GPU_MEMORY, sentence, False)]
     in_use = {gpu for holding in others for gpu in holding.gpus}

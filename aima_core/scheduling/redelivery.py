@@ -1,4 +1,7 @@
-"""Caring for what nobody carries out, which any worker and any API node does alike: none is needed in particular."""
+"""Redelivers the message of every operation that no worker has claimed.
+
+Any worker or API node may run it; the script returns each operation to exactly one caller.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ _log = structlog.get_logger()
 
 
 def redeliver(operations: OperationStore, notifier: Notifier, pending_reasons: PendingReasons) -> int:
-    """Ring for what was not heard, and say of what is not begun why; gives how many operations wait for room.
+    """Redelivers stalled operations, and records why others are pending; returns how many wait for capacity.
 
     Raises BrokerUnavailable.
     """
-    overdue = operations.find_stalled()
-    for id, queue in overdue.unattended:
-        with suppress(UnknownOperation):  # it has expired since
+    stalled = operations.find_stalled()
+    for id, queue in stalled.undelivered:
+        with suppress(UnknownOperation):  # its record has expired since
             notifier.notify(operations.get(id), on=queue)
-            _log.info("rung for again", operation=id, queue=queue)
-    for id in overdue.unroutable:
+            _log.info("operation redelivered", operation=id, queue=queue)
+    for id in stalled.without_reason:
         with suppress(UnknownOperation):
             pending_reasons.explain(operations.get(id))
-    return overdue.waiting
+    return stalled.waiting

@@ -1,9 +1,8 @@
-"""What hosts hold for the services that are there: given out by the claim of a start, given back with the container."""
+"""Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation
@@ -23,14 +22,15 @@ class AllocationStore:
         return self.held_on([host])[host]
 
     def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Allocation]]:
-        """Of several hosts, in one round trip."""
+        """The allocations of several hosts, in one round trip."""
         names = list(hosts)
-        found = self._run("allocations/held", [], keys.HELD_PREFIX, json.dumps(names))
-        told = {host: _holdings(flat) for host, flat in zip(found[::2], found[1::2], strict=True)}
-        return {host: told.get(host, {}) for host in names}
+        with self._redis.pipeline(transaction=False) as pipe:
+            for host in names:
+                pipe.hgetall(keys.held(host))
+            return {host: _allocations(found) for host, found in zip(names, pipe.execute(), strict=True)}
 
     def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:
-        """How many of their slots are in use, in one round trip."""
+        """The number of slots in use on several hosts, in one round trip."""
         names = list(hosts)
         with self._redis.pipeline(transaction=False) as pipe:
             for host in names:
@@ -38,17 +38,17 @@ class AllocationStore:
             return dict(zip(names, pipe.execute(), strict=True))
 
     def keep(self, host: HostName, service: ServiceId, holding: Allocation) -> None:
-        """Put down what a service holds that is there: the container is the ground truth."""
+        """Restores the allocation of a running container: the container is the ground truth."""
         self._redis.hset(keys.held(host), service, str(holding))
 
     def mark_loaded(self, host: HostName, service: ServiceId) -> None:
-        """The service has taken all the memory that it was given."""
+        """The service's memory shows in the kernel's figures from now on."""
         self._run("allocations/mark_loaded", [keys.held(host)], service)
 
     def release(self, host: HostName, service: ServiceId, *, fence: int) -> bool:
-        """What the service holds, unless a later operation was given it since."""
+        """False if a later operation got the allocation since, or there is none."""
         return bool(self._run("allocations/release", [keys.held(host)], service, fence))
 
 
-def _holdings(flat: Sequence[str]) -> dict[ServiceId, Allocation]:
-    return {ServiceId(service): Allocation.parse(text) for service, text in zip(flat[::2], flat[1::2], strict=True)}
+def _allocations(found: dict[str, str]) -> dict[ServiceId, Allocation]:
+    return {ServiceId(service): Allocation.parse(text) for service, text in found.items()}

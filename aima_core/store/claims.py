@@ -1,24 +1,37 @@
-"""What comes of asking for an operation: it is the asker's, or it is not, and why."""
+"""Claims: 15-second leases on operations, so that exactly one worker executes each.
+
+A claim that is not renewed expires, and the operation is redelivered. An attempt that was superseded meanwhile is
+refused by its number, so that a worker back from a partition changes nothing.
+"""
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aima_core.domain.ids import HostName
-from aima_core.domain.operations import COMMAND, Command, Operation
+from aima_core.domain.ids import HostName, OperationId
+from aima_core.domain.operations import COMMAND, Command, Operation, State
+from aima_core.domain.resources import HostCapacity, ObstacleKind
+from aima_core.redis import keys
+from aima_core.redis.interface import TextRedis
+from aima_core.redis.scripts import Scripts
+from aima_core.store.operations import now
+from aima_core.store.serialization import comma_list, in_ms, operation_from, pairs
+
+_CLAIMABLE = comma_list(state for state in State if not state.ended)
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """The caller, and nobody else, carries the operation out while it renews the claim."""
+    """The caller alone executes the operation while it renews the claim."""
 
     attempt: int
     operation: Operation
     command_text: str
     signature: str
     gpus: tuple[str, ...] = ()
-    """The ids of those given to it."""
+    """The ids of those allocated to it."""
 
     @property
     def command(self) -> Command:
@@ -27,47 +40,88 @@ class Claimed:
 
 @dataclass(frozen=True)
 class NotClaimable:
-    """Nothing is to be done: a doubled or late message."""
+    """The message was a duplicate, or late: there is nothing to do."""
 
     reason: str
     cancel_pending: bool = False
-    """It was cancelled, and nobody has told its end yet."""
-
-
-class Lack(StrEnum):
-    """What a host has not to spare."""
-
-    SLOTS = "slots"
-    MEMORY = "memory"
-    GPUS = "gpus"
-    LOAD = "load"
-    """Another engine takes its share of the memory that CPU and GPU share."""
-    DRAINED = "drained"
+    """It was cancelled, and its end is not recorded yet."""
 
 
 @dataclass(frozen=True)
 class InsufficientCapacity:
-    """The host cannot take it on now; it has been put down among those that wait."""
+    """The host cannot run it now; it is recorded as pending."""
 
-    lack: Lack
+    lack: ObstacleKind
     operation: Operation
 
 
 @dataclass(frozen=True)
 class AlreadyPlaced:
-    """A start that any host may take, and whose service another host has already."""
+    """A start that any host may claim, and whose service another host has already."""
 
     host: HostName
     operation: Operation
 
 
 class ClaimStatus(StrEnum):
-    """How a claim stands when it is renewed."""
+    """The status of a claim at its renewal."""
 
     VALID = "go on"
     CANCEL = "cancel"
-    """Somebody has asked for its end."""
+    """A cancel was requested."""
     SUPERSEDED = "lost"
-    """Another attempt has begun; this one must fall silent."""
+    """Another attempt has begun; this one must record nothing more."""
     RECORD_MISSING = "gone"
-    """Redis has no record of it any more."""
+    """Redis has lost the operation."""
+
+
+class ClaimStore:
+    """Every call may raise BrokerUnavailable within seconds."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._run = Scripts(redis)
+
+    def claim(
+        self, id: OperationId, host: HostName, room: HostCapacity | None = None
+    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
+        """Claims an operation for CLAIM_TTL, and allocates what a start needs; without `room` everything fits."""
+        where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
+        prefixes = (keys.OPERATION_PREFIX, keys.INSTANCE_PREFIX, keys.HELD_PREFIX)
+        claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
+        capacity = _as_arguments(room) if room else ()
+        outcome, what, *more = self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
+        match outcome:
+            case 0:
+                return NotClaimable(str(what), cancel_pending=what == "cancelled")
+            case 2:
+                return InsufficientCapacity(ObstacleKind(what), operation_from(id, pairs(more[0])))
+            case 3:
+                return AlreadyPlaced(HostName(what), operation_from(id, pairs(more[0])))
+        fields = pairs(what)
+        record = operation_from(id, fields)
+        return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(more[0]))
+
+    def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:
+        """Renews a claim for another CLAIM_TTL and returns its status."""
+        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
+        return ClaimStatus(self._run("claims/renew", where, id, str(attempt), host, in_ms(keys.CLAIM_TTL)))
+
+    def release(self, id: OperationId, host: HostName, attempt: int, *, to_any_host: bool = False) -> bool:
+        """False if another attempt holds the claim by now. Only `to_any_host` lets other hosts claim it."""
+        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
+        return bool(self._run("claims/release", where, id, str(attempt), host, "1" if to_any_host else ""))
+
+    def release_all_of_host(self, host: HostName) -> list[OperationId]:
+        """Releases the claims of a worker that has died, and returns what it was executing."""
+        where = [keys.ACTIVE, keys.slots(host)]
+        found = self._run("claims/release_all_of_host", where, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        return [OperationId(id) for id in found]
+
+    def unassign(self, id: OperationId, lost: HostName) -> bool:
+        """Lets any host claim an operation; False if it is not the lost host's, or is still claimed by it."""
+        where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
+        return bool(self._run("claims/unassign", where, id, lost))
+
+
+def _as_arguments(room: HostCapacity) -> tuple[str | int, ...]:
+    return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus

@@ -1,6 +1,6 @@
-"""Enqueuing operations: what an API node hands over, and the arguments of the script that stores it.
+"""Batches of operations to enqueue, as the arguments of the script that stores them and pushes their messages.
 
-What many operations of a batch share is passed once.
+What operations of a batch share is passed once: one request may enqueue a thousand.
 """
 
 from __future__ import annotations
@@ -17,93 +17,92 @@ from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call
 from aima_core.store.serialization import age_of, as_fields, event_text, in_ms
-from aima_core.store.services import observed
+from aima_core.store.services import status_json
 
 
 @dataclass(frozen=True)
 class QueuedOperation:
-    """An operation to be put on its queue; Redis gives it its fence."""
+    """An operation to enqueue; Redis assigns its fence."""
 
     operation: Operation
     command: str
-    """The JSON of what is to be done."""
+    """As JSON."""
     signature: str
     waits: bool = False
-    """Nobody listens to its queue: the first host that will do may take it."""
+    """Its queue has no consumer: the first feasible host may claim it."""
 
     @property
-    def wants(self) -> Instance | None:
-        """What it wants of its instance; None where it leads to no one host."""
-        asked, host = self.operation, self.operation.route.host
-        if asked.service is None or host is None:
+    def instance(self) -> Instance | None:
+        """The instance with its new desired state; None if the operation may run on several hosts."""
+        operation, host = self.operation, self.operation.route.host
+        if operation.service is None or host is None:
             return None
-        starts = asked.kind is Kind.START
+        starts = operation.kind is Kind.START
         return Instance(
-            id=asked.service.on(host),
+            id=operation.service.on(host),
             desired=Desired.RUNNING if starts else Desired.STOPPED,
-            fence=asked.fence,
+            fence=operation.fence,
             state=InstanceState.STARTING if starts else InstanceState.STOPPING,
-            engine=asked.engine,
-            operation=asked.id,
-            since=asked.created_at,
+            engine=operation.engine,
+            operation=operation.id,
+            since=operation.created_at,
         )
 
 
-AT_ONCE = 50
-"""Orders in one call of the script; Redis does nothing else meanwhile."""
+BATCH_SIZE = 50
+"""Operations in one call of the script, which blocks Redis."""
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
 _ID, _INSTANCE = "<id>", "<instance>"
-"""Stand for the ids in the texts that orders share: a request may be for a thousand of them."""
+"""Placeholders for the ids in the texts that operations share."""
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.INSTANCES]
 
 
 def enqueue_calls(orders: Sequence[QueuedOperation]) -> Iterator[Call]:
-    """Of the script that puts operations down, in the order of the orders."""
+    """The calls of `operations/enqueue`, in the order of the operations."""
     prefixes = (keys.OPERATION_PREFIX, keys.LOG_PREFIX, keys.PREFIX, keys.INSTANCE_PREFIX, keys.INSTANCES_ON_PREFIX)
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
-    for start in range(0, len(orders), AT_ONCE):
-        alike = groupby(orders[start : start + AT_ONCE], _shared)
-        groups = [_group(list(group)) for _, group in alike]
+    for start in range(0, len(orders), BATCH_SIZE):
+        groups = [_group(list(alike)) for _, alike in groupby(orders[start : start + BATCH_SIZE], _shared)]
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups)]
 
 
 def _shared(order: QueuedOperation) -> tuple[object, ...]:
-    """Orders with the same differ in nothing but ids, routes and signatures."""
-    asked = order.operation
-    what = (asked.kind, asked.service, asked.engine, asked.image, asked.needs, asked.reason, asked.created_at)
-    return order.command, order.waits, asked.route.host is None, *what
+    """Operations with the same key differ only in ids, routes and signatures."""
+    it = order.operation
+    subject = (it.kind, it.service, it.engine, it.image, it.needs, it.reason, it.created_at)
+    return order.command, order.waits, it.route.host is None, *subject
 
 
 def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
-    first, wanted = alike[0], alike[0].wants
+    first, instance = alike[0], alike[0].instance
     record = as_fields(first.operation.model_dump(mode="json", exclude=_OWN))
     group = {
         "command": first.command,
         "fields": list(chain.from_iterable(record.items())),
         "waits": first.waits,
         "age": age_of(first.operation),
-        "event": _queued(first.operation),
+        "event": _queued_event(first.operation),
         "each": [_own(order) for order in alike],
     }
-    if wanted:
-        record_of_instance = observed(wanted).replace(wanted.id, _INSTANCE).replace(first.operation.id, _ID)
-        group |= {"desired": wanted.desired, "instance": record_of_instance}
+    if instance:
+        status = status_json(instance).replace(instance.id, _INSTANCE).replace(first.operation.id, _ID)
+        group |= {"desired": instance.desired, "instance": status}
     return group
 
 
-def _queued(operation: Operation) -> str:
+def _queued_event(operation: Operation) -> str:
     queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
     return event_text(queued).replace(operation.id, _ID)
 
 
 def _own(order: QueuedOperation) -> dict[str, str]:
-    asked, queue, host = order.operation, queue_of(order.operation), order.operation.route.host
+    operation, queue, host = order.operation, queue_of(order.operation), order.operation.route.host
     own = {
-        "id": asked.id,
-        "route": asked.route,
-        "routes": json.dumps(asked.routes),
+        "id": operation.id,
+        "route": operation.route,
+        "routes": json.dumps(operation.routes),
         "queue": queue,
         "signature": order.signature,
-        "message": encode_message(asked, queue),
+        "message": encode_message(operation, queue),
     }
-    return own | {"instance": asked.service.on(host), "host": host} if asked.service and host else own
+    return own | {"instance": operation.service.on(host), "host": host} if operation.service and host else own

@@ -1,4 +1,7 @@
-"""Hosts in Redis: the facts each announces, and when it was last heard of, by Redis' own clock."""
+"""Hosts in Redis: facts, heartbeats and membership, by Redis' own clock.
+
+A host without a heartbeat for HOST_DEAD is not live; its worker joins again when Redis has lost it.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,32 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
+from aima_core.domain.hosts import Host, HostFacts
 from aima_core.domain.ids import HostName, Route
-from aima_core.domain.services import Host, HostFacts
 from aima_core.errors import HostLives, HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
+from aima_core.store.serialization import in_ms
 
 LEFT = 0.0
-"""When a host was last heard of whose worker has said goodbye."""
+"""The last heartbeat of a host whose worker has shut down."""
 
 
 class Membership(StrEnum):
     OK = "ok"
     TAKEN = "taken"
-    """Another worker goes by the name now."""
+    """Another worker has the name now."""
     UNKNOWN = "unknown"
-    """Redis does not know the host: it is to join anew."""
+    """Redis has lost the host, which must join again."""
 
 
 class HeartbeatReply(NamedTuple):
     membership: Membership
     drained: bool
     epoch: str
-    """Another than before where Redis has lost its data."""
+    """A new one means that Redis has lost its data."""
 
 
 class HostStore:
@@ -43,62 +47,63 @@ class HostStore:
         self._run = Scripts(redis)
 
     def join(self, host: HostName, *, identity: str, session: str) -> None:
-        """Take the name for this worker; it takes it again at once when it comes back in the same session.
+        """Registers a worker under its name; one restarted in the same session takes it back at once.
 
-        Raises HostNameTaken, IdentityTaken where another worker that lives goes by it.
+        Raises HostNameTaken or IdentityTaken if a live worker has it.
         """
-        places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
-        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
-        what, *other = self._run("hosts/join", places, host, identity, session, dead)
-        if what == "name":
+        where = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
+        dead = in_ms(keys.HOST_DEAD)
+        taken, *other = self._run("hosts/join", where, host, identity, session, dead)
+        if taken == "name":
             raise HostNameTaken(host=host, other=other[0])
-        if what == "identity":
+        if taken == "identity":
             raise IdentityTaken(host=host, identity=identity, other=other[0])
 
     def announce(self, facts: HostFacts) -> None:
-        """Put down what a host has."""
+        """Records a host's facts."""
         self._redis.hset(keys.HOSTS, facts.name, facts.model_dump_json())
 
     def heartbeat(self, host: HostName, *, identity: str, session: str) -> HeartbeatReply:
-        """Say that it lives, and learn what has changed for it."""
-        places = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.DRAINED, keys.EPOCH]
-        standing, drained, epoch = self._run("hosts/heartbeat", places, host, f"{identity} {session}", uuid.uuid4().hex)
-        return HeartbeatReply(Membership(standing), drained=bool(drained), epoch=epoch)
+        """Records a heartbeat and returns what has changed for the host."""
+        where = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.DRAINED, keys.EPOCH]
+        session = f"{identity} {session}"
+        membership, drained, epoch = self._run("hosts/heartbeat", where, host, session, uuid.uuid4().hex)
+        return HeartbeatReply(Membership(membership), drained=bool(drained), epoch=epoch)
 
     def leave(self, host: HostName) -> None:
-        """Say that the host's worker has ended in good order: it is not live from now on."""
+        """Records that the host's worker has shut down: the host is not live from now on."""
         self._redis.zadd(keys.HOSTS_SEEN, {host: LEFT})
 
     def count_dropped(self, host: HostName, number: int) -> None:
-        """So many messages more made no sense to it; near enough: it is told again where Redis' answer is lost."""
+        """Counts malformed messages that the host has dropped; a lost reply may count some twice."""
         with self._redis.pipeline() as pipe:
             pipe.hincrby(keys.DROPPED, host, number)
             pipe.expire(keys.DROPPED, keys.DROPPED_TTL)
             pipe.execute()
 
     def drain(self, host: HostName) -> None:
-        """Let it take no starts from now on. Raises UnknownHost."""
+        """Excludes the host from starts. Raises UnknownHost."""
         since = self.get(host).drained_since or datetime.now(UTC)
         self._redis.hset(keys.DRAINED, host, since.isoformat())
 
     def resume(self, host: HostName) -> None:
-        """Let it take starts again. Raises UnknownHost."""
+        """Admits starts again. Raises UnknownHost."""
         self.get(host)
         self._redis.hdel(keys.DRAINED, host)
 
     def forget(self, host: HostName) -> None:
-        """Remove every key that is about it, and the doorbells that wait for it. Raises UnknownHost, HostLives."""
+        """Deletes every record of the host, and its queued messages. Raises UnknownHost, HostLives."""
         queues = [Route.to_host(host), stop_queue(host)]
-        places = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.DROPPED]
-        places += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
-        places += [keys.queue("unacked"), keys.queue("unacked_index")]
-        places += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
-        places += [keys.held(host), keys.slots(host), keys.asked(host)]
-        places += [place for queue in queues for place in (keys.queue(queue), *keys.celery_s_own(queue))]
+        where = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.DROPPED]
+        where += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
+        where += [keys.queue("unacked"), keys.queue("unacked_index")]
+        where += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
+        where += [keys.held(host), keys.slots(host), keys.asked(host)]
+        where += [key for queue in queues for key in (keys.queue(queue), *keys.celery_s_own(queue))]
         prefixes = [keys.port_prefix(host), keys.INSTANCE_PREFIX, keys.LINES_PREFIX, keys.LAST_LINES_PREFIX]
         prefixes += [keys.OPERATION_PREFIX, keys.CLAIM_PREFIX]
-        dead = int(keys.HOST_DEAD.total_seconds() * 1000)
-        match self._run("hosts/forget", places, host, dead, *queues, *prefixes):
+        dead = in_ms(keys.HOST_DEAD)
+        match self._run("hosts/forget", where, host, dead, *queues, *prefixes):
             case "live":
                 raise HostLives(host=host)
             case "unknown":
@@ -150,6 +155,6 @@ def _host(text: str, seen: float, now: float, *, drained: str | None, dropped: s
 
 @lru_cache(maxsize=2048)
 def _announced(text: str) -> Host:
-    """What a host announced, as of one that is not live; the same text comes again and again."""
+    """The announced facts, as of a host that is not live; cached, since they seldom change."""
     facts = HostFacts.model_validate_json(text)
     return Host.model_construct(**dict(facts), live=False, seen_at=datetime.fromtimestamp(LEFT, UTC))

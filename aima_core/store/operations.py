@@ -1,51 +1,58 @@
-"""Operations in Redis: made, claimed, moved on by events, cancelled, listed, followed.
+"""Operations in Redis: enqueued, updated by events, cancelled, listed and followed.
 
-A message on the queue is only a doorbell; what is here is the intent and the truth about its progress.
+The record is the truth, a message on the queue only a notification: a lost, late or duplicate message changes nothing.
 """
 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
+from typing import Any
 
-from aima_core.domain.ids import HostName, OperationId, Route
+from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
-from aima_core.domain.resources import HostCapacity
 from aima_core.errors import OperationLost, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
-from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimStatus, InsufficientCapacity, Lack, NotClaimable
 from aima_core.store.enqueue import QueuedOperation, enqueue_calls
-from aima_core.store.serialization import as_fields, entry, event_from, event_text, in_ms, operation_from
+from aima_core.store.serialization import (
+    as_fields,
+    comma_list,
+    entry,
+    event_from,
+    event_text,
+    in_ms,
+    operation_from,
+    pairs,
+)
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
 START_OF_LOG = "0-0"
-_LOOK_AT = 2000
-"""How many entries of the index one page may look at before it comes back with what it has."""
+_MOST_SCANNED = 2000
+"""Index entries that one page may scan before it returns what it has found."""
 
 
 @dataclass(frozen=True)
-class Overdue:
-    """What nobody carries out, and is rung for again."""
+class Stalled:
+    """Operations that no worker executes."""
 
     waiting: int
-    """How many operations wait for room somewhere."""
-    unattended: list[tuple[OperationId, str]]
-    """With the queue that each is rung on."""
-    unroutable: list[OperationId]
-    """Which wait, for room or on their queue, and of which nobody has said why."""
+    """The number of those that wait for capacity."""
+    undelivered: list[tuple[OperationId, str]]
+    """Those without a message, with the queue to redeliver on."""
+    without_reason: list[OperationId]
+    """Those pending, for capacity or on their queue, without a recorded reason."""
 
 
 @dataclass(frozen=True)
 class Page:
     items: list[Operation]
     after: str | None
-    """Where the next page begins; None when this is the last."""
+    """The entry after which the next page starts; None on the last page."""
 
 
 class OperationStore:
@@ -56,9 +63,9 @@ class OperationStore:
         self._run = Scripts(redis)
 
     def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
-        """Put down queued operations, each with its first event and its doorbell, in one round trip.
+        """Stores operations, each with its first event and its message, in one round trip; idempotent.
 
-        Gives them as they are then. Again with the same ones changes nothing.
+        Returns them as stored.
         """
         fences = chain.from_iterable(self._run.each("operations/enqueue", list(enqueue_calls(orders))))
         return [
@@ -75,17 +82,13 @@ class OperationStore:
 
     def page(self, *, limit: int, after: str | None = None, having: Mapping[str, str] | None = None) -> Page:
         """The newest first, of those whose record has these values."""
-        filters = [part for pair in (having or {}).items() for part in pair]
-        found = self._run(
-            "operations/list", [keys.OPERATIONS], keys.OPERATION_PREFIX, after or "", limit, _LOOK_AT, *filters
-        )
-        records = [
-            operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[1::2], found[2::2], strict=True)
-        ]
-        return Page(items=records, after=found[0] or None)
+        scan = (keys.OPERATION_PREFIX, after or "", limit, _MOST_SCANNED)
+        filters = chain.from_iterable((having or {}).items())
+        next_after, *found = self._run("operations/list", [keys.OPERATIONS], *scan, *filters)
+        return Page(items=_records(found), after=next_after or None)
 
     def active(self) -> list[OperationId]:
-        """Those that have not ended, oldest first."""
+        """The ids of those that have not ended, oldest first."""
         return [OperationId(id) for id in self._redis.zrange(keys.ACTIVE, 0, -1)]
 
     def list_active(self) -> list[Operation]:
@@ -97,125 +100,79 @@ class OperationStore:
             found = [operation_from(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
         return sorted(found, key=lambda operation: operation.created_at)
 
-    def claim(
-        self, id: OperationId, host: HostName, room: HostCapacity | None = None
-    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
-        """Take it on for CLAIM_TTL, unless it has ended or is another's, or the host has no room for it.
-
-        What a start needs is held for its service from then on. Without `room` there is room for anything.
-        """
-        where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
-        where += [keys.SERVICES_AT, keys.HELD_PREFIX, keys.INSTANCE_PREFIX, keys.OPERATION_PREFIX]
-        has = _as_arguments(room) if room else ()
-        taken, what, *gpus = self._run(
-            "claims/claim", where, id, host, in_ms(keys.CLAIM_TTL), _UNENDED, now().isoformat(), uuid.uuid4().hex, *has
-        )
-        if taken == 0:
-            return NotClaimable(str(what), cancel_pending=what == "cancelled")
-        if taken == 2:
-            return InsufficientCapacity(Lack(what), operation_from(id, _pairs(gpus[0])))
-        if taken == 3:
-            return AlreadyPlaced(HostName(what), operation_from(id, _pairs(gpus[0])))
-        fields = _pairs(what)
-        record = operation_from(id, fields)
-        return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(gpus[0]))
-
-    def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:
-        """Hold a claim for another CLAIM_TTL and learn how it stands."""
-        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
-        return ClaimStatus(self._run("claims/renew", where, id, str(attempt), host, in_ms(keys.CLAIM_TTL)))
-
-    def release_claim(self, id: OperationId, host: HostName, attempt: int, *, to_anybody: bool = False) -> bool:
-        """End a claim; False when it was another's by now. Only `to_anybody` lets other hosts take it on."""
-        where = [keys.operation(id), keys.claim(id), keys.slots(host)]
-        return bool(self._run("claims/release", where, id, str(attempt), host, "1" if to_anybody else ""))
-
-    def release_all_of_host(self, host: HostName) -> list[Operation]:
-        """End the claims of the host's worker that is no more; gives what it was carrying out."""
-        places = [keys.ACTIVE, keys.slots(host)]
-        found = self._run("claims/release_all_of_host", places, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
-        return [self.get(OperationId(id)) for id in found]
-
-    def unassign(self, id: OperationId, lost: HostName) -> bool:
-        """Let any host take it on; False when it is not that host's, or its worker still holds it."""
-        places = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
-        return bool(self._run("claims/unassign", places, id, lost))
-
-    def find_stalled(self, *, at_most: int = 50) -> Overdue:
-        """What nobody carries out that somebody should; each is told to one asker only, and again after LOOK_AFTER."""
-        where = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN]
-        told = (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX, keys.PREFIX, int(keys.HOST_DEAD.total_seconds()))
-        waiting, unroutable, *found = self._run(
-            "operations/find_stalled", where, in_ms(keys.LOOK_AFTER), at_most, *told
-        )
-        pairs = zip(found[::2], found[1::2], strict=True)
-        unattended = [(OperationId(id), queue) for id, queue in pairs]
-        return Overdue(waiting=waiting, unattended=unattended, unroutable=[OperationId(id) for id in unroutable])
+    def find_stalled(self, *, at_most: int = 50) -> Stalled:
+        """Each operation is returned to one caller only, and again after LOOK_AFTER."""
+        where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        limits = (in_ms(keys.LOOK_AFTER), at_most, in_ms(keys.HOST_DEAD))
+        waiting, pending, *found = self._run("operations/find_stalled", where, *limits, *prefixes, keys.PREFIX)
+        undelivered = [(OperationId(id), queue) for id, queue in zip(found[::2], found[1::2], strict=True)]
+        return Stalled(waiting, undelivered, without_reason=[OperationId(id) for id in pending])
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
-        """Those that wait for room, oldest first."""
-        found = self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX)
-        return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
+        """Those that wait for capacity, oldest first."""
+        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX))
 
     def find_unroutable(self, heard: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
-        """What is queued, and nobody has listened for since `after`; `heard` are the routes listened to now."""
-        told = (keys.OPERATION_PREFIX, in_ms(after), at_most, in_ms(keys.HEARD_FOR), json.dumps(list(heard)))
-        found = self._run("operations/find_unroutable", [keys.ACTIVE, keys.ROUTES], *told)
-        return [operation_from(OperationId(id), _pairs(flat)) for id, flat in zip(found[::2], found[1::2], strict=True)]
+        """Those queued whose routes had no live consumer for `after`; `heard` are the routes that have one now."""
+        limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR))
+        where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(heard))
+        return _records(self._run("operations/find_unroutable", where, keys.OPERATION_PREFIX, *limits, routes))
 
     def append_event(self, event: Event, *, attempt: int | None = None) -> int:
-        """Append the event, publish it and change the record as it says, in one step.
+        """Appends and publishes an event and updates the record, in one step.
 
-        Gives the event's number; 0 when the operation has ended, is lost, or belongs to a later attempt by now:
-        then nothing was written.
+        Returns the event's number, or 0, with nothing written, if the operation has ended, is lost, or was taken over
+        by a later attempt. A retry of the same event after a lost reply returns its number again.
         """
         return int(self._run("operations/append_event", _places(event.operation), *_recording(event, attempt)))
 
     def record_lost(self, operation: Operation, *, seen: int = 0) -> bool:
-        """Tell the end of an operation that Redis has lost; False when there is a record of it all the same.
+        """Records the end of an operation that Redis has lost; False if there is a record.
 
-        `seen` is the number of the last event that was told of it, as far as the caller knows.
+        `seen` is the number of its last event, as far as the caller knows.
         """
         id, seq, failure = operation.id, seen + 1, OperationLost().failure
         event = Event(operation=id, at=now(), phase=Phase.FAILED, host=operation.host, failure=failure)
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
-        said = (seq, event_text(event), keys.EVENTS, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
         known = operation.model_copy(update={"reason": None, "progress": None})
         record = as_fields(known.model_dump(mode="json")) | _changes(event)
-        return bool(
-            self._run(
-                "operations/record_lost", where, id, entry(operation), *said, *chain.from_iterable(record.items())
-            )
-        )
+        lost = (id, entry(operation), seq, event_text(event))
+        fields = chain.from_iterable(record.items())
+        return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 
     def request_cancel(self, id: OperationId) -> bool:
-        """Mark it for cancelling. True when nobody holds it: the caller is to end it then.
+        """Requests a cancel. True if no worker has claimed it: then the caller must end it.
 
         Raises UnknownOperation.
         """
-        answer = self._run("operations/request_cancel", [keys.operation(id), keys.claim(id)])
-        if answer == "lost":
+        status = self._run("operations/request_cancel", [keys.operation(id), keys.claim(id)])
+        if status == "lost":
             raise UnknownOperation(operation=id)
-        return str(answer) == "free"
+        return str(status) == "free"
 
     def events(self, id: OperationId, *, after: int = 0) -> list[Event]:
-        """Those with a higher number, in order; the first may be higher than `after + 1` where the log was trimmed."""
+        """Those with a higher number, in order; the first exceeds `after + 1` if the log was trimmed."""
         entries = self._redis.xrange(keys.log(id), min=f"({after}-0")
-        return [event_from(fields["event"], int(place.split("-")[0])) for place, fields in entries]
+        return [event_from(fields["event"], int(entry_id.split("-")[0])) for entry_id, fields in entries]
 
     def last_event_id(self) -> str:
-        """Where everybody's log ends just now."""
+        """The end of the common log."""
         newest = self._redis.xrevrange(keys.COMMON_LOG, count=1)
         return newest[0][0] if newest else START_OF_LOG
 
     def all_events(self, after: str) -> list[tuple[str, Event]] | None:
-        """All operations' events beyond a place of everybody's log; None where the log was trimmed beyond it."""
+        """The events of all operations after an entry of the common log; None if the log was trimmed beyond it."""
         entries = self._redis.xrange(keys.COMMON_LOG, min=after)
         if after != START_OF_LOG:
             if not entries or entries[0][0] != after:
                 return None
             del entries[0]
-        return [(place, event_from(fields["event"], int(fields["seq"]))) for place, fields in entries]
+        return [(entry_id, event_from(fields["event"], int(fields["seq"]))) for entry_id, fields in entries]
+
+
+def _records(flat: Sequence[Any]) -> list[Operation]:
+    """Operations as scripts return them: id, record, id, record, …"""
+    return [operation_from(OperationId(id), pairs(record)) for id, record in zip(flat[::2], flat[1::2], strict=True)]
 
 
 def _places(id: OperationId) -> list[str]:
@@ -224,48 +181,26 @@ def _places(id: OperationId) -> list[str]:
 
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     state = event.phase.state
-    yield "" if attempt is None else str(attempt)
-    yield _MAY_BECOME[state]
-    yield "1" if state.ended else "0"
-    yield event.operation
-    yield event_text(event)
-    yield keys.EVENTS
-    yield keys.LOG_CAP
-    yield keys.COMMON_LOG_CAP
-    yield int(keys.ENDED_TTL.total_seconds())
-    for name, value in _changes(event).items():
-        yield name
-        yield value
+    yield from ("" if attempt is None else str(attempt), _SOURCES[state], "1" if state.ended else "0")
+    yield from (event.operation, event_text(event), *_PUBLISHING)
+    yield from chain.from_iterable(_changes(event).items())
 
 
 def _changes(event: Event) -> dict[str, str]:
-    said = event.model_dump(mode="json", include=_IN_RECORD, exclude_none=True)
-    said["state"] = str(event.phase.state)
-    if event.message or not (event.progress or event.lines):  # what was said of the phase before holds no more
-        said["reason"] = event.message or ""
+    changes = event.model_dump(mode="json", include=_IN_RECORD, exclude_none=True)
+    changes["state"] = str(event.phase.state)
+    if event.message or not (event.progress or event.lines):  # a new phase makes the reason of the last one stale
+        changes["reason"] = event.message or ""
     if event.phase.state.ended:
-        said["ended_at"] = event.at.isoformat()
-    return as_fields(said)
+        changes["ended_at"] = event.at.isoformat()
+    return as_fields(changes)
 
 
-def _as_arguments(room: HostCapacity) -> tuple[str | int, ...]:
-    return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus
-
-
-def _pairs(flat: list[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _listed(states: Iterator[State]) -> str:
-    """With a comma on both sides of each, so that the script can look one up as text."""
-    return f",{','.join(states)},"
-
-
-_UNENDED = _listed(state for state in State if not state.ended)
-_MAY_BECOME = {state: _listed(source for source, targets in TRANSITIONS.items() if state in targets) for state in State}
-"""The states from which an operation may come to each."""
+_PUBLISHING = (keys.EVENTS, keys.LOG_CAP, keys.COMMON_LOG_CAP, int(keys.ENDED_TTL.total_seconds()))
+_SOURCES = {state: comma_list(source for source, targets in TRANSITIONS.items() if state in targets) for state in State}
+"""The states from which each state may be entered."""
 
 
 def now() -> datetime:
-    """The clock of records and events; leases and heartbeats go by Redis' own."""
+    """The clock of records and events; leases and heartbeats use Redis' own."""
     return datetime.now().astimezone()

@@ -1,9 +1,9 @@
-"""An operation's record as Redis holds it: a hash of texts, an entry in the index, and the text of each event."""
+"""Serialization of operations for Redis: a hash of texts, an entry in the index, and the JSON of each event."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ _JSON_FIELDS = ("progress", "failure", "needs", "routes")
 
 
 def as_fields(record: Mapping[str, Any]) -> dict[str, str]:
-    """As a hash holds them: texts, and JSON where a field has parts."""
+    """The fields of the hash: texts, and JSON for composite values."""
     return {
         name: json.dumps(value) if name in _JSON_FIELDS else str(value)
         for name, value in record.items()
@@ -31,7 +31,7 @@ def operation_from(id: OperationId, fields: Mapping[str, str]) -> Operation:
 
 
 def entry(operation: Operation) -> str:
-    """Of the index of all operations, by age."""
+    """The entry in the index of all operations, which is in the order of age."""
     return f"{age_of(operation)} {operation.id}"
 
 
@@ -40,14 +40,24 @@ def age_of(operation: Operation) -> str:
 
 
 def event_text(event: Event) -> str:
-    """As logs and followers are given it, beside its number."""
+    """The JSON in logs and publications, which carry its number beside it."""
     return event.model_dump_json(exclude={"seq"}, exclude_defaults=True)
 
 
 def event_from(text: str, seq: int) -> Event:
-    """An event as it was recorded, with the number Redis gave it."""
+    """A recorded event with the number that Redis assigned."""
     return Event.model_validate_json(text).model_copy(update={"seq": seq})
 
 
 def in_ms(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1000)
+
+
+def pairs(flat: Sequence[str]) -> dict[str, str]:
+    """A hash as scripts return it: field, value, field, value, …"""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def comma_list(words: Iterable[str]) -> str:
+    """With a comma on both sides of each word, so that a script can find one as text."""
+    return f",{','.join(words)},"

@@ -1,4 +1,7 @@
-"""Services and instances in Redis: what is wanted of each, under a fence, and what it is."""
+"""Services and instances in Redis: spec and desired state, guarded by a fencing token, and status.
+
+The higher fence wins: a late writer, such as a worker back from a partition, changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,31 @@ from aima_core.errors import UnknownService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
+from aima_core.store.serialization import comma_list, in_ms, pairs
 
-_WANTED = {"desired", "fence"}
+_DESIRED = {"desired", "fence"}
 
 
 @dataclass(frozen=True)
 class Taken:
     before: Instance | None
-    """What the instance was; None where there was none."""
+    """The instance before; None if there was none."""
 
 
 class Whereabouts(NamedTuple):
     service: Service | None
-    """As it was written down; None where it was not."""
+    """Its spec; None if there is none."""
     hosts: list[HostName]
-    """Where it runs, then where it ran."""
+    """Those where it runs, then those where it has stopped."""
     wanted: list[HostName]
-    """Where it is meant to run."""
+    """Those where it is desired to run."""
 
 
 class Listing(NamedTuple):
     services: str
-    """JSON objects with a comma between them: each a service, and `instances` as far as is known of them."""
+    """JSON objects with a comma between them: each a service with its `instances`."""
     after: str | None
-    """Where the next page begins; None when this is the last."""
+    """The id after which the next page starts; None on the last page."""
 
 
 class ServiceStore:
@@ -47,7 +51,7 @@ class ServiceStore:
         self._run = Scripts(redis)
 
     def put(self, *services: Service) -> None:
-        """Write them down, each in place of what was written down under its id."""
+        """Stores specs, replacing those with the same id."""
         if not services:
             return
         with self._redis.pipeline() as pipe:
@@ -63,7 +67,7 @@ class ServiceStore:
         return Service.model_validate_json(record)
 
     def placements(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
-        """Of several services, in one round trip."""
+        """The placements of several services, in one round trip."""
         prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
         found = self._run("services/placements", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
         return {
@@ -74,7 +78,7 @@ class ServiceStore:
         }
 
     def remove(self, id: ServiceId) -> None:
-        """Forget a service and its instances."""
+        """Deletes a service and its instances."""
         instances = self.instances_of(id)
         with self._redis.pipeline() as pipe:
             pipe.delete(keys.service(id), *(keys.instance(instance.id) for instance in instances))
@@ -87,92 +91,86 @@ class ServiceStore:
             pipe.execute()
 
     def listing(self, *, limit: int, after: str | None = None) -> Listing:
-        """In the order of their ids; one round trip, however many they are and whatever there is of each."""
+        """One page, in the order of ids; one round trip, however many instances there are."""
         return self._listing(f"({after}" if after else "-", "+", limit=limit)
 
     def status(self, id: ServiceId) -> str:
-        """One as it is listed. Raises UnknownService."""
+        """One service as it is listed. Raises UnknownService."""
         if not (found := self._listing(f"[{id}", f"[{id}", limit=1).services):
             raise UnknownService(service=id)
         return found
 
     def set_desired(self, instance: Instance) -> bool:
-        """Say what an instance shall be; False when one with a higher fence has said so since."""
-        return bool(self._intend(instance, from_now_on=False))
+        """False if superseded by a higher fence. The status of a known instance stays."""
+        return bool(self._set_desired(instance, replace=False))
 
     def replace_desired(self, instance: Instance) -> Taken | None:
-        """Say what an instance shall be and is; None when one with a higher fence has said so since."""
-        answer = self._intend(instance, from_now_on=True)
-        return Taken(_instance(_pairs(answer[0])) if answer[0] else None) if answer else None
+        """Sets desired state and status; None if superseded by a higher fence."""
+        reply = self._set_desired(instance, replace=True)
+        return Taken(_instance(pairs(reply[0])) if reply[0] else None) if reply else None
 
     def adopt(self, instance: Instance, service: Service, *, seen_with: int | None) -> bool:
-        """Put back what is known of an instance that runs, and its service where there is none.
+        """Restores the record of a running instance, and its service if there is none.
 
-        `seen_with` is the fence of the record that this is put in the place of; False when it has changed since.
+        `seen_with` is the fence of the record that this replaces; False if it has changed since.
         """
         id = instance.id
         where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host)]
         where += [keys.service(service.id), keys.SERVICES, keys.FENCE]
-        seen = "" if seen_with is None else str(seen_with)
-        said = (id, instance.fence, instance.desired, observed(instance), seen, service.id, service.model_dump_json())
-        return bool(self._run("services/adopt", where, *said))
+        expected = "" if seen_with is None else str(seen_with)
+        record = (id, instance.fence, instance.desired, status_json(instance), expected)
+        return bool(self._run("services/adopt", where, *record, service.id, service.model_dump_json()))
 
     def raise_fence(self, seen: int) -> bool:
-        """See to it that whatever is asked for from now on counts as asked for later than this fence."""
+        """Raises the fence counter, so that every later request supersedes this fence."""
         return bool(self._run("services/raise_fence", [keys.FENCE], seen))
 
     def update_status(self, instance: Instance) -> bool:
-        """Put down what an instance is; False when it has been told to be something else since."""
-        return bool(
-            self._run("services/update_status", [keys.instance(instance.id)], str(instance.fence), observed(instance))
-        )
+        """False if the desired state has changed since (fencing)."""
+        where = [keys.instance(instance.id)]
+        return bool(self._run("services/update_status", where, str(instance.fence), status_json(instance)))
 
     def instance(self, id: InstanceId) -> Instance | None:
         fields = self._redis.hgetall(keys.instance(id))
         return _instance(fields) if fields else None
 
     def instances_of(self, id: ServiceId) -> list[Instance]:
-        """Its instances on all hosts, by host."""
+        """The instances of a service, by host."""
         return self.instances(self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True))
 
     def instances_on(self, host: HostName) -> list[Instance]:
-        """Those of one host, in no order."""
+        """The instances on a host, in no order."""
         return self.instances(self._redis.smembers(keys.instances_on(host)))
 
     def instances(self, ids: Iterable[str]) -> list[Instance]:
-        """These instances, as far as there are records of them."""
+        """These instances, without those that have no record."""
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(keys.instance(InstanceId(id)))
             return [_instance(fields) for fields in pipe.execute() if fields]
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, dead = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], int(keys.HOST_DEAD.total_seconds() * 1000)
-        prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
-        gone = f",{','.join(GONE)},"
-        after, services = self._run("services/list", where, *prefixes, first, last, limit, dead, gone)
+        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
+        after, services = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         return Listing(services, after or None)
 
-    def _intend(self, instance: Instance, *, from_now_on: bool) -> Any:
+    def _set_desired(self, instance: Instance, *, replace: bool) -> Any:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
-        said = (instance.id, instance.fence, instance.desired, observed(instance))
-        return self._run("services/set_desired", where, *said, "1" if from_now_on else "")
+        record = (instance.id, instance.fence, instance.desired, status_json(instance))
+        return self._run("services/set_desired", where, *record, "1" if replace else "")
 
 
-def observed(instance: Instance) -> str:
-    """What an instance is, as it is kept beside what is wanted of it."""
-    return instance.model_dump_json(exclude=_WANTED)
+def status_json(instance: Instance) -> str:
+    """The status, which Redis holds beside the desired state."""
+    return instance.model_dump_json(exclude=_DESIRED)
 
 
 def _instance(fields: dict[str, Any]) -> Instance:
     return Instance.model_validate_json(
-        # What is wanted is kept beside the record, where the scripts compare it.
+        # Fence and desired state are fields of their own, which the scripts compare.
         fields["record"][:-1] + f',"fence":{fields["fence"]},"desired":"{Desired(fields["desired"])}"}}'
     )
-
-
-def _pairs(flat: list[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:

@@ -30,15 +30,20 @@ class BackgroundLoop:
         interval: timedelta | Callable[[], timedelta],
         retry_delay: timedelta | None = None,
         immediately: bool = True,
+        settle_delay: timedelta = timedelta(),
         woken: Event | None = None,
         on_outage: Callable[[Outage], None] | None = None,
     ) -> None:
-        """`retry_delay` replaces `interval` after a failed pass. `woken` is an event that others may set, too."""
+        """`retry_delay` replaces `interval` after a failed pass; `settle_delay` is waited after a wake.
+
+        `woken` is an event that others may set, too.
+        """
         self._name = name
         self._pass = run
         self._interval = interval
         self._retry_delay = retry_delay
         self._immediately = immediately
+        self._settle_delay = settle_delay
         self._woken = woken or Event()
         self._on_outage = on_outage
         self._stopped = Event()
@@ -72,10 +77,14 @@ class BackgroundLoop:
 
     def _loop(self) -> None:
         if not self._immediately:
-            self._woken.wait(self._delay(failed=False))
+            self._wait(self._delay(failed=False))
         while not self._stopped.is_set():
             self._woken.clear()
-            self._woken.wait(self._delay(failed=not self._succeeds()))
+            self._wait(self._delay(failed=not self._succeeds()))
+
+    def _wait(self, delay: float) -> None:
+        if self._woken.wait(delay) and self._settle_delay:
+            self.sleep(self._settle_delay)
 
     def _succeeds(self) -> bool:
         try:

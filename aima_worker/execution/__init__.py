@@ -1,1 +1,1 @@
-"""Execution: from a Celery message to a finished operation."""
+"""Execution: from a Celery message to a finished operation; claims, forwarding and redelivery."""

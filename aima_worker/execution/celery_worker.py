@@ -1,53 +1,78 @@
-"""The Celery worker of a host: what it takes from its queues, and how many at once.
+"""The Celery worker of a host: its queues, its concurrency, its remote control and its shutdown.
 
-Starts and pulls are taken as there are slots for them, so that what a busy host cannot begin stays on the queue for
-others. Stops come over a channel of their own, which no start can fill.
+Starts and pulls are fetched only while slots are free, so that what a busy host cannot begin stays on the queue for
+other hosts. Stops have a channel of their own, so that they never queue behind starts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Timer
 from typing import Any
 
 import structlog
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, signals
 from kombu import Consumer, Queue
 from kombu.common import ignore_errors
 
 from aima_core.domain.ids import Route
 
 STOP_SLOTS = 4
-"""Threads beyond the start slots, so that stops never wait behind starts."""
+"""Threads beyond the slots of starts and pulls."""
+EVENT_INTERVAL = timedelta(seconds=10)
+"""Between two worker events, for Flower."""
+EXIT_TIMEOUT = timedelta(seconds=2.5)
+READING_COMMANDS = frozenset(
+    {"ping", "stats", "active_queues", "registered", "active", "reserved", "scheduled", "revoked", "conf", "heartbeat"}
+)
+EVENT_COMMANDS = frozenset({"enable_events", "disable_events"})
+"""Task events cost Redis two commands each; Flower enables them while it runs."""
+_CONTROL = "celery.worker.consumer.control.Control"
 
-
-HEARTBEAT_SECONDS = 10.0
-"""Between two events that tell Flower of the worker."""
+_log = structlog.get_logger()
 
 
 def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], stops: str, slots: int) -> Any:
-    """`routes` are the queues of starts and pulls, `stops` the one of stops."""
-    app.steps["consumer"].add(_taking_stops_from(stops))
+    """`routes` are the queues of starts and pulls, `stops` is the queue of stops."""
+    app.steps["consumer"].add(_consume_stops_from(stops))
     worker: Any = app.Worker(
-        pool="threads",  # a task on a thread hears of the worker's end, and can be interrupted; a forked one cannot
+        pool="threads",  # a task on a thread can be cancelled at shutdown; a forked one cannot
         concurrency=slots + STOP_SLOTS,
         queues=list(routes),
         hostname=name,
-        without_gossip=True,  # grows with the square of the hosts
+        without_gossip=True,  # it grows with the square of the hosts
         without_mingle=True,
-        heartbeat_interval=HEARTBEAT_SECONDS,
+        heartbeat_interval=EVENT_INTERVAL.total_seconds(),
         loglevel="WARNING",
         quiet=True,
     )
     worker.consumer.initial_prefetch_count = slots
-    # Refused rather than taken for done, so that it is counted with all else that makes no sense.
+    # Rejected instead of acknowledged, so that it is counted with all other malformed messages.
     worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
-    restrict_remote_control(worker)
+    _restrict_remote_control(worker)
     return worker
 
 
-def _taking_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
+def on_worker_shutdown(call: Callable[[], None]) -> None:
+    """Calls it at the first signal that ends the worker, before Celery waits for its tasks."""
+    signals.worker_shutting_down.connect(lambda **_: call(), weak=False)
+
+
+def exit_within_deadline(exit_code: Callable[[], int]) -> None:
+    """Ends this process after EXIT_TIMEOUT, whatever still blocks."""
+
+    def leave() -> None:
+        _log.warning("worker exited at its deadline", reason="something does not answer")
+        os._exit(exit_code())
+
+    timer = Timer(EXIT_TIMEOUT.total_seconds(), leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _consume_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
     class Stops(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer:Tasks",)
 
@@ -64,7 +89,7 @@ def _taking_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
 
         def stop(self, c: Any) -> None:
             channel, self._channel = self._channel, None
-            if channel is not None and c.connection is not None:  # which has closed its channels when it was lost
+            if channel is not None and c.connection is not None:  # a lost connection has closed its channels
                 ignore_errors(c.connection, channel.close)
 
         shutdown = stop
@@ -72,32 +97,7 @@ def _taking_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
     return Stops
 
 
-SHOWS = frozenset(
-    {"ping", "stats", "active_queues", "registered", "active", "reserved", "scheduled", "revoked", "conf", "heartbeat"}
-)
-TELLS = frozenset({"enable_events", "disable_events"})
-"""Whether it tells of tasks; they cost Redis two commands each, and are lost on nobody but Flower."""
-_CONTROL = "celery.worker.consumer.control.Control"
-
-
-def restrict_remote_control(worker: Any) -> None:
-    """Before it begins. Raises KeyError where Celery has another way to be controlled than is known here."""
+def _restrict_remote_control(worker: Any) -> None:
+    """Before it starts: commands may read the worker, never change it. Raises KeyError if Celery's node has moved."""
     node = worker.consumer.blueprint.steps[_CONTROL].box.node
-    node.handlers = {name: node.handlers[name] for name in SHOWS | TELLS}
-
-
-SECONDS_TO_END = 2.5
-
-_log = structlog.get_logger()
-
-
-def exit_within_deadline(exit_code: Callable[[], int]) -> None:
-    """Let this process live no longer than SECONDS_TO_END."""
-
-    def leave() -> None:
-        _log.warning("ended without waiting any longer", why="something does not answer")
-        os._exit(exit_code())
-
-    timer = Timer(SECONDS_TO_END, leave)
-    timer.daemon = True
-    timer.start()
+    node.handlers = {name: node.handlers[name] for name in READING_COMMANDS | EVENT_COMMANDS}

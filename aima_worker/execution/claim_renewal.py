@@ -1,31 +1,33 @@
-"""Keeps the claims of everything under way on this host, and passes on what is asked of it.
+"""Claim renewal: keeps the claim (a 15 s lease) of every operation that this host executes, and learns of cancels.
 
-One thread for all of them, which sleeps while nothing is under way. A claim whose renewal fails is not given up: Redis
-may be back before it runs out, and if it is not, another attempt is told apart by its number.
+One loop renews all of them, and idles while there are none. A failed renewal does not end the attempt: Redis may
+answer before the lease expires, and if it does not, the attempt number distinguishes this attempt from the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Condition, Thread
+from datetime import timedelta
+from threading import Condition
 
 import structlog
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Kind
-from aima_core.errors import AimaError, BrokerUnavailable, Cancelled
-from aima_core.store.claims import Claimed, ClaimStatus
+from aima_core.errors import BrokerUnavailable, Cancelled
+from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore
-from aima_worker.execution.attempt import Attempt
-from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
+from aima_core.system.background import BackgroundLoop
+from aima_worker.attempt import Attempt, ClaimLost, Reason, WorkerShutdown
 
-RENEW_SECONDS = 0.5
-"""Also how long a cancelled operation may take to hear of it; a claim lasts thirty times as long."""
-LAST_RENEWAL_SECONDS = 1.0
+RENEW_INTERVAL = timedelta(seconds=0.5)
+"""Also the delay until a running operation learns that it is cancelled."""
+IDLE_INTERVAL = timedelta(hours=1)
+STOP_TIMEOUT = timedelta(seconds=1)
 
 _log = structlog.get_logger()
-_MEANING: dict[ClaimStatus, type[AimaError | WorkerShutdown | ClaimLost]] = {
+_REASONS: dict[ClaimStatus, Reason] = {
     ClaimStatus.CANCEL: Cancelled,
     ClaimStatus.SUPERSEDED: ClaimLost,
     ClaimStatus.RECORD_MISSING: ClaimLost,
@@ -33,89 +35,102 @@ _MEANING: dict[ClaimStatus, type[AimaError | WorkerShutdown | ClaimLost]] = {
 
 
 class ClaimRenewer:
-    def __init__(self, operations: OperationStore, host: HostName) -> None:
+    def __init__(
+        self,
+        operations: OperationStore,
+        claims: ClaimStore,
+        host: HostName,
+        *,
+        on_release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_release` is called when an attempt has ended and its slot is free."""
         self._operations = operations
+        self._claims = claims
         self._host = host
-        self._under_way: dict[OperationId, Attempt] = {}
+        self._on_release = on_release
+        self._running: dict[OperationId, Attempt] = {}
         self._changed = Condition()
-        self._ending = False
-        self._thread = Thread(target=self._keep, name="keeper", daemon=True)
-        self._thread.start()
+        self._shutting_down = False
+        self._loop = BackgroundLoop("claim renewal", self._renew_all, interval=self._interval)
+        self._loop.start()
 
     @contextmanager
     def renewing(self, claimed: Claimed) -> Iterator[Attempt]:
-        """The undertaking of a claim, which is renewed while inside and let go at the end."""
-        attempt = Attempt(claimed, host=self._host, operations=self._operations)
+        """Renews the claim while inside, and releases it at the end."""
+        attempt = Attempt(claimed, host=self._host, operations=self._operations, claims=self._claims)
         with self._changed:
-            self._under_way[claimed.operation.id] = attempt
-            self._changed.notify_all()
-        if self._ending:
+            self._running[claimed.operation.id] = attempt
+        self._loop.wake()
+        if self._shutting_down:
             attempt.cancel(WorkerShutdown)
         try:
             yield attempt
         finally:
             with self._changed:
-                del self._under_way[claimed.operation.id]
+                del self._running[claimed.operation.id]
                 self._changed.notify_all()
-            with suppress(BrokerUnavailable):  # then it ends by itself
+            with suppress(BrokerUnavailable):  # then the lease expires
                 if not attempt.release_claim():
                     self._operations.record_lost(attempt.operation, seen=attempt.seen)
+            self._on_release()
 
-    def cancel_starts_of(self, service: ServiceId, *, below: int, within: float) -> None:
-        """Cancel what is bringing the service up here for an older wish, and wait until it has cleared away."""
+    def cancel_starts_of(self, service: ServiceId, *, below: int, within: timedelta) -> None:
+        """Cancels the service's starts below that fence, and waits until they have rolled back."""
         with self._changed:
             for attempt in self._starts_of(service, below):
                 attempt.cancel(Cancelled)
-            self._changed.wait_for(lambda: not self._starts_of(service, below), timeout=within)
+            self._changed.wait_for(lambda: not self._starts_of(service, below), timeout=within.total_seconds())
 
     def running_services(self) -> list[ServiceId]:
-        """Those that are being started or stopped here."""
+        """The services that are being started or stopped here."""
         with self._changed:
-            services = [attempt.operation.service for attempt in self._under_way.values()]
+            services = [attempt.operation.service for attempt in self._running.values()]
         return [service for service in services if service is not None]
 
     def is_running(self, service: ServiceId) -> bool:
-        """Whether a start or stop of it is under way here."""
+        """A start or stop of the service runs here."""
         return service in self.running_services()
 
-    def interrupt_all(self) -> None:
-        """This worker ends: interrupt everything, now and from now on."""
+    def cancel_all(self) -> None:
+        """At worker shutdown: every attempt, now and from now on, is requeued."""
         with self._changed:
-            self._ending = True
-            for attempt in self._under_way.values():
+            self._shutting_down = True
+            for attempt in self._running.values():
                 attempt.cancel(WorkerShutdown)
-            self._changed.notify_all()
 
     def stop(self) -> None:
-        """Hand on whatever is under way, and keep no claim once it has been let go."""
-        self.interrupt_all()
-        self._thread.join(LAST_RENEWAL_SECONDS)
+        """Requeues whatever runs, and then renews no claim any more."""
+        self.cancel_all()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, timeout=STOP_TIMEOUT.total_seconds())
+        self._loop.stop(within=STOP_TIMEOUT)
 
     def _starts_of(self, service: ServiceId, below: int) -> list[Attempt]:
         return [
             attempt
-            for attempt in self._under_way.values()
+            for attempt in self._running.values()
             if (operation := attempt.operation).kind is Kind.START
             and operation.service == service
             and operation.fence < below
         ]
 
-    def _keep(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._under_way or self._ending)
-                if not self._under_way:
-                    return
-                self._changed.wait(RENEW_SECONDS)
-                under_way = list(self._under_way.values())
-            for attempt in under_way:
-                self._renew(attempt)
+    def _interval(self) -> timedelta:
+        return timedelta() if self._running else IDLE_INTERVAL
+
+    def _renew_all(self) -> None:
+        self._loop.sleep(RENEW_INTERVAL)
+        with self._changed:
+            running = list(self._running.values())
+        for attempt in running:
+            self._renew(attempt)
 
     def _renew(self, attempt: Attempt) -> None:
         try:
-            standing = attempt.renew()
-        except BrokerUnavailable as away:
-            _log.warning("claim not renewed", operation=attempt.operation.id, reason=str(away))
-            return
-        if (why := _MEANING.get(standing)) is not None:
-            attempt.cancel(why)
+            status = attempt.renew()
+        except BrokerUnavailable as unavailable:
+            _log.warning("claim renewal failed", operation=attempt.operation.id, reason=str(unavailable))
+        except Exception:  # noqa: BLE001 one claim that cannot be renewed must not keep the others from it
+            _log.exception("claim renewal failed", operation=attempt.operation.id)
+        else:
+            if (reason := _REASONS.get(status)) is not None:
+                attempt.cancel(reason)

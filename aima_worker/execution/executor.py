@@ -1,4 +1,8 @@
-"""Carrying an operation out: claim it, check who signed it, take its steps, and tell how it ended, whatever happens."""
+"""Executes an operation: claims it, verifies its signature, runs its steps, and records its outcome.
+
+A duplicate delivery finds the operation claimed or ended and does nothing. If Redis becomes unavailable, the message
+is requeued and the next attempt continues from what exists.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,8 @@ from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, Cancell
 from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
 from aima_core.store.operations import now
 from aima_core.trust.signatures import verified
+from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
-from aima_worker.execution.attempt import Attempt
-from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
 from aima_worker.execution.forwarding import forward_or_park, forward_to_owner
 from aima_worker.operations.pull import pull
 from aima_worker.operations.start import start
@@ -29,11 +32,11 @@ _log = structlog.get_logger()
 
 
 def execute(host: HostContext, id: OperationId) -> None:
-    """Carry an operation out to its end, or do nothing if it has ended or somebody else does.
+    """Executes an operation to its end; does nothing if it has ended or another worker has claimed it.
 
-    Raises WorkerShutdown when this worker ends first, so that the message goes back to the queue.
+    Raises WorkerShutdown if this worker shuts down first, so that the message returns to the queue.
     """
-    claimed = host.operations.claim(id, host.name, host.capacity_now())
+    claimed = host.claim_store.claim(id, host.name, host.capacity_now())
     match claimed:
         case InsufficientCapacity():
             forward_or_park(host, claimed)
@@ -42,57 +45,58 @@ def execute(host: HostContext, id: OperationId) -> None:
         case NotClaimable():
             _skip(host, id, claimed)
         case Claimed():
-            with host.claims.renewing(claimed) as attempt, _record_outcome(host, attempt):
-                STEPS[claimed.operation.kind](host, attempt, verified_command(host, claimed))
+            with host.claims.renewing(claimed) as attempt, _recorded_outcome(host, attempt):
+                STEPS[claimed.operation.kind](host, attempt, _verified_command(host, claimed))
 
 
 def _skip(host: HostContext, id: OperationId, skipped: NotClaimable) -> None:
-    _log.info("skipped", operation=id, why=skipped.reason)
+    _log.info("operation skipped", operation=id, reason=skipped.reason)
     if skipped.cancel_pending:
         event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
         host.operations.append_event(event)
 
 
 @contextmanager
-def _record_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
+def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
     operation = attempt.operation
-    log = _log.bind(operation=operation.id, kind=operation.kind, what=operation.service or operation.image)
-    log.info("begun", attempt=attempt.claimed.attempt)
+    log = _log.bind(operation=operation.id, kind=operation.kind, target=operation.service or operation.image)
+    log.info("operation started", attempt=attempt.claimed.attempt)
     try:
         yield
-        log.info("done", phase=attempt.phase)
+        log.info("operation finished", phase=attempt.phase)
     except WorkerShutdown:
-        attempt.requeue(f"The worker on {host.name} ended; the next one goes on.")
+        attempt.requeue(f"The worker on {host.name} shut down; the next worker continues.")
         raise
     except ClaimLost:
-        log.info("lost", why="another attempt has begun")
-    except BrokerUnavailable as away:
-        log.warning("cut off", why=str(away))
+        log.info("attempt superseded")
+    except BrokerUnavailable as unavailable:
+        log.warning("attempt interrupted", reason=str(unavailable))
         raise
     except Cancelled as cancelled:
         attempt.finish(Phase.CANCELLED, failure=cancelled.failure)
-        log.info("cancelled")
+        log.info("operation cancelled")
     except AimaError as failed:
         attempt.finish(Phase.FAILED, failure=failed.failure)
-        log.warning("failed", code=failed.code, why=str(failed))
+        log.warning("operation failed", code=failed.code, reason=str(failed))
     except Exception as bug:
         attempt.finish(Phase.FAILED, failure=AimaError(detail=f"{type(bug).__name__}: {bug}").failure)
-        log.exception("failed by a bug")
+        log.exception("operation failed by a bug")
 
 
-def verified_command(host: HostContext, claimed: Claimed) -> Any:
+def _verified_command(host: HostContext, claimed: Claimed) -> Any:
     id = claimed.operation.id
     if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
-        _never_begun(host, claimed)
+        _release_allocation(host, claimed)
         raise BadSignature(host=host.name)
     try:
         return claimed.command
     except ValidationError as wrong:
-        _never_begun(host, claimed)
+        _release_allocation(host, claimed)
         remedy = "Give the API nodes and the hosts the same version of AIMA."
         raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
 
 
-def _never_begun(host: HostContext, claimed: Claimed) -> None:
+def _release_allocation(host: HostContext, claimed: Claimed) -> None:
+    """Granted with the claim; no step runs that would release it."""
     if claimed.operation.service:
-        host.allocations.release(host.name, claimed.operation.service, fence=claimed.operation.fence)
+        host.release_allocation(claimed.operation.service, fence=claimed.operation.fence)

@@ -1,4 +1,4 @@
-"""The Celery tasks: one per kind of operation. All they are told is the operation's id."""
+"""The Celery tasks: one per kind of operation. The message carries the operation's id, the record has the rest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Kind
 from aima_core.errors import BadId, BrokerUnavailable
 from aima_core.queue.notifier import task_name
+from aima_worker.attempt import WorkerShutdown
 from aima_worker.context import HostContext
-from aima_worker.execution.cancellation import WorkerShutdown
 from aima_worker.execution.executor import execute
 
 
 def add_tasks(app: Celery, host: HostContext) -> None:
-    def perform(*told: Any, **_: Any) -> None:
+    """An operation that could not be finished is requeued; a malformed id is dropped."""
+
+    def run_task(*arguments: Any, **_: Any) -> None:
         try:
-            execute(host, OperationId(" ".join(map(str, told))))
-        except (WorkerShutdown, BrokerUnavailable, BadId) as undone:
-            raise Reject(str(undone), requeue=not isinstance(undone, BadId)) from undone
+            execute(host, OperationId(" ".join(map(str, arguments))))
+        except (WorkerShutdown, BrokerUnavailable, BadId) as unfinished:
+            raise Reject(str(unfinished), requeue=not isinstance(unfinished, BadId)) from unfinished
 
     for kind in Kind:
-        app.task(name=task_name(kind), shared=False)(perform)  # or every application of this process would have it
+        app.task(name=task_name(kind), shared=False)(run_task)  # shared, every application of the process would have it

@@ -1,7 +1,7 @@
-"""The tails of all containers of this host, and the one thread that writes down what they have read.
+"""Collects the logs of all containers of this host: one tail per instance, one loop that writes to Redis.
 
-It writes batches at most ten times a second, and only what somebody follows; last lines every two seconds, and only
-those that changed. While nothing is said, nothing is written.
+The loop publishes batches of followed instances at most ten times a second, and stores changed last lines every two
+seconds. A lost batch shows in the line numbers, and its readers request the lines again; last lines are retried.
 """
 
 from __future__ import annotations
@@ -9,28 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from threading import Event as Flag
-from threading import Lock, Thread
+from threading import Event, Lock
 
 import structlog
 
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.errors import AimaError, BrokerUnavailable
 from aima_core.logs.protocol import LogCursor
+from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
+from aima_worker.logs.buffer import LogBuffer
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.tail import Tail
 from aima_worker.operations.container_spec import ours
 from aima_worker.runtime import ChangeStream, Container, Status
 
-FOLLOW_LASTS = timedelta(seconds=15)
-"""How long a question keeps batches coming; whoever follows asks again within."""
-SECONDS_BETWEEN_BATCHES = 0.1
-SECONDS_BETWEEN_KEEPS = 2.0
-RENEW_SECONDS = 600.0
-"""Last lines are put down anew even unchanged, so that they neither expire nor stay lost with Redis' data."""
-RECONNECT_SECONDS = 1.0
-ENDS_WITHIN = timedelta(seconds=1)
+FOLLOW_TTL = timedelta(seconds=15)
+"""API nodes renew their follows within this time."""
+BATCH_INTERVAL = timedelta(seconds=0.1)
+STORE_INTERVAL = timedelta(seconds=2)
+RENEW_INTERVAL = timedelta(minutes=10)
+"""Unchanged last lines are stored again, so that they neither expire nor stay lost with Redis' data."""
+RETRY_DELAY = timedelta(seconds=1)
+CATCH_UP_TIMEOUT = timedelta(seconds=2)
+STOP_TIMEOUT = timedelta(seconds=1)
 
 _log = structlog.get_logger()
 
@@ -39,37 +41,34 @@ class LogCollector:
     def __init__(
         self,
         host: HostContext,
-        link: LogChannel,
+        channel: LogChannel,
         *,
-        follow_lasts: timedelta = FOLLOW_LASTS,
+        follow_ttl: timedelta = FOLLOW_TTL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
-        self._link = link
-        self._born = datetime.now(UTC)
-        self._follow_lasts = follow_lasts
+        self._channel = channel
+        self._follow_ttl = follow_ttl
         self._clock = clock
+        self._watched_since = datetime.now(UTC)
         self._tails: dict[InstanceId, Tail] = {}
-        self._there: set[InstanceId] = set()
-        """Those that have a container."""
+        self._present: set[InstanceId] = set()
+        """Instances that have a container."""
         self._lock = Lock()
-        self._news = Flag()
-        self._over = Flag()
-        self._kept_at = self._renewed_at = float("-inf")
         self._changes: ChangeStream | None = None
-        self._threads = [
-            Thread(target=self._write_on, name="log writer", daemon=True),
-            Thread(target=self._look_on, name="log looker", daemon=True),
-        ]
+        self._stored_at = self._renewed_at = float("-inf")
+        changed = Event()
+        self._on_change = changed.set
+        self._writer = BackgroundLoop("log writer", self._write, interval=STORE_INTERVAL, woken=changed)
+        self._watcher = BackgroundLoop("log watcher", self._watch, interval=RETRY_DELAY)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._writer.start()
+        self._watcher.start()
 
     def stop(self) -> None:
-        """Put down what was read, and let everything go."""
-        self._over.set()
-        self._news.set()
+        """Stops reading, then publishes and stores the lines read last. Raises BrokerUnavailable."""
+        self._watcher.stop()
         if self._changes is not None:
             self._changes.close()
         with self._lock:
@@ -77,116 +76,99 @@ class LogCollector:
         for tail in tails:
             tail.close()
         for tail in tails:
-            tail.join(within=ENDS_WITHIN)
-        for thread in self._threads:
-            thread.join(ENDS_WITHIN.total_seconds())
+            tail.join(within=STOP_TIMEOUT)
+        self._watcher.stop(within=STOP_TIMEOUT)
+        self._writer.stop(within=STOP_TIMEOUT)
+        self._write_changes(final=True)
 
     def follow(self, instance: InstanceId) -> LogCursor:
-        """Publish what the instance says from now on, whether or not there is a container yet."""
+        """Publishes the instance's lines until the follow expires, whether or not its container exists yet."""
         with self._lock:
-            if instance not in self._tails:
-                self._drop_idle()
-            return self._tail(instance).want()
+            return self._tail(instance).follow()
 
-    def ensure_tailed(self, instance: InstanceId) -> None:
-        """See to it that the instance's container is read, if there is one: news of it may be on their way yet."""
-        if instance not in self._there:
+    def join(self, instance: InstanceId) -> LogCursor | None:
+        """Follows, and returns where published lines continue a log that is read afterwards; None if not known yet."""
+        if instance not in self._present:  # the engine's event may still be on its way
             try:
-                self._look()
-            except AimaError as away:
-                _log.info("no look at the containers' logs", why=str(away))
-
-    # Reading ------------------------------------------------------------------------------------------------------
+                self._attach_all()
+            except AimaError as failed:
+                _log.warning("containers not listed", reason=str(failed))
+        with self._lock:
+            tail = self._tail(instance)
+        return tail.follow() if tail.wait_caught_up(CATCH_UP_TIMEOUT) else None
 
     def _tail(self, instance: InstanceId) -> Tail:
         if instance not in self._tails:
-            name, runtime = self._host.container_name(instance.service), self._host.runtime
+            self._drop_idle()
+            buffer = LogBuffer(follow_ttl=self._follow_ttl, on_change=self._on_change, clock=self._clock)
             self._tails[instance] = Tail(
-                runtime,
-                name,
-                watched_since=self._born,
-                follow_lasts=self._follow_lasts,
-                news=self._news.set,
+                self._host.runtime,
+                self._host.container_name(instance.service),
+                buffer=buffer,
+                watched_since=self._watched_since,
                 clock=self._clock,
             )
         return self._tails[instance]
 
     def _drop_idle(self) -> None:
-        for instance in [id for id, tail in self._tails.items() if id not in self._there and tail.idle]:
+        for instance in [id for id, tail in self._tails.items() if id not in self._present and tail.idle]:
             del self._tails[instance]
 
-    def _look_on(self) -> None:
-        """Look whenever something happens to a container. The end of the stream says only that it ended."""
-        while not self._over.is_set():
-            try:
-                self._changes = self._host.runtime.changes(ours(self._host))
-                self._look()
-                for _ in self._changes:
-                    if self._over.is_set():
-                        return
-                    self._look()
-            except AimaError as away:
-                _log.info("no look at the containers' logs", why=str(away))
-            except Exception:  # noqa: BLE001 the boundary of the thread: a look that fails must not be the last
-                _log.exception("a look at the containers' logs failed")
-            self._over.wait(RECONNECT_SECONDS)
-
-    def _look(self) -> None:
-        there = self._host.runtime.containers(ours(self._host))
-        found = {id: each for each in there if (id := self._instance(each)) is not None}
-        with self._lock:
-            if self._over.is_set():
+    def _watch(self) -> None:
+        """Attaches containers after each event of the engine, until its event stream ends."""
+        self._changes = self._host.runtime.changes(ours(self._host))
+        self._attach_all()
+        for _ in self._changes:
+            if self._watcher.stopped:
                 return
-            self._there = set(found)
+            self._attach_all()
+
+    def _attach_all(self) -> None:
+        containers = self._host.runtime.containers(ours(self._host))
+        found = {id: each for each in containers if (id := self._instance(each)) is not None}
+        with self._lock:
+            if self._watcher.stopped:
+                return
+            self._present = set(found)
             for instance, container in found.items():
                 self._tail(instance).attach(container)
             self._drop_idle()
 
     def _instance(self, container: Container) -> InstanceId | None:
-        """Whose it is; None for one that has not been started yet, or that was named by hand."""
+        """None for a container that has not started, or that was named by hand."""
         service = container.labels.get("aima.service")
         if container.status is Status.CREATED or service is None:
             return None
         instance = ServiceId(service).on(self._host.name)
         return instance if container.name == self._host.container_name(instance.service) else None
 
-    # Writing ------------------------------------------------------------------------------------------------------
-
-    def _write_on(self) -> None:
-        while not self._over.is_set():
-            self._news.wait(SECONDS_BETWEEN_KEEPS)
-            self._news.clear()
-            self._write()
-            self._over.wait(SECONDS_BETWEEN_BATCHES)
-        self._write(at_once=True)
-
-    def _write(self, *, at_once: bool = False) -> None:
-        with self._lock:
-            tails = list(self._tails.items())
+    def _write(self) -> None:
         try:
-            # A batch that is lost shows in the count, and its reader asks for what was in it.
-            if batches := [(id, batch) for id, tail in tails if (batch := tail.take_batch())]:
-                self._link.publish(batches)
-            self._keep(tails, at_once=at_once)
-        except BrokerUnavailable as away:
-            _log.warning("log lines not told", why=str(away))
-            self._over.wait(RECONNECT_SECONDS)
-        except Exception:  # noqa: BLE001 the boundary of the thread: a line that cannot be told must not be the last
-            _log.exception("log lines not told")
+            self._write_changes()
+        except BrokerUnavailable:
+            self._writer.sleep(RETRY_DELAY)
+            raise
+        self._writer.sleep(BATCH_INTERVAL)
 
-    def _keep(self, tails: list[tuple[InstanceId, Tail]], *, at_once: bool) -> None:
+    def _write_changes(self, *, final: bool = False) -> None:
+        with self._lock:
+            buffers = [(id, tail.buffer) for id, tail in self._tails.items()]
+        if batches := [(id, batch) for id, buffer in buffers if (batch := buffer.take_batch())]:
+            self._channel.publish(batches)
         now = self._clock()
-        due = at_once or now - self._kept_at >= SECONDS_BETWEEN_KEEPS
-        renew = now - self._renewed_at >= RENEW_SECONDS
-        taking = [(id, tail) for id, tail in tails if due or tail.ended]
-        last = [(id, lines) for id, tail in taking if (lines := tail.take_last(anyway=renew))]
-        self._kept_at = now if due else self._kept_at
-        self._renewed_at = now if renew and due else self._renewed_at
+        due = final or now - self._stored_at >= STORE_INTERVAL.total_seconds()
+        renew = due and now - self._renewed_at >= RENEW_INTERVAL.total_seconds()
+        self._stored_at = now if due else self._stored_at
+        self._renewed_at = now if renew else self._renewed_at
+        self._store([(id, buffer) for id, buffer in buffers if due or buffer.ended], renew=renew)
+
+    def _store(self, buffers: list[tuple[InstanceId, LogBuffer]], *, renew: bool) -> None:
+        last = [(id, lines) for id, buffer in buffers if (lines := buffer.take_last_lines(renew=renew))]
         if not last:
             return
         try:
-            self._link.keep(last)
+            self._channel.store(last)
         except BrokerUnavailable:
-            for _, tail in taking:
-                tail.put_back_last()
+            for _, buffer in buffers:
+                buffer.unstored = True
             raise

@@ -1,40 +1,28 @@
-"""One instance's lines as its container says them: one reader, whoever listens.
+"""Tails one instance's containers: one log stream per container into the instance's buffer, for all followers.
 
-The last lines are always kept. What is said while somebody follows is gathered in batches besides, each bounded: of a
-flood the newest lines are told, and how many were left out, or for how long. While nobody follows, a flood is not read
-at all, but looked at now and then. The tail outlives its container: the next one of the same name goes on in the count.
+Flow control: a log that floods is not read continuously while no API node follows it, only sampled; a follower that
+falls behind the engine skips to the newest lines.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
-from threading import Event as Flag
-from threading import Lock, Thread
+from datetime import datetime, timedelta
+from threading import Event, Lock, Thread
 
 import structlog
 
 from aima_core.errors import AimaError
-from aima_core.logs.dedup import LineDeduplicator
-from aima_core.logs.protocol import LastLines, Line, LogBatch, LogCursor
-from aima_worker.runtime import Container, ContainerRuntime, LogLine, LogStream
+from aima_core.logs.protocol import LogCursor, LogLine
+from aima_worker.logs.buffer import LAST_LINES, LogBuffer
+from aima_worker.runtime import Container, ContainerRuntime, LogStream
 
-KEPT = 100
-"""Lines that stay readable when the container is gone."""
-KEPT_OF_A_LINE = 2048
-"""Characters of each of them."""
-MOST_IN_BATCH = 1000
-MOST_BYTES_IN_BATCH = 128 * 1024
-FLOOD = 1000
-"""Lines in a second, read for nobody, make a flood."""
-MOST_LAG = timedelta(seconds=3)
-"""Whoever is read so late, since more is said than can be read, is read on from the newest lines."""
-RESTS = timedelta(seconds=2)
-"""Between two looks at a flood that nobody follows."""
+FLOOD_LINES = 1000
+"""Unfollowed lines in one second that are a flood."""
+FLOOD_INTERVAL = timedelta(seconds=2)
+"""Between two samples of a flood that no API node follows."""
+LAG_LIMIT = timedelta(seconds=3)
 
 _log = structlog.get_logger()
 
@@ -45,60 +33,56 @@ class Tail:
         runtime: ContainerRuntime,
         name: str,
         *,
+        buffer: LogBuffer,
         watched_since: datetime,
-        follow_lasts: timedelta,
-        news: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Of a container that began after `watched_since` every line is read, of others the last ones.
-
-        `news` is called, from any thread, when there is something to publish.
-        """
+        """Reads all lines of containers that started after `watched_since`, of older ones only the last lines."""
+        self.buffer = buffer
         self._runtime = runtime
         self._name = name
         self._watched_since = watched_since
-        self._follow_lasts = follow_lasts.total_seconds()
-        self._tell = news
         self._clock = clock
         self._lock = Lock()
-        self._run = uuid.uuid4().hex
-        self._count = 0
-        self._first = 0
-        """The number of the first line of the batch that is being gathered."""
-        self._batch: deque[LogLine] = deque(maxlen=MOST_IN_BATCH)
-        self._bytes = 0
-        self._last: deque[LogLine] = deque(maxlen=KEPT)
-        self._skipping_from: datetime | None = None
-        self._skipped = 0.0
-        self._changed = False
-        self._due = False
-        """There is something to publish even without a line."""
-        self._ended = False
-        self._wanted_until = float("-inf")
-        self._seen = LineDeduplicator()
-        self._life: tuple[str, datetime | None] | None = None
-        self._next: deque[Container] = deque()
+        self._attached: tuple[str, datetime | None] | None = None
+        """Id and start of the container that is read."""
         self._reader: Thread | None = None
         self._stream: LogStream | None = None
-        self._woken = Flag()
+        self._caught_up = Event()
+        self._caught_up.set()
+        self._woken = Event()
         self._closed = False
 
-    # The container ------------------------------------------------------------------------------------------------
+    @property
+    def idle(self) -> bool:
+        """There is no container, no follower, and no line left to store."""
+        reading = self._reader is not None and self._reader.is_alive()
+        return not (reading or self.buffer.followed or self.buffer.unstored)
 
     def attach(self, container: Container) -> None:
-        """Read what this container says, from its beginning or from now on; at once if it is read already."""
-        life = (container.id, container.started_at)
+        """Starts reading the container unless it is read already."""
+        attached = (container.id, container.started_at)
         with self._lock:
-            if self._closed or life == self._life:
+            if self._closed or attached == self._attached:
                 return
-            self._life = life
-            self._next.append(container)
-            if self._reader is None:
-                self._reader = Thread(target=self._read_all, name=f"tail of {self._name}", daemon=True)
-                self._reader.start()
+            self._attached = attached
+            is_new = container.started_at is not None and container.started_at > self._watched_since
+            if not is_new and self.buffer.since is None:
+                self._caught_up.clear()
+            self._reader = Thread(target=self._read, args=(self._reader,), name=f"tail of {self._name}", daemon=True)
+            self._reader.start()
+
+    def follow(self) -> LogCursor:
+        """Publishes lines until the follow expires; ends the pause of a flood."""
+        cursor = self.buffer.follow()
+        self._woken.set()
+        return cursor
+
+    def wait_caught_up(self, within: timedelta) -> bool:
+        """Whether the buffer's position is known; it is not while the last lines of an old container are read."""
+        return self._caught_up.wait(within.total_seconds())
 
     def close(self) -> None:
-        """Stop reading, soon."""
         with self._lock:
             self._closed = True
             stream = self._stream
@@ -107,120 +91,55 @@ class Tail:
             stream.close()
 
     def join(self, *, within: timedelta) -> None:
-        """Wait until nothing is read any more."""
+        """Waits until reading has stopped after `close`."""
         if (reader := self._reader) is not None:
             reader.join(within.total_seconds())
 
-    @property
-    def idle(self) -> bool:
-        """Nothing is read, nobody listens, and nothing is left to be kept."""
-        return self._reader is None and not self.wanted and not self._changed
-
-    @property
-    def ended(self) -> bool:
-        """Its container has ended, or is gone."""
-        return self._ended
-
-    # Who listens --------------------------------------------------------------------------------------------------
-
-    @property
-    def wanted(self) -> bool:
-        return self._clock() < self._wanted_until
-
-    def want(self) -> LogCursor:
-        """Publish from now on, for a while; where that begins, at the latest."""
-        with self._lock:
-            if not self.wanted:
-                self._drop_batch()
-                self._due = True
-            self._wanted_until = self._clock() + self._follow_lasts
-            place = LogCursor(run=self._run, next=self._first)
-        self._woken.set()
-        self._tell()
-        return place
-
-    def take_batch(self) -> LogBatch | None:
-        """What there is to publish, if anything."""
-        with self._lock:
-            if not self._due:
-                return None
-            lines = tuple(map(_told, self._batch))
-            left_out = self._count - self._first - len(lines)
-            batch = LogBatch(
-                run=self._run,
-                first=self._first,
-                left_out=left_out,
-                skipped=self._skipped,
-                lines=lines,
-                ended=self._ended,
-            )
-            self._drop_batch()
-            self._due = False
-            return batch
-
-    def take_last(self, *, anyway: bool = False) -> LastLines | None:
-        """The last lines, if they have changed since they were taken before."""
-        with self._lock:
-            if not self._last or not (self._changed or anyway):
-                return None
-            self._changed = False
-            return LastLines(at=datetime.now(UTC), lines=tuple(_told(line, cut=KEPT_OF_A_LINE) for line in self._last))
-
-    def put_back_last(self) -> None:
-        """They could not be kept: offer them again."""
-        self._changed = True
-
-    # Reading ------------------------------------------------------------------------------------------------------
-
-    def _read_all(self) -> None:
-        while True:
-            with self._lock:
-                if self._closed or not self._next:
-                    self._reader = None
-                    return
-                container = self._next.popleft()
-            self._read(container)
-
-    def _read(self, container: Container) -> None:
-        self._ended = False
-        is_new = container.started_at is not None and container.started_at > self._watched_since
-        tail, since = None if is_new else KEPT, self._seen.since
+    def _read(self, previous: Thread | None) -> None:
+        if previous is not None:
+            previous.join()
         try:
-            while (stopped := self._read_on(tail=tail, since=since)) is not _Stop.END:
-                tail, since = self._go_on_after(stopped)
-        except AimaError as away:
-            _log.warning("log cannot be read", container=self._name, why=str(away))
-            self._life = None  # the next look at the containers begins anew
-            return
-        with self._lock:
-            self._ended = self._due = True
-        self._tell()
+            if not self._caught_up.is_set():
+                with self._runtime.logs(self._name, follow=False, tail=LAST_LINES) as lines:
+                    self.buffer.prefill(list(lines))
+                self._caught_up.set()
+            tail = None
+            while self._falls_behind(tail=tail):
+                tail = self._tail_to_resume()
+            self.buffer.end()
+        except AimaError as failed:
+            _log.warning("log not read", container=self._name, reason=str(failed))
+            self._attached = None  # the collector's next pass attaches the container again
+        except Exception:  # noqa: BLE001 the error boundary of the thread
+            _log.exception("log not read", container=self._name)
+            self._attached = None
 
-    def _read_on(self, *, tail: int | None, since: datetime | None) -> _Stop:
-        self._seen.rewind()
+    def _falls_behind(self, *, tail: int | None) -> bool:
+        """Reads on from the buffer's position, or from the last lines, until the log ends; True if it is too fast."""
+        self.buffer.rewind()
         pace = _Pace(self._clock)
-        with self._opened(tail=tail, since=since) as lines:
+        after_gap = tail is not None
+        with self._opened(tail) as lines:
             for line in lines:
-                if self._seen.is_new(line):
-                    self._take(line)
+                self.buffer.add(line, after_gap=after_gap)
+                after_gap = False
                 if self._closed:
                     break
-                if (stop := pace.judge(line, followed=self.wanted)) is not None:
-                    return stop
-        return _Stop.END
+                if pace.is_exceeded_by(line, followed=self.buffer.followed):
+                    return True
+        return False
 
-    def _go_on_after(self, stopped: _Stop) -> tuple[int | None, datetime | None]:
-        """From where to read on, once it is time to: as `tail` and `since`."""
-        if stopped is _Stop.LAG:
-            self._skipping_from = self._last[-1].at
-            return KEPT, None
+    def _tail_to_resume(self) -> int | None:
+        """The last lines only: of a flood, after a pause; no line is skipped if a follow ends the pause."""
+        if self.buffer.followed:
+            return LAST_LINES
         self._woken.clear()
-        if not (self.wanted or self._closed):
-            self._woken.wait(RESTS.total_seconds())
-        return (None if self.wanted else KEPT), self._seen.since
+        if not (self.buffer.followed or self._closed):
+            self._woken.wait(FLOOD_INTERVAL.total_seconds())
+        return None if self.buffer.followed else LAST_LINES
 
-    def _opened(self, *, tail: int | None, since: datetime | None) -> LogStream:
-        lines = self._runtime.logs(self._name, follow=True, tail=tail, since=since)
+    def _opened(self, tail: int | None) -> LogStream:
+        lines = self._runtime.logs(self._name, follow=True, tail=tail, since=self.buffer.since)
         with self._lock:
             self._stream = lines
             closed = self._closed
@@ -228,68 +147,26 @@ class Tail:
             lines.close()
         return lines
 
-    def _take(self, line: LogLine) -> None:
-        with self._lock:
-            self._count += 1
-            self._last.append(line)
-            self._changed = True
-            if not self.wanted:
-                return
-            if self._skipping_from is not None:
-                self._skipped += max((line.at - self._skipping_from).total_seconds(), 0)
-                self._skipping_from = None
-            self._gather(line)
-        self._tell()
-
-    def _gather(self, line: LogLine) -> None:
-        if len(self._batch) == MOST_IN_BATCH:
-            self._bytes -= len(self._batch[0].text)
-        self._batch.append(line)
-        self._bytes += len(line.text)
-        while self._bytes > MOST_BYTES_IN_BATCH and len(self._batch) > 1:
-            self._bytes -= len(self._batch.popleft().text)
-        self._due = True
-
-    def _drop_batch(self) -> None:
-        self._batch.clear()
-        self._bytes = 0
-        self._skipped = 0.0
-        self._first = self._count
-
-
-class _Stop(Enum):
-    """Why reading was stopped."""
-
-    END = auto()
-    FLOOD = auto()
-    LAG = auto()
-
 
 class _Pace:
-    """Whether lines come faster than they are worth reading, or than they can be read."""
+    """Detects a flood while unfollowed, and a lag while followed. Measures every hundredth line."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._second = clock()
         self._lines = 0
         self._least_offset = float("inf")
-        """Between the two clocks, when reading was nearest to what was just being said."""
+        """Between the clock and the lines' times, when reading was nearest to the newest line."""
 
-    def judge(self, line: LogLine, *, followed: bool) -> _Stop | None:
-        """None while all is well; looked at with every hundredth line."""
+    def is_exceeded_by(self, line: LogLine, *, followed: bool) -> bool:
         self._lines += 1
         if self._lines % 100:
-            return None
+            return False
         now = self._clock()
         offset = now - line.at.timestamp()
         self._least_offset = min(self._least_offset, offset)
         if followed:
-            return _Stop.LAG if offset - self._least_offset > MOST_LAG.total_seconds() else None
+            return offset - self._least_offset > LAG_LIMIT.total_seconds()
         if now - self._second > 1:
             self._second, self._lines = now, 0
-        return _Stop.FLOOD if self._lines >= FLOOD else None
-
-
-def _told(line: LogLine, *, cut: int | None = None) -> Line:
-    text = line.text if cut is None or len(line.text) <= cut else line.text[:cut] + "…"
-    return Line(at=line.at, stream=line.stream, text=text)
+        return self._lines >= FLOOD_LINES

@@ -1,1 +1,1 @@
-"""The node: facts, hardware, identity, heartbeat and memory guard of this host."""
+"""The node: facts, hardware, identity, heartbeat and memory watchdog of this host."""

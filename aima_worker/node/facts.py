@@ -1,4 +1,8 @@
-"""What this host announces: what stays is found once (`hardware.py`), the rest is read anew at each call."""
+"""This host's facts and identity, as it announces them.
+
+Hardware is detected once (`hardware.py`); memory, disk, images and the container engine are read at each call. A copied
+machine has the identity of the original and another session, so that Redis distinguishes the two.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,18 @@ from pathlib import Path
 
 import psutil
 
+from aima_core.domain.hosts import Accelerator, HostFacts, ImageOnHost
 from aima_core.domain.ids import HostName, Route
 from aima_core.domain.resources import HostCapacity
-from aima_core.domain.services import Accelerator, HostFacts, ImageOnHost
 from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_core.settings import Settings
 from aima_core.system.state_dir import mint
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, RuntimeFacts
 
-MOST_IMAGES = 300
-"""That are announced, the newest: every listing of hosts carries them."""
+MAX_IMAGES = 300
+"""The newest ones are announced: every listing of hosts carries them."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_facts(
@@ -27,7 +32,7 @@ def host_facts(
 ) -> HostFacts:
     """Raises BrokerUnavailable where `clock_offset` does."""
     has, host = hardware(settings), settings.host
-    told, images, answers = _of_the_runtime(runtime)
+    engine, images, answers = _runtime_facts(runtime)
     return HostFacts(
         name=host.name,
         identity=minted_identity(settings.state_dir.expanduser()),
@@ -39,35 +44,47 @@ def host_facts(
         memory=has.memory,
         memory_reserve=memory_reserve(settings, has.memory, unified=has.unified_memory),
         slots=host.slots,
-        disk_free=told.disk_free or psutil.disk_usage("/").free,
-        runtime=told.kind,
+        disk_free=engine.disk_free or psutil.disk_usage("/").free,
+        runtime=engine.kind,
         runtime_answers=answers,
-        runtime_version=told.version,
-        container_runtimes=told.container_runtimes,
-        gives_gpus=told.gpus,
-        images=tuple(images[:MOST_IMAGES]),
+        runtime_version=engine.version,
+        container_runtimes=engine.container_runtimes,
+        gives_gpus=engine.gpus,
+        images=tuple(images[:MAX_IMAGES]),
         allows=host.images,
         clock_offset=clock_offset(),
         ports=(host.ports[0], host.ports[-1]),
         routes=_routes(host.name, has),
         labels=host.labels,
-        version=version("aima"),
+        version=version("aima-engines"),
     )
 
 
 def minted_identity(state_dir: Path) -> str:
-    """This host's own, made once: machine ids come alike from the factory, and names and addresses change."""
-    return mint(state_dir / "identity", lambda: f"{uuid.uuid4()}\n")
+    """Minted once: machine ids are cloned with images, names and addresses change."""
+    return mint(_identity_file(state_dir), lambda: f"{uuid.uuid4()}\n")
+
+
+def session_of(state_dir: Path) -> str:
+    """Equal for every worker on this state directory, until the machine reboots."""
+    minted_identity(state_dir)
+    file = _identity_file(state_dir).stat()
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
+    return f"{boot}:{file.st_dev}:{file.st_ino}"
+
+
+def _identity_file(state_dir: Path) -> Path:
+    return state_dir / "identity"
 
 
 def _routes(name: HostName, has: Hardware) -> tuple[Route, ...]:
-    """The queues it takes starts and pulls from: its own, one for each kind of accelerator, the CPU's."""
+    """The queues of starts and pulls: the host's own, one for each kind of accelerator, and the CPU's."""
     kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
     return Route.to_host(name), *(Route(f"{kind}.{has.arch}") for kind in kinds)
 
 
-def _of_the_runtime(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[ImageOnHost], bool]:
-    """Its facts and images, and whether it answers."""
+def _runtime_facts(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[ImageOnHost], bool]:
+    """The container engine's facts and images, and whether it answers."""
     try:
         return runtime.facts(), runtime.images(), True
     except (DockerUnavailable, EngineRefused):
@@ -75,7 +92,7 @@ def _of_the_runtime(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[Image
 
 
 def capacity_of(facts: HostFacts, *, measured: bool) -> HostCapacity:
-    """`measured` looks at what the kernel has left, too; not where the memory is only said to be there."""
+    """`measured`: the memory is this machine's, so that what the kernel has available counts, too."""
     memory = facts.memory - facts.memory_reserve
     left = available_memory() - facts.memory_reserve
     return HostCapacity(
@@ -88,10 +105,10 @@ def capacity_of(facts: HostFacts, *, measured: bool) -> HostCapacity:
 
 
 def available_memory() -> int:
-    """Bytes that the kernel could give without swapping; of CPU and GPU where they share them."""
+    """Bytes that the kernel can give without swapping; of CPU and GPU where they share memory."""
     return psutil.virtual_memory().available
 
 
 def _id(gpu: Accelerator, at: int) -> str:
-    """Where it has none, its place in the list, as drivers count."""
+    """Its index, as drivers count, if it has no id."""
     return gpu.id or str(at)

@@ -1,89 +1,91 @@
-"""Keeping what loads from overdrawing the host: below its floor of memory, the engine that loads is killed.
+"""Memory watchdog: kills an engine that takes the host below its memory floor while it loads.
 
-Where CPU and GPU share the memory, an engine that takes more than there is can hang the whole machine, and no limit
-of its container sees what the GPU takes. So somebody looks, about each second, for as long as an engine loads.
+Where CPU and GPU share the memory, an engine that overcommits can hang the whole machine, and its container's limit
+does not see what the GPU takes. So the available memory is checked each second while an engine loads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event as Flag
-from threading import Lock, Thread
+from datetime import timedelta
+from threading import Lock
 
 import structlog
 
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import InstanceId
-from aima_core.domain.services import HostFacts
 from aima_core.domain.units import format_size
 from aima_core.errors import Cancelled, ContainerExited, DockerUnavailable, EngineRefused, MemoryFloor, OutOfMemory
 from aima_core.settings import HostSettings
-from aima_worker.execution.cancellation import ClaimLost, WorkerShutdown
+from aima_core.system.background import BackgroundLoop
+from aima_worker.attempt import ClaimLost, WorkerShutdown
 
-LOOK_SECONDS = 1.0
-SHARE_OF_RESERVE = 1 / 2
-"""The floor where none is set: what starts leave free may shrink by so much before anything is killed for it."""
+KILL_TIMEOUT = timedelta(minutes=1)
+FLOOR_SHARE = 1 / 2
+"""Of the memory reserve, where no floor is set: so far may the reserve shrink before an engine is killed."""
 
 _log = structlog.get_logger()
 
 
 class MemoryWatchdog:
-    def __init__(self, least: int | None, available: Callable[[], int]) -> None:
-        """`least` are the bytes that are to be left, None for no matter how few; `available` those that are now."""
-        self._least = least
+    def __init__(self, floor: int | None, available: Callable[[], int], *, interval: timedelta) -> None:
+        """`floor` in bytes, None for no check; `available` returns the bytes available now."""
+        self._floor = floor
         self._available = available
-        self._one_looks = Lock()
-        """So that of several that load, no second one is killed for what the first has given back by then."""
+        self._interval = interval
+        self._one_at_a_time = Lock()
+        """Of several engines that load, no second one is killed before the memory of the first is free again."""
 
     @contextmanager
     def guarding(self, instance: InstanceId, kill: Callable[[], None]) -> Iterator[None]:
-        """While inside, the instance loads, and is killed where it takes the host below. Raises MemoryFloor then."""
-        if self._least is None:
+        """While inside, the instance loads. Raises MemoryFloor if it was killed."""
+        if self._floor is None:
             yield
             return
-        loaded, killed = Flag(), list[MemoryFloor]()
-        watched = (instance, kill, loaded, killed)
-        looking = Thread(target=self._look, args=watched, name=f"floor of {instance}", daemon=True)
-        looking.start()
+        killed: list[MemoryFloor] = []
+        loop = BackgroundLoop(
+            f"memory of {instance}", lambda: self._check(instance, kill, loop, killed), interval=self._interval
+        )
+        loop.start()
         try:
             yield
-        except (ContainerExited, OutOfMemory) as came_of_it:
+        except (ContainerExited, OutOfMemory) as exited:
             if killed:
-                killed[0].remember(came_of_it.failure.log_tail)
-                raise killed[0] from came_of_it
+                killed[0].remember(exited.failure.log_tail)
+                raise killed[0] from exited
             raise
         finally:
-            loaded.set()
-            looking.join()
-        if killed:  # in the moment in which it was ready
+            loop.stop(within=KILL_TIMEOUT)
+        if killed:  # race: it became ready just then
             raise killed[0]
 
-    def _look(self, instance: InstanceId, kill: Callable[[], None], loaded: Flag, killed: list[MemoryFloor]) -> None:
-        while not (loaded.is_set() or killed):
-            with self._one_looks:
-                if (why := self._why_not(instance)) and not loaded.is_set():
-                    _log.warning("killed while it loaded", instance=instance, why=str(why))
-                    killed.append(why)
-                    self._try_to(kill, killed)
-            loaded.wait(LOOK_SECONDS)
+    def _check(
+        self, instance: InstanceId, kill: Callable[[], None], loop: BackgroundLoop, killed: list[MemoryFloor]
+    ) -> None:
+        with self._one_at_a_time:
+            if loop.stopped or (violation := self._violation(instance)) is None:
+                return
+            _log.warning("loading engine killed", instance=instance, reason=str(violation))
+            killed.append(violation)
+            try:
+                kill()
+            except (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost) as hindered:
+                _log.warning("loading engine not killed", instance=instance, reason=repr(hindered))
+                killed.clear()
+            else:
+                loop.stop()
 
-    def _why_not(self, instance: InstanceId) -> MemoryFloor | None:
-        assert self._least is not None
-        if (free := self._available()) >= self._least:
+    def _violation(self, instance: InstanceId) -> MemoryFloor | None:
+        assert self._floor is not None
+        if (available := self._available()) >= self._floor:
             return None
-        left, floor = format_size(free), format_size(self._least)
-        return MemoryFloor(host=instance.host, free=left, floor=floor, service=instance.service)
-
-    def _try_to(self, kill: Callable[[], None], killed: list[MemoryFloor]) -> None:
-        try:
-            kill()
-        except (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost) as hindered:
-            _log.warning("not killed", why=repr(hindered))
-            killed.clear()
+        free, floor = format_size(available), format_size(self._floor)
+        return MemoryFloor(host=instance.host, free=free, floor=floor, service=instance.service)
 
 
 def floor_of(settings: HostSettings, facts: HostFacts, *, measured: bool) -> int | None:
-    """Bytes that are to be left; `measured` where the memory is this machine's, and not only said to be there."""
+    """The floor in bytes; `measured` if the memory is this machine's and not the operator's setting."""
     if settings.memory_floor is not None:
         return int(settings.memory_floor)
-    return int(facts.memory_reserve * SHARE_OF_RESERVE) if facts.unified_memory and measured else None
+    return int(facts.memory_reserve * FLOOR_SHARE) if facts.unified_memory and measured else None

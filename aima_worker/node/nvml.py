@@ -1,8 +1,8 @@
-"""What NVML says of this machine's NVIDIA GPUs, asked by a program of its own, which is this file.
+"""Reads NVML in a subprocess, which is this file: NVIDIA's GPUs as their driver reports them.
 
-A program, for the library would cost the worker 19 MB for good, and a driver that is stuck holds for ever whoever
-asked it: a program can crash or be left behind. NVML is open only while it is read. What the answers mean is decided
-in `aima_worker.node.accelerators`. The program imports the standard library and NVML only.
+A subprocess, since the library would cost the worker 19 MB for good, and a driver that hangs blocks its caller for
+ever: a subprocess can crash or be abandoned. It imports the standard library and NVML only, and closes NVML after the
+reading. `aima_worker.node.accelerators` interprets it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-ANSWERS_WITHIN = timedelta(seconds=10)
+READ_TIMEOUT = timedelta(seconds=10)
 """A GPU without its persistence daemon takes seconds to wake."""
 PROGRAM = (sys.executable, "-I", __file__)
 _T = TypeVar("_T")
@@ -26,48 +26,50 @@ _T = TypeVar("_T")
 class Device:
     name: str
     uuid: str | None
-    """None, like what follows, where the driver does not support the question for this device."""
+    """None, like the fields below, if the driver does not support the query for this device."""
     memory: int | None
-    """Bytes of its own."""
+    """Bytes of its own memory."""
     compute_capability: str | None
 
 
 @dataclass(frozen=True)
 class NvmlError:
     code: str
-    """As the library names its errors, such as `DriverNotLoaded`; `Stuck` or `Crashed` where it gave no answer."""
+    """The library's name of the error, such as `DriverNotLoaded`; `Stuck` or `Crashed` if it did not answer."""
     words: str
 
 
 @dataclass(frozen=True)
 class Reading:
     devices: tuple[Device, ...] = ()
-    """Those that answered."""
+    """The devices that answered."""
     error: NvmlError | None = None
-    """What kept NVML, or one of the devices, from answering."""
+    """Why NVML, or one of the devices, did not answer."""
 
 
-def nvml_reading(*, within: timedelta = ANSWERS_WITHIN, program: Sequence[str] = PROGRAM) -> Reading:
-    """Read anew, in no more time than that; never raises."""
-    asked = subprocess.Popen(
+def nvml_reading(*, within: timedelta = READ_TIMEOUT, program: Sequence[str] = PROGRAM) -> Reading:
+    """Reads again at each call, for at most that long; never raises."""
+    reader = subprocess.Popen(
         program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     try:
-        told, complaint = asked.communicate(timeout=within.total_seconds())
+        answer, complaint = reader.communicate(timeout=within.total_seconds())
     except subprocess.TimeoutExpired:
-        asked.kill()  # and not waited for: who hangs in the driver cannot even die
-        for pipe in filter(None, (asked.stdout, asked.stderr)):
-            pipe.close()  # which it would hold until it is reaped
+        reader.kill()  # not waited for: one that hangs in the driver cannot even die
+        for pipe in filter(None, (reader.stdout, reader.stderr)):
+            pipe.close()  # else held until the process is reaped
         words = f"The NVIDIA driver gave no answer within {within.total_seconds():.0f} s."
         return Reading(error=NvmlError("Stuck", words))
-    if asked.returncode:
+    if reader.returncode:
         last = complaint.strip().rpartition("\n")[2]
-        return Reading(error=NvmlError("Crashed", f"Reading NVML ended with status {asked.returncode}. {last}".strip()))
-    return _parsed(told)
+        return Reading(
+            error=NvmlError("Crashed", f"Reading NVML ended with status {reader.returncode}. {last}".strip())
+        )
+    return _parse(answer)
 
 
 def read(nvml: Any) -> Reading:
-    """What the library (the module `pynvml`) says; opened here and closed again."""
+    """Reads the library (the module `pynvml`), which is opened and closed here."""
     try:
         nvml.nvmlInit()
         try:
@@ -80,7 +82,7 @@ def read(nvml: Any) -> Reading:
 
 
 def _devices(nvml: Any) -> Reading:
-    """One that is broken hides none of the others."""
+    """A broken device hides none of the others."""
     devices, error = [], None
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
@@ -91,18 +93,18 @@ def _devices(nvml: Any) -> Reading:
 
 
 def _device(nvml: Any, handle: Any) -> Device:
-    def told(question: Callable[[Any], _T]) -> _T | None:
+    def query(function: Callable[[Any], _T]) -> _T | None:
         try:
-            return question(handle)
+            return function(handle)
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
             return None
 
-    memory = told(nvml.nvmlDeviceGetMemoryInfo)
-    capability = told(nvml.nvmlDeviceGetCudaComputeCapability)
+    memory = query(nvml.nvmlDeviceGetMemoryInfo)
+    capability = query(nvml.nvmlDeviceGetCudaComputeCapability)
     return Device(
         name=nvml.nvmlDeviceGetName(handle),
-        uuid=told(nvml.nvmlDeviceGetUUID),
-        memory=memory.total or None if memory else None,  # some Jetsons answer with nothing but zeros
+        uuid=query(nvml.nvmlDeviceGetUUID),
+        memory=memory.total or None if memory else None,  # some Jetsons answer with zeros
         compute_capability=".".join(map(str, capability)) if capability else None,
     )
 
@@ -111,10 +113,10 @@ def _error(refused: Exception) -> NvmlError:
     return NvmlError(type(refused).__name__.removeprefix("NVMLError_"), str(refused))
 
 
-def _parsed(told: str) -> Reading:
-    said = json.loads(told)
-    devices = tuple(Device(**each) for each in said["devices"])
-    return Reading(devices, NvmlError(**said["error"]) if said["error"] else None)
+def _parse(answer: str) -> Reading:
+    reading = json.loads(answer)
+    devices = tuple(Device(**each) for each in reading["devices"])
+    return Reading(devices, NvmlError(**reading["error"]) if reading["error"] else None)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""What this machine has, looked at without a worker and told as JSON: `python -m aima_worker --facts`.
+"""The machine report, as JSON by `python -m aima_worker --facts`: hardware, GPUs in containers, clock offset.
 
-For `aima doctor`, which imports nothing of the worker's. Touches nothing: no identity is minted, no directory made.
+`aima doctor` reads it, since the API imports nothing of the worker. Read-only: it mints no identity.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from aima_worker.node.heartbeat import clock_offset
 from aima_worker.runtime import FrozenModel
 from aima_worker.runtime_selection import choose_runtime
 
-DOCKER_ANSWERS_WITHIN = timedelta(seconds=3)
+DOCKER_TIMEOUT = timedelta(seconds=3)
 
 
 class MachineReport(FrozenModel):
     hardware: Hardware
     gives_gpus: bool | None
-    """Whether Docker gives containers GPUs; None where no Docker Engine answers."""
+    """Docker gives GPUs to containers; None if no Docker Engine answers."""
     clock_offset: float | None
-    """Seconds by which this clock is ahead of Redis'; None where that does not answer."""
+    """Seconds by which this clock is ahead of Redis'; None if Redis does not answer."""
 
 
 def inspect(settings: Settings) -> MachineReport:
@@ -33,9 +33,11 @@ def inspect(settings: Settings) -> MachineReport:
 
 
 def _gives_gpus(settings: Settings) -> bool | None:
-    hasty = settings.docker.model_copy(update={"timeout": DOCKER_ANSWERS_WITHIN})
+    impatient = settings.docker.model_copy(update={"timeout": DOCKER_TIMEOUT})
     try:
-        return choose_runtime(settings.model_copy(update={"runtime": "docker", "docker": hasty})).runtime.facts().gpus
+        return (
+            choose_runtime(settings.model_copy(update={"runtime": "docker", "docker": impatient})).runtime.facts().gpus
+        )
     except DockerUnavailable:
         return None
 

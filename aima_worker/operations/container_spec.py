@@ -1,4 +1,8 @@
-"""From engine, model, host and port to what a runtime shall run: pure, and all that user input can reach."""
+"""Builds the container spec of a service: pure, and the only way by which user input reaches a container.
+
+The labels record the operation, the fence, the leased port, the GPUs and the command, so that Redis' records can be
+rebuilt from the containers after it has lost its data.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,24 @@ from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerSpec, Mount
 
 IMAGE_LABEL = "aima.image"
-"""The reference it was started from."""
+"""The image reference it was started from."""
 PORT_LABEL = "aima.port"
 """The leased port."""
 OPERATION_LABEL = "aima.operation"
-"""The operation that made it."""
+"""The operation that created it."""
 FENCE_LABEL = "aima.fence"
 """That operation's fence."""
 GPUS_LABEL = "aima.gpus"
-"""The ids of the GPUs that it was given."""
+"""The ids of the GPUs granted to it."""
 COMMAND_LABEL = "aima.command"
-"""The whole command that it was started by, so that it can be run again when nothing else is left."""
+"""The start command, so that a restart needs no record."""
 
 
 class Granted(NamedTuple):
-    """By which operation a container is there, and with which GPUs."""
+    """The operation that created a container, its fence, and the GPUs granted to it."""
 
     operation: OperationId | None
-    """None of a container that was made before labels told it."""
+    """None if the container is older than the label."""
     fence: int
     gpus: tuple[str, ...]
 
@@ -40,8 +44,8 @@ class Granted(NamedTuple):
         return cls(claimed.operation.id, claimed.operation.fence, claimed.gpus)
 
     @classmethod
-    def told_by(cls, labels: Mapping[str, str]) -> Granted:
-        """Raises BadId, ValueError where they make no sense."""
+    def from_labels(cls, labels: Mapping[str, str]) -> Granted:
+        """Raises BadId, ValueError if they are malformed."""
         operation, gpus = labels.get(OPERATION_LABEL), labels.get(GPUS_LABEL)
         return cls(
             OperationId(operation) if operation else None,
@@ -56,7 +60,6 @@ class Granted(NamedTuple):
 def container_spec(
     host: HostContext, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
 ) -> ContainerSpec:
-    """What to run on this host. The labels, together with the container itself, are enough to rebuild every record."""
     engine = command.engine
     return ContainerSpec(
         name=host.container_name(command.service),
@@ -78,7 +81,7 @@ def container_spec(
 
 
 def of_installation(host: HostContext) -> dict[str, str]:
-    """The labels that all containers of this installation carry, whichever host's they are."""
+    """The label that all containers of this installation carry, of every host."""
     return {"aima.installation": host.settings.installation}
 
 
@@ -88,7 +91,7 @@ def ours(host: HostContext) -> dict[str, str]:
 
 
 def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:
-    """`--name value`; true gives the bare `--name`, false nothing."""
+    """`--name value`; true becomes `--name` alone, false nothing."""
     rendered: list[str] = []
     for name, value in arguments.items():
         if value is True:

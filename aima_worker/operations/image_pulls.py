@@ -1,4 +1,7 @@
-"""One pull per image on this host, however many wait for it: all see its progress, and the last to leave ends it."""
+"""Pull coordinator: one pull per image on this host, shared by all operations that need the image.
+
+Each follows its progress and can leave by itself; the last to leave closes the pull.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from threading import Condition, Thread
 
 from aima_core.domain.operations import PullProgress
 from aima_core.errors import AimaError
-from aima_worker.execution.attempt import Attempt
+from aima_worker.attempt import Attempt
 from aima_worker.runtime import ContainerRuntime, PullStream
 
 
@@ -16,22 +19,22 @@ class PullCoordinator:
     def __init__(self, runtime: ContainerRuntime, *, stall: timedelta) -> None:
         self._runtime = runtime
         self._stall = stall
-        self._under_way: dict[str, _Pull] = {}
+        self._pulls: dict[str, _Pull] = {}
         self._changed = Condition()
 
     def follow(self, image: str, attempt: Attempt) -> Iterator[PullProgress]:
-        """Where the pull of the image stands, beginning it if nobody has; ends when the image is there.
+        """Joins the image's pull, or starts it; yields its progress and ends when the image is present.
 
-        Raises what the runtime's pull raises, and at once what interrupts the undertaking.
+        Raises what the runtime's pull raises, and at once what cancels the attempt.
         """
         pull = self._join(image)
         try:
-            with attempt.close_on_cancel(_Waker(self._changed)):
-                yield from self._seen(pull, attempt)
+            with attempt.close_on_cancel(self._wake):
+                yield from self._progress_of(pull, attempt)
         finally:
             self._leave(image, pull)
 
-    def _seen(self, pull: _Pull, attempt: Attempt) -> Iterator[PullProgress]:
+    def _progress_of(self, pull: _Pull, attempt: Attempt) -> Iterator[PullProgress]:
         seen: PullProgress | None = None
         while True:
             with self._changed:
@@ -49,9 +52,9 @@ class PullCoordinator:
 
     def _join(self, image: str) -> _Pull:
         with self._changed:
-            pull = self._under_way.get(image)
+            pull = self._pulls.get(image)
             if pull is None or pull.done:
-                pull = self._under_way[image] = _Pull(self._runtime.pull(image, stall=self._stall))
+                pull = self._pulls[image] = _Pull(self._runtime.pull(image, stall=self._stall))
                 Thread(target=self._run, args=(pull,), name=f"pull {image}", daemon=True).start()
             pull.followers += 1
             return pull
@@ -60,25 +63,27 @@ class PullCoordinator:
         with self._changed:
             pull.followers -= 1
             abandoned = pull.followers == 0
-            if abandoned and self._under_way.get(image) is pull:
-                del self._under_way[image]
+            if abandoned and self._pulls.get(image) is pull:
+                del self._pulls[image]
         if abandoned:
             pull.stream.close()
 
     def _run(self, pull: _Pull) -> None:
-        failure: AimaError | None = AimaError(detail="the reader of a pull died")
+        failure: AimaError | None = AimaError(detail="the pull thread died")
         try:
             for progress in pull.stream:
-                with self._changed:
-                    pull.progress = progress
-                    self._changed.notify_all()
+                pull.progress = progress
+                self._wake()
             failure = None
         except AimaError as failed:
             failure = failed
         finally:
-            with self._changed:
-                pull.done, pull.failure = True, failure
-                self._changed.notify_all()
+            pull.failure, pull.done = failure, True
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 class _Pull:
@@ -88,14 +93,3 @@ class _Pull:
         self.failure: AimaError | None = None
         self.done = False
         self.followers = 0
-
-
-class _Waker:
-    """Stands for a follower's wait, so that an interruption ends it at once."""
-
-    def __init__(self, changed: Condition) -> None:
-        self._changed = changed
-
-    def close(self) -> None:
-        with self._changed:
-            self._changed.notify_all()

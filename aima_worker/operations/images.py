@@ -1,13 +1,12 @@
-"""Having an image on this host: whichever candidate is here already, else the first that can be pulled.
+"""Ensures an image on this host: the first candidate that is present, else the first that can be pulled.
 
-What may pass is tried again; what cannot is not, and the next candidate has its turn. Each attempt is told.
+Broken and stalled pulls are retried, permanent failures move on to the next candidate. If none succeeds, the most
+specific failure is raised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aima_core.domain.operations import Phase, PullProgress
@@ -22,56 +21,48 @@ from aima_core.errors import (
     PullStalled,
     RegistryDenied,
 )
-from aima_core.scheduling.feasibility import ROOM_FOR_EXTRACTION
+from aima_core.scheduling.feasibility import ROOM_FOR_EXTRACTION, allowed_images
+from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.execution.attempt import Attempt
 from aima_worker.runtime import ImageFacts
-
-WAITS_BEFORE_ANOTHER_TRY = (timedelta(seconds=1), timedelta(seconds=4))
 
 
 class HeldImage(NamedTuple):
     reference: str
     digest: str | None
-    """The registry's; None for an image that no registry knows."""
+    """The registry's; None for an image that no registry has."""
 
 
 NO_IMAGE = HeldImage("", None)
-"""What a native process runs from."""
+"""Of a native process."""
 
 
-def have_image(host: HostContext, attempt: Attempt, images: Sequence[str], *, size: int | None) -> HeldImage:
-    """Have one of the images on the host, for its platform.
+def ensure_image(host: HostContext, attempt: Attempt, images: Sequence[str], *, size: int | None) -> HeldImage:
+    """Returns a candidate that is on the host, for its platform.
 
-    Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises, of the candidate that came furthest.
+    Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises.
     """
-    allowed = _allowed(host, images)
+    allowed = allowed_images(images, host.settings.host.images)
+    if not allowed:
+        raise ImageNotAllowed(host=host.name, image=images[0])
     failures: list[AimaError] = []
     for image in allowed:
         if (facts := host.runtime.image(image)) is None:
             continue
         if facts.arch == host.arch:
             return HeldImage(image, facts.digest)
-        failures.append(_wrong_arch(host, image, facts))
-    attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{_anew(attempt)}")
-    _check_room(host, allowed[0], size)
-    return _first_that_comes(host, attempt, allowed, failures)
+        failures.append(_wrong_arch(host, image, facts.arch))
+    attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{_again(attempt)}")
+    _check_disk_space(host, allowed[0], size)
+    return _pull_first_available(host, attempt, allowed, failures)
 
 
-def _anew(attempt: Attempt) -> str:
-    """A pull ends with its worker, and what had come of a layer is lost: the numbers go back."""
-    return " anew, since the worker that pulled it ended" if attempt.operation.progress is not None else ""
+def _again(attempt: Attempt) -> str:
+    """A pull ends with its worker, and half-fetched layers are lost: the byte counts go back."""
+    return " again: the worker that was pulling it shut down" if attempt.operation.progress is not None else ""
 
 
-def _allowed(host: HostContext, images: Sequence[str]) -> list[str]:
-    patterns = host.settings.host.images
-    allowed = [image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns)]
-    if not allowed:
-        raise ImageNotAllowed(host=host.name, image=images[0])
-    return allowed
-
-
-def _check_room(host: HostContext, image: str, size: int | None) -> None:
+def _check_disk_space(host: HostContext, image: str, size: int | None) -> None:
     if size is None:
         return
     needed = int(size * ROOM_FOR_EXTRACTION)
@@ -80,25 +71,26 @@ def _check_room(host: HostContext, image: str, size: int | None) -> None:
         raise DiskFull(image=image, detail=f"it needs about {format_size(needed)}, and {format_size(free)} are free")
 
 
-def _first_that_comes(
+def _pull_first_available(
     host: HostContext, attempt: Attempt, images: Sequence[str], failures: list[AimaError]
 ) -> HeldImage:
     for image in images:
         try:
             _pull(host, attempt, image)
-            return HeldImage(image, _checked(host, image).digest)
+            return HeldImage(image, _check_pulled(host, image).digest)
         except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
             failures.append(failed)
-            attempt.report_message(f"{_told(failed)} Trying the next." if image != images[-1] else _told(failed))
-    raise _most_telling(failures)
+            then = " Trying the next image." if image != images[-1] else ""
+            attempt.report_message(f"{_sentence(failed)}{then}")
+    raise _most_specific(failures)
 
 
 def _pull(host: HostContext, attempt: Attempt, image: str) -> None:
     offered = attempt.run_in_thread(lambda: host.runtime.registry_architectures(image))
     if offered and host.arch not in offered:
-        raise ImageWrongArch(image=image, image_arch=_listed(offered), host=host.name, host_arch=host.arch)
+        raise _wrong_arch(host, image, " and ".join(sorted(offered)))
     progress = None
-    for wait in (*WAITS_BEFORE_ANOTHER_TRY, None):
+    for delay in (*host.timings.pull_retry_delays, None):
         try:
             for progress in host.pulls.follow(image, attempt):
                 attempt.report_progress(progress)
@@ -106,14 +98,14 @@ def _pull(host: HostContext, attempt: Attempt, image: str) -> None:
         except DiskFull as full:
             raise _with_sizes(host, image, full, progress) from full
         except (PullBroken, PullStalled) as failed:
-            if wait is None:
+            if delay is None:
                 raise
-            attempt.report_message(f"{_told(failed)} Trying again in {format_duration(wait)}.")
-            attempt.sleep(wait.total_seconds())
+            attempt.report_message(f"{_sentence(failed)} Trying again in {format_duration(delay)}.")
+            attempt.sleep(delay)
 
 
 def _with_sizes(host: HostContext, image: str, full: DiskFull, progress: PullProgress | None) -> DiskFull:
-    """The engine's own words, what was to be fetched, and what room there is now that it has cleared up."""
+    """The engine's own words, the size of the layers, and the space that is free now that it has cleaned up."""
     detail, free = str(full.facts["detail"]).rstrip("."), host.runtime.facts().disk_free
     if progress is not None and progress.total:
         at_least = "" if progress.total_known else "at least "
@@ -123,28 +115,24 @@ def _with_sizes(host: HostContext, image: str, full: DiskFull, progress: PullPro
     return DiskFull(image=image, detail=f"{detail}.")
 
 
-def _checked(host: HostContext, image: str) -> ImageFacts:
+def _check_pulled(host: HostContext, image: str) -> ImageFacts:
     facts = host.runtime.image(image)
     if facts is None:
-        raise PullBroken(image=image, detail="the pull ended well, and the image is not there")
+        raise PullBroken(image=image, detail="the pull succeeded, but the image is missing")
     if facts.arch != host.arch:
-        raise _wrong_arch(host, image, facts)
+        raise _wrong_arch(host, image, facts.arch)
     return facts
 
 
-def _wrong_arch(host: HostContext, image: str, facts: ImageFacts) -> ImageWrongArch:
-    return ImageWrongArch(image=image, image_arch=facts.arch, host=host.name, host_arch=host.arch)
+def _wrong_arch(host: HostContext, image: str, arch: str) -> ImageWrongArch:
+    return ImageWrongArch(image=image, image_arch=arch, host=host.name, host_arch=host.arch)
 
 
-def _told(failed: AimaError) -> str:
-    """Its sentence, also where it ends with the engine's own words."""
+def _sentence(failed: AimaError) -> str:
+    """Ended by a full stop, also where it ends with the engine's own words."""
     return f"{str(failed).rstrip('.')}."
 
 
-def _listed(arches: Iterable[str]) -> str:
-    return " and ".join(sorted(arches))
-
-
-def _most_telling(failures: Sequence[AimaError]) -> AimaError:
-    """The first that is about more than a name that does not exist."""
+def _most_specific(failures: Sequence[AimaError]) -> AimaError:
+    """The first that is more than a name that does not exist."""
     return next((failed for failed in failures if not isinstance(failed, ImageNotFound)), failures[0])

@@ -1,4 +1,7 @@
-"""Where a model's weights are on this host, and nowhere outside of its model roots."""
+"""Resolves a model's directory on this host; never outside of the host's model roots.
+
+Symbolic links are resolved before the roots are checked, so that none leads out of them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ from aima_worker.context import HostContext
 
 
 def model_directory(host: HostContext, command: StartService) -> str | None:
-    """The real path of the model's weights; None for an engine that brings its model along.
+    """Returns the real path of the model's weights; None for an engine whose image contains its model.
 
-    Links are followed before the roots are checked, so that none leads out of them.
     Raises ModelPathMissing, ModelPathOutside, EngineDoesNotServe.
     """
     engine = command.engine
@@ -27,20 +29,20 @@ def model_directory(host: HostContext, command: StartService) -> str | None:
         raise EngineDoesNotServe(
             engine=engine.name, what="a model without a path", remedy="Name it with `--model-path`."
         )
-    return str(_resolved(host, path, host.settings.host.model_roots))
+    return str(_resolve(host, path, host.settings.host.model_roots))
 
 
-def _resolved(host: HostContext, path: str, roots: Sequence[Path]) -> Path:
+def _resolve(host: HostContext, path: str, roots: Sequence[Path]) -> Path:
     real_roots = [root.expanduser().resolve() for root in roots]
-    looked_in = [Path(path)] if Path(path).is_absolute() else [root / path for root in real_roots]
-    inside = [real for place in looked_in if _below(real := place.resolve(), real_roots)]
+    candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in real_roots]
+    inside = [real for candidate in candidates if _below(real := candidate.resolve(), real_roots)]
     if not inside and real_roots:
-        raise ModelPathOutside(path=path, host=host.name, roots=_named(real_roots))
+        raise ModelPathOutside(path=path, host=host.name, roots=_comma_list(real_roots))
     for real in inside:
         if real.exists():
             return real
     raise ModelPathMissing(
-        path=path, host=host.name, looked=_named(looked_in) or "nowhere: `host.model_roots` is empty"
+        path=path, host=host.name, looked=_comma_list(candidates) or "nowhere: `host.model_roots` is empty"
     )
 
 
@@ -48,5 +50,5 @@ def _below(path: Path, roots: Sequence[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
-def _named(paths: Sequence[Path]) -> str:
+def _comma_list(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths))

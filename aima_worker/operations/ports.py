@@ -1,4 +1,7 @@
-"""Running on a leased port: the lease says who may have it, the host's own sockets say whether it can be had."""
+"""Runs a container on a leased port. The lease in Redis grants the port; binding it proves that it is free.
+
+A port that another program uses is set aside for QUARANTINE, and the next one is leased.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,28 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
-import psutil
-
 from aima_core.domain.ids import InstanceId
 from aima_core.errors import NoFreePort, PortTaken
+from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.execution.attempt import Attempt
+from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import Status
 
 QUARANTINE = timedelta(seconds=60)
-"""A port that somebody else turned out to use is left alone for this long."""
-TRIES = 5
+MAX_TRIES = 5
 
 
 def run_on_leased_port(
-    host: HostContext, attempt: Attempt, instance: InstanceId, *, wanted: int | None, run: Callable[[int], None]
+    host: HostContext, attempt: Attempt, instance: InstanceId, *, requested: int | None, run: Callable[[int], None]
 ) -> int:
-    """Lease a port for the instance and run its container on it; move on where somebody else turns out to use it.
+    """Leases a port and runs the instance's container on it; the lease is kept for as long as the container exists.
 
-    Raises PortTaken for a port that was asked for, NoFreePort, PortOutOfRange, and what `run` raises.
+    Raises PortTaken for a requested port, NoFreePort, PortOutOfRange, and what `run` raises.
     """
     fence = attempt.operation.fence
     avoid: tuple[int, timedelta] | None = None
-    for _ in range(TRIES):
-        lease = partial(host.ports.lease, instance, fence=fence, wanted=wanted, avoid=avoid)
+    for _ in range(MAX_TRIES):
+        lease = partial(host.ports.lease, instance, fence=fence, wanted=requested, avoid=avoid)
         port = attempt.retry_until_redis_answers(lease)
         try:
             _check_free(host, instance, port)
@@ -39,7 +40,7 @@ def run_on_leased_port(
             attempt.retry_until_redis_answers(partial(host.ports.persist, instance, port, fence=fence))
             return port
         except PortTaken as taken:
-            if wanted is not None:
+            if requested is not None:
                 raise
             attempt.report_message(f"{taken} Trying another.")
             avoid = (port, QUARANTINE)
@@ -47,33 +48,23 @@ def run_on_leased_port(
 
 
 def _check_free(host: HostContext, instance: InstanceId, port: int) -> None:
-    address = host.settings.host.address
     try:
-        with socket.create_server((address, port)):
+        with socket.create_server((host.settings.host.address, port)):
             pass
-    except OSError as taken:
-        if _is_its_own(host, instance, port):
+    except OSError as refused:
+        if _is_published_by(host, instance, port):
             return
-        holder = _publisher(host, port) or _listener(port) or f"something else ({os.strerror(taken.errno or 0)})"
-        raise PortTaken(port=port, host=host.name, holder=holder) from taken
+        owner = _container_on(host, port) or owner_of_port(port)
+        holder = owner or f"something else ({os.strerror(refused.errno or 0)})"
+        raise PortTaken(port=port, host=host.name, holder=holder) from refused
 
 
-def _is_its_own(host: HostContext, instance: InstanceId, port: int) -> bool:
+def _is_published_by(host: HostContext, instance: InstanceId, port: int) -> bool:
     container = host.runtime.find(host.container_name(instance.service))
     return container is not None and container.status is Status.RUNNING and port in container.host_ports.values()
 
 
-def _publisher(host: HostContext, port: int) -> str | None:
-    """Whose container it is: the program that listens for it is the container engine's own."""
+def _container_on(host: HostContext, port: int) -> str | None:
+    """Asked before the sockets are: the process that listens for a container is the container engine's."""
     publishing = (each for each in host.runtime.containers({}) if port in each.host_ports.values())
     return next((f"the container {container.name}" for container in publishing), None)
-
-
-def _listener(port: int) -> str | None:
-    """Who listens there, as far as this worker may know."""
-    try:
-        sockets = psutil.net_connections("tcp")
-        pid = next((one.pid for one in sockets if one.laddr and one.laddr.port == port and one.pid), None)
-        return f"{psutil.Process(pid).name()} (process {pid})" if pid else None
-    except psutil.Error:
-        return None

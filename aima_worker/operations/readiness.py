@@ -1,4 +1,7 @@
-"""Waiting until an engine answers: its health check, its life, and its log lines as the progress of loading."""
+"""Waits for an engine to become ready: polls its health check and its container, and streams its log lines.
+
+The timeout is a stall, not a wall clock, where the engine's check says so: each log line restarts it.
+"""
 
 from __future__ import annotations
 
@@ -15,52 +18,61 @@ from aima_core.domain.catalog import HealthCheck
 from aima_core.domain.operations import StartService
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
+from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.execution.cancellation import Cancellable
-from aima_worker.reconciler.inventory import ManagedContainer
 from aima_worker.runtime import LogStream, Status
 
-PROBE_EVERY = 0.1
-"""Seconds, at first; each probe that fails makes the next wait longer, up to PROBE_AT_LEAST_EVERY."""
-PROBE_AT_LEAST_EVERY = 1.0
-PROBE_SECONDS = 5.0
-LINES_AT_ONCE = 50
-"""Of a flood of lines, this many go into one event; how many were left out is said."""
-LAST_LINES = 100
+FIRST_PROBE_INTERVAL = timedelta(seconds=0.1)
+"""Each failed probe lengthens it, up to LONGEST_PROBE_INTERVAL."""
+LONGEST_PROBE_INTERVAL = timedelta(seconds=1)
+PROBE_TIMEOUT = timedelta(seconds=5)
+READER_END_TIMEOUT = timedelta(seconds=5)
+LINES_PER_EVENT = 50
+"""Of a flood of lines; the number of the others is reported."""
+TAIL_LINES = 100
 
 
-def wait_until_ready(host: HostContext, work: Cancellable, command: StartService, *, endpoint: str) -> None:
-    """Return as soon as the health check answers well.
+def wait_until_ready(host: HostContext, attempt: Attempt, command: StartService, *, endpoint: str) -> None:
+    """Returns as soon as the health check succeeds.
 
-    Raises ContainerExited or OutOfMemory as soon as the container has ended, HealthTimeout when the check's patience
-    is over, all with the container's last lines; and what interrupts the work.
+    Raises ContainerExited or OutOfMemory as soon as the container has exited, HealthTimeout when the check's patience
+    is exhausted, all with the last log lines; and what cancelled the attempt.
     """
     url = f"{endpoint}{command.engine.health_check.path}"
     patience = _Patience(command.engine.health_check)
     name = host.container_name(command.service)
-    wait = PROBE_EVERY
-    with _listening(host, work, name) as heard:
+    interval = FIRST_PROBE_INTERVAL
+    with _streamed_log(host, attempt, name) as log:
         while True:
-            if lines := heard.take():
+            if lines := log.take():
                 patience.renew()
-                work.report_log_lines(lines)
-            _check_life(host, command, name, heard)
-            last = _ask(host, url)
-            if last is None:
+                attempt.report_log_lines(lines)
+            _raise_if_exited(host, command, name, log)
+            problem = check_health(host, url)
+            if problem is None:
                 return
-            if patience.is_over():
+            if patience.exhausted():
                 waited = format_duration(patience.waited())
-                raise HealthTimeout(waited=waited, url=url, last=last, log_tail=heard.tail())
-            work.sleep(wait)
-            wait = min(wait * 1.5, PROBE_AT_LEAST_EVERY)
+                raise HealthTimeout(waited=waited, url=url, last=problem, log_tail=log.tail())
+            attempt.sleep(interval)
+            interval = min(interval * 1.5, LONGEST_PROBE_INTERVAL)
+
+
+def check_health(host: HostContext, url: str) -> str | None:
+    """Returns None if a GET is answered with 2xx, else the problem."""
+    try:
+        status = host.probe(url)
+    except OSError as unreachable:
+        return unreachable.strerror or str(unreachable)
+    return None if 200 <= status < 300 else f"HTTP status {status}"
 
 
 def http_status(url: str) -> int:
-    """The status a GET is answered with. Raises OSError when nothing answers within PROBE_SECONDS."""
-    where = urlsplit(url)
-    connection = HTTPConnection(where.hostname or "", where.port or 80, timeout=PROBE_SECONDS)
+    """Returns the status of a GET. Raises OSError if nothing answers within PROBE_TIMEOUT."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=PROBE_TIMEOUT.total_seconds())
     try:
-        connection.request("GET", where.path or "/")
+        connection.request("GET", parts.path or "/")
         return connection.getresponse().status
     except HTTPException as broken:
         raise OSError(str(broken) or type(broken).__name__) from broken
@@ -69,25 +81,16 @@ def http_status(url: str) -> int:
 
 
 def last_lines(host: HostContext, name: str) -> tuple[str, ...]:
-    """What the container said last, oldest first."""
-    with host.runtime.logs(name, follow=False, tail=LAST_LINES) as lines:
+    """The container's last log lines, oldest first."""
+    with host.runtime.logs(name, follow=False, tail=TAIL_LINES) as lines:
         return tuple(line.text for line in lines)
 
 
-def _ask(host: HostContext, url: str) -> str | None:
-    """None when the answer is good, else what was wrong with it."""
-    try:
-        status = host.probe(url)
-    except OSError as silence:
-        return silence.strerror or str(silence)
-    return None if 200 <= status < 300 else f"HTTP status {status}"
-
-
-def _check_life(host: HostContext, command: StartService, name: str, heard: _Heard) -> None:
+def _raise_if_exited(host: HostContext, command: StartService, name: str, log: _LogBuffer) -> None:
     container = host.runtime.find(name)
     if container is not None and container.status is Status.RUNNING:
         return
-    tail = last_lines(host, name) or heard.tail()
+    tail = last_lines(host, name) or log.tail()
     if container is not None and container.oom_killed:
         memory = command.engine.limits.memory
         raise OutOfMemory(limit=format_size(memory) if memory else "the host's", log_tail=tail)
@@ -96,20 +99,20 @@ def _check_life(host: HostContext, command: StartService, name: str, heard: _Hea
 
 
 class _Patience:
-    """How long to wait: `timeout` from the start, or, with `at_most`, from the last log line, but never beyond it."""
+    """`timeout` from the start; or, with `at_most`, from the last log line, and `at_most` from the start."""
 
     def __init__(self, check: HealthCheck) -> None:
         self._check = check
-        self._began = self._moved = time.monotonic()
+        self._began = self._renewed = time.monotonic()
 
     def renew(self) -> None:
         if self._check.at_most is not None:
-            self._moved = time.monotonic()
+            self._renewed = time.monotonic()
 
-    def is_over(self) -> bool:
+    def exhausted(self) -> bool:
         now = time.monotonic()
         at_most = self._check.at_most or self._check.timeout
-        if now - self._moved > self._check.timeout.total_seconds():
+        if now - self._renewed > self._check.timeout.total_seconds():
             return True
         return now - self._began > at_most.total_seconds()
 
@@ -117,67 +120,46 @@ class _Patience:
         return timedelta(seconds=round(time.monotonic() - self._began))
 
 
-class _Heard:
-    """Lines as they come in from the reading thread, taken out in bunches."""
+class _LogBuffer:
+    """Lines from the reader thread, taken in batches by the waiting one."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._new: deque[str] = deque(maxlen=LINES_AT_ONCE)
-        self._left_out = 0
-        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._new: deque[str] = deque(maxlen=LINES_PER_EVENT)
+        self._dropped = 0
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def add(self, line: str) -> None:
         with self._lock:
-            self._left_out += len(self._new) == LINES_AT_ONCE
+            self._dropped += len(self._new) == LINES_PER_EVENT
             self._new.append(line)
-            self._last.append(line)
+            self._tail.append(line)
 
     def take(self) -> tuple[str, ...]:
         with self._lock:
-            lines = (*((f"({self._left_out} lines left out)",) if self._left_out else ()), *self._new)
+            lines = (*((f"({self._dropped} lines left out)",) if self._dropped else ()), *self._new)
             self._new.clear()
-            self._left_out = 0
+            self._dropped = 0
             return lines
 
     def tail(self) -> tuple[str, ...]:
         with self._lock:
-            return tuple(self._last)
+            return tuple(self._tail)
 
 
 @contextmanager
-def _listening(host: HostContext, work: Cancellable, name: str) -> Iterator[_Heard]:
-    heard = _Heard()
+def _streamed_log(host: HostContext, attempt: Attempt, name: str) -> Iterator[_LogBuffer]:
+    buffer = _LogBuffer()
     lines = host.runtime.logs(name, follow=True)
-    reader = Thread(target=_listen, args=(lines, heard), name=f"log of {name}", daemon=True)
-    with work.close_on_cancel(lines):
+    reader = Thread(target=_read, args=(lines, buffer), name=f"log of {name}", daemon=True)
+    with attempt.close_on_cancel(lines.close):
         reader.start()
-        yield heard
-    reader.join(timeout=5)
+        yield buffer
+    reader.join(READER_END_TIMEOUT.total_seconds())
 
 
-def _listen(lines: LogStream, heard: _Heard) -> None:
-    # Whoever waits asks for the container itself, and is told there that its engine went away.
+def _read(lines: LogStream, buffer: _LogBuffer) -> None:
+    # An engine that becomes unavailable is noticed by the waiting thread, which asks for the container.
     with suppress(DockerUnavailable, EngineRefused):
         for line in lines:
-            heard.add(line.text)
-
-
-def health_url(host: HostContext, known: ManagedContainer) -> str:
-    return f"{endpoint(host, known)}{known.command.engine.health_check.path}"
-
-
-def endpoint(host: HostContext, known: ManagedContainer) -> str:
-    return f"http://{host.settings.host.address}:{known.port}"
-
-
-def answers_well(host: HostContext, known: ManagedContainer) -> bool:
-    try:
-        return 200 <= host.probe(health_url(host, known)) < 300
-    except OSError:
-        return False
-
-
-def patience_with(known: ManagedContainer) -> timedelta:
-    """How long it may load."""
-    check = known.command.engine.health_check
-    return max(check.timeout, check.at_most or timedelta())
+            buffer.add(line.text)

@@ -1,12 +1,12 @@
-"""Bringing a service up on this host, step by step; every step can be repeated."""
+"""Starts a service on this host, step by step; every step can be repeated."""
 
 from __future__ import annotations
 
 from aima_core.domain.operations import Phase, StartService
+from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.execution.attempt import Attempt
 from aima_worker.operations.container_spec import Granted, container_spec
-from aima_worker.operations.images import NO_IMAGE, have_image
+from aima_worker.operations.images import NO_IMAGE, ensure_image
 from aima_worker.operations.instance_start import starting_instance
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
@@ -17,7 +17,7 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
     with starting_instance(host, attempt, command) as instance:
         engine = command.engine
         directory = model_directory(host, command)
-        image = NO_IMAGE if host.native else have_image(host, attempt, engine.images, size=engine.image_size)
+        image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
         def run(port: int) -> None:
             granted = Granted.by(attempt.claimed)
@@ -28,10 +28,10 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         attempt.enter_phase(Phase.STARTING)
         if command.replace:
             instance.remove_container()
-        port = run_on_leased_port(host, attempt, instance.id, wanted=command.port, run=run)
+        port = run_on_leased_port(host, attempt, instance.id, requested=command.port, run=run)
 
         attempt.enter_phase(Phase.LOADING)
-        endpoint = f"http://{host.settings.host.address}:{port}"
+        endpoint = host.endpoint(port)
         with host.memory_watchdog.guarding(instance.id, instance.kill):
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 

@@ -1,6 +1,7 @@
-"""Taking a service down on this host. Repeatable, and a success where nothing runs.
+"""Stops a service on this host. Idempotent: a success if nothing runs.
 
-A Docker Engine that does not answer is waited for: most often it is only begun anew.
+A container engine that does not answer is retried, since most often it restarts. After that the stop fails, and the
+reconciler resumes the teardown once the engine answers.
 """
 
 from __future__ import annotations
@@ -12,16 +13,13 @@ from aima_core.domain.operations import Phase, StopService
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import DockerUnavailable
 from aima_core.store.operations import now
+from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.execution.attempt import Attempt
-from aima_worker.operations.teardown import remove_container
+from aima_worker.operations.teardown import teardown
 
-WAIT_FOR_STARTS = 30.0
-"""Seconds that a start, told to end, may take to clear away before the stop goes on by itself."""
-
-ENGINE_AWAY = timedelta(minutes=2)
-"""For how long one is waited for. After that the stop fails, and the watch takes down what is there once it is back."""
-ASKS_AGAIN_SECONDS = 1.0
+ROLLBACK_TIMEOUT = timedelta(seconds=30)
+"""How long a cancelled start may take to roll back before the stop proceeds without it."""
+ENGINE_RETRY_INTERVAL = timedelta(seconds=1)
 
 
 def stop(host: HostContext, attempt: Attempt, command: StopService) -> None:
@@ -34,33 +32,26 @@ def stop(host: HostContext, attempt: Attempt, command: StopService) -> None:
         operation=operation.id,
         since=now(),
     )
-    wanted = host.services.set_desired(instance)
+    is_latest = host.services.set_desired(instance)
     attempt.enter_phase(Phase.STOPPING)
-    host.claims.cancel_starts_of(command.service, below=operation.fence, within=WAIT_FOR_STARTS)
-    if wanted:
+    host.claims.cancel_starts_of(command.service, below=operation.fence, within=ROLLBACK_TIMEOUT)
+    if is_latest:
         host.services.update_status(instance)
-        _take_down(host, attempt, command)
-        host.release_resources(command.service, fence=operation.fence)
-        host.services.update_status(instance.model_copy(update={"state": InstanceState.STOPPED, "since": now()}))
+        _teardown_when_engine_answers(host, attempt, instance, grace=command.grace)
     attempt.finish(Phase.STOPPED)
 
 
-def _take_down(host: HostContext, attempt: Attempt, command: StopService) -> None:
-    asks_until = time.monotonic() + ENGINE_AWAY.total_seconds()
-    away = _try_to_take_down(host, command)
-    if away:
-        attempt.report_message(f"{away} This goes on as soon as it does.")
-    while away:
-        if time.monotonic() > asks_until:
-            raise away
-        attempt.sleep(ASKS_AGAIN_SECONDS)
-        away = _try_to_take_down(host, command)
-
-
-def _try_to_take_down(host: HostContext, command: StopService) -> DockerUnavailable | None:
-    with host.service_lock(command.service):
+def _teardown_when_engine_answers(host: HostContext, attempt: Attempt, instance: Instance, *, grace: timedelta) -> None:
+    deadline = time.monotonic() + host.timings.engine_wait_timeout.total_seconds()
+    reported = False
+    while True:
         try:
-            remove_container(host, command.service, grace=command.grace)
-        except DockerUnavailable as away:
-            return away
-    return None
+            teardown(host, instance, grace=grace)
+            return
+        except DockerUnavailable as unavailable:
+            if not reported:
+                attempt.report_message(f"{unavailable} The stop continues when it answers.")
+            reported = True
+            if time.monotonic() > deadline:
+                raise
+            attempt.sleep(ENGINE_RETRY_INTERVAL)

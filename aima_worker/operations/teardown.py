@@ -1,60 +1,97 @@
-"""Ending what an instance was for a reason: its container is taken down, what it held given back, the record says why.
+"""Teardown of an instance: remove its container, release its port and allocation, update its status; in this order.
 
-Only while nobody has asked for anything else since it was looked at.
+A crash between two steps leaves the status as it was, so that the reconciler repeats all of them. Nothing is released
+while the container may still run: its port would be leased to another instance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import structlog
 
 from aima_core.domain.ids import ServiceId
-from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import AimaError, Cancelled, Failure
+from aima_core.domain.services import Instance, InstanceState
+from aima_core.errors import AimaError, Cancelled, EngineRefused, Failure
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
 from aima_worker.operations.readiness import last_lines
 
+GRACE = timedelta(seconds=5)
+"""Of a container that is rolled back, replaced or no longer desired."""
+
 _log = structlog.get_logger()
 
 
-def fail_instance(host: HostContext, instance: Instance, failed: AimaError) -> None:
-    """Mark it failed, with its container's last lines, and leave nothing of it."""
+def teardown(
+    host: HostContext,
+    instance: Instance,
+    *,
+    grace: timedelta,
+    guard: Callable[[], bool] = lambda: True,
+    keep_status: bool = False,
+    postponed_on: tuple[type[AimaError], ...] = (),
+) -> bool:
+    """Returns whether nothing of the instance is left. It becomes FAILED if it has a failure, else STOPPED.
+
+    `guard` is evaluated under the service's lock; if it is false, nothing is done. The errors of `postponed_on` leave
+    the instance STOPPING, to be resumed by the reconciler. Raises what else a runtime's `remove` raises.
+    """
     service = instance.id.service
     with host.service_lock(service):
-        if not is_current(host, instance):
-            return
-        failed.remember(last_lines(host, host.container_name(service)))
-        _log.warning("engine failed", instance=instance.id, why=str(failed))
-        remove_container(host, service, grace=timedelta())
+        if not guard():
+            return False
+        try:
+            remove_container(host, service, grace=grace)
+        except postponed_on as postponed:
+            _log.warning("teardown postponed", instance=instance.id, reason=str(postponed))
+            if instance.state is not InstanceState.STOPPING:
+                update_status(host, instance, state=InstanceState.STOPPING)
+            return False
         host.release_resources(service, fence=instance.fence)
-        update_status(host, instance, state=InstanceState.FAILED, failure=failed.failure, port=None, endpoint=None)
+        if not keep_status:
+            update_status(host, instance, state=_state_after(instance.failure), port=None, endpoint=None)
+        return True
 
 
-def is_current(host: HostContext, instance: Instance) -> bool:
-    """To be asked where nobody else can act: a stop may have come since the look began."""
-    told = host.services.instance(instance.id)
-    idle = not host.claims.is_running(instance.id.service)
-    return idle and told is not None and told.desired is Desired.RUNNING and told.fence == instance.fence
+def teardown_if_current(host: HostContext, seen: Instance, *, grace: timedelta = GRACE) -> None:
+    """The reconciler's teardown: of an instance that has not changed since it was read."""
+    teardown(host, seen, grace=grace, guard=lambda: is_current(host, seen), postponed_on=(EngineRefused,))
+
+
+def fail_instance(host: HostContext, instance: Instance, failed: AimaError) -> None:
+    """Tears the instance down at once and marks it FAILED, with its container's last log lines."""
+    with host.service_lock(instance.id.service):
+        if is_current(host, instance):
+            failed.remember(last_lines(host, host.container_name(instance.id.service)))
+            _log.warning("instance failed", instance=instance.id, reason=str(failed))
+            failing = instance.model_copy(update={"failure": failed.failure})
+            teardown_if_current(host, failing, grace=timedelta())
+
+
+def is_current(host: HostContext, seen: Instance) -> bool:
+    """The instance is as it was read, and no operation on it runs. Race: call it under the service's lock."""
+    if host.claims.is_running(seen.id.service):
+        return False
+    latest = host.services.instance(seen.id)
+    return latest is not None and (latest.fence, latest.desired, latest.state) == (seen.fence, seen.desired, seen.state)
 
 
 def update_status(host: HostContext, instance: Instance, **changes: Any) -> bool:
-    """Put down what it is now; False when it has been told to be something else since."""
+    """Records the instance's status; False if a higher fence has set its desired state since it was read."""
     return host.services.update_status(instance.model_copy(update={**changes, "since": now()}))
 
 
 def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta) -> None:
-    """When it returns, the service has no container on this host. Raises what a runtime's `remove` does."""
+    """When it returns, the service has no container on this host. Raises what a runtime's `remove` raises."""
     container = host.runtime.find(host.container_name(service))
     if container is not None and ours(host).items() <= container.labels.items():
         host.runtime.remove(container.name, grace=grace)
 
 
-def state_after(failure: Failure | None) -> InstanceState:
-    """What an instance is that was taken down for this failure, or because it was stopped."""
-    if failure is None or failure.code == Cancelled.code:
-        return InstanceState.STOPPED
-    return InstanceState.FAILED
+def _state_after(failure: Failure | None) -> InstanceState:
+    cancelled = failure is not None and failure.code == Cancelled.code
+    return InstanceState.STOPPED if failure is None or cancelled else InstanceState.FAILED

@@ -1,7 +1,7 @@
-"""The containers of this installation on this host, and what their labels tell.
+"""Inventory: the containers of this installation on this host, managed or unrecognized, as their labels say.
 
-Those that carry its labels and that this version cannot make out are strangers: told by name, and left alone.
-Containers of another installation are not even listed.
+A container with our labels that this version cannot parse is unrecognized: reported by name, and left alone.
+Containers of another installation are not listed at all.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,12 +18,13 @@ from aima_core.domain.operations import StartService
 from aima_core.errors import BadId
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, Granted, of_installation, ours
+from aima_worker.operations.readiness import check_health
 from aima_worker.runtime import Container, Status
 
 
 @dataclass(frozen=True)
 class ManagedContainer:
-    """A container, and by which command, on which port, from which image and by which operation it is there."""
+    """A container, with the command, port, image and operation that its labels record."""
 
     container: Container
     id: InstanceId
@@ -41,8 +43,19 @@ class ManagedContainer:
         return self.granted.fence
 
     @property
-    def runs(self) -> bool:
+    def running(self) -> bool:
         return self.container.status is Status.RUNNING
+
+    @property
+    def load_timeout(self) -> timedelta:
+        check = self.command.engine.health_check
+        return max(check.timeout, check.at_most or timedelta())
+
+    def health_url(self, host: HostContext) -> str:
+        return f"{host.endpoint(self.port)}{self.command.engine.health_check.path}"
+
+    def healthy(self, host: HostContext) -> bool:
+        return check_health(host, self.health_url(host)) is None
 
 
 class Inventory(NamedTuple):
@@ -53,19 +66,19 @@ class Inventory(NamedTuple):
 def scan(host: HostContext) -> Inventory:
     """Raises DockerUnavailable."""
     listed = host.runtime.containers(of_installation(host))
-    told = [(container.name, known_by_labels(host, container)) for container in listed]
+    parsed = [(container.name, recognize(host, container)) for container in listed]
     return Inventory(
-        {known.service: known for _, known in told if known},
-        tuple(sorted(name for name, known in told if known is None)),
+        {managed.service: managed for _, managed in parsed if managed},
+        tuple(sorted(name for name, managed in parsed if managed is None)),
     )
 
 
-def known_by_labels(host: HostContext, container: Container) -> ManagedContainer | None:
-    """None where they make no sense to this version, or are another host's."""
+def recognize(host: HostContext, container: Container) -> ManagedContainer | None:
+    """None if the labels are malformed, or another host's."""
     labels = container.labels
     try:
-        command = _command(labels[COMMAND_LABEL])
-        port, granted = int(labels[PORT_LABEL]), Granted.told_by(labels)
+        command = _parse_command(labels[COMMAND_LABEL])
+        port, granted = int(labels[PORT_LABEL]), Granted.from_labels(labels)
     except (KeyError, ValueError, BadId):
         return None
     if not ours(host).items() <= labels.items() or container.name != host.container_name(command.service):
@@ -76,23 +89,25 @@ def known_by_labels(host: HostContext, container: Container) -> ManagedContainer
 
 
 @lru_cache(maxsize=256)
-def _command(text: str) -> StartService:
-    """Containers are looked at again and again, and keep their labels."""
+def _parse_command(text: str) -> StartService:
+    """Cached, since every pass reads the same labels."""
     return StartService.model_validate_json(text)
 
 
 class ConditionTimer:
+    """Debounces conditions that a race can show for a moment, like the `for:` of a Prometheus alert."""
+
     def __init__(self) -> None:
         self._since: dict[Hashable, float] = {}
         self._seen: set[Hashable] = set()
 
     def next_pass(self) -> None:
-        """A look begins: what was not seen in the last one is so no more."""
-        self._since = {what: since for what, since in self._since.items() if what in self._seen}
+        """Forgets the conditions that the previous pass did not see."""
+        self._since = {condition: since for condition, since in self._since.items() if condition in self._seen}
         self._seen = set()
 
-    def held_for(self, what: Hashable) -> float:
-        """For how long this has been seen in every look; 0 the first time."""
+    def held_for(self, condition: Hashable) -> timedelta:
+        """For how long every pass has seen the condition; zero the first time."""
         now = time.monotonic()
-        self._seen.add(what)
-        return now - self._since.setdefault(what, now)
+        self._seen.add(condition)
+        return timedelta(seconds=now - self._since.setdefault(condition, now))

@@ -1,7 +1,7 @@
-"""What this host's containers hold, against what Redis says that they do: ports, memory and GPUs, and their fences.
+"""Reconciles port leases and allocations in Redis with the containers that own them, and raises Redis' fence.
 
-Put right both ways. What is held by no container is given back only once it was seen twice, some seconds apart, and an
-engine that answers has listed none: never because Redis or the engine is silent.
+What a container lacks is restored; what no container owns is released, once it has been orphaned for some seconds and
+an engine that answers lists no container for it: an unavailable Redis or engine never releases anything.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Set as AbstractSet
 
 import structlog
 
+from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.resources import Allocation
-from aima_core.domain.services import Instance, InstanceState, PortLease
+from aima_core.domain.services import Instance, InstanceState
 from aima_worker.context import HostContext
-from aima_worker.reconciler.adoption import hold
+from aima_worker.reconciler.adoption import restore_resources
 from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
 from aima_worker.runtime import Status
-
-LEFT_SECONDS = 4.0
-"""What is held by nothing for no longer may be a start's that is just being begun."""
 
 _log = structlog.get_logger()
 
@@ -32,54 +30,55 @@ class ResourceReconciler:
         self._highest_fence = 0
 
     def reset(self) -> None:
-        """Redis has lost its data: say everything again."""
+        """Redis has lost its data: everything must be recorded again."""
         self._highest_fence = 0
 
-    def reconcile(self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, ManagedContainer]) -> bool:
-        """False when something is to be looked at again soon."""
-        self._raise_fence(instances, known)
+    def reconcile(self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]) -> bool:
+        """Returns False if the next pass must follow soon: something may be orphaned."""
+        self._raise_fence(instances, managed)
         leases = {lease.holder.service: lease for lease in self._host.ports.all()}
         held = self._host.allocations.held(self._host.name)
-        for service in self._idle(known.keys()):
-            if known[service].container.status is not Status.CREATED:
-                self._have_held(known[service], leases.get(service), held.get(service), instances.get(service))
-        left = self._idle((leases.keys() | held.keys()) - known.keys())
-        given_back = [self._give_back(service, leases.get(service), held.get(service)) for service in left]
-        return all(given_back)
+        for service in self._idle(managed.keys()):
+            if managed[service].container.status is not Status.CREATED:
+                self._restore(managed[service], leases.get(service), held.get(service), instances.get(service))
+        orphaned = self._idle((leases.keys() | held.keys()) - managed.keys())
+        released = [self._release(service, leases.get(service), held.get(service)) for service in orphaned]
+        return all(released)
 
     def _idle(self, services: AbstractSet[ServiceId]) -> list[ServiceId]:
         return [service for service in services if not self._host.claims.is_running(service)]
 
     def _raise_fence(
-        self, instances: Mapping[ServiceId, Instance], known: Mapping[ServiceId, ManagedContainer]
+        self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]
     ) -> None:
-        fences = [each.fence for each in instances.values()] + [each.fence for each in known.values()]
+        """A Redis that lost its data must not issue fences below those of containers that exist."""
+        fences = [each.fence for each in instances.values()] + [each.fence for each in managed.values()]
         highest = max(fences, default=0)
         if highest > self._highest_fence:
             self._host.services.raise_fence(highest)
             self._highest_fence = highest
 
-    def _have_held(
-        self, known: ManagedContainer, lease: PortLease | None, held: Allocation | None, instance: Instance | None
+    def _restore(
+        self, managed: ManagedContainer, lease: PortLease | None, held: Allocation | None, instance: Instance | None
     ) -> None:
-        loads = instance is not None and instance.state is InstanceState.STARTING
-        lasts = lease is not None and lease.until is None and lease.port == known.port
-        if lasts and held is not None and (loads or not held.loading):
+        loading = instance is not None and instance.state is InstanceState.STARTING
+        persistent = lease is not None and lease.until is None and lease.port == managed.port
+        if persistent and held is not None and (loading or not held.loading):
             return
-        with self._host.service_lock(known.service):
-            found = self._host.runtime.find(known.container.name)
-            if found is not None and not self._host.claims.is_running(known.service):
-                _log.info("what a container holds is put down again", instance=known.id, port=known.port)
-                hold(self._host, known, instance)
+        with self._host.service_lock(managed.service):
+            found = self._host.runtime.find(managed.container.name)
+            if found is not None and not self._host.claims.is_running(managed.service):
+                _log.info("port lease and allocation restored", instance=managed.id, port=managed.port)
+                restore_resources(self._host, managed, instance)
 
-    def _give_back(self, service: ServiceId, lease: PortLease | None, held: Allocation | None) -> bool:
-        """False until it has been seen for a while."""
+    def _release(self, service: ServiceId, lease: PortLease | None, held: Allocation | None) -> bool:
+        """Returns False until they have been orphaned for long enough."""
         fence = max(lease.fence if lease else 0, held.fence if held else 0)
-        if self._timer.held_for((service, fence, "held by nothing")) < LEFT_SECONDS:
+        if self._timer.held_for((service, fence, "orphaned")) < self._host.timings.orphaned_after:
             return False
         with self._host.service_lock(service):
             found = self._host.runtime.find(self._host.container_name(service))
             if found is None and not self._host.claims.is_running(service):
-                _log.warning("held by no container, and given back", service=service, port=lease and lease.port)
+                _log.warning("orphaned resources released", service=service, port=lease and lease.port)
                 self._host.release_resources(service, fence=fence)
         return True

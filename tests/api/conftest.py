@@ -1,4 +1,4 @@
-"""An API node on an empty Redis, and a host that plays a script."""
+"""An API node on an empty Redis, and a scripted worker."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def node(redis_url: str) -> Iterator[Node]:
 
 @pytest.fixture
 def worker(redis: TextRedis) -> ScriptedWorker:
-    """A live host that listens to cpu.amd64."""
+    """A live worker that subscribes to cpu.amd64."""
     return ScriptedWorker(redis)

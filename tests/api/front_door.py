@@ -1,4 +1,4 @@
-"""A real API node in a thread, a worker that plays a script, and what was put on the queues."""
+"""A real API node in a thread, a scripted worker, and the messages on the queues."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
 from aima_api.controllers.failure_detector import VisibilityWindow
-from aima_api.controllers.manager import ControllerManager
+from aima_api.controllers.loop import ControllerLoop
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Event, Phase
-from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState
+from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.celery_app import celery_app
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
@@ -49,7 +50,7 @@ class Node:
         return self.client.post(path, json=dict(body or {}), **parts)
 
     def start(self, service: str = SERVICE, **options: Any) -> list[dict[str, Any]]:
-        """The operations of a start that is accepted."""
+        """The operations of an accepted start."""
         answer = self.post(f"/v1/services/{service}:start", options)
         assert answer.status_code == 202, answer.text
         operations: list[dict[str, Any]] = answer.json()["operations"]
@@ -88,29 +89,30 @@ def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
     try:
         with httpx2.Client(base_url=url, timeout=30) as client:
             yield Node(url, client, server)
-    finally:  # or a test that fails would leave a thread for which the whole run waits
+    finally:  # a failed test must not leave a thread that blocks the run's shutdown
         server.should_exit = True
         thread.join(timeout=10)
     assert not thread.is_alive(), "the API node did not end"
 
 
-def upkeep_of(node: Node) -> ControllerManager:
-    """The node's, as though it had watched the hosts for a day by the next look."""
-    controllers: ControllerManager = node.server.config.app.state.controllers
+def controllers_of(node: Node) -> ControllerLoop:
+    """The node's controller loop, with a visibility window of one day by its next pass."""
+    controllers: ControllerLoop = node.server.config.app.state.controllers
     days = count()
-    controllers.watch = VisibilityWindow(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
-    controllers.watch.observe()
+    controllers.window = VisibilityWindow(interval=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
+    controllers.window.observe()
     return controllers
 
 
 class ScriptedWorker:
-    """A host that says of operations what the test wants said."""
+    """A worker that records of operations what the test scripts."""
 
     def __init__(
         self, redis: TextRedis, name: str = "alpha", *, routes: tuple[str, ...] = ("cpu.amd64",), **facts: Any
     ) -> None:
         self.name = HostName(name)
         self._operations = OperationStore(redis)
+        self._claims = ClaimStore(redis)
         self._hosts = HostStore(redis)
         self._services = ServiceStore(redis)
         self._hosts.announce(_facts(name, (f"host.{name}", *routes), facts))
@@ -120,7 +122,7 @@ class ScriptedWorker:
         self._hosts.leave(self.name)
 
     def take_on(self, operation: str) -> Claimed:
-        claimed = self._operations.claim(OperationId(operation), self.name)
+        claimed = self._claims.claim(OperationId(operation), self.name)
         assert isinstance(claimed, Claimed), claimed
         return claimed
 
@@ -130,25 +132,25 @@ class ScriptedWorker:
         return number
 
     def begins(self, operation: dict[str, Any]) -> None:
-        """Take a start on, and put down that its instance is coming up."""
+        """Claims a start and records its instance as starting."""
         self.take_on(operation["id"])
         self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
 
     def is_ready(self, operation: dict[str, Any]) -> None:
-        """Carry a start out to its end, in the record."""
+        """Records a start from claim to end."""
         attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
-        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
+        self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
-        """Carry a stop out to its end, in the record."""
+        """Records a stop from claim to end."""
         attempt = self.take_on(operation["id"]).attempt
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
         self.says(operation["id"], Phase.STOPPED)
-        self._operations.release_claim(OperationId(operation["id"]), self.name, attempt)
+        self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
     def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
         id = ServiceId(operation["service"]).on(self.name)
@@ -158,8 +160,8 @@ class ScriptedWorker:
 
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:
-    """The ids of the operations whose messages lie on a queue; takes them off it."""
-    app = celery_app(redis_url, answer_within=1)
+    """The ids of the operations whose messages are on a queue; consumes them."""
+    app = celery_app(redis_url, answer_within=timedelta(seconds=1))
     ids = []
     with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:
         while True:

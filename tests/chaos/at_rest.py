@@ -11,10 +11,11 @@ from chaos.messages import queues, unacked
 from chaos.stage import Found, Held, Stage
 from lab.keyspace import odd_keys
 
+from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.operations import Operation, State
 from aima_core.domain.resources import Allocation
-from aima_core.domain.services import Desired, Instance, InstanceState, PortLease, Service
+from aima_core.domain.services import Desired, Instance, InstanceState, Service
 from aima_core.redis import keys
 from aima_core.redis.connection import RedisClient
 from aima_core.store.allocations import AllocationStore

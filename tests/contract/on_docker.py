@@ -5,7 +5,7 @@ from __future__ import annotations
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
 from lab.images import busybox_image
 
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 _SCRIPTS = {
     Program.CRASHES: f"echo '{LAST_WORDS}' >&2; exit {EXIT_STATUS}",
@@ -24,11 +24,11 @@ _SCRIPTS = {
 class DockerBench(Bench):
     def __init__(self) -> None:
         super().__init__()
-        self.runtime = DockerEngine(host="bench-01")
+        self.runtime = DockerSdkRuntime(host="bench-01")
 
     def close(self) -> None:
         super().close()
-        if isinstance(self.runtime, DockerEngine):
+        if isinstance(self.runtime, DockerSdkRuntime):
             self.runtime.close()
 
     @property

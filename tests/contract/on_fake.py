@@ -11,7 +11,7 @@ from contract.bench import EXIT_STATUS, FLOOD, JUNK_BYTES, LAST_WORDS, Bench, Pr
 from aima_worker.runtimes.fake.engine import Behaviour
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
-_MANNERS = {
+_BEHAVIOURS = {
     Program.SERVES: Behaviour(),
     Program.CRASHES: Behaviour(stderr=LAST_WORDS.encode(), exit_code=EXIT_STATUS),
     Program.STUBBORN: Behaviour(stdout=b"deaf\n", deaf=True),
@@ -30,7 +30,7 @@ class FakeBench(Bench):
         super().__init__()
         self.runtime = FakeRuntime(images=[self.image_for(program) for program in Program])
         self.runtime.published[self.absent_image] = None
-        self.runtime.manners = {self.image_for(program): manners for program, manners in _MANNERS.items()}
+        self.runtime.behaviours = {self.image_for(program): behaviour for program, behaviour in _BEHAVIOURS.items()}
 
     @property
     def image(self) -> str:

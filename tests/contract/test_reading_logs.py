@@ -13,7 +13,8 @@ from contract.test_running_a_container import has_ended
 from lab.leftovers import nothing_held
 from lab.parts import eventually
 
-from aima_worker.runtime import ContainerRuntime, LogLine
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import ContainerRuntime
 from aima_worker.runtimes.line_splitter import LINE_LIMIT
 
 

@@ -21,7 +21,7 @@ from lab.parts import eventually, free_port, missing
 from aima_core.domain.catalog import Engine, Scalar
 from aima_worker.operations.container_spec import rendered_arguments
 from aima_worker.runtime import ContainerRuntime, ContainerSpec
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 REPOSITORY = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def natively(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def in_docker(images: None) -> Iterator[Starter]:
-    with closing(DockerEngine(host="host-01")) as engine:
+    with closing(DockerSdkRuntime(host="host-01")) as engine:
         starter = Starter(engine, native=False)
         yield starter
         starter.stop_all()

@@ -24,9 +24,9 @@ from lab.wishes import SIGNING_KEY, a_stop_of
 
 from aima_core.redis.connection import RedisClient, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings
-from aima_worker.operations import images
+from aima_worker.context import Timings
 from aima_worker.operations.container_spec import ours
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 STALL = timedelta(seconds=2)
 WAIT = timedelta(milliseconds=300)
@@ -55,15 +55,15 @@ def settings(tmp_path: Path, installation: str, stall: timedelta) -> Settings:
     )
 
 
-@pytest.fixture(autouse=True)
-def tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "WAITS_BEFORE_ANOTHER_TRY", (WAIT, WAIT))
+@pytest.fixture
+def timings() -> Timings:
+    return Timings(pull_retry_delays=(WAIT, WAIT))
 
 
 @pytest.fixture
-def desk(settings: Settings, redis: RedisClient, dial_image: str) -> Iterator[Desk]:
+def desk(settings: Settings, redis: RedisClient, dial_image: str, timings: Timings) -> Iterator[Desk]:
     """At the shared engine."""
-    with _spotless_desk(settings, redis, DockerEngine(host="alpha")) as desk:
+    with _spotless_desk(settings, redis, DockerSdkRuntime(host="alpha"), timings) as desk:
         yield desk
 
 
@@ -76,7 +76,7 @@ def own(request: pytest.FixtureRequest, dial_image: str) -> Iterator[OwnEngine]:
 
 
 @pytest.fixture
-def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Iterator[Desk]:
+def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path, timings: Timings) -> Iterator[Desk]:
     """At the test's own engine."""
     program = redis_program()
     assert program is not None
@@ -84,7 +84,7 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Itera
     server.start()
     link = command_link(server.url)
     try:
-        with _spotless_desk(settings, link, DockerEngine(own.address, host="alpha")) as desk:
+        with _spotless_desk(settings, link, DockerSdkRuntime(own.address, host="alpha"), timings) as desk:
             yield desk
     finally:
         link.close()
@@ -92,8 +92,10 @@ def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path) -> Itera
 
 
 @contextmanager
-def _spotless_desk(settings: Settings, redis: RedisClient, runtime: DockerEngine) -> Iterator[Desk]:
-    with desk_of(settings, redis, runtime) as desk:
+def _spotless_desk(
+    settings: Settings, redis: RedisClient, runtime: DockerSdkRuntime, timings: Timings
+) -> Iterator[Desk]:
+    with desk_of(settings, redis, runtime, timings=timings) as desk:
         try:
             _warm_up(desk, redis)
             with nothing_held():

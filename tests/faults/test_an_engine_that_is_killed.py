@@ -140,7 +140,7 @@ def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
     own.kill()
 
     id, end = desk.begin(a_stop_of())
-    assert eventually(lambda: "goes on as soon as it does" in (desk.outcome(id).operation.reason or ""))
+    assert eventually(lambda: "The stop continues when it answers" in (desk.outcome(id).operation.reason or ""))
     own.start()
 
     assert end.result(30).operation.state is State.SUCCEEDED

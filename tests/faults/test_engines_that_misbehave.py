@@ -15,8 +15,8 @@ from lab.wishes import a_start_of, a_stop_of
 from structlog.testing import capture_logs
 
 from aima_core.domain.services import Instance, InstanceState
+from aima_worker.context import Timings
 from aima_worker.operations.container_spec import ours
-from aima_worker.reconciler import supervision
 from aima_worker.reconciler.loop import ReconcileLoop
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
@@ -58,10 +58,10 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
     assert "so hungry" in told.failure.log_tail
 
 
+@pytest.mark.parametrize("timings", [pytest.param(Timings(restart_delays=(AT_ONCE,) * 3), id="restarts at once")])
 def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exit_code_and_last_words(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk,
 ) -> None:
-    monkeypatch.setattr(supervision, "WAITS", (AT_ONCE, AT_ONCE, AT_ONCE))
     crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
     ready = desk.carry_out(a_dial(dialled=crashes)).instance
     watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
@@ -73,7 +73,7 @@ def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exi
     failed = desk.host.services.instance(ready.id)
 
     assert gave_up, said
-    assert [each["event"] for each in said].count("engine is brought back") == 3
+    assert [each["event"] for each in said].count("engine restarted") == 3
     assert failed.failure.code == "engine_died"
     assert "exit code 3" in failed.failure.message
     assert failed.failure.log_tail[-1] == "no such shard"

@@ -21,13 +21,13 @@ from lab.wishes import a_stop_of
 from aima_core.domain.operations import Phase, StartService, State
 from aima_core.domain.services import InstanceState
 from aima_core.settings import DockerSettings
-from aima_worker.operations.images import WAITS_BEFORE_ANOTHER_TRY
+from aima_worker.context import Timings
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 
 MB = 1_000_000
 NAME = "far/dial:1"
-TRIES = len(WAITS_BEFORE_ANOTHER_TRY) + 1
+TRIES = len(Timings().pull_retry_delays) + 1
 AT_ONCE = timedelta(seconds=5)
 
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis]
 @contextmanager
 def a_program_that_listens(desk: Desk, port: int) -> Iterator[str]:
     with socket.create_server((desk.host.settings.host.address, port)):
-        yield f"(process {os.getpid()})"
+        yield f"(pid {os.getpid()})"
 
 
 @contextmanager

@@ -129,8 +129,8 @@ class Api:
         """One pass, as though this node had watched the hosts for days."""
         days = count()
         controllers = self._app.state.controllers
-        controllers.watch = VisibilityWindow(looks_every=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
-        controllers.watch.observe()
+        controllers.window = VisibilityWindow(interval=timedelta(days=1), clock=lambda: next(days) * 86_400.0)
+        controllers.window.observe()
         controllers.run_once()
 
     def _request(self, method: str, path: str, body: Any = None) -> httpx2.Response:

@@ -15,9 +15,11 @@ from lab.wishes import SIGNING_KEY
 
 import aima_api.app
 from aima_core.settings import Settings
+from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
-from aima_worker.reconciler import supervision
 from aima_worker.runtimes.fake.runtime import FakeRuntime
+
+RESTARTS_AT_ONCE = Timings(restart_delays=(timedelta(),) * 3)
 
 
 @pytest.fixture
@@ -36,7 +38,9 @@ def make_host(fake_redis: fakeredis.FakeRedis, tmp_path: Path) -> Iterator[Calla
                 }
             )
             runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
-            desk = stack.enter_context(desk_of(settings, fake_redis, runtime, probe=runtime.probe))
+            desk = stack.enter_context(
+                desk_of(settings, fake_redis, runtime, probe=runtime.probe, timings=RESTARTS_AT_ONCE)
+            )
             host = Host(desk, runtime, fake_redis)
             host.join()
             return host
@@ -60,13 +64,6 @@ def other_host(make_host: Callable[..., Host], host: Host) -> Host:
 def api(fake_redis: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Api:
     monkeypatch.setattr(aima_api.app, "command_link", lambda _url: fake_redis)
     return Api(aima_api.app.create_app(Settings.model_validate({"signing_key": SIGNING_KEY, "api": {"port": 0}})))
-
-
-@pytest.fixture
-def restarts_without_delay(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Restarts a crashed engine at once; returns how many restarts it has."""
-    monkeypatch.setattr(supervision, "WAITS", (timedelta(),) * len(supervision.WAITS))
-    return len(supervision.WAITS)
 
 
 @pytest.fixture

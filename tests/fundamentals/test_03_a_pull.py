@@ -6,7 +6,7 @@ from lab.wishes import a_pull as pull_of
 from lab.wishes import a_start_of as start_of
 
 from aima_core.domain.operations import Phase, State
-from aima_worker.runtimes.fake.pull import Published
+from aima_worker.runtimes.fake.streams import Published
 
 
 def test_a_start_pulls_a_missing_image_first_and_reports_its_bytes(host):

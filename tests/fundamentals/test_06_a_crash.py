@@ -8,6 +8,7 @@ from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
 
 SERVICE = "svc-tiny-dial"
+RESTARTS = 3
 
 
 def test_a_crash_while_loading_fails_the_start_with_its_last_log_lines_and_releases_its_port(host):
@@ -22,7 +23,7 @@ def test_a_crash_while_loading_fails_the_start_with_its_last_log_lines_and_relea
     assert host.leased_ports() == []
 
 
-def test_a_ready_engine_that_crashes_is_restarted_on_its_port(host, restarts_without_delay):
+def test_a_ready_engine_that_crashes_is_restarted_on_its_port(host):
     before = host.execute(start_of(SERVICE)).instance
     host.runtime.end(host.container_name(SERVICE), exit_code=139)
 
@@ -35,11 +36,9 @@ def test_a_ready_engine_that_crashes_is_restarted_on_its_port(host, restarts_wit
     assert (host.state(SERVICE), host.instance(SERVICE).port) == (InstanceState.READY, before.port)
 
 
-def test_an_engine_that_keeps_crashing_fails_with_its_last_log_lines_and_releases_its_port(
-    host, restarts_without_delay
-):
+def test_an_engine_that_keeps_crashing_fails_with_its_last_log_lines_and_releases_its_port(host):
     host.execute(start_of(SERVICE))
-    for _ in range(restarts_without_delay):
+    for _ in range(RESTARTS):
         host.runtime.end(host.container_name(SERVICE), exit_code=1)
         host.reconcile()
         host.reconcile()

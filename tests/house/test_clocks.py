@@ -11,7 +11,7 @@ from lab.wishes import a_start_of, put_down
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis import keys
-from aima_core.store.claims import Claimed
+from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
@@ -54,12 +54,13 @@ def test_no_other_module_reads_the_clock_of_this_machine():
 @pytest.mark.parametrize("off", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
 def test_ttls_and_leases_ignore_the_clock_of_the_host(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.operations.now", lambda: datetime.now(UTC) + off)
+    monkeypatch.setattr("aima_core.store.claims.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
     ports.set_range(range(20000, 20010))
     start = put_down(operations, a_start_of())
 
     hosts.join(ALPHA, identity="alpha's", session="one")
-    claimed = operations.claim(start.id, ALPHA)
+    claimed = ClaimStore(redis).claim(start.id, ALPHA)
     port = ports.lease(ServiceId("svc-tiny-dial").on(ALPHA), fence=1)
     seconds, _ = redis.time()
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 from house.exceptions import LIBRARIES
+from house.recorded_start import documented_calls, into_a_runtime, record_start
 from house.sources import MODULES, ROOT, imported, place, tree
 
+HTTP_ROOMS = ("aima_api/routes/", "aima_api/http/", "aima_api/events/", "aima_api/logs/")
 HOMES = {
     "docker": ("aima_worker/runtimes/docker/sdk/",),
     "celery": ("aima_core/queue/", "aima_worker/execution/", "aima_worker/celery.py"),
+    "fastapi": ("aima_api/app.py", "aima_api/dependencies.py", *HTTP_ROOMS),
+    "starlette": HTTP_ROOMS,
+    "uvicorn": ("aima_api/app.py",),
     "prometheus_client": ("aima_api/http/metrics.py",),
     "pynvml": ("aima_worker/node/nvml.py",),
     "yaml": ("aima_api/catalog/", "aima_api/cli/"),
@@ -31,11 +35,11 @@ HTTP_SERVERS = {
 }
 WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
-    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.checks"),
-    ("aima_api/cli/commands/doctor.py", "aima_api.doctor.finding"),
-    ("aima_api/cli/commands/processes.py", "aima_api.up.app"),
+    ("aima_api/cli/commands/local.py", "aima_api.doctor.checks"),
+    ("aima_api/cli/commands/local.py", "aima_api.up.app"),
 }
 """The commands that are no client of the API: they check a catalog, check a machine, or run everything on it."""
+VALUES = ("aima_core/domain/", "aima_api/http/schemas.py", "aima_worker/runtimes/")
 EXAMPLES = {"aima_core/domain/ids.py", "aima_core/domain/catalog.py"}
 """Where an engine's name shows what a good one looks like."""
 
@@ -94,16 +98,27 @@ def test_the_command_line_imports_the_core_and_itself_only():
     assert foreign == WORKS_ON_THIS_MACHINE
 
 
-def test_the_path_of_a_start_is_read_on_few_pages():
-    page = (ROOT / "docs/architecture.md").read_text()
-    path = re.findall(r"^\d\. `(aima_\S+\.py)`", page, re.MULTILINE)
+@pytest.mark.redis
+def test_the_path_of_a_start_is_read_on_few_pages(redis_url, redis, tmp_path):
+    calls = record_start(redis_url, redis, tmp_path)
 
-    lines = sum(len((ROOT / file).read_text().splitlines()) for file in path)
+    path = documented_calls()
+    reached = {path[0][0], "aima_worker/execution/tasks.py"}  # the first is called by the router, the second by Celery
+    for caller, callee in path:
+        assert caller in reached, f"no row above leads to {caller}"
+        reached.add(callee)
+    assert path[0][0].startswith("aima_api/routes/")
+    assert [call for call in path if not into_a_runtime(call) and call not in calls.pairs] == []
+    assert len(reached) <= 13
 
-    assert path[0].startswith("aima_api/routes/")
-    assert "client.create_container" in (ROOT / path[-1]).read_text()
-    assert len(path) < 10
-    assert lines < 900
+
+@pytest.mark.redis
+def test_a_start_enters_at_most_forty_modules(redis_url, redis, tmp_path):
+    """Counted on the API node and in the worker, without what only describes values and without the fake runtime."""
+    entered = record_start(redis_url, redis, tmp_path).entered
+
+    counted = sorted(each for each in entered if not each.startswith(VALUES))
+    assert len(counted) <= 40, "\n".join(counted)
 
 
 def test_nothing_happens_at_import():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from celery import Celery
 from kombu import pools
@@ -12,7 +13,7 @@ from aima_core.queue.celery_app import celery_app
 
 
 @contextmanager
-def a_celery(redis_url: str, *, answer_within: float = 5) -> Iterator[Celery]:
+def a_celery(redis_url: str, *, answer_within: timedelta = timedelta(seconds=5)) -> Iterator[Celery]:
     app = celery_app(redis_url, answer_within=answer_within)
     try:
         yield app

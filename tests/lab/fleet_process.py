@@ -163,7 +163,7 @@ def _room(host: Mapping[str, Any]) -> FakeRoom:
         kept_in=Path(host["kept_in"]) if host["kept_in"] else None,
         pull_pace=timedelta(seconds=host["pull_pace"]),
     )
-    room.manners.update(dict.fromkeys(host["engines"], Behaviour(loads_for=timedelta(seconds=host["loads_for"]))))
+    room.behaviours.update(dict.fromkeys(host["engines"], Behaviour(loads_for=timedelta(seconds=host["loads_for"]))))
     return room
 
 

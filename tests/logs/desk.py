@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -16,9 +16,12 @@ from lab.desk import host_of
 from lab.parts import eventually, free_port
 from lab.wishes import SIGNING_KEY, an_engine
 
+from aima_api.logs.stream import LogStreams
+from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.domain.services import Desired, HostFacts, Instance, InstanceState, Service
+from aima_core.domain.services import Desired, Instance, InstanceState, Service
+from aima_core.logs.protocol import LogLine
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
@@ -26,11 +29,11 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.logs.channel import LogChannel
-from aima_worker.logs.collector import FOLLOW_LASTS, LogCollector
-from aima_worker.logs.server import LONGEST_ANSWER, LogServer
+from aima_worker.logs.collector import FOLLOW_TTL, LogCollector
+from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
 from aima_worker.node.hardware import arch
 from aima_worker.operations.container_spec import Granted, container_spec
-from aima_worker.runtime import ContainerRuntime, LogLine, LogStream
+from aima_worker.runtime import ContainerRuntime, LogStream
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 SERVICE = ServiceId("svc-tiny-dial")
@@ -82,7 +85,7 @@ class Desk:
     redis: TextRedis
     url: str
     host: HostContext
-    follow_lasts: timedelta = FOLLOW_LASTS
+    follow_ttl: timedelta = FOLLOW_TTL
     servers: list[LogServer] = field(default_factory=list)
     lines: list[TextRedis] = field(default_factory=list)
     """On which its servers wait to be asked."""
@@ -97,10 +100,10 @@ class Desk:
 
     def join(self) -> None:
         """Let the host's worker begin, as far as logs go."""
-        self.lines.append(command_link(self.url, answers_within=LONGEST_ANSWER))
-        told = LogChannel(self.redis)
-        tails = LogCollector(self.host, told, follow_lasts=self.follow_lasts)
-        self.servers.append(LogServer(self.host, tails, asked=LogChannel(self.lines[-1]), told=told))
+        self.lines.append(command_link(self.url, answers_within=BLOCKING_TIMEOUT))
+        answers = LogChannel(self.redis)
+        collector = LogCollector(self.host, answers, follow_ttl=self.follow_ttl)
+        self.servers.append(LogServer(self.host, collector, requests=LogChannel(self.lines[-1]), answers=answers))
         self.servers[-1].start()
         hosts = HostStore(self.redis)
         hosts.announce(_facts(self.host.name))
@@ -222,6 +225,13 @@ class Reader:
             self.notes.append(data["text"])
         self.ended = self.ended or event.event == "end"
         return not self.ended
+
+
+def log_streams(node: Node, **timing: timedelta) -> None:
+    """Replace the node's log streams by some with other timing."""
+    state = node.server.config.app.state
+    logs = LogStreams(state.parts.logs._fanout, state.parts.logs._history, **timing)
+    state.parts = replace(state.parts, logs=logs)
 
 
 @contextmanager

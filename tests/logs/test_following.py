@@ -5,15 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import timedelta
 
-import pytest
 from api.front_door import Node, api_node
 from contract.bench import JUNK_BYTES
 from lab.leftovers import Holdings
 from lab.parts import eventually
 from lab.redis_server import RedisServer
-from logs.desk import CountingRuntime, Desk, a_desk, following, say, until_kept
+from logs.desk import CountingRuntime, Desk, a_desk, following, log_streams, say, until_kept
 
-from aima_api.logs import stream
 from aima_core.domain.services import InstanceState
 from aima_core.redis import keys
 from aima_core.redis.connection import RedisClient
@@ -142,10 +140,8 @@ def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runt
         assert lines == ["before", "meanwhile", "after"]
 
 
-def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
-    desk: Desk, node: Node, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "LINGERS", timedelta(0))
+def test_a_follow_outlives_a_record_that_is_lost_and_put_back(desk: Desk, node: Node, redis: RedisClient) -> None:
+    log_streams(node, linger=timedelta(0))
     desk.run()
 
     with following(node) as reader:
@@ -162,10 +158,8 @@ def test_a_follow_outlives_a_record_that_is_lost_and_put_back(
     assert lines == ["before", "after"]
 
 
-def test_a_follow_ends_once_the_record_stays_away(
-    desk: Desk, node: Node, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "PUT_BACK_WITHIN", timedelta(0))
+def test_a_follow_ends_once_the_record_stays_away(desk: Desk, node: Node, redis: RedisClient) -> None:
+    log_streams(node, record_grace=timedelta(0))
     desk.run()
 
     with following(node) as reader:

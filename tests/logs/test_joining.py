@@ -1,4 +1,4 @@
-"""Lines that are read twice are told once: `Seen`."""
+"""Lines that are read twice are told once: `LineDeduplicator`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aima_core.logs.dedup import INTERLEAVED, LineDeduplicator
+from aima_core.logs.dedup import INTERLEAVING, LineDeduplicator, StreamName
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -16,20 +16,21 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 @dataclass(frozen=True)
 class Said:
     at: datetime
-    stream: str
+    stream: StreamName
     text: str
 
 
-def _line(seconds: float, text: str, stream: str = "stdout") -> Said:
+def _line(seconds: float, text: str, stream: StreamName = "stdout") -> Said:
     return Said(BEGINNING + timedelta(seconds=seconds), stream, text)
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Said]:
     """Each stream in the order of time, many lines of the very same time, and the two mixed anyhow."""
+    names: tuple[StreamName, ...] = ("stdout", "stderr")
     streams = {
         stream: [_line(0.1 * at, f"{stream} {n}", stream) for n, at in enumerate(sorted(draw(_TIMES)))]
-        for stream in ("stdout", "stderr")
+        for stream in names
     }
     mixed = []
     while any(streams.values()):
@@ -49,9 +50,9 @@ def test_whatever_is_read_again_from_before_is_told_once(lines: list[Said], data
     again = [line for line in lines[begins:] if not _is_cut(line, lines[:begins])]
     seen = LineDeduplicator()
 
-    told = [line for line in lines[:broke] if seen.is_new(line)]
+    told = [line for line in lines[:broke] if seen.is_new(line.stream, line.at)]
     seen.rewind()
-    told += [line for line in again if seen.is_new(line)]
+    told += [line for line in again if seen.is_new(line.stream, line.at)]
 
     assert told[:broke] == lines[:broke]
     assert sorted(map(repr, told)) == sorted(map(repr, {*lines[:broke], *again}))
@@ -64,26 +65,26 @@ def _is_cut(line: Said, before: list[Said]) -> bool:
 def test_equal_lines_of_the_same_time_are_counted() -> None:
     seen = LineDeduplicator()
     twice = [_line(1, "same"), _line(1, "same")]
-    assert [line for line in twice if seen.is_new(line)] == twice
+    assert [line for line in twice if seen.is_new(line.stream, line.at)] == twice
 
     seen.rewind()
 
     again = [*twice, _line(1, "same"), _line(1, "other")]
-    assert [line for line in again if seen.is_new(line)] == again[2:]
+    assert [line for line in again if seen.is_new(line.stream, line.at)] == again[2:]
 
 
 def test_nothing_is_dropped_that_was_not_read_before_even_if_clocks_go_back() -> None:
     seen = LineDeduplicator()
     lines = [_line(10, "late"), _line(5, "early")]
 
-    assert [line for line in lines if seen.is_new(line)] == lines
+    assert [line for line in lines if seen.is_new(line.stream, line.at)] == lines
 
 
 def test_to_read_again_one_begins_a_little_before_the_youngest_line() -> None:
     seen = LineDeduplicator()
     assert seen.since is None
 
-    seen.is_new(_line(1, "old", "stderr"))
-    seen.is_new(_line(9, "young"))
+    seen.is_new("stderr", _line(1, "old").at)
+    seen.is_new("stdout", _line(9, "young").at)
 
-    assert seen.since == BEGINNING + timedelta(seconds=9) - INTERLEAVED
+    assert seen.since == BEGINNING + timedelta(seconds=9) - INTERLEAVING

@@ -23,7 +23,7 @@ def test_the_last_lines_can_be_read_after_the_container_is_gone(desk: Desk, node
 
     assert lines == [f"line {number}" for number in range(51, 151)]
     assert "no container" in notes[0]
-    assert "put down at" in notes[0]
+    assert "stored at" in notes[0]
 
 
 def test_the_very_last_words_are_among_them(desk: Desk, node: Node, runtime: CountingRuntime) -> None:

@@ -13,7 +13,7 @@ from lab.parts import eventually
 from logs.desk import Desk, a_desk, following, said, until_kept
 
 from aima_worker.runtime import Status
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker
 
@@ -23,7 +23,7 @@ FLOOD = "i=0; while :; do i=$((i+1)); echo line $i; done"
 @pytest.fixture
 def desk(redis_url: str, installation: str) -> Iterator[Desk]:
     with (
-        closing(DockerEngine(host="alpha")) as engine,
+        closing(DockerSdkRuntime(host="alpha")) as engine,
         a_desk(redis_url, engine, installation=installation) as desk,
     ):
         yield desk

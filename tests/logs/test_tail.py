@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from lab.parts import eventually
 
-from aima_core.logs.protocol import LogBatch
-from aima_worker.logs.tail import KEPT, MOST_LAG, Tail
-from aima_worker.runtime import Container, LogLine, Status
+from aima_core.logs.protocol import LogBatch, LogLine
+from aima_worker.logs.buffer import LAST_LINES, LogBuffer
+from aima_worker.logs.tail import LAG_LIMIT, Tail
+from aima_worker.runtime import Container, Status
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,7 +26,7 @@ class TooFast(FakeRuntime):
         self.now = 0.0
 
     def logs(self, _: str, *, tail: int | None = None, **__: Any) -> Any:
-        return _Lines(self, newest_only=tail == KEPT and self.now > 0)
+        return _Lines(self, newest_only=tail == LAST_LINES and self.now > 0)
 
 
 class _Lines:
@@ -53,21 +54,16 @@ class _Lines:
 
 def test_what_is_said_faster_than_it_can_be_read_is_skipped_and_told() -> None:
     runtime = TooFast()
-    tail = Tail(
-        runtime,
-        "busy",
-        watched_since=BEGINNING - timedelta(days=1),
-        follow_lasts=timedelta(days=1),
-        news=lambda: None,
-        clock=lambda: runtime.now,
-    )
-    tail.want()
+    buffer = LogBuffer(follow_ttl=timedelta(days=1), on_change=lambda: None, clock=lambda: runtime.now)
+    watched_since = BEGINNING - timedelta(days=1)
+    tail = Tail(runtime, "busy", buffer=buffer, watched_since=watched_since, clock=lambda: runtime.now)
+    buffer.follow()
     tail.attach(CONTAINER)
-    assert eventually(lambda: tail.ended)
+    assert eventually(lambda: buffer.ended)
 
-    batch = tail.take_batch()
+    batch = buffer.take_batch()
 
     assert isinstance(batch, LogBatch)
     assert batch.lines[-1].text == "newest"
-    assert MOST_LAG.total_seconds() <= batch.skipped < MOST_LAG.total_seconds() + 1
+    assert LAG_LIMIT.total_seconds() <= batch.skipped < LAG_LIMIT.total_seconds() + 1
     assert batch.next < 100_000

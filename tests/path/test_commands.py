@@ -157,7 +157,7 @@ def test_without_an_engine_it_runs_native_processes_and_says_so(tmp_path: Path):
 
         assert started.returncode == 0, started.stderr
         assert aima.record("host", "show", "alpha")["runtime"] == "process"
-        assert "no Docker Engine answers" in aima.log()
+        assert "the Docker Engine is unavailable" in aima.log()
         stopped = aima.aima("service", "stop", SERVICE, "--wait")
         assert stopped.returncode == 0, stopped.stderr
         assert aima.record("port", "list") == []

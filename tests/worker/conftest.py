@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,12 +12,15 @@ from pathlib import Path
 import pytest
 from lab.desk import Desk, desk_of
 from lab.leftovers import no_lease_alone
+from lab.parts import eventually
+from lab.redis_server import RedisServer
 from lab.wishes import SIGNING_KEY
 
+from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import DockerSettings, HostSettings, Settings
+from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
-from aima_worker.operations import images
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 
@@ -42,10 +48,49 @@ def settings(tmp_path: Path, model_root: Path) -> Settings:
 
 
 @pytest.fixture
-def desk(settings: Settings, redis: TextRedis, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setattr(images, "WAITS_BEFORE_ANOTHER_TRY", (timedelta(milliseconds=1), timedelta(milliseconds=1)))
+def timings() -> Timings:
+    """Those of the desk's host; a test module or a test overrides it."""
+    return Timings(pull_retry_delays=(timedelta(milliseconds=1), timedelta(milliseconds=1)))
+
+
+@pytest.fixture
+def desk(
+    settings: Settings, redis: TextRedis, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, timings: Timings
+) -> Iterator[Desk]:
     with no_lease_alone(redis, runtime):
-        with desk_of(settings, redis, runtime, probe=runtime.probe) as desk:
+        with desk_of(settings, redis, runtime, probe=runtime.probe, timings=timings) as desk:
             yield desk
         monkeypatch.undo()
         runtime.away = False  # whatever the test did to it, what it has is to be seen
+
+
+@pytest.fixture
+def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]:
+    told = {
+        "AIMA_CONFIG": os.devnull,
+        "AIMA_REDIS__URL": own_redis.url,
+        "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
+        "AIMA_RUNTIME": "fake",
+        "AIMA_STATE_DIR": str(tmp_path / "state"),
+        "AIMA_HOST__NAME": "alpha",
+    }
+    return {**os.environ, **told}
+
+
+@pytest.fixture
+def worker(
+    own_redis: RedisServer, tmp_path: Path, worker_environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own, which takes work."""
+    with (tmp_path / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aima_worker"], env=worker_environment, stdout=log, stderr=log
+        )
+    with own_redis.client() as client:
+        # Its last step before it takes work is to bind its queues.
+        bound = "aima:_kombu.binding_permanent.host.alpha"
+        assert eventually(lambda: client.exists(bound) == 1), (tmp_path / "worker.log").read_text()
+        assert client.hexists(keys.HOSTS_SESSIONS, "alpha")
+    yield process
+    process.kill()
+    process.wait()

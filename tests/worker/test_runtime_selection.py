@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +10,7 @@ import pytest
 
 from aima_core.settings import DockerSettings, Settings
 from aima_worker.runtime_selection import choose_runtime
-from aima_worker.runtimes.docker.cli.runtime import DockerCli
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 NOWHERE = "unix:///nowhere/docker.sock"
@@ -41,18 +40,19 @@ def settings(tmp_path: Path, **changes: object) -> Settings:
 def test_an_engine_that_answers_the_sdk_is_taken(tmp_path: Path) -> None:
     choice = choose_runtime(settings(tmp_path, docker=DockerSettings()))
 
-    assert isinstance(choice.runtime, DockerEngine)
+    assert isinstance(choice.runtime, DockerSdkRuntime)
     assert not choice.native
 
 
+@pytest.mark.docker
 def test_where_only_the_docker_program_reaches_an_engine_it_is_taken(
     tmp_path: Path, only_program: DockerProgram
 ) -> None:
-    only_program(f"echo '{json.dumps({'ServerVersion': '28.0', 'DockerRootDir': '/nowhere'})}'")
+    only_program(f"exec {shutil.which('docker')} --host unix:///var/run/docker.sock system dial-stdio")
 
     choice = choose_runtime(settings(tmp_path))
 
-    assert isinstance(choice.runtime, DockerCli)
+    assert choice.runtime.facts().kind == "docker-cli"
     assert not choice.native
 
 
@@ -65,7 +65,8 @@ def test_a_program_that_reaches_no_engine_leaves_native_processes(tmp_path: Path
     assert choice.native
 
 
+@pytest.mark.docker
 def test_the_docker_program_can_be_asked_for_by_name(tmp_path: Path) -> None:
-    choice = choose_runtime(settings(tmp_path, runtime="docker-cli"))
+    choice = choose_runtime(settings(tmp_path, runtime="docker-cli", docker=DockerSettings()))
 
-    assert isinstance(choice.runtime, DockerCli)
+    assert choice.runtime.facts().kind == "docker-cli"

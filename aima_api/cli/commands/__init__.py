@@ -1,1 +1,1 @@
-"""The commands of `aima`, one module per noun."""
+"""The commands of `aima`, grouped by the resources they act on."""

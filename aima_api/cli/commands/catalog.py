@@ -1,16 +1,24 @@
-"""`aima engine …` and `aima model …`"""
+"""`aima engine …`, `aima model …` and `aima image …`"""
 
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aima_api.cli.completion import complete
-from aima_api.cli.options import calls_the_api, output_option
-from aima_api.cli.tables import Format, print_data, print_record, print_records, sentence
+from aima_api.cli.options import (
+    calls_the_api,
+    complete,
+    host_option,
+    output_option,
+    service_body,
+    timeout_option,
+    wait_option,
+)
+from aima_api.cli.tables import Format, counted, indented, print_data, print_record, print_records
 
 if TYPE_CHECKING:
     from aima_api.client import Api
@@ -18,12 +26,17 @@ if TYPE_CHECKING:
 
 @click.group()
 def engine() -> None:
-    """Show and check the engines of the catalog."""
+    """Show and validate the engines of the catalog."""
 
 
 @click.group()
 def model() -> None:
     """Show the models of the catalog."""
+
+
+@click.group()
+def image() -> None:
+    """Pull images before they are needed."""
 
 
 @engine.command("list")
@@ -40,7 +53,7 @@ def list_engines(api: Api, output: Format) -> None:
         "PLATFORMS": "platforms",
         "ACCELERATOR": "accelerator",
     }
-    print_records(rows, columns, output, nothing="The catalog has no engine.")
+    print_records(rows, columns, output, nothing="No engines in the catalog.")
 
 
 @engine.command("show")
@@ -56,22 +69,22 @@ def show_engine(api: Api, name: str, output: Format) -> None:
 @click.argument("path", metavar="[PATH]", required=False, type=click.Path(exists=True, path_type=Path))
 @output_option
 def validate(path: Path | None, output: Format) -> int:
-    """Check catalog files: those under PATH, or all that AIMA would read here."""
+    """Validate the catalog files under PATH, or all that AIMA would read here."""
     from aima_api.catalog import loader
     from aima_core.errors import CatalogMistake
 
-    places = [path] if path else _catalogs_in_force()
-    mistakes = [each for place in places for each in loader.find_mistakes(place)]
-    files = sum(_count(place) for place in places)
+    roots = [path] if path else _catalogs_in_use()
+    mistakes = [each for root in roots for each in loader.find_mistakes(root)]
+    files = sum(map(_files_below, roots))
     if output != "table":
-        told = [dataclasses.asdict(each) | {"file": str(each.file)} for each in mistakes]
-        print_data({"files": files, "mistakes": told}, output)
+        found = [dataclasses.asdict(each) | {"file": str(each.file)} for each in mistakes]
+        print_data({"files": files, "mistakes": found}, output)
     elif mistakes:
         for mistake in mistakes:
-            click.echo(sentence(str(mistake)), err=True)
-        click.echo(f"{_counted(len(mistakes), 'mistake')} in {_counted(files, 'file')}", err=True)
+            click.echo(indented(str(mistake)), err=True)
+        click.echo(f"{counted(len(mistakes), 'mistake')} in {counted(files, 'file')}", err=True)
     else:
-        click.echo(f"{_counted(files, 'file')}, all good")
+        click.echo(f"{counted(files, 'file')} valid")
     return CatalogMistake.exit_code if mistakes else 0
 
 
@@ -83,7 +96,7 @@ def list_models(api: Api, output: Format) -> None:
     models = api.every("/v1/models")
     rows = models if output != "table" else [_sized(each) for each in models]
     columns = {"MODEL": "name", "TYPE": "type", "SIZE": "size", "ENGINES": "engines"}
-    print_records(rows, columns, output, nothing="The catalog has no model.")
+    print_records(rows, columns, output, nothing="No models in the catalog.")
 
 
 @model.command("show")
@@ -96,13 +109,52 @@ def show_model(api: Api, name: str, output: Format) -> None:
     print_record(record if output != "table" else _sized(record), output)
 
 
+@image.command()
+@click.argument("image", metavar="[IMAGE]", required=False)
+@click.option("--engine", metavar="E", shell_complete=complete("engines", "name"), help="The image of this engine.")
+@host_option
+@click.option(
+    "--route",
+    metavar="R",
+    shell_complete=complete("hosts", "routes"),
+    help="On every live host of this class, such as gb10.arm64.",
+)
+@wait_option
+@timeout_option
+@output_option
+@calls_the_api
+def pull(
+    api: Api,
+    image: str | None,
+    engine: str | None,
+    hosts: tuple[str, ...],
+    route: str | None,
+    wait: bool,
+    timeout: timedelta | None,
+    output: Format,
+) -> int:
+    """Pull IMAGE, or the image of an engine, on several hosts in parallel.
+
+    Without --host or --route, an engine's image is pulled on every live host that can run the engine, and another
+    IMAGE on the only live host. If one of the given hosts cannot have it, nothing is pulled.
+    """
+    from aima_api.cli.progress.watcher import show_submitted
+
+    if (image is None) == (engine is None):
+        raise click.UsageError("Specify IMAGE or --engine.", click.get_current_context())
+    if hosts and route:
+        raise click.UsageError("Specify --host or --route.", click.get_current_context())
+    body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route})
+    return show_submitted(api, api.post("/v1/images:pull", body), wait=wait, timeout=timeout, output=output)
+
+
 def _path(*words: str) -> str:
     from aima_api.client import path_of
 
     return path_of(*words)
 
 
-def _catalogs_in_force() -> list[Path]:
+def _catalogs_in_use() -> list[Path]:
     from aima_api.catalog import loader
     from aima_core.settings import load_settings
 
@@ -110,12 +162,8 @@ def _catalogs_in_force() -> list[Path]:
     return [loader.SHIPPED, *([overlay] if overlay else [])]
 
 
-def _count(place: Path) -> int:
-    return len([*place.rglob("*.yaml"), *place.rglob("*.yml")]) if place.is_dir() else 1
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
+def _files_below(root: Path) -> int:
+    return len([*root.rglob("*.yaml"), *root.rglob("*.yml")]) if root.is_dir() else 1
 
 
 def _sized(model: dict[str, Any]) -> dict[str, Any]:

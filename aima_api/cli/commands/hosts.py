@@ -1,106 +1,22 @@
-"""`aima host …`"""
+"""`aima host …` and `aima port …`"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aima_api.cli.completion import complete
-from aima_api.cli.options import calls_the_api, output_option, timeout_option, wait_option
+from aima_api.cli.options import calls_the_api, complete, output_option, timeout_option, wait_option
 from aima_api.cli.tables import Format, age, print_data, print_record, print_records
-from aima_core.domain.units import format_size
 
 if TYPE_CHECKING:
     from aima_api.client import Api
 
-name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
-
-
-@click.group()
-def host() -> None:
-    """Show the hosts, and let them take starts or not."""
-
-
-@host.command("list")
-@output_option
-@calls_the_api
-def list_hosts(api: Api, output: Format) -> None:
-    """List the hosts that have announced themselves."""
-    from aima_api.cli.commands.hosts import columns_for, row
-
-    hosts = api.every("/v1/hosts")
-    rows = hosts if output != "table" else [row(each) for each in hosts]
-    columns = columns_for(rows) if output == "table" else {}
-    print_records(rows, columns, output, nothing="No host has announced itself; `aima worker` on one does.")
-
-
-@host.command()
-@name_argument
-@output_option
-@calls_the_api
-def show(api: Api, name: str, output: Format) -> None:
-    """Show one host."""
-    from aima_api.cli.commands.hosts import record
-
-    host = api.get(_path(name))
-    print_record(host if output != "table" else record(host), output)
-
-
-@host.command()
-@name_argument
-@click.option("--stop", is_flag=True, help="Stop what runs there, too.")
-@wait_option
-@timeout_option
-@output_option
-@calls_the_api
-def drain(api: Api, name: str, stop: bool, wait: bool, timeout: timedelta | None, output: Format) -> int:
-    """Let a host take no more starts. What runs there stays, unless --stop is given."""
-    from aima_api.cli.progress.watcher import submitted
-
-    answer = api.post(_path(name) + ":drain", {"stop": stop})
-    if output == "table":
-        click.echo(f"{name} is drained: it takes no starts until `aima host resume {name}`.")
-    if stop and (output == "table" or wait or timeout is not None):
-        return submitted(api, answer, wait=wait, timeout=timeout, output=output)
-    if output != "table":
-        print_data(answer, output)
-    return 0
-
-
-@host.command()
-@name_argument
-@output_option
-@calls_the_api
-def resume(api: Api, name: str, output: Format) -> None:
-    """Let a drained host take starts again; those that wait for it begin."""
-    record = api.post(_path(name) + ":resume")
-    if output == "table":
-        click.echo(f"{name} takes starts again." if record["live"] else f"{name} takes starts again once it is back.")
-    else:
-        print_data(record, output)
-
-
-@host.command()
-@name_argument
-@calls_the_api
-def forget(api: Api, name: str) -> None:
-    """Forget a host that is gone for good, with all that is recorded of it."""
-    api.delete(_path(name))
-    click.echo(f"{name} is forgotten.")
-
-
-def _path(name: str) -> str:
-    from aima_api.client import path_of
-    from aima_core.domain.ids import HostName
-
-    return path_of("hosts", HostName(name))
-
-
-CLOCK_MAY_BE_OFF = 1.0
-"""Seconds."""
+CLOCK_TOLERANCE = timedelta(seconds=1)
+"""A clock that differs from Redis' by more is reported."""
 COLUMNS = {
     "HOST": "name",
     "STATE": "state",
@@ -116,11 +32,11 @@ COLUMNS = {
     "LABELS": "labels",
     "CLOCK": "clock_offset",
     "VERSION": "version",
-    "SEEN": "seen",
+    "LAST SEEN": "last_seen",
 }
-ONLY_WHERE_TOLD = ("labels", "clock_offset")
-"""Columns that most fleets leave empty."""
-_TOLD_OTHERWISE = (
+OPTIONAL_COLUMNS = ("labels", "clock_offset")
+"""Left out of a listing in which they are empty."""
+_SHOWN_OTHERWISE = (
     "live",
     "left",
     "silent_for",
@@ -131,38 +47,140 @@ _TOLD_OTHERWISE = (
     "runtime_answers",
     "container_runtimes",
     "unified_memory",
+    "strangers",
 )
 _DIGEST = len("sha256:") + 12
-"""Characters of a digest that tell it from any other one on a host."""
+"""Characters of a digest that identify it on a host."""
+
+name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
 
 
-def columns_for(hosts: list[dict[str, Any]]) -> dict[str, str]:
-    """Of the rows in `hosts`, those worth a column."""
-    empty = {field for field in ONLY_WHERE_TOLD if not any(host[field] for host in hosts)}
+@click.group()
+def host() -> None:
+    """Show, drain, resume and forget hosts."""
+
+
+@click.group()
+def port() -> None:
+    """Show the ports that instances hold."""
+
+
+@host.command("list")
+@output_option
+@calls_the_api
+def list_hosts(api: Api, output: Format) -> None:
+    """List the hosts."""
+    hosts = api.every("/v1/hosts")
+    rows = hosts if output != "table" else [_row(each) for each in hosts]
+    columns = _columns_for(rows) if output == "table" else {}
+    print_records(rows, columns, output, nothing="No hosts. Start a worker on one with `aima worker`.")
+
+
+@host.command()
+@name_argument
+@output_option
+@calls_the_api
+def show(api: Api, name: str, output: Format) -> None:
+    """Show one host."""
+    host = api.get(_path(name))
+    print_record(host if output != "table" else _fields(host), output)
+
+
+@host.command()
+@name_argument
+@click.option("--stop", is_flag=True, help="Also stop the instances there.")
+@wait_option
+@timeout_option
+@output_option
+@calls_the_api
+def drain(api: Api, name: str, stop: bool, wait: bool, timeout: timedelta | None, output: Format) -> int:
+    """Stop a host from taking starts. Its instances keep running unless --stop is given."""
+    from aima_api.cli.progress.watcher import show_submitted
+
+    reply = api.post(_path(name) + ":drain", {"stop": stop})
+    if output == "table":
+        click.echo(f"Host {name} drained. It takes no starts until `aima host resume {name}`.")
+    if stop and (output == "table" or wait or timeout is not None):
+        return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
+    if output != "table":
+        print_data(reply, output)
+    return 0
+
+
+@host.command()
+@name_argument
+@output_option
+@calls_the_api
+def resume(api: Api, name: str, output: Format) -> None:
+    """Let a drained host take starts again, pending ones first."""
+    record = api.post(_path(name) + ":resume")
+    if output == "table":
+        click.echo(f"Host {name} resumed." + ("" if record["live"] else " It takes starts once its worker is back."))
+    else:
+        print_data(record, output)
+
+
+@host.command()
+@name_argument
+@calls_the_api
+def forget(api: Api, name: str) -> None:
+    """Remove a host that will not come back, with all its records."""
+    api.delete(_path(name))
+    click.echo(f"Host {name} forgotten.")
+
+
+@port.command("list")
+@output_option
+@calls_the_api
+def list_ports(api: Api, output: Format) -> None:
+    """List the leased ports and their holders."""
+    leases = api.every("/v1/ports")
+    rows = leases if output != "table" else [{**each, "age": age(each["since"])} for each in leases]
+    columns = {"HOST": "host", "PORT": "port", "HOLDER": "holder", "AGE": "age"}
+    print_records(rows, columns, output, nothing="No leased ports.")
+
+
+def describe_accelerators(accelerators: list[dict[str, Any]]) -> list[str]:
+    """Equal devices share a line, with their number."""
+    counts = Counter(map(_accelerator, accelerators))
+    return [f"{count} × {described}" if count > 1 else described for described, count in counts.items()]
+
+
+def _path(name: str) -> str:
+    from aima_api.client import path_of
+    from aima_core.domain.ids import HostName
+
+    return path_of("hosts", HostName(name))
+
+
+def _columns_for(rows: list[dict[str, Any]]) -> Mapping[str, str]:
+    empty = {field for field in OPTIONAL_COLUMNS if not any(row[field] for row in rows)}
     return {heading: field for heading, field in COLUMNS.items() if field not in empty}
 
 
-def row(host: dict[str, Any]) -> dict[str, Any]:
-    """For a listing."""
-    return {**record(host), "accelerators": _accelerators(host["accelerators"]), "images": len(host["images"])}
+def _row(host: dict[str, Any]) -> dict[str, Any]:
+    """For a listing: images are counted."""
+    return {**_fields(host), "accelerators": describe_accelerators(host["accelerators"]), "images": len(host["images"])}
 
 
-def record(host: dict[str, Any]) -> dict[str, Any]:
-    """For itself, with every image."""
+def _fields(host: dict[str, Any]) -> dict[str, Any]:
+    from aima_core.domain.units import format_size
+
     first, last = host["ports"]
     return {
-        **{name: value for name, value in host.items() if name not in _TOLD_OTHERWISE},
+        **{name: value for name, value in host.items() if name not in _SHOWN_OTHERWISE},
         "state": _state(host),
-        "seen": age(host["seen_at"]),
-        "accelerators": "\n".join(_accelerators(host["accelerators"])),
+        "last_seen": "left" if host.get("left") else age(host["seen_at"]),
+        "accelerators": "\n".join(describe_accelerators(host["accelerators"])),
         "memory": format_size(host["memory"]) + (", shared by CPU and GPU" if host["unified_memory"] else ""),
         "memory_reserve": format_size(host["memory_reserve"]),
         "disk_free": format_size(host["disk_free"]),
         "runtime": _runtime(host),
         "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
         "ports": f"{first}-{last}",
-        "clock_offset": _clock(host["clock_offset"]),
+        "clock_offset": _clock(timedelta(seconds=host["clock_offset"])),
         "messages_dropped": host.get("messages_dropped") or None,
+        "unrecognized_containers": host.get("strangers"),
     }
 
 
@@ -172,22 +190,18 @@ def _state(host: dict[str, Any]) -> str:
     return f"{state}, drained for {age(since)}" if since else state
 
 
-def _accelerators(accelerators: list[dict[str, Any]]) -> list[str]:
-    """Devices that are alike are one line, with their number."""
-    counted = Counter(map(_accelerator, accelerators))
-    return [f"{count} × {described}" if count > 1 else described for described, count in counted.items()]
-
-
 def _accelerator(device: dict[str, Any]) -> str:
+    from aima_core.domain.units import format_size
+
     memory = [format_size(device["memory"])] if device["memory"] else []
     capability = [f"compute {device['compute_capability']}"] if device["compute_capability"] else []
     return f"{device['name']} ({', '.join([device['kind'], *memory, *capability])})"
 
 
 def _runtime(host: dict[str, Any]) -> str:
-    runs_with = f" ({', '.join(host['container_runtimes'])})" if host["container_runtimes"] else ""
-    answers = "" if host["runtime_answers"] else ", does not answer"
-    return f"{host['runtime']} {host['runtime_version']}{runs_with}{answers}"
+    runtimes = f" ({', '.join(host['container_runtimes'])})" if host["container_runtimes"] else ""
+    availability = "" if host["runtime_answers"] else ", unavailable"
+    return f"{host['runtime']} {host['runtime_version']}{runtimes}{availability}"
 
 
 def _image(image: dict[str, Any]) -> str:
@@ -195,27 +209,7 @@ def _image(image: dict[str, Any]) -> str:
     return f"{reference} ({image['digest'][:_DIGEST]})" if image["digest"] and "@" not in reference else reference
 
 
-def _clock(offset: float) -> str | None:
-    if abs(offset) <= CLOCK_MAY_BE_OFF:
+def _clock(offset: timedelta) -> str | None:
+    if abs(offset) <= CLOCK_TOLERANCE:
         return None
-    return f"{abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}"
-
-
-if TYPE_CHECKING:
-    from aima_api.client import Api
-
-
-@click.group()
-def port() -> None:
-    """Show the ports that engines hold."""
-
-
-@port.command("list")
-@output_option
-@calls_the_api
-def list_ports(api: Api, output: Format) -> None:
-    """List the leased ports and who holds them."""
-    leases = api.every("/v1/ports")
-    rows = leases if output != "table" else [{**each, "age": age(each["since"])} for each in leases]
-    columns = {"HOST": "host", "PORT": "port", "HOLDER": "holder", "SINCE": "age"}
-    print_records(rows, columns, output, nothing="No port is leased.")
+    return f"{abs(offset).total_seconds():.1f} s {'ahead' if offset > timedelta() else 'behind'}"

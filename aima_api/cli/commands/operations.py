@@ -1,4 +1,4 @@
-"""`aima operation …`"""
+"""`aima operation …`, and `aima plan`: the operations that a start would submit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aima_api.cli.completion import complete
-from aima_api.cli.options import calls_the_api, output_option, timeout_option
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.cli.options import (
+    calls_the_api,
+    complete,
+    output_option,
+    service_body,
+    service_options,
+    timeout_option,
+)
+from aima_api.cli.tables import Format, age, counted, print_data, print_record, print_records
+from aima_core.logs.sanitize import sanitized
 
 if TYPE_CHECKING:
     from aima_api.client import Api
@@ -18,11 +25,12 @@ id_argument = click.argument("operation_id", metavar="ID", shell_complete=comple
 ids_argument = click.argument(
     "operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete("operations", "id")
 )
+_VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "would be refused"}
 
 
 @click.group()
 def operation() -> None:
-    """Follow and cancel what is under way.
+    """List, watch and cancel operations.
 
     Each start, pull or stop on one host is an operation.
     """
@@ -33,23 +41,23 @@ def operation() -> None:
 @click.option("--kind", type=click.Choice(["start", "pull", "stop"]))
 @click.option("--service", metavar="ID", shell_complete=complete("services", "id"))
 @click.option("--host", metavar="H", shell_complete=complete("hosts", "name"))
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, newest first.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest N.", metavar="N")
 @output_option
 @calls_the_api
 def list_operations(api: Api, limit: int, output: Format, **filters: str | None) -> None:
-    """List the operations."""
+    """List the operations, newest first."""
     operations = api.every("/v1/operations", at_most=limit, **filters)
-    rows = operations if output != "table" else [_summed_up(each) for each in operations]
+    rows = operations if output != "table" else [_row(each) for each in operations]
     columns = {
         "OPERATION": "id",
         "KIND": "kind",
-        "OF": "of",
+        "TARGET": "target",
         "HOST": "host",
         "PHASE": "phase",
         "AGE": "age",
-        "WHY": "why",
+        "REASON": "reason",
     }
-    print_records(rows, columns, output, nothing="There is no such operation.")
+    print_records(rows, columns, output, nothing="No operations.")
 
 
 @operation.command()
@@ -59,7 +67,7 @@ def list_operations(api: Api, limit: int, output: Format, **filters: str | None)
 def show(api: Api, operation_id: str, output: Format) -> None:
     """Show one operation."""
     record = api.get(_path(operation_id))
-    print_record(record if output != "table" else _readable(record), output)
+    print_record(record if output != "table" else _fields(record), output)
 
 
 @operation.command()
@@ -68,7 +76,7 @@ def show(api: Api, operation_id: str, output: Format) -> None:
 @output_option
 @calls_the_api
 def watch(api: Api, operation_ids: tuple[str, ...], timeout: timedelta | None, output: Format) -> int:
-    """Watch operations from their beginning until they end."""
+    """Watch operations from their first event until they end."""
     from aima_api.cli.progress.watcher import watch
     from aima_core.domain.operations import Operation
 
@@ -81,14 +89,38 @@ def watch(api: Api, operation_ids: tuple[str, ...], timeout: timedelta | None, o
 @output_option
 @calls_the_api
 def cancel(api: Api, operation_ids: tuple[str, ...], output: Format) -> None:
-    """Cancel operations; what has ended stays as it is."""
+    """Cancel operations; ended ones are left as they are."""
     records = [api.post(_path(each) + ":cancel") for each in operation_ids]
     if output != "table":
         print_data(records, output)
         return
     for record in records:
         ended = record["state"] in ("succeeded", "failed")
-        click.echo(f"{record['id']} " + (f"had already {record['state']}." if ended else "is cancelled."))
+        click.echo(f"Operation {record['id']} " + (f"has already {record['state']}." if ended else "cancelled."))
+
+
+@click.command()
+@click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
+@service_options
+@output_option
+@calls_the_api
+def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
+    """Show what a start would do, without starting anything.
+
+    Takes the options of `aima service start`, and lists the obstacles of every host. Whether the weights exist is
+    checked by the host only, when it starts.
+
+    Exits with 0 if everything would start now, else with the code of would_wait or of the refusal.
+    """
+    from aima_api.client import path_of
+    from aima_core.domain.ids import ServiceId
+
+    found = api.post(path_of("services", ServiceId(service_id)) + ":plan", service_body(options))
+    if output == "table":
+        _print_plan(found)
+    else:
+        print_data(found, output)
+    return _conclude_plan(api, found)
 
 
 def _path(operation_id: str) -> str:
@@ -98,19 +130,19 @@ def _path(operation_id: str) -> str:
     return path_of("operations", OperationId(operation_id))
 
 
-def _summed_up(record: dict[str, Any]) -> dict[str, Any]:
+def _row(record: dict[str, Any]) -> dict[str, Any]:
     failure = record.get("failure") or {}
     return {
         **record,
-        "of": record.get("service") or record.get("image"),
+        "target": record.get("service") or record.get("image"),
         "age": age(record["created_at"]),
-        "why": failure.get("message") or (None if record.get("ended_at") else record.get("reason")),
+        "reason": failure.get("message") or (None if record.get("ended_at") else record.get("reason")),
     }
 
 
-def _readable(record: dict[str, Any]) -> dict[str, Any]:
-    """Without what only a program wants, the failure and the progress as their own fields."""
-    from aima_api.cli.progress.text import amounts
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Without what only programs use; the failure and the progress as fields of their own."""
+    from aima_api.cli.progress.tracker import amounts
     from aima_core.domain.operations import PullProgress
 
     fields = {name: value for name, value in record.items() if name not in ("seq", "progress", "failure")}
@@ -119,3 +151,72 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
     for name, value in (record.get("failure") or {}).items():
         fields["error" if name == "message" else name] = "\n".join(value) if name == "log_tail" else value
     return fields
+
+
+# The plan ---------------------------------------------------------------------------------------------------------
+
+
+def _print_plan(found: dict[str, Any]) -> None:
+    model = f" and {found['model']}" if found["model"] else ""
+    verdict = _VERDICTS.get(found["verdict"], found["verdict"])
+    click.echo(sanitized(f"{found['service']} with {found['engine']}{model} {verdict}."))
+    click.echo(sanitized(f"Requires {_requirements(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
+    click.echo()
+    if found["operations"]:
+        columns = {"OPERATION": "kind", "ROUTE": "route", "IMAGE": "image", "PORT": "port", "STATUS": "status"}
+        print_records([_planned(each) for each in found["operations"]], columns, "table", nothing="")
+        click.echo()
+    print_records(
+        [_candidate(each) for each in found["hosts"]],
+        {"HOST": "host", "ELIGIBLE": "eligible", "REASON": "reason"},
+        "table",
+        nothing="No hosts. Start a worker on one with `aima worker`.",
+    )
+
+
+def _conclude_plan(api: Api, found: dict[str, Any]) -> int:
+    """A plan that would wait has succeeded as a plan: its reason is no error."""
+    from aima_api.cli.errors import print_failure, print_hint
+    from aima_core.errors import Failure, exit_code_of
+
+    if found["failure"] is None:
+        return 0
+    failure = api.read(Failure, found["failure"])
+    if found["verdict"] == "waits":
+        reasons = list(dict.fromkeys(each["reason"] for each in found["operations"] if each["reason"]))
+        click.echo(f"Would wait: {sanitized(' '.join(reasons) or failure.message)}", err=True)
+        print_hint(failure)
+    else:
+        print_failure(failure)
+    return exit_code_of(failure.code)
+
+
+def _requirements(needs: dict[str, Any]) -> str:
+    from aima_core.domain.units import format_size
+
+    parts = [f"{format_size(needs['memory'])} memory", counted(needs["cores"], "core")]
+    if gpus := needs["gpus"]:
+        parts.append("all GPUs" if gpus == "all" else counted(gpus, "GPU"))
+    if size := needs["gpu_memory"]:
+        parts.append(f"{format_size(size)} GPU memory")
+    return ", ".join(parts)
+
+
+def _planned(operation: dict[str, Any]) -> dict[str, Any]:
+    presence = {True: " (present)", False: " (to be pulled)"}.get(operation["image_there"], "")
+    return {
+        **operation,
+        "image": operation["image"] and operation["image"] + presence,
+        "port": operation["port"] or "any free",
+        "status": "waits" if operation["reason"] else "starts",
+    }
+
+
+def _candidate(host: dict[str, Any]) -> dict[str, Any]:
+    obstacles = host["why_not"]
+    transient = bool(obstacles) and all(each["passes"] for each in obstacles)
+    return {
+        "host": host["host"],
+        "eligible": "not now" if transient else "no" if obstacles else "yes",
+        "reason": "; ".join(each["sentence"] for each in obstacles),
+    }

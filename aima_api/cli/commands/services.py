@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aima_api.cli.completion import complete
 from aima_api.cli.options import (
     DurationType,
     calls_the_api,
+    complete,
     host_option,
     output_option,
     service_body,
@@ -31,7 +31,7 @@ id_argument = click.argument("service_id", metavar="ID", shell_complete=complete
 
 @click.group()
 def service() -> None:
-    """Create, start, stop and look at services.
+    """Create, start, stop and inspect services.
 
     A service is an engine type serving a model, named svc-{engine type}-{model}, such as svc-vllm-qwen3-32b.
     """
@@ -43,10 +43,10 @@ def service() -> None:
 @output_option
 @calls_the_api
 def create(api: Api, service_id: str, output: Format, **options: Any) -> None:
-    """Write down what a service is, without starting it. Creating it again replaces that."""
+    """Create a service without starting it, or replace its specification."""
     record = api.post("/v1/services", {"id": _checked(service_id), **service_body(options)})
     if output == "table":
-        click.echo(f"{service_id} is written down.")
+        click.echo(f"Service {service_id} created.")
         click.echo(f"Start it: aima service start {service_id} --wait", err=True)
     else:
         print_data(record, output)
@@ -61,17 +61,16 @@ def create(api: Api, service_id: str, output: Format, **options: Any) -> None:
 @calls_the_api
 def start(api: Api, service_id: str, wait: bool, timeout: timedelta | None, output: Format, **options: Any) -> int:
     """Start a service, and create it first if it does not exist."""
-    from aima_api.cli.progress.watcher import submitted
+    from aima_api.cli.progress.watcher import show_submitted
 
-    return submitted(
-        api, api.post(_path(service_id, ":start"), service_body(options)), wait=wait, timeout=timeout, output=output
-    )
+    reply = api.post(_path(service_id, ":start"), service_body(options))
+    return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
 
 
 @service.command()
 @id_argument
 @host_option
-@click.option("--grace", type=DurationType(), help="How long the engine may take to end by itself, such as 10s.")
+@click.option("--grace", type=DurationType(), help="Time for the engine to end by itself before it is killed.")
 @wait_option
 @timeout_option
 @output_option
@@ -85,12 +84,13 @@ def stop(
     timeout: timedelta | None,
     output: Format,
 ) -> int:
-    """Stop a service; what is already stopped stays so."""
-    from aima_api.cli.progress.watcher import submitted
+    """Stop a service; stopped instances are left as they are."""
+    from aima_api.cli.progress.watcher import show_submitted
     from aima_core.domain.units import format_duration
 
     body = service_body({"hosts": hosts, "grace": grace and format_duration(grace)})
-    return submitted(api, api.post(_path(service_id, ":stop"), body), wait=wait, timeout=timeout, output=output)
+    reply = api.post(_path(service_id, ":stop"), body)
+    return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
 
 
 @service.command()
@@ -103,20 +103,20 @@ def stop(
 def restart(
     api: Api, service_id: str, hosts: tuple[str, ...], wait: bool, timeout: timedelta | None, output: Format
 ) -> int:
-    """Stop a service and start it again as it was."""
-    from aima_api.cli.progress.watcher import submitted
+    """Stop a service and start it again with the same specification."""
+    from aima_api.cli.progress.watcher import show_submitted
 
-    body = service_body({"hosts": hosts})
-    return submitted(api, api.post(_path(service_id, ":restart"), body), wait=wait, timeout=timeout, output=output)
+    reply = api.post(_path(service_id, ":restart"), service_body({"hosts": hosts}))
+    return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
 
 
 @service.command()
 @id_argument
 @calls_the_api
 def remove(api: Api, service_id: str) -> None:
-    """Forget a service that runs nowhere."""
+    """Remove a service that has no running instance."""
     api.delete(_path(service_id))
-    click.echo(f"{service_id} is removed.")
+    click.echo(f"Service {service_id} removed.")
 
 
 @service.command("list")
@@ -125,9 +125,9 @@ def remove(api: Api, service_id: str) -> None:
 def list_services(api: Api, output: Format) -> None:
     """List the services."""
     services = api.every("/v1/services")
-    rows = services if output != "table" else [_summed_up(each) for each in services]
+    rows = services if output != "table" else [_service_row(each) for each in services]
     columns = {"SERVICE": "id", "ENGINE": "engine", "MODEL": "model", "INSTANCES": "states", "AGE": "age"}
-    print_records(rows, columns, output, nothing="There is no service yet; `aima service start ID` creates one.")
+    print_records(rows, columns, output, nothing="No services. Create one with `aima service start ID`.")
 
 
 @service.command()
@@ -135,7 +135,7 @@ def list_services(api: Api, output: Format) -> None:
 @output_option
 @calls_the_api
 def status(api: Api, service_id: str | None, output: Format) -> None:
-    """Show what runs where: of one service, or of all."""
+    """Show the instances of a service, or of all services."""
     services = api.every("/v1/services") if service_id is None else [api.get(_path(service_id))]
     instances = [instance for each in services for instance in each["instances"]]
     if output != "table":
@@ -144,25 +144,20 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
     if service_id is not None:
         print_record({field: value for field, value in services[0].items() if field != "instances"}, output)
         click.echo()
-    columns = {"INSTANCE": "id", "STATE": "state", "SINCE": "age", "ENDPOINT": "endpoint", "WHY": "why"}
-    print_records(
-        [_told(each) for each in instances],
-        columns,
-        output,
-        nothing="It runs nowhere." if service_id else "Nothing runs.",
-    )
+    columns = {"INSTANCE": "id", "STATE": "state", "AGE": "age", "ENDPOINT": "endpoint", "REASON": "reason"}
+    print_records([_instance_row(each) for each in instances], columns, output, nothing="No instances.")
 
 
 @service.command()
 @id_argument
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is said from now on, until it is stopped.")
+@click.option("--follow", "-f", is_flag=True, help="Stream new lines until interrupted.")
 @click.option(
     "--tail",
     type=click.IntRange(1, 10_000),
     metavar="N",
     help="Only the last N lines of each host; 100 unless --since is given.",
 )
-@click.option("--since", metavar="T", help="Only what was said since: 10m ago, or 2026-01-31T12:00:00Z.")
+@click.option("--since", metavar="T", help="Only lines since T, such as 10m or 2026-01-31T12:00:00Z.")
 @host_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @calls_the_api
@@ -175,16 +170,16 @@ def logs(
     hosts: tuple[str, ...],
     output: Output,
 ) -> int:
-    """Show what a service's containers say, or said last: also from hosts that are away.
+    """Show the logs of a service's containers, also of ended ones.
 
-    Notes on what is missing go to stderr, lines to stdout; with -o json a record each.
+    Lines go to stdout, notes on missing ones to stderr; -o json prints one record per line.
     """
     from aima_api.cli.progress import log_follower as shown
 
     instances = api.get(_path(service_id))["instances"]
     show = shown.Show(output, list(hosts) or [each["id"].partition("@")[2] for each in instances])
-    asked = {"tail": tail, "since": since, "host": hosts}
-    given = {name: value for name, value in asked.items() if value}
+    options = {"tail": tail, "since": since, "host": hosts}
+    given = {name: value for name, value in options.items() if value}
     path = _path(service_id, "/logs")
     if follow:
         return shown.follow(api, path, given, show)
@@ -193,7 +188,7 @@ def logs(
 
 
 def _checked(service_id: str) -> ServiceId:
-    """The id, if it is one: a mistyped one needs no API to be refused."""
+    """Raises BadId before any request."""
     from aima_core.domain.ids import ServiceId
 
     return ServiceId(service_id)
@@ -205,18 +200,19 @@ def _path(service_id: str, action: str = "") -> str:
     return path_of("services", _checked(service_id)) + action
 
 
-def _summed_up(service: dict[str, Any]) -> dict[str, Any]:
+def _service_row(service: dict[str, Any]) -> dict[str, Any]:
     states = Counter(instance["state"] for instance in service["instances"])
     engines = {instance.get("engine") for instance in service["instances"]} - {None}
     return {
-        **service,
+        "id": service["id"],
         "engine": service.get("engine") or sorted(engines),
-        "model": service.get("model") or _checked(service["id"]).model,
+        # As ServiceId.model, whose import would double the time of a listing.
+        "model": service.get("model") or service["id"].split("-", 2)[-1],
         "states": ", ".join(f"{count} {state}" for state, count in states.items()),
         "age": age(service["created_at"]),
     }
 
 
-def _told(instance: dict[str, Any]) -> dict[str, Any]:
+def _instance_row(instance: dict[str, Any]) -> dict[str, Any]:
     failure = instance.get("failure") or {}
-    return {**instance, "age": age(instance["since"]), "why": failure.get("message")}
+    return {**instance, "age": age(instance["since"]), "reason": failure.get("message")}

@@ -1,1 +1,1 @@
-"""Progress on the terminal: followers, trackers and displays."""
+"""Progress of operations and log lines on the terminal: followers, tracker and displays."""

@@ -1,7 +1,7 @@
-"""One operation's events, each once and in order, across lost connections.
+"""Follows the events of one operation across lost connections: each event once and in order.
 
-A stream that breaks is taken up again after the last number seen, with growing and jittered rests. A gap in the
-numbers is asked for again, and bridged by the record when the API no longer has what is missing.
+A lost stream is resumed after the last sequence number. A gap in the numbers is requested again, and bridged by the
+operation's record if the API no longer has the missing events.
 """
 
 from __future__ import annotations
@@ -18,102 +18,108 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation
 from aima_core.errors import ApiUnavailable
 
-PATIENCE = timedelta(minutes=2)
-"""An API that is away for longer is given up."""
-FIRST_REST = timedelta(milliseconds=200)
-LONGEST_REST = timedelta(seconds=5)
+RECONNECT_TIMEOUT = timedelta(minutes=2)
+FIRST_DELAY = timedelta(milliseconds=200)
+MAX_DELAY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
-class Away:
-    """The stream is lost, and is being sought again."""
+class ConnectionLost:
+    """The stream is lost, and will be connected again."""
 
-    why: str
+    reason: str
 
 
-News = Event | Operation | Away
+Update = Event | Operation | ConnectionLost
 """An Operation stands for all events up to its `seq`."""
 
 
-class EventFollower:
+class Reconnect:
+    """Delays between connection attempts: exponential, with jitter, until the API was silent for `timeout`."""
+
     def __init__(
         self,
-        api: Api,
-        operation: OperationId,
         *,
+        timeout: timedelta = RECONNECT_TIMEOUT,
+        first_delay: timedelta = FIRST_DELAY,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api = api
-        self._operation = operation
+        self._timeout = timeout
+        self._first_delay = first_delay
         self._sleep = sleep
         self._clock = clock
-        self._last = 0
-        self._failed = 0
-        self._heard_at = clock()
+        self._failures = 0
+        self._received_at = clock()
 
-    def __iter__(self) -> Iterator[News]:
-        """News until the operation has ended. Raises Refused, or ApiUnavailable once patience is over."""
+    def received(self) -> None:
+        """Something came: the next delay is the first again."""
+        self._failures = 0
+        self._received_at = self._clock()
+
+    def check(self, error: ApiUnavailable | ApiError) -> None:
+        """Raises the error if another attempt is useless, or the timeout has passed."""
+        permanent = isinstance(error, ApiError) and not error.transient
+        if permanent or self._clock() - self._received_at > self._timeout.total_seconds():
+            raise error
+
+    def wait(self) -> None:
+        delay = min(self._first_delay * 2**self._failures, MAX_DELAY)
+        self._failures = min(self._failures + 1, 10)
+        self._sleep(delay.total_seconds() * random.uniform(0.5, 1))
+
+
+class EventFollower:
+    def __init__(self, api: Api, operation: OperationId, *, reconnect: Reconnect | None = None) -> None:
+        self._api = api
+        self._operation = operation
+        self._reconnect = reconnect or Reconnect()
+        self._last = 0
+
+    def __iter__(self) -> Iterator[Update]:
+        """Updates until the operation has ended. Raises ApiError, or ApiUnavailable after RECONNECT_TIMEOUT."""
         ended = False
         while not ended:
             try:
-                ended = yield from self._round()
-            except ApiUnavailable as away:
-                yield self._lost(away)
-            except ApiError as refused:
-                if not refused.passing:
-                    raise
-                yield self._lost(refused)
+                ended = yield from self._connect_once()
+            except (ApiUnavailable, ApiError) as lost:
+                self._reconnect.check(lost)
+                yield ConnectionLost(str(lost))
             if not ended:
-                self._rest()
+                self._reconnect.wait()
 
-    def _round(self) -> Generator[News, None, bool]:
-        """One connection, or the record where that brought nothing; returns whether the operation has ended."""
+    def _connect_once(self) -> Generator[Update, None, bool]:
+        """One connection, or the record if that brought nothing; returns whether the operation has ended."""
         before = self._last
-        for news in self._one_connection():
-            yield news
-            if _ended(news):
+        for update in self._stream():
+            yield update
+            if (update.phase.state if isinstance(update, Event) else update.state).ended:
                 return True
-        return (yield from self._bridged()) if self._last == before else False
+        return (yield from self._bridge()) if self._last == before else False
 
-    def _one_connection(self) -> Iterator[Event | Operation]:
+    def _stream(self) -> Iterator[Event | Operation]:
         path = path_of("operations", self._operation, "events")
         with self._api.stream(path, after=self._last) as stream:
             for message in stream:
                 if message.event == "reset":
-                    news: Event | Operation = self._api.read(Operation, message.json())
+                    update: Event | Operation = self._api.read(Operation, message.json())
                 else:
-                    news = self._api.read(Event, message.json())
-                    if news.seq > self._last + 1:
-                        return  # the caller connects again after the last one seen
-                    if news.seq <= self._last:
+                    update = self._api.read(Event, message.json())
+                    if update.seq > self._last + 1:
+                        return  # a gap: connect again after the last number received
+                    if update.seq <= self._last:
                         continue
-                self._heard(news)
-                yield news
+                self._received(update)
+                yield update
 
-    def _bridged(self) -> Generator[News, None, bool]:
-        """The record, if it is ahead of what was heard or has ended; returns whether it has ended."""
+    def _bridge(self) -> Generator[Update, None, bool]:
+        """The record, if it is ahead of the events or has ended; returns whether it has ended."""
         record = self._api.read(Operation, self._api.get(path_of("operations", self._operation)))
         if record.seq > self._last or record.state.ended:
-            self._heard(record)
+            self._received(record)
             yield record
         return record.state.ended
 
-    def _heard(self, news: Event | Operation) -> None:
-        self._last = news.seq
-        self._failed = 0
-        self._heard_at = self._clock()
-
-    def _lost(self, problem: Exception) -> Away:
-        if self._clock() - self._heard_at > PATIENCE.total_seconds():
-            raise problem
-        return Away(str(problem))
-
-    def _rest(self) -> None:
-        longest = min(FIRST_REST * 2**self._failed, LONGEST_REST)
-        self._failed = min(self._failed + 1, 10)
-        self._sleep(longest.total_seconds() * random.uniform(0.5, 1))
-
-
-def _ended(news: Event | Operation) -> bool:
-    return (news.phase.state if isinstance(news, Event) else news.state).ended
+    def _received(self, update: Event | Operation) -> None:
+        self._last = update.seq
+        self._reconnect.received()

@@ -1,8 +1,11 @@
-"""Progress on a terminal: a block per operation with its phases, a bar per layer, and the engine's last lines."""
+"""Progress on a terminal: the transcript, which stays, above a moving part with phases and unfinished layers."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -13,31 +16,41 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from aima_api.cli.progress.event_follower import News
-from aima_api.cli.progress.text import PHASE_ENDS, downloaded, extracted, pace, percent, span, title
-from aima_api.cli.progress.tracker import OperationTracker, share_done
+from aima_api.cli.progress.event_follower import Update
+from aima_api.cli.progress.plain_display import Line, Transcript
+from aima_api.cli.progress.tracker import (
+    OperationTracker,
+    downloaded,
+    extracted,
+    fraction_done,
+    percent,
+    rate,
+    readable,
+)
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
 
 LAYER_ROWS = 12
-LOG_ROWS = 6
 BAR_WIDTH = 24
-_STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta", LayerStep.DONE: "green"}
-_BUSY = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
+FINISHED_BAR = f"[{'=' * 20}]"
+_STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta"}
+_ACTIVE = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
+_ENDS = {Phase.READY: "✓", Phase.PULLED: "✓", Phase.STOPPED: "✓", Phase.FAILED: "✗", Phase.CANCELLED: "✗"}
 
 
 class LiveDisplay:
-    """A display that redraws itself; it is gone once it ends."""
-
-    def __init__(self, tracks: list[OperationTracker], *, console: Console | None = None) -> None:
-        self._tracks = tracks
+    def __init__(self, trackers: list[OperationTracker], *, console: Console | None = None) -> None:
+        self._trackers = trackers
+        self._transcripts = {tracker.operation.id: Transcript(tracker) for tracker in trackers}
         self._console = console or Console(highlight=False)
         self._spinner = Spinner("dots", style="cyan")
-        # Drawn by the thread that takes the news, so that nothing changes while it is drawn.
+        # Drawn by the thread that applies the updates, so that nothing changes during a frame.
         self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self.picture)
+        self._terminal = ExitStack()
 
     def __enter__(self) -> Self:
+        self._terminal.enter_context(_interrupt_not_echoed())
         self._live.start(refresh=True)
         return self
 
@@ -45,56 +58,80 @@ class LiveDisplay:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        self._terminal.close()
 
     def refresh(self) -> None:
         self._live.refresh()
 
-    def show(self, track: OperationTracker, news: News) -> None:
-        """Nothing at once: the next refresh shows it."""
+    def show(self, tracker: OperationTracker, update: Update) -> None:
+        several = len(self._trackers) > 1
+        for line in self._transcripts[tracker.operation.id].lines(update):
+            if not (several and line.layer):
+                label = Text(f"{sanitized(tracker.label)} │ ", style="dim") if several else Text()
+                self._console.print(label + _permanent(line), soft_wrap=True)
 
     def picture(self) -> RenderableType:
-        room = max(self._console.height - 3, 4)
-        shown = self._worth_showing(at_most=max(room // 5, 1))
-        rows = max(room // len(shown) - 5, 0) if shown else 0
-        blocks = [part for track in shown for part in self._block(track, rows=rows)]
-        hidden = Counter(track.phase for track in self._tracks if track not in shown)
+        """The moving part, within the terminal's height."""
+        height = max(self._console.height - 3, 4)
+        shown = self._most_active(at_most=max(height // 5, 1))
+        rows = max(height // len(shown) - 5, 0) if shown else 0
+        blocks = [part for tracker in shown for part in self._block(tracker, rows=rows)]
+        hidden = Counter(tracker.phase for tracker in self._trackers if tracker not in shown)
         if hidden:
             counts = ", ".join(f"{count} {phase}" for phase, count in hidden.items())
             blocks.append(Text(f"and {hidden.total()} more: {counts}", style="dim"))
         return Group(*blocks)
 
-    def _worth_showing(self, *, at_most: int) -> list[OperationTracker]:
-        """Those that fit, the busy ones first, each in its place."""
-        by_interest = sorted(self._tracks, key=lambda track: (track.ended, track.phase is Phase.QUEUED))
-        chosen = by_interest[:at_most]
-        return [track for track in self._tracks if track in chosen]
+    def _most_active(self, *, at_most: int) -> list[OperationTracker]:
+        """Those that fit, in their order."""
+        by_activity = sorted(self._trackers, key=lambda tracker: (tracker.ended, tracker.phase is Phase.QUEUED))
+        chosen = by_activity[:at_most]
+        return [tracker for tracker in self._trackers if tracker in chosen]
 
-    def _block(self, track: OperationTracker, *, rows: int) -> list[RenderableType]:
-        parts: list[RenderableType] = [self._head(track), _phases(track)]
-        if track.away:
-            parts.append(_line(f"  connection lost, trying again: {track.away}", "yellow"))
-        elif track.reason and not track.ended:
-            parts.append(_line(f"  {track.reason}", "dim"))
-        if track.phase is Phase.PULLING and track.progress is not None:
-            parts.append(_pull(track.progress, rows=min(rows, LAYER_ROWS)))
-        if track.phase is Phase.LOADING and rows:
-            parts += [_line(f"  │ {line}", "dim") for line in list(track.lines)[-min(rows, LOG_ROWS) :]]
+    def _block(self, tracker: OperationTracker, *, rows: int) -> list[RenderableType]:
+        parts: list[RenderableType] = [self._head(tracker), _phases(tracker)]
+        if tracker.connection_lost:
+            parts.append(_line(f"  connection lost, trying again: {tracker.connection_lost}", "yellow"))
+        elif tracker.reason and not tracker.ended:
+            parts.append(_line(f"  {tracker.reason}", "dim"))
+        if tracker.phase is Phase.PULLING and tracker.progress is not None:
+            parts.append(_pull(tracker.progress, rows=min(rows, LAYER_ROWS)))
         return parts
 
-    def _head(self, track: OperationTracker) -> RenderableType:
-        mark = PHASE_ENDS.get(track.phase)
-        colour = "green" if track.succeeded else "red"
+    def _head(self, tracker: OperationTracker) -> RenderableType:
+        mark = _ENDS.get(tracker.phase)
+        colour = "green" if tracker.succeeded else "red"
         row = Table.grid(padding=(0, 1))
-        row.add_row(Text(mark, style=colour) if mark else self._spinner, Text(title(track), style="bold"))
+        title = Text(sanitized(tracker.title), style="bold", no_wrap=True, overflow="ellipsis")
+        row.add_row(Text(mark, style=colour) if mark else self._spinner, title)
         return row
 
 
-def _phases(track: OperationTracker) -> Text:
+@contextmanager
+def _interrupt_not_echoed() -> Iterator[None]:
+    """Turns off the terminal's `^C`, which would move the cursor and leave a line of the moving part behind."""
+    import termios
+
+    with ExitStack() as restore:
+        with suppress(termios.error, ValueError, OSError):
+            before = termios.tcgetattr(sys.stdin)
+            quiet = [*before[:3], before[3] & ~termios.ECHOCTL, *before[4:]]
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+            restore.callback(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, before)
+        yield
+
+
+def _permanent(line: Line) -> Text:
+    text = Text(sanitized(line.text), style=line.style)
+    return Text.assemble("  ", (FINISHED_BAR, "green"), "  ", text) if line.layer else text
+
+
+def _phases(tracker: OperationTracker) -> Text:
     text = Text(" ", no_wrap=True, overflow="ellipsis")
-    for phase, taken in track.times():
-        present = phase is track.phase
+    for phase, duration in tracker.times():
+        present = phase is tracker.phase
         text.append(f" {phase} ", style="cyan" if present else "dim")
-        text.append(span(taken), style="" if present else "dim")
+        text.append(readable(duration), style="" if present else "dim")
         text.append(" →" if not present else "", style="dim")
     return text
 
@@ -104,50 +141,43 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     table.add_column(width=15)
     table.add_column(width=BAR_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis")
-    layers = [layer for layer in progress.layers if layer.step is not LayerStep.EXISTS]
-    shown = _fitting(layers, rows=rows)
+    unfinished = [layer for layer in progress.layers if layer.step not in (LayerStep.EXISTS, LayerStep.DONE)]
+    shown = _fitting(unfinished, rows=rows)
     for layer in shown:
-        table.add_row(_line(f"  {layer.id[:12]}", "dim"), _layer_bar(layer), _layer_words(layer))
-    if rows and len(shown) < len(layers):
-        counts = Counter(layer.step for layer in layers if layer not in shown)
-        told = ", ".join(f"{count} {step}" for step, count in counts.items())
-        table.add_row(_line(f"  {counts.total()} more", "dim"), "", Text(told, style="dim"))
-    share = share_done(progress)
-    bar = ProgressBar(
-        total=1.0 if share is not None else None, completed=share or 0, width=BAR_WIDTH, pulse=share is None
-    )
-    table.add_row(Text("  in all", style="bold"), bar, Text(_joined(percent(progress), downloaded(progress))))
-    table.add_row("", "", Text(_joined(extracted(progress), pace(progress))))
+        table.add_row(_line(f"  {layer.id[:12]}", "dim"), _layer_bar(layer), _layer_text(layer))
+    hidden = Counter(layer.step for layer in progress.layers if layer not in shown and layer.step != LayerStep.EXISTS)
+    if rows and hidden:
+        counts = ", ".join(f"{count} {step}" for step, count in hidden.items())
+        table.add_row(_line(f"  {hidden.total()} more", "dim"), "", Text(counts, style="dim"))
+    done = fraction_done(progress)
+    bar = ProgressBar(total=None if done is None else 1.0, completed=done or 0, width=BAR_WIDTH, pulse=done is None)
+    table.add_row(Text("  total", style="bold"), bar, Text(_joined(percent(progress), downloaded(progress))))
+    table.add_row("", "", Text(_joined(extracted(progress), rate(progress))))
     return table
 
 
 def _fitting(layers: list[Layer], *, rows: int) -> list[Layer]:
-    """As many as there are rows for, the busy ones first, each in its place."""
+    """As many as there are rows for, the active ones first, in their order."""
     if len(layers) <= rows:
         return layers
-    by_interest = sorted(layers, key=lambda layer: (layer.step not in _BUSY, layer.step is LayerStep.DONE))
-    chosen = by_interest[: max(rows - 1, 0)]
+    chosen = sorted(layers, key=lambda layer: layer.step not in _ACTIVE)[: max(rows - 1, 0)]
     return [layer for layer in layers if layer in chosen]
 
 
 def _layer_bar(layer: Layer) -> RenderableType:
-    colour = _STEP_COLOURS.get(layer.step, "grey50")
-    if layer.step is LayerStep.DONE:
-        return ProgressBar(total=1, completed=1, width=BAR_WIDTH, finished_style=colour)
-    if layer.total is None and layer.step in _BUSY:
+    if layer.total is None and layer.step in _ACTIVE:
         return ProgressBar(total=None, width=BAR_WIDTH, pulse=True)
     done = (layer.downloaded + layer.extracted) / 2
+    colour = _STEP_COLOURS.get(layer.step, "grey50")
     return ProgressBar(total=layer.total or 1, completed=done, width=BAR_WIDTH, complete_style=colour)
 
 
-def _layer_words(layer: Layer) -> Text:
+def _layer_text(layer: Layer) -> Text:
     size = "" if layer.total is None else format_size(layer.total)
-    match layer.step:
-        case LayerStep.DOWNLOADING | LayerStep.EXTRACTING:
-            done = layer.downloaded if layer.step is LayerStep.DOWNLOADING else layer.extracted
-            return Text(f"{layer.step} {format_size(done)}" + (f" of {size}" if size else ""))
-        case _:
-            return Text(f"{layer.step} {size}".rstrip(), style="dim")
+    if layer.step not in _ACTIVE:
+        return Text(f"{layer.step} {size}".rstrip(), style="dim")
+    done = layer.downloaded if layer.step is LayerStep.DOWNLOADING else layer.extracted
+    return Text(f"{layer.step} {format_size(done)}" + (f" of {size}" if size else ""))
 
 
 def _joined(*words: str) -> str:

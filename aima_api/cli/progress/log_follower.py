@@ -1,12 +1,10 @@
-"""What a service's containers say, on the terminal: read once, or followed across lost connections."""
+"""Log lines of a service on the terminal: read once, or followed across lost connections, each line once."""
 
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -14,31 +12,31 @@ import click
 
 from aima_api.cli.errors import ApiError
 from aima_api.cli.main import INTERRUPTED
-from aima_api.cli.progress.event_follower import FIRST_REST, LONGEST_REST, PATIENCE
+from aima_api.cli.progress.event_follower import Reconnect
 from aima_api.cli.tables import colours
 from aima_api.client import Api
 from aima_core.errors import ApiUnavailable
 from aima_core.logs.dedup import LineDeduplicator
-from aima_core.logs.protocol import MOST_TAIL, Line
+from aima_core.logs.protocol import MAX_TAIL, LogLine
 from aima_core.logs.sanitize import sanitized
 
 Output = Literal["text", "json"]
-Asked = dict[str, Any]
+Query = dict[str, Any]
 
 
-def read(api: Api, path: str, asked: Asked, show: Show) -> None:
-    """What was said until now."""
-    answer = api.get(f"{path}?{urlencode(asked, doseq=True)}")
-    for note in answer["notes"]:
+def read(api: Api, path: str, query: Query, show: Show) -> None:
+    """Shows the lines up to now."""
+    page = api.get(f"{path}?{urlencode(query, doseq=True)}")
+    for note in page["notes"]:
         show.note(note)
-    for item in answer["items"]:
+    for item in page["items"]:
         show.line(item)
 
 
-def follow(api: Api, path: str, asked: Asked, show: Show) -> int:
-    """That, and what is said from now on, until it is over or somebody interrupts. The exit code."""
+def follow(api: Api, path: str, query: Query, show: Show, *, reconnect: Reconnect | None = None) -> int:
+    """Shows the lines up to now and later ones until the stream ends or Ctrl-C. Returns the exit code."""
     try:
-        for event, data in LogFollower(api, path, asked):
+        for event, data in LogFollower(api, path, query, reconnect=reconnect):
             if event == "line":
                 show.line(data)
             else:
@@ -49,7 +47,7 @@ def follow(api: Api, path: str, asked: Asked, show: Show) -> int:
 
 
 class Show:
-    """Lines to stdout, sentences about them to stderr."""
+    """Prints lines to stdout and notes to stderr."""
 
     def __init__(self, output: Output, hosts: list[str]) -> None:
         self._json = output == "json"
@@ -58,7 +56,7 @@ class Show:
 
     def line(self, data: dict[str, Any]) -> None:
         if self._json:
-            click.echo(json.dumps(data))  # ASCII only, and so harmless
+            click.echo(json.dumps(data))  # ASCII only, so it needs no sanitizing
             return
         text = sanitized(data["text"])
         if self._colours and data["stream"] == "stderr":
@@ -71,63 +69,52 @@ class Show:
 
 
 class LogFollower:
-    """Each line once, in order, over as many connections as it takes."""
+    """Lines and notes over as many connections as needed; lines in order, each once."""
 
-    def __init__(
-        self,
-        api: Api,
-        path: str,
-        asked: Asked,
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, api: Api, path: str, query: Query, *, reconnect: Reconnect | None = None) -> None:
         self._api = api
         self._path = path
-        self._asked = {**asked, "follow": "true"}
-        self._sleep = sleep
-        self._clock = clock
-        self._seen: defaultdict[str, LineDeduplicator] = defaultdict(LineDeduplicator)
-        self._failed = 0
-        self._heard_at: float | None = None
+        self._query = {**query, "follow": "true"}
+        self._reconnect = reconnect or Reconnect()
+        self._connected = False
+        """Once; a first connection that fails is not retried."""
+        self._read: defaultdict[str, LineDeduplicator] = defaultdict(LineDeduplicator)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Lines and notes. Raises Refused, and ApiUnavailable where there is no API, or none any more."""
+        """Events and their data. Raises ApiError, or ApiUnavailable once the reconnect times out."""
         while True:
             try:
-                for event, data in self._one_connection():
+                for event, data in self._connect_once():
                     if event == "end":
                         return
                     yield event, data
-                why = "The API has ended the stream."
+                reason = "The API has ended the stream."
             except (ApiUnavailable, ApiError) as lost:
-                self._check_patience(lost)
-                why = str(lost)
-            yield "note", {"text": f"Connection lost, trying again. {why}"}
-            self._rest()
+                if not self._connected:
+                    raise
+                self._reconnect.check(lost)
+                reason = str(lost)
+            yield "note", {"text": f"Connection lost, trying again. {reason}"}
+            self._reconnect.wait()
 
-    def _one_connection(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for seen in self._seen.values():
-            seen.rewind()
-        query = urlencode({**self._asked, **self._where_it_was_left()}, doseq=True)
+    def _connect_once(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for read in self._read.values():
+            read.rewind()
+        query = urlencode({**self._query, **self._resume_point()}, doseq=True)
         with self._api.stream(f"{self._path}?{query}", after=0) as stream:
-            self._heard_at = self._clock()
-            for message in stream:
-                self._failed, self._heard_at = 0, self._clock()
-                data: Any = message.json()
-                if message.event != "line" or self._seen[data["host"]].is_new(self._api.read(Line, data)):
-                    yield message.event, data
+            self._connected = True
+            try:
+                for message in stream:
+                    data: Any = message.json()
+                    if message.event != "line" or self._is_new(data):
+                        yield message.event, data
+            finally:
+                self._reconnect.received()  # a log may be silent for long: the connection counts, not its last line
 
-    def _where_it_was_left(self) -> Asked:
-        since = min((moment for seen in self._seen.values() if (moment := seen.since)), default=None)
-        return {} if since is None else {"since": since.isoformat(), "tail": MOST_TAIL}
+    def _is_new(self, data: dict[str, Any]) -> bool:
+        line = self._api.read(LogLine, data)
+        return self._read[data["host"]].is_new(line.stream, line.at)
 
-    def _check_patience(self, lost: ApiUnavailable | ApiError) -> None:
-        for_good = isinstance(lost, ApiError) and not lost.passing
-        if for_good or self._heard_at is None or self._clock() - self._heard_at > PATIENCE.total_seconds():
-            raise lost
-
-    def _rest(self) -> None:
-        longest = min(FIRST_REST * 2**self._failed, LONGEST_REST)
-        self._failed = min(self._failed + 1, 10)
-        self._sleep(longest.total_seconds() * random.uniform(0.5, 1))
+    def _resume_point(self) -> Query:
+        since = min((moment for read in self._read.values() if (moment := read.since)), default=None)
+        return {} if since is None else {"since": since.isoformat(), "tail": MAX_TAIL}

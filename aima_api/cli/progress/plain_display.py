@@ -1,27 +1,108 @@
-"""Progress as plain lines, for logs and pipes: phases, sometimes how far a pull is, the engine's own lines."""
+"""Progress as lines that stay: the transcript of an operation, and its display in a pipe or a log.
+
+The live display prints the same transcript above its moving part, so that a terminal keeps what a log file has.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 import click
 
-from aima_api.cli.progress.event_follower import Away, News
-from aima_api.cli.progress.text import amounts, pace, percent
-from aima_api.cli.progress.tracker import OperationTracker, share_done
-from aima_core.domain.operations import Event, Phase, PullProgress
+from aima_api.cli.progress.event_follower import ConnectionLost, Update
+from aima_api.cli.progress.tracker import (
+    OperationTracker,
+    amounts,
+    fraction_done,
+    percent,
+    rate,
+    readable,
+)
+from aima_core.domain.operations import Event, Layer, LayerStep, Phase, PullProgress
+from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
 
-AT_MOST_EVERY = timedelta(seconds=5)
-OR_EACH = 0.1
+PROGRESS_INTERVAL = timedelta(seconds=5)
+PROGRESS_STEP = 0.1
+"""Progress is printed at these intervals of time or of the work done, whichever comes first."""
+_TITLES = {
+    Phase.QUEUED: "Queued",
+    Phase.PULLING: "Pulling image",
+    Phase.STARTING: "Starting container",
+    Phase.LOADING: "Loading model",
+    Phase.STOPPING: "Stopping",
+}
+
+
+class Line(NamedTuple):
+    text: str
+    layer: Layer | None = None
+    """Of a line about a finished layer, which a terminal shows with its bar."""
+    style: str = ""
+
+
+class Transcript:
+    """The permanent lines of one operation: phases, finished layers, the pull's total, and the engine's log lines."""
+
+    def __init__(self, tracker: OperationTracker) -> None:
+        self._tracker = tracker
+        self._phase: Phase | None = None
+        self._reason: str | None = None
+        self._disconnected = False
+        self._layers: set[str] = set()
+
+    def lines(self, update: Update) -> Iterator[Line]:
+        """What an update adds, after the tracker has applied it."""
+        if isinstance(update, ConnectionLost):
+            if not self._disconnected:
+                yield Line(f"connection lost, trying again: {update.reason}", style="yellow")
+            self._disconnected = True
+            return
+        self._disconnected = False
+        if update.phase is not Phase.PULLING:
+            yield from self._end_of_pull(update.phase)
+        if not self._tracker.ended:
+            yield from self._phase_lines()
+        if update.progress is not None:
+            yield from self._finished_layers(update.progress)
+        if isinstance(update, Event):
+            yield from (Line(f"  | {line}", style="dim") for line in update.lines)
+
+    def _end_of_pull(self, phase: Phase) -> Iterator[Line]:
+        if self._phase is not Phase.PULLING or phase in (Phase.FAILED, Phase.CANCELLED, Phase.QUEUED):
+            return
+        self._phase = None
+        progress = self._tracker.progress
+        size = f"{format_size(progress.downloaded)} in " if progress is not None else ""
+        yield Line(f"Image pull complete ({size}{readable(dict(self._tracker.times())[Phase.PULLING])})", style="green")
+
+    def _phase_lines(self) -> Iterator[Line]:
+        phase, reason = self._tracker.phase, self._tracker.reason
+        before, self._phase, self._reason = (self._phase, self._reason), phase, reason
+        if before == (phase, reason):
+            return
+        if phase is before[0]:
+            yield from ([Line(f"  {reason}")] if reason else [])
+            return
+        title = _TITLES.get(phase, phase.value.capitalize())
+        verb = title.partition(" ")[0]
+        yield Line(reason if reason and verb.lower() in reason.lower() else f"{title}: {reason}" if reason else title)
+
+    def _finished_layers(self, progress: PullProgress) -> Iterator[Line]:
+        for layer in progress.layers:
+            if layer.step is LayerStep.DONE and layer.id not in self._layers:
+                self._layers.add(layer.id)
+                size = f"{format_size(layer.total)} / {format_size(layer.total)}  " if layer.total else ""
+                duration = readable(self._tracker.layer_times[layer.id])
+                yield Line(f"layer {layer.id[:12]}  {size}done in {duration}", layer=layer)
 
 
 class PlainDisplay:
-    """A display that only ever appends."""
+    """Appends lines only."""
 
     def __init__(
         self, *, several: bool, file: IO[str] | None = None, clock: Callable[[], float] = time.monotonic
@@ -29,10 +110,9 @@ class PlainDisplay:
         self._several = several
         self._file = file
         self._clock = clock
-        self._said: dict[str, tuple[Phase, str | None]] = {}
-        self._away: set[str] = set()
+        self._transcripts: dict[str, Transcript] = {}
         self._pulls: dict[str, tuple[float, float]] = {}
-        """When a pull's progress was last told, and how far it was."""
+        """When a pull's progress was last printed, and its fraction done then."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,44 +123,25 @@ class PlainDisplay:
         pass
 
     def refresh(self) -> None:
-        """Nothing moves by itself here."""
+        """Nothing moves here."""
 
-    def show(self, track: OperationTracker, news: News) -> None:
-        if isinstance(news, Away):
-            self._show_away(track, news)
+    def show(self, tracker: OperationTracker, update: Update) -> None:
+        transcript = self._transcripts.setdefault(tracker.operation.id, Transcript(tracker))
+        lines = list(transcript.lines(update))
+        for line in lines:
+            self._print(tracker, f"  {line.text}" if line.layer else line.text)
+        if not isinstance(update, ConnectionLost) and update.progress is not None:
+            self._show_progress(tracker, update.progress)
+
+    def _show_progress(self, tracker: OperationTracker, progress: PullProgress) -> None:
+        done = fraction_done(progress) or 0.0
+        printed_at, printed = self._pulls.get(tracker.operation.id, (float("-inf"), 0.0))
+        if self._clock() - printed_at < PROGRESS_INTERVAL.total_seconds() and done - printed < PROGRESS_STEP:
             return
-        self._away.discard(track.operation.id)
-        if not track.ended:
-            self._show_phase(track)
-        if news.progress is not None:
-            self._show_progress(track, news.progress)
-        if isinstance(news, Event):
-            for line in news.lines:
-                self._say(track, f"  | {line}")
+        self._pulls[tracker.operation.id] = self._clock(), done
+        parts = (percent(progress), amounts(progress), rate(progress))
+        self._print(tracker, "  " + ", ".join(part for part in parts if part))
 
-    def _show_away(self, track: OperationTracker, away: Away) -> None:
-        if track.operation.id not in self._away:
-            self._away.add(track.operation.id)
-            self._say(track, f"connection lost, trying again: {away.why}")
-
-    def _show_phase(self, track: OperationTracker) -> None:
-        now = (track.phase, track.reason)
-        before = self._said.get(track.operation.id, (None, None))
-        self._said[track.operation.id] = now
-        if now[0] != before[0]:
-            self._say(track, f"{track.phase}: {track.reason}" if track.reason else track.phase)
-        elif track.reason and now != before:
-            self._say(track, f"  {track.reason}")
-
-    def _show_progress(self, track: OperationTracker, progress: PullProgress) -> None:
-        share = share_done(progress) or 0.0
-        told_at, told_share = self._pulls.get(track.operation.id, (float("-inf"), 0.0))
-        if self._clock() - told_at < AT_MOST_EVERY.total_seconds() and share - told_share < OR_EACH:
-            return
-        self._pulls[track.operation.id] = self._clock(), share
-        parts = (percent(progress), amounts(progress), pace(progress))
-        self._say(track, "  " + ", ".join(part for part in parts if part))
-
-    def _say(self, track: OperationTracker, text: str) -> None:
-        label = f"{track.label}: " if self._several else ""
+    def _print(self, tracker: OperationTracker, text: str) -> None:
+        label = f"{tracker.label}: " if self._several else ""
         click.echo(label + sanitized(text), file=self._file)

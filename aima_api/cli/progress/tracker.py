@@ -1,4 +1,4 @@
-"""What is known of one watched operation: a fold over its news, without a word of how it looks."""
+"""State of one watched operation, folded from its updates, and the texts for its times, sizes and end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from aima_api.cli.progress.event_follower import Away, News
+from aima_api.cli.progress.event_follower import ConnectionLost, Update
 from aima_core.domain.ids import HostName
-from aima_core.domain.operations import Event, Operation, Phase, PullProgress
+from aima_core.domain.operations import Event, LayerStep, Operation, Phase, PullProgress
+from aima_core.domain.units import format_size
 from aima_core.errors import Cancelled, Failure, OperationLost
 
-LINES_KEPT = 12
+LINES_KEPT = 200
+"""More than a failure's log tail has, which is compared with them."""
 
 
 class OperationTracker:
@@ -23,15 +25,19 @@ class OperationTracker:
         self.reason: str | None = None
         self.progress: PullProgress | None = None
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
+        """The engine's log lines of the loading phase."""
         self.endpoint: str | None = None
-        self.away: str | None = None
-        self.problem: Exception | None = None
-        """Why it can no longer be watched, whatever becomes of the operation."""
+        self.connection_lost: str | None = None
+        self.error: Exception | None = None
+        """Why it can no longer be watched, whether or not the operation goes on."""
+        self.layer_times: dict[str, timedelta] = {}
+        """Time from a layer's first to its last byte, of finished layers."""
+        self._layers_began: dict[str, datetime] = {}
         self._failure: Failure | None = None
         self._entered: list[tuple[Phase, datetime]] = [(Phase.QUEUED, operation.created_at)]
-        self._newest = operation.created_at
+        self._latest = operation.created_at
         self._clock = clock
-        self._heard_at = clock()
+        self._received_at = clock()
 
     @property
     def subject(self) -> str:
@@ -39,12 +45,17 @@ class OperationTracker:
 
     @property
     def label(self) -> str:
-        """What tells it from the others that are watched with it."""
+        """Distinguishes it from the others that are watched together."""
         return self.host or self.operation.id[:8]
 
     @property
+    def title(self) -> str:
+        """`svc-asr-x on spark-01`."""
+        return f"{self.subject} on {self.host}" if self.host else self.subject
+
+    @property
     def ended(self) -> bool:
-        return self.phase.state.ended or self.problem is not None
+        return self.phase.state.ended or self.error is not None
 
     @property
     def succeeded(self) -> bool:
@@ -59,37 +70,40 @@ class OperationTracker:
 
     @property
     def total_time(self) -> timedelta:
-        return sum((taken for _, taken in self.times()), timedelta())
+        return sum((duration for _, duration in self.times()), timedelta())
 
-    def take(self, news: News) -> None:
-        if isinstance(news, Away):
-            self.away = news.why
+    def apply(self, update: Update) -> None:
+        if isinstance(update, ConnectionLost):
+            self.connection_lost = update.reason
             return
-        self.away = None
-        self._heard_at = self._clock()
-        self._newest = max(self._newest, _moment(news))
-        self._enter(news.phase, _moment(news))
-        self.host = news.host or self.host
-        self.progress = news.progress or self.progress
-        self.endpoint = news.endpoint or self.endpoint
-        self._failure = news.failure or self._failure
-        if isinstance(news, Event):
-            self.reason = news.message or self.reason
-            self.lines.extend(news.lines)
+        at = _moment(update)
+        self.connection_lost = None
+        self._received_at = self._clock()
+        self._latest = max(self._latest, at)
+        self._enter(update.phase, at)
+        self.host = update.host or self.host
+        self.endpoint = update.endpoint or self.endpoint
+        self._failure = update.failure or self._failure
+        if update.progress is not None:
+            self.progress = update.progress
+            self._time_layers(update.progress, at)
+        if isinstance(update, Event):
+            self.reason = update.message or self.reason
+            self.lines.extend(update.lines)
         else:
-            self.operation = news
-            self.reason = news.reason
+            self.operation = update
+            self.reason = update.reason
 
     def times(self) -> list[tuple[Phase, timedelta]]:
-        """How long each phase took, in order; the present one up to now, by the clock here since the last news."""
-        end = self._newest
+        """Duration of each phase, in order; the present one extended by this clock since the last update."""
+        end = self._latest
         if not self.ended:
-            end += timedelta(seconds=self._clock() - self._heard_at)
+            end += timedelta(seconds=self._clock() - self._received_at)
         leaving = [at for _, at in self._entered[1:]] + [end]
-        spans: dict[Phase, timedelta] = {}
+        durations: dict[Phase, timedelta] = {}
         for (phase, entered), left in zip(self._entered, leaving, strict=True):
-            spans[phase] = spans.get(phase, timedelta()) + max(left - entered, timedelta())
-        return [(phase, taken) for phase, taken in spans.items() if not phase.state.ended]
+            durations[phase] = durations.get(phase, timedelta()) + max(left - entered, timedelta())
+        return [(phase, duration) for phase, duration in durations.items() if not phase.state.ended]
 
     def _enter(self, phase: Phase, at: datetime) -> None:
         if phase is not self.phase:
@@ -97,15 +111,79 @@ class OperationTracker:
             self.phase = phase
             self.reason = None
 
+    def _time_layers(self, progress: PullProgress, at: datetime) -> None:
+        for layer in progress.layers:
+            if layer.step is LayerStep.EXISTS or layer.id in self.layer_times:
+                continue
+            if layer.step is LayerStep.DONE:  # one never seen downloading began at the earliest with the phase
+                self.layer_times[layer.id] = at - self._layers_began.get(layer.id, self._entered[-1][1])
+            elif layer.step is not LayerStep.WAITING:
+                self._layers_began.setdefault(layer.id, at)
 
-def _moment(news: Event | Operation) -> datetime:
-    if isinstance(news, Event):
-        return news.at
-    return news.ended_at or news.started_at or news.created_at
 
-
-def share_done(progress: PullProgress) -> float | None:
-    """How much of a pull's work is done, from 0 to 1; None while its total is unknown."""
+def fraction_done(progress: PullProgress) -> float | None:
+    """Of a pull's work, from 0 to 1; None while its total is unknown."""
     if not (progress.total_known and progress.total):
         return None
     return min((progress.downloaded + progress.extracted) / (2 * progress.total), 1.0)
+
+
+def percent(progress: PullProgress) -> str:
+    fraction = fraction_done(progress)
+    return "" if fraction is None else f"{fraction:.0%}"
+
+
+def amounts(progress: PullProgress) -> str:
+    """`12 MB of ≥ 98 MB downloaded, 3 MB extracted`."""
+    return f"{downloaded(progress)}, {extracted(progress)}"
+
+
+def downloaded(progress: PullProgress) -> str:
+    if not progress.total:
+        total = "an unknown total"
+    else:
+        total = format_size(progress.total) if progress.total_known else f"≥ {format_size(progress.total)}"
+    restarts = f" (restarted {progress.restarts} ×)" if progress.restarts else ""
+    return f"{format_size(progress.downloaded)} of {total} downloaded{restarts}"
+
+
+def extracted(progress: PullProgress) -> str:
+    return f"{format_size(progress.extracted)} extracted"
+
+
+def rate(progress: PullProgress) -> str:
+    """`4.1 MB/s, 21 s left`, as far as known."""
+    speed = [f"{format_size(progress.rate)}/s"] if progress.rate else []
+    left = [f"{readable(progress.eta)} left"] if progress.eta is not None else []
+    return ", ".join(speed + left)
+
+
+def readable(duration: timedelta) -> str:
+    """`0.3 s`, `42 s`, `3 min 20 s`, `1 h 5 min`."""
+    seconds = duration.total_seconds()
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def phase_times(tracker: OperationTracker) -> str:
+    """`queued 0.1 s, pulling 12 s, loading 3.2 s`: those that took any time."""
+    return ", ".join(
+        f"{phase} {readable(duration)}" for phase, duration in tracker.times() if duration >= timedelta(seconds=0.05)
+    )
+
+
+def success(tracker: OperationTracker) -> str:
+    """`ready in 12 s at http://…`."""
+    endpoint = f" at {tracker.endpoint}" if tracker.endpoint else ""
+    return f"{tracker.phase} in {readable(tracker.total_time)}{endpoint}"
+
+
+def _moment(update: Event | Operation) -> datetime:
+    if isinstance(update, Event):
+        return update.at
+    return update.ended_at or update.started_at or update.created_at

@@ -1,24 +1,24 @@
-"""Watching operations until they end: several side by side, on a terminal or in lines; leaving them alone on Ctrl-C."""
+"""Watches operations until they end, several in parallel. Ctrl-C and --timeout end the watching only."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Protocol, Self
 
 import click
 
-from aima_api.cli.errors import ApiError, report, tell
+from aima_api.cli.errors import ApiError, print_failure, report_error
 from aima_api.cli.main import INTERRUPTED
-from aima_api.cli.progress.event_follower import EventFollower, News
+from aima_api.cli.progress.event_follower import EventFollower, Update
 from aima_api.cli.progress.plain_display import PlainDisplay
-from aima_api.cli.progress.text import doing, phase_times, success, title
-from aima_api.cli.progress.tracker import OperationTracker
+from aima_api.cli.progress.tracker import OperationTracker, phase_times, success
 from aima_api.cli.tables import Format, colours, print_data
 from aima_api.client import Api, path_of
 from aima_core.domain.operations import Operation
@@ -26,141 +26,159 @@ from aima_core.domain.units import format_duration
 from aima_core.errors import AimaError, DeadlinePassed, exit_code_of
 from aima_core.logs.sanitize import sanitized
 
-FRAME = timedelta(milliseconds=120)
+FRAME_INTERVAL = timedelta(milliseconds=120)
 
 
 class Display(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: Any) -> None: ...
-    def show(self, track: OperationTracker, news: News) -> None: ...
+    def show(self, tracker: OperationTracker, update: Update) -> None: ...
     def refresh(self) -> None: ...
 
 
-Heard = tuple[OperationTracker, News | Exception]
+Updates = queue.Queue[tuple[OperationTracker, Update | Exception]]
 
 
-def submitted(api: Api, answer: Any, *, wait: bool, timeout: timedelta | None, output: Format) -> int:
-    """Go on from the operations that a request began: watch them, or say how to. The exit code."""
-    operations = [api.read(Operation, each) for each in answer["operations"]]
-    if wait or timeout is not None:
+def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | None, output: Format) -> int:
+    """Watches the operations that a request submitted, or prints how to. Returns the exit code."""
+    operations = [api.read(Operation, each) for each in reply["operations"]]
+    if not operations:
+        click.echo("Nothing to do.", err=True)
+    elif wait or timeout is not None:
         return watch(api, operations, timeout=timeout, output=output)
     if output != "table":
-        print_data(answer["operations"], output)
+        print_data(reply["operations"], output)
         return 0
-    for track in map(OperationTracker, operations):
-        click.echo(f"{doing(track).capitalize()} of {sanitized(title(track))} is operation {track.operation.id}.")
-        if track.operation.reason:
-            click.echo(f"  {sanitized(track.operation.reason)}")
+    for tracker in map(OperationTracker, operations):
+        kind, title = tracker.operation.kind.capitalize(), sanitized(tracker.title)
+        click.echo(f"{kind} of {title} submitted as operation {tracker.operation.id}.")
+        if tracker.operation.reason:
+            click.echo(f"  {sanitized(tracker.operation.reason)}")
     if operations:
         click.echo(f"Watch it: aima operation watch {' '.join(each.id for each in operations)}", err=True)
-    else:
-        click.echo("There was nothing to do.", err=True)
     return 0
 
 
 def watch(
     api: Api, operations: Iterable[Operation], *, timeout: timedelta | None = None, output: Format = "table"
 ) -> int:
-    """Show what happens until all have ended. The exit code: 0, or the first failure's."""
-    tracks = [OperationTracker(operation) for operation in operations]
+    """Shows the operations until all have ended. Returns 0, or the exit code of the first failure."""
+    trackers = [OperationTracker(operation) for operation in operations]
     try:
-        _watch(api, tracks, _display(tracks, output), timeout)
+        _watch(api, trackers, _display(trackers, output), timeout)
     except KeyboardInterrupt:
-        _released(tracks)
+        _print_how_to_resume(trackers)
         return INTERRUPTED
-    code = _conclude(tracks, output)
+    code = _conclude(trackers, output)
     if output != "table":
-        print_data([api.get(path_of("operations", track.operation.id)) for track in tracks], output)
+        print_data([api.get(path_of("operations", tracker.operation.id)) for tracker in trackers], output)
     return code
 
 
-def _display(tracks: list[OperationTracker], output: Format) -> Display:
+def _display(trackers: list[OperationTracker], output: Format) -> Display:
+    """Moving on a terminal; on stderr where stdout carries data."""
     if output != "table":
-        return PlainDisplay(several=len(tracks) > 1, file=sys.stderr)
+        return PlainDisplay(several=len(trackers) > 1, file=sys.stderr)
     if not colours():
-        return PlainDisplay(several=len(tracks) > 1)
+        return PlainDisplay(several=len(trackers) > 1)
     from aima_api.cli.progress.live_display import LiveDisplay
 
-    return LiveDisplay(tracks)
+    return LiveDisplay(trackers)
 
 
-def _watch(api: Api, tracks: list[OperationTracker], display: Display, timeout: timedelta | None) -> None:
-    heard: queue.Queue[Heard] = queue.Queue()
-    for track in tracks:
-        # Daemons: a stream that is silent must not keep the command alive once nobody watches.
-        threading.Thread(target=_listen, args=(api, track, heard), daemon=True).start()
+def _watch(api: Api, trackers: list[OperationTracker], display: Display, timeout: timedelta | None) -> None:
+    updates: Updates = queue.Queue()
+    for tracker in trackers:
+        # Daemons: a silent stream must not keep the process alive after the watching has ended.
+        threading.Thread(target=_follow, args=(api, tracker, updates), daemon=True).start()
     deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
     drawn_at = 0.0
-    with display:
-        while not all(track.ended for track in tracks):
+    with _deferred_interrupt() as interrupted, display:
+        while not all(tracker.ended for tracker in trackers):
             with contextlib.suppress(queue.Empty):
-                _take(*heard.get(timeout=FRAME.total_seconds()), display)
-            if time.monotonic() - drawn_at > FRAME.total_seconds():
+                _apply(*updates.get(timeout=FRAME_INTERVAL.total_seconds()), display)
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            if time.monotonic() - drawn_at > FRAME_INTERVAL.total_seconds():
                 display.refresh()
                 drawn_at = time.monotonic()
             if timeout is not None and deadline is not None and time.monotonic() > deadline:
-                late = next(track for track in tracks if not track.ended)
+                late = next(tracker for tracker in trackers if not tracker.ended)
                 raise DeadlinePassed(limit=format_duration(timeout), operation=late.operation.id)
 
 
-def _listen(api: Api, track: OperationTracker, heard: queue.Queue[Heard]) -> None:
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which must not interrupt a frame: half of it would stay on the terminal."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        for news in EventFollower(api, track.operation.id):
-            heard.put((track, news))
-    except Exception as problem:  # noqa: BLE001 the thread's boundary: raised again by who watches
-        heard.put((track, problem))
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _take(track: OperationTracker, news: News | Exception, display: Display) -> None:
-    match news:
+def _follow(api: Api, tracker: OperationTracker, updates: Updates) -> None:
+    try:
+        for update in EventFollower(api, tracker.operation.id):
+            updates.put((tracker, update))
+    except Exception as error:  # noqa: BLE001 the thread's boundary: raised again by the watching thread
+        updates.put((tracker, error))
+
+
+def _apply(tracker: OperationTracker, update: Update | Exception, display: Display) -> None:
+    match update:
         case AimaError() | ApiError():
-            track.problem = news
+            tracker.error = update
         case Exception():
-            raise news
+            raise update
         case _:
-            track.take(news)
-            display.show(track, news)
+            tracker.apply(update)
+            display.show(tracker, update)
 
 
-def _conclude(tracks: list[OperationTracker], output: Format) -> int:
-    for track in tracks:
-        if track.succeeded:
-            _tell_success(track, err=output != "table")
-    failed = [track for track in tracks if not track.succeeded]
-    if len(tracks) == 1 and failed:
-        return _report(failed[0])
+def _conclude(trackers: list[OperationTracker], output: Format) -> int:
+    for tracker in trackers:
+        if tracker.succeeded:
+            _print_success(tracker, err=output != "table")
+    failed = [tracker for tracker in trackers if not tracker.succeeded]
+    if len(trackers) == 1 and failed:
+        return _print_failed(failed[0])
     codes = []
-    for track in failed:
-        click.echo(f"{click.style('✗', fg='red')} {sanitized(title(track))}", err=True)
-        codes.append(_report(track))
+    for tracker in failed:
+        click.echo(f"{click.style('✗', fg='red')} {sanitized(tracker.title)}", err=True)
+        codes.append(_print_failed(tracker))
     if failed:
-        names = ", ".join(sanitized(track.label) for track in failed)
-        click.echo(f"{len(failed)} of {len(tracks)} did not succeed: {names}.", err=True)
+        names = ", ".join(sanitized(tracker.label) for tracker in failed)
+        click.echo(f"{len(failed)} of {len(trackers)} operations failed: {names}.", err=True)
     return codes[0] if codes else 0
 
 
-def _tell_success(track: OperationTracker, *, err: bool) -> None:
-    text = f"{title(track)}: {success(track)}"
+def _print_success(tracker: OperationTracker, *, err: bool) -> None:
+    text = f"{tracker.title}: {success(tracker)}"
     click.echo(f"{click.style('✓', fg='green')} {sanitized(text)}", err=err)
-    if times := phase_times(track):
+    if times := phase_times(tracker):
         click.echo(click.style(f"  {times}", dim=True), err=err)
 
 
-def _report(track: OperationTracker) -> int:
-    if track.problem is not None:
-        return report(track.problem)
-    tell(track.failure)
-    return exit_code_of(track.failure.code)
+def _print_failed(tracker: OperationTracker) -> int:
+    if tracker.error is not None:
+        return report_error(tracker.error)
+    print_failure(tracker.failure, streamed=tracker.lines)
+    return exit_code_of(tracker.failure.code)
 
 
-def _released(tracks: list[OperationTracker]) -> None:
-    going = [track for track in tracks if not track.ended]
-    if not going:
+def _print_how_to_resume(trackers: list[OperationTracker]) -> None:
+    active = [tracker for tracker in trackers if not tracker.ended]
+    if not active:
         return
-    what = f"{doing(going[0])} goes on" if len(going) == 1 else f"{len(going)} operations go on"
-    ids = " ".join(track.operation.id for track in going)
+    what = f"the {active[0].operation.kind} continues" if len(active) == 1 else f"{len(active)} operations continue"
+    ids = " ".join(tracker.operation.id for tracker in active)
     click.echo(
-        f"\nStopped watching; {what}.\n"
+        f"Stopped watching; {what}.\n"
         f"  watch again:  aima operation watch {ids}\n"
         f"  cancel:       aima operation cancel {ids}",
         err=True,

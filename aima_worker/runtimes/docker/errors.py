@@ -16,9 +16,6 @@ from aima_worker.runtime import ContainerSpec
 
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
-_NO_IMAGE = ("no such image", "invalid reference format")
-_GONE = ("no such container", "marked for removal")
-_NAME_TAKEN = "is already in use by container"
 _LEAVING = "already in progress"
 _PULLS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
     (DiskFull, ("no space left on device", "disk quota exceeded", "not enough space")),
@@ -69,20 +66,6 @@ def start_failure(words: str, *, spec: ContainerSpec, host: str) -> AimaError:
 
 def engine_refused(words: str) -> EngineRefused:
     return EngineRefused(runtime="Docker Engine", detail=words)
-
-
-def is_no_image(words: str) -> bool:
-    """What is no reference names no image."""
-    return any(sign in words.lower() for sign in _NO_IMAGE)
-
-
-def is_missing(words: str) -> bool:
-    """Whether there is no such container, or only its remains."""
-    return any(sign in words.lower() for sign in _GONE)
-
-
-def is_name_taken(words: str) -> bool:
-    return _NAME_TAKEN in words.lower()
 
 
 def is_being_removed(words: str) -> bool:

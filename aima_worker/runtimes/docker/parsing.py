@@ -15,7 +15,7 @@ from typing import Any, Literal
 from docker_image.digest import InvalidDigest
 from docker_image.reference import InvalidReference, Reference
 
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"
@@ -75,17 +75,6 @@ def images_listed(said: Iterable[Mapping[str, Any]]) -> list[ImageOnHost]:
     return [reference for image in newest_first for reference in _references(image)]
 
 
-def images_printed(rows: Iterable[Mapping[str, str]]) -> list[ImageOnHost]:
-    """From the rows of `docker images --digests`, newest first as they are: one for each tag and each digest."""
-    listed: dict[str, ImageOnHost] = {}
-    for row in rows:
-        repository, tag, digest = row["Repository"], row["Tag"], _none(row["Digest"])
-        reference = f"{repository}@{digest}" if tag == NONE else f"{repository}:{tag}"
-        if repository != NONE and (digest or tag != NONE):
-            listed.setdefault(reference, ImageOnHost(reference=reference, digest=digest))
-    return list(listed.values())
-
-
 def container_changed(event: bytes) -> str:
     """The container's name, from one event of `GET /events`."""
     return str(json.loads(event).get("Actor", {}).get("Attributes", {}).get("name", ""))
@@ -105,10 +94,6 @@ def _references(image: Mapping[str, Any]) -> list[ImageOnHost]:
     if not tags:
         return [ImageOnHost(reference=f"{name}@{digest}", digest=digest) for name, digest in digests.items()]
     return [ImageOnHost(reference=tag, digest=digests.get(tag.rpartition(":")[0])) for tag in tags]
-
-
-def _none(word: str) -> str | None:
-    return None if word == NONE else word
 
 
 def _status(word: str) -> Status:

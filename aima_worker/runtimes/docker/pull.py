@@ -18,8 +18,8 @@ from aima_worker.runtime import ImageFacts
 from aima_worker.runtimes.docker.errors import EngineError, pull_failure
 from aima_worker.runtimes.pull_progress import PullTracker
 
-YIELD_SECONDS = 0.2
-"""Between two yields at least, but for the last."""
+PROGRESS_INTERVAL = timedelta(milliseconds=200)
+"""Least time between two reports of progress, except before the last."""
 
 
 class PullMessages(Protocol):
@@ -54,7 +54,7 @@ class DockerPull:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._image = image
-        self._said = messages
+        self._messages = messages
         self._stall = stall
         self._inspect = inspect
         self._clock = clock
@@ -64,17 +64,17 @@ class DockerPull:
         try:
             yield from self._followed()
         finally:
-            self._said.close()
+            self._messages.close()
 
     def close(self) -> None:
-        self._said.close()
+        self._messages.close()
 
     def _followed(self) -> Iterator[PullProgress]:
-        yielded_at = self._clock() - YIELD_SECONDS
-        for message in self._messages():
+        yielded_at = self._clock() - PROGRESS_INTERVAL.total_seconds()
+        for message in self._read():
             self._take(message)
             now = self._clock()
-            if now - yielded_at >= YIELD_SECONDS:
+            if now - yielded_at >= PROGRESS_INTERVAL.total_seconds():
                 yield self._tracker.progress(now=now)
                 yielded_at = self._clock()
                 # The time that our reader takes is not the registry's.
@@ -82,14 +82,14 @@ class DockerPull:
         self._check_success()
         yield self._tracker.progress(now=self._clock())
 
-    def _messages(self) -> Iterator[Mapping[str, Any]]:
+    def _read(self) -> Iterator[Mapping[str, Any]]:
         try:
-            yield from self._said.read(patience=self._patience)
+            yield from self._messages.read(patience=self._patience)
         except EngineError as refused:
             raise pull_failure(refused.words, image=self._image) from refused
         except TimeoutError as late:
             raise self._stalled() from late
-        if self._said.closed:
+        if self._messages.closed:
             raise Cancelled()
 
     def _take(self, message: Mapping[str, Any]) -> None:

@@ -16,11 +16,11 @@ from threading import Condition
 from typing import Literal
 from urllib.parse import urlsplit
 
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
-from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeChanges, FakeEngine, FakeLogs
-from aima_worker.runtimes.fake.pull import FakePull, Published, digest_of
+from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
+from aima_worker.runtimes.fake.streams import FakeChanges, FakeLogs, FakePull, Published, digest_of
 
 
 class FakeRuntime:
@@ -40,7 +40,7 @@ class FakeRuntime:
     ) -> None:
         self.taken_ports: set[int] = set()
         """By programs that are no containers."""
-        self.manners: dict[str, Behaviour] = {}
+        self.behaviours: dict[str, Behaviour] = {}
         """Of the containers of an image."""
         self.published: dict[str, Published | None] = {}
         """What the registry has; None for what it has not. Images not named here are all there, and alike."""
@@ -53,10 +53,10 @@ class FakeRuntime:
         self._sleep = sleep
         self._images: dict[str, ImageFacts] = {}
         self._engines: dict[str, FakeEngine] = {}
-        self._next_manners: list[Behaviour] = []
+        self._next_behaviours: list[Behaviour] = []
         self._next_pull: list[AimaError | Literal["stall", "break"]] = []
         self._changed = Condition()
-        self._happened: list[ContainerSpec] = []
+        self._changes: list[ContainerSpec] = []
         self._away = False
         for image in images:
             self._arrive(image, Published())
@@ -74,9 +74,9 @@ class FakeRuntime:
             self._away = is_away
             self._changed.notify_all()
 
-    def next_runs(self, manners: Behaviour) -> None:
+    def next_runs(self, behaviour: Behaviour) -> None:
         """The next container behaves like that, whatever its image."""
-        self._next_manners.append(manners)
+        self._next_behaviours.append(behaviour)
 
     def crash_next(self, *, last_words: str = "", exit_code: int = 1) -> None:
         self.next_runs(Behaviour(stderr=last_words.encode(), exit_code=exit_code))
@@ -91,19 +91,19 @@ class FakeRuntime:
 
     def say(self, name: str, line: str) -> None:
         """Have a running container say a line."""
-        with self._happening_to(name) as engine:
-            engine.say(line.encode() + b"\n", "stdout")
+        with self._changing(name) as engine:
+            engine.write(line.encode() + b"\n", "stdout")
 
     def end(self, name: str, *, exit_code: int, oom_killed: bool = False, last_words: str = "") -> None:
         """Have a running container end by itself, or by somebody's hand."""
-        with self._happening_to(name) as engine:
-            engine.say(last_words.encode(), "stderr")
-            engine.end(exit_code, oom_killed=oom_killed)
+        with self._changing(name) as engine:
+            engine.write(last_words.encode(), "stderr")
+            engine.exit(exit_code, oom_killed=oom_killed)
 
-    def behave(self, name: str, manners: Behaviour) -> None:
+    def behave(self, name: str, behaviour: Behaviour) -> None:
         """Have a running container behave like that from now on."""
         with self._changed:
-            self._engines[name].manners = manners
+            self._engines[name].behaviour = behaviour
 
     def spec_of(self, name: str) -> ContainerSpec:
         """What a container was made from."""
@@ -137,40 +137,40 @@ class FakeRuntime:
     def registry_architectures(self, image: str) -> frozenset[str]:
         with self._answering():
             published = self.published.get(image)
-            told = published is not None and published.told and published.arch
-            return frozenset({told}) if told else frozenset()
+            arch = published is not None and published.announces_arch and published.arch
+            return frozenset({arch}) if arch else frozenset()
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         with self._answering():
             published = self.published.get(image, Published())
             if published is None:
                 raise ImageNotFound(image=image, detail="manifest unknown")
-            fate = self._next_pull.pop(0) if self._next_pull else None
+            outcome = self._next_pull.pop(0) if self._next_pull else None
             return FakePull(
                 image,
                 published,
                 stall=stall,
                 pace=self._pull_pace,
-                ends_with=PullBroken(image=image, detail="unexpected EOF") if fate == "break" else fate,
+                ends_with=PullBroken(image=image, detail="unexpected EOF") if outcome == "break" else outcome,
                 arrived=lambda: self._arrive(image, published),
             )
 
     def run(self, spec: ContainerSpec) -> Container:
         with self._answering():
-            standing = self._engines.get(spec.name)
-            if standing is not None and standing.running and standing.spec.spec_hash == spec.spec_hash:
-                return standing.as_container()
-            if standing is not None:
-                with self._happening_to(spec.name):
-                    standing.end(KILLED)
+            existing = self._engines.get(spec.name)
+            if existing is not None and existing.running and existing.spec.spec_hash == spec.spec_hash:
+                return existing.as_container()
+            if existing is not None:
+                with self._changing(spec.name):
+                    existing.exit(KILLED)
                     del self._engines[spec.name]
             self._check(spec)
-            engine = FakeEngine(uuid.uuid4().hex, spec, self._manners_of(spec), self._now)
+            engine = FakeEngine(uuid.uuid4().hex, spec, self._behaviour_of(spec), self._now)
             self._engines[spec.name] = engine
-            with self._happening_to(spec.name):
-                begun = engine.as_container()
-                engine.begin()
-            return begun
+            with self._changing(spec.name):
+                started = engine.as_container()
+                engine.start()
+            return started
 
     def find(self, name: str) -> Container | None:
         with self._answering():
@@ -179,8 +179,8 @@ class FakeRuntime:
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         with self._answering():
-            standing = list(self._engines.values())
-            return [engine.as_container() for engine in standing if labels.items() <= engine.spec.labels.items()]
+            existing = list(self._engines.values())
+            return [engine.as_container() for engine in existing if labels.items() <= engine.spec.labels.items()]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         with self._answering():
@@ -188,19 +188,19 @@ class FakeRuntime:
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
         with self._answering():
-            return FakeChanges(self._changed, self._happened, labels=labels, is_away=lambda: self._away)
+            return FakeChanges(self._changed, self._changes, labels=labels, is_unavailable=lambda: self._away)
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         with self._answering():
             engine = self._engines.get(name)
         if engine is None:
             return
-        if engine.running and engine.manners.deaf:
+        if engine.running and engine.behaviour.deaf:
             self._sleep(grace.total_seconds())
         with self._answering():
             if self._engines.get(name) is engine:
-                with self._happening_to(name):
-                    engine.end(KILLED)
+                with self._changing(name):
+                    engine.exit(KILLED)
                     del self._engines[name]
 
     # Inside -----------------------------------------------------------------------------------------------------
@@ -213,12 +213,12 @@ class FakeRuntime:
             yield
 
     @contextmanager
-    def _happening_to(self, name: str) -> Iterator[FakeEngine]:
+    def _changing(self, name: str) -> Iterator[FakeEngine]:
         """Whoever follows is woken by what changes, and by nothing else: a fleet has thousands that wait."""
         with self._answering():
             engine = self._engines[name]
             yield engine
-            self._happened.append(engine.spec)
+            self._changes.append(engine.spec)
             self._changed.notify_all()
 
     def _arrive(self, image: str, published: Published) -> None:
@@ -239,5 +239,5 @@ class FakeRuntime:
         if spec.host_port in used | self.taken_ports:
             raise PortTaken(port=spec.host_port, host=self._host, holder="another container or program")
 
-    def _manners_of(self, spec: ContainerSpec) -> Behaviour:
-        return self._next_manners.pop(0) if self._next_manners else self.manners.get(spec.image, Behaviour())
+    def _behaviour_of(self, spec: ContainerSpec) -> Behaviour:
+        return self._next_behaviours.pop(0) if self._next_behaviours else self.behaviours.get(spec.image, Behaviour())

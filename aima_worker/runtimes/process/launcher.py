@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import aima_worker
 from aima_worker.runtime import ContainerSpec
 from aima_worker.runtimes.process.process_table import MARK
 
-SECONDS_TO_START = 20.0
+START_TIMEOUT = timedelta(seconds=20)
 """Until a supervisor says how it went; on a machine that is busy with loading models this takes a while."""
 _ROOT = str(Path(aima_worker.__file__).resolve().parents[1])
 _children: list[subprocess.Popen[bytes]] = []
@@ -64,8 +65,8 @@ def _answer(supervisor: subprocess.Popen[bytes], order: bytes) -> str:
             return "its supervisor ended before it was told what to do"
         waiting = select.poll()
         waiting.register(said, select.POLLIN)
-        if not waiting.poll(SECONDS_TO_START * 1000):
-            return f"its supervisor was silent for {SECONDS_TO_START:.0f} s"
+        if not waiting.poll(START_TIMEOUT / timedelta(milliseconds=1)):
+            return f"its supervisor was silent for {START_TIMEOUT.total_seconds():.0f} s"
         line = said.readline().decode().strip()
     return line or "its supervisor ended without a word"
 

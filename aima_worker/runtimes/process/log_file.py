@@ -13,8 +13,8 @@ from typing import Literal
 
 Stream = Literal["stdout", "stderr"]
 
-LARGEST_FILE = 25 << 20
-"""Bytes after which a new file is begun; the one before is kept, those before it are not."""
+FILE_LIMIT = 25 << 20
+"""Bytes after which a log is rotated. One older file is kept."""
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 """In order as text."""
 _LETTERS: dict[Stream, str] = {"stdout": "o", "stderr": "e"}
@@ -38,8 +38,9 @@ def parse(line: bytes) -> tuple[str, Stream, str]:
 class LogWriter:
     """Appends to a log and begins a new file when it is time."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, file_limit: int = FILE_LIMIT) -> None:
         self._log = log
+        self._file_limit = file_limit
         self._file = log.open("ab", buffering=0)
         self._last = ""
 
@@ -50,13 +51,13 @@ class LogWriter:
         if not written:
             return
         self._file.write(written.encode())
-        if os.fstat(self._file.fileno()).st_size > LARGEST_FILE:
-            self._begin_anew()
+        if os.fstat(self._file.fileno()).st_size > self._file_limit:
+            self._rotate()
 
     def close(self) -> None:
         self._file.close()
 
-    def _begin_anew(self) -> None:
+    def _rotate(self) -> None:
         self._file.close()
         self._log.replace(older(self._log))
         self._file = self._log.open("ab", buffering=0)

@@ -11,15 +11,16 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 MARK = "AIMA_PROCESS"
 """The variable in an engine's environment that holds the id of its run."""
 _PROC = Path("/proc")
-_SECONDS_TO_DIE = 5.0
+_KILL_TIMEOUT = timedelta(seconds=5)
 """That killed processes may take to be gone; only one that hangs in the kernel takes longer."""
-_SECONDS_BETWEEN_LOOKS = 0.01
+_POLL_INTERVAL = timedelta(milliseconds=10)
 
 
 class Process(NamedTuple):
@@ -48,19 +49,19 @@ class Process(NamedTuple):
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def gone(self, *, within: float) -> bool:
+    def gone(self, *, within: timedelta) -> bool:
         """Whether it ended in that many seconds."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + within.total_seconds()
         while self.alive:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_INTERVAL.total_seconds())
         return True
 
 
 def family(leader: Process | None, mark: str) -> list[Process]:
     """Every living process of the engine that began with `leader`, None where that is unknown, and carries `mark`."""
-    session = leader.pid if leader and not _given_away(leader) else None
+    session = leader.pid if leader and not _pid_reused(leader) else None
     return [
         Process(pid, row.started)
         for pid, row in _rows()
@@ -70,27 +71,27 @@ def family(leader: Process | None, mark: str) -> list[Process]:
 
 def kill_family(leader: Process | None, mark: str) -> bool:
     """Kill them all, those too that are born meanwhile; whether they are gone."""
-    deadline = time.monotonic() + _SECONDS_TO_DIE
+    deadline = time.monotonic() + _KILL_TIMEOUT.total_seconds()
     while left := family(leader, mark):
         if time.monotonic() > deadline:
             return False
         for process in left:
             process.send(signal.SIGKILL)
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_POLL_INTERVAL.total_seconds())
     return True
 
 
-def memory_held(processes: list[Process]) -> int:
+def private_memory(processes: list[Process]) -> int:
     """Bytes that are theirs alone: what is mapped from files does not count, for the kernel can take it back."""
     return sum(_field(process.pid, "status", ("RssAnon:", "RssShmem:")) for process in processes)
 
 
-def memory_shared_out(processes: list[Process]) -> int:
+def proportional_memory(processes: list[Process]) -> int:
     """The same with what several of them share counted once. Exact, and dear: the kernel walks all their pages."""
     return sum(_field(process.pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for process in processes)
 
 
-def _given_away(process: Process) -> bool:
+def _pid_reused(process: Process) -> bool:
     """Whether somebody else has its pid. Then its session is over: while there is one, the kernel keeps the pid."""
     row = _row(process.pid)
     return row is not None and row.started != process.started

@@ -16,12 +16,12 @@ from aima_worker.runtimes.process.process_table import Process, kill_family
 
 NATIVE = "native"
 """Stands where containers have an image."""
-SECONDS_TO_WRITE_DOWN = 5.0
+EXIT_RECORD_TIMEOUT = timedelta(seconds=5)
 """For a supervisor, how its engine ended once that was killed."""
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     directory: Path
     id: str
     spec: ContainerSpec
@@ -55,20 +55,20 @@ class Record:
             host_ports={self.spec.container_port: self.spec.host_port},
         )
 
-    def ask_to_end(self, *, grace: timedelta) -> None:
+    def terminate(self, *, grace: timedelta) -> None:
         """Ask the engine to end by itself, and give it that long."""
         supervisor = self.supervisor
         if supervisor and grace:
             supervisor.send(signal.SIGTERM)
-            supervisor.gone(within=grace.total_seconds())
+            supervisor.gone(within=grace)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill what there is of it; when this returns, nothing runs."""
         kill_family(self.engine, self.id)
         supervisor = self.supervisor
-        if supervisor and not supervisor.gone(within=SECONDS_TO_WRITE_DOWN):
+        if supervisor and not supervisor.gone(within=EXIT_RECORD_TIMEOUT):
             supervisor.send(signal.SIGKILL)
-            supervisor.gone(within=SECONDS_TO_WRITE_DOWN)
+            supervisor.gone(within=EXIT_RECORD_TIMEOUT)
 
     @property
     def supervisor(self) -> Process | None:

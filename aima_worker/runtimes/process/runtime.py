@@ -7,19 +7,21 @@ and pid limits do not exist here. Memory is watched rather than confined, and co
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from aima_core.domain.operations import PullProgress
-from aima_core.domain.services import ImageOnHost
+from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
+from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -30,12 +32,10 @@ from aima_worker.runtime import (
     RuntimeFacts,
     Status,
 )
-from aima_worker.runtimes.polled_changes import PolledChanges
-from aima_worker.runtimes.process import ports
 from aima_worker.runtimes.process.files import LOG
 from aima_worker.runtimes.process.launcher import environment, launch, located, reap
-from aima_worker.runtimes.process.log_reader import ProcessLogs
-from aima_worker.runtimes.process.run_record import NATIVE, Record, empty
+from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
+from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 _GPU_DEVICE = Path("/dev/nvidiactl")
@@ -67,18 +67,18 @@ class ProcessRuntime:
         return frozenset()
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 nothing is fetched
-        return _NothingToPull(image)
+        return NothingToPull(image)
 
     def run(self, spec: ContainerSpec) -> Container:
         reap()
         if not _NAME.fullmatch(spec.name):
             raise self._refused(f"{spec.name!r} cannot name a directory")
-        with self._alone_in(spec.name) as directory:
-            standing = Record.of(directory)
-            if standing and _is_as_wanted(standing, spec):
-                return standing.container()
-            if standing:
-                standing.end()
+        with self._locked(spec.name) as directory:
+            existing = RunRecord.of(directory)
+            if existing and _is_adoptable(existing, spec):
+                return existing.container()
+            if existing:
+                existing.kill()
             empty(directory)
             started = False
             try:
@@ -97,7 +97,7 @@ class ProcessRuntime:
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         reap()
         directories = sorted(self._root.iterdir()) if self._root.exists() else []
-        records = (Record.of(directory) for directory in directories)
+        records = (RunRecord.of(directory) for directory in directories)
         return [record.container() for record in records if record and labels.items() <= record.spec.labels.items()]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
@@ -112,11 +112,11 @@ class ProcessRuntime:
         if record is None:
             return
         # Not alone yet: whoever wants it gone sooner need not wait for our grace.
-        record.ask_to_end(grace=grace)
-        with self._alone_in(name) as directory:
-            now = Record.of(directory)
+        record.terminate(grace=grace)
+        with self._locked(name) as directory:
+            now = RunRecord.of(directory)
             if now is None or now.id == record.id:
-                record.end()
+                record.kill()
                 empty(directory)
                 shutil.rmtree(directory, ignore_errors=True)
         reap()
@@ -127,9 +127,11 @@ class ProcessRuntime:
         program = self._program(spec)
         if spec.gpus is not None and not _GPU_DEVICE.exists():
             raise GpuUnavailable(host=self._host, detail=f"it has no {_GPU_DEVICE}")
-        if not ports.is_free(spec.host_address, spec.host_port):
-            raise PortTaken(port=spec.host_port, host=self._host, holder=ports.holder(spec.host_port))
-        record = Record.create(directory, spec)
+        if not _is_free(spec.host_address, spec.host_port):
+            raise PortTaken(
+                port=spec.host_port, host=self._host, holder=owner_of_port(spec.host_port) or "another program"
+            )
+        record = RunRecord.create(directory, spec)
         order = {
             "id": record.id,
             "command": [program, *spec.command[1:]],
@@ -138,7 +140,7 @@ class ProcessRuntime:
             "cores": spec.cores,
         }
         if (refusal := launch(directory, order)) is not None:
-            record.end()
+            record.kill()
             raise self._refused(refusal)
         return record.container()
 
@@ -158,15 +160,15 @@ class ProcessRuntime:
 
     # Whose directory it is --------------------------------------------------------------------------------------
 
-    def _record(self, name: str) -> Record | None:
-        return Record.of(self._root / name) if _NAME.fullmatch(name) else None
+    def _record(self, name: str) -> RunRecord | None:
+        return RunRecord.of(self._root / name) if _NAME.fullmatch(name) else None
 
     def _runs(self, name: str) -> bool:
         found = self.find(name)
         return found is not None and found.status is not Status.EXITED
 
     @contextmanager
-    def _alone_in(self, name: str) -> Iterator[Path]:
+    def _locked(self, name: str) -> Iterator[Path]:
         """The name's directory, made if need be, while no other thread or worker changes what runs there."""
         directory = self._root / name
         while True:
@@ -185,21 +187,8 @@ class ProcessRuntime:
                 os.close(descriptor)
 
 
-class _NothingToPull:
-    """A PullStream that has ended before it began."""
-
-    def __init__(self, image: str) -> None:
-        self._image = image
-
-    def __iter__(self) -> Iterator[PullProgress]:
-        yield PullProgress(image=self._image, downloaded=0, extracted=0, total=0, total_known=True)
-
-    def close(self) -> None:
-        pass
-
-
-def _is_as_wanted(standing: Record, spec: ContainerSpec) -> bool:
-    return standing.spec.spec_hash == spec.spec_hash and standing.container().status is Status.RUNNING
+def _is_adoptable(existing: RunRecord, spec: ContainerSpec) -> bool:
+    return existing.spec.spec_hash == spec.spec_hash and existing.container().status is Status.RUNNING
 
 
 def _install(spec: ContainerSpec) -> str:
@@ -209,3 +198,16 @@ def _install(spec: ContainerSpec) -> str:
 
 def _arch() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def _is_free(address: str, port: int) -> bool:
+    """Whether an engine could listen there. An address that is not this machine's is for the engine to fail on."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as refused:
+            return refused.errno != errno.EADDRINUSE
+    return True

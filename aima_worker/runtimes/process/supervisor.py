@@ -19,21 +19,22 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
 from aima_worker.runtimes.line_splitter import LineSplitter
 from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, write, write_exit
 from aima_worker.runtimes.process.log_file import LogWriter, Stream
-from aima_worker.runtimes.process.process_table import Process, family, kill_family, memory_held, memory_shared_out
+from aima_worker.runtimes.process.process_table import Process, family, kill_family, private_memory, proportional_memory
 
 CHUNK = 1 << 16
-SECONDS_BETWEEN_WEIGHINGS = 0.25
-WEIGHINGS_PER_COUNT = 8
+MEMORY_CHECK_INTERVAL = timedelta(milliseconds=250)
+CHECKS_PER_SCAN = 8
 """How often the engine's processes are weighed until they are counted again: finding them costs more."""
-SECONDS_TO_DRAIN = 1.0
+DRAIN_TIMEOUT = timedelta(seconds=1)
 """For what is still in the pipes at the end; a process that escaped may hold them open for ever."""
-LIKELIER_TO_BE_KILLED = "500"
+OOM_SCORE_ADJUSTMENT = "500"
 """When the machine's memory ends, the kernel shall rather kill an engine than the worker."""
 
 
@@ -52,7 +53,7 @@ def start(order: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
     def set_limits() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with suppress(OSError):  # it may be likelier still already
-            Path("/proc/self/oom_score_adj").write_text(LIKELIER_TO_BE_KILLED)
+            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJUSTMENT)
         if order["cores"]:
             os.sched_setaffinity(0, share_of_cores(order["cores"], seed=order["id"]))
 
@@ -100,9 +101,9 @@ class Supervisor:
         self._log = LogWriter(directory / LOG)
         self._splitters: dict[Stream, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self._out_of_memory = False
-        self._weighings = 0
-        self._next_weighing = 0.0
-        self._weighed: list[Process] = []
+        self._memory_checks = 0
+        self._next_memory_check = 0.0
+        self._family: list[Process] = []
         self._selector = selectors.DefaultSelector()
 
     def supervise(self) -> None:
@@ -111,8 +112,8 @@ class Supervisor:
         write(self._directory / RUNNING, running)
         report("started")
         while self._engine.poll() is None:
-            self._attend(within=SECONDS_BETWEEN_WEIGHINGS if self._memory else None)
-            self._weigh()
+            self._read_pipes(within=MEMORY_CHECK_INTERVAL.total_seconds() if self._memory else None)
+            self._check_memory()
         kill_family(self._leader, self._mark)
         self._drain()
         code = self._engine.returncode
@@ -128,26 +129,26 @@ class Supervisor:
         self._selector.register(woken, selectors.EVENT_READ, None)
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._ask_to_end())
+        signal.signal(signal.SIGTERM, lambda *_: self._terminate())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def _ask_to_end(self) -> None:
+    def _terminate(self) -> None:
         # Not after the engine was waited for: its number may be another's by then.
         if self._engine.returncode is None:
             os.killpg(self._engine.pid, signal.SIGTERM)
 
-    def _attend(self, *, within: float | None) -> bool:
+    def _read_pipes(self, *, within: float | None) -> bool:
         """Write down what was said; whether anything was."""
-        heard = False
+        received = False
         for key, _ in self._selector.select(within):
             if key.data is None:
                 os.read(key.fd, CHUNK)
             else:
-                heard = self._hear(key.fileobj, key.data) or heard  # type: ignore[arg-type]  # what was registered
-        return heard
+                received = self._read(key.fileobj, key.data) or received  # type: ignore[arg-type]  # what was registered
+        return received
 
-    def _hear(self, pipe: IO[bytes], stream: Stream) -> bool:
+    def _read(self, pipe: IO[bytes], stream: Stream) -> bool:
         data = os.read(pipe.fileno(), CHUNK)
         splitter = self._splitters[stream]
         self._log.write(stream, splitter.feed(data) if data else splitter.end())
@@ -155,20 +156,20 @@ class Supervisor:
             self._selector.unregister(pipe)
         return bool(data)
 
-    def _weigh(self) -> None:
-        if self._memory is None or time.monotonic() < self._next_weighing:
+    def _check_memory(self) -> None:
+        if self._memory is None or time.monotonic() < self._next_memory_check:
             return
-        self._next_weighing = time.monotonic() + SECONDS_BETWEEN_WEIGHINGS
-        if self._weighings % WEIGHINGS_PER_COUNT == 0:
-            self._weighed = family(self._leader, self._mark)
-        self._weighings += 1
-        if memory_held(self._weighed) > self._memory and memory_shared_out(self._weighed) > self._memory:
+        self._next_memory_check = time.monotonic() + MEMORY_CHECK_INTERVAL.total_seconds()
+        if self._memory_checks % CHECKS_PER_SCAN == 0:
+            self._family = family(self._leader, self._mark)
+        self._memory_checks += 1
+        if private_memory(self._family) > self._memory and proportional_memory(self._family) > self._memory:
             self._out_of_memory = True
             self._engine.kill()
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + SECONDS_TO_DRAIN
-        while time.monotonic() < deadline and self._attend(within=0):
+        deadline = time.monotonic() + DRAIN_TIMEOUT.total_seconds()
+        while time.monotonic() < deadline and self._read_pipes(within=0):
             continue
         for stream, splitter in self._splitters.items():
             self._log.write(stream, splitter.end())

@@ -1,4 +1,4 @@
-"""Small good entries to start from, and how a test writes one into a catalog of its own."""
+"""Small valid entries, and how a test writes them into a catalog of its own."""
 
 from __future__ import annotations
 

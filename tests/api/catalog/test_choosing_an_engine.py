@@ -1,4 +1,4 @@
-"""Which engine serves a service, and with which arguments."""
+"""Engine selection: the engine of a service, and its arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from api.catalog.entries import ENGINE, MODEL, a_catalog, write
 
-from aima_api.catalog.loader import Catalog, load_catalog, with_arguments
+from aima_api.catalog.loader import load_catalog
+from aima_api.catalog.selection import Catalog, with_arguments
 from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import ServiceId
 from aima_core.errors import (

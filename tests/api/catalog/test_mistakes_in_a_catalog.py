@@ -1,4 +1,4 @@
-"""A mistake is told with file, line, column, field and what would be right; all of them in one go."""
+"""Diagnostics: a mistake is reported with file, line, column, field and fix; all of them at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from api.catalog.entries import ENGINE, MODEL, PROFILE, a_catalog, an_engine, wr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aima_api.catalog.loader import Mistake, find_mistakes
+from aima_api.catalog.loader import find_mistakes
+from aima_api.catalog.yaml_source import Mistake
 
 
 def test_a_good_catalog_has_none(tmp_path: Path) -> None:
@@ -25,13 +26,13 @@ def test_a_good_catalog_has_none(tmp_path: Path) -> None:
         ("port: 8000\n", "", "1:1: port: is missing; add it: a whole number from 1 to 65535"),
         ("  timeout: 30s", "  path: /up", "11:1: health_check.timeout: is missing; add it: text such as `30s`"),
         ("port: 8000", 'port: "8000"', "10:7: port: `8000` is text to YAML, not a whole number; write a whole number"),
-        ("port: 8000", "port: 80000", "10:7: port: 80000 is too much; write 65535 or less"),
-        ("port: 8000", "port: 0", "10:7: port: 0 is too little; write 1 or more"),
+        ("port: 8000", "port: 80000", "10:7: port: 80000 is too large; write 65535 or less"),
+        ("port: 8000", "port: 0", "10:7: port: 0 is too small; write 1 or more"),
         ("port: 8000", "port: 8000.0", "10:7: port: `8000.0` is a number to YAML, not a whole number"),
         ("port: 8000", "port: true", "10:7: port: `true` is true or false to YAML, not a whole number"),
-        ("port: 8000", "port: 0777", "10:7: port: `0777` is a number that YAML reads in a way of its own"),
-        ("port: 8000", "port:", "10:6: port: has no value; give it one, or take it out"),
-        ("port: 8000", "port: 8000\nport: 9000", "11:1: port: is given twice, first in line 10; keep one of the two"),
+        ("port: 8000", "port: 0777", "10:7: port: `0777` is a number in a notation special to YAML"),
+        ("port: 8000", "port:", "10:6: port: has no value; give it one, or remove it"),
+        ("port: 8000", "port: 8000\nport: 9000", "11:1: port: is given twice, first on line 10; keep one of the two"),
         ("port: 8000", "port: [8000]", "10:1: port: is a list, not a whole number"),
         (
             "[parrot, --loud]",
@@ -40,7 +41,7 @@ def test_a_good_catalog_has_none(tmp_path: Path) -> None:
         ),
         ("[parrot, --loud]", "parrot", "4:10: command: `parrot` is text to YAML, not a list; write `[parrot]`"),
         ("[parrot, --loud]", "yes", "4:10: command: `yes` is true or false to YAML, not a list"),
-        ("[parrot, --loud]", "[]", "4:1: command: is empty; write a list, each text, with one item at least"),
+        ("[parrot, --loud]", "[]", "4:1: command: is empty; write a list, each text, with at least one item"),
         ("[parrot, --loud]", r'["a\0b"]', "4:11: command.0: it holds a zero byte"),
         ("parrot:1.0", "Parrot:1.0", "3:8: image: 'example.org/Parrot:1.0' is not an image reference"),
         ("parrot:1.0", "parrot:1.0:2", "write it such as `repo/name:tag`"),
@@ -60,7 +61,7 @@ def test_a_good_catalog_has_none(tmp_path: Path) -> None:
         (
             "linux/arm64",
             "linux/arm",
-            "14:15: requires.platforms.0: `linux/arm` is not known here; write one of `linux/arm64`",
+            "14:15: requires.platforms.0: `linux/arm` is unknown here; write one of `linux/arm64`",
         ),
         (
             "  memory: 1GB",
@@ -73,7 +74,7 @@ def test_a_good_catalog_has_none(tmp_path: Path) -> None:
         (
             "  words: 20",
             "  words: .inf",
-            "6:10: arguments.words: `.inf` is a number that YAML reads in a way of its own",
+            "6:10: arguments.words: `.inf` is a number in a notation special to YAML",
         ),
         (
             "port: 8000",
@@ -84,7 +85,7 @@ def test_a_good_catalog_has_none(tmp_path: Path) -> None:
         (
             "port: 8000",
             "port: 8000\nmodel_mount: models",
-            "11:14: model_mount: `models` is not well formed; write text such as `/models`",
+            "11:14: model_mount: `models` is malformed; write text such as `/models`",
         ),
         (
             "port: 8000",
@@ -139,7 +140,7 @@ def test_a_mistake_in_an_engine_is_told_where_it_is(tmp_path: Path, good: str, b
         ("[" * 900_000, "1:18: is nested too deeply"),
         ("- " * 400_000, "1:35: is nested too deeply"),
         ("? " * 400_000, "1:3: has a key that is not plain text"),
-        ("name: \a\n", r"1:7: holds the control character '\x07'"),
+        ("name: \a\n", r"1:7: contains the control character '\x07'"),
         ("a" * (2**20 + 1), "1:1: is larger than 1 MiB"),
     ],
 )
@@ -157,7 +158,7 @@ def test_bytes_that_are_not_utf_8_are_told_with_their_place(tmp_path: Path) -> N
 
     [mistake] = find_mistakes(file)
 
-    assert (mistake.line, mistake.column, mistake.problem) == (1, 10, "holds bytes that are not UTF-8")
+    assert (mistake.line, mistake.column, mistake.problem) == (1, 10, "contains bytes that are not UTF-8")
 
 
 def test_a_file_that_would_be_waited_on_for_ever_is_refused_at_once(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_file_that_would_be_waited_on_for_ever_is_refused_at_once(tmp_path: Pa
 
     [mistake] = find_mistakes(file)
 
-    assert mistake.problem == "is not a plain file"
+    assert mistake.problem == "is not a regular file"
 
 
 def test_a_path_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -233,10 +234,10 @@ def test_an_engine_with_a_mistake_in_it_still_exists_for_those_that_name_it(tmp_
         (
             "engine: parrot-cpu",
             "engine: qwen-tts-cpu",
-            "8:13: recommends.0.engine: `qwen-tts-cpu` is not known to serve",
+            "8:13: recommends.0.engine: `qwen-tts-cpu` is not listed as an engine of",
         ),
-        ("cores: 4", "cores: 0", "4:8: cores: 0 is too little"),
-        ("memory: 8GB", "memory: 0.5GB", "8:13: recommends.0.engine: `parrot-cpu` wants more cores or memory"),
+        ("cores: 4", "cores: 0", "4:8: cores: 0 is too small"),
+        ("memory: 8GB", "memory: 0.5GB", "8:13: recommends.0.engine: `parrot-cpu` requires more cores or memory"),
     ],
 )
 def test_a_profile_that_recommends_what_cannot_be_is_told(tmp_path: Path, good: str, bad: str, told: str) -> None:
@@ -257,7 +258,7 @@ def test_a_profile_that_recommends_an_engine_for_another_arch_or_accelerator_is_
     [wrong_accelerator] = find_mistakes(tmp_path)
 
     assert (wrong_arch.line, wrong_arch.problem) == (8, "`parrot-cpu` does not run on amd64")
-    assert wrong_accelerator.problem == "`parrot-cpu` wants a gb10"
+    assert wrong_accelerator.problem == "`parrot-cpu` requires a gb10"
 
 
 def test_two_entries_of_one_name_are_told(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_two_entries_of_one_name_are_told(tmp_path: Path) -> None:
 
     [mistake] = find_mistakes(tmp_path)
 
-    assert {mistake.file, Path(mistake.problem.split()[-2])} == {first, second}
+    assert {mistake.file, Path(mistake.problem.split()[-1])} == {first, second}
     assert (mistake.line, mistake.field) == (1, "name")
 
 
@@ -277,7 +278,7 @@ def test_two_models_whose_ids_are_the_same_are_told(tmp_path: Path) -> None:
 
     [mistake] = find_mistakes(tmp_path)
 
-    assert "is the name of" in mistake.problem
+    assert "is also the name of" in mistake.problem
 
 
 @pytest.mark.parametrize("place", ["engines/parrot-cpu.yaml", "engines/a/b/parrot-cpu.yaml", "parrot-cpu.yaml"])
@@ -288,7 +289,7 @@ def test_an_entry_where_nothing_looks_for_it_is_told_where_to_put_it(tmp_path: P
 
     [mistake] = find_mistakes(tmp_path)
 
-    assert mistake.problem == "lies where no entry is looked for"
+    assert mistake.problem == "is outside of the catalog's layout"
     assert "`engines/<type>/<name>.yaml`" in mistake.right
 
 
@@ -298,7 +299,7 @@ def test_a_file_called_yml_is_told_its_right_name(tmp_path: Path) -> None:
 
     [mistake] = find_mistakes(tmp_path)
 
-    assert mistake.right == "call it `parrot-gpu.yaml`"
+    assert mistake.right == "rename it to `parrot-gpu.yaml`"
 
 
 def test_a_file_in_no_catalog_is_known_by_its_fields(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A directory of the operator's own adds entries to the shipped catalog, and replaces those of the same name."""
+"""Overlays: the operator's directory adds entries to the shipped catalog, and replaces entries of the same name."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_loading_refuses_a_catalog_with_mistakes_and_lists_all_of_them(tmp_path:
 
 
 def test_an_overlay_that_is_not_there_is_told_rather_than_ignored(tmp_path: Path) -> None:
-    with pytest.raises(CatalogMistake, match="is no catalog"):
+    with pytest.raises(CatalogMistake, match="is not a catalog"):
         load_catalog(tmp_path / "nowhere")
 
 

@@ -7,18 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
 from api.cli.outcome import Aima
-from api.cli.stand_in import ID, SERVICE, StandIn, an_operation
+from api.cli.stand_in import BEGINNING, ID, SERVICE, StandIn, an_operation
 from lab.parts import free_port
 from syrupy.assertion import SnapshotAssertion
 
 from aima_api.cli.main import SECTIONS, root
-from aima_core.errors import ApiUnavailable, BadId
+from aima_core.errors import ApiUnavailable, BadId, Unauthorized
 
 SLOW_TO_IMPORT = ("pydantic", "redis", "docker", "celery", "httpx2", "rich", "pydantic_settings", "yaml")
+A_SERVICE = {"id": SERVICE, "created_at": BEGINNING.isoformat(), "instances": []}
 SPEC = [
     *("--engine", "e", "--model", "M", "--model-path", "/m", "--host", "a", "--host", "b"),
     *("--replicas", "2", "--port", "8000", "--set", "x=1", "--set", "y=z"),
@@ -100,6 +102,21 @@ def test_help_costs_no_slow_import() -> None:
     assert outcome.stderr.strip() == ""
 
 
+def test_a_listing_costs_no_slow_import(script: StandIn) -> None:
+    script.answer(
+        "GET /v1/services", {"items": [{"id": SERVICE, "created_at": BEGINNING.isoformat(), "instances": []}]}
+    )
+    check = (
+        f"import sys; from aima_api.cli.main import run; code = run(['--url', '{script.url}', 'service', 'list']);"
+        f"print(*[name for name in {SLOW_TO_IMPORT} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+
+    outcome = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+
+    assert SERVICE in outcome.stdout
+    assert outcome.stderr.strip() == ""
+
+
 @pytest.mark.parametrize("words", [("--help",), *((*path, "--help") for path, _ in commands())], ids=" ".join)
 def test_help(words: tuple[str, ...], aima: Aima, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -114,7 +131,7 @@ def test_the_summaries_of_lazy_commands_are_the_commands_own() -> None:
     for section in SECTIONS.values():
         for home, summary in section.values():
             module, attribute = home.split(":")
-            assert (getattr(import_module(module), attribute).help or "").startswith(summary)
+            assert (getattr(import_module(f"aima_api.cli.commands.{module}"), attribute).help or "").startswith(summary)
 
 
 def test_the_version(aima: Aima) -> None:
@@ -135,6 +152,47 @@ def test_a_slip_of_the_finger_is_recognised(words: list[str], meant: str, aima: 
     assert outcome.code == 2
     assert outcome.err.startswith("error: No such")
     assert f"Did you mean {meant}?" in outcome.err
+
+
+@pytest.mark.parametrize("words", [[], ["service"], ["operation"]])
+def test_a_command_without_its_subcommand_prints_its_help(words: list[str], aima: Aima) -> None:
+    bare, asked = aima(*words), aima(*words, "--help")
+
+    assert (bare.code, bare.err) == (0, "")
+    assert bare.out == asked.out
+
+
+@pytest.mark.parametrize("words", [["service", "list"], ["service"], ["--help"]])
+def test_output_that_cannot_be_written_is_reported_as_such(words: list[str], script: StandIn) -> None:
+    script.answer(
+        "GET /v1/services", {"items": [{"id": SERVICE, "created_at": BEGINNING.isoformat(), "instances": []}]}
+    )
+    code = "from aima_api.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "--url", script.url, *words]
+
+    with Path("/dev/full").open("w") as full:
+        outcome = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("error: The output cannot be written: No space left on device.\nhint: Free space")
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_url_without_its_scheme_is_reported_as_such(aima: Aima) -> None:
+    outcome = aima("--url", "localhost:7080", "service", "list")
+
+    assert outcome.code == ApiUnavailable.exit_code
+    assert "that is not a URL; write http://localhost:7080" in outcome.err
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel"])
+def test_a_key_that_no_api_can_have_is_reported_as_such(key: str, aima: Aima, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIMA_KEY", key)
+
+    outcome = aima("service", "list")
+
+    assert outcome.code == Unauthorized.exit_code
+    assert "AIMA_KEY" in outcome.err
 
 
 def test_an_api_that_is_away_is_named_with_what_to_do(aima: Aima) -> None:
@@ -167,7 +225,7 @@ def test_something_else_at_that_address_is_not_taken_for_an_api(
     outcome = aima("host", "list")
 
     assert outcome.code == ApiUnavailable.exit_code
-    assert "what is there" in outcome.err
+    assert "the server there is not an AIMA API" in outcome.err
 
 
 def test_the_address_may_also_stand_behind_the_command(script: StandIn, aima: Aima) -> None:
@@ -211,7 +269,7 @@ def test_a_mistake_of_our_own_is_one_sentence_and_a_traceback_when_asked(script:
     short, long = aima("host", "list"), aima("--debug", "host", "list")
 
     assert (short.code, long.code) == (1, 1)
-    assert "AIMA made a mistake: KeyError" in short.err
+    assert "AIMA has a bug: KeyError" in short.err
     assert "Traceback" not in short.err
     assert "Traceback" in long.err
 

@@ -13,9 +13,7 @@ from api.cli.outcome import Aima
 from api.front_door import ScriptedWorker
 from lab.parts import free_port
 
-from aima_api.doctor.checks import findings, malformed_messages
-from aima_api.doctor.finding import CheckStatus, Finding
-from aima_api.doctor.hardware import what_the_worker_finds
+from aima_api.doctor.checks import CheckStatus, Finding, check_hardware, check_hosts, check_packages, findings
 from aima_core.domain.ids import HostName
 from aima_core.errors import MachineLacks
 from aima_core.redis.interface import TextRedis
@@ -55,14 +53,14 @@ def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
         seen = {"gives_gpus": None, "clock_offset": None, "hardware": {**hardware, **told.pop("hardware", {})}, **told}
         program = tmp_path / "worker"
         program.write_text(json.dumps(seen))
-        return list(what_the_worker_finds(["cat", str(program)]))
+        return list(check_hardware(["cat", str(program)]))
 
     return findings_of
 
 
 def test_this_machine_s_gpus_are_looked_at_by_the_worker() -> None:
     assert about("GPU")
-    assert not any("not looked at" in each.message for each in about("GPU"))
+    assert not any("not checked" in each.message for each in about("GPU"))
 
 
 def test_the_doctor_names_the_accelerators_with_their_number_and_memory(as_told: Told) -> None:
@@ -101,7 +99,7 @@ def test_without_a_gpu_nobody_minds_that_docker_gives_none(as_told: Told) -> Non
 
 
 @pytest.mark.parametrize(
-    ("offset", "said"), [(0.4, "agrees with Redis'"), (2.5, "2.5 s ahead of Redis'"), (-90.0, "90.0 s behind Redis'")]
+    ("offset", "said"), [(0.4, "in sync with Redis"), (2.5, "2.5 s ahead of Redis"), (-90.0, "90.0 s behind Redis")]
 )
 def test_the_doctor_tells_how_far_the_clock_is_off(as_told: Told, offset: float, said: str) -> None:
     *_, clock = as_told(clock_offset=offset)
@@ -111,7 +109,7 @@ def test_the_doctor_tells_how_far_the_clock_is_off(as_told: Told, offset: float,
 
 
 def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
-    (gpu,) = what_the_worker_finds([sys.executable, "-c", "raise ModuleNotFoundError('no psutil')"])
+    (gpu,) = check_hardware([sys.executable, "-c", "raise ModuleNotFoundError('no psutil')"])
 
     assert gpu.verdict is CheckStatus.WARNING
     assert "no psutil" in gpu.message
@@ -120,30 +118,61 @@ def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
 @pytest.mark.redis
 def test_messages_that_made_no_sense_are_told_with_the_hosts_that_met_them(redis: TextRedis, redis_url: str) -> None:
     settings = Settings.model_validate({"redis": {"url": redis_url}})
-    before = list(malformed_messages(settings))
+    before = list(check_hosts(settings))
     for name in ("alpha", "beta", "gamma"):
         ScriptedWorker(redis, name)
     HostStore(redis).count_dropped(HostName("alpha"), 2)
     HostStore(redis).count_dropped(HostName("gamma"), 1)
 
-    (told,) = malformed_messages(settings)
+    (told,) = check_hosts(settings)
 
     assert before == []
     assert (told.about, told.verdict) == ("messages", CheckStatus.WARNING)
-    assert told.message == "3 on our queues made no sense and were dropped, by alpha and gamma"
+    assert told.message == "3 malformed messages dropped in the last day by alpha and gamma"
     assert "redis.url" in str(told.fix)
 
 
 def test_without_a_redis_nothing_is_told_of_messages() -> None:
     settings = Settings.model_validate({"redis": {"url": f"redis://127.0.0.1:{free_port()}"}})
 
-    assert list(malformed_messages(settings)) == []
+    assert list(check_hosts(settings)) == []
+
+
+@pytest.mark.redis
+def test_unrecognized_containers_are_listed_with_their_host(redis: TextRedis, redis_url: str) -> None:
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta", strangers=("aima-x", "aima-y"))
+
+    (finding,) = check_hosts(Settings.model_validate({"redis": {"url": redis_url}}))
+
+    assert (finding.about, finding.verdict) == ("containers", CheckStatus.WARNING)
+    assert finding.message == "unrecognized containers on beta: aima-x, aima-y"
+    assert "docker rm -f aima-x aima-y" in str(finding.fix)
+
+
+def test_a_worker_host_needs_the_worker_s_packages_only(monkeypatch: Env, tmp_path: Path) -> None:
+    monkeypatch.setattr("aima_api.doctor.checks.find_spec", lambda name: None if name in ("fastapi", "uvicorn") else 1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert check_packages().verdict is CheckStatus.OK
+    (redis,) = about("Redis")
+    assert (redis.verdict, redis.message) == (CheckStatus.FAILED, "`redis.url` is not set")
+
+
+def test_missing_packages_are_installed_from_the_source_and_not_from_pypi(monkeypatch: Env) -> None:
+    monkeypatch.setattr("aima_api.doctor.checks.find_spec", lambda name: None if name == "docker" else 1)
+
+    packages = check_packages()
+
+    assert (packages.verdict, packages.message) == (CheckStatus.FAILED, "not installed: docker")
+    assert "deploy/install" in str(packages.fix)
+    assert "pip" not in str(packages.fix)
 
 
 def test_what_is_lacking_decides_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    monkeypatch.setattr("aima_api.up.redis_server._brought_along", list)
+    monkeypatch.setattr("aima_api.up.redis_server._bundled", list)
 
     table, data = aima("doctor"), aima("doctor", "-o", "json")
 

@@ -8,7 +8,7 @@ import pytest
 from api.cli.stand_in import CUT, ID, StandIn, a_failure, an_event, an_operation
 
 from aima_api.cli.errors import ApiError
-from aima_api.cli.progress.event_follower import PATIENCE, Away, EventFollower, News
+from aima_api.cli.progress.event_follower import RECONNECT_TIMEOUT, ConnectionLost, EventFollower, Reconnect, Update
 from aima_api.client import Api
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation
@@ -17,11 +17,11 @@ from aima_core.errors import ApiUnavailable
 EVENTS = f"GET /v1/operations/{ID}/events"
 
 
-def follow(api: Api, **options: Any) -> list[News]:
-    return list(EventFollower(api, OperationId(ID), sleep=lambda _: None, **options))
+def follow(api: Api, **options: Any) -> list[Update]:
+    return list(EventFollower(api, OperationId(ID), reconnect=Reconnect(sleep=lambda _: None, **options)))
 
 
-def numbers(news: list[News]) -> list[int]:
+def numbers(news: list[Update]) -> list[int]:
     return [each.seq for each in news if isinstance(each, Event)]
 
 
@@ -31,7 +31,7 @@ def test_an_unbroken_stream_is_heard_to_its_end(script: StandIn, api: Api) -> No
     news = follow(api)
 
     assert numbers(news) == [1, 2, 3]
-    assert not any(isinstance(each, Away) for each in news)
+    assert not any(isinstance(each, ConnectionLost) for each in news)
 
 
 def test_a_cut_stream_is_taken_up_after_the_last_event_heard(script: StandIn, api: Api) -> None:
@@ -42,7 +42,7 @@ def test_a_cut_stream_is_taken_up_after_the_last_event_heard(script: StandIn, ap
 
     assert numbers(news) == [1, 2, 3, 4]
     assert [asked.headers.get("Last-Event-ID") for asked in script.asked(EVENTS)] == [None, "2"]
-    assert [type(each) for each in news].count(Away) == 1
+    assert [type(each) for each in news].count(ConnectionLost) == 1
 
 
 def test_an_event_sent_twice_is_heard_once(script: StandIn, api: Api) -> None:
@@ -69,7 +69,10 @@ def test_a_gap_that_stays_is_bridged_by_the_record(script: StandIn, api: Api) ->
 
     news = follow(api)
 
-    assert [(type(each), each.seq) for each in news if not isinstance(each, Away)] == [(Operation, 3), (Event, 4)]
+    assert [(type(each), each.seq) for each in news if not isinstance(each, ConnectionLost)] == [
+        (Operation, 3),
+        (Event, 4),
+    ]
 
 
 def test_after_a_reset_it_goes_on_from_the_snapshot(script: StandIn, api: Api) -> None:
@@ -94,12 +97,12 @@ def test_a_stream_that_ends_without_a_word_is_ended_by_the_record(script: StandI
 
 def test_an_api_that_lost_its_redis_for_a_moment_is_asked_again(script: StandIn, api: Api) -> None:
     script.refuse(EVENTS, code="broker_unavailable", status=503)
-    followed = iter(EventFollower(api, OperationId(ID), sleep=lambda _: None))
+    followed = iter(EventFollower(api, OperationId(ID), reconnect=Reconnect(sleep=lambda _: None)))
 
     lost = next(followed)
     script.stream(an_event(1, "queued"), an_event(2, "ready", name="end"))
 
-    assert isinstance(lost, Away)
+    assert isinstance(lost, ConnectionLost)
     assert numbers(list(followed)) == [1, 2]
 
 
@@ -114,7 +117,7 @@ def test_an_operation_that_is_unknown_is_not_asked_for_twice(script: StandIn, ap
 
 
 def test_an_api_that_stays_away_is_given_up() -> None:
-    clock = iter([0.0, 1.0, PATIENCE.total_seconds() + 1])
+    clock = iter([0.0, 1.0, RECONNECT_TIMEOUT.total_seconds() + 1])
 
     with Api("http://127.0.0.1:9") as nobody, pytest.raises(ApiUnavailable):
         follow(nobody, clock=lambda: next(clock))

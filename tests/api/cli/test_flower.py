@@ -136,7 +136,7 @@ def test_no_answer_tells_a_secret(flower: Flower, secrets: dict[str, str]) -> No
 def test_what_a_worker_tells_of_its_line_to_sentinels_is_readable_and_no_secret() -> None:
     url = "sentinel://:the-master-s@one:1,two:2/0?master=m&sentinel_password=the-sentinels-own"
 
-    with celery_app(url, answer_within=1).connection() as line:
+    with celery_app(url, answer_within=timedelta(seconds=1)).connection() as line:
         told = {name: json.dumps(value) for name, value in line.info().items()}
 
     assert "the-sentinels-own" not in "".join(told.values())

@@ -16,7 +16,7 @@ def test_forgetting_a_host_says_so(script: StandIn, aima: Aima) -> None:
 
     outcome = aima("host", "forget", "box")
 
-    assert (outcome.code, outcome.out, outcome.err) == (0, "box is forgotten.\n", "")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "Host box forgotten.\n", "")
     assert len(script.asked(FORGET)) == 1
 
 

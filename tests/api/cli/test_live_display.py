@@ -30,7 +30,7 @@ def picture(*tracks: OperationTracker, height: int = 40) -> str:
 def track(*frames: str, **fields: Any) -> OperationTracker:
     track = OperationTracker(Operation.model_validate(an_operation(**fields)), clock=lambda: 0)
     for frame in frames:
-        track.take(Event.model_validate(json.loads(frame.split("data: ")[1])))
+        track.apply(Event.model_validate(json.loads(frame.split("data: ")[1])))
     return track
 
 
@@ -62,8 +62,8 @@ def test_many_layers_are_summed_up_behind_the_busy_ones() -> None:
     shown = picture(pulling(layers))
 
     assert "busy00000000" in shown
-    assert shown.count("done0") <= 12
-    assert "20 done" in shown
+    assert "done0" not in shown
+    assert "30 done" in shown
 
 
 def test_an_unknown_total_is_shown_as_a_lower_bound_without_a_percentage() -> None:
@@ -74,8 +74,8 @@ def test_an_unknown_total_is_shown_as_a_lower_bound_without_a_percentage() -> No
 
 
 def test_a_pull_that_went_back_says_that_it_was_begun_anew() -> None:
-    assert "30 MB of 98 MB downloaded (2 × begun anew)" in picture(pulling([], restarts=2))
-    assert "anew" not in picture(pulling([], restarts=0))
+    assert "30 MB of 98 MB downloaded (restarted 2 ×)" in picture(pulling([], restarts=2))
+    assert "restarted" not in picture(pulling([], restarts=0))
 
 
 def test_while_loading_the_engines_last_lines_are_there(snapshot: SnapshotAssertion) -> None:

@@ -14,13 +14,14 @@ import pytest
 from api.cli.outcome import Aima
 from api.cli.stand_in import BEGINNING, CUT, HOLD, SERVICE, StandIn
 
+from aima_api.cli.errors import ApiError
+from aima_api.cli.progress import log_follower
+from aima_api.cli.progress.event_follower import Reconnect
+from aima_api.client import Api
+from aima_core.errors import exit_code_of
+
 _MAIN = "from aima_api.cli.main import main; main()"
 PATH = f"/v1/services/{SERVICE}/logs"
-
-
-@pytest.fixture(autouse=True)
-def quick_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aima_api.cli.progress.log_follower.FIRST_REST", timedelta(milliseconds=10))
 
 
 def test_lines_go_to_stdout_and_notes_to_stderr(aima: Aima, script: StandIn) -> None:
@@ -83,20 +84,19 @@ def test_a_follow_of_what_is_not_there_is_refused(aima: Aima, script: StandIn) -
     assert aima("service", "logs", SERVICE, "--follow").code == 12
 
 
-def test_an_api_that_stays_away_is_given_up(aima: Aima, script: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aima_api.cli.progress.log_follower.PATIENCE", timedelta(milliseconds=100))
-    _runs_on(script, "box")
+def test_an_api_that_stays_away_is_given_up(api: Api, script: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     script.streams[PATH] = [[_event("line", a_line("one")), CUT]]
     script.refuse(f"GET {PATH}", code="broker_unavailable", status=503)
+    reconnect = Reconnect(timeout=timedelta(milliseconds=100), first_delay=timedelta(milliseconds=10))
 
-    outcome = aima("service", "logs", SERVICE, "--follow")
+    with pytest.raises(ApiError) as refused:
+        log_follower.follow(api, PATH, {}, log_follower.Show("text", ["box"]), reconnect=reconnect)
 
-    assert (outcome.code, outcome.out) == (80, "one\n")
+    assert exit_code_of(refused.value.failure.code) == 80
+    assert capsys.readouterr().out == "one\n"
 
 
 def test_stderr_is_dim_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, aima: Aima, script: StandIn) -> None:
-    from aima_api.cli.progress import log_follower
-
     monkeypatch.setattr(log_follower, "colours", lambda: True)
     echoed: list[str] = []
     monkeypatch.setattr(log_follower.click, "echo", lambda text, **_: echoed.append(text))

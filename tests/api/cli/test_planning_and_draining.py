@@ -108,7 +108,7 @@ def test_draining_says_how_to_undo_it(script: StandIn, aima: Aima) -> None:
     outcome = aima("host", "drain", "box")
 
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out == "box is drained: it takes no starts until `aima host resume box`.\n"
+    assert outcome.out == "Host box drained. It takes no starts until `aima host resume box`.\n"
     assert script.asked(DRAIN)[0].body == {"stop": False}
 
 
@@ -120,7 +120,7 @@ def test_draining_with_stop_can_be_waited_for(script: StandIn, aima: Aima) -> No
     outcome = aima("host", "drain", "box", "--stop", "--wait")
 
     assert outcome.code == 0
-    assert "box is drained" in outcome.out
+    assert "Host box drained." in outcome.out
     assert f"✓ {SERVICE} on box: stopped in 1.0 s" in outcome.out
     assert script.asked(DRAIN)[0].body == {"stop": True}
 
@@ -131,7 +131,7 @@ def test_draining_with_stop_says_how_to_follow_the_stops(script: StandIn, aima: 
 
     outcome = aima("host", "drain", "box", "--stop")
 
-    assert f"The stop of {SERVICE} on box is operation {ID}." in outcome.out
+    assert f"Stop of {SERVICE} on box submitted as operation {ID}." in outcome.out
     assert f"aima operation watch {ID}" in outcome.err
 
 
@@ -145,7 +145,8 @@ def test_draining_and_resuming_for_programs(script: StandIn, aima: Aima) -> None
 
 
 @pytest.mark.parametrize(
-    ("live", "said"), [(True, "box takes starts again.\n"), (False, "box takes starts again once it is back.\n")]
+    ("live", "said"),
+    [(True, "Host box resumed.\n"), (False, "Host box resumed. It takes starts once its worker is back.\n")],
 )
 def test_resuming_says_what_follows(live: bool, said: str, script: StandIn, aima: Aima) -> None:
     script.answer(RESUME, BOX | {"live": live, "drained": False, "drained_since": None})

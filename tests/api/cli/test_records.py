@@ -179,7 +179,7 @@ def test_an_empty_listing_says_so_on_stderr(script: StandIn, aima: Aima) -> None
     outcome = aima("service", "list")
 
     assert outcome.out == ""
-    assert "no service yet" in outcome.err
+    assert "No services." in outcome.err
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])

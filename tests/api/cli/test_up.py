@@ -17,7 +17,7 @@ import pytest
 import redis
 from lab.parts import eventually, free_port
 
-from aima_api.up.redis_server import OwnRedis
+from aima_api.up.redis_server import ManagedRedis
 from aima_core.errors import AlreadyUp, ApiPortTaken, PartEnded
 
 STAND_INS = Path(__file__).with_name("up_stand_ins.py")
@@ -112,9 +112,9 @@ def test_all_comes_up_and_one_ctrl_c_ends_it(begun: list[Up], state_dir: Path) -
     assert up.ended() == 0
     assert not any(map(alive, pids))
     assert up.lines.index("worker │ the worker ends") < up.lines.index("api    │ the API ends")
-    assert "1 engine keeps serving" in up.lines[-1]
+    assert "1 engine keeps running" in up.lines[-1]
     told = "\n".join(up.lines)
-    for fact in (f"http://127.0.0.1:{up.port}", "box", "no Docker Engine answers", str(state_dir)):
+    for fact in (f"http://127.0.0.1:{up.port}", "box", "the Docker Engine is unavailable", str(state_dir)):
         assert fact in told
     assert "worker │ looking for a GPU  found=0" in told
 
@@ -163,7 +163,7 @@ def test_a_part_that_dies_is_brought_back(begun: list[Up], state_dir: Path) -> N
     is_back = eventually(lambda: up.pid_of("worker") != before, within=COMES_BACK_WITHIN)
 
     assert is_back, "\n".join(up.lines)
-    assert up.said("The worker ended with exit code -9; it comes back in 0.5 s.")
+    assert up.said("The worker ended with exit code -9; restarting it in 0.5 s.")
     assert alive(up.pid_of("worker"))
 
 
@@ -190,6 +190,7 @@ def test_killed_it_leaves_no_api_and_no_worker_and_the_next_one_takes_over_its_r
 
     assert eventually(lambda: not any(map(alive, pids)))
     second = begin(begun, state_dir)
+    assert any(f"Stopped Redis (process {left_behind}) of a killed `aima up`" in line for line in second.lines)
     assert not alive(left_behind)
     with second.redis() as link:
         assert link.get("kept") == "yes"
@@ -200,7 +201,7 @@ def test_a_second_ctrl_c_waits_for_nobody(begun: list[Up], state_dir: Path) -> N
     worker = up.pid_of("worker")
 
     up.process.send_signal(signal.SIGINT)
-    assert up.said("SIGINT: ending")
+    assert up.said("SIGINT: stopping")
     assert eventually(lambda: alive(worker))
     up.process.send_signal(signal.SIGINT)
 
@@ -223,17 +224,17 @@ def test_a_redis_that_is_given_is_used(begun: list[Up], state_dir: Path, redis_u
     up = begin(begun, state_dir, AIMA_REDIS__URL=redis_url)
 
     assert not (state_dir / "redis").exists()
-    assert up.said("the one given")
+    assert up.said("the one in `redis.url`")
 
 
 def test_a_port_that_somebody_took_meanwhile_is_left_to_them(tmp_path: Path) -> None:
-    first = OwnRedis(tmp_path)
-    same = OwnRedis(tmp_path).port
+    first = ManagedRedis(tmp_path)
+    same = ManagedRedis(tmp_path).port
 
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", first.port))
         squatter.listen()
-        other = OwnRedis(tmp_path).port
+        other = ManagedRedis(tmp_path).port
 
     assert same == first.port
     assert other != first.port

@@ -24,7 +24,7 @@ def test_the_catalog_that_aima_brings_is_all_good(script: StandIn, aima: Aima) -
     outcome = aima("engine", "validate")
 
     assert outcome.code == 0
-    assert outcome.out.endswith("files, all good\n")
+    assert outcome.out.endswith("files valid\n")
     assert script.heard == []
 
 

@@ -80,7 +80,7 @@ def test_a_lost_connection_is_said_and_the_rest_still_comes(started: StandIn, ai
 
     assert outcome.code == 0
     assert outcome.out.count("connection lost, trying again") == 1
-    assert outcome.out.index("connection lost") < outcome.out.index("loading")
+    assert outcome.out.index("connection lost") < outcome.out.index("Loading")
 
 
 def test_an_engines_escapes_do_not_reach_the_terminal(started: StandIn, aima: Aima) -> None:
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_watching_only_and_says_how_to_go_on(started: StandIn, snap
 
     watching = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watching.stdout is not None
-    assert "pulling" in watching.stdout.readline()
+    assert "Pulling" in watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
     _, said = watching.communicate(timeout=10)
 

@@ -27,7 +27,7 @@ READY = {"instances": [{"state": "ready"}]}
 
 
 def be_up(state_dir: str, port: str) -> None:
-    from aima_api.cli.errors import report
+    from aima_api.cli.errors import report_error
     from aima_api.up.app import Programs, run
 
     me = (sys.executable, __file__)
@@ -41,7 +41,7 @@ def be_up(state_dir: str, port: str) -> None:
             )
         )
     except Exception as problem:  # noqa: BLE001 the process boundary
-        sys.exit(report(problem))
+        sys.exit(report_error(problem))
 
 
 def be_the_api() -> None:

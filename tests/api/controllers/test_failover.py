@@ -1,17 +1,17 @@
-"""A host that is lost: what is not bound to it goes on elsewhere, and when many vanish at once nothing does."""
+"""Failover: work that is not bound to a lost host is rescheduled; in a suspected partition none is."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, upkeep_of, waiting_on
+from api.front_door import ScriptedWorker, controllers_of, waiting_on
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aima_api.controllers.failure_detector import detect_lost_hosts
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId
-from aima_core.domain.services import Host
 from aima_core.redis import keys
 
 AFTER = timedelta(seconds=60)
@@ -93,16 +93,16 @@ def test_a_live_host_is_never_lost(silences):
     assert not [host for host in detect_lost_hosts(hosts, after=AFTER).lost if host.live]
 
 
-# What becomes of its work -----------------------------------------------------------------------------------------
+# Failover --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def controllers(node):
-    return upkeep_of(node)
+    return controllers_of(node)
 
 
 def silence(redis, worker: ScriptedWorker, *, seconds: float = 100) -> None:
-    """As though the host had not been heard of for so long."""
+    """Backdates the host's last heartbeat and expires its claims."""
     redis.zadd(keys.HOSTS_SEEN, {worker.name: redis.time()[0] - seconds})
     for operation in redis.zrange(keys.ACTIVE, 0, -1):
         redis.delete(keys.claim(OperationId(operation)))
@@ -122,7 +122,7 @@ def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(
 
     waits = node.operation(start["id"])
     assert (waits["state"], waits["host"]) == ("queued", None)
-    assert "alpha went away" in waits["reason"]
+    assert "alpha is lost" in waits["reason"]
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
     assert other.take_on(start["id"]).attempt == 2
 

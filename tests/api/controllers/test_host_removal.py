@@ -1,4 +1,4 @@
-"""Forgetting a host that is gone for good: nothing of it is left, and nothing waits for it any more."""
+"""Forgetting a host that is gone for good: no key of it remains, and no operation stays queued for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER = "svc-asr-pocketsphinx-en-us"
 
 
 def is_away(redis, worker: ScriptedWorker) -> None:
-    """As though it had not been heard of for as long as makes a host dead."""
+    """Backdates its last heartbeat until the host counts as dead."""
     redis.zadd(keys.HOSTS_SEEN, {worker.name: redis.time()[0] - keys.HOST_DEAD.total_seconds()})
 
 
@@ -33,12 +33,12 @@ def forget(node, host: str = "alpha"):
 
 
 def everything(redis) -> dict[str, object]:
-    """What Redis holds, but for what changes by itself."""
+    """Every key with its value, except the controllers' lock, which expires by itself."""
     return {key: redis.dump(key) for key in redis.scan_iter() if key != keys.UPKEEP}
 
 
 def named_after(redis, host: str) -> list[str]:
-    """The keys with the host's name in them, and those that are about hosts or services and name it inside."""
+    """The keys with the host's name in them, and the keys about hosts or services whose values name it."""
     by_name = [key for key in redis.scan_iter() if host in key]
     inside = [
         key for key in (keys.HOSTS, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES) if host in str(redis.hgetall(key))
@@ -90,7 +90,7 @@ def test_a_live_host_is_refused_and_nothing_changes(node, redis, worker):
 
 
 def test_a_host_that_comes_back_while_it_is_being_forgotten_is_kept(node, redis, worker):
-    """By the time of the one step that forgets it, which asks Redis' own clock."""
+    """A race: the heartbeat arrives before the script that forgets the host, which reads Redis' own clock."""
     worker.is_ready(node.start(hosts=["alpha"])[0])
     before = everything(redis)
 
@@ -189,7 +189,7 @@ def test_a_doorbell_that_its_worker_was_handed_is_not_put_back_on_its_queue(node
     ScriptedWorker(redis, "beta")
     for host in ("alpha", "beta"):
         [start] = node.start(hosts=[host])
-        operation = node.server.config.app.state.parts.operations.get(OperationId(start["id"]))
+        operation = node.server.config.app.state.dependencies.operations.get(OperationId(start["id"]))
         handed_out = [json.loads(encode_message(operation, f"host.{host}")), "", f"host.{host}"]
         redis.hset(keys.queue("unacked"), f"delivered to {host}", json.dumps(handed_out))
         redis.zadd(keys.queue("unacked_index"), {f"delivered to {host}": time.time()})

@@ -1,9 +1,9 @@
-"""What no live host listens for is given up after a while, and nothing else is."""
+"""Unroutable operations fail after a while: no live worker subscribes to their queues. Others do not."""
 
 from __future__ import annotations
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, upkeep_of
+from api.front_door import ScriptedWorker, api_node, controllers_of
 
 from aima_core.domain.ids import OperationId
 from aima_core.redis import keys
@@ -15,7 +15,7 @@ LIMIT = "10m"
 
 @pytest.fixture
 def controllers(node):
-    return upkeep_of(node)
+    return controllers_of(node)
 
 
 def look(controllers, redis) -> None:
@@ -24,7 +24,7 @@ def look(controllers, redis) -> None:
 
 
 def passes(redis, seconds: float) -> None:
-    """As though so much time had gone by for what is queued, and for who listens to what."""
+    """Backdates queued operations, and the records of which routes were served."""
     for id in redis.zrange(keys.ACTIVE, 0, -1):
         redis.hincrby(keys.operation(OperationId(id)), "put_down", -int(seconds * 1000))
     for name, at in redis.zrange(keys.ROUTES, 0, -1, withscores=True):
@@ -51,7 +51,7 @@ def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, red
 def test_it_is_counted_from_when_somebody_last_listened(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     passes(redis, 3600)
-    ScriptedWorker(redis)  # it lives all the while, and is merely full
+    ScriptedWorker(redis)  # live all the time, but without capacity
     look(controllers, redis)
     assert node.operation(start["id"])["state"] == "queued"
 
@@ -94,7 +94,7 @@ def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, c
 
     failed = node.operation(stop["id"])
     assert failed["failure"]["code"] == "no_live_host"
-    assert "stops what runs there all the same" in failed["failure"]["hint"]
+    assert "still stops what runs there" in failed["failure"]["hint"]
     (instance,) = node.get(f"/v1/services/{SERVICE}").json()["instances"]
     assert instance["desired"] == "stopped"
 
@@ -102,7 +102,7 @@ def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, c
 def test_how_long_is_waited_can_be_set(redis, redis_url):
     with api_node(redis_url, wait_for_hosts="2h") as node:
         (start,) = node.start()
-        controllers = upkeep_of(node)
+        controllers = controllers_of(node)
         passes(redis, 3600)
         look(controllers, redis)
         assert node.operation(start["id"])["state"] == "queued"

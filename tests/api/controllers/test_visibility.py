@@ -1,4 +1,4 @@
-"""How long a node has seen without a break who is heard of."""
+"""The visibility window: for how long a node has observed heartbeats without interruption."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ def clock():
     return Clock()
 
 
-def looked(watch: VisibilityWindow, clock: Clock, *, times: int) -> timedelta:
+def looked(window: VisibilityWindow, clock: Clock, *, times: int) -> timedelta:
     for _ in range(times):
         clock.now += EVERY.total_seconds()
-        seen = watch.observe()
+        seen = window.observe()
     return seen
 
 
 def test_it_grows_with_each_look(clock):
-    watch = VisibilityWindow(looks_every=EVERY, clock=clock)
+    window = VisibilityWindow(interval=EVERY, clock=clock)
 
-    assert watch.observe() == timedelta()
-    assert looked(watch, clock, times=12) == timedelta(minutes=1)
+    assert window.observe() == timedelta()
+    assert looked(window, clock, times=12) == timedelta(minutes=1)
 
 
 def test_it_begins_anew_once_redis_was_away(clock):
-    watch = VisibilityWindow(looks_every=EVERY, clock=clock)
-    looked(watch, clock, times=12)
+    window = VisibilityWindow(interval=EVERY, clock=clock)
+    looked(window, clock, times=12)
 
-    watch.lose_sight()
+    window.reset()
 
-    assert looked(watch, clock, times=3) == 2 * EVERY
+    assert looked(window, clock, times=3) == 2 * EVERY
 
 
 def test_it_begins_anew_once_the_node_stood_still(clock):
-    watch = VisibilityWindow(looks_every=EVERY, clock=clock)
-    looked(watch, clock, times=12)
+    window = VisibilityWindow(interval=EVERY, clock=clock)
+    looked(window, clock, times=12)
 
     clock.now += 11
 
-    assert watch.observe() == timedelta()
+    assert window.observe() == timedelta()

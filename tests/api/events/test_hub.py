@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.events.hub import MOST_WAITING, EncodedEvent, EventHub, Subscription, encode
+from aima_api.events.hub import QUEUED_EVENTS, EncodedEvent, EventHub, EventSubscription
+from aima_api.http.subscriptions import Subscription
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis import keys
@@ -25,11 +26,11 @@ AN_EVENT = Event(operation=OPERATION, at=now(), phase=Phase.LOADING, lines=("INF
 
 
 def an_event(seq: int) -> EncodedEvent:
-    return encode(AN_EVENT.model_copy(update={"seq": seq}), f"{seq}-0")
+    return EncodedEvent.of(AN_EVENT.model_copy(update={"seq": seq}), entry=f"{seq}-0")
 
 
 def test_an_event_goes_out_as_it_was_recorded_with_its_number():
-    encoded = an_event(7).to_its_followers.decode()
+    encoded = an_event(7).operation_frame.decode()
 
     name, data, id = encoded.removesuffix("\n\n").split("\n")
     assert (name, id) == ("event: log", "id: 7")
@@ -37,7 +38,7 @@ def test_an_event_goes_out_as_it_was_recorded_with_its_number():
 
 
 def test_an_ear_hears_in_order():
-    subscription = Subscription()
+    subscription: EventSubscription = Subscription(capacity=QUEUED_EVENTS, missed=True)
     subscription.take()
 
     for seq in (1, 2, 3):
@@ -49,13 +50,15 @@ def test_an_ear_hears_in_order():
 
 
 def test_an_ear_that_is_too_slow_is_told_that_it_missed_something_and_holds_no_more():
-    subscription = Subscription()
+    subscription: EventSubscription = Subscription(capacity=QUEUED_EVENTS, missed=True)
     subscription.take()
 
-    for seq in range(MOST_WAITING + 10):
+    for seq in range(QUEUED_EVENTS + 10):
         subscription.deliver(an_event(seq))
 
-    assert subscription.take() == (True, [])
+    missed, held = subscription.take()
+    assert missed
+    assert len(held) <= QUEUED_EVENTS
     assert subscription.take() == (False, [])
 
 
@@ -63,7 +66,7 @@ def test_an_ear_that_is_too_slow_is_told_that_it_missed_something_and_holds_no_m
 def test_a_line_cut_and_taken_up_again_tells_every_listener_that_it_missed_something(redis, redis_url):
     async def cut() -> tuple[bool, bool]:
         async with running(redis_url) as hub:
-            with hub.listening(OPERATION) as subscription:
+            with hub.subscribed(OPERATION) as subscription:
                 at_first = await missed_something(subscription)
                 redis.client_kill_filter(_type="pubsub")
                 return at_first, await missed_something(subscription)
@@ -87,7 +90,7 @@ NO_EVENT = [
 def test_what_is_no_event_is_passed_over_and_the_next_is_heard(redis, redis_url, message):
     async def say() -> tuple[bool, list[int]]:
         async with running(redis_url) as hub:
-            with hub.listening(OPERATION) as subscription:
+            with hub.subscribed(OPERATION) as subscription:
                 subscription.take()
                 redis.publish(keys.EVENTS, message)
                 redis.publish(keys.EVENTS, f"{OPERATION} 4 1-2 {event_text(AN_EVENT)}")
@@ -102,9 +105,9 @@ def test_what_is_no_event_is_passed_over_and_the_next_is_heard(redis, redis_url,
 def test_a_closed_hub_ends_its_listeners_now_and_from_now_on(redis_url):
     async def close() -> tuple[bool, bool]:
         async with running(redis_url) as hub:
-            with hub.listening(None) as before:
+            with hub.subscribed(None) as before:
                 hub.close()
-                with hub.listening(None) as after:
+                with hub.subscribed(None) as after:
                     return before.closed, after.closed
 
     assert asyncio.run(close()) == (True, True)
@@ -113,7 +116,7 @@ def test_a_closed_hub_ends_its_listeners_now_and_from_now_on(redis_url):
 @asynccontextmanager
 async def running(redis_url: str) -> AsyncIterator[EventHub]:
     hub = EventHub(following_link(redis_url))
-    with hub.listening(OPERATION) as subscription:
+    with hub.subscribed(OPERATION) as subscription:
         subscription.take()
         task = asyncio.create_task(hub.run())
         assert await missed_something(subscription)  # it is subscribed

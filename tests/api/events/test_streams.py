@@ -13,7 +13,8 @@ from api.front_door import ScriptedWorker, api_node, events_of, numbers
 from lab.parts import eventually
 
 from aima_api.events.hub import EventHub
-from aima_api.events.stream import HEARTBEAT, EventStreams
+from aima_api.events.stream import EventStreams
+from aima_api.http.sse import HEARTBEAT_INTERVAL
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis import keys
@@ -102,7 +103,7 @@ def test_an_event_that_the_line_lost_is_fetched_from_the_log(node, worker, start
         heard += stream
 
     assert numbers(heard) == [1, 2, 3, 4]
-    assert time.monotonic() - began < HEARTBEAT.total_seconds() / 2
+    assert time.monotonic() - began < HEARTBEAT_INTERVAL.total_seconds() / 2
 
 
 def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(node, worker, start, redis):
@@ -214,7 +215,7 @@ def test_an_event_stream_is_neither_stored_nor_held_back(node, start):
 def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
     async def beats() -> bytes:
         hub = EventHub(following_link(redis_url))
-        streams = EventStreams(hub, OperationStore(redis), heartbeat=timedelta(milliseconds=50))
+        streams = EventStreams(hub, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
         stream = streams.of_operation(OperationId(start), after=2)
         beat = await anext(stream)
         await stream.aclose()
@@ -226,7 +227,7 @@ def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
 def test_what_an_unnoticed_dead_line_kept_back_is_heard_with_the_heartbeat(node, worker, start, redis, redis_url):
     async def hears() -> bytes:
         deaf = EventHub(following_link(redis_url))  # never told to run
-        streams = EventStreams(deaf, OperationStore(redis), heartbeat=timedelta(milliseconds=50))
+        streams = EventStreams(deaf, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
         stream = streams.of_operation(OperationId(start), after=2)
         await anext(stream)
         worker.says(start, Phase.READY)

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: keys, names, origins, content types and sizes."""
+"""The authentication middleware: keys, Host and Origin headers, content types and sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.front_door import SERVICE, api_node
 from lab.wishes import SIGNING_KEY
 
 from aima_api.app import create_app
-from aima_api.http.auth import MOST_BODY
+from aima_api.http.auth import MAX_BODY
 from aima_core.errors import BadSettings, UnsafeBind
 from aima_core.settings import Settings
 
@@ -86,7 +86,7 @@ def test_a_start_needs_no_body(node):
 
 @pytest.mark.redis
 def test_a_body_beyond_the_cap_is_refused_although_it_does_not_tell_its_length(node):
-    pieces = (b" " * 65536 for _ in range(MOST_BODY // 65536 + 2))
+    pieces = (b" " * 65536 for _ in range(MAX_BODY // 65536 + 2))
 
     try:
         answer = node.client.post(START, content=pieces, headers={"Content-Type": "application/json"})

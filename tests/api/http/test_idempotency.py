@@ -1,4 +1,4 @@
-"""The same request sent again under its key is carried out once."""
+"""Idempotency keys: a retried request is executed once."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
-"""How much a node takes on at once: event streams, operations that have not ended, readers that no longer read."""
+"""Limits of a node: open event streams, the backlog of operations, and readers that no longer read."""
 
 from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from api.front_door import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
-from aima_api.http import sse
-from aima_api.http.metrics import COUNTS_EVERY
+from aima_api.http.sse import OpenStreams
+from aima_api.submission.submitter import BACKLOG_COUNT_INTERVAL
 from aima_core.domain.operations import Phase
 
 pytestmark = pytest.mark.redis
@@ -56,9 +57,11 @@ def test_a_stream_that_has_ended_or_was_left_makes_room_for_the_next(redis_url, 
         assert eventually(lambda: len(node.server.open_streams) == 0)
 
 
-def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker, monkeypatch):
-    monkeypatch.setattr(sse, "TAKES_WITHIN", timedelta(milliseconds=300))
+def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker):
     with api_node(redis_url) as node, socket.socket() as deaf:
+        open_streams = OpenStreams(most=10, send_timeout=timedelta(milliseconds=300))
+        state = node.server.config.app.state
+        state.parts = replace(state.parts, open_streams=open_streams)
         [operation] = node.start()
         worker.take_on(operation["id"])
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -69,7 +72,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker, monkeypatch):
         for _ in range(1000):
             worker.says(operation["id"], lines=("x" * 8000,))
 
-        let_go = eventually(lambda: node.server.hub.listeners == len(node.server.open_streams) == 0)
+        let_go = eventually(lambda: node.server.hub.listeners == len(open_streams) == 0)
 
     assert let_go
 
@@ -101,7 +104,7 @@ def test_what_has_ended_makes_room_for_more(redis_url, worker):
         worker.is_ready(operation)
 
         began = eventually(
-            lambda: node.post(f"/v1/services/{SERVICE}:start").status_code == 202, within=3 * COUNTS_EVERY
+            lambda: node.post(f"/v1/services/{SERVICE}:start").status_code == 202, within=3 * BACKLOG_COUNT_INTERVAL
         )
 
     assert began

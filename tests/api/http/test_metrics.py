@@ -1,4 +1,4 @@
-"""What Prometheus reads of an API node: how it answers, and what there is of operations and hosts."""
+"""Prometheus metrics of an API node: its requests, and the operations and hosts in Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.redis
 
 
 def measured(node, name: str, **labels: str) -> float | None:
-    """The value of the sample of that name and those labels; None where there is none."""
+    """The value of the sample with this name and these labels, if there is one."""
     answer = node.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]

@@ -1,4 +1,4 @@
-"""What cannot be done is answered with a problem document that names the field and says what would be right."""
+"""Problem documents: a refused request is answered with the field and the fix."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_is_not_there_is_named(node, path, status, code, says):
         (START, {"arguments": {"flood": "many"}}, 422, "invalid_request", "flood"),
         (START, {"arguments": {"last-words": "--host"}}, 422, "invalid_request", "last-words"),
         (START, {"arguments": {"flood": [1]}}, 422, "invalid_request", "flood"),
-        (START, {"modell": "Dial"}, 422, "invalid_request", "`modell`: there is no such field"),
+        (START, {"modell": "Dial"}, 422, "invalid_request", "`modell`: unknown field"),
         ("/v1/services", {}, 422, "invalid_request", "`id`"),
         ("/v1/services", {"id": "dial"}, 400, "bad_id", "'dial'"),
         (f"/v1/services/{SERVICE}:stop", {}, 404, "unknown_service", SERVICE),

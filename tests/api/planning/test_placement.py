@@ -1,4 +1,4 @@
-"""Where starts and pulls go: to hosts by name, to so many, to a class; and what is refused or waited for, and why."""
+"""Placement: named hosts, replicas, classes of hosts; and the obstacles that refuse a request or leave it pending."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPARK: dict[str, Any] = {
 
 
 def fill(redis: TextRedis, host: str, gigabytes: int) -> None:
-    """Let another service hold so much of the host's memory."""
+    """Allocates memory of the host to another service."""
     held = Allocation(memory=gigabytes * GB, fence=1)
     AllocationStore(redis).keep(HostName(host), ServiceId("svc-vllm-other"), held)
 
@@ -69,7 +69,7 @@ def test_one_named_host_that_never_will_and_nothing_is_submitted_anywhere(node, 
     _, detail, _ = refusal(node, f"/v1/services/{VLLM}:start", {"hosts": ["spark-01", "spark-02"]})
 
     assert "spark-02 cannot run vllm-0.14.0-cu131-gb10: it does not allow the image zhiwen-vllm:0128." in detail
-    assert detail.endswith("Nothing was submitted, for the other hosts neither.")
+    assert detail.endswith("Nothing was submitted to the other hosts either.")
     assert node.get("/v1/operations").json()["items"] == []
     assert node.get("/v1/services").json()["items"] == []
 
@@ -107,7 +107,7 @@ def test_a_named_host_that_is_drained_or_full_is_waited_for_with_the_reason(node
 
     drained, full = node.start(hosts=["drained", "full"])
 
-    assert drained["reason"] == "drained is drained; it goes on when that has changed."
+    assert drained["reason"] == "drained is drained; it waits until that changes."
     assert full["reason"].startswith("full has 0 B of ")
 
 
@@ -144,7 +144,7 @@ def test_drained_hosts_get_no_replica_and_are_named_where_they_are_missed(node, 
 
     _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"replicas": 3})
 
-    assert detail == "3 replicas were asked for, and 2 live host(s) can run dial-cpu. a is drained."
+    assert detail == "3 replicas were requested, and 2 live host(s) can run dial-cpu. a is drained."
 
 
 def test_replicas_of_a_route_are_hosts_that_listen_to_it(node, redis):
@@ -186,7 +186,7 @@ def test_a_route_that_the_engine_does_not_accept_is_refused_with_those_it_does(n
 def test_hosts_and_a_route_exclude_each_other(node, worker):
     _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"route": "cpu.amd64", "hosts": ["alpha"]})
 
-    assert "give `hosts` or `route`, not both" in detail
+    assert "specify `hosts` or `route`, not both" in detail
 
 
 def test_naming_hosts_later_does_away_with_the_route_and_the_other_way_round(node, redis):

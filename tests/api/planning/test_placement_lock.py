@@ -1,4 +1,4 @@
-"""Two API nodes that choose hosts for the replicas of one service choose one after the other."""
+"""The placement lock: two API nodes never place replicas of one service from the same snapshot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from api.front_door import ScriptedWorker, api_node
 from lab.parts import eventually
 
-from aima_api.planning.placement import AT_MOST
+from aima_api.planning.placement_lock import LOCK_TTL
 from aima_core.domain.ids import ServiceId
 from aima_core.redis import keys
 
@@ -25,7 +25,7 @@ def test_who_waited_for_its_turn_sees_what_was_chosen_before(node, redis, redis_
     with api_node(redis_url) as other, ThreadPoolExecutor() as clients:
         answers = [clients.submit(each.start, replicas=2) for each in (node, other)]
         assert not eventually(lambda: any(each.done() for each in answers), within=timedelta(seconds=1))
-        for name in ("alpha", "beta"):  # which would come first otherwise
+        for name in ("alpha", "beta"):  # the stale snapshot would choose these
             ScriptedWorker(redis, name).leave()
         redis.delete(keys.turn(SERVICE))
         chosen = [sorted(each["route"] for each in answer.result()) for answer in answers]
@@ -36,7 +36,7 @@ def test_who_waited_for_its_turn_sees_what_was_chosen_before(node, redis, redis_
 def test_a_node_that_died_in_its_turn_keeps_nobody_waiting_for_long(node, redis):
     ScriptedWorker(redis, "alpha")
     ScriptedWorker(redis, "beta")
-    redis.set(keys.turn(SERVICE), "a dead node's", px=int(AT_MOST.total_seconds() * 1000))
+    redis.set(keys.turn(SERVICE), "a dead node's", px=int(LOCK_TTL.total_seconds() * 1000))
 
     started = node.start(replicas=2)
 

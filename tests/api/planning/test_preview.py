@@ -1,4 +1,4 @@
-"""Dry runs: what a start would come to, told without a trace."""
+"""Plan previews: where a start would go, without a change in Redis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def why_not(found: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def everything(redis: TextRedis) -> dict[str, tuple[bytes, bool]]:
-    """Every key with what it holds, and whether it expires."""
+    """Every key with its value, and whether it has a TTL."""
     return {
         key: (redis.execute_command("DUMP", key, NEVER_DECODE=True), redis.pttl(key) >= 0) for key in redis.keys("*")
     }

@@ -1,4 +1,4 @@
-"""Listings: paged, filtered, and with what the catalog and the hosts say."""
+"""Listings: pages and filters, and the records of the catalog and of hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests carried out together: each has its own answer, and nobody waits for ever."""
+"""Micro-batching: every concurrent request of a batch gets its own result, and none is blocked by another."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from threading import Event
 
 import pytest
 
-from aima_api.submission.starts import AT_MOST, Batcher
+from aima_api.submission.starts import MAX_BATCH_SIZE, Batcher
 from aima_core.errors import AimaError, BrokerUnavailable, UnknownService
 
 SECONDS = 5
 
 
 class Turns:
-    """Doubles what it is given, notes which came together, and keeps the first turn until it is let go."""
+    """Doubles its requests, records the batches, and blocks the first batch until it is released."""
 
     def __init__(self) -> None:
         self.taken: list[list[int]] = []
@@ -28,7 +28,7 @@ class Turns:
 
 
 def answers_of(locks: Turns, numbers: range | list[int]) -> list[object]:
-    """Of one that comes first, and of the others, who come while it is carried out."""
+    """The results of a first request, and of others that arrive while its batch runs."""
 
     async def ask() -> list[object]:
         batcher = Batcher(locks)
@@ -62,10 +62,10 @@ def test_one_that_is_refused_refuses_no_other():
 def test_a_crowd_is_carried_out_in_turns():
     locks = Turns()
 
-    answers = answers_of(locks, range(1, 2 * AT_MOST + 3))
+    answers = answers_of(locks, range(1, 2 * MAX_BATCH_SIZE + 3))
 
-    assert answers == [2 * number for number in range(1, 2 * AT_MOST + 3)]
-    assert [len(turn) for turn in locks.taken] == [1, AT_MOST, AT_MOST, 1]
+    assert answers == [2 * number for number in range(1, 2 * MAX_BATCH_SIZE + 3)]
+    assert [len(turn) for turn in locks.taken] == [1, MAX_BATCH_SIZE, MAX_BATCH_SIZE, 1]
 
 
 @pytest.mark.parametrize("broken", [BrokerUnavailable(detail="cut off"), ZeroDivisionError()])

@@ -1,4 +1,4 @@
-"""Hosts that take no more starts, and take them again."""
+"""Draining and resuming hosts."""
 
 from __future__ import annotations
 

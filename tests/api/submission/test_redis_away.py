@@ -1,4 +1,4 @@
-"""Redis away, or there and silent: every request is answered within five seconds, and all is well afterwards."""
+"""Outages of Redis, stopped or frozen: every request is answered within its timeout, and works again afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def node(own_redis):
     ScriptedWorker(redis)
     redis.close()
     with api_node(own_redis.url) as node:
-        assert node.get("/v1/hosts").status_code == 200  # it has a connection to lose
+        assert node.get("/v1/hosts").status_code == 200  # opens a connection that the outage breaks
         node.start()
         yield node
 

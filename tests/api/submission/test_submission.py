@@ -1,23 +1,24 @@
-"""From a request to recorded, signed operations and rung doorbells: what a start, stop or pull comes to."""
+"""Submission: from a start, stop, pull or cancel to signed operations and their messages on the queue."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from api.front_door import SERVICE, ScriptedWorker, waiting_on
 from lab.parts import eventually
 from lab.wishes import SIGNING_KEY
 
-from aima_api.http.metrics import BacklogLimit
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.submitter import Submitter
+from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
 from aima_core.errors import BrokerUnavailable
+from aima_core.redis.interface import TextRedis
 from aima_core.store.enqueue import QueuedOperation
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
@@ -146,7 +147,7 @@ def test_a_named_host_that_is_away_is_waited_for(node, worker):
 
     [operation] = node.start(hosts=["alpha"])
 
-    assert operation["reason"] == "alpha is not live; it goes on when alpha is back."
+    assert operation["reason"] == "alpha is not live; it waits until alpha is back."
 
 
 def test_replicas_are_distinct_live_hosts_that_fit(node, redis):
@@ -228,7 +229,7 @@ def test_a_restart_replaces_what_runs_where_it_runs(node, worker):
 
 
 def test_a_restart_leaves_alone_what_is_about_to_stop(node, redis):
-    """As where a host is away, and stops what it has when it is back."""
+    """As on an offline host, which executes the stop when it is back."""
     for name in ("alpha", "beta"):
         ScriptedWorker(redis, name).is_ready(node.start(hosts=[name])[0])
     node.post(f"/v1/services/{SERVICE}:stop", {"hosts": ["alpha"]})
@@ -275,7 +276,7 @@ def test_a_start_called_off_by_a_stop_says_nothing_more_of_the_instance(node, wo
     assert node.operation(start["id"])["state"] == "cancelled"
     [instance] = services.instances_of(ServiceId(SERVICE))
     assert instance.desired is Desired.STOPPED
-    assert instance.state is not InstanceState.STOPPED  # only its host can say that
+    assert instance.state is not InstanceState.STOPPED  # only its worker can record that
 
 
 def test_a_stop_reaches_a_start_that_a_host_has_just_taken_on(node, worker):
@@ -406,11 +407,12 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 
 def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     operations = OperationStore(redis)
-    unanswered = NeverAnswered(redis)
+    unanswered, cancellations = NeverAnswered(redis), Cancellations(operations, ServiceStore(redis))
+    cancellations.start()
     submit = Submitter(
         unanswered,
-        cancellations=Cancellations(operations, ServiceStore(redis)),
-        intake=BacklogLimit(redis, most=1),
+        cancellations=cancellations,
+        backlog=BacklogLimit(redis, most=1),
         signing_key=SIGNING_KEY,
     )
 
@@ -422,10 +424,39 @@ def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     assert failed.phase is Phase.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "broker_unavailable"
+    cancellations.stop()
+
+
+def test_what_is_to_be_cancelled_after_an_outage_is_retried_until_redis_answers(redis, worker, node):
+    [start] = node.start()
+    operations = CutOff(redis, times=3)
+    cancellations = Cancellations(operations, ServiceStore(redis), retry_delay=timedelta(milliseconds=1))
+    cancellations.start()
+
+    failure = BrokerUnavailable(detail="cut off").failure
+    cancellations.cancel_when_redis_answers([OperationId.new(), OperationId(start["id"])], failure)
+
+    assert eventually(lambda: node.operation(start["id"])["state"] == "failed")
+    assert operations.left == 0
+    cancellations.stop()
+
+
+class CutOff(OperationStore):
+    """Redis is unavailable for so many cancels."""
+
+    def __init__(self, redis: TextRedis, *, times: int) -> None:
+        super().__init__(redis)
+        self.left = times
+
+    def request_cancel(self, id: OperationId) -> bool:
+        if self.left:
+            self.left -= 1
+            raise BrokerUnavailable(detail="cut off")
+        return super().request_cancel(id)
 
 
 class NeverAnswered(OperationStore):
-    """Redis does what it is asked, and is cut off before it can say so."""
+    """A lost reply: Redis executes the script, and the connection breaks before the reply."""
 
     def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
         super().enqueue(orders)

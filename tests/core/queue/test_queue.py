@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from threading import Thread
 from typing import Any
 
@@ -250,7 +251,7 @@ def a_worker_that_notes(redis_url: str, *, puts_back: int = 0) -> Iterator[list[
         if len(ran) <= puts_back:
             raise Reject("not now", requeue=True)
 
-    with a_celery(redis_url, answer_within=10) as app:
+    with a_celery(redis_url, answer_within=timedelta(seconds=10)) as app:
         app.task(name="aima.start", bind=True, shared=False)(note)
         worker = app.Worker(
             pool="threads", concurrency=1, queues=[QUEUE], without_gossip=True, without_mingle=True, quiet=True

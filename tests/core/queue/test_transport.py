@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from kombu import Queue
 
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture
 def line(redis_url):
-    with celery_app(redis_url, answer_within=1).connection() as line:
+    with celery_app(redis_url, answer_within=timedelta(seconds=1)).connection() as line:
         yield line
 
 

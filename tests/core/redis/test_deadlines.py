@@ -6,6 +6,7 @@ import ast
 import asyncio
 import time
 from contextlib import suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from aima_api.flower import REDIS_ANSWER_SECONDS as FLOWER_ANSWER_SECONDS
 from aima_api.logs.channel import LogChannelClient
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.errors import BrokerUnavailable
-from aima_core.queue.celery_app import RECONNECTS_WITHIN_SECONDS, celery_app
+from aima_core.queue.celery_app import RECONNECT_INTERVAL, celery_app
 from aima_core.redis.connection import MOST_FOLLOWED, command_link, following_link
 from aima_worker.app import REDIS_ANSWER_SECONDS
 
@@ -70,7 +71,7 @@ def test_a_following_link_connects_within_a_limit_and_leaves_the_waiting_to_who_
 @pytest.mark.parametrize("answer_within", [REDIS_ANSWER_SECONDS, FLOWER_ANSWER_SECONDS])
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
-    app = celery_app(url, answer_within=answer_within)
+    app = celery_app(url, answer_within=timedelta(seconds=answer_within))
     told = app.conf.broker_transport_options
 
     known = {*app.connection_for_read().transport.Channel.from_transport_options, "polling_interval"}
@@ -85,7 +86,7 @@ def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
 
 
 def test_what_celery_opens_has_those_limits(a_redis):
-    app = celery_app(a_redis().url, answer_within=REDIS_ANSWER_SECONDS)
+    app = celery_app(a_redis().url, answer_within=timedelta(seconds=REDIS_ANSWER_SECONDS))
 
     with app.connection_for_read() as connection:
         channel = connection.default_channel
@@ -114,7 +115,7 @@ def test_who_asks_a_frozen_redis_over_a_following_link_gives_up_by_itself(a_redi
 def test_a_worker_tries_for_longer_than_celery_would(a_redis):
     server = a_redis()
     server.kill()
-    app = celery_app(server.url, answer_within=1)
+    app = celery_app(server.url, answer_within=timedelta(seconds=1))
     tries = count(1)
 
     def told(error: Exception, pause: float) -> None:
@@ -130,7 +131,7 @@ def test_a_worker_tries_for_longer_than_celery_would(a_redis):
 
 def test_the_pause_between_two_tries_grows_no_longer_than_promised(a_redis, monkeypatch):
     pauses: list[float] = []
-    app = celery_app(ONE, answer_within=1)
+    app = celery_app(ONE, answer_within=timedelta(seconds=1))
 
     class Enough(Exception):
         pass
@@ -144,7 +145,7 @@ def test_the_pause_between_two_tries_grows_no_longer_than_promised(a_redis, monk
     with app.connection_for_read() as connection, suppress(Enough):
         connection.ensure_connection(told, None)
 
-    assert max(pauses) == RECONNECTS_WITHIN_SECONDS
+    assert max(pauses) == RECONNECT_INTERVAL.total_seconds()
 
 
 def called(call: ast.Call) -> str:

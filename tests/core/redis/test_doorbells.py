@@ -156,7 +156,7 @@ def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker
 
 def test_another_application_on_the_same_redis_takes_no_message_of_ours(a_redis, hosts_of, asked_of):
     redis = a_redis()
-    app = celery_app(redis.url, answer_within=5)
+    app = celery_app(redis.url, answer_within=timedelta(seconds=5))
     options = {name: value for name, value in app.conf.broker_transport_options.items() if name != "global_keyprefix"}
     app.conf.broker_transport_options = {**options, "visibility_timeout": 0}
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)

@@ -15,6 +15,7 @@ from aima_core.domain.resources import HostCapacity
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import BrokerUnavailable
 from aima_core.redis.connection import command_link
+from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.ports import PortStore
@@ -32,12 +33,12 @@ class Stores:
 
     def __init__(self, link):
         self.operations, self.hosts, self.services = OperationStore(link), HostStore(link), ServiceStore(link)
-        self.ports = PortStore(link, ALPHA)
+        self.ports, self.claims = PortStore(link, ALPHA), ClaimStore(link)
         self.hosts.join(ALPHA, identity="alpha's", session="one")
         self.ports.set_range(range(20000, 20010))
         self.queued = put_down(self.operations, a_start_of())
         self.taken = put_down(self.operations, a_pull())
-        self.claimed = self.operations.claim(self.taken.id, ALPHA, ROOM)
+        self.claimed = self.claims.claim(self.taken.id, ALPHA, ROOM)
         self.leased = self.ports.lease(INSTANCE, fence=1)
 
     def instance(self):
@@ -52,8 +53,8 @@ class Stores:
 
 STEPS = {
     "enqueue": lambda stores: put_down(stores.operations, a_start_of("svc-tiny-other")),
-    "claim": lambda stores: stores.operations.claim(stores.queued.id, ALPHA, ROOM),
-    "renew": lambda stores: stores.operations.renew(stores.taken.id, ALPHA, stores.claimed.attempt),
+    "claim": lambda stores: stores.claims.claim(stores.queued.id, ALPHA, ROOM),
+    "renew": lambda stores: stores.claims.renew(stores.taken.id, ALPHA, stores.claimed.attempt),
     "record": lambda stores: stores.operations.append_event(stores.moved_on(), attempt=stores.claimed.attempt),
     "record an end": lambda stores: stores.operations.append_event(stores.ended(), attempt=stores.claimed.attempt),
     "cancel": lambda stores: stores.operations.request_cancel(stores.queued.id),

@@ -37,7 +37,7 @@ def test_all_that_connects_speaks_tls_to_a_server_that_the_authority_vouches_for
 
     assert command_link(url).ping()
     assert asyncio.run(followed(url))
-    with celery_app(url, answer_within=2).connection_for_read() as connection:
+    with celery_app(url, answer_within=timedelta(seconds=2)).connection_for_read() as connection:
         assert connection.default_channel.client.ping()
 
 
@@ -48,7 +48,7 @@ def test_a_server_for_which_nobody_known_vouches_is_refused(over_tls):
         command_link(url).ping()
     with pytest.raises(TimeoutError):  # it goes on trying, for as long as its user has patience
         asyncio.run(followed(url))
-    connection = celery_app(url, answer_within=2).connection_for_read()
+    connection = celery_app(url, answer_within=timedelta(seconds=2)).connection_for_read()
     with connection, pytest.raises(connection.connection_errors, match="certificate verify failed"):
         connection.connect()
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Allocation, ResourceRequest
-from aima_core.domain.services import Host
-from aima_core.scheduling.feasibility import ObstacleKind, PlacementRequirements, describe, find_obstacles, permanent
+from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest
+from aima_core.scheduling.feasibility import PlacementRequirements, describe, find_obstacles, permanent
 
 GB = 10**9
 SERVICE = ServiceId("svc-vllm-qwen3-32b")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from aima_core.domain.ids import HostName
-from aima_core.scheduling.feasibility import Obstacle, ObstacleKind
+from aima_core.domain.resources import ObstacleKind
+from aima_core.scheduling.feasibility import Obstacle
 from aima_core.scheduling.pending import Against, explain
 
 DRAINED = Obstacle(ObstacleKind.DRAINED, "is drained", True)

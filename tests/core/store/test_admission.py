@@ -9,10 +9,10 @@ import pytest
 from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
 
 from aima_core.domain.ids import HostName, Route, ServiceId
-from aima_core.domain.resources import Allocation, HostCapacity
+from aima_core.domain.resources import Allocation, HostCapacity, ObstacleKind
 from aima_core.redis import keys
 from aima_core.store.allocations import AllocationStore
-from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, Lack
+from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimStore, InsufficientCapacity
 from aima_core.store.operations import OperationStore
 
 pytestmark = pytest.mark.redis
@@ -24,6 +24,11 @@ GB = 1_000_000_000
 @pytest.fixture
 def store(redis):
     return OperationStore(redis)
+
+
+@pytest.fixture
+def claims(redis):
+    return ClaimStore(redis)
 
 
 @pytest.fixture
@@ -43,150 +48,150 @@ def a_start(store, service="svc-tiny-dial", *, gigabytes=4, gpus=None, gpu_memor
     return put_down(store, a_start_of(service, requires=requires)).id
 
 
-def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(store, allocations):
+def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(store, claims, allocations):
     first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
 
-    given = store.claim(first, ALPHA, room(10))
-    refused = store.claim(second, ALPHA, room(10))
+    given = claims.claim(first, ALPHA, room(10))
+    refused = claims.claim(second, ALPHA, room(10))
 
     assert isinstance(given, Claimed)
     assert isinstance(refused, InsufficientCapacity)
-    assert refused.lack is Lack.MEMORY
+    assert refused.lack is ObstacleKind.MEMORY
     assert {service: held.memory for service, held in allocations.held(ALPHA).items()} == {"svc-tiny-a": 6 * GB}
     assert [operation.id for operation in store.list_pending()] == [second]
     assert store.get(second).host is None
 
 
-def test_what_is_refused_by_one_host_is_taken_by_another(store):
+def test_what_is_refused_by_one_host_is_taken_by_another(store, claims):
     start = a_start(store, gigabytes=6)
-    store.claim(start, ALPHA, room(5))
+    claims.claim(start, ALPHA, room(5))
 
-    taken = store.claim(start, BETA, room(10))
+    taken = claims.claim(start, BETA, room(10))
 
     assert isinstance(taken, Claimed)
     assert store.list_pending() == []
 
 
-def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, allocations):
+def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, claims, allocations):
     starts = [a_start(store, f"svc-tiny-n{number}", gigabytes=3) for number in range(12)]
 
     with ThreadPoolExecutor(12) as pool:
-        claims = list(pool.map(lambda start: store.claim(start, ALPHA, room(10, slots=64)), starts))
+        claims = list(pool.map(lambda start: claims.claim(start, ALPHA, room(10, slots=64)), starts))
 
     assert sum(isinstance(claim, Claimed) for claim in claims) == 3
     assert sum(holding.memory for holding in allocations.held(ALPHA).values()) == 9 * GB
 
 
-def test_what_is_given_back_can_be_given_again(store, allocations):
+def test_what_is_given_back_can_be_given_again(store, claims, allocations):
     first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
-    fence = store.claim(first, ALPHA, room(10)).operation.fence
+    fence = claims.claim(first, ALPHA, room(10)).operation.fence
 
     assert not allocations.release(ALPHA, ServiceId("svc-tiny-a"), fence=fence - 1)
     assert allocations.release(ALPHA, ServiceId("svc-tiny-a"), fence=fence)
 
-    assert isinstance(store.claim(second, ALPHA, room(10)), Claimed)
+    assert isinstance(claims.claim(second, ALPHA, room(10)), Claimed)
 
 
-def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, allocations):
-    store.claim(a_start(store, gigabytes=6), ALPHA, room(10))
+def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, claims, allocations):
+    claims.claim(a_start(store, gigabytes=6), ALPHA, room(10))
 
-    again = store.claim(a_start(store, gigabytes=7), ALPHA, room(10))
+    again = claims.claim(a_start(store, gigabytes=7), ALPHA, room(10))
 
     assert isinstance(again, Claimed)
     assert [holding.memory for holding in allocations.held(ALPHA).values()] == [7 * GB]
 
 
-def test_memory_that_something_else_took_is_not_given(store):
-    refused = store.claim(a_start(store, gigabytes=6), ALPHA, room(10, available=5))
+def test_memory_that_something_else_took_is_not_given(store, claims):
+    refused = claims.claim(a_start(store, gigabytes=6), ALPHA, room(10, available=5))
 
     assert isinstance(refused, InsufficientCapacity)
 
 
-def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, allocations):
-    store.claim(a_start(store, "svc-tiny-a", gigabytes=4), ALPHA, room(20, available=7))
+def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, claims, allocations):
+    claims.claim(a_start(store, "svc-tiny-a", gigabytes=4), ALPHA, room(20, available=7))
     second = a_start(store, "svc-tiny-b", gigabytes=4)
 
-    while_it_loads = store.claim(second, ALPHA, room(20, available=7))
+    while_it_loads = claims.claim(second, ALPHA, room(20, available=7))
     allocations.mark_loaded(ALPHA, ServiceId("svc-tiny-a"))
-    once_it_has_loaded = store.claim(second, ALPHA, room(20, available=7))
+    once_it_has_loaded = claims.claim(second, ALPHA, room(20, available=7))
 
     assert isinstance(while_it_loads, InsufficientCapacity)
     assert isinstance(once_it_has_loaded, Claimed)
 
 
-def test_each_engine_has_gpus_of_its_own(store):
+def test_each_engine_has_gpus_of_its_own(store, claims):
     has = room(100, gpus=("GPU-a", "GPU-b", "GPU-c"))
 
-    first = store.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
-    second = store.claim(a_start(store, "svc-tiny-b", gpus=2), ALPHA, has)
-    third = store.claim(a_start(store, "svc-tiny-c", gpus=1), ALPHA, has)
+    first = claims.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
+    second = claims.claim(a_start(store, "svc-tiny-b", gpus=2), ALPHA, has)
+    third = claims.claim(a_start(store, "svc-tiny-c", gpus=1), ALPHA, has)
 
     assert first.gpus == ("GPU-a",)
     assert second.gpus == ("GPU-b", "GPU-c")
-    assert third.lack is Lack.GPUS
+    assert third.lack is ObstacleKind.GPUS
 
 
-def test_all_gpus_are_given_only_where_none_is_in_use(store):
+def test_all_gpus_are_given_only_where_none_is_in_use(store, claims):
     has = room(100, gpus=("GPU-a", "GPU-b"))
-    store.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
+    claims.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
     wants_all = a_start(store, "svc-tiny-b", gpus="all")
 
-    assert store.claim(wants_all, ALPHA, has).lack is Lack.GPUS
-    assert store.claim(wants_all, BETA, has).gpus == ("GPU-a", "GPU-b")
+    assert claims.claim(wants_all, ALPHA, has).lack is ObstacleKind.GPUS
+    assert claims.claim(wants_all, BETA, has).gpus == ("GPU-a", "GPU-b")
 
 
-def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a_time(store, allocations):
+def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a_time(store, claims, allocations):
     spark = room(100, gpus=("0",), unified=True)
-    first = store.claim(a_start(store, "svc-tiny-a", gigabytes=10, gpus=1, gpu_memory="30GB"), ALPHA, spark)
+    first = claims.claim(a_start(store, "svc-tiny-a", gigabytes=10, gpus=1, gpu_memory="30GB"), ALPHA, spark)
     second = a_start(store, "svc-tiny-b", gigabytes=10, gpus=1, gpu_memory="30GB")
 
-    while_it_loads = store.claim(second, ALPHA, spark)
+    while_it_loads = claims.claim(second, ALPHA, spark)
     allocations.mark_loaded(ALPHA, ServiceId("svc-tiny-a"))
-    once_it_has_loaded = store.claim(second, ALPHA, spark)
+    once_it_has_loaded = claims.claim(second, ALPHA, spark)
     allocations.mark_loaded(ALPHA, ServiceId("svc-tiny-b"))
-    beyond = store.claim(a_start(store, "svc-tiny-c", gigabytes=21), ALPHA, spark)
+    beyond = claims.claim(a_start(store, "svc-tiny-c", gigabytes=21), ALPHA, spark)
 
     assert isinstance(first, Claimed)
-    assert while_it_loads.lack is Lack.LOAD
+    assert while_it_loads.lack is ObstacleKind.LOADING
     assert once_it_has_loaded.gpus == ("0",)
-    assert beyond.lack is Lack.MEMORY
+    assert beyond.lack is ObstacleKind.MEMORY
 
 
-def test_slots_are_for_starts_and_pulls_and_never_for_stops(store):
-    store.claim(put_down(store, a_pull()).id, ALPHA, room(slots=1))
+def test_slots_are_for_starts_and_pulls_and_never_for_stops(store, claims):
+    claims.claim(put_down(store, a_pull()).id, ALPHA, room(slots=1))
     start = a_start(store)
 
-    refused = store.claim(start, ALPHA, room(slots=1))
-    stop = store.claim(put_down(store, a_stop_of()).id, ALPHA, room(slots=1))
+    refused = claims.claim(start, ALPHA, room(slots=1))
+    stop = claims.claim(put_down(store, a_stop_of()).id, ALPHA, room(slots=1))
 
-    assert refused.lack is Lack.SLOTS
+    assert refused.lack is ObstacleKind.SLOTS
     assert isinstance(stop, Claimed)
 
 
-def test_a_slot_is_free_again_when_its_claim_is_let_go_or_runs_out(store, redis):
+def test_a_slot_is_free_again_when_its_claim_is_let_go_or_runs_out(store, claims, redis):
     pull, next_pull, last_pull = (put_down(store, a_pull()).id for _ in range(3))
-    attempt = store.claim(pull, ALPHA, room(slots=1)).attempt
-    store.release_claim(pull, ALPHA, attempt)
-    assert isinstance(store.claim(next_pull, ALPHA, room(slots=1)), Claimed)
+    attempt = claims.claim(pull, ALPHA, room(slots=1)).attempt
+    claims.release(pull, ALPHA, attempt)
+    assert isinstance(claims.claim(next_pull, ALPHA, room(slots=1)), Claimed)
 
     redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as though its worker had been silent for long
 
-    assert isinstance(store.claim(last_pull, ALPHA, room(slots=1)), Claimed)
+    assert isinstance(claims.claim(last_pull, ALPHA, room(slots=1)), Claimed)
 
 
-def test_a_drained_host_takes_pulls_and_stops_and_no_starts(store, redis):
+def test_a_drained_host_takes_pulls_and_stops_and_no_starts(store, claims, redis):
     redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
 
-    assert store.claim(a_start(store), ALPHA, room()).lack is Lack.DRAINED
-    assert isinstance(store.claim(put_down(store, a_pull()).id, ALPHA, room()), Claimed)
-    assert isinstance(store.claim(put_down(store, a_stop_of()).id, ALPHA, room()), Claimed)
+    assert claims.claim(a_start(store), ALPHA, room()).lack is ObstacleKind.DRAINED
+    assert isinstance(claims.claim(put_down(store, a_pull()).id, ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(put_down(store, a_stop_of()).id, ALPHA, room()), Claimed)
 
 
-def test_what_runs_on_a_drained_host_may_be_started_there_again(store, redis):
-    store.claim(a_start(store), ALPHA, room())
+def test_what_runs_on_a_drained_host_may_be_started_there_again(store, claims, redis):
+    claims.claim(a_start(store), ALPHA, room())
     redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
 
-    assert isinstance(store.claim(a_start(store), ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(a_start(store), ALPHA, room()), Claimed)
 
 
 def test_what_is_held_reads_as_it_was_written():
@@ -203,51 +208,51 @@ def a_start_anywhere(store, service="svc-tiny-dial"):
     return put_down(store, a_start_of(service), route=Route("cpu.amd64")).id
 
 
-def test_of_two_starts_that_any_host_may_take_the_second_goes_to_the_host_that_has_the_first(store):
+def test_of_two_starts_that_any_host_may_take_the_second_goes_to_the_host_that_has_the_first(store, claims):
     first, second = a_start_anywhere(store), a_start_anywhere(store)
-    store.claim(first, ALPHA, room())
+    claims.claim(first, ALPHA, room())
 
-    elsewhere = store.claim(second, BETA, room())
+    elsewhere = claims.claim(second, BETA, room())
 
     assert isinstance(elsewhere, AlreadyPlaced)
     assert (elsewhere.host, elsewhere.operation.id) == (ALPHA, second)
-    assert isinstance(store.claim(second, ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(second, ALPHA, room()), Claimed)
 
 
-def test_what_came_to_nothing_on_one_host_may_be_taken_by_another(store, allocations):
+def test_what_came_to_nothing_on_one_host_may_be_taken_by_another(store, claims, allocations):
     first, second = a_start_anywhere(store), a_start_anywhere(store)
-    allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=store.claim(first, ALPHA, room()).operation.fence)
+    allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=claims.claim(first, ALPHA, room()).operation.fence)
 
-    assert isinstance(store.claim(second, BETA, room()), Claimed)
+    assert isinstance(claims.claim(second, BETA, room()), Claimed)
 
 
-def test_a_service_that_shall_stop_on_one_host_may_be_started_on_another(store):
-    store.claim(a_start_anywhere(store), ALPHA, room())
+def test_a_service_that_shall_stop_on_one_host_may_be_started_on_another(store, claims):
+    claims.claim(a_start_anywhere(store), ALPHA, room())
     put_down(store, a_stop_of(), host=ALPHA)
 
-    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), Claimed)
+    assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), Claimed)
 
 
-def test_a_stop_that_is_older_than_the_start_does_not_let_another_host_take_it(store):
+def test_a_stop_that_is_older_than_the_start_does_not_let_another_host_take_it(store, claims):
     put_down(store, a_stop_of(), host=ALPHA)
-    store.claim(a_start_anywhere(store), ALPHA, room())
+    claims.claim(a_start_anywhere(store), ALPHA, room())
 
-    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
+    assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 
 
-def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_another(store, allocations):
-    fence = store.claim(a_start_anywhere(store), ALPHA, room()).operation.fence
+def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_another(store, claims, allocations):
+    fence = claims.claim(a_start_anywhere(store), ALPHA, room()).operation.fence
     allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=fence)
     put_down(store, a_start_of(), host=ALPHA)
 
-    assert isinstance(store.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
+    assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 
 
-def test_a_claim_whose_answer_was_lost_is_given_again_as_it_was(store, redis, monkeypatch):
+def test_a_claim_whose_answer_was_lost_is_given_again_as_it_was(store, claims, redis, monkeypatch):
     start = a_start(store, gpus=1)
-    monkeypatch.setattr("aima_core.store.operations.uuid.uuid4", lambda: UUID(int=7))
+    monkeypatch.setattr("aima_core.store.claims.uuid.uuid4", lambda: UUID(int=7))
 
-    first = store.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
-    again = store.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
+    first = claims.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
+    again = claims.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
 
     assert (again.attempt, again.gpus) == (first.attempt, first.gpus) == (1, ("GPU-a",))

@@ -10,7 +10,7 @@ from aima_core.domain.operations import Event, Operation, Phase, State
 from aima_core.errors import Cancelled, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.store.claims import Claimed, ClaimStatus, NotClaimable
+from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore, NotClaimable
 from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
@@ -22,12 +22,17 @@ def store(redis: TextRedis) -> OperationStore:
     return OperationStore(redis)
 
 
+@pytest.fixture
+def claims(redis: TextRedis) -> ClaimStore:
+    return ClaimStore(redis)
+
+
 def an_event(operation: Operation, phase: Phase, **more: object) -> Event:
     return Event.model_validate({"operation": operation.id, "at": now(), "phase": phase, **more})
 
 
-def claim(store: OperationStore, operation: Operation, host: HostName = ALPHA) -> Claimed:
-    claimed = store.claim(operation.id, host)
+def claim(claims: ClaimStore, operation: Operation, host: HostName = ALPHA) -> Claimed:
+    claimed = claims.claim(operation.id, host)
     assert isinstance(claimed, Claimed), claimed
     return claimed
 
@@ -40,10 +45,10 @@ def test_what_was_put_down_is_read_back(store):
     assert read == operation
 
 
-def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store):
+def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store, claims):
     operation = put_down(store, a_pull())
 
-    first, second = store.claim(operation.id, ALPHA), store.claim(operation.id, BETA)
+    first, second = claims.claim(operation.id, ALPHA), claims.claim(operation.id, BETA)
 
     assert isinstance(first, Claimed)
     assert first.attempt == 1
@@ -51,9 +56,9 @@ def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store)
     assert "alpha" in second.reason
 
 
-def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store):
+def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store, claims):
     operation = put_down(store, a_pull())
-    claimed = claim(store, operation)
+    claimed = claim(claims, operation)
     store.append_event(an_event(operation, Phase.PULLED), attempt=claimed.attempt)
 
     read = store.get(operation.id)
@@ -71,36 +76,36 @@ def test_what_was_said_of_a_phase_goes_with_it(store):
     assert store.get(operation.id).reason is None
 
 
-def test_a_claim_that_nobody_renews_lets_the_host_s_next_worker_take_over(store, redis):
+def test_a_claim_that_nobody_renews_lets_the_host_s_next_worker_take_over(store, claims, redis):
     operation = put_down(store, a_pull())
-    lost = claim(store, operation)
+    lost = claim(claims, operation)
     redis.delete(keys.claim(operation.id))  # what Redis does when the claim's time is over
 
-    taken_over = claim(store, operation)
+    taken_over = claim(claims, operation)
 
     assert taken_over.attempt == lost.attempt + 1
-    assert store.renew(operation.id, ALPHA, lost.attempt) is ClaimStatus.SUPERSEDED
-    assert store.renew(operation.id, ALPHA, taken_over.attempt) is ClaimStatus.VALID
+    assert claims.renew(operation.id, ALPHA, lost.attempt) is ClaimStatus.SUPERSEDED
+    assert claims.renew(operation.id, ALPHA, taken_over.attempt) is ClaimStatus.VALID
 
 
-def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, redis):
+def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, claims, redis):
     operation = put_down(store, a_pull())
-    held = claim(store, operation)
+    held = claim(claims, operation)
     redis.delete(keys.claim(operation.id))
 
-    refused = store.claim(operation.id, BETA)
-    again = claim(store, operation)
-    store.release_claim(operation.id, ALPHA, again.attempt, to_anybody=True)
+    refused = claims.claim(operation.id, BETA)
+    again = claim(claims, operation)
+    claims.release(operation.id, ALPHA, again.attempt, to_any_host=True)
 
     assert isinstance(refused, NotClaimable)
-    assert claim(store, operation, BETA).attempt == held.attempt + 2
+    assert claim(claims, operation, BETA).attempt == held.attempt + 2
 
 
-def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, redis):
+def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, claims, redis):
     operation = put_down(store, a_pull())
-    lost = claim(store, operation)
+    lost = claim(claims, operation)
     redis.delete(keys.claim(operation.id))
-    claim(store, operation)
+    claim(claims, operation)
 
     number = store.append_event(an_event(operation, Phase.FAILED), attempt=lost.attempt)
 
@@ -108,16 +113,16 @@ def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, redis):
     assert store.get(operation.id).state is State.RUNNING
 
 
-def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, redis):
+def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, claims, redis):
     operation = put_down(store, a_pull())
-    claim(store, operation)
+    claim(claims, operation)
 
     left = redis.pttl(keys.claim(operation.id))
 
     assert 0 < left <= keys.CLAIM_TTL.total_seconds() * 1000
 
 
-def test_an_end_is_final(store):
+def test_an_end_is_final(store, claims):
     operation = put_down(store, a_pull())
     store.append_event(an_event(operation, Phase.CANCELLED, failure=Cancelled().failure))
 
@@ -125,7 +130,7 @@ def test_an_end_is_final(store):
 
     assert number == 0
     assert store.get(operation.id).state is State.CANCELLED
-    assert isinstance(store.claim(operation.id, ALPHA), NotClaimable)
+    assert isinstance(claims.claim(operation.id, ALPHA), NotClaimable)
     assert operation.id not in store.active()
 
 
@@ -166,20 +171,20 @@ def test_an_event_and_its_publication_bear_the_same_number(store, redis):
     assert Event.model_validate_json(event).message == "on it"
 
 
-def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(store):
+def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(store, claims):
     waiting, held = put_down(store, a_pull()), put_down(store, a_pull())
-    claimed = claim(store, held)
+    claimed = claim(claims, held)
 
     assert store.request_cancel(waiting.id) is True
     assert store.request_cancel(held.id) is False
-    assert store.renew(held.id, ALPHA, claimed.attempt) is ClaimStatus.CANCEL
+    assert claims.renew(held.id, ALPHA, claimed.attempt) is ClaimStatus.CANCEL
 
 
-def test_what_was_cancelled_is_not_taken_on_any_more(store):
+def test_what_was_cancelled_is_not_taken_on_any_more(store, claims):
     operation = put_down(store, a_pull())
     store.request_cancel(operation.id)
 
-    claimed = store.claim(operation.id, ALPHA)
+    claimed = claims.claim(operation.id, ALPHA)
 
     assert isinstance(claimed, NotClaimable)
     assert claimed.cancel_pending

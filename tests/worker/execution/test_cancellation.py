@@ -12,9 +12,9 @@ from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState
-from aima_worker.execution.cancellation import WorkerShutdown
+from aima_worker.attempt import WorkerShutdown
 from aima_worker.runtimes.fake.engine import Behaviour
-from aima_worker.runtimes.fake.pull import Published
+from aima_worker.runtimes.fake.streams import Published
 
 pytestmark = pytest.mark.redis
 
@@ -165,7 +165,7 @@ def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
 
-    desk.host.claims.interrupt_all()
+    desk.host.claims.cancel_all()
 
     with pytest.raises(WorkerShutdown):
         finished.result(5)
@@ -180,7 +180,7 @@ def test_what_was_only_being_pulled_for_a_class_is_left_to_all_of_it_and_nothing
     id, finished = desk.begin(a_start_of(image="far:1"), route=Route("cpu.amd64"))
     desk.until_phase(id, Phase.PULLING)
 
-    desk.host.claims.interrupt_all()
+    desk.host.claims.cancel_all()
 
     assert isinstance(finished.exception(5), WorkerShutdown)
     outcome = desk.outcome(id)
@@ -205,7 +205,7 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
     runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
-    desk.host.claims.interrupt_all()
+    desk.host.claims.cancel_all()
     assert isinstance(finished.exception(5), WorkerShutdown)
     (before,) = runtime.containers({})
 
@@ -220,7 +220,7 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
 def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis):
     id, finished = a_stalled_start(desk, runtime)
     assert eventually(lambda: desk.host.operations.get(id).progress is not None)
-    desk.host.claims.interrupt_all()
+    desk.host.claims.cancel_all()
     assert isinstance(finished.exception(5), WorkerShutdown)
 
     with desk_of(settings, redis, runtime, probe=runtime.probe) as next_desk:
@@ -228,7 +228,7 @@ def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis)
 
     pulls = [event.message for event in outcome.events if event.phase is Phase.PULLING and event.message]
     assert outcome.operation.state is State.SUCCEEDED
-    assert pulls == ["Pulling far:1", "Pulling far:1 anew, since the worker that pulled it ended"]
+    assert pulls == ["Pulling far:1", "Pulling far:1 again: the worker that was pulling it shut down"]
 
 
 def test_a_stop_of_what_does_not_run_is_done_at_once(desk):

@@ -9,7 +9,7 @@ from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import State
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
-from aima_core.store.operations import Overdue
+from aima_core.store.operations import Stalled
 from aima_worker.execution.executor import execute
 from aima_worker.execution.redelivery import RedeliveryLoop
 from aima_worker.node.facts import host_facts
@@ -113,7 +113,7 @@ def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queu
 
 def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
     start = put_down(desk.host.operations, a_start_of())
-    desk.host.operations.claim(OperationId(start.id), desk.host.name)
+    desk.host.claim_store.claim(OperationId(start.id), desk.host.name)
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {start.id: 0})
 
@@ -126,7 +126,7 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
     joined("alpha")
     busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
     for start in busy:
-        desk.host.operations.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
+        desk.host.claim_store.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
 
     for _ in range(2):
@@ -142,9 +142,9 @@ def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_swe
     joined("alpha")
     for number in range(4):
         busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
-        desk.host.operations.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
+        desk.host.claim_store.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
     waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
-    desk.host.operations.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
+    desk.host.claim_store.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
     redis.delete(keys.queue(CLASS))
     redis.zadd(keys.ACTIVE, {waits.id: 0})
 
@@ -168,7 +168,9 @@ def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(d
     there = put_down(desk.host.operations, a_start_of())
     redis.delete(keys.queue("host.alpha"))
     found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
-    monkeypatch.setattr(desk.host.operations, "find_stalled", lambda: Overdue(0, found, unroutable=[OperationId.new()]))
+    monkeypatch.setattr(
+        desk.host.operations, "find_stalled", lambda: Stalled(0, found, without_reason=[OperationId.new()])
+    )
 
     RedeliveryLoop(desk.host).run_once()
 

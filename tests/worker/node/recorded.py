@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-from aima_worker.node.accelerators import Found, Machine, found
+from aima_worker.node.accelerators import DetectedAccelerators, Machine, detect
 from aima_worker.node.nvml import Reading, read
 
 MACHINES = sorted(Path(__file__).with_name("accelerators").glob("*.json"))
@@ -59,9 +59,9 @@ def reading_of(name: str) -> Reading:
     return read(nvml_of(name))
 
 
-def found_on(name: str) -> Found:
+def found_on(name: str) -> DetectedAccelerators:
     """What AIMA makes of that machine."""
-    return found(reading_of(name), Machine(**_recorded(name)["machine"]))
+    return detect(reading_of(name), Machine(**_recorded(name)["machine"]))
 
 
 def _recorded(name: str) -> dict[str, Any]:

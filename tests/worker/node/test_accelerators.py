@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from worker.node.recorded import MACHINES, found_on, nvml_of, reading_of
 
-from aima_core.domain.services import Accelerator
+from aima_core.domain.hosts import Accelerator
 from aima_worker.node.accelerators import Machine, shares_memory, this_machine
 from aima_worker.node.nvml import read
 

@@ -10,7 +10,7 @@ from worker.node.recorded import found_on
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
 from aima_worker.node import hardware
-from aima_worker.node.facts import MOST_IMAGES, host_facts
+from aima_worker.node.facts import MAX_IMAGES, host_facts
 from aima_worker.node.hardware import memory_reserve
 from aima_worker.node.heartbeat import clock_offset
 from aima_worker.runtimes.fake.runtime import FakeRuntime
@@ -27,7 +27,7 @@ def told(settings: Settings, **host: Any) -> Settings:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have the worker find itself on a recorded machine."""
-    return lambda machine: monkeypatch.setattr(hardware, "_found", lambda: found_on(machine))
+    return lambda machine: monkeypatch.setattr(hardware, "_detected", lambda: found_on(machine))
 
 
 # Routes -----------------------------------------------------------------------------------------------------------
@@ -122,12 +122,12 @@ def test_the_operator_says_how_much_memory_is_left_free(settings: Settings, runt
 
 
 def test_the_newest_images_are_told_of_and_no_more_than_a_few_hundred(settings: Settings) -> None:
-    runtime = FakeRuntime(images=[f"many:{number}" for number in range(MOST_IMAGES + 50)])
+    runtime = FakeRuntime(images=[f"many:{number}" for number in range(MAX_IMAGES + 50)])
 
     facts = host_facts(settings, runtime)
 
-    assert len(facts.images) == MOST_IMAGES
-    assert facts.images[0].reference == f"many:{MOST_IMAGES + 49}"
+    assert len(facts.images) == MAX_IMAGES
+    assert facts.images[0].reference == f"many:{MAX_IMAGES + 49}"
     assert facts.images[0].digest is not None
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from lab.parts import eventually
 
 from aima_core.domain.ids import HostName
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
@@ -26,7 +29,7 @@ def hosts(redis):
 def beat_of(desk, hosts, tmp_path):
     """A worker's beat, told by hand; what it passes on lands in `heard`."""
 
-    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None):
+    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Heartbeat(
             hosts,
@@ -38,6 +41,8 @@ def beat_of(desk, hosts, tmp_path):
             dropped=dropped or DroppedMessages(),
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
+            capacity_changed=lambda: None,
+            **more,
         )
 
     return make
@@ -45,7 +50,7 @@ def beat_of(desk, hosts, tmp_path):
 
 def joined(beat):
     beat._join()
-    beat._send()
+    beat.send()
     return beat
 
 
@@ -82,7 +87,7 @@ def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of)
     joined(beat_of([], identity="two"))
 
     with pytest.raises(HostNameTaken):
-        first._send()
+        first.send()
 
 
 def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(hosts, redis, beat_of):
@@ -90,7 +95,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
     beat = joined(beat_of(heard))
     redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
 
-    beat._send()
+    beat.send()
 
     assert heard == ["new"]
     assert hosts.get(ALPHA).live
@@ -99,7 +104,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
 def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_is_off(hosts, redis, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
-    beat._send()
+    beat.send()
     redis.delete(keys.EPOCH, keys.DRAINED)
 
     joined(beat_of([]))
@@ -110,7 +115,7 @@ def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_
 def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
-    beat._send()
+    beat.send()
     hosts.resume(ALPHA)
 
     joined(beat_of([]))
@@ -130,8 +135,8 @@ def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
     for _ in range(3):
         dropped.add()
 
-    beat._send()
-    beat._send()
+    beat.send()
+    beat.send()
 
     assert hosts.get(ALPHA).messages_dropped == 3
 
@@ -151,3 +156,20 @@ def test_what_could_not_be_told_while_redis_was_away_is_told_afterwards():
 
 def _away(_: int) -> None:
     raise BrokerUnavailable(detail="it is away")
+
+
+def test_after_a_heartbeat_that_failed_by_a_bug_the_next_one_is_sent(beat_of, hosts, monkeypatch):
+    beat = beat_of([], interval=timedelta(milliseconds=20))
+    sent, errors, heartbeat = [], [ZeroDivisionError("a bug"), BrokerUnavailable(detail="frozen")], hosts.heartbeat
+
+    def failing(*arguments, **options):
+        if errors:
+            raise errors.pop(0)
+        sent.append(heartbeat(*arguments, **options))
+        return sent[-1]
+
+    monkeypatch.setattr(hosts, "heartbeat", failing)
+    beat.start()
+
+    assert eventually(lambda: len(sent) > 1)
+    beat.stop()

@@ -15,13 +15,14 @@ from lab.wishes import a_start_of, a_stop_of
 
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import InstanceState
-from aima_worker.node import memory_guard
+from aima_worker.context import Timings
 from aima_worker.node.facts import host_facts
 from aima_worker.node.memory_guard import floor_of
 from aima_worker.runtimes.fake.engine import Behaviour
 
 pytestmark = pytest.mark.redis
 GB = 1_000_000_000
+CHECKED_OFTEN = Timings(memory_check_interval=timedelta(seconds=0.02))
 LOADING = Behaviour(stdout=b"shard 1 of 2\n", loads_for=timedelta(seconds=5))
 
 
@@ -35,8 +36,7 @@ class Memory:
 
 
 @pytest.fixture
-def memory(monkeypatch):
-    monkeypatch.setattr(memory_guard, "LOOK_SECONDS", 0.02)
+def memory():
     return Memory()
 
 
@@ -44,7 +44,7 @@ def memory(monkeypatch):
 def desk(settings, redis, runtime, memory):
     told = settings.host.model_copy(update={"memory_floor": 2 * GB})
     settings = settings.model_copy(update={"host": told})
-    with desk_of(settings, redis, runtime, probe=runtime.probe, available=memory) as desk:
+    with desk_of(settings, redis, runtime, probe=runtime.probe, available=memory, timings=CHECKED_OFTEN) as desk:
         yield desk
 
 

@@ -48,7 +48,7 @@ def test_a_library_that_crashes_crashes_alone() -> None:
 
 
 def test_the_worker_does_not_hold_the_library() -> None:
-    code = "import sys, aima_worker.node.hardware as h; h._found(); print('pynvml' in sys.modules)"
+    code = "import sys, aima_worker.node.hardware as h; h._detected(); print('pynvml' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

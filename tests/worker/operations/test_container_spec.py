@@ -49,7 +49,7 @@ def test_the_labels_tell_by_whom_and_with_which_gpus_it_was_made(desk):
     spec = a_spec(desk.host, a_start_of(), granted=granted)
 
     assert spec.gpus == ("GPU-1", "GPU-3")
-    assert Granted.told_by(spec.labels) == granted
+    assert Granted.from_labels(spec.labels) == granted
 
 
 @pytest.mark.redis

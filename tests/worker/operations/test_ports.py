@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -22,7 +23,7 @@ def test_a_port_that_was_asked_for_and_is_taken_ends_the_start_with_its_holder_n
         outcome = desk.carry_out(a_start_of(port=18555))
 
     assert outcome.code == "port_taken"
-    assert "process" in outcome.operation.failure.message
+    assert f"(pid {os.getpid()})" in outcome.operation.failure.message
     assert_nothing_is_left(desk)
 
 

@@ -14,7 +14,7 @@ from aima_core.domain.units import format_size
 from aima_core.errors import DiskFull, ImageNotFound
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake.engine import Behaviour
-from aima_worker.runtimes.fake.pull import Published
+from aima_worker.runtimes.fake.streams import Published
 
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
@@ -163,7 +163,7 @@ def test_what_is_here_already_goes_before_what_must_be_pulled(desk, runtime):
 
 @pytest.mark.parametrize("told", [True, False], ids=["told before", "seen after"])
 def test_an_image_for_another_architecture_is_refused_without_a_container(desk, runtime, told):
-    runtime.published["far:1"] = Published(arch="riscv64", told=told)
+    runtime.published["far:1"] = Published(arch="riscv64", announces_arch=told)
 
     outcome = desk.carry_out(a_start_of(image="far:1"))
 

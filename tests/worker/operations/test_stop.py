@@ -10,7 +10,7 @@ from lab.wishes import SERVICE, a_start_of, a_stop_of
 
 from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
-from aima_worker.operations import stop
+from aima_worker.context import Timings
 
 pytestmark = pytest.mark.redis
 
@@ -20,7 +20,7 @@ def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
     runtime.away = True
 
     id, end = desk.begin(a_stop_of())
-    assert eventually(lambda: "goes on as soon as it does" in (desk.outcome(id).operation.reason or ""))
+    assert eventually(lambda: "The stop continues when it answers" in (desk.outcome(id).operation.reason or ""))
     runtime.away = False
     outcome = end.result(5)
 
@@ -29,8 +29,8 @@ def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
     assert runtime.find(desk.host.container_name(SERVICE)) is None
 
 
-def test_it_fails_when_the_engine_stays_away(desk, runtime, monkeypatch):
-    monkeypatch.setattr(stop, "ENGINE_AWAY", timedelta(0))
+@pytest.mark.parametrize("timings", [pytest.param(Timings(engine_wait_timeout=timedelta()), id="without patience")])
+def test_it_fails_when_the_engine_stays_away(desk, runtime):
     desk.carry_out(a_start_of())
     runtime.away = True
 

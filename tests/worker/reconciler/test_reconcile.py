@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -16,9 +17,8 @@ from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import DockerUnavailable, UnknownOperation, UnknownService
 from aima_core.redis import keys
 from aima_core.store.operations import now
+from aima_worker.context import Timings
 from aima_worker.operations.container_spec import Granted, container_spec
-from aima_worker.reconciler import loop as watching
-from aima_worker.reconciler import reconcile, resources
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake.engine import Behaviour
@@ -26,16 +26,21 @@ from aima_worker.runtimes.fake.engine import Behaviour
 pytestmark = pytest.mark.redis
 NAME = "test.svc-tiny-dial.alpha"
 ALPHA = HostName("alpha")
-SOON = 0.1
+SOON = timedelta(seconds=0.1)
+TIMINGS = Timings(stable_after=SOON, orphaned_after=SOON, mass_loss_delay=SOON, resources_interval=timedelta())
+RARELY = pytest.mark.parametrize(
+    "timings", [pytest.param(replace(TIMINGS, resources_interval=timedelta(minutes=1)), id="resources each minute")]
+)
 LOADS = Behaviour(loads_for=timedelta(minutes=1))
 
 
 @pytest.fixture
-def watch(desk, monkeypatch) -> ReconcileLoop:
-    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 0)
-    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", SOON)
-    monkeypatch.setattr(reconcile, "SETTLES_SECONDS", SOON)
-    monkeypatch.setattr(resources, "LEFT_SECONDS", SOON)
+def timings() -> Timings:
+    return TIMINGS
+
+
+@pytest.fixture
+def watch(desk) -> ReconcileLoop:
     return ReconcileLoop(desk.host, engine_answers=lambda _: None)
 
 
@@ -64,7 +69,7 @@ def looks_until(watch, fact) -> bool:
 def looks_for_a_while(watch) -> None:
     """Longer than anything is waited for."""
     begun = now()
-    assert looks_until(watch, lambda: now() - begun > timedelta(seconds=4 * SOON))
+    assert looks_until(watch, lambda: now() - begun > 4 * SOON)
 
 
 def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> OperationId:
@@ -93,8 +98,8 @@ def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtim
     assert runtime.find(NAME) == container
 
 
-def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget, monkeypatch):
-    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 60)
+@RARELY
+def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget):
     watch.reconcile_once()
 
     forget()
@@ -104,8 +109,8 @@ def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget, 
     assert list(desk.host.allocations.held(ALPHA)) == [SERVICE]
 
 
-def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch, ready, monkeypatch):
-    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 60)
+@RARELY
+def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch, ready):
     watch.reconcile_once()
     desk.host.release_resources(SERVICE, fence=ready.fence)
     watch.reconcile_once()
@@ -413,7 +418,7 @@ def test_nothing_is_given_back_while_the_engine_does_not_answer(desk, watch, run
             watch.reconcile_once()
         return False
 
-    assert not eventually(looks_in_vain, within=timedelta(seconds=3 * SOON))
+    assert not eventually(looks_in_vain, within=3 * SOON)
     assert desk.leases() == [18550]
 
     runtime.away = False
@@ -498,8 +503,8 @@ def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, wa
 # What it costs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_quiet_look_asks_redis_little(desk, watch, ready, redis, monkeypatch):
-    monkeypatch.setattr(watching, "RESOURCES_SECONDS", 15)
+@RARELY
+def test_a_quiet_look_asks_redis_little(desk, watch, ready, redis):
     watch.reconcile_once()
 
     before = redis.info("stats")["total_commands_processed"]

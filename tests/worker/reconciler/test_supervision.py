@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 from lab.parts import eventually
@@ -13,9 +12,9 @@ from aima_core.domain.ids import InstanceId
 from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
 from aima_core.errors import BrokerUnavailable, DockerUnavailable
-from aima_worker.reconciler import supervision
+from aima_worker.context import Timings
 from aima_worker.reconciler.loop import ReconcileLoop
-from aima_worker.reconciler.supervision import FAILED_CHECKS
+from aima_worker.reconciler.supervision import FAILED_CHECKS, RestartTracker
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake.engine import Behaviour
 
@@ -29,8 +28,12 @@ def told() -> list[bool]:
 
 
 @pytest.fixture
-def watch(desk, told, monkeypatch) -> ReconcileLoop:
-    monkeypatch.setattr(supervision, "WAITS", (timedelta(), timedelta(), timedelta()))
+def timings() -> Timings:
+    return Timings(restart_delays=(timedelta(), timedelta(), timedelta()))
+
+
+@pytest.fixture
+def watch(desk, told) -> ReconcileLoop:
     return ReconcileLoop(desk.host, engine_answers=told.append)
 
 
@@ -72,7 +75,7 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     desk, watch, ready, runtime, oom_killed, how
 ):
     said = [f"so hungry {number}" for number in range(150)]
-    for _ in range(len(supervision.WAITS)):
+    for _ in range(len(desk.host.timings.restart_delays)):
         runtime.end(NAME, exit_code=139, oom_killed=oom_killed)
         watch.reconcile_once()
         watch.reconcile_once()
@@ -90,14 +93,14 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     assert desk.leases() == []
 
 
-def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven(monkeypatch):
+def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven():
     clock = [0.0]
-    monkeypatch.setattr(supervision, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    budget, instance = supervision.RestartTracker(), InstanceId("svc-tiny-dial@alpha")
+    budget = RestartTracker(Timings().restart_delays, clock=lambda: clock[0])
+    instance = InstanceId("svc-tiny-dial@alpha")
     for _ in range(3):
         assert budget.plan(instance)
-        clock[0] += budget.seconds_to_next()
-        budget.made(instance)
+        clock[0] += budget.time_to_next().total_seconds()
+        budget.record(instance)
     third = clock[0]
 
     clock[0] = 10 * 60

@@ -9,8 +9,8 @@ import pytest
 from aima_core.errors import Cancelled, DiskFull, DockerUnavailable, GpuUnavailable, PullBroken, PullStalled
 from aima_worker.runtime import ContainerSpec
 from aima_worker.runtimes.fake.engine import Behaviour
-from aima_worker.runtimes.fake.pull import Published
 from aima_worker.runtimes.fake.runtime import FakeRuntime
+from aima_worker.runtimes.fake.streams import Published
 
 STALL = timedelta(milliseconds=50)
 URL = "http://127.0.0.1:20000/health"

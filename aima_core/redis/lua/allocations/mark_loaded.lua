@@ -1,7 +1,14 @@
--- Say that a service has taken all the memory it was given.
+-- uses: allocations
 --
--- KEYS  what the host holds
--- ARGV  service
-local text = redis.call('HGET', KEYS[1], ARGV[1])
-if text then redis.call('HSET', KEYS[1], ARGV[1], (string.gsub(text, '^(%d+) 1', '%1 0'))) end
+-- Marks an allocation as loaded: its memory shows in the kernel's figures from now on.
+--
+-- Returns 1, or 0 if the service has no allocation.
+local allocations = unpack(KEYS)
+local service = unpack(ARGV)
+
+local text = redis.call('HGET', allocations, service)
+if not text then return 0 end
+local allocation = parse_allocation(text)
+allocation.loading = false
+redis.call('HSET', allocations, service, format_allocation(allocation))
 return 1

@@ -1,7 +1,11 @@
--- Give back what a service holds of a host, unless a later operation was given it since.
+-- uses: allocations
 --
--- KEYS  what the host holds
--- ARGV  service, the highest fence that may be given back
-local text = redis.call('HGET', KEYS[1], ARGV[1])
-if not text or tonumber(string.match(text, '^%d+ %d (%-?%d+)')) > tonumber(ARGV[2]) then return 0 end
-return redis.call('HDEL', KEYS[1], ARGV[1])
+-- Releases a service's allocation, unless a later operation got it since (fencing).
+--
+-- Returns 1, or 0 if there is none or its fence is higher.
+local allocations = unpack(KEYS)
+local service, highest_fence = unpack(ARGV)
+
+local text = redis.call('HGET', allocations, service)
+if not text or parse_allocation(text).fence > tonumber(highest_fence) then return 0 end
+return redis.call('HDEL', allocations, service)

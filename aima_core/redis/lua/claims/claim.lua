@@ -1,107 +1,125 @@
--- Take an operation on, unless it has ended, somebody holds it, it is another host's, or this one has no room for it.
+-- uses: clock, allocations, routes
 --
--- A message that comes twice or late does nothing. What a start needs is given to its service here, in the same step
--- in which it is looked whether the host has it: so two starts never both take the last of it. One that any host may
--- take goes to the one that has its service already: so two starts of one service never bring it up twice.
+-- Claims an operation for a host: a lease of claim_ms, with the resources of a start allocated in the same step.
 --
--- KEYS  operation, its claim, those waiting, the host's slots, what the host holds, the drained hosts, the host of each
---       service, prefix of what hosts hold, of instances, of operations
--- ARGV  id, host, milliseconds the claim lasts, the states in which it may be claimed (comma-separated), the time,
---       a word of this claim's own, slots, bytes for engines in all, bytes available now, '1' if GPUs share them, the GPUs' ids, …
---       (without slots, the host has room for anything)
--- Gives {1, the record, the ids of the GPUs given}, {0, why not}, {2, what it lacks, the record}, or {3, the host that
--- has its service, the record}.
-local field =
-  redis.call('HMGET', KEYS[1], 'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence', 'route')
-local state, cancelled, attempted, owner, kind = field[1], field[2], field[3], field[4], field[5]
-if not state then return {0, 'there is no record of it'} end
-if not string.find(ARGV[4], ',' .. state .. ',', 1, true) then return {0, 'it has ended: ' .. state} end
-if cancelled and not attempted then return {0, 'cancelled'} end -- after a first attempt there may be something to clear away
-local holder = redis.call('GET', KEYS[2])
-if holder and redis.call('HGET', KEYS[1], 'claimed_by') == ARGV[6] then -- asked again, since the answer was lost
-  local gpus, held = {}, redis.call('HGET', KEYS[5], field[7] or '')
-  for gpu in string.gmatch(held and string.match(held, '[^ ]*$') or '', '[^,]+') do gpus[#gpus + 1] = gpu end
-  return {1, redis.call('HGETALL', KEYS[1]), gpus}
-end
-if holder then return {0, 'it is held by ' .. holder} end
-if owner and owner ~= ARGV[2] then return {0, 'it is ' .. owner .. "'s"} end
+-- A duplicate or late message claims nothing. Admission and allocation are one step, so that two starts never race for
+-- the last memory of a host. A start that any host may claim goes to the host that has its service already, so that
+-- two starts of one service never run it on two hosts. A claim whose reply was lost is granted again to its token.
+--
+-- Without `slots`, the host admits everything.
+-- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, or {3, host that has the service, record}.
+local operation, claim, waiting, host_slots, allocations, drained_hosts, service_hosts = unpack(KEYS)
+local id, host, claim_ms, claimable_states, started_at, token = unpack(ARGV, 1, 6)
+local operation_prefix, instance_prefix, allocations_prefix = unpack(ARGV, 7, 9)
+local slots, memory_limit, memory_available, unified = unpack(ARGV, 10, 13)
+local gpu_ids = {unpack(ARGV, 14)}
 
--- Whoever was given room for the service has it, until that is given back, or a later operation has asked for its end;
--- and whoever it was sent to by name, until that has ended.
-local function who_has_it()
-  local other = redis.call('HGET', KEYS[7], field[7])
-  if not other or other == ARGV[2] then return nil end
-  local told = redis.call('HMGET', KEYS[9] .. field[7] .. '@' .. other, 'desired', 'fence', 'asked_by')
-  local asked = told[1] == 'running' and told[3] and redis.call('HGET', KEYS[10] .. told[3], 'state')
-  if asked and string.find(ARGV[4], ',' .. asked .. ',', 1, true) then return other end
-  local held = redis.call('HGET', KEYS[8] .. other, field[7])
-  if not held then return nil end
-  local given_by = tonumber(string.match(held, '^%d+ %d (%-?%d+)'))
-  if told[1] == 'stopped' and tonumber(told[2]) > given_by then return nil end
-  return other
+local state, cancelled, attempt, owner, kind, needs, service, fence, route = unpack(redis.call('HMGET', operation,
+  'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence', 'route'))
+local allocated_gpus = {}
+
+local function record() return redis.call('HGETALL', operation) end
+
+local function is_claimable(state) return string.find(claimable_states, ',' .. state .. ',', 1, true) end
+
+local function not_claimable()
+  if not state then return {0, 'there is no record of it'} end
+  if not is_claimable(state) then return {0, 'it has ended: ' .. state} end
+  if cancelled and not attempt then return {0, 'cancelled'} end -- an earlier attempt may have left a container to remove
 end
 
-if kind == 'start' and not owner and string.sub(field[9], 1, 5) ~= 'host.' then
-  local other = who_has_it()
-  if other then return {3, other, redis.call('HGETALL', KEYS[1])} end
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local given = {}
-
-local function short_of(others)
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-  if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[7]) then return 'slots' end
-  if kind ~= 'start' then return nil end
-  local is_there = redis.call('HEXISTS', KEYS[5], field[7]) == 1
-  if not is_there and redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'drained' end
-
-  local needs, unified = cjson.decode(field[6] or '{}'), ARGV[10] == '1'
-  local wanted = (needs.memory or 0) + (unified and needs.gpu_memory or 0)
-  local held, not_yet_taken, loads, in_use = 0, 0, false, {}
-  for _, text in pairs(others) do
-    local memory, loading, gpus = string.match(text, '^(%d+) (%d) %-?%d+ (.*)$')
-    held = held + memory
-    if loading == '1' then
-      not_yet_taken = not_yet_taken + memory
-      loads = loads or gpus ~= ''
-    end
-    for gpu in string.gmatch(gpus, '[^,]+') do in_use[gpu] = true end
+local function already_claimed()
+  local holder = redis.call('GET', claim)
+  if not holder then return nil end
+  if redis.call('HGET', operation, 'claimed_by') == token then -- the reply to this claim was lost
+    local text = redis.call('HGET', allocations, service or '')
+    return {1, record(), text and parse_allocation(text).gpus or {}}
   end
-  if held + wanted > tonumber(ARGV[8]) or not_yet_taken + wanted > tonumber(ARGV[9]) then return 'memory' end
-
-  local count = needs.gpus or 0
-  if count ~= 0 then
-    if unified and loads then return 'load' end
-    for at = 11, #ARGV do
-      if unified or not in_use[ARGV[at]] then given[#given + 1] = ARGV[at] end
-    end
-    local least = count == 'all' and #ARGV - 10 or count
-    if #given == 0 or #given < least then return 'gpus' end
-    for at = #given, least + 1, -1 do given[at] = nil end
-  end
-  redis.call('HSET', KEYS[5], field[7], string.format('%d 1 %s %s', wanted, field[8], table.concat(given, ',')))
+  return {0, 'it is held by ' .. holder}
 end
 
-if kind ~= 'stop' and ARGV[7] then
-  local others = {}
-  local all = redis.call('HGETALL', KEYS[5])
+-- The last host of the service has it while the start that was sent there by name has not ended, and while it holds an
+-- allocation that no later stop has been asked for.
+local function has_service(other)
+  local desired, desired_fence, asked_by =
+    unpack(redis.call('HMGET', instance_prefix .. instance_on(service, other), 'desired', 'fence', 'asked_by'))
+  local start_state = desired == 'running' and asked_by and redis.call('HGET', operation_prefix .. asked_by, 'state')
+  if start_state and is_claimable(start_state) then return true end
+  local text = redis.call('HGET', allocations_prefix .. other, service)
+  if not text then return false end
+  return desired ~= 'stopped' or tonumber(desired_fence) <= parse_allocation(text).fence
+end
+
+local function placed_elsewhere()
+  if owner then return owner ~= host and {0, 'it is ' .. owner .. "'s"} or nil end
+  if kind ~= 'start' or leads_to_one_host(route) then return nil end
+  local other = redis.call('HGET', service_hosts, service)
+  if other and other ~= host and has_service(other) then return {3, other, record()} end
+end
+
+local function use_of_other_services()
+  local use = {memory = 0, memory_loading = 0, loading_on_gpus = false, gpus = {}}
+  local all = redis.call('HGETALL', allocations)
   for at = 1, #all, 2 do
-    if all[at] ~= field[7] then others[all[at]] = all[at + 1] end
+    if all[at] ~= service then
+      local other = parse_allocation(all[at + 1])
+      use.memory = use.memory + other.memory
+      if other.loading then
+        use.memory_loading = use.memory_loading + other.memory
+        use.loading_on_gpus = use.loading_on_gpus or #other.gpus > 0
+      end
+      for _, gpu in ipairs(other.gpus) do use.gpus[gpu] = true end
+    end
   end
-  local lacks = short_of(others)
-  if lacks then
-    redis.call('ZADD', KEYS[3], 'NX', now, ARGV[1])
-    return {2, lacks, redis.call('HGETALL', KEYS[1])}
-  end
-  redis.call('ZADD', KEYS[4], now + ARGV[3], ARGV[1])
-  if kind == 'start' then redis.call('HSET', KEYS[7], field[7], ARGV[2]) end
+  return use
 end
 
-local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-redis.call('SET', KEYS[2], ARGV[2] .. ' in attempt ' .. attempt, 'PX', ARGV[3])
-redis.call('HSET', KEYS[1], 'host', ARGV[2], 'state', 'running', 'claimed_by', ARGV[6])
-redis.call('HSETNX', KEYS[1], 'started_at', ARGV[5])
-redis.call('ZREM', KEYS[3], ARGV[1])
-return {1, redis.call('HGETALL', KEYS[1]), given}
+local function choose_gpus(count, gpus_in_use)
+  local free = {}
+  for _, gpu in ipairs(gpu_ids) do
+    if not gpus_in_use[gpu] then free[#free + 1] = gpu end
+  end
+  local least = count == 'all' and #gpu_ids or count
+  if #free == 0 or #free < least then return nil end
+  return {unpack(free, 1, least)}
+end
+
+local function allocate()
+  local is_new = redis.call('HEXISTS', allocations, service) == 0
+  if is_new and redis.call('HEXISTS', drained_hosts, host) == 1 then return 'drained' end
+  local request, shares_memory, use = cjson.decode(needs or '{}'), unified == '1', use_of_other_services()
+  local memory = (request.memory or 0) + (shares_memory and request.gpu_memory or 0)
+  local fits = use.memory + memory <= tonumber(memory_limit)
+  if not fits or use.memory_loading + memory > tonumber(memory_available) then return 'memory' end
+  if (request.gpus or 0) ~= 0 then
+    if shares_memory and use.loading_on_gpus then return 'loading' end
+    allocated_gpus = choose_gpus(request.gpus, shares_memory and {} or use.gpus)
+    if not allocated_gpus then return 'gpus' end
+  end
+  local allocation = {memory = memory, loading = true, fence = fence, gpus = allocated_gpus}
+  redis.call('HSET', allocations, service, format_allocation(allocation))
+end
+
+local function admit()
+  if kind == 'stop' or not slots then return nil end
+  local now = now_ms()
+  redis.call('ZREMRANGEBYSCORE', host_slots, '-inf', now)
+  local obstacle = redis.call('ZCARD', host_slots) >= tonumber(slots) and 'slots' or kind == 'start' and allocate()
+  if obstacle then
+    redis.call('ZADD', waiting, 'NX', now, id)
+    return {2, obstacle, record()}
+  end
+  redis.call('ZADD', host_slots, now + claim_ms, id)
+  if kind == 'start' then redis.call('HSET', service_hosts, service, host) end
+end
+
+local function grant()
+  local attempt = redis.call('HINCRBY', operation, 'attempt', 1)
+  redis.call('SET', claim, host .. ' in attempt ' .. attempt, 'PX', claim_ms)
+  redis.call('HSET', operation, 'host', host, 'state', 'running', 'claimed_by', token)
+  redis.call('HSETNX', operation, 'started_at', started_at)
+  redis.call('ZREM', waiting, id)
+  return {1, record(), allocated_gpus}
+end
+
+return not_claimable() or already_claimed() or placed_elsewhere() or admit() or grant()

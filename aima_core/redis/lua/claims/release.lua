@@ -1,10 +1,11 @@
--- End a claim, and give back its slot. What the host holds for the service is given back with its container.
+-- Releases a claim and its slot. The allocation of a start stays until its container is gone.
 --
--- KEYS  operation, its claim, the host's slots
--- ARGV  id, attempt, host, '1' if any host may take it on from now on
--- Gives 1, or 0 when another attempt has begun.
-if redis.call('GET', KEYS[2]) ~= ARGV[3] .. ' in attempt ' .. ARGV[2] then return 0 end
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[3], ARGV[1])
-if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'host') end
+-- Returns 1, or 0 if another attempt holds the claim by now.
+local operation, claim, host_slots = unpack(KEYS)
+local id, attempt, host, to_any_host = unpack(ARGV)
+
+if redis.call('GET', claim) ~= host .. ' in attempt ' .. attempt then return 0 end
+redis.call('DEL', claim)
+redis.call('ZREM', host_slots, id)
+if to_any_host == '1' then redis.call('HDEL', operation, 'host') end
 return 1

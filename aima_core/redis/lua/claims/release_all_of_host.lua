@@ -1,15 +1,16 @@
--- End the claims of a host's worker that is no more, so that the next one goes on at once.
+-- Releases every claim of a host whose worker has died, so that its successor resumes them without waiting for expiry.
 --
--- KEYS  the active operations, the host's slots
--- ARGV  host, prefix of records, of claims
--- Gives {id, …}: those that it was carrying out.
-local found = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local told = redis.call('HMGET', ARGV[2] .. id, 'host', 'attempt')
-  if told[1] == ARGV[1] and told[2] then
-    redis.call('DEL', ARGV[3] .. id)
-    found[#found + 1] = id
+-- Returns {id, …}: the operations that were claimed.
+local active, host_slots = unpack(KEYS)
+local host, operation_prefix, claim_prefix = unpack(ARGV)
+
+local released = {}
+for _, id in ipairs(redis.call('ZRANGE', active, 0, -1)) do
+  local owner, attempt = unpack(redis.call('HMGET', operation_prefix .. id, 'host', 'attempt'))
+  if owner == host and attempt then
+    redis.call('DEL', claim_prefix .. id)
+    released[#released + 1] = id
   end
 end
-redis.call('DEL', KEYS[2])
-return found
+redis.call('DEL', host_slots)
+return released

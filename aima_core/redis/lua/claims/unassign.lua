@@ -1,13 +1,15 @@
--- Let any host take on an operation whose host is lost, unless that host still holds its claim.
+-- uses: clock
 --
--- From then on it counts as asked for later than what was asked of the lost host meanwhile.
+-- Lets any host claim an operation of a lost host, unless that host still holds the claim (false failure detection).
 --
--- KEYS  operation, its claim, those waiting, the fence
--- ARGV  id, the lost host
--- Gives 1, or 0 when it was not so.
-if redis.call('HGET', KEYS[1], 'host') ~= ARGV[2] or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('HDEL', KEYS[1], 'host')
-local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'fence', redis.call('INCR', KEYS[4]), 'put_down', time[1] * 1000)
-redis.call('ZADD', KEYS[3], time[1] * 1000, ARGV[1])
+-- The operation gets a new fence, so that it supersedes what was requested of the lost host meanwhile.
+-- Returns 1, or 0 if it is not that host's or is still claimed.
+local operation, claim, waiting, fence_counter = unpack(KEYS)
+local id, lost_host = unpack(ARGV)
+
+if redis.call('HGET', operation, 'host') ~= lost_host or redis.call('EXISTS', claim) == 1 then return 0 end
+local now = now_ms()
+redis.call('HDEL', operation, 'host')
+redis.call('HSET', operation, 'fence', redis.call('INCR', fence_counter), 'put_down', now)
+redis.call('ZADD', waiting, now, id)
 return 1

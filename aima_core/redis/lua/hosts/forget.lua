@@ -1,25 +1,18 @@
--- Forget a host that is gone for good, with all that is known of it and by it; refused while it lives.
+-- uses: clock, hosts
 --
--- One step, since the host may come back at any moment: it joins anew then, and must find all of its records or none.
--- The operations themselves stay; the claims on them end here, so that each can be ended or go elsewhere.
+-- Forgets a removed host: deletes every record of it in one step, so that a host which joins again finds all of its
+-- records or none (race). Refused while it is live.
 --
--- KEYS  the hosts, those by when they were seen, sessions, identities, the drained hosts, those that met senseless
---       messages, the host of each service, the instances, the active operations, the routes, Celery's messages that
---       were handed out and when, then the host's own: instances, ports, last ports, and whatever else goes with it
--- ARGV  name, milliseconds after which a silent host is dead, its two queues, prefix of its ports, of instances, of
---       lines, of last lines, of operations, of claims
--- Gives 'forgotten', 'live', or 'unknown'.
-local hosts, seen, sessions, identities, drained, dropped = unpack(KEYS, 1, 6)
+-- Its operations stay; their claims end here, so that each operation can be ended or moved.
+-- Returns 'forgotten', 'live', or 'unknown'.
+local hosts, hosts_seen, sessions, identities, drained, dropped = unpack(KEYS, 1, 6)
 local services_at, instances, active, routes, unacked, unacked_index = unpack(KEYS, 7, 12)
 local own_instances, ports, last_ports = unpack(KEYS, 13, 15)
-local name, dead, queue, stop_queue, port_prefix = unpack(ARGV, 1, 5)
+local own_keys = {unpack(KEYS, 13)}
+local name, dead_ms, queue, stop_queue, port_prefix = unpack(ARGV, 1, 5)
 local instance_prefix, lines_prefix, last_lines_prefix, operation_prefix, claim_prefix = unpack(ARGV, 6, 10)
 
-if redis.call('HEXISTS', hosts, name) == 0 then return 'unknown' end
-local time = redis.call('TIME')
-if time[1] + time[2] / 1e6 - (redis.call('ZSCORE', seen, name) or 0) < dead / 1000 then return 'live' end
-
-local function forget_fields_that_say(key, value)
+local function delete_fields_with(key, value)
   local all = redis.call('HGETALL', key)
   for at = 1, #all, 2 do
     if all[at + 1] == value then redis.call('HDEL', key, all[at]) end
@@ -32,12 +25,12 @@ local function end_claims()
   end
 end
 
--- What Celery handed to the host's worker would be put back on a queue that nobody reads.
-local function forget_what_was_handed_out()
+-- Celery would requeue what it delivered to the host's worker on a queue that has no consumer.
+local function delete_unacknowledged_messages()
   local all = redis.call('HGETALL', unacked)
   for at = 1, #all, 2 do
-    local read, told = pcall(cjson.decode, all[at + 1])
-    local from = read and type(told) == 'table' and told[3]
+    local parsed, delivery = pcall(cjson.decode, all[at + 1])
+    local from = parsed and type(delivery) == 'table' and delivery[3]
     if from == queue or from == stop_queue then
       redis.call('HDEL', unacked, all[at])
       redis.call('ZREM', unacked_index, all[at])
@@ -45,28 +38,30 @@ local function forget_what_was_handed_out()
   end
 end
 
-local function forget_instances()
+local function delete_instances()
   for _, id in ipairs(redis.call('SMEMBERS', own_instances)) do
     redis.call('DEL', instance_prefix .. id)
     redis.call('ZREM', instances, id)
   end
-  for _, id in ipairs(redis.call('HKEYS', last_ports)) do -- whatever spoke had a port; some of it is removed by now
+  for _, id in ipairs(redis.call('HKEYS', last_ports)) do -- includes instances removed before: each had a port
     redis.call('DEL', lines_prefix .. id, last_lines_prefix .. id)
   end
 end
 
-local function forget_leases()
+local function delete_leases()
   for _, port in ipairs(redis.call('ZRANGE', ports, 0, -1)) do redis.call('DEL', port_prefix .. port) end
 end
 
+if redis.call('HEXISTS', hosts, name) == 0 then return 'unknown' end
+if is_live(hosts_seen, name, dead_ms) then return 'live' end
 end_claims()
-forget_what_was_handed_out()
-forget_instances()
-forget_leases()
-forget_fields_that_say(services_at, name)
-forget_fields_that_say(identities, name)
-for _, of_all in ipairs({hosts, sessions, drained, dropped}) do redis.call('HDEL', of_all, name) end
-redis.call('ZREM', seen, name)
+delete_unacknowledged_messages()
+delete_instances()
+delete_leases()
+delete_fields_with(services_at, name)
+delete_fields_with(identities, name)
+for _, key in ipairs({hosts, sessions, drained, dropped}) do redis.call('HDEL', key, name) end
+redis.call('ZREM', hosts_seen, name)
 redis.call('ZREM', routes, queue)
-redis.call('DEL', unpack(KEYS, 13))
+redis.call('DEL', unpack(own_keys))
 return 'forgotten'

@@ -1,25 +1,22 @@
--- Take a host's name and identity for a worker, unless another that lives goes by one of them.
+-- uses: clock, hosts
 --
--- The same worker host comes back with the same session: it takes its own name again at once.
+-- Registers a worker under its name and identity, unless a live worker in another session has one of them. A restarted
+-- worker with the same session takes its name back at once.
 --
--- KEYS  hosts by when they were seen, sessions, identities
--- ARGV  name, identity, session, milliseconds after which a silent host is dead
--- Gives {'ok'}, {'name', the other's identity}, or {'identity', the other's name}.
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
+-- Returns {'ok'}, {'name', the other's identity}, or {'identity', the other's name}.
+local hosts_seen, sessions, identities = unpack(KEYS)
+local name, identity, session, dead_ms = unpack(ARGV)
+local own_session = identity .. ' ' .. session
 
-local function lives_elsewhere(name)
-  local session = redis.call('HGET', KEYS[2], name)
-  local seen = tonumber(redis.call('ZSCORE', KEYS[1], name) or '0')
-  return session and session ~= ARGV[2] .. ' ' .. ARGV[3] and now - seen < ARGV[4] / 1000
+local function is_taken(name)
+  local other = redis.call('HGET', sessions, name)
+  return other and other ~= own_session and is_live(hosts_seen, name, dead_ms)
 end
 
-if lives_elsewhere(ARGV[1]) then
-  return {'name', string.match(redis.call('HGET', KEYS[2], ARGV[1]), '^%S+')}
-end
-local name = redis.call('HGET', KEYS[3], ARGV[2])
-if name and name ~= ARGV[1] and lives_elsewhere(name) then return {'identity', name} end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
-redis.call('HSET', KEYS[3], ARGV[2], ARGV[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+if is_taken(name) then return {'name', string.match(redis.call('HGET', sessions, name), '^%S+')} end
+local previous = redis.call('HGET', identities, identity)
+if previous and previous ~= name and is_taken(previous) then return {'identity', previous} end
+redis.call('HSET', sessions, name, own_session)
+redis.call('HSET', identities, identity, name)
+redis.call('ZADD', hosts_seen, now_ms() / 1000, name)
 return {'ok'}

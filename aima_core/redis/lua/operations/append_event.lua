@@ -1,29 +1,30 @@
--- Move an operation on and tell everybody, in one step: record, log and publication bear the same number.
+-- uses: events
 --
--- Refused when the operation has ended or may not move so, or when the writer's attempt is no longer the latest:
--- a worker that was thought dead and comes back must not speak for an operation that another has taken over.
--- An event that is the last one already was sent again, since Redis' answer did not come: it counts once.
+-- Appends an event and updates its operation in one step: record, log and publication carry the same number.
 --
--- KEYS  operation, its log, the common log, the active operations, those waiting
--- ARGV  attempt or '', the states it may move from (comma-separated), '1' if this ends it, id, event, channel,
---       cap of its log, cap of the common log, seconds until an ended one expires, then field, value, …
--- Gives the event's number, or 0 when refused.
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if last and last[2][2] == ARGV[5] then return tonumber(string.match(last[1], '^%d+')) end
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state or not string.find(ARGV[2], ',' .. state .. ',', 1, true) then return 0 end
-if ARGV[1] ~= '' and ARGV[1] ~= redis.call('HGET', KEYS[1], 'attempt') then return 0 end
+-- Refused if the transition is not allowed, the operation has ended, or the attempt is superseded (fencing): a worker
+-- that was partitioned must not write to an operation that another has taken over.
+-- An event equal to the last one is a retry after a lost reply, and is not appended twice.
+--
+-- Returns the event's number, or 0 if refused.
+local operation, log, common_log, active, waiting = unpack(KEYS)
+local attempt, from_states, is_last, id, event, channel, log_cap, common_log_cap, ended_ttl = unpack(ARGV, 1, 9)
+local changes = {unpack(ARGV, 10)}
 
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-if #ARGV > 9 then redis.call('HSET', KEYS[1], unpack(ARGV, 10)) end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], seq .. '-0', 'event', ARGV[5])
-local place = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'operation', ARGV[4], 'seq', seq, 'event', ARGV[5])
-redis.call('PUBLISH', ARGV[6], ARGV[4] .. ' ' .. seq .. ' ' .. place .. ' ' .. ARGV[5])
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if last and last[2][2] == event then return tonumber(string.match(last[1], '^%d+')) end
+local state = redis.call('HGET', operation, 'state')
+if not state or not string.find(from_states, ',' .. state .. ',', 1, true) then return 0 end
+if attempt ~= '' and attempt ~= redis.call('HGET', operation, 'attempt') then return 0 end
 
-if ARGV[3] == '1' then
-  redis.call('EXPIRE', KEYS[1], ARGV[9])
-  redis.call('EXPIRE', KEYS[2], ARGV[9])
-  redis.call('ZREM', KEYS[4], ARGV[4])
-  redis.call('ZREM', KEYS[5], ARGV[4])
+local seq = redis.call('HINCRBY', operation, 'seq', 1)
+if #changes > 0 then redis.call('HSET', operation, unpack(changes)) end
+publish_event(id, seq, event, log, log_cap, common_log, common_log_cap, channel)
+
+if is_last == '1' then
+  redis.call('EXPIRE', operation, ended_ttl)
+  redis.call('EXPIRE', log, ended_ttl)
+  redis.call('ZREM', active, id)
+  redis.call('ZREM', waiting, id)
 end
 return seq

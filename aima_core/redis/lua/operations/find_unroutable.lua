@@ -1,31 +1,34 @@
--- Note which routes are listened to now, and find what is queued where nobody has listened for long.
+-- uses: clock, routes
 --
--- It is counted from when it was put down, and anew from each time that somebody listened: where a host lives that is
--- merely full, it waits on. Those longest not looked after come first, so that each has its turn.
+-- Records which routes have a live consumer, and finds queued operations whose routes had none for longer than limit_ms.
 --
--- KEYS  the active operations, routes by when somebody listened
--- ARGV  prefix of records, milliseconds that are long, how many to look at, milliseconds after which a route is
---       forgotten, the routes listened to now as a JSON array
--- Gives {id, record, …}.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, route in ipairs(cjson.decode(ARGV[5])) do redis.call('ZADD', KEYS[2], now, route) end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[4])
+-- The time counts from enqueueing, and again from each time that a route had a consumer: where hosts are live and full,
+-- an operation waits on. Operations whose next check is due first come first, so that each has its turn.
+-- Returns {id, record, …}.
+local active, routes_seen = unpack(KEYS)
+local operation_prefix, limit_ms, count, forget_ms, live_routes = unpack(ARGV)
+local now = now_ms()
 
-local function heard(routes)
+for _, route in ipairs(cjson.decode(live_routes)) do redis.call('ZADD', routes_seen, now, route) end
+redis.call('ZREMRANGEBYSCORE', routes_seen, '-inf', now - forget_ms)
+
+local function last_seen(routes)
   local last = 0
-  for _, route in ipairs(routes) do last = math.max(last, tonumber(redis.call('ZSCORE', KEYS[2], route) or '0')) end
+  for _, route in ipairs(routes) do
+    last = math.max(last, tonumber(redis.call('ZSCORE', routes_seen, route) or '0'))
+  end
   return last
 end
 
 local found = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[3] - 1)) do
-  local told = redis.call('HMGET', ARGV[1] .. id, 'state', 'put_down', 'routes', 'host')
-  if told[1] == 'queued' and told[2] and now - told[2] > tonumber(ARGV[2]) then
-    local routes = told[4] and {'host.' .. told[4]} or cjson.decode(told[3])
-    if now - heard(routes) > tonumber(ARGV[2]) then
+for _, id in ipairs(redis.call('ZRANGE', active, 0, count - 1)) do
+  local state, enqueued_at, routes, host =
+    unpack(redis.call('HMGET', operation_prefix .. id, 'state', 'put_down', 'routes', 'host'))
+  if state == 'queued' and enqueued_at and now - enqueued_at > tonumber(limit_ms) then
+    local candidates = host and {route_to(host)} or cjson.decode(routes)
+    if now - last_seen(candidates) > tonumber(limit_ms) then
       found[#found + 1] = id
-      found[#found + 1] = redis.call('HGETALL', ARGV[1] .. id)
+      found[#found + 1] = redis.call('HGETALL', operation_prefix .. id)
     end
   end
 end

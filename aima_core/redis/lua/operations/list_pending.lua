@@ -1,13 +1,14 @@
--- The operations that wait for room, oldest first, and that nobody has taken on.
+-- Lists the operations that wait for capacity, oldest first, and drops those that have ended or expired.
 --
--- KEYS  those waiting
--- ARGV  how many, prefix of records
--- Gives {id, its record, id, its record, …}.
+-- Returns {id, record, id, record, …}.
+local waiting = unpack(KEYS)
+local limit, operation_prefix = unpack(ARGV)
+
 local found = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)) do
-  local record = redis.call('HGETALL', ARGV[2] .. id)
-  if #record == 0 or redis.call('PTTL', ARGV[2] .. id) >= 0 then
-    redis.call('ZREM', KEYS[1], id)
+for _, id in ipairs(redis.call('ZRANGE', waiting, 0, limit - 1)) do
+  local record = redis.call('HGETALL', operation_prefix .. id)
+  if #record == 0 or redis.call('PTTL', operation_prefix .. id) >= 0 then
+    redis.call('ZREM', waiting, id)
   else
     found[#found + 1] = id
     found[#found + 1] = record

@@ -1,10 +1,11 @@
--- Ask for an operation's end. Who holds its claim sees the mark; if nobody does, the asker may end it at once.
+-- Requests that an operation be cancelled. The worker that holds its claim sees the mark when it renews; without a
+-- claim, the caller may end the operation at once.
 --
--- KEYS  operation, its claim
--- Gives 'lost', 'ended', 'held' or 'free'.
-local state = redis.call('HGET', KEYS[1], 'state')
+-- Returns 'lost' (no record), 'ended', 'held' or 'free'.
+local operation, claim = unpack(KEYS)
+
+local state = redis.call('HGET', operation, 'state')
 if not state then return 'lost' end
-if redis.call('PTTL', KEYS[1]) >= 0 then return 'ended' end
-redis.call('HSET', KEYS[1], 'cancel', '1')
-if redis.call('EXISTS', KEYS[2]) == 1 then return 'held' end
-return 'free'
+if redis.call('PTTL', operation) >= 0 then return 'ended' end
+redis.call('HSET', operation, 'cancel', '1')
+return redis.call('EXISTS', claim) == 1 and 'held' or 'free'

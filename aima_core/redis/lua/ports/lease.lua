@@ -1,45 +1,45 @@
--- Lease a port of a host: the one asked for, else the one the instance had last, else the first free one.
+-- uses: clock
 --
--- Free is a port by the moment that stands beside it: its own number, so that the lowest is taken first, or the end of
--- a lease, which nobody has to give back. So the cost does not grow with the number of leases.
--- A port that the caller found to be in somebody else's use is avoided until that time is over.
+-- Leases a port of a host for lease_ms: the requested one, else the instance's last one, else the first free one.
 --
--- KEYS  ports, last, the lease keys' prefix
--- ARGV  instance, fence, milliseconds the lease lasts [, port asked for or '' [, port to avoid, ms to avoid it]]
--- Gives the port, 'out of range', 'none', or {the lease that is in the way}.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A port is free from the time in its score. One that was never leased has its own number there, so that the lowest
+-- comes first; a leased one has the end of its lease. So an expired lease needs no cleanup, and the cost does not grow
+-- with the number of leases. `avoid` is a port found in use by another program: it is not leased again for avoid_ms.
+--
+-- Returns the port, 'out of range', 'none', or {the conflicting lease}.
+local ports, last_ports = unpack(KEYS)
+local lease_prefix, instance, fence, lease_ms, requested, avoid, avoid_ms = unpack(ARGV)
+local now = now_ms()
 
-local last = redis.call('HGET', KEYS[2], ARGV[1])
-local lease = last and redis.call('GET', KEYS[3] .. last)
-local held = lease and cjson.decode(lease)
-local holds = held and held.holder == ARGV[1] and last
-if holds and held.fence > tonumber(ARGV[2]) then return tonumber(last) end -- a later operation's, and not this one's to move
+local last = redis.call('HGET', last_ports, instance)
+local text = last and redis.call('GET', lease_prefix .. last)
+local lease = text and cjson.decode(text)
+local leased = lease and lease.holder == instance and last
+if leased and lease.fence > tonumber(fence) then return tonumber(last) end -- a later operation's: not moved by this one
 
-local asked, avoided = ARGV[4] or '', ARGV[5]
-if avoided then
-  redis.call('DEL', KEYS[3] .. avoided)
-  redis.call('ZADD', KEYS[1], now + ARGV[6], avoided)
-  redis.call('HDEL', KEYS[2], ARGV[1])
-  last, holds = false, false
+if avoid ~= '' then
+  redis.call('DEL', lease_prefix .. avoid)
+  redis.call('ZADD', ports, now + avoid_ms, avoid)
+  redis.call('HDEL', last_ports, instance)
+  last, leased = false, false
 end
 
-local port = asked ~= '' and asked or last
-if port and port ~= holds then
-  local free_from = redis.call('ZSCORE', KEYS[1], port)
+local port = requested ~= '' and requested or last
+if port and port ~= leased then
+  local free_from = redis.call('ZSCORE', ports, port)
   if not free_from or tonumber(free_from) > now then
-    if port == asked then return free_from and {redis.call('GET', KEYS[3] .. port) or ''} or 'out of range' end
+    if port == requested then return free_from and {redis.call('GET', lease_prefix .. port) or ''} or 'out of range' end
     port = false
   end
 end
-port = port or redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, 1)[1]
+port = port or redis.call('ZRANGE', ports, '-inf', now, 'BYSCORE', 'LIMIT', 0, 1)[1]
 if not port then return 'none' end
 
-if holds and holds ~= port then
-  redis.call('DEL', KEYS[3] .. holds)
-  redis.call('ZADD', KEYS[1], holds, holds)
+if leased and leased ~= port then
+  redis.call('DEL', lease_prefix .. leased)
+  redis.call('ZADD', ports, leased, leased)
 end
-redis.call('ZADD', KEYS[1], now + ARGV[3], port)
-redis.call('SET', KEYS[3] .. port, '{"holder":"' .. ARGV[1] .. '","fence":' .. ARGV[2] .. ',"since":' .. now .. '}', 'PX', ARGV[3])
-if port ~= last then redis.call('HSET', KEYS[2], ARGV[1], port) end
+redis.call('ZADD', ports, now + lease_ms, port)
+redis.call('SET', lease_prefix .. port, '{"holder":"' .. instance .. '","fence":' .. fence .. ',"since":' .. now .. '}', 'PX', lease_ms)
+if port ~= last then redis.call('HSET', last_ports, instance, port) end
 return tonumber(port)

@@ -1,17 +1,16 @@
--- Hold a leased port for as long as its container lives: from now on only evidence that it is gone ends the lease.
+-- uses: clock
 --
--- Written anew if Redis has lost it meanwhile, since the container is the ground truth.
+-- Makes a port lease permanent: from now on only evidence that its container is gone releases it.
 --
--- KEYS  ports, last, the lease keys' prefix
--- ARGV  instance, fence, port
-local lease = redis.call('GET', KEYS[3] .. ARGV[3])
-local since = redis.call('TIME')[1] * 1000
-if lease then
-  local held = cjson.decode(lease)
-  if held.holder ~= ARGV[1] then return 0 end
-  since = held.since
-end
-redis.call('ZADD', KEYS[1], '+inf', ARGV[3])
-redis.call('SET', KEYS[3] .. ARGV[3], '{"holder":"' .. ARGV[1] .. '","fence":' .. ARGV[2] .. ',"since":' .. string.format('%d', since) .. '}')
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+-- Writes the lease again if Redis has lost it, since the container is the ground truth.
+-- Returns 1, or 0 if another instance holds the port.
+local ports, last_ports = unpack(KEYS)
+local lease_prefix, instance, fence, port = unpack(ARGV)
+
+local text = redis.call('GET', lease_prefix .. port)
+local lease = text and cjson.decode(text) or {holder = instance, since = now_ms()}
+if lease.holder ~= instance then return 0 end
+redis.call('ZADD', ports, '+inf', port)
+redis.call('SET', lease_prefix .. port, '{"holder":"' .. instance .. '","fence":' .. fence .. ',"since":' .. string.format('%d', lease.since) .. '}')
+redis.call('HSET', last_ports, instance, port)
 return 1

@@ -1,15 +1,16 @@
--- Give back the port an instance holds, and no other.
+-- Releases the port that an instance holds, and no other.
 --
--- Checked here rather than in Python: between a GET and a DEL a lease can expire and be taken by the next
--- instance, and the DEL would then take that instance's port away.
---
--- KEYS  ports, last, the lease keys' prefix
--- ARGV  instance, the highest fence that may be given back
-local port = redis.call('HGET', KEYS[2], ARGV[1])
-local lease = port and redis.call('GET', KEYS[3] .. port)
-if not lease then return 0 end
-local held = cjson.decode(lease)
-if held.holder ~= ARGV[1] or held.fence > tonumber(ARGV[2]) then return 0 end
-redis.call('DEL', KEYS[3] .. port)
-redis.call('ZADD', KEYS[1], port, port)
+-- Done here rather than in Python: between a GET and a DEL the lease can expire and be taken by another instance, and
+-- the DEL would then release that instance's port (ABA race).
+-- Returns 1, or 0 if the instance holds none, or a later operation leased it (fencing).
+local ports, last_ports = unpack(KEYS)
+local lease_prefix, instance, highest_fence = unpack(ARGV)
+
+local port = redis.call('HGET', last_ports, instance)
+local text = port and redis.call('GET', lease_prefix .. port)
+if not text then return 0 end
+local lease = cjson.decode(text)
+if lease.holder ~= instance or lease.fence > tonumber(highest_fence) then return 0 end
+redis.call('DEL', lease_prefix .. port)
+redis.call('ZADD', ports, port, port)
 return 1

@@ -1,11 +1,10 @@
--- Make the free ports of a host those of its range that nobody holds.
+-- uses: clock
 --
--- A free port stands there by its own number, or by the moment its lease ran out; a leased one by a moment to come.
+-- Sets the range of ports that a host leases. Leased ports stay leased, also outside of the range.
 --
--- KEYS  ports
--- ARGV  first, last
-local time = redis.call('TIME')
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] * 1000 + math.floor(time[2] / 1000))
-for port = ARGV[1], ARGV[2] do
-  redis.call('ZADD', KEYS[1], 'NX', port, string.format('%d', port))
-end
+-- A free port has its own number or the end of its last lease as score, a leased one the end to come.
+local ports = unpack(KEYS)
+local first, last = unpack(ARGV)
+
+redis.call('ZREMRANGEBYSCORE', ports, '-inf', now_ms())
+for port = first, last do redis.call('ZADD', ports, 'NX', port, string.format('%d', port)) end

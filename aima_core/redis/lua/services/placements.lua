@@ -1,22 +1,24 @@
--- What services were asked to be, and the hosts that have them: those where one is up first, then those where one is down.
+-- uses: routes
 --
--- KEYS  the instances
--- ARGV  prefix of services, prefix of instances, the services' ids as a JSON array
--- Gives {record or '', {instance, …}, {wanted instance, …}, record or '', …}, by the order of the services.
+-- Returns the specs of services and the hosts of their instances, hosts where one runs before those where one is stopped:
+-- {record or '', {instance, …}, {instance desired to run, …}, record or '', …}, in the order of the services.
+local instances = unpack(KEYS)
+local service_prefix, instance_prefix, service_ids = unpack(ARGV)
+
 local found = {}
-for _, service in ipairs(cjson.decode(ARGV[3])) do
-  local up, down, wanted = {}, {}, {}
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '[' .. service .. '@', '[' .. service .. '@\255', 'BYLEX')) do
-    local instance = redis.call('HMGET', ARGV[2] .. id, 'desired', 'record')
-    if instance[2] then
-      local is_down = instance[1] == 'stopped' and cjson.decode(instance[2]).state == 'stopped'
-      table.insert(is_down and down or up, id)
-      if instance[1] == 'running' then wanted[#wanted + 1] = id end
+for _, service in ipairs(cjson.decode(service_ids)) do
+  local placed, stopped, running = {}, {}, {}
+  for _, id in ipairs(instances_of(service, instances)) do
+    local desired, record = unpack(redis.call('HMGET', instance_prefix .. id, 'desired', 'record'))
+    if record then
+      local is_stopped = desired == 'stopped' and cjson.decode(record).state == 'stopped'
+      table.insert(is_stopped and stopped or placed, id)
+      if desired == 'running' then running[#running + 1] = id end
     end
   end
-  for _, id in ipairs(down) do up[#up + 1] = id end
-  found[#found + 1] = redis.call('GET', ARGV[1] .. service) or ''
-  found[#found + 1] = up
-  found[#found + 1] = wanted
+  for _, id in ipairs(stopped) do placed[#placed + 1] = id end
+  found[#found + 1] = redis.call('GET', service_prefix .. service) or ''
+  found[#found + 1] = placed
+  found[#found + 1] = running
 end
 return found

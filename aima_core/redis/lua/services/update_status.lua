@@ -1,7 +1,9 @@
--- Put down what an instance is, unless it has been told to be something else since the observer was sent.
+-- Updates the status of an instance, unless its desired state has changed since (fencing).
 --
--- KEYS  instance
--- ARGV  the observer's fence, record
-if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'record', ARGV[2])
+-- Returns 1, or 0 if superseded.
+local instance = unpack(KEYS)
+local fence, record = unpack(ARGV)
+
+if redis.call('HGET', instance, 'fence') ~= fence then return 0 end
+redis.call('HSET', instance, 'record', record)
 return 1

@@ -1,25 +1,26 @@
-"""The one kept client to a Docker Engine, and the translation of everything that keeps it from answering.
+"""The one kept client to a Docker Engine: which engine, by which transport, and what it means when none answers.
 
-Nothing is asked of the engine before the first call, and an engine that comes back is spoken to anew, in whatever
-version of the API it has then. What the engine answers is the callers' to judge: APIError passes through.
+Nothing is requested before the first call. A broken connection drops the client, and the next call connects again in
+whatever version of the API the engine has then. Refusals are the caller's to translate: APIError passes through.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from docker import APIClient
-from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException
-from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnectionPool
+from docker.tls import TLSConfig
+from docker.transport.unixconn import UnixHTTPAdapter
 from docker.utils import kwargs_from_env
 from requests import Request
 from requests.exceptions import RequestException
@@ -27,21 +28,21 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from aima_core.errors import DockerUnavailable
+from aima_worker.runtimes.docker.sdk.stdio import docker_command, ssh_command, stdio_client
 
 CONNECTIONS = 32
 """Kept open at most; calls beyond these open one each."""
-
-
-class OnePoolAdapter(UnixHTTPAdapter):
-    """The library's own keeps a pool for every URL: a connection for each container, and hardly one used twice."""
-
-    def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 one pool whatever the URL
-        return super().get_connection("http+docker://localhost", proxies)
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 
 class EngineClient:
-    def __init__(self, address: str | None, *, host: str, timeout: timedelta) -> None:
-        self.address = address or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    def __init__(self, address: str | None, *, host: str, timeout: timedelta, through_program: bool = False) -> None:
+        """`address` None takes DOCKER_HOST, else the current docker context, else the default socket.
+
+        `through_program` connects by the `docker` program rather than to the address.
+        """
+        self._program = docker_command(address) if through_program else None
+        self.endpoint = Endpoint(address) if address else current_endpoint()
         self.host = host
         self.timeout = math.ceil(timeout.total_seconds())
         """Seconds, for one call."""
@@ -50,11 +51,11 @@ class EngineClient:
     @property
     def local(self) -> bool:
         """Whether the engine's files are this machine's."""
-        return self.address.startswith("unix://")
+        return self.endpoint.address.startswith("unix://")
 
     @contextmanager
-    def asking(self) -> Iterator[APIClient]:
-        """The client, for calls inside. Raises DockerUnavailable where the engine does not answer."""
+    def calling(self) -> Iterator[APIClient]:
+        """The client, for calls inside. Raises DockerUnavailable if the engine does not answer."""
         try:
             yield self._client()
         except APIError:
@@ -66,10 +67,10 @@ class EngineClient:
     def connection(self, method: str, path: str, params: Mapping[str, str]) -> tuple[HTTPConnection, str]:
         """A connection of the caller's own, not connected yet, and the target to request on it.
 
-        The kept client's own connections cannot be told apart from outside, so a call that has to be cut off from
-        another thread gets none of those.
+        The kept client's own connections cannot be told apart from outside, so a call that another thread may have to
+        cut off gets none of those.
         """
-        with self.asking() as client:
+        with self.calling() as client:
             url = f"{client.base_url}/v{client.api_version}{path}"
             request = client.prepare_request(Request(method, url, params=dict(params)))
             adapter = client.get_adapter(url)
@@ -78,13 +79,13 @@ class EngineClient:
             return connection, request.path_url
 
     def close(self) -> None:
-        """Let the connections go; who asks again has new ones."""
+        """Close the kept connections; the next call opens new ones."""
         client, self._kept = self._kept, None
         if client is not None:
             client.close()
 
     def unavailable(self, why: object) -> DockerUnavailable:
-        return DockerUnavailable(host=self.host, detail=f"{self.address}: {why}")
+        return DockerUnavailable(host=self.host, detail=f"{self.endpoint.address}: {why}")
 
     def _client(self) -> APIClient:
         if self._kept is None:
@@ -92,79 +93,74 @@ class EngineClient:
         return self._kept
 
     def _connect(self) -> APIClient:
-        if self.address.startswith("ssh://"):
-            return ssh_client(self.address, timeout=self.timeout, connections=CONNECTIONS)
-        tls = kwargs_from_env().get("tls", False)  # DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
-        client = APIClient(self.address, version="auto", timeout=self.timeout, tls=tls)
-        if self.local:
-            adapter = OnePoolAdapter(f"http+{self.address}", timeout=self.timeout, max_pool_size=CONNECTIONS)
+        scheme = urlsplit(self.endpoint.address).scheme
+        if program := self._program or (ssh_command(self.endpoint.address) if scheme == "ssh" else None):
+            return stdio_client(program, timeout=self.timeout)
+        if scheme == "context":
+            raise DockerException("there is no such docker context")
+        client = APIClient(self.endpoint.address, version="auto", timeout=self.timeout, tls=_tls(self.endpoint))
+        if scheme == "unix":
+            adapter = _OnePoolAdapter(f"http+{self.endpoint.address}", timeout=self.timeout, max_pool_size=CONNECTIONS)
             client.mount("http+docker://", adapter)
             client.trust_env = False  # a socket has no proxy, and looking for one costs a millisecond a call
         return client
 
 
-def ssh_client(address: str, *, timeout: float, connections: int) -> APIClient:
-    """A client that speaks through ssh, in the version of the API that the engine has."""
-    # The Unix address keeps the constructor from anything but the adapter, which is replaced before the first call.
-    client = APIClient("unix:///ssh", version=MINIMUM_DOCKER_API_VERSION, timeout=int(timeout))
-    client.mount("http+docker://", _SshAdapter(address, timeout=timeout, max_pool_size=connections))
-    client._version = str(client.version(api_version=False)["ApiVersion"])  # type: ignore[attr-defined]  # as its constructor does
-    return client
+class _OnePoolAdapter(UnixHTTPAdapter):
+    """The library's own keeps a pool for every URL: a connection for each container, and hardly one used twice."""
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 one pool whatever the URL
+        return super().get_connection("http+docker://localhost", proxies)
 
 
-def ssh_command(address: str) -> list[str]:
-    """What reaches the engine at `ssh://[user@]host[:port]`."""
-    at = urlsplit(address)
-    port = ["-p", str(at.port)] if at.port else []
-    user = ["-l", at.username] if at.username else []
-    return ["ssh", "-o", "BatchMode=yes", *port, *user, "--", at.hostname or "", "docker", "system", "dial-stdio"]
+# Which engine --------------------------------------------------------------------------------------------------------
 
 
-class _SshSocket(socket.socket):
-    """Our end of the pair; closing it ends the ssh at the other end."""
-
-    program: subprocess.Popen[bytes] | None = None
-
-    def _real_close(self, *args: Any) -> None:
-        super()._real_close(*args)  # type: ignore[misc]  # the one place that every way of closing passes
-        if self.program is not None:
-            self.program.kill()
-            self.program.wait()
-            self.program = None
+class Endpoint(NamedTuple):
+    address: str
+    """`unix://`, `tcp://`, `http(s)://` or `ssh://`; `context://` for a context that does not exist."""
+    tls_files: Path | None = None
+    """The directory with `ca.pem`, `cert.pem` and `key.pem`; None for what DOCKER_CERT_PATH names."""
+    verify: bool = True
 
 
-class _SshConnection(HTTPConnection):
-    def __init__(self, address: str, timeout: Any) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._address = address
-
-    def connect(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            sock = _SshSocket(fileno=ours.detach())
-            try:
-                sock.program = subprocess.Popen(
-                    ssh_command(self._address), stdin=theirs.fileno(), stdout=theirs.fileno()
-                )
-            except OSError:
-                sock.close()
-                raise
-        sock.settimeout(self.timeout)
-        self.sock = sock
+def current_endpoint() -> Endpoint:
+    """The engine that the `docker` program uses: by DOCKER_HOST, DOCKER_CONTEXT, `docker context use` or default."""
+    if address := os.environ.get("DOCKER_HOST"):
+        return Endpoint(address)
+    directory = Path(os.environ.get("DOCKER_CONFIG") or Path(os.environ.get("HOME", "/")) / ".docker")
+    name = os.environ.get("DOCKER_CONTEXT") or _read(directory / "config.json").get("currentContext") or "default"
+    return Endpoint(DEFAULT_ADDRESS) if name == "default" else _of_context(name, directory / "contexts")
 
 
-class _SshPool(UnixHTTPConnectionPool):
-    def _new_conn(self) -> HTTPConnection:
-        return _SshConnection(self.socket_path, self.timeout)
+def _of_context(name: str, contexts: Path) -> Endpoint:
+    """From the context's files, which lie below a hash of its name."""
+    key = sha256(name.encode()).hexdigest()
+    docker = _read(contexts / "meta" / key / "meta.json").get("Endpoints", {}).get("docker", {})
+    return Endpoint(
+        docker.get("Host") or f"context://{name}",
+        tls_files=contexts / "tls" / key / "docker",
+        verify=not docker.get("SkipTLSVerify"),
+    )
 
 
-class _SshAdapter(UnixHTTPAdapter):
-    def __init__(self, address: str, **settings: Any) -> None:
-        super().__init__("http+unix://", **settings)
-        self._address = address
+def _tls(endpoint: Endpoint) -> TLSConfig | bool:
+    if endpoint.tls_files is None:
+        return kwargs_from_env().get("tls", False)
+    if not endpoint.tls_files.is_dir():
+        return False
+    authority, certificate, key = (str(endpoint.tls_files / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+    return TLSConfig(
+        ca_cert=authority if Path(authority).exists() else None,
+        client_cert=(certificate, key) if Path(certificate).exists() else None,
+        verify=endpoint.verify,
+    )
 
-    def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 the library passes them
-        with self.pools.lock:
-            if (pool := self.pools.get(url)) is None:
-                pool = self.pools[url] = _SshPool(url, self._address, self.timeout, maxsize=self.max_pool_size)
-            return pool
+
+def _read(path: Path) -> dict[str, Any]:
+    """Empty if it is missing or malformed."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

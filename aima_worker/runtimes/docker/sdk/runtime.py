@@ -1,16 +1,18 @@
-"""The Docker runtime: containers through the engine's low-level API, in as few calls as can be."""
+"""The Docker runtime over the Docker SDK: the engine's low-level API, in as few calls as possible."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Literal
 
+from docker import APIClient
 from docker.errors import APIError, DockerException
 
-from aima_core.domain.services import ImageOnHost
-from aima_core.errors import EngineRefused, ImageNotFound
+from aima_core.domain.hosts import ImageOnHost
+from aima_core.errors import ImageNotFound
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -23,10 +25,9 @@ from aima_worker.runtime import (
 )
 from aima_worker.runtimes.docker.container_config import container_config
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused
-from aima_worker.runtimes.docker.lifecycle import DockerRuntime
+from aima_worker.runtimes.docker.lifecycle import ContainerLifecycle
 from aima_worker.runtimes.docker.logs import DockerLogs
 from aima_worker.runtimes.docker.parsing import (
-    container_changed,
     container_inspected,
     container_listed,
     facts_of,
@@ -36,139 +37,71 @@ from aima_worker.runtimes.docker.parsing import (
 )
 from aima_worker.runtimes.docker.pull import DockerPull
 from aima_worker.runtimes.docker.sdk.client import EngineClient
-from aima_worker.runtimes.docker.sdk.stream import EngineFrames, EnginePull, EngineStream
+from aima_worker.runtimes.docker.sdk.stream import EngineChanges, EngineFrames, EnginePull
 
 
-class DockerChanges:
-    """A ChangeStream. Iterated by one thread, closed by any."""
-
-    def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
-        wanted = {"type": ["container"], "label": [f"{name}={value}" for name, value in labels.items()]}
-        self._stream = EngineStream(engine, "GET", "/events", params={"filters": json.dumps(wanted)})
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            self._stream.open(within=None)
-            rest = b""
-            while chunk := self._stream.next(within=None):
-                *events, rest = (rest + chunk).split(b"\n")
-                yield from map(container_changed, filter(None, events))
-        except EngineError as refused:
-            raise engine_refused(refused.words) from refused
-        finally:
-            self._stream.close()
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class EngineMaking(DockerRuntime):
-    def __init__(self, engine: EngineClient, *, host: str) -> None:
-        super().__init__(host=host)
-        self._engine = engine
-
-    def _create(self, spec: ContainerSpec) -> str | None:
-        with self._engine.asking() as client:
-            try:
-                config = container_config(spec)
-                made = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
-            except APIError as refused:
-                if refused.status_code == 409:
-                    return None
-                if refused.status_code == 404:
-                    raise ImageNotFound(image=spec.image, detail=_words(refused)) from refused
-                raise refused_by_engine(refused) from refused
-        return str(made["Id"])
-
-    def _start(self, container: str) -> None:
-        with self._engine.asking() as client:
-            try:
-                client.start(container)
-            except APIError as refused:
-                raise EngineError(_words(refused)) from refused
-
-    def _end(self, name: str, *, grace: timedelta) -> None:
-        with self._engine.asking() as client:
-            try:
-                if grace:
-                    client.stop(name, timeout=math.ceil(grace.total_seconds()))
-                client.remove_container(name, v=True, force=True)
-            except APIError as refused:
-                if refused.status_code != 404:
-                    raise EngineError(_words(refused)) from refused
-
-
-def refused_by_engine(why: APIError) -> EngineRefused:
-    return engine_refused(_words(why))
-
-
-def _words(refused: APIError) -> str:
-    return str(refused.explanation or refused).strip()
-
-
-class DockerEngine(EngineMaking):
+class DockerSdkRuntime:
     """A ContainerRuntime. One for the whole process; any number of threads may use it."""
 
-    def __init__(self, address: str | None = None, *, host: str, timeout: timedelta = timedelta(seconds=60)) -> None:
-        super().__init__(EngineClient(address, host=host, timeout=timeout), host=host)
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        host: str,
+        timeout: timedelta = timedelta(seconds=60),
+        through_program: bool = False,
+    ) -> None:
+        """See EngineClient; `timeout` is for one call."""
+        self._kind: Literal["docker", "docker-cli"] = "docker-cli" if through_program else "docker"
+        self._engine = EngineClient(address, host=host, timeout=timeout, through_program=through_program)
+        self._calls = SdkCalls(self._engine)
+        self._lifecycle = ContainerLifecycle(self._calls, host=host)
 
     def close(self) -> None:
-        """Let the connections to the engine go; whoever asks again has new ones."""
+        """Close the connections to the engine; the next call opens new ones."""
         self._engine.close()
 
     def facts(self) -> RuntimeFacts:
-        with self._engine.asking() as client:
+        with self._engine.calling() as client:
             info = client.info()
-        return facts_of(info, kind="docker", local=self._engine.local)
+        return facts_of(info, kind=self._kind, local=self._engine.local)
 
     def image(self, image: str) -> ImageFacts | None:
-        with self._engine.asking() as client:
+        with _calling(self._engine) as client:
             try:
-                said = client.inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs stop here
+                inspected = client.inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs stop here
             except APIError as refused:
                 # 400: what is no reference names no image.
                 if refused.status_code in (400, 404):
                     return None
-                raise refused_by_engine(refused) from refused
-        return image_inspected(said, repository=repository_of(image))
+                raise
+        return image_inspected(inspected, repository=repository_of(image))
 
     def images(self) -> list[ImageOnHost]:
-        with self._engine.asking() as client:
-            try:
-                return images_listed(client.images())
-            except APIError as refused:
-                raise refused_by_engine(refused) from refused
+        with _calling(self._engine) as client:
+            return images_listed(client.images())
 
     def registry_architectures(self, image: str) -> frozenset[str]:
-        with self._engine.asking() as client:
+        with self._engine.calling() as client:
             try:
-                told = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here
+                offered = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here
             except (APIError, DockerException):
-                return frozenset()  # the pull will tell why
-        return frozenset(str(platform["architecture"]) for platform in told.get("Platforms") or ())
+                return frozenset()  # the pull reports why
+        return frozenset(str(platform["architecture"]) for platform in offered.get("Platforms") or ())
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         return DockerPull(image, EnginePull(self._engine, image), stall=stall, inspect=self.image)
 
+    def run(self, spec: ContainerSpec) -> Container:
+        return self._lifecycle.run(spec)
+
     def find(self, name: str) -> Container | None:
-        with self._engine.asking() as client:
-            try:
-                said = client.inspect_container(name)
-            except APIError as refused:
-                if refused.status_code == 404:
-                    return None
-                raise refused_by_engine(refused) from refused
-        container = container_inspected(said)
-        # The engine takes the beginning of an id for a name, too.
-        return container if name in (container.name, container.id) else None
+        return self._calls.find(name)
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         wanted = [f"{name}={value}" for name, value in labels.items()]
-        with self._engine.asking() as client:
-            try:
-                listed = client.containers(all=True, filters={"label": wanted})
-            except APIError as refused:
-                raise refused_by_engine(refused) from refused
+        with _calling(self._engine) as client:
+            listed = client.containers(all=True, filters={"label": wanted})
         found = (self._completed(container_listed(each)) for each in listed)
         return [container for container in found if container is not None]
 
@@ -183,8 +116,74 @@ class DockerEngine(EngineMaking):
         )
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
-        return DockerChanges(self._engine, labels)
+        return EngineChanges(self._engine, labels)
+
+    def remove(self, name: str, *, grace: timedelta) -> None:
+        self._lifecycle.remove(name, grace=grace)
 
     def _completed(self, listed: Container) -> Container | None:
-        """A listing does not say how a container ended; one that vanishes meanwhile has ended in any case."""
+        """A listing lacks how a container ended. Race: one that vanishes before it is inspected is left out."""
         return self.find(listed.id) if listed.status is Status.EXITED else listed
+
+
+class SdkCalls:
+    """The ContainerCalls of the SDK."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+
+    def create(self, spec: ContainerSpec) -> str | None:
+        with _calling(self._engine) as client:
+            try:
+                config = container_config(spec)
+                created = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
+            except APIError as refused:
+                if refused.status_code == 409:
+                    return None
+                if refused.status_code == 404:
+                    raise ImageNotFound(image=spec.image, detail=_words(refused)) from refused
+                raise
+        return str(created["Id"])
+
+    def start(self, container: str) -> None:
+        with self._engine.calling() as client:
+            try:
+                client.start(container)
+            except APIError as refused:
+                raise EngineError(_words(refused)) from refused
+
+    def find(self, name: str) -> Container | None:
+        with _calling(self._engine) as client:
+            try:
+                inspected = client.inspect_container(name)
+            except APIError as refused:
+                if refused.status_code == 404:
+                    return None
+                raise
+        container = container_inspected(inspected)
+        # The engine takes the beginning of an id for a name, too.
+        return container if name in (container.name, container.id) else None
+
+    def delete(self, name: str, *, grace: timedelta) -> None:
+        with self._engine.calling() as client:
+            try:
+                if grace:
+                    client.stop(name, timeout=math.ceil(grace.total_seconds()))
+                client.remove_container(name, v=True, force=True)
+            except APIError as refused:
+                if refused.status_code != 404:
+                    raise EngineError(_words(refused)) from refused
+
+
+@contextmanager
+def _calling(engine: EngineClient) -> Iterator[APIClient]:
+    """The client, for calls whose refusals have no meaning of their own. Raises EngineRefused, DockerUnavailable."""
+    with engine.calling() as client:
+        try:
+            yield client
+        except APIError as refused:
+            raise engine_refused(_words(refused)) from refused
+
+
+def _words(refused: APIError) -> str:
+    return str(refused.explanation or refused).strip()

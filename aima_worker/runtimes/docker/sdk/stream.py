@@ -1,7 +1,8 @@
-"""One long answer of the engine, on a connection of its own that any thread can cut off at any moment.
+"""Streaming responses of the engine: a pull, the events of containers, a log; each on a connection of its own.
 
-The library's streams either cannot be cut off while nothing comes, or leave their descriptor to the garbage
-collector. Ending is all that is told here: whether the engine has finished or died, the caller has to ask.
+Any thread can close one at any moment: the library's streams either cannot be closed while nothing comes, or leave
+their descriptor to the garbage collector. A stream only ends: whether the engine has finished or died, the caller
+has to inquire.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from http.client import HTTPException
 from threading import Lock
 from typing import Any
@@ -22,13 +24,16 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
 from aima_core.errors import ImageNotFound, RegistryDenied
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused
-from aima_worker.runtimes.docker.logs import Frame, LogWish, StreamName
-from aima_worker.runtimes.docker.parsing import ImageName, image_name
+from aima_worker.runtimes.docker.logs import Frame, LogQuery
+from aima_worker.runtimes.docker.parsing import ImageName, container_changed, image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
-CONNECT_SECONDS = 5.0
+CONNECT_TIMEOUT = timedelta(seconds=5)
 CHUNK = 64 * 1024
+EVENTS = ("start", "die", "oom", "destroy", "rename", "pause", "unpause")
+"""The container events that change what a listing says; not `create`, which a start follows, nor `exec_…`."""
 _BROKEN = (HTTPError, HTTPException, OSError, ValueError, AttributeError)
 """What reading raises when the other side, or another thread of ours, has closed the connection meanwhile."""
 
@@ -59,7 +64,7 @@ class EngineStream:
         """
         with self._reading:
             try:
-                self._chunks = self._ask(within).stream(CHUNK)
+                self._chunks = self._respond(within).stream(CHUNK)
             except TimeoutError:
                 self._release()
                 raise
@@ -87,6 +92,14 @@ class EngineStream:
                 self._release()
             return chunk
 
+    def lines(self, *, within: Callable[[], float | None]) -> Iterator[bytes]:
+        """Opens the stream; each line of its answer, where each wait takes at most `within()` seconds."""
+        self.open(within=within())
+        rest = b""
+        while chunk := self.next(within=within()):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line for line in lines if line.strip())
+
     def close(self) -> None:
         self.closed = True
         if (sock := self._socket) is not None:
@@ -96,11 +109,11 @@ class EngineStream:
         with self._reading:
             self._release()
 
-    def _ask(self, within: float | None) -> HTTPResponse:
+    def _respond(self, within: float | None) -> HTTPResponse:
         method, path, params, headers = self._request
         connection, target = self._engine.connection(method, path, params)
         self._connection = connection
-        connection.timeout = CONNECT_SECONDS
+        connection.timeout = CONNECT_TIMEOUT.total_seconds()
         connection.connect()
         self._socket = connection.sock
         if self.closed:
@@ -126,6 +139,29 @@ def _message(body: bytes) -> str:
     return body.decode("utf-8", "replace").strip()
 
 
+class EngineChanges:
+    """A ChangeStream. Iterated by one thread, closed by any."""
+
+    def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
+        filters = {
+            "type": ["container"],
+            "event": EVENTS,
+            "label": [f"{name}={value}" for name, value in labels.items()],
+        }
+        self._stream = EngineStream(engine, "GET", "/events", params={"filters": json.dumps(filters)})
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield from map(container_changed, self._stream.lines(within=lambda: None))
+        except EngineError as refused:
+            raise engine_refused(refused.words) from refused
+        finally:
+            self._stream.close()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 class EnginePull:
     """PullMessages of the engine's API."""
 
@@ -145,11 +181,7 @@ class EnginePull:
         return self._stream.closed
 
     def read(self, *, patience: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
-        self._stream.open(within=patience())
-        rest = b""
-        while chunk := self._stream.next(within=patience()):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (json.loads(line) for line in lines if line.strip())
+        yield from map(json.loads, self._stream.lines(within=patience))
 
     def close(self) -> None:
         self._stream.close()
@@ -178,12 +210,12 @@ _STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
 
 
 class EngineFrames:
-    """LogFrames of the engine's API."""
+    """LogFrames of the engine's API: parses its multiplexed stream."""
 
-    def __init__(self, engine: EngineClient, wish: LogWish) -> None:
+    def __init__(self, engine: EngineClient, query: LogQuery) -> None:
         self._engine = engine
-        self._follow = wish.follow
-        self._stream = EngineStream(engine, "GET", f"/containers/{wish.container}/logs", params=_asked(wish))
+        self._follow = query.follow
+        self._stream = EngineStream(engine, "GET", f"/containers/{query.container}/logs", params=_params(query))
 
     def __iter__(self) -> Iterator[Frame]:
         buffer = bytearray()
@@ -212,13 +244,13 @@ class EngineFrames:
             if refused.status not in (404, 409):
                 raise engine_refused(refused.words) from refused
         except TimeoutError as late:
-            raise self._engine.unavailable("its log does not come") from late
+            raise self._engine.unavailable("its log timed out") from late
 
 
-def _asked(wish: LogWish) -> dict[str, str]:
-    asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if wish.follow else "0"}
-    if wish.tail is not None:
-        asked["tail"] = str(wish.tail)
-    if wish.since is not None:
-        asked["since"] = wish.since
-    return asked
+def _params(query: LogQuery) -> dict[str, str]:
+    params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if query.follow else "0"}
+    if query.tail is not None:
+        params["tail"] = str(query.tail)
+    if query.since is not None:
+        params["since"] = query.since
+    return params

@@ -12,7 +12,7 @@ from docker.errors import ImageNotFound
 from lab.proxy import Proxy, proxy
 from lab.registry import Registry, registry
 
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +28,8 @@ def bad_line(shared_registry: Registry) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def engine() -> Iterator[DockerEngine]:
-    with closing(DockerEngine(host="bench-01")) as engine:
+def engine() -> Iterator[DockerSdkRuntime]:
+    with closing(DockerSdkRuntime(host="bench-01")) as engine:
         yield engine
 
 

@@ -17,8 +17,9 @@ from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 
 from aima_core.errors import DockerUnavailable
-from aima_worker.runtime import ContainerRuntime, ContainerSpec, LogLine
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import ContainerRuntime, ContainerSpec
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker
 
@@ -41,9 +42,11 @@ def line() -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def far(line: Proxy) -> Iterator[DockerEngine]:
+def far(line: Proxy) -> Iterator[DockerSdkRuntime]:
     """The engine at the end of that line."""
-    with closing(DockerEngine(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))) as engine:
+    with closing(
+        DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))
+    ) as engine:
         yield engine
 
 
@@ -63,7 +66,7 @@ def far(line: Proxy) -> Iterator[DockerEngine]:
 def test_every_call_to_an_engine_that_is_away_says_so(
     bench: Bench, call: Callable[[ContainerRuntime, ContainerSpec], object]
 ) -> None:
-    gone = DockerEngine(GONE, host="bench-01")
+    gone = DockerSdkRuntime(GONE, host="bench-01")
 
     with pytest.raises(DockerUnavailable) as away:
         call(gone, bench.spec(Program.SERVES))
@@ -72,7 +75,7 @@ def test_every_call_to_an_engine_that_is_away_says_so(
     assert "bench-01" in str(away.value)
 
 
-def test_a_runtime_can_be_had_before_its_engine_and_finds_it_later(line: Proxy, far: DockerEngine) -> None:
+def test_a_runtime_can_be_had_before_its_engine_and_finds_it_later(line: Proxy, far: DockerSdkRuntime) -> None:
     line.cut_after = 0
     with pytest.raises(DockerUnavailable):
         far.facts()
@@ -82,7 +85,7 @@ def test_a_runtime_can_be_had_before_its_engine_and_finds_it_later(line: Proxy, 
     assert far.facts().kind == "docker"
 
 
-def test_an_engine_that_was_cut_off_is_found_again(line: Proxy, far: DockerEngine) -> None:
+def test_an_engine_that_was_cut_off_is_found_again(line: Proxy, far: DockerSdkRuntime) -> None:
     far.facts()
     line.cut_what_stands()
 
@@ -96,19 +99,19 @@ def test_an_engine_that_was_cut_off_is_found_again(line: Proxy, far: DockerEngin
 
 
 def test_an_engine_that_answers_no_more_is_given_up_in_time(line: Proxy) -> None:
-    frozen = DockerEngine(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=1))
+    frozen = DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=1))
     line.freeze_after = 0
 
     with pytest.raises(DockerUnavailable):
         frozen.facts()
 
 
-def test_an_engine_elsewhere_does_not_tell_its_free_disk(far: DockerEngine) -> None:
+def test_an_engine_elsewhere_does_not_tell_its_free_disk(far: DockerSdkRuntime) -> None:
     assert far.facts().disk_free is None
 
 
 def test_who_follows_a_log_loses_and_doubles_no_line_when_the_line_is_cut(
-    bench: Bench, line: Proxy, far: DockerEngine
+    bench: Bench, line: Proxy, far: DockerSdkRuntime
 ) -> None:
     spec = bench.spec(Program.COUNTS)
     bench.runtime.run(spec)
@@ -127,7 +130,7 @@ def test_who_follows_a_log_loses_and_doubles_no_line_when_the_line_is_cut(
     assert [said.text for said in lines] == [f"count {number}" for number in range(1, len(lines) + 1)]
 
 
-def test_who_follows_a_log_waits_for_an_engine_that_is_away(bench: Bench, line: Proxy, far: DockerEngine) -> None:
+def test_who_follows_a_log_waits_for_an_engine_that_is_away(bench: Bench, line: Proxy, far: DockerSdkRuntime) -> None:
     spec = bench.spec(Program.COUNTS)
     bench.runtime.run(spec)
     lines: list[LogLine] = []
@@ -154,7 +157,7 @@ def test_who_follows_a_log_waits_for_an_engine_that_is_away(bench: Bench, line: 
 def test_docker_host_is_honoured_where_no_address_is_given(line: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{line.port}")
 
-    DockerEngine(host="bench-01").facts()
+    DockerSdkRuntime(host="bench-01").facts()
 
     assert line.carried > 0
 
@@ -169,7 +172,7 @@ def test_an_engine_behind_ssh_is_an_engine_like_any_other(
     spec = bench.spec(Program.COUNTS)
 
     with nothing_held():
-        through_ssh = DockerEngine("ssh://me@spark-01", host="bench-01")
+        through_ssh = DockerSdkRuntime("ssh://me@spark-01", host="bench-01")
         container = through_ssh.run(spec)
         with through_ssh.logs(spec.name, follow=True) as log:
             first = next(iter(log)).text

@@ -13,7 +13,7 @@ from lab.images import busybox_image
 from lab.registry import ACCOUNT, Registry, registry
 
 from aima_core.errors import RegistryDenied
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 
@@ -39,7 +39,7 @@ def log_in(docker_config: Path, registry: str, **account: str) -> None:
 
 
 def test_without_an_account_the_registry_refuses(
-    engine: DockerEngine, locked: Registry, docker_config: Path, new_name: str
+    engine: DockerSdkRuntime, locked: Registry, docker_config: Path, new_name: str
 ) -> None:
     image = locked.push(busybox_image(), name=new_name)
 
@@ -50,7 +50,7 @@ def test_without_an_account_the_registry_refuses(
 
 
 def test_a_login_counts_from_the_next_pull_on(
-    engine: DockerEngine, locked: Registry, docker_config: Path, new_name: str
+    engine: DockerSdkRuntime, locked: Registry, docker_config: Path, new_name: str
 ) -> None:
     image = locked.push(busybox_image(), name=new_name)
     with pytest.raises(RegistryDenied):
@@ -63,7 +63,7 @@ def test_a_login_counts_from_the_next_pull_on(
 
 
 def test_a_wrong_password_is_refused(
-    engine: DockerEngine, locked: Registry, docker_config: Path, new_name: str
+    engine: DockerSdkRuntime, locked: Registry, docker_config: Path, new_name: str
 ) -> None:
     image = locked.push(busybox_image(), name=new_name)
     log_in(docker_config, locked.address, username="reader", password="guessed")
@@ -72,7 +72,9 @@ def test_a_wrong_password_is_refused(
         list(engine.pull(image, stall=STALL))
 
 
-def test_a_helper_that_is_missing_is_told_of_rather_than_passed_over(engine: DockerEngine, docker_config: Path) -> None:
+def test_a_helper_that_is_missing_is_told_of_rather_than_passed_over(
+    engine: DockerSdkRuntime, docker_config: Path
+) -> None:
     docker_config.write_text(json.dumps({"credsStore": "nobody-has-this"}))
 
     with pytest.raises(RegistryDenied, match="credentials"):

@@ -21,7 +21,7 @@ from lab.registry import Registry, registry
 
 from aima_core.domain.operations import LayerStep, PullProgress
 from aima_core.errors import AimaError, Cancelled, ImageNotFound, PullBroken, PullStalled
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 
@@ -29,7 +29,7 @@ STALL = timedelta(seconds=60)
 MB = 1_000_000
 
 
-def pulled(engine: DockerEngine, image: str, *, stall: timedelta = STALL) -> list[PullProgress]:
+def pulled(engine: DockerSdkRuntime, image: str, *, stall: timedelta = STALL) -> list[PullProgress]:
     return list(engine.pull(image, stall=stall))
 
 
@@ -42,7 +42,7 @@ def failure_of(pull: Callable[[], object]) -> AimaError | None:
 
 
 def test_a_pull_counts_every_byte_of_every_layer(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[3 * MB, 2 * MB, 50]), name=new_name)
 
@@ -58,7 +58,7 @@ def test_a_pull_counts_every_byte_of_every_layer(
 
 
 def test_progress_only_grows_and_the_total_is_known_before_the_end(
-    engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB, 4 * MB]), name=new_name)
     bad_line.bytes_per_second = 4 * MB
@@ -76,7 +76,7 @@ def test_progress_only_grows_and_the_total_is_known_before_the_end(
 
 
 def test_layers_that_are_there_already_do_not_count(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[1 * MB]), name=new_name)
     pulled(engine, image)
@@ -87,7 +87,7 @@ def test_layers_that_are_there_already_do_not_count(
 
 
 def test_what_was_pulled_is_there_with_the_registry_s_digest(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
 
@@ -100,7 +100,7 @@ def test_what_was_pulled_is_there_with_the_registry_s_digest(
 
 
 def test_an_image_can_be_pulled_by_tag_and_digest_at_once(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
     pulled(engine, image)
@@ -114,13 +114,13 @@ def test_an_image_can_be_pulled_by_tag_and_digest_at_once(
 
 
 def test_a_registry_that_does_not_know_an_image_tells_no_architecture(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     assert engine.registry_architectures(f"{shared_registry.address}/{new_name}:none") == frozenset()
 
 
 def test_the_architecture_of_a_foreign_image_shows_in_its_facts(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     host_arch = engine.image(busybox_image())
     assert host_arch is not None
@@ -136,7 +136,7 @@ def test_the_architecture_of_a_foreign_image_shows_in_its_facts(
 
 
 def test_a_tag_that_the_registry_has_not_is_not_found(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
 
@@ -147,7 +147,7 @@ def test_a_tag_that_the_registry_has_not_is_not_found(
     assert isinstance(missing_name, ImageNotFound)
 
 
-def test_a_registry_that_is_not_there_breaks_the_pull(engine: DockerEngine) -> None:
+def test_a_registry_that_is_not_there_breaks_the_pull(engine: DockerSdkRuntime) -> None:
     failure = failure_of(lambda: pulled(engine, "localhost:1/nobody/has:this"))
 
     assert isinstance(failure, PullBroken)
@@ -155,7 +155,7 @@ def test_a_registry_that_is_not_there_breaks_the_pull(engine: DockerEngine) -> N
 
 
 def test_a_layer_that_is_not_what_its_digest_says_breaks_the_pull(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[1 * MB]), name=new_name)
     shared_registry.spoil_largest_layer(new_name)
@@ -168,7 +168,7 @@ def test_a_layer_that_is_not_what_its_digest_says_breaks_the_pull(
 
 
 def test_a_line_that_is_cut_before_the_manifest_breaks_the_pull(
-    engine: DockerEngine, bad_line: Proxy, new_name: str
+    engine: DockerSdkRuntime, bad_line: Proxy, new_name: str
 ) -> None:
     bad_line.cut_after = 0
 
@@ -183,7 +183,7 @@ def test_a_line_that_is_cut_in_a_layer_breaks_the_pull_once_the_engine_has_retri
     with own_engine(download_attempts=2) as own, own.cell.entered(), registry(tmp_path / "registry") as far:
         monkeypatch.setenv("DOCKER_HOST", own.address)
         far.push(layered_image("cut:1", layers=[4 * MB]), name="cut:1")
-        with proxy(far.port) as line, closing(DockerEngine(own.address, host="alpha")) as engine:
+        with proxy(far.port) as line, closing(DockerSdkRuntime(own.address, host="alpha")) as engine:
             line.cut_after = 2 * MB
             image = f"{line.address}/cut:1"
 
@@ -194,7 +194,7 @@ def test_a_line_that_is_cut_in_a_layer_breaks_the_pull_once_the_engine_has_retri
 
 
 def test_a_line_on_which_nothing_comes_any_more_is_a_stall_that_names_the_layer(
-    engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
     bad_line.freeze_after = 2 * MB
@@ -208,7 +208,7 @@ def test_a_line_on_which_nothing_comes_any_more_is_a_stall_that_names_the_layer(
 
 
 def test_an_engine_that_only_counts_down_to_its_next_try_does_not_move(
-    engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
     bad_line.cut_after = 2 * MB
@@ -221,7 +221,7 @@ def test_an_engine_that_only_counts_down_to_its_next_try_does_not_move(
 
 
 def test_a_registry_that_accepts_and_says_nothing_is_a_stall_too(
-    engine: DockerEngine, bad_line: Proxy, new_name: str
+    engine: DockerSdkRuntime, bad_line: Proxy, new_name: str
 ) -> None:
     bad_line.freeze_after = 0
     began = time.monotonic()
@@ -235,7 +235,7 @@ def test_a_registry_that_accepts_and_says_nothing_is_a_stall_too(
 
 @pytest.mark.parametrize("freeze_after", [0, 2 * MB])
 def test_closing_ends_a_pull_that_hears_nothing_within_two_seconds(
-    engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str, freeze_after: int
+    engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str, freeze_after: int
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
     bad_line.freeze_after = freeze_after
@@ -254,7 +254,7 @@ def test_closing_ends_a_pull_that_hears_nothing_within_two_seconds(
 
 
 def test_after_closing_the_engine_downloads_no_more(
-    engine: DockerEngine, shared_registry: Registry, bad_line: Proxy, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[20 * MB]), name=new_name)
     bad_line.bytes_per_second = 4 * MB
@@ -280,7 +280,7 @@ def stands_still(line: Proxy) -> bool:
 
 
 def test_two_who_pull_the_same_at_once_both_succeed(
-    engine: DockerEngine, shared_registry: Registry, new_name: str
+    engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[2 * MB, 2 * MB]), name=new_name)
 
@@ -291,7 +291,7 @@ def test_two_who_pull_the_same_at_once_both_succeed(
     assert all(end.downloaded == end.total for end in ends)
 
 
-def test_a_pull_leaves_no_connection_behind(engine: DockerEngine, shared_registry: Registry, new_name: str) -> None:
+def test_a_pull_leaves_no_connection_behind(engine: DockerSdkRuntime, shared_registry: Registry, new_name: str) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
     engine.facts()
 
@@ -301,7 +301,7 @@ def test_a_pull_leaves_no_connection_behind(engine: DockerEngine, shared_registr
             failure_of(lambda: pulled(engine, image.replace(":1", ":2")))
 
 
-def test_a_pull_that_was_closed_leaves_no_connection_behind(engine: DockerEngine) -> None:
+def test_a_pull_that_was_closed_leaves_no_connection_behind(engine: DockerSdkRuntime) -> None:
     engine.facts()
     with socket.create_server(("127.0.0.1", 0)) as silent, nothing_held():
         for _ in range(5):

@@ -16,7 +16,7 @@ from lab.parts import eventually
 from aima_core.errors import EngineRefused, GpuUnavailable
 from aima_worker.runtime import Mount, Status
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.sdk.runtime import DockerEngine
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker
 
@@ -177,7 +177,7 @@ def test_volumes_that_the_image_declares_go_with_the_container(bench: Bench, api
     assert {volume["Name"] for volume in api.volumes()["Volumes"]} <= before
 
 
-def test_facts_say_what_the_engine_is(engine: DockerEngine, api: docker.APIClient) -> None:
+def test_facts_say_what_the_engine_is(engine: DockerSdkRuntime, api: docker.APIClient) -> None:
     facts = engine.facts()
 
     assert facts.kind == "docker"

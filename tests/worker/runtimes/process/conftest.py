@@ -11,7 +11,7 @@ from lab.parts import free_port
 
 from aima_worker.runtime import ContainerRuntime, ContainerSpec
 from aima_worker.runtimes.process.process_table import Process, family
-from aima_worker.runtimes.process.run_record import Record
+from aima_worker.runtimes.process.run_record import RunRecord
 from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 NAME = "aima-test"
@@ -35,8 +35,8 @@ def said(runtime: ContainerRuntime, name: str = NAME) -> list[str]:
         return [line.text for line in log]
 
 
-def record_of(root: Path, name: str = NAME) -> Record:
-    record = Record.of(root / name)
+def record_of(root: Path, name: str = NAME) -> RunRecord:
+    record = RunRecord.of(root / name)
     assert record is not None
     return record
 
@@ -52,7 +52,7 @@ def pid_of(process: Process | None) -> int:
     return process.pid
 
 
-def processes_of(record: Record) -> list[psutil.Process]:
+def processes_of(record: RunRecord) -> list[psutil.Process]:
     """Every living process of that run, however far it has strayed."""
     return [psutil.Process(process.pid) for process in family(None, record.id)]
 
@@ -66,8 +66,8 @@ def root(tmp_path: Path) -> Path:
 def runtime(root: Path) -> Iterator[ProcessRuntime]:
     runtime = ProcessRuntime(root, host="host-01")
     yield runtime
-    records = [record for directory in sorted(root.glob("*")) if (record := Record.of(directory))]
+    records = [record for directory in sorted(root.glob("*")) if (record := RunRecord.of(directory))]
     for record in records:
-        record.end()
+        record.kill()
     runtime.containers({})  # waits for those that were children of this process
     assert [child for child in psutil.Process().children() if "process_supervisor" in " ".join(child.cmdline())] == []

@@ -9,22 +9,20 @@ from threading import Event, Thread
 
 import pytest
 
-from aima_worker.runtimes.process import log_file
 from aima_worker.runtimes.process.log_file import LogWriter, older
-from aima_worker.runtimes.process.log_reader import ProcessLogs
+from aima_worker.runtimes.process.streams import ProcessLogs
 
 A_THOUSAND_LINES_OR_SO = 40_000
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(log_file, "LARGEST_FILE", A_THOUSAND_LINES_OR_SO)
+def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
 @pytest.fixture
 def writer(log: Path) -> Iterator[LogWriter]:
-    writer = LogWriter(log)
+    writer = LogWriter(log, file_limit=A_THOUSAND_LINES_OR_SO)
     yield writer
     writer.close()
 

@@ -1,0 +1,102 @@
+"""Commands that act on this machine: `aima up`, `api`, `worker`, `flower` and `doctor`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aima_api.cli.options import output_option
+from aima_api.cli.tables import Format, print_data
+from aima_core.logs.sanitize import sanitized
+
+if TYPE_CHECKING:
+    from aima_api.doctor.checks import Finding
+
+_MARKS = {"good": ("✓", "green"), "mind": ("!", "yellow"), "lacks": ("✗", "red")}
+_RUNTIMES = click.Choice(["auto", "docker", "docker-cli", "process"])
+
+
+@click.command()
+@click.option("--runtime", type=_RUNTIMES, help="What runs the engines; auto by default.")
+@click.option("--state-dir", type=click.Path(file_okay=False, path_type=Path), help="~/.local/state/aima by default.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="Port of the API; 7080 by default, 0: any.")
+def up(runtime: str | None, state_dir: Path | None, port: int | None) -> int:
+    """Run all of AIMA on this machine, in the foreground.
+
+    Runs an API node, this host's worker, and a Redis if none is configured. Ctrl-C stops them, a second Ctrl-C kills
+    them. Engines keep running, and the next `aima up` adopts them.
+    """
+    from aima_api.up.app import run
+
+    return run(runtime=runtime, state_dir=state_dir, port=port)
+
+
+@click.command()
+@click.option("--bind", metavar="ADDRESS", help="Address to listen on; 127.0.0.1 by default, others require a key.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="7080 by default.")
+def api(bind: str | None, port: int | None) -> None:
+    """Run an API node."""
+    _execute("aima_api", AIMA_API__BIND=bind, AIMA_API__PORT=port)
+
+
+@click.command()
+@click.option("--name", metavar="N", help="Name of the host; the machine's by default.")
+@click.option("--runtime", type=_RUNTIMES, help="What runs the engines; auto by default.")
+def worker(name: str | None, runtime: str | None) -> None:
+    """Run this host's worker."""
+    _execute("aima_worker", AIMA_HOST__NAME=name, AIMA_RUNTIME=runtime)
+
+
+@click.command()
+@click.option(
+    "--bind", metavar="ADDRESS", help="Address to listen on; 127.0.0.1 by default, others require a password."
+)
+@click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="5555 by default.")
+@click.option("--user", metavar="NAME", help="User name; aima by default.")
+def flower(bind: str | None, port: int | None, user: str | None) -> None:
+    """Run Flower, the web interface to workers, queues and tasks.
+
+    AIMA_FLOWER__PASSWORD sets the password; without it one is generated, and its file printed.
+    """
+    _execute("aima_api.flower", AIMA_FLOWER__BIND=bind, AIMA_FLOWER__PORT=port, AIMA_FLOWER__USER=user)
+
+
+@click.command()
+@output_option
+def doctor(output: Format) -> int:
+    """Check this machine, and show the command that fixes each problem."""
+    from aima_api.doctor.checks import CheckStatus, findings
+    from aima_core.errors import MachineLacks
+    from aima_core.settings import load_settings
+
+    found = list(findings(load_settings()))
+    failed = [each.about for each in found if each.verdict is CheckStatus.FAILED]
+    if output != "table":
+        print_data([_as_data(each) for each in found], output)
+        return MachineLacks.exit_code if failed else 0
+    for each in found:
+        _print_finding(each)
+    if failed:
+        raise MachineLacks(what=", ".join(dict.fromkeys(failed)))
+    return 0
+
+
+def _print_finding(finding: Finding) -> None:
+    mark, colour = _MARKS[finding.verdict]
+    click.echo(f"{click.style(mark, fg=colour)} {finding.about:<10}  {sanitized(finding.message)}")
+    if finding.fix:
+        click.echo(f"  {'':<10}  {click.style('→ ' + sanitized(finding.fix), fg='cyan')}")
+
+
+def _as_data(finding: Finding) -> dict[str, str | None]:
+    return {"about": finding.about, "verdict": finding.verdict.value, "said": finding.message, "mend": finding.fix}
+
+
+def _execute(module: str, **settings: object) -> None:
+    """Replaces this process, so that signals reach it directly."""
+    environment = os.environ | {name: str(value) for name, value in settings.items() if value is not None}
+    os.execve(sys.executable, [sys.executable, "-m", module], environment)

@@ -1,1 +1,0 @@
-"""The Docker runtime over the `docker` program."""

@@ -1,0 +1,160 @@
+"""The streams of native processes: a log read from disk while its supervisor writes it, polled changes, no pull."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event
+from typing import BinaryIO, Self
+
+from aima_core.domain.operations import PullProgress
+from aima_core.logs.protocol import LogLine
+from aima_worker.runtime import Container, Status
+from aima_worker.runtimes.process.log_file import TIME_FORMAT, older, parse, time_text
+
+CHUNK = 1 << 16
+POLL_INTERVAL = timedelta(milliseconds=50)
+LONGEST_POLL_INTERVAL = timedelta(milliseconds=500)
+
+
+class ProcessLogs:
+    """A LogStream. Iterated by one thread, closed by any."""
+
+    def __init__(
+        self, log: Path, *, has_ended: Callable[[], bool], follow: bool, tail: int | None, since: datetime | None
+    ) -> None:
+        self._log = log
+        self._has_ended = has_ended
+        self._follow = follow
+        self._tail = tail
+        self._since = time_text(since) if since else ""
+        self._closed = Event()
+
+    def __iter__(self) -> Iterator[LogLine]:
+        with ExitStack() as files:
+            for line in self._raw_lines(files):
+                if self._closed.is_set():
+                    return
+                at, stream, text = parse(line)
+                if at >= self._since:
+                    moment = datetime.strptime(at, TIME_FORMAT).replace(tzinfo=UTC)
+                    yield LogLine(at=moment, stream=stream, text=text)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _raw_lines(self, files: ExitStack) -> Iterator[bytes]:
+        newest = _opened(self._log, files)
+        if newest is None:
+            return
+        before = _opened(older(self._log), files)
+        if before is not None and not os.path.sameopenfile(before.fileno(), newest.fileno()):
+            yield from self._whole_lines_before(before, newest)
+        elif self._tail is not None:
+            _seek_last_lines(newest, self._tail)
+        yield from self._lines_on(newest, files)
+
+    def _whole_lines_before(self, before: BinaryIO, newest: BinaryIO) -> Iterator[bytes]:
+        """What of the older file is wanted; leaves the newer one at its first wanted line."""
+        if self._tail is not None:
+            found = _seek_last_lines(newest, self._tail)
+            _seek_last_lines(before, self._tail - found)
+        for line in before:
+            yield line.removesuffix(b"\n")
+
+    def _lines_on(self, file: BinaryIO, files: ExitStack) -> Iterator[bytes]:
+        """From where `file` stands to the end, through files that are begun meanwhile."""
+        rest, wait = b"", POLL_INTERVAL
+        while True:
+            # Both asked before reading: what was said until then is surely read after it.
+            last_read = self._closed.is_set() or not self._follow or self._has_ended()
+            rotated = self._rotated(file)
+            while chunk := file.read(CHUNK):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+                wait = POLL_INTERVAL
+            if rotated and (successor := _opened(self._log, files)) is not None:
+                file.close()
+                file = successor
+            elif last_read:
+                return
+            else:
+                self._closed.wait(wait.total_seconds())
+                wait = min(wait * 1.5, LONGEST_POLL_INTERVAL)
+
+    def _rotated(self, file: BinaryIO) -> bool:
+        try:
+            return not os.path.samestat(self._log.stat(), os.fstat(file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
+class PolledChanges:
+    """A ChangeStream that compares listings. Iterated by one thread, closed by any."""
+
+    def __init__(self, listing: Callable[[], list[Container]]) -> None:
+        self._listing = listing
+        self._closed = Event()
+        self._known = self._snapshot()
+
+    def __iter__(self) -> Iterator[str]:
+        while not self._closed.wait(LONGEST_POLL_INTERVAL.total_seconds()):
+            before, self._known = self._known, self._snapshot()
+            yield from {name for name, _, _ in before ^ self._known}
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _snapshot(self) -> set[tuple[str, str, Status]]:
+        return {(container.name, container.id, container.status) for container in self._listing()}
+
+
+class NothingToPull:
+    """A PullStream that is complete from the beginning."""
+
+    def __init__(self, image: str) -> None:
+        self._image = image
+
+    def __iter__(self) -> Iterator[PullProgress]:
+        yield PullProgress(image=self._image, downloaded=0, extracted=0, total=0, total_known=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _opened(path: Path, files: ExitStack) -> BinaryIO | None:
+    try:
+        return files.enter_context(path.open("rb"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _seek_last_lines(file: BinaryIO, count: int) -> int:
+    """Stand at the beginning of the last `count` lines; how many there are, at most `count`."""
+    place, found = file.seek(0, os.SEEK_END), 0
+    end = place
+    while place > 0 and count > 0:
+        step = min(CHUNK, place)
+        place = file.seek(place - step)
+        block = file.read(step)
+        for at in range(len(block) - 1, -1, -1):
+            # The newline that ends the last line begins no other.
+            if block[at] == 0x0A and place + at + 1 < end:
+                found += 1
+                if found == count:
+                    file.seek(place + at + 1)
+                    return found
+    if count > 0:
+        file.seek(0)
+        return found + (end > 0)
+    file.seek(end)
+    return 0

@@ -1,0 +1,75 @@
+"""Claims are renewed for as long as their operations run, whatever a renewal raises."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from lab.parts import eventually
+from lab.wishes import a_start_of
+
+from aima_core.domain.operations import Phase, State
+from aima_core.errors import BrokerUnavailable
+from aima_worker.runtimes.fake.engine import Behaviour
+
+pytestmark = pytest.mark.redis
+LOADS = Behaviour(loads_for=timedelta(minutes=1))
+
+
+@pytest.fixture
+def renewals(desk, monkeypatch):
+    """The ids renewed so far; `failing` maps an id to the errors that its next renewals raise."""
+
+    class Renewals(list):
+        def __init__(self):
+            self.failing = {}
+
+    renewed, renew = Renewals(), desk.host.operations.renew
+
+    def counted(id, *rest):
+        if errors := renewed.failing.get(id):
+            raise errors.pop(0)
+        renewed.append(id)
+        return renew(id, *rest)
+
+    monkeypatch.setattr(desk.host.operations, "renew", counted)
+    return renewed
+
+
+def loading(desk, runtime, service="svc-tiny-dial"):
+    runtime.next_runs(LOADS)
+    id, end = desk.begin(a_start_of(service))
+    desk.until_phase(id, Phase.LOADING)
+    return id, end
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), BrokerUnavailable(detail="frozen")], ids=type)
+def test_after_a_renewal_that_failed_the_next_pass_renews_again(desk, runtime, renewals, error):
+    id, end = loading(desk, runtime)
+    renewals.failing[id] = [error]
+    assert eventually(lambda: not renewals.failing[id])
+    renewals.clear()
+
+    assert eventually(lambda: id in renewals)
+    desk.host.operations.request_cancel(id)
+    assert end.result(5).operation.state is State.CANCELLED
+
+
+def test_a_claim_that_cannot_be_renewed_keeps_no_other_from_it(desk, runtime, renewals):
+    (broken, first), (other, second) = (loading(desk, runtime, f"svc-tiny-{name}") for name in ("a", "b"))
+    renewals.failing[broken] = [ZeroDivisionError("a bug")] * 100
+    renewals.clear()
+
+    assert eventually(lambda: renewals.count(other) > 1)
+    assert broken not in renewals
+    renewals.failing.clear()
+    for id, end in ((broken, first), (other, second)):
+        desk.host.operations.request_cancel(id)
+        assert end.result(5).operation.state is State.CANCELLED
+
+
+def test_while_nothing_runs_nothing_is_renewed(desk, renewals):
+    desk.carry_out(a_start_of())
+    renewals.clear()
+
+    assert not eventually(lambda: len(renewals) > 0, within=timedelta(seconds=1.2))

@@ -1,0 +1,182 @@
+"""Capacity that is freed wakes what is pending at once, however it was freed, and not only with the next interval."""
+
+from __future__ import annotations
+
+import ast
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from lab.parts import eventually
+from lab.wishes import SERVICE, a_pull, a_start_of, put_down
+
+import aima_worker
+from aima_core.domain.ids import HostName, Route
+from aima_core.domain.operations import Phase, State
+from aima_core.domain.resources import Allocation
+from aima_core.queue.transport import DroppedMessages
+from aima_core.redis import keys
+from aima_core.store.hosts import HostStore
+from aima_worker.app import make_heartbeat
+from aima_worker.context import Timings
+from aima_worker.execution.executor import execute
+from aima_worker.execution.redelivery import REDELIVERY_INTERVAL, RedeliveryLoop
+from aima_worker.node.facts import host_facts
+from aima_worker.reconciler.loop import ReconcileLoop
+from aima_worker.runtimes.fake.engine import Behaviour
+
+pytestmark = pytest.mark.redis
+NAME = "test.svc-tiny-dial.alpha"
+AT_ONCE = REDELIVERY_INTERVAL / 3
+ALPHA = HostName("alpha")
+
+
+@pytest.fixture
+def timings():
+    return Timings(orphaned_after=timedelta(), resources_interval=timedelta(), restart_delays=())
+
+
+@pytest.fixture
+def facts(desk):
+    """The facts that the host announces next."""
+    has = {"memory": 10**12, "memory_reserve": 0, "routes": ("host.alpha", "cpu.amd64")}
+    return host_facts(desk.host.settings, desk.host.runtime).model_copy(update=has)
+
+
+@pytest.fixture
+def heartbeat(desk, facts, monkeypatch):
+    monkeypatch.setattr("aima_worker.app.host_facts", lambda *_, **__: facts)
+    return make_heartbeat(
+        desk.host,
+        facts,
+        unrecognized=lambda: (),
+        dropped=DroppedMessages(),
+        clock_offset=lambda: 0.0,
+        redis_is_new=lambda: None,
+        displaced=lambda _: None,
+    )
+
+
+@pytest.fixture
+def reconciler(desk):
+    return ReconcileLoop(desk.host, engine_answers=lambda _: None)
+
+
+@pytest.fixture
+def freed(desk):
+    """Whether what is pending has been woken since the last question."""
+
+    def asked() -> bool:
+        was_set = desk.host.capacity_freed.is_set()
+        desk.host.capacity_freed.clear()
+        return was_set
+
+    return asked
+
+
+def test_a_pending_start_is_taken_as_soon_as_the_one_that_held_the_slots_has_failed(desk, redis, runtime, heartbeat):
+    heartbeat._join()
+    heartbeat.send()
+    runtime.next_runs(Behaviour(loads_for=timedelta(minutes=1)))
+    loading, end = desk.begin(a_start_of("svc-tiny-other"))
+    desk.until_phase(loading, Phase.LOADING)
+    waits = put_down(desk.host.operations, a_start_of(), route=Route("cpu.amd64"))
+    busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(3)]
+    for each in busy:
+        desk.host.operations.claim(each.id, ALPHA, desk.host.capacity())
+    execute(desk.host, waits.id)
+    redis.delete(keys.queue("host.alpha"))
+    redelivery = RedeliveryLoop(desk.host)
+    redelivery.start()
+    assert eventually(lambda: not desk.host.capacity_freed.is_set())
+
+    desk.host.operations.request_cancel(loading)
+
+    assert end.result(5).operation.state is State.CANCELLED
+    assert eventually(lambda: redis.llen(keys.queue("host.alpha")) == 1, within=AT_ONCE)
+    redelivery.stop()
+
+
+def test_a_pull_that_ends_frees_its_slot(desk, freed):
+    pulled = desk.carry_out(a_pull())
+
+    assert freed()
+    assert desk.host.allocations.busy_on([ALPHA]) == {ALPHA: 0}
+    assert pulled.operation.state is State.SUCCEEDED
+
+
+def test_an_instance_that_fails_frees_what_it_held(desk, runtime, reconciler, freed):
+    desk.carry_out(a_start_of())
+    freed()
+
+    runtime.end(NAME, exit_code=1)
+    reconciler.reconcile_once()
+
+    assert freed()
+    assert desk.host.allocations.held(ALPHA) == {}
+
+
+def test_an_orphaned_allocation_that_is_released_frees_capacity(desk, reconciler, freed):
+    desk.host.allocations.keep(ALPHA, SERVICE, Allocation(memory=1, gpus=(), loading=False, fence=1))
+    freed()
+
+    reconciler.reconcile_once()
+
+    assert freed()
+    assert desk.host.allocations.held(ALPHA) == {}
+
+
+def test_a_container_engine_that_answers_again_wakes_what_is_pending(desk, runtime, reconciler, freed):
+    runtime.away = True
+    reconciler.start()
+    assert eventually(desk.host.engine_unavailable.is_set)
+    assert eventually(freed)
+
+    runtime.away = False
+
+    assert eventually(freed)
+    reconciler.stop()
+
+
+def test_facts_that_are_announced_wake_what_is_pending_after_redis_has_them(desk, heartbeat, freed, monkeypatch):
+    """More disk or another image on the host: the obstacles are computed from what is announced."""
+    announced_before = []
+    monkeypatch.setattr(
+        HostStore, "announce", lambda *_: announced_before.append(desk.host.capacity_freed.is_set()), raising=True
+    )
+    heartbeat._join()
+    freed()
+
+    heartbeat.send()
+
+    assert announced_before == [False]
+    assert freed()
+
+
+def test_a_host_that_is_resumed_wakes_what_is_pending(desk, heartbeat, freed):
+    heartbeat._join()
+    heartbeat.send()
+    desk.host.hosts.drain(ALPHA)
+    heartbeat.send()
+    freed()
+
+    desk.host.hosts.resume(ALPHA)
+    heartbeat.send()
+
+    assert freed()
+
+
+def test_allocations_are_released_in_one_place_only():
+    root = Path(aima_worker.__file__).parent
+
+    def releases(path: Path) -> bool:
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        return any(
+            isinstance(call, ast.Attribute)
+            and call.attr in ("release", "mark_loaded")
+            and isinstance(call.value, ast.Attribute)
+            and call.value.attr == "allocations"
+            for call in calls
+        )
+
+    assert [path.name for path in root.rglob("*.py") if releases(path)] == ["context.py"]

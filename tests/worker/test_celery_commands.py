@@ -1,0 +1,48 @@
+"""Celery's own command line reads the workers by the name of the application, with AIMA's settings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.redis
+
+ENDS_WITHIN = 30
+
+
+@pytest.fixture
+def celery(worker, worker_environment):
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "celery", "-A", "aima_worker.celery", *words]
+        return subprocess.run(
+            command, env=worker_environment, capture_output=True, text=True, timeout=ENDS_WITHIN, check=False
+        )
+
+    return run
+
+
+def test_status_names_the_worker(celery):
+    status = celery("status", "--timeout", "5")
+
+    assert (status.returncode, status.stderr) == (0, "")
+    assert "aima@alpha: OK" in status.stdout
+
+
+def test_inspect_shows_the_queues_that_the_worker_takes_from(celery):
+    queues = celery("inspect", "--timeout", "5", "active_queues")
+
+    assert (queues.returncode, queues.stderr) == (0, "")
+    assert "aima@alpha: OK" in queues.stdout
+    assert "host.alpha" in queues.stdout
+
+
+def test_importing_it_reads_no_settings():
+    command = [sys.executable, "-c", "import aima_worker.celery"]
+
+    imported = subprocess.run(
+        command, env={"AIMA_CONFIG": "/missing/aima.toml"}, capture_output=True, timeout=ENDS_WITHIN, check=False
+    )
+
+    assert imported.returncode == 0

@@ -1,6 +1,6 @@
 """HTTP client of the API: requests, pages and event streams; each failure is an ApiError or ApiUnavailable.
 
-A request is never retried: its reply may have been lost after the API executed it. A POST carries an Idempotency-Key.
+A request is never retried, since a lost reply may follow its execution: a POST carries an Idempotency-Key for that.
 Built on http.client, without pydantic at import, since a listing must not cost more than ten times Python's own start.
 """
 
@@ -165,7 +165,7 @@ class Api:
         return connection
 
     def _idle_connection(self) -> HTTPConnection | None:
-        """One that the API has not closed: it must have nothing to read."""
+        """A kept connection, unless the API has closed it: then it would be readable."""
         while self._idle:
             connection = self._idle.pop()
             if connection.sock is not None:

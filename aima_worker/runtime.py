@@ -1,7 +1,8 @@
-"""The boundary to whatever runs containers, and the nouns that cross it.
+"""The boundary to the container runtime: one Protocol, the types that cross it, one contract suite (`tests/contract`).
 
-One Protocol, one contract suite (`tests/contract`), several implementations: the Docker SDK, native processes, and
-a fake for tests and fleets. Names are the caller's: one name is one container, whoever asks and however often.
+Implementations: Docker Engine, native processes, and an in-memory fake. The caller chooses the names, and one name is
+one container: concurrent or duplicate requests to run it never create a second. Streams are iterated by one thread
+and closed by any.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ class FrozenModel(BaseModel):
 
 class Mount(FrozenModel):
     source: str
-    """An absolute directory of the host, resolved and below a model root."""
+    """An absolute directory of the host, with symbolic links resolved, below a model root."""
     target: str
 
 
 class ContainerSpec(FrozenModel):
-    """Everything a runtime needs to run one engine. What is not here, no user input can reach."""
+    """Everything a runtime needs to run one engine. User input reaches no other setting of a container."""
 
     name: str
     image: str
-    """Container runtimes: the reference or id to run. The process runtime ignores it."""
+    """A reference or id. Ignored by the process runtime."""
     command: tuple[str, ...]
     environment: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
     host_address: str
-    """The address of the host on which the port is published."""
+    """The address on which the port is published."""
     host_port: int
     container_port: int
     mounts: tuple[Mount, ...] = ()
-    """All read-only."""
+    """All are read-only."""
     memory: int | None = None
     """Bytes."""
     cores: float | None = None
@@ -52,26 +53,26 @@ class ContainerSpec(FrozenModel):
     """Bytes of /dev/shm."""
     pids: int = 4096
     gpus: int | Literal["all"] | tuple[str, ...] | None = None
-    """How many, all, or which by id; None for none."""
+    """A count, all, or the ids; None for none."""
     install: str | None = None
-    """Process runtime: the command that installs the program, told when it is missing."""
+    """Process runtime: the command that installs the program, for the message when it is missing."""
 
     @property
     def spec_hash(self) -> str:
-        """Equal for two specs that run the same; labels do not count, for they change nothing that runs."""
+        """Equal for two specs that run the same container. Labels do not count: nothing that runs depends on them."""
         runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}), sort_keys=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 
 class Status(StrEnum):
     CREATED = "created"
-    """Made, never started."""
+    """Created and never started: also what a crash between create and start leaves."""
     RUNNING = "running"
     EXITED = "exited"
 
 
 class Container(FrozenModel):
-    """What a runtime says of a container at one moment."""
+    """A snapshot of one container."""
 
     id: str
     name: str
@@ -80,44 +81,44 @@ class Container(FrozenModel):
     image: str
     started_at: datetime | None = None
     exit_code: int | None = None
-    """Set once it has exited; 128 + n when signal n ended it."""
+    """Set once it has exited; 128 + n if signal n killed it."""
     oom_killed: bool = False
     host_ports: Mapping[int, int] = {}
-    """Container port → host port, as published."""
+    """Published ports: container port → host port."""
 
 
 class ImageFacts(FrozenModel):
     id: str
     """The local image's id (`sha256:…`)."""
     digest: str | None
-    """The registry's digest (`sha256:…`); None for an image that no registry knows."""
+    """The registry's digest (`sha256:…`); None for an image built or loaded on the host."""
     arch: str
-    """`amd64`, `arm64`, or what else the image says."""
+    """`amd64`, `arm64`, or another that the image names."""
     size: int
     """Bytes on disk."""
 
 
 class PullStream(Protocol):
     def __iter__(self) -> Iterator[PullProgress]:
-        """Where the pull stands, at most about ten times a second, the last one complete.
+        """Snapshots of the progress, throttled to about ten a second; the last one is complete.
 
-        Ends only when the image is there. Raises ImageNotFound, RegistryDenied, PullBroken, PullStalled, DiskFull,
-        DockerUnavailable, or Cancelled after `close`; never ends quietly on a failed pull.
+        Ends only once the image is on the host, never silently on a failed pull. Raises ImageNotFound, RegistryDenied,
+        PullBroken, PullStalled, DiskFull, DockerUnavailable, or Cancelled after `close`.
         """
         ...
 
     def close(self) -> None:
-        """Give the pull up, from any thread, at any time: the iterator ends within two seconds."""
+        """Cancel the pull, from any thread: the iterator ends within two seconds."""
         ...
 
 
 class LogStream(Protocol):
     def __iter__(self) -> Iterator[LogLine]:
-        """Lines in order, stdout and stderr told apart where the runtime can. Ends when the container has."""
+        """Lines in order of time, per stream. Ends when the container has exited."""
         ...
 
     def close(self) -> None:
-        """Stop reading, from any thread; gives back its descriptor."""
+        """Stop reading, from any thread, and release its descriptor."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -127,11 +128,13 @@ class LogStream(Protocol):
 
 class ChangeStream(Protocol):
     def __iter__(self) -> Iterator[str]:
-        """The name of a container each time something happens to it. Its end says nothing but that it ended."""
+        """The name of a container at each change of its status.
+
+        The stream may end at any time, so a subscriber also polls."""
         ...
 
     def close(self) -> None:
-        """Stop listening, from any thread."""
+        """Unsubscribe, from any thread."""
         ...
 
 
@@ -141,65 +144,66 @@ class RuntimeFacts(FrozenModel):
     gpus: bool
     """Whether containers can be given GPUs."""
     container_runtimes: tuple[str, ...] = ()
-    """What the engine runs containers with, such as `runc` and `nvidia`, by its names."""
+    """The engine's names for its low-level runtimes, such as `runc` and `nvidia`."""
     disk_free: int | None
-    """Bytes free where images lie; None where the engine is on another machine."""
+    """Bytes free on the file system of the images; None if the engine is on another machine."""
     live_restore: bool = True
-    """Whether containers survive a restart of the engine."""
+    """Whether containers survive a restart of the engine itself."""
 
 
 class ContainerRuntime(Protocol):
-    """Runs containers on this host. Every call may raise DockerUnavailable where the engine does not answer."""
+    """Runs containers on this host, for any number of threads.
+
+    Every call may raise DockerUnavailable: no answer, or none before its timeout. Every call may be retried."""
 
     def facts(self) -> RuntimeFacts:
-        """What this runtime is and can do, asked anew."""
+        """Its kind, version and abilities, never from a cache."""
         ...
 
     def image(self, image: str) -> ImageFacts | None:
-        """The image as it is on the host; None if it is not."""
+        """The image on the host; None if it is missing."""
         ...
 
     def images(self) -> list[ImageOnHost]:
-        """Every reference that an image on the host has, newest images first. What has none is not listed."""
+        """Every reference of an image on the host, newest images first. Images without a reference are not listed."""
         ...
 
     def registry_architectures(self, image: str) -> frozenset[str]:
-        """The architectures that the image's registry has it for; empty where it does not tell."""
+        """The architectures that the registry offers the image for; empty if the registry does not answer."""
         ...
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
-        """Begin fetching an image for this host's platform, given up when `stall` passes with no byte or extraction."""
+        """Start to pull an image for this host's platform. It fails after `stall` without a new byte or extraction."""
         ...
 
     def run(self, spec: ContainerSpec) -> Container:
-        """Have the container of that name running: adopt it if it runs with the spec's fingerprint, else make it anew.
+        """Idempotent: adopts the container of that name if it runs the same spec, else replaces or creates it.
 
-        An adopted container keeps the labels that it was made with. A container of that name which no runtime of
-        AIMA made is left alone: EngineRefused.
-        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing or EngineRefused, and then leaves no
-        container behind.
+        An adopted container keeps its labels. A container of that name that is not AIMA's is left alone: EngineRefused.
+        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing or EngineRefused, each with a rollback:
+        no container is left behind.
         """
         ...
 
     def find(self, name: str) -> Container | None:
-        """The container of that name, asked anew; None if there is none."""
+        """The container of that name, never from a cache; None if there is none."""
         ...
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers, running or not, that carry every one of the labels."""
+        """A snapshot of all containers, running or not, that have every one of the labels."""
         ...
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
-        """The container's lines, oldest first; nothing if there is no such container."""
+        """The container's lines, oldest first; empty if there is no such container."""
         ...
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
-        """Listen for what happens to the containers that carry every one of the labels."""
+        """Subscribe to changes of the containers that have every one of the labels."""
         ...
 
     def remove(self, name: str, *, grace: timedelta) -> None:
-        """Ask the container to end, kill it after `grace`, and delete it; do nothing if there is none.
+        """Idempotent: sends SIGTERM, kills the container after `grace`, and deletes it.
 
-        When it returns, the host port is free to bind.
+        The host port is free to bind when it returns, also to a concurrent caller.
         """
         ...

@@ -1,6 +1,6 @@
-"""Which runtime this host uses: the one that was asked for, or the first that works.
+"""Selects the worker's runtime: the one in the settings, or with `auto` the first that answers.
 
-Only that one is imported: a worker is to be small.
+Only the selected one is imported, which keeps the worker small.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _log = structlog.get_logger()
 class Choice(NamedTuple):
     runtime: ContainerRuntime
     native: bool = False
-    """It runs processes, not containers."""
+    """Whether it runs processes rather than containers."""
 
 
 def choose_runtime(settings: Settings) -> Choice:
-    """`auto` takes the Docker Engine where one answers, to the SDK or to the CLI, and native processes where not."""
+    """`auto` polls the Docker Engine once, by the SDK and then through the `docker` program; else native processes."""
     match settings.runtime:
         case "docker":
             return Choice(_docker(settings))
@@ -38,17 +38,17 @@ def choose_runtime(settings: Settings) -> Choice:
 
 
 def _first_that_works(settings: Settings) -> Choice:
-    refusals = []
+    reasons = []
     for through_program in (False, True):
         runtime = _docker(settings, through_program=through_program)
         try:
             facts = runtime.facts()
-        except DockerUnavailable as away:
-            refusals.append(str(away))
+        except DockerUnavailable as unavailable:
+            reasons.append(str(unavailable))
         else:
             _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
             return Choice(runtime)
-    _log.info("runtime chosen", runtime="process", why=f"no Docker Engine answers: {' '.join(refusals)}")
+    _log.info("runtime chosen", runtime="process", reason=f"no Docker Engine answers: {' '.join(reasons)}")
     return Choice(_processes(settings), native=True)
 
 

@@ -1,4 +1,4 @@
-"""A page of services with their instances, against fetching as many JSON values bare, and against a page of few."""
+"""A page of services against as many JSON values bare and against a page of few; all port leases of a fleet."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable
 
-from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.services import Desired, Instance, InstanceState, Service
 from aima_core.redis.connection import command_link
 from aima_core.store.operations import now
+from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
-from bench.comparison import Comparison, RatioAtMost, take_turns
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, take_turns
 from bench.crowd import seconds_for
 from bench.installation import installation
 
@@ -21,9 +22,14 @@ PAGE = 100
 MANY = 10_000
 FLAT = 1.2
 """What a page of few may differ by."""
+HOSTS, LEASES_EACH = 50, 100
 
 
-def measure(rounds: int) -> list[Comparison]:
+def measure(rounds: int) -> list[Result]:
+    return [*_services(rounds), _ports(rounds)]
+
+
+def _services(rounds: int) -> list[Comparison]:
     with installation(hosts=1) as many, installation(hosts=1) as few:
         _fill(many.redis_url, MANY)
         _fill(few.redis_url, PAGE)
@@ -42,6 +48,21 @@ def measure(rounds: int) -> list[Comparison]:
         Comparison(f"{what} over HTTP, {bare}", seconds["HTTP"], seconds["bare"], RatioAtMost(2)),
         Comparison(f"{what}, against {PAGE} of {PAGE}", seconds["store"], seconds["few"], RatioAtMost(FLAT)),
     ]
+
+
+def _ports(rounds: int) -> Bounded:
+    with installation(hosts=HOSTS) as fleet:
+        for number in range(HOSTS):
+            _lease(PortStore(command_link(fleet.redis_url), HostName(f"host-{number}")))
+        took = [seconds_for(f"{fleet.url}/v1/ports", times=1, status=200) * 1000 for _ in range(rounds)]
+    return Bounded(f"list {HOSTS * LEASES_EACH} port leases of {HOSTS} hosts over HTTP", took, "ms", most=10)
+
+
+def _lease(ports: PortStore) -> None:
+    ports.set_range(range(20000, 21000))
+    for number in range(LEASES_EACH):
+        holder = InstanceId(f"svc-tiny-model-{number}@host")
+        ports.persist(holder, ports.lease(holder, fence=1), fence=1)
 
 
 def _fill(redis_url: str, services: int) -> None:

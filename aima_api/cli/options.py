@@ -56,7 +56,7 @@ class DurationType(click.ParamType[timedelta]):
 
 
 class Assignment(click.ParamType[tuple[str, object]]):
-    """`name=value` as a pair; the value is a bool, a number or a string, whichever prints as it was typed."""
+    """`name=value` as a pair; the value is a bool or a number if that prints as it was typed, else a string."""
 
     name = "name=value"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -15,6 +15,9 @@ from aima_core.logs.sanitize import json_sanitized, sanitized
 
 Format = Literal["table", "json", "yaml"]
 Record = Mapping[str, Any]
+_EMPTY: tuple[object, ...] = (None, [], {}, "")
+_USER_KEYS = ("arguments", "environment", "labels")
+"""Fields whose keys are the user's own, and are printed as they are."""
 _COLOURS = {
     "ready": "green",
     "succeeded": "green",
@@ -66,11 +69,11 @@ def print_record(record: Record, output: Format) -> None:
     if output != "table":
         print_data(record, output)
         return
-    fields = {field.replace("_", " "): value for field, value in record.items() if value not in (None, [], {}, "")}
+    fields = {field: value for field, value in record.items() if value not in _EMPTY}
     width = max(map(len, fields), default=0)
     for field, value in fields.items():
-        label = click.style(f"{field:<{width}}", bold=True)
-        for number, line in enumerate(_lines(value)):
+        label = click.style(f"{field.replace('_', ' '):<{width}}", bold=True)
+        for number, line in enumerate(_lines(value, literal=field in _USER_KEYS)):
             click.echo(f"{label if number == 0 else ' ' * width}  {line}")
 
 
@@ -123,11 +126,12 @@ def _cell(value: object) -> str:
             return sanitized(value)
 
 
-def _lines(value: object) -> Iterable[str]:
+def _lines(value: object, *, literal: bool = False) -> list[str]:
     """Nested mappings as `key: value`, indented below their key; lists of plain values on one line."""
     match value:
         case Mapping() if value:
-            return [line for key, each in value.items() for line in _nested(sanitized(key), each)]
+            names = {key: sanitized(key if literal else key.replace("_", " ")) for key in value}
+            return [line for key, each in value.items() if each not in _EMPTY for line in _nested(names[key], each)]
         case [{}, *_]:
             return [_cell(each) for each in value]
         case str():
@@ -137,7 +141,7 @@ def _lines(value: object) -> Iterable[str]:
 
 
 def _nested(key: str, value: object) -> list[str]:
-    lines = list(_lines(value))
+    lines = _lines(value)
     if len(lines) == 1 and not isinstance(value, Mapping):
         return [f"{key}: {lines[0]}"]
     return [f"{key}:", *(f"  {line}" for line in lines)]

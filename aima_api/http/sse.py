@@ -1,6 +1,7 @@
 """Server-sent events: the one encoder, the response that carries them, and the limit on open streams.
 
-A stream whose client reads nothing for SEND_TIMEOUT is closed, so a stalled client cannot hold its place.
+Open streams are a quota per API node. A client that reads nothing until SEND_TIMEOUT expires is disconnected, so that a
+stalled one does not use up the quota.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The log lines of an instance up to now: from its host, or else the last lines that the host has stored in Redis."""
+"""Log history: requests the lines up to now from an instance's worker, with a timeout.
+
+If the worker or the container is unavailable, the last lines stored in Redis are returned with a note of why.
+"""
 
 from __future__ import annotations
 

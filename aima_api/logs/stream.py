@@ -1,8 +1,8 @@
 """Log streams as server-sent events: the lines of some instances, read once or followed until the instances are gone.
 
 `line` carries a line, `note` a sentence on missing lines or the state of the source, `end` closes the stream. A
-follower gets each line once across restarts of the container, the worker and Redis: it compares the number of each
-batch with its cursor, and reads the lines of a gap from the host.
+follower gets each line once, without duplicates, across restarts of the container, the worker and Redis: it compares
+the number of each batch with its cursor, drops stale ones, and requests the lines of a gap from the worker.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The managed Redis of `aima up`: durable, private to its owner, on a port that stays the same.
 
-A killed `aima up` leaves its server running, since the worker needs Redis while it stops. The next one stops that
-server, which writes its data as it ends, and starts its own on the same directory.
+A crash of `aima up` leaves the server running, since the worker needs Redis during its own shutdown. The next `aima up`
+stops that server, which writes its data on shutdown, and starts its own on the same directory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What an entry of the catalog says: engines, models and profiles, as strict nouns.
+"""The catalog's schema: engines, models and profiles. An unknown field or malformed value is refused.
 
-Reading the YAML files, and saying where in them a mistake is, is the API's; hosts get the engine inside the command.
-A field that nothing reads is not here.
+The API loads the YAML files and locates mistakes in them; hosts get the engine inside the signed command.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ _ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _FORBIDDEN_VARIABLES = re.compile(r"LD_.*|PYTHON.*|PATH|HOME|DOCKER_.*")
 
 
-def _gathered(value: object, parse: ValidatorFunctionWrapHandler) -> object:
-    # A BadId would end the validation at the first mistake; as a ValueError it is gathered with the others.
+def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+    # A BadId would stop the validation at the first mistake; a ValueError is collected with the others.
     try:
         return parse(value)
     except BadId as wrong:
@@ -127,8 +126,8 @@ Variable = Annotated[str, AfterValidator(_variable)]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
-NamedEngine = Annotated[EngineName, WrapValidator(_gathered), Field(examples=["vllm-0.14.0-cu131-gb10"])]
-NamedType = Annotated[EngineType, WrapValidator(_gathered), Field(examples=["vllm"])]
+NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
+NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
 
 
 class Entry(BaseModel):
@@ -138,9 +137,9 @@ class Entry(BaseModel):
 class HealthCheck(Entry):
     path: UrlPath = "/health"
     timeout: Duration
-    """How long the engine may say nothing; each new log line starts it anew."""
+    """The engine fails after this long without a log line while it loads."""
     at_most: Duration | None = None
-    """How long loading may take in all while the log moves; None means `timeout` alone counts, from the start."""
+    """The limit of loading in all while log lines appear; None makes `timeout` count from the start."""
 
     @model_validator(mode="after")
     def waits_at_least_its_timeout(self) -> Self:
@@ -154,7 +153,7 @@ class HealthCheck(Entry):
 class Requirements(Entry):
     platforms: tuple[Literal["linux/arm64", "linux/amd64"], ...] = Field(min_length=1)
     accelerator: AcceleratorKind = "cpu"
-    """The first half of the route, such as `gb10`; `cpu` wants none."""
+    """The first half of the route, such as `gb10`; `cpu` needs none."""
     gpus: Annotated[int | Literal["all"], BeforeValidator(_gpus)] | None = None
     gpu_memory: Size | None = None
     cores: Annotated[int, Field(ge=1)] = 1
@@ -170,7 +169,7 @@ class Requirements(Entry):
 
 
 class Limits(Entry):
-    """What the container may use; None leaves it to the host."""
+    """Resource limits of the container; None leaves the limit to the host."""
 
     memory: Size | None = None
     cores: Annotated[float, Field(gt=0)] | None = None
@@ -179,14 +178,14 @@ class Limits(Entry):
 
 
 class Native(Entry):
-    """How the engine runs without a container.
+    """How the engine runs as a native process.
 
-    In the command, `{address}` and `{port}` are filled in with where to listen, `{model}` with the model's directory.
+    In the command, `{address}` and `{port}` stand for the endpoint, `{model}` for the model's directory.
     """
 
     command: tuple[Word, ...] = Field(min_length=1)
     install: Word
-    """The command that installs the program, told to whoever lacks it."""
+    """The command that installs the program, shown as the fix if it is missing."""
 
 
 class Engine(Entry):
@@ -194,17 +193,17 @@ class Engine(Entry):
     type: NamedType
     image: ImageReference
     alternatives: tuple[ImageReference, ...] = ()
-    """Tried in order after `image`; one that is already on the host goes before any that must be pulled."""
+    """Tried in order after `image`; an image that is on the host goes before any that must be pulled."""
     image_size: Size | None = None
-    """About how much disk the image takes; the free disk is checked against it before a pull."""
+    """The approximate disk usage; the free disk is checked against it before a pull."""
     command: tuple[Word, ...] = Field(min_length=1)
     arguments: dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]] = {}
-    """Appended as `--name value`; true gives the bare `--name`, false leaves it away. `--set` may change these only."""
+    """Appended as `--name value`; true appends the bare `--name`, false omits it. `--set` changes these only."""
     environment: dict[Variable, Word] = {}
     port: ContainerPort
-    """Where the engine listens inside its container; the host's port is the leased one."""
+    """The engine's port inside its container; the host's port is the leased one."""
     model_mount: AbsolutePath | None = None
-    """Where the model's directory appears, read-only; None when the image brings its model along."""
+    """The read-only mount of the model's directory; None if the image contains the model."""
     health_check: HealthCheck
     requires: Requirements
     limits: Limits = Limits()
@@ -219,11 +218,11 @@ class Model(Entry):
     name: ModelName
     type: Literal["llm", "asr", "tts", "test"]
     size: Size
-    """How much disk the weights take."""
+    """The disk usage of the weights."""
     engines: tuple[NamedEngine, ...] = Field(min_length=1)
-    """Those known to serve it, best first."""
+    """Engines known to serve it, best first."""
     path: RelativePath | None = None
-    """The weights' directory below one of a host's `model_roots`; None when the engine's image brings them."""
+    """The weights' directory below one of a host's `model_roots`; None if the engine's image contains them."""
 
     @property
     def id(self) -> ModelId:
@@ -236,7 +235,7 @@ class Recommendation(Entry):
 
 
 class Profile(Entry):
-    """A kind of machine, and what is known to run stably side by side on it."""
+    """A kind of machine, and a set of services known to run on it together."""
 
     name: ProfileName
     arch: Arch

@@ -1,4 +1,4 @@
-"""Hosts: the facts that each worker announces, what is known of the host besides, and its port leases."""
+"""Hosts: the facts that each worker announces, its liveness, and its port leases."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Accelerator(WireModel):
     """The first half of a route, such as `gb10`."""
     name: str
     id: str | None = None
-    """By which a container is given just this one; None where there is no choice."""
+    """The id by which a container gets this device; None if there is only one."""
     memory: int | None = None
-    """Bytes; None where it shares the host's."""
+    """Bytes; None if it shares the host's memory."""
     compute_capability: str | None = None
     """Such as `12.1`."""
 
@@ -29,11 +29,11 @@ class Accelerator(WireModel):
 class ImageOnHost(WireModel):
     reference: str
     digest: str | None
-    """The registry's; None for an image that no registry knows."""
+    """In its registry; None for a local image."""
 
 
 class HostFacts(WireModel):
-    """What a host has, as its worker announced it."""
+    """The facts of a host, as its worker announced them."""
 
     name: HostName
     identity: str
@@ -47,21 +47,21 @@ class HostFacts(WireModel):
     memory: int
     """Bytes."""
     memory_reserve: int = 0
-    """Bytes of it that starts leave free."""
+    """Bytes that starts leave free."""
     slots: int = 4
-    """Starts and pulls under way at once."""
+    """The limit of concurrent starts and pulls."""
     disk_free: int
-    """Bytes free where images lie."""
+    """Free bytes on the disk of images."""
     runtime: Literal["docker", "docker-cli", "process", "fake"]
     runtime_version: str
     container_runtimes: tuple[str, ...] = ()
     """Such as `runc` and `nvidia`, by Docker's names."""
     gives_gpus: bool = False
-    """Whether containers can be given GPUs."""
+    """Whether containers can use GPUs."""
     images: tuple[ImageOnHost, ...] = ()
-    """Those there, as far as the list is kept: the newest few hundred."""
+    """The newest few hundred."""
     allows: tuple[str, ...] = ("*",)
-    """Patterns of the image references that it runs."""
+    """Patterns of the image references that it may run."""
     clock_offset: float = 0.0
     """Seconds by which its clock is ahead of Redis'."""
     ports: tuple[int, int]
@@ -69,26 +69,26 @@ class HostFacts(WireModel):
     routes: tuple[Route, ...]
     labels: Mapping[str, str] = {}
     strangers: tuple[str, ...] = ()
-    """Containers that carry this installation's labels and that the host's worker cannot make out: left alone."""
+    """Unrecognized containers: they carry this installation's labels, and the worker cannot parse them."""
     runtime_answers: bool = True
-    """False while its Docker Engine is away: what runs there is not known then, and nothing can be started."""
+    """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
     version: str
     """AIMA's own."""
 
 
 class Host(HostFacts):
-    """A host with what is known of it now."""
+    """A host's facts with its liveness."""
 
     live: bool
     left: bool = False
-    """Its worker ended in good order; what runs there goes on."""
+    """Its worker has shut down; containers keep running."""
     seen_at: datetime
     silent_for: float = 0.0
-    """Seconds since it was last heard of, by Redis' clock."""
+    """Seconds since its last heartbeat, by Redis' clock."""
     drained_since: datetime | None = None
     """Set while it takes no starts."""
     messages_dropped: int = 0
-    """Those on its queues that made no sense, until a day has passed in which no host met one."""
+    """Malformed messages dropped; reset after a day without any on all hosts."""
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way of showing a property
     @property
@@ -97,7 +97,7 @@ class Host(HostFacts):
 
 
 class PortLease(WireModel):
-    """A port on a host, and who holds it."""
+    """A leased port on a host, and its holder."""
 
     host: HostName
     port: int
@@ -105,4 +105,4 @@ class PortLease(WireModel):
     fence: int
     since: datetime
     until: datetime | None
-    """None while the holder's container lives: it ends with evidence that the container is gone."""
+    """The expiry; None while the holder's container exists."""

@@ -1,8 +1,7 @@
 """Every id that AIMA uses, parsed and made here only, and the base class of the records that carry them.
 
-`svc-{engine_type}-{model_id}` names a service and `…@{host}` its instance on one host. The engine type holds no
-dash, so the first dash after it splits the id, and model ids may hold dashes and dots. An id that does not parse
-raises BadId where it enters, so that inside AIMA every id is a good one.
+`svc-{engine_type}-{model_id}` is a service and `…@{host}` its instance on one host. The engine type has no dash, so
+the first dash after it splits the id. A malformed id raises BadId at the boundary, so that every id inside is valid.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class InstanceId(Id):
 
 
 class OperationId(Id):
-    """Also the id of the Celery task that carries the operation, so that Flower and AIMA name it alike."""
+    """Also the id of the Celery task, so that Flower and AIMA show the same one."""
 
     kind, example = "operation id", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"
     pattern = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -108,7 +107,7 @@ class OperationId(Id):
 
 
 class AnswerId(Id):
-    """Where a host puts the answer to one question of an API node."""
+    """The id of a host's response to one log request of an API node."""
 
     kind, example, pattern = "answer id", "0b5f4c1e3c1c4a529c553f8a3a0f9f21", re.compile("[0-9a-f]{32}")
     __slots__ = ()
@@ -119,7 +118,7 @@ class AnswerId(Id):
 
 
 class Route(Id):
-    """The routing key a task is sent to, and the name of the queue behind it."""
+    """The routing key of a task, and the name of its queue."""
 
     kind, example = "route", "gb10.arm64"
     pattern = re.compile(rf"host\.{_HOST}|[a-z][a-z0-9_]*\.(?:arm64|amd64)")
@@ -131,7 +130,7 @@ class Route(Id):
 
     @property
     def host(self) -> HostName | None:
-        """The one host it leads to; None for a class of hosts."""
+        """The host that it leads to; None for a class of hosts."""
         return HostName(self.removeprefix("host.")) if self.startswith("host.") else None
 
 

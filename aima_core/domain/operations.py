@@ -1,7 +1,7 @@
-"""Operations and what happens to them: the command that was asked for, the record, and its events.
+"""Operations: the command, the record and its events.
 
-One operation is one start, pull or stop of one instance or image. Its command never changes; its state moves only
-as `TRANSITIONS` allows, which the script that records events checks in Redis.
+An operation is one start, pull or stop of one instance or image. Its command is immutable; its state changes only as
+`TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot reopen it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 class State(StrEnum):
     QUEUED = "queued"
-    """Recorded; no worker carries it out."""
+    """Recorded; no worker has claimed it."""
     RUNNING = "running"
     """A worker holds its claim."""
     SUCCEEDED = "succeeded"
@@ -84,16 +84,16 @@ class StartService(WireModel):
     kind: Literal[Kind.START] = Kind.START
     service: ServiceId
     engine: Engine
-    """With the arguments as they shall be: `--set` is already in them."""
+    """Its arguments include `--set`."""
     model: Model | None = None
     model_path: str | None = None
-    """Where the weights are on the host: absolute, or relative to one of its `model_roots`."""
+    """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
-    """The host port asked for; None takes the one it had before, or any free one."""
+    """The requested host port; None leases the last one again, or a free one."""
     replace: bool = False
-    """Take down what runs first."""
+    """Tear down a running instance first."""
     asked: Service | None = None
-    """What was asked for under the service's id, to be written down again where Redis has lost it."""
+    """The service's spec, which the worker restores if Redis has lost it."""
 
 
 class PullImage(WireModel):
@@ -107,7 +107,7 @@ class StopService(WireModel):
     kind: Literal[Kind.STOP] = Kind.STOP
     service: ServiceId
     grace: Duration
-    """How long the engine may take to end by itself before it is killed."""
+    """The grace period between SIGTERM and SIGKILL."""
 
 
 Command = Annotated[StartService | PullImage | StopService, Field(discriminator="kind")]
@@ -123,7 +123,7 @@ class LayerStep(StrEnum):
     EXTRACTING = "extracting"
     DONE = "done"
     EXISTS = "exists"
-    """It was on the host before."""
+    """It was on the host before the pull."""
 
 
 class Layer(WireModel):
@@ -134,11 +134,11 @@ class Layer(WireModel):
     extracted: int = 0
     """Bytes of the compressed layer unpacked so far."""
     total: int | None = None
-    """Bytes compressed; None until the registry or the engine has told."""
+    """Bytes compressed; None until the registry or the engine reports it."""
 
 
 class PullProgress(WireModel):
-    """Where a pull stands. All numbers are bytes, summed over the layers that were not on the host before."""
+    """The progress of a pull, in bytes, summed over the layers that were not on the host before."""
 
     image: str
     downloaded: int
@@ -151,54 +151,54 @@ class PullProgress(WireModel):
     eta: Duration | None = None
     layers: tuple[Layer, ...] = ()
     restarts: int = 0
-    """How often a layer had to be fetched anew: only then may the numbers go back."""
+    """The number of layer retries: only a retry may decrease the numbers."""
 
 
 class Event(WireModel):
-    """One thing that happened to an operation. `seq` counts from 1 without gaps within the operation."""
+    """One change of an operation. `seq` counts from 1 without gaps within the operation."""
 
     operation: OperationId
     seq: int = 0
     at: datetime
     phase: Phase
     message: str | None = None
-    """A sentence for people, such as what is waited for."""
+    """A sentence for people, such as the pending reason."""
     progress: PullProgress | None = None
     lines: tuple[str, ...] = ()
-    """The container's own log lines, made harmless."""
+    """The container's log lines, sanitized."""
     host: HostName | None = None
     endpoint: str | None = None
-    """Set with `ready`: where the engine answers."""
+    """Set with `ready`: the engine's URL."""
     failure: Failure | None = None
     """Set with `failed` and `cancelled`."""
 
 
 class Operation(WireModel):
-    """The record of one operation, as listings and `operation show` give it."""
+    """The record of one operation, as listings and `operation show` return it."""
 
     id: OperationId
     kind: Kind
     state: State
     phase: Phase
     fence: int
-    """Grows with every operation submitted: of two that want different things of one instance, the higher wins."""
+    """The fencing token: of two operations on one instance, the higher wins."""
     attempt: int = 0
-    """How many workers have taken it on."""
+    """The number of claims so far."""
     seq: int = 0
     """The number of its last event."""
     route: Route
-    """Where it was sent."""
+    """The route of its message."""
     routes: tuple[Route, ...] = ()
-    """All that would do, the best first."""
+    """All routes that it accepts, best first."""
     needs: ResourceRequest | None = None
-    """What a host must have to spare for it; None for a stop."""
+    """The resource request; None for a stop."""
     service: ServiceId | None = None
     engine: EngineName | None = None
     image: str | None = None
     host: HostName | None = None
-    """None until a host has taken it on; from then on nobody else does, unless that host is lost."""
+    """The host that claimed it; only a lost host's operation moves to another."""
     reason: str | None = None
-    """What it waits for, or was last said of it."""
+    """The pending reason, or the last message."""
     progress: PullProgress | None = None
     endpoint: str | None = None
     failure: Failure | None = None

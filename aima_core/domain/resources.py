@@ -1,63 +1,65 @@
-"""What a start needs of a host while it is there, and what a host holds for those that are."""
+"""Resource requests of starts, the capacity of hosts, allocations, and the obstacles to placement."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import ByteSize
+
 from aima_core.domain.catalog import Engine, Model
 from aima_core.domain.ids import WireModel
 
 
 class ResourceRequest(WireModel):
-    """Of a pull, nothing but a slot while it is under way."""
+    """A pull requests nothing; it occupies a slot while it runs."""
 
     memory: int = 0
-    """Bytes of the host's."""
+    """Bytes of host memory."""
     gpus: int | Literal["all"] = 0
     gpu_memory: int = 0
-    """Bytes on the GPUs; on the host's own memory where the two are one."""
+    """Bytes of GPU memory; of host memory on a host where both are one."""
     cores: int = 0
-    """That the host must have; several engines may share them."""
+    """The cores that the host must have; engines share them."""
 
 
 class HostCapacity(WireModel):
-    """What a host can give, as its worker finds it at one moment; what it has given is in Redis."""
+    """The capacity of a host as its worker measures it; its allocations are in Redis."""
 
     memory: int
-    """Bytes that all engines together may need: the host's, but for its reserve."""
+    """Bytes for all engines together: the host's memory less its reserve."""
     available: int
-    """Bytes that the kernel has left just now, but for the reserve."""
+    """Bytes that the kernel reports as available, less the reserve."""
     gpus: tuple[str, ...] = ()
     """The ids of its devices."""
     unified: bool = False
-    """CPU and GPU share the memory: then engines share the GPU, too, and load one at a time."""
+    """CPU and GPU share the memory: engines share the GPU, too, and load one at a time."""
     slots: int
-    """Starts and pulls under way at once."""
+    """The limit of concurrent starts and pulls."""
 
 
 class Allocation(WireModel):
-    """What a host has given to one service."""
+    """Resources of a host that are allocated to one service."""
 
     memory: int
     gpus: tuple[str, ...] = ()
     loading: bool = False
-    """Its memory is not all taken yet."""
+    """The kernel does not report all of its memory as used yet."""
     fence: int
-    """The operation's that it was given to."""
+    """Of the operation that allocated it."""
 
     def __str__(self) -> str:
-        """As the scripts write and read it."""
+        """As `lua/lib/allocations.lua` reads and writes it."""
         return f"{self.memory} {int(self.loading)} {self.fence} {','.join(self.gpus)}"
 
     @classmethod
     def parse(cls, text: str) -> Allocation:
         memory, loading, fence, gpus = text.split(" ")
-        return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=_listed(gpus))
+        return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=_comma_separated(gpus))
 
 
 class ObstacleKind(StrEnum):
-    """Why a host cannot run an operation: as feasibility explains it to people, and as a claim is refused."""
+    """Why a host cannot run an operation: explained by feasibility, enforced by the claim."""
 
     OFFLINE = "offline"
     DOCKER_AWAY = "docker_away"
@@ -79,7 +81,7 @@ class ObstacleKind(StrEnum):
 
 
 def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
-    """What the engine's requirements and the model's weights come to."""
+    """The request of an engine with a model's weights."""
     required = engine.requires
     on_gpu = required.gpus is not None
     return ResourceRequest(
@@ -90,10 +92,9 @@ def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
     )
 
 
-def host_memory_of(needs: ResourceRequest, *, unified: bool) -> int:
-    """Bytes of the host's memory that it takes."""
-    return needs.memory + (needs.gpu_memory if unified else 0)
+def host_memory_of(needs: ResourceRequest, *, unified: bool) -> ByteSize:
+    return ByteSize(needs.memory + (needs.gpu_memory if unified else 0))
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _comma_separated(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()

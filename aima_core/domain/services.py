@@ -14,18 +14,18 @@ from aima_core.errors import Failure
 
 
 class Service(WireModel):
-    """What was asked for under one service id; `service start` without options uses it again."""
+    """The spec of a service; `service start` without options uses it again."""
 
     id: ServiceId
     engine: EngineName | None = None
-    """None leaves the choice to the catalog."""
+    """None lets the catalog choose."""
     model: str | None = None
-    """The catalog's name of the model; None means the id names it."""
+    """The catalog's name of the model; None takes it from the id."""
     model_path: str | None = None
     hosts: tuple[HostName, ...] = ()
-    """Empty leaves the choice to the queue."""
+    """Empty lets the queue choose."""
     route: Route | None = None
-    """The only class of hosts, or host, that it is sent to; None leaves the choice to the engine's."""
+    """The only class of hosts, or host, to use; None uses the engine's routes."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: Mapping[str, Scalar] = {}
@@ -39,21 +39,21 @@ class Desired(StrEnum):
 
 class InstanceState(StrEnum):
     STARTING = "starting"
-    """An operation is bringing it up."""
+    """An operation starts it."""
     READY = "ready"
     UNHEALTHY = "unhealthy"
-    """It was ready, it runs, and its health check has failed for a while."""
+    """It was ready and runs, and its health check fails."""
     RESTARTING = "restarting"
-    """It had ended after it was ready, and is being brought back."""
+    """It exited after it was ready, and is being restarted."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    """Its host does not report."""
+    """Its host is not live."""
 
 
 GONE = (InstanceState.STOPPED, InstanceState.FAILED)
-"""Nothing of such an instance is left on its host."""
+"""States without a container on the host."""
 
 
 class Instance(WireModel):
@@ -62,7 +62,7 @@ class Instance(WireModel):
     id: InstanceId
     desired: Desired
     fence: int
-    """The operation's that last had a say; a lower one is late and does nothing."""
+    """Of the last operation; one with a lower fence is late and changes nothing."""
     state: InstanceState
     engine: EngineName | None = None
     image: str | None = None
@@ -72,9 +72,9 @@ class Instance(WireModel):
     operation: OperationId | None = None
     failure: Failure | None = None
     since: datetime
-    """When it entered this state."""
+    """The time of the last transition."""
 
     @property
     def is_down(self) -> bool:
-        """Stopped, and meant to be."""
+        """Stopped as desired."""
         return self.desired is Desired.STOPPED and self.state is InstanceState.STOPPED

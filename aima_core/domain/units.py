@@ -1,7 +1,6 @@
 """Durations and sizes as people write them: `90s`, `5m`, `1h30m`, `25GB`.
 
-Durations in signatures are `timedelta`, sizes are `ByteSize`; a bare number in YAML or settings is refused, since
-it does not say its unit.
+Signatures use `timedelta` and `ByteSize`; a bare number in YAML or settings is refused, since it has no unit.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SIZE = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,6})? ?(?:[kmgtp]i?)?b", re.IGNORECA
 
 
 def parse_duration(value: object) -> timedelta:
-    """`1h30m` as a timedelta. Raises ValueError with what would be right."""
+    """`1h30m` as a timedelta. Raises ValueError with an example."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not _WHOLE.fullmatch(value):

@@ -1,8 +1,8 @@
-"""De-duplicates log lines by position: the time of the last line read of each stream, and how many had that time.
+"""Drops duplicate log lines by position: the time of the last line read of each stream, and how many had that time.
 
 stdout and stderr are each in order of time; merged, they are not quite, so each has its own position. Times are the
-engine's, so a position outlives reconnects, workers and containers. If that clock is set back, lines are dropped only
-after a reconnect, until it passes the position again.
+engine's, so a position outlives reconnects and restarts of workers and containers. If that clock is set back, lines
+are dropped only after a reconnect, until it passes the position again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _START = StreamPosition(datetime.min.replace(tzinfo=UTC), 0)
 
 
 class LineDeduplicator:
-    """Recognizes the lines at or before a position when a log is read again."""
+    """Recognizes duplicates, the lines at or before a position, when a log is read again."""
 
     def __init__(self, position: LogPosition | None = None) -> None:
         self._read = dict(position or {})

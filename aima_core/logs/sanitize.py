@@ -1,4 +1,4 @@
-"""The one filter for foreign text: control characters and escape sequences reach no terminal, log or page.
+"""Sanitizes foreign text: control characters and escape sequences reach no terminal, log or page.
 
 Imported by the process supervisor under `python -S`: the standard library only.
 """

@@ -49,7 +49,7 @@ class Notifier:
 
 
 def encode_message(operation: Operation, queue: str) -> str:
-    """The message to push to the queue's list; each call makes a delivery of its own, as a worker tells them apart."""
+    """The message to push to the queue's list; each call makes a new delivery, with a tag of its own."""
     what, engine = operation.service or operation.image or "", operation.engine or ""
     template = _template(operation.kind, bool(what), bool(engine))
     values = {_ID: operation.id, _QUEUE: queue, _WHAT: what, _ENGINE: engine}

@@ -63,7 +63,7 @@ LINES_TTL: Final = timedelta(minutes=1)
 LOOK_AFTER: Final = timedelta(seconds=7)
 """A stalled operation is redelivered after this long."""
 HEARD_FOR: Final = timedelta(days=1)
-"""A route without a consumer for this long counts as one that never had any."""
+"""A route without a consumer for this long counts as never consumed."""
 LINES_CAP: Final = 100
 """About how many batches of one instance's lines are kept for readers."""
 LAST_LINES_TTL: Final = timedelta(days=7)

@@ -61,7 +61,7 @@ def find_obstacles(
 
 
 def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
-    """Those that do not pass without a change to the host."""
+    """Obstacles that do not pass without a change to the host."""
     return [reason for reason in reasons if not reason.transient]
 
 

@@ -1,6 +1,6 @@
 """Why an operation is pending: the obstacles on each host that it could run on, recorded as its reason for people.
 
-The reason is recorded by whichever worker or API node finds the operation pending, and only when it changes.
+Any worker or API node that finds the operation pending records it, and only when it changes.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Stalled:
     """Operations that no worker executes."""
 
     waiting: int
-    """The number of those that wait for capacity."""
+    """The number of operations pending for capacity."""
     undelivered: list[tuple[OperationId, str]]
     """Those without a message, with the queue to redeliver on."""
     without_reason: list[OperationId]
@@ -88,11 +88,11 @@ class OperationStore:
         return Page(items=_records(found), after=next_after or None)
 
     def active(self) -> list[OperationId]:
-        """The ids of those that have not ended, oldest first."""
+        """The ids of active operations, oldest first."""
         return [OperationId(id) for id in self._redis.zrange(keys.ACTIVE, 0, -1)]
 
     def list_active(self) -> list[Operation]:
-        """The records of those that have not ended, oldest first."""
+        """The records of active operations, oldest first."""
         ids = self.active()
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
@@ -109,13 +109,13 @@ class OperationStore:
         return Stalled(waiting, undelivered, without_reason=[OperationId(id) for id in pending])
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
-        """Those that wait for capacity, oldest first."""
+        """Operations pending for capacity, oldest first."""
         return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX))
 
-    def find_unroutable(self, heard: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
-        """Those queued whose routes had no live consumer for `after`; `heard` are the routes that have one now."""
+    def find_unroutable(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
+        """Queued operations whose routes had no live consumer for `after`; `live` are the routes that have one."""
         limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR))
-        where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(heard))
+        where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(live))
         return _records(self._run("operations/find_unroutable", where, keys.OPERATION_PREFIX, *limits, routes))
 
     def append_event(self, event: Event, *, attempt: int | None = None) -> int:

@@ -143,7 +143,7 @@ class ServiceStore:
         return self.instances(self._redis.smembers(keys.instances_on(host)))
 
     def instances(self, ids: Iterable[str]) -> list[Instance]:
-        """These instances, without those that have no record."""
+        """The records of these instances, as far as Redis has them."""
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(keys.instance(InstanceId(id)))

@@ -1,7 +1,7 @@
-"""Commands are signed by the API nodes with a key the hosts know and Redis does not.
+"""HMAC signatures of commands: API nodes sign with a key that hosts have and Redis does not.
 
-Whoever can write to Redis can lose or repeat a command, but cannot make a host run one of their own. The signature
-covers the operation's id, so that a signed command cannot be put under another operation.
+A writer in Redis can delete or replay a command, and cannot forge one. The signature covers the operation's id, so
+that a signed command cannot be replayed under another operation; without a valid signature it is not executed.
 """
 
 from __future__ import annotations

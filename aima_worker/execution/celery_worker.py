@@ -73,7 +73,7 @@ def exit_within_deadline(exit_code: Callable[[], int]) -> None:
 
 
 def _consume_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
-    class Stops(bootsteps.StartStopStep):
+    class StopChannel(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer:Tasks",)
 
         def __init__(self, c: Any, **options: Any) -> None:
@@ -94,7 +94,7 @@ def _consume_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
 
         shutdown = stop
 
-    return Stops
+    return StopChannel
 
 
 def _restrict_remote_control(worker: Any) -> None:

@@ -26,6 +26,8 @@ from aima_worker.context import HostContext
 REDELIVERY_INTERVAL = timedelta(seconds=7)
 NOTIFY_AGAIN_DELAY = timedelta(seconds=5)
 """How long this host waits for its own message to be consumed."""
+SETTLE_DELAY = timedelta(milliseconds=50)
+"""So that an operation that frees capacity in several steps causes one pass."""
 
 _log = structlog.get_logger()
 
@@ -35,7 +37,11 @@ class RedeliveryLoop:
         self._host = host
         self._notified: dict[OperationId, float] = {}
         self._loop = BackgroundLoop(
-            "redelivery", self.run_once, interval=REDELIVERY_INTERVAL, woken=host.capacity_freed
+            "redelivery",
+            self.run_once,
+            interval=REDELIVERY_INTERVAL,
+            settle_delay=SETTLE_DELAY,
+            woken=host.capacity_freed,
         )
 
     def start(self) -> None:

@@ -1,7 +1,7 @@
 """The buffer between one instance's log and Redis: numbers lines, batches them while followed, keeps the last ones.
 
-Every part is bounded: of a flood, a batch keeps the newest lines and the number of those left out. The buffer outlives
-the container; a restarted one continues the numbers. All methods are thread-safe.
+Every queue is bounded: of a flood, a batch keeps the newest lines and the number of those left out. The buffer
+outlives the container; a restarted one continues the numbers. All methods are thread-safe.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Collects the logs of all containers of this host: one tail per instance, one loop that writes to Redis.
 
 The loop publishes batches of followed instances at most ten times a second, and stores changed last lines every two
-seconds. A lost batch shows in the line numbers, and its readers request the lines again; last lines are retried.
+seconds. While Redis is unavailable it retries last lines; a batch that is lost shows as a gap in the line numbers, and
+API nodes request its lines again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FOLLOW_TTL = timedelta(seconds=15)
 BATCH_INTERVAL = timedelta(seconds=0.1)
 STORE_INTERVAL = timedelta(seconds=2)
 RENEW_INTERVAL = timedelta(minutes=10)
-"""Unchanged last lines are stored again, so that they neither expire nor stay lost with Redis' data."""
+"""Unchanged last lines are stored again before they expire, and after a restart of Redis without its data."""
 RETRY_DELAY = timedelta(seconds=1)
 CATCH_UP_TIMEOUT = timedelta(seconds=2)
 STOP_TIMEOUT = timedelta(seconds=1)

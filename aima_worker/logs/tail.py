@@ -1,7 +1,7 @@
 """Tails one instance's containers: one log stream per container into the instance's buffer, for all followers.
 
-Flow control: a log that floods is not read continuously while no API node follows it, only sampled; a follower that
-falls behind the engine skips to the newest lines.
+A flood is throttled: while no API node follows it, it is only polled; while followed, reading that lags behind the
+engine skips to the newest lines. A stream that fails is retried at the collector's next pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aima_worker.runtime import Container, ContainerRuntime, LogStream
 FLOOD_LINES = 1000
 """Unfollowed lines in one second that are a flood."""
 FLOOD_INTERVAL = timedelta(seconds=2)
-"""Between two samples of a flood that no API node follows."""
+"""Poll interval of a flood that no API node follows."""
 LAG_LIMIT = timedelta(seconds=3)
 
 _log = structlog.get_logger()
@@ -49,6 +49,7 @@ class Tail:
         self._reader: Thread | None = None
         self._stream: LogStream | None = None
         self._caught_up = Event()
+        """Not set while the last lines of an old container are read: the position is unknown until then."""
         self._caught_up.set()
         self._woken = Event()
         self._closed = False
@@ -60,7 +61,7 @@ class Tail:
         return not (reading or self.buffer.followed or self.buffer.unstored)
 
     def attach(self, container: Container) -> None:
-        """Starts reading the container unless it is read already."""
+        """Starts the reader thread of the container unless it was started before."""
         attached = (container.id, container.started_at)
         with self._lock:
             if self._closed or attached == self._attached:
@@ -73,13 +74,13 @@ class Tail:
             self._reader.start()
 
     def follow(self) -> LogCursor:
-        """Publishes lines until the follow expires; ends the pause of a flood."""
+        """Publishes lines until the follow expires, and wakes the thread that throttles a flood."""
         cursor = self.buffer.follow()
         self._woken.set()
         return cursor
 
     def wait_caught_up(self, within: timedelta) -> bool:
-        """Whether the buffer's position is known; it is not while the last lines of an old container are read."""
+        """Whether the buffer's position is known. False on timeout."""
         return self._caught_up.wait(within.total_seconds())
 
     def close(self) -> None:
@@ -91,7 +92,7 @@ class Tail:
             stream.close()
 
     def join(self, *, within: timedelta) -> None:
-        """Waits until reading has stopped after `close`."""
+        """Waits for the reader thread after `close`."""
         if (reader := self._reader) is not None:
             reader.join(within.total_seconds())
 
@@ -130,7 +131,7 @@ class Tail:
         return False
 
     def _tail_to_resume(self) -> int | None:
-        """The last lines only: of a flood, after a pause; no line is skipped if a follow ends the pause."""
+        """LAST_LINES to skip to the newest lines, after a pause if unfollowed; None if a follow ends the pause."""
         if self.buffer.followed:
             return LAST_LINES
         self._woken.clear()

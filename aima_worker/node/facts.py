@@ -1,7 +1,8 @@
 """This host's facts and identity, as it announces them.
 
-Hardware is detected once (`hardware.py`); memory, disk, images and the container engine are read at each call. A copied
-machine has the identity of the original and another session, so that Redis distinguishes the two.
+Hardware is detected once (`hardware.py`); memory, disk, images and the container engine are a snapshot of each call. An
+engine that does not answer is reported, not raised. A copied machine has the identity of the original and another
+session, so that Redis distinguishes the two.
 """
 
 from __future__ import annotations

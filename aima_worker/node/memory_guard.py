@@ -1,7 +1,8 @@
 """Memory watchdog: kills an engine that takes the host below its memory floor while it loads.
 
 Where CPU and GPU share the memory, an engine that overcommits can hang the whole machine, and its container's limit
-does not see what the GPU takes. So the available memory is checked each second while an engine loads.
+does not see the GPU's share. The watchdog checks the available memory each second while an engine loads, and retries a
+kill that failed.
 """
 
 from __future__ import annotations

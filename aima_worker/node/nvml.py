@@ -48,14 +48,14 @@ class Reading:
 
 
 def nvml_reading(*, within: timedelta = READ_TIMEOUT, program: Sequence[str] = PROGRAM) -> Reading:
-    """Reads again at each call, for at most that long; never raises."""
+    """A fresh reading; a timeout or a crash of the subprocess becomes its error, and nothing is raised."""
     reader = subprocess.Popen(
         program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     try:
         answer, complaint = reader.communicate(timeout=within.total_seconds())
     except subprocess.TimeoutExpired:
-        reader.kill()  # not waited for: one that hangs in the driver cannot even die
+        reader.kill()  # not waited for: a hang in the driver blocks even its death
         for pipe in filter(None, (reader.stdout, reader.stderr)):
             pipe.close()  # else held until the process is reaped
         words = f"The NVIDIA driver gave no answer within {within.total_seconds():.0f} s."

@@ -20,7 +20,7 @@ from aima_worker.context import HostContext
 from aima_worker.operations.images import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
-from aima_worker.runtime import ContainerSpec
+from aima_worker.runtime import Container, ContainerSpec
 
 
 @contextmanager
@@ -50,6 +50,7 @@ class InstanceStart:
         self._attempt = attempt
         self._previous: Instance | None = None
         self._touched = False
+        self._container: Container | None = None
         self._instance = Instance(
             id=self.id,
             desired=Desired.RUNNING,
@@ -72,7 +73,12 @@ class InstanceStart:
         with self._host.service_lock(self.id.service):
             self._raise_if_superseded()
             self._touched = True
-            self._host.runtime.run(spec)
+            self._container = self._host.runtime.run(spec)
+
+    def loading_message(self, directory: str | None) -> str:
+        assert self._container is not None
+        source = f" from {directory}" if directory else ""
+        return f"Container {self._container.name} started (id: {self._container.id[:12]}). Loading the model{source}."
 
     def remove_container(self) -> None:
         """Raises Cancelled if superseded."""

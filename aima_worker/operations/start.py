@@ -30,7 +30,7 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
             instance.remove_container()
         port = run_on_leased_port(host, attempt, instance.id, requested=command.port, run=run)
 
-        attempt.enter_phase(Phase.LOADING)
+        attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
         endpoint = host.endpoint(port)
         with host.memory_watchdog.guarding(instance.id, instance.kill):
             wait_until_ready(host, attempt, command, endpoint=endpoint)

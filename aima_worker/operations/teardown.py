@@ -35,7 +35,7 @@ def teardown(
     keep_status: bool = False,
     postponed_on: tuple[type[AimaError], ...] = (),
 ) -> bool:
-    """Returns whether nothing of the instance is left. It becomes FAILED if it has a failure, else STOPPED.
+    """Returns whether nothing of the instance is left. It becomes FAILED by a failure, else STOPPED.
 
     `guard` is evaluated under the service's lock; if it is false, nothing is done. The errors of `postponed_on` leave
     the instance STOPPING, to be resumed by the reconciler. Raises what else a runtime's `remove` raises.

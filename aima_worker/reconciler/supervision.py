@@ -98,12 +98,13 @@ class HealthSupervisor:
     def _restart_when_due(self, managed: ManagedContainer, *, guard: Callable[[], bool]) -> None:
         if not self._restarts.is_due(managed.id):
             return
-        _log.warning("engine restarted", instance=managed.id, reason=str(self._exit_of(managed)))
+        reason = str(self._exit_of(managed))
         self._restarts.record(managed.id)
         try:
             with self._host.service_lock(managed.service):
                 if guard() and not self._host.claims.is_running(managed.service):
                     _restart(self._host, managed)
+                    _log.warning("engine restarted", instance=managed.id, reason=reason)
         except (DockerUnavailable, BrokerUnavailable):
             raise
         except AimaError as failed:

@@ -1,1 +1,1 @@
-"""The runtimes behind `aima_worker.runtime.ContainerRuntime`, one module or family of modules each."""
+"""The implementations of `aima_worker.runtime.ContainerRuntime`: Docker Engine, native processes, in-memory fake."""

@@ -1,6 +1,7 @@
-"""From the bytes an engine writes to lines that are safe to store and to print.
+"""Splits an engine's output into sanitized lines, safe to store and to print; every runtime's log passes here.
 
-Every runtime's log passes here. Nothing is kept but the line that is not finished yet, and of that one piece at most.
+Buffers only the unfinished line, and of that at most one piece, so output without a newline cannot exhaust the worker's
+memory.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from collections.abc import Iterator
 from aima_core.logs.sanitize import sanitized_line
 
 LINE_LIMIT = 16 * 1024
-"""Bytes of a line as UTF-8. A longer one comes in several pieces."""
+"""Bytes of a line in UTF-8. A longer line is split into pieces."""
 
 
 class LineSplitter:
-    """Cuts one stream of bytes into harmless lines."""
+    """The splitter of one stream of bytes. Not thread-safe."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """The lines that `data` completes, and full pieces of one that is too long."""
+        """The lines that `data` completes, and the full pieces of a line beyond the limit."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             yield from _pieces(line)
@@ -30,7 +31,7 @@ class LineSplitter:
             self._rest = self._rest[cut:]
 
     def end(self) -> Iterator[str]:
-        """What was left without a line's end."""
+        """The last line, if it has no newline: often the reason of a crash."""
         rest, self._rest = self._rest, b""
         if rest:
             yield from _pieces(rest)
@@ -45,7 +46,7 @@ def _pieces(line: bytes) -> Iterator[str]:
 
 
 def _within_limit(text: str) -> Iterator[str]:
-    """Each invalid byte has become three: cut again where that was too much."""
+    """Cuts again, since sanitizing turns each invalid byte into three."""
     encoded = text.encode()
     while len(encoded) > LINE_LIMIT:
         cut = _boundary(encoded)
@@ -55,7 +56,7 @@ def _within_limit(text: str) -> Iterator[str]:
 
 
 def _boundary(line: bytes) -> int:
-    """The last place within the limit that does not cut a character."""
+    """The last index within the limit that does not split a character."""
     cut = LINE_LIMIT
     while cut > LINE_LIMIT - 4 and line[cut] & 0xC0 == 0x80:
         cut -= 1

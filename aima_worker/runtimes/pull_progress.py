@@ -1,7 +1,7 @@
-"""From the messages an engine sends during a pull to where the pull stands. Pure: time is an argument.
+"""Reduces the engine's messages during a pull to progress snapshots. Pure: time is an argument.
 
-Layers that were on the host before do not count. Sums go back only when a layer has to be fetched anew, and
-`PullProgress.restarts` tells of it.
+Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer, and
+`PullProgress.restarts` counts that. `moved_at` is the clock of the stall timeout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aima_core.domain.operations import Layer, LayerStep, PullProgress
 
 RATE_WINDOW = timedelta(seconds=5)
 RATE_NEEDS = timedelta(milliseconds=500)
-"""A rate over less than this would be noise."""
+"""A rate over a shorter time would be noise."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _Layer:
 
 
 class PullTracker:
-    """Follows one pull. `take` each message once, in order; ask `progress` as often as wanted."""
+    """The state of one pull: `take` each message once, in order; `progress` is a snapshot. Not thread-safe."""
 
     def __init__(self, image: str, *, now: float) -> None:
         self._image = image
@@ -45,9 +45,9 @@ class PullTracker:
         self._restarts = 0
         self._samples: deque[tuple[float, int]] = deque()
         self.moved_at = now
-        """When a byte last arrived, an extraction last went on, or a layer last changed its step."""
+        """When a byte last arrived, an extraction last advanced, or a layer last changed its step."""
         self.complete = False
-        """Whether the engine has said that the image is there."""
+        """Whether the engine has reported success."""
         self.digest: str | None = None
 
     def take(self, message: Mapping[str, Any], *, now: float) -> None:
@@ -83,7 +83,7 @@ class PullTracker:
 
     @property
     def waits_for(self) -> str:
-        """What a pull that does not move stands at: `layer 3f2a…`, or what comes before the first."""
+        """The step that a stalled pull is blocked at: `layer 3f2a…`, or the step before the first layer."""
         unfinished = [layer for layer in self._layers.values() if layer.step not in (LayerStep.DONE, LayerStep.EXISTS)]
         begun = [layer for layer in unfinished if layer.step is not LayerStep.WAITING]
         first = next(iter(begun or unfinished), None)
@@ -97,11 +97,11 @@ class PullTracker:
             layer = self._layers[layer_id] = _Layer(layer_id)
             self.moved_at = now
         before = (layer.step, layer.downloaded, layer.extracted)
-        beat = note(layer, detail)
+        alive = note(layer, detail)
         gained = layer.downloaded - before[1]
         self._received += max(gained, 0)
         self._restarts += gained < 0
-        if beat or before != (layer.step, layer.downloaded, layer.extracted):
+        if alive or before != (layer.step, layer.downloaded, layer.extracted):
             self.moved_at = now
         self._sample(now)
 
@@ -118,7 +118,7 @@ class PullTracker:
         return (self._received - received) / span if span >= RATE_NEEDS.total_seconds() else None
 
 
-# What each of the engine's words says of a layer; true where it shows life that no number tells --------------------
+# The effect of each message on its layer; true if the message proves progress that no number shows -----------------
 
 
 def _waiting(layer: _Layer, _: Mapping[str, Any]) -> bool:
@@ -141,7 +141,7 @@ def _downloaded(layer: _Layer, _: Mapping[str, Any]) -> bool:
 
 def _extracting(layer: _Layer, detail: Mapping[str, Any]) -> bool:
     layer.step = LayerStep.EXTRACTING
-    # Engines on containerd's image store count the seconds of an extraction, not its bytes.
+    # With containerd's image store, the engine reports the seconds of an extraction, not its bytes.
     in_bytes = "units" not in detail
     if in_bytes:
         layer.total = detail.get("total") or layer.total

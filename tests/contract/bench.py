@@ -1,4 +1,4 @@
-"""What a runtime brings along to be put under the contract suite: a bench with programs of known manners.
+"""The interface between a runtime and the contract suite: a bench with programs of known behaviour.
 
 To join: subclass Bench in `on_<name>.py` and name it in `conftest.BENCHES`. Everything a suite's test makes carries
 the bench's own labels, and `close` removes it again.
@@ -30,21 +30,21 @@ LONG = 40_000
 
 class Program(StrEnum):
     SERVES = "serves"
-    """Answers 200 to GET /health on its port, until it is asked to end."""
+    """Answers 200 to GET /health on its port; exits on SIGTERM."""
     CRASHES = "crashes"
-    """Says LAST_WORDS on stderr and exits with EXIT_STATUS, at once."""
+    """Crashes at once: writes LAST_WORDS to stderr and exits with EXIT_STATUS."""
     STUBBORN = "stubborn"
-    """Says `deaf`, ignores SIGTERM and stays."""
+    """Writes `deaf`, ignores SIGTERM and runs on."""
     SPEAKS = "speaks"
-    """Says `out 1`, `out 2` on stdout, then `err 1`, `err 2` on stderr, and stays."""
+    """Writes `out 1`, `out 2` to stdout, then `err 1`, `err 2` to stderr, and runs on."""
     COUNTS = "counts"
-    """Says `count 1`, `count 2`, …, about twenty a second, and stays."""
+    """Writes `count 1`, `count 2`, …, about twenty a second, and runs on."""
     FLOODS = "floods"
-    """Says `line 1` to `line FLOOD` as fast as it can, and exits 0."""
+    """Writes `line 1` to `line FLOOD` as fast as it can, and exits 0."""
     JUNK = "junk"
     """Writes an escape sequence, invalid UTF-8, a NUL, LONG times `x` in one line, a line `end`; exits 0."""
     GREEDY = "greedy"
-    """Takes memory until it is killed for it; its spec has a limit of 32 MiB."""
+    """Allocates memory until it is killed; its spec has a limit of 32 MiB."""
 
 
 JUNK_BYTES = b"\x1b[31mred\x1b[0m\a\n" + b"\xff\xfe bad \x00 bytes\n" + b"x" * LONG + b"\n" + b"end\n"
@@ -53,13 +53,13 @@ JUNK_BYTES = b"\x1b[31mred\x1b[0m\a\n" + b"\xff\xfe bad \x00 bytes\n" + b"x" * L
 class Bench(ABC):
     runtime: ContainerRuntime
     absent_image = "localhost:1/nobody/has:this"
-    """A reference that is neither on the host nor to be had."""
+    """A reference that neither the host nor any registry has."""
     has_images = True
     """Whether it runs images at all."""
     tells_streams = True
-    """Whether stdout and stderr can be told apart."""
+    """Whether stdout and stderr are separate."""
     limits_memory = True
-    """Whether a memory limit is kept and `oom_killed` tells of it."""
+    """Whether a memory limit is enforced and reported as `oom_killed`."""
 
     def __init__(self) -> None:
         self.labels = {"aima.bench": uuid.uuid4().hex}
@@ -67,14 +67,14 @@ class Bench(ABC):
     @property
     @abstractmethod
     def image(self) -> str:
-        """The reference of an image that is there."""
+        """The reference of an image on the host."""
 
     @abstractmethod
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
         """What to run for `program`; a server listens on `port`."""
 
     def spec(self, program: Program, **changes: Any) -> ContainerSpec:
-        """A spec for `program`, of a name nobody has, on a free port; `changes` replace its fields."""
+        """A spec for `program`, with a unique name and a free port; `changes` replace its fields."""
         port = changes.get("host_port") or free_port()
         fields: dict[str, Any] = {
             "name": f"aima-bench-{uuid.uuid4().hex[:12]}",
@@ -92,11 +92,11 @@ class Bench(ABC):
         return self.image
 
     def listens_on(self, host_port: int) -> int:  # noqa: ARG002 a bench may map nothing
-        """The port inside, given the one outside."""
+        """The container port for a host port."""
         return 8000
 
     def probe(self, url: str) -> int:
-        """The HTTP status that answers at `url`; OSError when nothing does."""
+        """The HTTP status of `url`. Raises OSError if nothing answers."""
         try:
             with urlopen(url, timeout=5) as answer:
                 status: int = answer.status
@@ -106,7 +106,7 @@ class Bench(ABC):
 
     @contextmanager
     def squatting(self, port: int) -> Iterator[None]:
-        """A program of somebody else's listens on that host port."""
+        """Another program listens on the host port."""
         with socket.socket() as squatter:
             squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             squatter.bind(("127.0.0.1", port))

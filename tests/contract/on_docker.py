@@ -1,4 +1,4 @@
-"""The bench of a real Docker Engine: busybox in a container plays every program."""
+"""The bench of a real Docker Engine: every program is a busybox script."""
 
 from __future__ import annotations
 

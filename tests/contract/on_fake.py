@@ -1,4 +1,4 @@
-"""The bench of the fake runtime: each program is an image with its manners."""
+"""The bench of the fake runtime: each program is an image with a scripted behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench of native processes: a shell and a Python play every program."""
+"""The bench of native processes: every program is a shell or Python script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.facts`, `image`, `images` and `pull`, as far as they need no registry."""
+"""The promises of `ContainerRuntime.facts`, `image`, `images` and `pull`, without a registry."""
 
 from __future__ import annotations
 

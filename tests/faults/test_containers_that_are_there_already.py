@@ -63,7 +63,7 @@ def test_a_container_of_that_name_that_is_not_ours_is_refused_and_left_alone(des
 
     theirs.reload()
     assert outcome.code == "engine_refused"
-    assert f"a container named {theirs.name} is there, and is not AIMA's" in outcome.operation.failure.message
+    assert f"a container named {theirs.name} exists, and is not AIMA's" in outcome.operation.failure.message
     assert outcome.instance.state is InstanceState.FAILED
     assert theirs.status == "running"
 

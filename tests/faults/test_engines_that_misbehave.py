@@ -54,7 +54,7 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
 
     assert ready.state is InstanceState.READY
     assert told.failure.code == "engine_died"
-    assert "killed for want of memory" in told.failure.message
+    assert "out of memory" in told.failure.message
     assert "so hungry" in told.failure.log_tail
 
 

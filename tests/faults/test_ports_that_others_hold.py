@@ -75,7 +75,7 @@ def test_a_port_that_is_taken_is_passed_over_and_its_holder_named(desk: Desk, sq
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.instance.port != port
     (told,) = (event.message for event in outcome.events if event.message)
-    assert f"Port {port} on alpha is taken by " in told
+    assert f"Port {port} on alpha is in use by " in told
     assert holder in told
 
 

@@ -19,7 +19,7 @@ from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
-RESTARTS_AT_ONCE = Timings(restart_delays=(timedelta(),) * 3)
+TIMINGS = Timings(restart_delays=(timedelta(),) * len(Timings.restart_delays))
 
 
 @pytest.fixture
@@ -38,9 +38,7 @@ def make_host(fake_redis: fakeredis.FakeRedis, tmp_path: Path) -> Iterator[Calla
                 }
             )
             runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
-            desk = stack.enter_context(
-                desk_of(settings, fake_redis, runtime, probe=runtime.probe, timings=RESTARTS_AT_ONCE)
-            )
+            desk = stack.enter_context(desk_of(settings, fake_redis, runtime, probe=runtime.probe, timings=TIMINGS))
             host = Host(desk, runtime, fake_redis)
             host.join()
             return host
@@ -64,6 +62,12 @@ def other_host(make_host: Callable[..., Host], host: Host) -> Host:
 def api(fake_redis: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Api:
     monkeypatch.setattr(aima_api.app, "command_link", lambda _url: fake_redis)
     return Api(aima_api.app.create_app(Settings.model_validate({"signing_key": SIGNING_KEY, "api": {"port": 0}})))
+
+
+@pytest.fixture
+def restarts() -> int:
+    """How often a crashed engine is restarted, here without a delay."""
+    return len(TIMINGS.restart_delays)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
 
 SERVICE = "svc-tiny-dial"
-RESTARTS = 3
 
 
 def test_a_crash_while_loading_fails_the_start_with_its_last_log_lines_and_releases_its_port(host):
@@ -36,9 +35,9 @@ def test_a_ready_engine_that_crashes_is_restarted_on_its_port(host):
     assert (host.state(SERVICE), host.instance(SERVICE).port) == (InstanceState.READY, before.port)
 
 
-def test_an_engine_that_keeps_crashing_fails_with_its_last_log_lines_and_releases_its_port(host):
+def test_an_engine_that_keeps_crashing_fails_with_its_last_log_lines_and_releases_its_port(host, restarts):
     host.execute(start_of(SERVICE))
-    for _ in range(RESTARTS):
+    for _ in range(restarts):
         host.runtime.end(host.container_name(SERVICE), exit_code=1)
         host.reconcile()
         host.reconcile()

@@ -112,12 +112,8 @@ def one_more(fleet: FleetOfHosts, plan: HostPlan, *, identity_of: LabHost | None
 @pytest.mark.parametrize(
     ("plan", "copied", "code", "said"),
     [
-        pytest.param(
-            a_cpu_host("alike", AIMA_HOST__NAME="cpu-01"), False, 35, "goes by the name cpu-01", id="of its name"
-        ),
-        pytest.param(
-            a_cpu_host("copied"), True, 36, "on cpu-01, which lives, has this host's identity", id="of its identity"
-        ),
+        pytest.param(a_cpu_host("alike", AIMA_HOST__NAME="cpu-01"), False, 35, "has the name cpu-01", id="of its name"),
+        pytest.param(a_cpu_host("copied"), True, 36, "on cpu-01 has this host's identity", id="of its identity"),
     ],
 )
 def test_a_worker_that_is_taken_for_another_that_lives_is_refused_and_says_why(fleet, plan, copied, code, said):

@@ -24,7 +24,7 @@ LOOK_AT_THE_CLOCK = {
     "aima_api/up/app.py": "which lines of its parts are this run's",
     "aima_api/cli/tables.py": "how long ago something was, for people",
     "aima_api/routes/logs.py": "what `--since 10m` means",
-    "aima_worker/logs/tail.py": "when the last lines were put down, for people",
+    "aima_worker/logs/buffer.py": "when the last lines were stored, for people",
     "aima_worker/logs/collector.py": "which lines were said before this worker",
     "aima_worker/node/heartbeat.py": "how far it is from Redis' own",
     "aima_worker/reconciler/adoption.py": "since when a container runs that does not say so itself",

@@ -1,4 +1,4 @@
-"""A host with a fake runtime and a real Redis, and a way to have it carry a command out."""
+"""A host with a fake runtime and a real Redis, a desk that executes operations on it, and a worker process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settings(tmp_path: Path, model_root: Path) -> Settings:
 
 @pytest.fixture
 def timings() -> Timings:
-    """Those of the desk's host; a test module or a test overrides it."""
+    """The timings of the desk's host; overridden by modules and tests."""
     return Timings(pull_retry_delays=(timedelta(milliseconds=1), timedelta(milliseconds=1)))
 
 
@@ -61,7 +61,7 @@ def desk(
         with desk_of(settings, redis, runtime, probe=runtime.probe, timings=timings) as desk:
             yield desk
         monkeypatch.undo()
-        runtime.away = False  # whatever the test did to it, what it has is to be seen
+        runtime.away = False  # so that its containers can be listed, whatever the test did
 
 
 @pytest.fixture
@@ -81,13 +81,13 @@ def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]
 def worker(
     own_redis: RedisServer, tmp_path: Path, worker_environment: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker in a process of its own, which takes work."""
+    """A worker process that consumes its queues."""
     with (tmp_path / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "aima_worker"], env=worker_environment, stdout=log, stderr=log
         )
     with own_redis.client() as client:
-        # Its last step before it takes work is to bind its queues.
+        # It binds its queues last.
         bound = "aima:_kombu.binding_permanent.host.alpha"
         assert eventually(lambda: client.exists(bound) == 1), (tmp_path / "worker.log").read_text()
         assert client.hexists(keys.HOSTS_SESSIONS, "alpha")

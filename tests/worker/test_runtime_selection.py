@@ -1,4 +1,4 @@
-"""Which runtime a host takes when it may choose."""
+"""Runtime selection with `runtime = "auto"`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DockerProgram = Callable[[str], None]
 
 @pytest.fixture
 def only_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DockerProgram:
-    """Put a `docker` program on the PATH, and nothing else; it answers with the script given."""
+    """Puts a `docker` program alone on the PATH, which runs the given script."""
 
     def answers(script: str) -> None:
         program = tmp_path / "docker"

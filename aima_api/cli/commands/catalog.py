@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +64,8 @@ def list_engines(api: Api, output: Format) -> None:
 @calls_the_api
 def show_engine(api: Api, name: str, output: Format) -> None:
     """Show one engine."""
-    print_record(api.get(_path("engines", name)), output)
+    record = api.get(_path("engines", name))
+    print_record(record if output != "table" else _readable(record), output)
 
 
 @engine.command()
@@ -94,7 +97,7 @@ def validate(path: Path | None, output: Format) -> int:
 def list_models(api: Api, output: Format) -> None:
     """List the models."""
     models = api.every("/v1/models")
-    rows = models if output != "table" else [_sized(each) for each in models]
+    rows = models if output != "table" else [_readable(each) for each in models]
     columns = {"MODEL": "name", "TYPE": "type", "SIZE": "size", "ENGINES": "engines"}
     print_records(rows, columns, output, nothing="No models in the catalog.")
 
@@ -106,7 +109,7 @@ def list_models(api: Api, output: Format) -> None:
 def show_model(api: Api, name: str, output: Format) -> None:
     """Show one model."""
     record = api.get(_path("models", name))
-    print_record(record if output != "table" else _sized(record), output)
+    print_record(record if output != "table" else _readable(record), output)
 
 
 @image.command()
@@ -166,8 +169,15 @@ def _files_below(root: Path) -> int:
     return len([*root.rglob("*.yaml"), *root.rglob("*.yml")]) if root.is_dir() else 1
 
 
-def _sized(model: dict[str, Any]) -> dict[str, Any]:
+def _readable(entry: dict[str, Any]) -> dict[str, Any]:
+    """Commands as a shell takes them, and sizes with a unit for people instead of bytes."""
+    command = {"command": shlex.join(entry["command"])} if entry.get("command") else {}
+    return {name: _size(value) for name, value in (entry | command).items()}
+
+
+def _size(value: Any) -> Any:
     from aima_core.domain.units import format_size
 
-    size = str(model["size"]).removesuffix("B")
-    return {**model, "size": format_size(int(size)) if size.isdigit() else model["size"]}
+    if isinstance(value, dict):
+        return {name: _size(each) for name, each in value.items()}
+    return format_size(int(value[:-1])) if isinstance(value, str) and re.fullmatch(r"\d+B", value) else value

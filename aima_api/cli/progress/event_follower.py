@@ -1,7 +1,7 @@
 """Follows the events of one operation across lost connections: each event once and in order.
 
-A lost stream is resumed after the last sequence number. A gap in the numbers is requested again, and bridged by the
-operation's record if the API no longer has the missing events.
+A lost stream is reconnected with backoff and resumed after the last sequence number, which removes duplicates. A gap in
+the numbers is requested again, and bridged by a snapshot, the operation's record, if the API no longer has the events.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Update = Event | Operation | ConnectionLost
 
 
 class Reconnect:
-    """Delays between connection attempts: exponential, with jitter, until the API was silent for `timeout`."""
+    """Exponential backoff with jitter between connection attempts, until nothing was received for `timeout`."""
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class LiveDisplay:
         return Group(*blocks)
 
     def _most_active(self, *, at_most: int) -> list[OperationTracker]:
-        """Those that fit, in their order."""
+        """As many as fit, active ones first, in the order of `trackers`."""
         by_activity = sorted(self._trackers, key=lambda tracker: (tracker.ended, tracker.phase is Phase.QUEUED))
         chosen = by_activity[:at_most]
         return [tracker for tracker in self._trackers if tracker in chosen]

@@ -1,4 +1,7 @@
-"""Log lines of a service on the terminal: read once, or followed across lost connections, each line once."""
+"""Log lines of a service on the terminal: read once, or followed with reconnects, without gap or duplicate.
+
+After a lost connection the follower requests the lines since its position again, and drops duplicates.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ class Show:
 
 
 class LogFollower:
-    """Lines and notes over as many connections as needed; lines in order, each once."""
+    """Lines and notes of a followed log. Retries lost connections until the reconnect times out."""
 
     def __init__(self, api: Api, path: str, query: Query, *, reconnect: Reconnect | None = None) -> None:
         self._api = api

@@ -28,7 +28,7 @@ from aima_core.logs.sanitize import sanitized
 
 PROGRESS_INTERVAL = timedelta(seconds=5)
 PROGRESS_STEP = 0.1
-"""Progress is printed at these intervals of time or of the work done, whichever comes first."""
+"""Throttles the progress lines: one per interval of time, or of the work done if that is sooner."""
 _TITLES = {
     Phase.QUEUED: "Queued",
     Phase.PULLING: "Pulling image",

@@ -29,7 +29,7 @@ class OperationTracker:
         self.endpoint: str | None = None
         self.connection_lost: str | None = None
         self.error: Exception | None = None
-        """Why it can no longer be watched, whether or not the operation goes on."""
+        """Why it can no longer be watched; the operation may continue."""
         self.layer_times: dict[str, timedelta] = {}
         """Time from a layer's first to its last byte, of finished layers."""
         self._layers_began: dict[str, datetime] = {}
@@ -171,7 +171,7 @@ def readable(duration: timedelta) -> str:
 
 
 def phase_times(tracker: OperationTracker) -> str:
-    """`queued 0.1 s, pulling 12 s, loading 3.2 s`: those that took any time."""
+    """`queued 0.1 s, pulling 12 s, loading 3.2 s`, without phases that took no time."""
     return ", ".join(
         f"{phase} {readable(duration)}" for phase, duration in tracker.times() if duration >= timedelta(seconds=0.05)
     )

@@ -1,8 +1,9 @@
-"""Watches operations until they end, several in parallel. Ctrl-C and --timeout end the watching only."""
+"""Watches operations until they end, a thread for each stream. Ctrl-C and a timeout end the watching, no operation."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import sys
@@ -167,8 +168,16 @@ def _print_success(tracker: OperationTracker, *, err: bool) -> None:
 def _print_failed(tracker: OperationTracker) -> int:
     if tracker.error is not None:
         return report_error(tracker.error)
-    print_failure(tracker.failure, streamed=tracker.lines)
+    print_failure(tracker.failure, streamed=list(tracker.lines) if _shares_output() else ())
     return exit_code_of(tracker.failure.code)
+
+
+def _shares_output() -> bool:
+    """Whether stdout, where lines were streamed, and stderr are one terminal or file: else stderr must be complete."""
+    try:
+        return os.path.sameopenfile(1, 2)
+    except OSError:
+        return False
 
 
 def _print_how_to_resume(trackers: list[OperationTracker]) -> None:

@@ -1,1 +1,1 @@
-"""Docker semantics shared by the SDK and the CLI runtime."""
+"""Engine semantics independent of the transport: lifecycle, create body, parsing, errors, pulls and logs."""

@@ -1,7 +1,7 @@
-"""What AIMA asks the engine to make of a spec: pure, and the only place that says what powers a container gets.
+"""Builds the body of a create call from a spec: the only place that grants a container its privileges. Pure.
 
-Nothing a user writes reaches a field beyond those of the spec: no privileges, no host network, no devices but GPUs
-asked for, and mounts for reading only.
+User input reaches no field other than those of the spec: no added capabilities, no host network, no devices except the
+GPUs requested, and read-only mounts. The engine never restarts a container: restarts are the worker's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from aima_worker.runtime import ContainerSpec
 
 FINGERPRINT_LABEL = "aima.fingerprint"
-"""The spec's fingerprint. A container without it is not one of ours."""
+"""The spec's hash. A container without it is not AIMA's."""
 
 
 def container_config(spec: ContainerSpec) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What a Docker Engine's words mean, whoever brought them: it has no codes for most of what it refuses."""
+"""Translates a Docker Engine's error messages: it has no codes for most refusals, so their words are matched.
+
+An unknown message becomes EngineRefused, or PullBroken, which is retried.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from aima_worker.runtime import ContainerSpec
 
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
-_LEAVING = "already in progress"
+_REMOVING = "already in progress"
 _PULLS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
     (DiskFull, ("no space left on device", "disk quota exceeded", "not enough space")),
     (
@@ -37,29 +40,29 @@ _PULLS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
 
 
 class EngineError(Exception):
-    """The engine said no, in these words."""
+    """The engine refused a request."""
 
     def __init__(self, words: str, *, status: int | None = None) -> None:
         super().__init__(words)
         self.words = words
         self.status = status
-        """Of HTTP, where it came that way."""
+        """The HTTP status, if known."""
 
 
 def pull_failure(words: str, *, image: str) -> AimaError:
-    """A private repository and one that is not there are told alike: not found."""
-    said = words.lower()
+    """Registries report a private repository and a missing one alike: as not found."""
+    message = words.lower()
     for meaning, signs in _PULLS:
-        if any(sign in said for sign in signs):
+        if any(sign in message for sign in signs):
             return meaning(image=image, detail=words)
     return PullBroken(image=image, detail=words)
 
 
 def start_failure(words: str, *, spec: ContainerSpec, host: str) -> AimaError:
-    said = words.lower()
-    if any(sign in said for sign in _PORT_TAKEN):
+    message = words.lower()
+    if any(sign in message for sign in _PORT_TAKEN):
         return PortTaken(port=spec.host_port, host=host, holder="another container or program")
-    if spec.gpus is not None and any(sign in said for sign in _NO_GPU):
+    if spec.gpus is not None and any(sign in message for sign in _NO_GPU):
         return GpuUnavailable(host=host, detail=words)
     return engine_refused(words)
 
@@ -69,5 +72,5 @@ def engine_refused(words: str) -> EngineRefused:
 
 
 def is_being_removed(words: str) -> bool:
-    """Whether a removal was refused only because another is under way."""
-    return _LEAVING in words
+    """Whether a removal was refused because of a concurrent one."""
+    return _REMOVING in words

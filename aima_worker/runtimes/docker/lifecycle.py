@@ -1,7 +1,8 @@
-"""Creates, adopts, starts and removes containers: the decisions, over the few calls that a Docker Engine offers.
+"""Creates or adopts, starts and removes containers: the decisions, over four calls to the engine.
 
-A start is two calls, create and start; further calls follow only a refusal. A container is identified by its name and
-its fingerprint, so a crash between create and start leaves one that the next start adopts or replaces.
+A start takes two calls, create and start; further calls follow only a refusal. It is idempotent: the engine's name is
+the lock, the fingerprint decides whether to adopt. A crash between create and start leaves a container that the next
+start adopts or replaces, and a refused start is rolled back.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_being_removed, start_failure
 
 NAME_TIMEOUT = timedelta(seconds=15)
-"""For a name that a concurrent create or removal holds."""
+"""How long to retry while a concurrent create or removal holds the name."""
 REMOVAL_TIMEOUT = timedelta(seconds=10)
-"""For another client's removal of the same container."""
+"""How long to poll for the end of a concurrent removal of the same container."""
 POLL_INTERVAL = timedelta(milliseconds=50)
 
 
@@ -55,11 +56,11 @@ class ContainerLifecycle:
             if (created := self._calls.create(spec)) is not None:
                 return self._start(created, spec, {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash})
             if (existing := self._calls.find(spec.name)) is None:
-                # A name is taken before its container is visible, and released after it has gone.
+                # Race: a name is taken before its container is visible, and released after the container is gone.
                 time.sleep(POLL_INTERVAL.total_seconds())
             elif (adopted := self._adopt(existing, spec)) is not None:
                 return adopted
-        raise engine_refused(f"the name {spec.name} stays taken by a container that cannot be seen")
+        raise engine_refused(f"the name {spec.name} is taken by a container that the engine does not list")
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         try:
@@ -69,13 +70,13 @@ class ContainerLifecycle:
                 raise engine_refused(refused.words) from refused
 
     def _adopt(self, existing: Container, spec: ContainerSpec) -> Container | None:
-        """The container, running; None once it was removed because it has exited or runs another spec."""
+        """The container, running; None once it was removed, because it has exited or its spec is stale."""
         if FINGERPRINT_LABEL not in existing.labels:
-            raise engine_refused(f"a container named {spec.name} is there, and is not AIMA's")
+            raise engine_refused(f"a container named {spec.name} exists, and is not AIMA's")
         if existing.status is Status.EXITED or existing.labels[FINGERPRINT_LABEL] != spec.spec_hash:
             self.remove(existing.id, grace=timedelta(0))
             return None
-        # Race: another worker may be about to start one that was only created. Starting is idempotent in the engine.
+        # Left by a crash, or a race with another worker that is about to start it: starting is idempotent.
         return existing if existing.status is Status.RUNNING else self._start(existing.id, spec, existing.labels)
 
     def _start(self, container: str, spec: ContainerSpec, labels: Mapping[str, str]) -> Container:
@@ -99,12 +100,12 @@ class ContainerLifecycle:
         )
 
     def _roll_back(self, container: str) -> None:
-        # A container that stays because the engine is away has its name and fingerprint: the next start replaces it.
+        # If the engine is unavailable the container stays, with its name and fingerprint: the next start replaces it.
         with suppress(DockerUnavailable, EngineRefused):
             self.remove(container, grace=timedelta(0))
 
     def _vanishes(self, name: str) -> bool:
-        """Whether another client's removal, already in progress, completes."""
+        """Whether a concurrent removal completes before its timeout."""
         container = self._calls.find(name)
         deadline = time.monotonic() + REMOVAL_TIMEOUT.total_seconds()
         while container is not None and time.monotonic() < deadline:

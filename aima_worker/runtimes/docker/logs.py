@@ -1,8 +1,8 @@
 """Follows one container's log across lost connections to the engine.
 
-The engine ends a log stream the same way whether the container or the engine itself has stopped. After each end the
-container is inspected; the log of a running one is read again from the last line's position, without gap or repeat.
-An engine that stays away longer than RECONNECT_TIMEOUT raises DockerUnavailable.
+The engine ends a log stream the same way whether the container has exited or the engine itself has crashed. After each
+end the container is inspected; the log of a running one is read again from the last line's position, and duplicates
+are dropped. While the engine is unavailable it is polled with backoff; after RECONNECT_TIMEOUT, DockerUnavailable.
 """
 
 from __future__ import annotations

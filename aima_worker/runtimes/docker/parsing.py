@@ -1,4 +1,4 @@
-"""From what the engine says, in JSON, to the nouns of `aima_worker.runtime`. Pure."""
+"""Parses the engine's JSON into the types of `aima_worker.runtime`. Pure, except for the free disk space."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from aima_core.domain.hosts import ImageOnHost
 from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"
-"""What the engine calls a repository, tag or digest that is not there."""
+"""The engine's placeholder for a missing repository, tag or digest."""
 _NEVER_STARTED = {"created"}
 _ALIVE = {"running", "paused", "restarting"}
 _FRACTION = re.compile(r"(\.\d{6})\d*")
 
 
-def container_inspected(said: Mapping[str, Any]) -> Container:
+def container_inspected(raw: Mapping[str, Any]) -> Container:
     """From `GET /containers/<id>/json`."""
-    state, config = said["State"], said["Config"]
+    state, config = raw["State"], raw["Config"]
     status = _status(state["Status"])
     return Container(
-        id=said["Id"],
-        name=said["Name"].removeprefix("/"),
+        id=raw["Id"],
+        name=raw["Name"].removeprefix("/"),
         status=status,
         labels=config["Labels"] or {},
         image=config["Image"],
@@ -40,38 +40,38 @@ def container_inspected(said: Mapping[str, Any]) -> Container:
         oom_killed=bool(state["OOMKilled"]),
         host_ports={
             int(inside.partition("/")[0]): int(outside[0]["HostPort"])
-            for inside, outside in (said["HostConfig"]["PortBindings"] or {}).items()
+            for inside, outside in (raw["HostConfig"]["PortBindings"] or {}).items()
             if outside and outside[0]["HostPort"]
         },
     )
 
 
-def container_listed(said: Mapping[str, Any]) -> Container:
-    """From one entry of `GET /containers/json`, which does not say when it started nor how it ended."""
+def container_listed(raw: Mapping[str, Any]) -> Container:
+    """From one entry of `GET /containers/json`, which lacks the start time and the exit code."""
     return Container(
-        id=said["Id"],
-        name=said["Names"][0].removeprefix("/"),
-        status=_status(said["State"]),
-        labels=said["Labels"] or {},
-        image=said["Image"],
-        host_ports={port["PrivatePort"]: port["PublicPort"] for port in said["Ports"] if "PublicPort" in port},
+        id=raw["Id"],
+        name=raw["Names"][0].removeprefix("/"),
+        status=_status(raw["State"]),
+        labels=raw["Labels"] or {},
+        image=raw["Image"],
+        host_ports={port["PrivatePort"]: port["PublicPort"] for port in raw["Ports"] if "PublicPort" in port},
     )
 
 
-def image_inspected(said: Mapping[str, Any], *, repository: str | None) -> ImageFacts:
-    """From `GET /images/<name>/json`; the digest is that of `repository`, if the image came from there."""
-    digests = dict(each.rsplit("@", 1) for each in said.get("RepoDigests") or [])
+def image_inspected(raw: Mapping[str, Any], *, repository: str | None) -> ImageFacts:
+    """From `GET /images/<name>/json`; the digest is that of `repository`, if the image was pulled from it."""
+    digests = dict(each.rsplit("@", 1) for each in raw.get("RepoDigests") or [])
     return ImageFacts(
-        id=said["Id"],
+        id=raw["Id"],
         digest=digests.get(repository or "") or next(iter(digests.values()), None),
-        arch=said["Architecture"],
-        size=said["Size"],
+        arch=raw["Architecture"],
+        size=raw["Size"],
     )
 
 
-def images_listed(said: Iterable[Mapping[str, Any]]) -> list[ImageOnHost]:
-    """From `GET /images/json`: an image of several tags is there under each."""
-    newest_first = sorted(said, key=lambda image: image["Created"], reverse=True)
+def images_listed(raw: Iterable[Mapping[str, Any]]) -> list[ImageOnHost]:
+    """From `GET /images/json`: one entry per tag."""
+    newest_first = sorted(raw, key=lambda image: image["Created"], reverse=True)
     return [reference for image in newest_first for reference in _references(image)]
 
 
@@ -81,14 +81,14 @@ def container_changed(event: bytes) -> str:
 
 
 def moment(text: str) -> datetime | None:
-    """The engine's time, whose nanoseconds Python does not know; None for its zero, which means never."""
+    """The engine's time, with nanoseconds cut to microseconds; None for its zero, which means never."""
     if text.startswith("0001-"):
         return None
     return datetime.fromisoformat(_FRACTION.sub(r"\1", text)).astimezone(UTC)
 
 
 def _references(image: Mapping[str, Any]) -> list[ImageOnHost]:
-    """Its tags; where it has none, because it was pulled by its digest, that."""
+    """Its tags; without any, its digest, by which it was pulled."""
     tags = [tag for tag in image["RepoTags"] or () if not tag.startswith(NONE)]
     digests = dict(each.rsplit("@", 1) for each in image["RepoDigests"] or () if not each.startswith(NONE))
     if not tags:
@@ -103,14 +103,14 @@ def _status(word: str) -> Status:
 
 
 GPU_HOOK = "nvidia-container-runtime-hook"
-"""An engine that found this program as it started gives GPUs to containers."""
+"""An engine that found this program at its last restart can give GPUs to containers."""
 SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
-"""By which the engine calls it a second time."""
+"""The engine lists these duplicates of `runc`."""
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 
 def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
-    """From `GET /info`; `local` says whether the engine's files are this machine's."""
+    """From `GET /info`; `local` if the engine's files are on this machine."""
     return RuntimeFacts(
         kind=kind,
         version=info["ServerVersion"],
@@ -140,13 +140,13 @@ class ImageName:
     registry: str
     """`docker.io` where none is named."""
     repository: str
-    """As the engine writes it: `busybox`, not `docker.io/library/busybox`."""
+    """In the engine's short form: `busybox`, not `docker.io/library/busybox`."""
     version: str
-    """The digest where there is one, for it says more than a tag; else the tag, else `latest`."""
+    """The digest if there is one, since it is more specific than a tag; else the tag, else `latest`."""
 
 
 def image_name(image: str) -> ImageName:
-    """Raises ValueError where `image` is no reference but an id, or nonsense."""
+    """Raises ValueError if `image` is an id or malformed."""
     try:
         reference = Reference.parse_normalized_named(image)
     except (InvalidReference, InvalidDigest) as bad:
@@ -160,7 +160,7 @@ def image_name(image: str) -> ImageName:
 
 
 def repository_of(image: str) -> str | None:
-    """As the engine writes it; None for an id."""
+    """In the engine's short form; None for an id."""
     try:
         return image_name(image).repository
     except ValueError:

@@ -1,7 +1,8 @@
-"""The pull of one image: followed to its end, and not believed before.
+"""Follows the pull of one image to a verified end.
 
-The engine tells of a failure as a message among the others, and ends the stream as if all were well. So a pull has
-succeeded only when the engine has said so and the image is there.
+The engine reports a failure as one message among others and then ends the stream normally, as it does when it crashes.
+So a pull has succeeded only if the engine has reported success and the image is on the host. A pull without progress
+for the stall timeout fails with PullStalled; the caller retries.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ PROGRESS_INTERVAL = timedelta(milliseconds=200)
 
 
 class PullMessages(Protocol):
-    """What the engine says during one pull. Read by one thread, closed by any."""
+    """The engine's messages during one pull. Read by one thread, closed by any."""
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called; what the engine has ended is not closed."""
+        """Whether `close` was called; a stream that the engine has ended is not closed."""
         ...
 
     def read(self, *, patience: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
-        """Each message, in the engine's own words, until the engine or `close` ends it.
+        """Each message, until the engine or `close` ends the stream.
 
-        Asks `patience` before each wait for how many seconds it may be. Raises Refusal, DockerUnavailable, or
-        TimeoutError when nothing came for so long.
+        Calls `patience` before each wait for its timeout in seconds. Raises EngineError, DockerUnavailable, or
+        TimeoutError if no message arrives in time.
         """
         ...
 
@@ -77,7 +78,7 @@ class DockerPull:
             if now - yielded_at >= PROGRESS_INTERVAL.total_seconds():
                 yield self._tracker.progress(now=now)
                 yielded_at = self._clock()
-                # The time that our reader takes is not the registry's.
+                # The stall timeout must not count the time that our reader was blocked.
                 self._tracker.moved_at += yielded_at - now
         self._check_success()
         yield self._tracker.progress(now=self._clock())
@@ -98,7 +99,7 @@ class DockerPull:
         self._tracker.take(message, now=self._clock())
 
     def _patience(self) -> float:
-        """How long the engine may still say nothing that moves the pull. Raises PullStalled when that is over."""
+        """Seconds left of the stall timeout. Raises PullStalled once it has expired."""
         left = self._stall.total_seconds() - (self._clock() - self._tracker.moved_at)
         if left <= 0:
             raise self._stalled()
@@ -108,8 +109,10 @@ class DockerPull:
         return PullStalled(image=self._image, stall=f"{format_duration(self._stall)} at {self._tracker.waits_for}")
 
     def _check_success(self) -> None:
-        there = self._inspect(self._image) is not None  # an engine that died says so here
+        present = self._inspect(self._image) is not None  # raises DockerUnavailable if the engine crashed
         if not self._tracker.complete:
-            raise PullBroken(image=self._image, detail="the Docker Engine ended it without saying why")
-        if not there:
-            raise PullBroken(image=self._image, detail="the Docker Engine called it done, and the image is not there")
+            raise PullBroken(
+                image=self._image, detail="the Docker Engine ended the pull without reporting success or an error"
+            )
+        if not present:
+            raise PullBroken(image=self._image, detail="the Docker Engine reported success, but the image is missing")

@@ -1,1 +1,1 @@
-"""The in-memory runtime for tests and fleets."""
+"""The in-memory runtime, for tests and simulated fleets."""

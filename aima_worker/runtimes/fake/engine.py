@@ -1,4 +1,4 @@
-"""One container of the fake runtime: its scripted behaviour, its log, and its exit. Not thread-safe by itself."""
+"""One container of the fake runtime: scripted behaviour, log and exit. Not thread-safe: the runtime holds its lock."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ KILLED = 137
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How an engine behaves. The plain one serves at once, says nothing, and ends when asked to."""
+    """A script for one engine. By default it is ready at once, logs nothing and exits on SIGTERM."""
 
     stdout: bytes = b""
     stderr: bytes = b""
     exit_code: int | None = None
-    """Ends with it at once, after having said the above."""
+    """Crashes at once with this exit code, after its output."""
     out_of_memory: bool = False
-    """Is killed at once for want of memory."""
+    """Is killed at once by the out-of-memory killer."""
     counts: timedelta | None = None
-    """Says `count 1`, `count 2`, … in this rhythm."""
+    """Logs `count 1`, `count 2`, … at this interval."""
     loads_for: timedelta = timedelta(0)
-    """Until then the probe answers 503."""
+    """The probe answers 503 until this has elapsed."""
     answers: bool = True
     deaf: bool = False
-    """Does not end when asked, only when killed."""
+    """Ignores SIGTERM; exits only when killed."""
 
 
 @dataclass
@@ -54,13 +54,13 @@ class FakeEngine:
 
     @property
     def health(self) -> int | None:
-        """The HTTP status that it answers with; None while it does not."""
+        """The HTTP status of its health check; None if it does not answer."""
         if not (self.running and self.behaviour.answers):
             return None
         return 200 if self.now() - self.started_at >= self.behaviour.loads_for else 503
 
     def start(self) -> None:
-        """Say and do what its manners have it do at once."""
+        """Write its output, and crash if its script says so."""
         self.write(self.behaviour.stdout, "stdout")
         self.write(self.behaviour.stderr, "stderr")
         if self.behaviour.out_of_memory:
@@ -78,7 +78,7 @@ class FakeEngine:
             self.log.append(LogLine(at=self.now(), stream=stream, text=text))
 
     def lines(self) -> list[LogLine]:
-        """All that it has said by now."""
+        """Its log so far."""
         if self.behaviour.counts is not None and self.running:
             due = int((self.now() - self.started_at) / self.behaviour.counts)
             for number in range(self.counted + 1, due + 1):

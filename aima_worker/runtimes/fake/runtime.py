@@ -1,7 +1,7 @@
-"""A runtime that runs nothing and keeps every promise: for fast tests, and for fleets of hundreds of hosts.
+"""The in-memory runtime for tests and for fleets of hundreds of hosts: every promise of the contract, no container.
 
-Everything is in memory and no thread is its own. What shall go wrong is said beforehand: for the next run or pull, for
-an image, or for a container that runs. Nothing listens on the ports; `probe` answers for them.
+It starts no threads, and one lock guards all its state. Failures are scripted for the next run or pull, for an image,
+or for a running container. No socket listens on the ports; `probe` answers for them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class FakeRuntime:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.taken_ports: set[int] = set()
-        """By programs that are no containers."""
+        """Ports that other programs listen on."""
         self.behaviours: dict[str, Behaviour] = {}
-        """Of the containers of an image."""
+        """By image, for its containers."""
         self.published: dict[str, Published | None] = {}
-        """What the registry has; None for what it has not. Images not named here are all there, and alike."""
+        """The registry by image, None for an image that it lacks. It has every image that is not listed here."""
         self._host = host
         self._arch = arch
         self._gpus = gpus
@@ -61,11 +61,11 @@ class FakeRuntime:
         for image in images:
             self._arrive(image, Published())
 
-    # What shall happen ------------------------------------------------------------------------------------------
+    # Scripting --------------------------------------------------------------------------------------------------
 
     @property
     def away(self) -> bool:
-        """While true, every call raises DockerUnavailable."""
+        """While true, every call raises DockerUnavailable and blocked streams end."""
         return self._away
 
     @away.setter
@@ -75,43 +75,43 @@ class FakeRuntime:
             self._changed.notify_all()
 
     def next_runs(self, behaviour: Behaviour) -> None:
-        """The next container behaves like that, whatever its image."""
+        """Script the next container, of any image."""
         self._next_behaviours.append(behaviour)
 
     def crash_next(self, *, last_words: str = "", exit_code: int = 1) -> None:
         self.next_runs(Behaviour(stderr=last_words.encode(), exit_code=exit_code))
 
     def fail_next_pull(self, failure: AimaError | None = None) -> None:
-        """Break the next pull halfway; with PullBroken unless said otherwise."""
+        """Fail the next pull halfway, by default with PullBroken."""
         self._next_pull.append(failure or "break")
 
     def stall_next_pull(self) -> None:
-        """Let the next pull move no more from halfway on."""
+        """Block the next pull halfway until it stalls."""
         self._next_pull.append("stall")
 
     def say(self, name: str, line: str) -> None:
-        """Have a running container say a line."""
+        """Append a line to the log of a running container."""
         with self._changing(name) as engine:
             engine.write(line.encode() + b"\n", "stdout")
 
     def end(self, name: str, *, exit_code: int, oom_killed: bool = False, last_words: str = "") -> None:
-        """Have a running container end by itself, or by somebody's hand."""
+        """Crash a running container, as if by itself or by hand."""
         with self._changing(name) as engine:
             engine.write(last_words.encode(), "stderr")
             engine.exit(exit_code, oom_killed=oom_killed)
 
     def behave(self, name: str, behaviour: Behaviour) -> None:
-        """Have a running container behave like that from now on."""
+        """Script a running container from now on."""
         with self._changed:
             self._engines[name].behaviour = behaviour
 
     def spec_of(self, name: str) -> ContainerSpec:
-        """What a container was made from."""
+        """The spec that a container was created from."""
         with self._changed:
             return self._engines[name].spec
 
     def probe(self, url: str) -> int:
-        """What a GET of `url` would be answered; OSError when nothing would."""
+        """The status of a GET of `url`. Raises OSError if no container listens there."""
         port = urlsplit(url).port
         with self._changed:
             for engine in self._engines.values():
@@ -119,7 +119,7 @@ class FakeRuntime:
                     return engine.health
         raise ConnectionRefusedError(f"nothing listens at {url}")
 
-    # What a runtime does ----------------------------------------------------------------------------------------
+    # ContainerRuntime -------------------------------------------------------------------------------------------
 
     def facts(self) -> RuntimeFacts:
         with self._answering():
@@ -203,18 +203,16 @@ class FakeRuntime:
                     engine.exit(KILLED)
                     del self._engines[name]
 
-    # Inside -----------------------------------------------------------------------------------------------------
-
     @contextmanager
     def _answering(self) -> Iterator[None]:
         with self._changed:
             if self._away:
-                raise DockerUnavailable(host=self._host, detail="it was sent away")
+                raise DockerUnavailable(host=self._host, detail="the fake was set to be unavailable")
             yield
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[FakeEngine]:
-        """Whoever follows is woken by what changes, and by nothing else: a fleet has thousands that wait."""
+        """Wakes the blocked readers on a change only: a fleet has thousands of threads that wait."""
         with self._answering():
             engine = self._engines[name]
             yield engine

@@ -1,6 +1,7 @@
-"""The streams of the fake runtime: a log, the changes of its containers, and a pull that fetches nothing.
+"""The streams of the fake runtime: a log, a subscription to changes, and a pull that fetches nothing.
 
-Each is iterated by one thread and closed by any. A pull sends the messages of a real engine through the same tracker.
+Each is iterated by one thread and closed by any; the runtime's condition wakes blocked readers. A pull sends a real
+engine's messages through the same tracker.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from aima_worker.runtimes.fake.engine import FakeEngine
 from aima_worker.runtimes.pull_progress import PullTracker
 
 STEPS = 4
-"""Messages to download one layer, and as many to extract it."""
+"""Progress messages per layer, for the download and again for the extraction."""
 
 
 class FakeLogs:
@@ -68,7 +69,7 @@ class FakeLogs:
         self.close()
 
     def _next_lines(self, engine: FakeEngine, read: int) -> list[LogLine]:
-        """What was said after the first `read` lines; nothing once the engine has ended or this is closed."""
+        """Blocks for the lines after the first `read`; empty once the engine has exited or the stream is closed."""
         rhythm = engine.behaviour.counts.total_seconds() if engine.behaviour.counts else None
         with self._changed:
             while not self._closed:
@@ -90,7 +91,7 @@ class FakeChanges:
         labels: Mapping[str, str],
         is_unavailable: Callable[[], bool],
     ) -> None:
-        """`changes` grows at its end, whenever something happens to a container, by what that is made from."""
+        """The runtime appends to `changes` the spec of each container that changed, under the lock of `changed`."""
         self._changed = changed
         self._changes = changes
         self._labels = labels
@@ -108,7 +109,7 @@ class FakeChanges:
             self._changed.notify_all()
 
     def _next(self) -> list[ContainerSpec]:
-        """What happened since this was last asked; nothing once it is closed, or the engine is away."""
+        """Blocks for the changes since the last call; empty once closed, or while the engine is unavailable."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._is_unavailable() or len(self._changes) > self._delivered
@@ -122,14 +123,14 @@ class FakeChanges:
 
 @dataclass(frozen=True)
 class Published:
-    """An image as its registry has it."""
+    """An image in a registry."""
 
     layers: tuple[int, ...] = (10_000_000, 20_000_000)
     """Compressed bytes of each."""
     arch: str | None = None
-    """None: that of whoever pulls."""
+    """None for the architecture of the host that pulls."""
     announces_arch: bool = True
-    """Whether the registry says which architecture it is before it is pulled."""
+    """Whether the registry announces the architecture before the pull."""
 
     def layer_ids(self, image: str) -> list[str]:
         return [sha256(f"{image} {number}".encode()).hexdigest()[:12] for number in range(len(self.layers))]

@@ -1,13 +1,13 @@
-"""What lies in a process's directory, written by the runtime and its supervisor for each other and for later ones.
+"""The files of one run, shared by the runtime, its supervisor, and the worker after a restart; all written atomically.
 
-file          written by    says
-spec.json     runtime       what shall run, and the id of this run; there from before it starts until it is removed
-running.json  supervisor    who runs: the pids with their start times, and since when
-exit.json     supervisor    how it ended; the log is complete by then
-log, log.1    supervisor    what the engine said, newest in `log` (see `process_log`)
+file          written by    content
+spec.json     runtime       the spec and the id of this run; exists from before its start until its removal
+running.json  supervisor    the pids with their start times, and the time of the start
+exit.json     supervisor    the exit code; the log is complete by then
+log, log.1    supervisor    the engine's output, newest in `log` (see `log_file.py`)
 work/         engine        its working directory
 
-The standard library only: a supervisor starts with every engine, and must do so at once.
+The standard library only: the worker is blocked while a supervisor starts.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ LOG = "log"
 WORK = "work"
 
 LOST_EXIT_CODE = 137
-"""Of an engine whose end nobody saw: it was killed, with its supervisor or after it."""
+"""Of an engine whose supervisor crashed before it recorded the exit: the engine was killed."""
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """All of it or nothing, whenever this process is killed."""
+    """Atomic, also if this process crashes."""
     write_atomically(path, json.dumps(content))
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """None if it is not there."""
+    """None if the file is missing."""
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -45,6 +45,6 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def write_exit(directory: Path, *, code: int, out_of_memory: bool) -> dict[str, Any]:
     ended = {"code": code, "out_of_memory": out_of_memory}
-    with suppress(FileNotFoundError):  # it was removed meanwhile, and nobody wants to know
+    with suppress(FileNotFoundError):  # race: removed by another thread or worker
         write(directory / EXIT, ended)
     return ended

@@ -1,7 +1,7 @@
-"""Supervisors as children of this process: started here, and waited for here so that none stays a zombie.
+"""Starts supervisors as children of this worker and reaps them, so that none stays a zombie.
 
-They are children of the whole process, whichever runtime started them; those of an earlier worker are not ours to
-wait for.
+One list under one lock for the whole process, for every thread and runtime. Supervisors that survived a
+restart of the worker are children of init, which reaps them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from aima_worker.runtime import ContainerSpec
 from aima_worker.runtimes.process.process_table import MARK
 
 START_TIMEOUT = timedelta(seconds=20)
-"""Until a supervisor says how it went; on a machine that is busy with loading models this takes a while."""
+"""Until a supervisor reports its start: slow on a machine that is loading models."""
 _ROOT = str(Path(aima_worker.__file__).resolve().parents[1])
 _children: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
 
 
 def launch(directory: Path, order: dict[str, Any]) -> str | None:
-    """Have a supervisor carry the order out in `directory`; why it could not, or None when the engine runs."""
-    # Without site packages, of which it needs none: that halves the time.
+    """Start a supervisor with the order in `directory`. Returns None once the engine runs, else the reason."""
+    # Without site packages, which it does not need: halves its start time.
     supervisor = subprocess.Popen(
         [sys.executable, "-S", "-m", "aima_worker.runtimes.process.supervisor", str(directory)],
         stdin=subprocess.PIPE,
@@ -50,44 +50,44 @@ def launch(directory: Path, order: dict[str, Any]) -> str | None:
 
 
 def reap() -> None:
-    """Wait for those that have ended."""
+    """Reap the supervisors that have exited."""
     with _lock:
         _children[:] = [child for child in _children if child.poll() is None]
 
 
 def _answer(supervisor: subprocess.Popen[bytes], order: bytes) -> str:
     assert supervisor.stdin and supervisor.stdout
-    with supervisor.stdout as said, supervisor.stdin as told:
+    with supervisor.stdout as reports, supervisor.stdin as orders:
         try:
-            told.write(order)
-            told.close()
+            orders.write(order)
+            orders.close()
         except BrokenPipeError:
-            return "its supervisor ended before it was told what to do"
+            return "its supervisor exited before it received the order"
         waiting = select.poll()
-        waiting.register(said, select.POLLIN)
+        waiting.register(reports, select.POLLIN)
         if not waiting.poll(START_TIMEOUT / timedelta(milliseconds=1)):
-            return f"its supervisor was silent for {START_TIMEOUT.total_seconds():.0f} s"
-        line = said.readline().decode().strip()
-    return line or "its supervisor ended without a word"
+            return f"its supervisor did not report for {START_TIMEOUT.total_seconds():.0f} s"
+        line = reports.readline().decode().strip()
+    return line or "its supervisor exited without a report"
 
 
-_HANDED_ON = ("HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-_LAST_RESORT = "/usr/local/bin:/usr/bin:/bin"
+_INHERITED = ("HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-def located(program: str) -> str | None:
-    """The program's full path; ~/.local/bin is searched although services often have it not on their PATH."""
+def find_program(program: str) -> str | None:
+    """The program's full path. Also searches ~/.local/bin, which the PATH of a service often lacks."""
     return shutil.which(program, path=_path())
 
 
 def environment(spec: ContainerSpec, *, mark: str) -> dict[str, str]:
-    own = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
-    # Python keeps its lines back when they go into a pipe; other programs do not care.
+    own = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # Python buffers its output to a pipe otherwise; other programs ignore this.
     return {**own, "PYTHONUNBUFFERED": "1", **_gpus(spec), **spec.environment, "PATH": _path(), MARK: mark}
 
 
 def _path() -> str:
-    return f"{os.environ.get('PATH') or _LAST_RESORT}:{Path.home() / '.local' / 'bin'}"
+    return f"{os.environ.get('PATH') or _DEFAULT_PATH}:{Path.home() / '.local' / 'bin'}"
 
 
 def _gpus(spec: ContainerSpec) -> dict[str, str]:

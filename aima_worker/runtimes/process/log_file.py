@@ -1,6 +1,7 @@
-"""An engine's log on disk: lines such as `2026-11-22T16:47:47.123456Z o text`, `e` for stderr, in at most two files.
+"""The log file of one engine: sanitized lines such as `2026-11-22T16:47:47.123456Z o text`, `e` for stderr.
 
-Written by the engine's supervisor, already harmless; the standard library only.
+The supervisor is the only writer; it rotates the log, so that a flood of output cannot fill the disk. Readers may be
+concurrent, also after a restart of the worker. The standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Stream = Literal["stdout", "stderr"]
 FILE_LIMIT = 25 << 20
 """Bytes after which a log is rotated. One older file is kept."""
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-"""In order as text."""
+"""Sorts as text."""
 _LETTERS: dict[Stream, str] = {"stdout": "o", "stderr": "e"}
 _STREAMS: dict[str, Stream] = {letter: stream for stream, letter in _LETTERS.items()}
 
@@ -30,13 +31,13 @@ def time_text(at: datetime) -> str:
 
 
 def parse(line: bytes) -> tuple[str, Stream, str]:
-    """When, where and what."""
+    """Time, stream and text."""
     at, letter, text = line.decode().split(" ", 2)
     return at, _STREAMS[letter], text
 
 
 class LogWriter:
-    """Appends to a log and begins a new file when it is time."""
+    """Appends to a log and rotates it at its limit."""
 
     def __init__(self, log: Path, *, file_limit: int = FILE_LIMIT) -> None:
         self._log = log
@@ -45,7 +46,7 @@ class LogWriter:
         self._last = ""
 
     def write(self, stream: Stream, lines: Iterable[str]) -> None:
-        # Never backwards, although the clock may be set: readers resume by time.
+        # Monotonic, also if the clock is set back: readers resume by time, and stale times would be skipped.
         self._last = max(self._last, time_text(datetime.now(UTC)))
         written = "".join(f"{self._last} {_LETTERS[stream]} {line}\n" for line in lines)
         if not written:

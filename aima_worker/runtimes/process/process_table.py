@@ -1,7 +1,7 @@
-"""The kernel's table of processes: who is who, although pids are used again, and who belongs to which engine.
+"""Reads the kernel's process table: identity of processes in spite of reused pids, and the processes of one engine.
 
-An engine's processes are those of its session, and those that carry its mark in their environment: a daemon leaves
-its session, but hardly ever its environment. The standard library only, since supervisors start with it.
+An engine's processes belong to its session, or have its mark in their environment: a daemon leaves its session, but
+hardly ever its environment. Every read races with the exit of a process. The standard library only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 MARK = "AIMA_PROCESS"
-"""The variable in an engine's environment that holds the id of its run."""
+"""The environment variable with the id of the run."""
 _PROC = Path("/proc")
 _KILL_TIMEOUT = timedelta(seconds=5)
-"""That killed processes may take to be gone; only one that hangs in the kernel takes longer."""
+"""For killed processes to exit; a process blocked in the kernel may take longer."""
 _POLL_INTERVAL = timedelta(milliseconds=10)
 
 
 class Process(NamedTuple):
-    """One process for good: its pid may be used again, pid and start together are not."""
+    """The identity of a process: pids are reused, pid and start time together are not."""
 
     pid: int
     started: int
-    """In the kernel's ticks since boot."""
+    """Ticks of the kernel since boot."""
 
     @classmethod
     def of(cls, pid: int) -> Process:
@@ -39,7 +39,7 @@ class Process(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether it runs still; a zombie does not."""
+        """Whether it still runs; a zombie does not."""
         row = _row(self.pid)
         return row is not None and row.started == self.started and row.state not in "ZX"
 
@@ -50,7 +50,7 @@ class Process(NamedTuple):
                 os.kill(self.pid, number)
 
     def gone(self, *, within: timedelta) -> bool:
-        """Whether it ended in that many seconds."""
+        """Polls for its exit. Returns False on a timeout."""
         deadline = time.monotonic() + within.total_seconds()
         while self.alive:
             if time.monotonic() > deadline:
@@ -60,7 +60,7 @@ class Process(NamedTuple):
 
 
 def family(leader: Process | None, mark: str) -> list[Process]:
-    """Every living process of the engine that began with `leader`, None where that is unknown, and carries `mark`."""
+    """Every living process of the engine with the session of `leader`, None if unknown, or with the mark."""
     session = leader.pid if leader and not _pid_reused(leader) else None
     return [
         Process(pid, row.started)
@@ -70,7 +70,7 @@ def family(leader: Process | None, mark: str) -> list[Process]:
 
 
 def kill_family(leader: Process | None, mark: str) -> bool:
-    """Kill them all, those too that are born meanwhile; whether they are gone."""
+    """Kill all, retrying for processes that are forked concurrently. Returns False if some remain at the timeout."""
     deadline = time.monotonic() + _KILL_TIMEOUT.total_seconds()
     while left := family(leader, mark):
         if time.monotonic() > deadline:
@@ -82,17 +82,17 @@ def kill_family(leader: Process | None, mark: str) -> bool:
 
 
 def private_memory(processes: list[Process]) -> int:
-    """Bytes that are theirs alone: what is mapped from files does not count, for the kernel can take it back."""
+    """Bytes of their own. Mapped files do not count: the kernel can reclaim them."""
     return sum(_field(process.pid, "status", ("RssAnon:", "RssShmem:")) for process in processes)
 
 
 def proportional_memory(processes: list[Process]) -> int:
-    """The same with what several of them share counted once. Exact, and dear: the kernel walks all their pages."""
+    """The same with shared pages counted once. Exact but expensive: the kernel walks all pages."""
     return sum(_field(process.pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for process in processes)
 
 
 def _pid_reused(process: Process) -> bool:
-    """Whether somebody else has its pid. Then its session is over: while there is one, the kernel keeps the pid."""
+    """Whether its pid is reused. Then its session has ended: until then the kernel reserves the pid."""
     row = _row(process.pid)
     return row is not None and row.started != process.started
 
@@ -108,13 +108,13 @@ def _row(pid: int) -> _Row | None:
         stat = (_PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The program's name stands in brackets and may hold anything, brackets too.
+    # The program's name is in parentheses and may contain any character, parentheses too.
     fields = stat[stat.rindex(b")") + 2 :].split()
     return _Row(fields[0].decode(), int(fields[3]), int(fields[19]))
 
 
 def _rows() -> Iterator[tuple[int, _Row]]:
-    for name in os.listdir(_PROC):  # noqa: PTH208 names are all that is wanted, of a directory with thousands
+    for name in os.listdir(_PROC):  # noqa: PTH208 only names are needed, of thousands of entries
         if name.isdigit() and (row := _row(int(name))) is not None:
             yield int(name), row
 
@@ -123,7 +123,7 @@ def _carries(pid: int, mark: str) -> bool:
     try:
         environment = (_PROC / str(pid) / "environ").read_bytes()
     except OSError:
-        return False  # another user's, or gone
+        return False  # another user's, or a race with its exit
     return f"{MARK}={mark}".encode() in environment.split(b"\0")
 
 

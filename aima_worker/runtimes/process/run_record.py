@@ -1,4 +1,8 @@
-"""One run of an engine as its directory tells it: whether it runs, how it ended, and how to end it."""
+"""The record of one run, read from its directory: its status and exit, and how to kill it.
+
+Nothing is cached: another worker or the supervisor may change the directory at any time. If the supervisor crashed, the
+engine is killed by the next poll of its status.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from aima_worker.runtimes.process.files import EXIT, LOST_EXIT_CODE, RUNNING, SP
 from aima_worker.runtimes.process.process_table import Process, kill_family
 
 NATIVE = "native"
-"""Stands where containers have an image."""
+"""The image of every native process."""
 EXIT_RECORD_TIMEOUT = timedelta(seconds=5)
-"""For a supervisor, how its engine ended once that was killed."""
+"""For a supervisor to record the exit of its killed engine."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class RunRecord:
 
     @classmethod
     def of(cls, directory: Path) -> Self | None:
-        """The run that lies there; None if none does."""
-        said = read(directory / SPEC)
-        return cls(directory, said["id"], ContainerSpec.model_validate(said["spec"])) if said else None
+        """The run in the directory; None if there is none."""
+        record = read(directory / SPEC)
+        return cls(directory, record["id"], ContainerSpec.model_validate(record["spec"])) if record else None
 
     @classmethod
     def create(cls, directory: Path, spec: ContainerSpec) -> Self:
@@ -40,7 +44,7 @@ class RunRecord:
         return record
 
     def container(self) -> Container:
-        """As it is now. An engine whose supervisor is gone is ended by being looked at."""
+        """A snapshot. Kills an engine whose supervisor has crashed."""
         running = read(self.directory / RUNNING)
         ended = self._ended(running)
         return Container(
@@ -56,14 +60,14 @@ class RunRecord:
         )
 
     def terminate(self, *, grace: timedelta) -> None:
-        """Ask the engine to end by itself, and give it that long."""
+        """Send SIGTERM, and wait for the exit until the grace expires."""
         supervisor = self.supervisor
         if supervisor and grace:
             supervisor.send(signal.SIGTERM)
             supervisor.gone(within=grace)
 
     def kill(self) -> None:
-        """Kill what there is of it; when this returns, nothing runs."""
+        """Kill all its processes; none runs when this returns."""
         kill_family(self.engine, self.id)
         supervisor = self.supervisor
         if supervisor and not supervisor.gone(within=EXIT_RECORD_TIMEOUT):
@@ -83,7 +87,7 @@ class RunRecord:
         ended = read(self.directory / EXIT)
         if ended or running is None or Process(*running["supervisor"]).alive:
             return ended
-        # Once more: the supervisor may have written it down and gone between the two looks.
+        # Race: the supervisor may have recorded the exit and ended between the two reads.
         if ended := read(self.directory / EXIT):
             return ended
         kill_family(Process(*running["engine"]), self.id)
@@ -95,8 +99,8 @@ class RunRecord:
 
 
 def empty(directory: Path) -> None:
-    """Take the run away, and all its traces, and leave the directory."""
-    # First, so that nobody takes what is half gone for a run.
+    """Delete all files of the run, and keep the directory with its lock."""
+    # First, so that a crash leaves no half-deleted run.
     (directory / SPEC).unlink(missing_ok=True)
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():

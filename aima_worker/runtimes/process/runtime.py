@@ -1,8 +1,8 @@
-"""The native runtime: engines as processes of this machine, where no Docker Engine can run.
+"""The native runtime: engines as processes of this machine, for hosts without a Docker Engine.
 
-Each engine has a directory, which is its container (`process_files`), and a supervisor, which outlives the worker
-(`process_supervisor`): another runtime on the same directories finds what an earlier one started. Images, mounts
-and pid limits do not exist here. Memory is watched rather than confined, and cores are a share of the machine's.
+Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor (`supervisor.py`),
+which survives a crash or restart of the worker: the next worker adopts the engine. Images, mounts and pid limits do not
+exist here; memory is polled against its limit rather than confined, and cores are a share of the machine's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aima_worker.runtime import (
     Status,
 )
 from aima_worker.runtimes.process.files import LOG
-from aima_worker.runtimes.process.launcher import environment, launch, located, reap
+from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
 from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
 from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
 
@@ -42,7 +42,7 @@ _GPU_DEVICE = Path("/dev/nvidiactl")
 
 
 class ProcessRuntime:
-    """A ContainerRuntime on the directories below `root`. Any number of threads may use it."""
+    """A ContainerRuntime on the directories below `root`, shared by all threads and by other workers."""
 
     def __init__(self, root: Path, *, host: str) -> None:
         self._root = root.absolute()
@@ -57,7 +57,7 @@ class ProcessRuntime:
             disk_free=shutil.disk_usage(self._root).free,
         )
 
-    def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 none is ever missing
+    def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 no image is needed
         return ImageFacts(id=NATIVE, digest=None, arch=_arch(), size=0)
 
     def images(self) -> list[ImageOnHost]:
@@ -72,7 +72,7 @@ class ProcessRuntime:
     def run(self, spec: ContainerSpec) -> Container:
         reap()
         if not _NAME.fullmatch(spec.name):
-            raise self._refused(f"{spec.name!r} cannot name a directory")
+            raise self._refused(f"{spec.name!r} is not a valid name of a directory")
         with self._locked(spec.name) as directory:
             existing = RunRecord.of(directory)
             if existing and _is_adoptable(existing, spec):
@@ -111,7 +111,7 @@ class ProcessRuntime:
         record = self._record(name)
         if record is None:
             return
-        # Not alone yet: whoever wants it gone sooner need not wait for our grace.
+        # Without the lock: a concurrent removal with a shorter grace must not be blocked by this one.
         record.terminate(grace=grace)
         with self._locked(name) as directory:
             now = RunRecord.of(directory)
@@ -121,12 +121,10 @@ class ProcessRuntime:
                 shutil.rmtree(directory, ignore_errors=True)
         reap()
 
-    # Starting one -----------------------------------------------------------------------------------------------
-
     def _start(self, directory: Path, spec: ContainerSpec) -> Container:
         program = self._program(spec)
         if spec.gpus is not None and not _GPU_DEVICE.exists():
-            raise GpuUnavailable(host=self._host, detail=f"it has no {_GPU_DEVICE}")
+            raise GpuUnavailable(host=self._host, detail=f"there is no {_GPU_DEVICE}")
         if not _is_free(spec.host_address, spec.host_port):
             raise PortTaken(
                 port=spec.host_port, host=self._host, holder=owner_of_port(spec.host_port) or "another program"
@@ -146,7 +144,7 @@ class ProcessRuntime:
 
     def _program(self, spec: ContainerSpec) -> str:
         program = spec.command[0]
-        if (path := located(program)) is None:
+        if (path := find_program(program)) is None:
             raise NativeProgramMissing(
                 host=self._host,
                 program=program,
@@ -158,8 +156,6 @@ class ProcessRuntime:
     def _refused(self, detail: str) -> EngineRefused:
         return EngineRefused(runtime=f"The operating system of {self._host}", detail=detail)
 
-    # Whose directory it is --------------------------------------------------------------------------------------
-
     def _record(self, name: str) -> RunRecord | None:
         return RunRecord.of(self._root / name) if _NAME.fullmatch(name) else None
 
@@ -169,7 +165,7 @@ class ProcessRuntime:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[Path]:
-        """The name's directory, made if need be, while no other thread or worker changes what runs there."""
+        """The name's directory, created if missing, under a lock against other threads and workers."""
         directory = self._root / name
         while True:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -179,7 +175,7 @@ class ProcessRuntime:
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # While this waited, the directory may have been removed, and another one made.
+                # Race: while this thread was blocked, the directory may have been removed and created again.
                 if directory.exists() and os.path.samestat(directory.stat(), os.fstat(descriptor)):
                     yield directory
                     return
@@ -193,7 +189,7 @@ def _is_adoptable(existing: RunRecord, spec: ContainerSpec) -> bool:
 
 def _install(spec: ContainerSpec) -> str:
     engine = spec.labels.get("aima.engine")
-    return f"`{spec.install}`" if spec.install else f"`aima engine show {engine}` says how, under `native.install`"
+    return f"`{spec.install}`" if spec.install else f"see `native.install` in `aima engine show {engine}`"
 
 
 def _arch() -> str:
@@ -201,10 +197,10 @@ def _arch() -> str:
 
 
 def _is_free(address: str, port: int) -> bool:
-    """Whether an engine could listen there. An address that is not this machine's is for the engine to fail on."""
+    """Whether an engine could bind the port. With another machine's address the engine itself fails."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: a port in TIME_WAIT is free.
+        # As servers do: a port in TIME_WAIT is not blocked.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))

@@ -1,4 +1,8 @@
-"""The streams of native processes: a log read from disk while its supervisor writes it, polled changes, no pull."""
+"""The streams of native processes: a log polled from disk, changes polled from listings, and a pull without an image.
+
+Each is iterated by one thread and closed by any. A log survives a restart of the worker, since the supervisor writes
+it; its rotation races with the reader, which therefore checks for it before each read.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ LONGEST_POLL_INTERVAL = timedelta(milliseconds=500)
 
 
 class ProcessLogs:
-    """A LogStream. Iterated by one thread, closed by any."""
+    """A LogStream."""
 
     def __init__(
         self, log: Path, *, has_ended: Callable[[], bool], follow: bool, tail: int | None, since: datetime | None
@@ -64,7 +68,7 @@ class ProcessLogs:
         yield from self._lines_on(newest, files)
 
     def _whole_lines_before(self, before: BinaryIO, newest: BinaryIO) -> Iterator[bytes]:
-        """What of the older file is wanted; leaves the newer one at its first wanted line."""
+        """The requested lines of the older file; seeks the newer one to its first requested line."""
         if self._tail is not None:
             found = _seek_last_lines(newest, self._tail)
             _seek_last_lines(before, self._tail - found)
@@ -72,10 +76,10 @@ class ProcessLogs:
             yield line.removesuffix(b"\n")
 
     def _lines_on(self, file: BinaryIO, files: ExitStack) -> Iterator[bytes]:
-        """From where `file` stands to the end, through files that are begun meanwhile."""
+        """From the position of `file` to the end of the log, across rotations."""
         rest, wait = b"", POLL_INTERVAL
         while True:
-            # Both asked before reading: what was said until then is surely read after it.
+            # Race: both are checked before the read, so that every line written until then is read.
             last_read = self._closed.is_set() or not self._follow or self._has_ended()
             rotated = self._rotated(file)
             while chunk := file.read(CHUNK):
@@ -99,7 +103,7 @@ class ProcessLogs:
 
 
 class PolledChanges:
-    """A ChangeStream that compares listings. Iterated by one thread, closed by any."""
+    """A ChangeStream that polls the listing and compares snapshots."""
 
     def __init__(self, listing: Callable[[], list[Container]]) -> None:
         self._listing = listing
@@ -139,7 +143,7 @@ def _opened(path: Path, files: ExitStack) -> BinaryIO | None:
 
 
 def _seek_last_lines(file: BinaryIO, count: int) -> int:
-    """Stand at the beginning of the last `count` lines; how many there are, at most `count`."""
+    """Seek to the beginning of the last `count` lines, and return how many there are, at most `count`."""
     place, found = file.seek(0, os.SEEK_END), 0
     end = place
     while place > 0 and count > 0:
@@ -147,7 +151,7 @@ def _seek_last_lines(file: BinaryIO, count: int) -> int:
         place = file.seek(place - step)
         block = file.read(step)
         for at in range(len(block) - 1, -1, -1):
-            # The newline that ends the last line begins no other.
+            # The last newline starts no line.
             if block[at] == 0x0A and place + at + 1 < end:
                 found += 1
                 if found == count:

@@ -1,10 +1,10 @@
 """One engine's supervisor: `python -m aima_worker.runtimes.process.supervisor DIRECTORY`, an order on its stdin.
 
-It starts the engine in a session of its own, writes its log, keeps it within its memory, passes SIGTERM on to all
-its processes, kills what is left of them when the first one ends, and writes down how that was. It outlives the
-worker, and the engine does not outlive it for long: the runtime kills an engine whose supervisor is gone.
+Starts the engine in its own session, writes its log, polls its memory against the limit, forwards SIGTERM to all its
+processes, kills the rest once the first one exits, and records the exit. It survives a crash or restart of the worker.
+If the supervisor itself crashes, the runtime kills the engine at the next poll.
 
-On stdout it says one line, before the engine has run for long: `started`, or why it could not be.
+It reports one line on stdout: `started`, or the reason why not. Single-threaded; the standard library only.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from aima_worker.runtimes.process.process_table import Process, family, kill_fam
 CHUNK = 1 << 16
 MEMORY_CHECK_INTERVAL = timedelta(milliseconds=250)
 CHECKS_PER_SCAN = 8
-"""How often the engine's processes are weighed until they are counted again: finding them costs more."""
+"""Memory checks that use the cached list of processes before the next scan, which costs more."""
 DRAIN_TIMEOUT = timedelta(seconds=1)
-"""For what is still in the pipes at the end; a process that escaped may hold them open for ever."""
+"""For the rest of the output after the exit. A process that escaped may hold the pipes open without a deadline."""
 OOM_SCORE_ADJUSTMENT = "500"
-"""When the machine's memory ends, the kernel shall rather kill an engine than the worker."""
+"""So that the kernel's out-of-memory killer selects an engine before the worker."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 def start(order: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
     def set_limits() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with suppress(OSError):  # it may be likelier still already
+        with suppress(OSError):  # it may be higher already
             Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJUSTMENT)
         if order["cores"]:
             os.sched_setaffinity(0, share_of_cores(order["cores"], seed=order["id"]))
@@ -70,14 +70,14 @@ def start(order: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
 
 
 def share_of_cores(cores: float, *, seed: str) -> set[int]:
-    """As many neighbouring cores, beginning anywhere, so that engines do not crowd on the first ones."""
-    there = sorted(os.sched_getaffinity(0))
-    first = int(seed[:8], 16) % len(there)
-    return {there[(first + step) % len(there)] for step in range(min(math.ceil(cores), len(there)))}
+    """Adjacent cores from a random first one, so that concurrent engines do not all share the first cores."""
+    available = sorted(os.sched_getaffinity(0))
+    first = int(seed[:8], 16) % len(available)
+    return {available[(first + step) % len(available)] for step in range(min(math.ceil(cores), len(available)))}
 
 
 def report(line: str) -> None:
-    """Tell whoever started this, if he is still there; then never speak again."""
+    """Report to the worker, unless it has crashed, and close stdin, stdout and stderr."""
     try:
         os.write(1, line.replace("\n", " ").encode() + b"\n")
     except BrokenPipeError:
@@ -90,7 +90,7 @@ def report(line: str) -> None:
 
 
 class Supervisor:
-    """From the engine's first moment to its last."""
+    """Supervises one engine from its start to its exit."""
 
     def __init__(self, directory: Path, order: dict[str, Any], engine: subprocess.Popen[bytes]) -> None:
         self._directory = directory
@@ -107,7 +107,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def supervise(self) -> None:
-        self._listen()
+        self._register()
         running = {"supervisor": Process.of(os.getpid()), "engine": self._leader, "at": time.time()}
         write(self._directory / RUNNING, running)
         report("started")
@@ -119,8 +119,8 @@ class Supervisor:
         code = self._engine.returncode
         write_exit(self._directory, code=code if code >= 0 else 128 - code, out_of_memory=self._out_of_memory)
 
-    def _listen(self) -> None:
-        """To the engine's two pipes, and to signals, which wake the selector."""
+    def _register(self) -> None:
+        """Register the engine's two pipes, and signals, which wake the blocked selector."""
         assert self._engine.stdout and self._engine.stderr
         for pipe, stream in ((self._engine.stdout, "stdout"), (self._engine.stderr, "stderr")):
             os.set_blocking(pipe.fileno(), False)
@@ -134,18 +134,18 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _terminate(self) -> None:
-        # Not after the engine was waited for: its number may be another's by then.
+        # Race: once the engine is reaped, its pid may be reused.
         if self._engine.returncode is None:
             os.killpg(self._engine.pid, signal.SIGTERM)
 
     def _read_pipes(self, *, within: float | None) -> bool:
-        """Write down what was said; whether anything was."""
+        """Copy the output to the log. Returns whether there was any."""
         received = False
         for key, _ in self._selector.select(within):
             if key.data is None:
                 os.read(key.fd, CHUNK)
             else:
-                received = self._read(key.fileobj, key.data) or received  # type: ignore[arg-type]  # what was registered
+                received = self._read(key.fileobj, key.data) or received  # type: ignore[arg-type]  # as registered
         return received
 
     def _read(self, pipe: IO[bytes], stream: Stream) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -88,7 +89,12 @@ ENGINE = {
     "name": "vllm-1",
     "type": "vllm",
     "image": "vllm:1",
-    "requires": {"platforms": ["linux/arm64"], "accelerator": "gb10", "memory": "32000000000B"},
+    "image_size": "25000000000B",
+    "command": ["vllm", "serve", "/models"],
+    "arguments": {"max-model-len": 8192, "kv_cache": "fp8"},
+    "environment": {"VLLM_ATTENTION_BACKEND": "FLASHINFER"},
+    "requires": {"platforms": ["linux/arm64"], "accelerator": "gb10", "memory": "32000000000B", "gpu_memory": None},
+    "limits": {"memory": None, "shared_memory": "1000000000B"},
 }
 MODEL = {"name": "GLM-4.7-Flash", "type": "llm", "size": "60000000000B", "engines": ["vllm-1"]}
 LEASE = {"host": "box", "port": 20000, "holder": f"{SERVICE}@box", "fence": 1, "since": LONG_AGO, "until": None}
@@ -161,6 +167,24 @@ def test_columns_that_no_host_fills_are_left_out(script: StandIn, aima: Aima) ->
     assert "ACCELERATORS" in headings
     assert "LABELS" not in headings
     assert "CLOCK" not in headings
+
+
+def test_a_host_that_has_left_was_last_seen_then_and_not_in_1970(script: StandIn, aima: Aima) -> None:
+    left = {**HOST, "live": False, "left": True, "seen_at": "1970-01-01T00:00:00Z"}
+    script.answer("GET /v1/hosts", {"items": [left], "next": None})
+
+    heading, row = aima("host", "list").out.splitlines()
+
+    assert heading.split("  ")[-1] == "LAST SEEN"
+    assert row.split()[-1] == "left"
+
+
+def test_unrecognized_containers_are_shown_with_their_host(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/hosts/box", {**HOST, "strangers": ["aima-x", "aima-y"]})
+
+    shown = aima("host", "show", "box").out
+
+    assert re.search(r"^unrecognized containers +aima-x, aima-y$", shown, re.MULTILINE)
 
 
 def test_a_listing_is_read_page_after_page(script: StandIn, aima: Aima) -> None:

@@ -44,7 +44,7 @@ def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, red
 
     failed = node.operation(start["id"])
     assert (failed["state"], failed["failure"]["code"]) == ("failed", "no_live_host")
-    assert failed["failure"]["message"].startswith("No live host has listened to cpu.")
+    assert failed["failure"]["message"].startswith("No live host has consumed cpu.")
     assert "for 10m" in failed["failure"]["message"]
 
 

@@ -18,7 +18,7 @@ SOON = timedelta(milliseconds=20)
 
 
 class Passes:
-    """Counts passes; the next ones raise what is queued in `raises`."""
+    """Counts passes; the next ones raise the errors queued in `raises`."""
 
     def __init__(self, *raises: Exception) -> None:
         self.count = 0

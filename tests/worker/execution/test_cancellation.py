@@ -1,4 +1,4 @@
-"""Stop, cancel and a worker's end, in the middle of things."""
+"""Cancellation of running operations: by a stop, by a cancel request, and by worker shutdown."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_was_cancelled_before_anybody_took_it_on_ends_without_a_step(desk):
 
 def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runtime):
     runtime.published["far:1"] = Published()
-    runtime.stall_next_pull()  # a second pull would not stall, so whoever made one would be done
+    runtime.stall_next_pull()  # a second pull would not stall and would finish
     first, first_finished = desk.begin(a_start_of(image="far:1"))
     second, second_finished = desk.begin(a_pull("far:1"))
     for id in (first, second):
@@ -90,7 +90,7 @@ def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runt
 
 
 class HaltsAtFirst:
-    """A pull that goes on after its first word once it may."""
+    """A pull that blocks after its first progress until the event is set."""
 
     def __init__(self, pull, *, until: Event) -> None:
         self._pull, self._until = pull, until

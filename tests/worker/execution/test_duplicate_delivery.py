@@ -1,4 +1,4 @@
-"""A doorbell that rings a second time: known for that in one read of Redis, and nothing is done."""
+"""Duplicate delivery of a message: recognized with one read of Redis, and skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_second_message_for_the_same_start_does_nothing(desk):
 
 
 class Untouched:
-    """A runtime of which nothing may be asked."""
+    """A runtime that fails the test at any call."""
 
     def __getattr__(self, name: str) -> None:
         raise AssertionError(f"it was asked for {name}")

@@ -1,4 +1,4 @@
-"""A host that has no room for a start leaves it to those that have, and looks for what waits once it has."""
+"""Forwarding and redelivery: a full host forwards a start to an eligible host, or parks it until capacity is freed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hosts(redis):
 
 @pytest.fixture
 def joined(desk, hosts):
-    """Joins hosts with so much memory; the desk's own is alpha."""
+    """Joins hosts with that much memory; the desk's own is alpha."""
 
     def join(name, *, gigabytes=25):
         facts = host_facts(desk.host.settings, desk.host.runtime)
@@ -38,7 +38,7 @@ def joined(desk, hosts):
 
 
 def too_much(desk, service="svc-tiny-dial"):
-    """A start that no real machine of today has room for."""
+    """A start that exceeds the capacity of any real machine."""
     requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
     return put_down(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
 
@@ -138,7 +138,7 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
 
 
 def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_sweeps(desk, redis, joined):
-    """A host has rung another that seemed to have room, and that took something else on first."""
+    """Race: a host forwarded it to another, whose capacity a different start claimed first."""
     joined("alpha")
     for number in range(4):
         busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))

@@ -1,4 +1,4 @@
-"""Capacity that is freed wakes what is pending at once, however it was freed, and not only with the next interval."""
+"""Freed capacity wakes pending operations at once, however it was freed, instead of at the next interval."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def reconciler(desk):
 
 @pytest.fixture
 def freed(desk):
-    """Whether what is pending has been woken since the last question."""
+    """Whether the redelivery loop was woken since the last call."""
 
     def asked() -> bool:
         was_set = desk.host.capacity_freed.is_set()
@@ -139,7 +139,7 @@ def test_a_container_engine_that_answers_again_wakes_what_is_pending(desk, runti
 
 
 def test_facts_that_are_announced_wake_what_is_pending_after_redis_has_them(desk, heartbeat, freed, monkeypatch):
-    """More disk or another image on the host: the obstacles are computed from what is announced."""
+    """More free disk or another image: obstacles are computed from the announced facts (stale read)."""
     announced_before = []
     monkeypatch.setattr(
         HostStore, "announce", lambda *_: announced_before.append(desk.host.capacity_freed.is_set()), raising=True

@@ -1,4 +1,4 @@
-"""A worker ends soon after it is told to, whatever does not answer."""
+"""A worker shuts down within its deadline, also while Redis does not answer."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def test_a_worker_ends_within_three_seconds_while_redis_is_frozen(own_redis, wor
     taken = seconds_to_end(worker)
 
     own_redis.thaw()
-    assert taken < ENDS_WITHIN_SECONDS + 0.5  # which is the machine's own, when it is busy
+    assert taken < ENDS_WITHIN_SECONDS + 0.5  # for a busy machine

@@ -1,4 +1,4 @@
-"""NVML as a fixture of `accelerators/` recorded it: the library's own errors, and a count of what was left open."""
+"""NVML as a fixture of `accelerators/` recorded it, with the library's own errors and a count of open handles."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def reading_of(name: str) -> Reading:
 
 
 def found_on(name: str) -> DetectedAccelerators:
-    """What AIMA makes of that machine."""
+    """The accelerators that AIMA detects on that machine."""
     return detect(reading_of(name), Machine(**_recorded(name)["machine"]))
 
 

@@ -1,4 +1,4 @@
-"""What AIMA makes of machines as they were recorded: which accelerators they have, and why those are missing."""
+"""Accelerator detection on recorded machines, and the reasons for GPUs that cannot be used."""
 
 from __future__ import annotations
 

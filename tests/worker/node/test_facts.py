@@ -1,4 +1,4 @@
-"""What a host announces: what is found, the operator's word before it, and what changes while it lives."""
+"""The announced facts: detected, overridden by the operator, and read again while the host lives."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GB = 1_000_000_000
 
 
 def told(settings: Settings, **host: Any) -> Settings:
-    """The same settings with more said about the host."""
+    """The same settings with more of the host's."""
     said = {"name": "alpha", "ports": "18500-18599", **host}
     return settings.model_copy(update={"host": HostSettings.model_validate(said)})
 
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have the worker find itself on a recorded machine."""
+    """Makes the worker detect a recorded machine."""
     return lambda machine: monkeypatch.setattr(hardware, "_detected", lambda: found_on(machine))
 
 
@@ -60,7 +60,7 @@ def test_a_host_whose_driver_fails_comes_up_for_the_cpu(settings: Settings, runt
     assert [route for route in facts.routes if route.host is None] == [f"cpu.{facts.arch}"]
 
 
-# The operator's word ----------------------------------------------------------------------------------------------
+# Overrides --------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_operator_says_counts_in_place_of_what_is_found(
@@ -102,7 +102,7 @@ def test_the_operator_can_say_that_memory_is_not_shared(settings: Settings, runt
     assert not host_facts(told(settings, facts={"unified_memory": False}), runtime).unified_memory
 
 
-# What is left free ------------------------------------------------------------------------------------------------
+# Memory reserve ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("unified", "reserve"), [(True, 10 * GB), (False, 5 * GB)])
@@ -118,7 +118,7 @@ def test_the_operator_says_how_much_memory_is_left_free(settings: Settings, runt
     assert facts.allows == ("mine/*",)
 
 
-# What changes -----------------------------------------------------------------------------------------------------
+# Facts that change ------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_images_are_told_of_and_no_more_than_a_few_hundred(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""A worker joins under its name, and remembers across restarts what Redis may forget."""
+"""Heartbeat: a worker joins under its name, and persists what Redis may lose while it restarts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hosts(redis):
 
 @pytest.fixture
 def beat_of(desk, hosts, tmp_path):
-    """A worker's beat, told by hand; what it passes on lands in `heard`."""
+    """A worker's heartbeat, sent by hand; its callbacks append to the list."""
 
     def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})

@@ -1,4 +1,4 @@
-"""What takes its host below the floor of memory while it loads is killed, with that reason; nothing else is."""
+"""Memory watchdog: an engine that takes the host below its memory floor while it loads is killed, and no other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOADING = Behaviour(stdout=b"shard 1 of 2\n", loads_for=timedelta(seconds=5))
 
 
 class Memory:
-    """What a machine's kernel tells to be left."""
+    """The available memory that the kernel reports."""
 
     told: Callable[[], int] = staticmethod(lambda: 10 * GB)
 

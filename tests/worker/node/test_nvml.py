@@ -1,4 +1,4 @@
-"""Asking NVML costs the worker nothing and cannot hold it, whatever the driver does."""
+"""Reading NVML costs the worker no memory and cannot block it, whatever the driver does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m aima_worker --facts` tells what is there, and leaves it as it was."""
+"""The machine report of `python -m aima_worker --facts`: complete, and read-only."""
 
 from __future__ import annotations
 

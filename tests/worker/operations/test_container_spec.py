@@ -1,4 +1,4 @@
-"""What each engine of the catalog is run as; and that nothing a user says reaches further than it shall."""
+"""The container spec of each engine in the catalog, and the limits of what user input can change in it."""
 
 from __future__ import annotations
 

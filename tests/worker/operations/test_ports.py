@@ -1,4 +1,4 @@
-"""Ports that a start asks for or is given, and that somebody else turns out to use."""
+"""Requested and leased ports that another program already uses."""
 
 from __future__ import annotations
 

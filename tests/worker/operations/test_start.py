@@ -1,4 +1,4 @@
-"""Bringing a service up: each phase is told, and what fails leaves nothing behind but its last words."""
+"""Starting a service: each phase is reported, and a failed start is rolled back to its last log lines."""
 
 from __future__ import annotations
 

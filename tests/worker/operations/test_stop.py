@@ -1,4 +1,4 @@
-"""A stop while the container engine is away: it is waited for, and not for ever."""
+"""A stop while the container engine is unavailable: retried, up to a timeout."""
 
 from __future__ import annotations
 

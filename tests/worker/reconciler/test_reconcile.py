@@ -1,4 +1,4 @@
-"""Records and containers agree again, whatever was lost; and nothing that runs is removed for want of a record."""
+"""Records and containers are reconciled whatever was lost; a missing record never removes a running container."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def looks_until(watch, fact) -> bool:
 
 
 def looks_for_a_while(watch) -> None:
-    """Longer than anything is waited for."""
+    """Longer than every debounced condition."""
     begun = now()
     assert looks_until(watch, lambda: now() - begun > 4 * SOON)
 
 
 def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> OperationId:
-    """A start that was under way when Redis lost its data."""
+    """A start that was running when Redis lost its data."""
     runtime.next_runs(manners)
     id, end = desk.begin(a_start_of(**engine))
     desk.until_phase(id, Phase.LOADING)
@@ -82,7 +82,7 @@ def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> Operat
     return id
 
 
-# What Redis has lost ----------------------------------------------------------------------------------------------
+# Redis has lost its data ------------------------------------------------------------------------------------------
 
 
 def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtime, forget):
@@ -259,7 +259,7 @@ def test_a_container_made_by_the_version_before_is_put_back_without_the_labels_i
     assert desk.containers() == []
 
 
-# What is half made ------------------------------------------------------------------------------------------------
+# Abandoned starts -------------------------------------------------------------------------------------------------
 
 
 def test_what_nobody_waits_for_any_more_becomes_ready_when_it_answers(desk, watch, runtime, forget):
@@ -340,7 +340,7 @@ def test_a_start_under_way_here_keeps_all_that_it_has(desk, watch, runtime):
     end.result(10)
 
 
-# What is no longer wanted -----------------------------------------------------------------------------------------
+# Undesired containers ---------------------------------------------------------------------------------------------
 
 
 def stopped_by(instance: Instance, fence: int) -> Instance:
@@ -378,7 +378,7 @@ def test_what_was_taken_for_lost_and_is_here_counts_again(desk, watch, ready):
     assert record(desk).endpoint == ready.endpoint
 
 
-# What is held -----------------------------------------------------------------------------------------------------
+# Leases and allocations -------------------------------------------------------------------------------------------
 
 
 def test_what_a_container_holds_is_put_down_again_when_it_is_missing(desk, watch, ready):
@@ -425,7 +425,7 @@ def test_nothing_is_given_back_while_the_engine_does_not_answer(desk, watch, run
     assert looks_until(watch, lambda: desk.leases() == [])
 
 
-# What is not believed ---------------------------------------------------------------------------------------------
+# Stale reads ------------------------------------------------------------------------------------------------------
 
 
 SERVICES = ("svc-tiny-a", "svc-tiny-b", "svc-tiny-c")
@@ -475,7 +475,7 @@ def test_a_worker_that_does_not_have_the_name_yet_judges_no_records(desk, watch,
     watch.stop()
 
 
-# Strangers --------------------------------------------------------------------------------------------------------
+# Unrecognized containers ------------------------------------------------------------------------------------------
 
 
 def run_beside(desk, name: str, port: int, **labels: str) -> None:
@@ -500,7 +500,7 @@ def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, wa
         desk.host.services.get(SERVICE)
 
 
-# What it costs ----------------------------------------------------------------------------------------------------
+# Cost of a pass ---------------------------------------------------------------------------------------------------
 
 
 @RARELY

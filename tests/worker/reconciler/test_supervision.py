@@ -1,4 +1,4 @@
-"""After ready: what dies is brought back a few times, what is gone is said to be gone, and nothing else is touched."""
+"""Supervision of ready instances: exited engines are restarted a few times, removed ones fail, healthy ones stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.wishes import a_start_of, a_stop_of
 from aima_core.domain.ids import InstanceId
 from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
-from aima_core.errors import BrokerUnavailable, DockerUnavailable
+from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
 from aima_worker.context import Timings
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.reconciler.supervision import FAILED_CHECKS, RestartTracker
@@ -117,6 +117,28 @@ def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runt
     assert now(desk, ready).state is InstanceState.FAILED
     assert now(desk, ready).failure.code == "container_removed"
     assert desk.leases() == []
+
+
+def test_an_instance_whose_container_cannot_be_removed_fails_once_it_can_be(desk, watch, ready, runtime, monkeypatch):
+    refusals, remove = [EngineRefused(runtime="docker", detail="device busy")], runtime.remove
+    monkeypatch.setattr(runtime, "remove", lambda *_, **how: _raise(refusals.pop()) if refusals else remove(*_, **how))
+    for _ in range(3):
+        runtime.end(NAME, exit_code=139)
+        watch.reconcile_once()
+        watch.reconcile_once()
+    runtime.end(NAME, exit_code=139)
+
+    watch.reconcile_once()
+    refused = now(desk, ready)
+    watch.reconcile_once()
+
+    assert (refused.state, refused.failure.code) == (InstanceState.STOPPING, "engine_died")
+    assert (now(desk, ready).state, now(desk, ready).failure.code) == (InstanceState.FAILED, "engine_died")
+    assert (desk.containers(), desk.leases()) == ([], [])
+
+
+def _raise(error):
+    raise error
 
 
 def test_an_engine_whose_health_fails_for_a_while_is_unhealthy_until_it_answers(desk, watch, ready, runtime):

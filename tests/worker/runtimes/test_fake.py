@@ -1,4 +1,4 @@
-"""What can be told the fake runtime to do, beyond the contract that it shares with the real ones."""
+"""The scripting of the fake runtime, beyond the contract that it shares with the real ones."""
 
 from __future__ import annotations
 

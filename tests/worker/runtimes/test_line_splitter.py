@@ -1,4 +1,4 @@
-"""What becomes of the bytes that an engine writes."""
+"""The sanitized lines made of the bytes that an engine writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pull's numbers say, message by message."""
+"""The progress of a pull after each message."""
 
 from __future__ import annotations
 

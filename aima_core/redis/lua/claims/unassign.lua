@@ -2,7 +2,7 @@
 --
 -- Lets any host claim an operation of a lost host, unless that host still holds the claim (false failure detection).
 --
--- The operation gets a new fence, so that it supersedes what was requested of the lost host meanwhile.
+-- The operation gets a new fence, so that it supersedes later requests to the lost host.
 -- Returns 1, or 0 if it is not that host's or is still claimed.
 local operation, claim, waiting, fence_counter = unpack(KEYS)
 local id, lost_host = unpack(ARGV)

@@ -1,4 +1,4 @@
--- Lists the operations that wait for capacity, oldest first, and drops those that have ended or expired.
+-- Lists the operations that wait for capacity, oldest first, and drops ended and expired ones.
 --
 -- Returns {id, record, id, record, …}.
 local waiting = unpack(KEYS)

@@ -1,1 +1,1 @@
-"""The Docker runtime over the Docker SDK."""
+"""The Docker runtime over the Docker SDK: the only room that imports `docker`."""

@@ -1,7 +1,8 @@
-"""The one kept client to a Docker Engine: which engine, by which transport, and what it means when none answers.
+"""The cached client to a Docker Engine: which engine, by which transport, and the errors when it does not answer.
 
-Nothing is requested before the first call. A broken connection drops the client, and the next call connects again in
-whatever version of the API the engine has then. Refusals are the caller's to translate: APIError passes through.
+Shared by all threads; nothing is requested before the first call. A broken connection or a timeout raises
+DockerUnavailable and drops the client, and the next call connects again, in the API version that the engine has after
+a restart. Refusals pass through as APIError, for the caller to translate.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from aima_core.errors import DockerUnavailable
 from aima_worker.runtimes.docker.sdk.stdio import docker_command, ssh_command, stdio_client
 
 CONNECTIONS = 32
-"""Kept open at most; calls beyond these open one each."""
+"""Most connections kept open; concurrent calls beyond these open one each."""
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 
@@ -45,30 +46,30 @@ class EngineClient:
         self.endpoint = Endpoint(address) if address else current_endpoint()
         self.host = host
         self.timeout = math.ceil(timeout.total_seconds())
-        """Seconds, for one call."""
-        self._kept: APIClient | None = None
+        """For one call, in seconds."""
+        self._cached: APIClient | None = None
 
     @property
     def local(self) -> bool:
-        """Whether the engine's files are this machine's."""
+        """Whether the engine's files are on this machine."""
         return self.endpoint.address.startswith("unix://")
 
     @contextmanager
     def calling(self) -> Iterator[APIClient]:
-        """The client, for calls inside. Raises DockerUnavailable if the engine does not answer."""
+        """The client, for the calls inside. Raises DockerUnavailable if the engine does not answer in time."""
         try:
             yield self._client()
         except APIError:
             raise
-        except (RequestException, HTTPError, DockerException, OSError) as away:
+        except (RequestException, HTTPError, DockerException, OSError) as broken:
             self.close()
-            raise self.unavailable(away) from away
+            raise self.unavailable(broken) from broken
 
     def connection(self, method: str, path: str, params: Mapping[str, str]) -> tuple[HTTPConnection, str]:
-        """A connection of the caller's own, not connected yet, and the target to request on it.
+        """An own connection, not connected yet, and the target to request on it.
 
-        The kept client's own connections cannot be told apart from outside, so a call that another thread may have to
-        cut off gets none of those.
+        The pooled connections are indistinguishable from outside, so a call that another thread may have to close
+        cannot use one.
         """
         with self.calling() as client:
             url = f"{client.base_url}/v{client.api_version}{path}"
@@ -80,7 +81,7 @@ class EngineClient:
 
     def close(self) -> None:
         """Close the kept connections; the next call opens new ones."""
-        client, self._kept = self._kept, None
+        client, self._cached = self._cached, None
         if client is not None:
             client.close()
 
@@ -88,9 +89,9 @@ class EngineClient:
         return DockerUnavailable(host=self.host, detail=f"{self.endpoint.address}: {why}")
 
     def _client(self) -> APIClient:
-        if self._kept is None:
-            self._kept = self._connect()
-        return self._kept
+        if self._cached is None:
+            self._cached = self._connect()
+        return self._cached
 
     def _connect(self) -> APIClient:
         scheme = urlsplit(self.endpoint.address).scheme
@@ -102,12 +103,12 @@ class EngineClient:
         if scheme == "unix":
             adapter = _OnePoolAdapter(f"http+{self.endpoint.address}", timeout=self.timeout, max_pool_size=CONNECTIONS)
             client.mount("http+docker://", adapter)
-            client.trust_env = False  # a socket has no proxy, and looking for one costs a millisecond a call
+            client.trust_env = False  # a socket has no proxy, and the lookup costs a millisecond per call
         return client
 
 
 class _OnePoolAdapter(UnixHTTPAdapter):
-    """The library's own keeps a pool for every URL: a connection for each container, and hardly one used twice."""
+    """One pool for all URLs. The library keeps one per URL, so hardly any connection would be used twice."""
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:  # noqa: ARG002 one pool whatever the URL
         return super().get_connection("http+docker://localhost", proxies)
@@ -134,7 +135,7 @@ def current_endpoint() -> Endpoint:
 
 
 def _of_context(name: str, contexts: Path) -> Endpoint:
-    """From the context's files, which lie below a hash of its name."""
+    """From the context's files, in directories named by a hash of its name."""
     key = sha256(name.encode()).hexdigest()
     docker = _read(contexts / "meta" / key / "meta.json").get("Endpoints", {}).get("docker", {})
     return Endpoint(

@@ -1,4 +1,7 @@
-"""The Docker runtime over the Docker SDK: the engine's low-level API, in as few calls as possible."""
+"""The Docker runtime over the SDK's low-level API, directly or through the `docker` program.
+
+APIError is translated here: a refusal becomes EngineRefused, unless the lifecycle decides on it (EngineError).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ from aima_worker.runtimes.docker.sdk.stream import EngineChanges, EngineFrames, 
 
 
 class DockerSdkRuntime:
-    """A ContainerRuntime. One for the whole process; any number of threads may use it."""
+    """A ContainerRuntime. One per worker, shared by all its threads."""
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class DockerSdkRuntime:
             try:
                 inspected = client.inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs stop here
             except APIError as refused:
-                # 400: what is no reference names no image.
+                # 400: a malformed reference names no image.
                 if refused.status_code in (400, 404):
                     return None
                 raise
@@ -99,9 +102,9 @@ class DockerSdkRuntime:
         return self._calls.find(name)
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        wanted = [f"{name}={value}" for name, value in labels.items()]
+        filters = [f"{name}={value}" for name, value in labels.items()]
         with _calling(self._engine) as client:
-            listed = client.containers(all=True, filters={"label": wanted})
+            listed = client.containers(all=True, filters={"label": filters})
         found = (self._completed(container_listed(each)) for each in listed)
         return [container for container in found if container is not None]
 
@@ -122,7 +125,7 @@ class DockerSdkRuntime:
         self._lifecycle.remove(name, grace=grace)
 
     def _completed(self, listed: Container) -> Container | None:
-        """A listing lacks how a container ended. Race: one that vanishes before it is inspected is left out."""
+        """With its exit code, which a listing lacks. Race: a container removed before it is inspected is left out."""
         return self.find(listed.id) if listed.status is Status.EXITED else listed
 
 
@@ -161,7 +164,7 @@ class SdkCalls:
                     return None
                 raise
         container = container_inspected(inspected)
-        # The engine takes the beginning of an id for a name, too.
+        # The engine also accepts a prefix of an id as a name.
         return container if name in (container.name, container.id) else None
 
     def delete(self, name: str, *, grace: timedelta) -> None:
@@ -177,7 +180,7 @@ class SdkCalls:
 
 @contextmanager
 def _calling(engine: EngineClient) -> Iterator[APIClient]:
-    """The client, for calls whose refusals have no meaning of their own. Raises EngineRefused, DockerUnavailable."""
+    """The client, for calls whose refusals need no other translation. Raises EngineRefused, DockerUnavailable."""
     with engine.calling() as client:
         try:
             yield client

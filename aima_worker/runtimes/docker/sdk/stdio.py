@@ -1,7 +1,8 @@
 """Connections to an engine through the stdin and stdout of a program: `ssh`, or the `docker` program itself.
 
-Either runs `docker system dial-stdio`, which copies bytes between its pipes and the engine, so that the SDK works
-wherever the program does. Closing a connection kills its program; the end of the worker ends it too, by end of file.
+Either runs `docker system dial-stdio`, which copies bytes between its pipes and the engine, so the SDK works wherever
+the program does. Closing a connection kills its program; if the worker crashes, the program ends at end of file. A
+program that does not connect raises ConnectionError with its stderr.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from urllib3.connection import HTTPConnection
 _DIAL = ("docker", "system", "dial-stdio")
 _COMPLAINT_LIMIT = 4096
 _CONNECTIONS = 4
-"""Kept open at most: each has a program."""
+"""Most connections kept open between calls: each is a process. Concurrent calls open more."""
 _URL = "http+docker://localhost"
 
 
 def stdio_client(command: list[str], *, timeout: int) -> APIClient:
     """A client through the program, in the version of the API that the engine has."""
-    # The Unix address keeps the constructor from anything but the adapter, which is replaced before the first call.
+    # With this address the constructor connects to nothing, and its adapter is replaced before the first call.
     client = APIClient("unix:///stdio", version=MINIMUM_DOCKER_API_VERSION, timeout=timeout)
     client.mount("http+docker://", _StdioAdapter(command, timeout=timeout, max_pool_size=_CONNECTIONS))
     client._version = str(client.version(api_version=False)["ApiVersion"])  # type: ignore[attr-defined]  # as its constructor does
@@ -44,24 +45,24 @@ def ssh_command(address: str) -> list[str]:
 
 
 def docker_command(address: str | None) -> list[str]:
-    """The program that reaches the engine at `address`; with None, the one that the program itself would use."""
+    """The program that reaches the engine at `address`; with None, the engine of its own current context."""
     program, *dial = _DIAL
     return [program, *(["--host", address] if address else []), *dial]
 
 
 class _StdioSocket(socket.socket):
-    """Our end of the socket pair; closing it kills the program at the other end."""
+    """This end of a socket pair. Closing it kills the program at the other end, from any thread."""
 
     program: subprocess.Popen[bytes] | None = None
     complaint = ""
     """What the program had printed on stderr when the connection was closed."""
 
     def _real_close(self, *args: Any) -> None:
-        super()._real_close(*args)  # type: ignore[misc]  # every way of closing passes here
+        super()._real_close(*args)  # type: ignore[misc]  # every close ends here
         if (program := self.program) is not None:
             self.program = None
             program.kill()
-            with program, suppress(BlockingIOError):  # ssh may leave a process that keeps the pipe open
+            with program, suppress(BlockingIOError):  # never blocked: ssh may leave a process that holds the pipe
                 assert program.stderr
                 os.set_blocking(program.stderr.fileno(), False)
                 self.complaint = os.read(program.stderr.fileno(), _COMPLAINT_LIMIT).decode("utf-8", "replace").strip()

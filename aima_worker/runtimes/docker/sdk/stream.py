@@ -1,8 +1,8 @@
 """Streaming responses of the engine: a pull, the events of containers, a log; each on a connection of its own.
 
-Any thread can close one at any moment: the library's streams either cannot be closed while nothing comes, or leave
-their descriptor to the garbage collector. A stream only ends: whether the engine has finished or died, the caller
-has to inquire.
+Any thread can close one at any moment and release its descriptor: the library's streams cannot be closed while they
+are blocked, or leave the descriptor to the garbage collector. A stream ends in the same way when the engine has
+finished and when it crashed, so the caller must verify the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHUNK = 64 * 1024
 EVENTS = ("start", "die", "oom", "destroy", "rename", "pause", "unpause")
 """The container events that change what a listing says; not `create`, which a start follows, nor `exec_…`."""
 _BROKEN = (HTTPError, HTTPException, OSError, ValueError, AttributeError)
-"""What reading raises when the other side, or another thread of ours, has closed the connection meanwhile."""
+"""Raised by a read that races with a close of the connection, by the engine or by another thread."""
 
 
 class EngineStream:
@@ -58,9 +58,9 @@ class EngineStream:
         self._chunks: Iterator[bytes] = iter(())
 
     def open(self, *, within: float | None) -> None:
-        """Ask, and return with the answer's beginning.
+        """Send the request, and return once the response has begun.
 
-        Raises Refusal, DockerUnavailable, or TimeoutError when nothing comes `within` seconds.
+        Raises EngineError, DockerUnavailable, or TimeoutError if no response begins `within` seconds.
         """
         with self._reading:
             try:
@@ -77,7 +77,7 @@ class EngineStream:
                 raise
 
     def next(self, *, within: float | None) -> bytes:
-        """The next bytes; empty at the end. Raises TimeoutError when nothing comes `within` seconds."""
+        """The next bytes; empty at the end. Raises TimeoutError if none arrive `within` seconds."""
         with self._reading:
             if self.closed or self._socket is None:
                 return b""
@@ -93,7 +93,7 @@ class EngineStream:
             return chunk
 
     def lines(self, *, within: Callable[[], float | None]) -> Iterator[bytes]:
-        """Opens the stream; each line of its answer, where each wait takes at most `within()` seconds."""
+        """Opens the stream; each line of the response, with `within()` seconds as the timeout of each read."""
         self.open(within=within())
         rest = b""
         while chunk := self.next(within=within()):
@@ -105,7 +105,7 @@ class EngineStream:
         if (sock := self._socket) is not None:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        # Whoever reads is awake now and lets go at once; only then may the descriptor be given back.
+        # The reading thread is unblocked now. The lock prevents a race: no descriptor is released while it is read.
         with self._reading:
             self._release()
 
@@ -171,7 +171,7 @@ class EnginePull:
             engine,
             "POST",
             "/images/create",
-            # The engine pulls for its own platform unless told otherwise.
+            # Without a platform, the engine pulls for its own.
             params={"fromImage": name.repository, "tag": name.version},
             headers=_credentials(image, name.registry),
         )
@@ -195,12 +195,12 @@ def _named(image: str) -> ImageName:
 
 
 def _credentials(image: str, registry: str) -> dict[str, str]:
-    """From Docker's own configuration and its helpers, read anew: a `docker login` counts from the next pull on."""
+    """From Docker's configuration and its helpers, without a cache: a `docker login` takes effect at the next pull."""
     try:
         found = auth.load_config().resolve_authconfig(registry)
     except DockerException as failed:
         raise RegistryDenied(
-            image=image, detail=f"the host's credentials for it could not be read: {failed}"
+            image=image, detail=f"the host's credentials for the registry cannot be read: {failed}"
         ) from failed
     return {"X-Registry-Auth": auth.encode_header(found).decode()} if found else {}
 

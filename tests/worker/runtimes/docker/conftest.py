@@ -1,4 +1,4 @@
-"""A Docker Engine, a registry to pull from, and a bad line to it."""
+"""A Docker Engine, a registry, and connections to both that can be throttled, frozen and cut."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import closing, suppress
 
 import docker
 import pytest
+from contract.bench import Bench
+from contract.on_docker import DockerBench
 from docker.errors import ImageNotFound
 from lab.proxy import Proxy, proxy
 from lab.registry import Registry, registry
@@ -28,6 +30,20 @@ def bad_line(shared_registry: Registry) -> Iterator[Proxy]:
 
 
 @pytest.fixture
+def line() -> Iterator[Proxy]:
+    """A connection to the engine that can be cut."""
+    with proxy("/var/run/docker.sock") as between:
+        yield between
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    own = DockerBench()
+    yield own
+    own.close()
+
+
+@pytest.fixture
 def engine() -> Iterator[DockerSdkRuntime]:
     with closing(DockerSdkRuntime(host="bench-01")) as engine:
         yield engine
@@ -35,7 +51,7 @@ def engine() -> Iterator[DockerSdkRuntime]:
 
 @pytest.fixture
 def new_name() -> Iterator[str]:
-    """`name:tag` that no registry and no engine has heard of; every image so named is taken from the engine again."""
+    """A unique `name:tag`; every image of that name is removed from the engine afterwards."""
     name = f"pulled-{uuid.uuid4().hex[:12]}"
     yield f"{name}:1"
     with closing(docker.from_env()) as client:

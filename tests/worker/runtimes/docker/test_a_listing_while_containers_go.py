@@ -1,4 +1,4 @@
-"""Containers that come and go while they are listed: the listing is whole, and none of those that go makes it fail."""
+"""Listings that race with removals: they are complete, and a container that vanishes does not fail them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from threading import Event, Thread
 import docker
 import pytest
 from contract.bench import Bench, Program
-from contract.on_docker import DockerBench
 from lab.images import busybox_image
 
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    own = DockerBench()
-    yield own
-    own.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The way to the engine: over TCP and ssh, cut off, and back again."""
+"""Connections to the engine over TCP and ssh: cut, frozen, and re-established."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from threading import Thread
 
 import pytest
 from contract.bench import Bench, Program
-from contract.on_docker import DockerBench
 from lab.leftovers import nothing_held
 from lab.parts import eventually
-from lab.proxy import Proxy, proxy
+from lab.proxy import Proxy
 
 from aima_core.errors import DockerUnavailable
 from aima_core.logs.protocol import LogLine
@@ -23,27 +22,12 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = pytest.mark.docker
 
-SOCKET = "/var/run/docker.sock"
 GONE = "unix:///nowhere/docker.sock"
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    own = DockerBench()
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def line() -> Iterator[Proxy]:
-    """A line to the engine that can be cut."""
-    with proxy(SOCKET) as between:
-        yield between
-
-
-@pytest.fixture
 def far(line: Proxy) -> Iterator[DockerSdkRuntime]:
-    """The engine at the end of that line."""
+    """The engine over that connection."""
     with closing(
         DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))
     ) as engine:

@@ -1,4 +1,4 @@
-"""A registry that wants an account: Docker's own configuration on the host opens it, and nothing else does."""
+"""Credentials of a registry come from Docker's configuration on the host, and from nowhere else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def locked(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that `docker login` writes; not there yet."""
+    """The file that `docker login` writes; it does not exist yet."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     return tmp_path / "config.json"
 

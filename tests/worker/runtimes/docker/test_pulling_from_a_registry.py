@@ -1,4 +1,4 @@
-"""Pulls by a real engine from a real registry, over good and bad lines."""
+"""Pulls by a real engine from a real registry, over good and bad connections."""
 
 from __future__ import annotations
 

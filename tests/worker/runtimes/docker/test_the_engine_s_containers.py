@@ -1,4 +1,4 @@
-"""What only a real Docker Engine can show: the powers a container gets, and what is left when things go wrong."""
+"""What only a real Docker Engine can show: the privileges of a container, and that a refused start is rolled back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import docker
 import pytest
 from contract.bench import Bench, Program
-from contract.on_docker import DockerBench
 from lab.parts import eventually
 
 from aima_core.errors import EngineRefused, GpuUnavailable
@@ -24,20 +23,13 @@ NOW = timedelta(0)
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    own = DockerBench()
-    yield own
-    own.close()
-
-
-@pytest.fixture
 def api() -> Iterator[docker.APIClient]:
     with closing(docker.from_env()) as client:
         yield client.api
 
 
 def printed(bench: Bench, script: str, **changes: object) -> list[str]:
-    """What a shell in a container prints."""
+    """The output of a shell in a container."""
     spec = bench.spec(Program.CRASHES, command=("sh", "-c", script), **changes)
     bench.runtime.run(spec)
     with bench.runtime.logs(spec.name, follow=True) as log:

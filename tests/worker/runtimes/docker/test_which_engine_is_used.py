@@ -1,4 +1,4 @@
-"""Which engine a runtime uses, and how it gets there: environment, docker contexts, and the `docker` program."""
+"""The selection of an engine by environment and docker contexts, and the connection through the `docker` program."""
 
 from __future__ import annotations
 
@@ -18,30 +18,22 @@ from contract.bench import Bench, Program
 from contract.on_docker_cli import DockerCliBench
 from lab.leftovers import nothing_held
 from lab.parts import eventually
-from lab.proxy import Proxy, proxy
+from lab.proxy import Proxy
 
 from aima_core.errors import Cancelled, DockerUnavailable
 from aima_worker.runtimes.docker.sdk.client import Endpoint, current_endpoint
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
-SOCKET = "/var/run/docker.sock"
 DEFAULT = Endpoint("unix:///var/run/docker.sock")
 
 
 @pytest.fixture(autouse=True)
 def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration of the `docker` program's with no contexts, which is the current one."""
+    """The current configuration of the `docker` program, empty."""
     for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
     return tmp_path / "config"
-
-
-@pytest.fixture
-def line() -> Iterator[Proxy]:
-    """A line to the engine that can be cut."""
-    with proxy(SOCKET) as between:
-        yield between
 
 
 @pytest.fixture
@@ -52,7 +44,7 @@ def bench() -> Iterator[Bench]:
 
 
 def create_context(configuration: Path, name: str, address: str, **endpoint: object) -> Path:
-    """As `docker context create` does; the directory that its TLS files belong into."""
+    """Creates a context as `docker context create` does. Returns the directory for its TLS files."""
     key = sha256(name.encode()).hexdigest()
     meta = configuration / "contexts/meta" / key
     meta.mkdir(parents=True)

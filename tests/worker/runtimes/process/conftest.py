@@ -1,4 +1,4 @@
-"""A native runtime on a directory of the test's own, which must leave no process of its engines behind."""
+"""A native runtime on a temporary directory; the test fails if a process of its engines remains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "aima-test"
 
 
 def shell(script: str, **changes: object) -> ContainerSpec:
-    """A spec that has a shell run `script`."""
+    """A spec that runs `script` in a shell."""
     fields: dict[str, object] = {
         "name": NAME,
         "image": "",
@@ -42,7 +42,7 @@ def record_of(root: Path, name: str = NAME) -> RunRecord:
 
 
 def ended(runtime: ContainerRuntime, name: str = NAME) -> int | None:
-    """The exit code; None while it has not ended."""
+    """The exit code; None while it runs."""
     found = runtime.find(name)
     return found.exit_code if found else None
 
@@ -53,7 +53,7 @@ def pid_of(process: Process | None) -> int:
 
 
 def processes_of(record: RunRecord) -> list[psutil.Process]:
-    """Every living process of that run, however far it has strayed."""
+    """Every living process of that run, daemons too."""
     return [psutil.Process(process.pid) for process in family(None, record.id)]
 
 
@@ -69,5 +69,5 @@ def runtime(root: Path) -> Iterator[ProcessRuntime]:
     records = [record for directory in sorted(root.glob("*")) if (record := RunRecord.of(directory))]
     for record in records:
         record.kill()
-    runtime.containers({})  # waits for those that were children of this process
+    runtime.containers({})  # reaps the children of this process
     assert [child for child in psutil.Process().children() if "process_supervisor" in " ".join(child.cmdline())] == []

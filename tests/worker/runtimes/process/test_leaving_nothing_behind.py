@@ -1,4 +1,4 @@
-"""After a removal nothing of an engine is left, whatever it did with its children; and nobody else is touched."""
+"""A removal kills all processes of an engine, daemons too, and no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRACE = timedelta(seconds=1)
 
 @pytest.fixture
 def bystander() -> Iterator[Process]:
-    """A process that is none of ours."""
+    """A process that does not belong to AIMA."""
     program = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     yield Process.of(program.pid)
     program.kill()
@@ -49,7 +49,7 @@ def test_children_do_not_outlive_an_engine_that_ends_by_itself(runtime: ProcessR
 def test_all_of_an_engine_s_processes_are_asked_to_end(runtime: ProcessRuntime, tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     child = f"trap 'touch {asked}; exit' TERM; echo up; while :; do sleep 0.05; done"
-    # The first one waits for its child: what is left when it has ended is killed, as in a container.
+    # As in a container, the remaining processes are killed once the first one has exited.
     runtime.run(shell(f'trap : TERM; sh -c "{child}" & wait; wait'))
     assert eventually(lambda: said(runtime) == ["up"])
 

@@ -1,4 +1,4 @@
-"""A log that is capped: it is read across its files as one, by whoever follows and by whoever wants the end of it."""
+"""A rotated log reads as one, for followers and for a tail."""
 
 from __future__ import annotations
 

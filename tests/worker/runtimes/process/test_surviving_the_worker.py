@@ -1,4 +1,4 @@
-"""Engines live on when the worker is killed, and the next worker has them as if they were its own."""
+"""Engines survive a crash of the worker, and the next worker adopts them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNTS = "echo pid $$; i=0; while :; do i=$((i+1)); echo count $i; sleep 0.05; d
 
 @pytest.fixture
 def killed_worker(root: Path) -> Callable[[ContainerSpec], None]:
-    """Has another worker run a spec and kills that worker, as the kernel does: without a word."""
+    """Has another worker run a spec, and kills that worker with SIGKILL."""
 
     def run(spec: ContainerSpec) -> None:
         worker = subprocess.Popen(

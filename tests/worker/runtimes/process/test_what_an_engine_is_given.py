@@ -1,4 +1,4 @@
-"""The program, the variables, the cores and the port that a native engine gets, or why it gets none."""
+"""The program, environment, cores and port of a native engine, and the errors if one is missing."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from aima_core.queue.celery_app import celery_app
 from aima_core.settings import FlowerSettings, Settings, load_settings
 from aima_core.system.state_dir import secret
 
-REDIS_ANSWER_SECONDS = 10
+REDIS_TIMEOUT = timedelta(seconds=10)
 MAX_TASKS = 10_000
 """Kept in memory; the oldest are dropped first."""
 TASK_COLUMNS = "name,uuid,state,kwargs,worker,received,runtime"
@@ -68,7 +68,7 @@ def make_flower(settings: Settings, *, password: str) -> Any:
     options.read_only = True
     options.max_tasks = MAX_TASKS
     options.tasks_columns = TASK_COLUMNS
-    app = celery_app(settings.redis.url.get_secret_value(), answer_within=timedelta(seconds=REDIS_ANSWER_SECONDS))
+    app = celery_app(settings.redis.url.get_secret_value(), answer_within=REDIS_TIMEOUT)
     flower = Flower(capp=app, options=options, **pages)
     flower.add_handlers(".*", [("/metrics", _LockedMetrics)])
     return flower

@@ -7,7 +7,6 @@ MOST_MODULES = 180
 MORE_THAN_A_SENTENCE = {"aima_api", "aima_api/cli", "aima_core", "aima_core/domain", "aima_worker"}
 """Rooms whose docstring is longer."""
 LOOPING_THREADS = {
-    "aima_api/controllers/manager.py",
     "aima_worker/execution/claim_renewal.py",
     "aima_worker/execution/redelivery.py",
     "aima_worker/logs/collector.py",
@@ -19,10 +18,6 @@ LOOPING_THREADS = {
 }
 """Modules that start a looping thread by themselves."""
 SECONDS = {
-    "aima_api/app.py",
-    "aima_api/controllers/manager.py",
-    "aima_api/flower.py",
-    "aima_api/submission/cancellation.py",
     "aima_core/queue/celery_app.py",
     "aima_core/redis/connection.py",
     "aima_worker/app.py",
@@ -56,7 +51,6 @@ LIBRARIES = {("celery", "aima_worker/app.py")}
 """A library, and a module outside its home that imports it."""
 CIRCLES = {
     ("aima_api/client", "aima_api/cli"),
-    ("aima_api/planning", "aima_api/submission"),
     ("aima_api/up", "aima_api/cli"),
     ("aima_worker/context", "aima_worker/execution"),
     ("aima_worker/context", "aima_worker/node"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aima_api.flower import REDIS_ANSWER_SECONDS as FLOWER_ANSWER_SECONDS
+from aima_api.flower import REDIS_TIMEOUT as FLOWER_TIMEOUT
 from aima_api.logs.channel import LogChannelClient
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.errors import BrokerUnavailable
@@ -68,7 +68,7 @@ def test_a_following_link_connects_within_a_limit_and_leaves_the_waiting_to_who_
         assert_short_limits(sentinel.connection_pool.connection_kwargs, password="other")
 
 
-@pytest.mark.parametrize("answer_within", [REDIS_ANSWER_SECONDS, FLOWER_ANSWER_SECONDS])
+@pytest.mark.parametrize("answer_within", [REDIS_ANSWER_SECONDS, FLOWER_TIMEOUT.total_seconds()])
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
     app = celery_app(url, answer_within=timedelta(seconds=answer_within))

@@ -1,1 +1,1 @@
-"""The front door: HTTP, events and the CLI. Runs no engine."""
+"""The front door: HTTP, events and the CLI, without running an engine."""

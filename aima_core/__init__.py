@@ -1,1 +1,1 @@
-"""What both sides agree on: words, messages and shared state. No HTTP, no Docker."""
+"""What both sides share: domain types, messages and state in Redis, without HTTP and Docker."""

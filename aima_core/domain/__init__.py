@@ -1,1 +1,1 @@
-"""Domain types: ids, units, the catalog schema, services, operations and resources. Pure: no I/O."""
+"""Domain types without I/O: ids, units, the catalog schema, services, operations and resources."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from house.sources import PACKAGES, ROOT, place
 
-LEAST_MECHANISM_WORDS = 12.0
-"""Of 1,000 words of prose. Goal: 25."""
-MOST_IDIOMS = 28.0
-"""Of 1,000 words of prose. Goal: 1."""
+LEAST_MECHANISM_WORDS = 25
+"""Of 1,000 words of prose."""
+MOST_IDIOMS = 1
+"""Of 1,000 words of prose."""
 MECHANISM = re.compile(
     r"\b(retr(y|ies|ied|ying)|backoff|atomic\w*|race|races|racy|reconcil\w+|schedul\w+|requeue\w*|redeliver\w*|"
     r"heartbeat\w*|leas\w+|stale|snapshot\w*|TTL|timeout\w*|lock\w*|idempoten\w+|poll\w*|cache\w*|expir\w+|restart\w*|"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from house.exceptions import LOOPING_THREADS
+from house.exceptions import READER_THREADS
 from house.sources import MODULES, place, tree
 
 HOME = "aima_core/system/background.py"
@@ -17,7 +17,7 @@ def test_only_the_background_loop_starts_looping_threads():
         f"{place(path)}: {target}"
         for path in MODULES
         for target in looping_targets(tree(path))
-        if place(path) not in {HOME, *LOOPING_THREADS}
+        if place(path) not in {HOME, *READER_THREADS}
     }
 
     assert looping == set()

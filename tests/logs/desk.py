@@ -230,8 +230,8 @@ class Reader:
 def log_streams(node: Node, **timing: timedelta) -> None:
     """Replace the node's log streams by some with other timing."""
     state = node.server.config.app.state
-    logs = LogStreams(state.parts.logs._fanout, state.parts.logs._history, **timing)
-    state.parts = replace(state.parts, logs=logs)
+    logs = LogStreams(state.dependencies.logs._fanout, state.dependencies.logs._history, **timing)
+    state.dependencies = replace(state.dependencies, logs=logs)
 
 
 @contextmanager

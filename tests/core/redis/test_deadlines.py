@@ -18,7 +18,7 @@ from aima_core.domain.ids import HostName, ServiceId
 from aima_core.errors import BrokerUnavailable
 from aima_core.queue.celery_app import RECONNECT_INTERVAL, celery_app
 from aima_core.redis.connection import MOST_FOLLOWED, command_link, following_link
-from aima_worker.app import REDIS_ANSWER_SECONDS
+from aima_worker.app import REDIS_TIMEOUT
 
 pytestmark = pytest.mark.redis
 
@@ -68,7 +68,7 @@ def test_a_following_link_connects_within_a_limit_and_leaves_the_waiting_to_who_
         assert_short_limits(sentinel.connection_pool.connection_kwargs, password="other")
 
 
-@pytest.mark.parametrize("answer_within", [REDIS_ANSWER_SECONDS, FLOWER_TIMEOUT.total_seconds()])
+@pytest.mark.parametrize("answer_within", [REDIS_TIMEOUT.total_seconds(), FLOWER_TIMEOUT.total_seconds()])
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
     app = celery_app(url, answer_within=timedelta(seconds=answer_within))
@@ -86,12 +86,12 @@ def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
 
 
 def test_what_celery_opens_has_those_limits(a_redis):
-    app = celery_app(a_redis().url, answer_within=timedelta(seconds=REDIS_ANSWER_SECONDS))
+    app = celery_app(a_redis().url, answer_within=REDIS_TIMEOUT)
 
     with app.connection_for_read() as connection:
         channel = connection.default_channel
         for pool in (channel.pool, channel.async_pool):
-            assert pool.connection_kwargs["socket_timeout"] == REDIS_ANSWER_SECONDS
+            assert pool.connection_kwargs["socket_timeout"] == REDIS_TIMEOUT.total_seconds()
             assert pool.connection_kwargs["socket_connect_timeout"] == 2
 
 

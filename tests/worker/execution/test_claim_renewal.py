@@ -24,7 +24,7 @@ def renewals(desk, monkeypatch):
         def __init__(self):
             self.failing = {}
 
-    renewed, renew = Renewals(), desk.host.operations.renew
+    renewed, renew = Renewals(), desk.host.claim_store.renew
 
     def counted(id, *rest):
         if errors := renewed.failing.get(id):
@@ -32,7 +32,7 @@ def renewals(desk, monkeypatch):
         renewed.append(id)
         return renew(id, *rest)
 
-    monkeypatch.setattr(desk.host.operations, "renew", counted)
+    monkeypatch.setattr(desk.host.claim_store, "renew", counted)
     return renewed
 
 

@@ -83,7 +83,7 @@ def test_a_pending_start_is_taken_as_soon_as_the_one_that_held_the_slots_has_fai
     waits = put_down(desk.host.operations, a_start_of(), route=Route("cpu.amd64"))
     busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(3)]
     for each in busy:
-        desk.host.operations.claim(each.id, ALPHA, desk.host.capacity())
+        desk.host.claim_store.claim(each.id, ALPHA, desk.host.capacity())
     execute(desk.host, waits.id)
     redis.delete(keys.queue("host.alpha"))
     redelivery = RedeliveryLoop(desk.host)

@@ -22,9 +22,8 @@ from typing import Any
 import httpx2
 from pydantic import ByteSize
 
-from aima_api.cli.commands.hosts import CLOCK_TOLERANCE, describe_accelerators
-from aima_api.cli.tables import counted
 from aima_api.up.redis_server import find_program
+from aima_core.domain.descriptions import CLOCK_TOLERANCE, describe_accelerators
 from aima_core.domain.hosts import Host
 from aima_core.domain.units import format_size
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
@@ -229,11 +228,10 @@ def _reason(wrong: Exception) -> str:
 def _malformed_messages(hosts: Sequence[Host]) -> Iterator[Finding]:
     dropped = {host.name: host.messages_dropped for host in hosts if host.messages_dropped}
     if dropped:
-        messages = counted(sum(dropped.values()), "malformed message")
         yield Finding(
             "messages",
             CheckStatus.WARNING,
-            f"{messages} dropped in the last day by {join_with_and(list(dropped))}",
+            f"malformed messages dropped in the last day: {sum(dropped.values())}, by {join_with_and(list(dropped))}",
             "find the other writer to this Redis, and set a password or a database of AIMA's own in `redis.url`",
         )
 

@@ -154,7 +154,7 @@ def test_the_doctor_warns_where_engines_would_end_with_the_docker_engine(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", own.address)
 
-    warned = [each for each in findings(Settings()) if "engines end whenever" in each.message]
+    warned = [each for each in findings(Settings()) if "live-restore is off" in each.message]
 
     assert [each.verdict for each in warned] == ([] if "no live" not in request.node.name else [CheckStatus.WARNING])
     assert all("live-restore" in (each.fix or "") for each in warned)

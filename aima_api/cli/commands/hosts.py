@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,6 @@ from aima_api.cli.tables import Format, age, print_data, print_record, print_rec
 if TYPE_CHECKING:
     from aima_api.client import Api
 
-CLOCK_TOLERANCE = timedelta(seconds=1)
-"""A clock that differs from Redis' by more is reported."""
 COLUMNS = {
     "HOST": "name",
     "STATE": "state",
@@ -140,12 +137,6 @@ def list_ports(api: Api, output: Format) -> None:
     print_records(rows, columns, output, nothing="No leased ports.")
 
 
-def describe_accelerators(accelerators: list[dict[str, Any]]) -> list[str]:
-    """Equal devices share a line, with their number."""
-    counts = Counter(map(_accelerator, accelerators))
-    return [f"{count} × {described}" if count > 1 else described for described, count in counts.items()]
-
-
 def _path(name: str) -> str:
     from aima_api.client import path_of
     from aima_core.domain.ids import HostName
@@ -160,10 +151,13 @@ def _columns_for(rows: list[dict[str, Any]]) -> Mapping[str, str]:
 
 def _row(host: dict[str, Any]) -> dict[str, Any]:
     """For a listing: images are counted."""
+    from aima_core.domain.descriptions import describe_accelerators
+
     return {**_fields(host), "accelerators": describe_accelerators(host["accelerators"]), "images": len(host["images"])}
 
 
 def _fields(host: dict[str, Any]) -> dict[str, Any]:
+    from aima_core.domain.descriptions import describe_accelerators
     from aima_core.domain.units import format_size
 
     first, last = host["ports"]
@@ -190,14 +184,6 @@ def _state(host: dict[str, Any]) -> str:
     return f"{state}, drained for {age(since)}" if since else state
 
 
-def _accelerator(device: dict[str, Any]) -> str:
-    from aima_core.domain.units import format_size
-
-    memory = [format_size(device["memory"])] if device["memory"] else []
-    capability = [f"compute {device['compute_capability']}"] if device["compute_capability"] else []
-    return f"{device['name']} ({', '.join([device['kind'], *memory, *capability])})"
-
-
 def _runtime(host: dict[str, Any]) -> str:
     runtimes = f" ({', '.join(host['container_runtimes'])})" if host["container_runtimes"] else ""
     availability = "" if host["runtime_answers"] else ", unavailable"
@@ -210,6 +196,8 @@ def _image(image: dict[str, Any]) -> str:
 
 
 def _clock(offset: timedelta) -> str | None:
+    from aima_core.domain.descriptions import CLOCK_TOLERANCE
+
     if abs(offset) <= CLOCK_TOLERANCE:
         return None
     return f"{abs(offset).total_seconds():.1f} s {'ahead' if offset > timedelta() else 'behind'}"

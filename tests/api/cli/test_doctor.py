@@ -128,7 +128,7 @@ def test_messages_that_made_no_sense_are_told_with_the_hosts_that_met_them(redis
 
     assert before == []
     assert (told.about, told.verdict) == ("messages", CheckStatus.WARNING)
-    assert told.message == "3 malformed messages dropped in the last day by alpha and gamma"
+    assert told.message == "malformed messages dropped in the last day: 3, by alpha and gamma"
     assert "redis.url" in str(told.fix)
 
 

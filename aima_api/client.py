@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode, urlsplit
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from aima_core.errors import ApiUnavailable
+    from aima_core.errors import ApiUnavailable, Failure
 
 REPLY_TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -31,6 +31,16 @@ STREAM_TIMEOUT = timedelta(seconds=45)
 PAGE = 1000
 
 Record = TypeVar("Record", bound="BaseModel")
+
+
+class ApiError(Exception):
+    """The API replied with a failure."""
+
+    def __init__(self, failure: Failure, *, status: int) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.transient = status >= 500 or status == 429
+        """The same request may succeed later."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,6 @@ class Api:
 
     def _raise_refusal(self, response: HTTPResponse, content: bytes) -> NoReturn:
         """Raises the API's own failure, or ApiUnavailable if no AIMA API sent this."""
-        from aima_api.cli.errors import ApiError
         from aima_core.errors import Failure
 
         try:

@@ -9,21 +9,12 @@ from collections.abc import Sequence
 import click
 
 from aima_api.cli.tables import colour_allowed, indented
+from aima_api.client import ApiError
 from aima_core.errors import AimaError, Failure, exit_code_of
 from aima_core.logs.sanitize import sanitized
 
 UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
 """A full or broken disk that stdout is redirected to."""
-
-
-class ApiError(Exception):
-    """The API replied with a failure."""
-
-    def __init__(self, failure: Failure, *, status: int) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.transient = status >= 500 or status == 429
-        """The same request may succeed later."""
 
 
 def report_error(error: Exception, *, debug: bool = False) -> int:

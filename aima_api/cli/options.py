@@ -146,8 +146,7 @@ def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> 
 
 
 def _values(ctx: click.Context, collection: str, field: str) -> list[str]:
-    from aima_api.cli.errors import ApiError
-    from aima_api.client import Api, path_of
+    from aima_api.client import Api, ApiError, path_of
     from aima_core.errors import AimaError
 
     try:

@@ -47,11 +47,6 @@ def indented(text: str) -> str:
     return "\n  ".join(sanitized(line) for line in text.splitlines())
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 core`, `8 cores`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def print_records(records: Sequence[Record], columns: Mapping[str, str], output: Format, *, nothing: str) -> None:
     """A listing. `columns` maps headings to fields; `nothing` is the sentence for an empty table."""
     if output != "table":

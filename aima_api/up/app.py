@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 
-from aima_api.cli.errors import ApiError
-from aima_api.client import Api, path_of
+from aima_api.client import Api, ApiError, path_of
 from aima_api.up import output
 from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis
 from aima_api.up.supervisor import Part, ProcessSupervisor

@@ -11,14 +11,15 @@ from typing import Any
 
 import click
 
-from aima_api.cli.main import DEFAULT_URL
-from aima_api.cli.tables import counted
+from aima_core.domain.descriptions import counted
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
-from aima_core.settings import Settings
+from aima_core.settings import ApiSettings, Settings
 
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 _NOT_FIELDS = ("event", "level", "timestamp", "exception")
+
+_DEFAULT_URL = f"http://{ApiSettings().bind}:{ApiSettings().port}"
 
 
 class Relay:
@@ -48,7 +49,7 @@ def summary(*, url: str, host: Mapping[str, Any], redis: str, state: Path, setti
         "state": str(state),
     }
     lines = "\n".join(f"  {name:<8} {sanitized(value)}" for name, value in rows.items())
-    elsewhere = "" if url == DEFAULT_URL else f"\nIn another terminal first: export AIMA_URL={url}"
+    elsewhere = "" if url == _DEFAULT_URL else f"\nIn another terminal first: export AIMA_URL={url}"
     return (
         f"\n{click.style('AIMA is up.', fg='green', bold=True)}\n{lines}\n{elsewhere}\n"
         "Start an engine with `aima service start ID --wait`. Stop AIMA with Ctrl-C.\n"

@@ -23,3 +23,8 @@ def _accelerator(device: Mapping[str, Any]) -> str:
     memory = [format_size(device["memory"])] if device["memory"] else []
     capability = [f"compute {device['compute_capability']}"] if device["compute_capability"] else []
     return f"{device['name']} ({', '.join([device['kind'], *memory, *capability])})"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 core`, `8 cores`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -6,9 +6,5 @@ MOST_MODULES = 162
 """Goal: 160."""
 READER_THREADS = {"aima_worker/logs/tail.py"}
 """Modules whose thread reads one stream to its end and retries by itself, within an error boundary of its own."""
-CIRCLES = {
-    ("aima_api/client", "aima_api/cli"),
-    ("aima_api/doctor", "aima_api/cli"),
-    ("aima_api/up", "aima_api/cli"),
-}
+CIRCLES: set[tuple[str, str]] = set()
 """Imports from a room to another that close a circle between rooms."""

@@ -20,7 +20,8 @@ from aima_api.cli.options import (
     timeout_option,
     wait_option,
 )
-from aima_api.cli.tables import Format, counted, indented, print_data, print_record, print_records
+from aima_api.cli.tables import Format, indented, print_data, print_record, print_records
+from aima_core.domain.descriptions import counted
 
 if TYPE_CHECKING:
     from aima_api.client import Api

@@ -15,7 +15,8 @@ from aima_api.cli.options import (
     service_options,
     timeout_option,
 )
-from aima_api.cli.tables import Format, age, counted, print_data, print_record, print_records
+from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_core.domain.descriptions import counted
 from aima_core.logs.sanitize import sanitized
 
 if TYPE_CHECKING:

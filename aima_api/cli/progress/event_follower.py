@@ -12,8 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aima_api.cli.errors import ApiError
-from aima_api.client import Api, path_of
+from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation
 from aima_core.errors import ApiUnavailable

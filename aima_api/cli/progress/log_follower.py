@@ -14,11 +14,10 @@ from urllib.parse import urlencode
 
 import click
 
-from aima_api.cli.errors import ApiError
 from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.progress.event_follower import Reconnect
 from aima_api.cli.tables import colours
-from aima_api.client import Api
+from aima_api.client import Api, ApiError
 from aima_core.errors import ApiUnavailable
 from aima_core.logs.dedup import LineDeduplicator
 from aima_core.logs.protocol import MAX_TAIL, LogLine

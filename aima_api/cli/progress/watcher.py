@@ -15,13 +15,13 @@ from typing import Any, Protocol, Self
 
 import click
 
-from aima_api.cli.errors import ApiError, print_failure, report_error
+from aima_api.cli.errors import print_failure, report_error
 from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.progress.event_follower import EventFollower, Update
 from aima_api.cli.progress.plain_display import PlainDisplay
 from aima_api.cli.progress.tracker import OperationTracker, phase_times, success
 from aima_api.cli.tables import Format, colours, print_data
-from aima_api.client import Api, path_of
+from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.operations import Operation
 from aima_core.domain.units import format_duration
 from aima_core.errors import AimaError, DeadlinePassed, exit_code_of

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from api.cli.stand_in import CUT, ID, StandIn, a_failure, an_event, an_operation
 
-from aima_api.cli.errors import ApiError
 from aima_api.cli.progress.event_follower import RECONNECT_TIMEOUT, ConnectionLost, EventFollower, Reconnect, Update
-from aima_api.client import Api
+from aima_api.client import Api, ApiError
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation
 from aima_core.errors import ApiUnavailable

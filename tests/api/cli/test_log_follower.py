@@ -18,10 +18,9 @@ from api.cli.outcome import Aima
 from api.cli.stand_in import BEGINNING, CUT, HOLD, SERVICE, StandIn
 from api.cli.terminal import run_on_terminal
 
-from aima_api.cli.errors import ApiError
 from aima_api.cli.progress import log_follower
 from aima_api.cli.progress.event_follower import Reconnect
-from aima_api.client import Api
+from aima_api.client import Api, ApiError
 from aima_core.errors import exit_code_of
 
 _MAIN = "from aima_api.cli.main import main; main()"

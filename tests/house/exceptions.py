@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST_MODULES = 162
+MOST_MODULES = 163
 """Goal: 160."""
 READER_THREADS = {"aima_worker/logs/tail.py"}
 """Modules whose thread reads one stream to its end and retries by itself, within an error boundary of its own."""

@@ -61,7 +61,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker):
     with api_node(redis_url) as node, socket.socket() as deaf:
         open_streams = OpenStreams(most=10, send_timeout=timedelta(milliseconds=300))
         state = node.server.config.app.state
-        state.parts = replace(state.parts, open_streams=open_streams)
+        state.dependencies = replace(state.dependencies, open_streams=open_streams)
         [operation] = node.start()
         worker.take_on(operation["id"])
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

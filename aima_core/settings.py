@@ -5,11 +5,14 @@ The file is the one named by AIMA_CONFIG, else `aima.toml` in the working direct
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -18,6 +21,9 @@ from aima_core.domain.ids import HostName
 from aima_core.domain.units import Duration, Size, parse_duration
 from aima_core.errors import BadSettings
 from aima_core.redis.connection import sentinel_address
+
+CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
+"""Not settings of a node: the address of the API, the key for it, and the path of the settings file."""
 
 
 def _port_range(value: object) -> object:
@@ -156,9 +162,51 @@ def _file() -> Path:
 
 
 def load_settings(**options: Any) -> Settings:
-    """Loads the settings. Raises BadSettings with the field of each mistake and an example."""
+    """Loads the settings. Raises BadSettings with the place of each mistake and an example."""
+    file = _file()
+    if os.environ.get("AIMA_CONFIG") and not file.exists():
+        raise BadSettings(detail=f"there is no file {file}.", where="AIMA_CONFIG, or unset it")
+    if mistakes := [mistake for name in os.environ if (mistake := _variable_mistake(name))]:
+        raise BadSettings(detail=" ".join(mistakes), where="the environment; docs/operating.md lists the variables")
     try:
         return Settings(**options)
-    except ValidationError as wrong:
-        detail = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors())
-        raise BadSettings(detail=detail, where=f"`{_file()}` or the AIMA_… variables") from wrong
+    except TOMLDecodeError as error:
+        raise BadSettings(
+            detail=f"{file} is not TOML: {error}.", where=f"`{file}`, such as `[api]` and `port = 7080`"
+        ) from error
+    except ValidationError as invalid:
+        detail = " ".join(f"`{'.'.join(map(str, error['loc']))}`: {_described(error)}." for error in invalid.errors())
+        raise BadSettings(detail=detail, where=f"`{file}`, the AIMA_… variables or the options") from invalid
+
+
+def _variable_mistake(variable: str) -> str | None:
+    """Checked here, since pydantic ignores an unknown variable and raises without a place where JSON does not parse."""
+    if not variable.startswith("AIMA_") or variable in CLIENT_VARIABLES:
+        return None
+    annotation: Any = Settings
+    for name in variable.removeprefix("AIMA_").lower().split("__"):
+        fields = getattr(annotation, "model_fields", {})
+        if name not in fields:
+            near = get_close_matches(name, fields, 1) or sorted(fields)
+            return f"{variable} is not a setting: `{name}` is none of {', '.join(near)}."
+        annotation = fields[name].annotation
+    kind = "model" if hasattr(annotation, "model_fields") else getattr(get_origin(annotation), "__name__", "")
+    if kind in _JSON_EXAMPLES and not _is_json(os.environ[variable]):
+        return f"{variable} is not JSON: {os.environ[variable]!r}; write it such as {_JSON_EXAMPLES[kind]}."
+    return None
+
+
+_JSON_EXAMPLES = {"tuple": '["one", "two"]', "Mapping": '{"name": "value"}', "model": "{}"}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _described(error: Mapping[str, Any]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return "there is no such setting" if error["type"] == "extra_forbidden" else message

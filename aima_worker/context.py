@@ -44,7 +44,7 @@ class Timings:
     """Before each further try at an image whose pull broke or stalled."""
     engine_wait_timeout: timedelta = timedelta(minutes=2)
     """How long a stop waits for a container engine that does not answer."""
-    restart_delays: tuple[timedelta, ...] = (timedelta(seconds=1), timedelta(seconds=10), timedelta(seconds=30))
+    restart_delays: tuple[timedelta, ...] = (timedelta(seconds=1), timedelta(seconds=3), timedelta(seconds=8))
     """Before the first, second and third restart of an engine that exited."""
     memory_check_interval: timedelta = timedelta(seconds=1)
     stable_after: timedelta = timedelta(seconds=4)

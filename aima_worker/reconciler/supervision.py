@@ -112,7 +112,7 @@ class HealthSupervisor:
 
     def _exit_of(self, managed: ManagedContainer) -> EngineDied:
         container, count = managed.container, self._restarts.count(managed.id)
-        how = "killed for want of memory" if container.oom_killed else f"exit code {container.exit_code}"
+        how = "out of memory" if container.oom_killed else f"exit code {container.exit_code}"
         exhausted = self._restarts.exhausted(managed.id)
         then = f"It was restarted {count} times, and is not again." if exhausted else "It is restarted."
         return EngineDied(how=how, then=then, service=managed.service)

@@ -47,7 +47,7 @@ def a_start_over(line: Proxy) -> StartService:
 def tries_told(outcome: Outcome) -> list[str]:
     """How each reported try ended; the end of the last is the operation's own."""
     told = (event.message or "" for event in outcome.events)
-    return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
+    return [how for message in told for how in ("failed", "stalled") if f" {how}: " in message]
 
 
 def nothing_more_comes_over(line: Proxy) -> bool:
@@ -74,7 +74,7 @@ def test_a_line_that_is_cut_each_time_fails_the_start_after_every_try_was_told(
     assert outcome.operation.state is State.FAILED
     assert outcome.code == "pull_broken"
     assert line.address in outcome.operation.failure.message
-    assert tries_told(outcome) == ["broke"] * TRIES
+    assert tries_told(outcome) == ["failed"] * TRIES
     assert outcome.instance.state is InstanceState.FAILED
     assert outcome.instance.failure == outcome.operation.failure
 

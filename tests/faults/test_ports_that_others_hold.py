@@ -74,9 +74,9 @@ def test_a_port_that_is_taken_is_passed_over_and_its_holder_named(desk: Desk, sq
 
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.instance.port != port
-    (told,) = (event.message for event in outcome.events if event.message)
-    assert f"Port {port} on alpha is in use by " in told
-    assert holder in told
+    messages = [event.message for event in outcome.events if event.message]
+    (conflict,) = (message for message in messages if f"Port {port} on alpha is in use by " in message)
+    assert holder in conflict
 
 
 @squatters

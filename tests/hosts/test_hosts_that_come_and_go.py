@@ -69,14 +69,14 @@ def test_with_stop_what_runs_there_ends_and_nothing_elsewhere(fleet):
 def test_a_host_stays_drained_when_its_worker_or_redis_is_felled_and_even_when_redis_loses_everything(fleet):
     ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
     worker = fleet["cpu-01"].worker
-    fleet.wait_until(lambda: re.findall(r"event=(drained|resumed)", worker.said())[-1:] != ["drained"])
-    before = worker.said().count("event=drained")
+    fleet.wait_until(lambda: re.findall(r"event=\"host (drained|resumed)\"", worker.said())[-1:] != ["drained"])
+    before = worker.said().count('event="host drained"')
     drain(fleet, "cpu-01")
-    fleet.wait_until(lambda: worker.said().count("event=drained") == before + 1)
+    fleet.wait_until(lambda: worker.said().count('event="host drained"') == before + 1)
 
     worker.kill()
     worker.start()
-    fleet.wait_until(lambda: worker.said().count("event=drained") == before + 2)
+    fleet.wait_until(lambda: worker.said().count('event="host drained"') == before + 2)
     assert is_drained(fleet, "cpu-01")
 
     fleet.redis.kill()

@@ -70,7 +70,7 @@ def test_an_engine_that_dies_is_brought_back_on_its_port_with_its_death_told(des
     assert runtime.find(NAME).status is Status.RUNNING
 
 
-@pytest.mark.parametrize(("oom_killed", "how"), [(True, "want of memory"), (False, "exit code 139")])
+@pytest.mark.parametrize(("oom_killed", "how"), [(True, "out of memory"), (False, "exit code 139")])
 def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     desk, watch, ready, runtime, oom_killed, how
 ):

@@ -86,7 +86,7 @@ class ClaimStore:
     ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
         """Claims an operation for CLAIM_TTL, and allocates what a start needs; without `room` everything fits."""
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
-        prefixes = (keys.OPERATION_PREFIX, keys.INSTANCE_PREFIX, keys.HELD_PREFIX)
+        prefixes = (keys.operation, keys.instance, keys.held)
         claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
         capacity = _as_arguments(room) if room else ()
         outcome, what, *more = self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
@@ -114,7 +114,7 @@ class ClaimStore:
     def release_all_of_host(self, host: HostName) -> list[OperationId]:
         """Releases the claims of a worker that has died, and returns what it was executing."""
         where = [keys.ACTIVE, keys.slots(host)]
-        found = self._run("claims/release_all_of_host", where, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        found = self._run("claims/release_all_of_host", where, host, keys.operation, keys.claim)
         return [OperationId(id) for id in found]
 
     def unassign(self, id: OperationId, lost: HostName) -> bool:

@@ -59,7 +59,7 @@ _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENC
 
 def enqueue_calls(orders: Sequence[QueuedOperation]) -> Iterator[Call]:
     """The calls of `operations/enqueue`, in the order of the operations."""
-    prefixes = (keys.OPERATION_PREFIX, keys.LOG_PREFIX, keys.PREFIX, keys.INSTANCE_PREFIX, keys.INSTANCES_ON_PREFIX)
+    prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on)
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
     for start in range(0, len(orders), BATCH_SIZE):
         groups = [_group(list(alike)) for _, alike in groupby(orders[start : start + BATCH_SIZE], _shared)]

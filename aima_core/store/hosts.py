@@ -100,8 +100,8 @@ class HostStore:
         where += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
         where += [keys.held(host), keys.slots(host), keys.asked(host)]
         where += [key for queue in queues for key in (keys.queue(queue), *keys.celery_s_own(queue))]
-        prefixes = [keys.port_prefix(host), keys.INSTANCE_PREFIX, keys.LINES_PREFIX, keys.LAST_LINES_PREFIX]
-        prefixes += [keys.OPERATION_PREFIX, keys.CLAIM_PREFIX]
+        prefixes = [keys.port_prefix(host), keys.instance, keys.lines, keys.last_lines]
+        prefixes += [keys.operation, keys.claim]
         dead = in_ms(keys.HOST_DEAD)
         match self._run("hosts/forget", where, host, dead, *queues, *prefixes):
             case "live":

@@ -82,7 +82,7 @@ class OperationStore:
 
     def page(self, *, limit: int, after: str | None = None, having: Mapping[str, str] | None = None) -> Page:
         """The newest first, of those whose record has these values."""
-        scan = (keys.OPERATION_PREFIX, after or "", limit, _MOST_SCANNED)
+        scan = (keys.operation, after or "", limit, _MOST_SCANNED)
         filters = chain.from_iterable((having or {}).items())
         next_after, *found = self._run("operations/list", [keys.OPERATIONS], *scan, *filters)
         return Page(items=_records(found), after=next_after or None)
@@ -102,7 +102,7 @@ class OperationStore:
 
     def find_stalled(self, *, at_most: int = 50) -> Stalled:
         """Each operation is returned to one caller only, and again after LOOK_AFTER."""
-        where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.operation, keys.claim)
         limits = (in_ms(keys.LOOK_AFTER), at_most, in_ms(keys.HOST_DEAD))
         waiting, pending, *found = self._run("operations/find_stalled", where, *limits, *prefixes, keys.PREFIX)
         undelivered = [(OperationId(id), queue) for id, queue in zip(found[::2], found[1::2], strict=True)]
@@ -110,13 +110,13 @@ class OperationStore:
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
         """Operations pending for capacity, oldest first."""
-        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX))
+        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
 
     def find_unroutable(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
         """Queued operations whose routes had no live consumer for `after`; `live` are the routes that have one."""
         limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR))
         where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(live))
-        return _records(self._run("operations/find_unroutable", where, keys.OPERATION_PREFIX, *limits, routes))
+        return _records(self._run("operations/find_unroutable", where, keys.operation, *limits, routes))
 
     def append_event(self, event: Event, *, attempt: int | None = None) -> int:
         """Appends and publishes an event and updates the record, in one step.

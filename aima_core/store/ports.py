@@ -88,7 +88,7 @@ class PortListing:
 
     def as_json(self) -> str:
         """JSON objects of PortLease with a comma between them, by host and port; in one round trip."""
-        found = self._run("ports/list", [keys.HOSTS], keys.PORTS_PREFIX, keys.PORT_PREFIX, _LAST_PORT)
+        found = self._run("ports/list", [keys.HOSTS], keys.ports, keys.port, _LAST_PORT)
         by_host = sorted(zip(found[::2], found[1::2], strict=True))
         return ",".join(_leases_json(host, text) for host, text in by_host if text)
 

@@ -68,7 +68,7 @@ class ServiceStore:
 
     def placements(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
         """The placements of several services, in one round trip."""
-        prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        prefixes = (keys.service, keys.instance)
         found = self._run("services/placements", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
         return {
             id: Whereabouts(
@@ -150,7 +150,7 @@ class ServiceStore:
             return [_instance(fields) for fields in pipe.execute() if fields]
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
         after, services = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         return Listing(services, after or None)

@@ -55,7 +55,8 @@ class Allocation(WireModel):
     @classmethod
     def parse(cls, text: str) -> Allocation:
         memory, loading, fence, gpus = text.split(" ")
-        return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=_comma_separated(gpus))
+        ids = filter(None, gpus.split(","))
+        return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=tuple(ids))
 
 
 class ObstacleKind(StrEnum):
@@ -94,7 +95,3 @@ def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
 
 def host_memory_of(needs: ResourceRequest, *, unified: bool) -> ByteSize:
     return ByteSize(needs.memory + (needs.gpu_memory if unified else 0))
-
-
-def _comma_separated(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()

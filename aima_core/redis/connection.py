@@ -67,7 +67,7 @@ def command_link(url: str, *, answers_within: timedelta = REPLY_TIMEOUT) -> Text
     """
     limits = _limits(answers_within)
     if (address := sentinel_address(url)) is None:
-        pool = redis.ConnectionPool.from_url(url, **limits, **_verified(url))
+        pool = redis.ConnectionPool.from_url(verified(url), **limits)
         return cast(TextRedis, RedisClient.from_pool(pool))
     sentinels: Any = Sentinel(address.sentinels, sentinel_kwargs=to_sentinels(address))  # type: ignore[no-untyped-call]  # redis-py leaves it bare
     return cast(TextRedis, sentinels.master_for(address.master, RedisClient, **limits, **_to_master(address)))
@@ -78,7 +78,7 @@ def following_link(url: str) -> AsyncRedis:
     limits = _limits(None) | {"retry": AsyncRetry(_RECONNECT_BACKOFF, -1), "health_check_interval": 5}
     limits["max_connections"] = MOST_FOLLOWED
     if (address := sentinel_address(url)) is None:
-        return FollowingClient.from_url(url, **limits, **_verified(url))
+        return FollowingClient.from_url(verified(url), **limits)
     options = to_sentinels(address) | {"retry": AsyncRetry(NoBackoff(), 0)}
     sentinels: Any = AsyncSentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # as above
     return cast(AsyncRedis, sentinels.master_for(address.master, FollowingClient, **limits, **_to_master(address)))
@@ -189,6 +189,13 @@ def to_sentinels(address: SentinelAddress) -> dict[str, Any]:
     }
 
 
+def verified(url: str) -> str:
+    """The address of one server; `rediss://` alone would accept any certificate."""
+    if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+    return url
+
+
 def _sentinel(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
@@ -225,11 +232,6 @@ def _limits(answers_within: timedelta | None) -> dict[str, Any]:
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),  # every layer of redis-py would retry by itself, beyond five seconds in all
     }
-
-
-def _verified(url: str) -> dict[str, Any]:
-    """`rediss://` alone would accept any certificate."""
-    return {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {}
 
 
 def _reason(failed: redis.RedisError, *, over_tls: bool) -> str:

@@ -15,9 +15,9 @@ from aima_core.domain.operations import COMMAND, Command, Operation, State
 from aima_core.domain.resources import HostCapacity, ObstacleKind
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
+from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
+from aima_core.store.operation_records import operation_from
 from aima_core.store.operations import now
-from aima_core.store.serialization import comma_list, in_ms, operation_from, pairs
 
 _CLAIMABLE = comma_list(state for state in State if not state.ended)
 
@@ -88,7 +88,9 @@ class ClaimStore:
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
         prefixes = (keys.operation, keys.instance, keys.held)
         claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
-        capacity = _as_arguments(room) if room else ()
+        capacity: tuple[str | int, ...] = ()
+        if room:
+            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus)
         outcome, what, *more = self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
         match outcome:
             case 0:
@@ -121,7 +123,3 @@ class ClaimStore:
         """Lets any host claim an operation; False if it is not the lost host's, or is still claimed by it."""
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
         return bool(self._run("claims/unassign", where, id, lost))
-
-
-def _as_arguments(room: HostCapacity) -> tuple[str | int, ...]:
-    return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus

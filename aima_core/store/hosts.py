@@ -17,8 +17,7 @@ from aima_core.errors import HostLives, HostNameTaken, IdentityTaken, UnknownHos
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.serialization import in_ms
+from aima_core.redis.scripts import Scripts, in_ms
 
 LEFT = 0.0
 """The last heartbeat of a host whose worker has shut down."""
@@ -130,10 +129,7 @@ class HostStore:
             raise UnknownHost(host=host)
         seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
         drained, dropped = self._redis.hget(keys.DRAINED, host), self._redis.hget(keys.DROPPED, host)
-        return _host(text, seen, self._now(), drained=drained, dropped=dropped)
-
-    def _now(self) -> float:
-        return _seconds(self._redis.time())
+        return _host(text, seen, _seconds(self._redis.time()), drained=drained, dropped=dropped)
 
 
 def _seconds(time: tuple[int, int]) -> float:

@@ -17,17 +17,15 @@ from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, St
 from aima_core.errors import OperationLost, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.enqueue import QueuedOperation, enqueue_calls
-from aima_core.store.serialization import (
+from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
+from aima_core.store.operation_records import (
+    QueuedOperation,
+    age_of,
     as_fields,
-    comma_list,
-    entry,
+    enqueue_calls,
     event_from,
     event_text,
-    in_ms,
     operation_from,
-    pairs,
 )
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
@@ -136,7 +134,7 @@ class OperationStore:
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
         known = operation.model_copy(update={"reason": None, "progress": None})
         record = as_fields(known.model_dump(mode="json")) | _changes(event)
-        lost = (id, entry(operation), seq, event_text(event))
+        lost = (id, f"{age_of(operation)} {id}", seq, event_text(event))
         fields = chain.from_iterable(record.items())
         return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 

@@ -15,8 +15,7 @@ from aima_core.domain.ids import HostName, InstanceId
 from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.serialization import in_ms
+from aima_core.redis.scripts import Scripts, in_ms
 
 _LAST_PORT = 65535
 """A port that was never leased, or was released, has its own number in the index; others have a time in ms."""

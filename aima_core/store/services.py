@@ -15,8 +15,7 @@ from aima_core.domain.services import GONE, Desired, Instance, Service
 from aima_core.errors import UnknownService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.serialization import comma_list, in_ms, pairs
+from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
 
 _DESIRED = {"desired", "fence"}
 

@@ -1,11 +1,8 @@
 """The table of failures: one class for each failure that reaches a person.
 
-Each row has a stable `code` for programs, the HTTP `status` of the response, the `exit_code` of the command, a
-`sentence` with what happened and a `hint` with what to do next. Sentence and hint are templates over the facts given
-when the failure is raised; `docs/failures.md` is generated from here.
+A row has a stable `code` for programs, the HTTP `status`, the `exit_code` of the command, and the templates of a
+`sentence` with what happened and a `hint` with what to do next; `docs/failures.md` is generated from here.
 """
-
-from __future__ import annotations
 
 from string import Formatter
 from typing import ClassVar

@@ -18,8 +18,7 @@ from aima_core.queue.notifier import Notifier
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import in_ms
-from aima_core.scheduling.pending import PendingReasons
-from aima_core.scheduling.redelivery import redeliver
+from aima_core.scheduling.pending import PendingReasons, redeliver
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.system.background import BackgroundLoop

@@ -4,8 +4,6 @@
 the first dash after it splits the id. A malformed id raises BadId at the boundary, so that every id inside is valid.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from typing import Any, ClassVar, Self
@@ -60,7 +58,7 @@ class ServiceId(Id):
     kind, example, pattern = "service id", "svc-vllm-qwen3-32b", re.compile(f"svc-({_TYPE})-({_MODEL})")
 
     @classmethod
-    def of(cls, engine_type: EngineType, model: ModelId) -> ServiceId:
+    def of(cls, engine_type: EngineType, model: ModelId) -> Self:
         return cls(f"svc-{engine_type}-{model}")
 
     @property
@@ -71,7 +69,7 @@ class ServiceId(Id):
     def model(self) -> ModelId:
         return ModelId(self.split("-", 2)[2])
 
-    def on(self, host: HostName) -> InstanceId:
+    def on(self, host: HostName) -> "InstanceId":
         return InstanceId(f"{self}@{host}")
 
 
@@ -95,7 +93,7 @@ class OperationId(Id):
     pattern = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
     @classmethod
-    def new(cls) -> OperationId:
+    def new(cls) -> Self:
         return cls(str(uuid.uuid4()))
 
 
@@ -105,7 +103,7 @@ class AnswerId(Id):
     kind, example, pattern = "answer id", "0b5f4c1e3c1c4a529c553f8a3a0f9f21", re.compile("[0-9a-f]{32}")
 
     @classmethod
-    def new(cls) -> AnswerId:
+    def new(cls) -> Self:
         return cls(uuid.uuid4().hex)
 
 
@@ -116,7 +114,7 @@ class Route(Id):
     pattern = re.compile(rf"host\.{_HOST}|[a-z][a-z0-9_]*\.(?:arm64|amd64)")
 
     @classmethod
-    def to_host(cls, host: HostName) -> Route:
+    def to_host(cls, host: HostName) -> Self:
         return cls(f"host.{host}")
 
     @property

@@ -1,9 +1,7 @@
 """Resource requests of starts, the capacity of hosts, allocations, and the obstacles to placement."""
 
-from __future__ import annotations
-
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import ByteSize
 
@@ -53,7 +51,7 @@ class Allocation(WireModel):
         return f"{self.memory} {int(self.loading)} {self.fence} {','.join(self.gpus)}"
 
     @classmethod
-    def parse(cls, text: str) -> Allocation:
+    def parse(cls, text: str) -> Self:
         memory, loading, fence, gpus = text.split(" ")
         ids = filter(None, gpus.split(","))
         return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=tuple(ids))

@@ -3,8 +3,6 @@
 Signatures use `timedelta` and `ByteSize`; a bare number in YAML or settings is refused, since it has no unit.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

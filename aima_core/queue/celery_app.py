@@ -1,7 +1,5 @@
 """The Celery application of workers, API nodes and Flower: its settings with their reasons, and its message format."""
 
-from __future__ import annotations
-
 import ssl
 from datetime import timedelta
 from typing import Any

@@ -1,10 +1,7 @@
 """Task names, queue names and messages; a message only notifies a worker that an operation is queued.
 
-It carries the operation's id, and a few words for Flower: what to do is in the operation's signed record. So a lost,
-late or duplicated message loses and duplicates nothing.
+What to do is in the operation's signed record. So a lost, late or duplicated message loses and duplicates nothing.
 """
-
-from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode

@@ -4,8 +4,6 @@ A *command* client fails within seconds, so that a request can be answered. A *f
 waits are long, and reconnects for ever. Both discover the master through Sentinels if the address names them.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -162,12 +160,14 @@ def sentinel_address(url: str) -> SentinelAddress | None:
         raise ValueError(f"{unknown[0]!r} is no option of such an address; there are {', '.join(sorted(_OPTIONS))}")
     if not options.get("master"):
         raise ValueError("the master's name is missing: end the address with `?master=NAME`")
+    if not (database := parts.path.strip("/") or "0").isdigit():
+        raise ValueError(f"{database!r} is no database: it is a number, such as `/0`")
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     return SentinelAddress(
         sentinels=tuple(_sentinel(host) for host in hosts.split(",")),
         master=options["master"],
-        database=_database(parts.path),
+        database=int(database),
         user=unquote(user) or None,
         password=unquote(password) or None,
         sentinel_user=options.get("sentinel_user"),
@@ -203,20 +203,12 @@ def _sentinel(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or _SENTINEL_PORT
 
 
-def _database(path: str) -> int:
-    text = path.strip("/") or "0"
-    if not text.isdigit():
-        raise ValueError(f"{text!r} is no database: it is a number, such as `/0`")
-    return int(text)
-
-
 def _sentinels_of(pool: Any) -> Iterable[Any]:
     return getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
 
 
 def _to_master(address: SentinelAddress) -> dict[str, Any]:
-    credentials = {"username": address.user, "password": address.password}
-    return {"db": address.database, **credentials, **_over_tls(address)}
+    return {"db": address.database, "username": address.user, "password": address.password, **_over_tls(address)}
 
 
 def _over_tls(address: SentinelAddress) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 redis-py's own annotations allow bytes everywhere, also on a connection that decodes responses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import timedelta

@@ -38,8 +38,6 @@ aima:lines:<instance>          stream   worker        its log lines while follow
 aima:last-lines:<instance>     string   worker        its last log lines; LAST_LINES_TTL unless renewed
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Final, Generic, TypeVar
 

@@ -4,8 +4,6 @@ The head of a script names the libraries of `lua/lib` that it uses, which are pr
 returns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import cache

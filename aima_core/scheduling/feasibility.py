@@ -4,8 +4,6 @@ It predicts and explains what the claim decides: the claim checks capacity again
 delays an operation, and never overcommits a host.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from aima_core.domain.ids import HostName, ServiceId

@@ -4,11 +4,9 @@ A claim that is not renewed expires, and the operation is redelivered. An attemp
 refused by its number, so that a worker back from a partition changes nothing.
 """
 
-from __future__ import annotations
-
 import uuid
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import COMMAND, Command, Operation, State
@@ -22,8 +20,7 @@ from aima_core.store.operations import now
 _CLAIMABLE = comma_list(state for state in State if not state.ended)
 
 
-@dataclass(frozen=True)
-class Claimed:
+class Claimed(NamedTuple):
     """The caller alone executes the operation while it renews the claim."""
 
     attempt: int
@@ -38,8 +35,7 @@ class Claimed:
         return COMMAND.validate_json(self.command_text)
 
 
-@dataclass(frozen=True)
-class NotClaimable:
+class NotClaimable(NamedTuple):
     """The message was a duplicate, or late: there is nothing to do."""
 
     reason: str
@@ -47,16 +43,14 @@ class NotClaimable:
     """It was cancelled, and its end is not recorded yet."""
 
 
-@dataclass(frozen=True)
-class InsufficientCapacity:
+class InsufficientCapacity(NamedTuple):
     """The host cannot run it now; it is recorded as pending."""
 
     lack: ObstacleKind
     operation: Operation
 
 
-@dataclass(frozen=True)
-class AlreadyPlaced:
+class AlreadyPlaced(NamedTuple):
     """A start that any host may claim, and whose service another host has already."""
 
     host: HostName

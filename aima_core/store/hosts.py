@@ -3,8 +3,6 @@
 A host without a heartbeat for HOST_DEAD is not live; its worker joins again when Redis has lost it.
 """
 
-from __future__ import annotations
-
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum

@@ -3,8 +3,6 @@
 What operations of a batch share is passed once: one request may enqueue a thousand.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

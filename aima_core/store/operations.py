@@ -3,14 +3,11 @@
 The record is the truth, a message on the queue only a notification: a lost, late or duplicate message changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
@@ -34,8 +31,7 @@ _MOST_SCANNED = 2000
 """Index entries that one page may scan before it returns what it has found."""
 
 
-@dataclass(frozen=True)
-class Stalled:
+class Stalled(NamedTuple):
     """Operations that no worker executes."""
 
     waiting: int
@@ -46,8 +42,7 @@ class Stalled:
     """Those pending, for capacity or on their queue, without a recorded reason."""
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     items: list[Operation]
     after: str | None
     """The entry after which the next page starts; None on the last page."""
@@ -122,7 +117,9 @@ class OperationStore:
         Returns the event's number, or 0, with nothing written, if the operation has ended, is lost, or was taken over
         by a later attempt. A retry of the same event after a lost reply returns its number again.
         """
-        return int(self._run("operations/append_event", _places(event.operation), *_recording(event, attempt)))
+        id = event.operation
+        where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
+        return int(self._run("operations/append_event", where, *_recording(event, attempt)))
 
     def record_lost(self, operation: Operation, *, seen: int = 0) -> bool:
         """Records the end of an operation that Redis has lost; False if there is a record.
@@ -171,10 +168,6 @@ class OperationStore:
 def _records(flat: Sequence[Any]) -> list[Operation]:
     """Operations as scripts return them: id, record, id, record, …"""
     return [operation_from(OperationId(id), pairs(record)) for id, record in zip(flat[::2], flat[1::2], strict=True)]
-
-
-def _places(id: OperationId) -> list[str]:
-    return [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
 
 
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:

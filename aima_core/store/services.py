@@ -3,11 +3,8 @@
 The higher fence wins: a late writer, such as a worker back from a partition, changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
@@ -20,8 +17,7 @@ from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
 _DESIRED = {"desired", "fence"}
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     before: Instance | None
     """The instance before; None if there was none."""
 

@@ -4,8 +4,6 @@ A pass that fails never ends its loop: an outage of Redis or of the container en
 exception is logged with its traceback and retried.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta

@@ -4,7 +4,6 @@ A row has a stable `code` for programs, the HTTP `status`, the `exit_code` of th
 `sentence` with what happened and a `hint` with what to do next; `docs/failures.md` is generated from here.
 """
 
-from string import Formatter
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -52,21 +51,12 @@ class AimaError(Exception):
 
 def table() -> list[type[AimaError]]:
     """Every row, in the order of exit codes."""
-    return sorted(_descendants(AimaError), key=lambda row: row.exit_code)
+    return sorted([AimaError, *AimaError.__subclasses__()], key=lambda row: row.exit_code)
 
 
 def exit_code_of(code: str) -> int:
     """The exit code of a failure's code; 1 for an unknown code, such as of a newer version."""
     return next((row.exit_code for row in table() if row.code == code), 1)
-
-
-def facts_of(row: type[AimaError]) -> set[str]:
-    """The names of the facts in a row's sentence and hint."""
-    return {name for text in (row.sentence, row.hint) for _, name, _, _ in Formatter().parse(text) if name}
-
-
-def _descendants(row: type[AimaError]) -> list[type[AimaError]]:
-    return [row, *(below for child in row.__subclasses__() for below in _descendants(child))]
 
 
 # Invalid requests -------------------------------------------------------------------------------------------------

@@ -53,8 +53,7 @@ class TextScript(Protocol):
     sha: str
     script: str
 
-    def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        """Loads the script again if Redis has lost it."""
+    def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any: ...
 
 
 class TextLock(Protocol):

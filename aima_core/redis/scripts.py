@@ -37,7 +37,7 @@ class Scripts:
         self._loaded: dict[str, TextScript] = {}
 
     def __call__(self, name: str, keys: Sequence[str], *args: str | int) -> Any:
-        """Runs the script and returns what its head says."""
+        """Runs the script, loading it again if Redis has lost it, and returns what its head says."""
         return self._script(name)(keys, args)
 
     def each(self, name: str, calls: Sequence[Call]) -> list[Any]:

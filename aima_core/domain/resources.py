@@ -82,11 +82,10 @@ class ObstacleKind(StrEnum):
 def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
     """The request of an engine with a model's weights."""
     required = engine.requires
-    on_gpu = required.gpus is not None
     return ResourceRequest(
         memory=required.memory,
         gpus=required.gpus or 0,
-        gpu_memory=max(required.gpu_memory or 0, model.size if model and on_gpu else 0),
+        gpu_memory=max(required.gpu_memory or 0, model.size if model and required.gpus else 0),
         cores=required.cores,
     )
 

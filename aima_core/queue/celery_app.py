@@ -88,9 +88,8 @@ def sent_message(task: str, id: str, *, kwargs: dict[str, str], queue: str) -> d
 
 
 def _find_by_sentinels(app: Celery, address: SentinelAddress) -> None:
-    credentials = (
-        f"{quote(address.user or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
-    )
+    user, password = (quote(text or "", safe="") for text in (address.user, address.password))
+    credentials = f"{user}:{password}@" if password else ""
     # Each address is complete, since the transport fails over from one Sentinel to the next.
     urls = [f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.sentinels]
     options = {"master_name": address.master, "sentinel_kwargs": to_sentinels(address)}

@@ -73,8 +73,8 @@ def command_link(url: str, *, answers_within: timedelta = REPLY_TIMEOUT) -> Text
 
 def following_link(url: str) -> AsyncRedis:
     """A client for pub/sub in an event loop: it reconnects for ever, and detects a dead connection within seconds."""
-    limits = _limits(None) | {"retry": AsyncRetry(_RECONNECT_BACKOFF, -1), "health_check_interval": 5}
-    limits["max_connections"] = MOST_FOLLOWED
+    retry = AsyncRetry(_RECONNECT_BACKOFF, -1)
+    limits = _limits(None) | {"retry": retry, "health_check_interval": 5, "max_connections": MOST_FOLLOWED}
     if (address := sentinel_address(url)) is None:
         return FollowingClient.from_url(verified(url), **limits)
     options = to_sentinels(address) | {"retry": AsyncRetry(NoBackoff(), 0)}

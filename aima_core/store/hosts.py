@@ -49,15 +49,13 @@ class HostStore:
         Raises HostNameTaken or IdentityTaken if a live worker has it.
         """
         where = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
-        dead = in_ms(keys.HOST_DEAD)
-        taken, *other = self._run("hosts/join", where, host, identity, session, dead)
+        taken, *other = self._run("hosts/join", where, host, identity, session, in_ms(keys.HOST_DEAD))
         if taken == "name":
             raise HostNameTaken(host=host, other=other[0])
         if taken == "identity":
             raise IdentityTaken(host=host, identity=identity, other=other[0])
 
     def announce(self, facts: HostFacts) -> None:
-        """Records a host's facts."""
         self._redis.hset(keys.HOSTS, facts.name, facts.model_dump_json())
 
     def heartbeat(self, host: HostName, *, identity: str, session: str) -> HeartbeatReply:
@@ -99,8 +97,7 @@ class HostStore:
         where += [key for queue in queues for key in (keys.queue(queue), *keys.celery_s_own(queue))]
         prefixes = [keys.port_prefix(host), keys.instance, keys.lines, keys.last_lines]
         prefixes += [keys.operation, keys.claim]
-        dead = in_ms(keys.HOST_DEAD)
-        match self._run("hosts/forget", where, host, dead, *queues, *prefixes):
+        match self._run("hosts/forget", where, host, in_ms(keys.HOST_DEAD), *queues, *prefixes):
             case "live":
                 raise HostLives(host=host)
             case "unknown":

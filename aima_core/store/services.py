@@ -47,8 +47,6 @@ class ServiceStore:
 
     def put(self, *services: Service) -> None:
         """Stores specs, replacing those with the same id."""
-        if not services:
-            return
         with self._redis.pipeline() as pipe:
             for service in services:
                 pipe.set(keys.service(service.id), service.model_dump_json())

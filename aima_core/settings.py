@@ -3,8 +3,6 @@
 The file is the one named by AIMA_CONFIG, else `aima.toml` in the working directory, else `/etc/aima/aima.toml`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -17,11 +17,10 @@ from aima_api.controllers.unroutable import UnroutableOperations
 from aima_core.queue.notifier import Notifier
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.scheduling.pending import PendingReasons
-from aima_core.scheduling.redelivery import redeliver
+from aima_core.redis.scripts import in_ms
+from aima_core.scheduling.pending import PendingReasons, redeliver
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
-from aima_core.store.serialization import in_ms
 from aima_core.system.background import BackgroundLoop
 
 CONTROLLER_INTERVAL = timedelta(seconds=5)

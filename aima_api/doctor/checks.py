@@ -23,9 +23,8 @@ import httpx2
 from pydantic import ByteSize
 
 from aima_api.up.redis_server import find_program
-from aima_core.domain.descriptions import CLOCK_TOLERANCE, describe_accelerators
 from aima_core.domain.hosts import Host
-from aima_core.domain.units import format_size
+from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, format_size
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.scheduling.pending import join_with_and

@@ -24,7 +24,7 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.errors import BadId
 from aima_core.redis import keys
-from aima_core.store.serialization import event_text
+from aima_core.store.operation_records import event_text
 
 QUEUED_EVENTS = 512
 """Per follower."""

@@ -19,8 +19,8 @@ from aima_core.domain.operations import Operation
 from aima_core.errors import InvalidRequest, RequestInProgress
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
+from aima_core.redis.scripts import in_ms
 from aima_core.store.operations import OperationStore
-from aima_core.store.serialization import in_ms
 
 IN_PROGRESS_TTL = timedelta(seconds=30)
 _KEY = re.compile(r"[!-~]{1,200}")

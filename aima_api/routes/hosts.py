@@ -10,7 +10,7 @@ from aima_api.http.schemas import DrainOptions
 from aima_core.domain.hosts import Host, PortLease
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
-from aima_core.store.ports import PortListing
+from aima_core.store.ports import port_listing
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
 port_router = APIRouter(prefix="/v1", tags=["ports"])
@@ -69,4 +69,4 @@ class Ports(BaseModel):
 
 @port_router.get("/ports", response_model=Ports)
 def list_ports(api: Api) -> Response:
-    return Response(f'{{"items":[{PortListing(api.redis).as_json()}],"next":null}}', media_type="application/json")
+    return Response(f'{{"items":[{port_listing(api.redis)}],"next":null}}', media_type="application/json")

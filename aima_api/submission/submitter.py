@@ -21,7 +21,7 @@ from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, TooManyOperations
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.store.enqueue import QueuedOperation
+from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.signatures import sign
 

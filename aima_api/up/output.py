@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from aima_core.domain.descriptions import counted
-from aima_core.domain.units import format_size
+from aima_core.domain.units import counted, format_size
 from aima_core.logs.sanitize import sanitized
 from aima_core.settings import ApiSettings, Settings
 

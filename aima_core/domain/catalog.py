@@ -3,8 +3,6 @@
 The API loads the YAML files and locates mistakes in them; hosts get the engine inside the signed command.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Annotated, Literal, Self
@@ -38,9 +36,8 @@ def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> objec
     try:
         return parse(value)
     except BadId as wrong:
-        raise ValueError(
-            f"{wrong.failure.message.rstrip('.')}; write one such as `{wrong.facts['example']}`"
-        ) from wrong
+        mistake = wrong.failure.message.rstrip(".")
+        raise ValueError(f"{mistake}; write one such as `{wrong.facts['example']}`") from wrong
 
 
 def _image_reference(text: str) -> str:

@@ -1,7 +1,5 @@
 """Hosts: the facts that each worker announces, its liveness, and its port leases."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal

@@ -4,8 +4,6 @@
 the first dash after it splits the id. A malformed id raises BadId at the boundary, so that every id inside is valid.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from typing import Any, ClassVar, Self
@@ -42,30 +40,25 @@ _HOST = r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?"
 
 class EngineType(Id):
     kind, example, pattern = "engine type", "vllm", re.compile(_TYPE)
-    __slots__ = ()
 
 
 class ModelId(Id):
     kind, example, pattern = "model id", "qwen3-32b", re.compile(_MODEL)
-    __slots__ = ()
 
 
 class HostName(Id):
     kind, example, pattern = "host name", "spark-01", re.compile(_HOST)
-    __slots__ = ()
 
 
 class EngineName(Id):
     kind, example, pattern = "engine name", "vllm-0.14.0-cu131-gb10", re.compile(r"[a-z0-9][a-z0-9._-]{0,126}")
-    __slots__ = ()
 
 
 class ServiceId(Id):
     kind, example, pattern = "service id", "svc-vllm-qwen3-32b", re.compile(f"svc-({_TYPE})-({_MODEL})")
-    __slots__ = ()
 
     @classmethod
-    def of(cls, engine_type: EngineType, model: ModelId) -> ServiceId:
+    def of(cls, engine_type: EngineType, model: ModelId) -> Self:
         return cls(f"svc-{engine_type}-{model}")
 
     @property
@@ -76,14 +69,13 @@ class ServiceId(Id):
     def model(self) -> ModelId:
         return ModelId(self.split("-", 2)[2])
 
-    def on(self, host: HostName) -> InstanceId:
+    def on(self, host: HostName) -> "InstanceId":
         return InstanceId(f"{self}@{host}")
 
 
 class InstanceId(Id):
     kind, example = "instance id", "svc-vllm-qwen3-32b@spark-01"
     pattern = re.compile(f"{ServiceId.pattern.pattern}@({_HOST})")
-    __slots__ = ()
 
     @property
     def service(self) -> ServiceId:
@@ -99,10 +91,9 @@ class OperationId(Id):
 
     kind, example = "operation id", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"
     pattern = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-    __slots__ = ()
 
     @classmethod
-    def new(cls) -> OperationId:
+    def new(cls) -> Self:
         return cls(str(uuid.uuid4()))
 
 
@@ -110,10 +101,9 @@ class AnswerId(Id):
     """The id of a host's response to one log request of an API node."""
 
     kind, example, pattern = "answer id", "0b5f4c1e3c1c4a529c553f8a3a0f9f21", re.compile("[0-9a-f]{32}")
-    __slots__ = ()
 
     @classmethod
-    def new(cls) -> AnswerId:
+    def new(cls) -> Self:
         return cls(uuid.uuid4().hex)
 
 
@@ -122,10 +112,9 @@ class Route(Id):
 
     kind, example = "route", "gb10.arm64"
     pattern = re.compile(rf"host\.{_HOST}|[a-z][a-z0-9_]*\.(?:arm64|amd64)")
-    __slots__ = ()
 
     @classmethod
-    def to_host(cls, host: HostName) -> Route:
+    def to_host(cls, host: HostName) -> Self:
         return cls(f"host.{host}")
 
     @property

@@ -4,8 +4,6 @@ An operation is one start, pull or stop of one instance or image. Its command is
 `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot reopen it.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal

@@ -1,9 +1,7 @@
 """Resource requests of starts, the capacity of hosts, allocations, and the obstacles to placement."""
 
-from __future__ import annotations
-
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import ByteSize
 
@@ -53,9 +51,10 @@ class Allocation(WireModel):
         return f"{self.memory} {int(self.loading)} {self.fence} {','.join(self.gpus)}"
 
     @classmethod
-    def parse(cls, text: str) -> Allocation:
+    def parse(cls, text: str) -> Self:
         memory, loading, fence, gpus = text.split(" ")
-        return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=_comma_separated(gpus))
+        ids = filter(None, gpus.split(","))
+        return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=tuple(ids))
 
 
 class ObstacleKind(StrEnum):
@@ -83,18 +82,13 @@ class ObstacleKind(StrEnum):
 def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
     """The request of an engine with a model's weights."""
     required = engine.requires
-    on_gpu = required.gpus is not None
     return ResourceRequest(
         memory=required.memory,
         gpus=required.gpus or 0,
-        gpu_memory=max(required.gpu_memory or 0, model.size if model and on_gpu else 0),
+        gpu_memory=max(required.gpu_memory or 0, model.size if model and required.gpus else 0),
         cores=required.cores,
     )
 
 
 def host_memory_of(needs: ResourceRequest, *, unified: bool) -> ByteSize:
     return ByteSize(needs.memory + (needs.gpu_memory if unified else 0))
-
-
-def _comma_separated(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()

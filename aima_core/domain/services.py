@@ -1,7 +1,5 @@
 """Services and their instances: the spec and desired state that people set, and the status that hosts report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum

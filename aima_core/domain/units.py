@@ -1,16 +1,18 @@
-"""Durations and sizes as people write them: `90s`, `5m`, `1h30m`, `25GB`.
+"""Quantities as people read and write them: durations such as `90s` and `1h30m`, sizes such as `25GB`, devices.
 
 Signatures use `timedelta` and `ByteSize`; a bare number in YAML or settings is refused, since it has no unit.
 """
 
-from __future__ import annotations
-
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ByteSize, PlainSerializer, WithJsonSchema
 
+CLOCK_TOLERANCE = timedelta(seconds=1)
+"""A clock that differs from Redis' by more is reported."""
 _UNITS = {
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
@@ -56,6 +58,23 @@ def format_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def describe_accelerators(accelerators: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Equal devices share a line, with their number: `2 × NVIDIA L4 (cuda, 24 GB, compute 8.9)`."""
+    counts = Counter(map(_accelerator, accelerators))
+    return [f"{count} × {described}" if count > 1 else described for described, count in counts.items()]
+
+
+def _accelerator(device: Mapping[str, Any]) -> str:
+    memory = [format_size(device["memory"])] if device["memory"] else []
+    capability = [f"compute {device['compute_capability']}"] if device["compute_capability"] else []
+    return f"{device['name']} ({', '.join([device['kind'], *memory, *capability])})"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 core`, `8 cores`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 Duration = Annotated[

@@ -1,15 +1,12 @@
 """Drops duplicate log lines by position: the time of the last line read of each stream, and how many had that time.
 
-stdout and stderr are each in order of time; merged, they are not quite, so each has its own position. Times are the
-engine's, so a position outlives reconnects and restarts of workers and containers. If that clock is set back, lines
-are dropped only after a reconnect, until it passes the position again.
+Each stream is in order of time, merged they are not quite. Times are the engine's, so a position outlives reconnects
+and restarts. If that clock is set back, lines are dropped only after a reconnect, until it passes the position again.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 StreamName = Literal["stdout", "stderr"]
 
@@ -37,7 +34,7 @@ class LineDeduplicator:
         self.rewind()
 
     @classmethod
-    def starting_at(cls, at: datetime) -> LineDeduplicator:
+    def starting_at(cls, at: datetime) -> Self:
         """Treats all lines before `at` as read."""
         return cls({"stdout": StreamPosition(at, 0), "stderr": StreamPosition(at, 0)})
 

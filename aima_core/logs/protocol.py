@@ -1,11 +1,8 @@
-"""The log protocol between API nodes and hosts, over Redis.
+"""The log protocol over Redis: to a `LogRequest`, a worker answers with the lines so far in `LogChunk`s.
 
-An API node sends a `LogRequest`; the worker answers in `LogChunk`s with the lines read so far and, while the instance
-is followed, publishes later lines as `LogBatch`es. The worker numbers each instance's lines: a follower continues
-from the cursor of its answer, and a gap in the numbers shows lost batches, which it requests again by their position.
+While an instance is followed, it publishes later lines as `LogBatch`es. It numbers each instance's lines: a follower
+continues from the cursor of its answer, and requests a gap in the numbers, which shows lost batches, by its position.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime

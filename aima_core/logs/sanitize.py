@@ -3,8 +3,6 @@
 Imported by the process supervisor under `python -S`: the standard library only.
 """
 
-from __future__ import annotations
-
 import re
 
 _ESCAPE_SEQUENCE = re.compile(

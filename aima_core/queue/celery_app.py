@@ -1,7 +1,5 @@
 """The Celery application of workers, API nodes and Flower: its settings with their reasons, and its message format."""
 
-from __future__ import annotations
-
 import ssl
 from datetime import timedelta
 from typing import Any
@@ -12,7 +10,7 @@ from kombu import Connection
 
 from aima_core.queue.transport import DroppedMessages, tolerant_transport
 from aima_core.redis import keys
-from aima_core.redis.connection import SentinelAddress, sentinel_address, to_sentinels
+from aima_core.redis.connection import SentinelAddress, sentinel_address, to_sentinels, verified
 
 RECONNECT_INTERVAL = timedelta(seconds=5)
 """The longest interval between two connection attempts: a worker is back this soon after any outage."""
@@ -73,7 +71,7 @@ def celery_app(redis_url: str, *, answer_within: timedelta, dropped: DroppedMess
     if address := sentinel_address(redis_url):
         _find_by_sentinels(app, address)
     else:
-        app.conf.update(broker_url=_verified(redis_url))
+        app.conf.update(broker_url=verified(redis_url))
     return app
 
 
@@ -90,9 +88,8 @@ def sent_message(task: str, id: str, *, kwargs: dict[str, str], queue: str) -> d
 
 
 def _find_by_sentinels(app: Celery, address: SentinelAddress) -> None:
-    credentials = (
-        f"{quote(address.user or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
-    )
+    user, password = (quote(text or "", safe="") for text in (address.user, address.password))
+    credentials = f"{user}:{password}@" if password else ""
     # Each address is complete, since the transport fails over from one Sentinel to the next.
     urls = [f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.sentinels]
     options = {"master_name": address.master, "sentinel_kwargs": to_sentinels(address)}
@@ -101,10 +98,3 @@ def _find_by_sentinels(app: Celery, address: SentinelAddress) -> None:
         broker_transport_options={**app.conf.broker_transport_options, **options},
         broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": address.ca_certs} if address.tls else None,
     )
-
-
-def _verified(redis_url: str) -> str:
-    """`rediss://` alone would accept any certificate."""
-    if redis_url.startswith("rediss://") and "ssl_cert_reqs" not in redis_url:
-        return f"{redis_url}{'&' if '?' in redis_url else '?'}ssl_cert_reqs=required"
-    return redis_url

@@ -1,10 +1,7 @@
 """Task names, queue names and messages; a message only notifies a worker that an operation is queued.
 
-It carries the operation's id, and a few words for Flower: what to do is in the operation's signed record. So a lost,
-late or duplicated message loses and duplicates nothing.
+What to do is in the operation's signed record. So a lost, late or duplicated message loses and duplicates nothing.
 """
-
-from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
@@ -14,7 +11,6 @@ from typing import NamedTuple
 
 from aima_core.domain.ids import HostName, Route
 from aima_core.domain.operations import Kind, Operation
-from aima_core.queue.celery_app import sent_message
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 
@@ -41,7 +37,7 @@ class Notifier:
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
-        _template(Kind.START, True, True)  # loads Celery at startup rather than in the first request
+        _template(Kind.START, True, True)  # loads Celery now rather than in the first request
 
     def notify(self, operation: Operation, *, on: str | None = None) -> None:
         """Pushes to the operation's queue, or to another that a worker consumes. Raises BrokerUnavailable."""
@@ -66,6 +62,8 @@ class _Template(NamedTuple):
 @cache
 def _template(kind: Kind, has_what: bool, has_engine: bool) -> _Template:
     """Encoded once by Celery and kombu, and filled in for each operation: one request may enqueue thousands."""
+    from aima_core.queue.celery_app import sent_message  # only here: importing Celery takes a third of a second
+
     kwargs = {"what": _WHAT} if has_what else {}
     kwargs |= {"engine": _ENGINE} if has_engine else {}
     message = sent_message(task_name(kind), _ID, kwargs={**kwargs, "where": _QUEUE}, queue=_QUEUE)

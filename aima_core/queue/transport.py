@@ -1,11 +1,8 @@
 """Kombu's Redis transport made tolerant of malformed messages, and of a connection that is lost twice.
 
-A malformed message on a queue or on the remote-control channel would end the worker that receives it, and after its
-redelivery the next one: it is dropped with a warning, as a lost message is, and its operation is redelivered. Drops are
-counted, since only AIMA should write there.
+A malformed message would end the worker that receives it, and after its redelivery the next one: it is dropped with a
+warning and counted, and its operation is redelivered.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache

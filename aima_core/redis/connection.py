@@ -4,8 +4,6 @@ A *command* client fails within seconds, so that a request can be answered. A *f
 waits are long, and reconnects for ever. Both discover the master through Sentinels if the address names them.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ def command_link(url: str, *, answers_within: timedelta = REPLY_TIMEOUT) -> Text
     """
     limits = _limits(answers_within)
     if (address := sentinel_address(url)) is None:
-        pool = redis.ConnectionPool.from_url(url, **limits, **_verified(url))
+        pool = redis.ConnectionPool.from_url(verified(url), **limits)
         return cast(TextRedis, RedisClient.from_pool(pool))
     sentinels: Any = Sentinel(address.sentinels, sentinel_kwargs=to_sentinels(address))  # type: ignore[no-untyped-call]  # redis-py leaves it bare
     return cast(TextRedis, sentinels.master_for(address.master, RedisClient, **limits, **_to_master(address)))
@@ -75,10 +73,10 @@ def command_link(url: str, *, answers_within: timedelta = REPLY_TIMEOUT) -> Text
 
 def following_link(url: str) -> AsyncRedis:
     """A client for pub/sub in an event loop: it reconnects for ever, and detects a dead connection within seconds."""
-    limits = _limits(None) | {"retry": AsyncRetry(_RECONNECT_BACKOFF, -1), "health_check_interval": 5}
-    limits["max_connections"] = MOST_FOLLOWED
+    retry = AsyncRetry(_RECONNECT_BACKOFF, -1)
+    limits = _limits(None) | {"retry": retry, "health_check_interval": 5, "max_connections": MOST_FOLLOWED}
     if (address := sentinel_address(url)) is None:
-        return FollowingClient.from_url(url, **limits, **_verified(url))
+        return FollowingClient.from_url(verified(url), **limits)
     options = to_sentinels(address) | {"retry": AsyncRetry(NoBackoff(), 0)}
     sentinels: Any = AsyncSentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # as above
     return cast(AsyncRedis, sentinels.master_for(address.master, FollowingClient, **limits, **_to_master(address)))
@@ -162,12 +160,14 @@ def sentinel_address(url: str) -> SentinelAddress | None:
         raise ValueError(f"{unknown[0]!r} is no option of such an address; there are {', '.join(sorted(_OPTIONS))}")
     if not options.get("master"):
         raise ValueError("the master's name is missing: end the address with `?master=NAME`")
+    if not (database := parts.path.strip("/") or "0").isdigit():
+        raise ValueError(f"{database!r} is no database: it is a number, such as `/0`")
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     return SentinelAddress(
         sentinels=tuple(_sentinel(host) for host in hosts.split(",")),
         master=options["master"],
-        database=_database(parts.path),
+        database=int(database),
         user=unquote(user) or None,
         password=unquote(password) or None,
         sentinel_user=options.get("sentinel_user"),
@@ -189,6 +189,13 @@ def to_sentinels(address: SentinelAddress) -> dict[str, Any]:
     }
 
 
+def verified(url: str) -> str:
+    """The address of one server; `rediss://` alone would accept any certificate."""
+    if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+    return url
+
+
 def _sentinel(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
@@ -196,20 +203,12 @@ def _sentinel(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or _SENTINEL_PORT
 
 
-def _database(path: str) -> int:
-    text = path.strip("/") or "0"
-    if not text.isdigit():
-        raise ValueError(f"{text!r} is no database: it is a number, such as `/0`")
-    return int(text)
-
-
 def _sentinels_of(pool: Any) -> Iterable[Any]:
     return getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
 
 
 def _to_master(address: SentinelAddress) -> dict[str, Any]:
-    credentials = {"username": address.user, "password": address.password}
-    return {"db": address.database, **credentials, **_over_tls(address)}
+    return {"db": address.database, "username": address.user, "password": address.password, **_over_tls(address)}
 
 
 def _over_tls(address: SentinelAddress) -> dict[str, Any]:
@@ -225,11 +224,6 @@ def _limits(answers_within: timedelta | None) -> dict[str, Any]:
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),  # every layer of redis-py would retry by itself, beyond five seconds in all
     }
-
-
-def _verified(url: str) -> dict[str, Any]:
-    """`rediss://` alone would accept any certificate."""
-    return {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {}
 
 
 def _reason(failed: redis.RedisError, *, over_tls: bool) -> str:

@@ -38,14 +38,23 @@ aima:lines:<instance>          stream   worker        its log lines while follow
 aima:last-lines:<instance>     string   worker        its last log lines; LAST_LINES_TTL unless renewed
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from aima_core.domain.ids import AnswerId, HostName, InstanceId, OperationId, ServiceId
 
 PREFIX: Final = "aima:"
+_Owner = TypeVar("_Owner", bound=str)
+
+
+class KeyPrefix(str, Generic[_Owner]):
+    """The prefix of keys that end with an id; scripts append ids themselves."""
+
+    __slots__ = ()
+
+    def __call__(self, owner: _Owner) -> str:
+        return f"{self}{owner}"
+
 
 ENDED_TTL: Final = timedelta(days=7)
 CLAIM_TTL: Final = timedelta(seconds=15)
@@ -89,89 +98,31 @@ HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
 DROPPED: Final = "aima:hosts:dropped"
 
-OPERATION_PREFIX: Final = "aima:operation:"
-CLAIM_PREFIX: Final = "aima:claim:"
-SERVICE_PREFIX: Final = "aima:service:"
-INSTANCE_PREFIX: Final = "aima:instance:"
-INSTANCES_ON_PREFIX: Final = "aima:instances:"
-HELD_PREFIX: Final = "aima:held:"
-PORTS_PREFIX: Final = "aima:ports:"
-PORT_PREFIX: Final = "aima:port:"
-LOG_PREFIX: Final = "aima:log:"
-LINES_PREFIX: Final = "aima:lines:"
-LAST_LINES_PREFIX: Final = "aima:last-lines:"
-
-
-def operation(id: OperationId) -> str:
-    return f"{OPERATION_PREFIX}{id}"
-
-
-def claim(id: OperationId) -> str:
-    return f"{CLAIM_PREFIX}{id}"
-
-
-def log(id: OperationId) -> str:
-    return f"{LOG_PREFIX}{id}"
-
-
-def service(id: ServiceId) -> str:
-    return f"{SERVICE_PREFIX}{id}"
-
-
-def instance(id: InstanceId) -> str:
-    return f"{INSTANCE_PREFIX}{id}"
-
-
-def instances_on(host: HostName) -> str:
-    return f"{INSTANCES_ON_PREFIX}{host}"
-
-
-def ports(host: HostName) -> str:
-    return f"{PORTS_PREFIX}{host}"
+operation: Final = KeyPrefix[OperationId]("aima:operation:")
+claim: Final = KeyPrefix[OperationId]("aima:claim:")
+log: Final = KeyPrefix[OperationId]("aima:log:")
+service: Final = KeyPrefix[ServiceId]("aima:service:")
+instance: Final = KeyPrefix[InstanceId]("aima:instance:")
+instances_on: Final = KeyPrefix[HostName]("aima:instances:")
+ports: Final = KeyPrefix[HostName]("aima:ports:")
+port: Final = KeyPrefix[str]("aima:port:")
+slots: Final = KeyPrefix[HostName]("aima:slots:")
+held: Final = KeyPrefix[HostName]("aima:held:")
+idempotency: Final = KeyPrefix[str]("aima:idempotency:")
+turn: Final = KeyPrefix[ServiceId]("aima:turn:")
+asked: Final = KeyPrefix[HostName]("aima:asked:")
+answer: Final = KeyPrefix[AnswerId]("aima:answer:")
+lines: Final = KeyPrefix[InstanceId]("aima:lines:")
+last_lines: Final = KeyPrefix[InstanceId]("aima:last-lines:")
+queue: Final = KeyPrefix[str](PREFIX)
 
 
 def last_ports(host: HostName) -> str:
-    return f"{PORTS_PREFIX}{host}:last"
+    return f"{ports(host)}:last"
 
 
 def port_prefix(host: HostName) -> str:
-    return f"{PORT_PREFIX}{host}:"
-
-
-def idempotency(key: str) -> str:
-    return f"aima:idempotency:{key}"
-
-
-def turn(service: ServiceId) -> str:
-    return f"aima:turn:{service}"
-
-
-def asked(host: HostName) -> str:
-    return f"aima:asked:{host}"
-
-
-def answer(id: AnswerId) -> str:
-    return f"aima:answer:{id}"
-
-
-def lines(id: InstanceId) -> str:
-    return f"{LINES_PREFIX}{id}"
-
-
-def last_lines(id: InstanceId) -> str:
-    return f"{LAST_LINES_PREFIX}{id}"
-
-
-def slots(host: HostName) -> str:
-    return f"aima:slots:{host}"
-
-
-def held(host: HostName) -> str:
-    return f"{HELD_PREFIX}{host}"
-
-
-def queue(name: str) -> str:
-    return f"{PREFIX}{name}"
+    return f"{port}{host}:"
 
 
 def celery_s_own(queue: str) -> list[str]:

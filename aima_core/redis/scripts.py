@@ -4,9 +4,8 @@ The head of a script names the libraries of `lua/lib` that it uses, which are pr
 returns.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -38,13 +37,8 @@ class Scripts:
         self._loaded: dict[str, TextScript] = {}
 
     def __call__(self, name: str, keys: Sequence[str], *args: str | int) -> Any:
-        """Runs the script and returns what its head says."""
-        script = self._script(name)
-        try:
-            return self._redis.evalsha(script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            self._redis.script_load(script.script)
-            return self._redis.evalsha(script.sha, len(keys), *keys, *args)
+        """Runs the script, loading it again if Redis has lost it, and returns what its head says."""
+        return self._script(name)(keys, args)
 
     def each(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Runs the script for each call in one round trip.
@@ -68,3 +62,17 @@ class Scripts:
         if name not in self._loaded:
             self._loaded[name] = self._redis.register_script(script_text(name))
         return self._loaded[name]
+
+
+def in_ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)
+
+
+def pairs(flat: Sequence[str]) -> dict[str, str]:
+    """A hash as scripts return it: field, value, field, value, …"""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def comma_list(words: Iterable[str]) -> str:
+    """With a comma on both sides of each word, so that a script can find one as text."""
+    return f",{','.join(words)},"

@@ -4,9 +4,7 @@ It predicts and explains what the claim decides: the claim checks capacity again
 delays an operation, and never overcommits a host.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -83,95 +81,85 @@ def describe(host: Host, reasons: Collection[Obstacle]) -> str:
 
 def _check_availability(
     host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation]
-) -> list[Obstacle]:
-    found = []
+) -> Iterator[Obstacle]:
     if not host.live:
-        found.append(Obstacle(ObstacleKind.OFFLINE, "is not live", True))
+        yield Obstacle(ObstacleKind.OFFLINE, "is not live", True)
     elif not host.runtime_answers:
-        found.append(Obstacle(ObstacleKind.DOCKER_AWAY, "has no Docker Engine that answers", True))
+        yield Obstacle(ObstacleKind.DOCKER_AWAY, "has no Docker Engine that answers", True)
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
-        found.append(Obstacle(ObstacleKind.DRAINED, "is drained", True))
-    return found
+        yield Obstacle(ObstacleKind.DRAINED, "is drained", True)
 
 
-def _check_properties(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
-    found = [*_check_routes(host, wanted.routes), *_check_port(host, wanted.port)]
+def _check_properties(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle]:
+    yield from _check_routes(host, wanted.routes)
+    first, last = host.ports
+    if wanted.port is not None and not first <= wanted.port <= last:
+        yield Obstacle(ObstacleKind.PORT, f"leases the ports {first}-{last} only", False)
     if wanted.resources.cores > host.cores:
-        found.append(Obstacle(ObstacleKind.CORES, f"has {host.cores} of {wanted.resources.cores} cores", False))
-    if host.runtime == "process":
-        return found + _check_native(wanted)
-    return found + _check_image(host, wanted)
+        yield Obstacle(ObstacleKind.CORES, f"has {host.cores} of {wanted.resources.cores} cores", False)
+    if host.runtime != "process":
+        yield from _check_image(host, wanted)
+    elif not wanted.native:
+        yield Obstacle(ObstacleKind.NATIVE, "runs only engines with a `native` section", False)
 
 
-def _check_native(wanted: PlacementRequirements) -> list[Obstacle]:
-    return [] if wanted.native else [Obstacle(ObstacleKind.NATIVE, "runs only engines with a `native` section", False)]
-
-
-def _check_image(host: Host, wanted: PlacementRequirements) -> list[Obstacle]:
+def _check_image(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle]:
     if not wanted.images:
-        return []
-    allowed = allowed_images(wanted.images, host.allows)
-    if not allowed:
-        return [Obstacle(ObstacleKind.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)]
+        return
     space = int((wanted.image_size or 0) * ROOM_FOR_EXTRACTION)
-    if space <= host.disk_free or image_there(host, allowed):
-        return []
-    sentence = f"has {format_size(host.disk_free)} of disk free for an image that needs {format_size(space)}"
-    return [Obstacle(ObstacleKind.DISK, sentence, True)]
+    if not (allowed := allowed_images(wanted.images, host.allows)):
+        yield Obstacle(ObstacleKind.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)
+    elif space > host.disk_free and not image_there(host, allowed):
+        sentence = f"has {format_size(host.disk_free)} of disk free for an image that needs {format_size(space)}"
+        yield Obstacle(ObstacleKind.DISK, sentence, True)
 
 
-def _check_routes(host: Host, routes: tuple[Route, ...]) -> list[Obstacle]:
+def _check_routes(host: Host, routes: tuple[Route, ...]) -> Iterator[Obstacle]:
     if not routes or set(routes) & set(host.routes):
-        return []
+        return
     classes = [route.split(".") for route in routes]
     if not (kinds := [kind for kind, arch in classes if arch == host.arch]):
         arches = dict.fromkeys(arch for _, arch in classes)
-        return [Obstacle(ObstacleKind.ARCH, f"is {host.arch} rather than {' or '.join(arches)}", False)]
-    lacks = f"has no {' or '.join(kinds)}" if "cpu" not in kinds else f"does not listen to {' or '.join(routes)}"
-    return [Obstacle(ObstacleKind.ACCELERATOR, lacks, False)]
+        yield Obstacle(ObstacleKind.ARCH, f"is {host.arch} rather than {' or '.join(arches)}", False)
+    elif "cpu" in kinds:
+        yield Obstacle(ObstacleKind.ACCELERATOR, f"does not listen to {' or '.join(routes)}", False)
+    else:
+        yield Obstacle(ObstacleKind.ACCELERATOR, f"has no {' or '.join(kinds)}", False)
 
 
-def _check_port(host: Host, port: int | None) -> list[Obstacle]:
-    first, last = host.ports
-    if port is None or first <= port <= last:
-        return []
-    return [Obstacle(ObstacleKind.PORT, f"leases the ports {first}-{last} only", False)]
-
-
-def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
+def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> Iterator[Obstacle]:
     wanted, most = host_memory_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
     free = max(0, most - sum(holding.memory for holding in others))
     if wanted > most:
         sentence = f"has {format_size(most)} of {format_size(wanted)} memory in all"
-        return [Obstacle(ObstacleKind.MEMORY, sentence, False)]
-    if wanted > free:
+        yield Obstacle(ObstacleKind.MEMORY, sentence, False)
+    elif wanted > free:
         sentence = f"has {format_size(free)} of {format_size(wanted)} memory to spare"
-        return [Obstacle(ObstacleKind.MEMORY, sentence, True)]
-    return []
+        yield Obstacle(ObstacleKind.MEMORY, sentence, True)
 
 
-def _check_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> list[Obstacle]:
+def _check_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> Iterator[Obstacle]:
     if not needs.gpus:
-        return []
+        return
     there = host.accelerators
     least = max(len(there), 1) if needs.gpus == "all" else needs.gpus
     if len(there) < least:
-        return [Obstacle(ObstacleKind.GPUS, f"has {len(there)} of {least} GPUs", False)]
-    if not host.gives_gpus:
-        return [Obstacle(ObstacleKind.GPUS, "cannot give GPUs to containers", False)]
-    if host.unified_memory:
-        loads = any(holding.loading and holding.gpus for holding in others)
-        return [Obstacle(ObstacleKind.LOADING, "is loading another model", True)] if loads else []
-    return _check_free_gpus(there, least, needs, others)
+        yield Obstacle(ObstacleKind.GPUS, f"has {len(there)} of {least} GPUs", False)
+    elif not host.gives_gpus:
+        yield Obstacle(ObstacleKind.GPUS, "cannot give GPUs to containers", False)
+    elif not host.unified_memory:
+        yield from _check_free_gpus(there, least, needs, others)
+    elif any(holding.loading and holding.gpus for holding in others):
+        yield Obstacle(ObstacleKind.LOADING, "is loading another model", True)
 
 
 def _check_free_gpus(
     there: tuple[Accelerator, ...], least: int, needs: ResourceRequest, others: list[Allocation]
-) -> list[Obstacle]:
+) -> Iterator[Obstacle]:
     biggest = sorted((gpu.memory for gpu in there if gpu.memory is not None), reverse=True)[:least]
+    free = len(there) - len({gpu for holding in others for gpu in holding.gpus})
     if len(biggest) == least and needs.gpu_memory > sum(biggest):  # a GPU of unknown memory is left to the engine
         sentence = f"has {format_size(sum(biggest))} of {format_size(needs.gpu_memory)} GPU memory"
-        return [Obstacle(ObstacleKind.GPU_MEMORY, sentence, False)]
-    in_use = {gpu for holding in others for gpu in holding.gpus}
-    free = len(there) - len(in_use)
-    return [Obstacle(ObstacleKind.GPUS, f"has {max(0, free)} of {least} GPUs free", True)] if free < least else []
+        yield Obstacle(ObstacleKind.GPU_MEMORY, sentence, False)
+    elif free < least:
+        yield Obstacle(ObstacleKind.GPUS, f"has {max(0, free)} of {least} GPUs free", True)

@@ -1,17 +1,20 @@
-"""Why an operation is pending: the obstacles on each host that it could run on, recorded as its reason for people.
+"""Pending operations: redelivers the message of those that no worker has claimed, and records why others wait.
 
-Any worker or API node that finds the operation pending records it, and only when it changes.
+Any worker or API node may run it; the script returns each operation to exactly one caller.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
+
+import structlog
 
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Operation, Phase
 from aima_core.domain.resources import ResourceRequest
+from aima_core.errors import UnknownOperation
+from aima_core.queue.notifier import Notifier
 from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, find_obstacles, permanent
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
@@ -20,11 +23,12 @@ from aima_core.store.operations import OperationStore, now
 MOST_NAMED = 5
 """Hosts that are named; the others are counted by their first obstacle."""
 Against = Mapping[HostName, Sequence[Obstacle]]
+_log = structlog.get_logger()
 _PLURAL = {"is": "are", "has": "have", "does": "do", "runs": "run"}
 
 
 class PendingReasons:
-    """Every call may raise BrokerUnavailable within seconds."""
+    """The obstacles on each host are the reason. Every call may raise BrokerUnavailable within seconds."""
 
     def __init__(self, operations: OperationStore, *, hosts: HostStore, allocations: AllocationStore) -> None:
         self._operations = operations
@@ -55,6 +59,22 @@ class PendingReasons:
         against = self.obstacles(operation)
         if against and all(against.values()):
             self.record_no_capacity(operation, explain(against))
+
+
+def redeliver(operations: OperationStore, notifier: Notifier, pending_reasons: PendingReasons) -> int:
+    """Redelivers stalled operations, and records why others are pending; returns how many wait for capacity.
+
+    Raises BrokerUnavailable.
+    """
+    stalled = operations.find_stalled()
+    for id, queue in stalled.undelivered:
+        with suppress(UnknownOperation):  # its record has expired since
+            notifier.notify(operations.get(id), on=queue)
+            _log.info("operation redelivered", operation=id, queue=queue)
+    for id in stalled.without_reason:
+        with suppress(UnknownOperation):
+            pending_reasons.explain(operations.get(id))
+    return stalled.waiting
 
 
 def explain(against: Against) -> str:

@@ -1,7 +1,5 @@
 """Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from aima_core.domain.ids import HostName, ServiceId
@@ -27,7 +25,11 @@ class AllocationStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for host in names:
                 pipe.hgetall(keys.held(host))
-            return {host: _allocations(found) for host, found in zip(names, pipe.execute(), strict=True)}
+            found = dict(zip(names, pipe.execute(), strict=True))
+        return {
+            host: {ServiceId(service): Allocation.parse(text) for service, text in allocations.items()}
+            for host, allocations in found.items()
+        }
 
     def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:
         """The number of slots in use on several hosts, in one round trip."""
@@ -48,7 +50,3 @@ class AllocationStore:
     def release(self, host: HostName, service: ServiceId, *, fence: int) -> bool:
         """False if a later operation got the allocation since, or there is none."""
         return bool(self._run("allocations/release", [keys.held(host)], service, fence))
-
-
-def _allocations(found: dict[str, str]) -> dict[ServiceId, Allocation]:
-    return {ServiceId(service): Allocation.parse(text) for service, text in found.items()}

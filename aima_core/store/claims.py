@@ -4,26 +4,23 @@ A claim that is not renewed expires, and the operation is redelivered. An attemp
 refused by its number, so that a worker back from a partition changes nothing.
 """
 
-from __future__ import annotations
-
 import uuid
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import COMMAND, Command, Operation, State
 from aima_core.domain.resources import HostCapacity, ObstacleKind
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
+from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
+from aima_core.store.operation_records import operation_from
 from aima_core.store.operations import now
-from aima_core.store.serialization import comma_list, in_ms, operation_from, pairs
 
 _CLAIMABLE = comma_list(state for state in State if not state.ended)
 
 
-@dataclass(frozen=True)
-class Claimed:
+class Claimed(NamedTuple):
     """The caller alone executes the operation while it renews the claim."""
 
     attempt: int
@@ -38,8 +35,7 @@ class Claimed:
         return COMMAND.validate_json(self.command_text)
 
 
-@dataclass(frozen=True)
-class NotClaimable:
+class NotClaimable(NamedTuple):
     """The message was a duplicate, or late: there is nothing to do."""
 
     reason: str
@@ -47,16 +43,14 @@ class NotClaimable:
     """It was cancelled, and its end is not recorded yet."""
 
 
-@dataclass(frozen=True)
-class InsufficientCapacity:
+class InsufficientCapacity(NamedTuple):
     """The host cannot run it now; it is recorded as pending."""
 
     lack: ObstacleKind
     operation: Operation
 
 
-@dataclass(frozen=True)
-class AlreadyPlaced:
+class AlreadyPlaced(NamedTuple):
     """A start that any host may claim, and whose service another host has already."""
 
     host: HostName
@@ -86,9 +80,11 @@ class ClaimStore:
     ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
         """Claims an operation for CLAIM_TTL, and allocates what a start needs; without `room` everything fits."""
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
-        prefixes = (keys.OPERATION_PREFIX, keys.INSTANCE_PREFIX, keys.HELD_PREFIX)
+        prefixes = (keys.operation, keys.instance, keys.held)
         claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
-        capacity = _as_arguments(room) if room else ()
+        capacity: tuple[str | int, ...] = ()
+        if room:
+            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus)
         outcome, what, *more = self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
         match outcome:
             case 0:
@@ -114,14 +110,10 @@ class ClaimStore:
     def release_all_of_host(self, host: HostName) -> list[OperationId]:
         """Releases the claims of a worker that has died, and returns what it was executing."""
         where = [keys.ACTIVE, keys.slots(host)]
-        found = self._run("claims/release_all_of_host", where, host, keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        found = self._run("claims/release_all_of_host", where, host, keys.operation, keys.claim)
         return [OperationId(id) for id in found]
 
     def unassign(self, id: OperationId, lost: HostName) -> bool:
         """Lets any host claim an operation; False if it is not the lost host's, or is still claimed by it."""
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
         return bool(self._run("claims/unassign", where, id, lost))
-
-
-def _as_arguments(room: HostCapacity) -> tuple[str | int, ...]:
-    return room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus

@@ -3,8 +3,6 @@
 A host without a heartbeat for HOST_DEAD is not live; its worker joins again when Redis has lost it.
 """
 
-from __future__ import annotations
-
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,8 +15,7 @@ from aima_core.errors import HostLives, HostNameTaken, IdentityTaken, UnknownHos
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.serialization import in_ms
+from aima_core.redis.scripts import Scripts, in_ms
 
 LEFT = 0.0
 """The last heartbeat of a host whose worker has shut down."""
@@ -52,15 +49,13 @@ class HostStore:
         Raises HostNameTaken or IdentityTaken if a live worker has it.
         """
         where = [keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]
-        dead = in_ms(keys.HOST_DEAD)
-        taken, *other = self._run("hosts/join", where, host, identity, session, dead)
+        taken, *other = self._run("hosts/join", where, host, identity, session, in_ms(keys.HOST_DEAD))
         if taken == "name":
             raise HostNameTaken(host=host, other=other[0])
         if taken == "identity":
             raise IdentityTaken(host=host, identity=identity, other=other[0])
 
     def announce(self, facts: HostFacts) -> None:
-        """Records a host's facts."""
         self._redis.hset(keys.HOSTS, facts.name, facts.model_dump_json())
 
     def heartbeat(self, host: HostName, *, identity: str, session: str) -> HeartbeatReply:
@@ -100,10 +95,9 @@ class HostStore:
         where += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
         where += [keys.held(host), keys.slots(host), keys.asked(host)]
         where += [key for queue in queues for key in (keys.queue(queue), *keys.celery_s_own(queue))]
-        prefixes = [keys.port_prefix(host), keys.INSTANCE_PREFIX, keys.LINES_PREFIX, keys.LAST_LINES_PREFIX]
-        prefixes += [keys.OPERATION_PREFIX, keys.CLAIM_PREFIX]
-        dead = in_ms(keys.HOST_DEAD)
-        match self._run("hosts/forget", where, host, dead, *queues, *prefixes):
+        prefixes = [keys.port_prefix(host), keys.instance, keys.lines, keys.last_lines]
+        prefixes += [keys.operation, keys.claim]
+        match self._run("hosts/forget", where, host, in_ms(keys.HOST_DEAD), *queues, *prefixes):
             case "live":
                 raise HostLives(host=host)
             case "unknown":
@@ -130,10 +124,7 @@ class HostStore:
             raise UnknownHost(host=host)
         seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
         drained, dropped = self._redis.hget(keys.DRAINED, host), self._redis.hget(keys.DROPPED, host)
-        return _host(text, seen, self._now(), drained=drained, dropped=dropped)
-
-    def _now(self) -> float:
-        return _seconds(self._redis.time())
+        return _host(text, seen, _seconds(self._redis.time()), drained=drained, dropped=dropped)
 
 
 def _seconds(time: tuple[int, int]) -> float:

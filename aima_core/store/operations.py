@@ -3,31 +3,26 @@
 The record is the truth, a message on the queue only a notification: a lost, late or duplicate message changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
 from aima_core.errors import OperationLost, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.enqueue import QueuedOperation, enqueue_calls
-from aima_core.store.serialization import (
+from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
+from aima_core.store.operation_records import (
+    QueuedOperation,
+    age_of,
     as_fields,
-    comma_list,
-    entry,
+    enqueue_calls,
     event_from,
     event_text,
-    in_ms,
     operation_from,
-    pairs,
 )
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
@@ -36,8 +31,7 @@ _MOST_SCANNED = 2000
 """Index entries that one page may scan before it returns what it has found."""
 
 
-@dataclass(frozen=True)
-class Stalled:
+class Stalled(NamedTuple):
     """Operations that no worker executes."""
 
     waiting: int
@@ -48,8 +42,7 @@ class Stalled:
     """Those pending, for capacity or on their queue, without a recorded reason."""
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     items: list[Operation]
     after: str | None
     """The entry after which the next page starts; None on the last page."""
@@ -82,7 +75,7 @@ class OperationStore:
 
     def page(self, *, limit: int, after: str | None = None, having: Mapping[str, str] | None = None) -> Page:
         """The newest first, of those whose record has these values."""
-        scan = (keys.OPERATION_PREFIX, after or "", limit, _MOST_SCANNED)
+        scan = (keys.operation, after or "", limit, _MOST_SCANNED)
         filters = chain.from_iterable((having or {}).items())
         next_after, *found = self._run("operations/list", [keys.OPERATIONS], *scan, *filters)
         return Page(items=_records(found), after=next_after or None)
@@ -102,7 +95,7 @@ class OperationStore:
 
     def find_stalled(self, *, at_most: int = 50) -> Stalled:
         """Each operation is returned to one caller only, and again after LOOK_AFTER."""
-        where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.OPERATION_PREFIX, keys.CLAIM_PREFIX)
+        where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.operation, keys.claim)
         limits = (in_ms(keys.LOOK_AFTER), at_most, in_ms(keys.HOST_DEAD))
         waiting, pending, *found = self._run("operations/find_stalled", where, *limits, *prefixes, keys.PREFIX)
         undelivered = [(OperationId(id), queue) for id, queue in zip(found[::2], found[1::2], strict=True)]
@@ -110,13 +103,13 @@ class OperationStore:
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
         """Operations pending for capacity, oldest first."""
-        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.OPERATION_PREFIX))
+        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
 
     def find_unroutable(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
         """Queued operations whose routes had no live consumer for `after`; `live` are the routes that have one."""
         limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR))
         where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(live))
-        return _records(self._run("operations/find_unroutable", where, keys.OPERATION_PREFIX, *limits, routes))
+        return _records(self._run("operations/find_unroutable", where, keys.operation, *limits, routes))
 
     def append_event(self, event: Event, *, attempt: int | None = None) -> int:
         """Appends and publishes an event and updates the record, in one step.
@@ -124,7 +117,9 @@ class OperationStore:
         Returns the event's number, or 0, with nothing written, if the operation has ended, is lost, or was taken over
         by a later attempt. A retry of the same event after a lost reply returns its number again.
         """
-        return int(self._run("operations/append_event", _places(event.operation), *_recording(event, attempt)))
+        id = event.operation
+        where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
+        return int(self._run("operations/append_event", where, *_recording(event, attempt)))
 
     def record_lost(self, operation: Operation, *, seen: int = 0) -> bool:
         """Records the end of an operation that Redis has lost; False if there is a record.
@@ -136,7 +131,7 @@ class OperationStore:
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
         known = operation.model_copy(update={"reason": None, "progress": None})
         record = as_fields(known.model_dump(mode="json")) | _changes(event)
-        lost = (id, entry(operation), seq, event_text(event))
+        lost = (id, f"{age_of(operation)} {id}", seq, event_text(event))
         fields = chain.from_iterable(record.items())
         return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 
@@ -173,10 +168,6 @@ class OperationStore:
 def _records(flat: Sequence[Any]) -> list[Operation]:
     """Operations as scripts return them: id, record, id, record, …"""
     return [operation_from(OperationId(id), pairs(record)) for id, record in zip(flat[::2], flat[1::2], strict=True)]
-
-
-def _places(id: OperationId) -> list[str]:
-    return [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
 
 
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:

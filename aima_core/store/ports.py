@@ -1,10 +1,7 @@
 """Fenced port leases in Redis: acquired atomically at a constant cost, released by their owner only.
 
-Each lease is a key that expires until its container runs. Beside the keys, one index holds all ports by when they are
-free, and a hash the last port of each instance, which gets the same one again.
+An instance gets its last port again. A lease expires until its container runs.
 """
-
-from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -15,8 +12,7 @@ from aima_core.domain.ids import HostName, InstanceId
 from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.serialization import in_ms
+from aima_core.redis.scripts import Scripts, in_ms
 
 _LAST_PORT = 65535
 """A port that was never leased, or was released, has its own number in the index; others have a time in ms."""
@@ -56,7 +52,8 @@ class PortStore:
             return reply
         first, last = self._ports[0], self._ports[-1]
         if isinstance(reply, list):
-            raise PortTaken(port=wanted, host=self._host, holder=_holder_of(reply[0]))
+            leased_by = json.loads(reply[0])["holder"] if reply[0] else "something else than AIMA"
+            raise PortTaken(port=wanted, host=self._host, holder=leased_by)
         if reply == "none":
             raise NoFreePort(first=first, last=last, host=self._host)
         raise PortOutOfRange(port=wanted, first=first, last=last, host=self._host)
@@ -80,17 +77,14 @@ class PortStore:
         return sorted(leases, key=lambda lease: lease.port)
 
 
-class PortListing:
-    """The leases of all hosts as JSON. Every call may raise BrokerUnavailable within seconds."""
+def port_listing(redis: TextRedis) -> str:
+    """JSON objects of PortLease with a comma between them, by host and port, in one round trip.
 
-    def __init__(self, redis: TextRedis) -> None:
-        self._run = Scripts(redis)
-
-    def as_json(self) -> str:
-        """JSON objects of PortLease with a comma between them, by host and port; in one round trip."""
-        found = self._run("ports/list", [keys.HOSTS], keys.PORTS_PREFIX, keys.PORT_PREFIX, _LAST_PORT)
-        by_host = sorted(zip(found[::2], found[1::2], strict=True))
-        return ",".join(_leases_json(host, text) for host, text in by_host if text)
+    Raises BrokerUnavailable within seconds.
+    """
+    found = Scripts(redis)("ports/list", [keys.HOSTS], keys.ports, keys.port, _LAST_PORT)
+    by_host = sorted(zip(found[::2], found[1::2], strict=True))
+    return ",".join(_leases_json(host, text) for host, text in by_host if text)
 
 
 @lru_cache(maxsize=2048)
@@ -113,7 +107,3 @@ def _lease(host: HostName, port: str, end: float, text: str) -> PortLease:
         since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
         until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
     )
-
-
-def _holder_of(lease: str) -> str:
-    return str(json.loads(lease)["holder"]) if lease else "something else than AIMA"

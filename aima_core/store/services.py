@@ -3,11 +3,8 @@
 The higher fence wins: a late writer, such as a worker back from a partition, changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
@@ -15,14 +12,12 @@ from aima_core.domain.services import GONE, Desired, Instance, Service
 from aima_core.errors import UnknownService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
-from aima_core.store.serialization import comma_list, in_ms, pairs
+from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
 
 _DESIRED = {"desired", "fence"}
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     before: Instance | None
     """The instance before; None if there was none."""
 
@@ -52,8 +47,6 @@ class ServiceStore:
 
     def put(self, *services: Service) -> None:
         """Stores specs, replacing those with the same id."""
-        if not services:
-            return
         with self._redis.pipeline() as pipe:
             for service in services:
                 pipe.set(keys.service(service.id), service.model_dump_json())
@@ -68,7 +61,7 @@ class ServiceStore:
 
     def placements(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
         """The placements of several services, in one round trip."""
-        prefixes = (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        prefixes = (keys.service, keys.instance)
         found = self._run("services/placements", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
         return {
             id: Whereabouts(
@@ -150,7 +143,7 @@ class ServiceStore:
             return [_instance(fields) for fields in pipe.execute() if fields]
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.SERVICE_PREFIX, keys.INSTANCE_PREFIX)
+        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
         after, services = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         return Listing(services, after or None)

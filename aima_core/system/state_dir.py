@@ -3,8 +3,6 @@
 Imported by the process supervisor under `python -S`: the standard library only at import.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import secrets

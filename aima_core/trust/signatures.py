@@ -4,8 +4,6 @@ A writer in Redis can delete or replay a command, and cannot forge one. The sign
 that a signed command cannot be replayed under another operation; without a valid signature it is not executed.
 """
 
-from __future__ import annotations
-
 import hmac
 
 from pydantic import SecretStr

@@ -19,7 +19,7 @@ from aima_core.domain.operations import Kind, Operation
 from aima_core.domain.resources import Allocation, ResourceRequest
 from aima_core.errors import UnknownHost
 from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
-from aima_core.scheduling.redelivery import redeliver
+from aima_core.scheduling.pending import redeliver
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 

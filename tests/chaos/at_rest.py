@@ -179,7 +179,7 @@ def room_is_held_by_what_runs(scene: Scene) -> Iterable[str]:
 
 
 def nobody_claims_anything(scene: Scene) -> Iterable[str]:
-    for key in scene.redis.scan_iter(match=f"{keys.CLAIM_PREFIX}*", count=1000):
+    for key in scene.redis.scan_iter(match=f"{keys.claim}*", count=1000):
         yield f"{key} is held by {scene.redis.get(key)}"
     for host in scene.held:
         now = scene.redis.time()[0] * 1000  # expired slots no longer count, and the next claim removes them

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
-from aima_core.errors import AimaError, BadId, Failure, exit_code_of, facts_of, table
+from aima_core.errors import AimaError, BadId, Failure, exit_code_of, table
 
 ROOT = Path(__file__).parents[2]
 ROWS = {row.__name__: row for row in table()}
@@ -117,3 +118,8 @@ def facts_told(call: ast.Call) -> set[str] | None:
 
 def repeated(values: Iterable[object]) -> list[object]:
     return [value for value, times in Counter(values).items() if times > 1]
+
+
+def facts_of(row: type[AimaError]) -> set[str]:
+    """The names of the facts in a row's sentence and hint."""
+    return {name for text in (row.sentence, row.hint) for _, name, _, _ in Formatter().parse(text) if name}

@@ -10,7 +10,7 @@ from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import HostName, OperationId, Route, ServiceId
 from aima_core.domain.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import resources_of
-from aima_core.store.enqueue import QueuedOperation
+from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.signatures import sign
 

@@ -21,7 +21,7 @@ from aima_api.cli.options import (
     wait_option,
 )
 from aima_api.cli.tables import Format, indented, print_data, print_record, print_records
-from aima_core.domain.descriptions import counted
+from aima_core.domain.units import counted
 
 if TYPE_CHECKING:
     from aima_api.client import Api

@@ -151,14 +151,13 @@ def _columns_for(rows: list[dict[str, Any]]) -> Mapping[str, str]:
 
 def _row(host: dict[str, Any]) -> dict[str, Any]:
     """For a listing: images are counted."""
-    from aima_core.domain.descriptions import describe_accelerators
+    from aima_core.domain.units import describe_accelerators
 
     return {**_fields(host), "accelerators": describe_accelerators(host["accelerators"]), "images": len(host["images"])}
 
 
 def _fields(host: dict[str, Any]) -> dict[str, Any]:
-    from aima_core.domain.descriptions import describe_accelerators
-    from aima_core.domain.units import format_size
+    from aima_core.domain.units import describe_accelerators, format_size
 
     first, last = host["ports"]
     return {
@@ -196,7 +195,7 @@ def _image(image: dict[str, Any]) -> str:
 
 
 def _clock(offset: timedelta) -> str | None:
-    from aima_core.domain.descriptions import CLOCK_TOLERANCE
+    from aima_core.domain.units import CLOCK_TOLERANCE
 
     if abs(offset) <= CLOCK_TOLERANCE:
         return None

@@ -16,7 +16,7 @@ from aima_api.cli.options import (
     timeout_option,
 )
 from aima_api.cli.tables import Format, age, print_data, print_record, print_records
-from aima_core.domain.descriptions import counted
+from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized
 
 if TYPE_CHECKING:

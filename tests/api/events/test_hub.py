@@ -15,8 +15,8 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis import keys
 from aima_core.redis.connection import following_link
+from aima_core.store.operation_records import event_text
 from aima_core.store.operations import now
-from aima_core.store.serialization import event_text
 
 SOON = timedelta(seconds=4)
 OPERATION = OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21")

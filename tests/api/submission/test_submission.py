@@ -19,7 +19,7 @@ from aima_core.domain.operations import Operation, Phase, PullImage, StartServic
 from aima_core.domain.services import Desired, InstanceState
 from aima_core.errors import BrokerUnavailable
 from aima_core.redis.interface import TextRedis
-from aima_core.store.enqueue import QueuedOperation
+from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
 from aima_core.trust.signatures import verified

@@ -22,7 +22,7 @@ from aima_core.domain.operations import Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.notifier import Notifier, encode_message, task_name
 from aima_core.redis import keys
-from aima_core.store.enqueue import QueuedOperation
+from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 

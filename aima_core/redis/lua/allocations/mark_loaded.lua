@@ -1,7 +1,5 @@
 -- uses: allocations
---
 -- Marks an allocation as loaded: its memory shows in the kernel's figures from now on.
---
 -- Returns 1, or 0 if the service has no allocation.
 local allocations = unpack(KEYS)
 local service = unpack(ARGV)

@@ -1,7 +1,5 @@
 -- uses: allocations
---
 -- Releases a service's allocation, unless a later operation got it since (fencing).
---
 -- Returns 1, or 0 if there is none or its fence is higher.
 local allocations = unpack(KEYS)
 local service, highest_fence = unpack(ARGV)

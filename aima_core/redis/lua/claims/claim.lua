@@ -1,5 +1,4 @@
 -- uses: clock, allocations, routes
---
 -- Claims an operation for a host: a lease of claim_ms, with the resources of a start allocated in the same step.
 --
 -- A duplicate or late message claims nothing. Admission and allocation are one step, so that two starts never race for

@@ -1,5 +1,4 @@
 -- Releases a claim and its slot. The allocation of a start stays until its container is gone.
---
 -- Returns 1, or 0 if another attempt holds the claim by now.
 local operation, claim, host_slots = unpack(KEYS)
 local id, attempt, host, to_any_host = unpack(ARGV)

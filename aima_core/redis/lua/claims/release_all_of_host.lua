@@ -1,5 +1,4 @@
 -- Releases every claim of a host whose worker has died, so that its successor resumes them without waiting for expiry.
---
 -- Returns {id, …}: the operations that were claimed.
 local active, host_slots = unpack(KEYS)
 local host, operation_prefix, claim_prefix = unpack(ARGV)

@@ -1,8 +1,6 @@
 -- uses: clock
---
 -- Renews a claim and its slot for claim_ms, and reports whether the attempt is still valid. An ended operation is not
 -- renewed: its worker is about to see the end.
---
 -- Returns 'go on', 'cancel' (requested), 'lost' (superseded by another attempt), or 'gone' (no record).
 local operation, claim, host_slots = unpack(KEYS)
 local id, attempt, host, claim_ms = unpack(ARGV)

@@ -1,5 +1,4 @@
 -- uses: clock
---
 -- Lets any host claim an operation of a lost host, unless that host still holds the claim (false failure detection).
 --
 -- The operation gets a new fence, so that it supersedes later requests to the lost host.

@@ -1,5 +1,4 @@
 -- uses: clock, hosts
---
 -- Forgets a removed host: deletes every record of it in one step, so that a host which joins again finds all of its
 -- records or none (race). Refused while it is live.
 --

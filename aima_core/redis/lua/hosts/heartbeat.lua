@@ -1,7 +1,5 @@
 -- uses: clock
---
 -- Records a host's heartbeat, unless its session was superseded or lost.
---
 -- Returns {'ok', 'taken' (another worker has the name) or 'unknown' (Redis lost it), 1 if drained, the epoch}.
 local hosts_seen, sessions, drained, epoch = unpack(KEYS)
 local name, own_session, new_epoch = unpack(ARGV)

@@ -1,8 +1,6 @@
 -- uses: clock, hosts
---
 -- Registers a worker under its name and identity, unless a live worker in another session has one of them. A restarted
 -- worker with the same session takes its name back at once.
---
 -- Returns {'ok'}, {'name', the other's identity}, or {'identity', the other's name}.
 local hosts_seen, sessions, identities = unpack(KEYS)
 local name, identity, session, dead_ms = unpack(ARGV)

@@ -1,5 +1,4 @@
 -- The text of an allocation, `memory loading fence gpu,gpu,…`, as `Allocation` in Python reads it, too.
-
 local function parse_allocation(text)
   local memory, loading, fence, ids = string.match(text, '^(%d+) (%d) (%-?%d+) (.*)$')
   local gpus = {}

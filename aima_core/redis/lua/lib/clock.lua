@@ -1,5 +1,4 @@
 -- Redis' own clock: leases, claims and heartbeats compare no other.
-
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,5 +1,4 @@
 -- Routes and instance ids: `host.<name>` leads to one host, `<service>@<host>` is the instance of a service there.
-
 local function route_to(host) return 'host.' .. host end
 
 local function leads_to_one_host(route) return string.sub(route, 1, 5) == 'host.' end

@@ -1,11 +1,9 @@
 -- uses: events
---
 -- Appends an event and updates its operation in one step: record, log and publication carry the same number.
 --
 -- Refused if the transition is not allowed, the operation has ended, or the attempt is superseded (fencing): a worker
 -- that was partitioned must not write to an operation that another has taken over.
 -- An event equal to the last one is a retry after a lost reply, and is not appended twice.
---
 -- Returns the event's number, or 0 if refused.
 local operation, log, common_log, active, waiting = unpack(KEYS)
 local attempt, from_states, is_last, id, event, channel, log_cap, common_log_cap, ended_ttl = unpack(ARGV, 1, 9)

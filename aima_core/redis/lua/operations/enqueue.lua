@@ -1,5 +1,4 @@
 -- uses: clock, events
---
 -- Enqueues operations: stores each with its first event and the desired state of its instance, and pushes its message.
 --
 -- One step, so that a crash of the API node leaves no stored operation without a message. An operation that is stored

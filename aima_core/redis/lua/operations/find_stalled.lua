@@ -1,5 +1,4 @@
 -- uses: clock, hosts, routes
---
 -- Finds stalled operations: active, not claimed, and without a message on their queue. Each is returned to one caller
 -- only and not again for retry_ms, so that concurrent callers never redeliver twice.
 --

@@ -1,5 +1,4 @@
 -- uses: clock, routes
---
 -- Records which routes have a live consumer, and finds queued operations whose routes had none for over limit_ms.
 --
 -- The time counts from enqueueing, and again from each time that a route had a consumer: where hosts are live and full,

@@ -1,5 +1,4 @@
 -- Lists the operations that wait for capacity, oldest first, and drops ended and expired ones.
---
 -- Returns {id, record, id, record, …}.
 local waiting = unpack(KEYS)
 local limit, operation_prefix = unpack(ARGV)

@@ -1,7 +1,5 @@
 -- uses: events
---
 -- Records and publishes the end of an operation that Redis has lost. An operation that Redis knows stays unchanged.
---
 -- Returns 1, or 0 if there is a record.
 local operation, log, common_log, operations = unpack(KEYS)
 local id, entry, seq, event, channel, log_cap, common_log_cap, ended_ttl = unpack(ARGV, 1, 8)

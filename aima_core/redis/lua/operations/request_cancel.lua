@@ -1,6 +1,5 @@
 -- Requests that an operation be cancelled. The worker that holds its claim sees the mark when it renews; without a
 -- claim, the caller may end the operation at once.
---
 -- Returns 'lost' (no record), 'ended', 'held' or 'free'.
 local operation, claim = unpack(KEYS)
 

@@ -1,11 +1,9 @@
 -- uses: clock, leases
---
 -- Leases a port of a host for lease_ms: the requested one, else the instance's last one, else the first free one.
 --
 -- A port is free from the time in its score. A port never leased has its own number there, so that the lowest
 -- comes first; a leased one has the end of its lease. So an expired lease needs no cleanup, and the cost does not grow
 -- with the number of leases. `avoid` is a port found in use by another program: it is not leased again for avoid_ms.
---
 -- Returns the port, 'out of range', 'none', or {the conflicting lease}.
 local ports, last_ports = unpack(KEYS)
 local lease_prefix, instance, fence, lease_ms, requested, avoid, avoid_ms = unpack(ARGV)

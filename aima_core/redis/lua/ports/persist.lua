@@ -1,5 +1,4 @@
 -- uses: clock, leases
---
 -- Makes a port lease permanent: from now on only evidence that its container is gone releases it.
 --
 -- Writes the lease again if Redis has lost it, since the container is the ground truth.

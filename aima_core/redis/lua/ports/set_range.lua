@@ -1,5 +1,4 @@
 -- uses: clock
---
 -- Sets the range of ports that a host leases. Leased ports stay leased, also outside of the range.
 --
 -- A free port has its own number or the end of its last lease as score, a leased one the end to come.

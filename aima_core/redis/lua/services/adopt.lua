@@ -1,5 +1,4 @@
 -- uses: fences
---
 -- Restores the record of a running instance, unless it has changed since the caller read it (optimistic lock).
 --
 -- Its service is restored only if there is none: the request of a person says more than one container does.

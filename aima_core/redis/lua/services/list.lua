@@ -1,5 +1,4 @@
 -- uses: clock, hosts, routes
---
 -- Lists services by id, each with its instances, as JSON that the caller passes on without parsing: dashboards request
 -- listings of hundreds of services repeatedly.
 --

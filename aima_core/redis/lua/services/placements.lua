@@ -1,5 +1,4 @@
 -- uses: routes
---
 -- Returns the specs of services and their instances, in the order of the services; stopped instances come last:
 -- {record or '', {instance, …}, {instance desired to run, …}, record or '', …}.
 local instances = unpack(KEYS)

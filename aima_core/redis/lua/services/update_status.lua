@@ -1,5 +1,4 @@
 -- Updates the status of an instance, unless its desired state has changed since (fencing).
---
 -- Returns 1, or 0 if superseded.
 local instance = unpack(KEYS)
 local fence, record = unpack(ARGV)

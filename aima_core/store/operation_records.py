@@ -1,23 +1,29 @@
-"""Batches of operations to enqueue, as the arguments of the script that stores them and pushes their messages.
+"""Records of operations for Redis: a hash of texts, an entry in the index, the JSON of each event, and whole batches.
 
 What operations of a batch share is passed once: one request may enqueue a thousand.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
 
+from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
-from aima_core.redis.scripts import Call
-from aima_core.store.serialization import age_of, as_fields, event_text, in_ms
+from aima_core.redis.scripts import Call, in_ms
 from aima_core.store.services import status_json
+
+BATCH_SIZE = 50
+"""Operations in one call of the script, which blocks Redis."""
+_OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
+_ID, _INSTANCE = "<id>", "<instance>"
+"""Placeholders for the ids in the texts that operations share."""
+_WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.INSTANCES]
+_JSON_FIELDS = ("progress", "failure", "needs", "routes")
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,9 @@ class QueuedOperation:
         )
 
 
-BATCH_SIZE = 50
-"""Operations in one call of the script, which blocks Redis."""
-_OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
-_ID, _INSTANCE = "<id>", "<instance>"
-"""Placeholders for the ids in the texts that operations share."""
-_WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.INSTANCES]
-
-
 def enqueue_calls(orders: Sequence[QueuedOperation]) -> Iterator[Call]:
     """The calls of `operations/enqueue`, in the order of the operations."""
-    prefixes = (keys.OPERATION_PREFIX, keys.LOG_PREFIX, keys.PREFIX, keys.INSTANCE_PREFIX, keys.INSTANCES_ON_PREFIX)
+    prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on)
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
     for start in range(0, len(orders), BATCH_SIZE):
         groups = [_group(list(alike)) for _, alike in groupby(orders[start : start + BATCH_SIZE], _shared)]
@@ -74,25 +72,21 @@ def _shared(order: QueuedOperation) -> tuple[object, ...]:
 
 
 def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
-    first, instance = alike[0], alike[0].instance
-    record = as_fields(first.operation.model_dump(mode="json", exclude=_OWN))
+    first, instance, operation = alike[0], alike[0].instance, alike[0].operation
+    record = as_fields(operation.model_dump(mode="json", exclude=_OWN))
+    queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
     group = {
         "command": first.command,
         "fields": list(chain.from_iterable(record.items())),
         "waits": first.waits,
-        "age": age_of(first.operation),
-        "event": _queued_event(first.operation),
+        "age": age_of(operation),
+        "event": event_text(queued).replace(operation.id, _ID),
         "each": [_own(order) for order in alike],
     }
     if instance:
-        status = status_json(instance).replace(instance.id, _INSTANCE).replace(first.operation.id, _ID)
+        status = status_json(instance).replace(instance.id, _INSTANCE).replace(operation.id, _ID)
         group |= {"desired": instance.desired, "instance": status}
     return group
-
-
-def _queued_event(operation: Operation) -> str:
-    queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
-    return event_text(queued).replace(operation.id, _ID)
 
 
 def _own(order: QueuedOperation) -> dict[str, str]:
@@ -106,3 +100,35 @@ def _own(order: QueuedOperation) -> dict[str, str]:
         "message": encode_message(operation, queue),
     }
     return own | {"instance": operation.service.on(host), "host": host} if operation.service and host else own
+
+
+def as_fields(record: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of the hash: texts, and JSON for composite values."""
+    return {
+        name: json.dumps(value) if name in _JSON_FIELDS else str(value)
+        for name, value in record.items()
+        if value is not None and name not in ("id", "seq", "attempt")
+    }
+
+
+def operation_from(id: OperationId, fields: Mapping[str, str]) -> Operation:
+    record: dict[str, Any] = {"id": id, **fields, "reason": fields.get("reason") or None}
+    for name in _JSON_FIELDS:
+        if name in record:
+            record[name] = json.loads(record[name])
+    return Operation.model_validate(record)
+
+
+def age_of(operation: Operation) -> str:
+    """The sort key before the id in the index of all operations."""
+    return f"{int(operation.created_at.timestamp() * 1000):013d}"
+
+
+def event_text(event: Event) -> str:
+    """The JSON in logs and publications, which carry its number beside it."""
+    return event.model_dump_json(exclude={"seq"}, exclude_defaults=True)
+
+
+def event_from(text: str, seq: int) -> Event:
+    """A recorded event with the number that Redis assigned."""
+    return Event.model_validate_json(text).model_copy(update={"seq": seq})

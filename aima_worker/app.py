@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from aima_core.domain.hosts import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
-from aima_core.queue.notifier import Notifier, stop_queue
+from aima_core.queue.notifier import Notifier
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
@@ -40,7 +40,6 @@ from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
-from aima_worker.execution.tasks import add_tasks
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
@@ -88,7 +87,7 @@ def worker_with_loops(
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
-        worker = _make_worker(host, url, dropped)
+        worker = make_celery_worker(celery_app(url, answer_within=REDIS_TIMEOUT, dropped=dropped), host)
         reconciler = ReconcileLoop(
             host,
             engine_answers=lambda _: heartbeat.announce_now(),
@@ -201,15 +200,6 @@ def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) ->
     """`blocking` is a connection of its own that waits for BLOCKING_TIMEOUT."""
     answers = LogChannel(redis)
     return LogServer(host, LogCollector(host, answers), requests=LogChannel(blocking), answers=answers)
-
-
-def _make_worker(host: HostContext, url: str, dropped: DroppedMessages) -> Any:
-    app = celery_app(url, answer_within=REDIS_TIMEOUT, dropped=dropped)
-    add_tasks(app, host)
-    slots = host.settings.host.slots
-    return make_celery_worker(
-        app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=slots
-    )
 
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:

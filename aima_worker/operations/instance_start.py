@@ -17,7 +17,7 @@ from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnav
 from aima_core.store.operations import now
 from aima_worker.attempt import Attempt, WorkerShutdown
 from aima_worker.context import HostContext
-from aima_worker.operations.images import HeldImage
+from aima_worker.operations.pull import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
 from aima_worker.runtime import Container, ContainerSpec

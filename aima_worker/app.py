@@ -43,8 +43,8 @@ from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_pred
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
-from aima_worker.node.facts import available_memory, capacity_of, host_facts, session_of
-from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
+from aima_worker.node.facts import available_memory, capacity_of, clock_offset, host_facts, session_of
+from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
 from aima_worker.operations.image_pulls import PullCoordinator
 from aima_worker.operations.readiness import http_status
@@ -93,16 +93,17 @@ def worker_with_loops(
             engine_answers=lambda _: heartbeat.announce_now(),
             unrecognized_changed=lambda: heartbeat.announce_now(),
         )
-        heartbeat = make_heartbeat(
+        heartbeat = Heartbeat(
             host,
-            facts,
-            unrecognized=lambda: reconciler.unrecognized,
+            lambda: host_facts(settings, runtime, clock_offset=clock_offset(redis), strangers=reconciler.unrecognized),
+            identity=facts.identity,
+            session=session_of(settings.state_dir.expanduser()),
             dropped=dropped,
             redis_is_new=reconciler.on_redis_reset,
-            clock_offset=lambda: clock_offset(redis),
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        logs = make_log_server(host, redis, command_link(url, answers_within=BLOCKING_TIMEOUT))
+        answers, requests = LogChannel(redis), LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT))
+        logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
@@ -157,49 +158,12 @@ def make_host(
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
         capacity=partial(capacity_of, facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor, available, interval=timings.memory_check_interval),
-        claims=ClaimRenewer(operations, claims, name, on_release=capacity_freed.set),
+        claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         probe=probe,
         capacity_freed=capacity_freed,
         timings=timings,
     )
-
-
-def make_heartbeat(
-    host: HostContext,
-    found: HostFacts,
-    *,
-    unrecognized: Callable[[], tuple[str, ...]],
-    dropped: DroppedMessages,
-    clock_offset: Callable[[], float],
-    redis_is_new: Callable[[], None],
-    displaced: Callable[[AimaError], None],
-) -> Heartbeat:
-    """`found` are the facts at the worker's start; later ones are read again."""
-
-    def facts() -> HostFacts:
-        now = host_facts(host.settings, host.runtime, clock_offset=clock_offset)
-        return now.model_copy(update={"strangers": unrecognized()})
-
-    state_dir = host.settings.state_dir.expanduser()
-    return Heartbeat(
-        host.hosts,
-        host.name,
-        facts,
-        identity=found.identity,
-        session=session_of(state_dir),
-        memory=PersistedRedisState(state_dir),
-        dropped=dropped,
-        redis_is_new=redis_is_new,
-        displaced=displaced,
-        capacity_changed=host.capacity_freed.set,
-    )
-
-
-def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) -> LogServer:
-    """`blocking` is a connection of its own that waits for BLOCKING_TIMEOUT."""
-    answers = LogChannel(redis)
-    return LogServer(host, LogCollector(host, answers), requests=LogChannel(blocking), answers=answers)
 
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:

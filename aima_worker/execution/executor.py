@@ -114,19 +114,15 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
 
 
 def _verified_command(host: HostContext, claimed: Claimed) -> Any:
-    id = claimed.operation.id
-    if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
-        _release_allocation(host, claimed)
-        raise BadSignature(host=host.name)
+    operation = claimed.operation
     try:
+        if not verified(claimed.command_text, host.signing_key, operation.id, claimed.signature):
+            raise BadSignature(host=host.name)
         return claimed.command
-    except ValidationError as wrong:
-        _release_allocation(host, claimed)
+    except (BadSignature, ValidationError) as wrong:
+        if operation.service:  # its allocation was granted with the claim, and no step runs that would release it
+            host.release_allocation(operation.service, fence=operation.fence)
+        if isinstance(wrong, BadSignature):
+            raise
         remedy = "Give the API nodes and the hosts the same version of AIMA."
         raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
-
-
-def _release_allocation(host: HostContext, claimed: Claimed) -> None:
-    """Granted with the claim; no step runs that would release it."""
-    if claimed.operation.service:
-        host.release_allocation(claimed.operation.service, fence=claimed.operation.fence)

@@ -65,8 +65,12 @@ class MemoryWatchdog:
         self, instance: InstanceId, kill: Callable[[], None], loop: BackgroundLoop, killed: list[MemoryFloor]
     ) -> None:
         with self._one_at_a_time:
-            if loop.stopped or (violation := self._violation(instance)) is None:
+            floor = self._floor or 0
+            if loop.stopped or (available := self._available()) >= floor:
                 return
+            violation = MemoryFloor(
+                host=instance.host, free=format_size(available), floor=format_size(floor), service=instance.service
+            )
             _log.warning("loading engine killed", instance=instance, reason=str(violation))
             killed.append(violation)
             try:
@@ -76,13 +80,6 @@ class MemoryWatchdog:
                 killed.clear()
             else:
                 loop.stop()
-
-    def _violation(self, instance: InstanceId) -> MemoryFloor | None:
-        assert self._floor is not None
-        if (available := self._available()) >= self._floor:
-            return None
-        free, floor = format_size(available), format_size(self._floor)
-        return MemoryFloor(host=instance.host, free=free, floor=floor, service=instance.service)
 
 
 def floor_of(settings: HostSettings, facts: HostFacts, *, measured: bool) -> int | None:

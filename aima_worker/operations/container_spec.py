@@ -13,7 +13,6 @@ from aima_core.domain.catalog import Engine, Scalar
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
-from aima_core.store.claims import Claimed
 from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerSpec, Mount
 
@@ -40,10 +39,6 @@ class Granted(NamedTuple):
     gpus: tuple[str, ...]
 
     @classmethod
-    def by(cls, claimed: Claimed) -> Granted:
-        return cls(claimed.operation.id, claimed.operation.fence, claimed.gpus)
-
-    @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Granted:
         """Raises BadId, ValueError if they are malformed."""
         operation, gpus = labels.get(OPERATION_LABEL), labels.get(GPUS_LABEL)
@@ -61,10 +56,11 @@ def container_spec(
     host: HostContext, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
 ) -> ContainerSpec:
     engine = command.engine
+    program = _native_program(host, engine, directory, port) if host.native else engine.command
     return ContainerSpec(
         name=host.container_name(command.service),
         image=image,
-        command=_native_command(host, engine, directory, port) if host.native else _command(engine),
+        command=(*program, *rendered_arguments(engine.arguments)),
         environment=engine.environment,
         host_address=host.settings.host.address,
         host_port=port,
@@ -101,16 +97,11 @@ def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:
     return tuple(rendered)
 
 
-def _command(engine: Engine) -> tuple[str, ...]:
-    return (*engine.command, *rendered_arguments(engine.arguments))
-
-
-def _native_command(host: HostContext, engine: Engine, directory: str | None, port: int) -> tuple[str, ...]:
+def _native_program(host: HostContext, engine: Engine, directory: str | None, port: int) -> list[str]:
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
     filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
-    command = (filled.get(part, part) for part in engine.native.command)
-    return (*command, *rendered_arguments(engine.arguments))
+    return [filled.get(part, part) for part in engine.native.command]
 
 
 def _mounts(engine: Engine, directory: str | None) -> tuple[Mount, ...]:

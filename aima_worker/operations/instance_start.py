@@ -7,9 +7,8 @@ wrong path, a leased port) leaves the previous container running.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Desired, Instance, InstanceState
@@ -97,7 +96,7 @@ class InstanceStart:
         """Raises Cancelled if it was stopped meanwhile."""
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
         ready |= {"image": image.reference or None, "digest": image.digest}
-        if not self._attempt.retry_until_redis_answers(lambda: self._update_status(**ready)):
+        if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
         self._host.mark_loaded(self.id.service)
 
@@ -122,7 +121,8 @@ class InstanceStart:
         if not self._touched and self._replaces_ready():
             self._restore_previous()
             return
-        failed.remember(self._last_log_lines())
+        with suppress(AimaError):
+            failed.remember(last_lines(self._host, self._host.container_name(self.id.service)))
         if isinstance(failed, Cancelled):  # else failover would start it elsewhere if this host were lost
             self._host.services.set_desired(self._instance.model_copy(update={"desired": Desired.STOPPED}))
         failing = self._instance.model_copy(update={"failure": failed.failure})
@@ -153,12 +153,3 @@ class InstanceStart:
         if self._previous.port is not None:
             self._host.ports.release(self.id, fence=fence)
             self._host.ports.persist(self.id, self._previous.port, fence=fence)
-
-    def _last_log_lines(self) -> tuple[str, ...]:
-        try:
-            return last_lines(self._host, self._host.container_name(self.id.service))
-        except AimaError:
-            return ()
-
-    def _update_status(self, **changes: Any) -> bool:
-        return update_status(self._host, self._instance, **changes)

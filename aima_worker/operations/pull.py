@@ -61,14 +61,11 @@ def ensure_image(host: HostContext, attempt: Attempt, images: Sequence[str], *, 
         if facts.arch == host.arch:
             return HeldImage(image, facts.digest)
         failures.append(_wrong_arch(host, image, facts.arch))
-    attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{_again(attempt)}")
+    # A pull ends with its worker, and half-fetched layers are lost: the byte counts go back.
+    again = " again: the worker that was pulling it shut down" if attempt.operation.progress is not None else ""
+    attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{again}")
     _check_disk_space(host, allowed[0], size)
     return _pull_first_available(host, attempt, allowed, failures)
-
-
-def _again(attempt: Attempt) -> str:
-    """A pull ends with its worker, and half-fetched layers are lost: the byte counts go back."""
-    return " again: the worker that was pulling it shut down" if attempt.operation.progress is not None else ""
 
 
 def _check_disk_space(host: HostContext, image: str, size: int | None) -> None:
@@ -90,8 +87,9 @@ def _pull_first_available(
         except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
             failures.append(failed)
             then = " Trying the next image." if image != images[-1] else ""
-            attempt.report_message(f"{_sentence(failed)}{then}")
-    raise _most_specific(failures)
+            attempt.report(f"{_sentence(failed)}{then}")
+    more_than_a_wrong_name = (failed for failed in failures if not isinstance(failed, ImageNotFound))
+    raise next(more_than_a_wrong_name, failures[0])
 
 
 def _pull(host: HostContext, attempt: Attempt, image: str) -> None:
@@ -102,14 +100,14 @@ def _pull(host: HostContext, attempt: Attempt, image: str) -> None:
     for delay in (*host.timings.pull_retry_delays, None):
         try:
             for progress in host.pulls.follow(image, attempt):
-                attempt.report_progress(progress)
+                attempt.report(progress=progress)
             return
         except DiskFull as full:
             raise _with_sizes(host, image, full, progress) from full
         except (PullBroken, PullStalled) as failed:
             if delay is None:
                 raise
-            attempt.report_message(f"{_sentence(failed)} Trying again in {format_duration(delay)}.")
+            attempt.report(f"{_sentence(failed)} Trying again in {format_duration(delay)}.")
             attempt.sleep(delay)
 
 
@@ -140,8 +138,3 @@ def _wrong_arch(host: HostContext, image: str, arch: str) -> ImageWrongArch:
 def _sentence(failed: AimaError) -> str:
     """Ended by a full stop, also where it ends with the engine's own words."""
     return f"{str(failed).rstrip('.')}."
-
-
-def _most_specific(failures: Sequence[AimaError]) -> AimaError:
-    """The first that is more than a name that does not exist."""
-    return next((failed for failed in failures if not isinstance(failed, ImageNotFound)), failures[0])

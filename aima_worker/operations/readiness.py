@@ -46,7 +46,7 @@ def wait_until_ready(host: HostContext, attempt: Attempt, command: StartService,
         while True:
             if lines := log.take():
                 patience.renew()
-                attempt.report_log_lines(lines)
+                attempt.report(lines=lines)
             _raise_if_exited(host, command, name, log)
             problem = check_health(host, url)
             if problem is None:
@@ -125,22 +125,19 @@ class _LogBuffer:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._new: deque[str] = deque(maxlen=LINES_PER_EVENT)
-        self._dropped = 0
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._new = 0
 
     def add(self, line: str) -> None:
         with self._lock:
-            self._dropped += len(self._new) == LINES_PER_EVENT
-            self._new.append(line)
             self._tail.append(line)
+            self._new += 1
 
     def take(self) -> tuple[str, ...]:
         with self._lock:
-            lines = (*((f"({self._dropped} lines left out)",) if self._dropped else ()), *self._new)
-            self._new.clear()
-            self._dropped = 0
-            return lines
+            new, self._new = self._new, 0
+            lines = tuple(self._tail)[len(self._tail) - min(new, LINES_PER_EVENT) :]
+        return lines if new <= LINES_PER_EVENT else (f"({new - LINES_PER_EVENT} lines left out)", *lines)
 
     def tail(self) -> tuple[str, ...]:
         with self._lock:

@@ -19,8 +19,9 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         directory = model_directory(host, command)
         image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
+        granted = Granted(attempt.operation.id, attempt.operation.fence, attempt.claimed.gpus)
+
         def run(port: int) -> None:
-            granted = Granted.by(attempt.claimed)
             instance.run(
                 container_spec(host, command, image=image.reference, directory=directory, port=port, granted=granted)
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import structlog
 
 from aima_core.domain.ids import Route
@@ -15,7 +13,7 @@ from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.operations.teardown import update_status
 from aima_worker.reconciler.inventory import ManagedContainer, recognize
-from aima_worker.runtime import Container, Status
+from aima_worker.runtime import Status
 
 _log = structlog.get_logger()
 
@@ -72,12 +70,8 @@ def _state(host: HostContext, managed: ManagedContainer) -> InstanceState:
         return InstanceState.RESTARTING
     if managed.healthy(host):
         return InstanceState.READY
-    running_for = now() - _started_at(managed.container)
+    running_for = now() - (managed.container.started_at or now())
     return InstanceState.STARTING if running_for < managed.load_timeout else InstanceState.UNHEALTHY
-
-
-def _started_at(container: Container) -> datetime:
-    return container.started_at or datetime.now(UTC)
 
 
 def _fence(managed: ManagedContainer, instance: Instance | None) -> int:
@@ -121,7 +115,7 @@ def _record_lost_start(host: HostContext, managed: ManagedContainer) -> None:
     """The start was running when Redis lost its record: had it ended, the engine would be ready."""
     if managed.granted.operation is None:
         return
-    began = _started_at(managed.container)
+    began = managed.container.started_at or now()
     start = Operation(
         id=managed.granted.operation,
         kind=Kind.START,

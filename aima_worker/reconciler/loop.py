@@ -20,6 +20,7 @@ from aima_core.errors import BrokerUnavailable, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
+from aima_worker.operations.teardown import teardown_if_current
 from aima_worker.reconciler.inventory import ConditionTimer, Inventory, ManagedContainer, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
@@ -111,7 +112,7 @@ class ReconcileLoop:
             assert managed is not None
             self._instances.adopt(managed)
         elif instance.state is InstanceState.STOPPING:
-            self._instances.resume_teardown(instance)
+            teardown_if_current(self._host, instance, grace=timedelta())  # the container engine had not answered
         elif instance.desired is Desired.RUNNING and was_ready(instance):
             self._supervisor.check(instance, managed)
         else:
@@ -136,25 +137,19 @@ class ReconcileLoop:
             _log.warning("unrecognized containers changed", names=self.unrecognized)
             self._unrecognized_changed()
 
-    # The two loops --------------------------------------------------------------------------------------------------
-
     def _interval(self) -> timedelta:
-        return min(RECONCILE_INTERVAL, self._supervisor.time_to_next_restart())
+        return min(RECONCILE_INTERVAL, self._supervisor.restarts.time_to_next())
 
     def _run_pass(self) -> None:
         try:
-            self._reconcile_what_is_ours()
+            if self._records_enabled.is_set():
+                self.reconcile_once()
+            else:  # another live worker may use this host's name: its records are not judged by the containers here
+                self._supervisor.check_without_records(scan(self._host).managed)
         except DockerUnavailable as away:
             self._set_engine(answers=False, reason=str(away))
         else:
             self._set_engine(answers=True)
-
-    def _reconcile_what_is_ours(self) -> None:
-        """Another live worker may use this host's name: its records must not be judged by the containers here."""
-        if self._records_enabled.is_set():
-            self.reconcile_once()
-        else:
-            self._supervisor.check_without_records(scan(self._host).managed)
 
     def _set_engine(self, *, answers: bool, reason: str = "") -> None:
         if answers is self._engine_answers:

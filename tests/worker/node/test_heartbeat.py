@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,6 @@ from aima_core.domain.ids import HostName
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
-from aima_core.store.hosts import HostStore
 from aima_worker.node.facts import host_facts
 from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, RedisState
 
@@ -21,27 +21,24 @@ ALPHA = HostName("alpha")
 
 
 @pytest.fixture
-def hosts(redis):
-    return HostStore(redis)
+def hosts(desk):
+    return desk.host.hosts
 
 
 @pytest.fixture
-def beat_of(desk, hosts, tmp_path):
+def beat_of(desk):
     """A worker's heartbeat, sent by hand; its callbacks append to the list."""
 
     def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Heartbeat(
-            hosts,
-            name,
+            replace(desk.host, name=name),
             lambda: facts,
             identity=identity,
             session=session,
-            memory=PersistedRedisState(tmp_path),
             dropped=dropped or DroppedMessages(),
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
-            capacity_changed=lambda: None,
             **more,
         )
 

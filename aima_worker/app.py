@@ -18,7 +18,6 @@ from threading import Thread
 from typing import Any
 
 import structlog
-from pydantic import SecretStr
 
 from aima_core.domain.hosts import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
@@ -132,6 +131,8 @@ def make_host(
     timings: Timings | None = None,
 ) -> HostContext:
     """Raises BadSettings without a signing key."""
+    if settings.signing_key is None:
+        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
     claims = ClaimStore(redis)
     name = settings.host.name
@@ -145,7 +146,7 @@ def make_host(
         arch=facts.arch,
         routes=facts.routes,
         settings=settings,
-        signing_key=_signing_key(settings),
+        signing_key=settings.signing_key,
         native=native,
         runtime=runtime,
         operations=operations,
@@ -168,10 +169,16 @@ def make_host(
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:
     """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken."""
-    _retry_until_redis_answers(heartbeat.start)
-    reconciler.enable_records()
-    _retry_until_redis_answers(lambda: host.ports.set_range(host.settings.host.ports))
-    _retry_until_redis_answers(lambda: take_over_from_predecessor(host))
+    set_range = partial(host.ports.set_range, host.settings.host.ports)
+    take_over = partial(take_over_from_predecessor, host)
+    steps: list[Callable[[], None]] = [heartbeat.start, reconciler.enable_records, set_range, take_over]
+    while steps:
+        try:
+            steps[0]()
+            del steps[0]
+        except BrokerUnavailable as unavailable:
+            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
+            time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:
@@ -185,21 +192,6 @@ def _begin_shutdown(host: HostContext, heartbeat: Heartbeat) -> None:
     _log.info("worker shutting down", running=len(host.claims.running_services()))
     host.claims.cancel_all()
     Thread(target=heartbeat.stop, name="leave", daemon=True).start()  # while Celery waits for its queues
-
-
-def _retry_until_redis_answers(call: Callable[[], None]) -> None:
-    while True:
-        try:
-            return call()
-        except BrokerUnavailable as unavailable:
-            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
-            time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
-
-
-def _signing_key(settings: Settings) -> SecretStr:
-    if settings.signing_key is None:
-        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
-    return settings.signing_key
 
 
 def _shrink_memory() -> None:

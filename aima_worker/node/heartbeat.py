@@ -51,8 +51,8 @@ class Heartbeat:
         self._dropped = dropped
         self._redis_is_new = redis_is_new
         self._displaced = displaced
-        self._memory = PersistedRedisState(host.settings.state_dir.expanduser())
-        self._known = self._memory.load()
+        self._file = host.settings.state_dir.expanduser() / "redis.epoch"
+        self._known = RedisState.load(self._file)
         self._drained = False
         self._heartbeats_to_announcement = 0
         self._loop = BackgroundLoop("heartbeat", self._run_pass, interval=interval)
@@ -121,26 +121,22 @@ class Heartbeat:
             _log.info("host drained" if state.drained else "host resumed")
             self._capacity_changed()
         if state != known:
-            self._memory.save(state)
+            state.save(self._file)
             self._known = state
 
 
 class RedisState(NamedTuple):
+    """What Redis may lose while the worker is down, in the state directory."""
+
     epoch: str | None = None
     """Minted by Redis' first worker: another epoch means that Redis has lost its data."""
     drained: bool = False
 
-
-class PersistedRedisState:
-    """What Redis may lose while the worker is down, in the state directory."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._file = state_dir / "redis.epoch"
-
-    def load(self) -> RedisState:
+    @classmethod
+    def load(cls, file: Path) -> RedisState:
         """Empty if nothing readable was saved."""
-        words = self._file.read_text().split() if self._file.exists() else []
-        return RedisState(words[0], "drained" in words[1:]) if words else RedisState()
+        words = file.read_text().split() if file.exists() else []
+        return cls(words[0], "drained" in words[1:]) if words else cls()
 
-    def save(self, state: RedisState) -> None:
-        write_atomically(self._file, f"{state.epoch}{' drained' if state.drained else ''}\n")
+    def save(self, file: Path) -> None:
+        write_atomically(file, f"{self.epoch}{' drained' if self.drained else ''}\n")

@@ -65,7 +65,9 @@ def nvml_reading(*, within: timedelta = READ_TIMEOUT, program: Sequence[str] = P
         return Reading(
             error=NvmlError("Crashed", f"Reading NVML ended with status {reader.returncode}. {last}".strip())
         )
-    return _parse(answer)
+    reading = json.loads(answer)
+    devices = tuple(Device(**each) for each in reading["devices"])
+    return Reading(devices, NvmlError(**reading["error"]) if reading["error"] else None)
 
 
 def read(nvml: Any) -> Reading:
@@ -111,12 +113,6 @@ def _device(nvml: Any, handle: Any) -> Device:
 
 def _error(refused: Exception) -> NvmlError:
     return NvmlError(type(refused).__name__.removeprefix("NVMLError_"), str(refused))
-
-
-def _parse(answer: str) -> Reading:
-    reading = json.loads(answer)
-    devices = tuple(Device(**each) for each in reading["devices"])
-    return Reading(devices, NvmlError(**reading["error"]) if reading["error"] else None)
 
 
 def main() -> None:

@@ -65,14 +65,22 @@ def container_spec(
         host_address=host.settings.host.address,
         host_port=port,
         container_port=engine.port,
-        mounts=_mounts(engine, directory),
+        mounts=(Mount(source=directory, target=engine.model_mount),) if directory and engine.model_mount else (),
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
         gpus=granted.gpus or engine.requires.gpus,
         install=engine.native.install if host.native and engine.native else None,
-        labels=_labels(host, command, image, port) | granted.labels(),
+        labels={
+            **ours(host),
+            "aima.service": command.service,
+            "aima.engine": engine.name,
+            IMAGE_LABEL: image,
+            PORT_LABEL: str(port),
+            COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
+            **granted.labels(),
+        },
     )
 
 
@@ -102,20 +110,3 @@ def _native_program(host: HostContext, engine: Engine, directory: str | None, po
         raise NoNativeSection(engine=engine.name, host=host.name)
     filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
     return [filled.get(part, part) for part in engine.native.command]
-
-
-def _mounts(engine: Engine, directory: str | None) -> tuple[Mount, ...]:
-    if engine.model_mount is None or directory is None:
-        return ()
-    return (Mount(source=directory, target=engine.model_mount),)
-
-
-def _labels(host: HostContext, command: StartService, image: str, port: int) -> dict[str, str]:
-    return {
-        **ours(host),
-        "aima.service": command.service,
-        "aima.engine": command.engine.name,
-        IMAGE_LABEL: image,
-        PORT_LABEL: str(port),
-        COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
-    }

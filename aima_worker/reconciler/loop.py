@@ -51,7 +51,6 @@ class ReconcileLoop:
         self._unrecognized_changed = unrecognized_changed
         self.unrecognized: tuple[str, ...] = ()
         """The names of containers with our labels that this version cannot parse."""
-        self._engine_answers = True
         self._timer = ConditionTimer()
         self._supervisor = HealthSupervisor(host)
         self._instances = InstanceReconciler(host, self._timer)
@@ -76,7 +75,7 @@ class ReconcileLoop:
 
     def on_redis_reset(self) -> None:
         """Redis has lost its data: records everything again, at once."""
-        self._resources.reset()
+        self._resources = ResourceReconciler(self._host, self._timer)
         self._resources_due = 0.0
         self._loop.wake()
 
@@ -152,13 +151,13 @@ class ReconcileLoop:
             self._set_engine(answers=True)
 
     def _set_engine(self, *, answers: bool, reason: str = "") -> None:
-        if answers is self._engine_answers:
+        unavailable = self._host.engine_unavailable
+        if answers is not unavailable.is_set():
             return
-        self._engine_answers = answers
         if answers:
-            self._host.engine_unavailable.clear()
+            unavailable.clear()
         else:
-            self._host.engine_unavailable.set()
+            unavailable.set()
         self._resources_due = 0.0
         _log.warning("container engine answers" if answers else "container engine unavailable", reason=reason)
         self._report_engine(answers)

@@ -29,10 +29,6 @@ class ResourceReconciler:
         self._timer = timer
         self._highest_fence = 0
 
-    def reset(self) -> None:
-        """Redis has lost its data: everything must be recorded again."""
-        self._highest_fence = 0
-
     def reconcile(self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]) -> bool:
         """Returns False if the next pass must follow soon: something may be orphaned."""
         self._raise_fence(instances, managed)

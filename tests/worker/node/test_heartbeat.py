@@ -13,7 +13,7 @@ from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
 from aima_worker.node.facts import host_facts
-from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, RedisState
+from aima_worker.node.heartbeat import Heartbeat, RedisState
 
 pytestmark = pytest.mark.redis
 
@@ -123,7 +123,7 @@ def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, b
 def test_what_cannot_be_read_is_not_remembered(tmp_path):
     (tmp_path / "redis.epoch").write_text("")
 
-    assert PersistedRedisState(tmp_path).load() == RedisState()
+    assert RedisState.load(tmp_path / "redis.epoch") == RedisState()
 
 
 def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):

@@ -45,7 +45,7 @@ from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
 from aima_worker.node.facts import available_memory, capacity_of, clock_offset, host_facts, session_of
 from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
-from aima_worker.operations.image_pulls import PullCoordinator
+from aima_worker.operations.pull import PullCoordinator
 from aima_worker.operations.readiness import http_status
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerRuntime

@@ -150,8 +150,15 @@ class Attempt:
         """Returns the result of a call that cannot be interrupted; a cancel abandons it to its own thread."""
         future, done = Future[_T](), Flag()
         future.add_done_callback(lambda _: done.set())
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as failed:  # noqa: BLE001 the thread's boundary: raised again in the waiting thread
+                future.set_exception(failed)
+
         with self.close_on_cancel(done.set):
-            Thread(target=_run_into, args=(future, call), name="uninterruptible call", daemon=True).start()
+            Thread(target=run, name="uninterruptible call", daemon=True).start()
             done.wait()
         self.raise_if_cancelled()
         return future.result()
@@ -165,10 +172,3 @@ class Attempt:
 
     def _event(self, **fields: Any) -> Event:
         return Event(operation=self.operation.id, at=now(), phase=self.phase, host=self.host, **fields)
-
-
-def _run_into(future: Future[_T], call: Callable[[], _T]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as failed:  # noqa: BLE001 the thread's boundary: raised again in the waiting thread
-        future.set_exception(failed)

@@ -1,8 +1,7 @@
 """This host's facts and identity, as it announces them; and the machine report that `aima doctor` reads.
 
-Hardware is detected once (`hardware.py`); memory, disk, images and the container engine are a snapshot of each call. An
-engine that does not answer is reported, not raised. A copied machine has the identity of the original and another
-session, so that Redis distinguishes the two.
+A snapshot at each call, apart from the hardware. A container engine that does not answer is reported, not raised. A
+copied machine has the identity of the original and another session, so that Redis distinguishes the two.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from aima_core.domain.hosts import HostFacts, ImageOnHost
-from aima_core.domain.ids import HostName, Route
+from aima_core.domain.ids import Route
 from aima_core.domain.resources import HostCapacity
 from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
 from aima_core.redis.connection import command_link
@@ -41,6 +40,7 @@ def host_facts(
 ) -> HostFacts:
     has, host = hardware(settings), settings.host
     engine, images, answers = _runtime_facts(runtime)
+    kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
     return HostFacts(
         name=host.name,
         identity=minted_identity(settings.state_dir.expanduser()),
@@ -61,7 +61,7 @@ def host_facts(
         images=tuple(images[:MAX_IMAGES]),
         allows=host.images,
         ports=(host.ports[0], host.ports[-1]),
-        routes=_routes(host.name, has),
+        routes=(Route.to_host(host.name), *(Route(f"{kind}.{has.arch}") for kind in kinds)),
         labels=host.labels,
         version=version("aima-engines"),
         clock_offset=clock_offset,
@@ -80,12 +80,6 @@ def session_of(state_dir: Path) -> str:
     file = (state_dir / "identity").stat()
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
     return f"{boot}:{file.st_dev}:{file.st_ino}"
-
-
-def _routes(name: HostName, has: Hardware) -> tuple[Route, ...]:
-    """The queues of starts and pulls: the host's own, one for each kind of accelerator, and the CPU's."""
-    kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
-    return Route.to_host(name), *(Route(f"{kind}.{has.arch}") for kind in kinds)
 
 
 def _runtime_facts(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[ImageOnHost], bool]:

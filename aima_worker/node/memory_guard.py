@@ -1,8 +1,7 @@
 """Memory watchdog: kills an engine that takes the host below its memory floor while it loads.
 
 Where CPU and GPU share the memory, an engine that overcommits can hang the whole machine, and its container's limit
-does not see the GPU's share. The watchdog checks the available memory each second while an engine loads, and retries a
-kill that failed.
+does not see the GPU's share. A kill that failed is retried at the next check.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads NVML in a subprocess, which is this file: NVIDIA's GPUs as their driver reports them.
 
-A subprocess, since the library would cost the worker 19 MB for good, and a driver that hangs blocks its caller for
-ever: a subprocess can crash or be abandoned. It imports the standard library and NVML only, and closes NVML after the
-reading. `aima_worker.node.accelerators` interprets it.
+The library would cost the worker 19 MB for good, and a driver that hangs blocks its caller for ever: a subprocess can
+crash or be abandoned. It imports the standard library and NVML only.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
     Raises DockerUnavailable, BrokerUnavailable.
     """
     with host.service_lock(seen.service):
-        managed = _read_again(host, seen)
+        container = host.runtime.find(seen.container.name)
+        managed = recognize(host, container) if container and not host.claims.is_running(seen.service) else None
         if managed is None or managed.container.status is Status.CREATED:
             return
         instance = _instance(host, managed, _state(host, managed), fence=_fence(managed, instead_of))
@@ -55,14 +56,6 @@ def mark_ready(host: HostContext, instance: Instance, managed: ManagedContainer)
         _log.info("abandoned start became ready", instance=instance.id)
         restore_resources(host, managed, ready)
         host.mark_loaded(instance.id.service)
-
-
-def _read_again(host: HostContext, seen: ManagedContainer) -> ManagedContainer | None:
-    """Under the service's lock; None if the container is gone, or an operation on it runs."""
-    container = host.runtime.find(seen.container.name)
-    if container is None or host.claims.is_running(seen.service):
-        return None
-    return recognize(host, container)
 
 
 def _state(host: HostContext, managed: ManagedContainer) -> InstanceState:

@@ -1,8 +1,7 @@
 """The reconcile loop: compares every container and record, each few seconds and at once after a container changes.
 
-It decides when a pass runs and how far its snapshot is trusted; `supervision`, `reconcile` and `resources` act on it.
-A container engine that does not answer is a state of the host, never an exit of its containers.
-Services that an operation runs for are skipped: its steps look after them.
+A container engine that does not answer is a state of the host, never an exit of its containers. Services that an
+operation runs for are skipped: its steps look after them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reconciles records and containers after something was lost: a worker, a message, a host, or Redis' data.
 
-A running container is adopted, an abandoned start is finished or failed, an undesired container is stopped. A missing
-record never removes a running container: it counts as desired, since a stop would have removed it. Every disagreement
-must be stable for some seconds, since an operation that resolves it may be on its way.
+A missing record never removes a running container: it counts as desired, since a stop would have removed it. Every
+disagreement must be stable for some seconds, since an operation that resolves it may be on its way.
 """
 
 from __future__ import annotations

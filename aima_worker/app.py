@@ -87,11 +87,7 @@ def worker_with_loops(
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
         worker = make_celery_worker(celery_app(url, answer_within=REDIS_TIMEOUT, dropped=dropped), host)
-        reconciler = ReconcileLoop(
-            host,
-            engine_answers=lambda _: heartbeat.announce_now(),
-            unrecognized_changed=lambda: heartbeat.announce_now(),
-        )
+        reconciler = ReconcileLoop(host, facts_changed=lambda: heartbeat.announce_now())
         heartbeat = Heartbeat(
             host,
             lambda: host_facts(settings, runtime, clock_offset=clock_offset(redis), strangers=reconciler.unrecognized),

@@ -50,7 +50,10 @@ def execute(host: HostContext, id: OperationId) -> None:
         case AlreadyPlaced():
             _forward_to_owner(host, claimed)
         case NotClaimable():
-            _skip(host, id, claimed)
+            _log.info("operation skipped", operation=id, reason=claimed.reason)
+            if claimed.cancel_pending:
+                cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
+                host.operations.append_event(cancelled)
         case Claimed():
             with host.claims.renewing(claimed) as attempt, _recorded_outcome(host, attempt):
                 STEPS[claimed.operation.kind](host, attempt, _verified_command(host, claimed))
@@ -77,13 +80,6 @@ def _forward_to_owner(host: HostContext, refused: AlreadyPlaced) -> None:
     host.pending_reasons.record_reason(
         operation, f"{operation.service} is on {name}, which does not respond; it starts there, or after failover."
     )
-
-
-def _skip(host: HostContext, id: OperationId, skipped: NotClaimable) -> None:
-    _log.info("operation skipped", operation=id, reason=skipped.reason)
-    if skipped.cancel_pending:
-        event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
-        host.operations.append_event(event)
 
 
 @contextmanager

@@ -37,17 +37,10 @@ _log = structlog.get_logger()
 
 
 class ReconcileLoop:
-    def __init__(
-        self,
-        host: HostContext,
-        *,
-        engine_answers: Callable[[bool], None],
-        unrecognized_changed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`engine_answers` is called with whether the container engine answers, whenever that changes."""
+    def __init__(self, host: HostContext, *, facts_changed: Callable[[], None] = lambda: None) -> None:
+        """`facts_changed`: whether the container engine answers has, or the unrecognized containers."""
         self._host = host
-        self._report_engine = engine_answers
-        self._unrecognized_changed = unrecognized_changed
+        self._facts_changed = facts_changed
         self.unrecognized: tuple[str, ...] = ()
         """The names of containers with our labels that this version cannot parse."""
         self._timer = ConditionTimer()
@@ -133,7 +126,7 @@ class ReconcileLoop:
         if inventory.unrecognized != self.unrecognized:
             self.unrecognized = inventory.unrecognized
             _log.warning("unrecognized containers changed", names=self.unrecognized)
-            self._unrecognized_changed()
+            self._facts_changed()
 
     def _interval(self) -> timedelta:
         return min(RECONCILE_INTERVAL, self._supervisor.restarts.time_to_next())
@@ -159,7 +152,7 @@ class ReconcileLoop:
             unavailable.set()
         self._resources_due = 0.0
         _log.warning("container engine answers" if answers else "container engine unavailable", reason=reason)
-        self._report_engine(answers)
+        self._facts_changed()
         self._host.capacity_freed.set()
 
     def _wake_on_changes(self) -> None:

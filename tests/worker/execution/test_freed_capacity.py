@@ -58,7 +58,7 @@ def heartbeat(desk, facts):
 
 @pytest.fixture
 def reconciler(desk):
-    return ReconcileLoop(desk.host, engine_answers=lambda _: None)
+    return ReconcileLoop(desk.host)
 
 
 @pytest.fixture

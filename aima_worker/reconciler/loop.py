@@ -162,11 +162,8 @@ class ReconcileLoop:
             if self._subscription.stopped:  # race: `stop` closed the stream before this one
                 self._changes.close()
             for name in self._changes:
-                if not self._has_operation(name):
+                # Starts and stops change containers themselves, and a pass would slow them down.
+                if name not in map(self._host.container_name, self._host.claims.running_services()):
                     self._loop.wake()
         except DockerUnavailable:
             self._loop.wake()
-
-    def _has_operation(self, container: str) -> bool:
-        """Starts and stops change containers themselves, and a pass would slow them down."""
-        return container in map(self._host.container_name, self._host.claims.running_services())

@@ -47,7 +47,9 @@ class HealthSupervisor:
     def check(self, instance: Instance, managed: ManagedContainer | None) -> None:
         """An instance that is desired and was ready."""
         if managed is None:
-            self._fail_if_removed(instance)
+            # Asked by name: the inventory may have been listed before the container was created (stale read).
+            if self._host.runtime.find(self._host.container_name(instance.id.service)) is None:
+                fail_instance(self._host, instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
         elif managed.running:
             self._check_health(instance, managed)
         elif self.restarts.plan(instance.id):
@@ -62,11 +64,6 @@ class HealthSupervisor:
             idle = not self._host.claims.is_running(each.service)
             if not each.running and idle and self.restarts.plan(each.id):
                 self._restart_when_due(each, guard=lambda: True)
-
-    def _fail_if_removed(self, instance: Instance) -> None:
-        """Asked by name: the inventory may have been listed before the container was created (stale read)."""
-        if self._host.runtime.find(self._host.container_name(instance.id.service)) is None:
-            fail_instance(self._host, instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
 
     def _check_health(self, instance: Instance, managed: ManagedContainer) -> None:
         if managed.healthy(self._host):

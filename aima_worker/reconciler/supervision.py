@@ -105,10 +105,10 @@ class HealthSupervisor:
             _log.warning("engine restart failed", instance=managed.id, reason=str(failed))
 
     def _exit_of(self, managed: ManagedContainer) -> EngineDied:
-        container, count = managed.container, self.restarts.count(managed.id)
+        container, budget = managed.container, len(self._host.timings.restart_delays)
         how = "killed for want of memory" if container.oom_killed else f"exit code {container.exit_code}"
         exhausted = self.restarts.exhausted(managed.id)
-        then = f"It was restarted {count} times, and is not again." if exhausted else "It is restarted."
+        then = f"It was restarted {budget} times, and is not again." if exhausted else "It is restarted."
         return EngineDied(how=how, then=then, service=managed.service)
 
 
@@ -139,9 +139,6 @@ class RestartTracker:
         """The planned restart is made."""
         self._planned.pop(instance, None)
         self._made[instance].append(self._clock())
-
-    def count(self, instance: InstanceId) -> int:
-        return len(self._made[instance])
 
     def exhausted(self, instance: InstanceId) -> bool:
         return len(self._made[instance]) >= len(self._delays)

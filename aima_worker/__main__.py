@@ -25,23 +25,17 @@ def main() -> int:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
     try:
-        return _report() if sys.argv[1:] == ["--facts"] else _work()
+        if sys.argv[1:] == ["--facts"]:
+            from aima_worker.node.facts import machine_report
+
+            sys.stdout.write(machine_report(load_settings()).model_dump_json() + "\n")
+            return 0
+        from aima_worker.app import run_worker
+
+        return run_worker(load_settings())
     except AimaError as failed:
         sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
         return failed.exit_code
-
-
-def _work() -> int:
-    from aima_worker.app import run_worker
-
-    return run_worker(load_settings())
-
-
-def _report() -> int:
-    from aima_worker.node.report import inspect
-
-    sys.stdout.write(inspect(load_settings()).model_dump_json() + "\n")
-    return 0
 
 
 if __name__ == "__main__":

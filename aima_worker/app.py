@@ -18,12 +18,11 @@ from threading import Thread
 from typing import Any
 
 import structlog
-from pydantic import SecretStr
 
 from aima_core.domain.hosts import HostFacts
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
-from aima_core.queue.notifier import Notifier, stop_queue
+from aima_core.queue.notifier import Notifier
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
@@ -40,14 +39,13 @@ from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
-from aima_worker.execution.tasks import add_tasks
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
-from aima_worker.node.facts import available_memory, capacity_of, host_facts, session_of
-from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, clock_offset
+from aima_worker.node.facts import available_memory, capacity_of, clock_offset, host_facts, session_of
+from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
-from aima_worker.operations.image_pulls import PullCoordinator
+from aima_worker.operations.pull import PullCoordinator
 from aima_worker.operations.readiness import http_status
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerRuntime
@@ -88,22 +86,19 @@ def worker_with_loops(
         facts = host_facts(settings, runtime)
         host = make_host(settings, redis, runtime, facts=facts, native=native, probe=probe)
         dropped = DroppedMessages()
-        worker = _make_worker(host, url, dropped)
-        reconciler = ReconcileLoop(
+        worker = make_celery_worker(celery_app(url, answer_within=REDIS_TIMEOUT, dropped=dropped), host)
+        reconciler = ReconcileLoop(host, facts_changed=lambda: heartbeat.announce_now())
+        heartbeat = Heartbeat(
             host,
-            engine_answers=lambda _: heartbeat.announce_now(),
-            unrecognized_changed=lambda: heartbeat.announce_now(),
-        )
-        heartbeat = make_heartbeat(
-            host,
-            facts,
-            unrecognized=lambda: reconciler.unrecognized,
+            lambda: host_facts(settings, runtime, clock_offset=clock_offset(redis), strangers=reconciler.unrecognized),
+            identity=facts.identity,
+            session=session_of(settings.state_dir.expanduser()),
             dropped=dropped,
             redis_is_new=reconciler.on_redis_reset,
-            clock_offset=lambda: clock_offset(redis),
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        logs = make_log_server(host, redis, command_link(url, answers_within=BLOCKING_TIMEOUT))
+        answers, requests = LogChannel(redis), LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT))
+        logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
@@ -132,6 +127,8 @@ def make_host(
     timings: Timings | None = None,
 ) -> HostContext:
     """Raises BadSettings without a signing key."""
+    if settings.signing_key is None:
+        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
     claims = ClaimStore(redis)
     name = settings.host.name
@@ -145,7 +142,7 @@ def make_host(
         arch=facts.arch,
         routes=facts.routes,
         settings=settings,
-        signing_key=_signing_key(settings),
+        signing_key=settings.signing_key,
         native=native,
         runtime=runtime,
         operations=operations,
@@ -158,7 +155,7 @@ def make_host(
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
         capacity=partial(capacity_of, facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor, available, interval=timings.memory_check_interval),
-        claims=ClaimRenewer(operations, claims, name, on_release=capacity_freed.set),
+        claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         probe=probe,
         capacity_freed=capacity_freed,
@@ -166,58 +163,18 @@ def make_host(
     )
 
 
-def make_heartbeat(
-    host: HostContext,
-    found: HostFacts,
-    *,
-    unrecognized: Callable[[], tuple[str, ...]],
-    dropped: DroppedMessages,
-    clock_offset: Callable[[], float],
-    redis_is_new: Callable[[], None],
-    displaced: Callable[[AimaError], None],
-) -> Heartbeat:
-    """`found` are the facts at the worker's start; later ones are read again."""
-
-    def facts() -> HostFacts:
-        now = host_facts(host.settings, host.runtime, clock_offset=clock_offset)
-        return now.model_copy(update={"strangers": unrecognized()})
-
-    state_dir = host.settings.state_dir.expanduser()
-    return Heartbeat(
-        host.hosts,
-        host.name,
-        facts,
-        identity=found.identity,
-        session=session_of(state_dir),
-        memory=PersistedRedisState(state_dir),
-        dropped=dropped,
-        redis_is_new=redis_is_new,
-        displaced=displaced,
-        capacity_changed=host.capacity_freed.set,
-    )
-
-
-def make_log_server(host: HostContext, redis: TextRedis, blocking: TextRedis) -> LogServer:
-    """`blocking` is a connection of its own that waits for BLOCKING_TIMEOUT."""
-    answers = LogChannel(redis)
-    return LogServer(host, LogCollector(host, answers), requests=LogChannel(blocking), answers=answers)
-
-
-def _make_worker(host: HostContext, url: str, dropped: DroppedMessages) -> Any:
-    app = celery_app(url, answer_within=REDIS_TIMEOUT, dropped=dropped)
-    add_tasks(app, host)
-    slots = host.settings.host.slots
-    return make_celery_worker(
-        app, name=f"aima@{host.name}", routes=host.routes, stops=stop_queue(host.name), slots=slots
-    )
-
-
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:
     """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken."""
-    _retry_until_redis_answers(heartbeat.start)
-    reconciler.enable_records()
-    _retry_until_redis_answers(lambda: host.ports.set_range(host.settings.host.ports))
-    _retry_until_redis_answers(lambda: take_over_from_predecessor(host))
+    set_range = partial(host.ports.set_range, host.settings.host.ports)
+    take_over = partial(take_over_from_predecessor, host)
+    steps: list[Callable[[], None]] = [heartbeat.start, reconciler.enable_records, set_range, take_over]
+    while steps:
+        try:
+            steps[0]()
+            del steps[0]
+        except BrokerUnavailable as unavailable:
+            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
+            time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:
@@ -231,21 +188,6 @@ def _begin_shutdown(host: HostContext, heartbeat: Heartbeat) -> None:
     _log.info("worker shutting down", running=len(host.claims.running_services()))
     host.claims.cancel_all()
     Thread(target=heartbeat.stop, name="leave", daemon=True).start()  # while Celery waits for its queues
-
-
-def _retry_until_redis_answers(call: Callable[[], None]) -> None:
-    while True:
-        try:
-            return call()
-        except BrokerUnavailable as unavailable:
-            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
-            time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
-
-
-def _signing_key(settings: Settings) -> SecretStr:
-    if settings.signing_key is None:
-        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
-    return settings.signing_key
 
 
 def _shrink_memory() -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from aima_core.domain.ids import HostName
-from aima_core.domain.operations import Event, Operation, Phase, PullProgress
+from aima_core.domain.operations import Event, Phase, PullProgress
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore, now
@@ -44,6 +44,7 @@ class Attempt:
 
     def __init__(self, claimed: Claimed, *, host: HostName, operations: OperationStore, claims: ClaimStore) -> None:
         self.claimed = claimed
+        self.operation = claimed.operation
         self.host = host
         self.phase = Phase.QUEUED
         self.seen = claimed.operation.seq
@@ -57,10 +58,6 @@ class Attempt:
         self._closed_on_cancel: list[Callable[[], None]] = []
 
     @property
-    def operation(self) -> Operation:
-        return self.claimed.operation
-
-    @property
     def is_portable(self) -> bool:
         """Nothing exists on this host yet that another host could not make as well."""
         return self.phase in (Phase.QUEUED, Phase.PULLING)
@@ -72,15 +69,12 @@ class Attempt:
         event = self._event(message=message)
         self.retry_until_redis_answers(lambda: self._record(event))
 
-    def report_progress(self, progress: PullProgress) -> None:
-        self._try_to_record(progress=progress)
-
-    def report_message(self, message: str) -> None:
-        """Appends a sentence for people, such as the reason of a wait or retry."""
-        self._try_to_record(message=message)
-
-    def report_log_lines(self, lines: tuple[str, ...]) -> None:
-        self._try_to_record(lines=lines)
+    def report(
+        self, message: str | None = None, *, progress: PullProgress | None = None, lines: tuple[str, ...] = ()
+    ) -> None:
+        """Appends a sentence for people, a pull's progress or log lines. Not retried: the next report supersedes it."""
+        with suppress(BrokerUnavailable):
+            self._record(self._event(message=message, progress=progress, lines=lines))
 
     def finish(self, phase: Phase, **fields: Any) -> None:
         """Appends the last event, with further fields. Does nothing if the operation has ended otherwise."""
@@ -105,8 +99,6 @@ class Attempt:
         with self._claim:
             self._released = True
             return self._claims.release(self.operation.id, self.host, self.claimed.attempt, to_any_host=to_anybody)
-
-    # Cancellation ---------------------------------------------------------------------------------------------------
 
     @property
     def cancelled(self) -> bool:
@@ -158,18 +150,18 @@ class Attempt:
         """Returns the result of a call that cannot be interrupted; a cancel abandons it to its own thread."""
         future, done = Future[_T](), Flag()
         future.add_done_callback(lambda _: done.set())
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as failed:  # noqa: BLE001 the thread's boundary: raised again in the waiting thread
+                future.set_exception(failed)
+
         with self.close_on_cancel(done.set):
-            Thread(target=_run_into, args=(future, call), name="uninterruptible call", daemon=True).start()
+            Thread(target=run, name="uninterruptible call", daemon=True).start()
             done.wait()
         self.raise_if_cancelled()
         return future.result()
-
-    # Recording ------------------------------------------------------------------------------------------------------
-
-    def _try_to_record(self, **fields: Any) -> None:
-        """Progress is not retried: the next report supersedes it."""
-        with suppress(BrokerUnavailable):
-            self._record(self._event(**fields))
 
     def _record(self, event: Event) -> None:
         recorded = self._operations.append_event(event, attempt=self.claimed.attempt)
@@ -180,10 +172,3 @@ class Attempt:
 
     def _event(self, **fields: Any) -> Event:
         return Event(operation=self.operation.id, at=now(), phase=self.phase, host=self.host, **fields)
-
-
-def _run_into(future: Future[_T], call: Callable[[], _T]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as failed:  # noqa: BLE001 the thread's boundary: raised again in the waiting thread
-        future.set_exception(failed)

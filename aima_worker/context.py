@@ -30,7 +30,7 @@ from aima_worker.runtime import ContainerRuntime
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.node.memory_guard import MemoryWatchdog
-    from aima_worker.operations.image_pulls import PullCoordinator
+    from aima_worker.operations.pull import PullCoordinator
 
 Probe = Callable[[str], int]
 """Requests a URL and returns the HTTP status; raises OSError if nothing answers."""

@@ -13,14 +13,9 @@ def owner_of_port(port: int) -> str | None:
         return None
     for connection in connections:
         if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-            return _describe(connection.pid)
+            pid = connection.pid
+            try:
+                return f"{psutil.Process(pid).name()} (pid {pid})" if pid is not None else "another user's program"
+            except psutil.Error:
+                return f"pid {pid}"
     return None
-
-
-def _describe(pid: int | None) -> str:
-    if pid is None:
-        return "another user's program"
-    try:
-        return f"{psutil.Process(pid).name()} (pid {pid})"
-    except psutil.Error:
-        return f"pid {pid}"

@@ -1,8 +1,7 @@
 """The boundary to the container runtime: one Protocol, the types that cross it, one contract suite (`tests/contract`).
 
-Implementations: Docker Engine, native processes, and an in-memory fake. The caller chooses the names, and one name is
-one container: concurrent or duplicate requests to run it never create a second. Streams are iterated by one thread
-and closed by any.
+The caller chooses the names, and one name is one container: concurrent or duplicate requests to run it never create a
+second. Streams are iterated by one thread and closed by any.
 """
 
 from __future__ import annotations

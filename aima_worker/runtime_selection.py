@@ -26,13 +26,15 @@ def choose_runtime(settings: Settings) -> Choice:
     """`auto` polls the Docker Engine once, by the SDK and then through the `docker` program; else native processes."""
     match settings.runtime:
         case "docker":
-            return Choice(_docker(settings))
+            return _docker(settings)
         case "docker-cli":
-            return Choice(_docker(settings, through_program=True))
+            return _docker(settings, through_program=True)
         case "process":
-            return Choice(_processes(settings), native=True)
+            return _processes(settings)
         case "fake":
-            return Choice(_fake())
+            from aima_worker.runtimes.fake.runtime import FakeRuntime
+
+            return Choice(FakeRuntime())
         case "auto":
             return _first_that_works(settings)
 
@@ -40,36 +42,27 @@ def choose_runtime(settings: Settings) -> Choice:
 def _first_that_works(settings: Settings) -> Choice:
     reasons = []
     for through_program in (False, True):
-        runtime = _docker(settings, through_program=through_program)
+        choice = _docker(settings, through_program=through_program)
         try:
-            facts = runtime.facts()
+            facts = choice.runtime.facts()
         except DockerUnavailable as unavailable:
             reasons.append(str(unavailable))
         else:
             _log.info("runtime chosen", runtime=facts.kind, version=facts.version)
-            return Choice(runtime)
+            return choice
     _log.info("runtime chosen", runtime="process", reason=f"no Docker Engine answers: {' '.join(reasons)}")
-    return Choice(_processes(settings), native=True)
+    return _processes(settings)
 
 
-def _docker(settings: Settings, *, through_program: bool = False) -> ContainerRuntime:
+def _docker(settings: Settings, *, through_program: bool = False) -> Choice:
     from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
-    return DockerSdkRuntime(
-        settings.docker.host,
-        host=settings.host.name,
-        timeout=settings.docker.timeout,
-        through_program=through_program,
-    )
+    docker, host = settings.docker, settings.host.name
+    return Choice(DockerSdkRuntime(docker.host, host=host, timeout=docker.timeout, through_program=through_program))
 
 
-def _processes(settings: Settings) -> ContainerRuntime:
+def _processes(settings: Settings) -> Choice:
     from aima_worker.runtimes.process.runtime import ProcessRuntime
 
-    return ProcessRuntime(settings.state_dir.expanduser() / "processes", host=settings.host.name)
-
-
-def _fake() -> ContainerRuntime:
-    from aima_worker.runtimes.fake.runtime import FakeRuntime
-
-    return FakeRuntime()
+    directory = settings.state_dir.expanduser() / "processes"
+    return Choice(ProcessRuntime(directory, host=settings.host.name), native=True)

@@ -1,4 +1,4 @@
-"""The Celery worker of a host: its queues, its concurrency, its remote control and its shutdown.
+"""The Celery worker of a host: its tasks, queues, concurrency, remote control and shutdown.
 
 Starts and pulls are fetched only while slots are free, so that what a busy host cannot begin stays on the queue for
 other hosts. Stops have a channel of their own, so that they never queue behind starts.
@@ -14,10 +14,17 @@ from typing import Any
 
 import structlog
 from celery import Celery, bootsteps, signals
+from celery.exceptions import Reject
 from kombu import Consumer, Queue
 from kombu.common import ignore_errors
 
-from aima_core.domain.ids import Route
+from aima_core.domain.ids import OperationId
+from aima_core.domain.operations import Kind
+from aima_core.errors import BadId, BrokerUnavailable
+from aima_core.queue.notifier import stop_queue, task_name
+from aima_worker.attempt import WorkerShutdown
+from aima_worker.context import HostContext
+from aima_worker.execution.executor import execute
 
 STOP_SLOTS = 4
 """Threads beyond the slots of starts and pulls."""
@@ -34,14 +41,15 @@ _CONTROL = "celery.worker.consumer.control.Control"
 _log = structlog.get_logger()
 
 
-def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], stops: str, slots: int) -> Any:
-    """`routes` are the queues of starts and pulls, `stops` is the queue of stops."""
-    app.steps["consumer"].add(_consume_stops_from(stops))
+def make_celery_worker(app: Celery, host: HostContext) -> Any:
+    add_tasks(app, host)
+    app.steps["consumer"].add(_consume_stops_from(stop_queue(host.name)))
+    slots = host.settings.host.slots
     worker: Any = app.Worker(
         pool="threads",  # a task on a thread can be cancelled at shutdown; a forked one cannot
         concurrency=slots + STOP_SLOTS,
-        queues=list(routes),
-        hostname=name,
+        queues=list(host.routes),
+        hostname=f"aima@{host.name}",
         without_gossip=True,  # it grows with the square of the hosts
         without_mingle=True,
         heartbeat_interval=EVENT_INTERVAL.total_seconds(),
@@ -53,6 +61,19 @@ def make_celery_worker(app: Celery, *, name: str, routes: tuple[Route, ...], sto
     worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
     _restrict_remote_control(worker)
     return worker
+
+
+def add_tasks(app: Celery, host: HostContext) -> None:
+    """One per kind of operation. An operation that could not be finished is requeued; a malformed id is dropped."""
+
+    def run_task(*arguments: Any, **_: Any) -> None:
+        try:
+            execute(host, OperationId(" ".join(map(str, arguments))))
+        except (WorkerShutdown, BrokerUnavailable, BadId) as unfinished:
+            raise Reject(str(unfinished), requeue=not isinstance(unfinished, BadId)) from unfinished
+
+    for kind in Kind:
+        app.task(name=task_name(kind), shared=False)(run_task)  # shared, every application of the process would have it
 
 
 def on_worker_shutdown(call: Callable[[], None]) -> None:

@@ -6,10 +6,11 @@ answer before the lease expires, and if it does not, the attempt number distingu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Condition
+from threading import Event as Flag
 
 import structlog
 
@@ -35,19 +36,12 @@ _REASONS: dict[ClaimStatus, Reason] = {
 
 
 class ClaimRenewer:
-    def __init__(
-        self,
-        operations: OperationStore,
-        claims: ClaimStore,
-        host: HostName,
-        *,
-        on_release: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`on_release` is called when an attempt has ended and its slot is free."""
+    def __init__(self, operations: OperationStore, claims: ClaimStore, host: HostName, *, capacity_freed: Flag) -> None:
+        """`capacity_freed` is set when an attempt has ended and its slot is free."""
         self._operations = operations
         self._claims = claims
         self._host = host
-        self._on_release = on_release
+        self._capacity_freed = capacity_freed
         self._running: dict[OperationId, Attempt] = {}
         self._changed = Condition()
         self._shutting_down = False
@@ -72,7 +66,7 @@ class ClaimRenewer:
             with suppress(BrokerUnavailable):  # then the lease expires
                 if not attempt.release_claim():
                     self._operations.record_lost(attempt.operation, seen=attempt.seen)
-            self._on_release()
+            self._capacity_freed.set()
 
     def cancel_starts_of(self, service: ServiceId, *, below: int, within: timedelta) -> None:
         """Cancels the service's starts below that fence, and waits until they have rolled back."""
@@ -84,11 +78,9 @@ class ClaimRenewer:
     def running_services(self) -> list[ServiceId]:
         """The services that are being started or stopped here."""
         with self._changed:
-            services = [attempt.operation.service for attempt in self._running.values()]
-        return [service for service in services if service is not None]
+            return [service for attempt in self._running.values() if (service := attempt.operation.service)]
 
     def is_running(self, service: ServiceId) -> bool:
-        """A start or stop of the service runs here."""
         return service in self.running_services()
 
     def cancel_all(self) -> None:

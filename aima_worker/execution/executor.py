@@ -6,6 +6,7 @@ is requeued and the next attempt continues from what exists.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,20 +14,26 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from aima_core.domain.ids import OperationId
+from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import Event, Kind, Phase
+from aima_core.domain.resources import ObstacleKind
 from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
+from aima_core.scheduling.pending import explain
 from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
 from aima_core.store.operations import now
 from aima_core.trust.signatures import verified
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
-from aima_worker.execution.forwarding import forward_or_park, forward_to_owner
 from aima_worker.operations.pull import pull
 from aima_worker.operations.start import start
 from aima_worker.operations.stop import stop
 
 STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {Kind.START: start, Kind.PULL: pull, Kind.STOP: stop}
+_LACKS = {
+    ObstacleKind.SLOTS: "has all its start slots busy",
+    ObstacleKind.LOADING: "is loading another model",
+    ObstacleKind.DRAINED: "is drained",
+}
 
 _log = structlog.get_logger()
 
@@ -39,21 +46,40 @@ def execute(host: HostContext, id: OperationId) -> None:
     claimed = host.claim_store.claim(id, host.name, host.capacity_now())
     match claimed:
         case InsufficientCapacity():
-            forward_or_park(host, claimed)
+            _forward_or_park(host, claimed)
         case AlreadyPlaced():
-            forward_to_owner(host, claimed)
+            _forward_to_owner(host, claimed)
         case NotClaimable():
-            _skip(host, id, claimed)
+            _log.info("operation skipped", operation=id, reason=claimed.reason)
+            if claimed.cancel_pending:
+                cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
+                host.operations.append_event(cancelled)
         case Claimed():
             with host.claims.renewing(claimed) as attempt, _recorded_outcome(host, attempt):
                 STEPS[claimed.operation.kind](host, attempt, _verified_command(host, claimed))
 
 
-def _skip(host: HostContext, id: OperationId, skipped: NotClaimable) -> None:
-    _log.info("operation skipped", operation=id, reason=skipped.reason)
-    if skipped.cancel_pending:
-        event = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
-        host.operations.append_event(event)
+def _forward_or_park(host: HostContext, refused: InsufficientCapacity) -> None:
+    """Forwards the operation to an eligible host, or else records the pending reason."""
+    operation = refused.operation
+    obstacles = host.pending_reasons.obstacles(operation)
+    if eligible := [name for name, reasons in obstacles.items() if not reasons and name != host.name]:
+        host.notifier.notify(operation, on=str(Route.to_host(random.choice(eligible))))
+        return
+    no_engine = host.engine_unavailable.is_set()
+    lack = "has no Docker Engine that answers" if no_engine else _LACKS.get(refused.lack, "has no room")
+    host.pending_reasons.record_no_capacity(operation, explain(obstacles) or f"{host.name} {lack}")
+
+
+def _forward_to_owner(host: HostContext, refused: AlreadyPlaced) -> None:
+    """Notifies the host that has the instance, if that is live; redelivery does so later."""
+    name, operation = refused.host, refused.operation
+    if any(other.name == name and other.live for other in host.hosts.all()):
+        host.notifier.notify(operation, on=str(Route.to_host(name)))
+        return
+    host.pending_reasons.record_reason(
+        operation, f"{operation.service} is on {name}, which does not respond; it starts there, or after failover."
+    )
 
 
 @contextmanager
@@ -84,19 +110,15 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
 
 
 def _verified_command(host: HostContext, claimed: Claimed) -> Any:
-    id = claimed.operation.id
-    if not verified(claimed.command_text, host.signing_key, id, claimed.signature):
-        _release_allocation(host, claimed)
-        raise BadSignature(host=host.name)
+    operation = claimed.operation
     try:
+        if not verified(claimed.command_text, host.signing_key, operation.id, claimed.signature):
+            raise BadSignature(host=host.name)
         return claimed.command
-    except ValidationError as wrong:
-        _release_allocation(host, claimed)
+    except (BadSignature, ValidationError) as wrong:
+        if operation.service:  # its allocation was granted with the claim, and no step runs that would release it
+            host.release_allocation(operation.service, fence=operation.fence)
+        if isinstance(wrong, BadSignature):
+            raise
         remedy = "Give the API nodes and the hosts the same version of AIMA."
         raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
-
-
-def _release_allocation(host: HostContext, claimed: Claimed) -> None:
-    """Granted with the claim; no step runs that would release it."""
-    if claimed.operation.service:
-        host.release_allocation(claimed.operation.service, fence=claimed.operation.fence)

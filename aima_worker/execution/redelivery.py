@@ -71,10 +71,10 @@ class RedeliveryLoop:
     def _fits(self, operation: Operation, me: Host, held: Mapping[ServiceId, Allocation]) -> bool:
         if operation.host is not None or not {operation.route, *operation.routes} & set(self._host.routes):
             return False
-        requirements = PlacementRequirements(
-            routes=(), resources=operation.needs or ResourceRequest(), service=operation.service
+        needs = operation.needs or ResourceRequest()
+        return not find_obstacles(
+            me, PlacementRequirements(routes=(), resources=needs, service=operation.service), held
         )
-        return not find_obstacles(me, requirements, held)
 
 
 def take_over_from_predecessor(host: HostContext) -> None:

@@ -110,7 +110,8 @@ def _is_nvidia_gpu(device: Path) -> bool:
 
 
 def _by_nvml(device: Device, machine: Machine) -> Accelerator:
-    if _is_integrated(device, machine):
+    # A Jetson may have a discrete card in its slot as well.
+    if _JETSON_NAME.search(device.name) or (machine.is_jetson and device.memory is None):
         own = _by_chip(machine, device.name)
         return own.model_copy(update={"compute_capability": device.compute_capability or own.compute_capability})
     is_gb10 = _GB10_NAME.search(device.name) is not None
@@ -121,12 +122,6 @@ def _by_nvml(device: Device, machine: Machine) -> Accelerator:
         memory=None if is_gb10 else device.memory,
         compute_capability=device.compute_capability,
     )
-
-
-def _is_integrated(device: Device, machine: Machine) -> bool:
-    """A Jetson may have a discrete card in its slot as well."""
-    named = _JETSON_NAME.search(device.name) is not None
-    return named or (machine.is_jetson and device.memory is None)
 
 
 def _by_chip(machine: Machine, name: str = "") -> Accelerator:

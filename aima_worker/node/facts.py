@@ -1,39 +1,46 @@
-"""This host's facts and identity, as it announces them.
+"""This host's facts and identity, as it announces them; and the machine report that `aima doctor` reads.
 
-Hardware is detected once (`hardware.py`); memory, disk, images and the container engine are a snapshot of each call. An
-engine that does not answer is reported, not raised. A copied machine has the identity of the original and another
-session, so that Redis distinguishes the two.
+A snapshot at each call, apart from the hardware. A container engine that does not answer is reported, not raised. A
+copied machine has the identity of the original and another session, so that Redis distinguishes the two.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
-from aima_core.domain.hosts import Accelerator, HostFacts, ImageOnHost
-from aima_core.domain.ids import HostName, Route
+from aima_core.domain.hosts import HostFacts, ImageOnHost
+from aima_core.domain.ids import Route
 from aima_core.domain.resources import HostCapacity
-from aima_core.errors import DockerUnavailable, EngineRefused
+from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
+from aima_core.redis.connection import command_link
+from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
 from aima_core.system.state_dir import mint
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
-from aima_worker.runtime import ContainerRuntime, RuntimeFacts
+from aima_worker.runtime import ContainerRuntime, FrozenModel, RuntimeFacts
+from aima_worker.runtime_selection import choose_runtime
 
 MAX_IMAGES = 300
 """The newest ones are announced: every listing of hosts carries them."""
+REPORT_TIMEOUT = timedelta(seconds=3)
+"""How long the machine report waits for Docker."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_facts(
-    settings: Settings, runtime: ContainerRuntime, *, clock_offset: Callable[[], float] = lambda: 0.0
+    settings: Settings, runtime: ContainerRuntime, *, clock_offset: float = 0.0, strangers: tuple[str, ...] = ()
 ) -> HostFacts:
-    """Raises BrokerUnavailable where `clock_offset` does."""
     has, host = hardware(settings), settings.host
     engine, images, answers = _runtime_facts(runtime)
+    kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
     return HostFacts(
         name=host.name,
         identity=minted_identity(settings.state_dir.expanduser()),
@@ -53,35 +60,26 @@ def host_facts(
         gives_gpus=engine.gpus,
         images=tuple(images[:MAX_IMAGES]),
         allows=host.images,
-        clock_offset=clock_offset(),
         ports=(host.ports[0], host.ports[-1]),
-        routes=_routes(host.name, has),
+        routes=(Route.to_host(host.name), *(Route(f"{kind}.{has.arch}") for kind in kinds)),
         labels=host.labels,
         version=version("aima-engines"),
+        clock_offset=clock_offset,
+        strangers=strangers,
     )
 
 
 def minted_identity(state_dir: Path) -> str:
     """Minted once: machine ids are cloned with images, names and addresses change."""
-    return mint(_identity_file(state_dir), lambda: f"{uuid.uuid4()}\n")
+    return mint(state_dir / "identity", lambda: f"{uuid.uuid4()}\n")
 
 
 def session_of(state_dir: Path) -> str:
     """Equal for every worker on this state directory, until the machine reboots."""
     minted_identity(state_dir)
-    file = _identity_file(state_dir).stat()
+    file = (state_dir / "identity").stat()
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
     return f"{boot}:{file.st_dev}:{file.st_ino}"
-
-
-def _identity_file(state_dir: Path) -> Path:
-    return state_dir / "identity"
-
-
-def _routes(name: HostName, has: Hardware) -> tuple[Route, ...]:
-    """The queues of starts and pulls: the host's own, one for each kind of accelerator, and the CPU's."""
-    kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
-    return Route.to_host(name), *(Route(f"{kind}.{has.arch}") for kind in kinds)
 
 
 def _runtime_facts(runtime: ContainerRuntime) -> tuple[RuntimeFacts, list[ImageOnHost], bool]:
@@ -99,7 +97,7 @@ def capacity_of(facts: HostFacts, *, measured: bool) -> HostCapacity:
     return HostCapacity(
         memory=memory,
         available=max(0, left) if measured else memory,
-        gpus=tuple(_id(gpu, at) for at, gpu in enumerate(facts.accelerators)),
+        gpus=tuple(gpu.id or str(index) for index, gpu in enumerate(facts.accelerators)),  # by index, as drivers count
         unified=facts.unified_memory,
         slots=facts.slots,
     )
@@ -110,6 +108,30 @@ def available_memory() -> int:
     return psutil.virtual_memory().available
 
 
-def _id(gpu: Accelerator, at: int) -> str:
-    """Its index, as drivers count, if it has no id."""
-    return gpu.id or str(at)
+def clock_offset(redis: TextRedis, *, now: Callable[[], float] = time.time) -> float:
+    """Seconds by which this clock is ahead of Redis', within half the round trip. Raises BrokerUnavailable."""
+    sent = now()
+    seconds, microseconds = redis.time()
+    return (sent + now()) / 2 - (seconds + microseconds / 1e6)
+
+
+class MachineReport(FrozenModel):
+    """What `python -m aima_worker --facts` prints as JSON, since the API imports nothing of the worker."""
+
+    hardware: Hardware
+    gives_gpus: bool | None = None
+    """Docker gives GPUs to containers; None if no Docker Engine answers."""
+    clock_offset: float | None = None
+    """Seconds by which this clock is ahead of Redis'; None if Redis does not answer."""
+
+
+def machine_report(settings: Settings) -> MachineReport:
+    """Read-only: it mints no identity."""
+    found: dict[str, object] = {"hardware": hardware(settings)}
+    impatient = settings.docker.model_copy(update={"timeout": REPORT_TIMEOUT})
+    with suppress(DockerUnavailable):
+        docker = choose_runtime(settings.model_copy(update={"runtime": "docker", "docker": impatient})).runtime
+        found["gives_gpus"] = docker.facts().gpus
+    with suppress(BrokerUnavailable):
+        found["clock_offset"] = clock_offset(command_link(settings.redis.url.get_secret_value()))
+    return MachineReport.model_validate(found)

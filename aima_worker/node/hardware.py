@@ -11,7 +11,7 @@ import structlog
 from aima_core.domain.catalog import Arch
 from aima_core.domain.hosts import Accelerator
 from aima_core.errors import BadSettings
-from aima_core.settings import AcceleratorOverride, Settings
+from aima_core.settings import Settings
 from aima_worker.node.accelerators import DetectedAccelerators, GpuProblem, detect, shares_memory, this_machine
 from aima_worker.node.nvml import nvml_reading
 from aima_worker.runtime import FrozenModel
@@ -39,7 +39,11 @@ class Hardware(FrozenModel):
 def hardware(settings: Settings) -> Hardware:
     """Reads NVML at the first call, and not at all if the settings name the accelerators."""
     overrides = settings.host.facts
-    detected = _detected() if overrides.accelerators is None else _overridden(overrides.accelerators)
+    if overrides.accelerators is None:
+        detected = _detected()
+    else:
+        named = tuple(Accelerator(**each.model_dump()) for each in overrides.accelerators)
+        detected = DetectedAccelerators(accelerators=named)
     shared = shares_memory(detected.accelerators) if overrides.unified_memory is None else overrides.unified_memory
     return Hardware(
         arch=arch(overrides.arch),
@@ -74,7 +78,3 @@ def _detected() -> DetectedAccelerators:
     if detected.trouble:
         _log.warning("GPU unusable", reason=detected.trouble.said, fix=detected.trouble.mend)
     return detected
-
-
-def _overridden(accelerators: tuple[AcceleratorOverride, ...]) -> DetectedAccelerators:
-    return DetectedAccelerators(accelerators=tuple(Accelerator(**each.model_dump()) for each in accelerators))

@@ -6,7 +6,6 @@ fails is retried; only another worker of that name ends the loop.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import NamedTuple
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.domain.ids import HostName
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
-from aima_core.redis.interface import TextRedis
-from aima_core.store.hosts import HeartbeatReply, HostStore, Membership
+from aima_core.store.hosts import HeartbeatReply, Membership
 from aima_core.system.background import BackgroundLoop
 from aima_core.system.state_dir import write_atomically
+from aima_worker.context import HostContext
 
 HEARTBEAT_INTERVAL = timedelta(seconds=5)
 HEARTBEATS_PER_ANNOUNCEMENT = 12
@@ -33,34 +31,28 @@ _log = structlog.get_logger()
 class Heartbeat:
     def __init__(
         self,
-        hosts: HostStore,
-        host: HostName,
+        host: HostContext,
         facts: Callable[[], HostFacts],
         *,
         identity: str,
         session: str,
-        memory: PersistedRedisState,
         dropped: DroppedMessages,
         redis_is_new: Callable[[], None],
         displaced: Callable[[HostNameTaken | IdentityTaken], None],
-        capacity_changed: Callable[[], None],
         interval: timedelta = HEARTBEAT_INTERVAL,
     ) -> None:
-        """`redis_is_new`: Redis has lost its data. `displaced`: another worker has the name.
-
-        `capacity_changed`: the announced facts or the drained flag have, so that pending operations may fit.
-        """
-        self._hosts = hosts
-        self._host = host
+        """`redis_is_new`: Redis has lost its data. `displaced`: another worker has the name."""
+        self._hosts = host.hosts
+        self._host = host.name
+        self._capacity_changed = host.capacity_freed.set
         self._facts = facts
         self._identity = identity
         self._session = session
         self._dropped = dropped
         self._redis_is_new = redis_is_new
         self._displaced = displaced
-        self._capacity_changed = capacity_changed
-        self._memory = memory
-        self._known = memory.load()
+        self._file = host.settings.state_dir.expanduser() / "redis.epoch"
+        self._known = RedisState.load(self._file)
         self._drained = False
         self._heartbeats_to_announcement = 0
         self._loop = BackgroundLoop("heartbeat", self._run_pass, interval=interval)
@@ -129,33 +121,22 @@ class Heartbeat:
             _log.info("host drained" if state.drained else "host resumed")
             self._capacity_changed()
         if state != known:
-            self._memory.save(state)
+            state.save(self._file)
             self._known = state
 
 
 class RedisState(NamedTuple):
+    """What Redis may lose while the worker is down, in the state directory."""
+
     epoch: str | None = None
     """Minted by Redis' first worker: another epoch means that Redis has lost its data."""
     drained: bool = False
 
-
-class PersistedRedisState:
-    """What Redis may lose while the worker is down, in the state directory."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._file = state_dir / "redis.epoch"
-
-    def load(self) -> RedisState:
+    @classmethod
+    def load(cls, file: Path) -> RedisState:
         """Empty if nothing readable was saved."""
-        words = self._file.read_text().split() if self._file.exists() else []
-        return RedisState(words[0], "drained" in words[1:]) if words else RedisState()
+        words = file.read_text().split() if file.exists() else []
+        return cls(words[0], "drained" in words[1:]) if words else cls()
 
-    def save(self, state: RedisState) -> None:
-        write_atomically(self._file, f"{state.epoch}{' drained' if state.drained else ''}\n")
-
-
-def clock_offset(redis: TextRedis, *, now: Callable[[], float] = time.time) -> float:
-    """Seconds by which this clock is ahead of Redis', within half the round trip. Raises BrokerUnavailable."""
-    sent = now()
-    seconds, microseconds = redis.time()
-    return (sent + now()) / 2 - (seconds + microseconds / 1e6)
+    def save(self, file: Path) -> None:
+        write_atomically(file, f"{self.epoch}{' drained' if self.drained else ''}\n")

@@ -1,8 +1,7 @@
 """Memory watchdog: kills an engine that takes the host below its memory floor while it loads.
 
 Where CPU and GPU share the memory, an engine that overcommits can hang the whole machine, and its container's limit
-does not see the GPU's share. The watchdog checks the available memory each second while an engine loads, and retries a
-kill that failed.
+does not see the GPU's share. A kill that failed is retried at the next check.
 """
 
 from __future__ import annotations
@@ -65,8 +64,12 @@ class MemoryWatchdog:
         self, instance: InstanceId, kill: Callable[[], None], loop: BackgroundLoop, killed: list[MemoryFloor]
     ) -> None:
         with self._one_at_a_time:
-            if loop.stopped or (violation := self._violation(instance)) is None:
+            floor = self._floor or 0
+            if loop.stopped or (available := self._available()) >= floor:
                 return
+            violation = MemoryFloor(
+                host=instance.host, free=format_size(available), floor=format_size(floor), service=instance.service
+            )
             _log.warning("loading engine killed", instance=instance, reason=str(violation))
             killed.append(violation)
             try:
@@ -76,13 +79,6 @@ class MemoryWatchdog:
                 killed.clear()
             else:
                 loop.stop()
-
-    def _violation(self, instance: InstanceId) -> MemoryFloor | None:
-        assert self._floor is not None
-        if (available := self._available()) >= self._floor:
-            return None
-        free, floor = format_size(available), format_size(self._floor)
-        return MemoryFloor(host=instance.host, free=free, floor=floor, service=instance.service)
 
 
 def floor_of(settings: HostSettings, facts: HostFacts, *, measured: bool) -> int | None:

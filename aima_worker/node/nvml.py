@@ -1,8 +1,7 @@
 """Reads NVML in a subprocess, which is this file: NVIDIA's GPUs as their driver reports them.
 
-A subprocess, since the library would cost the worker 19 MB for good, and a driver that hangs blocks its caller for
-ever: a subprocess can crash or be abandoned. It imports the standard library and NVML only, and closes NVML after the
-reading. `aima_worker.node.accelerators` interprets it.
+The library would cost the worker 19 MB for good, and a driver that hangs blocks its caller for ever: a subprocess can
+crash or be abandoned. It imports the standard library and NVML only.
 """
 
 from __future__ import annotations
@@ -65,7 +64,9 @@ def nvml_reading(*, within: timedelta = READ_TIMEOUT, program: Sequence[str] = P
         return Reading(
             error=NvmlError("Crashed", f"Reading NVML ended with status {reader.returncode}. {last}".strip())
         )
-    return _parse(answer)
+    reading = json.loads(answer)
+    devices = tuple(Device(**each) for each in reading["devices"])
+    return Reading(devices, NvmlError(**reading["error"]) if reading["error"] else None)
 
 
 def read(nvml: Any) -> Reading:
@@ -111,12 +112,6 @@ def _device(nvml: Any, handle: Any) -> Device:
 
 def _error(refused: Exception) -> NvmlError:
     return NvmlError(type(refused).__name__.removeprefix("NVMLError_"), str(refused))
-
-
-def _parse(answer: str) -> Reading:
-    reading = json.loads(answer)
-    devices = tuple(Device(**each) for each in reading["devices"])
-    return Reading(devices, NvmlError(**reading["error"]) if reading["error"] else None)
 
 
 def main() -> None:

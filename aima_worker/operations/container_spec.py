@@ -13,7 +13,6 @@ from aima_core.domain.catalog import Engine, Scalar
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
-from aima_core.store.claims import Claimed
 from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerSpec, Mount
 
@@ -40,10 +39,6 @@ class Granted(NamedTuple):
     gpus: tuple[str, ...]
 
     @classmethod
-    def by(cls, claimed: Claimed) -> Granted:
-        return cls(claimed.operation.id, claimed.operation.fence, claimed.gpus)
-
-    @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Granted:
         """Raises BadId, ValueError if they are malformed."""
         operation, gpus = labels.get(OPERATION_LABEL), labels.get(GPUS_LABEL)
@@ -61,22 +56,31 @@ def container_spec(
     host: HostContext, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
 ) -> ContainerSpec:
     engine = command.engine
+    program = _native_program(host, engine, directory, port) if host.native else engine.command
     return ContainerSpec(
         name=host.container_name(command.service),
         image=image,
-        command=_native_command(host, engine, directory, port) if host.native else _command(engine),
+        command=(*program, *rendered_arguments(engine.arguments)),
         environment=engine.environment,
         host_address=host.settings.host.address,
         host_port=port,
         container_port=engine.port,
-        mounts=_mounts(engine, directory),
+        mounts=(Mount(source=directory, target=engine.model_mount),) if directory and engine.model_mount else (),
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
         gpus=granted.gpus or engine.requires.gpus,
         install=engine.native.install if host.native and engine.native else None,
-        labels=_labels(host, command, image, port) | granted.labels(),
+        labels={
+            **ours(host),
+            "aima.service": command.service,
+            "aima.engine": engine.name,
+            IMAGE_LABEL: image,
+            PORT_LABEL: str(port),
+            COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
+            **granted.labels(),
+        },
     )
 
 
@@ -101,30 +105,8 @@ def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:
     return tuple(rendered)
 
 
-def _command(engine: Engine) -> tuple[str, ...]:
-    return (*engine.command, *rendered_arguments(engine.arguments))
-
-
-def _native_command(host: HostContext, engine: Engine, directory: str | None, port: int) -> tuple[str, ...]:
+def _native_program(host: HostContext, engine: Engine, directory: str | None, port: int) -> list[str]:
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
     filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
-    command = (filled.get(part, part) for part in engine.native.command)
-    return (*command, *rendered_arguments(engine.arguments))
-
-
-def _mounts(engine: Engine, directory: str | None) -> tuple[Mount, ...]:
-    if engine.model_mount is None or directory is None:
-        return ()
-    return (Mount(source=directory, target=engine.model_mount),)
-
-
-def _labels(host: HostContext, command: StartService, image: str, port: int) -> dict[str, str]:
-    return {
-        **ours(host),
-        "aima.service": command.service,
-        "aima.engine": command.engine.name,
-        IMAGE_LABEL: image,
-        PORT_LABEL: str(port),
-        COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
-    }
+    return [filled.get(part, part) for part in engine.native.command]

@@ -7,9 +7,8 @@ wrong path, a leased port) leaves the previous container running.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Desired, Instance, InstanceState
@@ -17,7 +16,7 @@ from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnav
 from aima_core.store.operations import now
 from aima_worker.attempt import Attempt, WorkerShutdown
 from aima_worker.context import HostContext
-from aima_worker.operations.images import HeldImage
+from aima_worker.operations.pull import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
 from aima_worker.runtime import Container, ContainerSpec
@@ -48,7 +47,8 @@ class InstanceStart:
         self.id = command.service.on(host.name)
         self._host = host
         self._attempt = attempt
-        self._previous: Instance | None = None
+        self._replaced: Instance | None = None
+        """The ready instance of another operation; one of an earlier attempt at this operation is its own."""
         self._touched = False
         self._container: Container | None = None
         self._instance = Instance(
@@ -64,7 +64,9 @@ class InstanceStart:
     def set_desired(self) -> bool:
         """Sets the desired state to running; False if a higher fence has set it since."""
         taken = self._attempt.retry_until_redis_answers(lambda: self._host.services.replace_desired(self._instance))
-        self._previous = taken.before if taken else None
+        before = taken.before if taken else None
+        if before and before.state is InstanceState.READY and before.operation != self._instance.operation:
+            self._replaced = before
         return taken is not None
 
     def run(self, spec: ContainerSpec) -> None:
@@ -97,7 +99,7 @@ class InstanceStart:
         """Raises Cancelled if it was stopped meanwhile."""
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
         ready |= {"image": image.reference or None, "digest": image.digest}
-        if not self._attempt.retry_until_redis_answers(lambda: self._update_status(**ready)):
+        if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
         self._host.mark_loaded(self.id.service)
 
@@ -105,8 +107,8 @@ class InstanceStart:
         """At worker shutdown: if any host of its route may take the operation, nothing here may look desired."""
         if self._attempt.operation.route.host is not None or not self._attempt.is_portable:
             return
-        if self._replaces_ready():
-            self._restore_previous()
+        if self._replaced is not None:
+            self._restore(self._replaced)
             return
         stopped = self._instance.model_copy(
             update={"desired": Desired.STOPPED, "state": InstanceState.STOPPED, "since": now()}
@@ -119,10 +121,11 @@ class InstanceStart:
         latest = self._latest()
         if latest.fence > self._instance.fence and latest.desired is Desired.RUNNING:
             return  # superseded by a later start, which owns container and lease by now
-        if not self._touched and self._replaces_ready():
-            self._restore_previous()
+        if not self._touched and self._replaced is not None:
+            self._restore(self._replaced)
             return
-        failed.remember(self._last_log_lines())
+        with suppress(AimaError):
+            failed.remember(last_lines(self._host, self._host.container_name(self.id.service)))
         if isinstance(failed, Cancelled):  # else failover would start it elsewhere if this host were lost
             self._host.services.set_desired(self._instance.model_copy(update={"desired": Desired.STOPPED}))
         failing = self._instance.model_copy(update={"failure": failed.failure})
@@ -135,30 +138,11 @@ class InstanceStart:
     def _latest(self) -> Instance:
         return self._host.services.instance(self.id) or self._instance
 
-    def _replaces_ready(self) -> bool:
-        """A ready instance of another operation is replaced; one of an earlier attempt at this operation is its own."""
-        previous = self._previous
-        return (
-            previous is not None
-            and previous.state is InstanceState.READY
-            and previous.operation != self._instance.operation
-        )
-
-    def _restore_previous(self) -> None:
+    def _restore(self, replaced: Instance) -> None:
         """Restores record and lease, under the higher fence of this start."""
-        assert self._previous is not None
         fence = self._instance.fence
-        self._host.services.update_status(self._previous.model_copy(update={"fence": fence}))
+        self._host.services.update_status(replaced.model_copy(update={"fence": fence}))
         self._host.mark_loaded(self.id.service)
-        if self._previous.port is not None:
+        if replaced.port is not None:
             self._host.ports.release(self.id, fence=fence)
-            self._host.ports.persist(self.id, self._previous.port, fence=fence)
-
-    def _last_log_lines(self) -> tuple[str, ...]:
-        try:
-            return last_lines(self._host, self._host.container_name(self.id.service))
-        except AimaError:
-            return ()
-
-    def _update_status(self, **changes: Any) -> bool:
-        return update_status(self._host, self._instance, **changes)
+            self._host.ports.persist(self.id, replaced.port, fence=fence)

@@ -5,7 +5,6 @@ Symbolic links are resolved before the roots are checked, so that none leads out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from aima_core.domain.operations import StartService
@@ -29,26 +28,17 @@ def model_directory(host: HostContext, command: StartService) -> str | None:
         raise EngineDoesNotServe(
             engine=engine.name, what="a model without a path", remedy="Name it with `--model-path`."
         )
-    return str(_resolve(host, path, host.settings.host.model_roots))
+    return str(_resolve(host, path))
 
 
-def _resolve(host: HostContext, path: str, roots: Sequence[Path]) -> Path:
-    real_roots = [root.expanduser().resolve() for root in roots]
-    candidates = [Path(path)] if Path(path).is_absolute() else [root / path for root in real_roots]
-    inside = [real for candidate in candidates if _below(real := candidate.resolve(), real_roots)]
-    if not inside and real_roots:
-        raise ModelPathOutside(path=path, host=host.name, roots=_comma_list(real_roots))
+def _resolve(host: HostContext, path: str) -> Path:
+    roots = [root.expanduser().resolve() for root in host.settings.host.model_roots]
+    candidates = [root / path for root in roots] if not Path(path).is_absolute() else [Path(path)]
+    inside = [real for real in map(Path.resolve, candidates) if any(map(real.is_relative_to, roots))]
+    if not inside and roots:
+        raise ModelPathOutside(path=path, host=host.name, roots=", ".join(map(str, roots)))
     for real in inside:
         if real.exists():
             return real
-    raise ModelPathMissing(
-        path=path, host=host.name, looked=_comma_list(candidates) or "nowhere: `host.model_roots` is empty"
-    )
-
-
-def _below(path: Path, roots: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
-
-
-def _comma_list(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))
+    looked = ", ".join(map(str, candidates)) or "nowhere: `host.model_roots` is empty"
+    raise ModelPathMissing(path=path, host=host.name, looked=looked)

@@ -16,7 +16,7 @@ from aima_core.errors import NoFreePort, PortTaken
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.port_owner import owner_of_port
-from aima_worker.runtime import Status
+from aima_worker.runtime import Container, Status
 
 QUARANTINE = timedelta(seconds=60)
 MAX_TRIES = 5
@@ -42,7 +42,7 @@ def run_on_leased_port(
         except PortTaken as taken:
             if requested is not None:
                 raise
-            attempt.report_message(f"{taken} Trying another.")
+            attempt.report(f"{taken} Trying another.")
             avoid = (port, QUARANTINE)
     raise NoFreePort(first=host.settings.host.ports[0], last=host.settings.host.ports[-1], host=host.name)
 
@@ -52,19 +52,14 @@ def _check_free(host: HostContext, instance: InstanceId, port: int) -> None:
         with socket.create_server((host.settings.host.address, port)):
             pass
     except OSError as refused:
-        if _is_published_by(host, instance, port):
+        # The containers first: the process that listens for one is the container engine's.
+        publisher = next((each.name for each in host.runtime.containers({}) if _publishes(each, port)), None)
+        if publisher == host.container_name(instance.service):
             return
-        owner = _container_on(host, port) or owner_of_port(port)
+        owner = f"the container {publisher}" if publisher else owner_of_port(port)
         holder = owner or f"something else ({os.strerror(refused.errno or 0)})"
         raise PortTaken(port=port, host=host.name, holder=holder) from refused
 
 
-def _is_published_by(host: HostContext, instance: InstanceId, port: int) -> bool:
-    container = host.runtime.find(host.container_name(instance.service))
-    return container is not None and container.status is Status.RUNNING and port in container.host_ports.values()
-
-
-def _container_on(host: HostContext, port: int) -> str | None:
-    """Asked before the sockets are: the process that listens for a container is the container engine's."""
-    publishing = (each for each in host.runtime.containers({}) if port in each.host_ports.values())
-    return next((f"the container {container.name}" for container in publishing), None)
+def _publishes(container: Container, port: int) -> bool:
+    return container.status is Status.RUNNING and port in container.host_ports.values()

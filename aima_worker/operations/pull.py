@@ -1,11 +1,42 @@
-"""Pulls an image onto this host."""
+"""Ensures an image on this host, for a pull or a start: the first candidate present, else the first that can be pulled.
+
+Broken and stalled pulls are retried, permanent failures move on to the next candidate. If none succeeds, the most
+specific failure is raised.
+"""
 
 from __future__ import annotations
 
-from aima_core.domain.operations import Phase, PullImage
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from threading import Condition, Thread
+from typing import NamedTuple
+
+from aima_core.domain.operations import Phase, PullImage, PullProgress
+from aima_core.domain.units import format_duration, format_size
+from aima_core.errors import (
+    AimaError,
+    DiskFull,
+    ImageNotAllowed,
+    ImageNotFound,
+    ImageWrongArch,
+    PullBroken,
+    PullStalled,
+    RegistryDenied,
+)
+from aima_core.scheduling.feasibility import ROOM_FOR_EXTRACTION, allowed_images
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.operations.images import ensure_image
+from aima_worker.runtime import ContainerRuntime, ImageFacts, PullStream
+
+
+class HeldImage(NamedTuple):
+    reference: str
+    digest: str | None
+    """The registry's; None for an image that no registry has."""
+
+
+NO_IMAGE = HeldImage("", None)
+"""Of a native process."""
 
 
 def pull(host: HostContext, attempt: Attempt, command: PullImage) -> None:
@@ -15,3 +46,179 @@ def pull(host: HostContext, attempt: Attempt, command: PullImage) -> None:
     image = ensure_image(host, attempt, command.images, size=command.image_size)
     digest = image.digest or "not in any registry"
     attempt.finish(Phase.PULLED, message=f"{image.reference} is on {host.name} ({digest}).")
+
+
+def ensure_image(host: HostContext, attempt: Attempt, images: Sequence[str], *, size: int | None) -> HeldImage:
+    """Returns a candidate that is on the host, for its platform.
+
+    Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises.
+    """
+    allowed = allowed_images(images, host.settings.host.images)
+    if not allowed:
+        raise ImageNotAllowed(host=host.name, image=images[0])
+    failures: list[AimaError] = []
+    for image in allowed:
+        if (facts := host.runtime.image(image)) is None:
+            continue
+        if facts.arch == host.arch:
+            return HeldImage(image, facts.digest)
+        failures.append(_wrong_arch(host, image, facts.arch))
+    # A pull ends with its worker, and half-fetched layers are lost: the byte counts go back.
+    again = " again: the worker that was pulling it shut down" if attempt.operation.progress is not None else ""
+    attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{again}")
+    _check_disk_space(host, allowed[0], size)
+    return _pull_first_available(host, attempt, allowed, failures)
+
+
+def _check_disk_space(host: HostContext, image: str, size: int | None) -> None:
+    if size is None:
+        return
+    needed = int(size * ROOM_FOR_EXTRACTION)
+    free = host.runtime.facts().disk_free
+    if free is not None and free < needed:
+        raise DiskFull(image=image, detail=f"it needs about {format_size(needed)}, and {format_size(free)} are free")
+
+
+def _pull_first_available(
+    host: HostContext, attempt: Attempt, images: Sequence[str], failures: list[AimaError]
+) -> HeldImage:
+    for image in images:
+        try:
+            _pull(host, attempt, image)
+            return HeldImage(image, _check_pulled(host, image).digest)
+        except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
+            failures.append(failed)
+            then = " Trying the next image." if image != images[-1] else ""
+            attempt.report(f"{_sentence(failed)}{then}")
+    more_than_a_wrong_name = (failed for failed in failures if not isinstance(failed, ImageNotFound))
+    raise next(more_than_a_wrong_name, failures[0])
+
+
+def _pull(host: HostContext, attempt: Attempt, image: str) -> None:
+    offered = attempt.run_in_thread(lambda: host.runtime.registry_architectures(image))
+    if offered and host.arch not in offered:
+        raise _wrong_arch(host, image, " and ".join(sorted(offered)))
+    progress = None
+    for delay in (*host.timings.pull_retry_delays, None):
+        try:
+            for progress in host.pulls.follow(image, attempt):
+                attempt.report(progress=progress)
+            return
+        except DiskFull as full:
+            raise _with_sizes(host, image, full, progress) from full
+        except (PullBroken, PullStalled) as failed:
+            if delay is None:
+                raise
+            attempt.report(f"{_sentence(failed)} Trying again in {format_duration(delay)}.")
+            attempt.sleep(delay)
+
+
+def _with_sizes(host: HostContext, image: str, full: DiskFull, progress: PullProgress | None) -> DiskFull:
+    """The engine's own words, the size of the layers, and the space that is free now that it has cleaned up."""
+    detail, free = str(full.facts["detail"]).rstrip("."), host.runtime.facts().disk_free
+    if progress is not None and progress.total:
+        at_least = "" if progress.total_known else "at least "
+        detail += f". Its layers are {at_least}{format_size(progress.total)} before they are unpacked"
+    if free is not None:
+        detail += f", and {format_size(free)} are free"
+    return DiskFull(image=image, detail=f"{detail}.")
+
+
+def _check_pulled(host: HostContext, image: str) -> ImageFacts:
+    facts = host.runtime.image(image)
+    if facts is None:
+        raise PullBroken(image=image, detail="the pull succeeded, but the image is missing")
+    if facts.arch != host.arch:
+        raise _wrong_arch(host, image, facts.arch)
+    return facts
+
+
+def _wrong_arch(host: HostContext, image: str, arch: str) -> ImageWrongArch:
+    return ImageWrongArch(image=image, image_arch=arch, host=host.name, host_arch=host.arch)
+
+
+def _sentence(failed: AimaError) -> str:
+    """Ended by a full stop, also where it ends with the engine's own words."""
+    return f"{str(failed).rstrip('.')}."
+
+
+class PullCoordinator:
+    """One pull per image on this host. Each operation follows and leaves it by itself; the last one closes it."""
+
+    def __init__(self, runtime: ContainerRuntime, *, stall: timedelta) -> None:
+        self._runtime = runtime
+        self._stall = stall
+        self._pulls: dict[str, _Pull] = {}
+        self._changed = Condition()
+
+    def follow(self, image: str, attempt: Attempt) -> Iterator[PullProgress]:
+        """Joins the image's pull, or starts it; yields its progress and ends when the image is present.
+
+        Raises what the runtime's pull raises, and at once what cancels the attempt.
+        """
+        pull = self._join(image)
+        try:
+            with attempt.close_on_cancel(self._wake):
+                yield from self._progress_of(pull, attempt)
+        finally:
+            self._leave(image, pull)
+
+    def _progress_of(self, pull: _Pull, attempt: Attempt) -> Iterator[PullProgress]:
+        seen: PullProgress | None = None
+        while True:
+            with self._changed:
+                while not (pull.done or pull.progress is not seen or attempt.cancelled):
+                    self._changed.wait()
+                latest, done = pull.progress, pull.done
+            attempt.raise_if_cancelled()
+            if latest is not None and latest is not seen:
+                yield latest
+                seen = latest
+            elif done:
+                break
+        if pull.failure is not None:
+            raise pull.failure
+
+    def _join(self, image: str) -> _Pull:
+        with self._changed:
+            pull = self._pulls.get(image)
+            if pull is None or pull.done:
+                pull = self._pulls[image] = _Pull(self._runtime.pull(image, stall=self._stall))
+                Thread(target=self._run, args=(pull,), name=f"pull {image}", daemon=True).start()
+            pull.followers += 1
+            return pull
+
+    def _leave(self, image: str, pull: _Pull) -> None:
+        with self._changed:
+            pull.followers -= 1
+            abandoned = pull.followers == 0
+            if abandoned and self._pulls.get(image) is pull:
+                del self._pulls[image]
+        if abandoned:
+            pull.stream.close()
+
+    def _run(self, pull: _Pull) -> None:
+        failure: AimaError | None = AimaError(detail="the pull thread died")
+        try:
+            for progress in pull.stream:
+                pull.progress = progress
+                self._wake()
+            failure = None
+        except AimaError as failed:
+            failure = failed
+        finally:
+            pull.failure, pull.done = failure, True
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class _Pull:
+    def __init__(self, stream: PullStream) -> None:
+        self.stream = stream
+        self.progress: PullProgress | None = None
+        self.failure: AimaError | None = None
+        self.done = False
+        self.followers = 0

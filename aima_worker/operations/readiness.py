@@ -20,7 +20,7 @@ from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.runtime import LogStream, Status
+from aima_worker.runtime import Status
 
 FIRST_PROBE_INTERVAL = timedelta(seconds=0.1)
 """Each failed probe lengthens it, up to LONGEST_PROBE_INTERVAL."""
@@ -46,7 +46,7 @@ def wait_until_ready(host: HostContext, attempt: Attempt, command: StartService,
         while True:
             if lines := log.take():
                 patience.renew()
-                attempt.report_log_lines(lines)
+                attempt.report(lines=lines)
             _raise_if_exited(host, command, name, log)
             problem = check_health(host, url)
             if problem is None:
@@ -110,11 +110,9 @@ class _Patience:
             self._renewed = time.monotonic()
 
     def exhausted(self) -> bool:
-        now = time.monotonic()
-        at_most = self._check.at_most or self._check.timeout
-        if now - self._renewed > self._check.timeout.total_seconds():
-            return True
-        return now - self._began > at_most.total_seconds()
+        now, timeout = time.monotonic(), self._check.timeout
+        at_most = self._check.at_most or timeout
+        return now - self._renewed > timeout.total_seconds() or now - self._began > at_most.total_seconds()
 
     def waited(self) -> timedelta:
         return timedelta(seconds=round(time.monotonic() - self._began))
@@ -125,22 +123,19 @@ class _LogBuffer:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._new: deque[str] = deque(maxlen=LINES_PER_EVENT)
-        self._dropped = 0
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._new = 0
 
     def add(self, line: str) -> None:
         with self._lock:
-            self._dropped += len(self._new) == LINES_PER_EVENT
-            self._new.append(line)
             self._tail.append(line)
+            self._new += 1
 
     def take(self) -> tuple[str, ...]:
         with self._lock:
-            lines = (*((f"({self._dropped} lines left out)",) if self._dropped else ()), *self._new)
-            self._new.clear()
-            self._dropped = 0
-            return lines
+            new, self._new = self._new, 0
+            lines = tuple(self._tail)[len(self._tail) - min(new, LINES_PER_EVENT) :]
+        return lines if new <= LINES_PER_EVENT else (f"({new - LINES_PER_EVENT} lines left out)", *lines)
 
     def tail(self) -> tuple[str, ...]:
         with self._lock:
@@ -151,15 +146,15 @@ class _LogBuffer:
 def _streamed_log(host: HostContext, attempt: Attempt, name: str) -> Iterator[_LogBuffer]:
     buffer = _LogBuffer()
     lines = host.runtime.logs(name, follow=True)
-    reader = Thread(target=_read, args=(lines, buffer), name=f"log of {name}", daemon=True)
+
+    def read() -> None:
+        # An engine that becomes unavailable is noticed by the waiting thread, which asks for the container.
+        with suppress(DockerUnavailable, EngineRefused):
+            for line in lines:
+                buffer.add(line.text)
+
+    reader = Thread(target=read, name=f"log of {name}", daemon=True)
     with attempt.close_on_cancel(lines.close):
         reader.start()
         yield buffer
     reader.join(READER_END_TIMEOUT.total_seconds())
-
-
-def _read(lines: LogStream, buffer: _LogBuffer) -> None:
-    # An engine that becomes unavailable is noticed by the waiting thread, which asks for the container.
-    with suppress(DockerUnavailable, EngineRefused):
-        for line in lines:
-            buffer.add(line.text)

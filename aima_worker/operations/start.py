@@ -6,10 +6,10 @@ from aima_core.domain.operations import Phase, StartService
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import Granted, container_spec
-from aima_worker.operations.images import NO_IMAGE, ensure_image
 from aima_worker.operations.instance_start import starting_instance
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
+from aima_worker.operations.pull import NO_IMAGE, ensure_image
 from aima_worker.operations.readiness import wait_until_ready
 
 
@@ -19,8 +19,9 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         directory = model_directory(host, command)
         image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
+        granted = Granted(attempt.operation.id, attempt.operation.fence, attempt.claimed.gpus)
+
         def run(port: int) -> None:
-            granted = Granted.by(attempt.claimed)
             instance.run(
                 container_spec(host, command, image=image.reference, directory=directory, port=port, granted=granted)
             )

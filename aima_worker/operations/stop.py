@@ -50,7 +50,7 @@ def _teardown_when_engine_answers(host: HostContext, attempt: Attempt, instance:
             return
         except DockerUnavailable as unavailable:
             if not reported:
-                attempt.report_message(f"{unavailable} The stop continues when it answers.")
+                attempt.report(f"{unavailable} The stop continues when it answers.")
             reported = True
             if time.monotonic() > deadline:
                 raise

@@ -14,7 +14,7 @@ import structlog
 
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Instance, InstanceState
-from aima_core.errors import AimaError, Cancelled, EngineRefused, Failure
+from aima_core.errors import AimaError, Cancelled, EngineRefused
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
@@ -53,7 +53,9 @@ def teardown(
             return False
         host.release_resources(service, fence=instance.fence)
         if not keep_status:
-            update_status(host, instance, state=_state_after(instance.failure), port=None, endpoint=None)
+            failed = instance.failure is not None and instance.failure.code != Cancelled.code
+            state = InstanceState.FAILED if failed else InstanceState.STOPPED
+            update_status(host, instance, state=state, port=None, endpoint=None)
         return True
 
 
@@ -90,8 +92,3 @@ def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta)
     container = host.runtime.find(host.container_name(service))
     if container is not None and ours(host).items() <= container.labels.items():
         host.runtime.remove(container.name, grace=grace)
-
-
-def _state_after(failure: Failure | None) -> InstanceState:
-    cancelled = failure is not None and failure.code == Cancelled.code
-    return InstanceState.STOPPED if failure is None or cancelled else InstanceState.FAILED

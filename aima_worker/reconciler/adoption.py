@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import structlog
 
 from aima_core.domain.ids import Route
@@ -15,7 +13,7 @@ from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.operations.teardown import update_status
 from aima_worker.reconciler.inventory import ManagedContainer, recognize
-from aima_worker.runtime import Container, Status
+from aima_worker.runtime import Status
 
 _log = structlog.get_logger()
 
@@ -26,7 +24,8 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
     Raises DockerUnavailable, BrokerUnavailable.
     """
     with host.service_lock(seen.service):
-        managed = _read_again(host, seen)
+        container = host.runtime.find(seen.container.name)
+        managed = recognize(host, container) if container and not host.claims.is_running(seen.service) else None
         if managed is None or managed.container.status is Status.CREATED:
             return
         instance = _instance(host, managed, _state(host, managed), fence=_fence(managed, instead_of))
@@ -59,25 +58,13 @@ def mark_ready(host: HostContext, instance: Instance, managed: ManagedContainer)
         host.mark_loaded(instance.id.service)
 
 
-def _read_again(host: HostContext, seen: ManagedContainer) -> ManagedContainer | None:
-    """Under the service's lock; None if the container is gone, or an operation on it runs."""
-    container = host.runtime.find(seen.container.name)
-    if container is None or host.claims.is_running(seen.service):
-        return None
-    return recognize(host, container)
-
-
 def _state(host: HostContext, managed: ManagedContainer) -> InstanceState:
     if not managed.running:
         return InstanceState.RESTARTING
     if managed.healthy(host):
         return InstanceState.READY
-    running_for = now() - _started_at(managed.container)
+    running_for = now() - (managed.container.started_at or now())
     return InstanceState.STARTING if running_for < managed.load_timeout else InstanceState.UNHEALTHY
-
-
-def _started_at(container: Container) -> datetime:
-    return container.started_at or datetime.now(UTC)
 
 
 def _fence(managed: ManagedContainer, instance: Instance | None) -> int:
@@ -121,7 +108,7 @@ def _record_lost_start(host: HostContext, managed: ManagedContainer) -> None:
     """The start was running when Redis lost its record: had it ended, the engine would be ready."""
     if managed.granted.operation is None:
         return
-    began = _started_at(managed.container)
+    began = managed.container.started_at or now()
     start = Operation(
         id=managed.granted.operation,
         kind=Kind.START,

@@ -1,8 +1,7 @@
 """The reconcile loop: compares every container and record, each few seconds and at once after a container changes.
 
-It decides when a pass runs and how far its snapshot is trusted; `supervision`, `reconcile` and `resources` act on it.
-A container engine that does not answer is a state of the host, never an exit of its containers.
-Services that an operation runs for are skipped: its steps look after them.
+A container engine that does not answer is a state of the host, never an exit of its containers. Services that an
+operation runs for are skipped: its steps look after them.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from aima_core.errors import BrokerUnavailable, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
+from aima_worker.operations.teardown import teardown_if_current
 from aima_worker.reconciler.inventory import ConditionTimer, Inventory, ManagedContainer, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
@@ -37,20 +37,12 @@ _log = structlog.get_logger()
 
 
 class ReconcileLoop:
-    def __init__(
-        self,
-        host: HostContext,
-        *,
-        engine_answers: Callable[[bool], None],
-        unrecognized_changed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`engine_answers` is called with whether the container engine answers, whenever that changes."""
+    def __init__(self, host: HostContext, *, facts_changed: Callable[[], None] = lambda: None) -> None:
+        """`facts_changed`: whether the container engine answers has, or the unrecognized containers."""
         self._host = host
-        self._report_engine = engine_answers
-        self._unrecognized_changed = unrecognized_changed
+        self._facts_changed = facts_changed
         self.unrecognized: tuple[str, ...] = ()
         """The names of containers with our labels that this version cannot parse."""
-        self._engine_answers = True
         self._timer = ConditionTimer()
         self._supervisor = HealthSupervisor(host)
         self._instances = InstanceReconciler(host, self._timer)
@@ -75,7 +67,7 @@ class ReconcileLoop:
 
     def on_redis_reset(self) -> None:
         """Redis has lost its data: records everything again, at once."""
-        self._resources.reset()
+        self._resources = ResourceReconciler(self._host, self._timer)
         self._resources_due = 0.0
         self._loop.wake()
 
@@ -111,7 +103,7 @@ class ReconcileLoop:
             assert managed is not None
             self._instances.adopt(managed)
         elif instance.state is InstanceState.STOPPING:
-            self._instances.resume_teardown(instance)
+            teardown_if_current(self._host, instance, grace=timedelta())  # the container engine had not answered
         elif instance.desired is Desired.RUNNING and was_ready(instance):
             self._supervisor.check(instance, managed)
         else:
@@ -134,39 +126,33 @@ class ReconcileLoop:
         if inventory.unrecognized != self.unrecognized:
             self.unrecognized = inventory.unrecognized
             _log.warning("unrecognized containers changed", names=self.unrecognized)
-            self._unrecognized_changed()
-
-    # The two loops --------------------------------------------------------------------------------------------------
+            self._facts_changed()
 
     def _interval(self) -> timedelta:
-        return min(RECONCILE_INTERVAL, self._supervisor.time_to_next_restart())
+        return min(RECONCILE_INTERVAL, self._supervisor.restarts.time_to_next())
 
     def _run_pass(self) -> None:
         try:
-            self._reconcile_what_is_ours()
+            if self._records_enabled.is_set():
+                self.reconcile_once()
+            else:  # another live worker may use this host's name: its records are not judged by the containers here
+                self._supervisor.check_without_records(scan(self._host).managed)
         except DockerUnavailable as away:
             self._set_engine(answers=False, reason=str(away))
         else:
             self._set_engine(answers=True)
 
-    def _reconcile_what_is_ours(self) -> None:
-        """Another live worker may use this host's name: its records must not be judged by the containers here."""
-        if self._records_enabled.is_set():
-            self.reconcile_once()
-        else:
-            self._supervisor.check_without_records(scan(self._host).managed)
-
     def _set_engine(self, *, answers: bool, reason: str = "") -> None:
-        if answers is self._engine_answers:
+        unavailable = self._host.engine_unavailable
+        if answers is not unavailable.is_set():
             return
-        self._engine_answers = answers
         if answers:
-            self._host.engine_unavailable.clear()
+            unavailable.clear()
         else:
-            self._host.engine_unavailable.set()
+            unavailable.set()
         self._resources_due = 0.0
         _log.warning("container engine answers" if answers else "container engine unavailable", reason=reason)
-        self._report_engine(answers)
+        self._facts_changed()
         self._host.capacity_freed.set()
 
     def _wake_on_changes(self) -> None:
@@ -176,11 +162,8 @@ class ReconcileLoop:
             if self._subscription.stopped:  # race: `stop` closed the stream before this one
                 self._changes.close()
             for name in self._changes:
-                if not self._has_operation(name):
+                # Starts and stops change containers themselves, and a pass would slow them down.
+                if name not in map(self._host.container_name, self._host.claims.running_services()):
                     self._loop.wake()
         except DockerUnavailable:
             self._loop.wake()
-
-    def _has_operation(self, container: str) -> bool:
-        """Starts and stops change containers themselves, and a pass would slow them down."""
-        return container in map(self._host.container_name, self._host.claims.running_services())

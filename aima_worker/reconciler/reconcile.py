@@ -1,8 +1,7 @@
 """Reconciles records and containers after something was lost: a worker, a message, a host, or Redis' data.
 
-A running container is adopted, an abandoned start is finished or failed, an undesired container is stopped. A missing
-record never removes a running container: it counts as desired, since a stop would have removed it. Every disagreement
-must be stable for some seconds, since an operation that resolves it may be on its way.
+A missing record never removes a running container: it counts as desired, since a stop would have removed it. Every
+disagreement must be stable for some seconds, since an operation that resolves it may be on its way.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from aima_core.domain.operations import Operation, State
 from aima_core.domain.services import GONE, Desired, Instance, InstanceState
 from aima_core.domain.units import format_duration
 from aima_core.errors import (
-    AimaError,
     ContainerExited,
     ContainerRemoved,
     EngineRefused,
@@ -67,12 +65,6 @@ class InstanceReconciler:
         elif self._is_stable(instance, "left over"):
             self._remove_leftover(managed)
 
-    def resume_teardown(self, instance: Instance) -> None:
-        """The container engine became unavailable during the teardown, or refused it."""
-        teardown_if_current(self._host, instance, grace=timedelta())
-
-    # Abandoned starts -----------------------------------------------------------------------------------------------
-
     def _resume_start(self, instance: Instance, managed: ManagedContainer | None) -> None:
         operation = self._operation_of(instance)
         if operation is not None and not operation.state.ended:
@@ -89,17 +81,14 @@ class InstanceReconciler:
         elif managed.healthy(self._host):
             mark_ready(self._host, instance, managed)
         elif self._timer.held_for((instance.id, "loading")) >= managed.load_timeout:
-            fail_instance(self._host, instance, self._too_slow(managed))
+            waited, url = format_duration(managed.load_timeout), managed.health_url(self._host)
+            fail_instance(self._host, instance, HealthTimeout(waited=waited, url=url, last="no 2xx response"))
 
     def _operation_of(self, instance: Instance) -> Operation | None:
         try:
             return self._host.operations.get(instance.operation) if instance.operation else None
         except UnknownOperation:
             return None
-
-    def _too_slow(self, managed: ManagedContainer) -> AimaError:
-        waited = format_duration(managed.load_timeout)
-        return HealthTimeout(waited=waited, url=managed.health_url(self._host), last="no 2xx response")
 
     def _fail_abandoned_start(self, instance: Instance, operation: Operation | None) -> None:
         """The start has ended, or its record is lost, and nothing runs: the instance follows the operation."""
@@ -117,21 +106,16 @@ class InstanceReconciler:
         """A container that does not run, whatever the instance's record says."""
         stopping = {"desired": Desired.STOPPED, "state": InstanceState.STOPPING, "since": now()}
         leftover = Instance(id=managed.id, fence=managed.fence, **stopping)
-        removed = teardown(
-            self._host,
-            leftover,
-            grace=GRACE,
-            guard=lambda: self._is_still_idle(managed),
-            keep_status=True,
-            postponed_on=(EngineRefused,),
-        )
-        if removed:
-            _log.warning("leftover container removed", container=managed.container.name)
 
-    def _is_still_idle(self, managed: ManagedContainer) -> bool:
-        found = self._host.runtime.find(managed.container.name)
-        abandoned = found is not None and found.status is not Status.RUNNING
-        return abandoned and not self._host.claims.is_running(managed.service)
+        def is_still_idle() -> bool:
+            found = self._host.runtime.find(managed.container.name)
+            abandoned = found is not None and found.status is not Status.RUNNING
+            return abandoned and not self._host.claims.is_running(managed.service)
+
+        if teardown(
+            self._host, leftover, grace=GRACE, guard=is_still_idle, keep_status=True, postponed_on=(EngineRefused,)
+        ):
+            _log.warning("leftover container removed", container=managed.container.name)
 
     def _never_started(self, managed: ManagedContainer) -> bool:
         return self._timer.held_for((managed.id, "created")) >= NEVER_STARTED_TIMEOUT

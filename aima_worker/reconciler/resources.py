@@ -29,13 +29,13 @@ class ResourceReconciler:
         self._timer = timer
         self._highest_fence = 0
 
-    def reset(self) -> None:
-        """Redis has lost its data: everything must be recorded again."""
-        self._highest_fence = 0
-
     def reconcile(self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]) -> bool:
         """Returns False if the next pass must follow soon: something may be orphaned."""
-        self._raise_fence(instances, managed)
+        fences = [each.fence for each in instances.values()] + [each.fence for each in managed.values()]
+        highest = max(fences, default=0)
+        if highest > self._highest_fence:  # a Redis that lost its data must not issue fences below those that exist
+            self._host.services.raise_fence(highest)
+            self._highest_fence = highest
         leases = {lease.holder.service: lease for lease in self._host.ports.all()}
         held = self._host.allocations.held(self._host.name)
         for service in self._idle(managed.keys()):
@@ -47,16 +47,6 @@ class ResourceReconciler:
 
     def _idle(self, services: AbstractSet[ServiceId]) -> list[ServiceId]:
         return [service for service in services if not self._host.claims.is_running(service)]
-
-    def _raise_fence(
-        self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]
-    ) -> None:
-        """A Redis that lost its data must not issue fences below those of containers that exist."""
-        fences = [each.fence for each in instances.values()] + [each.fence for each in managed.values()]
-        highest = max(fences, default=0)
-        if highest > self._highest_fence:
-            self._host.services.raise_fence(highest)
-            self._highest_fence = highest
 
     def _restore(
         self, managed: ManagedContainer, lease: PortLease | None, held: Allocation | None, instance: Instance | None

@@ -23,6 +23,7 @@ from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import fail_instance, is_current, update_status
 from aima_worker.reconciler.inventory import ManagedContainer
+from aima_worker.runtime import ContainerSpec
 
 FAILED_CHECKS = 3
 """In a row, after which a running engine is unhealthy."""
@@ -40,16 +41,18 @@ def was_ready(instance: Instance) -> bool:
 class HealthSupervisor:
     def __init__(self, host: HostContext) -> None:
         self._host = host
-        self._restarts = RestartTracker(host.timings.restart_delays)
+        self.restarts = RestartTracker(host.timings.restart_delays)
         self._failed_checks: Counter[InstanceId] = Counter()
 
     def check(self, instance: Instance, managed: ManagedContainer | None) -> None:
         """An instance that is desired and was ready."""
         if managed is None:
-            self._fail_if_removed(instance)
+            # Asked by name: the inventory may have been listed before the container was created (stale read).
+            if self._host.runtime.find(self._host.container_name(instance.id.service)) is None:
+                fail_instance(self._host, instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
         elif managed.running:
             self._check_health(instance, managed)
-        elif self._restarts.plan(instance.id):
+        elif self.restarts.plan(instance.id):
             restarting = self._mark_restarting(instance, managed)
             self._restart_when_due(managed, guard=lambda: is_current(self._host, restarting))
         else:
@@ -59,17 +62,8 @@ class HealthSupervisor:
         """While Redis is unavailable, or before this worker may use the host's records."""
         for each in managed.values():
             idle = not self._host.claims.is_running(each.service)
-            if not each.running and idle and self._restarts.plan(each.id):
+            if not each.running and idle and self.restarts.plan(each.id):
                 self._restart_when_due(each, guard=lambda: True)
-
-    def time_to_next_restart(self) -> timedelta:
-        """timedelta.max if none is planned."""
-        return self._restarts.time_to_next()
-
-    def _fail_if_removed(self, instance: Instance) -> None:
-        """Asked by name: the inventory may have been listed before the container was created (stale read)."""
-        if self._host.runtime.find(self._host.container_name(instance.id.service)) is None:
-            fail_instance(self._host, instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
 
     def _check_health(self, instance: Instance, managed: ManagedContainer) -> None:
         if managed.healthy(self._host):
@@ -96,14 +90,14 @@ class HealthSupervisor:
         return instance.model_copy(update={"state": InstanceState.RESTARTING})
 
     def _restart_when_due(self, managed: ManagedContainer, *, guard: Callable[[], bool]) -> None:
-        if not self._restarts.is_due(managed.id):
+        if not self.restarts.is_due(managed.id):
             return
         reason = str(self._exit_of(managed))
-        self._restarts.record(managed.id)
+        self.restarts.record(managed.id)
         try:
             with self._host.service_lock(managed.service):
                 if guard() and not self._host.claims.is_running(managed.service):
-                    _restart(self._host, managed)
+                    self._host.runtime.run(_spec_as_it_was(self._host, managed))
                     _log.warning("engine restarted", instance=managed.id, reason=reason)
         except (DockerUnavailable, BrokerUnavailable):
             raise
@@ -111,10 +105,10 @@ class HealthSupervisor:
             _log.warning("engine restart failed", instance=managed.id, reason=str(failed))
 
     def _exit_of(self, managed: ManagedContainer) -> EngineDied:
-        container, count = managed.container, self._restarts.count(managed.id)
+        container, budget = managed.container, len(self._host.timings.restart_delays)
         how = "out of memory" if container.oom_killed else f"exit code {container.exit_code}"
-        exhausted = self._restarts.exhausted(managed.id)
-        then = f"It was restarted {count} times, and is not again." if exhausted else "It is restarted."
+        exhausted = self.restarts.exhausted(managed.id)
+        then = f"It was restarted {budget} times, and is not again." if exhausted else "It is restarted."
         return EngineDied(how=how, then=then, service=managed.service)
 
 
@@ -146,26 +140,18 @@ class RestartTracker:
         self._planned.pop(instance, None)
         self._made[instance].append(self._clock())
 
-    def count(self, instance: InstanceId) -> int:
-        return len(self._made[instance])
-
     def exhausted(self, instance: InstanceId) -> bool:
         return len(self._made[instance]) >= len(self._delays)
 
     def time_to_next(self) -> timedelta:
+        """timedelta.max if none is planned."""
         if not self._planned:
             return timedelta.max
         return timedelta(seconds=max(0.0, min(self._planned.values()) - self._clock()))
 
 
-def _restart(host: HostContext, managed: ManagedContainer) -> None:
-    """Runs the container as it was, on its own port. Raises what a start raises."""
-    spec = container_spec(
-        host,
-        managed.command,
-        image=managed.image,
-        directory=model_directory(host, managed.command),
-        port=managed.port,
-        granted=managed.granted,
+def _spec_as_it_was(host: HostContext, managed: ManagedContainer) -> ContainerSpec:
+    command, directory = managed.command, model_directory(host, managed.command)
+    return container_spec(
+        host, command, image=managed.image, directory=directory, port=managed.port, granted=managed.granted
     )
-    host.runtime.run(spec)

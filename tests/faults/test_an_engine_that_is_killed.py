@@ -40,7 +40,9 @@ def told() -> list[bool]:
 
 @pytest.fixture
 def watch(desk_of_its_own: Desk, told: list[bool]) -> Iterator[ReconcileLoop]:
-    watch = ReconcileLoop(desk_of_its_own.host, engine_answers=told.append)
+    watch = ReconcileLoop(
+        desk_of_its_own.host, facts_changed=lambda: told.append(not desk_of_its_own.host.engine_unavailable.is_set())
+    )
     watch.start()
     yield watch
     watch.stop()

@@ -44,7 +44,7 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
         image=busybox_image(), command=["sh", "-c", SERVES_THEN_TAKES_ALL_MEMORY], limits={"memory": "32MB"}
     )
     ready = desk.carry_out(hungry).instance
-    watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
+    watch = ReconcileLoop(desk.host)
 
     watch.start()
     assert eventually(lambda: desk.host.services.instance(ready.id).failure is not None)
@@ -64,7 +64,7 @@ def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exi
 ) -> None:
     crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
     ready = desk.carry_out(a_dial(dialled=crashes)).instance
-    watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
+    watch = ReconcileLoop(desk.host)
 
     with capture_logs() as said:
         watch.start()

@@ -42,7 +42,7 @@ class Host:
         self.runtime = runtime
         self._desk = desk
         self._redis = redis
-        self._loop = ReconcileLoop(desk.host, engine_answers=lambda _: None)
+        self._loop = ReconcileLoop(desk.host)
 
     def join(self) -> None:
         """Announces the host and records a heartbeat."""

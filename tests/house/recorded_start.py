@@ -26,8 +26,8 @@ from aima_core.domain.operations import Kind
 from aima_core.queue.notifier import task_name
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
+from aima_worker.execution.celery_worker import add_tasks
 from aima_worker.execution.executor import execute
-from aima_worker.execution.tasks import add_tasks
 from aima_worker.node.hardware import arch
 from aima_worker.runtime_selection import choose_runtime
 from aima_worker.runtimes.fake.runtime import FakeRuntime
@@ -69,7 +69,7 @@ def into_a_runtime(call: tuple[str, str]) -> bool:
 
 def record_start(redis_url: str, redis: TextRedis, state_dir: Path) -> Calls:
     """The calls of the second start of a service that was stopped in between: the first one fills caches."""
-    calls = Calls((MIDDLEWARE, "aima_api/submission/starts.py", "aima_worker/execution/tasks.py"))
+    calls = Calls((MIDDLEWARE, "aima_api/submission/starts.py", "aima_worker/execution/celery_worker.py"))
     runtime = FakeRuntime(host="alpha", arch=arch(), images=[IMAGE])
     with _recorded_by(calls), api_node(redis_url) as node:
         ScriptedWorker(redis, arch=arch(), routes=(f"cpu.{arch()}",))

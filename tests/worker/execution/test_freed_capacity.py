@@ -17,11 +17,11 @@ from aima_core.domain.resources import Allocation
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
-from aima_worker.app import make_heartbeat
 from aima_worker.context import Timings
 from aima_worker.execution.executor import execute
 from aima_worker.execution.redelivery import REDELIVERY_INTERVAL, RedeliveryLoop
 from aima_worker.node.facts import host_facts
+from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtimes.fake.engine import Behaviour
 
@@ -44,14 +44,13 @@ def facts(desk):
 
 
 @pytest.fixture
-def heartbeat(desk, facts, monkeypatch):
-    monkeypatch.setattr("aima_worker.app.host_facts", lambda *_, **__: facts)
-    return make_heartbeat(
+def heartbeat(desk, facts):
+    return Heartbeat(
         desk.host,
-        facts,
-        unrecognized=lambda: (),
+        lambda: facts,
+        identity=facts.identity,
+        session="here",
         dropped=DroppedMessages(),
-        clock_offset=lambda: 0.0,
         redis_is_new=lambda: None,
         displaced=lambda _: None,
     )
@@ -59,7 +58,7 @@ def heartbeat(desk, facts, monkeypatch):
 
 @pytest.fixture
 def reconciler(desk):
-    return ReconcileLoop(desk.host, engine_answers=lambda _: None)
+    return ReconcileLoop(desk.host)
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from worker.node.recorded import found_on
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import HostSettings, Settings
 from aima_worker.node import hardware
-from aima_worker.node.facts import MAX_IMAGES, host_facts
+from aima_worker.node.facts import MAX_IMAGES, clock_offset, host_facts
 from aima_worker.node.hardware import memory_reserve
-from aima_worker.node.heartbeat import clock_offset
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 GB = 1_000_000_000

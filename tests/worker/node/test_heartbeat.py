@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,9 +12,8 @@ from aima_core.domain.ids import HostName
 from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
-from aima_core.store.hosts import HostStore
 from aima_worker.node.facts import host_facts
-from aima_worker.node.heartbeat import Heartbeat, PersistedRedisState, RedisState
+from aima_worker.node.heartbeat import Heartbeat, RedisState
 
 pytestmark = pytest.mark.redis
 
@@ -21,27 +21,24 @@ ALPHA = HostName("alpha")
 
 
 @pytest.fixture
-def hosts(redis):
-    return HostStore(redis)
+def hosts(desk):
+    return desk.host.hosts
 
 
 @pytest.fixture
-def beat_of(desk, hosts, tmp_path):
+def beat_of(desk):
     """A worker's heartbeat, sent by hand; its callbacks append to the list."""
 
     def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Heartbeat(
-            hosts,
-            name,
+            replace(desk.host, name=name),
             lambda: facts,
             identity=identity,
             session=session,
-            memory=PersistedRedisState(tmp_path),
             dropped=dropped or DroppedMessages(),
             redis_is_new=lambda: heard.append("new"),
             displaced=heard.append,
-            capacity_changed=lambda: None,
             **more,
         )
 
@@ -126,7 +123,7 @@ def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, b
 def test_what_cannot_be_read_is_not_remembered(tmp_path):
     (tmp_path / "redis.epoch").write_text("")
 
-    assert PersistedRedisState(tmp_path).load() == RedisState()
+    assert RedisState.load(tmp_path / "redis.epoch") == RedisState()
 
 
 def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):

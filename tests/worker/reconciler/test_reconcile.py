@@ -41,7 +41,7 @@ def timings() -> Timings:
 
 @pytest.fixture
 def watch(desk) -> ReconcileLoop:
-    return ReconcileLoop(desk.host, engine_answers=lambda _: None)
+    return ReconcileLoop(desk.host)
 
 
 @pytest.fixture

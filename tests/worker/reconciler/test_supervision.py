@@ -34,7 +34,7 @@ def timings() -> Timings:
 
 @pytest.fixture
 def watch(desk, told) -> ReconcileLoop:
-    return ReconcileLoop(desk.host, engine_answers=told.append)
+    return ReconcileLoop(desk.host, facts_changed=lambda: told.append(not desk.host.engine_unavailable.is_set()))
 
 
 @pytest.fixture

@@ -28,9 +28,8 @@ LOOK_AT_THE_CLOCK = {
     "aima_worker/logs/collector.py": "which lines were said before this worker",
     "aima_worker/node/heartbeat.py": "how far it is from Redis' own",
     "aima_worker/reconciler/adoption.py": "since when a container runs that does not say so itself",
-    "aima_worker/runtimes/docker/logs.py": "the time of a line that has none",
     "aima_worker/runtimes/docker/lifecycle.py": "what a container has said since it was begun here",
-    "aima_worker/runtimes/process/log_file.py": "the time of a line",
+    "aima_worker/runtimes/process/files.py": "the time of a line",
     "aima_worker/runtimes/process/supervisor.py": "since when a process runs",
     "aima_worker/runtimes/fake/runtime.py": "since when a container runs",
 }

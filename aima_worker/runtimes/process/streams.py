@@ -12,21 +12,19 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
-from aima_worker.runtime import Container, Status
-from aima_worker.runtimes.process.log_file import TIME_FORMAT, older, parse, time_text
+from aima_worker.runtime import Container, LogStream, Status
+from aima_worker.runtimes.process.files import TIME_FORMAT, older, parse, time_text
 
 CHUNK = 1 << 16
 POLL_INTERVAL = timedelta(milliseconds=50)
 LONGEST_POLL_INTERVAL = timedelta(milliseconds=500)
 
 
-class ProcessLogs:
-    """A LogStream."""
-
+class ProcessLogs(LogStream):
     def __init__(
         self, log: Path, *, has_ended: Callable[[], bool], follow: bool, tail: int | None, since: datetime | None
     ) -> None:
@@ -50,30 +48,19 @@ class ProcessLogs:
     def close(self) -> None:
         self._closed.set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def _raw_lines(self, files: ExitStack) -> Iterator[bytes]:
         newest = _opened(self._log, files)
         if newest is None:
             return
         before = _opened(older(self._log), files)
-        if before is not None and not os.path.sameopenfile(before.fileno(), newest.fileno()):
-            yield from self._whole_lines_before(before, newest)
-        elif self._tail is not None:
-            _seek_last_lines(newest, self._tail)
+        if before is not None and os.path.sameopenfile(before.fileno(), newest.fileno()):
+            before = None  # race: it was rotated in between
+        found = 0 if self._tail is None else _seek_last_lines(newest, self._tail)
+        if before is not None:
+            if self._tail is not None:
+                _seek_last_lines(before, self._tail - found)
+            yield from (line.removesuffix(b"\n") for line in before)
         yield from self._lines_on(newest, files)
-
-    def _whole_lines_before(self, before: BinaryIO, newest: BinaryIO) -> Iterator[bytes]:
-        """The requested lines of the older file; seeks the newer one to its first requested line."""
-        if self._tail is not None:
-            found = _seek_last_lines(newest, self._tail)
-            _seek_last_lines(before, self._tail - found)
-        for line in before:
-            yield line.removesuffix(b"\n")
 
     def _lines_on(self, file: BinaryIO, files: ExitStack) -> Iterator[bytes]:
         """From the position of `file` to the end of the log, across rotations."""

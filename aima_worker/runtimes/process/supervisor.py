@@ -23,9 +23,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.line_splitter import LineSplitter
-from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, write, write_exit
-from aima_worker.runtimes.process.log_file import LogWriter, Stream
+from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, LogWriter, write, write_exit
 from aima_worker.runtimes.process.process_table import Process, family, kill_family, private_memory, proportional_memory
 
 CHUNK = 1 << 16
@@ -99,7 +99,7 @@ class Supervisor:
         self._engine = engine
         self._leader = Process.of(engine.pid)
         self._log = LogWriter(directory / LOG)
-        self._splitters: dict[Stream, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._splitters: dict[StreamName, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self._out_of_memory = False
         self._memory_checks = 0
         self._next_memory_check = 0.0
@@ -148,7 +148,7 @@ class Supervisor:
                 received = self._read(key.fileobj, key.data) or received  # type: ignore[arg-type]  # as registered
         return received
 
-    def _read(self, pipe: IO[bytes], stream: Stream) -> bool:
+    def _read(self, pipe: IO[bytes], stream: StreamName) -> bool:
         data = os.read(pipe.fileno(), CHUNK)
         splitter = self._splitters[stream]
         self._log.write(stream, splitter.feed(data) if data else splitter.end())

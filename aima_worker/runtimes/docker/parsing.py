@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,8 @@ from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"
 """The engine's placeholder for a missing repository, tag or digest."""
-_NEVER_STARTED = {"created"}
+NEVER = "0001-"
+"""The beginning of the engine's zero time."""
 _ALIVE = {"running", "paused", "restarting"}
 _FRACTION = re.compile(r"(\.\d{6})\d*")
 
@@ -35,7 +35,7 @@ def container_inspected(raw: Mapping[str, Any]) -> Container:
         status=status,
         labels=config["Labels"] or {},
         image=config["Image"],
-        started_at=moment(state["StartedAt"]),
+        started_at=None if state["StartedAt"].startswith(NEVER) else moment(state["StartedAt"]),
         exit_code=state["ExitCode"] if status is Status.EXITED else None,
         oom_killed=bool(state["OOMKilled"]),
         host_ports={
@@ -75,15 +75,8 @@ def images_listed(raw: Iterable[Mapping[str, Any]]) -> list[ImageOnHost]:
     return [reference for image in newest_first for reference in _references(image)]
 
 
-def container_changed(event: bytes) -> str:
-    """The container's name, from one event of `GET /events`."""
-    return str(json.loads(event).get("Actor", {}).get("Attributes", {}).get("name", ""))
-
-
-def moment(text: str) -> datetime | None:
-    """The engine's time, with nanoseconds cut to microseconds; None for its zero, which means never."""
-    if text.startswith("0001-"):
-        return None
+def moment(text: str) -> datetime:
+    """The engine's time, with nanoseconds cut to microseconds."""
     return datetime.fromisoformat(_FRACTION.sub(r"\1", text)).astimezone(UTC)
 
 
@@ -97,7 +90,7 @@ def _references(image: Mapping[str, Any]) -> list[ImageOnHost]:
 
 
 def _status(word: str) -> Status:
-    if word in _NEVER_STARTED:
+    if word == "created":
         return Status.CREATED
     return Status.RUNNING if word in _ALIVE else Status.EXITED
 

@@ -29,7 +29,6 @@ from aima_worker.runtime import (
 from aima_worker.runtimes.docker.container_config import container_config
 from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.lifecycle import ContainerLifecycle
-from aima_worker.runtimes.docker.logs import DockerLogs
 from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
@@ -38,9 +37,10 @@ from aima_worker.runtimes.docker.parsing import (
     images_listed,
     repository_of,
 )
-from aima_worker.runtimes.docker.pull import DockerPull
 from aima_worker.runtimes.docker.sdk.client import EngineClient
-from aima_worker.runtimes.docker.sdk.stream import EngineChanges, EngineFrames, EnginePull
+from aima_worker.runtimes.docker.sdk.logs import DockerLogs
+from aima_worker.runtimes.docker.sdk.pull import DockerPull
+from aima_worker.runtimes.docker.sdk.stream import EngineChanges
 
 
 class DockerSdkRuntime:
@@ -93,7 +93,7 @@ class DockerSdkRuntime:
         return frozenset(str(platform["architecture"]) for platform in offered.get("Platforms") or ())
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
-        return DockerPull(image, EnginePull(self._engine, image), stall=stall, inspect=self.image)
+        return DockerPull(self._engine, image, stall=stall, inspect=self.image)
 
     def run(self, spec: ContainerSpec) -> Container:
         return self._lifecycle.run(spec)
@@ -109,14 +109,7 @@ class DockerSdkRuntime:
         return [container for container in found if container is not None]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
-        return DockerLogs(
-            name,
-            frames=lambda wish: EngineFrames(self._engine, wish),
-            inspect=self.find,
-            follow=follow,
-            tail=tail,
-            since=since,
-        )
+        return DockerLogs(self._engine, name, inspect=self.find, follow=follow, tail=tail, since=since)
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
         return EngineChanges(self._engine, labels)

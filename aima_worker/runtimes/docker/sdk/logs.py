@@ -7,71 +7,47 @@ are dropped. While the engine is unavailable it is polled with backoff; after RE
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 from threading import Event
-from typing import NamedTuple, Protocol, Self
 
 from aima_core.errors import DockerUnavailable
 from aima_core.logs.dedup import LineDeduplicator, StreamName
 from aima_core.logs.protocol import LogLine
-from aima_worker.runtime import Container, Status
+from aima_worker.runtime import Container, LogStream, Status
+from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.parsing import moment
+from aima_worker.runtimes.docker.sdk.client import EngineClient
+from aima_worker.runtimes.docker.sdk.stream import EngineStream
 from aima_worker.runtimes.line_splitter import LineSplitter
 
 RECONNECT_TIMEOUT = timedelta(minutes=1)
 FIRST_RECONNECT_DELAY = timedelta(seconds=0.1)
 LONGEST_RECONNECT_DELAY = timedelta(seconds=2)
+_HEADER = struct.Struct(">BxxxL")
+_STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
 
 
-class LogQuery(NamedTuple):
-    container: str
-    follow: bool
-    tail: int | None
-    since: str | None
-    """Seconds since 1970, with a fraction."""
-
-
-class Frame(NamedTuple):
-    """One write of the container: a line with its end, or a piece of a long one."""
-
-    stream: StreamName
-    at: str
-    """The engine's own time, to the nanosecond; in order as text."""
-    data: bytes
-
-
-class LogFrames(Protocol):
-    """One connection to a log. Iterated by one thread, closed by any."""
-
-    def __iter__(self) -> Iterator[Frame]:
-        """No frames if the container is gone. Raises DockerUnavailable, EngineRefused; may end for any reason."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class DockerLogs:
-    """A LogStream. Iterated by one thread, closed by any."""
-
+class DockerLogs(LogStream):
     def __init__(
         self,
+        engine: EngineClient,
         name: str,
         *,
-        frames: Callable[[LogQuery], LogFrames],
         inspect: Callable[[str], Container | None],
         follow: bool,
         tail: int | None,
         since: datetime | None,
     ) -> None:
+        self._engine = engine
         self._name = name
-        self._open = frames
         self._inspect = inspect
         self._follow = follow
         self._tail = tail
         self._since = since
         self._closed = Event()
-        self._frames: LogFrames | None = None
+        self._stream: EngineStream | None = None
         self._read = LineDeduplicator()
         self._splitters: dict[StreamName, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
 
@@ -90,38 +66,47 @@ class DockerLogs:
 
     def close(self) -> None:
         self._closed.set()
-        if (frames := self._frames) is not None:
-            frames.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        if (stream := self._stream) is not None:
+            stream.close()
 
     def _lines_of(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         self._read.rewind()
-        for stream, time, data in self._frames_of(container, follow=follow):
-            at = moment(time) or datetime.now(UTC)
-            if self._read.is_new(stream, at):
-                for text in self._splitters[stream].feed(data):
-                    yield LogLine(at=at, stream=stream, text=text)
-
-    def _frames_of(self, container: str, *, follow: bool) -> Iterator[Frame]:
-        since = self._read.since or self._since
-        tail = None if self._read.position else self._tail
-        seconds = None if since is None else f"{since.timestamp():.6f}"
-        self._frames = self._open(LogQuery(container, follow, tail=tail, since=seconds))
-        if self._closed.is_set():
-            return
         try:
-            yield from self._frames
+            for stream, at, data in _frames(self._chunks_of(container, follow=follow)):
+                if self._read.is_new(stream, at):
+                    for text in self._splitters[stream].feed(data):
+                        yield LogLine(at=at, stream=stream, text=text)
         except DockerUnavailable:
             # A follower reconnects, and waits for the engine there.
             if not follow or not self._read.position:
                 raise
+
+    def _chunks_of(self, container: str, *, follow: bool) -> Iterator[bytes]:
+        """The bytes of one connection, which may end for any reason; none if the container is gone."""
+        self._stream = stream = EngineStream(
+            self._engine, "GET", f"/containers/{container}/logs", params=self._params(follow=follow)
+        )
+        if self._closed.is_set():
+            return
+        try:
+            stream.open(within=self._engine.timeout)
+            while chunk := stream.next(within=None if follow else self._engine.timeout):
+                yield chunk
+        except EngineError as refused:
+            if refused.status not in (404, 409):
+                raise engine_refused(refused.words) from refused
+        except TimeoutError as late:
+            raise self._engine.unavailable("its log timed out") from late
         finally:
-            self._frames.close()
+            stream.close()
+
+    def _params(self, *, follow: bool) -> dict[str, str]:
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+        if self._tail is not None and not self._read.position:
+            params["tail"] = str(self._tail)
+        if (since := self._read.since or self._since) is not None:
+            params["since"] = f"{since.timestamp():.6f}"
+        return params
 
     def _inspected_again(self, container: str) -> Container | None:
         """Retries until the engine answers. Raises DockerUnavailable after RECONNECT_TIMEOUT."""
@@ -140,3 +125,20 @@ class DockerLogs:
         for stream, last in self._read.position.items():
             for text in self._splitters[stream].end():
                 yield LogLine(at=last.at, stream=stream, text=text)
+
+
+def _frames(chunks: Iterable[bytes]) -> Iterator[tuple[StreamName, datetime, bytes]]:
+    """Parses the engine's multiplexed stream: each frame is a line with its end, or a piece of a long one."""
+    buffer = bytearray()
+    for chunk in chunks:
+        buffer += chunk
+        start = 0
+        while len(buffer) - start >= _HEADER.size:
+            kind, length = _HEADER.unpack_from(buffer, start)
+            end = start + _HEADER.size + length
+            if len(buffer) < end:
+                break
+            at, _, data = bytes(buffer[start + _HEADER.size : end]).partition(b" ")
+            yield _STREAMS.get(kind, "stdout"), moment(at.decode()), data
+            start = end
+        del buffer[:start]

@@ -19,7 +19,6 @@ from aima_worker.runtime import ContainerSpec
 
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
-_REMOVING = "already in progress"
 _PULLS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
     (DiskFull, ("no space left on device", "disk quota exceeded", "not enough space")),
     (
@@ -37,16 +36,6 @@ _PULLS: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
     ),
     (RegistryDenied, ("denied", "unauthorized", "no basic auth", "forbidden", "authentication required")),
 )
-
-
-class EngineError(Exception):
-    """The engine refused a request."""
-
-    def __init__(self, words: str, *, status: int | None = None) -> None:
-        super().__init__(words)
-        self.words = words
-        self.status = status
-        """The HTTP status, if known."""
 
 
 def pull_failure(words: str, *, image: str) -> AimaError:
@@ -67,10 +56,6 @@ def start_failure(words: str, *, spec: ContainerSpec, host: str) -> AimaError:
     return engine_refused(words)
 
 
-def engine_refused(words: str) -> EngineRefused:
-    return EngineRefused(runtime="Docker Engine", detail=words)
-
-
-def is_being_removed(words: str) -> bool:
-    """Whether a removal was refused because of a concurrent one."""
-    return _REMOVING in words
+def engine_refused(words: str, *, status: int | None = None) -> EngineRefused:
+    """With the HTTP status among its facts, for callers that decide on it."""
+    return EngineRefused(runtime="Docker Engine", detail=words, status=status)

@@ -16,12 +16,14 @@ from typing import Protocol
 from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
-from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_being_removed, start_failure
+from aima_worker.runtimes.docker.errors import engine_refused, start_failure
 
 NAME_TIMEOUT = timedelta(seconds=15)
 """How long to retry while a concurrent create or removal holds the name."""
 REMOVAL_TIMEOUT = timedelta(seconds=10)
 """How long to poll for the end of a concurrent removal of the same container."""
+_REMOVING = "already in progress"
+"""In the engine's refusal of a removal because of a concurrent one."""
 POLL_INTERVAL = timedelta(milliseconds=50)
 
 
@@ -33,7 +35,7 @@ class ContainerCalls(Protocol):
         ...
 
     def start(self, container: str) -> None:
-        """Raises EngineError."""
+        """Raises EngineRefused."""
         ...
 
     def find(self, name: str) -> Container | None:
@@ -41,7 +43,7 @@ class ContainerCalls(Protocol):
         ...
 
     def delete(self, name: str, *, grace: timedelta) -> None:
-        """Stop it and delete it with its volumes; do nothing if there is none. Raises EngineError."""
+        """Stop it and delete it with its volumes; do nothing if there is none. Raises EngineRefused."""
         ...
 
 
@@ -65,9 +67,9 @@ class ContainerLifecycle:
     def remove(self, name: str, *, grace: timedelta) -> None:
         try:
             self._calls.delete(name, grace=grace)
-        except EngineError as refused:
-            if not (is_being_removed(refused.words) and self._vanishes(name)):
-                raise engine_refused(refused.words) from refused
+        except EngineRefused as refused:
+            if _REMOVING not in str(refused) or not self._vanishes(name):
+                raise
 
     def _adopt(self, existing: Container, spec: ContainerSpec) -> Container | None:
         """The container, running; None once it was removed, because it has exited or its spec is stale."""
@@ -83,9 +85,9 @@ class ContainerLifecycle:
         started_at = datetime.now(UTC)
         try:
             self._calls.start(container)
-        except EngineError as refused:
+        except EngineRefused as refused:
             self._roll_back(container)
-            raise start_failure(refused.words, spec=spec, host=self._host) from refused
+            raise start_failure(str(refused.facts["detail"]), spec=spec, host=self._host) from refused
         except DockerUnavailable:
             self._roll_back(container)
             raise

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO
@@ -131,21 +132,12 @@ def _opened(path: Path, files: ExitStack) -> BinaryIO | None:
 
 def _seek_last_lines(file: BinaryIO, count: int) -> int:
     """Seek to the beginning of the last `count` lines, and return how many there are, at most `count`."""
-    place, found = file.seek(0, os.SEEK_END), 0
-    end = place
-    while place > 0 and count > 0:
-        step = min(CHUNK, place)
-        place = file.seek(place - step)
-        block = file.read(step)
-        for at in range(len(block) - 1, -1, -1):
-            # The last newline starts no line.
-            if block[at] == 0x0A and place + at + 1 < end:
-                found += 1
-                if found == count:
-                    file.seek(place + at + 1)
-                    return found
-    if count > 0:
-        file.seek(0)
-        return found + (end > 0)
-    file.seek(end)
-    return 0
+    if not os.fstat(file.fileno()).st_size:
+        return 0
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        found, start = 0, len(content)
+        while found < count and start:
+            # The newline right before `start` ends the line that is looked for.
+            found, start = found + 1, content.rfind(b"\n", 0, start - 1) + 1
+    file.seek(start)
+    return found

@@ -2,7 +2,7 @@
 
 Shared by all threads; nothing is requested before the first call. A broken connection or a timeout raises
 DockerUnavailable and drops the client, and the next call connects again, in the API version that the engine has after
-a restart. Refusals pass through as APIError, for the caller to translate.
+a restart. A refusal raises EngineRefused.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from aima_core.errors import DockerUnavailable
+from aima_worker.runtimes.docker.errors import engine_refused
 from aima_worker.runtimes.docker.sdk.stdio import docker_command, ssh_command, stdio_client
 
 CONNECTIONS = 32
@@ -56,11 +57,11 @@ class EngineClient:
 
     @contextmanager
     def calling(self) -> Iterator[APIClient]:
-        """The client, for the calls inside. Raises DockerUnavailable if the engine does not answer in time."""
+        """The client, for the calls inside. Raises EngineRefused; DockerUnavailable without an answer in time."""
         try:
             yield self._client()
-        except APIError:
-            raise
+        except APIError as refused:
+            raise engine_refused(str(refused.explanation or refused).strip(), status=refused.status_code) from refused
         except (RequestException, HTTPError, DockerException, OSError) as broken:
             self.close()
             raise self.unavailable(broken) from broken

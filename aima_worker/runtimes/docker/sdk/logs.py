@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from threading import Event
 
-from aima_core.errors import DockerUnavailable
+from aima_core.errors import DockerUnavailable, EngineRefused
 from aima_core.logs.dedup import LineDeduplicator, StreamName
 from aima_core.logs.protocol import LogLine
 from aima_worker.runtime import Container, LogStream, Status
-from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.parsing import moment
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.stream import EngineStream
@@ -92,9 +91,9 @@ class DockerLogs(LogStream):
             stream.open(within=self._engine.timeout)
             while chunk := stream.next(within=None if follow else self._engine.timeout):
                 yield chunk
-        except EngineError as refused:
-            if refused.status not in (404, 409):
-                raise engine_refused(refused.words) from refused
+        except EngineRefused as refused:
+            if refused.facts["status"] not in (404, 409):
+                raise
         except TimeoutError as late:
             raise self._engine.unavailable("its log timed out") from late
         finally:

@@ -17,9 +17,9 @@ from docker.errors import DockerException
 
 from aima_core.domain.operations import PullProgress
 from aima_core.domain.units import format_duration
-from aima_core.errors import Cancelled, ImageNotFound, PullBroken, PullStalled, RegistryDenied
+from aima_core.errors import Cancelled, EngineRefused, ImageNotFound, PullBroken, PullStalled, RegistryDenied
 from aima_worker.runtime import ImageFacts
-from aima_worker.runtimes.docker.errors import EngineError, pull_failure
+from aima_worker.runtimes.docker.errors import pull_failure
 from aima_worker.runtimes.docker.parsing import image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.stream import EngineStream
@@ -76,8 +76,8 @@ class DockerPull:
                 if "error" in message:
                     raise pull_failure(str(message["error"]), image=self._image)
                 yield message
-        except EngineError as refused:
-            raise pull_failure(refused.words, image=self._image) from refused
+        except EngineRefused as refused:
+            raise pull_failure(str(refused.facts["detail"]), image=self._image) from refused
         except TimeoutError as late:
             raise self._stalled() from late
         if self._stream.closed:

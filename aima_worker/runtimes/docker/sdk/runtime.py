@@ -1,21 +1,16 @@
-"""The Docker runtime over the SDK's low-level API, directly or through the `docker` program.
-
-APIError is translated here: a refusal becomes EngineRefused, unless the lifecycle decides on it (EngineError).
-"""
+"""The Docker runtime over the SDK's low-level API, directly or through the `docker` program."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Literal
 
-from docker import APIClient
-from docker.errors import APIError, DockerException
+from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import ImageNotFound
+from aima_core.errors import EngineRefused, ImageNotFound
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -27,7 +22,6 @@ from aima_worker.runtime import (
     Status,
 )
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.lifecycle import ContainerLifecycle
 from aima_worker.runtimes.docker.parsing import (
     container_inspected,
@@ -70,25 +64,25 @@ class DockerSdkRuntime:
         return facts_of(info, kind=self._kind, local=self._engine.local)
 
     def image(self, image: str) -> ImageFacts | None:
-        with _calling(self._engine) as client:
-            try:
+        try:
+            with self._engine.calling() as client:
                 inspected = client.inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs stop here
-            except APIError as refused:
-                # 400: a malformed reference names no image.
-                if refused.status_code in (400, 404):
-                    return None
-                raise
+        except EngineRefused as refused:
+            # 400: a malformed reference names no image.
+            if refused.facts["status"] in (400, 404):
+                return None
+            raise
         return image_inspected(inspected, repository=repository_of(image))
 
     def images(self) -> list[ImageOnHost]:
-        with _calling(self._engine) as client:
+        with self._engine.calling() as client:
             return images_listed(client.images())
 
     def registry_architectures(self, image: str) -> frozenset[str]:
         with self._engine.calling() as client:
             try:
                 offered = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here
-            except (APIError, DockerException):
+            except DockerException:
                 return frozenset()  # the pull reports why
         return frozenset(str(platform["architecture"]) for platform in offered.get("Platforms") or ())
 
@@ -103,7 +97,7 @@ class DockerSdkRuntime:
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         filters = [f"{name}={value}" for name, value in labels.items()]
-        with _calling(self._engine) as client:
+        with self._engine.calling() as client:
             listed = client.containers(all=True, filters={"label": filters})
         found = (self._completed(container_listed(each)) for each in listed)
         return [container for container in found if container is not None]
@@ -129,57 +123,39 @@ class SdkCalls:
         self._engine = engine
 
     def create(self, spec: ContainerSpec) -> str | None:
-        with _calling(self._engine) as client:
-            try:
-                config = container_config(spec)
+        config = container_config(spec)
+        try:
+            with self._engine.calling() as client:
                 created = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
-            except APIError as refused:
-                if refused.status_code == 409:
-                    return None
-                if refused.status_code == 404:
-                    raise ImageNotFound(image=spec.image, detail=_words(refused)) from refused
-                raise
+        except EngineRefused as refused:
+            if refused.facts["status"] == 409:
+                return None
+            if refused.facts["status"] == 404:
+                raise ImageNotFound(image=spec.image, detail=refused.facts["detail"]) from refused
+            raise
         return str(created["Id"])
 
     def start(self, container: str) -> None:
         with self._engine.calling() as client:
-            try:
-                client.start(container)
-            except APIError as refused:
-                raise EngineError(_words(refused)) from refused
+            client.start(container)
 
     def find(self, name: str) -> Container | None:
-        with _calling(self._engine) as client:
-            try:
-                inspected = client.inspect_container(name)
-            except APIError as refused:
-                if refused.status_code == 404:
-                    return None
-                raise
-        container = container_inspected(inspected)
+        try:
+            with self._engine.calling() as client:
+                container = container_inspected(client.inspect_container(name))
+        except EngineRefused as refused:
+            if refused.facts["status"] == 404:
+                return None
+            raise
         # The engine also accepts a prefix of an id as a name.
         return container if name in (container.name, container.id) else None
 
     def delete(self, name: str, *, grace: timedelta) -> None:
-        with self._engine.calling() as client:
-            try:
+        try:
+            with self._engine.calling() as client:
                 if grace:
                     client.stop(name, timeout=math.ceil(grace.total_seconds()))
                 client.remove_container(name, v=True, force=True)
-            except APIError as refused:
-                if refused.status_code != 404:
-                    raise EngineError(_words(refused)) from refused
-
-
-@contextmanager
-def _calling(engine: EngineClient) -> Iterator[APIClient]:
-    """The client, for calls whose refusals need no other translation. Raises EngineRefused, DockerUnavailable."""
-    with engine.calling() as client:
-        try:
-            yield client
-        except APIError as refused:
-            raise engine_refused(_words(refused)) from refused
-
-
-def _words(refused: APIError) -> str:
-    return str(refused.explanation or refused).strip()
+        except EngineRefused as refused:
+            if refused.facts["status"] != 404:
+                raise

@@ -19,7 +19,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
-from aima_worker.runtimes.docker.errors import EngineError, engine_refused
+from aima_worker.runtimes.docker.errors import engine_refused
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -52,7 +52,7 @@ class EngineStream:
     def open(self, *, within: float | None) -> None:
         """Send the request, and return once the response has begun.
 
-        Raises EngineError, DockerUnavailable, or TimeoutError if no response begins `within` seconds.
+        Raises EngineRefused, DockerUnavailable, or TimeoutError if no response begins `within` seconds.
         """
         with self._reading:
             try:
@@ -114,7 +114,7 @@ class EngineStream:
         connection.request(method, target, headers=headers, preload_content=False)
         answer = connection.getresponse()
         if answer.status >= 400:
-            raise EngineError(_message(answer.read()), status=answer.status)
+            raise engine_refused(_message(answer.read()), status=answer.status)
         return answer
 
     def _release(self) -> None:
@@ -146,8 +146,6 @@ class EngineChanges:
         try:
             for event in self._stream.lines(within=lambda: None):
                 yield json.loads(event)["Actor"]["Attributes"]["name"]
-        except EngineError as refused:
-            raise engine_refused(refused.words) from refused
         finally:
             self._stream.close()
 

@@ -1,7 +1,6 @@
 """Splits an engine's output into sanitized lines, safe to store and to print; every runtime's log passes here.
 
-Buffers only the unfinished line, and of that at most one piece, so output without a newline cannot exhaust the worker's
-memory.
+Buffers at most one piece of an unfinished line, so output without a newline cannot exhaust the worker's memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Reduces the engine's messages during a pull to progress snapshots. Pure: time is an argument.
 
-Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer, and
-`PullProgress.restarts` counts that. `moved_at` is the clock of the stall timeout.
+Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer.
 """
 
 from __future__ import annotations

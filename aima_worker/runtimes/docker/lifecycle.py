@@ -1,8 +1,7 @@
 """Creates or adopts, starts and removes containers: the decisions, over four calls to the engine.
 
-A start takes two calls, create and start; further calls follow only a refusal. It is idempotent: the engine's name is
-the lock, the fingerprint decides whether to adopt. A crash between create and start leaves a container that the next
-start adopts or replaces, and a refused start is rolled back.
+A start is idempotent: the engine's name is the lock, the fingerprint decides whether to adopt. A crash between create
+and start leaves a container that the next start adopts or replaces, and a refused start is rolled back.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from aima_core.errors import DockerUnavailable, EngineRefused
+from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, PortTaken
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
-from aima_worker.runtimes.docker.errors import engine_refused, start_failure
+from aima_worker.runtimes.docker.parsing import engine_refused
 
 NAME_TIMEOUT = timedelta(seconds=15)
 """How long to retry while a concurrent create or removal holds the name."""
 REMOVAL_TIMEOUT = timedelta(seconds=10)
 """How long to poll for the end of a concurrent removal of the same container."""
+# The engine has no codes for these refusals, so their words are matched.
+_PORT_TAKEN = ("port is already allocated", "address already in use")
+_NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
 _REMOVING = "already in progress"
-"""In the engine's refusal of a removal because of a concurrent one."""
 POLL_INTERVAL = timedelta(milliseconds=50)
 
 
@@ -87,7 +88,7 @@ class ContainerLifecycle:
             self._calls.start(container)
         except EngineRefused as refused:
             self._roll_back(container)
-            raise start_failure(str(refused.facts["detail"]), spec=spec, host=self._host) from refused
+            raise _start_failure(refused, spec=spec, host=self._host) from refused
         except DockerUnavailable:
             self._roll_back(container)
             raise
@@ -114,3 +115,12 @@ class ContainerLifecycle:
             time.sleep(POLL_INTERVAL.total_seconds())
             container = self._calls.find(container.id)
         return container is None
+
+
+def _start_failure(refused: EngineRefused, *, spec: ContainerSpec, host: str) -> AimaError:
+    words = str(refused.facts["detail"])
+    if any(sign in words.lower() for sign in _PORT_TAKEN):
+        return PortTaken(port=spec.host_port, host=host, holder="another container or program")
+    if spec.gpus is not None and any(sign in words.lower() for sign in _NO_GPU):
+        return GpuUnavailable(host=host, detail=words)
+    return engine_refused(words)

@@ -1,4 +1,4 @@
-"""Parses the engine's JSON into the types of `aima_worker.runtime`. Pure, except for the free disk space."""
+"""Translates the engine's answers into our types and errors. Pure, except for the free disk space."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from docker_image.digest import InvalidDigest
 from docker_image.reference import InvalidReference, Reference
 
 from aima_core.domain.hosts import ImageOnHost
+from aima_core.errors import EngineRefused
 from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"
@@ -93,6 +94,11 @@ def _status(word: str) -> Status:
     if word == "created":
         return Status.CREATED
     return Status.RUNNING if word in _ALIVE else Status.EXITED
+
+
+def engine_refused(words: str, *, status: int | None = None) -> EngineRefused:
+    """With the HTTP status among its facts, for callers that decide on it."""
+    return EngineRefused(runtime="Docker Engine", detail=words, status=status)
 
 
 GPU_HOOK = "nvidia-container-runtime-hook"

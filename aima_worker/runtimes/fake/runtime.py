@@ -1,7 +1,7 @@
 """The in-memory runtime for tests and for fleets of hundreds of hosts: every promise of the contract, no container.
 
-It starts no threads, and one lock guards all its state. Failures are scripted for the next run or pull, for an image,
-or for a running container. No socket listens on the ports; `probe` answers for them.
+One lock guards all its state. Failures are scripted for the next run or pull, for an image, or for a running container.
+No socket listens on the ports; `probe` answers for them.
 """
 
 from __future__ import annotations

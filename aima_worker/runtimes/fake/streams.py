@@ -1,7 +1,6 @@
 """The streams of the fake runtime: a log, a subscription to changes, and a pull that fetches nothing.
 
-Each is iterated by one thread and closed by any; the runtime's condition wakes blocked readers. A pull sends a real
-engine's messages through the same tracker.
+The runtime's condition wakes blocked readers. A pull sends a real engine's messages through the same tracker.
 """
 
 from __future__ import annotations

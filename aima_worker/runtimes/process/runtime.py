@@ -1,8 +1,7 @@
 """The native runtime: engines as processes of this machine, for hosts without a Docker Engine.
 
-Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor (`supervisor.py`),
-which survives a crash or restart of the worker: the next worker adopts the engine. Images, mounts and pid limits do not
-exist here; memory is polled against its limit rather than confined, and cores are a share of the machine's.
+Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor, which survives a
+restart of the worker: the next worker adopts the engine. There are no images, mounts and pid limits.
 """
 
 from __future__ import annotations

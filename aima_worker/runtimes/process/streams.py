@@ -1,7 +1,6 @@
 """The streams of native processes: a log polled from disk, changes polled from listings, and a pull without an image.
 
-Each is iterated by one thread and closed by any. A log survives a restart of the worker, since the supervisor writes
-it; its rotation races with the reader, which therefore checks for it before each read.
+A log's rotation races with its reader, which therefore checks for it before each read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Follows one container's log across lost connections to the engine.
+"""Follows one container's log across lost connections to the engine, whose streams end in the same way at a crash.
 
-The engine ends a log stream the same way whether the container has exited or the engine itself has crashed. After each
-end the container is inspected; the log of a running one is read again from the last line's position, and duplicates
-are dropped. While the engine is unavailable it is polled with backoff; after RECONNECT_TIMEOUT, DockerUnavailable.
+After each end the container is inspected; the log of a running one is read again from the last line's position, without
+duplicates. An unavailable engine is polled with backoff; after RECONNECT_TIMEOUT, DockerUnavailable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Follows the pull of one image to a verified end.
+"""Follows the pull of one image to a verified end: success is reported, and the image is on the host.
 
 The engine reports a failure as one message among others and then ends the stream normally, as it does when it crashes.
-So a pull has succeeded only if the engine has reported success and the image is on the host.
 """
 
 from __future__ import annotations
@@ -17,9 +16,17 @@ from docker.errors import DockerException
 
 from aima_core.domain.operations import PullProgress
 from aima_core.domain.units import format_duration
-from aima_core.errors import Cancelled, EngineRefused, ImageNotFound, PullBroken, PullStalled, RegistryDenied
+from aima_core.errors import (
+    AimaError,
+    Cancelled,
+    DiskFull,
+    EngineRefused,
+    ImageNotFound,
+    PullBroken,
+    PullStalled,
+    RegistryDenied,
+)
 from aima_worker.runtime import ImageFacts
-from aima_worker.runtimes.docker.errors import pull_failure
 from aima_worker.runtimes.docker.parsing import image_name
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.stream import EngineStream
@@ -27,6 +34,25 @@ from aima_worker.runtimes.pull_progress import PullTracker
 
 PROGRESS_INTERVAL = timedelta(milliseconds=200)
 """Least time between two reports of progress, except before the last."""
+
+# The engine has no codes for these failures, so its words are matched; an unknown message is PullBroken: retried.
+_FAILURES: tuple[tuple[type[AimaError], tuple[str, ...]], ...] = (
+    (DiskFull, ("no space left on device", "disk quota exceeded", "not enough space")),
+    (
+        ImageNotFound,
+        (
+            "manifest unknown",
+            "name unknown",
+            "repository name not known",
+            "does not exist",
+            "not found",
+            "no matching manifest",
+            "no such image",
+            "invalid reference format",
+        ),
+    ),
+    (RegistryDenied, ("denied", "unauthorized", "no basic auth", "forbidden", "authentication required")),
+)
 
 
 class DockerPull:
@@ -74,10 +100,10 @@ class DockerPull:
         try:
             for message in map(json.loads, self._stream.lines(within=self._patience)):
                 if "error" in message:
-                    raise pull_failure(str(message["error"]), image=self._image)
+                    raise self._failure(str(message["error"]))
                 yield message
         except EngineRefused as refused:
-            raise pull_failure(str(refused.facts["detail"]), image=self._image) from refused
+            raise self._failure(str(refused.facts["detail"])) from refused
         except TimeoutError as late:
             raise self._stalled() from late
         if self._stream.closed:
@@ -92,6 +118,13 @@ class DockerPull:
 
     def _stalled(self) -> PullStalled:
         return PullStalled(image=self._image, stall=f"{format_duration(self._stall)} at {self._tracker.waits_for}")
+
+    def _failure(self, words: str) -> AimaError:
+        """Registries report a private repository and a missing one alike: as not found."""
+        for meaning, signs in _FAILURES:
+            if any(sign in words.lower() for sign in signs):
+                return meaning(image=self._image, detail=words)
+        return PullBroken(image=self._image, detail=words)
 
     def _check_success(self) -> None:
         present = self._inspect(self._image) is not None  # raises DockerUnavailable if the engine crashed

@@ -99,7 +99,8 @@ class DockerSdkRuntime:
         filters = [f"{name}={value}" for name, value in labels.items()]
         with self._engine.calling() as client:
             listed = client.containers(all=True, filters={"label": filters})
-        found = (self._completed(container_listed(each)) for each in listed)
+        # A listing lacks the exit code. Race: a container that is removed before it is inspected is left out.
+        found = (self.find(each.id) if each.status is Status.EXITED else each for each in map(container_listed, listed))
         return [container for container in found if container is not None]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
@@ -110,10 +111,6 @@ class DockerSdkRuntime:
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         self._lifecycle.remove(name, grace=grace)
-
-    def _completed(self, listed: Container) -> Container | None:
-        """With its exit code, which a listing lacks. Race: a container removed before it is inspected is left out."""
-        return self.find(listed.id) if listed.status is Status.EXITED else listed
 
 
 class SdkCalls:

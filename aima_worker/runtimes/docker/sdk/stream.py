@@ -1,8 +1,7 @@
-"""Streaming responses of the engine, each on a connection of its own: of a pull, a log, or the events of containers.
+"""Streaming responses of the engine, each on a connection of its own, which any thread can close at any moment.
 
-Any thread can close one at any moment and release its descriptor: the library's streams cannot be closed while they
-are blocked, or leave the descriptor to the garbage collector. A stream ends in the same way when the engine has
-finished and when it crashed, so the caller must verify the result.
+The library's streams cannot be closed while they are blocked. A stream ends in the same way when the engine has finished
+and when it crashed, so the caller must verify the result.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 
-from aima_worker.runtimes.docker.errors import engine_refused
+from aima_worker.runtimes.docker.parsing import engine_refused
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -131,7 +130,7 @@ def _message(body: bytes) -> str:
     return body.decode("utf-8", "replace").strip()
 
 
-class EngineChanges:
+class EngineChanges(EngineStream):
     """A ChangeStream."""
 
     def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
@@ -140,14 +139,11 @@ class EngineChanges:
             "event": EVENTS,
             "label": [f"{name}={value}" for name, value in labels.items()],
         }
-        self._stream = EngineStream(engine, "GET", "/events", params={"filters": json.dumps(filters)})
+        super().__init__(engine, "GET", "/events", params={"filters": json.dumps(filters)})
 
     def __iter__(self) -> Iterator[str]:
         try:
-            for event in self._stream.lines(within=lambda: None):
+            for event in self.lines(within=lambda: None):
                 yield json.loads(event)["Actor"]["Attributes"]["name"]
         finally:
-            self._stream.close()
-
-    def close(self) -> None:
-        self._stream.close()
+            self.close()

@@ -1,7 +1,7 @@
 """Collects the logs of all containers of this host: one tail per instance, one loop that writes to Redis.
 
-Batches of followed instances are published, changed last lines stored. While Redis is unavailable, last lines are retried;
-a batch that is lost shows as a gap in the line numbers, and API nodes request its lines again.
+Batches of followed instances are published, changed last lines stored. While Redis is unavailable, last lines are
+retried; a batch that is lost shows as a gap in the line numbers, and API nodes request its lines again.
 """
 
 from __future__ import annotations

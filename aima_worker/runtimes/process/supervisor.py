@@ -1,7 +1,7 @@
 """One engine's supervisor: `python -m aima_worker.runtimes.process.supervisor DIRECTORY`, an order on its stdin.
 
-It writes the engine's log, polls its memory against the limit, forwards SIGTERM, kills its other processes once the first
-one exits, and records the exit. It survives a crash of the worker; if it crashes itself, the runtime kills the engine.
+It writes the log, polls the memory against its limit, forwards SIGTERM, kills all other processes once the first one
+exits, and records the exit. It survives a crash of the worker; if it crashes itself, the runtime kills the engine.
 It reports one line on stdout: `started`, or the reason why not. Single-threaded; the standard library only.
 """
 

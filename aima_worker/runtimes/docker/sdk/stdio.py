@@ -1,4 +1,4 @@
-"""Connections to an engine through `ssh` or the `docker` program: `docker system dial-stdio` copies bytes to the engine.
+"""Connections to an engine through `ssh` or the `docker` program, by its `system dial-stdio`, which copies bytes.
 
 Closing a connection kills its program; if the worker crashes, the program ends at end of file. A program that does not
 connect raises ConnectionError with its stderr.

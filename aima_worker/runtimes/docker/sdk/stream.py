@@ -1,7 +1,7 @@
 """Streaming responses of the engine, each on a connection of its own, which any thread can close at any moment.
 
-The library's streams cannot be closed while they are blocked. A stream ends in the same way when the engine has finished
-and when it crashed, so the caller must verify the result.
+The library's streams cannot be closed while they are blocked. A stream ends in the same way when the engine has
+finished and when it crashed, so the caller must verify the result.
 """
 
 from __future__ import annotations

@@ -111,8 +111,7 @@ class LogCollector:
         return self._tails[instance]
 
     def _drop_idle(self) -> None:
-        for instance in [id for id, tail in self._tails.items() if id not in self._present and tail.idle]:
-            del self._tails[instance]
+        self._tails = {id: tail for id, tail in self._tails.items() if id in self._present or not tail.idle}
 
     def _watch(self) -> None:
         """Attaches containers after each event of the engine, until its event stream ends."""

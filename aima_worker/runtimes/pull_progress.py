@@ -83,10 +83,7 @@ class PullTracker:
             total_known=total_known,
             rate=rate,
             eta=timedelta(seconds=round((total - downloaded) / rate, 1)) if rate and total_known else None,
-            layers=tuple(
-                Layer(id=at.id, step=at.step, downloaded=at.downloaded, extracted=at.extracted, total=at.total)
-                for at in self._layers.values()
-            ),
+            layers=tuple(Layer.model_validate(at, from_attributes=True) for at in self._layers.values()),
             restarts=self._restarts,
         )
 

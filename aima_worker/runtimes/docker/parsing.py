@@ -59,12 +59,16 @@ def container_listed(raw: Mapping[str, Any]) -> Container:
     )
 
 
-def image_inspected(raw: Mapping[str, Any], *, repository: str | None) -> ImageFacts:
-    """From `GET /images/<name>/json`; the digest is that of `repository`, if the image was pulled from it."""
+def image_inspected(raw: Mapping[str, Any], *, image: str) -> ImageFacts:
+    """From `GET /images/<name>/json`; the digest is that of the image's repository, if it was pulled from there."""
+    try:
+        repository = image_name(image).repository
+    except ValueError:
+        repository = ""  # an id
     digests = dict(each.rsplit("@", 1) for each in raw.get("RepoDigests") or [])
     return ImageFacts(
         id=raw["Id"],
-        digest=digests.get(repository or "") or next(iter(digests.values()), None),
+        digest=digests.get(repository) or next(iter(digests.values()), None),
         arch=raw["Architecture"],
         size=raw["Size"],
     )
@@ -110,19 +114,15 @@ CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
     """From `GET /info`; `local` if the engine's files are on this machine."""
+    runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
+    has_gpus = "nvidia" in runtimes or any("nvidia.com/gpu" in str(device.get("ID")) for device in devices)
     return RuntimeFacts(
         kind=kind,
         version=info["ServerVersion"],
-        gpus=_announces_gpus(info) or (local and shutil.which(GPU_HOOK) is not None),
-        container_runtimes=tuple(sorted(set(info.get("Runtimes") or ()) - SHIMS_OF_RUNC)),
+        gpus=has_gpus or (local and shutil.which(GPU_HOOK) is not None),
+        container_runtimes=tuple(sorted(set(runtimes) - SHIMS_OF_RUNC)),
         disk_free=_disk_free(info) if local else None,
         live_restore=bool(info.get("LiveRestoreEnabled")),
-    )
-
-
-def _announces_gpus(info: Mapping[str, Any]) -> bool:
-    return "nvidia" in (info.get("Runtimes") or {}) or any(
-        "nvidia.com/gpu" in str(device.get("ID")) for device in info.get("DiscoveredDevices") or []
     )
 
 
@@ -156,11 +156,3 @@ def image_name(image: str) -> ImageName:
         repository=repository.familiar_name(),
         version=reference["digest"] or reference["tag"] or "latest",
     )
-
-
-def repository_of(image: str) -> str | None:
-    """In the engine's short form; None for an id."""
-    try:
-        return image_name(image).repository
-    except ValueError:
-        return None

@@ -42,7 +42,6 @@ LOST_EXIT_CODE = 137
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Atomic, also if this process crashes."""
     write_atomically(path, json.dumps(content))
 
 

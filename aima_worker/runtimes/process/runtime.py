@@ -58,9 +58,8 @@ class ProcessRuntime:
         )
 
     def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 no image is needed
-        return ImageFacts(
-            id=NATIVE, digest=None, arch=_ARCHITECTURES.get(platform.machine(), platform.machine()), size=0
-        )
+        machine = platform.machine()
+        return ImageFacts(id=NATIVE, digest=None, arch=_ARCHITECTURES.get(machine, machine), size=0)
 
     def images(self) -> list[ImageOnHost]:
         return []

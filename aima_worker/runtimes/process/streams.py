@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Event
@@ -17,7 +17,7 @@ from typing import BinaryIO
 from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
 from aima_worker.runtime import Container, LogStream, Status
-from aima_worker.runtimes.process.files import TIME_FORMAT, older, parse, time_text
+from aima_worker.runtimes.process.files import older, parse, time_text
 
 CHUNK = 1 << 16
 POLL_INTERVAL = timedelta(milliseconds=50)
@@ -42,8 +42,7 @@ class ProcessLogs(LogStream):
                     return
                 at, stream, text = parse(line)
                 if at >= self._since:
-                    moment = datetime.strptime(at, TIME_FORMAT).replace(tzinfo=UTC)
-                    yield LogLine(at=moment, stream=stream, text=text)
+                    yield LogLine(at=datetime.fromisoformat(at), stream=stream, text=text)
 
     def close(self) -> None:
         self._closed.set()

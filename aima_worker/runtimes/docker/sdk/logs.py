@@ -58,7 +58,9 @@ class DockerLogs(LogStream):
                 if not follows:
                     break
                 container = self._inspected_again(container.id)
-            yield from self._unfinished_lines()
+            for stream, last in self._read.position.items():
+                for text in self._splitters[stream].end():
+                    yield LogLine(at=last.at, stream=stream, text=text)
         finally:
             self.close()
 
@@ -118,11 +120,6 @@ class DockerLogs(LogStream):
             self._closed.wait(delay.total_seconds())
             waited, delay = waited + delay, min(delay * 2, LONGEST_RECONNECT_DELAY)
         return None
-
-    def _unfinished_lines(self) -> Iterator[LogLine]:
-        for stream, last in self._read.position.items():
-            for text in self._splitters[stream].end():
-                yield LogLine(at=last.at, stream=stream, text=text)
 
 
 def _frames(chunks: Iterable[bytes]) -> Iterator[tuple[StreamName, datetime, bytes]]:

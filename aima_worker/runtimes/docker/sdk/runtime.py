@@ -29,7 +29,6 @@ from aima_worker.runtimes.docker.parsing import (
     facts_of,
     image_inspected,
     images_listed,
-    repository_of,
 )
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.logs import DockerLogs
@@ -72,7 +71,7 @@ class DockerSdkRuntime:
             if refused.facts["status"] in (400, 404):
                 return None
             raise
-        return image_inspected(inspected, repository=repository_of(image))
+        return image_inspected(inspected, image=image)
 
     def images(self) -> list[ImageOnHost]:
         with self._engine.calling() as client:

@@ -134,11 +134,8 @@ class EngineChanges(EngineStream):
     """A ChangeStream."""
 
     def __init__(self, engine: EngineClient, labels: Mapping[str, str]) -> None:
-        filters = {
-            "type": ["container"],
-            "event": EVENTS,
-            "label": [f"{name}={value}" for name, value in labels.items()],
-        }
+        wanted = [f"{name}={value}" for name, value in labels.items()]
+        filters = {"type": ["container"], "event": EVENTS, "label": wanted}
         super().__init__(engine, "GET", "/events", params={"filters": json.dumps(filters)})
 
     def __iter__(self) -> Iterator[str]:

@@ -120,9 +120,11 @@ class LogStream(Protocol):
         """Stop reading, from any thread, and release its descriptor."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class ChangeStream(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from aima_core.domain.ids import AnswerId, HostName, InstanceId
@@ -16,9 +17,7 @@ from aima_core.logs.protocol import LastLines, LogBatch, LogChunk, LogRequest
 from aima_core.redis import keys
 from aima_core.redis.interface import TextPipeline, TextRedis
 
-
-class MalformedRequest(Exception):
-    """Not a request of this protocol version."""
+_log = structlog.get_logger()
 
 
 class LogChannel:
@@ -26,15 +25,18 @@ class LogChannel:
         self._redis = redis
 
     def next_request(self, host: HostName, *, within: timedelta) -> LogRequest | None:
-        """None if no request comes within that time. Raises MalformedRequest."""
+        """None if no request of this protocol version comes within that time, or `wake` was called."""
         found = self._redis.blpop(keys.asked(host), timeout=within.total_seconds())
+        if not found or not found[1]:
+            return None
         try:
-            return LogRequest.model_validate_json(found[1]) if found else None
+            return LogRequest.model_validate_json(found[1])
         except (ValidationError, BadId) as malformed:
-            raise MalformedRequest(str(malformed)) from malformed
+            _log.warning("log request dropped", reason=str(malformed))
+            return None
 
     def wake(self, host: HostName) -> None:
-        """Ends the wait of `next_request`, by a malformed request."""
+        """Ends the wait of `next_request`, by an empty request."""
         self._redis.rpush(keys.asked(host), "")
         self._redis.expire(keys.asked(host), keys.ASKED_TTL)
 

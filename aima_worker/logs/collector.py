@@ -1,8 +1,7 @@
 """Collects the logs of all containers of this host: one tail per instance, one loop that writes to Redis.
 
-The loop publishes batches of followed instances at most ten times a second, and stores changed last lines every two
-seconds. While Redis is unavailable it retries last lines; a batch that is lost shows as a gap in the line numbers, and
-API nodes request its lines again.
+Batches of followed instances are published, changed last lines stored. While Redis is unavailable, last lines are
+retried; a batch that is lost shows as a gap in the line numbers, and API nodes request its lines again.
 """
 
 from __future__ import annotations
@@ -112,8 +111,7 @@ class LogCollector:
         return self._tails[instance]
 
     def _drop_idle(self) -> None:
-        for instance in [id for id, tail in self._tails.items() if id not in self._present and tail.idle]:
-            del self._tails[instance]
+        self._tails = {id: tail for id, tail in self._tails.items() if id in self._present or not tail.idle}
 
     def _watch(self) -> None:
         """Attaches containers after each event of the engine, until its event stream ends."""

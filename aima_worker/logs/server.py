@@ -19,7 +19,7 @@ from aima_core.logs.dedup import LineDeduplicator
 from aima_core.logs.protocol import LogChunk, LogCursor, LogEnd, LogLine, LogRequest
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
-from aima_worker.logs.channel import LogChannel, MalformedRequest
+from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import RETRY_DELAY, STOP_TIMEOUT, LogCollector
 
 REQUEST_TIMEOUT = timedelta(seconds=20)
@@ -64,12 +64,7 @@ class LogServer:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _serve_next(self) -> None:
-        try:
-            request = self._requests.next_request(self._host.name, within=REQUEST_TIMEOUT)
-        except MalformedRequest as malformed:
-            if not self._loop.stopped:
-                _log.warning("log request dropped", reason=str(malformed))
-            return
+        request = self._requests.next_request(self._host.name, within=REQUEST_TIMEOUT)
         if request is None or request.instance.host != self._host.name:
             return
         if request.follow:

@@ -1,12 +1,12 @@
 """Splits an engine's output into sanitized lines, safe to store and to print; every runtime's log passes here.
 
-Buffers only the unfinished line, and of that at most one piece, so output without a newline cannot exhaust the worker's
-memory.
+Buffers at most one piece of an unfinished line, so output without a newline cannot exhaust the worker's memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from aima_core.logs.sanitize import sanitized_line
 
@@ -22,37 +22,30 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> Iterator[str]:
         """The lines that `data` completes, and the full pieces of a line beyond the limit."""
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        for line in whole:
-            yield from _pieces(line)
-        while len(self._rest) > LINE_LIMIT:
-            cut = _boundary(self._rest)
-            yield from _pieces(self._rest[:cut])
-            self._rest = self._rest[cut:]
+        *lines, rest = (self._rest + data).split(b"\n")
+        *full, self._rest = _pieces(rest)
+        for piece in chain(*map(_pieces, lines), full):
+            yield from _sanitized(piece)
 
     def end(self) -> Iterator[str]:
         """The last line, if it has no newline: often the reason of a crash."""
         rest, self._rest = self._rest, b""
         if rest:
-            yield from _pieces(rest)
+            yield from _sanitized(rest)
 
 
-def _pieces(line: bytes) -> Iterator[str]:
+def _sanitized(piece: bytes) -> Iterator[str]:
+    """Cuts again, since sanitizing turns each invalid byte into three."""
+    for part in _pieces(sanitized_line(piece).encode()):
+        yield part.decode()
+
+
+def _pieces(line: bytes) -> Iterator[bytes]:
     while len(line) > LINE_LIMIT:
         cut = _boundary(line)
-        yield from _within_limit(sanitized_line(line[:cut]))
+        yield line[:cut]
         line = line[cut:]
-    yield from _within_limit(sanitized_line(line))
-
-
-def _within_limit(text: str) -> Iterator[str]:
-    """Cuts again, since sanitizing turns each invalid byte into three."""
-    encoded = text.encode()
-    while len(encoded) > LINE_LIMIT:
-        cut = _boundary(encoded)
-        yield encoded[:cut].decode()
-        encoded = encoded[cut:]
-    yield encoded.decode()
+    yield line
 
 
 def _boundary(line: bytes) -> int:

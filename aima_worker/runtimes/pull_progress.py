@@ -1,7 +1,6 @@
 """Reduces the engine's messages during a pull to progress snapshots. Pure: time is an argument.
 
-Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer, and
-`PullProgress.restarts` counts that. `moved_at` is the clock of the stall timeout.
+Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer.
 """
 
 from __future__ import annotations
@@ -27,12 +26,22 @@ class _Layer:
     extracted: int = 0
     total: int | None = None
 
-    @property
-    def arriving(self) -> bool:
-        return self.step is LayerStep.DOWNLOADING and self.downloaded != self.total
-
-    def fetched(self) -> None:
-        self.downloaded = self.total if self.total is not None else self.downloaded
+    def advance(self, step: LayerStep, status: str, detail: Mapping[str, Any]) -> bool:
+        """Returns whether the message proves progress that no number shows."""
+        self.step = step
+        # With containerd's image store, the engine reports the seconds of an extraction, not its bytes.
+        in_bytes = "units" not in detail
+        if in_bytes:
+            self.total = detail.get("total") or self.total
+        if status == "Downloading":
+            self.downloaded = detail.get("current", self.downloaded)
+        elif step in (LayerStep.DOWNLOADING, LayerStep.EXTRACTING, LayerStep.DONE):
+            self.downloaded = self.total if self.total is not None else self.downloaded
+        if step is LayerStep.EXTRACTING and in_bytes:
+            self.extracted = max(self.extracted, detail.get("current", 0))
+        elif step is LayerStep.DONE:
+            self.extracted = self.downloaded
+        return not in_bytes
 
 
 class PullTracker:
@@ -48,17 +57,17 @@ class PullTracker:
         """When a byte last arrived, an extraction last advanced, or a layer last changed its step."""
         self.complete = False
         """Whether the engine has reported success."""
-        self.digest: str | None = None
 
     def take(self, message: Mapping[str, Any], *, now: float) -> None:
         status = str(message.get("status", ""))
-        if status.startswith("Digest: "):
-            self.digest = status.removeprefix("Digest: ").strip()
+        if status.startswith(("Digest: ", "Status: ")):
             self.complete = True
-        elif status.startswith("Status: "):
-            self.complete = True
-        elif (note := _NOTES.get(status)) or status.startswith("Retrying in"):
-            self._note(note or _waiting, str(message.get("id", "")), message.get("progressDetail") or {}, now)
+        elif (step := _STEPS.get("Waiting" if status.startswith("Retrying in") else status)) is not None:
+            layer_id = str(message.get("id", ""))
+            if layer_id not in self._layers:
+                self._layers[layer_id] = _Layer(layer_id)
+                self.moved_at = now
+            self._advance(self._layers[layer_id], step, message, now)
 
     def progress(self, *, now: float) -> PullProgress:
         new = [layer for layer in self._layers.values() if layer.step is not LayerStep.EXISTS]
@@ -74,10 +83,7 @@ class PullTracker:
             total_known=total_known,
             rate=rate,
             eta=timedelta(seconds=round((total - downloaded) / rate, 1)) if rate and total_known else None,
-            layers=tuple(
-                Layer(id=at.id, step=at.step, downloaded=at.downloaded, extracted=at.extracted, total=at.total)
-                for at in self._layers.values()
-            ),
+            layers=tuple(Layer.model_validate(at, from_attributes=True) for at in self._layers.values()),
             restarts=self._restarts,
         )
 
@@ -91,84 +97,34 @@ class PullTracker:
             return "the end of the pull" if self._layers else "the manifest"
         return f"layer {first.id}"
 
-    def _note(self, note: Any, layer_id: str, detail: Mapping[str, Any], now: float) -> None:
-        layer = self._layers.get(layer_id)
-        if layer is None:
-            layer = self._layers[layer_id] = _Layer(layer_id)
-            self.moved_at = now
+    def _advance(self, layer: _Layer, step: LayerStep, message: Mapping[str, Any], now: float) -> None:
         before = (layer.step, layer.downloaded, layer.extracted)
-        alive = note(layer, detail)
+        alive = layer.advance(step, message["status"], message.get("progressDetail") or {})
         gained = layer.downloaded - before[1]
         self._received += max(gained, 0)
         self._restarts += gained < 0
         if alive or before != (layer.step, layer.downloaded, layer.extracted):
             self.moved_at = now
-        self._sample(now)
-
-    def _sample(self, now: float) -> None:
         self._samples.append((now, self._received))
         while now - self._samples[0][0] > RATE_WINDOW.total_seconds():
             self._samples.popleft()
 
     def _rate(self, now: float) -> float | None:
-        if not self._samples or not any(layer.arriving for layer in self._layers.values()):
+        arriving = (at.step is LayerStep.DOWNLOADING and at.downloaded != at.total for at in self._layers.values())
+        if not any(arriving):
             return None
         since, received = self._samples[0]
         span = now - since
         return (self._received - received) / span if span >= RATE_NEEDS.total_seconds() else None
 
 
-# The effect of each message on its layer; true if the message proves progress that no number shows -----------------
-
-
-def _waiting(layer: _Layer, _: Mapping[str, Any]) -> bool:
-    layer.step = LayerStep.WAITING
-    return False
-
-
-def _downloading(layer: _Layer, detail: Mapping[str, Any]) -> bool:
-    layer.step = LayerStep.DOWNLOADING
-    layer.downloaded = detail.get("current", layer.downloaded)
-    layer.total = detail.get("total") or layer.total
-    return False
-
-
-def _downloaded(layer: _Layer, _: Mapping[str, Any]) -> bool:
-    layer.step = LayerStep.DOWNLOADING
-    layer.fetched()
-    return False
-
-
-def _extracting(layer: _Layer, detail: Mapping[str, Any]) -> bool:
-    layer.step = LayerStep.EXTRACTING
-    # With containerd's image store, the engine reports the seconds of an extraction, not its bytes.
-    in_bytes = "units" not in detail
-    if in_bytes:
-        layer.total = detail.get("total") or layer.total
-        layer.extracted = max(layer.extracted, detail.get("current", 0))
-    layer.fetched()
-    return not in_bytes
-
-
-def _done(layer: _Layer, _: Mapping[str, Any]) -> bool:
-    layer.step = LayerStep.DONE
-    layer.fetched()
-    layer.extracted = layer.downloaded
-    return False
-
-
-def _exists(layer: _Layer, _: Mapping[str, Any]) -> bool:
-    layer.step = LayerStep.EXISTS
-    return False
-
-
-_NOTES = {
-    "Pulling fs layer": _waiting,
-    "Waiting": _waiting,
-    "Downloading": _downloading,
-    "Verifying Checksum": _downloaded,
-    "Download complete": _downloaded,
-    "Extracting": _extracting,
-    "Pull complete": _done,
-    "Already exists": _exists,
+_STEPS = {
+    "Pulling fs layer": LayerStep.WAITING,
+    "Waiting": LayerStep.WAITING,
+    "Downloading": LayerStep.DOWNLOADING,
+    "Verifying Checksum": LayerStep.DOWNLOADING,
+    "Download complete": LayerStep.DOWNLOADING,
+    "Extracting": LayerStep.EXTRACTING,
+    "Pull complete": LayerStep.DONE,
+    "Already exists": LayerStep.EXISTS,
 }

@@ -27,9 +27,8 @@ LOOK_AT_THE_CLOCK = {
     "aima_worker/logs/buffer.py": "when the last lines were stored, for people",
     "aima_worker/logs/collector.py": "which lines were said before this worker",
     "aima_worker/node/facts.py": "how far it is from Redis' own",
-    "aima_worker/runtimes/docker/logs.py": "the time of a line that has none",
     "aima_worker/runtimes/docker/lifecycle.py": "what a container has said since it was begun here",
-    "aima_worker/runtimes/process/log_file.py": "the time of a line",
+    "aima_worker/runtimes/process/files.py": "the time of a line",
     "aima_worker/runtimes/process/supervisor.py": "since when a process runs",
     "aima_worker/runtimes/fake/runtime.py": "since when a container runs",
 }

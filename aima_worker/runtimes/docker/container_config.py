@@ -1,7 +1,7 @@
 """Builds the body of a create call from a spec: the only place that grants a container its privileges. Pure.
 
-User input reaches no field other than those of the spec: no added capabilities, no host network, no devices except the
-GPUs requested, and read-only mounts. The engine never restarts a container: restarts are the worker's.
+User input reaches no other field: no added capabilities, no host network, no devices except the GPUs requested, and
+read-only mounts. The engine never restarts a container: restarts are the worker's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Creates or adopts, starts and removes containers: the decisions, over four calls to the engine.
 
-A start takes two calls, create and start; further calls follow only a refusal. It is idempotent: the engine's name is
-the lock, the fingerprint decides whether to adopt. A crash between create and start leaves a container that the next
-start adopts or replaces, and a refused start is rolled back.
+A start is idempotent: the engine's name is the lock, the fingerprint decides whether to adopt. A crash between create
+and start leaves a container that the next start adopts or replaces, and a refused start is rolled back.
 """
 
 from __future__ import annotations
@@ -13,15 +12,19 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from aima_core.errors import DockerUnavailable, EngineRefused
+from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, PortTaken
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
-from aima_worker.runtimes.docker.errors import EngineError, engine_refused, is_being_removed, start_failure
+from aima_worker.runtimes.docker.parsing import engine_refused
 
 NAME_TIMEOUT = timedelta(seconds=15)
 """How long to retry while a concurrent create or removal holds the name."""
 REMOVAL_TIMEOUT = timedelta(seconds=10)
 """How long to poll for the end of a concurrent removal of the same container."""
+# The engine has no codes for these refusals, so their words are matched.
+_PORT_TAKEN = ("port is already allocated", "address already in use")
+_NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
+_REMOVING = "already in progress"
 POLL_INTERVAL = timedelta(milliseconds=50)
 
 
@@ -33,7 +36,7 @@ class ContainerCalls(Protocol):
         ...
 
     def start(self, container: str) -> None:
-        """Raises EngineError."""
+        """Raises EngineRefused."""
         ...
 
     def find(self, name: str) -> Container | None:
@@ -41,7 +44,7 @@ class ContainerCalls(Protocol):
         ...
 
     def delete(self, name: str, *, grace: timedelta) -> None:
-        """Stop it and delete it with its volumes; do nothing if there is none. Raises EngineError."""
+        """Stop it and delete it with its volumes; do nothing if there is none. Raises EngineRefused."""
         ...
 
 
@@ -65,9 +68,9 @@ class ContainerLifecycle:
     def remove(self, name: str, *, grace: timedelta) -> None:
         try:
             self._calls.delete(name, grace=grace)
-        except EngineError as refused:
-            if not (is_being_removed(refused.words) and self._vanishes(name)):
-                raise engine_refused(refused.words) from refused
+        except EngineRefused as refused:
+            if _REMOVING not in str(refused) or not self._vanishes(name):
+                raise
 
     def _adopt(self, existing: Container, spec: ContainerSpec) -> Container | None:
         """The container, running; None once it was removed, because it has exited or its spec is stale."""
@@ -83,9 +86,9 @@ class ContainerLifecycle:
         started_at = datetime.now(UTC)
         try:
             self._calls.start(container)
-        except EngineError as refused:
+        except EngineRefused as refused:
             self._roll_back(container)
-            raise start_failure(refused.words, spec=spec, host=self._host) from refused
+            raise _start_failure(refused, spec=spec, host=self._host) from refused
         except DockerUnavailable:
             self._roll_back(container)
             raise
@@ -112,3 +115,12 @@ class ContainerLifecycle:
             time.sleep(POLL_INTERVAL.total_seconds())
             container = self._calls.find(container.id)
         return container is None
+
+
+def _start_failure(refused: EngineRefused, *, spec: ContainerSpec, host: str) -> AimaError:
+    words = str(refused.facts["detail"])
+    if any(sign in words.lower() for sign in _PORT_TAKEN):
+        return PortTaken(port=spec.host_port, host=host, holder="another container or program")
+    if spec.gpus is not None and any(sign in words.lower() for sign in _NO_GPU):
+        return GpuUnavailable(host=host, detail=words)
+    return engine_refused(words)

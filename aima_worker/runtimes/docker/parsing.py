@@ -1,8 +1,7 @@
-"""Parses the engine's JSON into the types of `aima_worker.runtime`. Pure, except for the free disk space."""
+"""Translates the engine's answers into our types and errors. Pure, except for the free disk space."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,11 +15,13 @@ from docker_image.digest import InvalidDigest
 from docker_image.reference import InvalidReference, Reference
 
 from aima_core.domain.hosts import ImageOnHost
+from aima_core.errors import EngineRefused
 from aima_worker.runtime import Container, ImageFacts, RuntimeFacts, Status
 
 NONE = "<none>"
 """The engine's placeholder for a missing repository, tag or digest."""
-_NEVER_STARTED = {"created"}
+NEVER = "0001-"
+"""The beginning of the engine's zero time."""
 _ALIVE = {"running", "paused", "restarting"}
 _FRACTION = re.compile(r"(\.\d{6})\d*")
 
@@ -35,7 +36,7 @@ def container_inspected(raw: Mapping[str, Any]) -> Container:
         status=status,
         labels=config["Labels"] or {},
         image=config["Image"],
-        started_at=moment(state["StartedAt"]),
+        started_at=None if state["StartedAt"].startswith(NEVER) else moment(state["StartedAt"]),
         exit_code=state["ExitCode"] if status is Status.EXITED else None,
         oom_killed=bool(state["OOMKilled"]),
         host_ports={
@@ -58,12 +59,16 @@ def container_listed(raw: Mapping[str, Any]) -> Container:
     )
 
 
-def image_inspected(raw: Mapping[str, Any], *, repository: str | None) -> ImageFacts:
-    """From `GET /images/<name>/json`; the digest is that of `repository`, if the image was pulled from it."""
+def image_inspected(raw: Mapping[str, Any], *, image: str) -> ImageFacts:
+    """From `GET /images/<name>/json`; the digest is that of the image's repository, if it was pulled from there."""
+    try:
+        repository = image_name(image).repository
+    except ValueError:
+        repository = ""  # an id
     digests = dict(each.rsplit("@", 1) for each in raw.get("RepoDigests") or [])
     return ImageFacts(
         id=raw["Id"],
-        digest=digests.get(repository or "") or next(iter(digests.values()), None),
+        digest=digests.get(repository) or next(iter(digests.values()), None),
         arch=raw["Architecture"],
         size=raw["Size"],
     )
@@ -75,15 +80,8 @@ def images_listed(raw: Iterable[Mapping[str, Any]]) -> list[ImageOnHost]:
     return [reference for image in newest_first for reference in _references(image)]
 
 
-def container_changed(event: bytes) -> str:
-    """The container's name, from one event of `GET /events`."""
-    return str(json.loads(event).get("Actor", {}).get("Attributes", {}).get("name", ""))
-
-
-def moment(text: str) -> datetime | None:
-    """The engine's time, with nanoseconds cut to microseconds; None for its zero, which means never."""
-    if text.startswith("0001-"):
-        return None
+def moment(text: str) -> datetime:
+    """The engine's time, with nanoseconds cut to microseconds."""
     return datetime.fromisoformat(_FRACTION.sub(r"\1", text)).astimezone(UTC)
 
 
@@ -97,9 +95,14 @@ def _references(image: Mapping[str, Any]) -> list[ImageOnHost]:
 
 
 def _status(word: str) -> Status:
-    if word in _NEVER_STARTED:
+    if word == "created":
         return Status.CREATED
     return Status.RUNNING if word in _ALIVE else Status.EXITED
+
+
+def engine_refused(words: str, *, status: int | None = None) -> EngineRefused:
+    """With the HTTP status among its facts, for callers that decide on it."""
+    return EngineRefused(runtime="Docker Engine", detail=words, status=status)
 
 
 GPU_HOOK = "nvidia-container-runtime-hook"
@@ -111,19 +114,15 @@ CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
     """From `GET /info`; `local` if the engine's files are on this machine."""
+    runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
+    has_gpus = "nvidia" in runtimes or any("nvidia.com/gpu" in str(device.get("ID")) for device in devices)
     return RuntimeFacts(
         kind=kind,
         version=info["ServerVersion"],
-        gpus=_announces_gpus(info) or (local and shutil.which(GPU_HOOK) is not None),
-        container_runtimes=tuple(sorted(set(info.get("Runtimes") or ()) - SHIMS_OF_RUNC)),
+        gpus=has_gpus or (local and shutil.which(GPU_HOOK) is not None),
+        container_runtimes=tuple(sorted(set(runtimes) - SHIMS_OF_RUNC)),
         disk_free=_disk_free(info) if local else None,
         live_restore=bool(info.get("LiveRestoreEnabled")),
-    )
-
-
-def _announces_gpus(info: Mapping[str, Any]) -> bool:
-    return "nvidia" in (info.get("Runtimes") or {}) or any(
-        "nvidia.com/gpu" in str(device.get("ID")) for device in info.get("DiscoveredDevices") or []
     )
 
 
@@ -157,11 +156,3 @@ def image_name(image: str) -> ImageName:
         repository=repository.familiar_name(),
         version=reference["digest"] or reference["tag"] or "latest",
     )
-
-
-def repository_of(image: str) -> str | None:
-    """In the engine's short form; None for an id."""
-    try:
-        return image_name(image).repository
-    except ValueError:
-        return None

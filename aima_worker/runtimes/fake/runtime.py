@@ -1,7 +1,7 @@
 """The in-memory runtime for tests and for fleets of hundreds of hosts: every promise of the contract, no container.
 
-It starts no threads, and one lock guards all its state. Failures are scripted for the next run or pull, for an image,
-or for a running container. No socket listens on the ports; `probe` answers for them.
+One lock guards all its state. Failures are scripted for the next run or pull, for an image, or for a running container.
+No socket listens on the ports; `probe` answers for them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from threading import Condition
-from typing import Literal
 from urllib.parse import urlsplit
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken, PullBroken
+from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
 from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
-from aima_worker.runtimes.fake.streams import FakeChanges, FakeLogs, FakePull, Published, digest_of
+from aima_worker.runtimes.fake.streams import FakeChanges, FakeLogs, FakePull, Outcome, Published
+
+DISK_FREE = 1_000_000_000_000
 
 
 class FakeRuntime:
@@ -33,10 +34,8 @@ class FakeRuntime:
         arch: str = "amd64",
         images: Iterable[str] = (),
         gpus: bool = True,
-        disk_free: int = 1_000_000_000_000,
         pull_pace: timedelta = timedelta(0),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.taken_ports: set[int] = set()
         """Ports that other programs listen on."""
@@ -47,14 +46,12 @@ class FakeRuntime:
         self._host = host
         self._arch = arch
         self._gpus = gpus
-        self._disk_free = disk_free
         self._pull_pace = pull_pace
         self._now = now
-        self._sleep = sleep
         self._images: dict[str, ImageFacts] = {}
         self._engines: dict[str, FakeEngine] = {}
         self._next_behaviours: list[Behaviour] = []
-        self._next_pull: list[AimaError | Literal["stall", "break"]] = []
+        self._next_pulls: list[Outcome] = []
         self._changed = Condition()
         self._changes: list[ContainerSpec] = []
         self._away = False
@@ -83,11 +80,11 @@ class FakeRuntime:
 
     def fail_next_pull(self, failure: AimaError | None = None) -> None:
         """Fail the next pull halfway, by default with PullBroken."""
-        self._next_pull.append(failure or "break")
+        self._next_pulls.append(failure or "break")
 
     def stall_next_pull(self) -> None:
         """Block the next pull halfway until it stalls."""
-        self._next_pull.append("stall")
+        self._next_pulls.append("stall")
 
     def say(self, name: str, line: str) -> None:
         """Append a line to the log of a running container."""
@@ -123,7 +120,7 @@ class FakeRuntime:
 
     def facts(self) -> RuntimeFacts:
         with self._answering():
-            return RuntimeFacts(kind="fake", version="0", gpus=self._gpus, disk_free=self._disk_free)
+            return RuntimeFacts(kind="fake", version="0", gpus=self._gpus, disk_free=DISK_FREE)
 
     def image(self, image: str) -> ImageFacts | None:
         with self._answering():
@@ -131,8 +128,8 @@ class FakeRuntime:
 
     def images(self) -> list[ImageOnHost]:
         with self._answering():
-            here = [ImageOnHost(reference=image, digest=facts.digest) for image, facts in self._images.items()]
-            return here[::-1]
+            newest_first = reversed(self._images.items())
+            return [ImageOnHost(reference=image, digest=facts.digest) for image, facts in newest_first]
 
     def registry_architectures(self, image: str) -> frozenset[str]:
         with self._answering():
@@ -145,13 +142,12 @@ class FakeRuntime:
             published = self.published.get(image, Published())
             if published is None:
                 raise ImageNotFound(image=image, detail="manifest unknown")
-            outcome = self._next_pull.pop(0) if self._next_pull else None
             return FakePull(
                 image,
                 published,
                 stall=stall,
                 pace=self._pull_pace,
-                ends_with=PullBroken(image=image, detail="unexpected EOF") if outcome == "break" else outcome,
+                outcome=self._next_pulls.pop(0) if self._next_pulls else None,
                 arrived=lambda: self._arrive(image, published),
             )
 
@@ -161,12 +157,12 @@ class FakeRuntime:
             if existing is not None and existing.running and existing.spec.spec_hash == spec.spec_hash:
                 return existing.as_container()
             if existing is not None:
-                with self._changing(spec.name):
-                    existing.exit(KILLED)
-                    del self._engines[spec.name]
+                self._kill(existing)
             self._check(spec)
-            engine = FakeEngine(uuid.uuid4().hex, spec, self._behaviour_of(spec), self._now)
-            self._engines[spec.name] = engine
+            behaviour = self.behaviours.get(spec.image, Behaviour())
+            if self._next_behaviours:
+                behaviour = self._next_behaviours.pop(0)
+            engine = self._engines[spec.name] = FakeEngine(uuid.uuid4().hex, spec, behaviour, self._now)
             with self._changing(spec.name):
                 started = engine.as_container()
                 engine.start()
@@ -196,12 +192,15 @@ class FakeRuntime:
         if engine is None:
             return
         if engine.running and engine.behaviour.deaf:
-            self._sleep(grace.total_seconds())
+            time.sleep(grace.total_seconds())
         with self._answering():
             if self._engines.get(name) is engine:
-                with self._changing(name):
-                    engine.exit(KILLED)
-                    del self._engines[name]
+                self._kill(engine)
+
+    def _kill(self, engine: FakeEngine) -> None:
+        with self._changing(engine.spec.name):
+            engine.exit(KILLED)
+            del self._engines[engine.spec.name]
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -222,8 +221,8 @@ class FakeRuntime:
     def _arrive(self, image: str, published: Published) -> None:
         with self._changed:
             self._images[image] = ImageFacts(
-                id="sha256:" + sha256(image.encode()).hexdigest(),
-                digest=digest_of(published.layer_ids(image)),
+                id="sha256:" + sha256(f"id of {image}".encode()).hexdigest(),
+                digest="sha256:" + sha256(image.encode()).hexdigest(),
                 arch=published.arch or self._arch,
                 size=2 * sum(published.layers),
             )
@@ -236,6 +235,3 @@ class FakeRuntime:
         used = {engine.spec.host_port for engine in self._engines.values() if engine.running}
         if spec.host_port in used | self.taken_ports:
             raise PortTaken(port=spec.host_port, host=self._host, holder="another container or program")
-
-    def _behaviour_of(self, spec: ContainerSpec) -> Behaviour:
-        return self._next_behaviours.pop(0) if self._next_behaviours else self.behaviours.get(spec.image, Behaviour())

@@ -1,7 +1,6 @@
 """The streams of the fake runtime: a log, a subscription to changes, and a pull that fetches nothing.
 
-Each is iterated by one thread and closed by any; the runtime's condition wakes blocked readers. A pull sends a real
-engine's messages through the same tracker.
+The runtime's condition wakes blocked readers. A pull sends a real engine's messages through the same tracker.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from threading import Condition, Event
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aima_core.domain.operations import PullProgress
 from aima_core.domain.units import format_duration
-from aima_core.errors import AimaError, Cancelled, PullStalled
+from aima_core.errors import AimaError, Cancelled, PullBroken, PullStalled
 from aima_core.logs.protocol import LogLine
-from aima_worker.runtime import ContainerSpec
+from aima_worker.runtime import ContainerSpec, LogStream
 from aima_worker.runtimes.fake.engine import FakeEngine
 from aima_worker.runtimes.pull_progress import PullTracker
 
@@ -26,61 +24,54 @@ STEPS = 4
 """Progress messages per layer, for the download and again for the extraction."""
 
 
-class FakeLogs:
-    """A LogStream."""
+class _Blocking:
+    """A stream whose iterator blocks on the runtime's condition."""
 
-    def __init__(
-        self,
-        engine: FakeEngine | None,
-        changed: Condition,
-        *,
-        follow: bool,
-        tail: int | None,
-        since: datetime | None,
-    ) -> None:
-        self._engine = engine
+    def __init__(self, changed: Condition) -> None:
         self._changed = changed
-        self._follow = follow
-        self._tail = tail
-        self._since = since
         self._closed = False
-
-    def __iter__(self) -> Iterator[LogLine]:
-        if self._engine is None or self._closed:
-            return
-        with self._changed:
-            log = list(self._engine.lines())
-        first = [line for line in log if self._since is None or line.at >= self._since]
-        yield from first if self._tail is None else first[max(len(first) - self._tail, 0) :]
-        read = len(log)
-        while self._follow and (more := self._next_lines(self._engine, read)):
-            read += len(more)
-            yield from more
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+class FakeLogs(_Blocking, LogStream):
+    def __init__(
+        self, engine: FakeEngine | None, changed: Condition, *, follow: bool, tail: int | None, since: datetime | None
+    ) -> None:
+        super().__init__(changed)
+        self._engine = engine
+        self._follow = follow
+        self._tail = tail
+        self._since = since
 
-    def _next_lines(self, engine: FakeEngine, read: int) -> list[LogLine]:
+    def __iter__(self) -> Iterator[LogLine]:
+        if self._engine is None:
+            return
+        with self._changed:
+            log = list(self._engine.lines())
+        first = [line for line in log if self._since is None or line.at >= self._since]
+        yield from first if self._tail is None else first[max(len(first) - self._tail, 0) :]
+        read = len(log)
+        while self._follow and (more := self._lines_after(read, self._engine)):
+            read += len(more)
+            yield from more
+
+    def _lines_after(self, read: int, engine: FakeEngine) -> list[LogLine]:
         """Blocks for the lines after the first `read`; empty once the engine has exited or the stream is closed."""
-        rhythm = engine.behaviour.counts.total_seconds() if engine.behaviour.counts else None
+        counts = engine.behaviour.counts
         with self._changed:
             while not self._closed:
                 more = engine.lines()[read:]
                 if more or not engine.running:
                     return more
-                self._changed.wait(rhythm)
+                self._changed.wait(counts.total_seconds() if counts else None)
         return []
 
 
-class FakeChanges:
+class FakeChanges(_Blocking):
     """A ChangeStream."""
 
     def __init__(
@@ -92,33 +83,25 @@ class FakeChanges:
         is_unavailable: Callable[[], bool],
     ) -> None:
         """The runtime appends to `changes` the spec of each container that changed, under the lock of `changed`."""
-        self._changed = changed
+        super().__init__(changed)
         self._changes = changes
         self._labels = labels
         self._is_unavailable = is_unavailable
         self._delivered = len(changes)
-        self._closed = False
 
     def __iter__(self) -> Iterator[str]:
         while specs := self._next():
             yield from {spec.name for spec in specs if self._labels.items() <= spec.labels.items()}
 
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
     def _next(self) -> list[ContainerSpec]:
         """Blocks for the changes since the last call; empty once closed, or while the engine is unavailable."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._is_unavailable() or len(self._changes) > self._delivered
-            )
-            if self._closed or self._is_unavailable():
-                return []
-            specs = self._changes[self._delivered :]
-            self._delivered += len(specs)
-        return specs
+            while not (self._closed or self._is_unavailable()):
+                if specs := self._changes[self._delivered :]:
+                    self._delivered += len(specs)
+                    return specs
+                self._changed.wait()
+        return []
 
 
 @dataclass(frozen=True)
@@ -132,8 +115,22 @@ class Published:
     announces_arch: bool = True
     """Whether the registry announces the architecture before the pull."""
 
-    def layer_ids(self, image: str) -> list[str]:
-        return [sha256(f"{image} {number}".encode()).hexdigest()[:12] for number in range(len(self.layers))]
+    def messages(self) -> list[dict[str, Any]]:
+        """What a real engine reports of a pull."""
+        sized = [(f"{number:012x}", size) for number, size in enumerate(self.layers)]
+        messages: list[dict[str, Any]] = [{"status": "Pulling fs layer", "id": layer} for layer, _ in sized]
+        for word, after in (("Downloading", "Download complete"), ("Extracting", "Pull complete")):
+            for layer, size in sized:
+                messages += [
+                    {"status": word, "id": layer, "progressDetail": {"current": size * step // STEPS, "total": size}}
+                    for step in range(1, STEPS + 1)
+                ]
+                messages.append({"status": after, "id": layer})
+        return [*messages, {"status": "Status: Downloaded newer image"}]
+
+
+Outcome = AimaError | Literal["stall", "break"] | None
+"""How a pull ends halfway; None for success."""
 
 
 class FakePull:
@@ -146,29 +143,27 @@ class FakePull:
         *,
         stall: timedelta,
         pace: timedelta,
-        ends_with: AimaError | Literal["stall"] | None,
+        outcome: Outcome,
         arrived: Callable[[], None],
     ) -> None:
         self._image = image
-        self._published = published
+        self._messages = published.messages()
         self._stall = stall
         self._pace = pace
-        self._ends_with = ends_with
+        self._outcome = outcome
         self._arrived = arrived
         self._closed = Event()
 
     def __iter__(self) -> Iterator[PullProgress]:
         tracker = PullTracker(self._image, now=time.monotonic())
-        messages = _messages(self._published, self._published.layer_ids(self._image))
-        for number, message in enumerate(messages):
+        for number, message in enumerate(self._messages, 1):
             self._pause(within=self._pace)
-            if number == len(messages) // 2:
+            if number == len(self._messages) // 2:
                 self._halfway(tracker)
             tracker.take(message, now=time.monotonic())
-            if number < len(messages) - 1:
-                yield tracker.progress(now=time.monotonic())
-        self._arrived()
-        yield tracker.progress(now=time.monotonic())
+            if number == len(self._messages):
+                self._arrived()
+            yield tracker.progress(now=time.monotonic())
 
     def close(self) -> None:
         self._closed.set()
@@ -178,25 +173,10 @@ class FakePull:
             raise Cancelled()
 
     def _halfway(self, tracker: PullTracker) -> None:
-        if self._ends_with == "stall":
+        if self._outcome == "break":
+            raise PullBroken(image=self._image, detail="unexpected EOF")
+        if self._outcome == "stall":
             self._pause(within=self._stall)
             raise PullStalled(image=self._image, stall=f"{format_duration(self._stall)} at {tracker.waits_for}")
-        if isinstance(self._ends_with, AimaError):
-            raise self._ends_with
-
-
-def _messages(published: Published, ids: list[str]) -> list[dict[str, Any]]:
-    sized = list(zip(ids, published.layers, strict=True))
-    messages: list[dict[str, Any]] = [{"status": "Pulling fs layer", "id": layer} for layer, _ in sized]
-    for word, after in (("Downloading", "Download complete"), ("Extracting", "Pull complete")):
-        for layer, size in sized:
-            messages += [
-                {"status": word, "id": layer, "progressDetail": {"current": size * step // STEPS, "total": size}}
-                for step in range(1, STEPS + 1)
-            ]
-            messages.append({"status": after, "id": layer})
-    return [*messages, {"status": f"Digest: {digest_of(ids)}"}, {"status": "Status: Downloaded newer image"}]
-
-
-def digest_of(ids: list[str]) -> str:
-    return "sha256:" + sha256(" ".join(ids).encode()).hexdigest()
+        if self._outcome is not None:
+            raise self._outcome

@@ -4,19 +4,24 @@ file          written by    content
 spec.json     runtime       the spec and the id of this run; exists from before its start until its removal
 running.json  supervisor    the pids with their start times, and the time of the start
 exit.json     supervisor    the exit code; the log is complete by then
-log, log.1    supervisor    the engine's output, newest in `log` (see `log_file.py`)
+log, log.1    supervisor    sanitized lines, newest in `log`: `2026-11-22T16:47:47.123456Z o text`, `e` for stderr
 work/         engine        its working directory
 
-The standard library only: the worker is blocked while a supervisor starts.
+The supervisor rotates the log, so that a flood of output cannot fill the disk; readers may be concurrent, also after a
+restart of the worker. The standard library only: the worker is blocked while a supervisor starts.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from aima_core.logs.dedup import StreamName
 from aima_core.system.state_dir import write_atomically
 
 SPEC = "spec.json"
@@ -25,12 +30,18 @@ EXIT = "exit.json"
 LOG = "log"
 WORK = "work"
 
+FILE_LIMIT = 25 << 20
+"""Bytes after which a log is rotated. One older file is kept."""
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+"""Sorts as text."""
+_LETTERS: dict[StreamName, str] = {"stdout": "o", "stderr": "e"}
+_STREAMS: dict[str, StreamName] = {letter: stream for stream, letter in _LETTERS.items()}
+
 LOST_EXIT_CODE = 137
 """Of an engine whose supervisor crashed before it recorded the exit: the engine was killed."""
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Atomic, also if this process crashes."""
     write_atomically(path, json.dumps(content))
 
 
@@ -48,3 +59,45 @@ def write_exit(directory: Path, *, code: int, out_of_memory: bool) -> dict[str, 
     with suppress(FileNotFoundError):  # race: removed by another thread or worker
         write(directory / EXIT, ended)
     return ended
+
+
+def older(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
+def time_text(at: datetime) -> str:
+    return at.astimezone(UTC).strftime(TIME_FORMAT)
+
+
+def parse(line: bytes) -> tuple[str, StreamName, str]:
+    """Time, stream and text."""
+    at, letter, text = line.decode().split(" ", 2)
+    return at, _STREAMS[letter], text
+
+
+class LogWriter:
+    """Appends to a log and rotates it at its limit."""
+
+    def __init__(self, log: Path, *, file_limit: int = FILE_LIMIT) -> None:
+        self._log = log
+        self._file_limit = file_limit
+        self._file = log.open("ab", buffering=0)
+        self._last = ""
+
+    def write(self, stream: StreamName, lines: Iterable[str]) -> None:
+        # Monotonic, also if the clock is set back: readers resume by time, and stale times would be skipped.
+        self._last = max(self._last, time_text(datetime.now(UTC)))
+        written = "".join(f"{self._last} {_LETTERS[stream]} {line}\n" for line in lines)
+        if not written:
+            return
+        self._file.write(written.encode())
+        if os.fstat(self._file.fileno()).st_size > self._file_limit:
+            self._rotate()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rotate(self) -> None:
+        self._file.close()
+        self._log.replace(older(self._log))
+        self._file = self._log.open("ab", buffering=0)

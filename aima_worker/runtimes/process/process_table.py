@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -61,11 +60,13 @@ class Process(NamedTuple):
 
 def family(leader: Process | None, mark: str) -> list[Process]:
     """Every living process of the engine with the session of `leader`, None if unknown, or with the mark."""
-    session = leader.pid if leader and not _pid_reused(leader) else None
+    session = leader.pid if leader else None
+    if leader and (row := _row(leader.pid)) and row.started != leader.started:
+        session = None  # its pid is reused, so its session has ended: until then the kernel reserves the pid
     return [
         Process(pid, row.started)
-        for pid, row in _rows()
-        if row.state not in "ZX" and (row.session == session or _carries(pid, mark))
+        for pid in map(int, filter(str.isdigit, os.listdir(_PROC)))  # noqa: PTH208 only names, of thousands of entries
+        if (row := _row(pid)) and row.state not in "ZX" and (row.session == session or _carries(pid, mark))
     ]
 
 
@@ -91,12 +92,6 @@ def proportional_memory(processes: list[Process]) -> int:
     return sum(_field(process.pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for process in processes)
 
 
-def _pid_reused(process: Process) -> bool:
-    """Whether its pid is reused. Then its session has ended: until then the kernel reserves the pid."""
-    row = _row(process.pid)
-    return row is not None and row.started != process.started
-
-
 class _Row(NamedTuple):
     state: str
     session: int
@@ -111,12 +106,6 @@ def _row(pid: int) -> _Row | None:
     # The program's name is in parentheses and may contain any character, parentheses too.
     fields = stat[stat.rindex(b")") + 2 :].split()
     return _Row(fields[0].decode(), int(fields[3]), int(fields[19]))
-
-
-def _rows() -> Iterator[tuple[int, _Row]]:
-    for name in os.listdir(_PROC):  # noqa: PTH208 only names are needed, of thousands of entries
-        if name.isdigit() and (row := _row(int(name))) is not None:
-            yield int(name), row
 
 
 def _carries(pid: int, mark: str) -> bool:

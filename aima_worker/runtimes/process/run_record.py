@@ -1,7 +1,6 @@
-"""The record of one run, read from its directory: its status and exit, and how to kill it.
+"""The record of one run, read from its directory: its status and exit, and how to kill it. Nothing is cached.
 
-Nothing is cached: another worker or the supervisor may change the directory at any time. If the supervisor crashed, the
-engine is killed by the next poll of its status.
+If the supervisor crashed, the engine is killed by the next poll of its status.
 """
 
 from __future__ import annotations

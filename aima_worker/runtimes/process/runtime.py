@@ -1,8 +1,7 @@
 """The native runtime: engines as processes of this machine, for hosts without a Docker Engine.
 
-Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor (`supervisor.py`),
-which survives a crash or restart of the worker: the next worker adopts the engine. Images, mounts and pid limits do not
-exist here; memory is polled against its limit rather than confined, and cores are a share of the machine's.
+Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor, which survives a
+restart of the worker: the next worker adopts the engine. There are no images, mounts and pid limits.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
 from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _GPU_DEVICE = Path("/dev/nvidiactl")
 
 
@@ -58,7 +58,8 @@ class ProcessRuntime:
         )
 
     def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 no image is needed
-        return ImageFacts(id=NATIVE, digest=None, arch=_arch(), size=0)
+        machine = platform.machine()
+        return ImageFacts(id=NATIVE, digest=None, arch=_ARCHITECTURES.get(machine, machine), size=0)
 
     def images(self) -> list[ImageOnHost]:
         return []
@@ -75,19 +76,17 @@ class ProcessRuntime:
             raise self._refused(f"{spec.name!r} is not a valid name of a directory")
         with self._locked(spec.name) as directory:
             existing = RunRecord.of(directory)
-            if existing and _is_adoptable(existing, spec):
-                return existing.container()
             if existing:
+                adoptable = existing.container()
+                if existing.spec.spec_hash == spec.spec_hash and adoptable.status is Status.RUNNING:
+                    return adoptable
                 existing.kill()
             empty(directory)
-            started = False
             try:
-                container = self._start(directory, spec)
-                started = True
-            finally:
-                if not started:
-                    shutil.rmtree(directory, ignore_errors=True)
-            return container
+                return self._start(directory, spec)
+            except BaseException:
+                shutil.rmtree(directory, ignore_errors=True)
+                raise
 
     def find(self, name: str) -> Container | None:
         reap()
@@ -145,11 +144,10 @@ class ProcessRuntime:
     def _program(self, spec: ContainerSpec) -> str:
         program = spec.command[0]
         if (path := find_program(program)) is None:
+            engine = spec.labels.get("aima.engine", spec.name)
+            install = f"`{spec.install}`" if spec.install else f"see `native.install` in `aima engine show {engine}`"
             raise NativeProgramMissing(
-                host=self._host,
-                program=program,
-                engine=spec.labels.get("aima.engine", spec.name),
-                remedy=f"Install it on {self._host}: {_install(spec)}.",
+                host=self._host, program=program, engine=engine, remedy=f"Install it on {self._host}: {install}."
             )
         return path
 
@@ -181,19 +179,6 @@ class ProcessRuntime:
                     return
             finally:
                 os.close(descriptor)
-
-
-def _is_adoptable(existing: RunRecord, spec: ContainerSpec) -> bool:
-    return existing.spec.spec_hash == spec.spec_hash and existing.container().status is Status.RUNNING
-
-
-def _install(spec: ContainerSpec) -> str:
-    engine = spec.labels.get("aima.engine")
-    return f"`{spec.install}`" if spec.install else f"see `native.install` in `aima engine show {engine}`"
-
-
-def _arch() -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 def _is_free(address: str, port: int) -> bool:

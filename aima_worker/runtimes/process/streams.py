@@ -1,7 +1,6 @@
 """The streams of native processes: a log polled from disk, changes polled from listings, and a pull without an image.
 
-Each is iterated by one thread and closed by any. A log survives a restart of the worker, since the supervisor writes
-it; its rotation races with the reader, which therefore checks for it before each read.
+A log's rotation races with its reader, which therefore checks for it before each read.
 """
 
 from __future__ import annotations
@@ -9,24 +8,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
-from aima_worker.runtime import Container, Status
-from aima_worker.runtimes.process.log_file import TIME_FORMAT, older, parse, time_text
+from aima_worker.runtime import Container, LogStream, Status
+from aima_worker.runtimes.process.files import older, parse, time_text
 
 CHUNK = 1 << 16
 POLL_INTERVAL = timedelta(milliseconds=50)
 LONGEST_POLL_INTERVAL = timedelta(milliseconds=500)
 
 
-class ProcessLogs:
-    """A LogStream."""
-
+class ProcessLogs(LogStream):
     def __init__(
         self, log: Path, *, has_ended: Callable[[], bool], follow: bool, tail: int | None, since: datetime | None
     ) -> None:
@@ -44,36 +42,24 @@ class ProcessLogs:
                     return
                 at, stream, text = parse(line)
                 if at >= self._since:
-                    moment = datetime.strptime(at, TIME_FORMAT).replace(tzinfo=UTC)
-                    yield LogLine(at=moment, stream=stream, text=text)
+                    yield LogLine(at=datetime.fromisoformat(at), stream=stream, text=text)
 
     def close(self) -> None:
         self._closed.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _raw_lines(self, files: ExitStack) -> Iterator[bytes]:
         newest = _opened(self._log, files)
         if newest is None:
             return
         before = _opened(older(self._log), files)
-        if before is not None and not os.path.sameopenfile(before.fileno(), newest.fileno()):
-            yield from self._whole_lines_before(before, newest)
-        elif self._tail is not None:
-            _seek_last_lines(newest, self._tail)
+        if before is not None and os.path.sameopenfile(before.fileno(), newest.fileno()):
+            before = None  # race: it was rotated in between
+        found = 0 if self._tail is None else _seek_last_lines(newest, self._tail)
+        if before is not None:
+            if self._tail is not None:
+                _seek_last_lines(before, self._tail - found)
+            yield from (line.removesuffix(b"\n") for line in before)
         yield from self._lines_on(newest, files)
-
-    def _whole_lines_before(self, before: BinaryIO, newest: BinaryIO) -> Iterator[bytes]:
-        """The requested lines of the older file; seeks the newer one to its first requested line."""
-        if self._tail is not None:
-            found = _seek_last_lines(newest, self._tail)
-            _seek_last_lines(before, self._tail - found)
-        for line in before:
-            yield line.removesuffix(b"\n")
 
     def _lines_on(self, file: BinaryIO, files: ExitStack) -> Iterator[bytes]:
         """From the position of `file` to the end of the log, across rotations."""
@@ -144,21 +130,12 @@ def _opened(path: Path, files: ExitStack) -> BinaryIO | None:
 
 def _seek_last_lines(file: BinaryIO, count: int) -> int:
     """Seek to the beginning of the last `count` lines, and return how many there are, at most `count`."""
-    place, found = file.seek(0, os.SEEK_END), 0
-    end = place
-    while place > 0 and count > 0:
-        step = min(CHUNK, place)
-        place = file.seek(place - step)
-        block = file.read(step)
-        for at in range(len(block) - 1, -1, -1):
-            # The last newline starts no line.
-            if block[at] == 0x0A and place + at + 1 < end:
-                found += 1
-                if found == count:
-                    file.seek(place + at + 1)
-                    return found
-    if count > 0:
-        file.seek(0)
-        return found + (end > 0)
-    file.seek(end)
-    return 0
+    if not os.fstat(file.fileno()).st_size:
+        return 0
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        found, start = 0, len(content)
+        while found < count and start:
+            # The newline right before `start` ends the line that is looked for.
+            found, start = found + 1, content.rfind(b"\n", 0, start - 1) + 1
+    file.seek(start)
+    return found

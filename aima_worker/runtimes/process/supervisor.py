@@ -1,9 +1,7 @@
 """One engine's supervisor: `python -m aima_worker.runtimes.process.supervisor DIRECTORY`, an order on its stdin.
 
-Starts the engine in its own session, writes its log, polls its memory against the limit, forwards SIGTERM to all its
-processes, kills the rest once the first one exits, and records the exit. It survives a crash or restart of the worker.
-If the supervisor itself crashes, the runtime kills the engine at the next poll.
-
+It writes the log, polls the memory against its limit, forwards SIGTERM, kills all other processes once the first one
+exits, and records the exit. It survives a crash of the worker; if it crashes itself, the runtime kills the engine.
 It reports one line on stdout: `started`, or the reason why not. Single-threaded; the standard library only.
 """
 
@@ -23,9 +21,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from aima_core.logs.dedup import StreamName
 from aima_worker.runtimes.line_splitter import LineSplitter
-from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, write, write_exit
-from aima_worker.runtimes.process.log_file import LogWriter, Stream
+from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, LogWriter, write, write_exit
 from aima_worker.runtimes.process.process_table import Process, family, kill_family, private_memory, proportional_memory
 
 CHUNK = 1 << 16
@@ -99,7 +97,7 @@ class Supervisor:
         self._engine = engine
         self._leader = Process.of(engine.pid)
         self._log = LogWriter(directory / LOG)
-        self._splitters: dict[Stream, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._splitters: dict[StreamName, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self._out_of_memory = False
         self._memory_checks = 0
         self._next_memory_check = 0.0
@@ -148,7 +146,7 @@ class Supervisor:
                 received = self._read(key.fileobj, key.data) or received  # type: ignore[arg-type]  # as registered
         return received
 
-    def _read(self, pipe: IO[bytes], stream: Stream) -> bool:
+    def _read(self, pipe: IO[bytes], stream: StreamName) -> bool:
         data = os.read(pipe.fileno(), CHUNK)
         splitter = self._splitters[stream]
         self._log.write(stream, splitter.feed(data) if data else splitter.end())

@@ -1,8 +1,7 @@
-"""The cached client to a Docker Engine: which engine, by which transport, and the errors when it does not answer.
+"""The cached client to a Docker Engine, shared by all threads: which engine, by which transport.
 
-Shared by all threads; nothing is requested before the first call. A broken connection or a timeout raises
-DockerUnavailable and drops the client, and the next call connects again, in the API version that the engine has after
-a restart. Refusals pass through as APIError, for the caller to translate.
+A broken connection or a timeout raises DockerUnavailable and drops the client; the next call connects again, in the API
+version that the engine has after a restart. A refusal raises EngineRefused.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from aima_core.errors import DockerUnavailable
+from aima_worker.runtimes.docker.parsing import engine_refused
 from aima_worker.runtimes.docker.sdk.stdio import docker_command, ssh_command, stdio_client
 
 CONNECTIONS = 32
@@ -56,11 +56,12 @@ class EngineClient:
 
     @contextmanager
     def calling(self) -> Iterator[APIClient]:
-        """The client, for the calls inside. Raises DockerUnavailable if the engine does not answer in time."""
+        """The client, for the calls inside. Raises EngineRefused; DockerUnavailable without an answer in time."""
         try:
-            yield self._client()
-        except APIError:
-            raise
+            client = self._cached = self._cached or self._connect()
+            yield client
+        except APIError as refused:
+            raise engine_refused(str(refused.explanation or refused).strip(), status=refused.status_code) from refused
         except (RequestException, HTTPError, DockerException, OSError) as broken:
             self.close()
             raise self.unavailable(broken) from broken
@@ -87,11 +88,6 @@ class EngineClient:
 
     def unavailable(self, why: object) -> DockerUnavailable:
         return DockerUnavailable(host=self.host, detail=f"{self.endpoint.address}: {why}")
-
-    def _client(self) -> APIClient:
-        if self._cached is None:
-            self._cached = self._connect()
-        return self._cached
 
     def _connect(self) -> APIClient:
         scheme = urlsplit(self.endpoint.address).scheme

@@ -1,21 +1,16 @@
-"""The Docker runtime over the SDK's low-level API, directly or through the `docker` program.
-
-APIError is translated here: a refusal becomes EngineRefused, unless the lifecycle decides on it (EngineError).
-"""
+"""The Docker runtime over the SDK's low-level API, directly or through the `docker` program."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Literal
 
-from docker import APIClient
-from docker.errors import APIError, DockerException
+from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import ImageNotFound
+from aima_core.errors import EngineRefused, ImageNotFound
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -27,20 +22,18 @@ from aima_worker.runtime import (
     Status,
 )
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.errors import EngineError, engine_refused
 from aima_worker.runtimes.docker.lifecycle import ContainerLifecycle
-from aima_worker.runtimes.docker.logs import DockerLogs
 from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
     facts_of,
     image_inspected,
     images_listed,
-    repository_of,
 )
-from aima_worker.runtimes.docker.pull import DockerPull
 from aima_worker.runtimes.docker.sdk.client import EngineClient
-from aima_worker.runtimes.docker.sdk.stream import EngineChanges, EngineFrames, EnginePull
+from aima_worker.runtimes.docker.sdk.logs import DockerLogs
+from aima_worker.runtimes.docker.sdk.pull import DockerPull
+from aima_worker.runtimes.docker.sdk.stream import EngineChanges
 
 
 class DockerSdkRuntime:
@@ -70,30 +63,30 @@ class DockerSdkRuntime:
         return facts_of(info, kind=self._kind, local=self._engine.local)
 
     def image(self, image: str) -> ImageFacts | None:
-        with _calling(self._engine) as client:
-            try:
+        try:
+            with self._engine.calling() as client:
                 inspected = client.inspect_image(image)  # type: ignore[no-untyped-call]  # the stubs stop here
-            except APIError as refused:
-                # 400: a malformed reference names no image.
-                if refused.status_code in (400, 404):
-                    return None
-                raise
-        return image_inspected(inspected, repository=repository_of(image))
+        except EngineRefused as refused:
+            # 400: a malformed reference names no image.
+            if refused.facts["status"] in (400, 404):
+                return None
+            raise
+        return image_inspected(inspected, image=image)
 
     def images(self) -> list[ImageOnHost]:
-        with _calling(self._engine) as client:
+        with self._engine.calling() as client:
             return images_listed(client.images())
 
     def registry_architectures(self, image: str) -> frozenset[str]:
         with self._engine.calling() as client:
             try:
                 offered = client.inspect_distribution(image)  # type: ignore[no-untyped-call]  # the stubs stop here
-            except (APIError, DockerException):
+            except DockerException:
                 return frozenset()  # the pull reports why
         return frozenset(str(platform["architecture"]) for platform in offered.get("Platforms") or ())
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
-        return DockerPull(image, EnginePull(self._engine, image), stall=stall, inspect=self.image)
+        return DockerPull(self._engine, image, stall=stall, inspect=self.image)
 
     def run(self, spec: ContainerSpec) -> Container:
         return self._lifecycle.run(spec)
@@ -103,30 +96,20 @@ class DockerSdkRuntime:
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         filters = [f"{name}={value}" for name, value in labels.items()]
-        with _calling(self._engine) as client:
+        with self._engine.calling() as client:
             listed = client.containers(all=True, filters={"label": filters})
-        found = (self._completed(container_listed(each)) for each in listed)
+        # A listing lacks the exit code. Race: a container that is removed before it is inspected is left out.
+        found = (self.find(each.id) if each.status is Status.EXITED else each for each in map(container_listed, listed))
         return [container for container in found if container is not None]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
-        return DockerLogs(
-            name,
-            frames=lambda wish: EngineFrames(self._engine, wish),
-            inspect=self.find,
-            follow=follow,
-            tail=tail,
-            since=since,
-        )
+        return DockerLogs(self._engine, name, inspect=self.find, follow=follow, tail=tail, since=since)
 
     def changes(self, labels: Mapping[str, str]) -> ChangeStream:
         return EngineChanges(self._engine, labels)
 
     def remove(self, name: str, *, grace: timedelta) -> None:
         self._lifecycle.remove(name, grace=grace)
-
-    def _completed(self, listed: Container) -> Container | None:
-        """With its exit code, which a listing lacks. Race: a container removed before it is inspected is left out."""
-        return self.find(listed.id) if listed.status is Status.EXITED else listed
 
 
 class SdkCalls:
@@ -136,57 +119,39 @@ class SdkCalls:
         self._engine = engine
 
     def create(self, spec: ContainerSpec) -> str | None:
-        with _calling(self._engine) as client:
-            try:
-                config = container_config(spec)
+        config = container_config(spec)
+        try:
+            with self._engine.calling() as client:
                 created = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
-            except APIError as refused:
-                if refused.status_code == 409:
-                    return None
-                if refused.status_code == 404:
-                    raise ImageNotFound(image=spec.image, detail=_words(refused)) from refused
-                raise
+        except EngineRefused as refused:
+            if refused.facts["status"] == 409:
+                return None
+            if refused.facts["status"] == 404:
+                raise ImageNotFound(image=spec.image, detail=refused.facts["detail"]) from refused
+            raise
         return str(created["Id"])
 
     def start(self, container: str) -> None:
         with self._engine.calling() as client:
-            try:
-                client.start(container)
-            except APIError as refused:
-                raise EngineError(_words(refused)) from refused
+            client.start(container)
 
     def find(self, name: str) -> Container | None:
-        with _calling(self._engine) as client:
-            try:
-                inspected = client.inspect_container(name)
-            except APIError as refused:
-                if refused.status_code == 404:
-                    return None
-                raise
-        container = container_inspected(inspected)
+        try:
+            with self._engine.calling() as client:
+                container = container_inspected(client.inspect_container(name))
+        except EngineRefused as refused:
+            if refused.facts["status"] == 404:
+                return None
+            raise
         # The engine also accepts a prefix of an id as a name.
         return container if name in (container.name, container.id) else None
 
     def delete(self, name: str, *, grace: timedelta) -> None:
-        with self._engine.calling() as client:
-            try:
+        try:
+            with self._engine.calling() as client:
                 if grace:
                     client.stop(name, timeout=math.ceil(grace.total_seconds()))
                 client.remove_container(name, v=True, force=True)
-            except APIError as refused:
-                if refused.status_code != 404:
-                    raise EngineError(_words(refused)) from refused
-
-
-@contextmanager
-def _calling(engine: EngineClient) -> Iterator[APIClient]:
-    """The client, for calls whose refusals need no other translation. Raises EngineRefused, DockerUnavailable."""
-    with engine.calling() as client:
-        try:
-            yield client
-        except APIError as refused:
-            raise engine_refused(_words(refused)) from refused
-
-
-def _words(refused: APIError) -> str:
-    return str(refused.explanation or refused).strip()
+        except EngineRefused as refused:
+            if refused.facts["status"] != 404:
+                raise

@@ -1,8 +1,7 @@
-"""Connections to an engine through the stdin and stdout of a program: `ssh`, or the `docker` program itself.
+"""Connections to an engine through `ssh` or the `docker` program, by its `system dial-stdio`, which copies bytes.
 
-Either runs `docker system dial-stdio`, which copies bytes between its pipes and the engine, so the SDK works wherever
-the program does. Closing a connection kills its program; if the worker crashes, the program ends at end of file. A
-program that does not connect raises ConnectionError with its stderr.
+Closing a connection kills its program; if the worker crashes, the program ends at end of file. A program that does not
+connect raises ConnectionError with its stderr.
 """
 
 from __future__ import annotations

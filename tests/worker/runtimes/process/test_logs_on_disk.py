@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 import pytest
 
-from aima_worker.runtimes.process.log_file import LogWriter, older
+from aima_worker.runtimes.process.files import LogWriter, older
 from aima_worker.runtimes.process.streams import ProcessLogs
 
 A_THOUSAND_LINES_OR_SO = 40_000

@@ -13,7 +13,7 @@ from redis.exceptions import LockError
 
 from aima_core.domain.ids import ServiceId
 from aima_core.redis import keys
-from aima_core.redis.interface import TextRedis
+from aima_core.redis.interface import TextLock, TextRedis
 
 LOCK_TTL = timedelta(seconds=2)
 ACQUIRE_TIMEOUT = LOCK_TTL + timedelta(seconds=0.5)
@@ -32,22 +32,19 @@ class PlacementLocks:
 
         A lock that is not acquired in time is done without: a replica too many is better than a refused start.
         """
-        with ExitStack() as locks:
+        with ExitStack() as acquired:
             for service in sorted(services):
-                locks.enter_context(self._holding(service))
+                lock = self._redis.lock(
+                    keys.turn(service),
+                    timeout=LOCK_TTL.total_seconds(),
+                    sleep=POLL_INTERVAL.total_seconds(),
+                    blocking_timeout=ACQUIRE_TIMEOUT.total_seconds(),
+                )
+                lock.acquire()
+                acquired.callback(_release, lock)
             yield
 
-    @contextmanager
-    def _holding(self, service: ServiceId) -> Iterator[None]:
-        lock = self._redis.lock(
-            keys.turn(service),
-            timeout=LOCK_TTL.total_seconds(),
-            sleep=POLL_INTERVAL.total_seconds(),
-            blocking_timeout=ACQUIRE_TIMEOUT.total_seconds(),
-        )
-        lock.acquire()
-        try:
-            yield
-        finally:
-            with suppress(LockError):  # it expired meanwhile, or was never acquired
-                lock.release()
+
+def _release(lock: TextLock) -> None:
+    with suppress(LockError):  # it expired meanwhile, or was never acquired
+        lock.release()

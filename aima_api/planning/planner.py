@@ -6,6 +6,7 @@ It writes nothing: the request is checked against the catalog and a snapshot of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from aima_api.catalog.selection import Catalog, with_arguments
@@ -69,21 +70,21 @@ class PlannedStart(NamedTuple):
         return [placement.one_instance(self.requirements, current=current)]
 
 
+@dataclass(frozen=True)
 class StartPlanner:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, catalog: Catalog, *, hosts: HostStore, allocations: AllocationStore) -> None:
-        self._catalog = catalog
-        self._hosts = hosts
-        self._allocations = allocations
+    catalog: Catalog
+    hosts: HostStore
+    allocations: AllocationStore
 
     def placement(self) -> Placement:
         """A snapshot of the hosts now."""
-        return Placement(self._hosts, self._allocations)
+        return Placement(self.hosts, self.allocations)
 
     def plan(self, service: Service, *, replace: bool = False) -> PlannedStart:
         """Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest."""
-        engine = self._catalog.engine_for(service.id, service.engine)
+        engine = self.catalog.engine_for(service.id, service.engine)
         command = StartService(
             service=service.id,
             engine=with_arguments(engine, dict(service.arguments)),
@@ -102,14 +103,14 @@ class StartPlanner:
     def _model(self, service: Service, engine: Engine) -> Model | None:
         """The catalog's entry; None if a path replaces it, or the engine is bound to no model of the catalog."""
         if service.model:
-            return self._catalog.model(service.model)
-        named = next((model for model in self._catalog.models if model.id == service.id.model), None)
+            return self.catalog.model(service.model)
+        named = next((model for model in self.catalog.models if model.id == service.id.model), None)
         if named or service.model_path or (engine.model_mount is None and not self._is_bound(engine)):
             return named
-        return self._catalog.model(service.id.model)  # raises UnknownModel with the nearest names
+        return self.catalog.model(service.id.model)  # raises UnknownModel with the nearest names
 
     def _is_bound(self, engine: Engine) -> bool:
-        return any(engine.name in model.engines for model in self._catalog.models)
+        return any(engine.name in model.engines for model in self.catalog.models)
 
 
 def _fields(options: ServiceOptions) -> dict[str, object]:

@@ -21,10 +21,6 @@ LastEventId = Annotated[str | None, Header()]
 _ENTRY_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
-class Submitted(BaseModel):
-    operations: list[Operation]
-
-
 class Operations(BaseModel):
     items: list[Operation]
     next: str | None

@@ -33,15 +33,9 @@ class Cancellations:
         self._services = services
         self._retry_delay = retry_delay
         self._unanswered: deque[tuple[OperationId, Failure]] = deque(maxlen=MAX_UNANSWERED)
-        self._loop = BackgroundLoop(
+        self.loop = BackgroundLoop(
             "cancellations", self._cancel_unanswered, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
         )
-
-    def start(self) -> None:
-        self._loop.start()
-
-    def stop(self) -> None:
-        self._loop.stop()
 
     def cancel(self, id: OperationId) -> Operation:
         """Cancels the operation; an ended one stays as it is. Raises UnknownOperation, BrokerUnavailable."""
@@ -60,11 +54,11 @@ class Cancellations:
     def cancel_when_redis_answers(self, ids: Iterable[OperationId], failure: Failure) -> None:
         """Fails them in the background: a frozen Redis may still execute the request whose reply was lost."""
         self._unanswered.extend((id, failure) for id in ids)
-        self._loop.wake()
+        self.loop.wake()
 
     def _cancel_unanswered(self) -> None:
-        self._loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
-        while self._unanswered and not self._loop.stopped:
+        self.loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
+        while self._unanswered and not self.loop.stopped:
             id, failure = self._unanswered.popleft()
             try:
                 self.cancel_now(id, Phase.FAILED, failure)

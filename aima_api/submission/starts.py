@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -45,16 +46,14 @@ class _AcceptedStart(NamedTuple):
     """The service differs from the stored one."""
 
 
+@dataclass(frozen=True)
 class StartSubmission:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(
-        self, planner: StartPlanner, submitter: Submitter, *, services: ServiceStore, locks: PlacementLocks
-    ) -> None:
-        self._planner = planner
-        self._submitter = submitter
-        self._services = services
-        self._locks = locks
+    planner: StartPlanner
+    submitter: Submitter
+    services: ServiceStore
+    locks: PlacementLocks
 
     def start(self, request: StartRequest) -> list[Operation]:
         """Stores the service and enqueues one operation per instance. Raises why it cannot be started."""
@@ -65,26 +64,26 @@ class StartSubmission:
 
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
-        known = self._services.placements({each.id for each in requests})
+        known = self.services.placements({each.id for each in requests})
         locked = {each.id for each in requests if each.places_replicas(known[each.id].service)}
         if not locked:
             return self._submit(requests, known)
-        with self._locks.holding(locked):  # then read again: the first snapshot may be stale
-            return self._submit(requests, known | self._services.placements(locked))
+        with self.locks.holding(locked):  # then read again: the first snapshot may be stale
+            return self._submit(requests, known | self.services.placements(locked))
 
     def _submit(
         self, requests: Sequence[StartRequest], known: dict[ServiceId, Whereabouts]
     ) -> list[list[Operation] | AimaError]:
-        placement = self._planner.placement()
+        placement = self.planner.placement()
         results = [self._accept(each, known, placement) for each in requests]
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
-        self._services.put(*(each.service for each in accepted if each.changed))
+        self.services.put(*(each.service for each in accepted if each.changed))
         stops = [
             (StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced)
             for each in accepted
             if each.replaced
         ]
-        submitted = self._submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
+        submitted = self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
         starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
         return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
 
@@ -94,9 +93,9 @@ class StartSubmission:
         stored, current, desired = known[request.id]
         try:
             service = merged_service(stored, request.id, request.options)
-            planned = self._planner.plan(service, replace=request.replace)
+            planned = self.planner.plan(service, replace=request.replace)
             targets = planned.targets(placement, hosts=request.hosts, current=current)
-            self._submitter.check_backlog(len(targets))
+            self.submitter.check_backlog(len(targets))
         except AimaError as refusal:
             return refusal
         known[request.id] = Whereabouts(service, current, desired)

@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
-        self.logs: LogStreams = app.state.dependencies.logs
+        self.logs: LogFanout = app.state.dependencies.logs.fanout
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
         super().__init__(
             uvicorn.Config(
@@ -140,7 +140,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
         planner, submitter, operations, ClaimStore(redis), services, hosts, notifier, cancellations, locks
     )
     streams = OpenStreams(most=settings.api.streams)
-    followed = LogStreams(LogFanout(log_channel), LogHistory(log_channel, services, hosts))
+    fanout = LogFanout(log_channel)
     app.state.hub = hub
     app.state.dependencies = Dependencies(
         catalog=offered,
@@ -158,9 +158,9 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
         failover=failover,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
-        logs=followed,
+        logs=LogStreams(fanout, LogHistory(log_channel, services, hosts)),
         open_streams=streams,
-        metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: followed.followed),
+        metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: fanout.followed),
     )
     app.state.controllers = ControllerLoop(
         redis,
@@ -184,5 +184,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dependencies.cancellations.loop.stop()
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)
-    await dependencies.logs.disconnect()
+    await dependencies.logs.fanout.disconnect()
     dependencies.redis.close()

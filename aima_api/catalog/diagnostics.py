@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aima_api.catalog.yaml_source import Document, Path_, Spot
+from aima_api.catalog.yaml_source import Document, Path_
 from aima_core.domain.catalog import Entry
 
 E = TypeVar("E", bound=Entry)
@@ -63,13 +63,10 @@ def _report(document: Document, error: ErrorDetails, schema: Schema) -> None:
     while error["type"] != "missing" and path not in document.spots:
         path = path[:-1]
     is_key = is_key or error["type"] == "extra_forbidden"
-    written = str(path[-1]) if is_key and path else _written(document.spots.get(path))
+    spot = document.spots.get(path)
+    written = str(path[-1]) if is_key and path else (spot and spot.written) or ""
     problem, fix = _sentence(error, path, written, schema)
     document.report_at(path, problem, fix, key=is_key)
-
-
-def _written(spot: Spot | None) -> str:
-    return "" if spot is None or spot.written is None else spot.written
 
 
 def _sentence(error: ErrorDetails, path: Path_, written: str, schema: Schema) -> Sentence:

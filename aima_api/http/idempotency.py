@@ -40,7 +40,9 @@ class Idempotency:
         """
         if key is None:
             return submit()
-        _check_key(key)
+        if not _KEY.fullmatch(key):
+            remedy = "Use up to 200 printable ASCII characters without spaces, such as a random UUID."
+            raise InvalidRequest(detail="The Idempotency-Key is malformed.", remedy=remedy)
         request = sha256(f"{action}\n{body.model_dump_json()}".encode()).hexdigest()
         record = keys.idempotency(key)
         if not self._redis.set(record, _encode(request, None), px=in_ms(IN_PROGRESS_TTL), nx=True):
@@ -61,12 +63,6 @@ class Idempotency:
         if first.get("operations") is None:
             raise RequestInProgress(key=key)
         return [self._operations.get(OperationId(id)) for id in first["operations"]]
-
-
-def _check_key(key: str) -> None:
-    if not _KEY.fullmatch(key):
-        remedy = "Use up to 200 printable ASCII characters without spaces, such as a random UUID."
-        raise InvalidRequest(detail="The Idempotency-Key is malformed.", remedy=remedy)
 
 
 def _encode(request: str, operations: list[Operation] | None) -> str:

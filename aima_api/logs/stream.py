@@ -39,26 +39,12 @@ class LogStreams:
         fanout: LogFanout,
         history: LogHistory,
         *,
-        heartbeat_interval: timedelta = HEARTBEAT_INTERVAL,
         linger: timedelta = LINGER,
         record_grace: timedelta = RECORD_GRACE,
     ) -> None:
-        self._fanout = fanout
+        self.fanout = fanout
         self._history = history
-        self._heartbeat_interval = heartbeat_interval
         self._follower = partial(InstanceFollower, history=history, linger=linger, record_grace=record_grace)
-
-    def close(self) -> None:
-        """Ends every follower, current and future."""
-        self._fanout.close()
-
-    async def disconnect(self) -> None:
-        await self._fanout.disconnect()
-
-    @property
-    def followed(self) -> int:
-        """The number of instances that are followed."""
-        return self._fanout.followed
 
     async def read(self, requests: Sequence[LogRequest]) -> tuple[list[HostLine], list[str]]:
         """The lines up to now in order of time, and notes. Raises BrokerUnavailable."""
@@ -78,7 +64,7 @@ class LogStreams:
         try:
             while left:
                 try:
-                    async with asyncio.timeout(self._heartbeat_interval.total_seconds()):
+                    async with asyncio.timeout(HEARTBEAT_INTERVAL.total_seconds()):
                         frame = await frames.get()
                 except TimeoutError:
                     frame = HEARTBEAT_FRAME
@@ -96,13 +82,13 @@ class LogStreams:
         follower = self._follower(request.instance)
         try:
             if request.follow:
-                with self._fanout.subscribed(request.instance) as subscription:
+                with self.fanout.subscribed(request.instance) as subscription:
                     async for frame in follower.frames(request, subscription):
                         await frames.put(frame)
             else:
                 await frames.put(await follower.read(request))
         except BrokerUnavailable as unavailable:
-            await frames.put(note_frame(request.instance.host, str(unavailable)))
+            await frames.put(_note_frame(request.instance.host, str(unavailable)))
         await frames.put(None)
 
 
@@ -121,8 +107,7 @@ class InstanceFollower:
         self._history = history
         self._linger = linger
         self._record_grace = record_grace.total_seconds()
-        start = LineDeduplicator.starting_at(datetime.now(UTC) - INTERLEAVING)
-        self._cursor = LogCursor(position=start.position)
+        self._cursor = LogCursor(position=LineDeduplicator.starting_at(datetime.now(UTC) - INTERLEAVING).position)
         """All lines before it were sent."""
         self._previous_runs: set[str] = set()
         self._ended = False
@@ -209,8 +194,8 @@ class InstanceFollower:
         return f"{self._id} {_ENDED[instance.state]}." if instance.state in _ENDED else None
 
     def _note(self, text: str) -> bytes:
-        return note_frame(self._id.host, text)
+        return _note_frame(self._id.host, text)
 
 
-def note_frame(host: HostName, text: str) -> bytes:
+def _note_frame(host: HostName, text: str) -> bytes:
     return sse_frame("note", json.dumps({"host": host, "text": text}))

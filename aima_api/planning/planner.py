@@ -25,7 +25,7 @@ from aima_core.store.operations import now
 
 
 def new_service(id: ServiceId, options: ServiceOptions) -> Service:
-    return Service(id=id, created_at=now(), **_fields(options))
+    return Service(**{**options.given(), "id": id, "created_at": now()})
 
 
 def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
@@ -35,7 +35,7 @@ def merged_service(stored: Service | None, id: ServiceId, options: ServiceOption
     """
     if stored is None:
         return new_service(id, options)
-    fields = _fields(options)
+    fields = options.given()
     if "hosts" in fields:
         fields = {"replicas": 1, **fields, "route": None}
     elif "replicas" in fields or "route" in fields:
@@ -111,10 +111,6 @@ class StartPlanner:
 
     def _is_bound(self, engine: Engine) -> bool:
         return any(engine.name in model.engines for model in self.catalog.models)
-
-
-def _fields(options: ServiceOptions) -> dict[str, object]:
-    return {name: value for name, value in options.given().items() if name != "id"}
 
 
 def _requirements(service: Service, command: StartService) -> PlacementRequirements:

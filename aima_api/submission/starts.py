@@ -116,12 +116,9 @@ _Waiting = tuple[Request, "asyncio.Future[Result]"]
 class Batcher(Generic[Request, Result]):
     """Micro-batching: requests that arrive during a batch form the next one. Used from one event loop."""
 
-    def __init__(
-        self, run: Callable[[Sequence[Request]], Sequence[Result | AimaError]], *, max_size: int = MAX_BATCH_SIZE
-    ) -> None:
+    def __init__(self, run: Callable[[Sequence[Request]], Sequence[Result | AimaError]]) -> None:
         """`run` returns one result per request, in a thread; an exception of it fails the whole batch."""
         self._run = run
-        self._max_size = max_size
         self._waiting: list[_Waiting[Request, Result]] = []
         self._batches: asyncio.Task[None] | None = None
 
@@ -136,7 +133,7 @@ class Batcher(Generic[Request, Result]):
     async def _run_batches(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
+                batch, self._waiting = self._waiting[:MAX_BATCH_SIZE], self._waiting[MAX_BATCH_SIZE:]
                 await self._run_batch(batch)
                 await asyncio.sleep(BATCH_DELAY.total_seconds())
         finally:
@@ -149,13 +146,9 @@ class Batcher(Generic[Request, Result]):
         except Exception as error:  # noqa: BLE001  # the error boundary of the batch: every caller gets it
             results = [error] * len(batch)
         for (_, waiting), result in zip(batch, results, strict=True):
-            _resolve(waiting, result)
-
-
-def _resolve(waiting: asyncio.Future[Result], result: Result | Exception) -> None:
-    if waiting.done():
-        return  # the caller was cancelled
-    if isinstance(result, Exception):
-        waiting.set_exception(result)
-    else:
-        waiting.set_result(result)
+            if waiting.done():
+                continue  # the caller was cancelled
+            if isinstance(result, Exception):
+                waiting.set_exception(result)
+            else:
+                waiting.set_result(result)

@@ -29,7 +29,7 @@ from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
 from aima_api.routes import catalog, health, hosts, logs, operations, service_actions, services
 from aima_api.submission.cancellation import Cancellations
@@ -39,7 +39,6 @@ from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.errors import BadSettings
 from aima_core.queue.notifier import Notifier
 from aima_core.redis.connection import command_link, following_link
-from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.claims import ClaimStore
@@ -130,9 +129,9 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
     url = settings.redis.url.get_secret_value()
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
-    allocations, locks, notifier = AllocationStore(redis), PlacementLocks(redis), Notifier(redis)
+    locks, notifier = PlacementLocks(redis), Notifier(redis)
     offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
-    planner = StartPlanner(offered, hosts, allocations)
+    planner = StartPlanner(offered, hosts, AllocationStore(redis))
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
     starts = StartSubmission(planner, submitter, services, locks)
@@ -163,11 +162,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
         metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: fanout.followed),
     )
     app.state.controllers = ControllerLoop(
-        redis,
-        failover,
-        pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
-        lost_after=settings.api.move_after,
-        unroutable_after=settings.api.wait_for_hosts,
+        redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts
     )
 
 

@@ -41,8 +41,13 @@ def main() -> int:
 
 
 def serve(settings: Settings) -> NoReturn:
-    """Serves until a signal ends this process. Raises BadSettings."""
-    check_bind(settings.flower)
+    """Serves until a signal ends this process.
+
+    Raises BadSettings, also if it would be reachable from the network with the minted password.
+    """
+    if not settings.flower.password and not is_loopback(settings.flower.bind):
+        detail = f"Flower would listen on {settings.flower.bind} without a password of your own."
+        raise BadSettings(detail=detail, where="AIMA_FLOWER__PASSWORD, or bind it to 127.0.0.1")
     password, where = _password(settings)
     flower = make_flower(settings, password=password)
     port = _listen(flower, settings.flower)
@@ -53,13 +58,6 @@ def serve(settings: Settings) -> NoReturn:
     flower.io_loop.add_callback(flower.events.on_enable_events)  # now, not after its first interval
     flower.start()
     os._exit(0)  # its threads may block on Redis, and it holds no state
-
-
-def check_bind(flower: FlowerSettings) -> None:
-    """Raises BadSettings if it would be reachable from the network with the minted password."""
-    if not flower.password and not is_loopback(flower.bind):
-        detail = f"Flower would listen on {flower.bind} without a password of your own."
-        raise BadSettings(detail=detail, where="AIMA_FLOWER__PASSWORD, or bind it to 127.0.0.1")
 
 
 def make_flower(settings: Settings, *, password: str) -> Any:

@@ -108,11 +108,8 @@ def _wrong_type(value: object, written: str, noun: str, accepted: str) -> Senten
         return problem, f'put it in quotes: "{written}"'
     if noun == "a list":
         return problem, f"write `[{written}]`"
-    return problem, f"write {accepted}{', without quotes' if isinstance(value, str) and _looks_like_one(value) else ''}"
-
-
-def _looks_like_one(text: str) -> bool:
-    return text in ("true", "false") or text.replace(".", "", 1).isdigit()
+    quoted = isinstance(value, str) and (value in ("true", "false") or value.replace(".", "", 1).isdigit())
+    return problem, f"write {accepted}{', without quotes' if quoted else ''}"
 
 
 def _schema_of(path: Path_, schema: Schema) -> Schema:

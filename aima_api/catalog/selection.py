@@ -63,10 +63,9 @@ class Catalog:
         )
 
     def _best(self, service: ServiceId, model: Model) -> Engine:
-        able = [engine for name in model.engines for engine in self.engines if engine.name == name]
-        for engine in able:
-            if engine.type == service.engine_type:
-                return engine
+        able = [self.engine(name) for name in model.engines]
+        if of_type := [engine for engine in able if engine.type == service.engine_type]:
+            return of_type[0]
         services = ", ".join(f"`{ServiceId.of(engine.type, service.model)}`" for engine in able)
         raise EngineDoesNotServe(
             engine=f"type {service.engine_type}",

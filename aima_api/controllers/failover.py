@@ -13,12 +13,11 @@ from typing import Any
 import structlog
 
 from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Placement, Target
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
-from aima_core.domain.ids import HostName, InstanceId, Route, ServiceId
+from aima_core.domain.ids import HostName, InstanceId, Route
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.domain.services import Desired, Service
 from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
@@ -75,7 +74,10 @@ class Failover:
             self._append(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return
         if operation.service and self._is_desired(operation.service.on(lost)):
-            self._stop_copy(operation.service, lost)
+            # For when the host is back; every later operation of the service has a higher fence.
+            reason = f"{lost} is not live; it stops when {lost} is back."
+            stop = StopService(service=operation.service, grace=DEFAULT_GRACE)
+            self.submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
         if self.claims.unassign(operation.id, lost):
             _log.warning("operation requeued", operation=operation.id, lost=lost)
             self._append(operation, Phase.QUEUED, message=f"{lost} is lost; another host claims it.")
@@ -92,12 +94,6 @@ class Failover:
     def _is_desired(self, id: InstanceId) -> bool:
         instance = self.services.instance(id)
         return instance is not None and instance.desired is Desired.RUNNING
-
-    def _stop_copy(self, service: ServiceId, lost: HostName) -> None:
-        """For when the host is back; every later operation of the service has a higher fence."""
-        stop = StopService(service=service, grace=DEFAULT_GRACE)
-        reason = f"{lost} is not live; it stops when {lost} is back."
-        self.submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
 
     def _reschedule(self, instance: InstanceId) -> bool:
         """Starts a replacement on another host; False while no other host can run it."""

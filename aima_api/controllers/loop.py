@@ -1,7 +1,7 @@
 """The controller loop of an API node: redelivers operations, fails over lost hosts, fails unroutable operations.
 
-Redelivery is safe on every node at once, since a script hands each operation to one caller. For the hosts one node
-leads per pass, by a lock in Redis that expires before the next pass. A pass without Redis is skipped.
+Every node redelivers: a script hands each operation to one caller. One node per pass checks the hosts, the holder of a
+lock in Redis that expires before the next pass.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class ControllerLoop:
         redis: TextRedis,
         failover: Failover,
         *,
-        pending_reasons: PendingReasons,
         lost_after: timedelta,
         unroutable_after: timedelta,
     ) -> None:
         self._redis = redis
         self._failover = failover
-        self._pending_reasons = pending_reasons
+        allocations = failover.planner.allocations
+        self._pending_reasons = PendingReasons(failover.operations, hosts=failover.hosts, allocations=allocations)
         self._lost_after = lost_after
         self._unroutable_after = unroutable_after
         self.window = VisibilityWindow(interval=CONTROLLER_INTERVAL)

@@ -1,8 +1,7 @@
 """Event streams: replay from the log, then live events, without gap or duplicate.
 
-The subscription opens before the log is read, so no event falls in between. Live events that the log has already
-delivered are dropped by their number; a gap in the numbers makes the follower read the log again. If the log was
-trimmed, a `reset` event carries the operation's record, which replaces all events up to its number.
+The subscription opens before the log is read. Event numbers show duplicates, which are dropped, and gaps, after which
+the log is read again. If it was trimmed, a `reset` event carries the record that replaces all events up to its number.
 """
 
 from __future__ import annotations

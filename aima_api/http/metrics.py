@@ -24,23 +24,18 @@ _NO_ROUTE = "none"
 
 class Metrics:
     def __init__(self, redis: TextRedis, *, streams: Callable[[], int], followed_logs: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "aima_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
-        )
+        registry = self._registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("aima_requests", "Requests answered.", labels, registry=registry)
         self.seconds = Histogram(
-            "aima_request_seconds",
-            "Until the response begins.",
-            ("method", "route"),
-            buckets=BUCKETS,
-            registry=self._registry,
+            "aima_request_seconds", "Until the response begins.", labels[:2], buckets=BUCKETS, registry=registry
         )
-        open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=self._registry)
+        open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=registry)
         open_streams.set_function(streams)
-        logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=self._registry)
+        logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)
         logs.set_function(followed_logs)
-        ProcessCollector(registry=self._registry)
-        self._registry.register(_RedisCollector(redis))
+        ProcessCollector(registry=registry)
+        registry.register(_RedisCollector(redis))
 
     def read(self) -> bytes:
         """The exposition as text; during an outage of Redis only this node's own metrics, after its timeout."""

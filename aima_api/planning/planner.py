@@ -24,17 +24,13 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 
 
-def new_service(id: ServiceId, options: ServiceOptions) -> Service:
-    return Service(**{**options.given(), "id": id, "created_at": now()})
-
-
 def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
     """The one merge rule: given options replace the stored ones, all others stay; without a stored service, a new one.
 
     Named hosts exclude a route and replicas, and vice versa.
     """
     if stored is None:
-        return new_service(id, options)
+        return Service(**{**options.given(), "id": id, "created_at": now()})
     fields = options.given()
     if "hosts" in fields:
         fields = {"replicas": 1, **fields, "route": None}
@@ -104,13 +100,11 @@ class StartPlanner:
         """The catalog's entry; None if a path replaces it, or the engine is bound to no model of the catalog."""
         if service.model:
             return self.catalog.model(service.model)
+        bound = any(engine.name in model.engines for model in self.catalog.models)
         named = next((model for model in self.catalog.models if model.id == service.id.model), None)
-        if named or service.model_path or (engine.model_mount is None and not self._is_bound(engine)):
+        if named or service.model_path or (engine.model_mount is None and not bound):
             return named
         return self.catalog.model(service.id.model)  # raises UnknownModel with the nearest names
-
-    def _is_bound(self, engine: Engine) -> bool:
-        return any(engine.name in model.engines for model in self.catalog.models)
 
 
 def _requirements(service: Service, command: StartService) -> PlacementRequirements:

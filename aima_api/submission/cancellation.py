@@ -1,8 +1,7 @@
 """Cancellation on the API side: one home for cancels by a person, by a stop, by a controller and after a lost reply.
 
-Redis marks the operation as cancelled. If no worker has claimed it, this node records its end; else the worker with
-the claim does, within a second. A crash of this node between mark and end, or of that worker before its end, leaves a
-marked operation without a claim: redelivery takes it to a worker, which finds the mark and records the end.
+Redis marks the operation. If no worker has claimed it, this node records its end; else that worker does, within a
+second. After a crash between mark and end, redelivery takes it to a worker, which finds the mark and records the end.
 """
 
 from __future__ import annotations

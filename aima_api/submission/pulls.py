@@ -21,7 +21,7 @@ def submit_pull(planner: StartPlanner, submitter: Submitter, options: PullOption
         routes, ResourceRequest(), images=images, image_size=size, subject=f"image {images[0]}"
     )
     targets = _targets(planner.placement(), options, requirements)
-    submitter.check_backlog(len(targets))
+    submitter.backlog.reserve(len(targets))
     return submitter.submit(PullImage(images=images, image_size=size), targets)
 
 

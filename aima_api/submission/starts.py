@@ -13,8 +13,7 @@ from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
-from aima_api.planning.placement import Placement, Target
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import StartPlanner, merged_service
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, ServiceId
@@ -78,11 +77,8 @@ class StartSubmission:
         results = [self._accept(each, known, placement) for each in requests]
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
         self.services.put(*(each.service for each in accepted if each.changed))
-        stops = [
-            (StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced)
-            for each in accepted
-            if each.replaced
-        ]
+        replacing = [each for each in accepted if each.replaced]
+        stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced) for each in replacing]
         submitted = self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
         starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
         return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
@@ -95,7 +91,7 @@ class StartSubmission:
             service = merged_service(stored, request.id, request.options)
             planned = self.planner.plan(service, replace=request.replace)
             targets = planned.targets(placement, hosts=request.hosts, current=current)
-            self.submitter.check_backlog(len(targets))
+            self.submitter.backlog.reserve(len(targets))
         except AimaError as refusal:
             return refusal
         known[request.id] = Whereabouts(service, current, desired)

@@ -40,10 +40,6 @@ class Submitter:
     backlog: BacklogLimit
     signing_key: SecretStr
 
-    def check_backlog(self, number: int) -> None:
-        """For so many starts or pulls. Raises TooManyOperations."""
-        self.backlog.reserve(number)
-
     def submit(self, command: AnyCommand, targets: Sequence[Target]) -> list[Operation]:
         """One signed operation per target, stored and on its queue."""
         return self.submit_all([(command, targets)])
@@ -83,7 +79,7 @@ class BacklogLimit:
         self._count_again_at = float("-inf")
 
     def reserve(self, number: int) -> None:
-        """Raises TooManyOperations, BrokerUnavailable."""
+        """For so many starts or pulls. Raises TooManyOperations, BrokerUnavailable."""
         if (at := self._clock()) >= self._count_again_at:
             self._active = self._redis.zcard(keys.ACTIVE)
             self._count_again_at = at + BACKLOG_COUNT_INTERVAL.total_seconds()

@@ -15,34 +15,31 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from aima_api.catalog.loader import load_catalog
-from aima_api.controllers.failover import Failover, HostRemoval
+from aima_api.controllers.failover import Failover
 from aima_api.controllers.loop import ControllerLoop
-from aima_api.controllers.unroutable import UnroutableOperations
 from aima_api.dependencies import Dependencies
 from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
 from aima_api.http.auth import AuthMiddleware, check_bind
 from aima_api.http.idempotency import Idempotency
-from aima_api.http.metrics import Metrics, MetricsMiddleware, redis_stats
+from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.problems import Problem, install_error_handlers
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import catalog, health, hosts, images, logs, operations, service_actions, services
+from aima_api.routes import catalog, health, hosts, logs, operations, service_actions, services
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.pulls import Pulls
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.errors import BadSettings
 from aima_core.queue.notifier import Notifier
 from aima_core.redis.connection import command_link, following_link
-from aima_core.scheduling.pending import PendingReasons
-from aima_core.settings import ApiSettings, Settings
+from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
@@ -58,7 +55,7 @@ ROUTERS = (
     services.router,
     logs.router,
     operations.router,
-    images.router,
+    service_actions.image_router,
     catalog.router,
     hosts.router,
     hosts.port_router,
@@ -91,7 +88,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
-        self.logs: LogStreams = app.state.dependencies.logs
+        self.logs: LogFanout = app.state.dependencies.logs.fanout
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
         super().__init__(
             uvicorn.Config(
@@ -132,25 +129,17 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
     url = settings.redis.url.get_secret_value()
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
-    offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
-    planner = StartPlanner(offered, hosts=hosts, allocations=AllocationStore(redis))
-    cancellations = Cancellations(operations, services)
-    backlog = BacklogLimit(redis, most=settings.api.operations)
-    submitter = Submitter(operations, cancellations=cancellations, backlog=backlog, signing_key=signing_key)
     locks, notifier = PlacementLocks(redis), Notifier(redis)
+    offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
+    planner = StartPlanner(offered, hosts, AllocationStore(redis))
+    cancellations = Cancellations(operations, services)
+    submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
+    starts = StartSubmission(planner, submitter, services, locks)
     failover = Failover(
-        planner,
-        submitter,
-        operations=operations,
-        claims=ClaimStore(redis),
-        services=services,
-        notifier=notifier,
-        cancellations=cancellations,
-        locks=locks,
+        planner, submitter, operations, ClaimStore(redis), services, hosts, notifier, cancellations, locks
     )
-    starts = StartSubmission(planner, submitter, services=services, locks=locks)
     streams = OpenStreams(most=settings.api.streams)
-    followed = LogStreams(LogFanout(log_channel), LogHistory(log_channel, services, hosts))
+    fanout = LogFanout(log_channel)
     app.state.hub = hub
     app.state.dependencies = Dependencies(
         catalog=offered,
@@ -162,33 +151,18 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
         planner=planner,
         starts=starts,
         batched_start=Batcher(starts.start_each),
-        stops=Stops(
-            planner, submitter, operations=operations, services=services, hosts=hosts, cancellations=cancellations
-        ),
-        pulls=Pulls(offered, planner, submitter),
+        stops=Stops(planner, submitter, operations, services, hosts, cancellations),
+        submitter=submitter,
         cancellations=cancellations,
-        host_removal=HostRemoval(failover, hosts=hosts, operations=operations),
+        failover=failover,
         idempotency=Idempotency(redis, operations),
         streams=EventStreams(hub, operations),
-        logs=followed,
+        logs=LogStreams(fanout, LogHistory(log_channel, services, hosts)),
         open_streams=streams,
-        metrics=Metrics(
-            lambda: redis_stats(redis), streams=lambda: len(streams), followed_logs=lambda: followed.followed
-        ),
+        metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: fanout.followed),
     )
-    app.state.controllers = _controllers(settings.api, app.state.dependencies, failover, notifier)
-
-
-def _controllers(api: ApiSettings, parts: Dependencies, failover: Failover, notifier: Notifier) -> ControllerLoop:
-    return ControllerLoop(
-        parts.redis,
-        failover,
-        operations=parts.operations,
-        hosts=parts.hosts,
-        notifier=notifier,
-        pending_reasons=PendingReasons(parts.operations, hosts=parts.hosts, allocations=AllocationStore(parts.redis)),
-        unroutable=UnroutableOperations(parts.operations, parts.cancellations, after=api.wait_for_hosts),
-        lost_after=api.move_after,
+    app.state.controllers = ControllerLoop(
+        redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts
     )
 
 
@@ -197,13 +171,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = THREADS
     dependencies: Dependencies = app.state.dependencies
     subscription = asyncio.create_task(app.state.hub.run())
-    dependencies.cancellations.start()
-    app.state.controllers.start()
+    dependencies.cancellations.loop.start()
+    app.state.controllers.loop.start()
     yield
-    app.state.controllers.stop()
+    app.state.controllers.loop.stop()
     app.state.hub.close()
-    dependencies.cancellations.stop()
+    dependencies.cancellations.loop.stop()
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)
-    await dependencies.logs.disconnect()
+    await dependencies.logs.fanout.disconnect()
     dependencies.redis.close()

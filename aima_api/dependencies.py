@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request
 
 from aima_api.catalog.selection import Catalog
-from aima_api.controllers.failover import HostRemoval
+from aima_api.controllers.failover import Failover
 from aima_api.events.stream import EventStreams
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics
@@ -17,9 +17,9 @@ from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.pulls import Pulls
 from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
 from aima_api.submission.stops import Stops
+from aima_api.submission.submitter import Submitter
 from aima_core.domain.operations import Operation
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
@@ -39,9 +39,9 @@ class Dependencies:
     starts: StartSubmission
     batched_start: Batcher[StartRequest, list[Operation]]
     stops: Stops
-    pulls: Pulls
+    submitter: Submitter
     cancellations: Cancellations
-    host_removal: HostRemoval
+    failover: Failover
     idempotency: Idempotency
     streams: EventStreams
     logs: LogStreams

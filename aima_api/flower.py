@@ -6,7 +6,6 @@ sent would be redelivered or ignored.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -42,24 +41,23 @@ def main() -> int:
 
 
 def serve(settings: Settings) -> NoReturn:
-    """Serves until a signal ends this process. Raises BadSettings."""
-    check_bind(settings.flower)
+    """Serves until a signal ends this process.
+
+    Raises BadSettings, also if it would be reachable from the network with the minted password.
+    """
+    if not settings.flower.password and not is_loopback(settings.flower.bind):
+        detail = f"Flower would listen on {settings.flower.bind} without a password of your own."
+        raise BadSettings(detail=detail, where="AIMA_FLOWER__PASSWORD, or bind it to 127.0.0.1")
     password, where = _password(settings)
     flower = make_flower(settings, password=password)
     port = _listen(flower, settings.flower)
     sys.stderr.write(f"Flower is at http://{settings.flower.bind}:{port}, for {settings.flower.user!r} {where}\n")
     logging.getLogger("flower.inspector").setLevel(logging.ERROR)  # it warns whenever no worker answers
-    _stop_on_signal(flower)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        flower.io_loop.asyncio_loop.add_signal_handler(number, flower.stop)
     flower.io_loop.add_callback(flower.events.on_enable_events)  # now, not after its first interval
     flower.start()
     os._exit(0)  # its threads may block on Redis, and it holds no state
-
-
-def check_bind(flower: FlowerSettings) -> None:
-    """Raises BadSettings if it would be reachable from the network with the minted password."""
-    if not flower.password and not is_loopback(flower.bind):
-        detail = f"Flower would listen on {flower.bind} without a password of your own."
-        raise BadSettings(detail=detail, where="AIMA_FLOWER__PASSWORD, or bind it to 127.0.0.1")
 
 
 def make_flower(settings: Settings, *, password: str) -> Any:
@@ -99,12 +97,6 @@ def _listen(flower: Any, settings: FlowerSettings) -> int:
         detail = f"Flower cannot listen on {settings.bind}, port {settings.port}: {error.strerror}."
         where = "AIMA_FLOWER__PORT (`--port`) or AIMA_FLOWER__BIND (`--bind`)"
         raise BadSettings(detail=detail, where=where) from error
-
-
-def _stop_on_signal(flower: Any) -> None:
-    loop: asyncio.AbstractEventLoop = flower.io_loop.asyncio_loop
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, flower.stop)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aima_api.catalog.yaml_source import Document, Path_, Spot
+from aima_api.catalog.yaml_source import Document, Path_
 from aima_core.domain.catalog import Entry
 
 E = TypeVar("E", bound=Entry)
@@ -63,13 +63,10 @@ def _report(document: Document, error: ErrorDetails, schema: Schema) -> None:
     while error["type"] != "missing" and path not in document.spots:
         path = path[:-1]
     is_key = is_key or error["type"] == "extra_forbidden"
-    written = str(path[-1]) if is_key and path else _written(document.spots.get(path))
+    spot = document.spots.get(path)
+    written = str(path[-1]) if is_key and path else (spot and spot.written) or ""
     problem, fix = _sentence(error, path, written, schema)
     document.report_at(path, problem, fix, key=is_key)
-
-
-def _written(spot: Spot | None) -> str:
-    return "" if spot is None or spot.written is None else spot.written
 
 
 def _sentence(error: ErrorDetails, path: Path_, written: str, schema: Schema) -> Sentence:
@@ -111,11 +108,8 @@ def _wrong_type(value: object, written: str, noun: str, accepted: str) -> Senten
         return problem, f'put it in quotes: "{written}"'
     if noun == "a list":
         return problem, f"write `[{written}]`"
-    return problem, f"write {accepted}{', without quotes' if isinstance(value, str) and _looks_like_one(value) else ''}"
-
-
-def _looks_like_one(text: str) -> bool:
-    return text in ("true", "false") or text.replace(".", "", 1).isdigit()
+    quoted = isinstance(value, str) and (value in ("true", "false") or value.replace(".", "", 1).isdigit())
+    return problem, f"write {accepted}{', without quotes' if quoted else ''}"
 
 
 def _schema_of(path: Path_, schema: Schema) -> Schema:

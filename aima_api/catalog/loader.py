@@ -17,7 +17,7 @@ from typing import TypeVar
 from aima_api.catalog.diagnostics import entry_in, suggestion
 from aima_api.catalog.selection import Catalog
 from aima_api.catalog.yaml_source import Document, Mistake, read_yaml
-from aima_core.domain.catalog import Engine, Entry, Model, Profile, Recommendation
+from aima_core.domain.catalog import Engine, Entry, Model, Profile
 from aima_core.errors import CatalogMistake
 
 E = TypeVar("E", bound=Entry)
@@ -96,11 +96,9 @@ def _read_all(root: Path) -> list[_File]:
 
 
 def _yaml_files(root: Path) -> list[Path]:
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if name.endswith((".yaml", ".yml")) and name[0] != "."]
-    return sorted(found)
+    """All but hidden ones."""
+    found = (file for file in root.rglob("*.y*ml") if file.suffix in (".yaml", ".yml") and not file.is_dir())
+    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(root).parts))
 
 
 def _read(file: Path, root: Path | None) -> _File:
@@ -118,7 +116,7 @@ def _read(file: Path, root: Path | None) -> _File:
 
 
 def _guess_kind(document: Document) -> type[Entry]:
-    fields = document.value if isinstance(document.value, dict) else {}
+    fields = document.value or {}
     return max(_KINDS.values(), key=lambda kind: len(kind.model_fields.keys() & fields.keys()))
 
 
@@ -134,7 +132,7 @@ def _check_place(document: Document, parts: Sequence[str]) -> None:
 
 def _field(document: Document, name: str) -> str | None:
     """A text field at the top of the file."""
-    value = document.value.get(name) if isinstance(document.value, dict) else None
+    value = (document.value or {}).get(name)
     return value if isinstance(value, str) else None
 
 
@@ -164,14 +162,12 @@ def _check_references(file: _File, others: list[_File]) -> None:
         for index, engine in enumerate(file.entry.engines):
             _find(file, ("engines", index), Engine, engine, others)
     if isinstance(file.entry, Profile):
-        for index, recommended in enumerate(file.entry.recommends):
-            _check_recommendation(file, file.entry, index, recommended, others)
+        for index in range(len(file.entry.recommends)):
+            _check_recommendation(file, file.entry, index, others)
 
 
-def _check_recommendation(
-    file: _File, profile: Profile, index: int, recommended: Recommendation, others: list[_File]
-) -> None:
-    at = ("recommends", index)
+def _check_recommendation(file: _File, profile: Profile, index: int, others: list[_File]) -> None:
+    at, recommended = ("recommends", index), profile.recommends[index]
     engine = _find(file, (*at, "engine"), Engine, recommended.engine, others)
     model = _find(file, (*at, "model"), Model, recommended.model, others)
     if isinstance(engine, Engine) and (lack := _lack(profile, engine)):

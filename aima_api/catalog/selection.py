@@ -63,10 +63,9 @@ class Catalog:
         )
 
     def _best(self, service: ServiceId, model: Model) -> Engine:
-        able = [engine for name in model.engines for engine in self.engines if engine.name == name]
-        for engine in able:
-            if engine.type == service.engine_type:
-                return engine
+        able = [self.engine(name) for name in model.engines]
+        if of_type := [engine for engine in able if engine.type == service.engine_type]:
+            return of_type[0]
         services = ", ".join(f"`{ServiceId.of(engine.type, service.model)}`" for engine in able)
         raise EngineDoesNotServe(
             engine=f"type {service.engine_type}",
@@ -102,26 +101,14 @@ def _parse(engine: Engine, name: str, value: Scalar) -> Scalar:
     default = engine.arguments[name]
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(default, bool):
-        return _boolean(name, text)
-    if isinstance(default, str):
-        return _text(name, text)
-    return _number(name, text, default)
-
-
-def _boolean(name: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise _invalid(name, text, "neither true nor false", "true")
-    return text == "true"
-
-
-def _number(name: str, text: str, default: float) -> float:
-    noun, pattern = _NUMBERS[type(default)]
-    if not pattern.fullmatch(text):
-        raise _invalid(name, text, f"not {noun}", default)
-    return type(default)(text)
-
-
-def _text(name: str, text: str) -> str:
+        if text not in ("true", "false"):
+            raise _invalid(name, text, "neither true nor false", "true")
+        return text == "true"
+    if not isinstance(default, str):
+        noun, pattern = _NUMBERS[type(default)]
+        if not pattern.fullmatch(text):
+            raise _invalid(name, text, f"not {noun}", default)
+        return type(default)(text)
     # Argument injection: the engine would read a value that starts with a dash as another option.
     if text.startswith("-") or not text.isprintable() or len(text) > 1000:
         raise _invalid(name, text, "text that looks like an option, or is not printable", "value")

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class Document:
     """A file's value, the position of every value in it, and its mistakes."""
 
     file: Path
-    value: Plain = None
+    value: dict[str, Plain] | None = None
     spots: dict[Path_, Spot] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
@@ -94,11 +95,8 @@ class _Unreadable(Exception):
 def read_yaml(file: Path) -> Document:
     """Returns a document without `mistakes` if the file is one valid YAML mapping."""
     document = Document(file)
-    try:
-        text = _text(document)
-        document.value = _Builder(document, text).build()
-    except _Unreadable:
-        document.value = None
+    with suppress(_Unreadable):
+        document.value = _Builder(document, _text(document)).build()
     return document
 
 
@@ -164,8 +162,10 @@ class _Builder:
         except yaml.MarkedYAMLError as wrong:
             mark = wrong.problem_mark or wrong.context_mark
             at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            fix = "indent with spaces, not tabs" if _is_tab(text, at) else "fix it there or just above"
-            raise _fatal(self._document, at, f"is not YAML: {_reason(wrong)}", fix) from None
+            is_tab = mark is not None and text[mark.index : mark.index + 1] == "\t"
+            fix = "indent with spaces, not tabs" if is_tab else "fix it there or just above"
+            reason = ", ".join(part for part in (wrong.context, wrong.problem) if part)
+            raise _fatal(self._document, at, f"is not YAML: {reason}", fix) from None
 
     def _value(self, event: yaml.Event, path: Path_, key: tuple[int, int] | None) -> Plain:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -225,15 +225,6 @@ class _Builder:
 def _at(event: yaml.Event) -> tuple[int, int]:
     mark = event.start_mark
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
-
-
-def _is_tab(text: str, at: tuple[int, int]) -> bool:
-    line = text.split("\n")[at[0] - 1 :][:1]
-    return "\t" in line[0][at[1] - 1 :][:1] if line else False
-
-
-def _reason(wrong: yaml.MarkedYAMLError) -> str:
-    return ", ".join(part for part in (wrong.context, wrong.problem) if part)
 
 
 def _shortened(text: str) -> str:

@@ -1,23 +1,23 @@
 """Failover: reschedules the work of a lost host on others, unless it is bound to that host.
 
 Idempotent: a second pass moves nothing twice. The copy on the lost host gets a stop with a higher fence, which its
-worker executes when the host is back. `HostRemoval` fails over a host that is gone for good, and forgets it.
+worker executes when the host is back. A host that is gone for good is failed over and forgotten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from aima_api.http.schemas import DEFAULT_GRACE
-from aima_api.planning.placement import Placement, Target
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
-from aima_core.domain.ids import HostName, InstanceId, Route, ServiceId
+from aima_core.domain.ids import HostName, InstanceId, Route
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.domain.services import Desired, Service
 from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
@@ -30,41 +30,43 @@ from aima_core.store.services import ServiceStore
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
 class Failover:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(
-        self,
-        planner: StartPlanner,
-        submitter: Submitter,
-        *,
-        operations: OperationStore,
-        claims: ClaimStore,
-        services: ServiceStore,
-        notifier: Notifier,
-        cancellations: Cancellations,
-        locks: PlacementLocks,
-    ) -> None:
-        self._planner = planner
-        self._submitter = submitter
-        self._operations = operations
-        self._claims = claims
-        self._services = services
-        self._notifier = notifier
-        self._cancellations = cancellations
-        self._locks = locks
+    planner: StartPlanner
+    submitter: Submitter
+    operations: OperationStore
+    claims: ClaimStore
+    services: ServiceStore
+    hosts: HostStore
+    notifier: Notifier
+    cancellations: Cancellations
+    locks: PlacementLocks
 
     def fail_over(self, host: HostName) -> None:
-        active = self._operations.list_active()
+        active = self.operations.list_active()
         for operation in active:
             if operation.host == host:
                 self._reassign(operation, host)
             elif operation.host is None and operation.route.host == host and operation.kind is Kind.START:
                 self._replace_unclaimed(operation, host, active)
         starting = {operation.service for operation in active if operation.kind is Kind.START}
-        for instance in self._services.instances_on(host):
+        for instance in self.services.instances_on(host):
             if instance.desired is Desired.RUNNING and instance.id.service not in starting:
                 self._reschedule(instance.id)
+
+    def forget(self, host: HostName) -> None:
+        """Removes every record of the host; if it comes back, it joins as a new one. Raises UnknownHost, HostLives."""
+        if self.hosts.get(host).live:
+            raise HostLives(host=host)
+        self.fail_over(host)
+        self.hosts.forget(host)
+        _log.warning("host forgotten", host=host)
+        self.fail_over(host)  # operations whose claim the first pass still found valid
+        for operation in self.operations.list_active():
+            if operation.route.host == host:
+                self._append(operation, Phase.FAILED, failure=HostLost(host=host).failure)
 
     def _reassign(self, operation: Operation, lost: HostName) -> None:
         """Requeues an operation that the host claimed from a route; fails a bound one."""
@@ -72,11 +74,14 @@ class Failover:
             self._append(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return
         if operation.service and self._is_desired(operation.service.on(lost)):
-            self._stop_copy(operation.service, lost)
-        if self._claims.unassign(operation.id, lost):
+            # For when the host is back; every later operation of the service has a higher fence.
+            reason = f"{lost} is not live; it stops when {lost} is back."
+            stop = StopService(service=operation.service, grace=DEFAULT_GRACE)
+            self.submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
+        if self.claims.unassign(operation.id, lost):
             _log.warning("operation requeued", operation=operation.id, lost=lost)
             self._append(operation, Phase.QUEUED, message=f"{lost} is lost; another host claims it.")
-            self._notifier.notify(operation)
+            self.notifier.notify(operation)
 
     def _replace_unclaimed(self, start: Operation, lost: HostName, active: Sequence[Operation]) -> None:
         """Replaces a start that was sent to the host for its instance there, and that its worker never claimed."""
@@ -84,23 +89,17 @@ class Failover:
             return
         others = (each for each in active if each.kind is Kind.START and each.service == start.service)
         if all(lost in (each.host, each.route.host) for each in others) and self._reschedule(start.service.on(lost)):
-            self._cancellations.cancel_now(start.id, Phase.FAILED, HostLost(host=lost).failure)
+            self.cancellations.cancel_now(start.id, Phase.FAILED, HostLost(host=lost).failure)
 
     def _is_desired(self, id: InstanceId) -> bool:
-        instance = self._services.instance(id)
+        instance = self.services.instance(id)
         return instance is not None and instance.desired is Desired.RUNNING
-
-    def _stop_copy(self, service: ServiceId, lost: HostName) -> None:
-        """For when the host is back; every later operation of the service has a higher fence."""
-        stop = StopService(service=service, grace=DEFAULT_GRACE)
-        reason = f"{lost} is not live; it stops when {lost} is back."
-        self._submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
 
     def _reschedule(self, instance: InstanceId) -> bool:
         """Starts a replacement on another host; False while no other host can run it."""
         try:
-            with self._locks.holding([instance.service]):
-                start = self._start_elsewhere(self._services.get(instance.service), instance.host)
+            with self.locks.holding([instance.service]):
+                start = self._start_elsewhere(self.services.get(instance.service), instance.host)
         except BrokerUnavailable:
             raise
         except AimaError as refusal:
@@ -111,12 +110,12 @@ class Failover:
         return start is not None
 
     def _start_elsewhere(self, service: Service, lost: HostName) -> Operation | None:
-        planned, placement = self._planner.plan(service), self._planner.placement()
+        planned, placement = self.planner.plan(service), self.planner.placement()
         targets = self._other_targets(planned, placement)
         if not targets:
             return None
         stop = StopService(service=service.id, grace=DEFAULT_GRACE)
-        _, start = self._submitter.submit_all([(stop, placement.for_stop([lost])), (planned.command, targets[:1])])
+        _, start = self.submitter.submit_all([(stop, placement.for_stop([lost])), (planned.command, targets[:1])])
         return start
 
     def _other_targets(self, planned: PlannedStart, placement: Placement) -> list[Target]:
@@ -127,33 +126,10 @@ class Failover:
         if service.replicas == 1:
             targets = [placement.one_instance(requirements)]
         else:
-            current = [each.id.host for each in self._services.instances_of(service.id) if not each.is_down]
+            current = [each.id.host for each in self.services.instances_of(service.id) if not each.is_down]
             targets = placement.replicas(service.replicas, requirements, current=current)
             targets = [target for target in targets if target.host not in current]
         return [target for target in targets if target.reason is None]
 
     def _append(self, operation: Operation, phase: Phase, **fields: Any) -> None:
-        self._operations.append_event(Event(operation=operation.id, at=now(), phase=phase, **fields))
-
-
-class HostRemoval:
-    """Every call may raise BrokerUnavailable within seconds."""
-
-    def __init__(self, failover: Failover, *, hosts: HostStore, operations: OperationStore) -> None:
-        self._failover = failover
-        self._hosts = hosts
-        self._operations = operations
-
-    def forget(self, host: HostName) -> None:
-        """Removes every record of the host; if it comes back, it joins as a new one. Raises UnknownHost, HostLives."""
-        if self._hosts.get(host).live:
-            raise HostLives(host=host)
-        self._failover.fail_over(host)
-        self._hosts.forget(host)
-        _log.warning("host forgotten", host=host)
-        self._failover.fail_over(host)  # operations whose claim the first pass still found valid
-        for operation in self._operations.list_active():
-            if operation.route.host == host:
-                failure = HostLost(host=host).failure
-                event = Event(operation=operation.id, at=now(), phase=Phase.FAILED, failure=failure)
-                self._operations.append_event(event)
+        self.operations.append_event(Event(operation=operation.id, at=now(), phase=phase, **fields))

@@ -1,26 +1,27 @@
 """The controller loop of an API node: redelivers operations, fails over lost hosts, fails unroutable operations.
 
-Redelivery is safe on every node at once, since a script hands each operation to one caller. For the hosts one node
-leads per pass, by a lock in Redis that expires before the next pass. A pass without Redis is skipped.
+Every node redelivers: a script hands each operation to one caller. One node per pass checks the hosts, the holder of a
+lock in Redis that expires before the next pass.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
 
 from aima_api.controllers.failover import Failover
 from aima_api.controllers.failure_detector import VisibilityWindow, detect_lost_hosts
-from aima_api.controllers.unroutable import UnroutableOperations
-from aima_core.queue.notifier import Notifier
+from aima_core.domain.hosts import Host
+from aima_core.domain.operations import Kind, Operation, Phase
+from aima_core.domain.units import format_duration
+from aima_core.errors import NoLiveHost
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import in_ms
 from aima_core.scheduling.pending import PendingReasons, redeliver
-from aima_core.store.hosts import HostStore
-from aima_core.store.operations import OperationStore
 from aima_core.system.background import BackgroundLoop
 
 CONTROLLER_INTERVAL = timedelta(seconds=5)
@@ -35,25 +36,19 @@ class ControllerLoop:
         redis: TextRedis,
         failover: Failover,
         *,
-        operations: OperationStore,
-        hosts: HostStore,
-        notifier: Notifier,
-        pending_reasons: PendingReasons,
-        unroutable: UnroutableOperations,
         lost_after: timedelta,
+        unroutable_after: timedelta,
     ) -> None:
         self._redis = redis
         self._failover = failover
-        self._operations = operations
-        self._hosts = hosts
-        self._notifier = notifier
-        self._pending_reasons = pending_reasons
-        self._unroutable = unroutable
+        allocations = failover.planner.allocations
+        self._pending_reasons = PendingReasons(failover.operations, hosts=failover.hosts, allocations=allocations)
         self._lost_after = lost_after
+        self._unroutable_after = unroutable_after
         self.window = VisibilityWindow(interval=CONTROLLER_INTERVAL)
         self._suspicion: str | None = None
         self._node = uuid.uuid4().hex
-        self._loop = BackgroundLoop(
+        self.loop = BackgroundLoop(
             "controllers",
             self.run_once,
             interval=CONTROLLER_INTERVAL,
@@ -61,25 +56,36 @@ class ControllerLoop:
             on_outage=lambda _: self.window.reset(),
         )
 
-    def start(self) -> None:
-        self._loop.start()
-
-    def stop(self) -> None:
-        self._loop.stop()
-
     def run_once(self) -> None:
         """Raises BrokerUnavailable."""
-        redeliver(self._operations, self._notifier, self._pending_reasons)
+        redeliver(self._failover.operations, self._failover.notifier, self._pending_reasons)
         watched_for = self.window.observe()
         if self._redis.set(keys.UPKEEP, self._node, px=in_ms(LEADER_TTL), nx=True):
             self._check_hosts(watched_for)
 
     def _check_hosts(self, watched_for: timedelta) -> None:
-        hosts = self._hosts.all()
+        hosts = self._failover.hosts.all()
         loss = detect_lost_hosts(hosts, after=self._lost_after, watched_for=watched_for)
         if loss.partition_suspected != self._suspicion:
             self._suspicion = loss.partition_suspected
             _log.warning("partition suspicion changed", suspicion=loss.partition_suspected)
         for host in loss.lost:
             self._failover.fail_over(host.name)
-        self._unroutable.fail_expired(hosts, watched_for=watched_for)
+        self._fail_unroutable(hosts, watched_for=watched_for)
+
+    def _fail_unroutable(self, hosts: Sequence[Host], *, watched_for: timedelta) -> None:
+        """Records the routes that are served now; fails what no host served, once this node has watched long enough."""
+        served = {route for host in hosts if host.live for route in host.routes}
+        unroutable = self._failover.operations.find_unroutable(served, after=self._unroutable_after)
+        for operation in unroutable if watched_for >= self._unroutable_after else ():
+            failure = _no_live_host(operation, waited=self._unroutable_after).failure
+            _log.warning("unroutable operation failed", operation=operation.id, reason=failure.message)
+            self._failover.cancellations.cancel_now(operation.id, Phase.FAILED, failure)
+
+
+def _no_live_host(operation: Operation, *, waited: timedelta) -> NoLiveHost:
+    routes = [f"host.{operation.host}"] if operation.host else operation.routes or [operation.route]
+    remedy = "Start a worker on such a host and submit again; `api.wait_for_hosts` sets how long an operation waits."
+    if operation.kind is Kind.STOP:
+        remedy = "When the host is back it still stops what runs there; if it is gone for good, `aima host forget` it."
+    return NoLiveHost(routes=" or ".join(routes), waited=format_duration(waited), remedy=remedy)

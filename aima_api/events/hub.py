@@ -111,22 +111,17 @@ class EventHub:
         pinged = False
         while True:
             message = await pubsub.get_message(timeout=PING_INTERVAL.total_seconds())
-            if message is not None:
-                pinged = False
-                self._receive(message)
-            elif pinged:
-                raise TimeoutError("no reply to a ping")
-            else:
-                pinged = True
+            if message is None:
+                if pinged:
+                    raise TimeoutError("no reply to a ping")
                 await pubsub.ping("aima")
-
-    def _receive(self, message: dict[str, str]) -> None:
-        if message["type"] == "subscribe":
-            # Also after the client has reconnected by itself: events published meanwhile are lost on this connection.
-            for subscription in self._subscriptions.all():
-                subscription.mark_gap()
-        elif message["type"] == "message":
-            self._deliver(message["data"])
+            elif message["type"] == "subscribe":
+                # Also after the client has reconnected by itself: events published meanwhile are lost here.
+                for subscription in self._subscriptions.all():
+                    subscription.mark_gap()
+            elif message["type"] == "message":
+                self._deliver(message["data"])
+            pinged = message is None
 
     def _deliver(self, message: str) -> None:
         try:

@@ -1,8 +1,7 @@
 """Event streams: replay from the log, then live events, without gap or duplicate.
 
-The subscription opens before the log is read, so no event falls in between. Live events that the log has already
-delivered are dropped by their number; a gap in the numbers makes the follower read the log again. If the log was
-trimmed, a `reset` event carries the operation's record, which replaces all events up to its number.
+The subscription opens before the log is read. Event numbers show duplicates, which are dropped, and gaps, after which
+the log is read again. If it was trimmed, a `reset` event carries the record that replaces all events up to its number.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter
@@ -49,15 +49,14 @@ class EventStreams:
     async def of_operation(self, id: OperationId, after: int) -> AsyncGenerator[bytes, None]:
         """The events after that number, up to the operation's end."""
         with self._hub.subscribed(id) as subscription:
-            replay = _replay_of(self._operations, id)
+            replay = partial(self._replay, id)
             async for frames in self._follow(subscription, after, live=_live, replay=replay):
                 yield frames
 
     async def of_all(self, after: str) -> AsyncGenerator[bytes, None]:
         """The events of all operations after that entry of the common log."""
         with self._hub.subscribed(None) as subscription:
-            replay = _common_replay_of(self._operations)
-            async for frames in self._follow(subscription, after, live=_common_live, replay=replay):
+            async for frames in self._follow(subscription, after, live=_live_of_all, replay=self._replay_all):
                 yield frames
 
     async def _follow(
@@ -92,8 +91,25 @@ class EventStreams:
         except BrokerUnavailable:
             return None
 
+    def _replay(self, id: OperationId, after: int) -> _Update[int]:
+        try:
+            record = self._operations.get(id)
+        except UnknownOperation:
+            lost = Event(operation=id, seq=after + 1, at=now(), phase=Phase.FAILED, failure=OperationLost().failure)
+            return _replayed([lost])
+        events = self._operations.events(id, after=after)
+        if events and events[0].seq == after + 1:
+            return _replayed(events)
+        if not events and record.seq == after:
+            return _Update(b"", after, ended=record.state.ended)
+        return _reset(record, events)
 
-# Events of one operation ------------------------------------------------------------------------------------------
+    def _replay_all(self, after: str) -> _Update[str]:
+        events = self._operations.all_events(after)
+        if events is None:  # the log was trimmed
+            last = self._operations.last_event_id()
+            return _Update(sse_frame("reset", "{}", id=last), last)
+        return _live_of_all([EncodedEvent.of(event, entry=entry) for entry, event in events], after)
 
 
 def _live(events: list[EncodedEvent], after: int) -> _Update[int] | None:
@@ -105,23 +121,6 @@ def _live(events: list[EncodedEvent], after: int) -> _Update[int] | None:
             frames.append(event.operation_frame)
             after, ended = event.seq, event.ends
     return _Update(b"".join(frames), after, ended)
-
-
-def _replay_of(operations: OperationStore, id: OperationId) -> Callable[[int], _Update[int]]:
-    def replay(after: int) -> _Update[int]:
-        try:
-            record = operations.get(id)
-        except UnknownOperation:
-            lost = Event(operation=id, seq=after + 1, at=now(), phase=Phase.FAILED, failure=OperationLost().failure)
-            return _replayed([lost])
-        events = operations.events(id, after=after)
-        if events and events[0].seq == after + 1:
-            return _replayed(events)
-        if not events and record.seq == after:
-            return _Update(b"", after, ended=record.state.ended)
-        return _reset(record, events)
-
-    return replay
 
 
 def _replayed(events: list[Event], before: bytes = b"") -> _Update[int]:
@@ -137,23 +136,9 @@ def _reset(record: Operation, events: list[Event]) -> _Update[int]:
     return _replayed(rest, frame) if rest else _Update(frame, number, record.state.ended)
 
 
-# Events of all operations -----------------------------------------------------------------------------------------
-
-
-def _common_live(events: list[EncodedEvent], after: str) -> _Update[str]:
+def _live_of_all(events: list[EncodedEvent], after: str) -> _Update[str]:
     new = [event for event in events if _order(event.entry) > _order(after)]
     return _Update(b"".join(event.common_frame for event in new), new[-1].entry if new else after)
-
-
-def _common_replay_of(operations: OperationStore) -> Callable[[str], _Update[str]]:
-    def replay(after: str) -> _Update[str]:
-        events = operations.all_events(after)
-        if events is None:  # the log was trimmed
-            last = operations.last_event_id()
-            return _Update(sse_frame("reset", "{}", id=last), last)
-        return _common_live([EncodedEvent.of(event, entry=entry) for entry, event in events], after)
-
-    return replay
 
 
 def _order(entry: str) -> tuple[int, int]:

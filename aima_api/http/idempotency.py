@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 
@@ -26,10 +27,10 @@ IN_PROGRESS_TTL = timedelta(seconds=30)
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
+@dataclass(frozen=True)
 class Idempotency:
-    def __init__(self, redis: TextRedis, operations: OperationStore) -> None:
-        self._redis = redis
-        self._operations = operations
+    redis: TextRedis
+    operations: OperationStore
 
     def once(
         self, key: str | None, action: str, body: BaseModel, submit: Callable[[], list[Operation]]
@@ -40,33 +41,29 @@ class Idempotency:
         """
         if key is None:
             return submit()
-        _check_key(key)
+        if not _KEY.fullmatch(key):
+            remedy = "Use up to 200 printable ASCII characters without spaces, such as a random UUID."
+            raise InvalidRequest(detail="The Idempotency-Key is malformed.", remedy=remedy)
         request = sha256(f"{action}\n{body.model_dump_json()}".encode()).hexdigest()
         record = keys.idempotency(key)
-        if not self._redis.set(record, _encode(request, None), px=in_ms(IN_PROGRESS_TTL), nx=True):
+        if not self.redis.set(record, _encode(request, None), px=in_ms(IN_PROGRESS_TTL), nx=True):
             return self._first_result(key, request)
         try:
             operations = submit()
         except BaseException:
-            self._redis.delete(record)
+            self.redis.delete(record)
             raise
-        self._redis.set(record, _encode(request, operations), px=in_ms(keys.IDEMPOTENCY_TTL))
+        self.redis.set(record, _encode(request, operations), px=in_ms(keys.IDEMPOTENCY_TTL))
         return operations
 
     def _first_result(self, key: str, request: str) -> list[Operation]:
-        first = json.loads(self._redis.get(keys.idempotency(key)) or "{}")
+        first = json.loads(self.redis.get(keys.idempotency(key)) or "{}")
         if first.get("request", request) != request:
             remedy = "Use a new key for each request, such as a random UUID."
             raise InvalidRequest(detail=f"The Idempotency-Key {key} was used for another request.", remedy=remedy)
         if first.get("operations") is None:
             raise RequestInProgress(key=key)
-        return [self._operations.get(OperationId(id)) for id in first["operations"]]
-
-
-def _check_key(key: str) -> None:
-    if not _KEY.fullmatch(key):
-        remedy = "Use up to 200 printable ASCII characters without spaces, such as a random UUID."
-        raise InvalidRequest(detail="The Idempotency-Key is malformed.", remedy=remedy)
+        return [self.operations.get(OperationId(id)) for id in first["operations"]]
 
 
 def _encode(request: str, operations: list[Operation] | None) -> str:

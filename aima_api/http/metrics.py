@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,55 +22,20 @@ _NO_ROUTE = "none"
 """The label of requests refused before routing, and of unknown paths."""
 
 
-class RedisStats(NamedTuple):
-    active: int
-    """Operations that have not ended."""
-    waiting: int
-    """Pending ones among them."""
-    hosts: int
-    live: int
-    drained: int
-    dropped: dict[str, int]
-    """Malformed messages, by the host whose worker dropped them."""
-
-
-def redis_stats(redis: TextRedis) -> RedisStats:
-    """Raises BrokerUnavailable within seconds."""
-    with redis.pipeline(transaction=False) as pipe:
-        pipe.zcard(keys.ACTIVE)
-        pipe.zcard(keys.WAITING)
-        pipe.hlen(keys.HOSTS)
-        pipe.hlen(keys.DRAINED)
-        pipe.hgetall(keys.DROPPED)
-        pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
-        pipe.time()
-        active, waiting, hosts, drained, dropped, seen, (seconds, _) = pipe.execute()
-    live = sum(at > seconds - keys.HOST_DEAD.total_seconds() for _, at in seen)
-    by_host = {host: int(dropped.get(host, 0)) for host, _ in seen}
-    return RedisStats(active, waiting, hosts, live=live, drained=drained, dropped=by_host)
-
-
 class Metrics:
-    def __init__(
-        self, redis_stats: Callable[[], RedisStats], *, streams: Callable[[], int], followed_logs: Callable[[], int]
-    ):
-        self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "aima_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
-        )
+    def __init__(self, redis: TextRedis, *, streams: Callable[[], int], followed_logs: Callable[[], int]) -> None:
+        registry = self._registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("aima_requests", "Requests answered.", labels, registry=registry)
         self.seconds = Histogram(
-            "aima_request_seconds",
-            "Until the response begins.",
-            ("method", "route"),
-            buckets=BUCKETS,
-            registry=self._registry,
+            "aima_request_seconds", "Until the response begins.", labels[:2], buckets=BUCKETS, registry=registry
         )
-        open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=self._registry)
+        open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=registry)
         open_streams.set_function(streams)
-        logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=self._registry)
+        logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)
         logs.set_function(followed_logs)
-        ProcessCollector(registry=self._registry)
-        self._registry.register(_RedisCollector(redis_stats))
+        ProcessCollector(registry=registry)
+        registry.register(_RedisCollector(redis))
 
     def read(self) -> bytes:
         """The exposition as text; during an outage of Redis only this node's own metrics, after its timeout."""
@@ -78,30 +43,43 @@ class Metrics:
 
 
 class _RedisCollector(Collector):
-    def __init__(self, redis_stats: Callable[[], RedisStats]) -> None:
-        self._redis_stats = redis_stats
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
 
     def collect(self) -> Iterator[Metric]:
         try:
-            stats = self._redis_stats()
+            active, waiting, known, drained, dropped, seen, (seconds, _) = self._read()
         except BrokerUnavailable:
             yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=0)
             return
         yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=1)
         operations = GaugeMetricFamily("aima_operations", "Operations that have not ended.", labels=["state"])
-        operations.add_metric(["waiting for room"], stats.waiting)
-        operations.add_metric(["queued or running"], stats.active - stats.waiting)
+        operations.add_metric(["waiting for room"], waiting)
+        operations.add_metric(["queued or running"], active - waiting)
         yield operations
+        live = sum(at > seconds - keys.HOST_DEAD.total_seconds() for _, at in seen)
         hosts = GaugeMetricFamily("aima_hosts", "Hosts that have ever announced themselves.", labels=["state"])
-        hosts.add_metric(["live"], stats.live)
-        hosts.add_metric(["away"], max(0, stats.hosts - stats.live))
+        hosts.add_metric(["live"], live)
+        hosts.add_metric(["away"], max(0, known - live))
         yield hosts
-        yield GaugeMetricFamily("aima_hosts_drained", "Hosts that take no starts.", value=stats.drained)
+        yield GaugeMetricFamily("aima_hosts_drained", "Hosts that take no starts.", value=drained)
         # By host: a sum would shrink with a forgotten host, and Prometheus would read a counter reset.
-        dropped = CounterMetricFamily("aima_messages_dropped", "Malformed messages dropped.", labels=["host"])
-        for host, number in stats.dropped.items():
-            dropped.add_metric([host], number)
-        yield dropped
+        messages = CounterMetricFamily("aima_messages_dropped", "Malformed messages dropped.", labels=["host"])
+        for host, _ in seen:
+            messages.add_metric([host], int(dropped.get(host, 0)))
+        yield messages
+
+    def _read(self) -> list[Any]:
+        """Raises BrokerUnavailable within seconds."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(keys.ACTIVE)
+            pipe.zcard(keys.WAITING)
+            pipe.hlen(keys.HOSTS)
+            pipe.hlen(keys.DRAINED)
+            pipe.hgetall(keys.DROPPED)
+            pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
+            pipe.time()
+            return pipe.execute()
 
     def describe(self) -> Iterator[Metric]:
         return iter(())  # otherwise registration collects, and would block on Redis

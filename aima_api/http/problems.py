@@ -35,10 +35,8 @@ class Problem(BaseModel):
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(AimaError, _aima_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _bug)
+    for kind in (AimaError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _respond)
 
 
 def problem(error: AimaError, *, instance: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -64,16 +62,19 @@ def _headers(error: AimaError) -> dict[str, str]:
     return known.get(error.status, {})
 
 
-def _aima_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, AimaError)
-    return problem(error, instance=request.url.path)
-
-
-def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    mistakes = [_mistake(each) for each in error.errors()[:_MAX_MISTAKES]]
-    remedy = "Fix the named fields; /openapi.json describes each of them."
-    return problem(InvalidRequest(detail=" ".join(mistakes), remedy=remedy), instance=request.url.path)
+def _respond(request: Request, error: Exception) -> JSONResponse:
+    path = request.url.path
+    match error:
+        case AimaError():
+            return problem(error, instance=path)
+        case RequestValidationError():
+            mistakes = " ".join(_mistake(each) for each in error.errors()[:_MAX_MISTAKES])
+            remedy = "Fix the named fields; /openapi.json describes each of them."
+            return problem(InvalidRequest(detail=mistakes, remedy=remedy), instance=path)
+        case HTTPException():
+            return _refused_by_framework(request, error)
+    # The server logs the traceback; the client gets the exception's type only.
+    return problem(AimaError(detail=f"an unexpected {type(error).__name__}."), instance=path)
 
 
 def _mistake(error: Mapping[str, Any]) -> str:
@@ -89,9 +90,8 @@ def _mistake(error: Mapping[str, Any]) -> str:
     return f"`{field}`: {message}{instead}." if field else f"{message}."
 
 
-def _http_exception(request: Request, error: Exception) -> JSONResponse:
-    """The framework's own refusals: an unknown path or method, a body that cannot be read."""
-    assert isinstance(error, HTTPException)
+def _refused_by_framework(request: Request, error: HTTPException) -> JSONResponse:
+    """An unknown path or method, or a body that cannot be read."""
     path, headers = request.url.path, error.headers or {}
     if error.status_code == 404:
         return problem(NotFound(path=path[:200]), instance=path)
@@ -101,8 +101,3 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         return problem(refusal, instance=path, headers=headers)
     remedy = "/openapi.json describes every request."
     return problem(InvalidRequest(detail=f"{error.detail}.", remedy=remedy), instance=path)
-
-
-def _bug(request: Request, error: Exception) -> JSONResponse:
-    """The server logs the traceback; the client gets the exception's type only."""
-    return problem(AimaError(detail=f"an unexpected {type(error).__name__}."), instance=request.url.path)

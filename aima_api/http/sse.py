@@ -35,11 +35,7 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        frames: AsyncGenerator[bytes, None],
-        *,
-        on_end: Callable[[], None],
-        send_timeout: timedelta = SEND_TIMEOUT,
+        self, frames: AsyncGenerator[bytes, None], *, on_end: Callable[[], None], send_timeout: timedelta
     ) -> None:
         super().__init__(frames, headers=_HEADERS)
         self._frames = frames

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -52,7 +53,10 @@ class LogChannelClient:
     async def batches(self, id: InstanceId, entry: str, *, within: timedelta) -> tuple[str, list[LogBatch]]:
         """The batches published after a stream entry, and the last entry; no batch and the same entry on timeout."""
         entries = await self._after(keys.lines(id), entry, within=within)
-        batches = [batch for _, text in entries if (batch := _batch(text)) is not None]
+        batches = []
+        for _, text in entries:
+            with suppress(ValidationError):  # of another protocol version; its readers see a gap
+                batches.append(LogBatch.model_validate_json(text))
         return entries[-1][0] if entries else entry, batches
 
     async def last_lines(self, id: InstanceId) -> LastLines | None:
@@ -69,14 +73,6 @@ class LogChannelClient:
         if isinstance(found, dict):  # the shape under RESP 3
             found = [(name, entries) for name, batches in found.items() for entries in batches]
         return [(id, fields["json"]) for _, entries in found or [] for id, fields in entries]
-
-
-def _batch(text: str) -> LogBatch | None:
-    """None for a batch of another protocol version; its readers see a gap."""
-    try:
-        return LogBatch.model_validate_json(text)
-    except ValidationError:
-        return None
 
 
 async def _within(limit: timedelta, reply: Awaitable[_T]) -> _T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -59,16 +59,8 @@ def host_line(host: HostName, line: LogLine) -> HostLine:
 
 
 class LogFanout:
-    def __init__(
-        self,
-        channel: LogChannelClient,
-        *,
-        renew_interval: timedelta = RENEW_INTERVAL,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, channel: LogChannelClient) -> None:
         self._channel = channel
-        self._renew_interval = renew_interval.total_seconds()
-        self._clock = clock
         self._subscriptions: Subscriptions[InstanceId, EncodedBatch] = Subscriptions(capacity=QUEUED_BATCHES)
         self._feeds: dict[InstanceId, asyncio.Task[None]] = {}
 
@@ -100,13 +92,14 @@ class LogFanout:
         entry, renewed_at = BEGINNING, float("-inf")
         while True:
             try:
-                wait = renewed_at + self._renew_interval - self._clock()
+                wait = renewed_at + RENEW_INTERVAL.total_seconds() - time.monotonic()
                 if wait <= 0:
                     await self._channel.send(LogRequest(instance=instance, follow=True))
-                    renewed_at = self._clock()
+                    renewed_at = time.monotonic()
                     continue
                 entry, batches = await self._channel.batches(instance, entry, within=timedelta(seconds=wait))
-                for encoded in [EncodedBatch(instance.host, batch) for batch in batches]:
+                for batch in batches:
+                    encoded = EncodedBatch(instance.host, batch)
                     for subscription in self._subscriptions.of(instance):
                         subscription.deliver(encoded)
             except BrokerUnavailable as unavailable:

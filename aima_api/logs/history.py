@@ -6,10 +6,9 @@ If the worker or the container is unavailable, the last lines stored in Redis ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -27,7 +26,6 @@ from aima_core.store.services import ServiceStore
 ANSWER_TIMEOUT = timedelta(seconds=4)
 CONCURRENT_ANSWERS = 32
 """Each blocks a connection."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,12 @@ class LogHistory:
         self._threads = CapacityLimiter(8)  # so that followers of a frozen Redis leave threads to requests
 
     async def instance(self, id: InstanceId) -> Instance | None:
-        return await self._in_thread(lambda: self._services.instance(id))
+        return await run_sync(self._services.instance, id, limiter=self._threads)
 
     async def host(self, name: HostName) -> Host | None:
-        return await self._in_thread(lambda: self._host(name))
+        with suppress(UnknownHost):
+            return await run_sync(self._hosts.get, name, limiter=self._threads)
+        return None
 
     async def read(self, request: LogRequest) -> LogExcerpt:
         """The lines that are requested; of an instance that cannot be read, its last lines and a note of why."""
@@ -100,15 +100,6 @@ class LogHistory:
             return [], ""
         lines = [LogLine(at=instance.since, stream="stdout", text=text) for text in instance.failure.log_tail]
         return lines, f"from before it failed at {_clock_time(instance.since)}"
-
-    def _host(self, name: HostName) -> Host | None:
-        try:
-            return self._hosts.get(name)
-        except UnknownHost:
-            return None
-
-    async def _in_thread(self, call: Callable[[], _T]) -> _T:
-        return await run_sync(call, limiter=self._threads)
 
 
 def absence(name: HostName, host: Host | None) -> str:

@@ -1,8 +1,7 @@
 """Log streams as server-sent events: the lines of some instances, read once or followed until the instances are gone.
 
-`line` carries a line, `note` a sentence on missing lines or the state of the source, `end` closes the stream. A
-follower gets each line once, without duplicates, across restarts of the container, the worker and Redis: it compares
-the number of each batch with its cursor, drops stale ones, and requests the lines of a gap from the worker.
+A follower gets each line once, across restarts of the container, the worker and Redis: it compares the number of each
+batch with its cursor, drops stale ones, and requests the lines of a gap from the worker.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -39,26 +39,12 @@ class LogStreams:
         fanout: LogFanout,
         history: LogHistory,
         *,
-        heartbeat_interval: timedelta = HEARTBEAT_INTERVAL,
         linger: timedelta = LINGER,
         record_grace: timedelta = RECORD_GRACE,
     ) -> None:
-        self._fanout = fanout
+        self.fanout = fanout
         self._history = history
-        self._heartbeat_interval = heartbeat_interval
         self._follower = partial(InstanceFollower, history=history, linger=linger, record_grace=record_grace)
-
-    def close(self) -> None:
-        """Ends every follower, current and future."""
-        self._fanout.close()
-
-    async def disconnect(self) -> None:
-        await self._fanout.disconnect()
-
-    @property
-    def followed(self) -> int:
-        """The number of instances that are followed."""
-        return self._fanout.followed
 
     async def read(self, requests: Sequence[LogRequest]) -> tuple[list[HostLine], list[str]]:
         """The lines up to now in order of time, and notes. Raises BrokerUnavailable."""
@@ -78,7 +64,7 @@ class LogStreams:
         try:
             while left:
                 try:
-                    async with asyncio.timeout(self._heartbeat_interval.total_seconds()):
+                    async with asyncio.timeout(HEARTBEAT_INTERVAL.total_seconds()):
                         frame = await frames.get()
                 except TimeoutError:
                     frame = HEARTBEAT_FRAME
@@ -96,52 +82,44 @@ class LogStreams:
         follower = self._follower(request.instance)
         try:
             if request.follow:
-                with self._fanout.subscribed(request.instance) as subscription:
+                with self.fanout.subscribed(request.instance) as subscription:
                     async for frame in follower.frames(request, subscription):
                         await frames.put(frame)
             else:
                 await frames.put(await follower.read(request))
         except BrokerUnavailable as unavailable:
-            await frames.put(note_frame(request.instance.host, str(unavailable)))
+            await frames.put(_note_frame(request.instance.host, str(unavailable)))
         await frames.put(None)
 
 
+@dataclass
 class InstanceFollower:
     """One client's view of one instance."""
 
-    def __init__(
-        self,
-        id: InstanceId,
-        history: LogHistory,
-        *,
-        linger: timedelta = LINGER,
-        record_grace: timedelta = RECORD_GRACE,
-    ) -> None:
-        self._id = id
-        self._history = history
-        self._linger = linger
-        self._record_grace = record_grace.total_seconds()
-        start = LineDeduplicator.starting_at(datetime.now(UTC) - INTERLEAVING)
-        self._cursor = LogCursor(position=start.position)
-        """All lines before it were sent."""
-        self._previous_runs: set[str] = set()
-        self._ended = False
-        self._live = True
-        self._checked_at = 0.0
-        self._unknown_since: float | None = None
+    id: InstanceId
+    history: LogHistory
+    linger: timedelta = LINGER
+    record_grace: timedelta = RECORD_GRACE
+    _cursor: LogCursor = field(init=False, default_factory=lambda: _cursor_at(datetime.now(UTC) - INTERLEAVING))
+    """All lines before it were sent."""
+    _previous_runs: set[str] = field(init=False, default_factory=set)
+    _ended: bool = field(init=False, default=False)
+    _live: bool = field(init=False, default=True)
+    _checked_at: float = field(init=False, default=0.0)
+    _unknown_since: float | None = field(init=False, default=None)
 
     async def read(self, request: LogRequest) -> bytes:
         """Frames of the lines up to now. Moves the cursor."""
-        page = await self._history.read(request)
+        page = await self.history.read(request)
         if page.cursor.run or page.cursor.position:
             self._cursor = page.cursor
-        return b"".join(self._note(note) for note in page.notes) + line_frames(self._id.host, page.lines)
+        return b"".join(self._note(note) for note in page.notes) + line_frames(self.id.host, page.lines)
 
     async def frames(self, request: LogRequest, subscription: LogSubscription) -> AsyncIterator[bytes]:
         yield await self.read(request)
         ended = None
         while not subscription.closed:
-            await subscription.wait(self._linger if ended else CHECK_INTERVAL)
+            await subscription.wait(self.linger if ended else CHECK_INTERVAL)
             missed, batches = subscription.take()
             for encoded in batches:
                 yield await self._take(encoded, missed=missed)
@@ -164,9 +142,9 @@ class InstanceFollower:
         if batch.skipped and batch.next > number:
             frames += self._note(f"The lines of {batch.skipped:.0f} s were left out: they came too fast to read.")
         lines = batch.lines_after(number)
-        frames += encoded.frames if len(lines) == len(batch.lines) else line_frames(self._id.host, lines)
+        frames += encoded.frames if len(lines) == len(batch.lines) else line_frames(self.id.host, lines)
         if batch.ended and not self._ended:
-            frames += self._note(f"The container of {self._id} has ended.")
+            frames += self._note(f"The container of {self.id} has ended.")
         self._ended = batch.ended
         self._cursor = batch.cursor
         return frames
@@ -182,7 +160,7 @@ class InstanceFollower:
         elif batch.run in self._previous_runs:
             return b""
         self._previous_runs |= {self._cursor.run, batch.run}
-        frames = await self.read(LogRequest(instance=self._id, tail=MAX_TAIL, after=self._cursor, follow=True))
+        frames = await self.read(LogRequest(instance=self.id, tail=MAX_TAIL, after=self._cursor, follow=True))
         if not self._cursor.run:  # the host has not answered
             self._cursor = self._cursor.model_copy(update={"run": batch.run, "next": batch.first})
         self._previous_runs.discard(self._cursor.run)
@@ -191,26 +169,30 @@ class InstanceFollower:
     async def _check(self) -> tuple[str | None, str | None]:
         """Why no line can follow any more, and a change of the host's state; None where there is none."""
         try:
-            instance, host = await self._history.instance(self._id), await self._history.host(self._id.host)
+            instance, host = await self.history.instance(self.id), await self.history.host(self.id.host)
         except BrokerUnavailable:
             return None, None
         was_live, self._live = self._live, host is not None and host.live
         if was_live == self._live:
             return self._why_ended(instance), None
-        news = f"{self._id.host} is back." if self._live else f"{absence(self._id.host, host)} Waiting for it."
+        news = f"{self.id.host} is back." if self._live else f"{absence(self.id.host, host)} Waiting for it."
         return self._why_ended(instance), news
 
     def _why_ended(self, instance: Instance | None) -> str | None:
         if instance is None:
             self._unknown_since = self._unknown_since or time.monotonic()
-            gone = time.monotonic() - self._unknown_since >= self._record_grace
-            return f"{self._id.service} is no longer on {self._id.host}." if gone else None
+            gone = time.monotonic() - self._unknown_since >= self.record_grace.total_seconds()
+            return f"{self.id.service} is no longer on {self.id.host}." if gone else None
         self._unknown_since = None
-        return f"{self._id} {_ENDED[instance.state]}." if instance.state in _ENDED else None
+        return f"{self.id} {_ENDED[instance.state]}." if instance.state in _ENDED else None
 
     def _note(self, text: str) -> bytes:
-        return note_frame(self._id.host, text)
+        return _note_frame(self.id.host, text)
 
 
-def note_frame(host: HostName, text: str) -> bytes:
+def _cursor_at(moment: datetime) -> LogCursor:
+    return LogCursor(position=LineDeduplicator.starting_at(moment).position)
+
+
+def _note_frame(host: HostName, text: str) -> bytes:
     return sse_frame("note", json.dumps({"host": host, "text": text}))

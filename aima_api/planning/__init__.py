@@ -1,1 +1,1 @@
-"""Planning: the engine, resources and targets of a start, chosen from a snapshot; writes nothing."""
+"""Planning: the engine, resources and targets of a start, chosen from a snapshot."""

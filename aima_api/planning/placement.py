@@ -1,4 +1,4 @@
-"""Placement: chooses the hosts, or the queue of a class of hosts, to which an operation is sent.
+"""Placement: chooses the hosts, or the queue of a class of hosts, to which an operation is sent; locks for replicas.
 
 The queue is the scheduler: a start of one instance with no host named goes to a route, and the workers of that route
 compete for it. Transient obstacles leave the operation pending with the reason; permanent ones refuse the request.
@@ -7,14 +7,20 @@ compete for it. Transient obstacles leave the operation pending with the reason;
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+
+from redis.exceptions import LockError
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.errors import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
+from aima_core.redis import keys
+from aima_core.redis.interface import TextLock, TextRedis
 from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, describe, find_obstacles, permanent
 from aima_core.scheduling.pending import explain, join_with_and
 from aima_core.store.allocations import AllocationStore
@@ -73,7 +79,7 @@ class Placement:
         """All of these hosts or none. Raises UnknownHost, PortOutOfRange, RequirementsNotMet if one never can."""
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         for host in hosts:
-            _check_port(host, requirements.port)
+            _check_port([host], requirements.port)
         obstacles = self.obstacles(requirements, hosts)
         if refused := {name: permanent(found) for name, found in obstacles.items() if permanent(found)}:
             raise _refusal(requirements.subject, refused, among=len(hosts))
@@ -99,7 +105,7 @@ class Placement:
             if name in self._hosts and not self.obstacles(requirements, [self._hosts[name]])[name]:
                 return Target(Route.to_host(name))
         hosts, routes = self._hosts_on(requirements.routes), requirements.routes
-        _check_any_leases(hosts, requirements.port)
+        _check_port([host for host in hosts if host.live], requirements.port)
         able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, {}))]
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
         reason = None if self._any_free(able, requirements) else self._pending_reason(hosts, requirements)
@@ -131,8 +137,9 @@ class Placement:
     def obstacles(self, requirements: PlacementRequirements, hosts: Iterable[Host] | None = None) -> Obstacles:
         """The obstacles of each of these hosts, or of all; an empty list for a host that would start it now."""
         chosen = list(self._hosts.values() if hosts is None else hosts)
-        if requirements.service is not None:
-            self._read_allocations([host.name for host in chosen])
+        unread = [host.name for host in chosen if host.name not in self._allocated]
+        if requirements.service is not None and unread:
+            self._allocated |= self._allocations.held_on(unread)
         return {host.name: find_obstacles(host, requirements, self._allocated.get(host.name, {})) for host in chosen}
 
     def _hosts_on(self, routes: Iterable[Route]) -> list[Host]:
@@ -154,10 +161,6 @@ class Placement:
         if all(map(permanent, obstacles.values())):
             return f"No host of {routes} can run it: {why}. It starts when one joins that can."
         return f"No host of {routes} has room now: {why}."
-
-    def _read_allocations(self, names: Iterable[HostName]) -> None:
-        if unread := [name for name in names if name not in self._allocated]:
-            self._allocated |= self._allocations.held_on(unread)
 
     def _free(self, host: Host) -> int:
         return host.memory - host.memory_reserve - sum(each.memory for each in self._allocated[host.name].values())
@@ -199,17 +202,48 @@ def _too_few(count: int, able: int, subject: str, obstacles: Obstacles) -> Inval
     )
 
 
-def _leases(host: Host, port: int | None) -> bool:
-    return port is None or host.ports[0] <= port <= host.ports[1]
+def _check_port(hosts: Sequence[Host], port: int | None) -> None:
+    """Raises PortOutOfRange if there are hosts, and none of them leases the port."""
+    if port is not None and hosts and not any(host.ports[0] <= port <= host.ports[1] for host in hosts):
+        first, last = hosts[0].ports
+        raise PortOutOfRange(port=port, first=first, last=last, host=hosts[0].name)
 
 
-def _check_port(host: Host, port: int | None) -> None:
-    if not _leases(host, port):
-        raise PortOutOfRange(port=port, first=host.ports[0], last=host.ports[1], host=host.name)
+# Locks ----------------------------------------------------------------------------------------------------------
+
+LOCK_TTL = timedelta(seconds=2)
+ACQUIRE_TIMEOUT = LOCK_TTL + timedelta(seconds=0.5)
+POLL_INTERVAL = timedelta(milliseconds=20)
 
 
-def _check_any_leases(hosts: Sequence[Host], port: int | None) -> None:
-    """Raises PortOutOfRange if none of the live hosts leases the port."""
-    live = [host for host in hosts if host.live]
-    if live and not any(_leases(host, port) for host in live):
-        _check_port(live[0], port)
+class PlacementLocks:
+    """Distributed locks in Redis, one per service: no two API nodes place replicas from the same snapshot.
+
+    The crash of a holder blocks other nodes for no longer than LOCK_TTL. Every call may raise BrokerUnavailable.
+    """
+
+    def __init__(self, redis: TextRedis) -> None:
+        self._redis = redis
+
+    @contextmanager
+    def holding(self, services: Iterable[ServiceId]) -> Iterator[None]:
+        """Holds the locks of these services, acquired in one order everywhere, so that no two nodes deadlock.
+
+        A lock that is not acquired in time is done without: a replica too many is better than a refused start.
+        """
+        with ExitStack() as acquired:
+            for service in sorted(services):
+                lock = self._redis.lock(
+                    keys.turn(service),
+                    timeout=LOCK_TTL.total_seconds(),
+                    sleep=POLL_INTERVAL.total_seconds(),
+                    blocking_timeout=ACQUIRE_TIMEOUT.total_seconds(),
+                )
+                lock.acquire()
+                acquired.callback(_release, lock)
+            yield
+
+
+def _release(lock: TextLock) -> None:
+    with suppress(LockError):  # it expired meanwhile, or was never acquired
+        lock.release()

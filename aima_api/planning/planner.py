@@ -6,6 +6,7 @@ It writes nothing: the request is checked against the catalog and a snapshot of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from aima_api.catalog.selection import Catalog, with_arguments
@@ -23,18 +24,14 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 
 
-def new_service(id: ServiceId, options: ServiceOptions) -> Service:
-    return Service(id=id, created_at=now(), **_fields(options))
-
-
 def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
     """The one merge rule: given options replace the stored ones, all others stay; without a stored service, a new one.
 
     Named hosts exclude a route and replicas, and vice versa.
     """
     if stored is None:
-        return new_service(id, options)
-    fields = _fields(options)
+        return Service(**{**options.given(), "id": id, "created_at": now()})
+    fields = options.given()
     if "hosts" in fields:
         fields = {"replicas": 1, **fields, "route": None}
     elif "replicas" in fields or "route" in fields:
@@ -69,21 +66,21 @@ class PlannedStart(NamedTuple):
         return [placement.one_instance(self.requirements, current=current)]
 
 
+@dataclass(frozen=True)
 class StartPlanner:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, catalog: Catalog, *, hosts: HostStore, allocations: AllocationStore) -> None:
-        self._catalog = catalog
-        self._hosts = hosts
-        self._allocations = allocations
+    catalog: Catalog
+    hosts: HostStore
+    allocations: AllocationStore
 
     def placement(self) -> Placement:
         """A snapshot of the hosts now."""
-        return Placement(self._hosts, self._allocations)
+        return Placement(self.hosts, self.allocations)
 
     def plan(self, service: Service, *, replace: bool = False) -> PlannedStart:
         """Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest."""
-        engine = self._catalog.engine_for(service.id, service.engine)
+        engine = self.catalog.engine_for(service.id, service.engine)
         command = StartService(
             service=service.id,
             engine=with_arguments(engine, dict(service.arguments)),
@@ -102,18 +99,12 @@ class StartPlanner:
     def _model(self, service: Service, engine: Engine) -> Model | None:
         """The catalog's entry; None if a path replaces it, or the engine is bound to no model of the catalog."""
         if service.model:
-            return self._catalog.model(service.model)
-        named = next((model for model in self._catalog.models if model.id == service.id.model), None)
-        if named or service.model_path or (engine.model_mount is None and not self._is_bound(engine)):
+            return self.catalog.model(service.model)
+        bound = any(engine.name in model.engines for model in self.catalog.models)
+        named = next((model for model in self.catalog.models if model.id == service.id.model), None)
+        if named or service.model_path or (engine.model_mount is None and not bound):
             return named
-        return self._catalog.model(service.id.model)  # raises UnknownModel with the nearest names
-
-    def _is_bound(self, engine: Engine) -> bool:
-        return any(engine.name in model.engines for model in self._catalog.models)
-
-
-def _fields(options: ServiceOptions) -> dict[str, object]:
-    return {name: value for name, value in options.given().items() if name != "id"}
+        return self.catalog.model(service.id.model)  # raises UnknownModel with the nearest names
 
 
 def _requirements(service: Service, command: StartService) -> PlacementRequirements:

@@ -11,12 +11,12 @@ from enum import StrEnum
 from pydantic import BaseModel
 
 from aima_api.planning.placement import Placement, Target
-from aima_api.planning.planner import PlannedStart, StartPlanner
+from aima_api.planning.planner import StartPlanner
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
 from aima_core.domain.resources import ObstacleKind, ResourceRequest
 from aima_core.domain.services import Service
-from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
+from aima_core.errors import Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
 from aima_core.scheduling.feasibility import Obstacle, allowed_images, image_there
 
 
@@ -77,8 +77,13 @@ def preview(planner: StartPlanner, service: Service, *, current: Sequence[HostNa
     Raises the catalog's errors, UnknownHost, and InvalidRequest for a route that the engine does not accept.
     """
     planned, placement = planner.plan(service), planner.placement()
-    targets, refusal = _targets(planned, placement, current)
-    failure = refusal or _would_wait(targets)
+    targets, refusal = list[Target](), None
+    try:
+        targets = planned.targets(placement, current=current)
+    except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
+        refusal = refused
+    reasons = [target.reason for target in targets if target.reason]
+    failure = refusal or (WouldWait(detail=" ".join(reasons)) if reasons else None)
     command, requirements = planned.command, planned.requirements
     return Plan(
         service=service.id,
@@ -91,20 +96,6 @@ def preview(planner: StartPlanner, service: Service, *, current: Sequence[HostNa
         operations=tuple(_planned_operation(target, command, placement) for target in targets),
         hosts=tuple(_host_in_plan(host, found) for host, found in placement.obstacles(requirements).items()),
     )
-
-
-def _targets(
-    planned: PlannedStart, placement: Placement, current: Sequence[HostName]
-) -> tuple[list[Target], AimaError | None]:
-    try:
-        return planned.targets(placement, current=current), None
-    except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refusal:
-        return [], refusal
-
-
-def _would_wait(targets: Sequence[Target]) -> AimaError | None:
-    reasons = [target.reason for target in targets if target.reason]
-    return WouldWait(detail=" ".join(reasons)) if reasons else None
 
 
 def _planned_operation(target: Target, command: StartService, placement: Placement) -> PlannedOperation:

@@ -40,7 +40,7 @@ def show(api: Api, name: HostName) -> Host:
 @router.delete("/{name}", status_code=204)
 def forget(api: Api, name: HostName) -> None:
     """Forget a host that is gone for good: its work fails over to others; operations bound to it fail."""
-    api.host_removal.forget(name)
+    api.failover.forget(name)
 
 
 @router.post("/{name}:drain", status_code=202)

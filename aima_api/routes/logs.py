@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -69,18 +70,11 @@ def _instances(api: Dependencies, id: ServiceId, hosts: list[HostName]) -> list[
 
 
 def _moment(text: str) -> datetime:
-    try:
+    """Of a duration before now, or of a timestamp."""
+    with suppress(ValueError, OverflowError):
         return datetime.now(UTC) - parse_duration(text)
-    except (ValueError, OverflowError):
-        return _timestamp(text)
-
-
-def _timestamp(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = datetime.min
-    if moment.tzinfo is None:
-        detail = f"`since`: {text!r} is neither a duration nor a time with its zone."
-        raise InvalidRequest(detail=detail, remedy="Write it such as `10m` or `2026-01-31T12:00:00Z`.")
-    return moment.astimezone(UTC)
+    with suppress(ValueError, OverflowError):
+        if (moment := datetime.fromisoformat(text)).tzinfo is not None:
+            return moment.astimezone(UTC)
+    detail = f"`since`: {text!r} is neither a duration nor a time with its zone."
+    raise InvalidRequest(detail=detail, remedy="Write it such as `10m` or `2026-01-31T12:00:00Z`.")

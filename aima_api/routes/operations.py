@@ -18,11 +18,6 @@ from aima_core.errors import InvalidRequest
 router = APIRouter(prefix="/v1", tags=["operations"])
 
 LastEventId = Annotated[str | None, Header()]
-_ENTRY_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
-
-
-class Submitted(BaseModel):
-    operations: list[Operation]
 
 
 class Operations(BaseModel):
@@ -61,7 +56,7 @@ def cancel(api: Api, id: OperationId) -> Operation:
 @router.get("/operations/{id}/events", response_class=EventStream, status_code=200)
 async def events(api: Api, id: OperationId, last_event_id: LastEventId = None) -> EventStream:
     """Stream the operation's events, past ones first, up to its end. Resumes after `Last-Event-ID`."""
-    after = _sequence_number(last_event_id)
+    after = int(_event_id(last_event_id or "0", pattern="[0-9]{1,15}"))
     await run_in_threadpool(api.operations.get, id)
     return api.open_streams.stream(api.streams.of_operation(id, after))
 
@@ -69,22 +64,16 @@ async def events(api: Api, id: OperationId, last_event_id: LastEventId = None) -
 @router.get("/events", response_class=EventStream, status_code=200)
 async def all_events(api: Api, last_event_id: LastEventId = None) -> EventStream:
     """Stream the events of all operations, from now on or after `Last-Event-ID`."""
-    after = _entry_id(last_event_id) if last_event_id else await run_in_threadpool(api.operations.last_event_id)
+    if last_event_id:
+        after = _event_id(last_event_id, pattern="[0-9]{1,19}-[0-9]{1,19}")
+    else:
+        after = await run_in_threadpool(api.operations.last_event_id)
     return api.open_streams.stream(api.streams.of_all(after))
 
 
-def _sequence_number(text: str | None) -> int:
-    if text and not re.fullmatch("[0-9]{1,15}", text):
-        raise _invalid(text)
-    return int(text or 0)
-
-
-def _entry_id(text: str) -> str:
-    if not _ENTRY_ID.fullmatch(text):
-        raise _invalid(text)
+def _event_id(text: str, *, pattern: str) -> str:
+    if not re.fullmatch(pattern, text):
+        remedy = "Send the `id:` of the last event received on this stream, or omit the header."
+        detail = f"Last-Event-ID {text[:100]!r} is not an event id of this stream."
+        raise InvalidRequest(detail=detail, remedy=remedy)
     return text
-
-
-def _invalid(text: str) -> InvalidRequest:
-    remedy = "Send the `id:` of the last event received on this stream, or omit the header."
-    return InvalidRequest(detail=f"Last-Event-ID {text[:100]!r} is not an event id of this stream.", remedy=remedy)

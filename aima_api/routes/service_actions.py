@@ -1,4 +1,4 @@
-"""Starts, stops and restarts of a service: each answers 202 with one operation per instance."""
+"""Starts, stops and restarts of a service, and pulls: each answers 202 with one operation per instance or host."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 
 from aima_api.dependencies import Api, IdempotencyKey
-from aima_api.http.schemas import RestartOptions, ServiceOptions, StopOptions
+from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StopOptions
 from aima_api.planning.planner import merged_service
 from aima_api.planning.preview import Plan, preview
-from aima_api.routes.operations import Submitted
+from aima_api.submission.pulls import submit_pull
 from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
+image_router = APIRouter(prefix="/v1", tags=["images"])
+
+
+class Submitted(BaseModel):
+    operations: list[Operation]
 
 
 @router.post("/{id}:start", status_code=202, response_model=Submitted)
@@ -61,6 +67,13 @@ def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> P
     """Preview a start with these options: where it would go, and the obstacles of every other host."""
     stored, current, _ = api.services.placements([id])[id]
     return preview(api.planner, merged_service(stored, id, body or ServiceOptions()), current=current)
+
+
+@image_router.post("/images:pull", status_code=202)
+def pull(api: Api, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
+    """Pull an image, or an engine's: to the hosts, to every live host of the route, or to all that may run it."""
+    submit = partial(submit_pull, api.planner, api.submitter, body)
+    return Submitted(operations=api.idempotency.once(idempotency_key, "pull", body, submit))
 
 
 def _accepted(operations: list[Operation]) -> Response:

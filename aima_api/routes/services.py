@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Api, Cursor, Limit
 from aima_api.http.schemas import CreateService
-from aima_api.planning.planner import new_service
+from aima_api.planning.planner import merged_service
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Instance, Service
 from aima_core.errors import OperationInProgress, ServiceRunning
@@ -29,7 +29,7 @@ class Services(BaseModel):
 @router.post("", status_code=201)
 def create(api: Api, body: CreateService) -> Service:
     """Store a service's spec without starting it; replaces a stored one."""
-    service = new_service(body.id, body)
+    service = merged_service(None, body.id, body)
     api.planner.check(service)
     api.services.put(service)
     return service

@@ -1,8 +1,7 @@
 """Cancellation on the API side: one home for cancels by a person, by a stop, by a controller and after a lost reply.
 
-Redis marks the operation as cancelled. If no worker has claimed it, this node records its end; else the worker with
-the claim does, within a second. A crash of this node between mark and end, or of that worker before its end, leaves a
-marked operation without a claim: redelivery takes it to a worker, which finds the mark and records the end.
+Redis marks the operation. If no worker has claimed it, this node records its end; else that worker does, within a
+second. After a crash between mark and end, redelivery takes it to a worker, which finds the mark and records the end.
 """
 
 from __future__ import annotations
@@ -33,15 +32,9 @@ class Cancellations:
         self._services = services
         self._retry_delay = retry_delay
         self._unanswered: deque[tuple[OperationId, Failure]] = deque(maxlen=MAX_UNANSWERED)
-        self._loop = BackgroundLoop(
+        self.loop = BackgroundLoop(
             "cancellations", self._cancel_unanswered, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
         )
-
-    def start(self) -> None:
-        self._loop.start()
-
-    def stop(self) -> None:
-        self._loop.stop()
 
     def cancel(self, id: OperationId) -> Operation:
         """Cancels the operation; an ended one stays as it is. Raises UnknownOperation, BrokerUnavailable."""
@@ -60,11 +53,11 @@ class Cancellations:
     def cancel_when_redis_answers(self, ids: Iterable[OperationId], failure: Failure) -> None:
         """Fails them in the background: a frozen Redis may still execute the request whose reply was lost."""
         self._unanswered.extend((id, failure) for id in ids)
-        self._loop.wake()
+        self.loop.wake()
 
     def _cancel_unanswered(self) -> None:
-        self._loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
-        while self._unanswered and not self._loop.stopped:
+        self.loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
+        while self._unanswered and not self.loop.stopped:
             id, failure = self._unanswered.popleft()
             try:
                 self.cancel_now(id, Phase.FAILED, failure)

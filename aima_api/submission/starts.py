@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
-from aima_api.planning.placement import Placement, Target
-from aima_api.planning.placement_lock import PlacementLocks
+from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import StartPlanner, merged_service
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, ServiceId
@@ -45,16 +45,14 @@ class _AcceptedStart(NamedTuple):
     """The service differs from the stored one."""
 
 
+@dataclass(frozen=True)
 class StartSubmission:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(
-        self, planner: StartPlanner, submitter: Submitter, *, services: ServiceStore, locks: PlacementLocks
-    ) -> None:
-        self._planner = planner
-        self._submitter = submitter
-        self._services = services
-        self._locks = locks
+    planner: StartPlanner
+    submitter: Submitter
+    services: ServiceStore
+    locks: PlacementLocks
 
     def start(self, request: StartRequest) -> list[Operation]:
         """Stores the service and enqueues one operation per instance. Raises why it cannot be started."""
@@ -65,26 +63,23 @@ class StartSubmission:
 
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
-        known = self._services.placements({each.id for each in requests})
+        known = self.services.placements({each.id for each in requests})
         locked = {each.id for each in requests if each.places_replicas(known[each.id].service)}
         if not locked:
             return self._submit(requests, known)
-        with self._locks.holding(locked):  # then read again: the first snapshot may be stale
-            return self._submit(requests, known | self._services.placements(locked))
+        with self.locks.holding(locked):  # then read again: the first snapshot may be stale
+            return self._submit(requests, known | self.services.placements(locked))
 
     def _submit(
         self, requests: Sequence[StartRequest], known: dict[ServiceId, Whereabouts]
     ) -> list[list[Operation] | AimaError]:
-        placement = self._planner.placement()
+        placement = self.planner.placement()
         results = [self._accept(each, known, placement) for each in requests]
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
-        self._services.put(*(each.service for each in accepted if each.changed))
-        stops = [
-            (StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced)
-            for each in accepted
-            if each.replaced
-        ]
-        submitted = self._submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
+        self.services.put(*(each.service for each in accepted if each.changed))
+        replacing = [each for each in accepted if each.replaced]
+        stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced) for each in replacing]
+        submitted = self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
         starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
         return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
 
@@ -94,9 +89,9 @@ class StartSubmission:
         stored, current, desired = known[request.id]
         try:
             service = merged_service(stored, request.id, request.options)
-            planned = self._planner.plan(service, replace=request.replace)
+            planned = self.planner.plan(service, replace=request.replace)
             targets = planned.targets(placement, hosts=request.hosts, current=current)
-            self._submitter.check_backlog(len(targets))
+            self.submitter.backlog.reserve(len(targets))
         except AimaError as refusal:
             return refusal
         known[request.id] = Whereabouts(service, current, desired)
@@ -117,12 +112,9 @@ _Waiting = tuple[Request, "asyncio.Future[Result]"]
 class Batcher(Generic[Request, Result]):
     """Micro-batching: requests that arrive during a batch form the next one. Used from one event loop."""
 
-    def __init__(
-        self, run: Callable[[Sequence[Request]], Sequence[Result | AimaError]], *, max_size: int = MAX_BATCH_SIZE
-    ) -> None:
+    def __init__(self, run: Callable[[Sequence[Request]], Sequence[Result | AimaError]]) -> None:
         """`run` returns one result per request, in a thread; an exception of it fails the whole batch."""
         self._run = run
-        self._max_size = max_size
         self._waiting: list[_Waiting[Request, Result]] = []
         self._batches: asyncio.Task[None] | None = None
 
@@ -137,7 +129,7 @@ class Batcher(Generic[Request, Result]):
     async def _run_batches(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
+                batch, self._waiting = self._waiting[:MAX_BATCH_SIZE], self._waiting[MAX_BATCH_SIZE:]
                 await self._run_batch(batch)
                 await asyncio.sleep(BATCH_DELAY.total_seconds())
         finally:
@@ -150,13 +142,9 @@ class Batcher(Generic[Request, Result]):
         except Exception as error:  # noqa: BLE001  # the error boundary of the batch: every caller gets it
             results = [error] * len(batch)
         for (_, waiting), result in zip(batch, results, strict=True):
-            _resolve(waiting, result)
-
-
-def _resolve(waiting: asyncio.Future[Result], result: Result | Exception) -> None:
-    if waiting.done():
-        return  # the caller was cancelled
-    if isinstance(result, Exception):
-        waiting.set_exception(result)
-    else:
-        waiting.set_result(result)
+            if waiting.done():
+                continue  # the caller was cancelled
+            if isinstance(result, Exception):
+                waiting.set_exception(result)
+            else:
+                waiting.set_result(result)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,20 +31,14 @@ AnyCommand = StartService | PullImage | StopService
 BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
 
 
+@dataclass(frozen=True)
 class Submitter:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(
-        self, operations: OperationStore, *, cancellations: Cancellations, backlog: BacklogLimit, signing_key: SecretStr
-    ) -> None:
-        self._operations = operations
-        self._cancellations = cancellations
-        self._backlog = backlog
-        self._signing_key = signing_key
-
-    def check_backlog(self, number: int) -> None:
-        """For so many starts or pulls. Raises TooManyOperations."""
-        self._backlog.reserve(number)
+    operations: OperationStore
+    cancellations: Cancellations
+    backlog: BacklogLimit
+    signing_key: SecretStr
 
     def submit(self, command: AnyCommand, targets: Sequence[Target]) -> list[Operation]:
         """One signed operation per target, stored and on its queue."""
@@ -54,19 +49,19 @@ class Submitter:
         at = now()
         queued = [each for command, targets in commands for each in self._queued(command, targets, at)]
         try:
-            return self._operations.enqueue(queued)
+            return self.operations.enqueue(queued)
         except BrokerUnavailable as outage:  # lost reply: some may be stored
-            self._cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
+            self.cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
             raise
 
     def _queued(self, command: AnyCommand, targets: Sequence[Target], at: datetime) -> list[QueuedOperation]:
-        text, operation = command.model_dump_json(), _operation(command, at)
-        return [self._signed(operation, target, text) for target in targets]
+        text, template = command.model_dump_json(), _operation(command, at)
+        return [self._signed(template, target, text) for target in targets]
 
     def _signed(self, template: Operation, target: Target, command: str) -> QueuedOperation:
         where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
         operation = template.model_copy(update={"id": OperationId.new(), **where})
-        signature = sign(command, self._signing_key, operation.id)
+        signature = sign(command, self.signing_key, operation.id)
         return QueuedOperation(operation, command, signature, waits=target.reason is not None and target.host is None)
 
 
@@ -84,7 +79,7 @@ class BacklogLimit:
         self._count_again_at = float("-inf")
 
     def reserve(self, number: int) -> None:
-        """Raises TooManyOperations, BrokerUnavailable."""
+        """For so many starts or pulls. Raises TooManyOperations, BrokerUnavailable."""
         if (at := self._clock()) >= self._count_again_at:
             self._active = self._redis.zcard(keys.ACTIVE)
             self._count_again_at = at + BACKLOG_COUNT_INTERVAL.total_seconds()
@@ -95,17 +90,14 @@ class BacklogLimit:
 
 def _operation(command: AnyCommand, at: datetime) -> Operation:
     """A template without id and route, which differ by target."""
-    return Operation.model_construct(
-        state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=at, **_subject(command)
-    )
-
-
-def _subject(command: AnyCommand) -> dict[str, Any]:
+    subject: dict[str, Any]
     match command:
         case StartService(service=service, engine=engine, model=model):
-            needs = resources_of(engine, model)
-            return {"kind": command.kind, "service": service, "engine": engine.name, "needs": needs}
-        case StopService():
-            return {"kind": command.kind, "service": command.service}
-        case PullImage():
-            return {"kind": command.kind, "image": command.images[0], "needs": ResourceRequest()}
+            subject = {"service": service, "engine": engine.name, "needs": resources_of(engine, model)}
+        case StopService(service=service):
+            subject = {"service": service}
+        case PullImage(images=images):
+            subject = {"image": images[0], "needs": ResourceRequest()}
+    return Operation.model_construct(
+        kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=at, **subject
+    )

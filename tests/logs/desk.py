@@ -230,7 +230,7 @@ class Reader:
 def log_streams(node: Node, **timing: timedelta) -> None:
     """Replace the node's log streams by some with other timing."""
     state = node.server.config.app.state
-    logs = LogStreams(state.dependencies.logs._fanout, state.dependencies.logs._history, **timing)
+    logs = LogStreams(state.dependencies.logs.fanout, state.dependencies.logs._history, **timing)
     state.dependencies = replace(state.dependencies, logs=logs)
 
 

@@ -9,7 +9,7 @@ import pytest
 from api.front_door import ScriptedWorker, api_node
 from lab.parts import eventually
 
-from aima_api.planning.placement_lock import LOCK_TTL
+from aima_api.planning.placement import LOCK_TTL
 from aima_core.domain.ids import ServiceId
 from aima_core.redis import keys
 

@@ -408,7 +408,7 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     operations = OperationStore(redis)
     unanswered, cancellations = NeverAnswered(redis), Cancellations(operations, ServiceStore(redis))
-    cancellations.start()
+    cancellations.loop.start()
     submit = Submitter(
         unanswered,
         cancellations=cancellations,
@@ -424,21 +424,21 @@ def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     assert failed.phase is Phase.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "broker_unavailable"
-    cancellations.stop()
+    cancellations.loop.stop()
 
 
 def test_what_is_to_be_cancelled_after_an_outage_is_retried_until_redis_answers(redis, worker, node):
     [start] = node.start()
     operations = CutOff(redis, times=3)
     cancellations = Cancellations(operations, ServiceStore(redis), retry_delay=timedelta(milliseconds=1))
-    cancellations.start()
+    cancellations.loop.start()
 
     failure = BrokerUnavailable(detail="cut off").failure
     cancellations.cancel_when_redis_answers([OperationId.new(), OperationId(start["id"])], failure)
 
     assert eventually(lambda: node.operation(start["id"])["state"] == "failed")
     assert operations.left == 0
-    cancellations.stop()
+    cancellations.loop.stop()
 
 
 class CutOff(OperationStore):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,12 @@ import click
 from aima_api.cli.options import (
     calls_the_api,
     complete,
-    host_option,
+    engine_option,
+    only_hosts_option,
     output_option,
+    route_option,
     service_body,
-    timeout_option,
-    wait_option,
+    submits_operations,
 )
 from aima_api.cli.tables import Format, indented, print_data, print_record, print_records
 from aima_core.domain.descriptions import counted
@@ -47,8 +47,6 @@ def image() -> None:
 @calls_the_api
 def list_engines(api: Api, output: Format) -> None:
     """List the engines."""
-    engines = api.every("/v1/engines")
-    rows = engines if output != "table" else [{**each, **each["requires"]} for each in engines]
     columns = {
         "ENGINE": "name",
         "TYPE": "type",
@@ -56,7 +54,8 @@ def list_engines(api: Api, output: Format) -> None:
         "PLATFORMS": "platforms",
         "ACCELERATOR": "accelerator",
     }
-    print_records(rows, columns, output, nothing="No engines in the catalog.")
+    row = lambda engine: {**engine, **engine["requires"]}  # noqa: E731
+    print_records(api.every("/v1/engines"), columns, output, row=row, nothing="No engines in the catalog.")
 
 
 @engine.command("show")
@@ -65,8 +64,7 @@ def list_engines(api: Api, output: Format) -> None:
 @calls_the_api
 def show_engine(api: Api, name: str, output: Format) -> None:
     """Show one engine."""
-    record = api.get(_path("engines", name))
-    print_record(record if output != "table" else _readable(record), output)
+    print_record(api.get(_path("engines", name)), output, row=_readable)
 
 
 @engine.command()
@@ -76,8 +74,10 @@ def validate(path: Path | None, output: Format) -> int:
     """Validate the catalog files under PATH, or all that AIMA would read here."""
     from aima_api.catalog import loader
     from aima_core.errors import CatalogMistake
+    from aima_core.settings import load_settings
 
-    roots = [path] if path else _catalogs_in_use()
+    overlay = None if path else load_settings().api.catalog
+    roots = [path] if path else [loader.SHIPPED, *([overlay] if overlay else [])]
     mistakes = [each for root in roots for each in loader.find_mistakes(root)]
     files = sum(map(_files_below, roots))
     if output != "table":
@@ -97,10 +97,8 @@ def validate(path: Path | None, output: Format) -> int:
 @calls_the_api
 def list_models(api: Api, output: Format) -> None:
     """List the models."""
-    models = api.every("/v1/models")
-    rows = models if output != "table" else [_readable(each) for each in models]
     columns = {"MODEL": "name", "TYPE": "type", "SIZE": "size", "ENGINES": "engines"}
-    print_records(rows, columns, output, nothing="No models in the catalog.")
+    print_records(api.every("/v1/models"), columns, output, row=_readable, nothing="No models in the catalog.")
 
 
 @model.command("show")
@@ -109,61 +107,33 @@ def list_models(api: Api, output: Format) -> None:
 @calls_the_api
 def show_model(api: Api, name: str, output: Format) -> None:
     """Show one model."""
-    record = api.get(_path("models", name))
-    print_record(record if output != "table" else _readable(record), output)
+    print_record(api.get(_path("models", name)), output, row=_readable)
 
 
 @image.command()
 @click.argument("image", metavar="[IMAGE]", required=False)
-@click.option("--engine", metavar="E", shell_complete=complete("engines", "name"), help="The image of this engine.")
-@host_option
-@click.option(
-    "--route",
-    metavar="R",
-    shell_complete=complete("hosts", "routes"),
-    help="On every live host of this class, such as gb10.arm64.",
-)
-@wait_option
-@timeout_option
-@output_option
-@calls_the_api
-def pull(
-    api: Api,
-    image: str | None,
-    engine: str | None,
-    hosts: tuple[str, ...],
-    route: str | None,
-    wait: bool,
-    timeout: timedelta | None,
-    output: Format,
-) -> int:
+@engine_option("The image of this engine.")
+@only_hosts_option
+@route_option("On every live host of this class, such as gb10.arm64.")
+@submits_operations
+def pull(api: Api, image: str | None, engine: str | None, hosts: tuple[str, ...], route: str | None) -> Any:
     """Pull IMAGE, or the image of an engine, on several hosts in parallel.
 
     Without --host or --route, an engine's image is pulled on every live host that can run the engine, and another
     IMAGE on the only live host. If one of the given hosts cannot have it, nothing is pulled.
     """
-    from aima_api.cli.progress.watcher import show_submitted
-
     if (image is None) == (engine is None):
         raise click.UsageError("Specify IMAGE or --engine.", click.get_current_context())
     if hosts and route:
         raise click.UsageError("Specify --host or --route.", click.get_current_context())
     body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route})
-    return show_submitted(api, api.post("/v1/images:pull", body), wait=wait, timeout=timeout, output=output)
+    return api.post("/v1/images:pull", body)
 
 
 def _path(*words: str) -> str:
     from aima_api.client import path_of
 
     return path_of(*words)
-
-
-def _catalogs_in_use() -> list[Path]:
-    from aima_api.catalog import loader
-    from aima_core.settings import load_settings
-
-    overlay = load_settings().api.catalog
-    return [loader.SHIPPED, *([overlay] if overlay else [])]
 
 
 def _files_below(root: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,6 @@ COLUMNS = {
     "VERSION": "version",
     "LAST SEEN": "last_seen",
 }
-OPTIONAL_COLUMNS = ("labels", "clock_offset")
-"""Left out of a listing in which they are empty."""
 _SHOWN_OTHERWISE = (
     "live",
     "left",
@@ -68,9 +65,9 @@ def port() -> None:
 def list_hosts(api: Api, output: Format) -> None:
     """List the hosts."""
     hosts = api.every("/v1/hosts")
-    rows = hosts if output != "table" else [_row(each) for each in hosts]
-    columns = _columns_for(rows) if output == "table" else {}
-    print_records(rows, columns, output, nothing="No hosts. Start a worker on one with `aima worker`.")
+    optional = {"LABELS": any(each["labels"] for each in hosts), "CLOCK": any(map(_clock, hosts))}
+    columns = {heading: field for heading, field in COLUMNS.items() if optional.get(heading, True)}
+    print_records(hosts, columns, output, row=_row, nothing="No hosts. Start a worker on one with `aima worker`.")
 
 
 @host.command()
@@ -79,8 +76,7 @@ def list_hosts(api: Api, output: Format) -> None:
 @calls_the_api
 def show(api: Api, name: str, output: Format) -> None:
     """Show one host."""
-    host = api.get(_path(name))
-    print_record(host if output != "table" else _fields(host), output)
+    print_record(api.get(_path(name)), output, row=_fields)
 
 
 @host.command()
@@ -131,10 +127,9 @@ def forget(api: Api, name: str) -> None:
 @calls_the_api
 def list_ports(api: Api, output: Format) -> None:
     """List the leased ports and their holders."""
-    leases = api.every("/v1/ports")
-    rows = leases if output != "table" else [{**each, "age": age(each["since"])} for each in leases]
     columns = {"HOST": "host", "PORT": "port", "HOLDER": "holder", "AGE": "age"}
-    print_records(rows, columns, output, nothing="No leased ports.")
+    row = lambda lease: {**lease, "age": age(lease["since"])}  # noqa: E731
+    print_records(api.every("/v1/ports"), columns, output, row=row, nothing="No leased ports.")
 
 
 def _path(name: str) -> str:
@@ -142,11 +137,6 @@ def _path(name: str) -> str:
     from aima_core.domain.ids import HostName
 
     return path_of("hosts", HostName(name))
-
-
-def _columns_for(rows: list[dict[str, Any]]) -> Mapping[str, str]:
-    empty = {field for field in OPTIONAL_COLUMNS if not any(row[field] for row in rows)}
-    return {heading: field for heading, field in COLUMNS.items() if field not in empty}
 
 
 def _row(host: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +162,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "runtime": _runtime(host),
         "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
         "ports": f"{first}-{last}",
-        "clock_offset": _clock(timedelta(seconds=host["clock_offset"])),
+        "clock_offset": _clock(host),
         "messages_dropped": host.get("messages_dropped") or None,
         "unrecognized_containers": host.get("strangers"),
     }
@@ -195,9 +185,10 @@ def _image(image: dict[str, Any]) -> str:
     return f"{reference} ({image['digest'][:_DIGEST]})" if image["digest"] and "@" not in reference else reference
 
 
-def _clock(offset: timedelta) -> str | None:
+def _clock(host: dict[str, Any]) -> str | None:
     from aima_core.domain.descriptions import CLOCK_TOLERANCE
 
+    offset = timedelta(seconds=host["clock_offset"])
     if abs(offset) <= CLOCK_TOLERANCE:
         return None
     return f"{abs(offset).total_seconds():.1f} s {'ahead' if offset > timedelta() else 'behind'}"

@@ -22,10 +22,10 @@ from aima_core.logs.sanitize import sanitized
 if TYPE_CHECKING:
     from aima_api.client import Api
 
-id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete("operations", "id"))
-ids_argument = click.argument(
-    "operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete("operations", "id")
-)
+complete_id = complete("operations", "id")
+id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
+ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
+_COLUMNS = ("kind", "target", "host", "phase", "age", "reason")
 _VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "would be refused"}
 
 
@@ -48,17 +48,8 @@ def operation() -> None:
 def list_operations(api: Api, limit: int, output: Format, **filters: str | None) -> None:
     """List the operations, newest first."""
     operations = api.every("/v1/operations", at_most=limit, **filters)
-    rows = operations if output != "table" else [_row(each) for each in operations]
-    columns = {
-        "OPERATION": "id",
-        "KIND": "kind",
-        "TARGET": "target",
-        "HOST": "host",
-        "PHASE": "phase",
-        "AGE": "age",
-        "REASON": "reason",
-    }
-    print_records(rows, columns, output, nothing="No operations.")
+    columns = {"OPERATION": "id"} | {field.upper(): field for field in _COLUMNS}
+    print_records(operations, columns, output, row=_row, nothing="No operations.")
 
 
 @operation.command()
@@ -67,8 +58,7 @@ def list_operations(api: Api, limit: int, output: Format, **filters: str | None)
 @calls_the_api
 def show(api: Api, operation_id: str, output: Format) -> None:
     """Show one operation."""
-    record = api.get(_path(operation_id))
-    print_record(record if output != "table" else _fields(record), output)
+    print_record(api.get(_path(operation_id)), output, row=_fields)
 
 
 @operation.command()
@@ -165,14 +155,11 @@ def _print_plan(found: dict[str, Any]) -> None:
     click.echo()
     if found["operations"]:
         columns = {"OPERATION": "kind", "ROUTE": "route", "IMAGE": "image", "PORT": "port", "STATUS": "status"}
-        print_records([_planned(each) for each in found["operations"]], columns, "table", nothing="")
+        print_records(found["operations"], columns, row=_planned)
         click.echo()
-    print_records(
-        [_candidate(each) for each in found["hosts"]],
-        {"HOST": "host", "ELIGIBLE": "eligible", "REASON": "reason"},
-        "table",
-        nothing="No hosts. Start a worker on one with `aima worker`.",
-    )
+    columns = {"HOST": "host", "ELIGIBLE": "eligible", "REASON": "reason"}
+    nothing = "No hosts. Start a worker on one with `aima worker`."
+    print_records(found["hosts"], columns, row=_candidate, nothing=nothing)
 
 
 def _conclude_plan(api: Api, found: dict[str, Any]) -> int:

@@ -11,12 +11,11 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from select import POLLIN, poll
 from socket import SHUT_RDWR, socket
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ STREAM_TIMEOUT = timedelta(seconds=45)
 PAGE = 1000
 
 Record = TypeVar("Record", bound="BaseModel")
+Headers = Mapping[str, str]
 
 
 class ApiError(Exception):
@@ -43,8 +43,7 @@ class ApiError(Exception):
         """The same request may succeed later."""
 
 
-@dataclass(frozen=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     event: str
     data: str
 
@@ -79,10 +78,12 @@ class Api:
                 stream.shutdown(SHUT_RDWR)
 
     def get(self, path: str, **filters: object) -> Any:
-        return self._request("GET", path, query=filters)
+        given = {name: str(value) for name, value in filters.items() if value is not None}
+        return self._request("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._request("POST", path, body=dict(body or {}), headers={"Idempotency-Key": str(uuid.uuid4())})
+        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+        return self._request("POST", path, content=json.dumps(dict(body or {})).encode(), headers=headers)
 
     def delete(self, path: str) -> None:
         self._request("DELETE", path)
@@ -103,13 +104,13 @@ class Api:
     @contextmanager
     def stream(self, path: str, *, after: int) -> Iterator[Iterator[ServerSentEvent]]:
         """Server-sent events after number `after`, until the API ends them. A cut raises ApiUnavailable."""
-        headers = {"Last-Event-ID": str(after)} if after else {}
+        headers = {"Last-Event-ID": str(after)} if after else None
         with self._failures_translated():
             connection = self._connect(STREAM_TIMEOUT)
             stream = connection.sock
             self._streams.add(stream)
             try:
-                response = self._send(connection, "GET", path, headers=headers)
+                response = self._send(connection, "GET", path, None, headers)
                 if response.status >= 300:
                     self._raise_refusal(response, response.read())
                 yield _events(response)
@@ -127,39 +128,20 @@ class Api:
             detail = f"its replies are of a version that this one cannot read ({wrong.errors()[0]['msg']})"
             raise self._unavailable(detail) from wrong
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, object] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        given = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        if given:
-            path += f"?{urlencode(given)}"
+    def _request(self, method: str, path: str, *, content: bytes | None = None, headers: Headers | None = None) -> Any:
         with self._failures_translated():
             connection = self._idle_connection() or self._connect(self._reply_timeout)
-            response = self._send(connection, method, path, body=body, headers=headers)
-            content = response.read()
+            response = self._send(connection, method, path, content, headers)
+            reply = response.read()
             self._idle.append(connection)
             if response.status >= 300:
-                self._raise_refusal(response, content)
-            return json.loads(content) if content else None
+                self._raise_refusal(response, reply)
+            return json.loads(reply) if reply else None
 
     def _send(
-        self,
-        connection: HTTPConnection,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, connection: HTTPConnection, method: str, path: str, content: bytes | None, headers: Headers | None
     ) -> HTTPResponse:
-        content = None if body is None else json.dumps(body).encode()
-        kind = {"Content-Type": "application/json"} if content else {}
-        connection.request(method, self._prefix + path, content, {**self._headers, **kind, **(headers or {})})
+        connection.request(method, self._prefix + path, content, {**self._headers, **(headers or {})})
         return connection.getresponse()
 
     def _connect(self, timeout: timedelta) -> HTTPConnection:
@@ -192,12 +174,8 @@ class Api:
 
         try:
             problem = json.loads(content)
-            failure = Failure(
-                code=problem["code"],
-                message=problem["detail"],
-                hint=problem["hint"],
-                log_tail=tuple(problem.get("log_tail") or ()),
-            )
+            tail = tuple(problem.get("log_tail") or ())
+            failure = Failure(code=problem["code"], message=problem["detail"], hint=problem["hint"], log_tail=tail)
         except (ValueError, KeyError, TypeError) as wrong:
             detail = f"the server there is not an AIMA API (it replied {response.status} {response.reason})"
             raise self._unavailable(detail) from wrong

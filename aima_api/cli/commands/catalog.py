@@ -20,7 +20,7 @@ from aima_api.cli.options import (
     service_body,
     submits_operations,
 )
-from aima_api.cli.tables import Format, indented, print_data, print_record, print_records
+from aima_api.cli.tables import Format, indented, print_data, print_record, print_records, titled
 from aima_core.domain.descriptions import counted
 
 if TYPE_CHECKING:
@@ -47,15 +47,10 @@ def image() -> None:
 @calls_the_api
 def list_engines(api: Api, output: Format) -> None:
     """List the engines."""
-    columns = {
-        "ENGINE": "name",
-        "TYPE": "type",
-        "IMAGE": "image",
-        "PLATFORMS": "platforms",
-        "ACCELERATOR": "accelerator",
-    }
-    row = lambda engine: {**engine, **engine["requires"]}  # noqa: E731
-    print_records(api.every("/v1/engines"), columns, output, row=row, nothing="No engines in the catalog.")
+    engines = api.every("/v1/engines")
+    columns = {"ENGINE": "name", **titled("type", "image", "platforms", "accelerator")}
+    nothing = "No engines in the catalog."
+    print_records(engines, columns, output, row=lambda engine: {**engine, **engine["requires"]}, nothing=nothing)
 
 
 @engine.command("show")
@@ -97,7 +92,7 @@ def validate(path: Path | None, output: Format) -> int:
 @calls_the_api
 def list_models(api: Api, output: Format) -> None:
     """List the models."""
-    columns = {"MODEL": "name", "TYPE": "type", "SIZE": "size", "ENGINES": "engines"}
+    columns = {"MODEL": "name", **titled("type", "size", "engines")}
     print_records(api.every("/v1/models"), columns, output, row=_readable, nothing="No models in the catalog.")
 
 

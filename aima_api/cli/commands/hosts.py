@@ -8,40 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aima_api.cli.options import calls_the_api, complete, output_option, timeout_option, wait_option
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
 
 if TYPE_CHECKING:
     from aima_api.client import Api
 
 COLUMNS = {
     "HOST": "name",
-    "STATE": "state",
-    "ARCH": "arch",
-    "ACCELERATORS": "accelerators",
-    "CORES": "cores",
-    "MEMORY": "memory",
+    **titled("state", "arch", "accelerators", "cores", "memory"),
     "RESERVE": "memory_reserve",
-    "SLOTS": "slots",
-    "DISK FREE": "disk_free",
-    "RUNTIME": "runtime",
-    "IMAGES": "images",
-    "LABELS": "labels",
+    **titled("slots", "disk_free", "runtime", "images", "labels"),
     "CLOCK": "clock_offset",
-    "VERSION": "version",
-    "LAST SEEN": "last_seen",
+    **titled("version", "last_seen"),
 }
 _SHOWN_OTHERWISE = (
-    "live",
-    "left",
-    "silent_for",
-    "drained",
-    "drained_since",
-    "seen_at",
-    "runtime_version",
-    "runtime_answers",
-    "container_runtimes",
-    "unified_memory",
-    "strangers",
+    *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers"),
+    *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory"),
 )
 _DIGEST = len("sha256:") + 12
 """Characters of a digest that identify it on a host."""
@@ -127,9 +109,8 @@ def forget(api: Api, name: str) -> None:
 @calls_the_api
 def list_ports(api: Api, output: Format) -> None:
     """List the leased ports and their holders."""
-    columns = {"HOST": "host", "PORT": "port", "HOLDER": "holder", "AGE": "age"}
-    row = lambda lease: {**lease, "age": age(lease["since"])}  # noqa: E731
-    print_records(api.every("/v1/ports"), columns, output, row=row, nothing="No leased ports.")
+    leases, columns = api.every("/v1/ports"), titled("host", "port", "holder", "age")
+    print_records(leases, columns, output, row=_lease_row, nothing="No leased ports.")
 
 
 def _path(name: str) -> str:
@@ -137,6 +118,10 @@ def _path(name: str) -> str:
     from aima_core.domain.ids import HostName
 
     return path_of("hosts", HostName(name))
+
+
+def _lease_row(lease: dict[str, Any]) -> dict[str, Any]:
+    return {**lease, "age": age(lease["since"])}
 
 
 def _row(host: dict[str, Any]) -> dict[str, Any]:

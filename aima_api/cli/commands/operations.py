@@ -15,7 +15,7 @@ from aima_api.cli.options import (
     service_options,
     timeout_option,
 )
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
 from aima_core.domain.descriptions import counted
 from aima_core.logs.sanitize import sanitized
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 complete_id = complete("operations", "id")
 id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
-_COLUMNS = ("kind", "target", "host", "phase", "age", "reason")
 _VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "would be refused"}
 
 
@@ -48,7 +47,7 @@ def operation() -> None:
 def list_operations(api: Api, limit: int, output: Format, **filters: str | None) -> None:
     """List the operations, newest first."""
     operations = api.every("/v1/operations", at_most=limit, **filters)
-    columns = {"OPERATION": "id"} | {field.upper(): field for field in _COLUMNS}
+    columns = {"OPERATION": "id", **titled("kind", "target", "host", "phase", "age", "reason")}
     print_records(operations, columns, output, row=_row, nothing="No operations.")
 
 
@@ -154,12 +153,11 @@ def _print_plan(found: dict[str, Any]) -> None:
     click.echo(sanitized(f"Requires {_requirements(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
     click.echo()
     if found["operations"]:
-        columns = {"OPERATION": "kind", "ROUTE": "route", "IMAGE": "image", "PORT": "port", "STATUS": "status"}
+        columns = {"OPERATION": "kind", **titled("route", "image", "port", "status")}
         print_records(found["operations"], columns, row=_planned)
         click.echo()
-    columns = {"HOST": "host", "ELIGIBLE": "eligible", "REASON": "reason"}
     nothing = "No hosts. Start a worker on one with `aima worker`."
-    print_records(found["hosts"], columns, row=_candidate, nothing=nothing)
+    print_records(found["hosts"], titled("host", "eligible", "reason"), row=_candidate, nothing=nothing)
 
 
 def _conclude_plan(api: Api, found: dict[str, Any]) -> int:

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -17,16 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aima_api.cli.progress.event_follower import Update
-from aima_api.cli.progress.plain_display import Line, Transcript
-from aima_api.cli.progress.tracker import (
-    OperationTracker,
-    downloaded,
-    extracted,
-    fraction_done,
-    percent,
-    rate,
-    readable,
-)
+from aima_api.cli.progress.plain_display import PlainDisplay
+from aima_api.cli.progress.tracker import OperationTracker, downloaded, fraction_done, percent, rate, readable
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -39,10 +30,10 @@ _ACTIVE = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
 _ENDS = {Phase.READY: "✓", Phase.PULLED: "✓", Phase.STOPPED: "✓", Phase.FAILED: "✗", Phase.CANCELLED: "✗"}
 
 
-class LiveDisplay:
+class LiveDisplay(PlainDisplay):
     def __init__(self, trackers: list[OperationTracker], *, console: Console | None = None) -> None:
+        super().__init__(trackers)
         self._trackers = trackers
-        self._transcripts = {tracker.operation.id: Transcript(tracker) for tracker in trackers}
         self._console = console or Console(highlight=False)
         self._spinner = Spinner("dots", style="cyan")
         # Drawn by the thread that applies the updates, so that nothing changes during a frame.
@@ -54,9 +45,7 @@ class LiveDisplay:
         self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
         self._terminal.close()
 
@@ -64,11 +53,11 @@ class LiveDisplay:
         self._live.refresh()
 
     def show(self, tracker: OperationTracker, update: Update) -> None:
-        several = len(self._trackers) > 1
         for line in self._transcripts[tracker.operation.id].lines(update):
-            if not (several and line.layer):
-                label = Text(f"{sanitized(tracker.label)} │ ", style="dim") if several else Text()
-                self._console.print(label + _permanent(line), soft_wrap=True)
+            if not (self._several and line.layer):
+                label = Text(f"{sanitized(tracker.label)} │ ", style="dim") if self._several else Text()
+                bar = Text.assemble("  ", (FINISHED_BAR, "green"), "  ") if line.layer else Text()
+                self._console.print(label + bar + Text(sanitized(line.text), style=line.style), soft_wrap=True)
 
     def picture(self) -> RenderableType:
         """The moving part, within the terminal's height."""
@@ -89,7 +78,13 @@ class LiveDisplay:
         return [tracker for tracker in self._trackers if tracker in chosen]
 
     def _block(self, tracker: OperationTracker, *, rows: int) -> list[RenderableType]:
-        parts: list[RenderableType] = [self._head(tracker), _phases(tracker)]
+        mark = _ENDS.get(tracker.phase)
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(mark, style="green" if tracker.succeeded else "red") if mark else self._spinner,
+            _line(tracker.title, "bold"),
+        )
+        parts: list[RenderableType] = [head, _phases(tracker)]
         if tracker.connection_lost:
             parts.append(_line(f"  connection lost, trying again: {tracker.connection_lost}", "yellow"))
         elif tracker.reason and not tracker.ended:
@@ -97,14 +92,6 @@ class LiveDisplay:
         if tracker.phase is Phase.PULLING and tracker.progress is not None:
             parts.append(_pull(tracker.progress, rows=min(rows, LAYER_ROWS)))
         return parts
-
-    def _head(self, tracker: OperationTracker) -> RenderableType:
-        mark = _ENDS.get(tracker.phase)
-        colour = "green" if tracker.succeeded else "red"
-        row = Table.grid(padding=(0, 1))
-        title = Text(sanitized(tracker.title), style="bold", no_wrap=True, overflow="ellipsis")
-        row.add_row(Text(mark, style=colour) if mark else self._spinner, title)
-        return row
 
 
 @contextmanager
@@ -119,11 +106,6 @@ def _interrupt_not_echoed() -> Iterator[None]:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
             restore.callback(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, before)
         yield
-
-
-def _permanent(line: Line) -> Text:
-    text = Text(sanitized(line.text), style=line.style)
-    return Text.assemble("  ", (FINISHED_BAR, "green"), "  ", text) if line.layer else text
 
 
 def _phases(tracker: OperationTracker) -> Text:
@@ -152,7 +134,7 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     done = fraction_done(progress)
     bar = ProgressBar(total=None if done is None else 1.0, completed=done or 0, width=BAR_WIDTH, pulse=done is None)
     table.add_row(Text("  total", style="bold"), bar, Text(_joined(percent(progress), downloaded(progress))))
-    table.add_row("", "", Text(_joined(extracted(progress), rate(progress))))
+    table.add_row("", "", Text(_joined(f"{format_size(progress.extracted)} extracted", rate(progress))))
     return table
 
 

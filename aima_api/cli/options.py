@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from aima_api.client import Api, ApiError, path_of
+
 COMPLETION_TIMEOUT = timedelta(seconds=1)
 Command = Callable[..., Any]
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -25,8 +27,6 @@ def calls_the_api(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        from aima_api.client import Api
-
         with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
             return command(api, *args, **options)
 
@@ -121,7 +121,7 @@ def submits_operations(command: Command) -> Command:
     @output_option
     @calls_the_api
     @functools.wraps(command)
-    def submitting(api: Any, *args: Any, wait: bool, timeout: timedelta | None, output: Any, **options: Any) -> int:
+    def submitting(api: Api, *args: Any, wait: bool, timeout: timedelta | None, output: Any, **options: Any) -> int:
         from aima_api.cli.progress.watcher import show_submitted
 
         return show_submitted(api, command(api, *args, **options), wait=wait, timeout=timeout, output=output)
@@ -151,7 +151,6 @@ def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> 
 
 def _values(ctx: click.Context, collection: str, field: str) -> list[str]:
     from aima_api.cli.main import DEFAULT_URL
-    from aima_api.client import Api, ApiError, path_of
     from aima_core.errors import AimaError
 
     # While completing, no command runs, so ctx.obj is unset.

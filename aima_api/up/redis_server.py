@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -62,13 +62,11 @@ class ManagedRedis:
 
     def is_ready(self) -> bool:
         """Whether it takes commands: False while it loads its data."""
-        link = command_link(self.url, answers_within=timedelta(seconds=1))
-        try:
-            return link.ping()
-        except BrokerUnavailable:
-            return False
-        finally:
-            link.close()
+        with closing(command_link(self.url, answers_within=timedelta(seconds=1))) as link:
+            try:
+                return link.ping()
+            except BrokerUnavailable:
+                return False
 
     def last_lines(self, count: int = 20) -> list[str]:
         log = self._directory / "redis.log"

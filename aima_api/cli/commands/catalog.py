@@ -6,7 +6,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,10 +21,8 @@ from aima_api.cli.options import (
     submits_operations,
 )
 from aima_api.cli.tables import Format, indented, print_data, print_record, print_records, titled
+from aima_api.client import Api, path_of
 from aima_core.domain.descriptions import counted
-
-if TYPE_CHECKING:
-    from aima_api.client import Api
 
 
 @click.group()
@@ -59,7 +57,7 @@ def list_engines(api: Api, output: Format) -> None:
 @calls_the_api
 def show_engine(api: Api, name: str, output: Format) -> None:
     """Show one engine."""
-    print_record(api.get(_path("engines", name)), output, row=_readable)
+    print_record(api.get(path_of("engines", name)), output, row=_readable)
 
 
 @engine.command()
@@ -102,7 +100,7 @@ def list_models(api: Api, output: Format) -> None:
 @calls_the_api
 def show_model(api: Api, name: str, output: Format) -> None:
     """Show one model."""
-    print_record(api.get(_path("models", name)), output, row=_readable)
+    print_record(api.get(path_of("models", name)), output, row=_readable)
 
 
 @image.command()
@@ -123,12 +121,6 @@ def pull(api: Api, image: str | None, engine: str | None, hosts: tuple[str, ...]
         raise click.UsageError("Specify --host or --route.", click.get_current_context())
     body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route})
     return api.post("/v1/images:pull", body)
-
-
-def _path(*words: str) -> str:
-    from aima_api.client import path_of
-
-    return path_of(*words)
 
 
 def _files_below(root: Path) -> int:

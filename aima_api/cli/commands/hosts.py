@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aima_api.cli.options import calls_the_api, complete, output_option, timeout_option, wait_option
 from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
-
-if TYPE_CHECKING:
-    from aima_api.client import Api
+from aima_api.client import Api, path_of
 
 COLUMNS = {
     "HOST": "name",
@@ -114,7 +112,6 @@ def list_ports(api: Api, output: Format) -> None:
 
 
 def _path(name: str) -> str:
-    from aima_api.client import path_of
     from aima_core.domain.ids import HostName
 
     return path_of("hosts", HostName(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,11 +16,9 @@ from aima_api.cli.options import (
     timeout_option,
 )
 from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
+from aima_api.client import Api, path_of
 from aima_core.domain.descriptions import counted
 from aima_core.logs.sanitize import sanitized
-
-if TYPE_CHECKING:
-    from aima_api.client import Api
 
 complete_id = complete("operations", "id")
 id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
@@ -102,7 +100,6 @@ def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
 
     Exits with 0 if everything would start now, else with the code of would_wait or of the refusal.
     """
-    from aima_api.client import path_of
     from aima_core.domain.ids import ServiceId
 
     found = api.post(path_of("services", ServiceId(service_id)) + ":plan", service_body(options))
@@ -114,7 +111,6 @@ def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
 
 
 def _path(operation_id: str) -> str:
-    from aima_api.client import path_of
     from aima_core.domain.ids import OperationId
 
     return path_of("operations", OperationId(operation_id))

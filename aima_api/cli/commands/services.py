@@ -20,10 +20,10 @@ from aima_api.cli.options import (
     submits_operations,
 )
 from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.client import Api, path_of
 
 if TYPE_CHECKING:
     from aima_api.cli.progress.log_follower import Output
-    from aima_api.client import Api
     from aima_core.domain.ids import ServiceId
 
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
@@ -153,8 +153,7 @@ def logs(
     instances = api.get(_path(service_id))["instances"]
     names = list(hosts) or [each["id"].partition("@")[2] for each in instances]
     show = shown.Show(output, names, timestamps=sys.stdout.isatty() if timestamps is None else timestamps)
-    options = {"tail": tail, "since": since, "host": hosts}
-    given = {name: value for name, value in options.items() if value}
+    given = service_body({"tail": tail, "since": since, "host": hosts})
     path = _path(service_id, "/logs")
     if follow:
         return shown.follow(api, path, given, show)
@@ -170,8 +169,6 @@ def _checked(service_id: str) -> ServiceId:
 
 
 def _path(service_id: str, action: str = "") -> str:
-    from aima_api.client import path_of
-
     return path_of("services", _checked(service_id)) + action
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,6 +28,8 @@ FINISHED_BAR = f"[{'=' * 20}]"
 _STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta"}
 _ACTIVE = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
 _ENDS = {Phase.READY: "✓", Phase.PULLED: "✓", Phase.STOPPED: "✓", Phase.FAILED: "✗", Phase.CANCELLED: "✗"}
+
+Item = TypeVar("Item")
 
 
 class LiveDisplay(PlainDisplay):
@@ -62,7 +64,9 @@ class LiveDisplay(PlainDisplay):
     def picture(self) -> RenderableType:
         """The moving part, within the terminal's height."""
         height = max(self._console.height - 3, 4)
-        shown = self._most_active(at_most=max(height // 5, 1))
+        shown = _most_active(
+            self._trackers, max(height // 5, 1), idle=lambda tracker: (tracker.ended, tracker.phase is Phase.QUEUED)
+        )
         rows = max(height // len(shown) - 5, 0) if shown else 0
         blocks = [part for tracker in shown for part in self._block(tracker, rows=rows)]
         hidden = Counter(tracker.phase for tracker in self._trackers if tracker not in shown)
@@ -70,12 +74,6 @@ class LiveDisplay(PlainDisplay):
             counts = ", ".join(f"{count} {phase}" for phase, count in hidden.items())
             blocks.append(Text(f"and {hidden.total()} more: {counts}", style="dim"))
         return Group(*blocks)
-
-    def _most_active(self, *, at_most: int) -> list[OperationTracker]:
-        """As many as fit, active ones first, in the order of `trackers`."""
-        by_activity = sorted(self._trackers, key=lambda tracker: (tracker.ended, tracker.phase is Phase.QUEUED))
-        chosen = by_activity[:at_most]
-        return [tracker for tracker in self._trackers if tracker in chosen]
 
     def _block(self, tracker: OperationTracker, *, rows: int) -> list[RenderableType]:
         mark = _ENDS.get(tracker.phase)
@@ -124,7 +122,8 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     table.add_column(width=BAR_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis")
     unfinished = [layer for layer in progress.layers if layer.step not in (LayerStep.EXISTS, LayerStep.DONE)]
-    shown = _fitting(unfinished, rows=rows)
+    fitting = rows if len(unfinished) <= rows else max(rows - 1, 0)
+    shown = _most_active(unfinished, fitting, idle=lambda layer: layer.step not in _ACTIVE)
     for layer in shown:
         table.add_row(_line(f"  {layer.id[:12]}", "dim"), _layer_bar(layer), _layer_text(layer))
     hidden = Counter(layer.step for layer in progress.layers if layer not in shown and layer.step != LayerStep.EXISTS)
@@ -138,12 +137,10 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     return table
 
 
-def _fitting(layers: list[Layer], *, rows: int) -> list[Layer]:
-    """As many as there are rows for, the active ones first, in their order."""
-    if len(layers) <= rows:
-        return layers
-    chosen = sorted(layers, key=lambda layer: layer.step not in _ACTIVE)[: max(rows - 1, 0)]
-    return [layer for layer in layers if layer in chosen]
+def _most_active(items: Sequence[Item], count: int, *, idle: Callable[[Item], Any]) -> list[Item]:
+    """`count` items, those that are least idle, in their order."""
+    chosen = sorted(items, key=idle)[:count]
+    return [item for item in items if item in chosen]
 
 
 def _layer_bar(layer: Layer) -> RenderableType:

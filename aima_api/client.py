@@ -16,7 +16,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from select import POLLIN, poll
 from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -59,8 +59,12 @@ class Api:
         self.url = url.rstrip("/")
         self._reply_timeout = reply_timeout
         self._connect_timeout = min(reply_timeout, CONNECT_TIMEOUT)
-        self._secure, self._host, self._port, self._prefix = self._parse(self.url)
-        self._headers = {"Authorization": f"Bearer {_checked_key(key)}"} if key else {}
+        self._parts = self._parse(self.url)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if key and not (key.isascii() and key.isprintable()):
+            from aima_core.errors import Unauthorized
+
+            raise Unauthorized(what="an AIMA_KEY with a line break or a character outside of ASCII")
         self._idle: list[HTTPConnection] = []
         self._streams: set[socket] = set()
         self._closed = False
@@ -141,14 +145,14 @@ class Api:
     def _send(
         self, connection: HTTPConnection, method: str, path: str, content: bytes | None, headers: Headers | None
     ) -> HTTPResponse:
-        connection.request(method, self._prefix + path, content, {**self._headers, **(headers or {})})
+        connection.request(method, self._parts.path + path, content, {**self._headers, **(headers or {})})
         return connection.getresponse()
 
     def _connect(self, timeout: timedelta) -> HTTPConnection:
         if self._closed:
             raise RuntimeError("the client is closed")  # not ApiUnavailable, after which a stream would be resumed
-        kind = HTTPSConnection if self._secure else HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._connect_timeout.total_seconds())
+        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._connect_timeout.total_seconds())
         try:
             connection.connect()
         except TimeoutError as late:
@@ -197,31 +201,23 @@ class Api:
 
         return ApiUnavailable(url=self.url, detail=detail)
 
-    def _parse(self, url: str) -> tuple[bool, str, int | None, str]:
-        """Whether it is HTTPS, host, port, and the path before every request's own."""
+    def _parse(self, url: str) -> SplitResult:
+        """Its path stands before every request's own."""
         if "://" not in url:
             raise self._unavailable(f"that is not a URL; write http://{url}")
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            _ = parts.port  # raises if it is no number
         except ValueError as wrong:
             raise self._unavailable(f"that is not a URL ({wrong})") from wrong
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise self._unavailable("that is not an HTTP URL; it looks like http://127.0.0.1:7080")
-        return parts.scheme == "https", host, port, parts.path
+        return parts
 
 
 def path_of(*words: str) -> str:
     """`/v1/…` with each word quoted."""
     return "/v1/" + "/".join(quote(word, safe=":@") for word in words)
-
-
-def _checked_key(key: str) -> str:
-    if key.isascii() and key.isprintable():
-        return key
-    from aima_core.errors import Unauthorized
-
-    raise Unauthorized(what="an AIMA_KEY with a line break or a character outside of ASCII")
 
 
 def _events(response: HTTPResponse) -> Iterator[ServerSentEvent]:

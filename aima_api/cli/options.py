@@ -37,7 +37,18 @@ def complete(collection: str, field: str) -> Completer:
     """Completes from one field of a collection's records. Offers nothing if the API is unavailable or slow."""
 
     def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-        return [each for each in _values(ctx, collection, field) if each.startswith(incomplete) and each.isprintable()]
+        from aima_api.cli.main import DEFAULT_URL
+        from aima_core.errors import AimaError
+
+        # While completing, no command runs, so ctx.obj is unset.
+        url = str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
+        try:
+            with Api(url, key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
+                values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
+        except (AimaError, ApiError):
+            return []
+        texts = [str(text) for value in values for text in (value if isinstance(value, list) else [value])]
+        return [text for text in dict.fromkeys(texts) if text.startswith(incomplete) and text.isprintable()]
 
     return complete_id
 
@@ -147,21 +158,6 @@ def service_body(options: dict[str, Any]) -> dict[str, Any]:
 def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     if value:
         ctx.obj = value
-
-
-def _values(ctx: click.Context, collection: str, field: str) -> list[str]:
-    from aima_api.cli.main import DEFAULT_URL
-    from aima_core.errors import AimaError
-
-    # While completing, no command runs, so ctx.obj is unset.
-    url = str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
-    try:
-        with Api(url, key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
-            values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
-    except (AimaError, ApiError):
-        return []
-    texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
-    return list(dict.fromkeys(map(str, texts)))
 
 
 def _scalar(text: str) -> object:

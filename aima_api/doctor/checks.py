@@ -90,7 +90,9 @@ def check_packages() -> Finding:
 def check_hardware(program: Sequence[str] = MACHINE_REPORT) -> Iterator[Finding]:
     """From the worker's own program, so that the findings are what the worker will find: the API imports none of it."""
     try:
-        report = _machine_report(program)
+        timeout = REPORT_TIMEOUT.total_seconds()
+        done = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=timeout, check=True)
+        report: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as wrong:
         yield Finding("GPU", WARNING, f"not checked: {_reason(wrong)}", INSTALL)
         return
@@ -176,14 +178,6 @@ def _disk(root: Path) -> Iterator[Finding]:
 
 
 # Hardware ----------------------------------------------------------------------------------------------------------
-
-
-def _machine_report(program: Sequence[str]) -> dict[str, Any]:
-    done = subprocess.run(
-        program, capture_output=True, encoding="utf-8", timeout=REPORT_TIMEOUT.total_seconds(), check=True
-    )
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
 
 
 def _accelerators(hardware: dict[str, Any]) -> Iterator[Finding]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aima_api.client import Api, ApiError, path_of
-from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis
+from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis, free_port
 from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.domain.descriptions import counted
 from aima_core.domain.units import format_size
@@ -51,26 +51,15 @@ def run(*, runtime: str | None, state_dir: Path | None, port: int | None, progra
     return 0
 
 
-class Relay:
-    """Prints the lines of a part behind its name; a JSON line as its event and fields."""
-
-    def __init__(self, part: str) -> None:
-        self._label = click.style(f"{part:<6} │ ", dim=True)
-
-    def __call__(self, line: str) -> None:
-        text, level = _readable(line)
-        for each in text.splitlines():
-            # A closed stdout must not stop the part, whose pipe would fill.
-            with suppress(OSError):
-                click.echo(self._label + click.style(sanitized(each), fg=_COLOURS.get(level)))
-
-
 class _Installation:
     def __init__(self, settings: Settings, directory: Path, programs: Programs) -> None:
         self._settings = settings
         self._directory = directory
         self._started_at = datetime.now(UTC)
-        self._port = _free_port(settings.api.bind, settings.api.port)
+        try:
+            self._port = free_port(settings.api.bind, settings.api.port)
+        except OSError as taken:
+            raise ApiPortTaken(port=settings.api.port, address=settings.api.bind) from taken
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
         self._url = f"http://{_local_address(settings.api.bind)}:{self._port}"
         self._engines = 0
@@ -91,7 +80,7 @@ class _Installation:
                 environment={},
                 is_ready=self._redis.is_ready,
                 stop_timeout=STOP_TIMEOUT,
-                print_line=Relay("redis"),
+                print_line=partial(_print_line, "redis"),
                 dies_with_parent=False,  # the worker needs it while it stops
                 log_tail=self._redis.last_lines,
             )
@@ -102,7 +91,7 @@ class _Installation:
             environment=environment,
             is_ready=lambda: self._get("/readyz") is not None,
             stop_timeout=API_STOP_TIMEOUT,
-            print_line=Relay("api"),
+            print_line=partial(_print_line, "api"),
         )
         yield Part(
             name="The worker",
@@ -110,7 +99,7 @@ class _Installation:
             environment=environment,
             is_ready=lambda: self._host() is not None,
             stop_timeout=WORKER_STOP_TIMEOUT,
-            print_line=Relay("worker"),
+            print_line=partial(_print_line, "worker"),
         )
 
     def _environment(self) -> Mapping[str, str]:
@@ -164,18 +153,6 @@ class _Installation:
             return None
 
 
-def _free_port(address: str, port: int) -> int:
-    """The given port, or any for 0. Raises ApiPortTaken."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as taken:
-            raise ApiPortTaken(port=port, address=address) from taken
-        return int(probe.getsockname()[1])
-
-
 def _local_address(address: str) -> str:
     """The address under which this machine reaches a listener on `address`."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
@@ -207,6 +184,14 @@ def _describe_runtime(host: Mapping[str, Any], *, configured: bool) -> str:
     else:
         reason = "found a Docker Engine"
     return f"{host['runtime']} {host['runtime_version']}  ({reason})"
+
+
+def _print_line(part: str, line: str) -> None:
+    """A part's log line behind the part's name; a JSON line as its event and fields."""
+    text, level = _readable(line)
+    for each in text.splitlines():
+        with suppress(OSError):  # a closed stdout must not stop the part, whose pipe would fill
+            click.echo(click.style(f"{part:<6} │ ", dim=True) + click.style(sanitized(each), fg=_COLOURS.get(level)))
 
 
 def _readable(line: str) -> tuple[str, str]:

@@ -24,20 +24,9 @@ from aima_api.cli.tables import Format, indented, print_data, print_record, prin
 from aima_api.client import Api, path_of
 from aima_core.domain.descriptions import counted
 
-
-@click.group()
-def engine() -> None:
-    """Show and validate the engines of the catalog."""
-
-
-@click.group()
-def model() -> None:
-    """Show the models of the catalog."""
-
-
-@click.group()
-def image() -> None:
-    """Pull images before they are needed."""
+engine = click.Group("engine", help="Show and validate the engines of the catalog.")
+model = click.Group("model", help="Show the models of the catalog.")
+image = click.Group("image", help="Pull images before they are needed.")
 
 
 @engine.command("list")

@@ -26,17 +26,9 @@ _SHOWN_OTHERWISE = (
 _DIGEST = len("sha256:") + 12
 """Characters of a digest that identify it on a host."""
 
+host = click.Group("host", help="Show, drain, resume and forget hosts.")
+port = click.Group("port", help="Show the ports that instances hold.")
 name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
-
-
-@click.group()
-def host() -> None:
-    """Show, drain, resume and forget hosts."""
-
-
-@click.group()
-def port() -> None:
-    """Show the ports that instances hold."""
 
 
 @host.command("list")

@@ -76,7 +76,8 @@ def doctor(output: Format) -> int:
     found = list(findings(load_settings()))
     failed = [each.about for each in found if each.verdict is CheckStatus.FAILED]
     if output != "table":
-        print_data([_as_data(each) for each in found], output)
+        records = [(each.about, each.verdict.value, each.message, each.fix) for each in found]
+        print_data([dict(zip(("about", "verdict", "said", "mend"), each, strict=True)) for each in records], output)
         return MachineLacks.exit_code if failed else 0
     for each in found:
         _print_finding(each)
@@ -90,10 +91,6 @@ def _print_finding(finding: Finding) -> None:
     click.echo(f"{click.style(mark, fg=colour)} {finding.about:<10}  {sanitized(finding.message)}")
     if finding.fix:
         click.echo(f"  {'':<10}  {click.style('→ ' + sanitized(finding.fix), fg='cyan')}")
-
-
-def _as_data(finding: Finding) -> dict[str, str | None]:
-    return {"about": finding.about, "verdict": finding.verdict.value, "said": finding.message, "mend": finding.fix}
 
 
 def _execute(module: str, **settings: object) -> None:

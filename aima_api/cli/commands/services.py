@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aima_api.cli.progress.log_follower import Output
     from aima_core.domain.ids import ServiceId
 
+_TAIL_HELP = "Only the last N lines of each host; 100 unless --since is given."
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
 
 
@@ -123,12 +124,7 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
 @service.command()
 @id_argument
 @click.option("--follow", "-f", is_flag=True, help="Stream new lines until interrupted.")
-@click.option(
-    "--tail",
-    type=click.IntRange(1, 10_000),
-    metavar="N",
-    help="Only the last N lines of each host; 100 unless --since is given.",
-)
+@click.option("--tail", type=click.IntRange(1, 10_000), metavar="N", help=_TAIL_HELP)
 @click.option("--since", metavar="T", help="Only lines since T, such as 10m or 2026-01-31T12:00:00Z.")
 @click.option("--timestamps/--no-timestamps", default=None, help="Print the time of each line; default on a terminal.")
 @only_hosts_option
@@ -137,12 +133,11 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
 def logs(
     api: Api,
     service_id: str,
-    follow: bool,
-    tail: int | None,
-    since: str | None,
-    timestamps: bool | None,
     hosts: tuple[str, ...],
+    follow: bool,
+    timestamps: bool | None,
     output: Output,
+    **part: Any,
 ) -> int:
     """Show the logs of a service's containers, also of ended ones.
 
@@ -153,7 +148,7 @@ def logs(
     instances = api.get(_path(service_id))["instances"]
     names = list(hosts) or [each["id"].partition("@")[2] for each in instances]
     show = shown.Show(output, names, timestamps=sys.stdout.isatty() if timestamps is None else timestamps)
-    given = service_body({"tail": tail, "since": since, "host": hosts})
+    given = service_body({"host": hosts, **part})
     path = _path(service_id, "/logs")
     if follow:
         return shown.follow(api, path, given, show)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from aima_api.cli.progress.event_follower import Update
 from aima_api.cli.progress.plain_display import PlainDisplay
-from aima_api.cli.progress.tracker import OperationTracker, downloaded, fraction_done, percent, rate, readable
+from aima_api.cli.progress.tracker import OperationTracker, downloaded, fraction_done, joined, percent, rate, readable
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -132,8 +132,8 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
         table.add_row(_line(f"  {hidden.total()} more", "dim"), "", Text(counts, style="dim"))
     done = fraction_done(progress)
     bar = ProgressBar(total=None if done is None else 1.0, completed=done or 0, width=BAR_WIDTH, pulse=done is None)
-    table.add_row(Text("  total", style="bold"), bar, Text(_joined(percent(progress), downloaded(progress))))
-    table.add_row("", "", Text(_joined(f"{format_size(progress.extracted)} extracted", rate(progress))))
+    table.add_row(Text("  total", style="bold"), bar, Text(joined(percent(progress), downloaded(progress))))
+    table.add_row("", "", Text(joined(f"{format_size(progress.extracted)} extracted", rate(progress))))
     return table
 
 
@@ -157,10 +157,6 @@ def _layer_text(layer: Layer) -> Text:
         return Text(f"{layer.step} {size}".rstrip(), style="dim")
     done = layer.downloaded if layer.step is LayerStep.DOWNLOADING else layer.extracted
     return Text(f"{layer.step} {format_size(done)}" + (f" of {size}" if size else ""))
-
-
-def _joined(*words: str) -> str:
-    return ", ".join(word for word in words if word)
 
 
 def _line(text: str, style: str) -> Text:

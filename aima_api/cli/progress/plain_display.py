@@ -13,7 +13,7 @@ from typing import IO, NamedTuple, Self
 import click
 
 from aima_api.cli.progress.event_follower import ConnectionLost, Update
-from aima_api.cli.progress.tracker import OperationTracker, amounts, fraction_done, percent, rate, readable
+from aima_api.cli.progress.tracker import OperationTracker, amounts, fraction_done, joined, percent, rate, readable
 from aima_core.domain.operations import Event, Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -124,8 +124,7 @@ class PlainDisplay:
         if now - printed_at < PROGRESS_INTERVAL.total_seconds() and done - printed < PROGRESS_STEP:
             return
         self._pulls[tracker.operation.id] = now, done
-        parts = (percent(progress), amounts(progress), rate(progress))
-        self._print(tracker, "  " + ", ".join(part for part in parts if part))
+        self._print(tracker, "  " + joined(percent(progress), amounts(progress), rate(progress)))
 
     def _print(self, tracker: OperationTracker, text: str) -> None:
         label = f"{tracker.label}: " if self._several else ""

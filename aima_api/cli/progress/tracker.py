@@ -142,9 +142,13 @@ def downloaded(progress: PullProgress) -> str:
 
 def rate(progress: PullProgress) -> str:
     """`4.1 MB/s, 21 s left`, as far as known."""
-    speed = [f"{format_size(progress.rate)}/s"] if progress.rate else []
-    left = [f"{readable(progress.eta)} left"] if progress.eta is not None else []
-    return ", ".join(speed + left)
+    speed = f"{format_size(progress.rate)}/s" if progress.rate else ""
+    left = f"{readable(progress.eta)} left" if progress.eta is not None else ""
+    return joined(speed, left)
+
+
+def joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def readable(duration: timedelta) -> str:

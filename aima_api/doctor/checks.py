@@ -94,11 +94,14 @@ def check_hardware(program: Sequence[str] = MACHINE_REPORT) -> Iterator[Finding]
         done = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=timeout, check=True)
         report: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as wrong:
-        yield Finding("GPU", WARNING, f"not checked: {_reason(wrong)}", INSTALL)
+        reason = wrong.stderr.strip().rpartition("\n")[2] if isinstance(wrong, subprocess.CalledProcessError) else ""
+        yield Finding("GPU", WARNING, f"not checked: {reason or wrong}", INSTALL)
         return
     yield from _accelerators(report["hardware"])
-    if report["hardware"]["accelerators"] and report["gives_gpus"] is not None:
-        yield _gpus_in_containers(report["gives_gpus"])
+    if report["hardware"]["accelerators"] and report["gives_gpus"]:
+        yield Finding("GPU", OK, "available in containers")
+    elif report["hardware"]["accelerators"] and report["gives_gpus"] is False:
+        yield Finding("GPU", FAILED, "not available in containers", f"{INSTALL_TOOLKIT} && {CONFIGURE_TOOLKIT}")
     if report["clock_offset"] is not None:
         yield _clock(timedelta(seconds=report["clock_offset"]))
 
@@ -191,24 +194,12 @@ def _accelerators(hardware: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("GPU", FAILED, hardware["trouble"]["said"], hardware["trouble"]["mend"])
 
 
-def _gpus_in_containers(available: bool) -> Finding:
-    if available:
-        return Finding("GPU", OK, "available in containers")
-    return Finding("GPU", FAILED, "not available in containers", f"{INSTALL_TOOLKIT} && {CONFIGURE_TOOLKIT}")
-
-
 def _clock(offset: timedelta) -> Finding:
     if abs(offset) <= CLOCK_TOLERANCE:
         return Finding("clock", OK, "in sync with Redis")
     direction = "ahead of" if offset > timedelta() else "behind"
     message = f"{abs(offset).total_seconds():.1f} s {direction} Redis"
     return Finding("clock", WARNING, message, "sudo timedatectl set-ntp true")
-
-
-def _reason(wrong: Exception) -> str:
-    if isinstance(wrong, subprocess.CalledProcessError):
-        return wrong.stderr.strip().rpartition("\n")[2] or str(wrong)
-    return str(wrong)
 
 
 # Hosts and state ---------------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ class _Installation:
         if self._redis is not None and self._redis.replaced:
             _print_note(f"Stopped Redis (process {self._redis.replaced}) of a killed `aima up`; its data is kept.")
         self._supervisor.run(on_ready=self._print_ready, on_stop=self._print_stopping)
-        click.echo(_farewell(self._engines))
+        kept = f"{counted(self._engines, 'engine')} {'keeps' if self._engines == 1 else 'keep'} running"
+        click.echo("AIMA is down." + (f" {kept}; the next `aima up` adopts what runs." if self._engines else ""))
 
     def _parts(self, programs: Programs) -> Iterator[Part]:
         if self._redis is not None:
@@ -161,13 +162,6 @@ def _local_address(address: str) -> str:
 
 def _print_note(text: str) -> None:
     click.echo(click.style(text, fg="yellow"))
-
-
-def _farewell(engines: int) -> str:
-    if not engines:
-        return "AIMA is down."
-    keep = "keeps" if engines == 1 else "keep"
-    return f"AIMA is down. {counted(engines, 'engine')} {keep} running; the next `aima up` adopts what runs."
 
 
 def _describe_host(host: Mapping[str, Any]) -> str:

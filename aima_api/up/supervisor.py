@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 
 from aima_core.errors import PartEnded
 from aima_core.system.die_with_parent import dying_with_parent
@@ -184,7 +183,7 @@ class ProcessSupervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 signal's signature
+    def _on_signal(self, number: int, *_: object) -> None:
         if not self._stopping.is_set():
             self._signal = signal.Signals(number).name
             self._stopping.set()

@@ -130,15 +130,7 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
 @only_hosts_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @calls_the_api
-def logs(
-    api: Api,
-    service_id: str,
-    hosts: tuple[str, ...],
-    follow: bool,
-    timestamps: bool | None,
-    output: Output,
-    **part: Any,
-) -> int:
+def logs(api: Api, service_id: str, follow: bool, timestamps: bool | None, output: Output, **query: Any) -> int:
     """Show the logs of a service's containers, also of ended ones.
 
     Lines go to stdout, notes on missing ones to stderr; -o json prints one record per line.
@@ -146,9 +138,10 @@ def logs(
     from aima_api.cli.progress import log_follower as shown
 
     instances = api.get(_path(service_id))["instances"]
+    hosts = query.pop("hosts")
     names = list(hosts) or [each["id"].partition("@")[2] for each in instances]
     show = shown.Show(output, names, timestamps=sys.stdout.isatty() if timestamps is None else timestamps)
-    given = service_body({"host": hosts, **part})
+    given = service_body({"host": hosts, **query})
     path = _path(service_id, "/logs")
     if follow:
         return shown.follow(api, path, given, show)

@@ -57,16 +57,22 @@ class Reconnect:
         self._received_at = clock()
 
     def connected(self, connect: Callable[[], Generator[Received, None, bool]]) -> Iterator[Received | ConnectionLost]:
-        """What each connection yields, until one returns that the stream has ended. Raises what `check` raises."""
+        """What each connection yields, until one returns that the stream has ended.
+
+        Raises the connection's error if another attempt is useless, or the timeout has passed.
+        """
         ended = False
         while not ended:
             try:
                 ended = yield from connect()
             except (ApiUnavailable, ApiError) as lost:
-                self.check(lost)
+                permanent = isinstance(lost, ApiError) and not lost.transient
+                silent_for = self._clock() - self._received_at
+                if permanent or not self._retries or silent_for > self._timeout.total_seconds():
+                    raise
                 yield ConnectionLost(str(lost))
             if not ended:
-                self.wait()
+                self._wait()
 
     def received(self) -> None:
         """Something came: the next delay is the first again."""
@@ -74,13 +80,7 @@ class Reconnect:
         self._failures = 0
         self._received_at = self._clock()
 
-    def check(self, error: ApiUnavailable | ApiError) -> None:
-        """Raises the error if another attempt is useless, or the timeout has passed."""
-        permanent = isinstance(error, ApiError) and not error.transient
-        if permanent or not self._retries or self._clock() - self._received_at > self._timeout.total_seconds():
-            raise error
-
-    def wait(self) -> None:
+    def _wait(self) -> None:
         delay = min(self._first_delay * 2**self._failures, MAX_DELAY)
         self._failures = min(self._failures + 1, 10)
         self._sleep(delay.total_seconds() * random.uniform(0.5, 1))

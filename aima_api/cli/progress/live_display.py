@@ -40,16 +40,12 @@ class LiveDisplay(PlainDisplay):
         self._spinner = Spinner("dots", style="cyan")
         # Drawn by the thread that applies the updates, so that nothing changes during a frame.
         self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self.picture)
-        self._terminal = ExitStack()
 
     def __enter__(self) -> Self:
-        self._terminal.enter_context(_interrupt_not_echoed())
+        self.enter_context(_interrupt_not_echoed())
+        self.callback(self._live.stop)
         self._live.start(refresh=True)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-        self._terminal.close()
 
     def refresh(self) -> None:
         self._live.refresh()

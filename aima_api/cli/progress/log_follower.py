@@ -72,11 +72,8 @@ class Show:
         if self._colours and data["stream"] == "stderr":
             text = click.style(text, dim=True)
         host = f"{sanitized(data['host']):<{self._prefix}} │ " if self._prefix else ""
-        click.echo(host + self._time(data["at"]) + text)
-
-    def _time(self, at: str) -> str:
-        """In the time zone of this machine, as its other logs."""
-        return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}  " if self._timestamps else ""
+        at = datetime.fromisoformat(data["at"]).astimezone()  # in this machine's time zone, as its other logs
+        click.echo(host + (f"{at:%Y-%m-%d %H:%M:%S}  " if self._timestamps else "") + text)
 
     def note(self, text: str) -> None:
         click.echo(click.style(f"── {sanitized(text)}", fg="yellow"), err=True)

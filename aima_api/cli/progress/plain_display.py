@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple
 
 import click
 
@@ -93,20 +94,16 @@ class Transcript:
                 yield Line(f"layer {layer.id[:12]}  {size}done in {duration}", layer=layer)
 
 
-class PlainDisplay:
+class PlainDisplay(ExitStack):
     """Appends lines only."""
 
     def __init__(self, trackers: Sequence[OperationTracker], *, file: IO[str] | None = None) -> None:
+        super().__init__()
         self._several = len(trackers) > 1
         self._file = file
         self._transcripts = {tracker.operation.id: Transcript(tracker) for tracker in trackers}
         self._pulls: dict[str, tuple[float, float]] = {}
         """When a pull's progress was last printed, and its fraction done then."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
     def refresh(self) -> None:
         """Draws what moves; here nothing does."""

@@ -29,8 +29,6 @@ from aima_core.logs.sanitize import sanitized
 
 FRAME_INTERVAL = timedelta(milliseconds=120)
 SHORTEST_SHOWN = timedelta(milliseconds=50)
-
-
 Updates = queue.Queue[tuple[OperationTracker, Update | Exception]]
 
 
@@ -54,9 +52,7 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
     return 0
 
 
-def watch(
-    api: Api, operations: Iterable[Operation], *, timeout: timedelta | None = None, output: Format = "table"
-) -> int:
+def watch(api: Api, operations: Iterable[Operation], *, timeout: timedelta | None, output: Format) -> int:
     """Shows the operations until all have ended. Returns 0, or the exit code of the first failure."""
     trackers = [OperationTracker(operation) for operation in operations]
     try:

@@ -11,13 +11,12 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from select import POLLIN, poll
 from socket import SHUT_RDWR, socket
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -31,6 +30,7 @@ STREAM_TIMEOUT = timedelta(seconds=45)
 PAGE = 1000
 
 Record = TypeVar("Record", bound="BaseModel")
+Headers = Mapping[str, str]
 
 
 class ApiError(Exception):
@@ -43,8 +43,7 @@ class ApiError(Exception):
         """The same request may succeed later."""
 
 
-@dataclass(frozen=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     event: str
     data: str
 
@@ -60,8 +59,12 @@ class Api:
         self.url = url.rstrip("/")
         self._reply_timeout = reply_timeout
         self._connect_timeout = min(reply_timeout, CONNECT_TIMEOUT)
-        self._secure, self._host, self._port, self._prefix = self._parse(self.url)
-        self._headers = {"Authorization": f"Bearer {_checked_key(key)}"} if key else {}
+        self._parts = self._parse(self.url)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if key and not (key.isascii() and key.isprintable()):
+            from aima_core.errors import Unauthorized
+
+            raise Unauthorized(what="an AIMA_KEY with a line break or a character outside of ASCII")
         self._idle: list[HTTPConnection] = []
         self._streams: set[socket] = set()
         self._closed = False
@@ -79,10 +82,12 @@ class Api:
                 stream.shutdown(SHUT_RDWR)
 
     def get(self, path: str, **filters: object) -> Any:
-        return self._request("GET", path, query=filters)
+        given = {name: str(value) for name, value in filters.items() if value is not None}
+        return self._request("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._request("POST", path, body=dict(body or {}), headers={"Idempotency-Key": str(uuid.uuid4())})
+        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+        return self._request("POST", path, content=json.dumps(dict(body or {})).encode(), headers=headers)
 
     def delete(self, path: str) -> None:
         self._request("DELETE", path)
@@ -103,13 +108,13 @@ class Api:
     @contextmanager
     def stream(self, path: str, *, after: int) -> Iterator[Iterator[ServerSentEvent]]:
         """Server-sent events after number `after`, until the API ends them. A cut raises ApiUnavailable."""
-        headers = {"Last-Event-ID": str(after)} if after else {}
+        headers = {"Last-Event-ID": str(after)} if after else None
         with self._failures_translated():
             connection = self._connect(STREAM_TIMEOUT)
             stream = connection.sock
             self._streams.add(stream)
             try:
-                response = self._send(connection, "GET", path, headers=headers)
+                response = self._send(connection, "GET", path, None, headers)
                 if response.status >= 300:
                     self._raise_refusal(response, response.read())
                 yield _events(response)
@@ -127,46 +132,27 @@ class Api:
             detail = f"its replies are of a version that this one cannot read ({wrong.errors()[0]['msg']})"
             raise self._unavailable(detail) from wrong
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, object] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        given = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        if given:
-            path += f"?{urlencode(given)}"
+    def _request(self, method: str, path: str, *, content: bytes | None = None, headers: Headers | None = None) -> Any:
         with self._failures_translated():
             connection = self._idle_connection() or self._connect(self._reply_timeout)
-            response = self._send(connection, method, path, body=body, headers=headers)
-            content = response.read()
+            response = self._send(connection, method, path, content, headers)
+            reply = response.read()
             self._idle.append(connection)
             if response.status >= 300:
-                self._raise_refusal(response, content)
-            return json.loads(content) if content else None
+                self._raise_refusal(response, reply)
+            return json.loads(reply) if reply else None
 
     def _send(
-        self,
-        connection: HTTPConnection,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, connection: HTTPConnection, method: str, path: str, content: bytes | None, headers: Headers | None
     ) -> HTTPResponse:
-        content = None if body is None else json.dumps(body).encode()
-        kind = {"Content-Type": "application/json"} if content else {}
-        connection.request(method, self._prefix + path, content, {**self._headers, **kind, **(headers or {})})
+        connection.request(method, self._parts.path + path, content, {**self._headers, **(headers or {})})
         return connection.getresponse()
 
     def _connect(self, timeout: timedelta) -> HTTPConnection:
         if self._closed:
             raise RuntimeError("the client is closed")  # not ApiUnavailable, after which a stream would be resumed
-        kind = HTTPSConnection if self._secure else HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._connect_timeout.total_seconds())
+        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._connect_timeout.total_seconds())
         try:
             connection.connect()
         except TimeoutError as late:
@@ -192,12 +178,8 @@ class Api:
 
         try:
             problem = json.loads(content)
-            failure = Failure(
-                code=problem["code"],
-                message=problem["detail"],
-                hint=problem["hint"],
-                log_tail=tuple(problem.get("log_tail") or ()),
-            )
+            tail = tuple(problem.get("log_tail") or ())
+            failure = Failure(code=problem["code"], message=problem["detail"], hint=problem["hint"], log_tail=tail)
         except (ValueError, KeyError, TypeError) as wrong:
             detail = f"the server there is not an AIMA API (it replied {response.status} {response.reason})"
             raise self._unavailable(detail) from wrong
@@ -219,31 +201,23 @@ class Api:
 
         return ApiUnavailable(url=self.url, detail=detail)
 
-    def _parse(self, url: str) -> tuple[bool, str, int | None, str]:
-        """Whether it is HTTPS, host, port, and the path before every request's own."""
+    def _parse(self, url: str) -> SplitResult:
+        """Its path stands before every request's own."""
         if "://" not in url:
             raise self._unavailable(f"that is not a URL; write http://{url}")
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            _ = parts.port  # raises if it is no number
         except ValueError as wrong:
             raise self._unavailable(f"that is not a URL ({wrong})") from wrong
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise self._unavailable("that is not an HTTP URL; it looks like http://127.0.0.1:7080")
-        return parts.scheme == "https", host, port, parts.path
+        return parts
 
 
 def path_of(*words: str) -> str:
     """`/v1/…` with each word quoted."""
     return "/v1/" + "/".join(quote(word, safe=":@") for word in words)
-
-
-def _checked_key(key: str) -> str:
-    if key.isascii() and key.isprintable():
-        return key
-    from aima_core.errors import Unauthorized
-
-    raise Unauthorized(what="an AIMA_KEY with a line break or a character outside of ASCII")
 
 
 def _events(response: HTTPResponse) -> Iterator[ServerSentEvent]:

@@ -11,9 +11,12 @@ from typing import Any
 
 import click
 
+from aima_api.client import Api, ApiError, path_of
+
 COMPLETION_TIMEOUT = timedelta(seconds=1)
 Command = Callable[..., Any]
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+Decorator = Callable[[Command], Command]
 
 
 def calls_the_api(command: Command) -> Command:
@@ -24,8 +27,6 @@ def calls_the_api(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        from aima_api.client import Api
-
         with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
             return command(api, *args, **options)
 
@@ -36,7 +37,18 @@ def complete(collection: str, field: str) -> Completer:
     """Completes from one field of a collection's records. Offers nothing if the API is unavailable or slow."""
 
     def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-        return [each for each in _values(ctx, collection, field) if each.startswith(incomplete) and each.isprintable()]
+        from aima_api.cli.main import DEFAULT_URL
+        from aima_core.errors import AimaError
+
+        # While completing, no command runs, so ctx.obj is unset.
+        url = str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
+        try:
+            with Api(url, key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
+                values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
+        except (AimaError, ApiError):
+            return []
+        texts = [str(text) for value in values for text in (value if isinstance(value, list) else [value])]
+        return [text for text in dict.fromkeys(texts) if text.startswith(incomplete) and text.isprintable()]
 
     return complete_id
 
@@ -74,42 +86,29 @@ output_option = click.option(
 )
 wait_option = click.option("--wait/--no-wait", default=False, help="Follow it until it ends; not by default.")
 timeout_option = click.option("--timeout", type=DurationType(), help="Give up after DURATION (implies --wait).")
-host_option = click.option(
-    "--host",
-    "hosts",
-    multiple=True,
-    metavar="H",
-    shell_complete=complete("hosts", "name"),
-    help="Only on this host; repeat for several.",
-)
+
+
+def engine_option(text: str) -> Decorator:
+    return click.option("--engine", metavar="E", shell_complete=complete("engines", "name"), help=text)
+
+
+def hosts_option(text: str) -> Decorator:
+    completer = complete("hosts", "name")
+    return click.option("--host", "hosts", multiple=True, metavar="H", shell_complete=completer, help=text)
+
+
+def route_option(text: str) -> Decorator:
+    return click.option("--route", metavar="R", shell_complete=complete("hosts", "routes"), help=text)
+
+
+only_hosts_option = hosts_option("Only on this host; repeat for several.")
+_MODEL_HELP = "Model of the catalog; omit to derive it from the id."
 _SERVICE_OPTIONS = (
-    click.option(
-        "--engine",
-        metavar="E",
-        shell_complete=complete("engines", "name"),
-        help="Engine of the catalog; omit to derive it from the id.",
-    ),
-    click.option(
-        "--model",
-        metavar="M",
-        shell_complete=complete("models", "name"),
-        help="Model of the catalog; omit to derive it from the id.",
-    ),
+    engine_option("Engine of the catalog; omit to derive it from the id."),
+    click.option("--model", metavar="M", shell_complete=complete("models", "name"), help=_MODEL_HELP),
     click.option("--model-path", metavar="P", help="Directory of the weights on the hosts."),
-    click.option(
-        "--host",
-        "hosts",
-        multiple=True,
-        metavar="H",
-        shell_complete=complete("hosts", "name"),
-        help="Run on this host; repeat for several.",
-    ),
-    click.option(
-        "--route",
-        metavar="R",
-        shell_complete=complete("hosts", "routes"),
-        help="Run on hosts of this class only, such as gb10.arm64.",
-    ),
+    hosts_option("Run on this host; repeat for several."),
+    route_option("Run on hosts of this class only, such as gb10.arm64."),
     click.option("--replicas", type=click.IntRange(1, 1000), metavar="N", help="Number of hosts to run on."),
     click.option(
         "--port", type=click.IntRange(1, 65535), metavar="P", help="Port on the host. Omit --port to have one chosen."
@@ -123,6 +122,22 @@ _SERVICE_OPTIONS = (
         help="Set an argument of the engine; repeat for several.",
     ),
 )
+
+
+def submits_operations(command: Command) -> Command:
+    """Watches or prints the operations of the reply that the command returns, as --wait, --timeout and -o say."""
+
+    @wait_option
+    @timeout_option
+    @output_option
+    @calls_the_api
+    @functools.wraps(command)
+    def submitting(api: Api, *args: Any, wait: bool, timeout: timedelta | None, output: Any, **options: Any) -> int:
+        from aima_api.cli.progress.watcher import show_submitted
+
+        return show_submitted(api, command(api, *args, **options), wait=wait, timeout=timeout, output=output)
+
+    return submitting
 
 
 def service_options(command: Command) -> Command:
@@ -143,26 +158,6 @@ def service_body(options: dict[str, Any]) -> dict[str, Any]:
 def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     if value:
         ctx.obj = value
-
-
-def _values(ctx: click.Context, collection: str, field: str) -> list[str]:
-    from aima_api.client import Api, ApiError, path_of
-    from aima_core.errors import AimaError
-
-    try:
-        with Api(_url(ctx), key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
-            values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
-    except (AimaError, ApiError):
-        return []
-    texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
-    return list(dict.fromkeys(map(str, texts)))
-
-
-def _url(ctx: click.Context) -> str:
-    """While completing, no command runs, so ctx.obj is unset."""
-    from aima_api.cli.main import DEFAULT_URL
-
-    return str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
 
 
 def _scalar(text: str) -> object:

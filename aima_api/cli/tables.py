@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,16 +19,10 @@ _EMPTY: tuple[object, ...] = (None, [], {}, "")
 _USER_KEYS = ("arguments", "environment", "labels")
 """Fields whose keys are the user's own, and are printed as they are."""
 _COLOURS = {
-    "ready": "green",
-    "succeeded": "green",
-    "running": "cyan",
-    "starting": "cyan",
-    "stopping": "cyan",
-    "live": "green",
-    "failed": "red",
-    "away": "red",
-    "unknown": "yellow",
-    "queued": "yellow",
+    **dict.fromkeys(("ready", "succeeded", "live"), "green"),
+    **dict.fromkeys(("running", "starting", "stopping"), "cyan"),
+    **dict.fromkeys(("failed", "away"), "red"),
+    **dict.fromkeys(("unknown", "queued"), "yellow"),
 }
 
 
@@ -47,29 +41,40 @@ def indented(text: str) -> str:
     return "\n  ".join(sanitized(line) for line in text.splitlines())
 
 
-def print_records(records: Sequence[Record], columns: Mapping[str, str], output: Format, *, nothing: str) -> None:
-    """A listing. `columns` maps headings to fields; `nothing` is the sentence for an empty table."""
+def print_records(
+    records: Sequence[Record],
+    columns: Mapping[str, str],
+    output: Format = "table",
+    *,
+    row: Callable[[Any], Record] = dict,
+    nothing: str = "",
+) -> None:
+    """A listing. `columns` maps headings to fields of a `row`; `nothing` is the sentence for an empty table."""
     if output != "table":
         print_data(list(records), output)
     elif records:
-        click.echo(
-            _table(list(columns), [[_cell(record.get(field)) for field in columns.values()] for record in records])
-        )
+        rows = [[_cell(fields.get(field)) for field in columns.values()] for fields in map(row, records)]
+        click.echo(_table(list(columns), rows))
     else:
         click.echo(nothing, err=True)
 
 
-def print_record(record: Record, output: Format) -> None:
-    """One record, whole: a field a line, nested fields below each other."""
+def print_record(record: Record, output: Format, *, row: Callable[[Any], Record] = dict) -> None:
+    """One record, whole: a field of its `row` a line, nested fields below each other."""
     if output != "table":
         print_data(record, output)
         return
-    fields = {field: value for field, value in record.items() if value not in _EMPTY}
+    fields = {field: value for field, value in row(record).items() if value not in _EMPTY}
     width = max(map(len, fields), default=0)
     for field, value in fields.items():
         label = click.style(f"{field.replace('_', ' '):<{width}}", bold=True)
         for number, line in enumerate(_lines(value, literal=field in _USER_KEYS)):
             click.echo(f"{label if number == 0 else ' ' * width}  {line}")
+
+
+def titled(*fields: str) -> dict[str, str]:
+    """Columns whose headings are the fields' own names."""
+    return {field.replace("_", " ").upper(): field for field in fields}
 
 
 def print_data(data: Any, output: Format) -> None:

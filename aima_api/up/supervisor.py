@@ -13,9 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 
 from aima_core.errors import PartEnded
 from aima_core.system.die_with_parent import dying_with_parent
@@ -29,6 +28,8 @@ STABLE_AFTER = timedelta(minutes=1)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 130
 LINES_KEPT = 20
+START_TIMEOUT = timedelta(seconds=60)
+"""From a part's start until it is ready."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ class Part:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     is_ready: Callable[[], bool]
-    start_timeout: timedelta
     stop_timeout: timedelta
     print_line: Callable[[str], None]
     """Takes each line of its output."""
@@ -47,14 +47,22 @@ class Part:
     """Of a part that logs to a file instead of its output."""
 
 
-class Child:
-    """One process of a part, running from construction on."""
+class RunningPart:
+    """The process of a part, started by construction and again by `restart`."""
 
     def __init__(self, part: Part) -> None:
-        launcher = dying_with_parent(signal.SIGTERM) if part.dies_with_parent else []
+        self.part = part
+        self.restarts = 0
+        self.restart_at: float | None = None
+        """None unless it has died."""
+        self.restart()
+
+    def restart(self) -> None:
+        launcher = dying_with_parent(signal.SIGTERM) if self.part.dies_with_parent else []
+        self.started_at, self.restart_at = time.monotonic(), None
         self._process = subprocess.Popen(
-            [*launcher, *part.command],
-            env=os.environ | part.environment,
+            [*launcher, *self.part.command],
+            env=os.environ | self.part.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,7 +72,7 @@ class Child:
             process_group=0,  # the terminal's Ctrl-C reaches the supervisor only, which keeps the order
         )
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._reader = threading.Thread(target=self._read, args=(part.print_line,), daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @property
@@ -72,18 +80,19 @@ class Child:
         """None while it runs."""
         return self._process.poll()
 
-    def last_lines(self) -> list[str]:
-        """Waits up to 1 s for the unread output of a dead child."""
+    def failed(self, what: str) -> PartEnded:
+        """With its last lines: waits up to 1 s for the unread output of a dead process."""
         if self.exit_status is not None:
             self._reader.join(timeout=1)
-        return list(self._lines)
+        lines = list(self._lines) or self.part.log_tail()
+        return PartEnded(part=self.part.name, what=what, log_tail=tuple(lines))
 
-    def stop(self, *, timeout: timedelta) -> None:
-        """SIGTERM, and SIGKILL to its process group after the timeout. Does nothing if it has ended."""
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to its process group after the part's timeout. Does nothing if it has ended."""
         if self.exit_status is None:
             self._process.terminate()
         try:
-            self._process.wait(timeout.total_seconds())
+            self._process.wait(self.part.stop_timeout.total_seconds())
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
@@ -92,29 +101,20 @@ class Child:
         if self.exit_status is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _read(self, print_line: Callable[[str], None]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line.rstrip("\n"))
-            print_line(line.rstrip("\n"))
-        self._process.stdout.close()
-
-
-@dataclass
-class _Running:
-    part: Part
-    child: Child
-    started_at: float = field(default_factory=time.monotonic)
-    restarts: int = 0
-    restart_at: float | None = None
-    """None unless it has died."""
+    def _read(self) -> None:
+        output, lines = self._process.stdout, self._lines
+        assert output is not None
+        with output:
+            for line in output:
+                lines.append(line.rstrip("\n"))
+                self.part.print_line(line.rstrip("\n"))
 
 
 class ProcessSupervisor:
     def __init__(self, parts: Sequence[Part], *, print_note: Callable[[str], None]) -> None:
         self._parts = parts
         self._print_note = print_note
-        self._running: list[_Running] = []
+        self._running: list[RunningPart] = []
         self._stopping = threading.Event()
         self._signal = ""
 
@@ -134,43 +134,41 @@ class ProcessSupervisor:
                 on_stop(self._signal)
             finally:
                 for running in reversed(self._running):
-                    running.child.stop(timeout=running.part.stop_timeout)
+                    running.stop()
 
     def _start(self) -> None:
         for part in self._parts:
-            running = _Running(part, Child(part))
-            self._running.append(running)
-            if not self._wait_until_ready(running):
+            if self._stopping.is_set():
                 return
+            running = RunningPart(part)
+            self._running.append(running)
+            self._wait_until_ready(running)
 
-    def _wait_until_ready(self, running: _Running) -> bool:
-        """False if a signal came first. Raises PartEnded."""
-        part, child = running.part, running.child
-        deadline = time.monotonic() + part.start_timeout.total_seconds()
+    def _wait_until_ready(self, running: RunningPart) -> None:
+        """Returns early at a signal. Raises PartEnded."""
         while not self._stopping.is_set():
-            if child.exit_status is not None:
-                raise _part_ended(running, f"ended with exit code {child.exit_status} before it was ready")
-            if part.is_ready():
-                return True
-            if time.monotonic() > deadline:
-                raise _part_ended(running, f"was not ready within {part.start_timeout.total_seconds():.0f} s")
+            if running.exit_status is not None:
+                raise running.failed(f"ended with exit code {running.exit_status} before it was ready")
+            if running.part.is_ready():
+                return
+            if time.monotonic() - running.started_at > START_TIMEOUT.total_seconds():
+                raise running.failed(f"was not ready within {START_TIMEOUT.total_seconds():.0f} s")
             self._stopping.wait(POLL_INTERVAL.total_seconds())
-        return False
 
-    def _supervise(self, running: _Running) -> None:
+    def _supervise(self, running: RunningPart) -> None:
         """Schedules the restart of a dead part, and restarts it when due. Raises PartEnded after MAX_RESTARTS."""
         now = time.monotonic()
-        if running.restart_at is None and running.child.exit_status is not None:
+        if running.restart_at is None and running.exit_status is not None:
             self._schedule_restart(running, now)
         elif running.restart_at is not None and now >= running.restart_at:
-            running.child, running.started_at, running.restart_at = Child(running.part), now, None
+            running.restart()
 
-    def _schedule_restart(self, running: _Running, now: float) -> None:
-        status = running.child.exit_status
+    def _schedule_restart(self, running: RunningPart, now: float) -> None:
+        status = running.exit_status
         if now - running.started_at > STABLE_AFTER.total_seconds():
             running.restarts = 0
         if running.restarts == MAX_RESTARTS:
-            raise _part_ended(running, f"ended {MAX_RESTARTS + 1} times, last with exit code {status}")
+            raise running.failed(f"ended {MAX_RESTARTS + 1} times, last with exit code {status}")
         delay = (FIRST_RESTART_DELAY * 2**running.restarts).total_seconds()
         running.restarts += 1
         running.restart_at = now + delay
@@ -185,16 +183,11 @@ class ProcessSupervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 signal's signature
+    def _on_signal(self, number: int, *_: object) -> None:
         if not self._stopping.is_set():
             self._signal = signal.Signals(number).name
             self._stopping.set()
             return
         for running in self._running:
-            running.child.kill()
+            running.kill()
         os._exit(KILLED)
-
-
-def _part_ended(running: _Running, what: str) -> PartEnded:
-    lines = running.child.last_lines() or running.part.log_tail()
-    return PartEnded(part=running.part.name, what=what, log_tail=tuple(lines))

@@ -5,41 +5,28 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aima_api.cli.options import (
     calls_the_api,
     complete,
-    host_option,
+    engine_option,
+    only_hosts_option,
     output_option,
+    route_option,
     service_body,
-    timeout_option,
-    wait_option,
+    submits_operations,
 )
-from aima_api.cli.tables import Format, indented, print_data, print_record, print_records
+from aima_api.cli.tables import Format, indented, print_data, print_record, print_records, titled
+from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 
-if TYPE_CHECKING:
-    from aima_api.client import Api
-
-
-@click.group()
-def engine() -> None:
-    """Show and validate the engines of the catalog."""
-
-
-@click.group()
-def model() -> None:
-    """Show the models of the catalog."""
-
-
-@click.group()
-def image() -> None:
-    """Pull images before they are needed."""
+engine = click.Group("engine", help="Show and validate the engines of the catalog.")
+model = click.Group("model", help="Show the models of the catalog.")
+image = click.Group("image", help="Pull images before they are needed.")
 
 
 @engine.command("list")
@@ -48,15 +35,9 @@ def image() -> None:
 def list_engines(api: Api, output: Format) -> None:
     """List the engines."""
     engines = api.every("/v1/engines")
-    rows = engines if output != "table" else [{**each, **each["requires"]} for each in engines]
-    columns = {
-        "ENGINE": "name",
-        "TYPE": "type",
-        "IMAGE": "image",
-        "PLATFORMS": "platforms",
-        "ACCELERATOR": "accelerator",
-    }
-    print_records(rows, columns, output, nothing="No engines in the catalog.")
+    columns = {"ENGINE": "name", **titled("type", "image", "platforms", "accelerator")}
+    nothing = "No engines in the catalog."
+    print_records(engines, columns, output, row=lambda engine: {**engine, **engine["requires"]}, nothing=nothing)
 
 
 @engine.command("show")
@@ -65,8 +46,7 @@ def list_engines(api: Api, output: Format) -> None:
 @calls_the_api
 def show_engine(api: Api, name: str, output: Format) -> None:
     """Show one engine."""
-    record = api.get(_path("engines", name))
-    print_record(record if output != "table" else _readable(record), output)
+    print_record(api.get(path_of("engines", name)), output, row=_readable)
 
 
 @engine.command()
@@ -76,8 +56,10 @@ def validate(path: Path | None, output: Format) -> int:
     """Validate the catalog files under PATH, or all that AIMA would read here."""
     from aima_api.catalog import loader
     from aima_core.errors import CatalogMistake
+    from aima_core.settings import load_settings
 
-    roots = [path] if path else _catalogs_in_use()
+    overlay = None if path else load_settings().api.catalog
+    roots = [path] if path else [loader.SHIPPED, *([overlay] if overlay else [])]
     mistakes = [each for root in roots for each in loader.find_mistakes(root)]
     files = sum(map(_files_below, roots))
     if output != "table":
@@ -97,10 +79,8 @@ def validate(path: Path | None, output: Format) -> int:
 @calls_the_api
 def list_models(api: Api, output: Format) -> None:
     """List the models."""
-    models = api.every("/v1/models")
-    rows = models if output != "table" else [_readable(each) for each in models]
-    columns = {"MODEL": "name", "TYPE": "type", "SIZE": "size", "ENGINES": "engines"}
-    print_records(rows, columns, output, nothing="No models in the catalog.")
+    columns = {"MODEL": "name", **titled("type", "size", "engines")}
+    print_records(api.every("/v1/models"), columns, output, row=_readable, nothing="No models in the catalog.")
 
 
 @model.command("show")
@@ -109,61 +89,27 @@ def list_models(api: Api, output: Format) -> None:
 @calls_the_api
 def show_model(api: Api, name: str, output: Format) -> None:
     """Show one model."""
-    record = api.get(_path("models", name))
-    print_record(record if output != "table" else _readable(record), output)
+    print_record(api.get(path_of("models", name)), output, row=_readable)
 
 
 @image.command()
 @click.argument("image", metavar="[IMAGE]", required=False)
-@click.option("--engine", metavar="E", shell_complete=complete("engines", "name"), help="The image of this engine.")
-@host_option
-@click.option(
-    "--route",
-    metavar="R",
-    shell_complete=complete("hosts", "routes"),
-    help="On every live host of this class, such as gb10.arm64.",
-)
-@wait_option
-@timeout_option
-@output_option
-@calls_the_api
-def pull(
-    api: Api,
-    image: str | None,
-    engine: str | None,
-    hosts: tuple[str, ...],
-    route: str | None,
-    wait: bool,
-    timeout: timedelta | None,
-    output: Format,
-) -> int:
+@engine_option("The image of this engine.")
+@only_hosts_option
+@route_option("On every live host of this class, such as gb10.arm64.")
+@submits_operations
+def pull(api: Api, image: str | None, engine: str | None, hosts: tuple[str, ...], route: str | None) -> Any:
     """Pull IMAGE, or the image of an engine, on several hosts in parallel.
 
     Without --host or --route, an engine's image is pulled on every live host that can run the engine, and another
     IMAGE on the only live host. If one of the given hosts cannot have it, nothing is pulled.
     """
-    from aima_api.cli.progress.watcher import show_submitted
-
     if (image is None) == (engine is None):
         raise click.UsageError("Specify IMAGE or --engine.", click.get_current_context())
     if hosts and route:
         raise click.UsageError("Specify --host or --route.", click.get_current_context())
     body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route})
-    return show_submitted(api, api.post("/v1/images:pull", body), wait=wait, timeout=timeout, output=output)
-
-
-def _path(*words: str) -> str:
-    from aima_api.client import path_of
-
-    return path_of(*words)
-
-
-def _catalogs_in_use() -> list[Path]:
-    from aima_api.catalog import loader
-    from aima_core.settings import load_settings
-
-    overlay = load_settings().api.catalog
-    return [loader.SHIPPED, *([overlay] if overlay else [])]
+    return api.post("/v1/images:pull", body)
 
 
 def _files_below(root: Path) -> int:

@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aima_api.cli.options import calls_the_api, complete, output_option, timeout_option, wait_option
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records
-
-if TYPE_CHECKING:
-    from aima_api.client import Api
+from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
+from aima_api.client import Api, path_of
 
 COLUMNS = {
     "HOST": "name",
-    "STATE": "state",
-    "ARCH": "arch",
-    "ACCELERATORS": "accelerators",
-    "CORES": "cores",
-    "MEMORY": "memory",
+    **titled("state", "arch", "accelerators", "cores", "memory"),
     "RESERVE": "memory_reserve",
-    "SLOTS": "slots",
-    "DISK FREE": "disk_free",
-    "RUNTIME": "runtime",
-    "IMAGES": "images",
-    "LABELS": "labels",
+    **titled("slots", "disk_free", "runtime", "images", "labels"),
     "CLOCK": "clock_offset",
-    "VERSION": "version",
-    "LAST SEEN": "last_seen",
+    **titled("version", "last_seen"),
 }
-OPTIONAL_COLUMNS = ("labels", "clock_offset")
-"""Left out of a listing in which they are empty."""
 _SHOWN_OTHERWISE = (
-    "live",
-    "left",
-    "silent_for",
-    "drained",
-    "drained_since",
-    "seen_at",
-    "runtime_version",
-    "runtime_answers",
-    "container_runtimes",
-    "unified_memory",
-    "strangers",
+    *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers"),
+    *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory"),
 )
 _DIGEST = len("sha256:") + 12
 """Characters of a digest that identify it on a host."""
 
+host = click.Group("host", help="Show, drain, resume and forget hosts.")
+port = click.Group("port", help="Show the ports that instances hold.")
 name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
-
-
-@click.group()
-def host() -> None:
-    """Show, drain, resume and forget hosts."""
-
-
-@click.group()
-def port() -> None:
-    """Show the ports that instances hold."""
 
 
 @host.command("list")
@@ -68,9 +37,9 @@ def port() -> None:
 def list_hosts(api: Api, output: Format) -> None:
     """List the hosts."""
     hosts = api.every("/v1/hosts")
-    rows = hosts if output != "table" else [_row(each) for each in hosts]
-    columns = _columns_for(rows) if output == "table" else {}
-    print_records(rows, columns, output, nothing="No hosts. Start a worker on one with `aima worker`.")
+    optional = {"LABELS": any(each["labels"] for each in hosts), "CLOCK": any(map(_clock, hosts))}
+    columns = {heading: field for heading, field in COLUMNS.items() if optional.get(heading, True)}
+    print_records(hosts, columns, output, row=_row, nothing="No hosts. Start a worker on one with `aima worker`.")
 
 
 @host.command()
@@ -79,8 +48,7 @@ def list_hosts(api: Api, output: Format) -> None:
 @calls_the_api
 def show(api: Api, name: str, output: Format) -> None:
     """Show one host."""
-    host = api.get(_path(name))
-    print_record(host if output != "table" else _fields(host), output)
+    print_record(api.get(_path(name)), output, row=_fields)
 
 
 @host.command()
@@ -131,22 +99,18 @@ def forget(api: Api, name: str) -> None:
 @calls_the_api
 def list_ports(api: Api, output: Format) -> None:
     """List the leased ports and their holders."""
-    leases = api.every("/v1/ports")
-    rows = leases if output != "table" else [{**each, "age": age(each["since"])} for each in leases]
-    columns = {"HOST": "host", "PORT": "port", "HOLDER": "holder", "AGE": "age"}
-    print_records(rows, columns, output, nothing="No leased ports.")
+    leases, columns = api.every("/v1/ports"), titled("host", "port", "holder", "age")
+    print_records(leases, columns, output, row=_lease_row, nothing="No leased ports.")
 
 
 def _path(name: str) -> str:
-    from aima_api.client import path_of
     from aima_core.domain.ids import HostName
 
     return path_of("hosts", HostName(name))
 
 
-def _columns_for(rows: list[dict[str, Any]]) -> Mapping[str, str]:
-    empty = {field for field in OPTIONAL_COLUMNS if not any(row[field] for row in rows)}
-    return {heading: field for heading, field in COLUMNS.items() if field not in empty}
+def _lease_row(lease: dict[str, Any]) -> dict[str, Any]:
+    return {**lease, "age": age(lease["since"])}
 
 
 def _row(host: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +135,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "runtime": _runtime(host),
         "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
         "ports": f"{first}-{last}",
-        "clock_offset": _clock(timedelta(seconds=host["clock_offset"])),
+        "clock_offset": _clock(host),
         "messages_dropped": host.get("messages_dropped") or None,
         "unrecognized_containers": host.get("strangers"),
     }
@@ -194,9 +158,10 @@ def _image(image: dict[str, Any]) -> str:
     return f"{reference} ({image['digest'][:_DIGEST]})" if image["digest"] and "@" not in reference else reference
 
 
-def _clock(offset: timedelta) -> str | None:
+def _clock(host: dict[str, Any]) -> str | None:
     from aima_core.domain.units import CLOCK_TOLERANCE
 
+    offset = timedelta(seconds=host["clock_offset"])
     if abs(offset) <= CLOCK_TOLERANCE:
         return None
     return f"{abs(offset).total_seconds():.1f} s {'ahead' if offset > timedelta() else 'behind'}"

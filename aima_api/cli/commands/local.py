@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from aima_api.cli.options import output_option
 from aima_api.cli.tables import Format, print_data
 from aima_core.logs.sanitize import sanitized
-
-if TYPE_CHECKING:
-    from aima_api.doctor.checks import Finding
 
 _MARKS = {"good": ("✓", "green"), "mind": ("!", "yellow"), "lacks": ("✗", "red")}
 _RUNTIMES = click.Choice(["auto", "docker", "docker-cli", "process"])
@@ -76,24 +72,17 @@ def doctor(output: Format) -> int:
     found = list(findings(load_settings()))
     failed = [each.about for each in found if each.verdict is CheckStatus.FAILED]
     if output != "table":
-        print_data([_as_data(each) for each in found], output)
+        records = [(each.about, each.verdict.value, each.message, each.fix) for each in found]
+        print_data([dict(zip(("about", "verdict", "said", "mend"), each, strict=True)) for each in records], output)
         return MachineLacks.exit_code if failed else 0
     for each in found:
-        _print_finding(each)
+        mark, colour = _MARKS[each.verdict]
+        click.echo(f"{click.style(mark, fg=colour)} {each.about:<10}  {sanitized(each.message)}")
+        if each.fix:
+            click.echo(f"  {'':<10}  {click.style('→ ' + sanitized(each.fix), fg='cyan')}")
     if failed:
         raise MachineLacks(what=", ".join(dict.fromkeys(failed)))
     return 0
-
-
-def _print_finding(finding: Finding) -> None:
-    mark, colour = _MARKS[finding.verdict]
-    click.echo(f"{click.style(mark, fg=colour)} {finding.about:<10}  {sanitized(finding.message)}")
-    if finding.fix:
-        click.echo(f"  {'':<10}  {click.style('→ ' + sanitized(finding.fix), fg='cyan')}")
-
-
-def _as_data(finding: Finding) -> dict[str, str | None]:
-    return {"about": finding.about, "verdict": finding.verdict.value, "said": finding.message, "mend": finding.fix}
 
 
 def _execute(module: str, **settings: object) -> None:

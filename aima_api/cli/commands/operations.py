@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,17 +15,14 @@ from aima_api.cli.options import (
     service_options,
     timeout_option,
 )
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
+from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized
 
-if TYPE_CHECKING:
-    from aima_api.client import Api
-
-id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete("operations", "id"))
-ids_argument = click.argument(
-    "operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete("operations", "id")
-)
+complete_id = complete("operations", "id")
+id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
+ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
 _VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "would be refused"}
 
 
@@ -48,17 +45,8 @@ def operation() -> None:
 def list_operations(api: Api, limit: int, output: Format, **filters: str | None) -> None:
     """List the operations, newest first."""
     operations = api.every("/v1/operations", at_most=limit, **filters)
-    rows = operations if output != "table" else [_row(each) for each in operations]
-    columns = {
-        "OPERATION": "id",
-        "KIND": "kind",
-        "TARGET": "target",
-        "HOST": "host",
-        "PHASE": "phase",
-        "AGE": "age",
-        "REASON": "reason",
-    }
-    print_records(rows, columns, output, nothing="No operations.")
+    columns = {"OPERATION": "id", **titled("kind", "target", "host", "phase", "age", "reason")}
+    print_records(operations, columns, output, row=_row, nothing="No operations.")
 
 
 @operation.command()
@@ -67,8 +55,7 @@ def list_operations(api: Api, limit: int, output: Format, **filters: str | None)
 @calls_the_api
 def show(api: Api, operation_id: str, output: Format) -> None:
     """Show one operation."""
-    record = api.get(_path(operation_id))
-    print_record(record if output != "table" else _fields(record), output)
+    print_record(api.get(_path(operation_id)), output, row=_fields)
 
 
 @operation.command()
@@ -113,7 +100,6 @@ def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
 
     Exits with 0 if everything would start now, else with the code of would_wait or of the refusal.
     """
-    from aima_api.client import path_of
     from aima_core.domain.ids import ServiceId
 
     found = api.post(path_of("services", ServiceId(service_id)) + ":plan", service_body(options))
@@ -125,7 +111,6 @@ def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
 
 
 def _path(operation_id: str) -> str:
-    from aima_api.client import path_of
     from aima_core.domain.ids import OperationId
 
     return path_of("operations", OperationId(operation_id))
@@ -164,15 +149,11 @@ def _print_plan(found: dict[str, Any]) -> None:
     click.echo(sanitized(f"Requires {_requirements(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
     click.echo()
     if found["operations"]:
-        columns = {"OPERATION": "kind", "ROUTE": "route", "IMAGE": "image", "PORT": "port", "STATUS": "status"}
-        print_records([_planned(each) for each in found["operations"]], columns, "table", nothing="")
+        columns = {"OPERATION": "kind", **titled("route", "image", "port", "status")}
+        print_records(found["operations"], columns, row=_planned)
         click.echo()
-    print_records(
-        [_candidate(each) for each in found["hosts"]],
-        {"HOST": "host", "ELIGIBLE": "eligible", "REASON": "reason"},
-        "table",
-        nothing="No hosts. Start a worker on one with `aima worker`.",
-    )
+    nothing = "No hosts. Start a worker on one with `aima worker`."
+    print_records(found["hosts"], titled("host", "eligible", "reason"), row=_candidate, nothing=nothing)
 
 
 def _conclude_plan(api: Api, found: dict[str, Any]) -> int:

@@ -13,20 +13,20 @@ from aima_api.cli.options import (
     DurationType,
     calls_the_api,
     complete,
-    host_option,
+    only_hosts_option,
     output_option,
     service_body,
     service_options,
-    timeout_option,
-    wait_option,
+    submits_operations,
 )
 from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.client import Api, path_of
 
 if TYPE_CHECKING:
     from aima_api.cli.progress.log_follower import Output
-    from aima_api.client import Api
     from aima_core.domain.ids import ServiceId
 
+_TAIL_HELP = "Only the last N lines of each host; 100 unless --since is given."
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
 
 
@@ -56,59 +56,32 @@ def create(api: Api, service_id: str, output: Format, **options: Any) -> None:
 @service.command()
 @id_argument
 @service_options
-@wait_option
-@timeout_option
-@output_option
-@calls_the_api
-def start(api: Api, service_id: str, wait: bool, timeout: timedelta | None, output: Format, **options: Any) -> int:
+@submits_operations
+def start(api: Api, service_id: str, **options: Any) -> Any:
     """Start a service, and create it first if it does not exist."""
-    from aima_api.cli.progress.watcher import show_submitted
-
-    reply = api.post(_path(service_id, ":start"), service_body(options))
-    return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
+    return api.post(_path(service_id, ":start"), service_body(options))
 
 
 @service.command()
 @id_argument
-@host_option
+@only_hosts_option
 @click.option("--grace", type=DurationType(), help="Time for the engine to end by itself before it is killed.")
-@wait_option
-@timeout_option
-@output_option
-@calls_the_api
-def stop(
-    api: Api,
-    service_id: str,
-    hosts: tuple[str, ...],
-    grace: timedelta | None,
-    wait: bool,
-    timeout: timedelta | None,
-    output: Format,
-) -> int:
+@submits_operations
+def stop(api: Api, service_id: str, hosts: tuple[str, ...], grace: timedelta | None) -> Any:
     """Stop a service; stopped instances are left as they are."""
-    from aima_api.cli.progress.watcher import show_submitted
     from aima_core.domain.units import format_duration
 
     body = service_body({"hosts": hosts, "grace": grace and format_duration(grace)})
-    reply = api.post(_path(service_id, ":stop"), body)
-    return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
+    return api.post(_path(service_id, ":stop"), body)
 
 
 @service.command()
 @id_argument
-@host_option
-@wait_option
-@timeout_option
-@output_option
-@calls_the_api
-def restart(
-    api: Api, service_id: str, hosts: tuple[str, ...], wait: bool, timeout: timedelta | None, output: Format
-) -> int:
+@only_hosts_option
+@submits_operations
+def restart(api: Api, service_id: str, hosts: tuple[str, ...]) -> Any:
     """Stop a service and start it again with the same specification."""
-    from aima_api.cli.progress.watcher import show_submitted
-
-    reply = api.post(_path(service_id, ":restart"), service_body({"hosts": hosts}))
-    return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
+    return api.post(_path(service_id, ":restart"), service_body({"hosts": hosts}))
 
 
 @service.command()
@@ -125,10 +98,9 @@ def remove(api: Api, service_id: str) -> None:
 @calls_the_api
 def list_services(api: Api, output: Format) -> None:
     """List the services."""
-    services = api.every("/v1/services")
-    rows = services if output != "table" else [_service_row(each) for each in services]
     columns = {"SERVICE": "id", "ENGINE": "engine", "MODEL": "model", "INSTANCES": "states", "AGE": "age"}
-    print_records(rows, columns, output, nothing="No services. Create one with `aima service start ID`.")
+    nothing = "No services. Create one with `aima service start ID`."
+    print_records(api.every("/v1/services"), columns, output, row=_service_row, nothing=nothing)
 
 
 @service.command()
@@ -146,33 +118,19 @@ def status(api: Api, service_id: str | None, output: Format) -> None:
         print_record({field: value for field, value in services[0].items() if field != "instances"}, output)
         click.echo()
     columns = {"INSTANCE": "id", "STATE": "state", "AGE": "age", "ENDPOINT": "endpoint", "REASON": "reason"}
-    print_records([_instance_row(each) for each in instances], columns, output, nothing="No instances.")
+    print_records(instances, columns, row=_instance_row, nothing="No instances.")
 
 
 @service.command()
 @id_argument
 @click.option("--follow", "-f", is_flag=True, help="Stream new lines until interrupted.")
-@click.option(
-    "--tail",
-    type=click.IntRange(1, 10_000),
-    metavar="N",
-    help="Only the last N lines of each host; 100 unless --since is given.",
-)
+@click.option("--tail", type=click.IntRange(1, 10_000), metavar="N", help=_TAIL_HELP)
 @click.option("--since", metavar="T", help="Only lines since T, such as 10m or 2026-01-31T12:00:00Z.")
 @click.option("--timestamps/--no-timestamps", default=None, help="Print the time of each line; default on a terminal.")
-@host_option
+@only_hosts_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @calls_the_api
-def logs(
-    api: Api,
-    service_id: str,
-    follow: bool,
-    tail: int | None,
-    since: str | None,
-    timestamps: bool | None,
-    hosts: tuple[str, ...],
-    output: Output,
-) -> int:
+def logs(api: Api, service_id: str, follow: bool, timestamps: bool | None, output: Output, **query: Any) -> int:
     """Show the logs of a service's containers, also of ended ones.
 
     Lines go to stdout, notes on missing ones to stderr; -o json prints one record per line.
@@ -180,10 +138,10 @@ def logs(
     from aima_api.cli.progress import log_follower as shown
 
     instances = api.get(_path(service_id))["instances"]
+    hosts = query.pop("hosts")
     names = list(hosts) or [each["id"].partition("@")[2] for each in instances]
     show = shown.Show(output, names, timestamps=sys.stdout.isatty() if timestamps is None else timestamps)
-    options = {"tail": tail, "since": since, "host": hosts}
-    given = {name: value for name, value in options.items() if value}
+    given = service_body({"host": hosts, **query})
     path = _path(service_id, "/logs")
     if follow:
         return shown.follow(api, path, given, show)
@@ -199,8 +157,6 @@ def _checked(service_id: str) -> ServiceId:
 
 
 def _path(service_id: str, action: str = "") -> str:
-    from aima_api.client import path_of
-
     return path_of("services", _checked(service_id)) + action
 
 

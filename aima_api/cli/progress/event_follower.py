@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.ids import OperationId
@@ -29,6 +30,7 @@ class ConnectionLost:
     reason: str
 
 
+Received = TypeVar("Received")
 Update = Event | Operation | ConnectionLost
 """An Operation stands for all events up to its `seq`."""
 
@@ -39,11 +41,14 @@ class Reconnect:
     def __init__(
         self,
         *,
+        retries_first: bool = True,
         timeout: timedelta = RECONNECT_TIMEOUT,
         first_delay: timedelta = FIRST_DELAY,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._retries = retries_first
+        """Whether a failed connection is retried, even before any has succeeded."""
         self._timeout = timeout
         self._first_delay = first_delay
         self._sleep = sleep
@@ -51,18 +56,31 @@ class Reconnect:
         self._failures = 0
         self._received_at = clock()
 
+    def connected(self, connect: Callable[[], Generator[Received, None, bool]]) -> Iterator[Received | ConnectionLost]:
+        """What each connection yields, until one returns that the stream has ended.
+
+        Raises the connection's error if another attempt is useless, or the timeout has passed.
+        """
+        ended = False
+        while not ended:
+            try:
+                ended = yield from connect()
+            except (ApiUnavailable, ApiError) as lost:
+                permanent = isinstance(lost, ApiError) and not lost.transient
+                silent_for = self._clock() - self._received_at
+                if permanent or not self._retries or silent_for > self._timeout.total_seconds():
+                    raise
+                yield ConnectionLost(str(lost))
+            if not ended:
+                self._wait()
+
     def received(self) -> None:
         """Something came: the next delay is the first again."""
+        self._retries = True
         self._failures = 0
         self._received_at = self._clock()
 
-    def check(self, error: ApiUnavailable | ApiError) -> None:
-        """Raises the error if another attempt is useless, or the timeout has passed."""
-        permanent = isinstance(error, ApiError) and not error.transient
-        if permanent or self._clock() - self._received_at > self._timeout.total_seconds():
-            raise error
-
-    def wait(self) -> None:
+    def _wait(self) -> None:
         delay = min(self._first_delay * 2**self._failures, MAX_DELAY)
         self._failures = min(self._failures + 1, 10)
         self._sleep(delay.total_seconds() * random.uniform(0.5, 1))
@@ -77,15 +95,7 @@ class EventFollower:
 
     def __iter__(self) -> Iterator[Update]:
         """Updates until the operation has ended. Raises ApiError, or ApiUnavailable after RECONNECT_TIMEOUT."""
-        ended = False
-        while not ended:
-            try:
-                ended = yield from self._connect_once()
-            except (ApiUnavailable, ApiError) as lost:
-                self._reconnect.check(lost)
-                yield ConnectionLost(str(lost))
-            if not ended:
-                self._reconnect.wait()
+        return self._reconnect.connected(self._connect_once)
 
     def _connect_once(self) -> Generator[Update, None, bool]:
         """One connection, or the record if that brought nothing; returns whether the operation has ended."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,16 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aima_api.cli.progress.event_follower import Update
-from aima_api.cli.progress.plain_display import Line, Transcript
-from aima_api.cli.progress.tracker import (
-    OperationTracker,
-    downloaded,
-    extracted,
-    fraction_done,
-    percent,
-    rate,
-    readable,
-)
+from aima_api.cli.progress.plain_display import PlainDisplay
+from aima_api.cli.progress.tracker import OperationTracker, downloaded, fraction_done, joined, percent, rate, readable
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -38,42 +29,40 @@ _STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta"}
 _ACTIVE = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
 _ENDS = {Phase.READY: "✓", Phase.PULLED: "✓", Phase.STOPPED: "✓", Phase.FAILED: "✗", Phase.CANCELLED: "✗"}
 
+Item = TypeVar("Item")
 
-class LiveDisplay:
+
+class LiveDisplay(PlainDisplay):
     def __init__(self, trackers: list[OperationTracker], *, console: Console | None = None) -> None:
+        super().__init__(trackers)
         self._trackers = trackers
-        self._transcripts = {tracker.operation.id: Transcript(tracker) for tracker in trackers}
         self._console = console or Console(highlight=False)
         self._spinner = Spinner("dots", style="cyan")
         # Drawn by the thread that applies the updates, so that nothing changes during a frame.
         self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self.picture)
-        self._terminal = ExitStack()
 
     def __enter__(self) -> Self:
-        self._terminal.enter_context(_interrupt_not_echoed())
+        self.enter_context(_interrupt_not_echoed())
+        self.callback(self._live.stop)
         self._live.start(refresh=True)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-        self._terminal.close()
 
     def refresh(self) -> None:
         self._live.refresh()
 
     def show(self, tracker: OperationTracker, update: Update) -> None:
-        several = len(self._trackers) > 1
         for line in self._transcripts[tracker.operation.id].lines(update):
-            if not (several and line.layer):
-                label = Text(f"{sanitized(tracker.label)} │ ", style="dim") if several else Text()
-                self._console.print(label + _permanent(line), soft_wrap=True)
+            if not (self._several and line.layer):
+                label = Text(f"{sanitized(tracker.label)} │ ", style="dim") if self._several else Text()
+                bar = Text.assemble("  ", (FINISHED_BAR, "green"), "  ") if line.layer else Text()
+                self._console.print(label + bar + Text(sanitized(line.text), style=line.style), soft_wrap=True)
 
     def picture(self) -> RenderableType:
         """The moving part, within the terminal's height."""
         height = max(self._console.height - 3, 4)
-        shown = self._most_active(at_most=max(height // 5, 1))
+        shown = _most_active(
+            self._trackers, max(height // 5, 1), idle=lambda tracker: (tracker.ended, tracker.phase is Phase.QUEUED)
+        )
         rows = max(height // len(shown) - 5, 0) if shown else 0
         blocks = [part for tracker in shown for part in self._block(tracker, rows=rows)]
         hidden = Counter(tracker.phase for tracker in self._trackers if tracker not in shown)
@@ -82,14 +71,14 @@ class LiveDisplay:
             blocks.append(Text(f"and {hidden.total()} more: {counts}", style="dim"))
         return Group(*blocks)
 
-    def _most_active(self, *, at_most: int) -> list[OperationTracker]:
-        """As many as fit, active ones first, in the order of `trackers`."""
-        by_activity = sorted(self._trackers, key=lambda tracker: (tracker.ended, tracker.phase is Phase.QUEUED))
-        chosen = by_activity[:at_most]
-        return [tracker for tracker in self._trackers if tracker in chosen]
-
     def _block(self, tracker: OperationTracker, *, rows: int) -> list[RenderableType]:
-        parts: list[RenderableType] = [self._head(tracker), _phases(tracker)]
+        mark = _ENDS.get(tracker.phase)
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(mark, style="green" if tracker.succeeded else "red") if mark else self._spinner,
+            _line(tracker.title, "bold"),
+        )
+        parts: list[RenderableType] = [head, _phases(tracker)]
         if tracker.connection_lost:
             parts.append(_line(f"  connection lost, trying again: {tracker.connection_lost}", "yellow"))
         elif tracker.reason and not tracker.ended:
@@ -97,14 +86,6 @@ class LiveDisplay:
         if tracker.phase is Phase.PULLING and tracker.progress is not None:
             parts.append(_pull(tracker.progress, rows=min(rows, LAYER_ROWS)))
         return parts
-
-    def _head(self, tracker: OperationTracker) -> RenderableType:
-        mark = _ENDS.get(tracker.phase)
-        colour = "green" if tracker.succeeded else "red"
-        row = Table.grid(padding=(0, 1))
-        title = Text(sanitized(tracker.title), style="bold", no_wrap=True, overflow="ellipsis")
-        row.add_row(Text(mark, style=colour) if mark else self._spinner, title)
-        return row
 
 
 @contextmanager
@@ -119,11 +100,6 @@ def _interrupt_not_echoed() -> Iterator[None]:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
             restore.callback(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, before)
         yield
-
-
-def _permanent(line: Line) -> Text:
-    text = Text(sanitized(line.text), style=line.style)
-    return Text.assemble("  ", (FINISHED_BAR, "green"), "  ", text) if line.layer else text
 
 
 def _phases(tracker: OperationTracker) -> Text:
@@ -142,7 +118,8 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     table.add_column(width=BAR_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis")
     unfinished = [layer for layer in progress.layers if layer.step not in (LayerStep.EXISTS, LayerStep.DONE)]
-    shown = _fitting(unfinished, rows=rows)
+    fitting = rows if len(unfinished) <= rows else max(rows - 1, 0)
+    shown = _most_active(unfinished, fitting, idle=lambda layer: layer.step not in _ACTIVE)
     for layer in shown:
         table.add_row(_line(f"  {layer.id[:12]}", "dim"), _layer_bar(layer), _layer_text(layer))
     hidden = Counter(layer.step for layer in progress.layers if layer not in shown and layer.step != LayerStep.EXISTS)
@@ -151,17 +128,15 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
         table.add_row(_line(f"  {hidden.total()} more", "dim"), "", Text(counts, style="dim"))
     done = fraction_done(progress)
     bar = ProgressBar(total=None if done is None else 1.0, completed=done or 0, width=BAR_WIDTH, pulse=done is None)
-    table.add_row(Text("  total", style="bold"), bar, Text(_joined(percent(progress), downloaded(progress))))
-    table.add_row("", "", Text(_joined(extracted(progress), rate(progress))))
+    table.add_row(Text("  total", style="bold"), bar, Text(joined(percent(progress), downloaded(progress))))
+    table.add_row("", "", Text(joined(f"{format_size(progress.extracted)} extracted", rate(progress))))
     return table
 
 
-def _fitting(layers: list[Layer], *, rows: int) -> list[Layer]:
-    """As many as there are rows for, the active ones first, in their order."""
-    if len(layers) <= rows:
-        return layers
-    chosen = sorted(layers, key=lambda layer: layer.step not in _ACTIVE)[: max(rows - 1, 0)]
-    return [layer for layer in layers if layer in chosen]
+def _most_active(items: Sequence[Item], count: int, *, idle: Callable[[Item], Any]) -> list[Item]:
+    """`count` items, those that are least idle, in their order."""
+    chosen = sorted(items, key=idle)[:count]
+    return [item for item in items if item in chosen]
 
 
 def _layer_bar(layer: Layer) -> RenderableType:
@@ -178,10 +153,6 @@ def _layer_text(layer: Layer) -> Text:
         return Text(f"{layer.step} {size}".rstrip(), style="dim")
     done = layer.downloaded if layer.step is LayerStep.DOWNLOADING else layer.extracted
     return Text(f"{layer.step} {format_size(done)}" + (f" of {size}" if size else ""))
-
-
-def _joined(*words: str) -> str:
-    return ", ".join(word for word in words if word)
 
 
 def _line(text: str, style: str) -> Text:

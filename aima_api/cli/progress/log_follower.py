@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -15,16 +16,16 @@ from urllib.parse import urlencode
 import click
 
 from aima_api.cli.main import INTERRUPTED
-from aima_api.cli.progress.event_follower import Reconnect
+from aima_api.cli.progress.event_follower import ConnectionLost, Reconnect
 from aima_api.cli.tables import colours
-from aima_api.client import Api, ApiError
-from aima_core.errors import ApiUnavailable
+from aima_api.client import Api
 from aima_core.logs.dedup import LineDeduplicator
 from aima_core.logs.protocol import MAX_TAIL, LogLine
 from aima_core.logs.sanitize import sanitized
 
 Output = Literal["text", "json"]
 Query = dict[str, Any]
+Entry = tuple[str, dict[str, Any]]
 
 
 def read(api: Api, path: str, query: Query, show: Show) -> None:
@@ -37,16 +38,21 @@ def read(api: Api, path: str, query: Query, show: Show) -> None:
 
 
 def follow(api: Api, path: str, query: Query, show: Show, *, reconnect: Reconnect | None = None) -> int:
-    """Shows the lines up to now and later ones until the stream ends or Ctrl-C. Returns the exit code."""
-    try:
-        for event, data in LogFollower(api, path, query, reconnect=reconnect):
-            if event == "line":
-                show.line(data)
-            else:
-                show.note(data["text"])
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+    """Shows the lines up to now and later ones until the stream ends or Ctrl-C. Returns the exit code.
+
+    Raises ApiError, or ApiUnavailable once the reconnect times out.
+    """
+    with suppress(KeyboardInterrupt):
+        for item in LogFollower(api, path, query, reconnect=reconnect):
+            match item:
+                case ConnectionLost():
+                    show.note(f"Connection lost, trying again. {item.reason}")
+                case "line", data:
+                    show.line(data)
+                case _, data:
+                    show.note(data["text"])
+        return 0
+    return INTERRUPTED
 
 
 class Show:
@@ -66,11 +72,8 @@ class Show:
         if self._colours and data["stream"] == "stderr":
             text = click.style(text, dim=True)
         host = f"{sanitized(data['host']):<{self._prefix}} │ " if self._prefix else ""
-        click.echo(host + self._time(data["at"]) + text)
-
-    def _time(self, at: str) -> str:
-        """In the time zone of this machine, as its other logs."""
-        return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}  " if self._timestamps else ""
+        at = datetime.fromisoformat(data["at"]).astimezone()  # in this machine's time zone, as its other logs
+        click.echo(host + (f"{at:%Y-%m-%d %H:%M:%S}  " if self._timestamps else "") + text)
 
     def note(self, text: str) -> None:
         click.echo(click.style(f"── {sanitized(text)}", fg="yellow"), err=True)
@@ -83,41 +86,29 @@ class LogFollower:
         self._api = api
         self._path = path
         self._query = {**query, "follow": "true"}
-        self._reconnect = reconnect or Reconnect()
-        self._connected = False
-        """Once; a first connection that fails is not retried."""
+        self._reconnect = reconnect or Reconnect(retries_first=False)
         self._read: defaultdict[str, LineDeduplicator] = defaultdict(LineDeduplicator)
 
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Events and their data. Raises ApiError, or ApiUnavailable once the reconnect times out."""
-        while True:
-            try:
-                for event, data in self._connect_once():
-                    if event == "end":
-                        return
-                    yield event, data
-                reason = "The API has ended the stream."
-            except (ApiUnavailable, ApiError) as lost:
-                if not self._connected:
-                    raise
-                self._reconnect.check(lost)
-                reason = str(lost)
-            yield "note", {"text": f"Connection lost, trying again. {reason}"}
-            self._reconnect.wait()
+    def __iter__(self) -> Iterator[Entry | ConnectionLost]:
+        return self._reconnect.connected(self._connect_once)
 
-    def _connect_once(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _connect_once(self) -> Generator[Entry | ConnectionLost, None, bool]:
+        """Lines and notes of one connection; returns whether the log has ended."""
         for read in self._read.values():
             read.rewind()
         query = urlencode({**self._query, **self._resume_point()}, doseq=True)
         with self._api.stream(f"{self._path}?{query}", after=0) as stream:
-            self._connected = True
             try:
                 for message in stream:
                     data: Any = message.json()
+                    if message.event == "end":
+                        return True
                     if message.event != "line" or self._is_new(data):
                         yield message.event, data
             finally:
                 self._reconnect.received()  # a log may be silent for long: the connection counts, not its last line
+        yield ConnectionLost("The API has ended the stream.")
+        return False
 
     def _is_new(self, data: dict[str, Any]) -> bool:
         line = self._api.read(LogLine, data)

@@ -6,22 +6,15 @@ The live display prints the same transcript above its moving part, so that a ter
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
-from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple
 
 import click
 
 from aima_api.cli.progress.event_follower import ConnectionLost, Update
-from aima_api.cli.progress.tracker import (
-    OperationTracker,
-    amounts,
-    fraction_done,
-    percent,
-    rate,
-    readable,
-)
+from aima_api.cli.progress.tracker import OperationTracker, amounts, fraction_done, joined, percent, rate, readable
 from aima_core.domain.operations import Event, Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -101,34 +94,22 @@ class Transcript:
                 yield Line(f"layer {layer.id[:12]}  {size}done in {duration}", layer=layer)
 
 
-class PlainDisplay:
+class PlainDisplay(ExitStack):
     """Appends lines only."""
 
-    def __init__(
-        self, *, several: bool, file: IO[str] | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._several = several
+    def __init__(self, trackers: Sequence[OperationTracker], *, file: IO[str] | None = None) -> None:
+        super().__init__()
+        self._several = len(trackers) > 1
         self._file = file
-        self._clock = clock
-        self._transcripts: dict[str, Transcript] = {}
+        self._transcripts = {tracker.operation.id: Transcript(tracker) for tracker in trackers}
         self._pulls: dict[str, tuple[float, float]] = {}
         """When a pull's progress was last printed, and its fraction done then."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
     def refresh(self) -> None:
-        """Nothing moves here."""
+        """Draws what moves; here nothing does."""
 
     def show(self, tracker: OperationTracker, update: Update) -> None:
-        transcript = self._transcripts.setdefault(tracker.operation.id, Transcript(tracker))
-        lines = list(transcript.lines(update))
-        for line in lines:
+        for line in self._transcripts[tracker.operation.id].lines(update):
             self._print(tracker, f"  {line.text}" if line.layer else line.text)
         if not isinstance(update, ConnectionLost) and update.progress is not None:
             self._show_progress(tracker, update.progress)
@@ -136,11 +117,11 @@ class PlainDisplay:
     def _show_progress(self, tracker: OperationTracker, progress: PullProgress) -> None:
         done = fraction_done(progress) or 0.0
         printed_at, printed = self._pulls.get(tracker.operation.id, (float("-inf"), 0.0))
-        if self._clock() - printed_at < PROGRESS_INTERVAL.total_seconds() and done - printed < PROGRESS_STEP:
+        now = time.monotonic()
+        if now - printed_at < PROGRESS_INTERVAL.total_seconds() and done - printed < PROGRESS_STEP:
             return
-        self._pulls[tracker.operation.id] = self._clock(), done
-        parts = (percent(progress), amounts(progress), rate(progress))
-        self._print(tracker, "  " + ", ".join(part for part in parts if part))
+        self._pulls[tracker.operation.id] = now, done
+        self._print(tracker, "  " + joined(percent(progress), amounts(progress), rate(progress)))
 
     def _print(self, tracker: OperationTracker, text: str) -> None:
         label = f"{tracker.label}: " if self._several else ""

@@ -40,10 +40,6 @@ class OperationTracker:
         self._received_at = clock()
 
     @property
-    def subject(self) -> str:
-        return self.operation.service or self.operation.image or self.operation.id
-
-    @property
     def label(self) -> str:
         """Distinguishes it from the others that are watched together."""
         return self.host or self.operation.id[:8]
@@ -51,7 +47,8 @@ class OperationTracker:
     @property
     def title(self) -> str:
         """`svc-asr-x on spark-01`."""
-        return f"{self.subject} on {self.host}" if self.host else self.subject
+        subject = self.operation.service or self.operation.image or self.operation.id
+        return f"{subject} on {self.host}" if self.host else subject
 
     @property
     def ended(self) -> bool:
@@ -68,15 +65,11 @@ class OperationTracker:
             return self._failure
         return Cancelled().failure if self.phase is Phase.CANCELLED else OperationLost().failure
 
-    @property
-    def total_time(self) -> timedelta:
-        return sum((duration for _, duration in self.times()), timedelta())
-
     def apply(self, update: Update) -> None:
         if isinstance(update, ConnectionLost):
             self.connection_lost = update.reason
             return
-        at = _moment(update)
+        at = update.at if isinstance(update, Event) else update.ended_at or update.started_at or update.created_at
         self.connection_lost = None
         self._received_at = self._clock()
         self._latest = max(self._latest, at)
@@ -135,7 +128,7 @@ def percent(progress: PullProgress) -> str:
 
 def amounts(progress: PullProgress) -> str:
     """`12 MB of ≥ 98 MB downloaded, 3 MB extracted`."""
-    return f"{downloaded(progress)}, {extracted(progress)}"
+    return f"{downloaded(progress)}, {format_size(progress.extracted)} extracted"
 
 
 def downloaded(progress: PullProgress) -> str:
@@ -147,15 +140,15 @@ def downloaded(progress: PullProgress) -> str:
     return f"{format_size(progress.downloaded)} of {total} downloaded{restarts}"
 
 
-def extracted(progress: PullProgress) -> str:
-    return f"{format_size(progress.extracted)} extracted"
-
-
 def rate(progress: PullProgress) -> str:
     """`4.1 MB/s, 21 s left`, as far as known."""
-    speed = [f"{format_size(progress.rate)}/s"] if progress.rate else []
-    left = [f"{readable(progress.eta)} left"] if progress.eta is not None else []
-    return ", ".join(speed + left)
+    speed = f"{format_size(progress.rate)}/s" if progress.rate else ""
+    left = f"{readable(progress.eta)} left" if progress.eta is not None else ""
+    return joined(speed, left)
+
+
+def joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def readable(duration: timedelta) -> str:
@@ -168,22 +161,3 @@ def readable(duration: timedelta) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def phase_times(tracker: OperationTracker) -> str:
-    """`queued 0.1 s, pulling 12 s, loading 3.2 s`, without phases that took no time."""
-    return ", ".join(
-        f"{phase} {readable(duration)}" for phase, duration in tracker.times() if duration >= timedelta(seconds=0.05)
-    )
-
-
-def success(tracker: OperationTracker) -> str:
-    """`ready in 12 s at http://…`."""
-    endpoint = f" at {tracker.endpoint}" if tracker.endpoint else ""
-    return f"{tracker.phase} in {readable(tracker.total_time)}{endpoint}"
-
-
-def _moment(update: Event | Operation) -> datetime:
-    if isinstance(update, Event):
-        return update.at
-    return update.ended_at or update.started_at or update.created_at

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
@@ -10,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Protocol, Self
+from typing import Any
 
 import click
 
@@ -19,7 +19,7 @@ from aima_api.cli.errors import print_failure, report_error
 from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.progress.event_follower import EventFollower, Update
 from aima_api.cli.progress.plain_display import PlainDisplay
-from aima_api.cli.progress.tracker import OperationTracker, phase_times, success
+from aima_api.cli.progress.tracker import OperationTracker, readable
 from aima_api.cli.tables import Format, colours, print_data
 from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.operations import Operation
@@ -28,15 +28,7 @@ from aima_core.errors import AimaError, DeadlinePassed, exit_code_of
 from aima_core.logs.sanitize import sanitized
 
 FRAME_INTERVAL = timedelta(milliseconds=120)
-
-
-class Display(Protocol):
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: Any) -> None: ...
-    def show(self, tracker: OperationTracker, update: Update) -> None: ...
-    def refresh(self) -> None: ...
-
-
+SHORTEST_SHOWN = timedelta(milliseconds=50)
 Updates = queue.Queue[tuple[OperationTracker, Update | Exception]]
 
 
@@ -46,7 +38,7 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
     if not operations:
         click.echo("Nothing to do.", err=True)
     elif wait or timeout is not None:
-        return watch(api, operations, timeout=timeout, output=output)
+        return watch(api, _awaited(operations), timeout=timeout, output=output)
     if output != "table":
         print_data(reply["operations"], output)
         return 0
@@ -60,9 +52,13 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
     return 0
 
 
-def watch(
-    api: Api, operations: Iterable[Operation], *, timeout: timedelta | None = None, output: Format = "table"
-) -> int:
+def _awaited(operations: list[Operation]) -> list[Operation]:
+    """Without the stops on offline hosts of instances that a start replaces: they may stay pending for days."""
+    starts = any(each.kind != "stop" for each in operations)
+    return [each for each in operations if not (starts and each.kind == "stop" and each.reason)]
+
+
+def watch(api: Api, operations: Iterable[Operation], *, timeout: timedelta | None, output: Format) -> int:
     """Shows the operations until all have ended. Returns 0, or the exit code of the first failure."""
     trackers = [OperationTracker(operation) for operation in operations]
     try:
@@ -76,18 +72,16 @@ def watch(
     return code
 
 
-def _display(trackers: list[OperationTracker], output: Format) -> Display:
+def _display(trackers: list[OperationTracker], output: Format) -> PlainDisplay:
     """Moving on a terminal; on stderr where stdout carries data."""
-    if output != "table":
-        return PlainDisplay(several=len(trackers) > 1, file=sys.stderr)
-    if not colours():
-        return PlainDisplay(several=len(trackers) > 1)
+    if output != "table" or not colours():
+        return PlainDisplay(trackers, file=None if output == "table" else sys.stderr)
     from aima_api.cli.progress.live_display import LiveDisplay
 
     return LiveDisplay(trackers)
 
 
-def _watch(api: Api, trackers: list[OperationTracker], display: Display, timeout: timedelta | None) -> None:
+def _watch(api: Api, trackers: list[OperationTracker], display: PlainDisplay, timeout: timedelta | None) -> None:
     updates: Updates = queue.Queue()
     for tracker in trackers:
         # Daemons: a silent stream must not keep the process alive after the watching has ended.
@@ -96,7 +90,7 @@ def _watch(api: Api, trackers: list[OperationTracker], display: Display, timeout
     drawn_at = 0.0
     with _deferred_interrupt() as interrupted, display:
         while not all(tracker.ended for tracker in trackers):
-            with contextlib.suppress(queue.Empty):
+            with suppress(queue.Empty):
                 _apply(*updates.get(timeout=FRAME_INTERVAL.total_seconds()), display)
             if interrupted.is_set():
                 raise KeyboardInterrupt
@@ -108,13 +102,10 @@ def _watch(api: Api, trackers: list[OperationTracker], display: Display, timeout
                 raise DeadlinePassed(limit=format_duration(timeout), operation=late.operation.id)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _deferred_interrupt() -> Iterator[threading.Event]:
     """Set by Ctrl-C, which must not interrupt a frame: half of it would stay on the terminal."""
     interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
     before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
         yield interrupted
@@ -130,7 +121,7 @@ def _follow(api: Api, tracker: OperationTracker, updates: Updates) -> None:
         updates.put((tracker, error))
 
 
-def _apply(tracker: OperationTracker, update: Update | Exception, display: Display) -> None:
+def _apply(tracker: OperationTracker, update: Update | Exception, display: PlainDisplay) -> None:
     match update:
         case AimaError() | ApiError():
             tracker.error = update
@@ -142,30 +133,32 @@ def _apply(tracker: OperationTracker, update: Update | Exception, display: Displ
 
 
 def _conclude(trackers: list[OperationTracker], output: Format) -> int:
+    several = len(trackers) > 1
+    failed = [tracker for tracker in trackers if not tracker.succeeded]
     for tracker in trackers:
         if tracker.succeeded:
             _print_success(tracker, err=output != "table")
-    failed = [tracker for tracker in trackers if not tracker.succeeded]
-    if len(trackers) == 1 and failed:
-        return _print_failed(failed[0])
-    codes = []
-    for tracker in failed:
-        click.echo(f"{click.style('✗', fg='red')} {sanitized(tracker.title)}", err=True)
-        codes.append(_print_failed(tracker))
-    if failed:
+    codes = [_print_failed(tracker, titled=several) for tracker in failed]
+    if failed and several:
         names = ", ".join(sanitized(tracker.label) for tracker in failed)
         click.echo(f"{len(failed)} of {len(trackers)} operations failed: {names}.", err=True)
     return codes[0] if codes else 0
 
 
 def _print_success(tracker: OperationTracker, *, err: bool) -> None:
-    text = f"{tracker.title}: {success(tracker)}"
-    click.echo(f"{click.style('✓', fg='green')} {sanitized(text)}", err=err)
-    if times := phase_times(tracker):
-        click.echo(click.style(f"  {times}", dim=True), err=err)
+    """`✓ svc-asr-x on box: ready in 12 s at http://…`, and the times of the phases that took any."""
+    times = tracker.times()
+    total = readable(sum((duration for _, duration in times), timedelta()))
+    endpoint = f" at {tracker.endpoint}" if tracker.endpoint else ""
+    text = sanitized(f"{tracker.title}: {tracker.phase} in {total}{endpoint}")
+    click.echo(f"{click.style('✓', fg='green')} {text}", err=err)
+    if shown := [f"{phase} {readable(duration)}" for phase, duration in times if duration >= SHORTEST_SHOWN]:
+        click.echo(click.style(f"  {', '.join(shown)}", dim=True), err=err)
 
 
-def _print_failed(tracker: OperationTracker) -> int:
+def _print_failed(tracker: OperationTracker, *, titled: bool) -> int:
+    if titled:
+        click.echo(f"{click.style('✗', fg='red')} {sanitized(tracker.title)}", err=True)
     if tracker.error is not None:
         return report_error(tracker.error)
     print_failure(tracker.failure, streamed=list(tracker.lines) if _shares_output() else ())

@@ -26,18 +26,18 @@ def test_no_two_failures_share_an_exit_code() -> None:
 
 
 @ROW
-def test_an_exit_code_says_failure_and_is_not_one_that_shells_use(row: type[AimaError]) -> None:
+def test_an_exit_code_is_nonzero_and_not_reserved_by_shells(row: type[AimaError]) -> None:
     assert 1 <= row.exit_code < 126
     assert row.exit_code != 2, "2 is a mistake in the command line"
 
 
 @ROW
-def test_a_status_is_one_that_http_has_for_failures(row: type[AimaError]) -> None:
+def test_a_status_is_an_http_error_status(row: type[AimaError]) -> None:
     assert HTTPStatus(row.status) >= HTTPStatus.BAD_REQUEST
 
 
 @ROW
-def test_a_failure_has_a_sentence_and_says_what_to_do(row: type[AimaError]) -> None:
+def test_a_failure_has_a_sentence_and_a_hint(row: type[AimaError]) -> None:
     failure = row(**dict.fromkeys(facts_of(row), "something")).failure
 
     assert failure.code == row.code
@@ -46,23 +46,23 @@ def test_a_failure_has_a_sentence_and_says_what_to_do(row: type[AimaError]) -> N
 
 
 @ROW
-def test_a_sentence_ends_as_sentences_do_unless_a_fact_ends_it(row: type[AimaError]) -> None:
+def test_a_sentence_ends_with_a_full_stop_unless_it_ends_with_a_fact(row: type[AimaError]) -> None:
     assert row.sentence.endswith((".", "}"))
     assert row.hint.endswith((".", "}", "?"))
 
 
-def test_a_fact_may_hold_braces() -> None:
+def test_a_fact_can_contain_braces() -> None:
     failure = BadId(text="{x}", kind="{kind}", example="{").failure
 
     assert "{x}" in failure.message
 
 
-def test_the_exit_code_of_a_failure_that_a_newer_version_knows_is_one() -> None:
+def test_the_exit_code_of_a_failure_of_a_newer_version_is_one() -> None:
     assert exit_code_of("bad_id") == BadId.exit_code
     assert exit_code_of("invented_next_year") == 1
 
 
-def test_a_failure_survives_a_message() -> None:
+def test_a_failure_survives_serialization() -> None:
     failure = BadId(text="x", kind="service id", example="svc-a-b", log_tail=("one", "two")).failure
 
     assert Failure.model_validate_json(failure.model_dump_json()) == failure
@@ -72,7 +72,7 @@ def test_a_failure_survives_a_message() -> None:
 # What the code tells when it raises a row -------------------------------------------------------------------------
 
 
-def test_whoever_makes_a_failure_tells_exactly_the_facts_that_it_wants() -> None:
+def test_every_raised_failure_has_exactly_the_facts_of_its_text() -> None:
     wrong = [
         f"{file.relative_to(ROOT)}:{call.lineno}: {row.__name__} wants {sorted(facts_of(row))}, told {sorted(told)}"
         for file in sources()
@@ -83,7 +83,7 @@ def test_whoever_makes_a_failure_tells_exactly_the_facts_that_it_wants() -> None
     assert wrong == []
 
 
-def test_that_check_sees_a_fact_missing_a_fact_too_many_and_a_module_in_front() -> None:
+def test_the_check_finds_a_missing_fact_an_extra_fact_and_a_qualified_name() -> None:
     code = "BadId(text=1)\nfailures.BadId(text=1, kind=2, example=3, colour=4)\nBadId(**facts)\nBadId(1)\nprint(text=1)"
 
     told = [(call.lineno, facts_told(call)) for call, _ in failures_made(ast.parse(code))]

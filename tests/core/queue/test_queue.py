@@ -75,7 +75,7 @@ def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
 
 
 @pytest.mark.parametrize("engine", ["tiny-test", None])
-def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engine):
+def test_an_operation_message_equals_the_one_celery_would_send(redis, redis_url, engine):
     operation = an_operation(engine=engine)
     told = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
     with a_celery(redis_url) as celery:
@@ -93,7 +93,7 @@ def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engi
     assert fields_of(ours) == fields_of(theirs)
 
 
-def test_each_ring_is_a_delivery_of_its_own():
+def test_each_message_has_its_own_delivery_id():
     operation = an_operation()
 
     first, second = (json.loads(encode_message(operation, QUEUE))["properties"]["delivery_tag"] for _ in range(2))
@@ -101,7 +101,7 @@ def test_each_ring_is_a_delivery_of_its_own():
     assert first != second
 
 
-def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
+def test_a_celery_worker_runs_the_task_under_the_operation_id(redis, redis_url):
     operation = an_operation()
     with a_worker_that_notes(redis_url) as ran:
         Notifier(redis).notify(operation)
@@ -109,7 +109,7 @@ def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
         assert eventually(lambda: ran == [(operation.id, (operation.id,), "aima.start")]), ran
 
 
-def test_a_message_that_a_worker_puts_back_comes_again(redis, redis_url):
+def test_a_message_that_a_worker_rejects_is_redelivered(redis, redis_url):
     operation = an_operation()
     with a_worker_that_notes(redis_url, puts_back=1) as ran:
         Notifier(redis).notify(operation)
@@ -117,7 +117,7 @@ def test_a_message_that_a_worker_puts_back_comes_again(redis, redis_url):
         assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2), ran
 
 
-def test_a_stop_is_rung_for_on_a_queue_of_its_own_and_anything_where_it_is_told_to(store, redis):
+def test_a_stop_is_sent_to_the_stop_queue_and_other_operations_to_the_queue_of_their_route(store, redis):
     stop = put_down(store, a_stop_of())
 
     Notifier(redis).notify(stop, on="host.beta")
@@ -128,7 +128,7 @@ def test_a_stop_is_rung_for_on_a_queue_of_its_own_and_anything_where_it_is_told_
 # What is put down with it -----------------------------------------------------------------------------------------
 
 
-def test_an_operation_is_put_down_with_its_event_and_its_doorbell(store, redis):
+def test_an_operation_is_recorded_with_its_event_and_its_message(store, redis):
     order = an_order()
 
     [put] = store.enqueue([order])
@@ -141,7 +141,7 @@ def test_an_operation_is_put_down_with_its_event_and_its_doorbell(store, redis):
     assert store.list_pending() == []
 
 
-def test_who_listens_hears_of_it_at_once(store, redis):
+def test_a_subscriber_receives_the_event_of_a_new_operation_at_once(store, redis):
     with redis.pubsub() as listening:
         listening.subscribe(keys.EVENTS)
         [put] = store.enqueue([an_order()])
@@ -154,7 +154,7 @@ def test_who_listens_hears_of_it_at_once(store, redis):
     assert json.loads(text)["phase"] == "queued"
 
 
-def test_later_ones_have_higher_fences(store):
+def test_later_operations_have_higher_fences(store):
     orders = [an_order() for _ in range(50)]
 
     fences = [operation.fence for operation in store.enqueue(orders)]
@@ -162,7 +162,7 @@ def test_later_ones_have_higher_fences(store):
     assert fences == list(range(1, 51))
 
 
-def test_what_is_put_down_twice_is_there_once(store, redis):
+def test_an_operation_recorded_twice_exists_once(store, redis):
     order = an_order()
     first = store.enqueue([order])
 
@@ -173,7 +173,7 @@ def test_what_is_put_down_twice_is_there_once(store, redis):
     assert len(store.events(order.operation.id)) == 1
 
 
-def test_a_redis_that_has_forgotten_its_scripts_is_told_them_again(store, redis):
+def test_scripts_are_loaded_again_after_redis_has_lost_them(store, redis):
     store.enqueue([an_order()])
     redis.script_flush()
 
@@ -182,7 +182,7 @@ def test_a_redis_that_has_forgotten_its_scripts_is_told_them_again(store, redis)
     assert waiting(redis, QUEUE) == 3
 
 
-def test_nobody_looks_after_it_before_its_time(store, redis):
+def test_a_new_operation_is_not_redelivered_before_its_delay(store, redis):
     [put] = store.enqueue([an_order()])
     seconds, microseconds = redis.time()
 
@@ -192,13 +192,13 @@ def test_nobody_looks_after_it_before_its_time(store, redis):
     assert due / 1000 - (seconds + microseconds / 1e6) == pytest.approx(keys.LOOK_AFTER.total_seconds(), abs=1)
 
 
-def test_what_waits_for_a_host_is_found_by_whoever_joins(store):
+def test_a_joining_host_finds_the_operations_queued_for_it(store):
     [waits, _] = store.enqueue([an_order(waits=True), an_order()])
 
     assert store.list_pending() == [waits]
 
 
-def test_its_instance_is_wanted_under_its_fence(store, services):
+def test_its_instance_is_desired_running_under_its_fence(store, services):
     operation = an_operation(route=Route("host.alpha"))
     store.enqueue([an_order()])
 
@@ -209,7 +209,7 @@ def test_its_instance_is_wanted_under_its_fence(store, services):
     assert services.instances_of(operation.service) == wanted
 
 
-def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
+def test_a_start_leaves_the_reported_state_of_an_instance_unchanged(store, services):
     operation = an_operation(route=Route("host.alpha"))
     services.set_desired(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
 
@@ -218,7 +218,7 @@ def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
     assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
 
 
-def test_a_redis_that_lost_the_fence_goes_on_beyond_what_hosts_know(store, services):
+def test_a_fence_that_redis_lost_continues_above_the_fences_known_to_hosts(store, services):
     operation = an_operation(route=Route("host.alpha"))
     services.set_desired(wanted_by(operation).model_copy(update={"fence": 700}))
 

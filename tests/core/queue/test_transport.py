@@ -30,7 +30,7 @@ def taken(line):
     return taken
 
 
-def test_a_channel_whose_connection_was_given_up_closes_all_the_same(line, taken):
+def test_a_channel_whose_connection_was_lost_closes_without_an_error(line, taken):
     """Celery gives a lost connection up first, and closes its channels then, if they could not be closed before."""
     line.transport.client = None
 
@@ -40,7 +40,7 @@ def test_a_channel_whose_connection_was_given_up_closes_all_the_same(line, taken
 
 
 @pytest.mark.parametrize("said_of_it", ["ack", "reject", "requeue"])
-def test_what_ends_after_its_channel_was_closed_ends_without_harm(taken, said_of_it):
+def test_a_task_that_ends_after_its_channel_was_closed_raises_nothing(taken, said_of_it):
     taken.channel.close()
 
     getattr(taken, said_of_it)()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.redis
 EVENTS = 60
 
 
-def test_starts_whose_connections_are_reset_are_carried_out_once(a_redis, hosts_of, asked_of):
+def test_starts_whose_connections_are_reset_are_executed_once(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(10)
@@ -34,7 +34,7 @@ def test_starts_whose_connections_are_reset_are_carried_out_once(a_redis, hosts_
 
 
 @pytest.mark.parametrize("kind", ["normal", "pubsub"])
-def test_a_follower_whose_connections_are_reset_hears_everything_once(a_redis, kind):
+def test_a_follower_whose_connections_are_reset_receives_every_event_once(a_redis, kind):
     redis = a_redis()
     link = command_link(redis.url)
     worker = ScriptedWorker(link)

@@ -34,7 +34,7 @@ INSTANCE = ServiceId("svc-tiny-dial").on(HostName("alpha"))
 MAKERS = {"Redis", "StrictRedis", "from_url", "ConnectionPool", "Sentinel", "AsyncRedis", "RedisLink"}
 
 
-def test_clients_of_redis_are_made_in_one_module():
+def test_redis_clients_are_created_in_one_module():
     makers = {
         str(path.relative_to(ROOT))
         for path in MODULES
@@ -46,7 +46,7 @@ def test_clients_of_redis_are_made_in_one_module():
 
 
 @pytest.mark.parametrize("url", ADDRESSES)
-def test_a_command_link_has_limits(url):
+def test_a_command_connection_has_timeouts(url):
     pool = command_link(url).connection_pool
 
     assert 0 < pool.connection_kwargs["socket_timeout"] <= 2
@@ -57,7 +57,7 @@ def test_a_command_link_has_limits(url):
 
 
 @pytest.mark.parametrize("url", ADDRESSES)
-def test_a_following_link_connects_within_a_limit_and_leaves_the_waiting_to_who_waits(url):
+def test_a_subscription_connects_with_a_timeout_and_reads_without_one(url):
     pool = following_link(url).connection_pool
 
     assert 0 < pool.connection_kwargs["socket_connect_timeout"] <= 1
@@ -70,7 +70,7 @@ def test_a_following_link_connects_within_a_limit_and_leaves_the_waiting_to_who_
 
 @pytest.mark.parametrize("answer_within", [REDIS_TIMEOUT.total_seconds(), FLOWER_TIMEOUT.total_seconds()])
 @pytest.mark.parametrize("url", ADDRESSES)
-def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
+def test_celery_gets_the_timeouts_that_its_transport_supports(url, answer_within):
     app = celery_app(url, answer_within=timedelta(seconds=answer_within))
     told = app.conf.broker_transport_options
 
@@ -85,7 +85,7 @@ def test_celery_is_told_limits_that_its_transport_knows(url, answer_within):
         assert (app.conf.broker_use_ssl is not None) is url.startswith("sentinels")
 
 
-def test_what_celery_opens_has_those_limits(a_redis):
+def test_connections_of_celery_have_those_timeouts(a_redis):
     app = celery_app(a_redis().url, answer_within=REDIS_TIMEOUT)
 
     with app.connection_for_read() as connection:
@@ -95,7 +95,7 @@ def test_what_celery_opens_has_those_limits(a_redis):
             assert pool.connection_kwargs["socket_connect_timeout"] == 2
 
 
-def test_who_asks_a_frozen_redis_over_a_following_link_gives_up_by_itself(a_redis):
+def test_a_command_over_a_subscription_connection_times_out_when_redis_is_frozen(a_redis):
     server = a_redis()
 
     async def asked() -> float:
@@ -112,7 +112,7 @@ def test_who_asks_a_frozen_redis_over_a_following_link_gives_up_by_itself(a_redi
     assert asyncio.run(asked()) < 5
 
 
-def test_a_worker_tries_for_longer_than_celery_would(a_redis):
+def test_a_worker_retries_for_longer_than_celery_by_default(a_redis):
     server = a_redis()
     server.kill()
     app = celery_app(server.url, answer_within=timedelta(seconds=1))
@@ -129,7 +129,7 @@ def test_a_worker_tries_for_longer_than_celery_would(a_redis):
     assert next(tries) > 150
 
 
-def test_the_pause_between_two_tries_grows_no_longer_than_promised(a_redis, monkeypatch):
+def test_the_backoff_between_retries_is_bounded(a_redis, monkeypatch):
     pauses: list[float] = []
     app = celery_app(ONE, answer_within=timedelta(seconds=1))
 

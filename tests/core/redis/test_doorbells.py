@@ -30,7 +30,7 @@ def again(operation) -> str:
     return encode_message(operation, str(Route.to_host("alpha")))
 
 
-def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hosts_of, asked_of):
+def test_a_start_whose_message_was_lost_is_redelivered_and_executed(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     worker = fleet.processes[0]
@@ -49,7 +49,7 @@ def test_a_start_whose_message_was_lost_is_carried_out_all_the_same(a_redis, hos
     assert list(fleet.made().values()) == [1]
 
 
-def test_a_start_whose_message_was_lost_while_its_worker_lives_is_rung_for_again(a_redis, hosts_of, asked_of):
+def test_a_start_whose_message_was_lost_is_redelivered_while_its_worker_lives(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet = hosts_of(redis.url)
     fleet.processes[0].freeze()
@@ -66,7 +66,7 @@ def test_a_start_whose_message_was_lost_while_its_worker_lives_is_rung_for_again
     assert list(fleet.made().values()) == [1]
 
 
-def test_a_message_that_comes_again_before_during_and_after_its_start_doubles_nothing(a_redis, hosts_of, asked_of):
+def test_a_message_delivered_again_before_during_and_after_its_start_has_no_effect(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     fleet.processes[0].freeze()
@@ -122,7 +122,7 @@ def dropped_by_alpha(redis) -> int:
     return HostStore(command_link(redis.url)).get(HostName("alpha")).messages_dropped
 
 
-def test_what_makes_no_sense_is_dropped_and_the_next_is_heard(a_redis, hosts_of, asked_of):
+def test_a_malformed_message_is_dropped_and_the_next_one_is_executed(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
 
@@ -138,7 +138,7 @@ def test_what_makes_no_sense_is_dropped_and_the_next_is_heard(a_redis, hosts_of,
     assert fleet.processes[0].up
 
 
-def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker_lives(a_redis, hosts_of, asked_of):
+def test_malformed_messages_are_counted_once_each_and_across_worker_restarts(a_redis, hosts_of, asked_of):
     redis = a_redis()
     worker = hosts_of(redis.url).processes[0]
     asked = asked_of(redis.url)
@@ -154,7 +154,7 @@ def test_what_makes_no_sense_is_counted_each_once_and_for_longer_than_the_worker
     assert dropped_by_alpha(redis) == len(SENSELESS)
 
 
-def test_another_application_on_the_same_redis_takes_no_message_of_ours(a_redis, hosts_of, asked_of):
+def test_another_application_on_the_same_redis_receives_none_of_our_messages(a_redis, hosts_of, asked_of):
     redis = a_redis()
     app = celery_app(redis.url, answer_within=timedelta(seconds=5))
     options = {name: value for name, value in app.conf.broker_transport_options.items() if name != "global_keyprefix"}

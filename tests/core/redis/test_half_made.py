@@ -70,7 +70,7 @@ LET_IN = {"claim"}
 
 
 @pytest.mark.parametrize("step", sorted(STEPS.keys() - LET_IN))
-def test_a_step_that_a_full_redis_refuses_has_changed_nothing_and_can_be_made_again(a_redis, step):
+def test_a_script_that_a_full_redis_refuses_changes_nothing_and_can_be_retried(a_redis, step):
     server = a_redis()
     link = command_link(server.url)
     stores = Stores(link)
@@ -88,7 +88,7 @@ def test_a_step_that_a_full_redis_refuses_has_changed_nothing_and_can_be_made_ag
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_a_replica_refuses_has_changed_nothing(a_redis, step):
+def test_a_script_that_a_replica_refuses_changes_nothing(a_redis, step):
     server, master = a_redis(), a_redis()
     link = command_link(server.url)
     stores = Stores(link)
@@ -103,7 +103,7 @@ def test_a_step_that_a_replica_refuses_has_changed_nothing(a_redis, step):
     link.close()
 
 
-def test_a_step_that_a_full_redis_lets_in_is_carried_through(a_redis):
+def test_a_script_that_a_full_redis_admits_runs_to_its_end(a_redis):
     server = a_redis()
     link = command_link(server.url)
     stores = Stores(link)

@@ -31,7 +31,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_api_says_what_is_wrong_with_the_address(a_redis, way):
+def test_the_api_reports_the_reason_why_redis_refuses_it(a_redis, way):
     spoil, reason = WAYS[way]
     url = spoil(a_redis(requirepass=PASSWORD).url)
 
@@ -47,7 +47,7 @@ def test_the_api_says_what_is_wrong_with_the_address(a_redis, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_worker_waits_and_says_what_is_wrong_with_the_address(a_redis, tmp_path, way):
+def test_a_worker_waits_and_reports_the_reason_why_redis_refuses_it(a_redis, tmp_path, way):
     spoil, reason = WAYS[way]
     url = spoil(a_redis(requirepass=PASSWORD).url)
 
@@ -58,7 +58,7 @@ def test_a_worker_waits_and_says_what_is_wrong_with_the_address(a_redis, tmp_pat
     assert "secret" not in log.read_text()
 
 
-def test_a_worker_goes_on_when_its_password_is_right_again(a_redis, hosts_of, asked_of):
+def test_a_worker_continues_once_its_password_is_valid_again(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     redis.demand(PASSWORD)
@@ -70,7 +70,9 @@ def test_a_worker_goes_on_when_its_password_is_right_again(a_redis, hosts_of, as
     assert asked.have_ended([asked.pull()], within=timedelta(seconds=35))
 
 
-def test_a_full_redis_is_named_and_keeps_what_it_has_and_workers_go_on_when_there_is_room(a_redis, hosts_of, asked_of):
+def test_a_full_redis_is_reported_and_keeps_its_data_and_workers_continue_once_it_has_memory(
+    a_redis, hosts_of, asked_of
+):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     kept = asked.starts(2)
@@ -93,7 +95,7 @@ def test_a_full_redis_is_named_and_keeps_what_it_has_and_workers_go_on_when_ther
     assert set(fleet.made().values()) == {1}
 
 
-def test_a_replica_is_named_and_workers_go_on_when_it_is_master_again(a_redis, hosts_of, asked_of):
+def test_a_replica_is_reported_and_workers_continue_once_it_is_master_again(a_redis, hosts_of, asked_of):
     redis, other = a_redis(), a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     kept = asked.starts(2)

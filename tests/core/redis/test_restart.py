@@ -17,7 +17,7 @@ CONSUMES_WITHIN = timedelta(seconds=35)
 """The goal; the longest pause between two tries is shorter."""
 
 
-def test_a_redis_that_is_killed_amid_starts_loses_none_and_none_is_carried_out_twice(a_redis, hosts_of, asked_of):
+def test_starts_survive_a_killed_redis_and_none_is_executed_twice(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(8)
@@ -49,7 +49,7 @@ def test_a_worker_consumes_again_soon_after_a_longer_outage(a_redis, hosts_of, a
     assert fleet.running() == running
 
 
-def test_a_redis_that_lost_its_data_finds_its_hosts_and_their_engines_again(a_redis, hosts_of, asked_of):
+def test_hosts_and_their_engines_are_registered_again_after_redis_has_lost_its_data(a_redis, hosts_of, asked_of):
     redis = a_redis(appendonly="no")
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     assert asked.have_ended(asked.starts(2), within=CONSUMES_WITHIN)

@@ -52,7 +52,7 @@ def redis(a_redis):
     return server
 
 
-def test_every_route_answers_for_a_frozen_redis_in_time_all_at_once(redis):
+def test_every_route_answers_in_time_while_redis_is_frozen_even_concurrently(redis):
     with api_node(redis.url) as node:
         operation = node.start()[0]["id"]
         routes = list(routes_that_need_redis(node, operation))
@@ -69,7 +69,7 @@ def test_every_route_answers_for_a_frozen_redis_in_time_all_at_once(redis):
         assert eventually(lambda: node.get("/readyz").status_code == 200)
 
 
-def test_a_node_whose_first_request_finds_redis_frozen_answers_in_time(redis):
+def test_an_api_node_whose_first_request_finds_redis_frozen_answers_in_time(redis):
     with api_node(redis.url) as node, frozen(redis):
         hosts, took = timed(node, "GET", "/v1/hosts")
         ready, _ = timed(node, "GET", "/readyz")
@@ -79,7 +79,7 @@ def test_a_node_whose_first_request_finds_redis_frozen_answers_in_time(redis):
         assert took < ANSWERED_WITHIN
 
 
-def test_a_crowd_larger_than_all_threads_is_answered_in_time(redis):
+def test_more_requests_than_threads_are_answered_in_time(redis):
     with api_node(redis.url) as node, frozen(redis), ThreadPoolExecutor(150) as at_once:
         answers = list(at_once.map(lambda _: timed(node, "GET", "/v1/hosts"), range(150)))
 
@@ -87,7 +87,7 @@ def test_a_crowd_larger_than_all_threads_is_answered_in_time(redis):
     assert max(took for _, took in answers) < ANSWERED_WITHIN
 
 
-def test_a_line_that_died_without_a_word_is_answered_for_in_time_and_used_again_when_it_is_back(redis):
+def test_requests_over_a_dead_connection_are_answered_in_time_and_the_connection_is_replaced(redis):
     with proxy(redis.port) as line, api_node(redis.url.replace(str(redis.port), str(line.port))) as node:
         assert node.get("/v1/hosts").status_code == 200
 
@@ -99,7 +99,7 @@ def test_a_line_that_died_without_a_word_is_answered_for_in_time_and_used_again_
         assert eventually(lambda: node.get("/v1/hosts").status_code == 200)
 
 
-def test_a_connection_that_died_without_a_word_costs_one_wait_and_no_failure(redis):
+def test_a_silently_dead_connection_costs_one_timeout_and_no_failure(redis):
     with proxy(redis.port) as line, api_node(redis.url.replace(str(redis.port), str(line.port))) as node:
         assert node.get("/v1/hosts").status_code == 200
         line.freeze_what_stands()
@@ -109,7 +109,7 @@ def test_a_connection_that_died_without_a_word_costs_one_wait_and_no_failure(red
         assert (answer.status_code, took < ANSWERED_WITHIN) == (200, True)
 
 
-def test_a_redis_that_was_found_silent_is_not_waited_for_again_at_once_but_soon(redis):
+def test_a_redis_that_timed_out_is_probed_again_only_after_a_short_delay(redis):
     link = command_link(redis.url)
     with frozen(redis):
         with pytest.raises(BrokerUnavailable):
@@ -123,7 +123,7 @@ def test_a_redis_that_was_found_silent_is_not_waited_for_again_at_once_but_soon(
     link.close()
 
 
-def test_an_open_stream_is_kept_alive_and_goes_on_after_the_thaw_without_a_gap(redis):
+def test_an_open_stream_sends_keepalives_and_continues_after_the_thaw_without_a_gap(redis):
     link = command_link(redis.url)
     worker = ScriptedWorker(link)
     with api_node(redis.url) as node:
@@ -148,7 +148,7 @@ def test_an_open_stream_is_kept_alive_and_goes_on_after_the_thaw_without_a_gap(r
     assert numbers(heard) == list(range(1, len(heard) + 1))
 
 
-def test_what_is_said_again_and_again_to_a_frozen_redis_is_heard_once(redis):
+def test_an_event_retried_against_a_frozen_redis_is_appended_once(redis):
     link = command_link(redis.url)
     store = OperationStore(link)
     operation = put_down(store, a_pull())
@@ -166,7 +166,7 @@ def test_what_is_said_again_and_again_to_a_frozen_redis_is_heard_once(redis):
     assert [each.phase for each in store.events(operation.id)] == [Phase.QUEUED, Phase.PULLING, Phase.PULLED]
 
 
-def test_workers_wait_for_a_frozen_redis_and_carry_on(a_redis, hosts_of, asked_of):
+def test_workers_wait_for_a_frozen_redis_and_continue(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(6)

@@ -32,7 +32,7 @@ def over_tls(a_redis, tmp_path):
     return f"rediss://:secret@127.0.0.1:{port}/0", made.authority
 
 
-def test_all_that_connects_speaks_tls_to_a_server_that_the_authority_vouches_for(over_tls):
+def test_every_client_uses_tls_with_a_server_whose_certificate_the_authority_signed(over_tls):
     url = f"{over_tls[0]}?ssl_ca_certs={over_tls[1]}"
 
     assert command_link(url).ping()
@@ -41,7 +41,7 @@ def test_all_that_connects_speaks_tls_to_a_server_that_the_authority_vouches_for
         assert connection.default_channel.client.ping()
 
 
-def test_a_server_for_which_nobody_known_vouches_is_refused(over_tls):
+def test_a_server_with_a_certificate_of_an_unknown_authority_is_refused(over_tls):
     url, _ = over_tls
 
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):

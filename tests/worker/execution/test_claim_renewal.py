@@ -44,7 +44,7 @@ def loading(desk, runtime, service="svc-tiny-dial"):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), BrokerUnavailable(detail="frozen")], ids=type)
-def test_after_a_renewal_that_failed_the_next_pass_renews_again(desk, runtime, renewals, error):
+def test_after_a_failed_renewal_the_next_pass_renews_the_claim(desk, runtime, renewals, error):
     id, end = loading(desk, runtime)
     renewals.failing[id] = [error]
     assert eventually(lambda: not renewals.failing[id])
@@ -55,7 +55,7 @@ def test_after_a_renewal_that_failed_the_next_pass_renews_again(desk, runtime, r
     assert end.result(5).operation.state is State.CANCELLED
 
 
-def test_a_claim_that_cannot_be_renewed_keeps_no_other_from_it(desk, runtime, renewals):
+def test_a_claim_whose_renewal_fails_does_not_keep_others_from_renewal(desk, runtime, renewals):
     (broken, first), (other, second) = (loading(desk, runtime, f"svc-tiny-{name}") for name in ("a", "b"))
     renewals.failing[broken] = [ZeroDivisionError("a bug")] * 100
     renewals.clear()
@@ -68,7 +68,7 @@ def test_a_claim_that_cannot_be_renewed_keeps_no_other_from_it(desk, runtime, re
         assert end.result(5).operation.state is State.CANCELLED
 
 
-def test_while_nothing_runs_nothing_is_renewed(desk, renewals):
+def test_nothing_is_renewed_while_no_operation_runs(desk, renewals):
     desk.carry_out(a_start_of())
     renewals.clear()
 

@@ -74,7 +74,7 @@ def freed(desk):
     return asked
 
 
-def test_a_pending_start_is_taken_as_soon_as_the_one_that_held_the_slots_has_failed(desk, redis, runtime, heartbeat):
+def test_a_pending_start_is_claimed_as_soon_as_the_one_that_held_the_slot_has_failed(desk, redis, runtime, heartbeat):
     heartbeat._join()
     heartbeat.send()
     runtime.next_runs(Behaviour(loads_for=timedelta(minutes=1)))
@@ -97,7 +97,7 @@ def test_a_pending_start_is_taken_as_soon_as_the_one_that_held_the_slots_has_fai
     redelivery.stop()
 
 
-def test_a_pull_that_ends_frees_its_slot(desk, freed):
+def test_an_ended_pull_frees_its_slot(desk, freed):
     pulled = desk.carry_out(a_pull())
 
     assert freed()
@@ -105,7 +105,7 @@ def test_a_pull_that_ends_frees_its_slot(desk, freed):
     assert pulled.operation.state is State.SUCCEEDED
 
 
-def test_an_instance_that_fails_frees_what_it_held(desk, runtime, reconciler, freed):
+def test_a_failed_instance_frees_its_allocation(desk, runtime, reconciler, freed):
     desk.carry_out(a_start_of())
     freed()
 
@@ -116,7 +116,7 @@ def test_an_instance_that_fails_frees_what_it_held(desk, runtime, reconciler, fr
     assert desk.host.allocations.held(ALPHA) == {}
 
 
-def test_an_orphaned_allocation_that_is_released_frees_capacity(desk, reconciler, freed):
+def test_a_released_orphaned_allocation_frees_capacity(desk, reconciler, freed):
     desk.host.allocations.keep(ALPHA, SERVICE, Allocation(memory=1, gpus=(), loading=False, fence=1))
     freed()
 
@@ -126,7 +126,7 @@ def test_an_orphaned_allocation_that_is_released_frees_capacity(desk, reconciler
     assert desk.host.allocations.held(ALPHA) == {}
 
 
-def test_a_container_engine_that_answers_again_wakes_what_is_pending(desk, runtime, reconciler, freed):
+def test_a_docker_engine_that_answers_again_wakes_pending_operations(desk, runtime, reconciler, freed):
     runtime.away = True
     reconciler.start()
     assert eventually(desk.host.engine_unavailable.is_set)
@@ -138,7 +138,7 @@ def test_a_container_engine_that_answers_again_wakes_what_is_pending(desk, runti
     reconciler.stop()
 
 
-def test_facts_that_are_announced_wake_what_is_pending_after_redis_has_them(desk, heartbeat, freed, monkeypatch):
+def test_new_facts_wake_pending_operations_once_redis_has_them(desk, heartbeat, freed, monkeypatch):
     """More free disk or another image: obstacles are computed from the announced facts (stale read)."""
     announced_before = []
     monkeypatch.setattr(
@@ -153,7 +153,7 @@ def test_facts_that_are_announced_wake_what_is_pending_after_redis_has_them(desk
     assert freed()
 
 
-def test_a_host_that_is_resumed_wakes_what_is_pending(desk, heartbeat, freed):
+def test_a_resumed_host_wakes_pending_operations(desk, heartbeat, freed):
     heartbeat._join()
     heartbeat.send()
     desk.host.hosts.drain(ALPHA)

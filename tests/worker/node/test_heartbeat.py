@@ -54,7 +54,7 @@ def joined(beat):
     return beat
 
 
-def test_another_worker_of_that_name_is_refused_while_the_first_lives(redis, beat_of):
+def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(redis, beat_of):
     joined(beat_of([]))
 
     with pytest.raises(HostNameTaken):
@@ -64,7 +64,7 @@ def test_another_worker_of_that_name_is_refused_while_the_first_lives(redis, bea
     joined(beat_of([], identity="two"))
 
 
-def test_a_copied_identity_is_refused_while_the_first_lives_under_whatever_name(beat_of):
+def test_a_copied_identity_is_refused_under_any_name_while_the_first_lives(beat_of):
     joined(beat_of([]))
 
     with pytest.raises(HostNameTaken):
@@ -73,7 +73,7 @@ def test_a_copied_identity_is_refused_while_the_first_lives_under_whatever_name(
         beat_of([], session="elsewhere", name=HostName("beta")).start()
 
 
-def test_the_same_worker_takes_its_name_again_at_once(hosts, beat_of):
+def test_the_same_worker_can_rejoin_under_its_name_at_once(hosts, beat_of):
     joined(beat_of([]))
 
     joined(beat_of([]))
@@ -81,7 +81,7 @@ def test_the_same_worker_takes_its_name_again_at_once(hosts, beat_of):
     assert hosts.get(ALPHA).live
 
 
-def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of):
+def test_a_worker_whose_name_was_taken_by_another_is_notified(redis, beat_of):
     first = joined(beat_of([]))
     redis.zadd(keys.HOSTS_SEEN, {ALPHA: 1})
     joined(beat_of([], identity="two"))
@@ -90,7 +90,7 @@ def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of)
         first.send()
 
 
-def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(hosts, redis, beat_of):
+def test_a_redis_that_lost_its_data_is_detected_and_the_host_registers_again(hosts, redis, beat_of):
     heard = []
     beat = joined(beat_of(heard))
     redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
@@ -101,7 +101,7 @@ def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(h
     assert hosts.get(ALPHA).live
 
 
-def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_is_off(hosts, redis, beat_of):
+def test_a_drained_host_is_drained_again_after_redis_forgot_it_while_the_worker_was_down(hosts, redis, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
     beat.send()
@@ -112,7 +112,7 @@ def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_
     assert hosts.get(ALPHA).drained
 
 
-def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, beat_of):
+def test_a_host_that_was_resumed_while_its_worker_was_down_stays_resumed(hosts, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
     beat.send()
@@ -123,13 +123,13 @@ def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, b
     assert not hosts.get(ALPHA).drained
 
 
-def test_what_cannot_be_read_is_not_remembered(tmp_path):
+def test_an_invalid_state_file_is_ignored(tmp_path):
     (tmp_path / "redis.epoch").write_text("")
 
     assert PersistedRedisState(tmp_path).load() == RedisState()
 
 
-def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
+def test_a_malformed_message_is_reported_once_with_the_next_heartbeat(hosts, beat_of):
     dropped = DroppedMessages()
     beat = joined(beat_of([], dropped=dropped))
     for _ in range(3):
@@ -141,7 +141,7 @@ def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
     assert hosts.get(ALPHA).messages_dropped == 3
 
 
-def test_what_could_not_be_told_while_redis_was_away_is_told_afterwards():
+def test_malformed_messages_met_during_a_redis_outage_are_reported_afterwards():
     dropped, told = DroppedMessages(), []
     dropped.add()
     with pytest.raises(BrokerUnavailable):

@@ -56,7 +56,7 @@ def begin_loading(desk, runtime, service: str = "svc-tiny-dial") -> Any:
     return end
 
 
-def test_what_loads_is_killed_below_the_floor_and_says_so(desk, runtime, memory):
+def test_a_loading_engine_below_the_memory_floor_is_killed_with_the_reason(desk, runtime, memory):
     end = begin_loading(desk, runtime)
 
     memory.told = lambda: 1_500_000_000
@@ -71,7 +71,7 @@ def test_what_loads_is_killed_below_the_floor_and_says_so(desk, runtime, memory)
     assert desk.host.allocations.held(desk.host.name) == {}
 
 
-def test_what_loads_above_it_is_left_alone(desk, runtime, memory):
+def test_a_loading_engine_above_the_floor_is_left_alone(desk, runtime, memory):
     memory.told = lambda: 2 * GB
     runtime.next_runs(Behaviour(loads_for=timedelta(milliseconds=300)))
 
@@ -80,7 +80,7 @@ def test_what_loads_above_it_is_left_alone(desk, runtime, memory):
     assert outcome.operation.state is State.SUCCEEDED
 
 
-def test_what_has_loaded_is_left_alone(desk, runtime, memory):
+def test_a_loaded_engine_is_left_alone(desk, runtime, memory):
     desk.carry_out(a_start_of())
 
     memory.told = lambda: GB
@@ -88,7 +88,7 @@ def test_what_has_loaded_is_left_alone(desk, runtime, memory):
     assert not eventually(lambda: desk.containers() == [], within=timedelta(milliseconds=200))
 
 
-def test_of_two_that_load_the_second_goes_on_where_the_first_has_given_back_enough(desk, runtime, memory):
+def test_of_two_loading_engines_the_second_continues_once_the_first_has_freed_enough(desk, runtime, memory):
     ends = [begin_loading(desk, runtime, f"svc-tiny-{name}") for name in ("a", "b")]
 
     both_look = Barrier(2)
@@ -116,7 +116,7 @@ def test_of_two_that_load_the_second_goes_on_where_the_first_has_given_back_enou
         pytest.param(False, False, "3GB", 3 * GB, id="the operator's word"),
     ],
 )
-def test_the_floor(settings, runtime, unified, measured, told, floor):
+def test_the_memory_floor_is_a_share_of_the_memory_unless_configured(settings, runtime, unified, measured, told, floor):
     said = settings.host.model_validate({"name": "alpha", "memory_floor": told})
     facts = host_facts(settings, runtime).model_copy(update={"unified_memory": unified, "memory_reserve": GB})
 

@@ -20,7 +20,7 @@ def looked(**settings: object) -> dict[str, Any]:
     return told
 
 
-def test_a_look_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_report_leaves_nothing_behind(tmp_path: Path) -> None:
     told = looked(STATE_DIR=tmp_path / "state", DOCKER__HOST=f"unix://{tmp_path}/none.sock")
 
     assert told["hardware"]["memory"] > 0
@@ -28,7 +28,7 @@ def test_a_look_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_look_tells_what_the_operator_said() -> None:
+def test_a_report_contains_the_configured_facts() -> None:
     told = looked(HOST__FACTS__ACCELERATORS='[{"kind": "gb10", "name": "NVIDIA GB10"}]')
 
     assert [each["kind"] for each in told["hardware"]["accelerators"]] == ["gb10"]
@@ -36,11 +36,11 @@ def test_a_look_tells_what_the_operator_said() -> None:
 
 
 @pytest.mark.docker
-def test_a_look_tells_whether_docker_gives_gpus() -> None:
+def test_a_report_says_whether_docker_provides_gpus() -> None:
     assert looked()["gives_gpus"] in (True, False)
 
 
 @pytest.mark.redis
-def test_a_look_measures_the_clock_against_the_redis_that_answers(redis_url: str) -> None:
+def test_a_report_measures_the_clock_against_the_redis_that_answers(redis_url: str) -> None:
     assert abs(looked(REDIS__URL=redis_url)["clock_offset"]) < 1
     assert looked(REDIS__URL="redis://127.0.0.1:1")["clock_offset"] is None

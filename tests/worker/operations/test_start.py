@@ -25,7 +25,7 @@ def assert_nothing_is_left(desk) -> None:
     assert desk.leases() == []
 
 
-def test_a_start_goes_through_its_phases_and_ends_ready_with_an_endpoint(desk, runtime):
+def test_a_start_passes_its_phases_and_ends_ready_with_an_endpoint(desk, runtime):
     outcome = desk.carry_out(a_start_of())
 
     assert outcome.phases == [Phase.STARTING, Phase.LOADING, Phase.READY]
@@ -35,7 +35,7 @@ def test_a_start_goes_through_its_phases_and_ends_ready_with_an_endpoint(desk, r
     assert runtime.probe(f"{outcome.instance.endpoint}/health") == 200
 
 
-def test_an_image_that_is_not_there_is_pulled_with_its_bytes_told(desk, runtime):
+def test_a_missing_image_is_pulled_and_its_bytes_are_reported(desk, runtime):
     runtime.published["far:1"] = Published()
 
     outcome = desk.carry_out(a_start_of(image="far:1"))
@@ -46,7 +46,7 @@ def test_an_image_that_is_not_there_is_pulled_with_its_bytes_told(desk, runtime)
     assert last.downloaded == last.total > 0
 
 
-def test_a_start_of_what_runs_takes_it_over_as_it_is(desk, runtime):
+def test_a_start_of_a_running_service_adopts_its_container(desk, runtime):
     first = desk.carry_out(a_start_of())
     before = runtime.find(NAME)
 
@@ -56,7 +56,7 @@ def test_a_start_of_what_runs_takes_it_over_as_it_is(desk, runtime):
     assert runtime.find(NAME).id == before.id
 
 
-def test_a_start_with_other_arguments_takes_its_place(desk, runtime):
+def test_a_start_with_other_arguments_replaces_the_container(desk, runtime):
     desk.carry_out(a_start_of())
     before = runtime.find(NAME)
 
@@ -67,7 +67,7 @@ def test_a_start_with_other_arguments_takes_its_place(desk, runtime):
     assert len(desk.leases()) == 1
 
 
-def test_a_restart_replaces_even_what_is_alike(desk, runtime):
+def test_a_restart_replaces_even_an_identical_container(desk, runtime):
     desk.carry_out(a_start_of())
     before = runtime.find(NAME)
 
@@ -76,7 +76,7 @@ def test_a_restart_replaces_even_what_is_alike(desk, runtime):
     assert runtime.find(NAME).id != before.id
 
 
-def test_an_engine_that_crashes_leaves_nothing_behind_but_its_last_words(desk, runtime):
+def test_a_crashing_engine_leaves_nothing_behind_but_its_last_log_lines(desk, runtime):
     runtime.crash_next(last_words="CUDA out of memory", exit_code=3)
 
     outcome = desk.carry_out(a_start_of())
@@ -89,7 +89,7 @@ def test_an_engine_that_crashes_leaves_nothing_behind_but_its_last_words(desk, r
     assert_nothing_is_left(desk)
 
 
-def test_an_engine_killed_for_want_of_memory_is_told_apart_from_a_crash(desk, runtime):
+def test_an_engine_killed_for_lack_of_memory_is_distinguished_from_a_crash(desk, runtime):
     runtime.next_runs(Behaviour(out_of_memory=True))
 
     outcome = desk.carry_out(a_start_of(limits={"memory": "64MB"}))
@@ -99,7 +99,7 @@ def test_an_engine_killed_for_want_of_memory_is_told_apart_from_a_crash(desk, ru
     assert_nothing_is_left(desk)
 
 
-def test_a_health_check_that_never_answers_ends_the_start(desk, runtime):
+def test_a_health_check_that_never_succeeds_fails_the_start(desk, runtime):
     runtime.next_runs(Behaviour(answers=False, stdout=b"thinking\n"))
 
     outcome = desk.carry_out(a_start_of(health_check={"timeout": "300ms"}))
@@ -109,7 +109,7 @@ def test_a_health_check_that_never_answers_ends_the_start(desk, runtime):
     assert_nothing_is_left(desk)
 
 
-def test_patience_is_renewed_while_the_log_moves_and_is_never_endless(desk, runtime):
+def test_log_activity_extends_the_health_timeout_up_to_its_maximum(desk, runtime):
     counting = Behaviour(answers=False, counts=timedelta(milliseconds=50))
     runtime.next_runs(counting)
 
@@ -120,7 +120,7 @@ def test_patience_is_renewed_while_the_log_moves_and_is_never_endless(desk, runt
     assert waited > timedelta(seconds=1.9)
 
 
-def test_lines_said_while_loading_are_progress(desk, runtime):
+def test_log_lines_while_loading_are_reported_as_progress(desk, runtime):
     runtime.next_runs(Behaviour(stdout=b"shard 1 of 2\nshard 2 of 2\n", loads_for=timedelta(milliseconds=400)))
 
     outcome = desk.carry_out(a_start_of())
@@ -130,7 +130,7 @@ def test_lines_said_while_loading_are_progress(desk, runtime):
     assert all(event.phase is Phase.LOADING for event in outcome.events if event.lines)
 
 
-def test_an_image_that_does_not_exist_ends_the_start(desk, runtime):
+def test_an_image_that_does_not_exist_fails_the_start(desk, runtime):
     runtime.published["far:1"] = None
 
     outcome = desk.carry_out(a_start_of(image="far:1"))
@@ -139,7 +139,7 @@ def test_an_image_that_does_not_exist_ends_the_start(desk, runtime):
     assert_nothing_is_left(desk)
 
 
-def test_alternatives_are_tried_in_order_and_each_attempt_is_told(desk, runtime):
+def test_alternative_images_are_tried_in_order_and_each_failure_is_reported(desk, runtime):
     runtime.published |= {"far:1": None, "mirror/tiny:1": None, "other/tiny:1": Published()}
 
     outcome = desk.carry_out(a_start_of(image="far:1", alternatives=["mirror/tiny:1", "other/tiny:1"]))
@@ -151,7 +151,7 @@ def test_alternatives_are_tried_in_order_and_each_attempt_is_told(desk, runtime)
     assert "mirror/tiny:1" in told
 
 
-def test_what_is_here_already_goes_before_what_must_be_pulled(desk, runtime):
+def test_a_present_image_is_preferred_to_one_that_must_be_pulled(desk, runtime):
     runtime.published["far:1"] = Published()
     list(runtime.pull("mirror/tiny:1", stall=timedelta(seconds=1)))
 
@@ -173,7 +173,7 @@ def test_an_image_for_another_architecture_is_refused_without_a_container(desk, 
     assert_nothing_is_left(desk)
 
 
-def test_a_pull_that_breaks_is_tried_again(desk, runtime):
+def test_an_interrupted_pull_is_retried(desk, runtime):
     runtime.published["far:1"] = Published()
     runtime.fail_next_pull()
     runtime.fail_next_pull()
@@ -184,7 +184,7 @@ def test_a_pull_that_breaks_is_tried_again(desk, runtime):
     assert sum("Trying again" in (event.message or "") for event in outcome.events) == 2
 
 
-def test_a_pull_that_breaks_each_time_ends_the_start(desk, runtime):
+def test_a_pull_that_is_interrupted_each_time_fails_the_start(desk, runtime):
     runtime.published["far:1"] = Published()
     for _ in range(3):
         runtime.fail_next_pull()
@@ -198,7 +198,7 @@ def test_a_pull_that_breaks_each_time_ends_the_start(desk, runtime):
 @pytest.mark.parametrize(
     "failure", [ImageNotFound(image="tiny:1", detail="gone"), DiskFull(image="tiny:1", detail="full")]
 )
-def test_what_cannot_pass_is_not_tried_again(desk, runtime, failure):
+def test_permanent_failures_are_not_retried(desk, runtime, failure):
     runtime.published["far:1"] = Published()
     runtime.fail_next_pull(failure)
 
@@ -207,7 +207,7 @@ def test_what_cannot_pass_is_not_tried_again(desk, runtime, failure):
     assert outcome.code == failure.code
 
 
-def test_a_disk_that_fills_up_amid_a_pull_is_told_with_what_was_to_come(desk, runtime):
+def test_a_disk_that_fills_up_during_a_pull_is_reported_with_the_remaining_bytes(desk, runtime):
     runtime.published["far:1"] = Published()
     runtime.fail_next_pull(DiskFull(image="far:1", detail="no space left on device"))
 
@@ -227,7 +227,7 @@ def test_an_image_larger_than_the_free_disk_is_not_pulled(desk, runtime):
     assert not any(event.progress for event in outcome.events)
 
 
-def test_a_start_that_fails_before_it_touches_anything_leaves_alone_what_runs(desk, runtime):
+def test_a_start_that_fails_early_leaves_the_running_container_alone(desk, runtime):
     first = desk.carry_out(a_start_of())
 
     second = desk.carry_out(a_start_of(port=80))
@@ -252,14 +252,14 @@ def test_a_model_is_mounted_from_below_a_model_root(desk, runtime, model_root):
     ("path", "code"),
     [("nowhere", "model_path_missing"), ("/etc", "model_path_outside"), ("../..", "model_path_outside")],
 )
-def test_a_model_that_is_not_there_or_not_below_a_root_is_refused(desk, path, code):
+def test_a_model_that_is_missing_or_outside_the_model_roots_is_refused(desk, path, code):
     outcome = desk.carry_out(a_start_of(model_mount="/models").model_copy(update={"model_path": path}))
 
     assert outcome.code == code
     assert_nothing_is_left(desk)
 
 
-def test_a_link_out_of_the_model_root_is_refused(desk, model_root):
+def test_a_symlink_out_of_the_model_root_is_refused(desk, model_root):
     (model_root / "out").symlink_to("/etc")
 
     outcome = desk.carry_out(a_start_of(model_mount="/models").model_copy(update={"model_path": "out"}))
@@ -267,14 +267,14 @@ def test_a_link_out_of_the_model_root_is_refused(desk, model_root):
     assert outcome.code == "model_path_outside"
 
 
-def test_a_command_signed_with_another_key_is_not_carried_out(desk):
+def test_a_command_signed_with_another_key_is_not_executed(desk):
     outcome = desk.carry_out(a_start_of(), key=SecretStr("stolen"))
 
     assert outcome.code == "bad_signature"
     assert_nothing_is_left(desk)
 
 
-def test_an_engine_that_is_away_ends_the_start_with_the_reason(desk, runtime):
+def test_an_unavailable_docker_engine_fails_the_start_with_the_reason(desk, runtime):
     runtime.away = True
 
     outcome = desk.carry_out(a_start_of())
@@ -283,7 +283,7 @@ def test_an_engine_that_is_away_ends_the_start_with_the_reason(desk, runtime):
     assert desk.leases() == []
 
 
-def test_a_start_that_is_older_than_a_stop_does_nothing(desk):
+def test_a_start_older_than_a_stop_does_nothing(desk):
     late = desk.ask(a_start_of())
     desk.carry_out(a_stop_of())
 

@@ -15,7 +15,7 @@ from aima_worker.context import Timings
 pytestmark = pytest.mark.redis
 
 
-def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
+def test_a_stop_reports_an_unavailable_docker_engine_and_succeeds_once_it_is_back(desk, runtime):
     desk.carry_out(a_start_of())
     runtime.away = True
 
@@ -30,7 +30,7 @@ def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
 
 
 @pytest.mark.parametrize("timings", [pytest.param(Timings(engine_wait_timeout=timedelta()), id="without patience")])
-def test_it_fails_when_the_engine_stays_away(desk, runtime):
+def test_a_stop_fails_when_the_docker_engine_stays_unavailable(desk, runtime):
     desk.carry_out(a_start_of())
     runtime.away = True
 

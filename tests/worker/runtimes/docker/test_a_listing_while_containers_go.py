@@ -37,7 +37,9 @@ def churn(bench: Bench) -> Iterator[None]:
         thread.join()
 
 
-def test_what_stays_is_in_every_listing(bench: Bench, churn: None, engine: DockerSdkRuntime) -> None:
+def test_containers_that_stay_are_in_every_listing_while_others_are_removed(
+    bench: Bench, churn: None, engine: DockerSdkRuntime
+) -> None:
     spec = bench.spec(Program.COUNTS)
     bench.runtime.run(spec)
 

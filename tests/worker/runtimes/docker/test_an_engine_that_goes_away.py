@@ -47,7 +47,7 @@ def far(line: Proxy) -> Iterator[DockerSdkRuntime]:
         lambda gone, spec: gone.remove(spec.name, grace=timedelta(0)),
     ],
 )
-def test_every_call_to_an_engine_that_is_away_says_so(
+def test_every_call_to_an_unavailable_docker_engine_raises_docker_unavailable(
     bench: Bench, call: Callable[[ContainerRuntime, ContainerSpec], object]
 ) -> None:
     gone = DockerSdkRuntime(GONE, host="bench-01")
@@ -59,7 +59,7 @@ def test_every_call_to_an_engine_that_is_away_says_so(
     assert "bench-01" in str(away.value)
 
 
-def test_a_runtime_can_be_had_before_its_engine_and_finds_it_later(line: Proxy, far: DockerSdkRuntime) -> None:
+def test_a_runtime_can_be_created_before_its_docker_engine_answers(line: Proxy, far: DockerSdkRuntime) -> None:
     line.cut_after = 0
     with pytest.raises(DockerUnavailable):
         far.facts()
@@ -69,7 +69,7 @@ def test_a_runtime_can_be_had_before_its_engine_and_finds_it_later(line: Proxy, 
     assert far.facts().kind == "docker"
 
 
-def test_an_engine_that_was_cut_off_is_found_again(line: Proxy, far: DockerSdkRuntime) -> None:
+def test_a_docker_engine_that_was_unreachable_is_found_again(line: Proxy, far: DockerSdkRuntime) -> None:
     far.facts()
     line.cut_what_stands()
 
@@ -82,7 +82,7 @@ def test_an_engine_that_was_cut_off_is_found_again(line: Proxy, far: DockerSdkRu
     assert eventually(answers)
 
 
-def test_an_engine_that_answers_no_more_is_given_up_in_time(line: Proxy) -> None:
+def test_a_docker_engine_that_no_longer_answers_times_out(line: Proxy) -> None:
     frozen = DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=1))
     line.freeze_after = 0
 
@@ -90,11 +90,11 @@ def test_an_engine_that_answers_no_more_is_given_up_in_time(line: Proxy) -> None
         frozen.facts()
 
 
-def test_an_engine_elsewhere_does_not_tell_its_free_disk(far: DockerSdkRuntime) -> None:
+def test_a_remote_docker_engine_does_not_report_free_disk(far: DockerSdkRuntime) -> None:
     assert far.facts().disk_free is None
 
 
-def test_who_follows_a_log_loses_and_doubles_no_line_when_the_line_is_cut(
+def test_a_log_follower_neither_loses_nor_repeats_a_line_when_its_connection_is_cut(
     bench: Bench, line: Proxy, far: DockerSdkRuntime
 ) -> None:
     spec = bench.spec(Program.COUNTS)
@@ -114,7 +114,9 @@ def test_who_follows_a_log_loses_and_doubles_no_line_when_the_line_is_cut(
     assert [said.text for said in lines] == [f"count {number}" for number in range(1, len(lines) + 1)]
 
 
-def test_who_follows_a_log_waits_for_an_engine_that_is_away(bench: Bench, line: Proxy, far: DockerSdkRuntime) -> None:
+def test_a_log_follower_waits_for_an_unavailable_docker_engine(
+    bench: Bench, line: Proxy, far: DockerSdkRuntime
+) -> None:
     spec = bench.spec(Program.COUNTS)
     bench.runtime.run(spec)
     lines: list[LogLine] = []
@@ -138,7 +140,7 @@ def test_who_follows_a_log_waits_for_an_engine_that_is_away(bench: Bench, line: 
     assert [said.text for said in lines] == [f"count {number}" for number in range(1, len(lines) + 1)]
 
 
-def test_docker_host_is_honoured_where_no_address_is_given(line: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_host_is_used_where_no_address_is_given(line: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{line.port}")
 
     DockerSdkRuntime(host="bench-01").facts()
@@ -146,7 +148,7 @@ def test_docker_host_is_honoured_where_no_address_is_given(line: Proxy, monkeypa
     assert line.carried > 0
 
 
-def test_an_engine_behind_ssh_is_an_engine_like_any_other(
+def test_a_docker_engine_behind_ssh_behaves_like_a_local_one(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ssh = tmp_path / "ssh"

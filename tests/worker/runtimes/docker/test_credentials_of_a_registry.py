@@ -38,7 +38,7 @@ def log_in(docker_config: Path, registry: str, **account: str) -> None:
     docker_config.write_text(json.dumps({"auths": {registry: {"auth": secret}}}))
 
 
-def test_without_an_account_the_registry_refuses(
+def test_a_pull_without_credentials_is_denied(
     engine: DockerSdkRuntime, locked: Registry, docker_config: Path, new_name: str
 ) -> None:
     image = locked.push(busybox_image(), name=new_name)
@@ -49,7 +49,7 @@ def test_without_an_account_the_registry_refuses(
     assert engine.image(image) is None
 
 
-def test_a_login_counts_from_the_next_pull_on(
+def test_a_login_takes_effect_with_the_next_pull(
     engine: DockerSdkRuntime, locked: Registry, docker_config: Path, new_name: str
 ) -> None:
     image = locked.push(busybox_image(), name=new_name)
@@ -62,7 +62,7 @@ def test_a_login_counts_from_the_next_pull_on(
     assert engine.image(image) is not None
 
 
-def test_a_wrong_password_is_refused(
+def test_a_wrong_password_is_denied(
     engine: DockerSdkRuntime, locked: Registry, docker_config: Path, new_name: str
 ) -> None:
     image = locked.push(busybox_image(), name=new_name)
@@ -72,7 +72,7 @@ def test_a_wrong_password_is_refused(
         list(engine.pull(image, stall=STALL))
 
 
-def test_a_helper_that_is_missing_is_told_of_rather_than_passed_over(
+def test_a_missing_credential_helper_is_reported_rather_than_ignored(
     engine: DockerSdkRuntime, docker_config: Path
 ) -> None:
     docker_config.write_text(json.dumps({"credsStore": "nobody-has-this"}))

@@ -23,7 +23,7 @@ def listed(runtime: ContainerRuntime, name: str) -> dict[str, str | None]:
 
 @pytest.mark.docker
 @pytest.mark.registry
-def test_an_image_is_listed_with_the_digest_that_its_registry_knows(
+def test_an_image_is_listed_with_the_digest_of_its_registry(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[50]), name=new_name)
@@ -38,7 +38,7 @@ def test_an_image_is_listed_with_the_digest_that_its_registry_knows(
 
 @pytest.mark.docker
 @pytest.mark.registry
-def test_an_image_that_has_only_a_digest_is_listed_by_that(
+def test_an_image_without_a_tag_is_listed_by_its_digest(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[50]), name=new_name)
@@ -54,14 +54,14 @@ def test_an_image_that_has_only_a_digest_is_listed_by_that(
     assert listed(engine, new_name.partition(":")[0]) == {by_digest: facts.digest}
 
 
-def test_the_newest_image_comes_first_whatever_the_engine_s_order() -> None:
+def test_the_newest_image_comes_first_in_any_order_of_the_docker_engine() -> None:
     old = {"Created": 1, "RepoTags": ["old:1"], "RepoDigests": None}
     new = {"Created": 2, "RepoTags": ["new:1"], "RepoDigests": None}
 
     assert [each.reference for each in images_listed([old, new])] == ["new:1", "old:1"]
 
 
-def test_every_tag_of_an_image_is_listed_with_its_own_repository_s_digest() -> None:
+def test_every_tag_of_an_image_is_listed_with_the_digest_of_its_repository() -> None:
     image = {
         "Created": 1,
         "RepoTags": ["box:5000/a:1", "b:2", "<none>:<none>"],
@@ -71,6 +71,6 @@ def test_every_tag_of_an_image_is_listed_with_its_own_repository_s_digest() -> N
     assert {each.reference: each.digest for each in images_listed([image])} == {"box:5000/a:1": DIGEST, "b:2": None}
 
 
-def test_what_has_neither_tag_nor_digest_is_not_listed() -> None:
+def test_an_image_without_tag_and_digest_is_not_listed() -> None:
     assert images_listed([{"Created": 1, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}]) == []
     assert images_listed([{"Created": 1, "RepoTags": [], "RepoDigests": []}]) == []

@@ -57,7 +57,7 @@ def test_a_pull_counts_every_byte_of_every_layer(
     assert last.eta is None
 
 
-def test_progress_only_grows_and_the_total_is_known_before_the_end(
+def test_progress_never_decreases_and_the_total_is_known_before_the_end(
     engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB, 4 * MB]), name=new_name)
@@ -75,7 +75,7 @@ def test_progress_only_grows_and_the_total_is_known_before_the_end(
     assert rated[-1].eta is not None
 
 
-def test_layers_that_are_there_already_do_not_count(
+def test_layers_that_are_present_do_not_count(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[1 * MB]), name=new_name)
@@ -86,7 +86,7 @@ def test_layers_that_are_there_already_do_not_count(
     assert (again.downloaded, again.total, again.total_known) == (0, 0, True)
 
 
-def test_what_was_pulled_is_there_with_the_registry_s_digest(
+def test_a_pulled_image_has_the_digest_of_its_registry(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
@@ -99,7 +99,7 @@ def test_what_was_pulled_is_there_with_the_registry_s_digest(
     assert engine.image(f"{image.rpartition(':')[0]}@{facts.digest}") == facts
 
 
-def test_an_image_can_be_pulled_by_tag_and_digest_at_once(
+def test_an_image_can_be_pulled_by_tag_and_digest_together(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
@@ -113,13 +113,13 @@ def test_an_image_can_be_pulled_by_tag_and_digest_at_once(
     assert engine.image(pinned) == facts
 
 
-def test_a_registry_that_does_not_know_an_image_tells_no_architecture(
+def test_a_registry_without_the_image_reports_no_architecture(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     assert engine.registry_architectures(f"{shared_registry.address}/{new_name}:none") == frozenset()
 
 
-def test_the_architecture_of_a_foreign_image_shows_in_its_facts(
+def test_the_facts_of_a_foreign_image_name_its_architecture(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     host_arch = engine.image(busybox_image())
@@ -135,7 +135,7 @@ def test_the_architecture_of_a_foreign_image_shows_in_its_facts(
     assert facts.arch == foreign
 
 
-def test_a_tag_that_the_registry_has_not_is_not_found(
+def test_a_tag_missing_from_the_registry_raises_image_not_found(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(busybox_image(), name=new_name)
@@ -147,14 +147,14 @@ def test_a_tag_that_the_registry_has_not_is_not_found(
     assert isinstance(missing_name, ImageNotFound)
 
 
-def test_a_registry_that_is_not_there_breaks_the_pull(engine: DockerSdkRuntime) -> None:
+def test_an_unreachable_registry_interrupts_the_pull(engine: DockerSdkRuntime) -> None:
     failure = failure_of(lambda: pulled(engine, "localhost:1/nobody/has:this"))
 
     assert isinstance(failure, PullBroken)
     assert "connection refused" in str(failure)
 
 
-def test_a_layer_that_is_not_what_its_digest_says_breaks_the_pull(
+def test_a_layer_that_does_not_match_its_digest_interrupts_the_pull(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[1 * MB]), name=new_name)
@@ -167,7 +167,7 @@ def test_a_layer_that_is_not_what_its_digest_says_breaks_the_pull(
     assert engine.image(image) is None
 
 
-def test_a_line_that_is_cut_before_the_manifest_breaks_the_pull(
+def test_a_connection_cut_before_the_manifest_interrupts_the_pull(
     engine: DockerSdkRuntime, bad_line: Proxy, new_name: str
 ) -> None:
     bad_line.cut_after = 0
@@ -177,7 +177,7 @@ def test_a_line_that_is_cut_before_the_manifest_breaks_the_pull(
     assert isinstance(failure, PullBroken)
 
 
-def test_a_line_that_is_cut_in_a_layer_breaks_the_pull_once_the_engine_has_retried(
+def test_a_connection_cut_within_a_layer_interrupts_the_pull_after_the_retries_of_the_docker_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_engine(download_attempts=2) as own, own.cell.entered(), registry(tmp_path / "registry") as far:
@@ -193,7 +193,7 @@ def test_a_line_that_is_cut_in_a_layer_breaks_the_pull_once_the_engine_has_retri
             assert engine.image(image) is None
 
 
-def test_a_line_on_which_nothing_comes_any_more_is_a_stall_that_names_the_layer(
+def test_a_connection_without_data_is_a_stall_that_names_the_layer(
     engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
@@ -207,7 +207,7 @@ def test_a_line_on_which_nothing_comes_any_more_is_a_stall_that_names_the_layer(
     assert 2 <= time.monotonic() - began < 6
 
 
-def test_an_engine_that_only_counts_down_to_its_next_try_does_not_move(
+def test_a_countdown_to_the_next_retry_does_not_count_as_progress(
     engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
@@ -220,7 +220,7 @@ def test_an_engine_that_only_counts_down_to_its_next_try_does_not_move(
     assert time.monotonic() - began < 8
 
 
-def test_a_registry_that_accepts_and_says_nothing_is_a_stall_too(
+def test_a_registry_that_accepts_and_never_responds_is_a_stall(
     engine: DockerSdkRuntime, bad_line: Proxy, new_name: str
 ) -> None:
     bad_line.freeze_after = 0
@@ -234,7 +234,7 @@ def test_a_registry_that_accepts_and_says_nothing_is_a_stall_too(
 
 
 @pytest.mark.parametrize("freeze_after", [0, 2 * MB])
-def test_closing_ends_a_pull_that_hears_nothing_within_two_seconds(
+def test_closing_ends_a_stalled_pull_within_two_seconds(
     engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str, freeze_after: int
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB]), name=new_name)
@@ -253,7 +253,7 @@ def test_closing_ends_a_pull_that_hears_nothing_within_two_seconds(
     assert isinstance(failures[0], Cancelled)
 
 
-def test_after_closing_the_engine_downloads_no_more(
+def test_after_closing_the_docker_engine_downloads_no_more(
     engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[20 * MB]), name=new_name)
@@ -279,7 +279,7 @@ def stands_still(line: Proxy) -> bool:
     return True
 
 
-def test_two_who_pull_the_same_at_once_both_succeed(
+def test_two_concurrent_pulls_of_an_image_both_succeed(
     engine: DockerSdkRuntime, shared_registry: Registry, new_name: str
 ) -> None:
     image = shared_registry.push(layered_image(new_name, layers=[2 * MB, 2 * MB]), name=new_name)
@@ -301,7 +301,7 @@ def test_a_pull_leaves_no_connection_behind(engine: DockerSdkRuntime, shared_reg
             failure_of(lambda: pulled(engine, image.replace(":1", ":2")))
 
 
-def test_a_pull_that_was_closed_leaves_no_connection_behind(engine: DockerSdkRuntime) -> None:
+def test_a_closed_pull_leaves_no_connection_behind(engine: DockerSdkRuntime) -> None:
     engine.facts()
     with socket.create_server(("127.0.0.1", 0)) as silent, nothing_held():
         for _ in range(5):

@@ -36,7 +36,7 @@ def printed(bench: Bench, script: str, **changes: object) -> list[str]:
         return [line.text for line in log]
 
 
-def test_an_engine_has_no_capabilities_and_can_gain_none(bench: Bench) -> None:
+def test_a_container_has_no_capabilities_and_can_gain_none(bench: Bench) -> None:
     lines = printed(bench, "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status")
 
     assert [line.split() for line in lines] == [
@@ -46,7 +46,7 @@ def test_an_engine_has_no_capabilities_and_can_gain_none(bench: Bench) -> None:
     ]
 
 
-def test_mounts_are_for_reading_only(bench: Bench, tmp_path: Path) -> None:
+def test_mounts_are_read_only(bench: Bench, tmp_path: Path) -> None:
     tmp_path.joinpath("weights").write_text("7b\n")
 
     lines = printed(
@@ -59,7 +59,7 @@ def test_mounts_are_for_reading_only(bench: Bench, tmp_path: Path) -> None:
     assert not tmp_path.joinpath("new").exists()
 
 
-def test_a_directory_that_is_not_there_is_refused_rather_than_made(bench: Bench, tmp_path: Path) -> None:
+def test_a_missing_directory_is_refused_rather_than_created(bench: Bench, tmp_path: Path) -> None:
     missing = tmp_path / "no-such-model"
 
     with pytest.raises(EngineRefused):
@@ -69,7 +69,7 @@ def test_a_directory_that_is_not_there_is_refused_rather_than_made(bench: Bench,
     assert bench.runtime.containers(bench.labels) == []
 
 
-def test_limits_are_the_engine_s_to_keep(bench: Bench, api: docker.APIClient) -> None:
+def test_limits_are_enforced_by_the_docker_engine(bench: Bench, api: docker.APIClient) -> None:
     spec = bench.spec(Program.COUNTS, memory=64 << 20, cores=0.5, shared_memory=32 << 20, pids=50)
 
     container = bench.runtime.run(spec)
@@ -84,7 +84,7 @@ def test_limits_are_the_engine_s_to_keep(bench: Bench, api: docker.APIClient) ->
     assert kept["NetworkMode"] in ("default", "bridge")
 
 
-def test_the_environment_and_command_arrive_as_they_were_given(bench: Bench) -> None:
+def test_the_environment_and_the_command_reach_the_container_unchanged(bench: Bench) -> None:
     assert printed(bench, 'echo "$GREETING"', environment={"GREETING": "good day, $HOME"}) == ["good day, $HOME"]
 
 
@@ -92,13 +92,13 @@ def test_the_environment_and_command_arrive_as_they_were_given(bench: Bench) -> 
     ("gpus", "asked"),
     [("all", {"Count": -1}), (2, {"Count": 2}), (("GPU-1", "GPU-2"), {"DeviceIDs": ["GPU-1", "GPU-2"]})],
 )
-def test_gpus_are_asked_for_as_devices(bench: Bench, gpus: object, asked: dict[str, object]) -> None:
+def test_gpus_are_requested_as_devices(bench: Bench, gpus: object, asked: dict[str, object]) -> None:
     config = container_config(bench.spec(Program.SERVES, gpus=gpus))
 
     assert config["HostConfig"]["DeviceRequests"] == [{"Driver": "", "Capabilities": [["gpu"]], **asked}]
 
 
-def test_a_gpu_that_the_engine_cannot_give_has_its_own_failure(bench: Bench) -> None:
+def test_a_gpu_that_the_docker_engine_cannot_provide_has_its_own_failure(bench: Bench) -> None:
     if bench.runtime.facts().gpus:
         pytest.skip("this engine gives GPUs")
 
@@ -108,7 +108,7 @@ def test_a_gpu_that_the_engine_cannot_give_has_its_own_failure(bench: Bench) -> 
     assert bench.runtime.containers(bench.labels) == []
 
 
-def test_what_was_made_and_cannot_start_is_refused_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_container_that_cannot_start_is_refused_and_removed(bench: Bench, tmp_path: Path) -> None:
     a_directory_over_a_program = (Mount(source=str(tmp_path), target="/bin/busybox"),)
 
     with pytest.raises(EngineRefused):
@@ -117,7 +117,9 @@ def test_what_was_made_and_cannot_start_is_refused_and_leaves_nothing(bench: Ben
     assert bench.runtime.containers(bench.labels) == []
 
 
-def test_what_a_killed_worker_made_and_never_started_is_started(bench: Bench, api: docker.APIClient) -> None:
+def test_a_container_that_a_killed_worker_created_and_never_started_is_started(
+    bench: Bench, api: docker.APIClient
+) -> None:
     spec = bench.spec(Program.COUNTS)
     made = api.create_container_from_config(container_config(spec), spec.name)
     found = bench.runtime.find(spec.name)
@@ -132,7 +134,7 @@ def test_what_a_killed_worker_made_and_never_started_is_started(bench: Bench, ap
     assert again.status is Status.RUNNING
 
 
-def test_a_container_of_somebody_else_s_by_that_name_is_left_alone(bench: Bench, api: docker.APIClient) -> None:
+def test_a_foreign_container_of_the_same_name_is_left_alone(bench: Bench, api: docker.APIClient) -> None:
     spec = bench.spec(Program.COUNTS)
     theirs = api.create_container(bench.image, list(spec.command), name=spec.name, labels=bench.labels)
 
@@ -142,14 +144,14 @@ def test_a_container_of_somebody_else_s_by_that_name_is_left_alone(bench: Bench,
     assert [container.id for container in bench.runtime.containers(bench.labels)] == [theirs["Id"]]
 
 
-def test_the_beginning_of_an_id_is_no_name(bench: Bench) -> None:
+def test_an_id_prefix_is_not_accepted_as_a_name(bench: Bench) -> None:
     container = bench.runtime.run(bench.spec(Program.COUNTS))
 
     assert bench.runtime.find(container.id[:12]) is None
     assert bench.runtime.find(container.id) is not None
 
 
-def test_a_container_removed_by_hand_is_gone_for_the_next_look(bench: Bench, api: docker.APIClient) -> None:
+def test_a_container_removed_by_hand_is_no_longer_found(bench: Bench, api: docker.APIClient) -> None:
     container = bench.runtime.run(bench.spec(Program.COUNTS))
 
     api.remove_container(container.id, force=True)
@@ -158,7 +160,7 @@ def test_a_container_removed_by_hand_is_gone_for_the_next_look(bench: Bench, api
     bench.runtime.remove(container.name, grace=NOW)
 
 
-def test_volumes_that_the_image_declares_go_with_the_container(bench: Bench, api: docker.APIClient) -> None:
+def test_volumes_declared_by_the_image_are_removed_with_the_container(bench: Bench, api: docker.APIClient) -> None:
     before = {volume["Name"] for volume in api.volumes()["Volumes"]}
     made = api.create_container(
         bench.image, ["true"], name=bench.spec(Program.SERVES).name, labels=bench.labels, volumes=["/scratch"]
@@ -169,7 +171,7 @@ def test_volumes_that_the_image_declares_go_with_the_container(bench: Bench, api
     assert {volume["Name"] for volume in api.volumes()["Volumes"]} <= before
 
 
-def test_facts_say_what_the_engine_is(engine: DockerSdkRuntime, api: docker.APIClient) -> None:
+def test_facts_describe_the_docker_engine(engine: DockerSdkRuntime, api: docker.APIClient) -> None:
     facts = engine.facts()
 
     assert facts.kind == "docker"

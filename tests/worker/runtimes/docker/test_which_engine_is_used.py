@@ -56,18 +56,18 @@ def create_context(configuration: Path, name: str, address: str, **endpoint: obj
 # Which engine -------------------------------------------------------------------------------------------------------
 
 
-def test_without_any_configuration_it_is_the_local_engine() -> None:
+def test_without_any_configuration_the_local_docker_engine_is_used() -> None:
     assert current_endpoint() == DEFAULT
 
 
-def test_the_context_in_use_names_the_engine(configuration: Path) -> None:
+def test_the_current_context_selects_the_docker_engine(configuration: Path) -> None:
     create_context(configuration, "desk", "ssh://me@desk")
     (configuration / "config.json").write_text('{"currentContext": "desk"}')
 
     assert current_endpoint().address == "ssh://me@desk"
 
 
-def test_docker_context_overrides_the_context_in_use(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_context_overrides_the_current_context(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create_context(configuration, "desk", "ssh://me@desk")
     (configuration / "config.json").write_text('{"currentContext": "desk"}')
     monkeypatch.setenv("DOCKER_CONTEXT", "default")
@@ -83,7 +83,7 @@ def test_docker_host_overrides_every_context(configuration: Path, monkeypatch: p
     assert current_endpoint() == Endpoint("tcp://spark-01:2375")
 
 
-def test_a_context_brings_its_tls_files_and_whether_to_verify(
+def test_a_context_provides_its_tls_files_and_verification(
     configuration: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = create_context(configuration, "desk", "tcp://desk:2376", SkipTLSVerify=True)
@@ -92,14 +92,14 @@ def test_a_context_brings_its_tls_files_and_whether_to_verify(
     assert current_endpoint() == Endpoint("tcp://desk:2376", tls_files=files, verify=False)
 
 
-def test_a_malformed_configuration_is_no_configuration(configuration: Path) -> None:
+def test_a_malformed_configuration_is_ignored(configuration: Path) -> None:
     configuration.mkdir()
     (configuration / "config.json").write_text("{")
 
     assert current_endpoint() == DEFAULT
 
 
-def test_a_context_that_does_not_exist_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_context_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "desk")
 
     with pytest.raises(DockerUnavailable, match="context://desk: there is no such docker context"):
@@ -107,7 +107,9 @@ def test_a_context_that_does_not_exist_is_reported_by_name(monkeypatch: pytest.M
 
 
 @pytest.mark.docker
-def test_a_context_made_by_the_program_is_a_way_to_the_engine(line: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_created_by_the_docker_program_reaches_its_docker_engine(
+    line: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = f"host=tcp://127.0.0.1:{line.port}"
     subprocess.run(["docker", "context", "create", "desk", "--docker", address], check=True, capture_output=True)
     monkeypatch.setenv("DOCKER_CONTEXT", "desk")
@@ -123,7 +125,7 @@ def test_a_context_made_by_the_program_is_a_way_to_the_engine(line: Proxy, monke
 
 
 @pytest.mark.docker
-def test_facts_through_the_program_say_so(bench: Bench) -> None:
+def test_facts_say_that_the_docker_program_is_used(bench: Bench) -> None:
     facts = bench.runtime.facts()
 
     assert facts.kind == "docker-cli"
@@ -131,7 +133,7 @@ def test_facts_through_the_program_say_so(bench: Bench) -> None:
 
 
 @pytest.mark.docker
-def test_the_program_reaches_the_engine_at_the_address_given(line: Proxy) -> None:
+def test_the_docker_program_uses_the_given_address(line: Proxy) -> None:
     facts = DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", through_program=True).facts()
 
     assert line.carried > 0
@@ -139,14 +141,14 @@ def test_the_program_reaches_the_engine_at_the_address_given(line: Proxy) -> Non
 
 
 @pytest.mark.docker
-def test_a_program_that_reaches_no_engine_is_quoted() -> None:
+def test_the_error_of_a_docker_program_that_reaches_no_engine_is_quoted() -> None:
     gone = DockerSdkRuntime("unix:///nowhere/docker.sock", host="bench-01", through_program=True)
 
     with pytest.raises(DockerUnavailable, match=r"unix:///nowhere/docker\.sock.*dial unix /nowhere/docker\.sock"):
         gone.facts()
 
 
-def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_docker_program_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(DockerUnavailable, match="`docker` does not start"):
@@ -154,7 +156,7 @@ def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.docker
-def test_what_was_opened_and_closed_leaves_no_program_behind(bench: Bench) -> None:
+def test_opened_and_closed_streams_leave_no_docker_program_behind(bench: Bench) -> None:
     spec = bench.spec(Program.STUBBORN)
     bench.runtime.run(spec)
     before = psutil.Process().children()  # the connections kept
@@ -168,7 +170,7 @@ def test_what_was_opened_and_closed_leaves_no_program_behind(bench: Bench) -> No
 
 
 @pytest.mark.docker
-def test_a_pull_that_was_closed_leaves_no_program_behind(bench: Bench, line: Proxy) -> None:
+def test_a_closed_pull_leaves_no_docker_program_behind(bench: Bench, line: Proxy) -> None:
     line.freeze_after = 0
     bench.runtime.facts()
     before = psutil.Process().children()
@@ -182,7 +184,7 @@ def test_a_pull_that_was_closed_leaves_no_program_behind(bench: Bench, line: Pro
 
 
 @pytest.mark.docker
-def test_programs_end_with_a_worker_that_is_killed(bench: Bench) -> None:
+def test_docker_programs_end_with_a_killed_worker(bench: Bench) -> None:
     spec = bench.spec(Program.STUBBORN)
     bench.runtime.run(spec)
     follower = f"""

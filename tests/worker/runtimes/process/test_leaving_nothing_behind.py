@@ -28,7 +28,7 @@ def bystander() -> Iterator[Process]:
     program.wait()
 
 
-def test_children_that_are_deaf_or_have_left_the_session_go_too(runtime: ProcessRuntime, root: Path) -> None:
+def test_children_that_ignore_signals_or_left_the_session_are_ended_too(runtime: ProcessRuntime, root: Path) -> None:
     runtime.run(shell("(trap '' TERM; sleep 1000) & setsid sleep 1000 & echo up; wait"))
     record = record_of(root)
     assert eventually(lambda: len(processes_of(record)) == 3)
@@ -38,7 +38,7 @@ def test_children_that_are_deaf_or_have_left_the_session_go_too(runtime: Process
     assert processes_of(record) == []
 
 
-def test_children_do_not_outlive_an_engine_that_ends_by_itself(runtime: ProcessRuntime, root: Path) -> None:
+def test_children_do_not_outlive_an_engine_that_exits(runtime: ProcessRuntime, root: Path) -> None:
     runtime.run(shell("sleep 1000 & setsid sleep 1000 & sleep 0.2; exit 5"))
 
     assert eventually(lambda: ended(runtime) == 5)
@@ -46,7 +46,7 @@ def test_children_do_not_outlive_an_engine_that_ends_by_itself(runtime: ProcessR
     assert processes_of(record_of(root)) == []
 
 
-def test_all_of_an_engine_s_processes_are_asked_to_end(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_all_processes_of_an_engine_get_the_termination_signal(runtime: ProcessRuntime, tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     child = f"trap 'touch {asked}; exit' TERM; echo up; while :; do sleep 0.05; done"
     # As in a container, the remaining processes are killed once the first one has exited.
@@ -58,7 +58,7 @@ def test_all_of_an_engine_s_processes_are_asked_to_end(runtime: ProcessRuntime, 
     assert asked.exists()
 
 
-def test_nothing_is_left_of_many_starts_and_stops(
+def test_many_starts_and_stops_leave_nothing_behind(
     leaves_nothing_held: None, runtime: ProcessRuntime, root: Path
 ) -> None:
     for _ in range(20):
@@ -69,7 +69,7 @@ def test_nothing_is_left_of_many_starts_and_stops(
     assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
 
 
-def test_whoever_has_the_pid_of_a_dead_engine_is_left_alone(
+def test_a_process_that_reuses_the_pid_of_a_dead_engine_is_left_alone(
     runtime: ProcessRuntime, root: Path, bystander: Process
 ) -> None:
     runtime.run(shell("exit 0"))

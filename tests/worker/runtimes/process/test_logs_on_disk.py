@@ -36,7 +36,7 @@ def read(log: Path, *, tail: int | None = None, since: datetime | None = None) -
         return [line.text for line in lines]
 
 
-def test_a_log_stays_below_two_files(log: Path, writer: LogWriter) -> None:
+def test_a_log_takes_at_most_two_files(log: Path, writer: LogWriter) -> None:
     for number in range(5000):
         writer.write("stdout", [f"line {number}"])
 
@@ -44,7 +44,7 @@ def test_a_log_stays_below_two_files(log: Path, writer: LogWriter) -> None:
     assert log.stat().st_size + older(log).stat().st_size < 2 * A_THOUSAND_LINES_OR_SO + 100
 
 
-def test_both_files_are_read_as_one(log: Path, writer: LogWriter) -> None:
+def test_both_files_are_read_as_one_log(log: Path, writer: LogWriter) -> None:
     for line in numbered(1, 1500):
         writer.write("stdout", [line])
 
@@ -53,14 +53,14 @@ def test_both_files_are_read_as_one(log: Path, writer: LogWriter) -> None:
 
 
 @pytest.mark.parametrize("tail", [0, 1, 10, 1400, 5000])
-def test_a_tail_reaches_into_the_older_file(log: Path, writer: LogWriter, tail: int) -> None:
+def test_a_tail_extends_into_the_older_file(log: Path, writer: LogWriter, tail: int) -> None:
     for line in numbered(1, 1500):
         writer.write("stdout", [line])
 
     assert read(log, tail=tail) == numbered(max(1, 1501 - tail), 1500)
 
 
-def test_since_counts_in_the_older_file_too(log: Path, writer: LogWriter) -> None:
+def test_since_applies_to_the_older_file_too(log: Path, writer: LogWriter) -> None:
     writer.write("stdout", ["before"])
     now = datetime.now(UTC)
     for line in numbered(1, 1500):
@@ -69,7 +69,7 @@ def test_since_counts_in_the_older_file_too(log: Path, writer: LogWriter) -> Non
     assert read(log, since=now) == numbered(1, 1500)
 
 
-def test_who_follows_misses_nothing_when_a_new_file_is_begun(log: Path, writer: LogWriter) -> None:
+def test_a_follower_misses_no_line_when_the_log_is_rotated(log: Path, writer: LogWriter) -> None:
     ended = Event()
     heard: list[str] = []
     with ProcessLogs(log, has_ended=ended.is_set, follow=True, tail=None, since=None) as lines:

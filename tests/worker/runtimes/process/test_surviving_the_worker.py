@@ -63,7 +63,7 @@ def test_an_engine_survives_its_worker_and_is_adopted(
     assert eventually(lambda: len(said(runtime)) > before + 3)
 
 
-def test_how_an_engine_ended_is_known_although_nobody_waited(
+def test_the_exit_code_of_an_engine_is_known_after_a_restart_of_the_worker(
     runtime: ProcessRuntime, tmp_path: Path, killed_worker: Killed
 ) -> None:
     go = tmp_path / "go"

@@ -15,7 +15,9 @@ from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing
 from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 
-def test_the_worker_s_secrets_are_not_handed_on(runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_secrets_of_the_worker_are_not_passed_to_an_engine(
+    runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIMA_SIGNING_KEY", "s3cret")
 
     runtime.run(shell("env", environment={"CHOSEN": "yes"}))
@@ -25,9 +27,7 @@ def test_the_worker_s_secrets_are_not_handed_on(runtime: ProcessRuntime, monkeyp
     assert not any("s3cret" in line for line in said(runtime))
 
 
-def test_a_program_that_is_missing_is_named_with_the_command_that_installs_it(
-    runtime: ProcessRuntime, root: Path
-) -> None:
+def test_a_missing_program_is_reported_with_the_command_that_installs_it(runtime: ProcessRuntime, root: Path) -> None:
     spec = shell("", command=("no-such-engine",), install="deploy/engines/install-native no-such-engine")
 
     with pytest.raises(NativeProgramMissing) as missing:
@@ -38,7 +38,7 @@ def test_a_program_that_is_missing_is_named_with_the_command_that_installs_it(
     assert list(root.iterdir()) == []
 
 
-def test_a_program_in_the_person_s_own_directory_is_found(
+def test_a_program_in_the_home_directory_of_the_user_is_found(
     runtime: ProcessRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / ".local" / "bin" / "own-engine"
@@ -52,7 +52,7 @@ def test_a_program_in_the_person_s_own_directory_is_found(
     assert eventually(lambda: said(runtime) == ["here"])
 
 
-def test_a_file_that_is_no_program_is_refused_and_nothing_stays(
+def test_a_file_that_is_not_executable_is_refused_and_leaves_nothing(
     runtime: ProcessRuntime, root: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "picture"
@@ -66,26 +66,26 @@ def test_a_file_that_is_no_program_is_refused_and_nothing_stays(
     assert list(root.iterdir()) == []
 
 
-def test_who_holds_a_port_is_named(runtime: ProcessRuntime) -> None:
+def test_the_holder_of_a_port_is_named(runtime: ProcessRuntime) -> None:
     with socket.create_server(("127.0.0.1", 0)) as squatter, pytest.raises(PortTaken) as taken:
         runtime.run(shell("", host_port=squatter.getsockname()[1]))
 
     assert f"(pid {psutil.Process().pid})" in taken.value.failure.message
 
 
-def test_an_engine_gets_as_many_cores_as_it_asked_for(runtime: ProcessRuntime, root: Path) -> None:
+def test_an_engine_gets_the_number_of_cores_that_it_requests(runtime: ProcessRuntime, root: Path) -> None:
     runtime.run(shell("exec sleep 1000", cores=1.0))
 
     assert len(psutil.Process(pid_of(record_of(root).engine)).cpu_affinity()) == 1
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
-def test_a_gpu_is_refused_where_there_is_none(runtime: ProcessRuntime) -> None:
+def test_a_gpu_is_refused_on_a_host_without_one(runtime: ProcessRuntime) -> None:
     with pytest.raises(GpuUnavailable):
         runtime.run(shell("", gpus=1))
 
 
-def test_a_name_cannot_leave_the_directory(runtime: ProcessRuntime) -> None:
+def test_a_name_cannot_escape_the_directory(runtime: ProcessRuntime) -> None:
     with pytest.raises(EngineRefused):
         runtime.run(shell("", name="../../elsewhere"))
 
@@ -93,7 +93,7 @@ def test_a_name_cannot_leave_the_directory(runtime: ProcessRuntime) -> None:
     runtime.remove("../../elsewhere", grace=timedelta(0))
 
 
-def test_a_working_directory_of_its_own_goes_with_it(runtime: ProcessRuntime, root: Path) -> None:
+def test_a_private_working_directory_is_removed_with_the_engine(runtime: ProcessRuntime, root: Path) -> None:
     runtime.run(shell("echo cached > cache; pwd"))
     assert eventually(lambda: said(runtime) == [str(root / NAME / "work")])
 

@@ -46,21 +46,21 @@ def test_a_model_is_found_by_its_name_and_by_its_id(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["parot-cpu", "PARROT-CPU"])
-def test_an_engine_that_is_not_there_is_told_with_the_nearest(catalog: Catalog, wrong: str) -> None:
+def test_an_unknown_engine_is_refused_with_the_closest_names(catalog: Catalog, wrong: str) -> None:
     with pytest.raises(UnknownEngine) as unknown:
         catalog.engine(wrong)
 
     assert "Nearest: parrot-cpu" in unknown.value.failure.hint
 
 
-def test_a_model_that_is_not_there_is_told_with_the_nearest(catalog: Catalog) -> None:
+def test_an_unknown_model_is_refused_with_the_closest_names(catalog: Catalog) -> None:
     with pytest.raises(UnknownModel) as unknown:
         catalog.model("poly-1.5")
 
     assert "nearest: Polly-1.5" in unknown.value.failure.hint
 
 
-def test_the_engine_is_the_first_of_the_model_that_is_of_the_service_s_type(root: Path) -> None:
+def test_the_first_engine_of_the_model_with_the_type_of_the_service_is_chosen(root: Path) -> None:
     write(root / "models/tts/Polly-1.5.yaml", MODEL.replace("[parrot-cpu]", "[qwen-tts-cpu, parrot-gpu, parrot-cpu]"))
 
     catalog = a_second_parrot(root)
@@ -69,19 +69,19 @@ def test_the_engine_is_the_first_of_the_model_that_is_of_the_service_s_type(root
     assert catalog.engine_for(ServiceId("svc-tts-polly-1.5")).name == "qwen-tts-cpu"
 
 
-def test_a_model_told_apart_from_the_id_decides(root: Path) -> None:
+def test_an_explicit_model_overrides_the_model_of_the_id(root: Path) -> None:
     catalog = a_second_parrot(root)
 
     assert catalog.engine_for(ServiceId("svc-parrot-my-bird"), model="Polly-1.5").name == "parrot-cpu"
 
 
-def test_an_engine_that_was_asked_for_is_taken_even_if_the_model_does_not_name_it(root: Path) -> None:
+def test_an_explicit_engine_is_used_even_if_the_model_does_not_list_it(root: Path) -> None:
     catalog = a_second_parrot(root)
 
     assert catalog.engine_for(ServiceId("svc-parrot-polly-1.5"), "parrot-gpu").name == "parrot-gpu"
 
 
-def test_an_engine_of_another_type_than_the_service_s_is_refused_with_the_id_that_would_do(catalog: Catalog) -> None:
+def test_an_engine_of_another_type_than_the_service_is_refused_with_a_valid_id(catalog: Catalog) -> None:
     failure = the_refusal(catalog, "svc-parrot-polly-1.5", "qwen-tts-cpu", as_a=EngineDoesNotServe)
 
     assert "`svc-tts-polly-1.5`" in failure.failure.hint
@@ -93,11 +93,11 @@ def test_a_type_that_does_not_serve_the_model_is_refused_with_one_that_does(cata
     assert "`svc-parrot-polly-1.5`" in failure.failure.hint
 
 
-def test_a_model_that_nobody_knows_is_served_by_the_only_engine_of_the_type(catalog: Catalog) -> None:
+def test_an_unknown_model_is_served_by_the_only_engine_of_the_type(catalog: Catalog) -> None:
     assert catalog.engine_for(ServiceId("svc-parrot-my-own-bird")).name == "parrot-cpu"
 
 
-def test_a_model_that_nobody_knows_is_refused_where_several_engines_could_serve_it(root: Path) -> None:
+def test_an_unknown_model_is_refused_where_several_engines_could_serve_it(root: Path) -> None:
     catalog = a_second_parrot(root)
 
     failure = the_refusal(catalog, "svc-parrot-my-own-bird", as_a=EngineDoesNotServe)
@@ -105,7 +105,7 @@ def test_a_model_that_nobody_knows_is_refused_where_several_engines_could_serve_
     assert "`--engine`: parrot-cpu, parrot-gpu" in failure.failure.hint
 
 
-def test_a_type_that_no_engine_has_is_told_with_the_nearest(catalog: Catalog) -> None:
+def test_an_unknown_type_is_refused_with_the_closest_names(catalog: Catalog) -> None:
     failure = the_refusal(catalog, "svc-parot-my-own-bird", as_a=UnknownEngine)
 
     assert "parrot" in failure.failure.hint
@@ -120,7 +120,7 @@ def the_refusal(catalog: Catalog, service: str, engine: str | None = None, *, as
 # Arguments --------------------------------------------------------------------------------------------------------
 
 
-def test_each_argument_is_read_as_the_type_of_its_default(parrot: Engine) -> None:
+def test_each_argument_is_parsed_as_the_type_of_its_default(parrot: Engine) -> None:
     changed = with_arguments(parrot, {"words": "30", "volume": "1", "voice": "30", "repeat": "false"})
 
     assert changed.arguments == {"words": 30, "volume": 1.0, "voice": "30", "repeat": False}
@@ -129,7 +129,7 @@ def test_each_argument_is_read_as_the_type_of_its_default(parrot: Engine) -> Non
     }
 
 
-def test_values_that_have_their_type_already_pass(parrot: Engine) -> None:
+def test_values_that_already_have_their_type_are_accepted(parrot: Engine) -> None:
     changed = with_arguments(parrot, {"words": 30, "volume": 0.25, "repeat": False})
 
     assert changed.arguments == {"words": 30, "volume": 0.25, "voice": "grey", "repeat": False}
@@ -141,7 +141,7 @@ def test_the_engine_of_the_catalog_keeps_its_defaults(catalog: Catalog, parrot: 
     assert catalog.engine("parrot-cpu").arguments["words"] == 20
 
 
-def test_only_arguments_that_the_engine_names_can_be_set(parrot: Engine) -> None:
+def test_only_arguments_that_the_engine_declares_can_be_set(parrot: Engine) -> None:
     with pytest.raises(UnknownArgument) as refused:
         with_arguments(parrot, {"command": "sh"})
 
@@ -163,7 +163,7 @@ def test_only_arguments_that_the_engine_names_can_be_set(parrot: Engine) -> None
         ("voice", "a\0b", "voice=value"),
     ],
 )
-def test_an_argument_that_does_not_fit_is_refused_with_one_that_would(
+def test_an_argument_of_the_wrong_type_is_refused_with_an_example(
     parrot: Engine, argument: str, text: str, example: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:

@@ -14,7 +14,7 @@ from aima_api.catalog.loader import find_mistakes
 from aima_api.catalog.yaml_source import Mistake
 
 
-def test_a_good_catalog_has_none(tmp_path: Path) -> None:
+def test_a_valid_catalog_has_no_mistakes(tmp_path: Path) -> None:
     assert find_mistakes(a_catalog(tmp_path)) == []
 
 
@@ -111,7 +111,7 @@ def test_a_good_catalog_has_none(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_in_an_engine_is_told_where_it_is(tmp_path: Path, good: str, bad: str, told: str) -> None:
+def test_a_mistake_in_an_engine_is_reported_with_its_line(tmp_path: Path, good: str, bad: str, told: str) -> None:
     assert good in ENGINE
     file = an_engine(tmp_path, ENGINE.replace(good, bad))
 
@@ -144,7 +144,7 @@ def test_a_mistake_in_an_engine_is_told_where_it_is(tmp_path: Path, good: str, b
         ("a" * (2**20 + 1), "1:1: is larger than 1 MiB"),
     ],
 )
-def test_what_is_no_entry_at_all_is_told_in_a_sentence(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_not_an_entry_is_reported_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
     file = an_engine(tmp_path, text)
 
     [mistake] = find_mistakes(file)
@@ -152,7 +152,7 @@ def test_what_is_no_entry_at_all_is_told_in_a_sentence(tmp_path: Path, text: str
     assert str(mistake).startswith(f"{file}:{told}")
 
 
-def test_bytes_that_are_not_utf_8_are_told_with_their_place(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_are_reported_with_their_position(tmp_path: Path) -> None:
     file = an_engine(tmp_path)
     file.write_bytes(b"name: caf\xe9\n")
 
@@ -161,7 +161,7 @@ def test_bytes_that_are_not_utf_8_are_told_with_their_place(tmp_path: Path) -> N
     assert (mistake.line, mistake.column, mistake.problem) == (1, 10, "contains bytes that are not UTF-8")
 
 
-def test_a_file_that_would_be_waited_on_for_ever_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_that_would_block_a_reader_is_refused_at_once(tmp_path: Path) -> None:
     file = an_engine(tmp_path)
     file.unlink()
     os.mkfifo(file)
@@ -171,13 +171,13 @@ def test_a_file_that_would_be_waited_on_for_ever_is_refused_at_once(tmp_path: Pa
     assert mistake.problem == "is not a regular file"
 
 
-def test_a_path_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_path_is_reported(tmp_path: Path) -> None:
     [mistake] = find_mistakes(tmp_path / "nowhere.yaml")
 
     assert "No such file" in mistake.problem
 
 
-def test_all_mistakes_of_all_files_are_told_in_one_go_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
+def test_all_mistakes_of_all_files_are_reported_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     an_engine(
         tmp_path, ENGINE.replace("port: 8000", "port: many").replace("30s", "30").replace("name: parrot-cpu", "name: X")
@@ -194,14 +194,14 @@ def test_all_mistakes_of_all_files_are_told_in_one_go_in_the_order_of_files_and_
     ]
 
 
-def test_of_one_file_only_its_own_mistakes_are_told(tmp_path: Path) -> None:
+def test_validating_one_file_reports_only_its_own_mistakes(tmp_path: Path) -> None:
     engine = an_engine(a_catalog(tmp_path), ENGINE.replace("port: 8000", "port: many"))
 
     assert find_mistakes(tmp_path / "models") == find_mistakes(tmp_path / "profiles/perch.yaml") == []
     assert [mistake.file for mistake in find_mistakes(tmp_path / "engines")] == [engine]
 
 
-def test_a_file_full_of_mistakes_is_told_in_part(tmp_path: Path) -> None:
+def test_the_mistakes_of_one_file_are_reported_up_to_a_limit(tmp_path: Path) -> None:
     file = an_engine(tmp_path, ENGINE + "".join(f"field{number}: x\n" for number in range(1000)))
 
     assert len(find_mistakes(file)) == 50
@@ -210,7 +210,7 @@ def test_a_file_full_of_mistakes_is_told_in_part(tmp_path: Path) -> None:
 # Names and places -------------------------------------------------------------------------------------------------
 
 
-def test_a_model_whose_engine_does_not_exist_is_told_which_may_be_meant(tmp_path: Path) -> None:
+def test_a_model_whose_engine_does_not_exist_is_reported_with_the_closest_names(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     file = write(tmp_path / "models/tts/Polly-1.5.yaml", MODEL.replace("[parrot-cpu]", "[parrot-cpu, parot-cpu]"))
 
@@ -219,7 +219,7 @@ def test_a_model_whose_engine_does_not_exist_is_told_which_may_be_meant(tmp_path
     assert told == [f"{file}:4:23: engines.1: there is no engine `parot-cpu`; did you mean `parrot-cpu`?"]
 
 
-def test_an_engine_with_a_mistake_in_it_still_exists_for_those_that_name_it(tmp_path: Path) -> None:
+def test_an_engine_with_a_mistake_still_exists_for_entries_that_name_it(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     an_engine(tmp_path, ENGINE.replace("port: 8000", "port: many"))
 
@@ -240,7 +240,9 @@ def test_an_engine_with_a_mistake_in_it_still_exists_for_those_that_name_it(tmp_
         ("memory: 8GB", "memory: 0.5GB", "8:13: recommends.0.engine: `parrot-cpu` requires more cores or memory"),
     ],
 )
-def test_a_profile_that_recommends_what_cannot_be_is_told(tmp_path: Path, good: str, bad: str, told: str) -> None:
+def test_a_profile_that_recommends_an_impossible_service_is_reported(
+    tmp_path: Path, good: str, bad: str, told: str
+) -> None:
     a_catalog(tmp_path)
     file = write(tmp_path / "profiles/perch.yaml", PROFILE.replace(good, bad))
 
@@ -249,7 +251,9 @@ def test_a_profile_that_recommends_what_cannot_be_is_told(tmp_path: Path, good: 
     assert str(mistake).startswith(f"{file}:{told}")
 
 
-def test_a_profile_that_recommends_an_engine_for_another_arch_or_accelerator_is_told(tmp_path: Path) -> None:
+def test_a_profile_that_recommends_an_engine_for_another_architecture_or_accelerator_is_reported(
+    tmp_path: Path,
+) -> None:
     a_catalog(tmp_path)
     an_engine(tmp_path, ENGINE.replace("linux/arm64, linux/amd64", "linux/arm64"))
 
@@ -261,7 +265,7 @@ def test_a_profile_that_recommends_an_engine_for_another_arch_or_accelerator_is_
     assert wrong_accelerator.problem == "`parrot-cpu` requires a gb10"
 
 
-def test_two_entries_of_one_name_are_told(tmp_path: Path) -> None:
+def test_two_entries_of_one_name_are_reported(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     first = tmp_path / "engines/parrot/parrot-cpu.yaml"
     second = write(tmp_path / "engines/finch/parrot-cpu.yaml", ENGINE.replace("type: parrot", "type: finch"))
@@ -272,7 +276,7 @@ def test_two_entries_of_one_name_are_told(tmp_path: Path) -> None:
     assert (mistake.line, mistake.field) == (1, "name")
 
 
-def test_two_models_whose_ids_are_the_same_are_told(tmp_path: Path) -> None:
+def test_two_models_with_the_same_id_are_reported(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     write(tmp_path / "models/tts/POLLY-1.5.yaml", MODEL.replace("Polly", "POLLY"))
 
@@ -282,7 +286,7 @@ def test_two_models_whose_ids_are_the_same_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["engines/parrot-cpu.yaml", "engines/a/b/parrot-cpu.yaml", "parrot-cpu.yaml"])
-def test_an_entry_where_nothing_looks_for_it_is_told_where_to_put_it(tmp_path: Path, place: str) -> None:
+def test_an_entry_in_an_unread_folder_is_reported_with_the_right_one(tmp_path: Path, place: str) -> None:
     a_catalog(tmp_path)
     (tmp_path / "engines/parrot/parrot-cpu.yaml").unlink()
     write(tmp_path / place, ENGINE)
@@ -293,7 +297,7 @@ def test_an_entry_where_nothing_looks_for_it_is_told_where_to_put_it(tmp_path: P
     assert "`engines/<type>/<name>.yaml`" in mistake.right
 
 
-def test_a_file_called_yml_is_told_its_right_name(tmp_path: Path) -> None:
+def test_a_file_with_the_suffix_yml_is_reported_with_the_right_suffix(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     write(tmp_path / "engines/parrot/parrot-gpu.yml", ENGINE.replace("parrot-cpu", "parrot-gpu"))
 
@@ -302,7 +306,7 @@ def test_a_file_called_yml_is_told_its_right_name(tmp_path: Path) -> None:
     assert mistake.right == "rename it to `parrot-gpu.yaml`"
 
 
-def test_a_file_in_no_catalog_is_known_by_its_fields(tmp_path: Path) -> None:
+def test_a_file_outside_a_catalog_is_recognized_by_its_fields(tmp_path: Path) -> None:
     engine = write(tmp_path / "parrot-cpu.yaml", ENGINE.replace("port: 8000\n", ""))
     model = write(tmp_path / "Polly-1.5.yaml", MODEL.replace("parrot-cpu", "qwen-tts-cpu"))
 
@@ -310,7 +314,7 @@ def test_a_file_in_no_catalog_is_known_by_its_fields(tmp_path: Path) -> None:
     assert find_mistakes(model) == []
 
 
-def test_a_model_path_may_not_lead_out_of_the_model_roots(tmp_path: Path) -> None:
+def test_a_model_path_must_stay_below_the_model_roots(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     for bad in ("/etc", "../etc", "a/../../etc"):
         file = write(tmp_path / "models/tts/Polly-1.5.yaml", MODEL + f"path: {bad}\n")
@@ -321,7 +325,7 @@ def test_a_model_path_may_not_lead_out_of_the_model_roots(tmp_path: Path) -> Non
         assert "leads out of the model roots" in mistake.problem
 
 
-def test_files_are_named_as_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_named_as_the_user_typed_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     an_engine(tmp_path, "parrot")
     monkeypatch.chdir(tmp_path)
 
@@ -351,7 +355,7 @@ SCRAPS = st.sampled_from(
 
 @given(st.binary(max_size=300) | st.lists(SCRAPS, max_size=30).map("".join).map(str.encode))
 @FUZZ
-def test_any_bytes_end_in_mistakes_or_an_entry_and_never_in_a_traceback(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_give_mistakes_or_an_entry_and_never_a_traceback(tmp_path: Path, content: bytes) -> None:
     file = an_engine(tmp_path)
     file.write_bytes(content)
 
@@ -362,7 +366,9 @@ def test_any_bytes_end_in_mistakes_or_an_entry_and_never_in_a_traceback(tmp_path
 
 @given(st.data())
 @FUZZ
-def test_any_scalar_in_the_place_of_any_value_ends_likewise(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_scalar_as_any_value_gives_mistakes_or_an_entry_and_never_a_traceback(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     line = data.draw(st.sampled_from([line for line in ENGINE.splitlines() if ": " in line]))
     value = data.draw(st.text(st.characters(codec="utf-8"), max_size=40))
     file = an_engine(tmp_path, ENGINE.replace(line, f"{line.split(':')[0]}: {value}"))

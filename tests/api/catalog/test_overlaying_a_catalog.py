@@ -11,7 +11,7 @@ from aima_api.catalog.loader import load_catalog
 from aima_core.errors import CatalogMistake
 
 
-def test_an_overlay_adds_its_entries_to_those_that_are_shipped(tmp_path: Path) -> None:
+def test_an_overlay_adds_its_entries_to_the_shipped_ones(tmp_path: Path) -> None:
     shipped = load_catalog()
 
     catalog = load_catalog(a_catalog(tmp_path))
@@ -21,13 +21,13 @@ def test_an_overlay_adds_its_entries_to_those_that_are_shipped(tmp_path: Path) -
     assert "perch" in [profile.name for profile in catalog.profiles]
 
 
-def test_entries_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_entries_are_sorted_by_name(tmp_path: Path) -> None:
     names = [engine.name for engine in load_catalog(a_catalog(tmp_path)).engines]
 
     assert names == sorted(names)
 
 
-def test_the_last_of_two_overlays_wins_as_a_whole(tmp_path: Path) -> None:
+def test_the_last_of_two_overlays_replaces_the_whole_entry(tmp_path: Path) -> None:
     first, second = a_catalog(tmp_path / "first"), tmp_path / "second"
     an_engine(second, ENGINE.replace("parrot:1.0", "parrot:2.0").replace("  words: 20\n", ""))
 
@@ -46,14 +46,14 @@ def test_a_shipped_entry_can_be_replaced(tmp_path: Path) -> None:
     assert load_catalog(tmp_path).model("glm-4.7-flash").size == 61 * 10**9
 
 
-def test_what_an_overlay_changes_is_no_mistake_of_the_shipped_files_that_name_it(tmp_path: Path) -> None:
+def test_a_replaced_entry_makes_no_mistake_of_the_shipped_files_that_name_it(tmp_path: Path) -> None:
     write(tmp_path / "models/tts/Qwen3-TTS-0.6B.yaml", MODEL.replace("Polly-1.5", "Qwen3-TTS-0.6B"))
     an_engine(tmp_path)
 
     assert load_catalog(tmp_path).model("Qwen3-TTS-0.6B").engines == ("parrot-cpu",)
 
 
-def test_a_model_of_an_overlay_may_name_a_shipped_engine(tmp_path: Path) -> None:
+def test_a_model_of_an_overlay_can_name_a_shipped_engine(tmp_path: Path) -> None:
     write(tmp_path / "models/tts/Polly-1.5.yaml", MODEL.replace("parrot-cpu", "qwen-tts-cpu"))
 
     assert load_catalog(tmp_path).model("Polly-1.5").engines == ("qwen-tts-cpu",)
@@ -72,12 +72,12 @@ def test_loading_refuses_a_catalog_with_mistakes_and_lists_all_of_them(tmp_path:
         assert place in refused.value.failure.message
 
 
-def test_an_overlay_that_is_not_there_is_told_rather_than_ignored(tmp_path: Path) -> None:
+def test_a_missing_overlay_is_reported_rather_than_ignored(tmp_path: Path) -> None:
     with pytest.raises(CatalogMistake, match="is not a catalog"):
         load_catalog(tmp_path / "nowhere")
 
 
-def test_what_is_no_entry_is_left_alone(tmp_path: Path) -> None:
+def test_files_that_are_not_entries_are_ignored(tmp_path: Path) -> None:
     a_catalog(tmp_path)
     write(tmp_path / "README.md", "# Mine")
     write(tmp_path / ".git/config.yaml", "[")

@@ -18,11 +18,11 @@ def catalog() -> Catalog:
     return load_catalog()
 
 
-def test_no_file_of_it_has_a_mistake() -> None:
+def test_the_shipped_catalog_has_no_mistakes() -> None:
     assert find_mistakes(SHIPPED) == []
 
 
-def test_vllm_on_the_gb10_has_the_facts_that_were_promised(catalog: Catalog) -> None:
+def test_vllm_on_the_gb10_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
     engine = catalog.engine("vllm-0.14.0-cu131-gb10")
 
     assert engine.type == "vllm"
@@ -37,7 +37,7 @@ def test_vllm_on_the_gb10_has_the_facts_that_were_promised(catalog: Catalog) -> 
     assert (engine.requires.cores, engine.requires.memory) == (8, 32 * GB)
 
 
-def test_vllm_may_load_for_as_long_as_a_75_gb_model_takes_while_its_log_moves(catalog: Catalog) -> None:
+def test_vllm_on_the_gb10_may_load_a_75_gb_model_while_its_log_advances(catalog: Catalog) -> None:
     check = catalog.engine("vllm-0.14.0-cu131-gb10").health_check
 
     assert (check.path, check.timeout) == ("/health", timedelta(minutes=5))
@@ -45,7 +45,7 @@ def test_vllm_may_load_for_as_long_as_a_75_gb_model_takes_while_its_log_moves(ca
     assert check.at_most > timedelta(minutes=7)
 
 
-def test_speech_recognition_on_the_cpu_has_the_facts_that_were_promised(catalog: Catalog) -> None:
+def test_speech_recognition_on_the_cpu_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
     engine = catalog.engine("funasr-sensevoice-cpu")
 
     assert engine.type == "asr"
@@ -56,7 +56,7 @@ def test_speech_recognition_on_the_cpu_has_the_facts_that_were_promised(catalog:
     assert_is_light_and_runs_on_any_cpu(engine)
 
 
-def test_speech_synthesis_on_the_cpu_has_the_facts_that_were_promised(catalog: Catalog) -> None:
+def test_speech_synthesis_on_the_cpu_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
     engine = catalog.engine("qwen-tts-cpu")
 
     assert engine.type == "tts"
@@ -84,7 +84,7 @@ def test_each_model_names_the_engine_that_serves_it(
     assert model.path == name
 
 
-def test_the_gb10_profile_recommends_the_three_that_run_stably_side_by_side(catalog: Catalog) -> None:
+def test_the_gb10_profile_recommends_the_three_services_that_run_side_by_side(catalog: Catalog) -> None:
     [profile] = [profile for profile in catalog.profiles if profile.name == "nvidia-gb10"]
 
     assert (profile.arch, profile.accelerator, profile.cores) == ("arm64", "gb10", 20)

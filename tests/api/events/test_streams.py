@@ -33,7 +33,7 @@ def start(node, worker):
     return operation["id"]
 
 
-def test_a_follower_hears_what_was_and_what_comes_up_to_the_end(node, worker, start):
+def test_a_follower_receives_past_and_future_events_up_to_the_end(node, worker, start):
     with node.following(start) as stream:
         begun = [next(stream), next(stream)]
         worker.says(start, message="loading weights", lines=("line 1",))
@@ -48,7 +48,7 @@ def test_a_follower_hears_what_was_and_what_comes_up_to_the_end(node, worker, st
     assert [each["seq"] for each in events_of(heard)] == [1, 2, 3, 4]
 
 
-def test_a_follower_that_comes_back_goes_on_after_the_last_it_saw(node, worker, start):
+def test_a_follower_that_reconnects_resumes_after_its_last_event(node, worker, start):
     for _ in range(5):
         worker.says(start)
     worker.says(start, Phase.READY)
@@ -58,13 +58,13 @@ def test_a_follower_that_comes_back_goes_on_after_the_last_it_saw(node, worker, 
     assert numbers(heard) == [5, 6, 7, 8]
 
 
-def test_a_stream_of_what_has_ended_ends_even_if_nothing_is_left_to_hear(node, worker, start):
+def test_a_stream_of_an_ended_operation_ends_even_without_new_events(node, worker, start):
     worker.says(start, Phase.READY)
 
     assert node.heard(start, after=3) == []
 
 
-def test_followers_that_come_and_go_during_a_storm_of_events_miss_none_and_hear_none_twice(node, worker, start):
+def test_followers_that_reconnect_during_many_events_receive_each_exactly_once(node, worker, start):
     storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(600)])
     storm.start()
 
@@ -80,7 +80,7 @@ def test_followers_that_come_and_go_during_a_storm_of_events_miss_none_and_hear_
     assert heard == list(range(1, 603))
 
 
-def test_a_follower_too_slow_for_its_queue_still_hears_everything(node, worker, start):
+def test_a_follower_slower_than_its_queue_still_receives_every_event(node, worker, start):
     line = "x" * 8000
 
     with node.following(start) as stream:
@@ -93,7 +93,7 @@ def test_a_follower_too_slow_for_its_queue_still_hears_everything(node, worker, 
     assert numbers(heard) == list(range(1, 1204))
 
 
-def test_an_event_that_the_line_lost_is_fetched_from_the_log(node, worker, start, redis):
+def test_an_event_lost_by_the_connection_is_read_from_the_log(node, worker, start, redis):
     with node.following(start) as stream:
         heard = [next(stream), next(stream)]
         redis.hincrby(keys.operation(start), "seq", 1)
@@ -106,7 +106,7 @@ def test_an_event_that_the_line_lost_is_fetched_from_the_log(node, worker, start
     assert time.monotonic() - began < HEARTBEAT_INTERVAL.total_seconds() / 2
 
 
-def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(node, worker, start, redis):
+def test_a_truncated_log_is_replaced_by_a_snapshot_of_the_record(node, worker, start, redis):
     for _ in range(3):
         worker.says(start)
     redis.xtrim(keys.log(start), maxlen=1, approximate=False)
@@ -121,7 +121,7 @@ def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(no
     assert numbers(rest) == [6]
 
 
-def test_the_end_is_told_even_where_the_log_no_longer_reaches_back(node, worker, start, redis):
+def test_the_end_is_sent_even_if_the_log_is_truncated(node, worker, start, redis):
     worker.says(start)
     worker.says(start, Phase.READY)
     redis.xtrim(keys.log(start), maxlen=1, approximate=False)
@@ -146,7 +146,7 @@ def a_late_event(operation: str) -> str:
     return Event(operation=OperationId(operation), at=now(), phase=Phase.LOADING).model_dump_json()
 
 
-def test_a_message_that_is_no_event_disturbs_nobody(node, worker, start, redis):
+def test_a_malformed_event_disturbs_no_follower(node, worker, start, redis):
     with node.following(start) as stream:
         next(stream)
         redis.publish(keys.EVENTS, f"{start} 3 1-1 nonsense")
@@ -155,7 +155,7 @@ def test_a_message_that_is_no_event_disturbs_nobody(node, worker, start, redis):
         assert numbers(list(stream)) == [2, 3]
 
 
-def test_a_follower_hears_everything_across_a_restart_of_redis(own_redis):
+def test_a_follower_receives_every_event_across_a_restart_of_redis(own_redis):
     redis = command_link(own_redis.url)
     worker = ScriptedWorker(redis)
     with api_node(own_redis.url) as node:
@@ -174,7 +174,7 @@ def test_a_follower_hears_everything_across_a_restart_of_redis(own_redis):
     assert numbers(heard) == [1, 2, 3, 4]
 
 
-def test_a_stream_closes_at_once_when_its_api_node_ends(redis_url, redis):
+def test_a_stream_closes_at_once_when_its_api_node_shuts_down(redis_url, redis):
     worker = ScriptedWorker(redis)
     with api_node(redis_url) as node:
         [operation] = node.start()
@@ -189,7 +189,7 @@ def test_a_stream_closes_at_once_when_its_api_node_ends(redis_url, redis):
     assert time.monotonic() - began < 2
 
 
-def test_a_follower_on_another_api_node_hears_the_same(node, worker, start, redis_url):
+def test_followers_on_two_api_nodes_receive_the_same_events(node, worker, start, redis_url):
     with api_node(redis_url) as other, other.following(start, after=1) as stream:
         assert next(stream).id == "2"
         worker.says(start, Phase.READY)
@@ -197,7 +197,7 @@ def test_a_follower_on_another_api_node_hears_the_same(node, worker, start, redi
         assert numbers(list(stream)) == [3]
 
 
-def test_no_follower_leaves_an_ear_behind(node, worker, start):
+def test_no_follower_leaves_a_subscription_behind(node, worker, start):
     for _ in range(3):
         with node.following(start) as stream:
             next(stream)
@@ -205,14 +205,14 @@ def test_no_follower_leaves_an_ear_behind(node, worker, start):
     assert eventually(lambda: node.server.hub.listeners == 0)
 
 
-def test_an_event_stream_is_neither_stored_nor_held_back(node, start):
+def test_an_event_stream_is_neither_cached_nor_buffered(node, start):
     with node.client.stream("GET", f"/v1/operations/{start}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-accel-buffering"] == "no"
 
 
-def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
+def test_an_idle_stream_sends_heartbeats(node, start, redis, redis_url):
     async def beats() -> bytes:
         hub = EventHub(following_link(redis_url))
         streams = EventStreams(hub, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
@@ -224,7 +224,7 @@ def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
     assert asyncio.run(beats()) == b": \n\n"
 
 
-def test_what_an_unnoticed_dead_line_kept_back_is_heard_with_the_heartbeat(node, worker, start, redis, redis_url):
+def test_events_delayed_by_a_silently_dead_connection_arrive_with_the_heartbeat(node, worker, start, redis, redis_url):
     async def hears() -> bytes:
         deaf = EventHub(following_link(redis_url))  # never told to run
         streams = EventStreams(deaf, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
@@ -239,7 +239,7 @@ def test_what_an_unnoticed_dead_line_kept_back_is_heard_with_the_heartbeat(node,
 # Everybody's events -----------------------------------------------------------------------------------------------
 
 
-def test_a_follower_of_all_hears_what_comes_and_takes_it_up_again_where_it_was(node, worker, start):
+def test_a_follower_of_all_operations_receives_new_events_and_resumes_where_it_was(node, worker, start):
     with node.following(None) as stream:
         worker.says(start, message="one")
         first = next(stream)
@@ -255,7 +255,7 @@ def test_a_follower_of_all_hears_what_comes_and_takes_it_up_again_where_it_was(n
     assert [each["operation"] for each in events_of(heard)] == [start, other["id"], start]
 
 
-def test_followers_of_all_that_come_and_go_during_a_storm_hear_everything_once(node, worker, start):
+def test_followers_of_all_operations_that_reconnect_receive_each_event_exactly_once(node, worker, start):
     with node.following(None) as stream:
         worker.says(start, message="-1")
         last = next(stream).id
@@ -275,7 +275,7 @@ def test_followers_of_all_that_come_and_go_during_a_storm_hear_everything_once(n
     assert heard == [str(count) for count in range(400)]
 
 
-def test_a_follower_of_all_who_was_away_too_long_is_told_to_look_again(node, worker, start, redis):
+def test_a_follower_of_all_operations_that_missed_too_much_is_sent_a_reset(node, worker, start, redis):
     with node.following(None, after="1-1") as stream:
         reset = next(stream)
         worker.says(start, message="new")
@@ -286,7 +286,7 @@ def test_a_follower_of_all_who_was_away_too_long_is_told_to_look_again(node, wor
 
 
 @pytest.mark.parametrize(("path", "last"), [("events", "yesterday"), ("operations/{id}/events", "1-1")])
-def test_a_number_that_is_none_of_the_streams_is_refused(node, start, path, last):
+def test_an_event_id_of_another_stream_is_refused(node, start, path, last):
     answer = node.get(f"/v1/{path.format(id=start)}", headers={"Last-Event-ID": last})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

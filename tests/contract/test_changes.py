@@ -11,7 +11,7 @@ from lab.parts import eventually
 from aima_worker.runtime import ContainerRuntime
 
 
-def test_what_happens_to_a_container_is_told_by_its_name(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_change_of_a_container_is_reported_by_its_name(bench: Bench, runtime: ContainerRuntime) -> None:
     changes = runtime.changes(bench.labels)
     heard: list[str] = []
     listener = Thread(target=lambda: heard.extend(changes), daemon=True)
@@ -29,7 +29,7 @@ def test_what_happens_to_a_container_is_told_by_its_name(bench: Bench, runtime: 
     assert not listener.is_alive()
 
 
-def test_listening_to_silence_can_be_ended(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_silent_subscription_to_changes_can_be_closed(bench: Bench, runtime: ContainerRuntime) -> None:
     changes = runtime.changes(bench.labels)
     listener = Thread(target=lambda: list(changes), daemon=True)
     listener.start()

@@ -13,14 +13,14 @@ from aima_worker.runtime import ContainerRuntime
 STALL = timedelta(seconds=10)
 
 
-def test_a_runtime_says_what_it_is(runtime: ContainerRuntime) -> None:
+def test_a_runtime_reports_its_facts(runtime: ContainerRuntime) -> None:
     facts = runtime.facts()
 
     assert facts.version
     assert facts.disk_free is None or facts.disk_free > 0
 
 
-def test_an_image_that_is_there_has_its_facts(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_present_image_has_its_facts(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.has_images:
         pytest.skip("this runtime runs no images")
 
@@ -33,14 +33,14 @@ def test_an_image_that_is_there_has_its_facts(bench: Bench, runtime: ContainerRu
     assert runtime.image(image.id) == image
 
 
-def test_an_image_that_is_not_there_is_none(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_missing_image_is_none(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.has_images:
         pytest.skip("this runtime runs no images")
 
     assert runtime.image(bench.absent_image) is None
 
 
-def test_an_image_that_is_there_is_listed_under_its_reference(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_present_image_is_listed_under_its_reference(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.has_images:
         pytest.skip("this runtime runs no images")
     image = runtime.image(bench.image)
@@ -51,7 +51,7 @@ def test_an_image_that_is_there_is_listed_under_its_reference(bench: Bench, runt
     assert [each.digest for each in listed] == [image.digest]
 
 
-def test_a_listing_of_images_has_no_reference_twice(runtime: ContainerRuntime) -> None:
+def test_no_reference_is_listed_twice(runtime: ContainerRuntime) -> None:
     references = [each.reference for each in runtime.images()]
 
     assert len(references) == len(set(references))
@@ -64,7 +64,7 @@ def test_a_runtime_without_images_lists_none(bench: Bench, runtime: ContainerRun
     assert runtime.images() == []
 
 
-def test_a_pull_that_cannot_succeed_does_not_end_quietly(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_pull_that_cannot_succeed_raises(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.has_images:
         pytest.skip("this runtime runs no images")
 

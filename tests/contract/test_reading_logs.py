@@ -18,7 +18,7 @@ from aima_worker.runtime import ContainerRuntime
 from aima_worker.runtimes.line_splitter import LINE_LIMIT
 
 
-def test_the_last_words_of_a_crash_can_be_read(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_the_last_log_lines_of_a_crashed_engine_can_be_read(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
     runtime.run(spec)
     assert eventually(lambda: has_ended(runtime, spec.name))
@@ -28,14 +28,14 @@ def test_the_last_words_of_a_crash_can_be_read(bench: Bench, runtime: ContainerR
     assert lines == [LAST_WORDS]
 
 
-def test_a_container_that_is_not_there_has_said_nothing(runtime: ContainerRuntime) -> None:
+def test_the_log_of_a_missing_container_is_empty(runtime: ContainerRuntime) -> None:
     with runtime.logs("aima-bench-nobody", follow=True) as log:
         lines = list(log)
 
     assert lines == []
 
 
-def test_stdout_and_stderr_are_told_apart_each_in_order(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_stdout_and_stderr_are_distinguished_and_each_in_order(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.tells_streams:
         pytest.skip("this runtime cannot tell them apart")
     spec = bench.spec(Program.SPEAKS)
@@ -49,7 +49,7 @@ def test_stdout_and_stderr_are_told_apart_each_in_order(bench: Bench, runtime: C
     assert [line.text for line in lines if line.stream == "stderr"] == ["err 1", "err 2"]
 
 
-def test_every_line_has_the_time_it_was_said(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_every_line_has_its_timestamp(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SPEAKS)
     before = datetime.now(UTC) - timedelta(seconds=2)
     runtime.run(spec)
@@ -64,7 +64,7 @@ def test_every_line_has_the_time_it_was_said(bench: Bench, runtime: ContainerRun
         assert all(before < at < datetime.now(UTC) + timedelta(seconds=2) for at in times)
 
 
-def test_a_tail_is_the_last_lines(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_tail_returns_the_last_lines(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.FLOODS)
     runtime.run(spec)
     assert eventually(lambda: has_ended(runtime, spec.name))
@@ -75,7 +75,7 @@ def test_a_tail_is_the_last_lines(bench: Bench, runtime: ContainerRuntime) -> No
     assert lines == [f"line {number}" for number in range(FLOOD - 2, FLOOD + 1)]
 
 
-def test_a_tail_of_none_is_nothing(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_tail_of_zero_returns_nothing(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
     runtime.run(spec)
     assert eventually(lambda: has_ended(runtime, spec.name))
@@ -86,7 +86,7 @@ def test_a_tail_of_none_is_nothing(bench: Bench, runtime: ContainerRuntime) -> N
     assert lines == []
 
 
-def test_since_leaves_away_what_was_said_before(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_since_omits_earlier_lines(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.COUNTS)
     runtime.run(spec)
     assert eventually(lambda: len(said(runtime, spec.name)) >= 6)
@@ -100,7 +100,7 @@ def test_since_leaves_away_what_was_said_before(bench: Bench, runtime: Container
     assert first.text in ("count 4", "count 5")
 
 
-def test_a_flood_loses_no_line(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_log_flood_loses_no_line(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.FLOODS)
     runtime.run(spec)
 
@@ -110,7 +110,9 @@ def test_a_flood_loses_no_line(bench: Bench, runtime: ContainerRuntime) -> None:
     assert lines == [f"line {number}" for number in range(1, FLOOD + 1)]
 
 
-def test_whatever_bytes_an_engine_writes_the_lines_are_harmless(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_any_bytes_of_an_engine_are_returned_as_lines_without_control_characters(
+    bench: Bench, runtime: ContainerRuntime
+) -> None:
     spec = bench.spec(Program.JUNK)
     runtime.run(spec)
     assert eventually(lambda: has_ended(runtime, spec.name))
@@ -124,7 +126,7 @@ def test_whatever_bytes_an_engine_writes_the_lines_are_harmless(bench: Bench, ru
     assert max(len(line.encode()) for line in lines) <= LINE_LIMIT
 
 
-def test_who_follows_reads_what_comes_and_ends_with_the_container(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_follower_receives_new_lines_and_ends_with_the_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.COUNTS)
     runtime.run(spec)
     lines: list[LogLine] = []
@@ -141,7 +143,7 @@ def test_who_follows_reads_what_comes_and_ends_with_the_container(bench: Bench, 
     assert len(lines) >= 5
 
 
-def test_who_does_not_follow_gets_what_there_is(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_without_follow_the_present_lines_are_returned(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.STUBBORN)
     runtime.run(spec)
     assert eventually(lambda: said(runtime, spec.name) == ["deaf"])
@@ -153,7 +155,7 @@ def test_who_does_not_follow_gets_what_there_is(bench: Bench, runtime: Container
     assert time.monotonic() - began < 2
 
 
-def test_closing_wakes_a_reader_of_a_silent_log(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_closing_wakes_a_blocked_reader_of_a_silent_log(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.STUBBORN)
     runtime.run(spec)
     log = runtime.logs(spec.name, follow=True)
@@ -166,7 +168,7 @@ def test_closing_wakes_a_reader_of_a_silent_log(bench: Bench, runtime: Container
     assert time.monotonic() - began < 2.5
 
 
-def test_closing_twice_or_before_reading_is_nothing_special(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_closing_twice_or_before_reading_raises_nothing(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.COUNTS)
     runtime.run(spec)
     log = runtime.logs(spec.name, follow=True)
@@ -177,7 +179,7 @@ def test_closing_twice_or_before_reading_is_nothing_special(bench: Bench, runtim
     assert list(log) == []
 
 
-def test_a_hundred_opened_and_closed_logs_leave_nothing_open(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_hundred_opened_and_closed_logs_leak_nothing(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.COUNTS)
     runtime.run(spec)
     assert eventually(lambda: len(said(runtime, spec.name)) >= 1)

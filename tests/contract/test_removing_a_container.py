@@ -20,7 +20,7 @@ def said(runtime: ContainerRuntime, name: str) -> list[str]:
         return [line.text for line in log]
 
 
-def test_what_was_removed_is_gone(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_removed_container_is_no_longer_found(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
     runtime.run(spec)
 
@@ -30,7 +30,7 @@ def test_what_was_removed_is_gone(bench: Bench, runtime: ContainerRuntime) -> No
     assert runtime.containers(bench.labels) == []
 
 
-def test_removing_what_is_not_there_does_nothing(runtime: ContainerRuntime) -> None:
+def test_removing_a_missing_container_does_nothing(runtime: ContainerRuntime) -> None:
     runtime.remove("aima-bench-nobody", grace=GRACE)
 
 
@@ -44,7 +44,7 @@ def test_removing_twice_does_nothing_more(bench: Bench, runtime: ContainerRuntim
     assert runtime.find(spec.name) is None
 
 
-def test_what_has_ended_by_itself_can_be_removed(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_an_exited_container_can_be_removed(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
     runtime.run(spec)
     assert eventually(lambda: has_ended(runtime, spec.name))
@@ -54,7 +54,9 @@ def test_what_has_ended_by_itself_can_be_removed(bench: Bench, runtime: Containe
     assert runtime.find(spec.name) is None
 
 
-def test_an_engine_that_ends_when_asked_is_not_waited_for_longer(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_container_that_exits_on_sigterm_is_removed_before_its_grace_ends(
+    bench: Bench, runtime: ContainerRuntime
+) -> None:
     spec = bench.spec(Program.SERVES)
     container = runtime.run(spec)
     assert eventually(lambda: answers(bench, container))
@@ -65,7 +67,7 @@ def test_an_engine_that_ends_when_asked_is_not_waited_for_longer(bench: Bench, r
     assert time.monotonic() - began < 10
 
 
-def test_an_engine_that_ignores_being_asked_is_killed_after_the_grace(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_container_that_ignores_sigterm_is_killed_after_the_grace(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.STUBBORN)
     runtime.run(spec)
     assert eventually(lambda: said(runtime, spec.name) == ["deaf"])
@@ -77,7 +79,7 @@ def test_an_engine_that_ignores_being_asked_is_killed_after_the_grace(bench: Ben
     assert 1 <= time.monotonic() - began < 6
 
 
-def test_no_grace_kills_at_once(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_zero_grace_kills_at_once(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.STUBBORN)
     runtime.run(spec)
     assert eventually(lambda: said(runtime, spec.name) == ["deaf"])
@@ -102,7 +104,7 @@ def test_the_port_is_free_when_the_removal_returns(bench: Bench, runtime: Contai
     assert eventually(lambda: answers(bench, again))
 
 
-def test_many_at_once_who_remove_the_same_all_succeed(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_concurrent_removals_of_one_container_all_succeed(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
     runtime.run(spec)
 
@@ -112,7 +114,7 @@ def test_many_at_once_who_remove_the_same_all_succeed(bench: Bench, runtime: Con
     assert runtime.find(spec.name) is None
 
 
-def test_only_the_one_named_is_removed(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_only_the_named_container_is_removed(bench: Bench, runtime: ContainerRuntime) -> None:
     goes, stays = bench.spec(Program.SERVES), bench.spec(Program.COUNTS)
     runtime.run(goes)
     runtime.run(stays)

@@ -28,7 +28,7 @@ def has_ended(runtime: ContainerRuntime, name: str) -> bool:
     return found is not None and found.status is Status.EXITED
 
 
-def test_an_engine_that_was_run_answers_on_its_host_port(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_running_engine_answers_on_its_host_port(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
 
     container = runtime.run(spec)
@@ -38,7 +38,9 @@ def test_an_engine_that_was_run_answers_on_its_host_port(bench: Bench, runtime: 
     assert eventually(lambda: answers(bench, container))
 
 
-def test_what_runs_is_found_by_its_name_with_all_that_was_said_of_it(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_running_container_is_found_by_its_name_with_its_labels_and_ports(
+    bench: Bench, runtime: ContainerRuntime
+) -> None:
     spec = bench.spec(Program.SERVES)
     before = datetime.now(UTC) - timedelta(seconds=2)
 
@@ -55,11 +57,11 @@ def test_what_runs_is_found_by_its_name_with_all_that_was_said_of_it(bench: Benc
     assert found.exit_code is None
 
 
-def test_a_name_that_nobody_has_finds_nothing(runtime: ContainerRuntime) -> None:
+def test_an_unknown_name_finds_nothing(runtime: ContainerRuntime) -> None:
     assert runtime.find("aima-bench-nobody") is None
 
 
-def test_running_the_same_again_adopts_what_runs(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_running_the_same_spec_again_adopts_the_running_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
     first = runtime.run(spec)
 
@@ -69,7 +71,7 @@ def test_running_the_same_again_adopts_what_runs(bench: Bench, runtime: Containe
     assert len(runtime.containers(bench.labels)) == 1
 
 
-def test_other_labels_do_not_restart_what_runs(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_changed_labels_do_not_restart_a_running_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
     first = runtime.run(spec)
 
@@ -78,7 +80,7 @@ def test_other_labels_do_not_restart_what_runs(bench: Bench, runtime: ContainerR
     assert second.id == first.id
 
 
-def test_running_something_else_under_the_name_replaces_what_runs(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_running_a_changed_spec_replaces_the_running_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.COUNTS)
     first = runtime.run(spec)
 
@@ -88,7 +90,7 @@ def test_running_something_else_under_the_name_replaces_what_runs(bench: Bench, 
     assert [container.id for container in runtime.containers(bench.labels)] == [second.id]
 
 
-def test_running_again_replaces_what_has_ended(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_running_again_replaces_an_exited_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
     first = runtime.run(spec)
     assert eventually(lambda: has_ended(runtime, spec.name))
@@ -99,7 +101,7 @@ def test_running_again_replaces_what_has_ended(bench: Bench, runtime: ContainerR
     assert len(runtime.containers(bench.labels)) == 1
 
 
-def test_many_at_once_who_run_the_same_get_one_container(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_concurrent_runs_of_one_spec_create_one_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
 
     with ThreadPoolExecutor(4) as threads:
@@ -110,7 +112,7 @@ def test_many_at_once_who_run_the_same_get_one_container(bench: Bench, runtime: 
     assert {container.id for container in ran} == {ran[0].id}
 
 
-def test_an_engine_that_ends_at_once_is_found_with_its_exit_code(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_an_engine_that_exits_at_once_is_found_with_its_exit_code(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
 
     runtime.run(spec)
@@ -122,7 +124,9 @@ def test_an_engine_that_ends_at_once_is_found_with_its_exit_code(bench: Bench, r
     assert runtime.containers(bench.labels) == [found]
 
 
-def test_an_engine_killed_for_want_of_memory_is_told_from_a_crash(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_an_engine_killed_for_lack_of_memory_is_distinguished_from_a_crash(
+    bench: Bench, runtime: ContainerRuntime
+) -> None:
     if not bench.limits_memory:
         pytest.skip("this runtime keeps no memory limit")
     spec = bench.spec(Program.GREEDY)
@@ -135,7 +139,9 @@ def test_an_engine_killed_for_want_of_memory_is_told_from_a_crash(bench: Bench, 
     assert (found.exit_code, found.oom_killed) == (137, True)
 
 
-def test_a_port_held_by_a_foreign_program_is_taken_and_nothing_stays(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_port_in_use_by_another_program_raises_port_taken_and_leaves_nothing(
+    bench: Bench, runtime: ContainerRuntime
+) -> None:
     spec = bench.spec(Program.SERVES)
 
     with bench.squatting(spec.host_port), pytest.raises(PortTaken) as taken:
@@ -145,7 +151,7 @@ def test_a_port_held_by_a_foreign_program_is_taken_and_nothing_stays(bench: Benc
     assert runtime.containers(bench.labels) == []
 
 
-def test_a_port_held_by_another_container_is_taken(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_port_in_use_by_another_container_raises_port_taken(bench: Bench, runtime: ContainerRuntime) -> None:
     holder = bench.spec(Program.SERVES)
     held = runtime.run(holder)
     assert eventually(lambda: answers(bench, held))
@@ -166,7 +172,7 @@ def test_after_a_failed_run_the_same_name_can_be_run(bench: Bench, runtime: Cont
     assert eventually(lambda: answers(bench, container))
 
 
-def test_an_image_that_is_not_there_is_not_found_and_nothing_stays(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_missing_image_raises_image_not_found_and_leaves_nothing(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.has_images:
         pytest.skip("this runtime runs no images")
 
@@ -176,7 +182,7 @@ def test_an_image_that_is_not_there_is_not_found_and_nothing_stays(bench: Bench,
     assert runtime.containers(bench.labels) == []
 
 
-def test_a_container_runs_by_its_image_s_id_too(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_container_can_be_run_by_the_id_of_its_image(bench: Bench, runtime: ContainerRuntime) -> None:
     if not bench.has_images:
         pytest.skip("this runtime runs no images")
     image = runtime.image(bench.image)
@@ -187,7 +193,7 @@ def test_a_container_runs_by_its_image_s_id_too(bench: Bench, runtime: Container
     assert eventually(lambda: answers(bench, container))
 
 
-def test_containers_are_those_that_carry_every_label(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_containers_are_filtered_by_all_given_labels(bench: Bench, runtime: ContainerRuntime) -> None:
     one = bench.spec(Program.COUNTS)
     other = bench.spec(Program.SPEAKS)
     runtime.run(one)

@@ -40,7 +40,7 @@ def stack(built: Stack) -> Iterator[Stack]:
     built.down()
 
 
-def test_all_of_aima_comes_up_serves_an_engine_and_leaves_nothing(stack: Stack) -> None:
+def test_the_whole_stack_starts_serves_an_engine_and_leaves_nothing(stack: Stack) -> None:
     engines("build", "dial")
     stack.up()
 
@@ -63,7 +63,7 @@ def test_all_of_aima_comes_up_serves_an_engine_and_leaves_nothing(stack: Stack) 
 
 
 @pytest.mark.parametrize("image", IMAGES.values())
-def test_an_image_is_whole_without_a_network_or_the_source(image: str, built: Stack) -> None:
+def test_an_image_is_complete_without_a_network_or_the_source(image: str, built: Stack) -> None:
     sealed = ["docker", "run", "--rm", "--network", "none", "--read-only", image]
 
     version = subprocess.run([*sealed, "aima", "--version"], capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def test_the_api_does_not_run_as_root(built: Stack) -> None:
 
 
 @pytest.mark.parametrize("program", [["docker-compose"], ["docker", "compose"]], ids=" ".join)
-def test_it_is_read_by_both_kinds_of_compose(program: list[str], tmp_path: Path) -> None:
+def test_both_versions_of_compose_accept_the_file(program: list[str], tmp_path: Path) -> None:
     if program == ["docker-compose"]:
         compose_program()
     elif subprocess.run([*program, "version"], capture_output=True).returncode:

@@ -19,11 +19,11 @@ def ended(running: Running) -> bool:
     return found is not None and found.status is Status.EXITED
 
 
-def test_untouched_it_is_healthy_at_once(start: Starter) -> None:
+def test_by_default_it_is_healthy_at_once(start: Starter) -> None:
     assert start("dial-cpu").is_healthy()
 
 
-def test_it_loads_as_long_as_it_is_told(start: Starter) -> None:
+def test_it_loads_for_the_configured_time(start: Starter) -> None:
     began = time.monotonic()
 
     start("dial-cpu", load_seconds=1)
@@ -31,7 +31,7 @@ def test_it_loads_as_long_as_it_is_told(start: Starter) -> None:
     assert time.monotonic() - began >= 1
 
 
-def test_it_crashes_with_last_words_and_exit_code(start: Starter) -> None:
+def test_it_crashes_with_its_last_log_lines_and_exit_code(start: Starter) -> None:
     dial = start("dial-cpu", wait=False, crash_after=0.2, exit_code=42, last_words="CUDA out of memory")
 
     assert eventually(lambda: ended(dial))
@@ -54,7 +54,7 @@ def test_it_floods_its_log(start: Starter) -> None:
     assert eventually(lambda: len(dial.lines()) > 500)
 
 
-def test_it_is_killed_for_the_memory_it_takes(start: Starter) -> None:
+def test_it_is_killed_for_its_memory_use(start: Starter) -> None:
     dial = start("dial-cpu", wait=False, memory=200)
 
     assert eventually(lambda: ended(dial))
@@ -63,7 +63,7 @@ def test_it_is_killed_for_the_memory_it_takes(start: Starter) -> None:
     assert found is not None and (found.exit_code, found.oom_killed) == (137, True)
 
 
-def test_asked_to_end_it_ends_at_once(start: Starter) -> None:
+def test_on_sigterm_it_exits_at_once(start: Starter) -> None:
     dial = start("dial-cpu")
     began = time.monotonic()
 
@@ -72,7 +72,7 @@ def test_asked_to_end_it_ends_at_once(start: Starter) -> None:
     assert time.monotonic() - began < GRACE.total_seconds()
 
 
-def test_deaf_it_must_be_killed(start: Starter) -> None:
+def test_configured_to_ignore_sigterm_it_must_be_killed(start: Starter) -> None:
     dial = start("dial-cpu", ignore_sigterm=True)
     began = time.monotonic()
 
@@ -82,7 +82,7 @@ def test_deaf_it_must_be_killed(start: Starter) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["load-second", "--"])
-def test_an_argument_it_does_not_know_is_told(start: Starter, wrong: str) -> None:
+def test_an_unknown_argument_is_reported(start: Starter, wrong: str) -> None:
     dial = start("dial-cpu", wait=False, **{wrong: 1})
 
     assert eventually(lambda: ended(dial))

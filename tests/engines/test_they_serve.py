@@ -29,7 +29,7 @@ def test_the_language_model_knows_the_capital_of_france(start: Starter) -> None:
     assert "Paris" in json.dumps(answer["choices"])
 
 
-def test_the_language_model_goes_by_its_name(start: Starter) -> None:
+def test_the_language_model_is_served_under_its_name(start: Starter) -> None:
     model = start("llamacpp-smollm2-cpu")
 
     models = json.loads(model.ask("/v1/models"))
@@ -37,13 +37,13 @@ def test_the_language_model_goes_by_its_name(start: Starter) -> None:
     assert [each["id"] for each in models["data"]] == ["SmolLM2-135M"]
 
 
-def test_loading_can_be_watched_in_the_log(start: Starter) -> None:
+def test_loading_progress_is_logged(start: Starter) -> None:
     model = start("llamacpp-smollm2-cpu")
 
     assert any("loading model" in line for line in model.lines())
 
 
-def test_speech_is_not_silent(start: Starter) -> None:
+def test_synthesized_speech_is_not_silent(start: Starter) -> None:
     recording = spoken("The quick brown fox jumps over the lazy dog.", start)
 
     with wave.open(io.BytesIO(recording)) as reader:
@@ -53,7 +53,7 @@ def test_speech_is_not_silent(start: Starter) -> None:
     assert max(samples) > 3000
 
 
-def test_what_was_spoken_is_heard(start: Starter) -> None:
+def test_synthesized_speech_is_transcribed_correctly(start: Starter) -> None:
     recording = spoken("one two three four five", start)
 
     heard = json.loads(
@@ -63,7 +63,7 @@ def test_what_was_spoken_is_heard(start: Starter) -> None:
     assert "three four five" in heard["text"]
 
 
-def test_a_recording_may_come_as_a_form_too(start: Starter) -> None:
+def test_a_recording_can_be_sent_as_a_form(start: Starter) -> None:
     recording = spoken("one two three four five", start)
     head = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     form = head + recording + b"\r\n--cut--\r\n"
@@ -78,7 +78,7 @@ def test_a_recording_may_come_as_a_form_too(start: Starter) -> None:
 @pytest.mark.parametrize(
     ("engine", "path"), [("espeak-cpu", "/v1/audio/speech"), ("pocketsphinx-cpu", "/v1/audio/transcriptions")]
 )
-def test_nonsense_is_answered_with_what_would_be_right(start: Starter, engine: str, path: str) -> None:
+def test_an_invalid_request_is_answered_with_a_valid_example(start: Starter, engine: str, path: str) -> None:
     with pytest.raises(HTTPError) as answered:
         start(engine).ask(path, body=b"nonsense")
 

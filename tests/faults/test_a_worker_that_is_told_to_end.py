@@ -28,7 +28,7 @@ TAKEN_OVER_WITHIN = timedelta(seconds=20)
 @pytest.mark.parametrize(
     "signals", [pytest.param((SIGTERM,), id="SIGTERM"), pytest.param((SIGTERM, SIGQUIT), id="SIGTERM and SIGQUIT")]
 )
-def test_a_start_that_loads_is_carried_on_by_the_next_worker_with_the_same_engine(
+def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine(
     aima: Apart, signals: tuple[Signals, ...]
 ) -> None:
     id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
@@ -59,7 +59,7 @@ def put_back_on_the_queue(redis: RedisServer, ids: list[str]) -> None:
     link.close()
 
 
-def test_what_was_done_when_it_was_told_twice_is_not_done_again(aima: Apart, own_redis: RedisServer) -> None:
+def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(aima: Apart, own_redis: RedisServer) -> None:
     ids = [aima.submit("image", "pull", DIAL_IMAGE, "--host", "alpha") for _ in range(3)]
     ids.append(aima.submit("service", "start", SERVICE))
     assert eventually(lambda: bool(aima.operation(ids[0])["ended_at"]))

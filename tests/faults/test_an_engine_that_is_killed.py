@@ -64,7 +64,7 @@ def states_until(desk: Desk, end: InstanceState) -> set[InstanceState]:
 
 @pytest.mark.slow
 @restoring_or_not
-def test_an_engine_that_is_killed_and_comes_back_still_serves_what_was_ready(
+def test_engines_that_were_ready_serve_again_after_a_docker_engine_crash(
     own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop, told: list[bool]
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
@@ -89,7 +89,7 @@ def test_an_engine_that_is_killed_and_comes_back_still_serves_what_was_ready(
 
 @pytest.mark.slow
 @restoring_or_not
-def test_a_start_whose_engine_is_killed_fails_and_leaves_nothing_once_it_is_back(
+def test_a_start_whose_docker_engine_is_killed_fails_and_leaves_nothing_once_it_is_back(
     own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
@@ -111,7 +111,7 @@ def test_a_start_whose_engine_is_killed_fails_and_leaves_nothing_once_it_is_back
 
 @pytest.mark.slow
 @restoring_or_not
-def test_a_start_whose_engine_is_away_for_a_moment_ends_either_way(
+def test_a_start_whose_docker_engine_is_briefly_unavailable_succeeds_or_fails_cleanly(
     own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
@@ -132,7 +132,7 @@ def test_a_start_whose_engine_is_away_for_a_moment_ends_either_way(
 
 @pytest.mark.slow
 @restoring_or_not
-def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
+def test_a_stop_during_a_docker_engine_outage_is_completed_once_it_is_back(
     own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
 ) -> None:
     desk, host = desk_of_its_own, desk_of_its_own.host
@@ -149,7 +149,7 @@ def test_a_stop_while_the_engine_is_away_is_done_once_it_is_back(
 
 
 @restoring_or_not
-def test_the_doctor_warns_where_engines_would_end_with_the_docker_engine(
+def test_the_doctor_warns_if_containers_would_end_with_the_docker_engine(
     own: OwnEngine, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", own.address)

@@ -41,7 +41,7 @@ def theirs(desk: Desk, client: docker.DockerClient) -> Iterator[Container]:
 
 
 @pytest.mark.parametrize("dialled", [{}, {"load-seconds": 0.1}], ids=["as it is wanted now", "with other arguments"])
-def test_what_a_crashed_attempt_made_and_never_started_does_not_keep_the_next_from_it(
+def test_a_container_that_a_crashed_attempt_created_and_never_started_does_not_block_the_next(
     desk: Desk, client: docker.DockerClient, dialled: dict[str, Scalar]
 ) -> None:
     granted = Granted(OperationId.new(), fence=1, gpus=())
@@ -58,7 +58,7 @@ def test_what_a_crashed_attempt_made_and_never_started_does_not_keep_the_next_fr
     assert running.status is Status.RUNNING
 
 
-def test_a_container_of_that_name_that_is_not_ours_is_refused_and_left_alone(desk: Desk, theirs: Container) -> None:
+def test_a_foreign_container_of_the_same_name_is_refused_and_left_alone(desk: Desk, theirs: Container) -> None:
     outcome = desk.carry_out(a_dial())
 
     theirs.reload()
@@ -68,7 +68,7 @@ def test_a_container_of_that_name_that_is_not_ours_is_refused_and_left_alone(des
     assert theirs.status == "running"
 
 
-def test_a_stop_leaves_a_container_that_is_not_ours_alone(desk: Desk, theirs: Container) -> None:
+def test_a_stop_leaves_a_foreign_container_alone(desk: Desk, theirs: Container) -> None:
     outcome = desk.carry_out(a_stop_of(grace="0s"))
 
     theirs.reload()
@@ -76,7 +76,7 @@ def test_a_stop_leaves_a_container_that_is_not_ours_alone(desk: Desk, theirs: Co
     assert theirs.status == "running"
 
 
-def test_removing_ours_by_hand_while_it_loads_ends_the_start(desk: Desk, client: docker.DockerClient) -> None:
+def test_removing_the_container_by_hand_while_it_loads_fails_the_start(desk: Desk, client: docker.DockerClient) -> None:
     id, end = desk.begin(a_dial(dialled={"load-seconds": 30}))
     desk.until_phase(id, Phase.LOADING)
 

@@ -30,7 +30,7 @@ def state_of(desk: Desk, instance: Instance) -> InstanceState:
     return desk.host.services.instance(instance.id).state
 
 
-def test_an_engine_killed_for_want_of_memory_while_it_loads_fails_the_start_with_its_limit(desk: Desk) -> None:
+def test_an_engine_killed_for_lack_of_memory_while_loading_fails_the_start_with_its_limit(desk: Desk) -> None:
     outcome = desk.carry_out(a_dial(dialled={"memory": 200, "load-seconds": 30}))
 
     assert outcome.code == "out_of_memory"
@@ -39,7 +39,7 @@ def test_an_engine_killed_for_want_of_memory_while_it_loads_fails_the_start_with
     assert outcome.instance.failure == outcome.operation.failure
 
 
-def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: Desk) -> None:
+def test_a_ready_engine_killed_for_lack_of_memory_is_reported_as_such(desk: Desk) -> None:
     hungry = a_start_of(
         image=busybox_image(), command=["sh", "-c", SERVES_THEN_TAKES_ALL_MEMORY], limits={"memory": "32MB"}
     )
@@ -59,7 +59,7 @@ def test_an_engine_killed_for_want_of_memory_once_it_was_ready_is_told_so(desk: 
 
 
 @pytest.mark.parametrize("timings", [pytest.param(Timings(restart_delays=(AT_ONCE,) * 3), id="restarts at once")])
-def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exit_code_and_last_words(
+def test_an_engine_that_keeps_crashing_is_restarted_three_times_and_fails_with_exit_code_and_last_log_lines(
     desk: Desk,
 ) -> None:
     crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
@@ -80,7 +80,7 @@ def test_an_engine_that_keeps_crashing_is_brought_back_thrice_and_fails_with_exi
     assert (desk.leases(), desk.host.runtime.containers(ours(desk.host))) == ([], [])
 
 
-def test_an_engine_that_will_not_end_is_killed_after_its_grace_and_its_port_is_free_at_once(desk: Desk) -> None:
+def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace_and_its_port_is_free_at_once(desk: Desk) -> None:
     deaf = desk.carry_out(a_dial(dialled={"ignore-sigterm": True})).instance
     began = time.monotonic()
 

@@ -52,7 +52,7 @@ def far(pushed: Path, own: OwnEngine) -> Iterator[Registry]:
 
 @small_disk
 @pytest.mark.parametrize("when", CONTENTS)
-def test_a_disk_that_fills_up_fails_the_start_in_the_engine_s_own_words(
+def test_a_full_disk_fails_the_start_with_the_message_of_the_docker_engine(
     far: Registry, desk_of_its_own: Desk, when: str
 ) -> None:
     free = desk_of_its_own.host.runtime.facts().disk_free
@@ -69,7 +69,7 @@ def test_a_disk_that_fills_up_fails_the_start_in_the_engine_s_own_words(
 
 
 @small_disk
-def test_an_image_that_is_known_to_be_too_large_is_not_even_begun(far: Registry, desk_of_its_own: Desk) -> None:
+def test_an_image_known_to_be_too_large_is_not_pulled(far: Registry, desk_of_its_own: Desk) -> None:
     outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/unpacked:1", image_size=45 * MB))
 
     assert outcome.code == "disk_full"
@@ -77,7 +77,7 @@ def test_an_image_that_is_known_to_be_too_large_is_not_even_begun(far: Registry,
     assert not [event for event in outcome.events if event.progress]
 
 
-def test_an_image_for_other_machines_is_pulled_and_not_run(far: Registry, desk_of_its_own: Desk) -> None:
+def test_an_image_for_another_architecture_is_pulled_and_not_run(far: Registry, desk_of_its_own: Desk) -> None:
     outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/foreign:1"))
 
     assert outcome.code == "image_wrong_arch"
@@ -87,7 +87,7 @@ def test_an_image_for_other_machines_is_pulled_and_not_run(far: Registry, desk_o
     assert outcome.events[-1].at - outcome.events[-2].at < timedelta(seconds=1)
 
 
-def test_an_image_for_other_machines_that_no_registry_has_is_said_to_be_one(
+def test_an_image_for_another_architecture_only_present_locally_is_refused_as_such(
     own: OwnEngine, desk_of_its_own: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", own.address)

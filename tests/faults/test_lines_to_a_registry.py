@@ -64,7 +64,7 @@ def nothing_more_comes_over(line: Proxy) -> bool:
         pytest.param(2 * MB, timedelta(seconds=10), id="in a layer"),
     ],
 )
-def test_a_line_that_is_cut_each_time_fails_the_start_after_every_try_was_told(
+def test_a_connection_cut_at_every_attempt_fails_the_start_after_all_retries_were_reported(
     desk_of_its_own: Desk, line: Proxy, cut_after: int
 ) -> None:
     line.cut_after = cut_after
@@ -79,7 +79,7 @@ def test_a_line_that_is_cut_each_time_fails_the_start_after_every_try_was_told(
     assert outcome.instance.failure == outcome.operation.failure
 
 
-def test_a_line_that_breaks_once_delays_the_start_and_no_more(desk_of_its_own: Desk, line: Proxy) -> None:
+def test_a_connection_cut_once_only_delays_the_start(desk_of_its_own: Desk, line: Proxy) -> None:
     line.bytes_per_second = 8 * MB
     _, end = desk_of_its_own.begin(a_start_over(line))
     assert eventually(lambda: line.carried > MB)
@@ -94,7 +94,7 @@ def test_a_line_that_breaks_once_delays_the_start_and_no_more(desk_of_its_own: D
     desk_of_its_own.carry_out(a_stop_of())
 
 
-def test_a_line_on_which_nothing_comes_fails_the_start_as_a_stall_that_names_the_layer(
+def test_a_connection_without_data_fails_the_start_as_a_stall_that_names_the_layer(
     desk_of_its_own: Desk, line: Proxy
 ) -> None:
     line.freeze_after = 2 * MB
@@ -112,7 +112,7 @@ def test_a_line_on_which_nothing_comes_fails_the_start_as_a_stall_that_names_the
     assert nothing_more_comes_over(line)
 
 
-def test_a_start_that_is_cancelled_in_a_stalled_pull_ends_within_two_seconds_and_fetches_no_more(
+def test_a_start_cancelled_in_a_stalled_pull_ends_within_two_seconds_and_downloads_no_more(
     desk_of_its_own: Desk, line: Proxy
 ) -> None:
     line.freeze_after = 2 * MB
@@ -129,7 +129,7 @@ def test_a_start_that_is_cancelled_in_a_stalled_pull_ends_within_two_seconds_and
     assert nothing_more_comes_over(line)
 
 
-def test_a_stop_ends_a_start_that_is_pulling(desk_of_its_own: Desk, line: Proxy) -> None:
+def test_a_stop_cancels_a_start_that_is_pulling(desk_of_its_own: Desk, line: Proxy) -> None:
     line.bytes_per_second = MB
     _, end = desk_of_its_own.begin(a_start_over(line))
     assert eventually(lambda: line.carried > MB)

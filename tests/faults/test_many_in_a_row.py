@@ -32,7 +32,7 @@ def holdings(desk: Desk, redis: RedisClient) -> dict[str, int]:
 
 
 @pytest.mark.timeout(900)
-def test_starts_and_stops_in_a_row_leave_nothing_behind(
+def test_many_starts_and_stops_leave_nothing_behind(
     desk: Desk, redis: RedisClient, request: pytest.FixtureRequest
 ) -> None:
     rounds = ROUNDS_IN_LONG_RUNS if request.config.getoption("--long") else ROUNDS

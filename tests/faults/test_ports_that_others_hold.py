@@ -65,7 +65,7 @@ def next_port(desk: Desk) -> int:
 
 
 @squatters
-def test_a_port_that_is_taken_is_passed_over_and_its_holder_named(desk: Desk, squatting) -> None:
+def test_a_port_in_use_is_skipped_and_its_holder_named(desk: Desk, squatting) -> None:
     port = next_port(desk)
 
     with squatting(desk, port) as holder:
@@ -80,7 +80,7 @@ def test_a_port_that_is_taken_is_passed_over_and_its_holder_named(desk: Desk, sq
 
 
 @squatters
-def test_a_port_that_was_asked_for_and_is_taken_fails_the_start(desk: Desk, squatting) -> None:
+def test_an_explicitly_requested_port_in_use_fails_the_start(desk: Desk, squatting) -> None:
     port = next_port(desk)
 
     with squatting(desk, port) as holder:

@@ -98,7 +98,7 @@ def followed(aima: Apart) -> Iterator[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [emptied, killed_and_begun_anew], ids=lambda lose: lose.__name__)
-def test_engines_are_known_again_and_none_is_removed_when_redis_has_lost_its_data(
+def test_containers_are_adopted_and_none_is_removed_after_redis_has_lost_its_data(
     aima: Apart, own_redis: RedisServer, tmp_path: Path, lose: Callable[[RedisServer, Path], None]
 ) -> None:
     start(aima)
@@ -120,7 +120,7 @@ def test_engines_are_known_again_and_none_is_removed_when_redis_has_lost_its_dat
 
 
 @pytest.mark.slow
-def test_a_start_that_was_under_way_is_told_to_be_lost_and_its_engine_becomes_ready(
+def test_a_running_start_without_a_record_fails_as_lost_and_its_engine_becomes_ready(
     aima: Apart, own_redis: RedisServer
 ) -> None:
     id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
@@ -137,7 +137,7 @@ def test_a_start_that_was_under_way_is_told_to_be_lost_and_its_engine_becomes_re
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_while_an_engine_runs_leaves_it_as_it_is(aima: Apart, own_redis: RedisServer) -> None:
+def test_a_killed_worker_leaves_a_running_engine_unchanged(aima: Apart, own_redis: RedisServer) -> None:
     start(aima, "--set", "flood=5")
     before, ran = aima.instance(SERVICE), aima.processes()
 
@@ -158,7 +158,7 @@ def test_a_worker_that_is_killed_while_an_engine_runs_leaves_it_as_it_is(aima: A
 
 
 @pytest.mark.slow
-def test_a_start_whose_worker_is_killed_while_it_loads_goes_on_with_the_same_engine(aima: Apart) -> None:
+def test_a_start_whose_worker_is_killed_while_loading_continues_with_the_same_engine(aima: Apart) -> None:
     id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
     assert eventually(lambda: aima.operation(id)["phase"] == "loading")
     ran = aima.processes()
@@ -175,7 +175,7 @@ def test_a_start_whose_worker_is_killed_while_it_loads_goes_on_with_the_same_eng
 
 
 @pytest.mark.slow
-def test_a_start_whose_worker_is_killed_between_create_and_start_is_carried_out_by_the_next(aima: Apart) -> None:
+def test_a_start_whose_worker_is_killed_between_create_and_start_is_completed_by_the_next_worker(aima: Apart) -> None:
     aima.kill_worker()
     aima.start_a_worker_that_is_killed_before_it_starts_a_container()
     id = aima.submit("service", "start", SERVICE)
@@ -191,7 +191,7 @@ def test_a_start_whose_worker_is_killed_between_create_and_start_is_carried_out_
 
 
 @pytest.mark.slow
-def test_what_was_created_and_never_started_is_cleared_away_when_nobody_knows_of_it(
+def test_an_orphaned_container_that_was_created_and_never_started_is_removed(
     aima: Apart, own_redis: RedisServer
 ) -> None:
     aima.kill_worker()
@@ -208,9 +208,7 @@ def test_what_was_created_and_never_started_is_cleared_away_when_nobody_knows_of
 
 
 @pytest.mark.slow
-def test_a_port_that_no_container_has_is_free_within_half_a_minute_however_it_was_left(
-    aima: Apart, own_redis: RedisServer
-) -> None:
+def test_an_orphaned_port_lease_is_released_within_half_a_minute(aima: Apart, own_redis: RedisServer) -> None:
     start(aima)
     link = command_link(own_redis.url)
     PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
@@ -228,7 +226,7 @@ def test_a_port_that_no_container_has_is_free_within_half_a_minute_however_it_wa
 
 
 @pytest.mark.slow
-def test_a_container_with_our_labels_that_makes_no_sense_is_shown_with_its_host_and_left_alone(aima: Apart) -> None:
+def test_a_container_with_invalid_aima_labels_is_listed_with_its_host_and_left_alone(aima: Apart) -> None:
     labels = {"aima.installation": aima.environment["AIMA_INSTALLATION"], "aima.host": "alpha", "aima.command": "{}"}
     name = f"{labels['aima.installation']}.odd"
     docker.from_env().containers.run(DIAL_IMAGE, ["sleep", "1000"], name=name, labels=labels, init=True, detach=True)

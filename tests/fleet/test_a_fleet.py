@@ -36,7 +36,7 @@ AT_REST_WITHIN = timedelta(seconds=30)
         ),
     ],
 )
-def test_every_start_ends_ready_once_and_they_are_shared_out_evenly(
+def test_every_start_becomes_ready_once_and_starts_are_distributed_evenly(
     own_redis: RedisServer,
     fleet: Fleet,
     api: ApiProcess,
@@ -70,7 +70,7 @@ def test_every_start_ends_ready_once_and_they_are_shared_out_evenly(
     assert list(api.all("ports")) == []
 
 
-def test_what_ran_in_a_process_that_was_killed_runs_on_when_it_is_back(
+def test_containers_of_a_killed_process_keep_running_and_are_adopted_when_it_returns(
     own_redis: RedisServer, kept_fleet: Fleet, api: ApiProcess
 ) -> None:
     kept_fleet.up(fake_hosts(4), processes=2)
@@ -89,7 +89,7 @@ def test_what_ran_in_a_process_that_was_killed_runs_on_when_it_is_back(
     assert sum(kept_fleet.made().values()) == 8
 
 
-def test_frozen_hosts_leave_the_work_to_others_and_take_it_up_again_when_thawed(
+def test_frozen_hosts_leave_starts_to_others_and_claim_again_when_thawed(
     own_redis: RedisServer, fleet: Fleet, api: ApiProcess
 ) -> None:
     fleet.up(fake_hosts(4), processes=2)
@@ -105,7 +105,7 @@ def test_frozen_hosts_leave_the_work_to_others_and_take_it_up_again_when_thawed(
     assert sorted(Counter(fleet.made()).values()) == [1] * 40
 
 
-def test_a_fleet_that_is_told_to_end_ends_within_seconds(fleet: Fleet) -> None:
+def test_a_fleet_process_shuts_down_within_seconds(fleet: Fleet) -> None:
     fleet.up(fake_hosts(10), processes=1)
     (process,) = fleet.processes
 

@@ -35,7 +35,7 @@ def killed(process: FleetProcess) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("gone", [cut_off, killed])
-def test_its_container_is_adopted_again_and_nothing_of_it_is_removed(
+def test_the_container_of_a_forgotten_host_is_adopted_again_and_never_removed(
     own_redis: RedisServer, kept_fleet: Fleet, api: ApiProcess, gone: Callable[[FleetProcess], Callable[[], None]]
 ) -> None:
     kept_fleet.up(fake_hosts(2), processes=2)

@@ -32,7 +32,7 @@ def fleet_of_this_file(dial_image: str, tmp_path_factory: pytest.TempPathFactory
         yield fleet
 
 
-def test_what_a_lost_host_ran_runs_elsewhere_and_once_it_is_back_it_stops_its_copy(fleet):
+def test_instances_of_a_lost_host_are_started_elsewhere_and_its_own_copy_is_stopped_once_it_is_back(fleet):
     (record,) = ready(fleet, start_one(fleet, "svc-light-1", route=CPU_ROUTE))
     lost = record["host"]
     (moved,) = fleet[lost].engine.containers()
@@ -55,7 +55,7 @@ def test_what_a_lost_host_ran_runs_elsewhere_and_once_it_is_back_it_stops_its_co
     assert running(fleet) == {lost: 1, other: 1}
 
 
-def test_a_worker_that_begins_without_its_docker_engine_says_so_and_takes_no_start_until_it_is_there(fleet):
+def test_a_worker_without_a_docker_engine_reports_it_and_claims_no_start_until_it_answers(fleet):
     host = fleet["cpu-01"]
     host.engine.kill()
     host.worker.kill()
@@ -76,7 +76,7 @@ def test_a_worker_that_begins_without_its_docker_engine_says_so_and_takes_no_sta
     assert ready(fleet, waits)
 
 
-def test_a_docker_engine_that_dies_is_told_of_within_five_seconds(fleet):
+def test_a_docker_engine_crash_is_reported_within_five_seconds(fleet):
     fleet["cpu-01"].engine.kill()
 
     fleet.wait_until(

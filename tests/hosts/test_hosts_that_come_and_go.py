@@ -40,7 +40,7 @@ def is_drained(fleet: FleetOfHosts, host: str) -> bool:
     return bool(fleet.node().get(f"/v1/hosts/{host}")["drained"])
 
 
-def test_a_drained_host_keeps_what_runs_and_takes_no_more_until_it_is_resumed(fleet):
+def test_a_drained_host_keeps_its_instances_and_takes_no_starts_until_it_is_resumed(fleet):
     ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
 
     drain(fleet, "cpu-01")
@@ -58,7 +58,7 @@ def test_a_drained_host_keeps_what_runs_and_takes_no_more_until_it_is_resumed(fl
     assert record["host"] == "cpu-01"
 
 
-def test_with_stop_what_runs_there_ends_and_nothing_elsewhere(fleet):
+def test_draining_with_stop_ends_the_instances_there_and_none_elsewhere(fleet):
     ready(fleet, *(each["id"] for each in start(fleet, "svc-light-1", hosts=["cpu-01", "cpu-02"])))
 
     drain(fleet, "cpu-01", "--stop", "--wait")
@@ -66,7 +66,7 @@ def test_with_stop_what_runs_there_ends_and_nothing_elsewhere(fleet):
     assert running(fleet) == {"spark-01": 0, "cpu-01": 0, "cpu-02": 1}
 
 
-def test_a_host_stays_drained_when_its_worker_or_redis_is_felled_and_even_when_redis_loses_everything(fleet):
+def test_a_host_stays_drained_when_its_worker_or_redis_is_killed_and_even_when_redis_loses_its_data(fleet):
     ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
     worker = fleet["cpu-01"].worker
     fleet.wait_until(lambda: re.findall(r"event=(drained|resumed)", worker.said())[-1:] != ["drained"])
@@ -116,7 +116,7 @@ def one_more(fleet: FleetOfHosts, plan: HostPlan, *, identity_of: LabHost | None
         pytest.param(a_cpu_host("copied"), True, 36, "on cpu-01 has this host's identity", id="of its identity"),
     ],
 )
-def test_a_worker_that_is_taken_for_another_that_lives_is_refused_and_says_why(fleet, plan, copied, code, said):
+def test_a_second_worker_of_a_live_host_is_refused_with_the_reason(fleet, plan, copied, code, said):
     with one_more(fleet, plan, identity_of=fleet["cpu-01"] if copied else None) as second:
         assert eventually(lambda: not second.worker.alive, within=SETTLES_WITHIN)
 
@@ -129,7 +129,7 @@ def test_a_worker_that_is_taken_for_another_that_lives_is_refused_and_says_why(f
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_the_same_worker_comes_back_at_once(fleet, how):
+def test_the_same_worker_can_rejoin_at_once(fleet, how):
     getattr(fleet["cpu-01"].worker, how)()
     waits = start_one(fleet, "svc-light-1", hosts=["cpu-01"])
     began = time.monotonic()
@@ -141,7 +141,7 @@ def test_the_same_worker_comes_back_at_once(fleet, how):
     assert record["host"] == "cpu-01"
 
 
-def test_a_worker_that_is_felled_while_it_loads_goes_on_with_the_same_container(fleet):
+def test_a_worker_killed_while_loading_continues_with_the_same_container(fleet):
     loading = start_one(fleet, "svc-light-1", hosts=["cpu-01"], arguments={"load-seconds": 3})
     fleet.wait_until(lambda: told(fleet, loading)["phase"] == "loading")
     before = fleet["cpu-01"].engine.containers()

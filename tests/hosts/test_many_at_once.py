@@ -63,14 +63,14 @@ def test_one_request_starts_three_replicas_on_three_hosts(fleet):
     assert all(host in done.stdout for host in ALL)
 
 
-def test_one_request_starts_on_the_hosts_that_it_names(fleet):
+def test_one_request_starts_instances_on_the_hosts_it_names(fleet):
     records = ready(fleet, *(each["id"] for each in start(fleet, "svc-light-1", hosts=["cpu-01", "spark-01"])))
 
     assert {record["host"] for record in records} == {"cpu-01", "spark-01"}
     assert running(fleet) == {"spark-01": 1, "cpu-01": 1, "cpu-02": 0}
 
 
-def test_more_replicas_than_hosts_are_refused_with_every_host_and_why_not(fleet):
+def test_more_replicas_than_hosts_are_refused_with_the_reasons_of_every_host(fleet):
     refused = fleet.node().aima("service", "start", "svc-vllm-glm-4.7-flash", "--replicas", "2")
 
     assert refused.returncode == 10
@@ -80,7 +80,7 @@ def test_more_replicas_than_hosts_are_refused_with_every_host_and_why_not(fleet)
     assert fleet.node().get("/v1/services")["items"] == []
 
 
-def test_a_start_on_a_host_that_nobody_has_heard_of_is_refused(fleet):
+def test_a_start_on_an_unknown_host_is_refused(fleet):
     refused = fleet.node().aima("service", "start", "svc-light-1", "--host", "cpu-01", "--host", "nowhere")
 
     assert refused.returncode == 15
@@ -88,7 +88,7 @@ def test_a_start_on_a_host_that_nobody_has_heard_of_is_refused(fleet):
     assert not any(running(fleet).values())
 
 
-def test_one_request_pulls_on_every_host_of_a_route_and_tells_of_each_that_fails(fleet):
+def test_one_request_pulls_on_every_host_of_a_route_and_reports_each_failure(fleet):
     with image_forgotten(fleet) as image, fleet["cpu-02"].worker.told(AIMA_HOST__IMAGES='["aima/*"]'):
         fleet.wait_live("cpu-02")
 
@@ -108,7 +108,7 @@ def has(fleet: FleetOfHosts, host: str, image: str) -> bool:
 # Stop beats start -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_and_a_cancel_take_effect_at_once_where_every_slot_is_busy_with_a_stalled_pull(fleet):
+def test_a_stop_and_a_cancel_take_effect_at_once_while_every_slot_is_busy_with_a_stalled_pull(fleet):
     ready(fleet, start_one(fleet, "svc-light-1", hosts=["cpu-01"]))
     fleet.registry.freeze()
     stalled = [start_one(fleet, each, hosts=["cpu-01"]) for each in names(range(4), kind="far")]
@@ -133,7 +133,7 @@ def test_a_stop_and_a_cancel_take_effect_at_once_where_every_slot_is_busy_with_a
 # A worker that ends ---------------------------------------------------------------------------------------------------
 
 
-def test_what_a_worker_was_pulling_for_its_class_goes_on_at_another_host_of_it(fleet):
+def test_a_pull_of_a_class_start_continues_on_another_host_when_its_worker_shuts_down(fleet):
     with image_forgotten(fleet):
         fleet.registry.freeze()
         pulling = start_one(fleet, "svc-far-1", route=CPU_ROUTE)
@@ -153,7 +153,7 @@ def test_what_a_worker_was_pulling_for_its_class_goes_on_at_another_host_of_it(f
     assert there == {record["host"]: "ready", first: "stopped"}
 
 
-def test_what_a_worker_was_loading_goes_on_at_its_host_with_the_same_container(fleet):
+def test_a_loading_start_continues_on_its_host_with_the_same_container(fleet):
     loading = start_one(fleet, "svc-light-1", route=CPU_ROUTE, arguments={"load-seconds": 4})
     host = until_phase(fleet, loading, "loading")["host"]
     before = containers(fleet, host)
@@ -177,7 +177,7 @@ def containers(fleet: FleetOfHosts, host: str) -> list[tuple[str, str]]:
 # Two API nodes --------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_submitted_at_one_node_is_followed_at_the_other_and_on_when_that_one_is_felled(fleet):
+def test_an_operation_submitted_at_one_node_is_followed_at_another_even_after_the_first_is_killed(fleet):
     first, second = fleet.nodes
     (asked,) = first.post("/v1/services/svc-light-1:start", {"arguments": {"load-seconds": 3}})["operations"]
     heard = []

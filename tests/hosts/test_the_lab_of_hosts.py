@@ -63,7 +63,7 @@ def says(endpoint: str) -> bytes:
         return said
 
 
-def test_every_host_is_live_with_the_facts_it_was_given(fleet):
+def test_every_host_is_live_with_its_configured_facts(fleet):
     hosts = {host["name"]: host for host in fleet.node().record("host", "list")}
 
     assert {name: host["live"] for name, host in hosts.items()} == {"spark-01": True, "cpu-01": True, "cpu-02": True}
@@ -73,14 +73,14 @@ def test_every_host_is_live_with_the_facts_it_was_given(fleet):
     assert len({host["identity"] for host in hosts.values()}) == 3
 
 
-def test_two_api_nodes_tell_the_same(fleet):
+def test_two_api_nodes_list_the_same_hosts(fleet):
     first, second = ([steady(host) for host in node.record("host", "list")] for node in fleet.nodes)
 
     assert first == second
 
 
 @pytest.mark.parametrize("host", ["spark-01", "cpu-01", "cpu-02"])
-def test_what_starts_on_a_host_answers_at_its_address(host, fleet):
+def test_a_service_started_on_a_host_answers_at_the_address_of_the_host(host, fleet):
     endpoint = start_on(fleet, host)
 
     assert urlsplit(endpoint).hostname == fleet[host].address
@@ -88,7 +88,7 @@ def test_what_starts_on_a_host_answers_at_its_address(host, fleet):
     assert [each.name for each in fleet.hosts if each.engine.containers()] == [host]
 
 
-def test_hosts_reach_each_other_s_engines(fleet):
+def test_hosts_reach_the_engines_of_each_other(fleet):
     endpoint = start_on(fleet, "cpu-01")
 
     with fleet["cpu-02"].engine.client() as client:
@@ -97,7 +97,7 @@ def test_hosts_reach_each_other_s_engines(fleet):
     assert said == b"ok\n"
 
 
-def test_a_host_without_its_cable_is_away_and_comes_back(fleet):
+def test_a_partitioned_host_is_offline_and_returns(fleet):
     endpoint = start_on(fleet, "cpu-01")
 
     fleet["cpu-01"].link.cut()
@@ -127,7 +127,7 @@ def test_an_engine_outlives_its_worker(fleet):
     assert [each["state"] for each in instances(fleet)] == ["ready"]
 
 
-def test_a_host_s_docker_engine_is_felled_and_comes_back_alone(fleet):
+def test_a_killed_docker_engine_affects_only_its_host(fleet):
     engine = fleet["cpu-01"].engine
 
     engine.kill()
@@ -139,7 +139,7 @@ def test_a_host_s_docker_engine_is_felled_and_comes_back_alone(fleet):
     assert start_on(fleet, "cpu-01")
 
 
-def test_redis_is_back_with_what_it_had_or_without(fleet):
+def test_redis_can_restart_with_and_without_its_data(fleet):
     fleet.redis.kill()
     fleet.redis.start()
 
@@ -157,7 +157,7 @@ def test_redis_is_back_with_what_it_had_or_without(fleet):
     assert fleet.states() == {}
 
 
-def test_an_api_node_is_felled_and_the_other_goes_on(fleet):
+def test_one_api_node_can_be_killed_and_the_other_continues(fleet):
     first, second = fleet.nodes
 
     first.kill()
@@ -166,7 +166,7 @@ def test_an_api_node_is_felled_and_the_other_goes_on(fleet):
     assert [host["live"] for host in second.record("host", "list")] == [True, True, True]
 
 
-def test_only_a_gpu_host_s_engine_takes_requests_for_gpus(fleet):
+def test_only_the_docker_engine_of_a_gpu_host_accepts_gpu_requests(fleet):
     gpu = DeviceRequest(count=-1, capabilities=[["gpu"]])
 
     def run_with_a_gpu(host: str) -> None:
@@ -182,7 +182,7 @@ def test_only_a_gpu_host_s_engine_takes_requests_for_gpus(fleet):
         run_with_a_gpu("cpu-01")
 
 
-def test_a_host_pulls_from_the_lab_s_registry_what_is_for_its_architecture(fleet):
+def test_a_host_pulls_only_images_for_its_architecture_from_the_registry_of_the_lab(fleet):
     theirs = fleet.publish(DIAL_IMAGE, name="dial:arm64", arch="arm64")
 
     pulled = {
@@ -194,7 +194,7 @@ def test_a_host_pulls_from_the_lab_s_registry_what_is_for_its_architecture(fleet
     assert "arm64" in pulled["cpu-01"].stderr
 
 
-def test_a_look_alike_is_for_another_architecture_by_its_word_alone(dial_image):
+def test_a_look_alike_image_declares_another_architecture_and_still_runs(dial_image):
     with closing(docker.from_env()) as client:
         try:
             image = client.images.get(look_alike_image(dial_image, name="aima-lab/dial:arm64"))
@@ -205,7 +205,7 @@ def test_a_look_alike_is_for_another_architecture_by_its_word_alone(dial_image):
             client.images.remove("aima-lab/dial:arm64")
 
 
-def test_the_catalog_s_entry_of_an_engine_can_be_another(fleet):
+def test_the_image_of_a_catalog_entry_can_be_replaced(fleet):
     fleet.offer("dial-cpu", image="aima/another:7")
 
     assert {node.record("engine", "show", "dial-cpu")["image"] for node in fleet.nodes} == {"aima/another:7"}
@@ -213,7 +213,7 @@ def test_the_catalog_s_entry_of_an_engine_can_be_another(fleet):
     fleet.offer("dial-cpu")
 
 
-def test_a_host_joins_later(fleet):
+def test_a_host_can_join_later(fleet):
     fleet.add(a_cpu_host("cpu-03", facts={"memory": "8GB"}))
     try:
         fleet.wait_live("cpu-03")
@@ -223,7 +223,7 @@ def test_a_host_joins_later(fleet):
         fleet.remove("cpu-03")
 
 
-def test_tests_that_are_killed_leave_nothing_behind(dial_image, tmp_path):
+def test_killed_tests_leave_nothing_behind(dial_image, tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}"}
     command = [sys.executable, "-c", A_FLEET, str(tmp_path), dial_image]
     tests = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

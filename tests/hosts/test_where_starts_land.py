@@ -60,7 +60,7 @@ def container_on(fleet: FleetOfHosts, host: str) -> dict:
 # A GPU's --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_for_the_gpu_lands_on_the_gb10_with_a_gpu_and_its_weights(fleet, weights):
+def test_a_gpu_model_starts_on_the_gb10_with_a_gpu_and_its_weights(fleet, weights):
     done = fleet.node().aima("service", "start", LLM, "--wait")
 
     assert done.returncode == 0, done.stderr
@@ -73,7 +73,7 @@ def test_a_model_for_the_gpu_lands_on_the_gb10_with_a_gpu_and_its_weights(fleet,
     assert running(fleet) == {"spark-01": 1, "cpu-01": 0, "cpu-02": 0}
 
 
-def test_while_the_gb10_is_away_its_model_waits_and_says_why_and_begins_when_it_joins(fleet):
+def test_a_model_for_an_offline_gb10_is_pending_with_the_reason_and_starts_when_it_joins(fleet):
     fleet["spark-01"].worker.stop()
 
     waits = start_one(fleet, LLM)
@@ -108,7 +108,7 @@ def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet)
 # The CPU's ------------------------------------------------------------------------------------------------------------
 
 
-def test_speech_engines_land_on_cpu_hosts_and_answer(fleet):
+def test_speech_engines_start_on_cpu_hosts_and_answer(fleet):
     script("build", "pocketsphinx", "espeak")
     for image in ("aima/pocketsphinx:1", "aima/espeak:1"):
         fleet.take(image, "cpu-01", "cpu-02")
@@ -127,7 +127,7 @@ def test_without_a_route_a_cpu_engine_takes_no_gpu(fleet):
     assert not container_on(fleet, record["host"])["HostConfig"]["DeviceRequests"]
 
 
-def test_many_starts_share_out_over_the_hosts_of_their_class(fleet):
+def test_many_starts_are_distributed_over_the_hosts_of_their_class(fleet):
     services = names(range(6), kind="light")
 
     records = ready(
@@ -143,7 +143,7 @@ def test_many_starts_share_out_over_the_hosts_of_their_class(fleet):
 # Too many -------------------------------------------------------------------------------------------------------------
 
 
-def test_of_many_at_once_that_need_more_than_half_each_host_runs_one_and_keeps_its_reserve(fleet):
+def test_of_several_starts_that_need_over_half_a_host_each_host_runs_one_and_keeps_its_reserve(fleet):
     services = names(range(8), kind="heavy")
 
     with ThreadPoolExecutor(8) as pool:
@@ -156,7 +156,7 @@ def test_of_many_at_once_that_need_more_than_half_each_host_runs_one_and_keeps_i
     assert "cpu-01 and cpu-02 have 1.8 GB of 2 GB memory to spare" in reasons[0]
 
 
-def test_what_waits_for_memory_begins_by_itself_once_another_is_stopped(fleet):
+def test_a_start_that_is_pending_for_memory_runs_once_another_service_is_stopped(fleet):
     first, second, third = names(range(3), kind="heavy")
     ready(fleet, start_one(fleet, first, route=CPU_ROUTE), start_one(fleet, second, route=CPU_ROUTE))
     waits = start_one(fleet, third, route=CPU_ROUTE)
@@ -170,7 +170,7 @@ def test_what_waits_for_memory_begins_by_itself_once_another_is_stopped(fleet):
     print(f"began {took * 1000:.0f} ms after there was room")  # noqa: T201
 
 
-def test_with_every_start_slot_busy_a_start_waits_and_says_so_and_begins_when_one_is_free(fleet):
+def test_a_start_is_pending_while_every_slot_is_busy_and_runs_once_one_is_free(fleet):
     busy = [
         start_one(fleet, each, hosts=[host], arguments={"load-seconds": 60})
         for host in ("cpu-01", "cpu-02")
@@ -192,7 +192,7 @@ def test_with_every_start_slot_busy_a_start_waits_and_says_so_and_begins_when_on
 # Plans ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_says_of_every_host_why_not_and_changes_nothing(fleet):
+def test_a_plan_gives_the_reasons_of_every_ineligible_host_and_changes_nothing(fleet):
     with fleet["cpu-02"].worker.told(AIMA_HOST__IMAGES='["local/*"]'):
         fleet.wait_until(lambda: fleet.node().get("/v1/hosts/cpu-02")["allows"] == ["local/*"])
         fleet["cpu-02"].worker.stop()
@@ -231,7 +231,7 @@ def everything(fleet: FleetOfHosts) -> list[object]:
 # The floor ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_takes_its_host_below_the_floor_of_memory_while_it_loads_is_killed(fleet):
+def test_a_loading_engine_that_takes_its_host_below_the_memory_floor_is_killed(fleet):
     floor = psutil.virtual_memory().available // MB - 500
     with fleet["cpu-02"].worker.told(AIMA_HOST__MEMORY_FLOOR=f"{floor}MB"):
         fleet.wait_live("cpu-02")

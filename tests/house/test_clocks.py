@@ -44,7 +44,7 @@ def asks_for_the_time(node: ast.AST) -> bool:
     )
 
 
-def test_no_other_module_reads_the_clock_of_this_machine():
+def test_no_other_module_reads_the_local_clock():
     asking = {place(path) for path in MODULES if any(map(asks_for_the_time, ast.walk(tree(path))))}
 
     assert asking == set(LOOK_AT_THE_CLOCK)

@@ -14,7 +14,7 @@ from aima_worker.logs.tail import Tail
 pytestmark = pytest.mark.redis
 
 
-def test_what_is_asked_for_while_they_end_keeps_none_from_ending(
+def test_a_follow_request_during_shutdown_does_not_keep_tails_from_closing(
     desk: Desk, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tails = LogCollector(desk.host, LogChannel(redis))

@@ -43,7 +43,7 @@ _TIMES = st.lists(st.integers(0, 5), max_size=12)
 
 
 @given(logs(), st.data())
-def test_whatever_is_read_again_from_before_is_told_once(lines: list[Said], data: st.DataObject) -> None:
+def test_lines_read_again_after_a_reconnect_are_returned_once(lines: list[Said], data: st.DataObject) -> None:
     broke = data.draw(st.integers(0, len(lines)))
     begins = data.draw(st.integers(0, broke))
     # What is read again begins at a place where every line of that time is still to come.
@@ -62,7 +62,7 @@ def _is_cut(line: Said, before: list[Said]) -> bool:
     return any(each.at == line.at and each.stream == line.stream for each in before)
 
 
-def test_equal_lines_of_the_same_time_are_counted() -> None:
+def test_equal_lines_with_the_same_timestamp_are_counted() -> None:
     seen = LineDeduplicator()
     twice = [_line(1, "same"), _line(1, "same")]
     assert [line for line in twice if seen.is_new(line.stream, line.at)] == twice
@@ -73,14 +73,14 @@ def test_equal_lines_of_the_same_time_are_counted() -> None:
     assert [line for line in again if seen.is_new(line.stream, line.at)] == again[2:]
 
 
-def test_nothing_is_dropped_that_was_not_read_before_even_if_clocks_go_back() -> None:
+def test_no_unread_line_is_dropped_even_if_the_clock_goes_back() -> None:
     seen = LineDeduplicator()
     lines = [_line(10, "late"), _line(5, "early")]
 
     assert [line for line in lines if seen.is_new(line.stream, line.at)] == lines
 
 
-def test_to_read_again_one_begins_a_little_before_the_youngest_line() -> None:
+def test_a_reconnect_reads_from_shortly_before_the_newest_line() -> None:
     seen = LineDeduplicator()
     assert seen.since is None
 

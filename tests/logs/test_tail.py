@@ -52,7 +52,7 @@ class _Lines:
         pass
 
 
-def test_what_is_said_faster_than_it_can_be_read_is_skipped_and_told() -> None:
+def test_lines_written_faster_than_they_can_be_read_are_skipped_and_counted() -> None:
     runtime = TooFast()
     buffer = LogBuffer(follow_ttl=timedelta(days=1), on_change=lambda: None, clock=lambda: runtime.now)
     watched_since = BEGINNING - timedelta(days=1)

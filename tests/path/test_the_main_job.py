@@ -26,7 +26,7 @@ def an_overlay_with(image: str, directory: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
-def test_a_model_is_pulled_loaded_asked_and_stopped(tmp_path, installation):
+def test_a_model_is_pulled_loaded_queried_and_stopped(tmp_path, installation):
     engines("build", "llamacpp-smollm2")
     with registry(tmp_path / "registry") as source:
         image = source.push("aima/llamacpp-smollm2:1", name="aima/llamacpp-smollm2:1")

@@ -37,7 +37,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.mark.docker
 @pytest.mark.alone
-def test_the_model_answers_and_nothing_stays(clone: Path, directory: Path) -> None:
+def test_the_model_answers_and_nothing_is_left_behind(clone: Path, directory: Path) -> None:
     before = what_there_is()
 
     ended = run(clone, directory)
@@ -51,7 +51,7 @@ def test_the_model_answers_and_nothing_stays(clone: Path, directory: Path) -> No
 
 @pytest.mark.docker
 @pytest.mark.alone
-def test_ctrl_c_in_the_middle_leaves_nothing_and_says_so_with_its_exit_code(clone: Path, directory: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind_and_is_reported_with_its_exit_code(clone: Path, directory: Path) -> None:
     before = what_there_is()
 
     with running(clone, directory) as process:
@@ -64,7 +64,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_and_says_so_with_its_exit_code(clon
     assert processes_in(directory) == []
 
 
-def test_without_a_docker_engine_it_runs_natively_and_says_so(clone: Path, directory: Path) -> None:
+def test_without_a_docker_engine_it_runs_natively_and_reports_it(clone: Path, directory: Path) -> None:
     ended = run(clone, directory, before=without_capabilities(), **no_engine(directory))
 
     assert ended.returncode == 0, ended.stdout

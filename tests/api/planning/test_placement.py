@@ -237,7 +237,7 @@ def test_a_class_of_too_small_hosts_is_skipped_for_the_next_one(node, redis):
     assert (operation["route"], operation["reason"]) == ("cpu.amd64", None)
 
 
-def test_a_start_does_not_return_to_its_former_host_if_that_has_no_free_capacity(node, redis):
+def test_a_start_does_not_return_to_a_former_host_that_is_drained(node, redis):
     alpha = ScriptedWorker(redis, "alpha")
     alpha.is_ready(node.start(hosts=["alpha"])[0])
     node.post("/v1/services", {"id": SERVICE})
@@ -275,7 +275,7 @@ def test_an_image_of_an_engine_is_pulled_on_every_live_host_that_can_run_it(node
     assert routes_of(pulls) == ["host.spark-01", "host.spark-02"]
 
 
-def test_a_pull_on_a_route_is_refused_only_by_the_hosts_that_do_not_allow_the_image(node, redis):
+def test_a_pull_on_a_route_includes_hosts_that_do_not_allow_the_image_with_the_reason(node, redis):
     ScriptedWorker(redis, "a")
     ScriptedWorker(redis, "b", allows=("local/*",))
 

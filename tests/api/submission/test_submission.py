@@ -242,7 +242,7 @@ def test_a_restart_leaves_alone_an_instance_that_is_to_stop(node, redis):
 # Stopping ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_overtakes_queued_starts_on_each_host_that_runs_the_service(node, redis, redis_url, services):
+def test_a_stop_is_sent_to_the_stop_queue_of_each_host_that_runs_the_service(node, redis, redis_url, services):
     for name in ("alpha", "beta"):
         worker = ScriptedWorker(redis, name)
         worker.is_ready(node.start(hosts=[name])[0])

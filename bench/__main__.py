@@ -10,7 +10,7 @@ import os
 import sys
 from types import ModuleType
 
-from lab.at_hand import why_not
+from lab.available import why_not
 
 from bench import command_line, events, hosts, listing, ports, pull, recovery, start, submit
 from bench.comparison import Result

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import fakeredis
 import pytest
-from lab.at_hand import why_not
-from lab.leftovers import no_container_of, nothing_held, odd_keys_of, open_what_lasts
+from lab.available import why_not
+from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work

@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 
 import httpx2
-from chaos.asking import PAUSE_SECONDS, Node
+from chaos.client import PAUSE_SECONDS, Node
 
 ENDED = {"ready", "pulled", "stopped", "failed", "cancelled"}
 SILENCE_SECONDS = 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 from chaos import at_rest
-from chaos.asking import Node
+from chaos.client import Node
 from chaos.plan import Fault, Step
 from chaos.stage import AT_ONCE, SHORT, Act, Found, Held, Stage, freeze, kill, redis_acts
 from docker.errors import APIError, DockerException

@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 
-from chaos.asking import Answer, Asking
 from chaos.at_rest import offences, scene_of
+from chaos.client import Answer, Asking
 from chaos.following import Follower
 from chaos.plan import SHARES, Step, plan
 from chaos.stage import Stage

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from chaos import messages
-from chaos.asking import Node
+from chaos.client import Node
 from chaos.plan import Fault, Shape, Step
 
 from aima_core.redis.connection import RedisClient

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from engines.conftest import script
-from faults.apart import Apart
 from faults.dial import DIAL_IMAGE, a_dial
+from faults.processes import Apart
+from lab.commands import SIGNING_KEY, a_stop_of
 from lab.desk import Desk, desk_of
 from lab.engine import OwnEngine, own_engine
-from lab.leftovers import nothing_held
+from lab.leaks import nothing_held
 from lab.redis_server import RedisServer, redis_program
-from lab.wishes import SIGNING_KEY, a_stop_of
 
 from aima_core.redis.connection import RedisClient, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings

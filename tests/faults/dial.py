@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engines.conftest import engine_of
-from lab.wishes import SERVICE
+from lab.commands import SERVICE
 
 from aima_core.domain.catalog import Scalar
 from aima_core.domain.ids import ServiceId

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from house.sources import MODULES, place, tree
-from lab.wishes import a_start_of, put_down
+from lab.commands import a_start_of, put_down
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis import keys

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually, free_port
-from lab.wishes import SIGNING_KEY
 
 UP_WITHIN = timedelta(seconds=30)
 CLIENTS = 4

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lab.commands import put_down
 from lab.parts import eventually
-from lab.wishes import put_down
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Command, Event, Operation, Phase

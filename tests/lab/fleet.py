@@ -23,9 +23,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lab.fake_rooms import kept_running
+from lab.commands import SIGNING_KEY
+from lab.fleet_runtime import kept_running
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 TESTS = Path(__file__).parents[1]
 UP_WITHIN = timedelta(seconds=120)

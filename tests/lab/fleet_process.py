@@ -32,7 +32,7 @@ from celery.app.trace import fast_trace_task
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 from kombu.asynchronous import set_event_loop
-from lab.fake_rooms import FakeRoom
+from lab.fleet_runtime import FakeRoom
 
 from aima_core.errors import AimaError
 from aima_core.settings import Settings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from lab.commands import a_pull, a_start_of, put_down
 from lab.fleet import ARCH, IMAGE
 from lab.parts import eventually
-from lab.wishes import a_pull, a_start_of, put_down
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Operation, State

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab.leftovers import no_lease_alone, nothing_held, odd_keys_of
+from lab.leaks import no_lease_alone, nothing_held, odd_keys_of
 from lab.redis_server import RedisServer
 from lab.sharing import at_work
 from redis import Redis

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 import httpx2
-from api.front_door import Node
+from api.node import Node
+from lab.commands import SIGNING_KEY, an_engine
 from lab.desk import host_of
 from lab.parts import eventually, free_port
-from lab.wishes import SIGNING_KEY, an_engine
 
 from aima_api.logs.stream import LogStreams
 from aima_core.domain.hosts import HostFacts

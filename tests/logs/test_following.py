@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import timedelta
 
-from api.front_door import Node, api_node
+from api.node import Node, api_node
 from contract.bench import JUNK_BYTES
-from lab.leftovers import Holdings
+from lab.leaks import Holdings
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 from logs.desk import CountingRuntime, Desk, a_desk, following, log_streams, say, until_kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from api.front_door import Node
+from api.node import Node
 from lab.parts import eventually
 from logs.desk import CountingRuntime, Desk, following, said, say, until_kept
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from api.front_door import Node
+from api.node import Node
 from lab.images import busybox_image
 from lab.parts import eventually
 from logs.desk import Desk, a_desk, following, said, until_kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from api.front_door import Node
+from api.node import Node
 from logs.desk import SERVICE, CountingRuntime, Desk, Reader, a_desk, said, say
 
 PATH = f"/v1/services/{SERVICE}/logs"

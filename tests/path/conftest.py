@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from lab.leftovers import no_container_of
+from lab.leaks import no_container_of
 from lab.running import Aima, engines
 
 

@@ -10,11 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from lab.commands import SIGNING_KEY
 from lab.desk import Desk, desk_of
-from lab.leftovers import no_lease_alone
+from lab.leaks import no_lease_alone
 from lab.parts import eventually
 from lab.redis_server import RedisServer
-from lab.wishes import SIGNING_KEY
 
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis

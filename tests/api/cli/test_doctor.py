@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api.cli.outcome import Aima
-from api.front_door import ScriptedWorker
+from api.node import ScriptedWorker
 from lab.parts import free_port
 
 from aima_api.doctor.checks import CheckStatus, Finding, check_hardware, check_hosts, check_packages, findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, controllers_of, waiting_on
+from api.node import ScriptedWorker, controllers_of, waiting_on
 from hypothesis import given
 from hypothesis import strategies as st
 

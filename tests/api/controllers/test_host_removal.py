@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, waiting_on
+from api.node import SERVICE, ScriptedWorker, waiting_on
 from lab.keyspace import odd_keys
 
 from aima_core.domain.ids import InstanceId, OperationId, ServiceId

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, controllers_of
+from api.node import ScriptedWorker, api_node, controllers_of
 
 from aima_core.domain.ids import OperationId
 from aima_core.redis import keys

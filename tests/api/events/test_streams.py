@@ -9,7 +9,7 @@ from datetime import timedelta
 from threading import Thread
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, events_of, numbers
+from api.node import ScriptedWorker, api_node, events_of, numbers
 from lab.parts import eventually
 
 from aima_api.events.hub import EventHub

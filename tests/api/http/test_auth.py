@@ -7,8 +7,8 @@ import sys
 
 import httpx2
 import pytest
-from api.front_door import SERVICE, api_node
-from lab.wishes import SIGNING_KEY
+from api.node import SERVICE, api_node
+from lab.commands import SIGNING_KEY
 
 from aima_api.app import create_app
 from aima_api.http.auth import MAX_BODY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE
+from api.node import SERVICE
 
 from aima_core.domain.ids import ServiceId
 from aima_core.redis import keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api.front_door import SERVICE, Node, ScriptedWorker
+from api.node import SERVICE, Node, ScriptedWorker
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation

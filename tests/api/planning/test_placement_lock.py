@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, api_node
+from api.node import ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_api.planning.placement_lock import LOCK_TTL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api.front_door import SERVICE, Node, ScriptedWorker
+from api.node import SERVICE, Node, ScriptedWorker
 from api.planning.test_placement import SPARK, VLLM, drain, fill
 
 from aima_core.redis.interface import TextRedis

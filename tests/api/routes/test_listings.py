@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker
+from api.node import SERVICE, ScriptedWorker
 
 from aima_api.routes.services import ServiceStatus
 from aima_core.domain.ids import HostName, ServiceId

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, api_node
+from api.node import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_core.redis.connection import command_link

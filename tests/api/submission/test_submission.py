@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, waiting_on
+from api.node import SERVICE, ScriptedWorker, waiting_on
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations

@@ -14,8 +14,8 @@ import pytest
 from celery.exceptions import Reject
 from celery.worker import state
 from lab.celery_client import a_celery
+from lab.commands import a_stop_of, put_down
 from lab.parts import eventually
-from lab.wishes import a_stop_of, put_down
 
 from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
 from aima_core.domain.operations import Kind, Operation, Phase, State

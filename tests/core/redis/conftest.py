@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from lab.at_hand import why_not
+from lab.available import why_not
 from lab.fleet import FakeHost, Fleet, fleet_on
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program

@@ -6,7 +6,7 @@ from datetime import timedelta
 from threading import Thread
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, numbers
+from api.node import ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 
 from aima_core.domain.operations import Phase, State

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, numbers
+from api.node import ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 from lab.sentinel import watched_by_sentinels
 

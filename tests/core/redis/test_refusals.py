@@ -12,9 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from api.front_door import SERVICE, api_node
+from api.node import SERVICE, api_node
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 from aima_core.domain.operations import State
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
+from lab.commands import a_pull, a_start_of, a_stop_of, put_down
 
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation, HostCapacity, ObstacleKind

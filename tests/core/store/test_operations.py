@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_pull, put_down
+from lab.commands import a_pull, put_down
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Event, Operation, Phase, State

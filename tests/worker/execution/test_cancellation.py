@@ -5,9 +5,9 @@ from __future__ import annotations
 from threading import Event
 
 import pytest
+from lab.commands import SERVICE, a_pull, a_start_of, a_stop_of
 from lab.desk import desk_of
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, State

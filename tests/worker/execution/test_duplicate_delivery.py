@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
-from lab.wishes import a_start_of
+from lab.commands import a_start_of
 from structlog.testing import capture_logs
 
 from aima_core.domain.operations import Phase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_start_of, put_down
+from lab.commands import a_start_of, put_down
 
 from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import State

@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from lab.commands import SERVICE, a_pull, a_start_of, put_down
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_pull, a_start_of, put_down
 
 import aima_worker
 from aima_core.domain.ids import HostName, Route

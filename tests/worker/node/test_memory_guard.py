@@ -9,9 +9,9 @@ from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
+from lab.commands import a_start_of, a_stop_of
 from lab.desk import desk_of
 from lab.parts import eventually
-from lab.wishes import a_start_of, a_stop_of
 
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import InstanceState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_start_of
+from lab.commands import a_start_of
 
 from aima_api.catalog.loader import load_catalog
 from aima_core.domain.ids import OperationId, ServiceId

@@ -6,7 +6,7 @@ import os
 import socket
 
 import pytest
-from lab.wishes import a_start_of
+from lab.commands import a_start_of
 
 from aima_core.redis import keys
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from lab.wishes import a_start_of, a_stop_of
+from lab.commands import a_start_of, a_stop_of
 from pydantic import SecretStr
 
 from aima_core.domain.operations import Phase, State

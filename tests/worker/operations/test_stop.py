@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from lab.commands import SERVICE, a_start_of, a_stop_of
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_start_of, a_stop_of
 
 from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from lab.commands import SERVICE, a_start_of, a_stop_of
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_start_of, a_stop_of
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Phase, State

@@ -12,11 +12,11 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from api.front_door import SERVICE, Node, ScriptedWorker, api_node, numbers
+from api.node import SERVICE, Node, ScriptedWorker, api_node, numbers
+from lab.commands import a_pull, put_down
 from lab.parts import eventually
 from lab.proxy import proxy
 from lab.redis_server import RedisServer
-from lab.wishes import a_pull, put_down
 
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Phase, State

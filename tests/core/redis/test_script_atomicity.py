@@ -6,7 +6,7 @@ Redis looks at a script's first write only: one that begins by clearing somethin
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_pull, a_start_of, put_down
+from lab.commands import a_pull, a_start_of, put_down
 from redis import Redis
 
 from aima_core.domain.ids import HostName, ServiceId

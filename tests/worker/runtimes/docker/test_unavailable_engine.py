@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 from contract.bench import Bench, Program
-from lab.leftovers import nothing_held
+from lab.leaks import nothing_held
 from lab.parts import eventually
 from lab.proxy import Proxy
 

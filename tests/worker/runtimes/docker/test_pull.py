@@ -14,7 +14,7 @@ from threading import Thread, Timer
 import pytest
 from lab.engine import own_engine
 from lab.images import busybox_image, foreign_image, layered_image
-from lab.leftovers import nothing_held
+from lab.leaks import nothing_held
 from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 from lab.registry import Registry, registry

@@ -10,7 +10,8 @@ from datetime import timedelta
 import psutil
 import pytest
 from engines.conftest import script
-from hosts.asking import (
+from hosts.conftest import WEIGHTS, offer_dials, on_any_cpu
+from hosts.requests import (
     CPU_ROUTE,
     ended,
     names,
@@ -24,7 +25,6 @@ from hosts.asking import (
     until_phase,
     until_waiting,
 )
-from hosts.conftest import WEIGHTS, offer_dials, on_any_cpu
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.parts import eventually
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from faults.conftest import STALL
 from faults.dial import DIAL_IMAGE, a_dial_from
+from lab.commands import a_stop_of
 from lab.desk import Desk, Outcome
 from lab.engine import OwnEngine
 from lab.images import layered_image
 from lab.parts import eventually
 from lab.proxy import Proxy, proxy
 from lab.registry import registry
-from lab.wishes import a_stop_of
 
 from aima_core.domain.operations import Phase, StartService, State
 from aima_core.domain.services import InstanceState

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from hosts.asking import CPU_ROUTE, ended, ready, running, start_one, told, until_phase, until_waiting
 from hosts.conftest import offer_dials
+from hosts.requests import CPU_ROUTE, ended, ready, running, start_one, told, until_phase, until_waiting
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import a_cpu_host
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 
 import pytest
 from faults.dial import DIAL_IMAGE, a_dial
+from lab.commands import SERVICE, a_stop_of
 from lab.desk import Desk
-from lab.wishes import SERVICE, a_stop_of
 
 from aima_core.domain.operations import State
 from aima_worker.runtime import ContainerSpec

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from contract.bench import Bench, Program
 from contract.on_docker_cli import DockerCliBench
-from lab.leftovers import nothing_held
+from lab.leaks import nothing_held
 from lab.parts import eventually
 from lab.proxy import Proxy
 

@@ -7,8 +7,8 @@ from datetime import timedelta
 from signal import SIGQUIT, SIGTERM, Signals
 
 import pytest
-from faults.apart import Apart
 from faults.dial import DIAL_IMAGE
+from faults.processes import Apart
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 

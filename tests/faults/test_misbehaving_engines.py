@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 from faults.dial import a_dial
+from lab.commands import a_start_of, a_stop_of
 from lab.desk import Desk
 from lab.images import busybox_image
 from lab.parts import eventually
-from lab.wishes import a_start_of, a_stop_of
 from structlog.testing import capture_logs
 
 from aima_core.domain.services import Instance, InstanceState

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hosts.asking import CPU_ROUTE, ended, names, ready, running, start, start_one, told, until_waiting
 from hosts.conftest import offer_dials
+from hosts.requests import CPU_ROUTE, ended, names, ready, running, start, start_one, told, until_waiting
 from lab.fleet_of_hosts import SETTLES_WITHIN, FleetOfHosts
 from lab.host import HostPlan, LabHost, a_cpu_host
 from lab.parts import eventually

@@ -13,8 +13,8 @@ from threading import Thread
 from typing import Any
 
 import httpx2
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 from aima_api.app import Server, create_app
 from aima_api.controllers.failure_detector import VisibilityWindow

@@ -8,9 +8,9 @@ from threading import Thread, Timer
 
 import pytest
 from contract.bench import FLOOD, LAST_WORDS, LONG, Bench, Program
-from contract.test_removing_a_container import said
-from contract.test_running_a_container import has_ended
-from lab.leftovers import nothing_held
+from contract.test_remove import said
+from contract.test_run import has_ended
+from lab.leaks import nothing_held
 from lab.parts import eventually
 
 from aima_core.logs.protocol import LogLine

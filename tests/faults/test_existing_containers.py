@@ -10,8 +10,8 @@ import pytest
 from docker.errors import NotFound
 from docker.models.containers import Container
 from faults.dial import DIAL_IMAGE, a_dial
+from lab.commands import SERVICE, a_stop_of
 from lab.desk import Desk
-from lab.wishes import SERVICE, a_stop_of
 
 from aima_core.domain.catalog import Scalar
 from aima_core.domain.ids import OperationId

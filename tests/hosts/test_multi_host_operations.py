@@ -11,8 +11,8 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from hosts.asking import CPU_ROUTE, ended, names, ready, running, start, start_one, stop, told, until_phase
 from hosts.conftest import DIAL_IMAGE, offer_dials
+from hosts.requests import CPU_ROUTE, ended, names, ready, running, start, start_one, stop, told, until_phase
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.servers import ApiNode
 

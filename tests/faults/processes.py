@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually, free_port
 from lab.running import Commands
-from lab.wishes import SIGNING_KEY
 
 from aima_core.domain.ids import OperationId
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import psutil
 import pytest
 from faults.dial import a_dial
+from lab.commands import a_stop_of
 from lab.desk import Desk
-from lab.wishes import a_stop_of
 
 from aima_core.domain.operations import State
 from aima_core.redis.connection import RedisClient

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from contract.bench import Bench, Program
-from contract.test_running_a_container import answers, has_ended
+from contract.test_run import answers, has_ended
 from lab.parts import eventually
 
 from aima_worker.runtime import ContainerRuntime

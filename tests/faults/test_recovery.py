@@ -11,8 +11,8 @@ from threading import Thread
 
 import docker
 import pytest
-from faults.apart import Apart
 from faults.dial import DIAL_IMAGE
+from faults.processes import Apart
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 

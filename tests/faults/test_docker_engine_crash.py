@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 from faults.dial import a_dial
+from lab.commands import a_stop_of
 from lab.desk import Desk
 from lab.engine import OwnEngine
 from lab.parts import eventually
-from lab.wishes import a_stop_of
 
 from aima_api.doctor.checks import CheckStatus, findings
 from aima_core.domain.operations import Phase, State

@@ -1,4 +1,4 @@
-"""The table of failures keeps its promises, and whoever raises a row tells all that its sentence and hint want."""
+"""The table of failures is consistent, and every raise passes the facts of its sentence and hint."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_failure_survives_serialization() -> None:
     assert failure.log_tail == ("one", "two")
 
 
-# What the code tells when it raises a row -------------------------------------------------------------------------
+# Facts at each raise ----------------------------------------------------------------------------------------------
 
 
 def test_every_raised_failure_has_exactly_the_facts_of_its_text() -> None:

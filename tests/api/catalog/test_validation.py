@@ -207,7 +207,7 @@ def test_the_mistakes_of_one_file_are_reported_up_to_a_limit(tmp_path: Path) -> 
     assert len(find_mistakes(file)) == 50
 
 
-# Names and places -------------------------------------------------------------------------------------------------
+# Names and paths --------------------------------------------------------------------------------------------------
 
 
 def test_a_model_whose_engine_does_not_exist_is_reported_with_the_closest_names(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_files_are_named_as_the_user_typed_them(tmp_path: Path, monkeypatch: pyt
     assert mistake.file == Path("engines/parrot/parrot-cpu.yaml")
 
 
-# Anything at all --------------------------------------------------------------------------------------------------
+# Arbitrary input --------------------------------------------------------------------------------------------------
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SCRAPS = st.sampled_from(

@@ -16,9 +16,9 @@ SERVICE = "svc-llamacpp-smollm2-135m"
 BEGINNING = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 CUT = "cut"
-"""Break the connection here."""
+"""Closes the connection here."""
 HOLD = "hold"
-"""Say no more until the test is over."""
+"""Sends no more until the test ends."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Heard:
 
 @dataclass
 class StandIn:
-    """Answers are taken by `METHOD /path`; the last of several stays. Streams are taken one per connection."""
+    """Responses are looked up by `METHOD /path`; the last of several is repeated. Each connection consumes one stream."""
 
     answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     streams: dict[str, list[list[str]]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class StandIn:
         self.answer(request, {"code": code, "status": status, "detail": detail, "hint": hint}, status=status)
 
     def stream(self, *frames: str, operation: str = ID) -> None:
-        """What the next connection to that operation's events brings."""
+        """The stream of the next connection to that operation's events."""
         self.streams.setdefault(f"/v1/operations/{operation}/events", []).append(list(frames))
 
     def asked(self, request: str) -> list[Heard]:
@@ -66,7 +66,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Clients hang up on streams that they need no longer."""
+        """Clients close streams that they no longer need."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The grammar, the help, and how the command line meets what goes wrong."""
+"""The grammar, the help and the errors of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aima doctor` names what is missing and what mends it, and touches nothing."""
+"""`aima doctor` reports missing parts with their remedy, and changes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_docker_engine_that_answers_is_listed_with_its_version() -> None:
 
 @pytest.fixture
 def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
-    """What the doctor makes of what a worker's program tells."""
+    """The doctor's findings from a worker's machine report."""
 
     def findings_of(**told: Any) -> list[Finding]:
         hardware = {"accelerators": [], "memory": 128_000_000_000, "unified_memory": False, "trouble": None}

@@ -1,4 +1,4 @@
-"""A follower hears every event once and in order, whatever becomes of its connections."""
+"""An event follower reconnects and returns every event exactly once and in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aima flower`: what it shows of a real installation, to whom, and what it keeps to itself."""
+"""`aima flower` shows a real installation to users with the password, without secrets and read-only."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from aima_core.queue.celery_app import celery_app
 COMES_WITHIN = timedelta(seconds=20)
 ENDS_WITHIN = 3
 OPEN = {"/healthcheck", "/logout"}
-"""Pages that say nothing about anybody."""
+"""Pages without data."""
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 
 class Flower:
-    """A Flower in a process of its own, and whoever asks it."""
+    """A Flower in a separate process, and a client of it."""
 
     def __init__(self, environment: dict[str, str], state: Path) -> None:
         self.port = free_port()
-        self._environment = {**environment, "FLOWER_UNAUTHENTICATED_API": "1"}  # which must not matter
+        self._environment = {**environment, "FLOWER_UNAUTHENTICATED_API": "1"}  # which must be ignored
         self._state = state
         self.process = subprocess.Popen([AIMA, "flower", "--port", str(self.port)], env=self._environment)
         assert eventually(lambda: self.status("/healthcheck") == 200, within=COMES_WITHIN)
@@ -48,7 +48,7 @@ class Flower:
         return (self._state / "flower.password").read_text()
 
     def status(self, path: str, *, user: str | None = None, method: str = "GET") -> int | None:
-        """None while nobody answers."""
+        """None while the server does not answer."""
         try:
             return self._ask(path, user, method)[0]
         except OSError:
@@ -185,7 +185,7 @@ def test_it_exits_at_once_even_while_it_waits_for_redis(tmp_path: Path) -> None:
 
 
 def pages() -> list[str]:
-    """Every page that Flower knows, with some name where it wants one; not its style sheets."""
+    """Every page of Flower except style sheets, with a name for each placeholder."""
     patterns = [each.regex.pattern if isinstance(each, URLSpec) else each[0] for each in handlers]
     named = {re.sub(r"\(\.[+*]\)", "x", pattern).strip("$?") for pattern in patterns}
     return sorted(named - {".*", "/static/x"})

@@ -1,4 +1,4 @@
-"""`aima host forget`: what it asks, what it says, how it ends."""
+"""`aima host forget`: its request, output and exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moving display, one picture at a time."""
+"""The live display, frame by frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aima service logs`: lines to stdout, sentences about them to stderr, each line once across lost connections."""
+"""`aima service logs`: lines on stdout, notes on stderr, each line exactly once across reconnects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aima plan`, `aima host drain` and `aima host resume`: what they ask, what they show, how they end."""
+"""`aima plan`, `aima host drain` and `aima host resume`: their requests, output and exit codes."""
 
 from __future__ import annotations
 

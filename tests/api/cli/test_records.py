@@ -1,4 +1,4 @@
-"""Listings and records: a table for people, JSON and YAML for programs, nothing that a terminal would obey."""
+"""Listings and records: a table for people, JSON and YAML for programs, no escapes for the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promised transcript of a start: what a person can still read once it is over, phase by phase."""
+"""The transcript of a start: the output that stays on the screen at its end, phase by phase."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def assert_in_order(phrases: list[str], text: str) -> None:
 
 
 def unwrapped(screen: Screen) -> str:
-    """The screen's text without the line breaks that only its width has made."""
+    """The screen's text without the line breaks caused by its width."""
     lines = [line if len(line) == screen.columns else f"{line.rstrip()}\n" for line in screen.lines]
     return "".join(lines)
 

@@ -1,4 +1,4 @@
-"""`aima up`: everything begun, kept alive and ended together; nothing lost between two of them."""
+"""`aima up` starts, supervises and stops Redis, API and worker together; its state survives a restart."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from aima_core.errors import AlreadyUp, ApiPortTaken, PartEnded
 STAND_INS = Path(__file__).with_name("up_stand_ins.py")
 READY = "AIMA is up."
 COMES_BACK_WITHIN = timedelta(seconds=3)
-"""From the death of a part to the beginning of the process that takes its place."""
+"""From the exit of a process to the start of its replacement."""
 
 
 class Up:
-    """One `aima up` in a process of its own."""
+    """One `aima up` in a separate process."""
 
     def __init__(self, state_dir: Path, **environment: str) -> None:
         self.state_dir = state_dir
@@ -76,7 +76,7 @@ class Up:
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs, a zombie that its parent has not buried yet counting as dead."""
+    """Whether it runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""`aima engine validate` reads files without any API, and counts what it finds."""
+"""`aima engine validate` reads files without an API and counts mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person reads while an operation runs, and the exit code that it ends with."""
+"""The output while an operation runs, and the exit code at its end."""
 
 from __future__ import annotations
 

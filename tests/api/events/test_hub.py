@@ -1,4 +1,4 @@
-"""The hub tells its listeners when something may have been lost, and forgets those that are gone."""
+"""The event hub notifies its subscribers of a possible gap and drops closed subscriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A follower hears every event once and in order, whatever happens to it, to Redis or to the API node."""
+"""Event streams deliver every event exactly once and in order, across reconnects, Redis restarts and node restarts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture
 def start(node, worker):
-    """An operation under way, of which nothing has been said but that it was queued and begun."""
+    """A running operation with the events `queued` and its first phase."""
     [operation] = node.start()
     worker.take_on(operation["id"])
     worker.says(operation["id"], Phase.STARTING)
@@ -226,7 +226,7 @@ def test_an_idle_stream_sends_heartbeats(node, start, redis, redis_url):
 
 def test_events_delayed_by_a_silently_dead_connection_arrive_with_the_heartbeat(node, worker, start, redis, redis_url):
     async def hears() -> bytes:
-        deaf = EventHub(following_link(redis_url))  # never told to run
+        deaf = EventHub(following_link(redis_url))  # never started
         streams = EventStreams(deaf, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
         stream = streams.of_operation(OperationId(start), after=2)
         await anext(stream)
@@ -236,7 +236,7 @@ def test_events_delayed_by_a_silently_dead_connection_arrive_with_the_heartbeat(
     assert b"event: end" in asyncio.run(hears())
 
 
-# Everybody's events -----------------------------------------------------------------------------------------------
+# Events of all operations -----------------------------------------------------------------------------------------
 
 
 def test_a_follower_of_all_operations_receives_new_events_and_resumes_where_it_was(node, worker, start):

@@ -49,7 +49,7 @@ def routes_of(operations: list[dict[str, Any]]) -> list[str]:
     return [each["route"] for each in operations]
 
 
-# Hosts that were named --------------------------------------------------------------------------------------------
+# Named hosts ------------------------------------------------------------------------------------------------------
 
 
 def test_a_named_host_that_can_never_run_it_is_refused_with_every_reason(node, redis):
@@ -111,7 +111,7 @@ def test_a_named_host_that_is_drained_or_full_is_waited_for_with_the_reason(node
     assert full["reason"].startswith("full has 0 B of ")
 
 
-# So many ----------------------------------------------------------------------------------------------------------
+# Replicas ---------------------------------------------------------------------------------------------------------
 
 
 def test_replicas_go_to_hosts_that_run_it_and_then_to_those_with_the_most_free_capacity(node, redis):
@@ -156,7 +156,7 @@ def test_replicas_of_a_route_are_hosts_that_consume_it(node, redis):
     assert "a is amd64 rather than arm64" in detail
 
 
-# A class of hosts -------------------------------------------------------------------------------------------------
+# Classes of hosts -------------------------------------------------------------------------------------------------
 
 
 def test_a_requested_route_is_used_for_this_start_and_later_ones(node, redis):

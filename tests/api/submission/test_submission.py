@@ -352,7 +352,7 @@ def test_cancelling_an_ended_operation_changes_nothing(node, worker):
     assert (answer.status_code, answer.json()["state"]) == (202, "succeeded")
 
 
-# Images, and removing ---------------------------------------------------------------------------------------------
+# Images and removal -----------------------------------------------------------------------------------------------
 
 
 def test_an_image_of_an_engine_is_pulled_with_its_alternatives(node, redis):

@@ -1,4 +1,4 @@
-"""Ids are made and parsed in one place, and one that does not parse is refused where it enters."""
+"""Ids are built and parsed in one place; a malformed id is refused where it enters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durations and sizes are read as people write them, always with their unit, and read back what they print."""
+"""Durations and sizes are parsed with their unit, and a printed value parses to the same value."""
 
 from __future__ import annotations
 

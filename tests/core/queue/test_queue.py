@@ -1,4 +1,4 @@
-"""The doorbell: a message that Celery takes for one of its own, and what is put down in the same step with it."""
+"""Enqueueing: the Celery message of an operation, and the records written atomically with it."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_stop_is_sent_to_the_stop_queue_and_other_operations_to_the_queue_of_t
     assert [waiting(redis, queue) for queue in ("host.alpha", "host.alpha.stop", "host.beta")] == [0, 1, 1]
 
 
-# What is put down with it -----------------------------------------------------------------------------------------
+# Records of the same transaction ----------------------------------------------------------------------------------
 
 
 def test_an_operation_is_recorded_with_its_event_and_its_message(store, redis):
@@ -233,7 +233,7 @@ def waiting(redis, queue: str) -> int:
 
 
 def fields_of(message: str) -> dict[str, Any]:
-    """All that two messages of the same content share."""
+    """The fields that two messages of the same content share."""
     fields = json.loads(message)
     fields["body"] = json.loads(b64decode(fields["body"]))
     for part in ("headers", "properties"):
@@ -243,7 +243,7 @@ def fields_of(message: str) -> dict[str, Any]:
 
 @contextmanager
 def a_worker_that_notes(redis_url: str, *, puts_back: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """A real Celery worker with a pool of threads, and what it was given to run."""
+    """A real Celery worker with a thread pool, and the tasks delivered to it."""
     ran: list[tuple[Any, ...]] = []
 
     def note(task: Any, *args: str, **_: str) -> None:

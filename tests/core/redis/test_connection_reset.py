@@ -1,4 +1,4 @@
-"""Every connection cut at once, again and again: nothing is carried out twice, and followers miss nothing."""
+"""Repeated resets of every connection: no operation is executed twice, and followers miss no event."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_starts_whose_connections_are_reset_are_executed_once(a_redis, hosts_of,
 
     assert asked.have_ended(ids, within=timedelta(seconds=35))
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
-    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # cut off at its end, one is taken on again
+    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # an operation cut off at its end is claimed again
     assert set(fleet.made().values()) == {1}
 
 

@@ -1,4 +1,4 @@
-"""The master dies, Sentinels put its replica in its place, and everybody finds it there."""
+"""Sentinel failover: the replica becomes the master, and every client reconnects to it."""
 
 from __future__ import annotations
 

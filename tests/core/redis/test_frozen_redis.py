@@ -1,4 +1,4 @@
-"""Redis frozen, or the line to it dead: every request is answered within five seconds, and all goes on afterwards."""
+"""A frozen Redis or a dead connection to it: requests are answered within five seconds, and work resumes afterwards."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def frozen(server: RedisServer) -> Iterator[str]:
 
 @pytest.fixture
 def redis(a_redis):
-    """With a password, which makes a new connection wait for an answer before the first command."""
+    """With a password, so that a new connection waits for a reply before its first command."""
     server = a_redis(requirepass="secret")
     link = command_link(server.url)
     ScriptedWorker(link)

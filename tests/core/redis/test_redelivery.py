@@ -1,4 +1,4 @@
-"""Messages that are lost, doubled or senseless: a doorbell decides nothing, so nothing is lost or doubled with it."""
+"""Lost, duplicate and malformed messages: the record decides, so operations are redelivered and executed once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.redis
 
 QUEUE = keys.queue("host.alpha")
 STARTS_WITHIN = timedelta(seconds=20)
-"""The goal for what is queued while somebody is idle: looked after at 10 s, at the latest at the sweep after that."""
+"""An operation is redelivered 10 s after it was queued, in the next pass at the latest."""
 RUNG_AGAIN_WITHIN = timedelta(seconds=15)
 
 
 def again(operation) -> str:
-    """Its message, as a delivery of its own."""
+    """Its message, with a new delivery tag."""
     return encode_message(operation, str(Route.to_host("alpha")))
 
 
@@ -36,7 +36,7 @@ def test_a_start_whose_message_was_lost_is_redelivered_and_executed(a_redis, hos
     worker = fleet.processes[0]
     worker.freeze()
     id = asked.start("svc-tiny-lost")
-    with redis.client() as client:  # Redis has handed it to a worker that never read it
+    with redis.client() as client:  # Redis delivered it to a worker that never read it
         assert client.llen(QUEUE) == client.hlen(keys.queue("unacked")) == 0
 
     worker.kill()
@@ -53,7 +53,7 @@ def test_a_start_whose_message_was_lost_is_redelivered_while_its_worker_lives(a_
     redis = a_redis()
     fleet = hosts_of(redis.url)
     fleet.processes[0].freeze()
-    redis.reset_connections("normal")  # so that nobody listens just then
+    redis.reset_connections("normal")  # no worker consumes at that moment
     asked = asked_of(redis.url)
     id = asked.start("svc-tiny-lost")
 
@@ -91,7 +91,7 @@ def test_a_message_delivered_again_before_during_and_after_its_start_has_no_effe
 
 
 def a_message(headers: object, body: str = "e30=", kind: str = "json") -> str:
-    """One that is well-formed to Kombu, whatever Celery makes of it."""
+    """A message that is well-formed for Kombu and malformed for Celery."""
     delivery = {"delivery_tag": str(uuid.uuid4()), "delivery_info": {"exchange": "", "routing_key": "host.alpha"}}
     said = {"content-encoding": "utf-8", "content-type": f"application/{kind}", "headers": headers, "body": body}
     return json.dumps({**said, "properties": {**delivery, "body_encoding": "base64"}})

@@ -1,4 +1,4 @@
-"""A Redis that answers, and refuses: the reason is told within five seconds, and no password with it."""
+"""A Redis that refuses commands: the reason is reported within five seconds, without the password."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_replica_is_reported_and_workers_continue_once_it_is_master_again(a_re
 
 @contextmanager
 def worker_on(url: str, directory: Path) -> Iterator[Path]:
-    """A worker in a process of its own; gives where its log is."""
+    """A worker in a separate process; yields the path of its log."""
     told = {
         "AIMA_CONFIG": os.devnull,
         "AIMA_REDIS__URL": url,

@@ -1,4 +1,4 @@
-"""Celery's remote control, as whoever gets into Redis has it: workers can be looked at, and by no means changed."""
+"""Celery's remote control, open to any client of Redis: workers can be inspected and not changed."""
 
 from __future__ import annotations
 

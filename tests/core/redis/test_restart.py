@@ -1,4 +1,4 @@
-"""Redis killed and brought back, with its data and without: work goes on, and no engine notices."""
+"""Redis crash and restart, with and without its data: work continues, and engines keep running."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aima_core.store.hosts import HostStore
 pytestmark = pytest.mark.redis
 
 CONSUMES_WITHIN = timedelta(seconds=35)
-"""The goal; the longest pause between two tries is shorter."""
+"""The longest backoff between two retries is shorter."""
 
 
 def test_starts_survive_a_killed_redis_and_none_is_executed_twice(a_redis, hosts_of, asked_of):
@@ -28,7 +28,7 @@ def test_starts_survive_a_killed_redis_and_none_is_executed_twice(a_redis, hosts
 
     assert asked.have_ended(ids, within=CONSUMES_WITHIN)
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
-    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # cut off at its end, one is taken on again
+    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # an operation cut off at its end is claimed again
     assert set(fleet.made().values()) == {1}
     assert len(fleet.made()) == len(ids)
 

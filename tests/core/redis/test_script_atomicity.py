@@ -1,6 +1,6 @@
-"""A Redis that has no room, or takes no writes, refuses a step as a whole: none is ever left half made.
+"""Scripts are atomic: a Redis that is full or read-only refuses a script as a whole.
 
-Redis looks at a script's first write only: one that begins by clearing something away is let in, and carried through.
+Redis checks its memory at a script's first write only: a script that begins with a deletion runs to its end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOM = HostCapacity(slots=4, memory=1 << 30, available=1 << 30, unified=False, g
 
 
 class Stores:
-    """Something of every kind, of which each step changes some."""
+    """Records of every kind; each script changes some of them."""
 
     def __init__(self, link):
         self.operations, self.hosts, self.services = OperationStore(link), HostStore(link), ServiceStore(link)
@@ -66,7 +66,7 @@ STEPS = {
 
 
 LET_IN = {"claim"}
-"""It begins by clearing away what has run out."""
+"""It begins with the deletion of expired leases."""
 
 
 @pytest.mark.parametrize("step", sorted(STEPS.keys() - LET_IN))
@@ -94,7 +94,7 @@ def test_a_script_that_a_replica_refuses_changes_nothing(a_redis, step):
     stores = Stores(link)
     before = everything(server)
 
-    master.kill()  # or the replica would begin by throwing away what it has
+    master.kill()  # or the replica would first discard its data
     server.follow(master)
     with pytest.raises(BrokerUnavailable, match="read-only replica"):
         STEPS[step](stores)
@@ -119,6 +119,6 @@ def test_a_script_that_a_full_redis_admits_runs_to_its_end(a_redis):
 
 
 def everything(server):
-    """Each key's content, as Redis writes it down, without the time at which it expires."""
+    """Each key's value as Redis serializes it, without its TTL."""
     with Redis(port=server.port, socket_timeout=1) as client:
         return {key: client.dump(key) for key in client.keys("*")}

@@ -1,4 +1,4 @@
-"""No call to Redis without a limit: every client there is comes from a factory, and each factory sets limits."""
+"""Every Redis client comes from a factory, and each factory sets timeouts."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_worker_retries_for_longer_than_celery_by_default(a_redis):
     tries = count(1)
 
     def told(error: Exception, pause: float) -> None:
-        if next(tries) == 150:  # Celery's own limit is 100, after 46 minutes
+        if next(tries) == 150:  # Celery's default is 100 retries, 46 minutes
             server.start()
 
     with app.connection_for_read() as connection:

@@ -1,4 +1,4 @@
-"""TLS: the certificate is checked by all that connects, and who signs is told by the address."""
+"""TLS: every client verifies the certificate against the authority in the address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERS_WITHIN = timedelta(seconds=2)
 
 @pytest.fixture
 def over_tls(a_redis, tmp_path):
-    """Where a Redis speaks TLS, and the file of the authority that vouches for it."""
+    """The port of a Redis with TLS, and the certificate file of the authority that signed it."""
     made, port = certificate_in(tmp_path / "certificates"), free_port()
     files = {"tls_cert_file": made.certificate, "tls_key_file": made.key, "tls_ca_cert_file": made.authority}
     try:
@@ -46,7 +46,7 @@ def test_a_server_with_a_certificate_of_an_unknown_authority_is_refused(over_tls
 
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
         command_link(url).ping()
-    with pytest.raises(TimeoutError):  # it goes on trying, for as long as its user has patience
+    with pytest.raises(TimeoutError):  # it retries until it is stopped
         asyncio.run(followed(url))
     connection = celery_app(url, answer_within=timedelta(seconds=2)).connection_for_read()
     with connection, pytest.raises(connection.connection_errors, match="certificate verify failed"):

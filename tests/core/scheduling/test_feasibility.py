@@ -1,4 +1,4 @@
-"""Whether a host would do, and every reason why it would not: what passes, and what never will."""
+"""Feasibility: every obstacle between a host and a start, transient or permanent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GB10 = {"kind": "gb10", "name": "NVIDIA GB10", "id": "GPU-0"}
 
 
 def a_host(**facts: Any) -> Host:
-    """A server with an amd64 CPU, 64 GB and no GPU, on which nothing runs."""
+    """An idle server with an amd64 CPU, 64 GB and no GPU."""
     return Host.model_validate(
         {
             "name": "box",
@@ -42,7 +42,7 @@ def a_host(**facts: Any) -> Host:
 
 
 def a_spark(**facts: Any) -> Host:
-    """A desk machine whose CPU and GPU share 128 GB, of which starts leave 13 GB."""
+    """A machine whose CPU and GPU share 128 GB, with a reserve of 13 GB."""
     spark = {
         "arch": "arm64",
         "accelerators": [GB10],
@@ -56,13 +56,13 @@ def a_spark(**facts: Any) -> Host:
 
 
 def a_server(*memory: int | None, **facts: Any) -> Host:
-    """A machine with so many GPUs, each with memory of its own."""
+    """A machine with a GPU for each of these amounts of memory."""
     gpus = [{"kind": "rtx", "name": "RTX", "id": f"GPU-{at}", "memory": each} for at, each in enumerate(memory)]
     return a_host(**({"accelerators": gpus, "gives_gpus": True, "routes": ("host.box", "rtx.amd64")} | facts))
 
 
 def wanted(*routes: str, image: str = "repo/name:1", **more: Any) -> PlacementRequirements:
-    """A start that needs 4 GB, unless told otherwise."""
+    """A start that needs 4 GB by default."""
     beside = {name: more.pop(name) for name in ("image_size", "native", "port", "service") if name in more}
     needs = ResourceRequest(**({"memory": 4 * GB, "cores": 2} | more))
     return PlacementRequirements(
@@ -206,7 +206,7 @@ def test_only_one_engine_loads_at_a_time_where_memory_is_shared() -> None:
     assert obstacles(a_spark(), wanted(), other=a_load_of(10, "GPU-0", loading=True)) == []
 
 
-# Images, and pulls ------------------------------------------------------------------------------------------------
+# Images and pulls -------------------------------------------------------------------------------------------------
 
 
 def test_one_allowed_image_is_enough() -> None:

@@ -1,4 +1,4 @@
-"""Why hosts do not do, in a sentence that stays readable however many they are."""
+"""The reason of a pending operation: one readable sentence for any number of hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a claim gives and refuses: memory, GPUs and slots are counted in Redis, in the step that hands them out."""
+"""Admission: a claim allocates memory, GPUs and slots atomically in Redis, or refuses."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_slot_is_free_again_once_its_claim_is_released_or_expires(store, claim
     claims.release(pull, ALPHA, attempt)
     assert isinstance(claims.claim(next_pull, ALPHA, room(slots=1)), Claimed)
 
-    redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as though its worker had been silent for long
+    redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as if its worker had sent no heartbeat for long
 
     assert isinstance(claims.claim(last_pull, ALPHA, room(slots=1)), Claimed)
 
@@ -201,7 +201,7 @@ def test_allocations_are_read_as_they_were_written():
     assert Allocation.parse(str(Allocation(memory=0, fence=1))) == Allocation(memory=0, fence=1)
 
 
-# One service, once -------------------------------------------------------------------------------------------------
+# One instance per service ------------------------------------------------------------------------------------------
 
 
 def a_start_anywhere(store, service="svc-tiny-dial"):

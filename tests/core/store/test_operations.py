@@ -1,4 +1,4 @@
-"""An operation's record: who may take it on, who may speak for it, and that its events have no gap."""
+"""Operation records: claims, fenced writes, and events without gaps."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_reason_of_a_phase_is_removed_by_the_next_phase(store):
 def test_an_expired_claim_lets_the_next_worker_of_the_host_take_over(store, claims, redis):
     operation = put_down(store, a_pull())
     lost = claim(claims, operation)
-    redis.delete(keys.claim(operation.id))  # what Redis does when the claim's time is over
+    redis.delete(keys.claim(operation.id))  # as Redis does when the claim expires
 
     taken_over = claim(claims, operation)
 

@@ -1,4 +1,4 @@
-"""Port leases: one holder each, the same port again, given back by the owner only, at any fill."""
+"""Port leases: one holder per port, sticky per instance, released by the holder only."""
 
 from __future__ import annotations
 

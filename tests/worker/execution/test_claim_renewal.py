@@ -1,4 +1,4 @@
-"""Claims are renewed for as long as their operations run, whatever a renewal raises."""
+"""Claims are renewed while their operations run; an error of one renewal does not end the loop."""
 
 from __future__ import annotations
 

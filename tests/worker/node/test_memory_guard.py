@@ -1,4 +1,4 @@
-"""Memory watchdog: an engine that takes the host below its memory floor while it loads is killed, and no other."""
+"""Memory watchdog: only a loading engine that takes the host below its memory floor is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading NVML costs the worker no memory and cannot block it, whatever the driver does."""
+"""NVML is read in a child process with a timeout, so a driver can neither crash nor block the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sanitized lines made of the bytes that an engine writes."""
+"""The line splitter turns an engine's bytes into sanitized lines of bounded length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.changes`."""
+"""The contract of `ContainerRuntime.changes`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_change_of_a_container_is_reported_by_its_name(bench: Bench, runtime: 
     listener.start()
     spec = bench.spec(Program.SERVES)
 
-    def something_happens() -> bool:  # and again: listening may begin a moment after the first time
+    def something_happens() -> bool:  # repeated: the subscription may begin after the first change (race)
         runtime.remove(spec.name, grace=timedelta())
         runtime.run(spec)
         return spec.name in heard

@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.facts`, `image`, `images` and `pull`, without a registry."""
+"""The contract of `ContainerRuntime.facts`, `image`, `images` and `pull`, without a registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.logs`."""
+"""The contract of `ContainerRuntime.logs`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_since_omits_earlier_lines(bench: Bench, runtime: ContainerRuntime) -> N
     with runtime.logs(spec.name, follow=False, since=fourth.at) as log:
         first = next(iter(log))
 
-    # The engine keeps nanoseconds and we do not: the line of that very microsecond may be there or not.
+    # Docker Engine keeps nanoseconds and AIMA microseconds: the line of that microsecond may be included or not.
     assert first.text in ("count 4", "count 5")
 
 

@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.remove`."""
+"""The contract of `ContainerRuntime.remove`."""
 
 from __future__ import annotations
 

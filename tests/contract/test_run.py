@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.run`, `find` and `containers`."""
+"""The contract of `ContainerRuntime.run`, `find` and `containers`."""
 
 from __future__ import annotations
 

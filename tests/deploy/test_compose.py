@@ -1,4 +1,4 @@
-"""`docker-compose.dev.yml`, brought up for real: built, healthy, at work, and gone again without a trace."""
+"""`docker-compose.dev.yml` end to end: built, healthy, used, and removed without a trace."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROGRAMS = {
     IMAGES["AIMA_API_IMAGE"]: "import aima_api.app as api, aima_api.flower; api.load_catalog()",
     IMAGES["AIMA_WORKER_IMAGE"]: "import aima_worker.app, aima_worker.runtimes.docker.sdk.runtime",
 }
-"""What each image has to be able to import."""
+"""The modules that each image must be able to import."""
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Stack:
-    """Images and a stack that is not up yet. Of two test processes one builds, and the other finds it in the cache."""
+    """Images and a stopped stack. One of two test processes builds, the other uses the cache."""
     with (pytestconfig.cache.mkdir("compose") / "build.lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         stack = Stack(tmp_path_factory.mktemp("compose"))
@@ -92,7 +92,7 @@ def test_both_versions_of_compose_accept_the_file(program: list[str], tmp_path: 
 
 
 def flower_answers(stack: Stack) -> dict[str | None, int]:
-    """By who asks."""
+    """By caller."""
     url = f"http://127.0.0.1:{stack.flower_port}/api/workers"
     return {user: answer(url, user=user) for user in (None, f"aima:{stack.password}")}
 

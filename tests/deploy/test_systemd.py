@@ -1,4 +1,4 @@
-"""The systemd unit of a worker host and its environment file: what they name is there, and what they promise holds."""
+"""The systemd unit of a worker host and its environment file: valid, and consistent with the settings."""
 
 from __future__ import annotations
 
@@ -89,6 +89,6 @@ def test_systemd_analyze_finds_no_mistakes(tmp_path: Path) -> None:
 
 
 def variables(text: str, *, shown: bool = False) -> dict[str, str]:
-    """As systemd reads them, commented ones included."""
+    """The variables as systemd parses them, commented ones included if `shown`."""
     lines = re.findall(rf"^{'#?' if shown else ''}(\w+)=(.*)$", text, re.MULTILINE)
     return {name: "".join(shlex.split(value)) for name, value in lines}

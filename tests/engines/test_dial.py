@@ -1,4 +1,4 @@
-"""What can be dialled on the engine for tests, in a container and natively."""
+"""The failure modes of the test engine, in a container and natively."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines for everywhere do what they are for, in a container and natively."""
+"""The portable engines serve requests, in a container and natively."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 def spoken(text: str, start: Starter) -> bytes:
-    """A WAV file of it in slow speech."""
+    """A WAV file of the text in slow speech."""
     return start("espeak-cpu").ask("/v1/audio/speech", body=json.dumps({"input": text, "speed": 0.8}).encode())
 
 

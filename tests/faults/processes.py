@@ -1,4 +1,4 @@
-"""An API node and a worker as processes of their own, at a Redis of the test's own: each can be felled by itself."""
+"""An API node and a worker in separate processes, on a private Redis: each can be killed alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.exit(main())
 
 
 class Apart(Commands):
-    """The user's commands."""
+    """The `aima` command with its environment."""
 
     def __init__(self, directory: Path, redis_url: str, *, installation: str) -> None:
         port = free_port()
@@ -82,7 +82,7 @@ class Apart(Commands):
             container.remove(force=True)
 
     def submit(self, *words: str) -> OperationId:
-        """The operation that a command begins."""
+        """The id of the operation that a command submits."""
         (operation,) = json.loads(self.aima(*words, "--no-wait", "-o", "json").stdout)
         return OperationId(operation["id"])
 
@@ -90,12 +90,12 @@ class Apart(Commands):
         return self.record("operation", "show", id)
 
     def containers(self) -> list[Any]:
-        """All of this installation, running or not."""
+        """All containers of this installation, running or not."""
         label = f"aima.installation={self._installation}"
         return list(docker.from_env().containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
     def processes(self) -> list[tuple[str, int, str]]:
-        """Of each container its id, the engine's process, and since when it runs."""
+        """The id, process id and start time of each container."""
         found = [container.attrs for container in self.containers()]
         return [(each["Id"], each["State"]["Pid"], each["State"]["StartedAt"]) for each in found]
 

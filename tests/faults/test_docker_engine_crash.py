@@ -1,4 +1,4 @@
-"""Docker Engine crash while engines run and while they start: a state of the host; no instance fails by it."""
+"""Docker Engine crash while engines run and while they start: the host is marked, and no instance fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis]
 BACK_WITHIN = timedelta(seconds=30)
 DOWN_WITHIN = timedelta(seconds=5)
 SERVES_AGAIN_WITHIN = timedelta(seconds=15)
-"""Of the Docker Engine's return."""
+"""After the restart of the Docker Engine."""
 
 restoring_or_not = pytest.mark.parametrize(
     "own", [{"live_restore": True}, {"live_restore": False}], ids=["live-restore", "no live-restore"], indirect=True
@@ -51,7 +51,7 @@ def instance_of(desk: Desk) -> Instance:
 
 
 def states_until(desk: Desk, end: InstanceState) -> set[InstanceState]:
-    """Every state that the instance is seen in until it is in that one."""
+    """Every observed state of the instance up to that one."""
     seen: set[InstanceState] = set()
 
     def ended() -> bool:

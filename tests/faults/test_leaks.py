@@ -1,4 +1,4 @@
-"""Starts and stops in a row: what one of them left behind would add up."""
+"""Resource leaks: many starts and stops leave no container, thread or descriptor behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLACK = 2
 
 
 def holdings(desk: Desk, redis: RedisClient) -> dict[str, int]:
-    """How much there is of all that could be left behind, besides containers and leases."""
+    """The number of threads, descriptors and other resources, besides containers and leases."""
     own, everything = psutil.Process(), psutil.process_iter(["cmdline"])
     return {
         "threads": own.num_threads(),

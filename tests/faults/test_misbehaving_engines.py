@@ -1,4 +1,4 @@
-"""Engines that want too much memory, or do not end when they are asked to."""
+"""Engines killed for lack of memory, crash loops, and engines that ignore SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Host ports that foreign programs or containers hold."""
+"""Host ports in use by foreign programs or containers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ squatters = pytest.mark.parametrize(
 
 
 def next_port(desk: Desk) -> int:
-    """The port that the next start of the service is given, since it had it last; no connection ever went there."""
+    """The port that the next start of the service leases again; no connection was ever made to it."""
     instance = SERVICE.on(desk.host.name)
     port = desk.host.ports.lease(instance, fence=1, wanted=desk.host.settings.host.ports[-1])
     desk.host.ports.release(instance, fence=1)

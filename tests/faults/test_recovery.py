@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis]
 SERVICE = "svc-tiny-dial"
 INSTANCE = InstanceId(f"{SERVICE}@alpha")
 KNOWN_WITHIN = timedelta(seconds=15)
-"""The goal that the worker's intervals are chosen for."""
+"""The bound that determines the worker's intervals."""
 TAKEN_OVER_WITHIN = timedelta(seconds=20)
 SEEN_TO_WITHIN = timedelta(seconds=10)
 """After a worker's start, earlier containers are reported, finished or removed."""
@@ -59,7 +59,7 @@ def is_ready(aima: Apart) -> bool:
 
 
 def written_down(aima: Apart) -> dict[str, object]:
-    """The request for the service."""
+    """The stored service."""
     told = aima.record("service", "status", SERVICE)
     return {name: value for name, value in told.items() if name != "instances"}
 
@@ -74,7 +74,7 @@ def labelled(aima: Apart) -> list[int]:
 
 
 def tell_that_it_ails(redis: RedisServer) -> None:
-    """What only a worker that looks at it can put right."""
+    """The state before a reconcile pass."""
     link = command_link(redis.url)
     services = ServiceStore(link)
     instance = services.instance(INSTANCE)

@@ -1,4 +1,4 @@
-"""Starts whose image has to come over a bad line."""
+"""Starts that pull over a bad connection: cut, frozen or slow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AT_ONCE = timedelta(seconds=5)
 
 @pytest.fixture
 def line(own: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A line to a registry that has the dial, made larger by 4 MB."""
+    """A connection to a registry that has the dial image, 4 MB larger."""
     monkeypatch.setenv("DOCKER_HOST", own.address)
     with registry(tmp_path / "registry") as far, proxy(far.port) as between:
         far.push(layered_image(NAME, layers=[4 * MB], base=DIAL_IMAGE), name=NAME)
@@ -45,13 +45,13 @@ def a_start_over(line: Proxy) -> StartService:
 
 
 def tries_told(outcome: Outcome) -> list[str]:
-    """How each reported try ended; the end of the last is the operation's own."""
+    """The failure of each reported retry; the last failure is that of the operation."""
     told = (event.message or "" for event in outcome.events)
     return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
 
 
 def nothing_more_comes_over(line: Proxy) -> bool:
-    """Although it could, but for what the engine needs to find out: its pull has ended, too."""
+    """The proxy would let it: Docker Engine has ended its pull too."""
     before, line.bytes_per_second, line.freeze_after = line.carried, MB, None
     return not eventually(lambda: line.carried > before + MB // 2, within=timedelta(seconds=2))
 
@@ -60,7 +60,7 @@ def nothing_more_comes_over(line: Proxy) -> bool:
     ("cut_after", "stall"),
     [
         pytest.param(0, timedelta(seconds=2), id="before the manifest"),
-        # The engine itself tries such a layer again after five seconds.
+        # Docker Engine itself retries such a layer after five seconds.
         pytest.param(2 * MB, timedelta(seconds=10), id="in a layer"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Images for which the disk has no room, and images for other machines."""
+"""Images larger than the free disk, and images for another architecture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MB = 1_000_000
 DISK = "40M"
 FOREIGN_ARCH = "arm64" if arch() == "amd64" else "amd64"
 CONTENTS: dict[str, Callable[[int], bytes]] = {"downloaded": os.urandom, "unpacked": bytes}
-"""What does not compress is too large already as it comes; zeros are only once they are unpacked."""
+"""Random bytes fill the disk while they are downloaded; zeros compress and fill it when they are extracted."""
 
 small_disk = pytest.mark.parametrize("own", [{"disk": DISK}], indirect=True)
 
@@ -45,7 +45,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def far(pushed: Path, own: OwnEngine) -> Iterator[Registry]:
-    """The same registry in the network of the test's own engine."""
+    """The same registry in the network of the private Docker Engine."""
     with registry(pushed) as server:
         yield server
 

@@ -52,7 +52,7 @@ def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine
 
 
 def put_back_on_the_queue(redis: RedisServer, ids: list[str]) -> None:
-    """As Celery does with what it has not acknowledged by then, though it was done."""
+    """As Celery requeues unacknowledged messages of finished tasks."""
     link = command_link(redis.url)
     for id in ids:
         Notifier(link).notify(OperationStore(link).get(OperationId(id)))

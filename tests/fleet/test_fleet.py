@@ -1,4 +1,4 @@
-"""A fleet works its queue off: every start ends ready, once, and none of the hosts is left to do it alone."""
+"""A fleet drains a shared queue: every start is executed once, evenly distributed over the hosts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aima_core.store.operations import OperationStore
 pytestmark = pytest.mark.redis
 
 OF_ITS_SHARE = (0.5, 1.5)
-"""What evenly means: no host has more than half as many again as its share of the starts, and none less than half.
+"""Evenly: each host runs between 0.5 and 1.5 times its share of the starts.
 
-Each of these hosts has room for all of them, so that nothing but the queue shares them out.
+Each host has capacity for all of them, so that only the queue distributes them.
 """
 AT_REST_WITHIN = timedelta(seconds=30)
 

@@ -23,13 +23,13 @@ OTHER = "fake-001"
 
 
 def cut_off(process: FleetProcess) -> Callable[[], None]:
-    """Gives what has it back, with the same worker."""
+    """Partitions the host; returns a function that reconnects the same worker."""
     process.freeze()
     return process.thaw
 
 
 def killed(process: FleetProcess) -> Callable[[], None]:
-    """Gives what has it back, with another worker."""
+    """Kills the host; returns a function that starts another worker."""
     process.kill()
     return process.start
 
@@ -74,7 +74,7 @@ def is_ready_again(api: ApiProcess) -> bool:
 
 
 def works(api: ApiProcess, operations: OperationStore) -> bool:
-    """Whether the host takes starts and stops as before."""
+    """Whether the host executes starts and stops as before."""
     [start] = api.start("svc-fleet-two", hosts=[HOST])
     [stop] = api.stop(SERVICE)
     return eventually(lambda: not operations.active()) and [

@@ -1,4 +1,4 @@
-"""What tests of many hosts ask of an API node, over HTTP, since a command takes its time."""
+"""Requests of multi-host tests to an API node, over HTTP because a command is slow."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from lab.parts import eventually
 from aima_worker.node.hardware import arch
 
 CPU_ROUTE = f"cpu.{arch()}"
-"""The class of hosts that are what this machine is."""
+"""The class route of hosts with this machine's architecture."""
 
 Operation = dict[str, Any]
 
 
 def start(fleet: FleetOfHosts, service: str, **options: Any) -> list[Operation]:
-    """The operations of a start that was taken on by a node."""
+    """The operations of an accepted start."""
     operations: list[Operation] = fleet.node().post(f"/v1/services/{service}:start", options)["operations"]
     return operations
 
 
 def start_one(fleet: FleetOfHosts, service: str, **options: Any) -> str:
-    """The id of its operation."""
+    """Submits a start with one operation; returns its id."""
     (operation,) = start(fleet, service, **options)
     return str(operation["id"])
 
 
 def stop(fleet: FleetOfHosts, service: str) -> str:
-    """The id of the operation that takes its only instance down."""
+    """Submits a stop of the only instance; returns the operation's id."""
     (operation,) = fleet.node().post(f"/v1/services/{service}:stop", {"grace": "1s"})["operations"]
     return str(operation["id"])
 
@@ -41,7 +41,7 @@ def told(fleet: FleetOfHosts, operation: str) -> Operation:
 
 
 def ended(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
-    """Their records, once all have ended. Raises AssertionError where they have not in time."""
+    """Their records once all have ended. Raises AssertionError after a timeout."""
     fleet.wait_until(
         lambda: all(told(fleet, operation)["ended_at"] for operation in operations), within=timedelta(seconds=within)
     )
@@ -49,7 +49,7 @@ def ended(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Ope
 
 
 def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
-    """The same, of starts that are to succeed."""
+    """The same for starts that must succeed."""
     records = ended(fleet, *operations, within=within)
     assert [(record["phase"], record.get("failure")) for record in records] == [("ready", None)] * len(records)
     return records
@@ -61,7 +61,7 @@ def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float
 
 
 def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> list[str]:
-    """Why each of them waits. Raises AssertionError, with all that is under way, where one does not in time."""
+    """The reason of each pending operation. Raises AssertionError, with all active operations, after a timeout."""
 
     def waits(record: Operation) -> bool:
         return bool(record["state"] == "queued" and record["reason"])
@@ -77,7 +77,7 @@ def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> 
 
 
 def running(fleet: FleetOfHosts) -> dict[str, int]:
-    """How many containers each host has."""
+    """The number of containers of each host."""
     return {host.name: len(host.engine.containers()) for host in fleet.hosts}
 
 
@@ -86,5 +86,5 @@ def time_of(record: Operation, what: str) -> datetime:
 
 
 def names(numbers: Sequence[int] | range, *, kind: str) -> list[str]:
-    """Services of that type of engine, such as `svc-light-3`."""
+    """Ids of services of that engine type, such as `svc-light-3`."""
     return [f"svc-{kind}-{number}" for number in numbers]

@@ -1,4 +1,4 @@
-"""Hosts that take no more starts, hosts that are not who they say, and workers that come back."""
+"""Drain and resume, duplicate host identities, and workers that rejoin."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def test_a_host_stays_drained_when_its_worker_or_redis_is_killed_and_even_when_r
     assert running(fleet) == {"spark-01": 0, "cpu-01": 1, "cpu-02": 1}
 
 
-# Who is who -----------------------------------------------------------------------------------------------------------
+# Identity -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def one_more(fleet: FleetOfHosts, plan: HostPlan, *, identity_of: LabHost | None = None) -> Iterator[LabHost]:
-    """A host whose worker is started at once, with the identity of another if given."""
+    """A host whose worker starts at once, with the identity of another if given."""
     host = fleet.set_up(plan)
     if identity_of is not None:
         host.state.mkdir(parents=True)

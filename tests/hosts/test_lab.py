@@ -1,4 +1,4 @@
-"""The lab's hosts are as real as its tests take them to be, and leave nothing behind."""
+"""The lab's hosts behave like real ones under faults, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytes
 SERVICE = "svc-tiny-dial"
 AWAY_WITHIN = timedelta(seconds=20)
 NETWORK_GONE_WITHIN = timedelta(seconds=30)
-"""The kernel takes a namespace down when it has time."""
+"""The kernel removes a namespace asynchronously."""
 CHANGES_BY_ITSELF = ("seen_at", "silent_for", "disk_free", "clock_offset")
 A_FLEET = """
 import sys, time
@@ -45,7 +45,7 @@ with fleet_of_hosts(a_cpu_host("cpu-01"), logs=Path(sys.argv[1]), nodes=1) as fl
 
 
 def start_on(fleet: FleetOfHosts, host: str) -> str:
-    """The endpoint of a dial that is ready there."""
+    """Starts a dial there; returns its endpoint."""
     started = fleet.node().aima("service", "start", SERVICE, "--host", host, "--wait")
     assert started.returncode == 0, started.stderr
     (instance,) = (each for each in instances(fleet) if each["id"] == f"{SERVICE}@{host}")
@@ -245,7 +245,7 @@ def test_killed_tests_leave_nothing_behind(dial_image, tmp_path):
 def groups_of(process: psutil.Process) -> list[str]:
     try:
         return re.findall(r"aima-lab-\w+", Path(f"/proc/{process.pid}/cgroup").read_text())
-    except OSError:  # it was one of those that come and go
+    except OSError:  # the process has exited
         return []
 
 

@@ -1,4 +1,4 @@
-"""A host that falls silent for longer than is waited for it, and one whose Docker Engine is away, on real workers."""
+"""Failover of a host without heartbeats, and a host whose Docker Engine is unavailable, on real workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.host import a_cpu_host
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 MOVES_AFTER = timedelta(seconds=20)
 UPKEEP_WITHIN = timedelta(seconds=10)
-"""A node looks at the hosts every five seconds, and then asks."""
+"""A node checks heartbeats every five seconds."""
 STOPS_WITHIN = timedelta(seconds=15)
 """After a host's return, the copies that failed over meanwhile are stopped."""
 DOCKER_IS_MISSED_WITHIN = timedelta(seconds=5)
@@ -45,7 +45,7 @@ def test_instances_of_a_lost_host_are_started_elsewhere_and_its_own_copy_is_stop
     fleet.wait_until(lambda: running(fleet)[other] == 1, within=MOVES_AFTER + UPKEEP_WITHIN)
     (failed,) = ended(fleet, bound, within=5)
 
-    assert time.monotonic() - cut_at > MOVES_AFTER.total_seconds() - 5  # as it may have been heard of last
+    assert time.monotonic() - cut_at > MOVES_AFTER.total_seconds() - 5  # the time of its last heartbeat may differ
     assert failed["failure"]["code"] == "host_lost"
     assert running(fleet)[lost] == 2
 

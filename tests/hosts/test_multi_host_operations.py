@@ -1,4 +1,4 @@
-"""One request for many hosts, stops that overtake stalled starts, and two API nodes with the same answers."""
+"""One request for many hosts, stops that overtake stalled starts, and two API nodes with one state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fleet_of_this_file(fleet_of_this_file):
 
 @contextmanager
 def image_forgotten(fleet: FleetOfHosts) -> Iterator[str]:
-    """The reference of an image that the registry has and no host; again at the end."""
+    """The reference of an image that is in the registry and on no host, during the block."""
     reference = f"{fleet.registry.address}/dial:1"
     try:
         yield reference
@@ -52,7 +52,7 @@ def image_forgotten(fleet: FleetOfHosts) -> Iterator[str]:
                             client.images.remove(reference, force=True)
 
 
-# Submission to many ---------------------------------------------------------------------------------------------------
+# Requests for several hosts -------------------------------------------------------------------------------------------
 
 
 def test_one_request_starts_three_replicas_on_three_hosts(fleet):
@@ -130,7 +130,7 @@ def test_a_stop_and_a_cancel_take_effect_at_once_while_every_slot_is_busy_with_a
     assert max(stop_took, cancel_took) < ALLOWED
 
 
-# A worker that ends ---------------------------------------------------------------------------------------------------
+# Worker shutdown ------------------------------------------------------------------------------------------------------
 
 
 def test_a_pull_of_a_class_start_continues_on_another_host_when_its_worker_shuts_down(fleet):
@@ -202,7 +202,7 @@ def test_an_operation_submitted_at_one_node_is_followed_at_another_even_after_th
 
 @contextmanager
 def followed(node: ApiNode, operation: str, *, after: int = 0) -> Iterator[Iterator[tuple[int, Any]]]:
-    """The events of an operation as they come, with their numbers, until it has ended."""
+    """The events of an operation, with their numbers, up to its end."""
     asked = node.request(f"/v1/operations/{operation}/events")
     if after:
         asked.add_header("Last-Event-ID", str(after))

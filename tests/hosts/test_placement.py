@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytes
 LLM = "svc-vllm-glm-4.7-flash"
 MB = 1_000_000
 WAITERS_BEGIN_WITHIN = 8.0
-"""Seconds after there is room."""
+"""Seconds after capacity was freed."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def container_on(fleet: FleetOfHosts, host: str) -> dict:
         return client.api.inspect_container(name)
 
 
-# A GPU's --------------------------------------------------------------------------------------------------------------
+# GPU hosts ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_gpu_model_starts_on_the_gb10_with_a_gpu_and_its_weights(fleet, weights):
@@ -105,7 +105,7 @@ def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet)
     assert "spark-01 has 19.2 GB of 48 GB memory to spare" in reason
 
 
-# The CPU's ------------------------------------------------------------------------------------------------------------
+# CPU hosts ------------------------------------------------------------------------------------------------------------
 
 
 def test_speech_engines_start_on_cpu_hosts_and_answer(fleet):
@@ -140,7 +140,7 @@ def test_many_starts_are_distributed_over_the_hosts_of_their_class(fleet):
     assert running(fleet) == {"spark-01": 0, **share}
 
 
-# Too many -------------------------------------------------------------------------------------------------------------
+# Pending starts -------------------------------------------------------------------------------------------------------
 
 
 def test_of_several_starts_that_need_over_half_a_host_each_host_runs_one_and_keeps_its_reserve(fleet):
@@ -228,7 +228,7 @@ def everything(fleet: FleetOfHosts) -> list[object]:
     return [*records, running(fleet)]
 
 
-# The floor ------------------------------------------------------------------------------------------------------------
+# Memory floor ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_loading_engine_that_takes_its_host_below_the_memory_floor_is_killed(fleet):

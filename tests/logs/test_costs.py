@@ -1,4 +1,4 @@
-"""What a log costs the host while nobody reads it, or somebody reads too slowly."""
+"""Cost of a log on its host: without followers, with slow readers, and after a worker restart."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_slow_reader_is_notified_of_the_number_of_missed_lines(desk: Desk) -> 
 
 
 async def _read_late(desk: Desk) -> list[str]:
-    """What a follower gets that was away while more was said than is kept for it."""
+    """The frames of a follower whose queue overflowed."""
     channel = LogChannelClient(following_link(desk.url))
     history = LogHistory(channel, desk.host.services, HostStore(desk.redis))
     follower = InstanceFollower(SERVICE.on(NOBODY), history)
@@ -128,7 +128,7 @@ def _published(desk: Desk) -> list[LogBatch]:
 
 
 def _asked_within(desk: Desk, time: timedelta) -> bool:
-    """Whether the last batch is younger than that."""
+    """Whether the newest batch is more recent than that."""
     newest = desk.redis.xrevrange(keys.lines(desk.instance), count=1)[0][0]
     seconds, micros = desk.redis.time()
     return seconds * 1000 + micros / 1000 - int(newest.partition("-")[0]) < time.total_seconds() * 1000 + 200
@@ -144,7 +144,7 @@ def test_batches_of_a_previous_worker_run_cause_at_most_two_history_reads() -> N
 
 
 class Restarted(LogHistory):
-    """The history of a host whose worker has begun a new run."""
+    """The history of a host whose worker was restarted."""
 
     def __init__(self) -> None:
         self.reads = 0

@@ -1,4 +1,4 @@
-"""Lines that are read twice are told once: `LineDeduplicator`."""
+"""`LineDeduplicator`: lines read twice after a reconnect are returned once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _line(seconds: float, text: str, stream: StreamName = "stdout") -> Said:
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Said]:
-    """Each stream in the order of time, many lines of the very same time, and the two mixed anyhow."""
+    """Two streams, each in the order of time with many equal timestamps, interleaved at random."""
     names: tuple[StreamName, ...] = ("stdout", "stderr")
     streams = {
         stream: [_line(0.1 * at, f"{stream} {n}", stream) for n, at in enumerate(sorted(draw(_TIMES)))]
@@ -46,7 +46,7 @@ _TIMES = st.lists(st.integers(0, 5), max_size=12)
 def test_lines_read_again_after_a_reconnect_are_returned_once(lines: list[Said], data: st.DataObject) -> None:
     broke = data.draw(st.integers(0, len(lines)))
     begins = data.draw(st.integers(0, broke))
-    # What is read again begins at a place where every line of that time is still to come.
+    # The second read begins before the first line of a timestamp.
     again = [line for line in lines[begins:] if not _is_cut(line, lines[:begins])]
     seen = LineDeduplicator()
 

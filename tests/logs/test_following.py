@@ -1,4 +1,4 @@
-"""Following a log: everything once, from one reader on the host, for as long as there is something to be said."""
+"""Log follow: every line exactly once, from one reader on the host, across restarts of worker, container and Redis."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_follow_survives_the_loss_and_restoration_of_the_record(desk: Desk, no
         reader.until_line("before")
         redis.delete(keys.instance(desk.instance))
         desk.leave()
-        reader.until_note("is away")  # and in the same look, that there is no record
+        reader.until_note("is away")  # the same poll finds no record
         desk.is_now(InstanceState.READY)
         desk.join()
         say(desk, "after")
@@ -224,7 +224,7 @@ def test_a_hundred_followers_leak_no_file_descriptor(desk: Desk, node: Node) -> 
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
-    _look_in(node, times=20)  # after which there are about as many connections as there will be
+    _look_in(node, times=20)  # fills the connection pools
     before = len(Holdings.now().descriptors)
 
     _look_in(node, times=20)
@@ -234,7 +234,7 @@ def test_a_hundred_followers_leak_no_file_descriptor(desk: Desk, node: Node) -> 
 
 
 def _look_in(node: Node, *, times: int) -> None:
-    """Five at a time."""
+    """Opens that many followers, five at a time."""
     for _ in range(times):
         with ExitStack() as everybody:
             for reader in [everybody.enter_context(following(node)) for _ in range(5)]:

@@ -1,4 +1,4 @@
-"""The last lines stay readable when there is nobody left to ask."""
+"""The last lines are stored in Redis and stay readable without the container and without the host."""
 
 from __future__ import annotations
 

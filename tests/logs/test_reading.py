@@ -1,4 +1,4 @@
-"""Reading a log once: how much, since when, of which host, and what is refused."""
+"""Log reads without follow: tail, since, hosts, and invalid queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a host's tails, whatever is asked for meanwhile."""
+"""Shutdown of a host's tails, with concurrent follow requests (race)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One container's tail, with a clock and an engine that do as they are told."""
+"""The tail of one container with a scripted clock and runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTAINER = Container(id="1", name="busy", status=Status.RUNNING, labels={}, ima
 
 
 class TooFast(FakeRuntime):
-    """An engine of which a second's lines take two to read; whoever asks for the last ones gets them, and its end."""
+    """A runtime whose log takes two seconds to read for each second of output; a read of the last lines is immediate."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What people meet at the command line, with real processes and a real engine behind it."""
+"""The command line with real processes and a real Docker Engine."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_host_without_a_network_restarts_its_instances(aima: Aima):
     port = aima.instance(SERVICE)["port"]
     assert aima.down() == 0
     (container,) = aima.containers()
-    container.kill()  # as a reboot leaves it
+    container.kill()  # as after a reboot
 
     with aima.lone_worker(AIMA_REDIS__URL="redis://127.0.0.1:1/0"):
         assert eventually(lambda: answers(port))

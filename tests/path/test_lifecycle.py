@@ -1,4 +1,4 @@
-"""The main job, end to end: a model pulled from a registry, loaded, asked, stopped, and nothing left."""
+"""The lifecycle of a service end to end: pull from a registry, load, query, stop, nothing left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENGINE = ROOT / "catalog/engines/llamacpp/llamacpp-smollm2-cpu.yaml"
 
 
 def an_overlay_with(image: str, directory: Path) -> Path:
-    """A catalog of the operator's own, in which the engine's image comes from elsewhere."""
+    """An overlay catalog with another image for the engine."""
     file = directory / "engines/llamacpp" / ENGINE.name
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump({**yaml.safe_load(ENGINE.read_text()), "image": image}))

@@ -31,7 +31,7 @@ class Heard:
 
 @dataclass
 class StandIn:
-    """Responses are looked up by `METHOD /path`; the last of several is repeated. Each connection consumes one stream."""
+    """Responses are found by `METHOD /path`; the last of several is repeated. Each connection consumes a stream."""
 
     answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     streams: dict[str, list[list[str]]] = field(default_factory=dict)

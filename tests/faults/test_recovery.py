@@ -74,7 +74,7 @@ def labelled(aima: Apart) -> list[int]:
 
 
 def tell_that_it_ails(redis: RedisServer) -> None:
-    """The state before a reconcile pass."""
+    """A stale state that the next reconcile pass must correct."""
     link = command_link(redis.url)
     services = ServiceStore(link)
     instance = services.instance(INSTANCE)

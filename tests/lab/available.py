@@ -1,4 +1,4 @@
-"""Which real parts this machine has, each checked once per run."""
+"""The real parts that this machine has, each checked once per run."""
 
 from __future__ import annotations
 

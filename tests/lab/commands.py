@@ -52,7 +52,7 @@ def put_down(
     seconds_later: int = 0,
     key: SecretStr = SIGNING_KEY,
 ) -> Operation:
-    """Enqueue a signed operation on the queue of the host, or of the route, as the API does."""
+    """Enqueues a signed operation on the queue of the host, or of the route, as the API does."""
     id = OperationId.new()
     text = command.model_dump_json()
     operation = Operation(

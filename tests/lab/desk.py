@@ -80,7 +80,7 @@ class Desk:
 
 @contextmanager
 def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **more: Any) -> Iterator[HostContext]:
-    """A host with these settings and its port range; operations under way at the end are released."""
+    """A host with these settings and its port range; running operations are released at the end."""
     host = make_host(settings, redis, runtime, **more)
     try:
         host.ports.set_range(settings.host.ports)

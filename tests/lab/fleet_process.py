@@ -1,4 +1,4 @@
-"""Many hosts in one process, each a whole worker with a fake runtime: `python -m lab.fleet_process FILE`.
+"""Many hosts in one process, each a complete worker with a fake runtime: `python -m lab.fleet_process FILE`.
 
 FILE describes the hosts (see `lab.fleet`). Requests are JSON lines on stdin, answers go to stdout. SIGTERM shuts all
 hosts down; the end of stdin kills them, so that a fleet never outlives its test.
@@ -7,7 +7,7 @@ Celery expects one worker per process. Several workers share, and this module ha
 - the application in which a task is looked up: each worker's pool sets it before each task,
 - the event loop: each worker is created where there is none,
 - the shutdown flag and its signal: they are for all workers, as SIGTERM is.
-The other shared state (requests under way, for statistics and remote control) decides nothing.
+The other shared state (active requests, for statistics and remote control) decides nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from aima_worker.runtimes.fake.engine import Behaviour
 
 
 class HomePool(TaskPool):
-    """A thread pool that looks a task up in the application of the worker that took it."""
+    """A thread pool that looks a task up in the application of the worker that received it."""
 
     def on_apply(self, target: Callable[..., Any], args: Any = None, kwargs: Any = None, **how: Any) -> Any:
         assert target is fast_trace_task, f"Celery carries tasks out by {target}, which is told nothing of a home"
@@ -70,7 +70,7 @@ class Crowd:
             thread.start()
 
     def hand_on(self) -> None:
-        """Shut every host down, as a worker does at SIGTERM."""
+        """Shuts every host down, as a worker does at SIGTERM."""
         exit_within_deadline(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
@@ -127,7 +127,7 @@ class Crowd:
 
 
 def main() -> None:
-    answers = sys.stdout  # Celery puts a logger in its place
+    answers = sys.stdout  # Celery replaces it with a logger
     concurrency.ALIASES["threads"] = f"{__name__}:HomePool"
     warnings.filterwarnings("ignore", "You're running the worker with superuser")
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
@@ -151,7 +151,7 @@ def _converse(crowd: Crowd, questions: TextIO, answers: TextIO) -> None:
 def _answered(crowd: Crowd, question: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         return {"answer": crowd.answer(**question)}
-    except (AimaError, KeyError) as cannot:  # the container has gone, or its engine is away
+    except (AimaError, KeyError) as cannot:  # the container was removed, or the engine is unavailable
         return {"cannot": repr(cannot)}
 
 

@@ -22,7 +22,7 @@ def wall_clock() -> datetime:
 
 
 class FakeRoom(FakeRuntime):
-    """A ContainerRuntime."""
+    """A ContainerRuntime that counts created containers."""
 
     def __init__(self, *, kept_in: Path | None = None, **facts: Any) -> None:
         super().__init__(now=wall_clock, **facts)

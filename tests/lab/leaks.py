@@ -1,4 +1,4 @@
-"""Finds what a test left behind: containers, leases, keys, threads and descriptors that were not there before."""
+"""Leak detection: containers, leases, keys, threads and descriptors that a test left behind."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from aima_worker.runtime import ContainerRuntime
 
 SETTLES_WITHIN = timedelta(seconds=12)
 LEFT_TO_THE_COLLECTOR = "anon_inode:[eventpoll]"
-"""By kombu, which closes all of a connection but this. An event loop that is left open has a pipe or socket, too."""
+"""Left open by kombu when it closes a connection. An open event loop also has a pipe or socket."""
 INSTALLATION_LABEL = "aima.installation"
 PORT_LABEL = "aima.port"
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What this process holds at one moment."""
+    """A snapshot of this process's threads and descriptors."""
 
     threads: frozenset[threading.Thread]
     descriptors: dict[str, str]
-    """Number → what it is open on."""
+    """Number → target."""
 
     @classmethod
     def now(cls) -> Holdings:
@@ -51,7 +51,7 @@ class Holdings:
 
 @contextmanager
 def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None]:
-    """Fail if the block leaves a thread or a descriptor behind, after a while for threads that are ending."""
+    """Fails if the block leaves a thread or a descriptor behind, after a delay for threads that are ending."""
     before = Holdings.now()
     yield
     if Holdings.now().beyond(before):
@@ -61,7 +61,7 @@ def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None
 
 
 def open_what_lasts() -> None:
-    """Open once what a library keeps open after its first use."""
+    """Opens the descriptors that a library keeps open after its first use."""
     uvloop.new_event_loop().close()  # the pipe by which all its loops receive signals
 
 
@@ -77,7 +77,7 @@ def containers_of(installation: str) -> list[str]:
 
 @contextmanager
 def no_container_of(installation: str, *, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None]:
-    """Fail if a container of that installation is there after the block."""
+    """Fails if a container of that installation exists after the block."""
     yield
     eventually(lambda: not containers_of(installation), within=settles_within)
     left = containers_of(installation)
@@ -86,7 +86,7 @@ def no_container_of(installation: str, *, settles_within: timedelta = SETTLES_WI
 
 @contextmanager
 def no_lease_alone(redis: TextRedis, runtime: ContainerRuntime, *, host: str = "alpha") -> Iterator[None]:
-    """Fail if a port is leased after the block to an instance without a container or an operation under way."""
+    """Fails if a port is leased after the block to an instance without a container or an active operation."""
     yield
     left = _leased_alone(redis, runtime, HostName(host))
     assert not left, f"leases left behind: {', '.join(left)}"
@@ -110,7 +110,7 @@ def _leased_alone(redis: TextRedis, runtime: ContainerRuntime, host: HostName) -
 
 
 def _held_beyond(before: Holdings) -> list[str]:
-    gc.collect()  # some libraries leave closing to it
+    gc.collect()  # some libraries close only in their finalizers
     return Holdings.now().beyond(before)
 
 
@@ -119,6 +119,6 @@ def _descriptors() -> Iterator[tuple[str, str]]:
         try:
             on = str(entry.readlink())
         except FileNotFoundError:
-            continue  # the descriptor of this listing itself
+            continue  # the descriptor of this listing
         if on != LEFT_TO_THE_COLLECTOR:
             yield entry.name, on

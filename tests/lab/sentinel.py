@@ -20,7 +20,7 @@ AGREES_WITHIN = timedelta(seconds=20)
 
 
 class Watched:
-    """The servers, and their address for the program."""
+    """The servers and their address."""
 
     def __init__(self, program: Path, directory: Path, *, password: str | None = None) -> None:
         self._program = program
@@ -37,7 +37,7 @@ class Watched:
         self.url = f"sentinel://{mine}{hosts}/0?master={MASTER}{theirs}"
 
     def lines_to_sentinels(self) -> int:
-        """How many connections this process holds to them."""
+        """The number of connections of this process to them."""
         connections = psutil.Process().net_connections(kind="tcp")
         return sum(bool(each.raddr) and each.raddr.port in self._ports for each in connections)
 
@@ -51,7 +51,7 @@ class Watched:
         )
 
     def is_guarded(self) -> bool:
-        """Whether every Sentinel knows the replica and the others, and the replica has all data."""
+        """Whether every Sentinel knows the replica and the other Sentinels, and the replica has all data."""
         return all(self._knows_all(port) for port in self._ports) and self.replica_has_all()
 
     def replica_has_all(self) -> bool:
@@ -61,7 +61,7 @@ class Watched:
         return bool(replica) and replica["state"] == "online" and replica["offset"] == told["master_repl_offset"]
 
     def fell_master(self) -> None:
-        """Kill the master; the replica becomes the master."""
+        """Kills the master; the replica becomes the master."""
         self.master.kill()
         self.master = next(server for server in self.servers if server is not self.master)
 

@@ -24,7 +24,7 @@ class Submissions:
         self.store = OperationStore(self._link)
 
     def starts(self, count: int, *, named: str = "m") -> list[OperationId]:
-        """Start that many services."""
+        """Enqueues starts of that many services."""
         return [self.start(f"svc-tiny-{named}{number}") for number in range(count)]
 
     def start(self, service: str) -> OperationId:

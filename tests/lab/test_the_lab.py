@@ -1,4 +1,4 @@
-"""The tests' own parts keep their promises, else a test that uses them proves nothing."""
+"""The lab itself: isolation between tests, leak detection, and the lock on the Docker Engine."""
 
 from __future__ import annotations
 

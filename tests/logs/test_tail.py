@@ -19,7 +19,7 @@ CONTAINER = Container(id="1", name="busy", status=Status.RUNNING, labels={}, ima
 
 
 class TooFast(FakeRuntime):
-    """A runtime whose log takes two seconds to read for each second of output; a read of the last lines is immediate."""
+    """A runtime whose log takes two seconds to read per second of output; the last lines are read at once."""
 
     def __init__(self) -> None:
         super().__init__()

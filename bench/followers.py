@@ -1,4 +1,4 @@
-"""A thousand followers of one operation, in a process of their own: what they cost is to count as little as can be."""
+"""A thousand followers of one operation in a separate process, with little cost of their own."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bench.elsewhere import EVENT, Elsewhere, elsewhere, request_for
 
 CONNECTS_AT_ONCE = 100
 Arrivals = dict[int, "array[float]"]
-"""By the number of the event, when each follower had it, by the clock `time.perf_counter` of this machine."""
+"""Arrival times at each follower by event number, by `time.perf_counter`."""
 
 
 @contextmanager
 def followers(url: str, count: int) -> Iterator[Elsewhere]:
-    """They are connected; they tell their Arrivals once all have heard the operation's end."""
+    """Connects them; they report their Arrivals once all have received the operation's end."""
     with elsewhere(_follow, url, count) as told:
         yield told
 
 
-# In their process --------------------------------------------------------------------------------------------------
+# Within the process ------------------------------------------------------------------------------------------------
 
 
 class _Follower(asyncio.Protocol):

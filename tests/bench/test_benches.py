@@ -1,4 +1,4 @@
-"""Each bench in its shortest form: it sets itself up, prints its table and takes away what it made."""
+"""Each bench in its shortest form: it sets up its parts, prints its table and removes its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bench makes of the seconds it is given."""
+"""The statistics of a comparison, and its verdict."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One seed of chaos by hand, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
+"""Runs one seed of chaos, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
 
-Prints each step, then the report; exits with 1 if an invariant is violated. `--keep DIRECTORY` keeps the logs of all
+Prints each step and the report; exits with 1 if an invariant is violated. `--keep DIRECTORY` keeps the logs of all
 parts.
 """
 

@@ -191,9 +191,9 @@ def nobody_claims_anything(scene: Scene) -> Iterable[str]:
 def the_queues_are_empty(scene: Scene) -> Iterable[str]:
     heard = {keys.queue(route) for host in HostStore(scene.redis).all() for route in host.routes}
     for name, messages in queues(scene.redis).items():
-        if name in heard or name.endswith(".stop"):  # where no host is subscribed, messages wait for a host that joins
+        if name in heard or name.endswith(".stop"):  # without a subscriber, messages wait for a host that joins
             yield f"{len(messages)} messages wait in {name}"
-    for id in unacked(scene.redis).values():  # of workers that were killed: each is delivered again, and is late
+    for id in unacked(scene.redis).values():  # of killed workers: each is redelivered late
         if id in scene.operations and not scene.operations[id].state.ended:
             yield f"{id} has not ended, and its message is with a worker"
 

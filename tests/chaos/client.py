@@ -40,7 +40,7 @@ class Asking:
         self._clients = [httpx2.Client(base_url=node.url, headers=dict(node.headers), timeout=20) for node in nodes]
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, *, first: int = 0) -> Answer:
-        """The first final answer of any node, beginning with node `first`."""
+        """The first final response of any node; node `first` is asked first."""
         headers = {"Idempotency-Key": uuid.uuid4().hex, "content-type": "application/json"}
         deadline = time.monotonic() + GIVES_UP_AFTER.total_seconds()
         tries, answer = 0, Answer(0, "no node answered", 0)

@@ -1,4 +1,4 @@
-"""One run of chaos: plays a plan on a stage, undoes every fault, then checks the invariants at rest."""
+"""One run of chaos: executes a plan on a stage, undoes every fault, then checks the invariants at rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aima_core.errors import AimaError
 
 CLIENTS = 16
 REST_WITHIN = timedelta(seconds=100)
-"""After every fault is undone. Claims expire in 15 s, ports are reconciled every 15 s, a third restart waits 30 s."""
+"""The time to converge. Claims expire in 15 s, ports are reconciled every 15 s, a third restart waits 30 s."""
 LOOKS_EVERY_SECONDS = 1.0
 MOST_FOLLOWERS = 60
 REFUSALS = {404: {"unknown_service"}, 409: {"service_running"}, 422: {"invalid_request", "requirements_not_met"}}

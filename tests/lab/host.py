@@ -103,7 +103,7 @@ class LabHost:
 def make_host(
     inside: Cell, net: Network, plan: HostPlan, *, logs: Path, worker: Mapping[str, str], **engine: str
 ) -> LabHost:
-    """Creates a host and starts nothing. `engine` are options of dockerd, `worker` is the environment of all workers."""
+    """Creates a host and starts nothing. `engine` are options of dockerd, `worker` the environment of all workers."""
     link = net.connect(plan.name)
     home = Path("/run/hosts") / plan.name
     (inside.outside(home) / "bin").mkdir(parents=True)

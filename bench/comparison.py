@@ -24,7 +24,7 @@ class Goal(Protocol):
 
     def met_by(self, figure: float) -> bool: ...
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         """A figure with the goal's unit."""
         ...
 
@@ -41,7 +41,7 @@ class RatioAtMost:
     def met_by(self, figure: float) -> bool:
         return figure <= self.most
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure:.3f}"
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class RateAtLeast:
     def met_by(self, figure: float) -> bool:
         return figure >= self.least
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure:.3f} x"
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class AddedAtMost:
     def met_by(self, figure: float) -> bool:
         return figure <= self.most.total_seconds()
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure * 1000:+.1f} ms"
 
     def __str__(self) -> str:
@@ -125,9 +125,9 @@ class Bounded:
 
     @property
     def goal(self) -> str:
-        return "" if self.most is None else f"≤ {self.told(self.most)}"
+        return "" if self.most is None else f"≤ {self.reported(self.most)}"
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure:.4g} {self.unit}"
 
 

@@ -20,10 +20,10 @@ EVENT = b"id: "
 
 
 class Elsewhere:
-    def __init__(self, told: Connection) -> None:
-        self._told = told
+    def __init__(self, reported: Connection) -> None:
+        self._told = reported
 
-    def heard(self) -> Any:
+    def received(self) -> Any:
         """Its next report. Raises RuntimeError after a timeout."""
         return self.wait(HEARD_WITHIN_SECONDS)
 
@@ -48,19 +48,19 @@ def elsewhere(work: Callable[..., None], *args: Any) -> Iterator[Elsewhere]:
         process.join()
 
 
-def follow(told: Connection, url: str, already: int) -> None:
+def follow(reported: Connection, url: str, already: int) -> None:
     """Reports the arrival of each new event at an HTTP follower, by `time.perf_counter`."""
     address = urlsplit(url)
-    heard, rest = 0, b""
+    received, rest = 0, b""
     with socket.create_connection((str(address.hostname), int(address.port or 80))) as line:
         line.sendall(request_for(url))
         while data := line.recv(1 << 16):
             now = time.perf_counter()
             *lines, rest = (rest + data).split(b"\n")
             for _ in (line for line in lines if line.startswith(EVENT)):
-                heard += 1
-                if heard >= already:
-                    told.send(now)
+                received += 1
+                if received >= already:
+                    reported.send(now)
 
 
 def request_for(url: str) -> bytes:
@@ -69,9 +69,9 @@ def request_for(url: str) -> bytes:
     return f"GET {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode()
 
 
-def subscribe(told: Connection, redis_url: str, channel: str) -> None:
+def subscribe(reported: Connection, redis_url: str, channel: str) -> None:
     """Reports its subscription, and the arrival of each message at a bare subscriber."""
     with redis.Redis.from_url(redis_url, decode_responses=True).pubsub() as subscription:
         subscription.subscribe(channel)
         for _ in subscription.listen():
-            told.send(time.perf_counter())
+            reported.send(time.perf_counter())

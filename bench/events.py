@@ -85,7 +85,7 @@ def _median_of(say: Callable[[], object], listener: Elsewhere) -> Turn:
     def took() -> float:
         began = time.perf_counter()
         say()
-        return float(listener.heard()) - began
+        return float(listener.received()) - began
 
     return lambda: median(took() for _ in range(EVENTS))
 
@@ -95,14 +95,14 @@ def _median_of(say: Callable[[], object], listener: Elsewhere) -> Turn:
 
 def _to_crowd(rounds: int, aima: Installation) -> list[Result]:
     worker = _Worker(aima)
-    with followers(aima.events_of(worker.id), CROWD) as told:
+    with followers(aima.events_of(worker.id), CROWD) as reported:
         began = cpu_seconds(aima.api_pid)
         said = [_say_to_crowd(worker) for _ in range(rounds)]
         worker.say(Phase.READY)
-        heard: Arrivals = told.heard()
+        received: Arrivals = reported.received()
         used = cpu_seconds(aima.api_pid) - began
-    delays = [_delays(each, heard) for each in said]
-    astray = sum(abs(CROWD - len(heard.get(seq, ()))) for each in said for seq in each)
+    delays = [_delays(each, received) for each in said]
+    astray = sum(abs(CROWD - len(received.get(seq, ()))) for each in said for seq in each)
     last = [quantiles(each, n=100)[98] * 1000 for each in delays]
     return [
         Bounded(f"event to {CROWD} followers of one operation, p99", last, "ms", most=250),
@@ -121,5 +121,5 @@ def _say_to_crowd(worker: _Worker) -> dict[int, float]:
     return said
 
 
-def _delays(said: dict[int, float], heard: Arrivals) -> list[float]:
-    return [at - began for seq, began in said.items() for at in heard.get(seq, ())]
+def _delays(said: dict[int, float], received: Arrivals) -> list[float]:
+    return [at - began for seq, began in said.items() for at in received.get(seq, ())]

@@ -49,7 +49,7 @@ def load_of(hosts: int, redis_url: str) -> Iterator[None]:
 # In each of the processes ------------------------------------------------------------------------------------------
 
 
-def _live(told: Connection, redis_url: str, numbers: Sequence[int]) -> None:
+def _live(reported: Connection, redis_url: str, numbers: Sequence[int]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     hosts = [facts_of(number) for number in numbers]
@@ -57,7 +57,7 @@ def _live(told: Connection, redis_url: str, numbers: Sequence[int]) -> None:
     for host in hosts:
         stores.join(host.name, identity=host.name, session=host.name)
     Thread(target=_keep_calling, args=(redis_url, hosts), daemon=True).start()
-    uvloop.run(_keep_waiting(redis_url, [host.name for host in hosts], told))
+    uvloop.run(_keep_waiting(redis_url, [host.name for host in hosts], reported))
 
 
 def _keep_calling(redis_url: str, hosts: Sequence[HostFacts]) -> None:
@@ -86,14 +86,14 @@ def _calls(redis_url: str, hosts: Sequence[HostFacts]) -> Iterator[tuple[float, 
         yield PORTS_SECONDS, ports.all
 
 
-async def _keep_waiting(redis_url: str, hosts: Sequence[HostName], told: Connection) -> None:
+async def _keep_waiting(redis_url: str, hosts: Sequence[HostName], reported: Connection) -> None:
     address = urlsplit(redis_url)
     waits = []
     for host in hosts:
         for words in _waits_of(host):
             line = await asyncio.open_connection(address.hostname, address.port)
             waits.append(_wait_again_and_again(*line, _command(words)))
-    told.send("waiting")
+    reported.send("waiting")
     await asyncio.gather(*waits)
 
 

@@ -32,8 +32,8 @@ MOST_COMMANDS = 2
 def idle_worker(seconds: float) -> list[Result]:
     with TemporaryDirectory(prefix="aima-bench-") as name, own_redis(Path(name)) as server:
         directory = Path(name)
-        told = settings_of(f"b{uuid.uuid4().hex[:12]}", directory, redis_url=server.url, port=free_port())
-        environment = os.environ | told | {"AIMA_RUNTIME": "auto"}
+        reported = settings_of(f"b{uuid.uuid4().hex[:12]}", directory, redis_url=server.url, port=free_port())
+        environment = os.environ | reported | {"AIMA_RUNTIME": "auto"}
         with process([sys.executable, "-m", "aima_worker"], environment, log=directory / "worker.log") as pid:
             hosts = HostStore(command_link(server.url))
             if not eventually(lambda: any(host.live for host in hosts.all()), within=STARTS_WITHIN):

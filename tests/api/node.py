@@ -69,7 +69,7 @@ class Node:
             assert stream.response.status_code == 200, stream.response.read()
             yield iter(stream)
 
-    def heard(self, id: str, after: int | None = None) -> list[httpx2.ServerSentEvent]:
+    def received(self, id: str, after: int | None = None) -> list[httpx2.ServerSentEvent]:
         """All events up to the end of the stream."""
         with self.following(id, after) as stream:
             return list(stream)
@@ -121,7 +121,7 @@ class ScriptedWorker:
     def leave(self) -> None:
         self._hosts.leave(self.name)
 
-    def take_on(self, operation: str) -> Claimed:
+    def claim_start(self, operation: str) -> Claimed:
         claimed = self._claims.claim(OperationId(operation), self.name)
         assert isinstance(claimed, Claimed), claimed
         return claimed
@@ -133,12 +133,12 @@ class ScriptedWorker:
 
     def begins(self, operation: dict[str, Any]) -> None:
         """Claims a start and records its instance as starting."""
-        self.take_on(operation["id"])
+        self.claim_start(operation["id"])
         self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
 
     def is_ready(self, operation: dict[str, Any]) -> None:
         """Records a start from claim to end."""
-        attempt = self.take_on(operation["id"]).attempt
+        attempt = self.claim_start(operation["id"]).attempt
         self.says(operation["id"], Phase.STARTING)
         self._observes(operation, Desired.RUNNING, InstanceState.READY)
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
@@ -146,7 +146,7 @@ class ScriptedWorker:
 
     def has_stopped(self, operation: dict[str, Any]) -> None:
         """Records a stop from claim to end."""
-        attempt = self.take_on(operation["id"]).attempt
+        attempt = self.claim_start(operation["id"]).attempt
         self.says(operation["id"], Phase.STOPPING)
         self._observes(operation, Desired.STOPPED, InstanceState.STOPPED)
         self.says(operation["id"], Phase.STOPPED)
@@ -173,12 +173,12 @@ def waiting_on(redis_url: str, queue: str) -> list[str]:
             ids.append(str(message.headers["id"]))
 
 
-def events_of(heard: list[httpx2.ServerSentEvent]) -> list[dict[str, Any]]:
-    return [json.loads(each.data) for each in heard]
+def events_of(received: list[httpx2.ServerSentEvent]) -> list[dict[str, Any]]:
+    return [json.loads(each.data) for each in received]
 
 
-def numbers(heard: list[httpx2.ServerSentEvent]) -> list[int]:
-    return [int(each.id) for each in heard]
+def numbers(received: list[httpx2.ServerSentEvent]) -> list[int]:
+    return [int(each.id) for each in received]
 
 
 def _facts(name: str, routes: tuple[str, ...], facts: dict[str, Any]) -> HostFacts:

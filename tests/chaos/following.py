@@ -80,11 +80,11 @@ class Follower:
 
     def _hear(self, frame: dict[str, str]) -> bool:
         """Reads one connection; returns whether it delivered the end."""
-        told = json.loads(frame.pop("data"))
+        reported = json.loads(frame.pop("data"))
         self.numbers.append(int(frame["id"]))
         self.resets += frame.get("event") == "reset"
         frame.clear()
-        if told.get("phase") in ENDED:
-            self.ended_with = told
+        if reported.get("phase") in ENDED:
+            self.ended_with = reported
             return True
         return self._over.is_set() or self._dice.random() < DROPS

@@ -53,7 +53,7 @@ class Report:
                 f"  faults {sum(self.faults.values())}: {dict(self.faults)}",
                 f"  {self.followers} followers over {self.lines} lines",
                 f"  at rest {self.rested_after:.0f} s after mending",
-                *(f"  {name}:\n    " + "\n    ".join(told[:8]) for name, told in self.offences.items()),
+                *(f"  {name}:\n    " + "\n    ".join(reported[:8]) for name, reported in self.offences.items()),
             ]
         )
 
@@ -102,7 +102,7 @@ class Run:
         for at, step in sorted(moments, key=lambda moment: moment[0]):
             self._wait_until(at)
             if step.what in SHARES:
-                clients.submit(self._wish, step)
+                clients.submit(self._request_start, step)
             elif at == step.at:
                 self._hurt(step)
             else:
@@ -117,7 +117,7 @@ class Run:
             what = f"could not be done: {cannot}"
         self._say(f"{step}{f': {what}' if what else ''}")
 
-    def _wish(self, step: Step) -> None:
+    def _request_start(self, step: Step) -> None:
         try:
             answer = self._ask(step)
         except Exception as bug:  # noqa: BLE001 the boundary of the thread: a client that fell silent would hide it

@@ -56,7 +56,7 @@ class Bench(ABC):
     """A reference that is neither on the host nor in a registry."""
     has_images = True
     """Whether it runs images at all."""
-    tells_streams = True
+    separates_streams = True
     """Whether stdout and stderr are separate."""
     limits_memory = True
     """Whether a memory limit is enforced and reported as `oom_killed`."""

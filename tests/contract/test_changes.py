@@ -13,15 +13,15 @@ from aima_worker.runtime import ContainerRuntime
 
 def test_a_change_of_a_container_is_reported_by_its_name(bench: Bench, runtime: ContainerRuntime) -> None:
     changes = runtime.changes(bench.labels)
-    heard: list[str] = []
-    listener = Thread(target=lambda: heard.extend(changes), daemon=True)
+    received: list[str] = []
+    listener = Thread(target=lambda: received.extend(changes), daemon=True)
     listener.start()
     spec = bench.spec(Program.SERVES)
 
     def something_happens() -> bool:  # repeated: the subscription may begin after the first change (race)
         runtime.remove(spec.name, grace=timedelta())
         runtime.run(spec)
-        return spec.name in heard
+        return spec.name in received
 
     assert eventually(something_happens)
     changes.close()

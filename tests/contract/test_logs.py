@@ -36,7 +36,7 @@ def test_the_log_of_a_missing_container_is_empty(runtime: ContainerRuntime) -> N
 
 
 def test_stdout_and_stderr_are_distinguished_and_each_in_order(bench: Bench, runtime: ContainerRuntime) -> None:
-    if not bench.tells_streams:
+    if not bench.separates_streams:
         pytest.skip("this runtime cannot tell them apart")
     spec = bench.spec(Program.SPEAKS)
     runtime.run(spec)

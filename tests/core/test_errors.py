@@ -74,10 +74,10 @@ def test_a_failure_survives_serialization() -> None:
 
 def test_every_raised_failure_has_exactly_the_facts_of_its_text() -> None:
     wrong = [
-        f"{file.relative_to(ROOT)}:{call.lineno}: {row.__name__} wants {sorted(facts_of(row))}, told {sorted(told)}"
+        f"{file.relative_to(ROOT)}:{call.lineno}: {row.__name__} wants {sorted(facts_of(row))}, told {sorted(reported)}"
         for file in sources()
         for call, row in failures_made(ast.parse(file.read_text()))
-        if (told := facts_told(call)) is not None and told != facts_of(row)
+        if (reported := announced_facts(call)) is not None and reported != facts_of(row)
     ]
 
     assert wrong == []
@@ -86,9 +86,9 @@ def test_every_raised_failure_has_exactly_the_facts_of_its_text() -> None:
 def test_the_check_finds_a_missing_fact_an_extra_fact_and_a_qualified_name() -> None:
     code = "BadId(text=1)\nfailures.BadId(text=1, kind=2, example=3, colour=4)\nBadId(**facts)\nBadId(1)\nprint(text=1)"
 
-    told = [(call.lineno, facts_told(call)) for call, _ in failures_made(ast.parse(code))]
+    reported = [(call.lineno, announced_facts(call)) for call, _ in failures_made(ast.parse(code))]
 
-    assert told == [(1, {"text"}), (2, {"text", "kind", "example", "colour"}), (3, None), (4, {"(positional)"})]
+    assert reported == [(1, {"text"}), (2, {"text", "kind", "example", "colour"}), (3, None), (4, {"(positional)"})]
 
 
 def sources() -> list[Path]:
@@ -107,7 +107,7 @@ def called(function: ast.expr) -> str:
     return function.id if isinstance(function, ast.Name) else ""
 
 
-def facts_told(call: ast.Call) -> set[str] | None:
+def announced_facts(call: ast.Call) -> set[str] | None:
     """The names of the facts; None where a splat hides them."""
     if any(keyword.arg is None for keyword in call.keywords):
         return None

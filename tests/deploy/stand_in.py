@@ -57,7 +57,7 @@ def _make(client: docker.DockerClient) -> None:
 
 
 def _release() -> str:
-    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    if "VERSION_CODENAME" not in told or shutil.which("apt-get") is None:
+    reported = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    if "VERSION_CODENAME" not in reported or shutil.which("apt-get") is None:
         missing("the stand-in for python:3.11-slim is made on Debian and Ubuntu only")
-    return told["VERSION_CODENAME"].strip('"')
+    return reported["VERSION_CODENAME"].strip('"')

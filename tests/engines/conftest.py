@@ -70,7 +70,9 @@ class Starter:
     def __call__(self, engine: str, *, wait: bool = True, **arguments: Scalar) -> Running:
         """Starts the engine; waits until it is ready if `wait`."""
         entry = engine_of(engine)
-        spec = self._spec(entry, entry.arguments | {name.replace("_", "-"): told for name, told in arguments.items()})
+        spec = self._spec(
+            entry, entry.arguments | {name.replace("_", "-"): reported for name, reported in arguments.items()}
+        )
         self._started.append(spec.name)
         self._runtime.run(spec)
         running = Running(self._runtime, spec.name, f"http://127.0.0.1:{spec.host_port}")

@@ -56,11 +56,11 @@ def test_synthesized_speech_is_not_silent(start: Starter) -> None:
 def test_synthesized_speech_is_transcribed_correctly(start: Starter) -> None:
     recording = spoken("one two three four five", start)
 
-    heard = json.loads(
+    received = json.loads(
         start("pocketsphinx-cpu").ask("/v1/audio/transcriptions", body=recording, content_type="audio/wav")
     )
 
-    assert "three four five" in heard["text"]
+    assert "three four five" in received["text"]
 
 
 def test_a_recording_can_be_sent_as_a_form(start: Starter) -> None:

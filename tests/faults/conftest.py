@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from engines.conftest import script
 from faults.dial import DIAL_IMAGE, a_dial
-from faults.processes import Apart
+from faults.processes import SeparateProcesses
 from lab.commands import SIGNING_KEY, a_stop_of
 from lab.desk import Desk, desk_of
 from lab.engine import OwnEngine, own_engine
@@ -76,7 +76,7 @@ def own(request: pytest.FixtureRequest, dial_image: str) -> Iterator[OwnEngine]:
 
 
 @pytest.fixture
-def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path, timings: Timings) -> Iterator[Desk]:
+def private_desk(own: OwnEngine, settings: Settings, tmp_path: Path, timings: Timings) -> Iterator[Desk]:
     """A desk on the private Docker Engine."""
     program = redis_program()
     assert program is not None
@@ -121,9 +121,9 @@ def _warm_up(desk: Desk, redis: RedisClient) -> None:
 
 
 @pytest.fixture
-def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
+def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[SeparateProcesses]:
     """AIMA in separate processes, on a private Redis."""
-    running = Apart(tmp_path, own_redis.url, installation=installation)
+    running = SeparateProcesses(tmp_path, own_redis.url, installation=installation)
     try:
         running.up()
         yield running

@@ -28,7 +28,7 @@ sys.exit(main())
 """
 
 
-class Apart(Commands):
+class SeparateProcesses(Commands):
     """The `aima` command with its environment."""
 
     def __init__(self, directory: Path, redis_url: str, *, installation: str) -> None:

@@ -34,13 +34,13 @@ restoring_or_not = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def told() -> list[bool]:
+def reported() -> list[bool]:
     return []
 
 
 @pytest.fixture
-def watch(desk_of_its_own: Desk, told: list[bool]) -> Iterator[ReconcileLoop]:
-    watch = ReconcileLoop(desk_of_its_own.host, engine_answers=told.append)
+def watch(private_desk: Desk, reported: list[bool]) -> Iterator[ReconcileLoop]:
+    watch = ReconcileLoop(private_desk.host, engine_answers=reported.append)
     watch.start()
     yield watch
     watch.stop()
@@ -65,13 +65,13 @@ def states_until(desk: Desk, end: InstanceState) -> set[InstanceState]:
 @pytest.mark.slow
 @restoring_or_not
 def test_engines_that_were_ready_serve_again_after_a_docker_engine_crash(
-    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop, told: list[bool]
+    own: OwnEngine, private_desk: Desk, watch: ReconcileLoop, reported: list[bool]
 ) -> None:
-    desk, host = desk_of_its_own, desk_of_its_own.host
-    ready = desk.carry_out(a_dial()).instance
+    desk, host = private_desk, private_desk.host
+    ready = desk.run_command(a_dial()).instance
 
     own.kill()
-    assert eventually(lambda: told == [False], within=DOWN_WITHIN)
+    assert eventually(lambda: reported == [False], within=DOWN_WITHIN)
     assert not host_facts(host.settings, host.runtime).runtime_answers
     while_away = instance_of(desk)
     own.start()
@@ -79,20 +79,20 @@ def test_engines_that_were_ready_serve_again_after_a_docker_engine_crash(
     back_at = time.monotonic()
     assert while_away == ready
     assert eventually(lambda: _serves(desk, ready), within=SERVES_AGAIN_WITHIN)
-    assert eventually(lambda: told == [False, True])
+    assert eventually(lambda: reported == [False, True])
     assert states_until(desk, InstanceState.READY) <= {InstanceState.RESTARTING, InstanceState.READY}
     assert time.monotonic() - back_at < SERVES_AGAIN_WITHIN.total_seconds()
     assert instance_of(desk).endpoint == ready.endpoint
     assert [lease.until for lease in host.ports.all()] == [None]
-    desk.carry_out(a_stop_of())
+    desk.run_command(a_stop_of())
 
 
 @pytest.mark.slow
 @restoring_or_not
 def test_a_start_whose_docker_engine_is_killed_fails_and_leaves_nothing_once_it_is_back(
-    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
+    own: OwnEngine, private_desk: Desk, watch: ReconcileLoop
 ) -> None:
-    desk, host = desk_of_its_own, desk_of_its_own.host
+    desk, host = private_desk, private_desk.host
     id, end = desk.begin(a_dial(dialled={"load-seconds": 30}))
     desk.until_phase(id, Phase.LOADING)
 
@@ -112,9 +112,9 @@ def test_a_start_whose_docker_engine_is_killed_fails_and_leaves_nothing_once_it_
 @pytest.mark.slow
 @restoring_or_not
 def test_a_start_whose_docker_engine_is_briefly_unavailable_succeeds_or_fails_cleanly(
-    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
+    own: OwnEngine, private_desk: Desk, watch: ReconcileLoop
 ) -> None:
-    desk, host = desk_of_its_own, desk_of_its_own.host
+    desk, host = private_desk, private_desk.host
     id, end = desk.begin(a_dial(dialled={"load-seconds": 3}))
     desk.until_phase(id, Phase.LOADING)
 
@@ -124,7 +124,7 @@ def test_a_start_whose_docker_engine_is_briefly_unavailable_succeeds_or_fails_cl
 
     if outcome.operation.state is State.SUCCEEDED:
         assert eventually(lambda: _serves(desk, outcome.instance))
-        desk.carry_out(a_stop_of())
+        desk.run_command(a_stop_of())
     else:
         assert outcome.code in ("docker_unavailable", "container_exited")
     assert eventually(lambda: host.runtime.containers(ours(host)) == [], within=BACK_WITHIN)
@@ -133,10 +133,10 @@ def test_a_start_whose_docker_engine_is_briefly_unavailable_succeeds_or_fails_cl
 @pytest.mark.slow
 @restoring_or_not
 def test_a_stop_during_a_docker_engine_outage_is_completed_once_it_is_back(
-    own: OwnEngine, desk_of_its_own: Desk, watch: ReconcileLoop
+    own: OwnEngine, private_desk: Desk, watch: ReconcileLoop
 ) -> None:
-    desk, host = desk_of_its_own, desk_of_its_own.host
-    desk.carry_out(a_dial())
+    desk, host = private_desk, private_desk.host
+    desk.run_command(a_dial())
     own.kill()
 
     id, end = desk.begin(a_stop_of())

@@ -50,16 +50,16 @@ def test_a_container_that_a_crashed_attempt_created_and_never_started_does_not_b
     client.api.create_container_from_config(container_config(spec), spec.name)
     assert desk.host.runtime.find(spec.name).status is Status.CREATED
 
-    outcome = desk.carry_out(a_dial())
+    outcome = desk.run_command(a_dial())
     running = desk.host.runtime.find(spec.name)
-    desk.carry_out(a_stop_of())
+    desk.run_command(a_stop_of())
 
     assert outcome.operation.state is State.SUCCEEDED
     assert running.status is Status.RUNNING
 
 
 def test_a_foreign_container_of_the_same_name_is_refused_and_left_alone(desk: Desk, theirs: Container) -> None:
-    outcome = desk.carry_out(a_dial())
+    outcome = desk.run_command(a_dial())
 
     theirs.reload()
     assert outcome.code == "engine_refused"
@@ -69,7 +69,7 @@ def test_a_foreign_container_of_the_same_name_is_refused_and_left_alone(desk: De
 
 
 def test_a_stop_leaves_a_foreign_container_alone(desk: Desk, theirs: Container) -> None:
-    outcome = desk.carry_out(a_stop_of(grace="0s"))
+    outcome = desk.run_command(a_stop_of(grace="0s"))
 
     theirs.reload()
     assert outcome.operation.state is State.SUCCEEDED

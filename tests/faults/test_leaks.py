@@ -38,7 +38,7 @@ def test_many_starts_and_stops_leave_nothing_behind(
     rounds = ROUNDS_IN_LONG_RUNS if request.config.getoption("--long") else ROUNDS
     before = holdings(desk, redis)
 
-    ends = [desk.carry_out(command) for _ in range(rounds) for command in (a_dial(), a_stop_of())]
+    ends = [desk.run_command(command) for _ in range(rounds) for command in (a_dial(), a_stop_of())]
 
     assert {end.operation.state for end in ends} == {State.SUCCEEDED}
     assert len({end.operation.endpoint for end in ends if end.operation.endpoint}) == 1

@@ -31,7 +31,7 @@ def state_of(desk: Desk, instance: Instance) -> InstanceState:
 
 
 def test_an_engine_killed_for_lack_of_memory_while_loading_fails_the_start_with_its_limit(desk: Desk) -> None:
-    outcome = desk.carry_out(a_dial(dialled={"memory": 200, "load-seconds": 30}))
+    outcome = desk.run_command(a_dial(dialled={"memory": 200, "load-seconds": 30}))
 
     assert outcome.code == "out_of_memory"
     assert "(limit 64 MB)" in outcome.operation.failure.message
@@ -43,19 +43,19 @@ def test_a_ready_engine_killed_for_lack_of_memory_is_reported_as_such(desk: Desk
     hungry = a_start_of(
         image=busybox_image(), command=["sh", "-c", SERVES_THEN_TAKES_ALL_MEMORY], limits={"memory": "32MB"}
     )
-    ready = desk.carry_out(hungry).instance
+    ready = desk.run_command(hungry).instance
     watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
 
     watch.start()
     assert eventually(lambda: desk.host.services.instance(ready.id).failure is not None)
     watch.stop()
-    told = desk.host.services.instance(ready.id)
-    desk.carry_out(a_stop_of())
+    reported = desk.host.services.instance(ready.id)
+    desk.run_command(a_stop_of())
 
     assert ready.state is InstanceState.READY
-    assert told.failure.code == "engine_died"
-    assert "out of memory" in told.failure.message
-    assert "so hungry" in told.failure.log_tail
+    assert reported.failure.code == "engine_died"
+    assert "out of memory" in reported.failure.message
+    assert "so hungry" in reported.failure.log_tail
 
 
 @pytest.mark.parametrize("timings", [pytest.param(Timings(restart_delays=(AT_ONCE,) * 3), id="restarts at once")])
@@ -63,7 +63,7 @@ def test_an_engine_that_keeps_crashing_is_restarted_three_times_and_fails_with_e
     desk: Desk,
 ) -> None:
     crashes = {"crash-after": 1, "exit-code": 3, "last-words": "no such shard"}
-    ready = desk.carry_out(a_dial(dialled=crashes)).instance
+    ready = desk.run_command(a_dial(dialled=crashes)).instance
     watch = ReconcileLoop(desk.host, engine_answers=lambda _: None)
 
     with capture_logs() as said:
@@ -81,10 +81,10 @@ def test_an_engine_that_keeps_crashing_is_restarted_three_times_and_fails_with_e
 
 
 def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace_and_its_port_is_free_at_once(desk: Desk) -> None:
-    deaf = desk.carry_out(a_dial(dialled={"ignore-sigterm": True})).instance
+    deaf = desk.run_command(a_dial(dialled={"ignore-sigterm": True})).instance
     began = time.monotonic()
 
-    outcome = desk.carry_out(a_stop_of(grace=f"{GRACE_SECONDS}s"))
+    outcome = desk.run_command(a_stop_of(grace=f"{GRACE_SECONDS}s"))
     took = time.monotonic() - began
     with socket.create_server((desk.host.settings.host.address, deaf.port)):
         pass

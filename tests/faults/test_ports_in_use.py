@@ -69,14 +69,14 @@ def test_a_port_in_use_is_skipped_and_its_holder_named(desk: Desk, squatting) ->
     port = next_port(desk)
 
     with squatting(desk, port) as holder:
-        outcome = desk.carry_out(a_dial())
-        desk.carry_out(a_stop_of())
+        outcome = desk.run_command(a_dial())
+        desk.run_command(a_stop_of())
 
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.instance.port != port
-    (told,) = (event.message for event in outcome.events if event.message)
-    assert f"Port {port} on alpha is in use by " in told
-    assert holder in told
+    (reported,) = (event.message for event in outcome.events if event.message)
+    assert f"Port {port} on alpha is in use by " in reported
+    assert holder in reported
 
 
 @squatters
@@ -84,7 +84,7 @@ def test_an_explicitly_requested_port_in_use_fails_the_start(desk: Desk, squatti
     port = next_port(desk)
 
     with squatting(desk, port) as holder:
-        outcome = desk.carry_out(a_dial(port=port))
+        outcome = desk.run_command(a_dial(port=port))
 
     assert outcome.code == "port_taken"
     assert holder in outcome.operation.failure.message

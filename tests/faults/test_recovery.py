@@ -12,7 +12,7 @@ from threading import Thread
 import docker
 import pytest
 from faults.dial import DIAL_IMAGE
-from faults.processes import Apart
+from faults.processes import SeparateProcesses
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
@@ -43,37 +43,37 @@ def killed_and_begun_anew(redis: RedisServer, directory: Path) -> None:
     redis.start()
 
 
-def start(aima: Apart, *options: str) -> None:
+def start(aima: SeparateProcesses, *options: str) -> None:
     started = aima.aima("service", "start", SERVICE, *options, "--wait")
     assert started.returncode == 0, started.stderr + aima.log("worker")
 
 
-def stop(aima: Apart) -> None:
+def stop(aima: SeparateProcesses) -> None:
     stopped = aima.aima("service", "stop", SERVICE, "--wait")
     assert stopped.returncode == 0, stopped.stderr + aima.log("worker")
 
 
-def is_ready(aima: Apart) -> bool:
+def is_ready(aima: SeparateProcesses) -> bool:
     said = aima.aima("service", "status", SERVICE, "-o", "json")
     return said.returncode == 0 and '"ready"' in said.stdout
 
 
-def written_down(aima: Apart) -> dict[str, object]:
+def stored_service(aima: SeparateProcesses) -> dict[str, object]:
     """The stored service."""
-    told = aima.record("service", "status", SERVICE)
-    return {name: value for name, value in told.items() if name != "instances"}
+    reported = aima.record("service", "status", SERVICE)
+    return {name: value for name, value in reported.items() if name != "instances"}
 
 
-def leased(aima: Apart) -> list[int]:
+def leased(aima: SeparateProcesses) -> list[int]:
     return sorted(lease["port"] for lease in aima.record("port", "list"))
 
 
-def labelled(aima: Apart) -> list[int]:
+def labelled(aima: SeparateProcesses) -> list[int]:
     """The ports in the containers' labels."""
     return sorted(int(container.labels["aima.port"]) for container in aima.containers())
 
 
-def tell_that_it_ails(redis: RedisServer) -> None:
+def record_as_unhealthy(redis: RedisServer) -> None:
     """A stale state that the next reconcile pass must correct."""
     link = command_link(redis.url)
     services = ServiceStore(link)
@@ -84,7 +84,7 @@ def tell_that_it_ails(redis: RedisServer) -> None:
 
 
 @contextmanager
-def followed(aima: Apart) -> Iterator[list[str]]:
+def followed(aima: SeparateProcesses) -> Iterator[list[str]]:
     """The lines of the service's log, as a follower receives them."""
     lines: list[str] = []
     with aima.begin("service", "logs", SERVICE, "--follow") as following:
@@ -99,16 +99,16 @@ def followed(aima: Apart) -> Iterator[list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [emptied, killed_and_begun_anew], ids=lambda lose: lose.__name__)
 def test_containers_are_adopted_and_none_is_removed_after_redis_has_lost_its_data(
-    aima: Apart, own_redis: RedisServer, tmp_path: Path, lose: Callable[[RedisServer, Path], None]
+    aima: SeparateProcesses, own_redis: RedisServer, tmp_path: Path, lose: Callable[[RedisServer, Path], None]
 ) -> None:
     start(aima)
-    before, ran, asked = aima.instance(SERVICE), aima.processes(), written_down(aima)
+    before, ran, asked = aima.instance(SERVICE), aima.processes(), stored_service(aima)
 
     lose(own_redis, tmp_path)
     assert eventually(lambda: is_ready(aima), within=KNOWN_WITHIN), aima.log("worker")
 
     assert aima.processes() == ran
-    assert written_down(aima) == asked
+    assert stored_service(aima) == asked
     assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
     assert [lease["port"] for lease in aima.record("port", "list")] == [before["port"]]
     stop(aima)
@@ -121,7 +121,7 @@ def test_containers_are_adopted_and_none_is_removed_after_redis_has_lost_its_dat
 
 @pytest.mark.slow
 def test_a_running_start_without_a_record_fails_as_lost_and_its_engine_becomes_ready(
-    aima: Apart, own_redis: RedisServer
+    aima: SeparateProcesses, own_redis: RedisServer
 ) -> None:
     id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
     assert eventually(lambda: aima.operation(id)["phase"] == "loading")
@@ -137,20 +137,20 @@ def test_a_running_start_without_a_record_fails_as_lost_and_its_engine_becomes_r
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_a_running_engine_unchanged(aima: Apart, own_redis: RedisServer) -> None:
+def test_a_killed_worker_leaves_a_running_engine_unchanged(aima: SeparateProcesses, own_redis: RedisServer) -> None:
     start(aima, "--set", "flood=5")
     before, ran = aima.instance(SERVICE), aima.processes()
 
     with followed(aima) as lines:
         assert eventually(lambda: len(lines) > 5)
         aima.kill_worker()
-        tell_that_it_ails(own_redis)
+        record_as_unhealthy(own_redis)
         aima.start_worker()
-        told = eventually(lambda: is_ready(aima), within=SEEN_TO_WITHIN)
-        heard = len(lines)
-        assert eventually(lambda: len(lines) > heard, within=SEEN_TO_WITHIN), aima.log("worker")
+        reported = eventually(lambda: is_ready(aima), within=SEEN_TO_WITHIN)
+        received = len(lines)
+        assert eventually(lambda: len(lines) > received, within=SEEN_TO_WITHIN), aima.log("worker")
 
-    assert told, aima.log("worker")
+    assert reported, aima.log("worker")
     assert aima.processes() == ran
     assert {**aima.instance(SERVICE), "since": before["since"]} == before
     stop(aima)
@@ -158,7 +158,7 @@ def test_a_killed_worker_leaves_a_running_engine_unchanged(aima: Apart, own_redi
 
 
 @pytest.mark.slow
-def test_a_start_whose_worker_is_killed_while_loading_continues_with_the_same_engine(aima: Apart) -> None:
+def test_a_start_whose_worker_is_killed_while_loading_continues_with_the_same_engine(aima: SeparateProcesses) -> None:
     id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
     assert eventually(lambda: aima.operation(id)["phase"] == "loading")
     ran = aima.processes()
@@ -175,7 +175,9 @@ def test_a_start_whose_worker_is_killed_while_loading_continues_with_the_same_en
 
 
 @pytest.mark.slow
-def test_a_start_whose_worker_is_killed_between_create_and_start_is_completed_by_the_next_worker(aima: Apart) -> None:
+def test_a_start_whose_worker_is_killed_between_create_and_start_is_completed_by_the_next_worker(
+    aima: SeparateProcesses,
+) -> None:
     aima.kill_worker()
     aima.start_a_worker_that_is_killed_before_it_starts_a_container()
     id = aima.submit("service", "start", SERVICE)
@@ -192,7 +194,7 @@ def test_a_start_whose_worker_is_killed_between_create_and_start_is_completed_by
 
 @pytest.mark.slow
 def test_an_orphaned_container_that_was_created_and_never_started_is_removed(
-    aima: Apart, own_redis: RedisServer
+    aima: SeparateProcesses, own_redis: RedisServer
 ) -> None:
     aima.kill_worker()
     aima.start_a_worker_that_is_killed_before_it_starts_a_container()
@@ -208,7 +210,9 @@ def test_an_orphaned_container_that_was_created_and_never_started_is_removed(
 
 
 @pytest.mark.slow
-def test_an_orphaned_port_lease_is_released_within_half_a_minute(aima: Apart, own_redis: RedisServer) -> None:
+def test_an_orphaned_port_lease_is_released_within_half_a_minute(
+    aima: SeparateProcesses, own_redis: RedisServer
+) -> None:
     start(aima)
     link = command_link(own_redis.url)
     PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
@@ -226,7 +230,7 @@ def test_an_orphaned_port_lease_is_released_within_half_a_minute(aima: Apart, ow
 
 
 @pytest.mark.slow
-def test_a_container_with_invalid_aima_labels_is_listed_with_its_host_and_left_alone(aima: Apart) -> None:
+def test_a_container_with_invalid_aima_labels_is_listed_with_its_host_and_left_alone(aima: SeparateProcesses) -> None:
     labels = {"aima.installation": aima.environment["AIMA_INSTALLATION"], "aima.host": "alpha", "aima.command": "{}"}
     name = f"{labels['aima.installation']}.odd"
     docker.from_env().containers.run(DIAL_IMAGE, ["sleep", "1000"], name=name, labels=labels, init=True, detach=True)

@@ -44,10 +44,10 @@ def a_start_over(line: Proxy) -> StartService:
     return a_dial_from(f"{line.address}/{NAME}")
 
 
-def tries_told(outcome: Outcome) -> list[str]:
+def reported_retries(outcome: Outcome) -> list[str]:
     """The failure of each reported retry; the last failure is that of the operation."""
-    told = (event.message or "" for event in outcome.events)
-    return [how for message in told for how in ("broke", "stalled") if f" {how}: " in message]
+    reported = (event.message or "" for event in outcome.events)
+    return [how for message in reported for how in ("broke", "stalled") if f" {how}: " in message]
 
 
 def nothing_more_comes_over(line: Proxy) -> bool:
@@ -65,45 +65,45 @@ def nothing_more_comes_over(line: Proxy) -> bool:
     ],
 )
 def test_a_connection_cut_at_every_attempt_fails_the_start_after_all_retries_were_reported(
-    desk_of_its_own: Desk, line: Proxy, cut_after: int
+    private_desk: Desk, line: Proxy, cut_after: int
 ) -> None:
     line.cut_after = cut_after
 
-    outcome = desk_of_its_own.carry_out(a_start_over(line))
+    outcome = private_desk.run_command(a_start_over(line))
 
     assert outcome.operation.state is State.FAILED
     assert outcome.code == "pull_broken"
     assert line.address in outcome.operation.failure.message
-    assert tries_told(outcome) == ["broke"] * TRIES
+    assert reported_retries(outcome) == ["broke"] * TRIES
     assert outcome.instance.state is InstanceState.FAILED
     assert outcome.instance.failure == outcome.operation.failure
 
 
-def test_a_connection_cut_once_only_delays_the_start(desk_of_its_own: Desk, line: Proxy) -> None:
+def test_a_connection_cut_once_only_delays_the_start(private_desk: Desk, line: Proxy) -> None:
     line.bytes_per_second = 8 * MB
-    _, end = desk_of_its_own.begin(a_start_over(line))
+    _, end = private_desk.begin(a_start_over(line))
     assert eventually(lambda: line.carried > MB)
 
     line.cut_what_stands()
     outcome = end.result(30)
 
     assert outcome.operation.state is State.SUCCEEDED
-    assert tries_told(outcome) == ["stalled"]
+    assert reported_retries(outcome) == ["stalled"]
     last = [event.progress for event in outcome.events if event.progress][-1]
     assert last.downloaded == last.total > 4 * MB
-    desk_of_its_own.carry_out(a_stop_of())
+    private_desk.run_command(a_stop_of())
 
 
 def test_a_connection_without_data_fails_the_start_as_a_stall_that_names_the_layer(
-    desk_of_its_own: Desk, line: Proxy
+    private_desk: Desk, line: Proxy
 ) -> None:
     line.freeze_after = 2 * MB
 
-    outcome = desk_of_its_own.carry_out(a_start_over(line))
+    outcome = private_desk.run_command(a_start_over(line))
 
     assert outcome.code == "pull_stalled"
     assert "2s at the manifest" in outcome.operation.failure.message
-    assert tries_told(outcome) == ["stalled"] * TRIES
+    assert reported_retries(outcome) == ["stalled"] * TRIES
     begun = next(event for event in outcome.events if event.phase is Phase.PULLING)
     stalled = next(event for event in outcome.events if "2s at layer" in (event.message or ""))
     assert f"{line.address}/{NAME}" in stalled.message
@@ -113,14 +113,14 @@ def test_a_connection_without_data_fails_the_start_as_a_stall_that_names_the_lay
 
 
 def test_a_start_cancelled_in_a_stalled_pull_ends_within_two_seconds_and_downloads_no_more(
-    desk_of_its_own: Desk, line: Proxy
+    private_desk: Desk, line: Proxy
 ) -> None:
     line.freeze_after = 2 * MB
-    id, end = desk_of_its_own.begin(a_start_over(line))
+    id, end = private_desk.begin(a_start_over(line))
     assert eventually(lambda: line.carried >= 2 * MB)
     began = time.monotonic()
 
-    desk_of_its_own.host.operations.request_cancel(id)
+    private_desk.host.operations.request_cancel(id)
     outcome = end.result(10)
     took = time.monotonic() - began
 
@@ -129,13 +129,13 @@ def test_a_start_cancelled_in_a_stalled_pull_ends_within_two_seconds_and_downloa
     assert nothing_more_comes_over(line)
 
 
-def test_a_stop_cancels_a_start_that_is_pulling(desk_of_its_own: Desk, line: Proxy) -> None:
+def test_a_stop_cancels_a_start_that_is_pulling(private_desk: Desk, line: Proxy) -> None:
     line.bytes_per_second = MB
-    _, end = desk_of_its_own.begin(a_start_over(line))
+    _, end = private_desk.begin(a_start_over(line))
     assert eventually(lambda: line.carried > MB)
     began = time.monotonic()
 
-    stopped = desk_of_its_own.carry_out(a_stop_of())
+    stopped = private_desk.run_command(a_stop_of())
 
     assert time.monotonic() - began < 2
     assert end.result(1).operation.state is State.CANCELLED

@@ -53,11 +53,11 @@ def far(pushed: Path, own: OwnEngine) -> Iterator[Registry]:
 @small_disk
 @pytest.mark.parametrize("when", CONTENTS)
 def test_a_full_disk_fails_the_start_with_the_message_of_the_docker_engine(
-    far: Registry, desk_of_its_own: Desk, when: str
+    far: Registry, private_desk: Desk, when: str
 ) -> None:
-    free = desk_of_its_own.host.runtime.facts().disk_free
+    free = private_desk.host.runtime.facts().disk_free
 
-    outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/{when}:1"))
+    outcome = private_desk.run_command(a_dial_from(f"{far.address}/{when}:1"))
 
     assert outcome.operation.state is State.FAILED
     assert outcome.code == "disk_full"
@@ -65,35 +65,35 @@ def test_a_full_disk_fails_the_start_with_the_message_of_the_docker_engine(
     assert "no space left on device" in outcome.operation.failure.message
     assert re.search(r", and \S+ MB are free", outcome.operation.failure.message)
     assert not [event for event in outcome.events if "Trying again" in (event.message or "")]
-    assert desk_of_its_own.host.runtime.facts().disk_free > free - MB
+    assert private_desk.host.runtime.facts().disk_free > free - MB
 
 
 @small_disk
-def test_an_image_known_to_be_too_large_is_not_pulled(far: Registry, desk_of_its_own: Desk) -> None:
-    outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/unpacked:1", image_size=45 * MB))
+def test_an_image_known_to_be_too_large_is_not_pulled(far: Registry, private_desk: Desk) -> None:
+    outcome = private_desk.run_command(a_dial_from(f"{far.address}/unpacked:1", image_size=45 * MB))
 
     assert outcome.code == "disk_full"
     assert "it needs about 54 MB, and" in outcome.operation.failure.message
     assert not [event for event in outcome.events if event.progress]
 
 
-def test_an_image_for_another_architecture_is_pulled_and_not_run(far: Registry, desk_of_its_own: Desk) -> None:
-    outcome = desk_of_its_own.carry_out(a_dial_from(f"{far.address}/foreign:1"))
+def test_an_image_for_another_architecture_is_pulled_and_not_run(far: Registry, private_desk: Desk) -> None:
+    outcome = private_desk.run_command(a_dial_from(f"{far.address}/foreign:1"))
 
     assert outcome.code == "image_wrong_arch"
     assert f"is for {FOREIGN_ARCH}, and alpha is {arch()}" in outcome.operation.failure.message
     assert Phase.STARTING not in outcome.phases
-    assert desk_of_its_own.host.runtime.containers(ours(desk_of_its_own.host)) == []
+    assert private_desk.host.runtime.containers(ours(private_desk.host)) == []
     assert outcome.events[-1].at - outcome.events[-2].at < timedelta(seconds=1)
 
 
 def test_an_image_for_another_architecture_only_present_locally_is_refused_as_such(
-    own: OwnEngine, desk_of_its_own: Desk, monkeypatch: pytest.MonkeyPatch
+    own: OwnEngine, private_desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", own.address)
     image = foreign_image("localhost:1/foreign:1", arch=FOREIGN_ARCH)
 
-    outcome = desk_of_its_own.carry_out(a_dial_from(image))
+    outcome = private_desk.run_command(a_dial_from(image))
 
     assert outcome.code == "image_wrong_arch"
-    assert desk_of_its_own.host.runtime.containers(ours(desk_of_its_own.host)) == []
+    assert private_desk.host.runtime.containers(ours(private_desk.host)) == []

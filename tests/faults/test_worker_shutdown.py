@@ -8,7 +8,7 @@ from signal import SIGQUIT, SIGTERM, Signals
 
 import pytest
 from faults.dial import DIAL_IMAGE
-from faults.processes import Apart
+from faults.processes import SeparateProcesses
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
@@ -29,7 +29,7 @@ TAKEN_OVER_WITHIN = timedelta(seconds=20)
     "signals", [pytest.param((SIGTERM,), id="SIGTERM"), pytest.param((SIGTERM, SIGQUIT), id="SIGTERM and SIGQUIT")]
 )
 def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine(
-    aima: Apart, signals: tuple[Signals, ...]
+    aima: SeparateProcesses, signals: tuple[Signals, ...]
 ) -> None:
     id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
     assert eventually(lambda: aima.operation(id)["phase"] == "loading")
@@ -39,19 +39,19 @@ def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine
     aima.tell_worker(*signals)
     aima.until_worker_ends()
     took = time.monotonic() - began
-    handed_on = aima.operation(id)
+    requeued = aima.operation(id)
     aima.start_worker()
 
     assert eventually(lambda: aima.operation(id)["attempt"] == 2, within=RESUMED_WITHIN), aima.log("worker")
     assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")
     assert took < ENDS_WITHIN
-    assert handed_on["state"] == "queued"
+    assert requeued["state"] == "queued"
     assert (aima.operation(id)["attempt"], aima.processes()) == (2, ran)
     stop = aima.aima("service", "stop", SERVICE, "--wait")
     assert stop.returncode == 0, stop.stderr
 
 
-def put_back_on_the_queue(redis: RedisServer, ids: list[str]) -> None:
+def requeue(redis: RedisServer, ids: list[str]) -> None:
     """As Celery requeues unacknowledged messages of finished tasks."""
     link = command_link(redis.url)
     for id in ids:
@@ -59,14 +59,16 @@ def put_back_on_the_queue(redis: RedisServer, ids: list[str]) -> None:
     link.close()
 
 
-def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(aima: Apart, own_redis: RedisServer) -> None:
+def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(
+    aima: SeparateProcesses, own_redis: RedisServer
+) -> None:
     ids = [aima.submit("image", "pull", DIAL_IMAGE, "--host", "alpha") for _ in range(3)]
     ids.append(aima.submit("service", "start", SERVICE))
     assert eventually(lambda: bool(aima.operation(ids[0])["ended_at"]))
 
     aima.tell_worker(SIGTERM, SIGQUIT)
     aima.until_worker_ends()
-    put_back_on_the_queue(own_redis, ids)
+    requeue(own_redis, ids)
     aima.start_worker()
 
     assert eventually(lambda: all(aima.operation(id)["ended_at"] for id in ids), within=TAKEN_OVER_WITHIN)

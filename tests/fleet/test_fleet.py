@@ -78,11 +78,11 @@ def test_containers_of_a_killed_process_keep_running_and_are_adopted_when_it_ret
     api.for_each([f"svc-fleet-{number}" for number in range(8)], api.start)
     assert eventually(lambda: not operations.active())
     before = kept_fleet.running()
-    felled = kept_fleet.processes[0]
+    killed = kept_fleet.processes[0]
 
-    felled.kill()
+    killed.kill()
     while_felled = kept_fleet.running()
-    felled.start()
+    killed.start()
     kept_fleet.until_ready()
 
     assert before == while_felled == kept_fleet.running()

@@ -35,7 +35,7 @@ def stop(fleet: FleetOfHosts, service: str) -> str:
     return str(operation["id"])
 
 
-def told(fleet: FleetOfHosts, operation: str) -> Operation:
+def reported(fleet: FleetOfHosts, operation: str) -> Operation:
     record: Operation = fleet.node().get(f"/v1/operations/{operation}")
     return record
 
@@ -43,9 +43,10 @@ def told(fleet: FleetOfHosts, operation: str) -> Operation:
 def ended(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
     """Their records once all have ended. Raises AssertionError after a timeout."""
     fleet.wait_until(
-        lambda: all(told(fleet, operation)["ended_at"] for operation in operations), within=timedelta(seconds=within)
+        lambda: all(reported(fleet, operation)["ended_at"] for operation in operations),
+        within=timedelta(seconds=within),
     )
-    return [told(fleet, operation) for operation in operations]
+    return [reported(fleet, operation) for operation in operations]
 
 
 def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
@@ -56,8 +57,8 @@ def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Ope
 
 
 def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 40) -> Operation:
-    fleet.wait_until(lambda: told(fleet, operation)["phase"] in phases, within=timedelta(seconds=within))
-    return told(fleet, operation)
+    fleet.wait_until(lambda: reported(fleet, operation)["phase"] in phases, within=timedelta(seconds=within))
+    return reported(fleet, operation)
 
 
 def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> list[str]:
@@ -67,13 +68,13 @@ def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> 
         return bool(record["state"] == "queued" and record["reason"])
 
     def all_wait() -> bool:
-        return all(waits(told(fleet, id)) for id in operations)
+        return all(waits(reported(fleet, id)) for id in operations)
 
     if not eventually(all_wait, within=timedelta(seconds=within)):
-        astray = [record for id in operations if not waits(record := told(fleet, id))]
+        astray = [record for id in operations if not waits(record := reported(fleet, id))]
         unended = [each for each in fleet.node().get("/v1/operations")["items"] if not each["ended_at"]]
         raise AssertionError(f"{astray} do not wait; under way are {unended}")
-    return [str(told(fleet, id)["reason"]) for id in operations]
+    return [str(reported(fleet, id)["reason"]) for id in operations]
 
 
 def running(fleet: FleetOfHosts) -> dict[str, int]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from hosts.conftest import offer_dials
-from hosts.requests import CPU_ROUTE, ended, names, ready, running, start, start_one, told, until_waiting
+from hosts.requests import CPU_ROUTE, ended, names, ready, reported, running, start, start_one, until_waiting
 from lab.fleet_of_hosts import SETTLES_WITHIN, FleetOfHosts
 from lab.host import HostPlan, LabHost, a_cpu_host
 from lab.parts import eventually
@@ -143,7 +143,7 @@ def test_the_same_worker_can_rejoin_at_once(fleet, how):
 
 def test_a_worker_killed_while_loading_continues_with_the_same_container(fleet):
     loading = start_one(fleet, "svc-light-1", hosts=["cpu-01"], arguments={"load-seconds": 3})
-    fleet.wait_until(lambda: told(fleet, loading)["phase"] == "loading")
+    fleet.wait_until(lambda: reported(fleet, loading)["phase"] == "loading")
     before = fleet["cpu-01"].engine.containers()
 
     fleet["cpu-01"].worker.kill()

@@ -53,8 +53,8 @@ def start_on(fleet: FleetOfHosts, host: str) -> str:
 
 
 def instances(fleet: FleetOfHosts) -> list[dict[str, object]]:
-    told: list[dict[str, object]] = fleet.node().record("service", "status", SERVICE)["instances"]
-    return told
+    reported: list[dict[str, object]] = fleet.node().record("service", "status", SERVICE)["instances"]
+    return reported
 
 
 def says(endpoint: str) -> bytes:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from hosts.conftest import offer_dials
-from hosts.requests import CPU_ROUTE, ended, ready, running, start_one, told, until_phase, until_waiting
+from hosts.requests import CPU_ROUTE, ended, ready, reported, running, start_one, until_phase, until_waiting
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import a_cpu_host
 
@@ -69,7 +69,7 @@ def test_a_worker_without_a_docker_engine_reports_it_and_claims_no_start_until_i
 
     assert elsewhere["host"] == "cpu-02"
     assert "cpu-01 has no Docker Engine that answers" in reason
-    assert told(fleet, waits)["attempt"] == 0
+    assert reported(fleet, waits)["attempt"] == 0
 
     host.engine.start()
 

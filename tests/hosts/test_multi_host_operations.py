@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 from hosts.conftest import DIAL_IMAGE, offer_dials
-from hosts.requests import CPU_ROUTE, ended, names, ready, running, start, start_one, stop, told, until_phase
+from hosts.requests import CPU_ROUTE, ended, names, ready, reported, running, start, start_one, stop, until_phase
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.servers import ApiNode
 
@@ -89,7 +89,7 @@ def test_a_start_on_an_unknown_host_is_refused(fleet):
 
 
 def test_one_request_pulls_on_every_host_of_a_route_and_reports_each_failure(fleet):
-    with image_forgotten(fleet) as image, fleet["cpu-02"].worker.told(AIMA_HOST__IMAGES='["aima/*"]'):
+    with image_forgotten(fleet) as image, fleet["cpu-02"].worker.reported(AIMA_HOST__IMAGES='["aima/*"]'):
         fleet.wait_live("cpu-02")
 
         done = fleet.node().aima("image", "pull", "--engine", "far-cpu", "--route", CPU_ROUTE, "--wait")
@@ -126,7 +126,7 @@ def test_a_stop_and_a_cancel_take_effect_at_once_while_every_slot_is_busy_with_a
     print(f"promised {PROMISED} s: stopped after {stop_took:.2f} s, cancelled after {cancel_took:.2f} s")  # noqa: T201
     assert (stopped["phase"], cancelled["phase"]) == ("stopped", "cancelled")
     assert fleet["cpu-01"].engine.containers() == []
-    assert {told(fleet, id)["phase"] for id in stalled[1:]} == {"pulling"}
+    assert {reported(fleet, id)["phase"] for id in stalled[1:]} == {"pulling"}
     assert max(stop_took, cancel_took) < ALLOWED
 
 
@@ -142,7 +142,7 @@ def test_a_pull_of_a_class_start_continues_on_another_host_when_its_worker_shuts
         began = time.monotonic()
         assert fleet[first].worker.stop() == 0
         took = time.monotonic() - began
-        fleet.wait_until(lambda: told(fleet, pulling)["host"] not in (None, first), within=RESUMED_WITHIN)
+        fleet.wait_until(lambda: reported(fleet, pulling)["host"] not in (None, first), within=RESUMED_WITHIN)
         fleet.registry.thaw()
         (record,) = ready(fleet, pulling)
         there = {each["id"].partition("@")[2]: each["state"] for each in instances(fleet.node())}
@@ -170,8 +170,8 @@ def test_a_loading_start_continues_on_its_host_with_the_same_container(fleet):
 def containers(fleet: FleetOfHosts, host: str) -> list[tuple[str, str]]:
     """Ids, and since when each runs."""
     with fleet[host].engine.client() as client:
-        told = [client.api.inspect_container(each.id) for each in client.containers.list()]
-        return [(each["Id"], each["State"]["StartedAt"]) for each in told]
+        reported = [client.api.inspect_container(each.id) for each in client.containers.list()]
+        return [(each["Id"], each["State"]["StartedAt"]) for each in reported]
 
 
 # Two API nodes --------------------------------------------------------------------------------------------------------
@@ -180,19 +180,19 @@ def containers(fleet: FleetOfHosts, host: str) -> list[tuple[str, str]]:
 def test_an_operation_submitted_at_one_node_is_followed_at_another_even_after_the_first_is_killed(fleet):
     first, second = fleet.nodes
     (asked,) = first.post("/v1/services/svc-light-1:start", {"arguments": {"load-seconds": 3}})["operations"]
-    heard = []
+    received = []
 
     with followed(second, asked["id"]) as events:
         for seq, event in events:
-            heard.append((seq, event))
+            received.append((seq, event))
             if event["phase"] == "loading":
                 break
     second.kill()
-    with followed(first, asked["id"], after=heard[-1][0]) as events:
-        heard += list(events)
+    with followed(first, asked["id"], after=received[-1][0]) as events:
+        received += list(events)
 
-    assert [seq for seq, _ in heard] == list(range(1, len(heard) + 1))
-    assert heard[-1][1]["phase"] == "ready"
+    assert [seq for seq, _ in received] == list(range(1, len(received) + 1))
+    assert received[-1][1]["phase"] == "ready"
     second.start()
     assert [second.get(f"/v1/operations/{asked['id']}"), instances(second)] == [
         first.get(f"/v1/operations/{asked['id']}"),

@@ -16,12 +16,12 @@ from hosts.requests import (
     ended,
     names,
     ready,
+    reported,
     running,
     start,
     start_one,
     stop,
     time_of,
-    told,
     until_phase,
     until_waiting,
 )
@@ -81,7 +81,7 @@ def test_a_model_for_an_offline_gb10_is_pending_with_the_reason_and_starts_when_
     shown = fleet.node().aima("operation", "show", waits).stdout
     assert "No live host listens to gb10.arm64; it starts when one joins." in " ".join(shown.split())
     assert not eventually(lambda: any(running(fleet).values()), within=timedelta(seconds=2))
-    assert told(fleet, waits)["state"] == "queued"
+    assert reported(fleet, waits)["state"] == "queued"
 
     fleet["spark-01"].worker.start()
 
@@ -148,8 +148,8 @@ def test_of_several_starts_that_need_over_half_a_host_each_host_runs_one_and_kee
 
     with ThreadPoolExecutor(8) as pool:
         operations = list(pool.map(lambda each: start_one(fleet, each, route=CPU_ROUTE), services))
-    fleet.wait_until(lambda: sum(told(fleet, id)["phase"] == "ready" for id in operations) == 2)
-    reasons = until_waiting(fleet, *(id for id in operations if told(fleet, id)["state"] == "queued"))
+    fleet.wait_until(lambda: sum(reported(fleet, id)["phase"] == "ready" for id in operations) == 2)
+    reasons = until_waiting(fleet, *(id for id in operations if reported(fleet, id)["state"] == "queued"))
 
     assert len(reasons) == 6
     assert running(fleet) == {"spark-01": 0, "cpu-01": 1, "cpu-02": 1}
@@ -182,7 +182,7 @@ def test_a_start_is_pending_while_every_slot_is_busy_and_runs_once_one_is_free(f
     waits = start_one(fleet, "svc-light-waits", route=CPU_ROUTE)
     (reason,) = until_waiting(fleet, waits)
     assert re.search(r"cpu-01 and cpu-02 have all (their )?4 (start )?slots busy", reason), reason
-    assert told(fleet, waits)["host"] is None
+    assert reported(fleet, waits)["host"] is None
 
     fleet.node().post(f"/v1/operations/{busy[0]}:cancel", {})
 
@@ -193,7 +193,7 @@ def test_a_start_is_pending_while_every_slot_is_busy_and_runs_once_one_is_free(f
 
 
 def test_a_plan_gives_the_reasons_of_every_ineligible_host_and_changes_nothing(fleet):
-    with fleet["cpu-02"].worker.told(AIMA_HOST__IMAGES='["local/*"]'):
+    with fleet["cpu-02"].worker.reported(AIMA_HOST__IMAGES='["local/*"]'):
         fleet.wait_until(lambda: fleet.node().get("/v1/hosts/cpu-02")["allows"] == ["local/*"])
         fleet["cpu-02"].worker.stop()
         fleet.node().post("/v1/hosts/spark-01:drain", {})
@@ -233,7 +233,7 @@ def everything(fleet: FleetOfHosts) -> list[object]:
 
 def test_a_loading_engine_that_takes_its_host_below_the_memory_floor_is_killed(fleet):
     floor = psutil.virtual_memory().available // MB - 500
-    with fleet["cpu-02"].worker.told(AIMA_HOST__MEMORY_FLOOR=f"{floor}MB"):
+    with fleet["cpu-02"].worker.reported(AIMA_HOST__MEMORY_FLOOR=f"{floor}MB"):
         fleet.wait_live("cpu-02")
         eats = {"load-seconds": 60, "memory": 1500}
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from house.sources import MODULES, place, tree
-from lab.commands import a_start_of, put_down
+from lab.commands import a_start_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis import keys
@@ -57,7 +57,7 @@ def test_ttls_and_leases_ignore_the_clock_of_the_host(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.claims.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
     ports.set_range(range(20000, 20010))
-    start = put_down(operations, a_start_of())
+    start = enqueue_signed(operations, a_start_of())
 
     hosts.join(ALPHA, identity="alpha's", session="one")
     claimed = ClaimStore(redis).claim(start.id, ALPHA)

@@ -43,7 +43,7 @@ def a_pull(*images: str) -> PullImage:
     return PullImage(images=images or ("tiny:1",))
 
 
-def put_down(
+def enqueue_signed(
     store: OperationStore,
     command: Command,
     *,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lab.commands import put_down
+from lab.commands import enqueue_signed
 from lab.parts import eventually
 
 from aima_core.domain.ids import OperationId
@@ -47,9 +47,9 @@ class Desk:
         self._pool = pool
 
     def ask(self, command: Command, **how: Any) -> OperationId:
-        return put_down(self.host.operations, command, host=self.host.name, **how).id
+        return enqueue_signed(self.host.operations, command, host=self.host.name, **how).id
 
-    def carry_out(self, command: Command, **how: Any) -> Outcome:
+    def run_command(self, command: Command, **how: Any) -> Outcome:
         """Enqueue the command and execute it to its end."""
         return self.finish(self.ask(command, **how))
 

@@ -134,8 +134,8 @@ class FleetProcess:
     def running(self) -> dict[str, list[str]]:
         """The names of the containers that run on each of its hosts, up or kept."""
         if self.up:
-            told: dict[str, list[str]] = self.ask("running")
-            return told
+            reported: dict[str, list[str]] = self.ask("running")
+            return reported
         return {file.stem: kept_running(file)[0] for file in self._kept}
 
     def made(self) -> Counter[str]:
@@ -146,13 +146,13 @@ class FleetProcess:
 
     def containers(self) -> dict[str, list[list[Any]]]:
         """The containers of each of its hosts: name, status, port."""
-        told: dict[str, list[list[Any]]] = self.ask("containers")
-        return told
+        reported: dict[str, list[list[Any]]] = self.ask("containers")
+        return reported
 
     def holds(self) -> dict[str, Any]:
         """The names of its threads except those of pools, and the number of descriptors."""
-        told: dict[str, Any] = self.ask("holds")
-        return told
+        reported: dict[str, Any] = self.ask("holds")
+        return reported
 
     def container_engine_is(self, host: str, *, away: bool) -> None:
         self.ask("away", host=host, is_away=away)
@@ -171,12 +171,12 @@ class FleetProcess:
         """Release a squatted port."""
         self.ask("make_way", host=host, port=port)
 
-    def ask(self, question: str, **told: Any) -> Any:
+    def ask(self, question: str, **reported: Any) -> Any:
         """Raises Cannot if the request is impossible, and AssertionError with the end of its log without an answer."""
         number = next(self._numbers)
         process = self._the_process()
         assert process.stdin and process.stdout
-        process.stdin.write(json.dumps({"number": number, "ask": question, **told}) + "\n")
+        process.stdin.write(json.dumps({"number": number, "ask": question, **reported}) + "\n")
         process.stdin.flush()
         while select.select([process.stdout], [], [], ANSWERS_WITHIN.total_seconds())[0]:
             line = process.stdout.readline()

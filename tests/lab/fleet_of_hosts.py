@@ -73,19 +73,19 @@ class FleetOfHosts:
         self.registry = SharedRegistry(inside, net.servers, home=Path("/run/registry"), log=logs / "registry.log")
         self._catalog = inside.outside(_CATALOG)
         (self._catalog / "engines").mkdir(parents=True)
-        told = {"AIMA_CONFIG": os.devnull, "AIMA_REDIS__URL": self.redis.url, "AIMA_SIGNING_KEY": SIGNING_KEY}
+        reported = {"AIMA_CONFIG": os.devnull, "AIMA_REDIS__URL": self.redis.url, "AIMA_SIGNING_KEY": SIGNING_KEY}
         self.nodes = [
             ApiNode(
                 inside,
                 net.servers,
                 port=FIRST_API_PORT + number,
                 log=logs / f"api-{number + 1}.log",
-                settings={**told, "AIMA_API__CATALOG": str(_CATALOG), **api},
+                settings={**reported, "AIMA_API__CATALOG": str(_CATALOG), **api},
             )
             for number in range(nodes)
         ]
         options = {"insecure_registry": net.subnet, **engine}
-        self._make = partial(make_host, inside, net, logs=logs, worker=told, **options)
+        self._make = partial(make_host, inside, net, logs=logs, worker=reported, **options)
         self.hosts = [self._make(plan) for plan in plans]
 
     def __getitem__(self, name: str) -> LabHost:
@@ -110,8 +110,8 @@ class FleetOfHosts:
 
     def states(self) -> dict[str, str]:
         """`live` or `away`, by name, as an API node reports it; hosts that never announced themselves are missing."""
-        told = self.node().get("/v1/hosts")["items"]
-        return {host["name"]: "live" if host["live"] else "away" for host in told}
+        reported = self.node().get("/v1/hosts")["items"]
+        return {host["name"]: "live" if host["live"] else "away" for host in reported}
 
     def wait_live(self, *names: str, within: timedelta = SETTLES_WITHIN) -> None:
         """Waits until these hosts, or all, are live."""

@@ -32,7 +32,7 @@ from celery.app.trace import fast_trace_task
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 from kombu.asynchronous import set_event_loop
-from lab.fleet_runtime import FakeRoom
+from lab.fleet_runtime import FleetRuntime
 
 from aima_core.errors import AimaError
 from aima_core.settings import Settings
@@ -79,8 +79,8 @@ class Crowd:
         for thread in self._threads:
             thread.join()
 
-    def answer(self, ask: str, **told: Any) -> Any:
-        return getattr(self, f"_tell_{ask}")(**told)
+    def answer(self, ask: str, **reported: Any) -> Any:
+        return getattr(self, f"_tell_{ask}")(**reported)
 
     def _tell_ready(self) -> int:
         return self._ready
@@ -155,8 +155,8 @@ def _answered(crowd: Crowd, question: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"cannot": repr(cannot)}
 
 
-def _room(host: Mapping[str, Any]) -> FakeRoom:
-    room = FakeRoom(
+def _room(host: Mapping[str, Any]) -> FleetRuntime:
+    room = FleetRuntime(
         host=host["settings"]["host"]["name"],
         arch=host["arch"],
         images=host["images"],

@@ -21,7 +21,7 @@ def wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
-class FakeRoom(FakeRuntime):
+class FleetRuntime(FakeRuntime):
     """A ContainerRuntime that counts created containers."""
 
     def __init__(self, *, kept_in: Path | None = None, **facts: Any) -> None:
@@ -71,5 +71,5 @@ def kept_running(file: Path) -> tuple[list[str], Mapping[str, int]]:
     """The running containers of a runtime without a process, and how often each was created."""
     if not file.exists():
         return [], {}
-    room = FakeRoom(kept_in=file)
+    room = FleetRuntime(kept_in=file)
     return room.running(), room.made

@@ -35,10 +35,10 @@ def archive_of(image: str, *, name: str | None = None, arch: str | None = None) 
 def _packed(saved: tarfile.TarFile, name: str, arch: str | None) -> bytes:
     (manifest,) = json.loads(_content(saved, "manifest.json"))
     config = json.loads(_content(saved, manifest["Config"]))
-    told: dict[str, Any] = {**config, "architecture": arch or config["architecture"]}
-    told.pop("variant", None)
+    reported: dict[str, Any] = {**config, "architecture": arch or config["architecture"]}
+    reported.pop("variant", None)
     parts = {
-        "config.json": json.dumps(told).encode(),
+        "config.json": json.dumps(reported).encode(),
         "manifest.json": json.dumps([{**manifest, "Config": "config.json", "RepoTags": [name]}]).encode(),
         **{layer: _content(saved, layer) for layer in manifest["Layers"]},
     }

@@ -51,7 +51,7 @@ class Program:
         assert self.alive, self._last_words()
 
     @contextmanager
-    def told(self, **settings: str) -> Iterator[None]:
+    def reported(self, **settings: str) -> Iterator[None]:
         """Restarts it with these settings added, until the block ends."""
         before = self._settings
         self._start_anew({**(before or {}), **settings})
@@ -79,7 +79,7 @@ class Program:
 
     def thaw(self) -> None:
         self._send(signal.SIGCONT)
-        self._let_it_be_heard()
+        self._publish_events()
 
     def said(self) -> str:
         """Its output since the start of the test, across restarts."""
@@ -96,7 +96,7 @@ class Program:
         if self._entering is None:
             return 0
         self._send(how)
-        self._let_it_be_heard()
+        self._publish_events()
         code = self._entering.wait(within.total_seconds())
         self._entering = self._process = None
         return code
@@ -106,7 +106,7 @@ class Program:
             with suppress(psutil.NoSuchProcess):
                 self._process.send_signal(what)
 
-    def _let_it_be_heard(self) -> None:
+    def _publish_events(self) -> None:
         """Resumes the process that entered the cell, which is frozen with it and would not report its exit."""
         if self._entering is not None:
             self._entering.send_signal(signal.SIGCONT)

@@ -107,8 +107,8 @@ class RedisServer:
     def is_in_step(self) -> bool:
         """Whether this replica is connected to its master and has all its data."""
         with self.client() as client:
-            told = client.info("replication")
-        return told["role"] == "slave" and told["master_link_status"] == "up"
+            reported = client.info("replication")
+        return reported["role"] == "slave" and reported["master_link_status"] == "up"
 
     def fill(self) -> None:
         """Fills its memory."""

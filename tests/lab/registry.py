@@ -58,8 +58,8 @@ class Registry:
         repository, _, tag = name.rpartition(":")
         asked = Request(f"http://127.0.0.1:{self.port}/v2/{repository}/manifests/{tag}", headers={"Accept": MANIFEST})
         with urlopen(asked) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+            reported: dict[str, Any] = json.load(answer)
+            return reported
 
     def layer_sizes(self, name: str) -> list[int]:
         return [layer["size"] for layer in self.manifest(name)["layers"]]

@@ -89,13 +89,13 @@ class ApiNode(Program, Commands):
 
     def __init__(self, inside: Cell, host: str, *, port: int, log: Path, settings: Mapping[str, str]) -> None:
         self.url = f"http://{host}:{port}"
-        told = {
+        reported = {
             **settings,
             "AIMA_API__BIND": host,
             "AIMA_API__PORT": str(port),
             "AIMA_API__KEYS": json.dumps([API_KEY]),
         }
-        Program.__init__(self, inside, str(AIMA), "api", log=log, environment=told)
+        Program.__init__(self, inside, str(AIMA), "api", log=log, environment=reported)
         people_s = {"AIMA_CONFIG": os.devnull, "AIMA_URL": self.url, "AIMA_KEY": API_KEY}
         Commands.__init__(self, {**os.environ, **people_s})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from lab.commands import a_pull, a_start_of, put_down
+from lab.commands import a_pull, a_start_of, enqueue_signed
 from lab.fleet import ARCH, IMAGE
 from lab.parts import eventually
 
@@ -29,10 +29,10 @@ class Submissions:
 
     def start(self, service: str) -> OperationId:
         requires = {"platforms": [f"linux/{ARCH}"], "memory": "1MB"}
-        return put_down(self.store, a_start_of(service, image=IMAGE, requires=requires), host=self._host).id
+        return enqueue_signed(self.store, a_start_of(service, image=IMAGE, requires=requires), host=self._host).id
 
     def pull(self) -> OperationId:
-        return put_down(self.store, a_pull(IMAGE), host=self._host).id
+        return enqueue_signed(self.store, a_pull(IMAGE), host=self._host).id
 
     def record(self, id: OperationId) -> Operation | None:
         """None while Redis does not answer."""

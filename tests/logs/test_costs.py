@@ -42,7 +42,7 @@ def test_publishing_ends_a_while_after_the_last_follow_request(desk: Desk) -> No
     desk.run()
     _ask(desk)
     assert eventually(lambda: len(_published(desk)) == 1)
-    say(desk, "heard")
+    say(desk, "received")
     assert eventually(lambda: len(_published(desk)) == 2)
 
     assert eventually(lambda: not _asked_within(desk, timedelta(seconds=1)))
@@ -90,8 +90,8 @@ def test_a_malformed_request_is_dropped_and_the_next_one_is_answered(desk: Desk)
 def test_a_slow_reader_is_notified_of_the_number_of_missed_lines(desk: Desk) -> None:
     frames = asyncio.run(_read_late(desk))
 
-    told = [frame for frame in frames if "event: note" in frame]
-    assert any("20 lines were missed" in frame for frame in told), told
+    reported = [frame for frame in frames if "event: note" in frame]
+    assert any("20 lines were missed" in frame for frame in reported), reported
     assert f'"line {QUEUED_BATCHES + 20}"' in frames[-1]
 
 

@@ -50,12 +50,12 @@ def test_lines_read_again_after_a_reconnect_are_returned_once(lines: list[Said],
     again = [line for line in lines[begins:] if not _is_cut(line, lines[:begins])]
     seen = LineDeduplicator()
 
-    told = [line for line in lines[:broke] if seen.is_new(line.stream, line.at)]
+    reported = [line for line in lines[:broke] if seen.is_new(line.stream, line.at)]
     seen.rewind()
-    told += [line for line in again if seen.is_new(line.stream, line.at)]
+    reported += [line for line in again if seen.is_new(line.stream, line.at)]
 
-    assert told[:broke] == lines[:broke]
-    assert sorted(map(repr, told)) == sorted(map(repr, {*lines[:broke], *again}))
+    assert reported[:broke] == lines[:broke]
+    assert sorted(map(repr, reported)) == sorted(map(repr, {*lines[:broke], *again}))
 
 
 def _is_cut(line: Said, before: list[Said]) -> bool:

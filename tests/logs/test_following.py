@@ -57,13 +57,13 @@ def test_many_readers_on_several_nodes_share_one_reader_on_the_host(
 ) -> None:
     desk.run()
 
-    with ExitStack() as everybody:
-        nodes = [everybody.enter_context(api_node(redis_url)) for _ in range(2)]
-        readers = [everybody.enter_context(following(node)) for node in nodes for _ in range(10)]
+    with ExitStack() as stack_of_all:
+        nodes = [stack_of_all.enter_context(api_node(redis_url)) for _ in range(2)]
+        readers = [stack_of_all.enter_context(following(node)) for node in nodes for _ in range(10)]
         say(desk, "said once")
-        heard = [reader.until_line("said once") for reader in readers]
+        received = [reader.until_line("said once") for reader in readers]
 
-    assert heard == [["said once"]] * 20
+    assert received == [["said once"]] * 20
     assert runtime.follows == 1
 
 
@@ -200,9 +200,9 @@ def test_of_a_log_flood_the_newest_lines_arrive_with_the_number_of_skipped_ones(
         say(desk, "\n".join(f"flood {number}" for number in range(1, 20_001)))
         reader.until_line("flood 20000")
 
-    told = [note for note in reader.notes if "too fast" in note]
-    left_out = sum(int(note.split()[0]) for note in told)
-    assert told
+    reported = [note for note in reader.notes if "too fast" in note]
+    left_out = sum(int(note.split()[0]) for note in reported)
+    assert reported
     assert len(reader.lines) - 1 + left_out == 20_000
 
 
@@ -236,6 +236,6 @@ def test_a_hundred_followers_leak_no_file_descriptor(desk: Desk, node: Node) -> 
 def _look_in(node: Node, *, times: int) -> None:
     """Opens that many followers, five at a time."""
     for _ in range(times):
-        with ExitStack() as everybody:
-            for reader in [everybody.enter_context(following(node)) for _ in range(5)]:
+        with ExitStack() as stack_of_all:
+            for reader in [stack_of_all.enter_context(following(node)) for _ in range(5)]:
                 reader.until_line("hello")

@@ -66,7 +66,7 @@ def desk(
 
 @pytest.fixture
 def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]:
-    told = {
+    reported = {
         "AIMA_CONFIG": os.devnull,
         "AIMA_REDIS__URL": own_redis.url,
         "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
@@ -74,7 +74,7 @@ def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]
         "AIMA_STATE_DIR": str(tmp_path / "state"),
         "AIMA_HOST__NAME": "alpha",
     }
-    return {**os.environ, **told}
+    return {**os.environ, **reported}
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_a_valid_catalog_has_no_mistakes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "told"),
+    ("good", "bad", "reported"),
     [
         ("port: 8000", "prt: 8000", "10:1: prt: there is no such field; did you mean `port`?"),
         ("port: 8000", "port: 8000\nflavour: sweet", "11:1: flavour: there is no such field; there are: name, type"),
@@ -111,19 +111,19 @@ def test_a_valid_catalog_has_no_mistakes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_in_an_engine_is_reported_with_its_line(tmp_path: Path, good: str, bad: str, told: str) -> None:
+def test_a_mistake_in_an_engine_is_reported_with_its_line(tmp_path: Path, good: str, bad: str, reported: str) -> None:
     assert good in ENGINE
     file = an_engine(tmp_path, ENGINE.replace(good, bad))
 
     mistakes = "\n".join(map(str, find_mistakes(file)))
 
-    assert told in mistakes
+    assert reported in mistakes
     assert mistakes.startswith(f"{file}:")
     assert len(mistakes.splitlines()) == (2 if bad == "prt: 8000" else 1)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("", "1:1: is empty"),
         ("# nothing yet\n", "1:1: is empty"),
@@ -144,12 +144,12 @@ def test_a_mistake_in_an_engine_is_reported_with_its_line(tmp_path: Path, good: 
         ("a" * (2**20 + 1), "1:1: is larger than 1 MiB"),
     ],
 )
-def test_a_file_that_is_not_an_entry_is_reported_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_not_an_entry_is_reported_in_one_sentence(tmp_path: Path, text: str, reported: str) -> None:
     file = an_engine(tmp_path, text)
 
     [mistake] = find_mistakes(file)
 
-    assert str(mistake).startswith(f"{file}:{told}")
+    assert str(mistake).startswith(f"{file}:{reported}")
 
 
 def test_bytes_that_are_not_utf_8_are_reported_with_their_position(tmp_path: Path) -> None:
@@ -214,9 +214,9 @@ def test_a_model_whose_engine_does_not_exist_is_reported_with_the_closest_names(
     a_catalog(tmp_path)
     file = write(tmp_path / "models/tts/Polly-1.5.yaml", MODEL.replace("[parrot-cpu]", "[parrot-cpu, parot-cpu]"))
 
-    told = [str(mistake) for mistake in find_mistakes(tmp_path)]
+    reported = [str(mistake) for mistake in find_mistakes(tmp_path)]
 
-    assert told == [f"{file}:4:23: engines.1: there is no engine `parot-cpu`; did you mean `parrot-cpu`?"]
+    assert reported == [f"{file}:4:23: engines.1: there is no engine `parot-cpu`; did you mean `parrot-cpu`?"]
 
 
 def test_an_engine_with_a_mistake_still_exists_for_entries_that_name_it(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_an_engine_with_a_mistake_still_exists_for_entries_that_name_it(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "told"),
+    ("good", "bad", "reported"),
     [
         ("engine: parrot-cpu", "engine: finch-cpu", "8:13: recommends.0.engine: there is no engine `finch-cpu`"),
         ("model: Polly-1.5", "model: Poly-1.5", "9:12: recommends.0.model: there is no model `Poly-1.5`; did you mean"),
@@ -241,14 +241,14 @@ def test_an_engine_with_a_mistake_still_exists_for_entries_that_name_it(tmp_path
     ],
 )
 def test_a_profile_that_recommends_an_impossible_service_is_reported(
-    tmp_path: Path, good: str, bad: str, told: str
+    tmp_path: Path, good: str, bad: str, reported: str
 ) -> None:
     a_catalog(tmp_path)
     file = write(tmp_path / "profiles/perch.yaml", PROFILE.replace(good, bad))
 
     [mistake] = find_mistakes(tmp_path)
 
-    assert str(mistake).startswith(f"{file}:{told}")
+    assert str(mistake).startswith(f"{file}:{reported}")
 
 
 def test_a_profile_that_recommends_an_engine_for_another_architecture_or_accelerator_is_reported(

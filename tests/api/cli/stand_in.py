@@ -22,7 +22,7 @@ HOLD = "hold"
 
 
 @dataclass
-class Heard:
+class Received:
     method: str
     path: str
     headers: dict[str, str]
@@ -35,7 +35,7 @@ class StandIn:
 
     answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     streams: dict[str, list[list[str]]] = field(default_factory=dict)
-    heard: list[Heard] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -51,9 +51,9 @@ class StandIn:
         """The stream of the next connection to that operation's events."""
         self.streams.setdefault(f"/v1/operations/{operation}/events", []).append(list(frames))
 
-    def asked(self, request: str) -> list[Heard]:
+    def asked(self, request: str) -> list[Received]:
         method, path = request.split()
-        return [each for each in self.heard if (each.method, each.path.partition("?")[0]) == (method, path)]
+        return [each for each in self.received if (each.method, each.path.partition("?")[0]) == (method, path)]
 
     def next_answer(self, request: str) -> tuple[int, Any]:
         left = self.answers.get(request)
@@ -149,7 +149,7 @@ def _handler(script: StandIn) -> type[BaseHTTPRequestHandler]:
             """Quiet."""
 
         def _note(self, body: Any) -> None:
-            script.heard.append(Heard(self.command, self.path, dict(self.headers), body))
+            script.received.append(Received(self.command, self.path, dict(self.headers), body))
 
         def _answer(self, request: str) -> None:
             status, body = script.next_answer(request)

@@ -238,7 +238,7 @@ def test_a_malformed_id_is_refused_without_a_request(script: StandIn, aima: Aima
     outcome = aima("service", "start", "../../etc")
 
     assert outcome.code == BadId.exit_code
-    assert script.heard == []
+    assert script.received == []
 
 
 def test_a_start_sends_its_api_key_and_its_request(

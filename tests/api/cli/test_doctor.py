@@ -45,12 +45,17 @@ def test_a_docker_engine_that_answers_is_listed_with_its_version() -> None:
 
 
 @pytest.fixture
-def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
+def as_reported(tmp_path: Path) -> Callable[..., list[Finding]]:
     """The doctor's findings from a worker's machine report."""
 
-    def findings_of(**told: Any) -> list[Finding]:
+    def findings_of(**reported: Any) -> list[Finding]:
         hardware = {"accelerators": [], "memory": 128_000_000_000, "unified_memory": False, "trouble": None}
-        seen = {"gives_gpus": None, "clock_offset": None, "hardware": {**hardware, **told.pop("hardware", {})}, **told}
+        seen = {
+            "gives_gpus": None,
+            "clock_offset": None,
+            "hardware": {**hardware, **reported.pop("hardware", {})},
+            **reported,
+        }
         program = tmp_path / "worker"
         program.write_text(json.dumps(seen))
         return list(check_hardware(["cat", str(program)]))
@@ -63,46 +68,48 @@ def test_the_gpus_of_this_machine_are_detected_by_the_worker() -> None:
     assert not any("not checked" in each.message for each in about("GPU"))
 
 
-def test_the_doctor_lists_accelerators_with_their_number_and_memory(as_told: Told) -> None:
+def test_the_doctor_lists_accelerators_with_their_number_and_memory(as_reported: Told) -> None:
     card = {"kind": "cuda", "name": "NVIDIA L4", "memory": 24_000_000_000, "compute_capability": "8.9"}
 
-    (gpu,) = as_told(hardware={"accelerators": [card, card]})
+    (gpu,) = as_reported(hardware={"accelerators": [card, card]})
 
     assert gpu == Finding("GPU", CheckStatus.OK, "2 × NVIDIA L4 (cuda, 24 GB, compute 8.9)")
 
 
-def test_the_doctor_reports_memory_shared_by_cpu_and_gpu(as_told: Told) -> None:
-    (gpu,) = as_told(hardware={"accelerators": [GB10], "unified_memory": True})
+def test_the_doctor_reports_memory_shared_by_cpu_and_gpu(as_reported: Told) -> None:
+    (gpu,) = as_reported(hardware={"accelerators": [GB10], "unified_memory": True})
 
     assert gpu.message == "NVIDIA GB10 (gb10, compute 12.1); 128 GB shared by CPU and GPU"
 
 
-def test_a_failing_driver_is_a_finding_with_its_remedy(as_told: Told) -> None:
+def test_a_failing_driver_is_a_finding_with_its_remedy(as_reported: Told) -> None:
     trouble = {"said": "No NVIDIA GPU can be used: version mismatch.", "mend": "sudo reboot"}
 
-    assert as_told(hardware={"trouble": trouble}) == [
+    assert as_reported(hardware={"trouble": trouble}) == [
         Finding("GPU", CheckStatus.FAILED, trouble["said"], trouble["mend"]),
     ]
 
 
 @pytest.mark.parametrize(("gives", "verdict"), [(True, CheckStatus.OK), (False, CheckStatus.FAILED)])
-def test_a_docker_engine_that_provides_no_gpus_is_a_finding(as_told: Told, gives: bool, verdict: CheckStatus) -> None:
-    gpu, containers = as_told(hardware={"accelerators": [GB10]}, gives_gpus=gives)
+def test_a_docker_engine_that_provides_no_gpus_is_a_finding(
+    as_reported: Told, gives: bool, verdict: CheckStatus
+) -> None:
+    gpu, containers = as_reported(hardware={"accelerators": [GB10]}, gives_gpus=gives)
 
     assert gpu.verdict is CheckStatus.OK
     assert containers.verdict is verdict
     assert (containers.fix is None) == gives
 
 
-def test_without_a_gpu_it_is_no_finding_that_docker_provides_none(as_told: Told) -> None:
-    assert [each.verdict for each in as_told(gives_gpus=False)] == [CheckStatus.OK]
+def test_without_a_gpu_it_is_no_finding_that_docker_provides_none(as_reported: Told) -> None:
+    assert [each.verdict for each in as_reported(gives_gpus=False)] == [CheckStatus.OK]
 
 
 @pytest.mark.parametrize(
     ("offset", "said"), [(0.4, "in sync with Redis"), (2.5, "2.5 s ahead of Redis"), (-90.0, "90.0 s behind Redis")]
 )
-def test_the_doctor_reports_the_clock_offset(as_told: Told, offset: float, said: str) -> None:
-    *_, clock = as_told(clock_offset=offset)
+def test_the_doctor_reports_the_clock_offset(as_reported: Told, offset: float, said: str) -> None:
+    *_, clock = as_reported(clock_offset=offset)
 
     assert clock.message == said
     assert (clock.fix is None) == (clock.verdict is CheckStatus.OK) == (abs(offset) < 1)
@@ -124,12 +131,12 @@ def test_malformed_messages_are_reported_with_the_hosts_that_dropped_them(redis:
     HostStore(redis).count_dropped(HostName("alpha"), 2)
     HostStore(redis).count_dropped(HostName("gamma"), 1)
 
-    (told,) = check_hosts(settings)
+    (reported,) = check_hosts(settings)
 
     assert before == []
-    assert (told.about, told.verdict) == ("messages", CheckStatus.WARNING)
-    assert told.message == "malformed messages dropped in the last day: 3, by alpha and gamma"
-    assert "redis.url" in str(told.fix)
+    assert (reported.about, reported.verdict) == ("messages", CheckStatus.WARNING)
+    assert reported.message == "malformed messages dropped in the last day: 3, by alpha and gamma"
+    assert "redis.url" in str(reported.fix)
 
 
 def test_without_redis_malformed_messages_are_not_reported() -> None:

@@ -137,10 +137,10 @@ def test_the_sentinel_connection_of_a_worker_is_shown_without_its_password() -> 
     url = "sentinel://:the-master-s@one:1,two:2/0?master=m&sentinel_password=the-sentinels-own"
 
     with celery_app(url, answer_within=timedelta(seconds=1)).connection() as line:
-        told = {name: json.dumps(value) for name, value in line.info().items()}
+        reported = {name: json.dumps(value) for name, value in line.info().items()}
 
-    assert "the-sentinels-own" not in "".join(told.values())
-    assert '"master_name": "m"' in told["transport_options"]
+    assert "the-sentinels-own" not in "".join(reported.values())
+    assert '"master_name": "m"' in reported["transport_options"]
 
 
 def test_a_visitor_cannot_change_anything(flower: Flower, aima: Aima) -> None:

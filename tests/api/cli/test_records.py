@@ -237,9 +237,9 @@ def test_an_argument_reaches_the_engine_as_it_was_typed(written: str, sent: obje
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(5, "5s"), (119, "119s"), (150, "2m"), (7300, "2h"), (200_000, "2d"), (-3, "0s")]
+    ("seconds", "reported"), [(5, "5s"), (119, "119s"), (150, "2m"), (7300, "2h"), (200_000, "2d"), (-3, "0s")]
 )
-def test_an_age_has_one_unit(seconds: int, told: str) -> None:
+def test_an_age_has_one_unit(seconds: int, reported: str) -> None:
     then = datetime(2026, 1, 1, tzinfo=UTC)
 
-    assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == told
+    assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == reported

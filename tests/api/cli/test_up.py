@@ -113,10 +113,10 @@ def test_all_processes_start_and_one_ctrl_c_ends_them(begun: list[Up], state_dir
     assert not any(map(alive, pids))
     assert up.lines.index("worker │ the worker ends") < up.lines.index("api    │ the API ends")
     assert "1 engine keeps running" in up.lines[-1]
-    told = "\n".join(up.lines)
+    reported = "\n".join(up.lines)
     for fact in (f"http://127.0.0.1:{up.port}", "box", "the Docker Engine is unavailable", str(state_dir)):
-        assert fact in told
-    assert "worker │ looking for a GPU  found=0" in told
+        assert fact in reported
+    assert "worker │ looking for a GPU  found=0" in reported
 
 
 def test_the_next_up_finds_its_state(begun: list[Up], state_dir: Path) -> None:

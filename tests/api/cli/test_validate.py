@@ -25,7 +25,7 @@ def test_the_shipped_catalog_is_valid(script: StandIn, aima: Aima) -> None:
 
     assert outcome.code == 0
     assert outcome.out.endswith("files valid\n")
-    assert script.heard == []
+    assert script.received == []
 
 
 def test_a_mistake_is_reported_with_its_place(wrong: Path, aima: Aima) -> None:
@@ -43,7 +43,7 @@ def test_the_overlay_of_the_operator_is_validated_too(wrong: Path, aima: Aima, m
 
 
 def test_mistakes_are_available_as_json(wrong: Path, aima: Aima) -> None:
-    told = json.loads(aima("engine", "validate", str(wrong), "-o", "json").out)
+    reported = json.loads(aima("engine", "validate", str(wrong), "-o", "json").out)
 
-    assert told["files"] == 1
-    assert any(mistake["line"] == 3 and mistake["field"] == "port" for mistake in told["mistakes"])
+    assert reported["files"] == 1
+    assert any(mistake["line"] == 3 and mistake["field"] == "port" for mistake in reported["mistakes"])

@@ -112,7 +112,7 @@ def silence(redis, worker: ScriptedWorker, *, seconds: float = 100) -> None:
 def test_a_running_start_of_a_lost_host_continues_elsewhere_under_its_id(node, redis, redis_url, worker, controllers):
     other = ScriptedWorker(redis, "beta")
     (start,) = node.start()
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
     waiting_on(redis_url, "cpu.amd64")
     silence(redis, worker)
 
@@ -122,7 +122,7 @@ def test_a_running_start_of_a_lost_host_continues_elsewhere_under_its_id(node, r
     assert (waits["state"], waits["host"]) == ("queued", None)
     assert "alpha is lost" in waits["reason"]
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
-    assert other.take_on(start["id"]).attempt == 2
+    assert other.claim_start(start["id"]).attempt == 2
 
 
 @pytest.mark.redis
@@ -179,7 +179,7 @@ def test_an_instance_pinned_to_the_lost_host_is_not_moved_and_its_running_operat
 ):
     ScriptedWorker(redis, "beta")
     (start,) = node.start(hosts=["alpha"])
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
     silence(redis, worker)
 
     controllers.run_once()

@@ -133,7 +133,7 @@ def test_operations_that_only_the_forgotten_host_can_run_fail_whether_claimed_or
     [queued] = node.start(hosts=["alpha"])
     [under_way] = node.start(OTHER, hosts=["alpha"])
     [pull] = node.post("/v1/images:pull", {"image": "tiny:1", "hosts": ["alpha"]}).json()["operations"]
-    worker.take_on(under_way["id"])
+    worker.claim_start(under_way["id"])
     is_away(redis, worker)
 
     forget(node)
@@ -142,13 +142,13 @@ def test_operations_that_only_the_forgotten_host_can_run_fail_whether_claimed_or
         record = node.operation(operation["id"])
         assert (record["state"], record["failure"]["code"]) == ("failed", "host_lost")
         assert "alpha" in record["failure"]["message"]
-        assert [event.event for event in node.heard(operation["id"])][-1] == "end"
+        assert [event.event for event in node.received(operation["id"])][-1] == "end"
 
 
 def test_operations_that_other_hosts_can_run_continue_there_although_it_held_the_claim(node, redis, redis_url, worker):
     beta = ScriptedWorker(redis, "beta")
     [start] = node.start(route="cpu.amd64")
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
     waiting_on(redis_url, "cpu.amd64")
     is_away(redis, worker)
 
@@ -156,7 +156,7 @@ def test_operations_that_other_hosts_can_run_continue_there_although_it_held_the
 
     assert node.operation(start["id"])["state"] == "queued"
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
-    assert beta.take_on(start["id"]).attempt == 2
+    assert beta.claim_start(start["id"]).attempt == 2
 
 
 def test_instances_that_can_run_elsewhere_are_started_elsewhere(node, redis, redis_url, worker):
@@ -182,7 +182,7 @@ def test_instances_of_other_hosts_are_unchanged(node, redis, worker):
     [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
     assert (instance["id"], instance["state"]) == (f"{SERVICE}@beta", "ready")
     assert node.operation(start["id"])["state"] == "queued"
-    assert beta.take_on(start["id"]).attempt == 1
+    assert beta.claim_start(start["id"]).attempt == 1
 
 
 def test_a_message_delivered_to_its_worker_is_not_requeued(node, redis, worker):

@@ -44,9 +44,9 @@ def test_a_subscriber_receives_events_in_order():
     for seq in (1, 2, 3):
         subscription.deliver(an_event(seq))
 
-    missed, heard = subscription.take()
+    missed, received = subscription.take()
     assert not missed
-    assert [each.seq for each in heard] == [1, 2, 3]
+    assert [each.seq for each in received] == [1, 2, 3]
 
 
 def test_a_slow_subscriber_is_notified_of_a_gap_and_its_queue_is_bounded():
@@ -95,8 +95,8 @@ def test_a_malformed_event_is_skipped_and_the_next_one_is_delivered(redis, redis
                 redis.publish(keys.EVENTS, message)
                 redis.publish(keys.EVENTS, f"{OPERATION} 4 1-2 {event_text(AN_EVENT)}")
                 await subscription.wait(SOON)
-                missed, heard = subscription.take()
-                return missed, [each.seq for each in heard]
+                missed, received = subscription.take()
+                return missed, [each.seq for each in received]
 
     assert asyncio.run(say()) == (False, [4])
 

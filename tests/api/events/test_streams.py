@@ -28,7 +28,7 @@ pytestmark = pytest.mark.redis
 def start(node, worker):
     """A running operation with the events `queued` and its first phase."""
     [operation] = node.start()
-    worker.take_on(operation["id"])
+    worker.claim_start(operation["id"])
     worker.says(operation["id"], Phase.STARTING)
     return operation["id"]
 
@@ -40,12 +40,12 @@ def test_a_follower_receives_past_and_future_events_up_to_the_end(node, worker, 
         worker.says(start, Phase.READY, endpoint="http://127.0.0.1:20000")
         rest = list(stream)
 
-    heard = [*begun, *rest]
-    assert numbers(heard) == [1, 2, 3, 4]
-    assert [each.event for each in heard] == ["phase", "phase", "log", "end"]
-    assert events_of(heard)[2]["lines"] == ["line 1"]
-    assert events_of(heard)[3]["endpoint"] == "http://127.0.0.1:20000"
-    assert [each["seq"] for each in events_of(heard)] == [1, 2, 3, 4]
+    received = [*begun, *rest]
+    assert numbers(received) == [1, 2, 3, 4]
+    assert [each.event for each in received] == ["phase", "phase", "log", "end"]
+    assert events_of(received)[2]["lines"] == ["line 1"]
+    assert events_of(received)[3]["endpoint"] == "http://127.0.0.1:20000"
+    assert [each["seq"] for each in events_of(received)] == [1, 2, 3, 4]
 
 
 def test_a_follower_that_reconnects_resumes_after_its_last_event(node, worker, start):
@@ -53,31 +53,31 @@ def test_a_follower_that_reconnects_resumes_after_its_last_event(node, worker, s
         worker.says(start)
     worker.says(start, Phase.READY)
 
-    heard = node.heard(start, after=4)
+    received = node.received(start, after=4)
 
-    assert numbers(heard) == [5, 6, 7, 8]
+    assert numbers(received) == [5, 6, 7, 8]
 
 
 def test_a_stream_of_an_ended_operation_ends_even_without_new_events(node, worker, start):
     worker.says(start, Phase.READY)
 
-    assert node.heard(start, after=3) == []
+    assert node.received(start, after=3) == []
 
 
 def test_followers_that_reconnect_during_many_events_receive_each_exactly_once(node, worker, start):
     storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(600)])
     storm.start()
 
-    heard: list[int] = []
-    while len(heard) < 602:
-        with node.following(start, after=heard[-1] if heard else None) as stream:
+    received: list[int] = []
+    while len(received) < 602:
+        with node.following(start, after=received[-1] if received else None) as stream:
             for event in stream:
-                heard.append(int(event.id))
-                if len(heard) >= 602 or random.random() < 0.02:
+                received.append(int(event.id))
+                if len(received) >= 602 or random.random() < 0.02:
                     break
 
     storm.join()
-    assert heard == list(range(1, 603))
+    assert received == list(range(1, 603))
 
 
 def test_a_follower_slower_than_its_queue_still_receives_every_event(node, worker, start):
@@ -88,21 +88,21 @@ def test_a_follower_slower_than_its_queue_still_receives_every_event(node, worke
         for _ in range(1200):
             worker.says(start, lines=(line,))
         worker.says(start, Phase.READY)
-        heard = [first, *stream]
+        received = [first, *stream]
 
-    assert numbers(heard) == list(range(1, 1204))
+    assert numbers(received) == list(range(1, 1204))
 
 
 def test_an_event_lost_by_the_connection_is_read_from_the_log(node, worker, start, redis):
     with node.following(start) as stream:
-        heard = [next(stream), next(stream)]
+        received = [next(stream), next(stream)]
         redis.hincrby(keys.operation(start), "seq", 1)
         redis.xadd(keys.log(start), {"event": a_late_event(start)}, id="3-0")  # and not published
         began = time.monotonic()
         worker.says(start, Phase.READY)
-        heard += stream
+        received += stream
 
-    assert numbers(heard) == [1, 2, 3, 4]
+    assert numbers(received) == [1, 2, 3, 4]
     assert time.monotonic() - began < HEARTBEAT_INTERVAL.total_seconds() / 2
 
 
@@ -126,9 +126,9 @@ def test_the_end_is_sent_even_if_the_log_is_truncated(node, worker, start, redis
     worker.says(start, Phase.READY)
     redis.xtrim(keys.log(start), maxlen=1, approximate=False)
 
-    heard = node.heard(start)
+    received = node.received(start)
 
-    assert [each.event for each in heard] == ["reset", "end"]
+    assert [each.event for each in received] == ["reset", "end"]
 
 
 def test_a_record_that_redis_lost_ends_the_stream_with_the_reason(node, worker, start, redis):
@@ -136,10 +136,10 @@ def test_a_record_that_redis_lost_ends_the_stream_with_the_reason(node, worker, 
         first = [next(stream), next(stream)]
         redis.delete(keys.operation(start), keys.log(start))
         redis.publish(keys.EVENTS, f"{start} 9 1-1 {a_late_event(start)}")
-        heard = [*first, *stream]
+        received = [*first, *stream]
 
-    assert heard[-1].event == "end"
-    assert events_of(heard)[-1]["failure"]["code"] == "operation_lost"
+    assert received[-1].event == "end"
+    assert events_of(received)[-1]["failure"]["code"] == "operation_lost"
 
 
 def a_late_event(operation: str) -> str:
@@ -160,25 +160,25 @@ def test_a_follower_receives_every_event_across_a_restart_of_redis(own_redis):
     worker = ScriptedWorker(redis)
     with api_node(own_redis.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         worker.says(operation["id"], Phase.STARTING)
         with node.following(operation["id"]) as stream:
-            heard = [next(stream), next(stream)]
+            received = [next(stream), next(stream)]
             own_redis.stop()
             own_redis.start()
             worker.says(operation["id"])
             worker.says(operation["id"], Phase.READY)
-            heard += stream
+            received += stream
     redis.close()
 
-    assert numbers(heard) == [1, 2, 3, 4]
+    assert numbers(received) == [1, 2, 3, 4]
 
 
 def test_a_stream_closes_at_once_when_its_api_node_shuts_down(redis_url, redis):
     worker = ScriptedWorker(redis)
     with api_node(redis_url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
             next(stream)
             began = time.monotonic()
@@ -247,12 +247,12 @@ def test_a_follower_of_all_operations_receives_new_events_and_resumes_where_it_w
     [other] = node.start()
 
     with node.following(None, after=first.id) as stream:
-        heard = [next(stream), next(stream)]
+        received = [next(stream), next(stream)]
         worker.says(start, message="three")
-        heard.append(next(stream))
+        received.append(next(stream))
 
-    assert [each.get("message") for each in events_of([first, *heard])] == ["one", "two", None, "three"]
-    assert [each["operation"] for each in events_of(heard)] == [start, other["id"], start]
+    assert [each.get("message") for each in events_of([first, *received])] == ["one", "two", None, "three"]
+    assert [each["operation"] for each in events_of(received)] == [start, other["id"], start]
 
 
 def test_followers_of_all_operations_that_reconnect_receive_each_event_exactly_once(node, worker, start):
@@ -262,27 +262,27 @@ def test_followers_of_all_operations_that_reconnect_receive_each_event_exactly_o
     storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(400)])
     storm.start()
 
-    heard: list[str] = []
-    while len(heard) < 400:
+    received: list[str] = []
+    while len(received) < 400:
         with node.following(None, after=last) as stream:
             for event in stream:
                 last = event.id
-                heard.append(event.json()["message"])
-                if len(heard) >= 400 or random.random() < 0.05:
+                received.append(event.json()["message"])
+                if len(received) >= 400 or random.random() < 0.05:
                     break
 
     storm.join()
-    assert heard == [str(count) for count in range(400)]
+    assert received == [str(count) for count in range(400)]
 
 
 def test_a_follower_of_all_operations_that_missed_too_much_is_sent_a_reset(node, worker, start, redis):
     with node.following(None, after="1-1") as stream:
         reset = next(stream)
         worker.says(start, message="new")
-        heard = next(stream)
+        received = next(stream)
 
     assert reset.event == "reset"
-    assert events_of([heard])[0]["message"] == "new"
+    assert events_of([received])[0]["message"] == "new"
 
 
 @pytest.mark.parametrize(("path", "last"), [("events", "yesterday"), ("operations/{id}/events", "1-1")])

@@ -29,31 +29,31 @@ def worker(redis):
 def test_streams_beyond_the_limit_of_a_node_are_refused_and_open_ones_continue(redis_url, worker):
     with api_node(redis_url, streams=2) as node, ExitStack() as open_ones:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         first = open_ones.enter_context(node.following(operation["id"]))
         open_ones.enter_context(node.following(None))
 
         refused = [node.get(f"/v1/operations/{operation['id']}/events"), node.get("/v1/events")]
         refused += [node.get(f"/v1/services/{SERVICE}/logs?follow=true")]
         worker.says(operation["id"], Phase.READY, endpoint="http://127.0.0.1:20000")
-        heard = list(first)
+        received = list(first)
 
     assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(429, "too_many_streams")] * 3
     assert {answer.headers["retry-after"] for answer in refused} == {"5"}
-    assert heard[-1].event == "end"
+    assert received[-1].event == "end"
 
 
 def test_an_ended_or_disconnected_stream_frees_its_slot(redis_url, worker):
     with api_node(redis_url, streams=1) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         for _ in range(3):
             with node.following(operation["id"]) as stream:
                 next(stream)
             assert eventually(lambda: len(node.server.open_streams) == 0)
         worker.says(operation["id"], Phase.READY, endpoint="http://127.0.0.1:20000")
 
-        assert node.heard(operation["id"])[-1].event == "end"
+        assert node.received(operation["id"])[-1].event == "end"
         assert eventually(lambda: len(node.server.open_streams) == 0)
 
 
@@ -63,7 +63,7 @@ def test_a_client_that_stops_reading_is_disconnected(redis_url, worker):
         state = node.server.config.app.state
         state.dependencies = replace(state.dependencies, open_streams=open_streams)
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", int(node.url.rpartition(":")[2])))
         deaf.sendall(f"GET /v1/operations/{operation['id']}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())

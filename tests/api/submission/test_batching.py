@@ -70,15 +70,15 @@ def test_many_submissions_are_split_into_batches():
 
 @pytest.mark.parametrize("broken", [BrokerUnavailable(detail="cut off"), ZeroDivisionError()])
 def test_a_failed_batch_fails_all_its_submissions_and_the_next_batch_runs(broken):
-    def carry_out(asked: list[int]) -> list[int]:
+    def run_command(asked: list[int]) -> list[int]:
         if 0 in asked:
             raise broken
         return asked
 
     async def ask() -> list[object]:
-        batcher = Batcher(carry_out)
-        told = await asyncio.gather(batcher(0), batcher(1), return_exceptions=True)
-        return [*told, await batcher(2)]
+        batcher = Batcher(run_command)
+        reported = await asyncio.gather(batcher(0), batcher(1), return_exceptions=True)
+        return [*reported, await batcher(2)]
 
     assert asyncio.run(ask()) == [broken, broken, 2]
 

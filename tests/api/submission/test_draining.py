@@ -67,7 +67,7 @@ def test_draining_with_stop_stops_present_and_pending_instances_there_and_none_e
     alpha.is_ready(node.start(hosts=["alpha"])[0])
     beta.is_ready(node.start(hosts=["beta"])[0])
     [coming] = node.start(OTHER, route="cpu.amd64")
-    alpha.take_on(coming["id"])
+    alpha.claim_start(coming["id"])
 
     answer = node.post("/v1/hosts/alpha:drain", {"stop": True})
 

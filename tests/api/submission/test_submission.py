@@ -35,7 +35,7 @@ def services(redis):
 def test_a_start_is_recorded_signed_and_enqueued(node, worker, redis_url):
     [operation] = node.start(arguments={"load-seconds": "5"}, port=20005)
 
-    claimed = worker.take_on(operation["id"])
+    claimed = worker.claim_start(operation["id"])
     assert waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
     assert verified(claimed.command_text, SIGNING_KEY, OperationId(operation["id"]), claimed.signature)
     assert isinstance(claimed.command, StartService)
@@ -61,12 +61,17 @@ def test_concurrent_starts_each_get_their_own_result(node, worker):
     assert [answer.status_code for answer in answers] == [202, 202, 422, 202, 202]
     accepted = [answer.json()["operations"] for answer in answers if answer.status_code == 202]
     assert accepted == [[node.operation(operation["id"])] for [operation] in accepted]
-    assert [worker.take_on(operation["id"]).command.port for [operation] in accepted] == [20001, 20002, 20004, 20005]
+    assert [worker.claim_start(operation["id"]).command.port for [operation] in accepted] == [
+        20001,
+        20002,
+        20004,
+        20005,
+    ]
     assert node.get(f"/v1/services/{SERVICE}").json()["port"] in ports
 
 
 def test_a_signature_is_valid_for_its_own_operation_only(node, worker):
-    first, second = (worker.take_on(node.start()[0]["id"]) for _ in range(2))
+    first, second = (worker.claim_start(node.start()[0]["id"]) for _ in range(2))
 
     assert not verified(first.command_text, SIGNING_KEY, second.operation.id, first.signature)
 
@@ -195,7 +200,7 @@ def test_a_start_without_options_uses_the_stored_service(node, worker):
 
     [operation] = node.start()
 
-    command = worker.take_on(operation["id"]).command
+    command = worker.claim_start(operation["id"]).command
     assert operation["route"] == "host.alpha"
     assert command.port == 20007
     assert command.engine.arguments["flood"] == 3
@@ -225,7 +230,7 @@ def test_a_restart_replaces_running_instances_on_their_hosts(node, worker):
 
     [operation] = answer.json()["operations"]
     assert operation["route"] == "host.alpha"
-    assert worker.take_on(operation["id"]).command.replace is True
+    assert worker.claim_start(operation["id"]).command.replace is True
 
 
 def test_a_restart_leaves_alone_an_instance_that_is_to_stop(node, redis):
@@ -254,7 +259,7 @@ def test_a_stop_is_sent_to_the_stop_queue_of_each_host_that_runs_the_service(nod
     assert [(each["kind"], each["route"]) for each in stops] == [("stop", "host.alpha"), ("stop", "host.beta")]
     assert waiting_on(redis_url, "host.alpha.stop") == [stops[0]["id"]]
     assert {each.desired for each in services.instances_of(ServiceId(SERVICE))} == {Desired.STOPPED}
-    command = worker.take_on(stops[1]["id"]).command
+    command = worker.claim_start(stops[1]["id"]).command
     assert isinstance(command, StopService)
     assert command.grace.total_seconds() == 3
 
@@ -281,7 +286,7 @@ def test_a_start_cancelled_by_a_stop_no_longer_changes_the_instance(node, worker
 
 def test_a_stop_reaches_a_start_that_was_just_claimed(node, worker):
     [start] = node.start()
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
 
     answer = node.post(f"/v1/services/{SERVICE}:stop")
 
@@ -336,7 +341,7 @@ def test_cancelling_a_second_start_keeps_the_running_instance_desired(node, work
 
 def test_cancelling_a_claimed_operation_is_left_to_its_host(node, worker):
     [start] = node.start()
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
 
     answer = node.post(f"/v1/operations/{start['id']}:cancel")
 
@@ -362,7 +367,7 @@ def test_an_image_of_an_engine_is_pulled_with_its_alternatives(node, redis):
 
     [pull] = answer.json()["operations"]
     assert (pull["kind"], pull["route"], pull["image"]) == ("pull", "host.spark", "zhiwen-vllm:0128")
-    assert len(spark.take_on(pull["id"]).command.images) == 2
+    assert len(spark.claim_start(pull["id"]).command.images) == 2
 
 
 def test_an_image_is_pulled_on_the_only_host_and_with_several_hosts_one_must_be_named(node, redis):

@@ -14,7 +14,7 @@ import pytest
 from celery.exceptions import Reject
 from celery.worker import state
 from lab.celery_client import a_celery
-from lab.commands import a_stop_of, put_down
+from lab.commands import a_stop_of, enqueue_signed
 from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
@@ -77,12 +77,12 @@ def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
 @pytest.mark.parametrize("engine", ["tiny-test", None])
 def test_an_operation_message_equals_the_one_celery_would_send(redis, redis_url, engine):
     operation = an_operation(engine=engine)
-    told = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
+    reported = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
     with a_celery(redis_url) as celery:
         celery.send_task(
             task_name(operation.kind),
             args=[str(operation.id)],
-            kwargs={name: value for name, value in told.items() if value},
+            kwargs={name: value for name, value in reported.items() if value},
             task_id=operation.id,
             queue=QUEUE,
         )
@@ -111,14 +111,14 @@ def test_a_celery_worker_runs_the_task_under_the_operation_id(redis, redis_url):
 
 def test_a_message_that_a_worker_rejects_is_redelivered(redis, redis_url):
     operation = an_operation()
-    with a_worker_that_notes(redis_url, puts_back=1) as ran:
+    with a_worker_that_notes(redis_url, rejects=1) as ran:
         Notifier(redis).notify(operation)
 
         assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2), ran
 
 
 def test_a_stop_is_sent_to_the_stop_queue_and_other_operations_to_the_queue_of_their_route(store, redis):
-    stop = put_down(store, a_stop_of())
+    stop = enqueue_signed(store, a_stop_of())
 
     Notifier(redis).notify(stop, on="host.beta")
 
@@ -146,9 +146,9 @@ def test_a_subscriber_receives_the_event_of_a_new_operation_at_once(store, redis
         listening.subscribe(keys.EVENTS)
         [put] = store.enqueue([an_order()])
 
-        heard = [message["data"] for _ in range(2) if (message := listening.get_message(timeout=2))]
+        received = [message["data"] for _ in range(2) if (message := listening.get_message(timeout=2))]
 
-    id, seq, place, text = heard[-1].split(" ", 3)
+    id, seq, place, text = received[-1].split(" ", 3)
     assert (id, seq) == (put.id, "1")
     assert place == store.last_event_id()
     assert json.loads(text)["phase"] == "queued"
@@ -242,13 +242,13 @@ def fields_of(message: str) -> dict[str, Any]:
 
 
 @contextmanager
-def a_worker_that_notes(redis_url: str, *, puts_back: int = 0) -> Iterator[list[tuple[Any, ...]]]:
+def a_worker_that_notes(redis_url: str, *, rejects: int = 0) -> Iterator[list[tuple[Any, ...]]]:
     """A real Celery worker with a thread pool, and the tasks delivered to it."""
     ran: list[tuple[Any, ...]] = []
 
     def note(task: Any, *args: str, **_: str) -> None:
         ran.append((task.request.id, args, task.name))
-        if len(ran) <= puts_back:
+        if len(ran) <= rejects:
             raise Reject("not now", requeue=True)
 
     with a_celery(redis_url, answer_within=timedelta(seconds=10)) as app:

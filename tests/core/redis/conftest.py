@@ -47,12 +47,12 @@ def hosts_of(tmp_path: Path) -> Iterator[Callable[[str], Fleet]]:
     """Starts the host on that Redis."""
     with ExitStack() as up:
 
-        def bring_up(redis_url: str) -> Fleet:
+        def start_host(redis_url: str) -> Fleet:
             fleet = up.enter_context(fleet_on(redis_url, tmp_path))
             fleet.up([FakeHost(HOST)], processes=1)
             return fleet
 
-        yield bring_up
+        yield start_host
 
 
 @pytest.fixture

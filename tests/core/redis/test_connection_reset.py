@@ -40,10 +40,10 @@ def test_a_follower_whose_connections_are_reset_receives_every_event_once(a_redi
     worker = ScriptedWorker(link)
     with api_node(redis.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
-            heard = [next(stream)]
-            listening = Thread(target=lambda: heard.extend(stream))
+            received = [next(stream)]
+            listening = Thread(target=lambda: received.extend(stream))
             listening.start()
 
             for number in range(EVENTS):
@@ -54,4 +54,4 @@ def test_a_follower_whose_connections_are_reset_receives_every_event_once(a_redi
             listening.join(30)
     link.close()
 
-    assert numbers(heard) == list(range(1, EVENTS + 3))
+    assert numbers(received) == list(range(1, EVENTS + 3))

@@ -36,7 +36,7 @@ def test_the_api_and_a_worker_continue_with_the_new_master_without_loss_or_dupli
         amid = asked.starts(4, named="amid")
         assert eventually(watched.replica_has_all)
 
-        watched.fell_master()
+        watched.kill_master()
         felled_at = time.monotonic()
         assert eventually(lambda: node.post("/v1/images:pull", {"image": "a:1"}).status_code != 503, within=BACK_WITHIN)
         assert asked.have_ended(amid, within=BACK_WITHIN - timedelta(seconds=time.monotonic() - felled_at))
@@ -78,27 +78,27 @@ def test_a_follower_receives_events_after_a_failover_exactly_once(watched):
     worker = ScriptedWorker(link)
     with api_node(watched.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
             assert next(stream).event == "phase"
             worker.says(operation["id"], Phase.STARTING)
-            heard = [next(stream)]
+            received = [next(stream)]
             assert eventually(watched.replica_has_all)
 
-            watched.fell_master()
+            watched.kill_master()
             assert eventually(watched.has_failed_over, within=BACK_WITHIN)
             assert eventually(lambda: said(worker, operation["id"], Phase.LOADING), within=BACK_WITHIN)
             worker.says(operation["id"], Phase.READY)
-            heard += list(stream)
+            received += list(stream)
     link.close()
 
-    assert [each.event for each in heard] == ["phase", "phase", "end"]
-    assert numbers(heard) == [2, 3, 4]
+    assert [each.event for each in received] == ["phase", "phase", "end"]
+    assert numbers(received) == [2, 3, 4]
 
 
 def test_an_unreachable_sentinel_is_skipped(watched):
     link = command_link(watched.url)
-    watched.fell_sentinel(0)
+    watched.kill_sentinel(0)
 
     assert link.ping()
     link.close()

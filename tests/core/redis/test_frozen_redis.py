@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker, api_node, numbers
-from lab.commands import a_pull, put_down
+from lab.commands import a_pull, enqueue_signed
 from lab.parts import eventually
 from lab.proxy import proxy
 from lab.redis_server import RedisServer
@@ -128,10 +128,10 @@ def test_an_open_stream_sends_keepalives_and_continues_after_the_thaw_without_a_
     worker = ScriptedWorker(link)
     with api_node(redis.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
-            heard = [next(stream)]
-            listening = Thread(target=lambda: heard.extend(stream))
+            received = [next(stream)]
+            listening = Thread(target=lambda: received.extend(stream))
             listening.start()
             worker.says(operation["id"], Phase.STARTING)
 
@@ -144,14 +144,14 @@ def test_an_open_stream_sends_keepalives_and_continues_after_the_thaw_without_a_
             listening.join(30)
     link.close()
 
-    assert heard[-1].event == "end"
-    assert numbers(heard) == list(range(1, len(heard) + 1))
+    assert received[-1].event == "end"
+    assert numbers(received) == list(range(1, len(received) + 1))
 
 
 def test_an_event_retried_against_a_frozen_redis_is_appended_once(redis):
     link = command_link(redis.url)
     store = OperationStore(link)
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     claimed = ClaimStore(link).claim(operation.id, HostName("alpha"))
     assert isinstance(claimed, Claimed)
     store.append_event(Event(operation=operation.id, at=now(), phase=Phase.PULLING), attempt=claimed.attempt)

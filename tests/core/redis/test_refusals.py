@@ -121,7 +121,7 @@ def test_a_replica_is_reported_and_workers_continue_once_it_is_master_again(a_re
 @contextmanager
 def worker_on(url: str, directory: Path) -> Iterator[Path]:
     """A worker in a separate process; yields the path of its log."""
-    told = {
+    reported = {
         "AIMA_CONFIG": os.devnull,
         "AIMA_REDIS__URL": url,
         "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
@@ -132,7 +132,7 @@ def worker_on(url: str, directory: Path) -> Iterator[Path]:
     log = directory / "worker.log"
     with log.open("wb") as said:
         command = [sys.executable, "-m", "aima_worker"]
-        process = subprocess.Popen(command, env={**os.environ, **told}, stdout=said, stderr=said, cwd=ROOT)
+        process = subprocess.Popen(command, env={**os.environ, **reported}, stdout=said, stderr=said, cwd=ROOT)
     try:
         yield log
         assert process.poll() is None, log.read_text()

@@ -6,7 +6,7 @@ Redis checks its memory at a script's first write only: a script that begins wit
 from __future__ import annotations
 
 import pytest
-from lab.commands import a_pull, a_start_of, put_down
+from lab.commands import a_pull, a_start_of, enqueue_signed
 from redis import Redis
 
 from aima_core.domain.ids import HostName, ServiceId
@@ -36,8 +36,8 @@ class Stores:
         self.ports, self.claims = PortStore(link, ALPHA), ClaimStore(link)
         self.hosts.join(ALPHA, identity="alpha's", session="one")
         self.ports.set_range(range(20000, 20010))
-        self.queued = put_down(self.operations, a_start_of())
-        self.taken = put_down(self.operations, a_pull())
+        self.queued = enqueue_signed(self.operations, a_start_of())
+        self.taken = enqueue_signed(self.operations, a_pull())
         self.claimed = self.claims.claim(self.taken.id, ALPHA, ROOM)
         self.leased = self.ports.lease(INSTANCE, fence=1)
 
@@ -52,7 +52,7 @@ class Stores:
 
 
 STEPS = {
-    "enqueue": lambda stores: put_down(stores.operations, a_start_of("svc-tiny-other")),
+    "enqueue": lambda stores: enqueue_signed(stores.operations, a_start_of("svc-tiny-other")),
     "claim": lambda stores: stores.claims.claim(stores.queued.id, ALPHA, ROOM),
     "renew": lambda stores: stores.claims.renew(stores.taken.id, ALPHA, stores.claimed.attempt),
     "record": lambda stores: stores.operations.append_event(stores.moved_on(), attempt=stores.claimed.attempt),

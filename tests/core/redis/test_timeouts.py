@@ -72,16 +72,16 @@ def test_a_subscription_connects_with_a_timeout_and_reads_without_one(url):
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_celery_gets_the_timeouts_that_its_transport_supports(url, answer_within):
     app = celery_app(url, answer_within=timedelta(seconds=answer_within))
-    told = app.conf.broker_transport_options
+    reported = app.conf.broker_transport_options
 
     known = {*app.connection_for_read().transport.Channel.from_transport_options, "polling_interval"}
-    assert set(told) <= known
-    assert told["polling_interval"] < told["socket_timeout"] <= 10
-    assert 0 < told["socket_connect_timeout"] <= 2
-    assert told["health_check_interval"]
+    assert set(reported) <= known
+    assert reported["polling_interval"] < reported["socket_timeout"] <= 10
+    assert 0 < reported["socket_connect_timeout"] <= 2
+    assert reported["health_check_interval"]
     if "sentinel" in url:
-        assert_short_limits(told["sentinel_kwargs"], password="other")
-        assert told["master_name"] == "aima"
+        assert_short_limits(reported["sentinel_kwargs"], password="other")
+        assert reported["master_name"] == "aima"
         assert (app.conf.broker_use_ssl is not None) is url.startswith("sentinels")
 
 
@@ -118,12 +118,14 @@ def test_a_worker_retries_for_longer_than_celery_by_default(a_redis):
     app = celery_app(server.url, answer_within=timedelta(seconds=1))
     tries = count(1)
 
-    def told(error: Exception, pause: float) -> None:
+    def reported(error: Exception, pause: float) -> None:
         if next(tries) == 150:  # Celery's default is 100 retries, 46 minutes
             server.start()
 
     with app.connection_for_read() as connection:
-        connection.ensure_connection(told, app.conf.broker_connection_max_retries, interval_start=0, interval_step=0)
+        connection.ensure_connection(
+            reported, app.conf.broker_connection_max_retries, interval_start=0, interval_step=0
+        )
 
         assert connection.connected
     assert next(tries) > 150
@@ -136,14 +138,14 @@ def test_the_backoff_between_retries_is_bounded(a_redis, monkeypatch):
     class Enough(Exception):
         pass
 
-    def told(error: Exception, pause: float) -> None:
+    def reported(error: Exception, pause: float) -> None:
         pauses.append(pause)
         if len(pauses) == 5:
             raise Enough
 
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
     with app.connection_for_read() as connection, suppress(Enough):
-        connection.ensure_connection(told, None)
+        connection.ensure_connection(reported, None)
 
     assert max(pauses) == RECONNECT_INTERVAL.total_seconds()
 
@@ -157,11 +159,11 @@ def sentinels_of(pool):
     return manager.sentinels if manager else []
 
 
-def assert_short_limits(told, *, password):
-    assert 0 < told["socket_timeout"] <= 0.5
-    assert 0 < told["socket_connect_timeout"] <= 0.5
-    assert told["retry"].get_retries() == 0
-    assert told["password"] == password
+def assert_short_limits(reported, *, password):
+    assert 0 < reported["socket_timeout"] <= 0.5
+    assert 0 < reported["socket_connect_timeout"] <= 0.5
+    assert reported["retry"].get_retries() == 0
+    assert reported["password"] == password
 
 
 def assert_tls_is_verified(pool, url):

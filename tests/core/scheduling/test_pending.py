@@ -21,9 +21,9 @@ def against(**hosts: list[Obstacle]) -> Against:
 
 
 def test_each_host_is_listed_with_all_its_obstaclees() -> None:
-    told = explain(against(spark_01=[short_of(20)], spark_02=[DRAINED, OFFLINE]))
+    reported = explain(against(spark_01=[short_of(20)], spark_02=[DRAINED, OFFLINE]))
 
-    assert told == "spark-01 has 20 GB of 92 GB memory to spare; spark-02 is drained and is not live"
+    assert reported == "spark-01 has 20 GB of 92 GB memory to spare; spark-02 is drained and is not live"
 
 
 def test_an_eligible_host_is_not_listed() -> None:
@@ -31,15 +31,15 @@ def test_an_eligible_host_is_not_listed() -> None:
 
 
 def test_hosts_with_the_same_reasons_are_listed_together() -> None:
-    told = explain(against(a=[DRAINED], b=[short_of(3)], c=[DRAINED], d=[DRAINED]))
+    reported = explain(against(a=[DRAINED], b=[short_of(3)], c=[DRAINED], d=[DRAINED]))
 
-    assert told == "b has 3 GB of 92 GB memory to spare; a, c and d are drained"
+    assert reported == "b has 3 GB of 92 GB memory to spare; a, c and d are drained"
 
 
 def test_the_hosts_closest_to_eligible_come_first() -> None:
-    told = explain(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
+    reported = explain(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
 
-    assert told == "c is not live; b is drained and is not live; a is amd64 rather than arm64"
+    assert reported == "c is not live; b is drained and is not live; a is amd64 rather than arm64"
 
 
 def test_of_two_hundred_hosts_five_are_named_and_the_others_counted() -> None:
@@ -47,13 +47,13 @@ def test_of_two_hundred_hosts_five_are_named_and_the_others_counted() -> None:
     drained = {f"d{number:03d}": [DRAINED] for number in range(120)}
     wrong = {f"w{number:03d}": [ARCH] for number in range(75)}
 
-    told = explain(against(**wrong, **drained, **short))
+    reported = explain(against(**wrong, **drained, **short))
 
-    assert told.count("memory to spare") == 5
-    assert told.endswith("; and 195 more (drained: 120, arch: 75)")
+    assert reported.count("memory to spare") == 5
+    assert reported.endswith("; and 195 more (drained: 120, arch: 75)")
 
 
 def test_a_single_remaining_host_is_named_rather_than_counted() -> None:
-    told = explain(against(**{f"d{number}": [DRAINED] for number in range(6)}))
+    reported = explain(against(**{f"d{number}": [DRAINED] for number in range(6)}))
 
-    assert told == "d0, d1, d2, d3, d4 and d5 are drained"
+    assert reported == "d0, d1, d2, d3, d4 and d5 are drained"

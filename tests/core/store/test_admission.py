@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from lab.commands import a_pull, a_start_of, a_stop_of, put_down
+from lab.commands import a_pull, a_start_of, a_stop_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation, HostCapacity, ObstacleKind
@@ -45,7 +45,7 @@ def a_start(store, service="svc-tiny-dial", *, gigabytes=4, gpus=None, gpu_memor
     requires = {"platforms": ["linux/amd64"], "memory": f"{gigabytes}GB"}
     if gpus:
         requires |= {"accelerator": "cuda", "gpus": gpus, "gpu_memory": gpu_memory or "1GB"}
-    return put_down(store, a_start_of(service, requires=requires)).id
+    return enqueue_signed(store, a_start_of(service, requires=requires)).id
 
 
 def test_a_start_allocates_its_memory_and_a_second_that_does_not_fit_is_refused(store, claims, allocations):
@@ -158,18 +158,18 @@ def test_shared_memory_of_cpu_and_gpu_is_one_pool_and_one_engine_loads_at_a_time
 
 
 def test_starts_and_pulls_need_a_slot_and_stops_do_not(store, claims):
-    claims.claim(put_down(store, a_pull()).id, ALPHA, room(slots=1))
+    claims.claim(enqueue_signed(store, a_pull()).id, ALPHA, room(slots=1))
     start = a_start(store)
 
     refused = claims.claim(start, ALPHA, room(slots=1))
-    stop = claims.claim(put_down(store, a_stop_of()).id, ALPHA, room(slots=1))
+    stop = claims.claim(enqueue_signed(store, a_stop_of()).id, ALPHA, room(slots=1))
 
     assert refused.lack is ObstacleKind.SLOTS
     assert isinstance(stop, Claimed)
 
 
 def test_a_slot_is_free_again_once_its_claim_is_released_or_expires(store, claims, redis):
-    pull, next_pull, last_pull = (put_down(store, a_pull()).id for _ in range(3))
+    pull, next_pull, last_pull = (enqueue_signed(store, a_pull()).id for _ in range(3))
     attempt = claims.claim(pull, ALPHA, room(slots=1)).attempt
     claims.release(pull, ALPHA, attempt)
     assert isinstance(claims.claim(next_pull, ALPHA, room(slots=1)), Claimed)
@@ -183,8 +183,8 @@ def test_a_drained_host_accepts_pulls_and_stops_and_no_starts(store, claims, red
     redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
 
     assert claims.claim(a_start(store), ALPHA, room()).lack is ObstacleKind.DRAINED
-    assert isinstance(claims.claim(put_down(store, a_pull()).id, ALPHA, room()), Claimed)
-    assert isinstance(claims.claim(put_down(store, a_stop_of()).id, ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(enqueue_signed(store, a_pull()).id, ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(enqueue_signed(store, a_stop_of()).id, ALPHA, room()), Claimed)
 
 
 def test_a_service_that_runs_on_a_drained_host_can_be_started_there_again(store, claims, redis):
@@ -205,7 +205,7 @@ def test_allocations_are_read_as_they_were_written():
 
 
 def a_start_anywhere(store, service="svc-tiny-dial"):
-    return put_down(store, a_start_of(service), route=Route("cpu.amd64")).id
+    return enqueue_signed(store, a_start_of(service), route=Route("cpu.amd64")).id
 
 
 def test_the_second_of_two_starts_on_a_class_route_goes_to_the_host_that_runs_the_service(store, claims):
@@ -228,13 +228,13 @@ def test_a_start_that_failed_on_one_host_can_be_claimed_by_another(store, claims
 
 def test_a_service_that_is_to_be_stopped_on_one_host_can_be_started_on_another(store, claims):
     claims.claim(a_start_anywhere(store), ALPHA, room())
-    put_down(store, a_stop_of(), host=ALPHA)
+    enqueue_signed(store, a_stop_of(), host=ALPHA)
 
     assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), Claimed)
 
 
 def test_a_stop_older_than_the_start_does_not_let_another_host_claim_it(store, claims):
-    put_down(store, a_stop_of(), host=ALPHA)
+    enqueue_signed(store, a_stop_of(), host=ALPHA)
     claims.claim(a_start_anywhere(store), ALPHA, room())
 
     assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
@@ -243,7 +243,7 @@ def test_a_stop_older_than_the_start_does_not_let_another_host_claim_it(store, c
 def test_a_service_with_a_pending_start_on_its_host_is_not_started_on_another(store, claims, allocations):
     fence = claims.claim(a_start_anywhere(store), ALPHA, room()).operation.fence
     allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=fence)
-    put_down(store, a_start_of(), host=ALPHA)
+    enqueue_signed(store, a_start_of(), host=ALPHA)
 
     assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 

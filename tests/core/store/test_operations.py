@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.commands import a_pull, put_down
+from lab.commands import a_pull, enqueue_signed
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Event, Operation, Phase, State
@@ -38,7 +38,7 @@ def claim(claims: ClaimStore, operation: Operation, host: HostName = ALPHA) -> C
 
 
 def test_a_recorded_operation_is_read_back_unchanged(store):
-    operation = put_down(store, a_pull("repo/name:tag"))
+    operation = enqueue_signed(store, a_pull("repo/name:tag"))
 
     read = store.get(operation.id)
 
@@ -46,7 +46,7 @@ def test_a_recorded_operation_is_read_back_unchanged(store):
 
 
 def test_one_host_claims_an_operation_and_a_duplicate_message_does_nothing(store, claims):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
 
     first, second = claims.claim(operation.id, ALPHA), claims.claim(operation.id, BETA)
 
@@ -57,7 +57,7 @@ def test_one_host_claims_an_operation_and_a_duplicate_message_does_nothing(store
 
 
 def test_the_record_has_the_times_of_its_first_claim_and_its_end(store, claims):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     claimed = claim(claims, operation)
     store.append_event(an_event(operation, Phase.PULLED), attempt=claimed.attempt)
 
@@ -67,7 +67,7 @@ def test_the_record_has_the_times_of_its_first_claim_and_its_end(store, claims):
 
 
 def test_the_reason_of_a_phase_is_removed_by_the_next_phase(store):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     store.append_event(an_event(operation, Phase.QUEUED, message="no host yet"))
     assert store.get(operation.id).reason == "no host yet"
 
@@ -77,7 +77,7 @@ def test_the_reason_of_a_phase_is_removed_by_the_next_phase(store):
 
 
 def test_an_expired_claim_lets_the_next_worker_of_the_host_take_over(store, claims, redis):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     lost = claim(claims, operation)
     redis.delete(keys.claim(operation.id))  # as Redis does when the claim expires
 
@@ -89,7 +89,7 @@ def test_an_expired_claim_lets_the_next_worker_of_the_host_take_over(store, clai
 
 
 def test_a_claimed_operation_belongs_to_its_host_until_it_is_released(store, claims, redis):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     held = claim(claims, operation)
     redis.delete(keys.claim(operation.id))
 
@@ -102,7 +102,7 @@ def test_a_claimed_operation_belongs_to_its_host_until_it_is_released(store, cla
 
 
 def test_a_worker_whose_claim_expired_can_no_longer_write_to_the_operation(store, claims, redis):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     lost = claim(claims, operation)
     redis.delete(keys.claim(operation.id))
     claim(claims, operation)
@@ -114,7 +114,7 @@ def test_a_worker_whose_claim_expired_can_no_longer_write_to_the_operation(store
 
 
 def test_a_claim_that_is_not_renewed_expires(store, claims, redis):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     claim(claims, operation)
 
     left = redis.pttl(keys.claim(operation.id))
@@ -123,7 +123,7 @@ def test_a_claim_that_is_not_renewed_expires(store, claims, redis):
 
 
 def test_a_final_state_never_changes(store, claims):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     store.append_event(an_event(operation, Phase.CANCELLED, failure=Cancelled().failure))
 
     number = store.append_event(an_event(operation, Phase.READY))
@@ -135,7 +135,7 @@ def test_a_final_state_never_changes(store, claims):
 
 
 def test_an_ended_operation_expires_and_an_active_one_never_does(store, redis):
-    ended, active = put_down(store, a_pull()), put_down(store, a_pull())
+    ended, active = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     for operation in (ended, active):
         store.append_event(an_event(operation, Phase.QUEUED))
 
@@ -146,7 +146,7 @@ def test_an_ended_operation_expires_and_an_active_one_never_does(store, redis):
 
 
 def test_events_are_numbered_without_gaps_and_can_be_replayed_from_any_number(store):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     for phase in (Phase.PULLING, Phase.PULLING, Phase.PULLED):
         store.append_event(an_event(operation, phase))
 
@@ -158,7 +158,7 @@ def test_events_are_numbered_without_gaps_and_can_be_replayed_from_any_number(st
 
 
 def test_an_event_and_its_publication_have_the_same_number(store, redis):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     with redis.pubsub(ignore_subscribe_messages=True) as follower:
         follower.subscribe(keys.EVENTS)
         follower.get_message(timeout=5)
@@ -172,7 +172,7 @@ def test_an_event_and_its_publication_have_the_same_number(store, redis):
 
 
 def test_an_unclaimed_operation_is_ended_by_its_cancel_and_a_claimed_one_by_its_holder(store, claims):
-    waiting, held = put_down(store, a_pull()), put_down(store, a_pull())
+    waiting, held = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     claimed = claim(claims, held)
 
     assert store.request_cancel(waiting.id) is True
@@ -181,7 +181,7 @@ def test_an_unclaimed_operation_is_ended_by_its_cancel_and_a_claimed_one_by_its_
 
 
 def test_a_cancelled_operation_cannot_be_claimed(store, claims):
-    operation = put_down(store, a_pull())
+    operation = enqueue_signed(store, a_pull())
     store.request_cancel(operation.id)
 
     claimed = claims.claim(operation.id, ALPHA)
@@ -198,7 +198,7 @@ def test_an_operation_without_a_record_is_unknown(store):
 
 
 def test_pages_list_every_operation_once_newest_first(store):
-    made = [put_down(store, a_pull(), seconds_later=age) for age in range(7)]
+    made = [enqueue_signed(store, a_pull(), seconds_later=age) for age in range(7)]
 
     listed, page = [], store.page(limit=3)
     listed += page.items
@@ -210,7 +210,7 @@ def test_pages_list_every_operation_once_newest_first(store):
 
 
 def test_a_page_lists_only_operations_that_match_its_filter(store):
-    ended, waiting = put_down(store, a_pull()), put_down(store, a_pull())
+    ended, waiting = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     store.append_event(an_event(ended, Phase.FAILED))
 
     page = store.page(limit=10, having={"state": "queued"})
@@ -219,7 +219,7 @@ def test_a_page_lists_only_operations_that_match_its_filter(store):
 
 
 def test_an_expired_record_leaves_the_listing(store, redis):
-    gone, there = put_down(store, a_pull()), put_down(store, a_pull())
+    gone, there = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     redis.delete(keys.operation(gone.id))
 
     page = store.page(limit=10)

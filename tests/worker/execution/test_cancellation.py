@@ -30,7 +30,7 @@ def a_stalled_start(desk, runtime):
 def test_a_stop_ends_a_start_in_a_stalled_pull(desk, runtime):
     _, finished = a_stalled_start(desk, runtime)
 
-    stopped = desk.carry_out(a_stop_of())
+    stopped = desk.run_command(a_stop_of())
 
     assert stopped.phases == [Phase.STOPPING, Phase.STOPPED]
     assert finished.result(5).operation.state is State.CANCELLED
@@ -150,7 +150,7 @@ def test_a_stop_without_a_stop_signal_wins_the_race_against_a_start_at_any_step(
     monkeypatch.setattr(runtime, "run", running)
     monkeypatch.setattr(desk.host.ports, "lease", leased)
 
-    outcome = desk.carry_out(a_start_of())
+    outcome = desk.run_command(a_start_of())
 
     assert stopped
     assert len(made) == (moment != "before it is made")
@@ -232,15 +232,15 @@ def test_the_next_worker_pulls_again_and_reports_it(desk, runtime, settings, red
 
 
 def test_a_stop_of_a_service_that_does_not_run_succeeds_at_once(desk):
-    first, second = desk.carry_out(a_stop_of()), desk.carry_out(a_stop_of())
+    first, second = desk.run_command(a_stop_of()), desk.run_command(a_stop_of())
 
     assert [outcome.operation.state for outcome in (first, second)] == [State.SUCCEEDED] * 2
 
 
 def test_a_stop_removes_the_container_and_the_lease(desk):
-    desk.carry_out(a_start_of())
+    desk.run_command(a_start_of())
 
-    outcome = desk.carry_out(a_stop_of())
+    outcome = desk.run_command(a_stop_of())
 
     assert outcome.instance.state is InstanceState.STOPPED
     assert desk.containers() == []
@@ -248,7 +248,7 @@ def test_a_stop_removes_the_container_and_the_lease(desk):
 
 
 def test_a_pull_of_a_present_image_succeeds_at_once(desk):
-    outcome = desk.carry_out(a_pull("tiny:1"))
+    outcome = desk.run_command(a_pull("tiny:1"))
 
     assert outcome.operation.state is State.SUCCEEDED
     assert "tiny:1" in outcome.operation.reason
@@ -275,11 +275,11 @@ def test_a_start_superseded_during_its_pull_does_not_replace_the_later_container
     pull, later = runtime.pull, []
 
     def overtaken(image, *, stall):
-        later.append(desk.carry_out(a_start_of()))
+        later.append(desk.run_command(a_start_of()))
         return pull(image, stall=stall)
 
     monkeypatch.setattr(runtime, "pull", overtaken)
-    first = desk.carry_out(a_start_of(image="far:1"))
+    first = desk.run_command(a_start_of(image="far:1"))
 
     assert first.operation.state is State.CANCELLED
     assert later[0].operation.state is State.SUCCEEDED

@@ -69,7 +69,7 @@ def test_a_claim_whose_renewal_fails_does_not_keep_others_from_renewal(desk, run
 
 
 def test_nothing_is_renewed_while_no_operation_runs(desk, renewals):
-    desk.carry_out(a_start_of())
+    desk.run_command(a_start_of())
     renewals.clear()
 
     assert not eventually(lambda: len(renewals) > 0, within=timedelta(seconds=1.2))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.redis
 
 
 def test_a_duplicate_message_of_a_start_does_nothing(desk):
-    outcome = desk.carry_out(a_start_of())
+    outcome = desk.run_command(a_start_of())
 
     again = desk.finish(outcome.operation.id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.commands import a_start_of, put_down
+from lab.commands import a_start_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import State
@@ -40,10 +40,10 @@ def joined(desk, hosts):
 def too_much(desk, service="svc-tiny-dial"):
     """A start that exceeds the capacity of any real machine."""
     requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
-    return put_down(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
+    return enqueue_signed(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
 
 
-def rung_on(redis, queue):
+def messages_on(redis, queue):
     return redis.llen(keys.queue(queue))
 
 
@@ -55,8 +55,8 @@ def test_an_operation_without_capacity_here_is_forwarded_to_a_host_that_has_it(d
 
     execute(desk.host, start.id)
 
-    assert rung_on(redis, "host.beta") == 1
-    assert rung_on(redis, "host.gamma") == 0
+    assert messages_on(redis, "host.beta") == 1
+    assert messages_on(redis, "host.gamma") == 0
     assert desk.host.operations.get(start.id).state is State.QUEUED
 
 
@@ -89,17 +89,17 @@ def test_a_host_with_free_capacity_requests_only_pending_operations_that_it_can_
     redelivery = RedeliveryLoop(desk.host)
 
     redelivery.run_once()
-    while_it_is_full = rung_on(redis, "host.alpha")
+    while_it_is_full = messages_on(redis, "host.alpha")
     joined("alpha", gigabytes=10**6)
     redelivery.run_once()
     redelivery.run_once()
 
-    assert (while_it_is_full, rung_on(redis, "host.alpha")) == (0, 1)
+    assert (while_it_is_full, messages_on(redis, "host.alpha")) == (0, 1)
 
 
 def test_an_unclaimed_operation_is_redelivered_unless_its_message_is_still_queued(desk, redis, joined):
     joined("alpha")
-    lost, waiting = (put_down(desk.host.operations, a_start_of(f"svc-tiny-{name}")) for name in ("a", "b"))
+    lost, waiting = (enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{name}")) for name in ("a", "b"))
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {lost.id: 0})
     redelivery = RedeliveryLoop(desk.host)
@@ -108,26 +108,26 @@ def test_an_unclaimed_operation_is_redelivered_unless_its_message_is_still_queue
     redis.zadd(keys.ACTIVE, {waiting.id: 0})
     redelivery.run_once()
 
-    assert rung_on(redis, "host.alpha") == 1
+    assert messages_on(redis, "host.alpha") == 1
 
 
 def test_a_claimed_operation_is_not_redelivered(desk, redis):
-    start = put_down(desk.host.operations, a_start_of())
+    start = enqueue_signed(desk.host.operations, a_start_of())
     desk.host.claim_store.claim(OperationId(start.id), desk.host.name)
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {start.id: 0})
 
     RedeliveryLoop(desk.host).run_once()
 
-    assert rung_on(redis, "host.alpha") == 0
+    assert messages_on(redis, "host.alpha") == 0
 
 
 def test_a_start_queued_behind_busy_slots_gets_its_reason_once(desk, redis, joined):
     joined("alpha")
-    busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
+    busy = [enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
     for start in busy:
         desk.host.claim_store.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
-    waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
+    waits = enqueue_signed(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
 
     for _ in range(2):
         redis.zadd(keys.ACTIVE, {waits.id: 0})
@@ -141,9 +141,9 @@ def test_a_pending_start_without_a_reason_gets_one_from_the_redelivery_pass(desk
     """Race: a host forwarded it to another, whose capacity a different start claimed first."""
     joined("alpha")
     for number in range(4):
-        busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
+        busy = enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
         desk.host.claim_store.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
-    waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
+    waits = enqueue_signed(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
     desk.host.claim_store.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
     redis.delete(keys.queue(CLASS))
     redis.zadd(keys.ACTIVE, {waits.id: 0})
@@ -155,7 +155,7 @@ def test_a_pending_start_without_a_reason_gets_one_from_the_redelivery_pass(desk
 
 def test_a_start_that_is_about_to_be_claimed_gets_no_reason(desk, redis, joined):
     joined("alpha")
-    comes = put_down(desk.host.operations, a_start_of(), route=CLASS)
+    comes = enqueue_signed(desk.host.operations, a_start_of(), route=CLASS)
     redis.zadd(keys.ACTIVE, {comes.id: 0})
 
     RedeliveryLoop(desk.host).run_once()
@@ -165,7 +165,7 @@ def test_a_start_that_is_about_to_be_claimed_gets_no_reason(desk, redis, joined)
 
 def test_an_operation_that_expires_meanwhile_does_not_end_the_redelivery_pass(desk, redis, joined, monkeypatch):
     joined("alpha")
-    there = put_down(desk.host.operations, a_start_of())
+    there = enqueue_signed(desk.host.operations, a_start_of())
     redis.delete(keys.queue("host.alpha"))
     found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
     monkeypatch.setattr(
@@ -174,4 +174,4 @@ def test_an_operation_that_expires_meanwhile_does_not_end_the_redelivery_pass(de
 
     RedeliveryLoop(desk.host).run_once()
 
-    assert rung_on(redis, "host.alpha") == 1
+    assert messages_on(redis, "host.alpha") == 1

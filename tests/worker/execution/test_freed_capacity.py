@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab.commands import SERVICE, a_pull, a_start_of, put_down
+from lab.commands import SERVICE, a_pull, a_start_of, enqueue_signed
 from lab.parts import eventually
 
 import aima_worker
@@ -80,8 +80,8 @@ def test_a_pending_start_is_claimed_as_soon_as_the_one_that_held_the_slot_has_fa
     runtime.next_runs(Behaviour(loads_for=timedelta(minutes=1)))
     loading, end = desk.begin(a_start_of("svc-tiny-other"))
     desk.until_phase(loading, Phase.LOADING)
-    waits = put_down(desk.host.operations, a_start_of(), route=Route("cpu.amd64"))
-    busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(3)]
+    waits = enqueue_signed(desk.host.operations, a_start_of(), route=Route("cpu.amd64"))
+    busy = [enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(3)]
     for each in busy:
         desk.host.claim_store.claim(each.id, ALPHA, desk.host.capacity())
     execute(desk.host, waits.id)
@@ -98,7 +98,7 @@ def test_a_pending_start_is_claimed_as_soon_as_the_one_that_held_the_slot_has_fa
 
 
 def test_an_ended_pull_frees_its_slot(desk, freed):
-    pulled = desk.carry_out(a_pull())
+    pulled = desk.run_command(a_pull())
 
     assert freed()
     assert desk.host.allocations.busy_on([ALPHA]) == {ALPHA: 0}
@@ -106,7 +106,7 @@ def test_an_ended_pull_frees_its_slot(desk, freed):
 
 
 def test_a_failed_instance_frees_its_allocation(desk, runtime, reconciler, freed):
-    desk.carry_out(a_start_of())
+    desk.run_command(a_start_of())
     freed()
 
     runtime.end(NAME, exit_code=1)

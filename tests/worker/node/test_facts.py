@@ -18,7 +18,7 @@ from aima_worker.runtimes.fake.runtime import FakeRuntime
 GB = 1_000_000_000
 
 
-def told(settings: Settings, **host: Any) -> Settings:
+def reported(settings: Settings, **host: Any) -> Settings:
     """The same settings with more of the host's."""
     said = {"name": "alpha", "ports": "18500-18599", **host}
     return settings.model_copy(update={"host": HostSettings.model_validate(said)})
@@ -38,7 +38,7 @@ def test_a_host_consumes_its_own_route_and_those_of_its_accelerators_and_its_cpu
 ) -> None:
     on("gb10")
 
-    facts = host_facts(told(settings, facts={"arch": "arm64"}), runtime)
+    facts = host_facts(reported(settings, facts={"arch": "arm64"}), runtime)
 
     assert facts.routes == ("host.alpha", "gb10.arm64", "cpu.arm64")
 
@@ -46,7 +46,7 @@ def test_a_host_consumes_its_own_route_and_those_of_its_accelerators_and_its_cpu
 def test_two_cards_of_one_kind_make_one_route(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("two_cards")
 
-    facts = host_facts(told(settings, facts={"arch": "amd64"}), runtime)
+    facts = host_facts(reported(settings, facts={"arch": "amd64"}), runtime)
 
     assert facts.routes == ("host.alpha", "cuda.amd64", "cpu.amd64")
 
@@ -68,7 +68,7 @@ def test_configured_facts_override_detected_ones(settings: Settings, runtime: Fa
     gb10 = {"kind": "gb10", "name": "NVIDIA GB10", "compute_capability": "12.1"}
 
     facts = host_facts(
-        told(settings, facts={"arch": "arm64", "cores": 20, "memory": "128GB", "accelerators": [gb10]}), runtime
+        reported(settings, facts={"arch": "arm64", "cores": 20, "memory": "128GB", "accelerators": [gb10]}), runtime
     )
 
     assert (facts.arch, facts.cores, facts.memory) == ("arm64", 20, 128 * GB)
@@ -80,7 +80,7 @@ def test_facts_that_are_not_configured_are_detected(settings: Settings, runtime:
     on("gb10")
     found = host_facts(settings, runtime)
 
-    facts = host_facts(told(settings, facts={"cores": 99}), runtime)
+    facts = host_facts(reported(settings, facts={"cores": 99}), runtime)
 
     assert facts == found.model_copy(update={"cores": 99})
 
@@ -88,7 +88,7 @@ def test_facts_that_are_not_configured_are_detected(settings: Settings, runtime:
 def test_an_empty_accelerator_list_hides_the_detected_ones(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("gb10")
 
-    facts = host_facts(told(settings, facts={"accelerators": []}), runtime)
+    facts = host_facts(reported(settings, facts={"accelerators": []}), runtime)
 
     assert facts.accelerators == ()
     assert not facts.unified_memory
@@ -97,7 +97,7 @@ def test_an_empty_accelerator_list_hides_the_detected_ones(settings: Settings, r
 def test_shared_memory_can_be_disabled_by_configuration(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("gb10")
 
-    assert not host_facts(told(settings, facts={"unified_memory": False}), runtime).unified_memory
+    assert not host_facts(reported(settings, facts={"unified_memory": False}), runtime).unified_memory
 
 
 # Memory reserve ---------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def test_the_memory_reserve_is_larger_where_the_gpu_shares_the_memory(
 
 
 def test_the_memory_reserve_can_be_configured(settings: Settings, runtime: FakeRuntime) -> None:
-    facts = host_facts(told(settings, memory_reserve="0B", slots=2, images=["mine/*"]), runtime)
+    facts = host_facts(reported(settings, memory_reserve="0B", slots=2, images=["mine/*"]), runtime)
 
     assert facts.memory_reserve == 0
     assert facts.slots == 2

@@ -29,7 +29,7 @@ def hosts(redis):
 def beat_of(desk, hosts, tmp_path):
     """A worker's heartbeat, sent by hand; its callbacks append to the list."""
 
-    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
+    def make(received, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Heartbeat(
             hosts,
@@ -39,8 +39,8 @@ def beat_of(desk, hosts, tmp_path):
             session=session,
             memory=PersistedRedisState(tmp_path),
             dropped=dropped or DroppedMessages(),
-            redis_is_new=lambda: heard.append("new"),
-            displaced=heard.append,
+            redis_is_new=lambda: received.append("new"),
+            displaced=received.append,
             capacity_changed=lambda: None,
             **more,
         )
@@ -91,13 +91,13 @@ def test_a_worker_whose_name_was_taken_by_another_is_notified(redis, beat_of):
 
 
 def test_a_redis_that_lost_its_data_is_detected_and_the_host_registers_again(hosts, redis, beat_of):
-    heard = []
-    beat = joined(beat_of(heard))
+    received = []
+    beat = joined(beat_of(received))
     redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
 
     beat.send()
 
-    assert heard == ["new"]
+    assert received == ["new"]
     assert hosts.get(ALPHA).live
 
 
@@ -142,16 +142,16 @@ def test_a_malformed_message_is_reported_once_with_the_next_heartbeat(hosts, bea
 
 
 def test_malformed_messages_met_during_a_redis_outage_are_reported_afterwards():
-    dropped, told = DroppedMessages(), []
+    dropped, reported = DroppedMessages(), []
     dropped.add()
     with pytest.raises(BrokerUnavailable):
         dropped.flush(_away)
     dropped.add()
 
-    dropped.flush(told.append)
-    dropped.flush(told.append)
+    dropped.flush(reported.append)
+    dropped.flush(reported.append)
 
-    assert told == [2]
+    assert reported == [2]
 
 
 def _away(_: int) -> None:

@@ -20,7 +20,7 @@ def assert_nothing_is_left(desk) -> None:
 
 def test_an_explicitly_requested_port_in_use_fails_the_start_and_names_its_holder(desk):
     with socket.create_server(("127.0.0.1", 18555)):
-        outcome = desk.carry_out(a_start_of(port=18555))
+        outcome = desk.run_command(a_start_of(port=18555))
 
     assert outcome.code == "port_taken"
     assert f"(pid {os.getpid()})" in outcome.operation.failure.message
@@ -28,7 +28,7 @@ def test_an_explicitly_requested_port_in_use_fails_the_start_and_names_its_holde
 
 
 def test_a_port_outside_the_range_of_the_host_is_refused(desk):
-    outcome = desk.carry_out(a_start_of(port=80))
+    outcome = desk.run_command(a_start_of(port=80))
 
     assert outcome.code == "port_out_of_range"
     assert_nothing_is_left(desk)
@@ -36,7 +36,7 @@ def test_a_port_outside_the_range_of_the_host_is_refused(desk):
 
 def test_a_port_in_use_is_replaced_by_the_next_free_one(desk):
     with socket.create_server(("127.0.0.1", 18500)):
-        outcome = desk.carry_out(a_start_of())
+        outcome = desk.run_command(a_start_of())
 
     assert outcome.operation.endpoint == "http://127.0.0.1:18501"
     assert any("18500" in (event.message or "") for event in outcome.events)
@@ -45,7 +45,7 @@ def test_a_port_in_use_is_replaced_by_the_next_free_one(desk):
 def test_a_port_in_use_is_skipped_for_a_minute_and_five_of_them_fail_the_start(desk, runtime, redis):
     runtime.taken_ports |= set(desk.host.settings.host.ports)
 
-    outcome = desk.carry_out(a_start_of())
+    outcome = desk.run_command(a_start_of())
 
     seconds, _ = redis.time()
     set_aside = [f"{port}" for port in range(18500, 18505)]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.redis
 
 
 def test_a_stop_reports_an_unavailable_docker_engine_and_succeeds_once_it_is_back(desk, runtime):
-    desk.carry_out(a_start_of())
+    desk.run_command(a_start_of())
     runtime.away = True
 
     id, end = desk.begin(a_stop_of())
@@ -31,10 +31,10 @@ def test_a_stop_reports_an_unavailable_docker_engine_and_succeeds_once_it_is_bac
 
 @pytest.mark.parametrize("timings", [pytest.param(Timings(engine_wait_timeout=timedelta()), id="without patience")])
 def test_a_stop_fails_when_the_docker_engine_stays_unavailable(desk, runtime):
-    desk.carry_out(a_start_of())
+    desk.run_command(a_start_of())
     runtime.away = True
 
-    outcome = desk.carry_out(a_stop_of())
+    outcome = desk.run_command(a_stop_of())
 
     assert outcome.code == "docker_unavailable"
     assert outcome.instance.state is InstanceState.STOPPING

@@ -46,7 +46,7 @@ def watch(desk) -> ReconcileLoop:
 
 @pytest.fixture
 def ready(desk):
-    return desk.carry_out(a_start_of()).instance
+    return desk.run_command(a_start_of()).instance
 
 
 @pytest.fixture
@@ -160,13 +160,13 @@ def test_a_service_record_that_exists_is_not_overwritten(desk, watch, ready, for
 
 def test_operations_requested_after_the_loss_have_higher_fences(desk, watch, runtime, forget):
     for _ in range(3):
-        ready = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
+        ready = desk.run_command(a_start_of().model_copy(update={"replace": True})).instance
     forget()
     watch.reconcile_once()
 
-    stopped = desk.carry_out(a_stop_of())
+    stopped = desk.run_command(a_stop_of())
     while_stopped = desk.containers()
-    again = desk.carry_out(a_start_of())
+    again = desk.run_command(a_start_of())
 
     assert stopped.operation.fence > ready.fence
     assert stopped.instance.state is InstanceState.STOPPED
@@ -180,13 +180,13 @@ def test_the_fence_counter_is_raised_even_if_the_records_exist(desk, watch, read
 
     watch.reconcile_once()
 
-    assert desk.carry_out(a_start_of("svc-tiny-other")).operation.fence > ready.fence
+    assert desk.run_command(a_start_of("svc-tiny-other")).operation.fence > ready.fence
 
 
 def test_another_start_can_lease_a_port_at_once(desk, ready, forget):
     forget()
 
-    outcome = desk.carry_out(a_start_of("svc-tiny-other"))
+    outcome = desk.run_command(a_start_of("svc-tiny-other"))
 
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.instance.port != ready.port
@@ -223,7 +223,7 @@ def test_an_operation_whose_worker_also_died_is_restored_as_lost_from_its_contai
 
 
 def test_an_engine_that_has_failed_its_check_for_long_is_restored_as_unhealthy(desk, watch, runtime, forget):
-    desk.carry_out(a_start_of(health_check={"timeout": "100ms"}))
+    desk.run_command(a_start_of(health_check={"timeout": "100ms"}))
     runtime.behave(NAME, Behaviour(answers=False))
     started_at = runtime.find(NAME).started_at
     assert eventually(lambda: now() - started_at > timedelta(milliseconds=150))
@@ -244,7 +244,7 @@ def test_an_engine_that_exited_meanwhile_is_restarted(desk, watch, ready, runtim
 
 
 def test_a_container_of_the_previous_version_is_restored_without_its_missing_labels(desk, watch, runtime, forget):
-    desk.carry_out(a_start_of())
+    desk.run_command(a_start_of())
     spec = runtime.spec_of(NAME)
     late = {"aima.operation", "aima.fence", "aima.gpus"}
     older = spec.model_copy(update={"labels": {k: v for k, v in spec.labels.items() if k not in late}})
@@ -255,7 +255,7 @@ def test_a_container_of_the_previous_version_is_restored_without_its_missing_lab
     watch.reconcile_once()
 
     assert (record(desk).state, record(desk).fence, record(desk).operation) == (InstanceState.READY, 0, None)
-    assert desk.carry_out(a_stop_of()).instance.state is InstanceState.STOPPED
+    assert desk.run_command(a_stop_of()).instance.state is InstanceState.STOPPED
     assert desk.containers() == []
 
 
@@ -360,7 +360,7 @@ def test_a_container_whose_stop_was_lost_is_stopped(desk, watch, ready):
 
 
 def test_a_stale_stop_record_does_not_stop_a_newer_container(desk, watch, ready, forget):
-    later = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
+    later = desk.run_command(a_start_of().model_copy(update={"replace": True})).instance
     forget()
     desk.host.services.replace_desired(stopped_by(ready, ready.fence))
 
@@ -433,7 +433,7 @@ SERVICES = ("svc-tiny-a", "svc-tiny-b", "svc-tiny-c")
 
 @pytest.fixture
 def several(desk):
-    return [desk.carry_out(a_start_of(service)).instance for service in SERVICES]
+    return [desk.run_command(a_start_of(service)).instance for service in SERVICES]
 
 
 def states(desk) -> set[InstanceState]:

@@ -23,7 +23,7 @@ NAME = "test.svc-tiny-dial.alpha"
 
 
 @pytest.fixture
-def told() -> list[bool]:
+def reported() -> list[bool]:
     return []
 
 
@@ -33,13 +33,13 @@ def timings() -> Timings:
 
 
 @pytest.fixture
-def watch(desk, told) -> ReconcileLoop:
-    return ReconcileLoop(desk.host, engine_answers=told.append)
+def watch(desk, reported) -> ReconcileLoop:
+    return ReconcileLoop(desk.host, engine_answers=reported.append)
 
 
 @pytest.fixture
 def ready(desk):
-    return desk.carry_out(a_start_of()).instance
+    return desk.run_command(a_start_of()).instance
 
 
 def now(desk, instance):
@@ -59,12 +59,12 @@ def test_a_crashed_engine_is_restarted_on_its_port_and_its_crash_is_reported(des
     runtime.end(NAME, exit_code=139, last_words="segmentation fault\n")
 
     watch.reconcile_once()
-    brought_back = now(desk, ready)
+    restarted = now(desk, ready)
     watch.reconcile_once()
 
-    assert brought_back.state is InstanceState.RESTARTING
-    assert "exit code 139" in brought_back.failure.message
-    assert "segmentation fault" in brought_back.failure.log_tail
+    assert restarted.state is InstanceState.RESTARTING
+    assert "exit code 139" in restarted.failure.message
+    assert "segmentation fault" in restarted.failure.log_tail
     assert now(desk, ready).state is InstanceState.READY
     assert now(desk, ready).endpoint == ready.endpoint
     assert runtime.find(NAME).status is Status.RUNNING
@@ -155,27 +155,29 @@ def test_an_engine_that_fails_several_checks_is_unhealthy_until_it_answers(desk,
     assert now(desk, ready).state is InstanceState.READY
 
 
-def test_an_unavailable_docker_engine_is_reported_for_the_host_and_fails_no_instance(desk, watch, told, ready, runtime):
+def test_an_unavailable_docker_engine_is_reported_for_the_host_and_fails_no_instance(
+    desk, watch, reported, ready, runtime
+):
     watch.start()
     runtime.away = True
-    assert eventually(lambda: told == [False])
+    assert eventually(lambda: reported == [False])
     assert now(desk, ready) == ready
 
     runtime.away = False
-    assert eventually(lambda: told == [False, True])
+    assert eventually(lambda: reported == [False, True])
 
     assert now(desk, ready) == ready
     watch.stop()
 
 
-def test_a_host_claims_no_start_while_its_docker_engine_is_unavailable(desk, watch, told, runtime):
+def test_a_host_claims_no_start_while_its_docker_engine_is_unavailable(desk, watch, reported, runtime):
     watch.start()
     runtime.away = True
-    assert eventually(lambda: told == [False])
+    assert eventually(lambda: reported == [False])
 
-    waits = desk.carry_out(a_start_of())
+    waits = desk.run_command(a_start_of())
     runtime.away = False
-    assert eventually(lambda: told == [False, True])
+    assert eventually(lambda: reported == [False, True])
     started = desk.finish(waits.operation.id)
 
     assert (waits.operation.state, waits.operation.attempt) == (State.QUEUED, 0)
@@ -194,7 +196,7 @@ def test_a_pass_while_the_docker_engine_is_unavailable_changes_nothing(desk, wat
 
 
 def test_a_stopped_service_is_not_restarted(desk, watch, ready, runtime):
-    desk.carry_out(a_stop_of())
+    desk.run_command(a_stop_of())
 
     watch.reconcile_once()
 

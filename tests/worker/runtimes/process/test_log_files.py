@@ -71,9 +71,9 @@ def test_since_applies_to_the_older_file_too(log: Path, writer: LogWriter) -> No
 
 def test_a_follower_misses_no_line_when_the_log_is_rotated(log: Path, writer: LogWriter) -> None:
     ended = Event()
-    heard: list[str] = []
+    received: list[str] = []
     with ProcessLogs(log, has_ended=ended.is_set, follow=True, tail=None, since=None) as lines:
-        reader = Thread(target=lambda: heard.extend(line.text for line in lines))
+        reader = Thread(target=lambda: received.extend(line.text for line in lines))
         reader.start()
 
         for line in numbered(1, 1500):
@@ -81,4 +81,4 @@ def test_a_follower_misses_no_line_when_the_log_is_rotated(log: Path, writer: Lo
         ended.set()
         reader.join(10)
 
-    assert heard == numbered(1, 1500)
+    assert received == numbered(1, 1500)

@@ -42,7 +42,7 @@ def test_publishing_ends_a_while_after_the_last_follow_request(desk: Desk) -> No
     desk.run()
     _ask(desk)
     assert eventually(lambda: len(_published(desk)) == 1)
-    say(desk, "received")
+    say(desk, "heard")
     assert eventually(lambda: len(_published(desk)) == 2)
 
     assert eventually(lambda: not _asked_within(desk, timedelta(seconds=1)))

@@ -1,4 +1,4 @@
-"""What is measured, side by side with what a user would pick instead: `python -m bench`."""
+"""Benchmarks against the alternative that a user would choose: `python -m bench`."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""`python -m bench [NAME…] [--rounds N] [--json]`: measure, and print one table.
+"""`python -m bench [NAME…] [--rounds N] [--json]`: runs benches and prints one table.
 
-A bench sets up what it needs and takes it away again. One whose parts this machine lacks is left out, with the reason.
+A bench sets up and removes its own parts. One whose requirements this machine lacks is skipped with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from types import ModuleType
 
-from lab.at_hand import why_not
+from lab.available import why_not
 
 from bench import command_line, events, hosts, listing, ports, pull, recovery, start, submit
 from bench.comparison import Result

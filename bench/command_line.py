@@ -1,6 +1,6 @@
-"""`aima --help` and `aima service list` against a Python that does nothing: the command line's own cost.
+"""`aima --help` and `aima service list` against an empty Python program.
 
-Of an environment whose bytecode is compiled, as `deploy/install` leaves it.
+In an environment with compiled bytecode, as `deploy/install` creates it.
 """
 
 from __future__ import annotations

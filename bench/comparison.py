@@ -1,7 +1,7 @@
-"""Contenders take turns in one run, and goals judge what comes of it. No result is written down anywhere.
+"""Comparisons: contenders alternate within one run, and a goal gives the verdict. Results are printed, not stored.
 
-What a machine does in a second drifts by half from run to run; what two contenders need within the same round does
-not. So each round gives one figure, its own ratio or difference, and the median of these figures is what counts.
+A machine's speed drifts by half from run to run; the ratio of two contenders within one round does
+not. So each round gives one figure, its ratio or difference, and the median of these figures counts.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from statistics import median
 from typing import Protocol
 
 Turn = Callable[[], float]
-"""Takes one turn and gives the seconds that count; what it must set up or clear away is not among them."""
+"""Runs once and returns the measured seconds, without setup and cleanup."""
 
 
 class Goal(Protocol):
     def figure(self, ours: float, theirs: float) -> float:
-        """What one round comes to."""
+        """The figure of one round."""
         ...
 
     def met_by(self, figure: float) -> bool: ...
 
-    def told(self, figure: float) -> str:
-        """A figure in the goal's own words."""
+    def reported(self, figure: float) -> str:
+        """A figure with the goal's unit."""
         ...
 
     def __str__(self) -> str: ...
@@ -41,7 +41,7 @@ class RatioAtMost:
     def met_by(self, figure: float) -> bool:
         return figure <= self.most
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure:.3f}"
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class RatioAtMost:
 
 @dataclass(frozen=True)
 class RateAtLeast:
-    """How many we do in the time in which they do one."""
+    """The number of ours in the time of one of theirs."""
 
     least: float
 
@@ -60,7 +60,7 @@ class RateAtLeast:
     def met_by(self, figure: float) -> bool:
         return figure >= self.least
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure:.3f} x"
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class AddedAtMost:
     def met_by(self, figure: float) -> bool:
         return figure <= self.most.total_seconds()
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure * 1000:+.1f} ms"
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Bounded:
-    """What nothing else does that it could be compared with: it has a bound of its own, or is only told."""
+    """A measurement without a rival: it has an absolute bound, or is informational."""
 
     what: str
     ours: Sequence[float]
@@ -125,9 +125,9 @@ class Bounded:
 
     @property
     def goal(self) -> str:
-        return "" if self.most is None else f"≤ {self.told(self.most)}"
+        return "" if self.most is None else f"≤ {self.reported(self.most)}"
 
-    def told(self, figure: float) -> str:
+    def reported(self, figure: float) -> str:
         return f"{figure:.4g} {self.unit}"
 
 
@@ -135,9 +135,9 @@ Result = Comparison | Bounded
 
 
 def take_turns(rounds: int, contenders: Mapping[str, Turn]) -> dict[str, list[float]]:
-    """Seconds of each contender, round by round, after one round that warms up and does not count.
+    """Seconds of each contender, round by round, after an uncounted warm-up round.
 
-    Every other round goes backwards, so that nobody always follows the same one.
+    Every other round is reversed, so that no contender always follows the same one.
     """
     print(f"{rounds} rounds of {', '.join(contenders)}", file=sys.stderr, flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}

@@ -1,4 +1,4 @@
-"""Eight processes that take ports, or set keys, at the same moment."""
+"""Contention: eight processes that lease ports, or set keys, concurrently."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Contenders:
         self._each = each
 
     def lease_all(self) -> tuple[float, list[int]]:
-        """Seconds from the first lease to the last, and the ports that were given."""
+        """Seconds from the first lease to the last, and the leased ports."""
         return self._together(_lease)
 
     def set_keys(self) -> float:
-        """Seconds for as many bare `SET NX EX`."""
+        """Seconds for the same number of `SET NX EX`."""
         return self._together(_set)[0]
 
     def _together(self, work: Callable[[int, int], Any]) -> tuple[float, list[int]]:
@@ -41,7 +41,7 @@ class Contenders:
 
 @contextmanager
 def contenders(redis_url: str, host: HostName, ports: range) -> Iterator[Contenders]:
-    """They share the ports out among them, to the last."""
+    """They lease all ports."""
     context = get_context("spawn")
     barrier = context.Barrier(PROCESSES)
     with ProcessPoolExecutor(

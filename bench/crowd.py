@@ -1,4 +1,4 @@
-"""Many requests over a few connections that stay open: what a client costs is to count as little as can be."""
+"""A load generator: many requests over a few keep-alive connections, with little cost of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CONNECTIONS = 12
 
 
 def seconds_for(url: str, body: bytes | None = None, *, times: int, status: int = 202) -> float:
-    """From the first of these POSTs, or GETs without a body, to the last answer.
+    """Seconds from the first request to the last response; POSTs, or GETs without a body.
 
-    Raises RuntimeError where one is answered otherwise.
+    Raises RuntimeError on another status.
     """
     address = urlsplit(url)
     head = {"Host": address.netloc}

@@ -1,4 +1,4 @@
-"""What listens in a process of its own: being woken is part of what is measured, and what it costs is not ours."""
+"""Subscribers in a separate process: their wake-up is measured, their CPU time is not."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import redis
 READY_WITHIN_SECONDS = 60
 HEARD_WITHIN_SECONDS = 30
 EVENT = b"id: "
-"""What the line with an event's number begins with; each has one."""
+"""The prefix of the line with an event's number; each event has one."""
 
 
 class Elsewhere:
-    def __init__(self, told: Connection) -> None:
-        self._told = told
+    def __init__(self, reported: Connection) -> None:
+        self._told = reported
 
-    def heard(self) -> Any:
-        """The next of what it tells. Raises RuntimeError when it does not come."""
+    def received(self) -> Any:
+        """Its next report. Raises RuntimeError after a timeout."""
         return self.wait(HEARD_WITHIN_SECONDS)
 
     def wait(self, seconds: float) -> Any:
@@ -35,7 +35,7 @@ class Elsewhere:
 
 @contextmanager
 def elsewhere(work: Callable[..., None], *args: Any) -> Iterator[Elsewhere]:
-    """A process that does the work, which is given a connection first and says on it when it is ready; felled then."""
+    """Runs `work` in a process, which gets a connection and reports on it when it is ready; killed at the end."""
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=work, args=(there, *args), daemon=True)
     process.start()
@@ -48,30 +48,30 @@ def elsewhere(work: Callable[..., None], *args: Any) -> Iterator[Elsewhere]:
         process.join()
 
 
-def follow(told: Connection, url: str, already: int) -> None:
-    """Tell when each event comes to a follower over HTTP, by `time.perf_counter`, but for those that were there."""
+def follow(reported: Connection, url: str, already: int) -> None:
+    """Reports the arrival of each new event at an HTTP follower, by `time.perf_counter`."""
     address = urlsplit(url)
-    heard, rest = 0, b""
+    received, rest = 0, b""
     with socket.create_connection((str(address.hostname), int(address.port or 80))) as line:
         line.sendall(request_for(url))
         while data := line.recv(1 << 16):
             now = time.perf_counter()
             *lines, rest = (rest + data).split(b"\n")
             for _ in (line for line in lines if line.startswith(EVENT)):
-                heard += 1
-                if heard >= already:
-                    told.send(now)
+                received += 1
+                if received >= already:
+                    reported.send(now)
 
 
 def request_for(url: str) -> bytes:
-    """A GET whose answer ends the connection."""
+    """A GET request with `Connection: close`."""
     address = urlsplit(url)
     return f"GET {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode()
 
 
-def subscribe(told: Connection, redis_url: str, channel: str) -> None:
-    """Tell when each message comes to a bare subscriber, and when it has subscribed."""
+def subscribe(reported: Connection, redis_url: str, channel: str) -> None:
+    """Reports its subscription, and the arrival of each message at a bare subscriber."""
     with redis.Redis.from_url(redis_url, decode_responses=True).pubsub() as subscription:
         subscription.subscribe(channel)
         for _ in subscription.listen():
-            told.send(time.perf_counter())
+            reported.send(time.perf_counter())

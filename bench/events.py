@@ -1,7 +1,7 @@
-"""An event on its way from a worker to a follower over HTTP, against a bare publish to a bare subscriber; and to many.
+"""Event latency from a worker to an HTTP follower, against a bare publish to a bare subscriber; and to many followers.
 
-The way begins before the worker's call, which records the event, and ends when its bytes are there. One operation is
-followed, of which this process says that it carries it out.
+Measured from the worker's call, which records the event, to the arrival of its bytes. One operation is
+followed, which this process claims.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from bench.installation import Installation, cpu_seconds, installation
 ROUNDS = 11
 NEEDS = ("redis",)
 EVENTS = 100
-"""To one follower, one at a time."""
+"""Events to one follower, one at a time."""
 CROWD = 1000
 EVENTS_TO_CROWD = 10
-"""In each round."""
+"""Events per round."""
 PACE_SECONDS = 0.1
-"""A worker tells its progress ten times a second at most."""
+"""A worker reports progress at most ten times a second."""
 LINE = "INFO: loading safetensors checkpoint shards"
 
 
@@ -40,10 +40,10 @@ def measure(rounds: int) -> list[Result]:
 
 
 class _Worker:
-    """What carries out an operation, as far as its events go."""
+    """A worker of one operation that only records events."""
 
     SAYS_FIRST = 3
-    """Events, of which the first is that it was queued."""
+    """Events of the operation, `queued` included."""
 
     def __init__(self, aima: Installation) -> None:
         link = command_link(aima.redis_url)
@@ -59,7 +59,7 @@ class _Worker:
         return self._operations.append_event(Event(operation=self.id, at=now(), phase=phase, **more))
 
 
-# To one ------------------------------------------------------------------------------------------------------------
+# One follower ------------------------------------------------------------------------------------------------------
 
 
 def _to_one(rounds: int, aima: Installation) -> Result:
@@ -85,24 +85,24 @@ def _median_of(say: Callable[[], object], listener: Elsewhere) -> Turn:
     def took() -> float:
         began = time.perf_counter()
         say()
-        return float(listener.heard()) - began
+        return float(listener.received()) - began
 
     return lambda: median(took() for _ in range(EVENTS))
 
 
-# To many -----------------------------------------------------------------------------------------------------------
+# Many followers ----------------------------------------------------------------------------------------------------
 
 
 def _to_crowd(rounds: int, aima: Installation) -> list[Result]:
     worker = _Worker(aima)
-    with followers(aima.events_of(worker.id), CROWD) as told:
+    with followers(aima.events_of(worker.id), CROWD) as reported:
         began = cpu_seconds(aima.api_pid)
         said = [_say_to_crowd(worker) for _ in range(rounds)]
         worker.say(Phase.READY)
-        heard: Arrivals = told.heard()
+        received: Arrivals = reported.received()
         used = cpu_seconds(aima.api_pid) - began
-    delays = [_delays(each, heard) for each in said]
-    astray = sum(abs(CROWD - len(heard.get(seq, ()))) for each in said for seq in each)
+    delays = [_delays(each, received) for each in said]
+    astray = sum(abs(CROWD - len(received.get(seq, ()))) for each in said for seq in each)
     last = [quantiles(each, n=100)[98] * 1000 for each in delays]
     return [
         Bounded(f"event to {CROWD} followers of one operation, p99", last, "ms", most=250),
@@ -112,7 +112,7 @@ def _to_crowd(rounds: int, aima: Installation) -> list[Result]:
 
 
 def _say_to_crowd(worker: _Worker) -> dict[int, float]:
-    """The number of each event, and when it was said."""
+    """The number and publication time of each event."""
     said = {}
     for _ in range(EVENTS_TO_CROWD):
         began = time.perf_counter()
@@ -121,5 +121,5 @@ def _say_to_crowd(worker: _Worker) -> dict[int, float]:
     return said
 
 
-def _delays(said: dict[int, float], heard: Arrivals) -> list[float]:
-    return [at - began for seq, began in said.items() for at in heard.get(seq, ())]
+def _delays(said: dict[int, float], received: Arrivals) -> list[float]:
+    return [at - began for seq, began in said.items() for at in received.get(seq, ())]

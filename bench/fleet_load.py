@@ -1,7 +1,7 @@
-"""What a thousand idle hosts ask of one Redis, at the rates of real workers, from a few processes.
+"""The Redis load of a thousand idle hosts, at the rates of real workers, from a few processes.
 
-Heartbeats, facts, sweeps and looks at what is wanted are the workers' own calls. What Celery and the log server wait
-with is spelled out: for each host two BRPOP of two seconds and one BLPOP, each on a connection of its own.
+Heartbeats, facts, redelivery and reconcile passes are the workers' own calls. The blocking reads of Celery and the
+log server are simulated: per host two BRPOP of two seconds and one BLPOP, each on its own connection.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 
 @contextmanager
 def load_of(hosts: int, redis_url: str) -> Iterator[None]:
-    """All of them are at it."""
+    """Waits until all hosts are running."""
     with ExitStack() as stack:
         for number in range(PROCESSES):
             stack.enter_context(elsewhere(_live, redis_url, range(hosts)[number::PROCESSES]))
@@ -49,7 +49,7 @@ def load_of(hosts: int, redis_url: str) -> Iterator[None]:
 # In each of the processes ------------------------------------------------------------------------------------------
 
 
-def _live(told: Connection, redis_url: str, numbers: Sequence[int]) -> None:
+def _live(reported: Connection, redis_url: str, numbers: Sequence[int]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     hosts = [facts_of(number) for number in numbers]
@@ -57,11 +57,11 @@ def _live(told: Connection, redis_url: str, numbers: Sequence[int]) -> None:
     for host in hosts:
         stores.join(host.name, identity=host.name, session=host.name)
     Thread(target=_keep_calling, args=(redis_url, hosts), daemon=True).start()
-    uvloop.run(_keep_waiting(redis_url, [host.name for host in hosts], told))
+    uvloop.run(_keep_waiting(redis_url, [host.name for host in hosts], reported))
 
 
 def _keep_calling(redis_url: str, hosts: Sequence[HostFacts]) -> None:
-    """Each call at its own rate, and each host at its own moment."""
+    """Each call at its own interval, and each host with its own offset."""
     due = [
         (time.monotonic() + random.uniform(0, every), number, every, call)
         for number, (every, call) in enumerate(_calls(redis_url, hosts))
@@ -86,14 +86,14 @@ def _calls(redis_url: str, hosts: Sequence[HostFacts]) -> Iterator[tuple[float, 
         yield PORTS_SECONDS, ports.all
 
 
-async def _keep_waiting(redis_url: str, hosts: Sequence[HostName], told: Connection) -> None:
+async def _keep_waiting(redis_url: str, hosts: Sequence[HostName], reported: Connection) -> None:
     address = urlsplit(redis_url)
     waits = []
     for host in hosts:
         for words in _waits_of(host):
             line = await asyncio.open_connection(address.hostname, address.port)
             waits.append(_wait_again_and_again(*line, _command(words)))
-    told.send("waiting")
+    reported.send("waiting")
     await asyncio.gather(*waits)
 
 

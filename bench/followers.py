@@ -1,4 +1,4 @@
-"""A thousand followers of one operation, in a process of their own: what they cost is to count as little as can be."""
+"""A thousand followers of one operation in a separate process, with little cost of their own."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from bench.elsewhere import EVENT, Elsewhere, elsewhere, request_for
 
 CONNECTS_AT_ONCE = 100
 Arrivals = dict[int, "array[float]"]
-"""By the number of the event, when each follower had it, by the clock `time.perf_counter` of this machine."""
+"""Arrival times at each follower by event number, by `time.perf_counter`."""
 
 
 @contextmanager
 def followers(url: str, count: int) -> Iterator[Elsewhere]:
-    """They are connected; they tell their Arrivals once all have heard the operation's end."""
-    with elsewhere(_follow, url, count) as told:
-        yield told
+    """Connects them; they report their Arrivals once all have received the operation's end."""
+    with elsewhere(_follow, url, count) as reported:
+        yield reported
 
 
-# In their process --------------------------------------------------------------------------------------------------
+# Within the process ------------------------------------------------------------------------------------------------
 
 
 class _Follower(asyncio.Protocol):
-    def __init__(self, request: bytes, heard: Arrivals, over: asyncio.Queue[None]) -> None:
+    def __init__(self, request: bytes, received: Arrivals, over: asyncio.Queue[None]) -> None:
         self._request = request
-        self._heard = heard
+        self._heard = received
         self._over = over
         self._rest = b""
         self.began = asyncio.Event()
@@ -54,25 +54,25 @@ class _Follower(asyncio.Protocol):
         self._over.put_nowait(None)
 
 
-def _follow(told: Connection, url: str, count: int) -> None:
+def _follow(reported: Connection, url: str, count: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    told.send(uvloop.run(_listen(url, count, told)))
+    reported.send(uvloop.run(_listen(url, count, reported)))
 
 
-async def _listen(url: str, count: int, told: Connection) -> Arrivals:
+async def _listen(url: str, count: int, reported: Connection) -> Arrivals:
     address = urlsplit(url)
     request = request_for(url)
-    heard: Arrivals = {}
+    received: Arrivals = {}
     over: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for _ in range(0, count, CONNECTS_AT_ONCE):
         made = [
-            await loop.create_connection(lambda: _Follower(request, heard, over), address.hostname, address.port)
+            await loop.create_connection(lambda: _Follower(request, received, over), address.hostname, address.port)
             for _ in range(min(CONNECTS_AT_ONCE, count))
         ]
         await asyncio.gather(*(follower.began.wait() for _, follower in made))
-    told.send("connected")
+    reported.send("connected")
     for _ in range(count):
         await over.get()
-    return heard
+    return received

@@ -1,4 +1,4 @@
-"""What many hosts cost: a thousand idle ones their Redis, and one its own machine; and their listing.
+"""The cost of hosts: the Redis load of a thousand idle ones, the CPU of one worker, and a listing of all.
 
 The thousand are workers' calls at workers' rates (`bench/fleet_load.py`); the one is a real worker (`bench/idle.py`).
 """
@@ -23,7 +23,7 @@ HOSTS = 1000
 SETTLES_SECONDS = 5.0
 LOOK_SECONDS = 5.0
 IDLE_SECONDS = 6.0
-"""For each round, since what an idle worker does comes seldom."""
+"""Per round: an idle worker is rarely active."""
 MOST_PERCENT = 10
 
 
@@ -42,7 +42,7 @@ def measure(rounds: int) -> list[Result]:
 
 
 def _look_at(bare: redis.Redis) -> tuple[float, float]:
-    """Percent of a core that Redis used, and commands per second, over a while."""
+    """Percent of a core that Redis used, and commands per second, over an interval."""
     pid = int(bare.info("server")["process_id"])
     cpu, sent, began = cpu_seconds(pid), _commands(bare), time.perf_counter()
     time.sleep(LOOK_SECONDS)

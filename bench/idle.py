@@ -1,6 +1,6 @@
-"""What a worker costs while there is nothing to do: memory, and commands that it sends to Redis.
+"""The cost of an idle worker: memory, and commands to Redis.
 
-A real worker on this machine's runtime, with a Redis to itself. What its scripts do within Redis is not its sending.
+A real worker on this machine's runtime, with a private Redis. Commands within its scripts do not count.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from bench.installation import STARTS_WITHIN, own_redis, process, settings_of
 SETTLES_SECONDS = 5
 MOST_MB = 75
 MOST_COMMANDS = 2
-"""A second."""
+"""Per second."""
 
 
 def idle_worker(seconds: float) -> list[Result]:
     with TemporaryDirectory(prefix="aima-bench-") as name, own_redis(Path(name)) as server:
         directory = Path(name)
-        told = settings_of(f"b{uuid.uuid4().hex[:12]}", directory, redis_url=server.url, port=free_port())
-        environment = os.environ | told | {"AIMA_RUNTIME": "auto"}
+        reported = settings_of(f"b{uuid.uuid4().hex[:12]}", directory, redis_url=server.url, port=free_port())
+        environment = os.environ | reported | {"AIMA_RUNTIME": "auto"}
         with process([sys.executable, "-m", "aima_worker"], environment, log=directory / "worker.log") as pid:
             hosts = HostStore(command_link(server.url))
             if not eventually(lambda: any(host.live for host in hosts.all()), within=STARTS_WITHIN):
@@ -48,11 +48,11 @@ def idle_worker(seconds: float) -> list[Result]:
 
 
 def commands_sent(server: RedisServer, seconds: float) -> Counter[str]:
-    """How many of each command clients send meanwhile."""
+    """The number of commands that clients send meanwhile, by name."""
     sent: Counter[str] = Counter()
     over = uuid.uuid4().hex
     with server.client() as watching, server.client() as ending, watching.monitor() as monitor:
-        monitor.connection._sock.settimeout(None)  # nothing may come for long
+        monitor.connection._sock.settimeout(None)  # the connection may stay silent for long
         timer = Timer(seconds, ending.echo, [over])
         timer.start()
         while over not in (said := monitor.next_command())["command"]:

@@ -1,6 +1,6 @@
-"""An installation of AIMA for one bench: a Redis, an API node and a worker, each a real process, and gone afterwards.
+"""An installation for one bench: a Redis, an API node and a worker as real processes, removed afterwards.
 
-It shares nothing with another installation on this machine: neither state, nor ports, nor containers.
+It shares no state, ports or containers with other installations on this machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STARTS_WITHIN = timedelta(seconds=30)
 ENDS_WITHIN_SECONDS = 10
 HOST = "bench"
 HOST_PORTS = "29000-29099"
-"""Below the kernel's range for outgoing connections, and apart from what AIMA leases by itself."""
+"""Below the kernel's ephemeral ports, and outside AIMA's default range."""
 ROUTE = "cpu.amd64"
 _FACTS = {
     "identity": "said to be",
@@ -62,12 +62,12 @@ class Installation:
         return f"{self.url}{path_of('operations', id, 'events')}"
 
     def submit(self, path: str, body: dict[str, Any] | None = None) -> str:
-        """POST something that makes one operation; its id."""
+        """A POST that submits one operation; returns its id."""
         (operation,) = self._api.post(path, body)["operations"]
         return str(operation["id"])
 
     def seconds_until(self, phase: str, path: str, body: dict[str, Any] | None = None) -> float:
-        """From the POST to the moment a follower hears of the phase. Raises RuntimeError if it ends otherwise."""
+        """Seconds from the POST until a follower receives the phase. Raises RuntimeError on another end."""
         began = time.perf_counter()
         id = self.submit(path, body)
         with self._api.stream(path_of("operations", id, "events"), after=0) as events:
@@ -80,7 +80,7 @@ class Installation:
         raise RuntimeError(f"{path} came to another end than {phase}: {said}")
 
     def wait_for_end(self) -> None:
-        """Until nothing is under way."""
+        """Waits until no operation is active."""
         if not eventually(self._is_at_rest, within=STARTS_WITHIN):
             raise RuntimeError("an operation of the bench does not end")
 
@@ -96,9 +96,9 @@ class Installation:
 
 @contextmanager
 def installation(*, hosts: int = 0) -> Iterator[Installation]:
-    """One that takes commands; its processes and its records are gone afterwards.
+    """A running installation; its processes and records are removed afterwards.
 
-    With `hosts`, these many are only said to be there, and nobody carries anything out.
+    With `hosts`, that many hosts are simulated by records, and no operation is executed.
     """
     name = f"b{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
@@ -135,7 +135,7 @@ def own_redis(directory: Path) -> Iterator[RedisServer]:
 
 def settings_of(name: str, directory: Path, *, redis_url: str, port: int) -> dict[str, str]:
     return {
-        "AIMA_CONFIG": str(directory / "none.toml"),  # whatever this machine is set to is not measured
+        "AIMA_CONFIG": str(directory / "none.toml"),  # settings of this machine must not affect the result
         "AIMA_STATE_DIR": str(directory / "state"),
         "AIMA_INSTALLATION": name,
         "AIMA_SIGNING_KEY": uuid.uuid4().hex,
@@ -148,12 +148,12 @@ def settings_of(name: str, directory: Path, *, redis_url: str, port: int) -> dic
 
 
 def facts_of(number: int) -> HostFacts:
-    """Of a host that is only said to be there."""
+    """The facts of a simulated host."""
     return HostFacts.model_validate({**_FACTS, "name": f"host-{number}", "routes": [f"host.host-{number}", ROUTE]})
 
 
 def _announce(redis: TextRedis, hosts: int) -> None:
-    """Hosts that live for as long as the bench does."""
+    """Simulated hosts that stay live during the bench."""
     store = HostStore(redis)
     for number in range(hosts):
         facts = facts_of(number)
@@ -164,14 +164,14 @@ def _announce(redis: TextRedis, hosts: int) -> None:
 
 @contextmanager
 def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[int]:
-    """A program that runs meanwhile; its process id."""
+    """Runs a program during the block; yields its process id."""
     with log.open("wb") as said:
         process = subprocess.Popen(
             command,
             env=environment,
             stdout=said,
             stderr=said,
-            start_new_session=True,  # Ctrl-C is for the bench, which still has to stop what it started
+            start_new_session=True,  # Ctrl-C ends the bench, which then stops its processes
         )
     try:
         yield process.pid
@@ -185,7 +185,7 @@ def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, of all cores."""
+    """The CPU time of a process over all cores."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 

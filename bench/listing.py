@@ -1,4 +1,4 @@
-"""A page of services against as many JSON values bare and against a page of few; all port leases of a fleet."""
+"""A page of services against as many bare JSON values and a page from few services; all port leases of a fleet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDS = ("redis",)
 PAGE = 100
 MANY = 10_000
 FLAT = 1.2
-"""What a page of few may differ by."""
+"""The tolerance against a page from few services."""
 HOSTS, LEASES_EACH = 50, 100
 
 

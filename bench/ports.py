@@ -1,6 +1,6 @@
-"""A port leased, against one bare `SET NX EX`: with few and with many taken, and with eight processes at it at once.
+"""Port leases against a bare `SET NX EX`: with few and many ports leased, and with eight concurrent processes.
 
-What a lease does beside: it finds a port, the same one as before where it can, and is fenced. Giving it back is not
+A lease also finds a port, preferably the previous one, and is fenced. Its release is not
 counted.
 """
 
@@ -27,7 +27,7 @@ HOST = HostName("bench")
 PORTS = range(20000, 21000)
 TAKEN = (0, 500, 999)
 LEASES = 200
-"""One after the other."""
+"""Sequentially."""
 GOAL = RatioAtMost(1.3)
 
 

@@ -1,7 +1,7 @@
-"""A pull with its progress told, against `docker pull` of the same image from a registry on this machine.
+"""A pull with progress events against `docker pull` of the same image from a registry on this machine.
 
-Ours begins with the POST and ends when a follower of the operation's events hears `pulled`. The image is taken from the
-host before each turn; that, and writing out what the turn before has left in memory, is not counted.
+Ours begins with the POST and ends when a follower of the operation receives `pulled`. The image is removed from the
+host before each turn; that, and the flush of dirty pages of the previous turn, is not counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A worker is killed with -9 in the middle of a start: how long until the service is ready, and what is waited for.
+"""Recovery after SIGKILL of a worker during a start: the time until the service is ready, and its parts.
 
-Whole workers, on a fake runtime whose containers outlive them; loading takes a second. Once the host's worker comes
-back at once, as its supervisor sees to. Once it stays away, and the start is one that another host may take on: that
-is by the clock of leases, and one round of it says all.
+Complete workers on a fake runtime whose containers outlive them; loading takes a second. In one case the worker is
+restarted at once by its supervisor. In the other it stays down, and another host claims the start: that
+depends on lease expiry, and one round suffices.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SERVICE = "svc-tiny-dial"
 LOADS_FOR = timedelta(seconds=1)
 RECOVERS_WITHIN = timedelta(seconds=180)
 COMES_BACK_MOST = 20
-"""Seconds, as `kill -9` of a worker in a start is bounded."""
+"""The bound in seconds for `kill -9` of a worker during a start."""
 _IMAGE: dict[str, Any] = {"images": ("aima/dial:1",), "engines": ("aima/dial:1",)}
 
 
@@ -41,7 +41,7 @@ _IMAGE: dict[str, Any] = {"images": ("aima/dial:1",), "engines": ("aima/dial:1",
 class _Recovery:
     seconds: float
     waited: float
-    """Of these, for leases to end."""
+    """The seconds of these until leases expire."""
 
     @property
     def share(self) -> float:
@@ -80,7 +80,7 @@ def _comes_back(api: ApiProcess, fleet: Fleet, operations: OperationStore) -> _R
     process.kill()
     killed = time.monotonic()
     process.start()
-    process.ask("ready")  # it has been made; what a program needs to start is not waiting
+    process.ask("ready")  # created; the start-up time of a program is not waiting time
     made = time.monotonic()
     claimed = _when(operations, begun.id, lambda now: now.attempt > begun.attempt)
     ready = _when(operations, begun.id, lambda now: now.phase is Phase.READY)
@@ -113,7 +113,7 @@ def _stop(api: ApiProcess, operations: OperationStore) -> None:
 
 
 def _when(operations: OperationStore, id: OperationId, fact: Callable[[Operation], bool]) -> float:
-    """The moment at which it came true."""
+    """The time at which `fact` became true."""
     if not eventually(lambda: fact(operations.get(id)), within=RECOVERS_WITHIN):
         raise RuntimeError(f"it does not come to that: {operations.get(id)}")
     return time.monotonic()

@@ -25,13 +25,13 @@ def as_json(results: Sequence[Result]) -> str:
 def _row(each: Result) -> tuple[str, ...]:
     verdict = "met" if each.met else "not met"
     if isinstance(each, Bounded):
-        return each.what, "", "", "", each.told(each.figure), each.goal, verdict if each.goal else ""
+        return each.what, "", "", "", each.reported(each.figure), each.goal, verdict if each.goal else ""
     return (
         each.what,
         _seconds(median(each.ours)),
         _seconds(median(each.theirs)),
         f"{each.ratio:.3f}",
-        each.goal.told(each.figure),
+        each.goal.reported(each.figure),
         str(each.goal),
         verdict,
     )
@@ -39,8 +39,8 @@ def _row(each: Result) -> tuple[str, ...]:
 
 def _record(each: Result) -> dict[str, object]:
     if isinstance(each, Bounded):
-        return {**asdict(each), "figure": each.told(each.figure), "goal": each.goal or None, "met": each.met}
-    judged = {"ratio": each.ratio, "figure": each.goal.told(each.figure), "goal": str(each.goal), "met": each.met}
+        return {**asdict(each), "figure": each.reported(each.figure), "goal": each.goal or None, "met": each.met}
+    judged = {"ratio": each.ratio, "figure": each.goal.reported(each.figure), "goal": str(each.goal), "met": each.met}
     return {**asdict(each), **judged}
 
 

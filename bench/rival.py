@@ -1,4 +1,4 @@
-"""The Celery application that a user would write in place of AIMA: one task, and nothing set but the broker."""
+"""The Celery application that a user would write instead of AIMA: one task, no settings but the broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TASK = "rival.start"
 
 
 def start(service: str, engine: str) -> None:
-    """Nobody carries it out: what counts is how it is asked for."""
+    """Never executed: only its submission is measured."""
 
 
 def application(broker: str | None) -> Celery:
@@ -22,4 +22,4 @@ def application(broker: str | None) -> Celery:
 
 
 app = application(os.environ.get(BROKER))
-"""As Flower takes it."""
+"""As Flower accepts it."""

@@ -1,8 +1,8 @@
-"""From submitting a start to its container running, against `docker run -d` and against the engine's two calls.
+"""From the submission of a start to its running container, against `docker run -d` and the two calls of the Docker API.
 
-Ours begins with the POST and ends when a follower of the operation's events hears `loading`: request, record, queue,
-worker, lease, engine, record, event. Theirs make the same container: what AIMA made in the first round is read back
-from the engine, and asked for again with every setting. Taking it away is not counted.
+Ours begins with the POST and ends when a follower of the operation receives `loading`: request, record, queue,
+worker, lease, engine, record, event. Theirs create the same container: AIMA's of the first round is inspected
+and created again with every setting. Its removal is not counted.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _two_calls(engine: docker.APIClient, same: Mapping[str, Any]) -> float:
 
 
 def _container_made_by(aima: Installation, engine: docker.APIClient) -> dict[str, Any]:
-    """What the engine says of the container of a start. Its labels now tell it from this installation's own."""
+    """The inspection of a start's container, with labels that exclude it from this installation."""
     aima.seconds_until("ready", f"/v1/services/{SERVICE}:start")
     (listed,) = engine.containers(filters={"label": f"{_LABEL}={aima.name}"})
     made: dict[str, Any] = engine.inspect_container(listed["Id"])
@@ -95,7 +95,7 @@ def _stop(aima: Installation) -> None:
 
 @contextmanager
 def _nothing_left(engine: docker.APIClient, name: str) -> Iterator[None]:
-    """Take away at the end what an interrupted turn has not."""
+    """Removes the containers of an interrupted turn at the end."""
     try:
         yield
     finally:
@@ -108,11 +108,11 @@ def _rivals_of(name: str) -> str:
     return f"{name}-rivals"
 
 
-# The same container, in the words of each ------------------------------------------------------------------------
+# The same container for each contender ---------------------------------------------------------------------------
 
 
 def _bindings(same: Mapping[str, Any], port: int) -> dict[str, list[dict[str, str]]]:
-    """The same ports inside, on a port of the contender's own outside."""
+    """The same container ports on another host port."""
     bound: dict[str, list[dict[str, str]]] = same["HostConfig"]["PortBindings"]
     return {inside: [{**outside[0], "HostPort": str(port)}] for inside, outside in bound.items()}
 

@@ -1,7 +1,7 @@
-"""Starts accepted over HTTP, against a loop that asks bare Celery for the same, and against Flower's `async-apply`.
+"""Submission of starts over HTTP, against a loop that sends bare Celery tasks and against Flower's `async-apply`.
 
-Ours are recorded, signed and answered for one by one, by one API process. Theirs is the loop that a user would write,
-and the HTTP front that comes with Celery. Nobody carries anything out.
+Ours are recorded, signed and answered one by one by one API process. Theirs is the loop that a user would write,
+and the HTTP front end for Celery. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SERVICE = "svc-tiny-dial"
 ENGINE = "dial-cpu"
 STARTS = 500
 INSTANCES = 1000
-"""Of one service, each on a host of its own."""
+"""Instances of one service, each on another host."""
 
 
 def measure(rounds: int) -> list[Comparison]:
@@ -87,7 +87,7 @@ def _asked_of_flower() -> bytes:
 
 @contextmanager
 def _flower(broker: str) -> Iterator[str]:
-    """Where it takes tasks: on loopback, and for as long as the bench takes."""
+    """Its URL for tasks on loopback, during the bench."""
     port = free_port()
     environment = os.environ | {rival.BROKER: broker, "FLOWER_UNAUTHENTICATED_API": "1"}
     options = ["-A", "bench.rival", "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error"]

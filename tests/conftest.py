@@ -9,8 +9,8 @@ from pathlib import Path
 
 import fakeredis
 import pytest
-from lab.at_hand import why_not
-from lab.leftovers import no_container_of, nothing_held, odd_keys_of, open_what_lasts
+from lab.available import why_not
+from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work
@@ -43,10 +43,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
-    """The tests that use the Docker Engine begin where the second worker begins, those first that need it alone.
+    """The tests of the Docker Engine begin where the second xdist worker begins, exclusive ones first.
 
     xdist gives each worker a run of tests of equal length, and an idle worker steals from the end of another's. So
-    the first worker needs no engine while a test needs it alone, and no long test is the last.
+    the first worker needs no Docker Engine during an exclusive test, and no long test is the last.
     """
     sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE]
     others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE]
@@ -60,7 +60,7 @@ def is_slow(item: pytest.Item) -> bool:
     return "slow" in marks_of(item)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: waiting for the lock is not part of the test's timeout
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: the wait for the lock is not part of the timeout
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if not marks_of(item) & SHARE_THE_ENGINE:
         return (yield)
@@ -79,7 +79,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def require(part: str) -> None:
-    """Skip the test where this machine lacks the part, with the reason; fail it in CI."""
+    """Skips the test with the reason if this machine lacks the part; fails it in CI."""
     if reason := why_not(part):
         missing(reason)
 
@@ -105,7 +105,7 @@ def redis_url(shared_redis: RedisServer) -> Iterator[str]:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[RedisClient]:
-    """A client of an empty Redis, as the program creates them."""
+    """A client of an empty Redis, created as in the product."""
     link = command_link(redis_url)
     yield link
     link.close()
@@ -113,7 +113,7 @@ def redis(redis_url: str) -> Iterator[RedisClient]:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis server of this test alone, which it may kill and restart."""
+    """A private Redis server, which the test may kill and restart."""
     directory = tmp_path / "redis"
     directory.mkdir()
     server = _new_redis(directory)
@@ -125,7 +125,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def fake_redis() -> Iterator[fakeredis.FakeRedis]:
-    """An empty Redis in this process, Lua included: for rules, not for timing."""
+    """An empty in-process Redis with Lua: for rules, not for timing."""
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
     yield client
     client.close()
@@ -150,14 +150,14 @@ def opens_what_lasts() -> None:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_held() -> Iterator[None]:
-    """Fail the test if it leaves a thread or a descriptor behind."""
+    """Fails the test if it leaves a thread or a descriptor behind."""
     with nothing_held():
         yield
 
 
 @pytest.fixture
 def installation() -> Iterator[str]:
-    """An installation id of this test alone; fails the test if a container of it is left behind."""
+    """A unique installation id; fails the test if one of its containers is left behind."""
     name = f"t{uuid.uuid4().hex[:12]}"
     if why_not("docker"):
         yield name

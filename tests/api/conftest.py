@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from api.front_door import Node, ScriptedWorker, api_node
+from api.node import Node, ScriptedWorker, api_node
 
 from aima_core.redis.interface import TextRedis
 

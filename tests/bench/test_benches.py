@@ -1,4 +1,4 @@
-"""Each bench in its shortest form: it sets itself up, prints its table and takes away what it made."""
+"""Each bench in its shortest form: it sets up its parts, prints its table and removes its parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_command_line_is_measured() -> None:
 @pytest.mark.docker
 @pytest.mark.redis
 @pytest.mark.slow
-def test_a_start_is_measured_and_no_container_stays() -> None:
+def test_a_start_is_measured_and_no_container_is_left_behind() -> None:
     ran = _bench("start", "--rounds", "1")
 
     rows = ran.stdout.splitlines()[1:]
@@ -41,7 +41,7 @@ def test_a_start_is_measured_and_no_container_stays() -> None:
 @pytest.mark.registry
 @pytest.mark.redis
 @pytest.mark.slow
-def test_a_pull_is_measured_and_no_image_stays() -> None:
+def test_a_pull_is_measured_and_no_image_is_left_behind() -> None:
     ran = _bench("pull", "--rounds", "1")
 
     (row,) = ran.stdout.splitlines()[1:]
@@ -81,7 +81,7 @@ def test_listings_are_measured() -> None:
 
 @pytest.mark.redis
 @pytest.mark.slow
-def test_port_leases_are_measured_and_none_is_given_twice() -> None:
+def test_port_leases_are_measured_and_none_is_granted_twice() -> None:
     ran = _bench("ports", "--rounds", "1")
 
     rows = ran.stdout.splitlines()[1:]
@@ -143,13 +143,13 @@ def test_many_hosts_and_an_idle_worker_are_measured() -> None:
     ]
 
 
-def test_a_bench_whose_parts_are_not_there_is_left_out_with_the_reason() -> None:
+def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
     ran = _bench("start", succeeds=False, DOCKER_HOST="unix:///nowhere.sock")
 
     assert "start is left out: no Docker Engine answers" in ran.stderr
 
 
-def test_a_bench_that_there_is_not_is_told_beside_those_there_are() -> None:
+def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
     ran = _bench("strat", succeeds=False)
 
     assert (

@@ -1,4 +1,4 @@
-"""What the bench makes of the seconds it is given."""
+"""The statistics of a comparison, and its verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADDED = AddedAtMost(timedelta(milliseconds=15))
         (ADDED, 0.116, 0.1, False),
     ],
 )
-def test_what_was_measured_decides_whether_a_goal_is_met(goal: Goal, ours: float, theirs: float, met: bool) -> None:
+def test_the_measurements_determine_whether_a_goal_is_met(goal: Goal, ours: float, theirs: float, met: bool) -> None:
     comparison = Comparison("start", ours=[ours], theirs=[theirs], goal=goal)
 
     row = as_table([comparison]).splitlines()[-1]
@@ -33,7 +33,7 @@ def test_what_was_measured_decides_whether_a_goal_is_met(goal: Goal, ours: float
 
 
 @pytest.mark.parametrize(("goal", "figure"), [(RATIO, 0.9), (ADDED, -0.1)])
-def test_rounds_are_compared_each_with_itself_since_the_machine_drifts(goal: Goal, figure: float) -> None:
+def test_each_round_is_compared_with_itself_because_the_machine_drifts(goal: Goal, figure: float) -> None:
     slower_and_slower = [1.0, 2.0, 3.0]
 
     comparison = Comparison("start", ours=[0.9, 3.0, 2.7], theirs=slower_and_slower, goal=goal)
@@ -41,7 +41,7 @@ def test_rounds_are_compared_each_with_itself_since_the_machine_drifts(goal: Goa
     assert comparison.figure == pytest.approx(figure)
 
 
-def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
+def test_contenders_alternate_after_a_warm_up_round() -> None:
     locks: list[str] = []
 
     def turn(name: str) -> float:
@@ -54,7 +54,7 @@ def test_contenders_take_turns_after_a_round_that_does_not_count() -> None:
     assert seconds == {"a": [3.0, 6.0], "b": [4.0, 5.0]}
 
 
-def test_programs_get_every_round_beside_the_result() -> None:
+def test_json_output_contains_every_round_beside_the_result() -> None:
     faster = Comparison("start", ours=[0.2, 0.3], theirs=[0.4, 0.3], goal=RATIO)
     slower = Comparison("start", ours=[0.4, 0.3], theirs=[0.2, 0.3], goal=RATIO)
 
@@ -73,14 +73,14 @@ def test_programs_get_every_round_beside_the_result() -> None:
 @pytest.mark.parametrize(
     ("figures", "verdict"), [([9.0, 10.0, 30.0], "10 %  ≤ 10 %  met"), ([11.0], "11 %  ≤ 10 %  not met")]
 )
-def test_what_has_no_rival_is_held_to_a_bound_of_its_own(figures: list[float], verdict: str) -> None:
+def test_a_contender_without_a_rival_has_an_absolute_bound(figures: list[float], verdict: str) -> None:
     row = as_table([Bounded("a core of Redis", figures, "%", most=10)]).splitlines()[-1]
 
     assert row.split("  ")[0] == "a core of Redis"
     assert row.endswith(verdict)
 
 
-def test_what_is_only_told_is_no_verdict() -> None:
+def test_an_informational_measurement_gives_no_verdict() -> None:
     row = as_table([Bounded("commands", [3.0], "/s")]).splitlines()[-1]
 
     assert row.endswith("3 /s")

@@ -1,6 +1,6 @@
-"""One seed of chaos by hand, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
+"""Runs one seed of chaos, from `tests/`: `python -m chaos --seed 7 --operations 1000 [--stage lab]`.
 
-Prints each step, then the report; exits with 1 if an invariant is violated. `--keep DIRECTORY` keeps the logs of all
+Prints each step and the report; exits with 1 if an invariant is violated. `--keep DIRECTORY` keeps the logs of all
 parts.
 """
 
@@ -19,12 +19,12 @@ from chaos.stage import Stage
 
 
 def main() -> int:
-    told = argparse.ArgumentParser(prog="python -m chaos")
-    told.add_argument("--seed", type=int, default=1)
-    told.add_argument("--operations", type=int, default=150)
-    told.add_argument("--stage", choices=["fleet", "lab"], default="fleet")
-    told.add_argument("--keep", type=Path)
-    asked = told.parse_args()
+    reported = argparse.ArgumentParser(prog="python -m chaos")
+    reported.add_argument("--seed", type=int, default=1)
+    reported.add_argument("--operations", type=int, default=150)
+    reported.add_argument("--stage", choices=["fleet", "lab"], default="fleet")
+    reported.add_argument("--keep", type=Path)
+    asked = reported.parse_args()
     directory = asked.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     with _stage(asked.stage, directory) as (stage, installation):

@@ -178,7 +178,7 @@ def room_is_held_by_what_runs(scene: Scene) -> Iterable[str]:
     yield from (f"{name} is still said to be loading" for name, each in held.items() if each.loading)
 
 
-def nobody_claims_anything(scene: Scene) -> Iterable[str]:
+def no_claim_is_left(scene: Scene) -> Iterable[str]:
     for key in scene.redis.scan_iter(match=f"{keys.claim}*", count=1000):
         yield f"{key} is held by {scene.redis.get(key)}"
     for host in scene.held:
@@ -189,11 +189,11 @@ def nobody_claims_anything(scene: Scene) -> Iterable[str]:
 
 
 def the_queues_are_empty(scene: Scene) -> Iterable[str]:
-    heard = {keys.queue(route) for host in HostStore(scene.redis).all() for route in host.routes}
+    received = {keys.queue(route) for host in HostStore(scene.redis).all() for route in host.routes}
     for name, messages in queues(scene.redis).items():
-        if name in heard or name.endswith(".stop"):  # where no host is subscribed, messages wait for a host that joins
+        if name in received or name.endswith(".stop"):  # without a subscriber, messages wait for a host that joins
             yield f"{len(messages)} messages wait in {name}"
-    for id in unacked(scene.redis).values():  # of workers that were killed: each is delivered again, and is late
+    for id in unacked(scene.redis).values():  # of killed workers: each is redelivered late
         if id in scene.operations and not scene.operations[id].state.ended:
             yield f"{id} has not ended, and its message is with a worker"
 
@@ -216,16 +216,16 @@ def every_process_holds_what_it_held(scene: Scene) -> Iterable[str]:
 # Followers --------------------------------------------------------------------------------------------------------
 
 
-def followers_miss_nothing_and_hear_nothing_twice(scene: Scene) -> Iterable[str]:
+def followers_receive_every_event_once(scene: Scene) -> Iterable[str]:
     for each in scene.followers:
         record = scene.operations.get(each.operation)
-        heard, last = each.numbers, record.seq if record else 0
+        received, last = each.numbers, record.seq if record else 0
         yield from (f"a follower of {each.operation} {mishap}" for mishap in each.mishaps)
         if each.ended_with is None:
-            yield f"a follower of {each.operation} never heard of its end: {heard[-3:]} of {last}"
-        elif heard != list(range(1, last + 1)):
-            odd = [number for before, number in zip([0, *heard], heard, strict=False) if number != before + 1]
-            yield f"a follower of {each.operation} heard {len(heard)} events of {last}, oddly at {odd[:5]}"
+            yield f"a follower of {each.operation} never heard of its end: {received[-3:]} of {last}"
+        elif received != list(range(1, last + 1)):
+            odd = [number for before, number in zip([0, *received], received, strict=False) if number != before + 1]
+            yield f"a follower of {each.operation} heard {len(received)} events of {last}, oddly at {odd[:5]}"
 
 
 INVARIANTS: tuple[Callable[[Scene], Iterable[str]], ...] = (
@@ -240,11 +240,11 @@ INVARIANTS: tuple[Callable[[Scene], Iterable[str]], ...] = (
     no_service_runs_more_often_than_asked,
     leases_are_the_ports_in_use,
     room_is_held_by_what_runs,
-    nobody_claims_anything,
+    no_claim_is_left,
     the_queues_are_empty,
     every_key_is_as_documented,
     every_process_holds_what_it_held,
-    followers_miss_nothing_and_hear_nothing_twice,
+    followers_receive_every_event_once,
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from api.catalog.entries import write
 from chaos import at_rest
-from chaos.asking import Node
+from chaos.client import Node
 from chaos.plan import Fault, Step
 from chaos.stage import AT_ONCE, SHORT, Act, Found, Held, Stage, freeze, kill, redis_acts
 from lab.api_process import ApiProcess
@@ -23,7 +23,7 @@ from aima_core.redis.connection import command_link
 
 INSTALLATION = "fleet"
 SHARES = (1, 1, 1, 1, 3, 3)
-"""The hosts of each process: a single host is taken for lost, several at once for a partition."""
+"""The hosts of each process: a single host counts as lost, several at once as a partition."""
 SLOTS = 2
 IMAGE = "chaos:1"
 ENGINE = fleet_engine("chaos", image=IMAGE)
@@ -159,7 +159,7 @@ class FleetStage(Stage):
 
 @contextmanager
 def sure_redis(directory: Path) -> Iterator[RedisServer]:
-    """A Redis that has every acknowledged write on disk: a crash loses its connections only."""
+    """A Redis with every acknowledged write on disk: a crash loses only its connections."""
     program = redis_program()
     assert program is not None, "there is no Redis server"
     (directory / "redis").mkdir(parents=True, exist_ok=True)

@@ -12,20 +12,20 @@ from threading import Thread
 from typing import Any
 
 import httpx2
-from chaos.asking import PAUSE_SECONDS, Node
+from chaos.client import PAUSE_SECONDS, Node
 
 ENDED = {"ready", "pulled", "stopped", "failed", "cancelled"}
 SILENCE_SECONDS = 20
-"""Nodes say something every 15 seconds."""
+"""Nodes send a heartbeat every 15 seconds."""
 DROPS = 0.05
-"""Of a follower's events, so many are followed by its dropping the line, as people do."""
+"""The share of events after which a follower disconnects."""
 
 
 class Follower:
     def __init__(self, operation: str, nodes: Sequence[Node], *, first: int, seed: int) -> None:
         self.operation = operation
         self.numbers: list[int] = []
-        """Of the events received, in order."""
+        """The numbers of the events received, in order."""
         self.resets = 0
         self.lines = 0
         """How often it connected."""
@@ -44,7 +44,7 @@ class Follower:
         self._over.set()
 
     def wait(self) -> None:
-        """Wait until its thread has ended."""
+        """Waits until its thread has ended."""
         self._thread.join(SILENCE_SECONDS)
 
     def _follow(self) -> None:
@@ -79,12 +79,12 @@ class Follower:
                     frame = {}
 
     def _hear(self, frame: dict[str, str]) -> bool:
-        """Whether this connection delivered the end."""
-        told = json.loads(frame.pop("data"))
+        """Reads one connection; returns whether it delivered the end."""
+        reported = json.loads(frame.pop("data"))
         self.numbers.append(int(frame["id"]))
         self.resets += frame.get("event") == "reset"
         frame.clear()
-        if told.get("phase") in ENDED:
-            self.ended_with = told
+        if reported.get("phase") in ENDED:
+            self.ended_with = reported
             return True
         return self._over.is_set() or self._dice.random() < DROPS

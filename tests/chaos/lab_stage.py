@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 from chaos import at_rest
-from chaos.asking import Node
+from chaos.client import Node
 from chaos.plan import Fault, Step
 from chaos.stage import AT_ONCE, SHORT, Act, Found, Held, Stage, freeze, kill, redis_acts
 from docker.errors import APIError, DockerException
@@ -28,7 +28,7 @@ HOSTS = 3
 IMAGE = "aima/dial:1"
 FIRST_PORT = 20_000
 SQUATTED = 8
-"""Ports from the first on that may be squatted."""
+"""The number of ports, from the first, that may be occupied by a foreign program."""
 ENDS_WITHIN = timedelta(seconds=15)
 WHOLE_WITHIN = timedelta(seconds=90)
 LONG = (3.0, 8.0, 28.0)
@@ -139,7 +139,7 @@ class LabStage(Stage):
 
 @contextmanager
 def lab_stage(logs: Path) -> Iterator[LabStage]:
-    """With the engine's image on every host, and others in the registry."""
+    """The engine's image on every host, and other images in the registry."""
     plans = [a_cpu_host(f"cpu-{number:02d}", AIMA_HOST__SLOTS="2") for number in range(1, HOSTS + 1)]
     api = {"AIMA_API__MOVE_AFTER": "18s"}
     with fleet_of_hosts(*plans, logs=logs, api=api, live_restore="true") as fleet:

@@ -19,18 +19,18 @@ UNACKED = keys.queue("unacked")
 
 
 def queues(redis: Redis) -> dict[str, list[str]]:
-    """The messages that wait, by queue."""
+    """The queued messages, by queue."""
     names = sorted(key for key in redis.scan_iter(match=f"{keys.PREFIX}*", count=1000, _type="list"))
     return {name: redis.lrange(name, 0, -1) for name in names if not name.startswith(keys.asked("").rstrip(":"))}
 
 
 def unacked(redis: Redis) -> dict[str, str]:
-    """The operations whose messages a worker has taken and not acknowledged, by delivery."""
+    """The operations of unacknowledged messages, by delivery."""
     return {tag: json.loads(text)[0]["headers"]["id"] for tag, text in redis.hgetall(UNACKED).items()}
 
 
 def lose_one(redis: Redis, step: Step) -> str:
-    """Remove a message from its queue, or from a worker that has taken it, if none waits soon."""
+    """Removes a message from its queue, or an unacknowledged one if none is queued soon."""
     deadline = time.monotonic() + WAITS_SECONDS
     while time.monotonic() < deadline:
         waiting = [(queue, message) for queue, messages in queues(redis).items() for message in messages]
@@ -47,7 +47,7 @@ def lose_one(redis: Redis, step: Step) -> str:
 
 
 def redeliver(redis: RedisClient, step: Step) -> str:
-    """Notify again, for any operation there ever was."""
+    """Sends a duplicate message of any past operation."""
     recorded = redis.zrange(keys.OPERATIONS, 0, -1)
     if not recorded:
         return "none was there"

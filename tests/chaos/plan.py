@@ -1,4 +1,4 @@
-"""The steps of a run, drawn from `random.Random(seed)` before it begins, so that a run can be repeated."""
+"""The steps of a run, drawn from `random.Random(seed)` in advance, so that a run is reproducible."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 SHARES = {"start": 45, "stop": 25, "restart": 10, "pull": 10, "cancel": 10}
 SERVICES_PER_HOST = 2
 TRIES = 5
-"""To find a target that is not under a fault already."""
+"""Attempts to find a target without a fault."""
 FIXED_PORT = 20_005
 FOLLOWED = 0.3
 IMAGES = 4
-"""Others than the engines', which are pulled by themselves."""
+"""Images that no engine uses, which are only pulled."""
 
 
 @dataclass(frozen=True)
 class Step:
     at: float
-    """Seconds after the beginning, when it is due; a machine that is slow comes to it later."""
+    """Due time in seconds after the start of the run; later on a slow machine."""
     what: str
     """A key of SHARES, or a fault."""
     target: str = ""
     body: Mapping[str, Any] = field(default_factory=dict)
-    """Of a request."""
+    """The fields of a request."""
     lasts: float = 0.0
     """Seconds until a fault is undone."""
     pick: float = 0.0
-    """From 0 to 1: which, of those there are when it comes to it."""
+    """From 0 to 1: selects one of the targets that exist at that time."""
     followed: bool = False
 
     def one_of(self, several: Any) -> Any:
@@ -55,11 +55,11 @@ class Shape:
 
     hosts: tuple[str, ...]
     prefix: str
-    """Of its services' ids."""
+    """The prefix of its services' ids."""
     body: Mapping[str, Any]
-    """Of each start's request, whatever else it says."""
+    """Fields of every start request."""
     image: str
-    """Of images to pull, formatted with a number."""
+    """References of images to pull, formatted with a number."""
     faults: tuple[Fault, ...]
     requests_per_second: float
     seconds_between_faults: float
@@ -94,7 +94,7 @@ def _request(dice: random.Random, shape: Shape, what: str, service: str) -> tupl
 
 
 def _services(dice: random.Random, shape: Shape) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each is requested in one way: anywhere, twice, on a host, or on a port there that another requests, too."""
+    """Each is requested in one way: anywhere, twice, on a host, or on a port there that another requests too."""
     for number in range(SERVICES_PER_HOST * len(shape.hosts)):
         kind, host = (
             dice.choices(["anywhere", "twice", "pinned", "on a port"], [45, 15, 30, 10])[0],

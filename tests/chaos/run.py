@@ -1,4 +1,4 @@
-"""One run of chaos: plays a plan on a stage, undoes every fault, then checks the invariants at rest."""
+"""One run of chaos: executes a plan on a stage, undoes every fault, then checks the invariants at rest."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 
-from chaos.asking import Answer, Asking
 from chaos.at_rest import offences, scene_of
+from chaos.client import Answer, Asking
 from chaos.following import Follower
 from chaos.plan import SHARES, Step, plan
 from chaos.stage import Stage
@@ -22,7 +22,7 @@ from aima_core.errors import AimaError
 
 CLIENTS = 16
 REST_WITHIN = timedelta(seconds=100)
-"""After every fault is undone. Claims expire in 15 s, ports are reconciled every 15 s, a third restart waits 30 s."""
+"""The time to converge. Claims expire in 15 s, ports are reconciled every 15 s, a third restart waits 30 s."""
 LOOKS_EVERY_SECONDS = 1.0
 MOST_FOLLOWERS = 60
 REFUSALS = {404: {"unknown_service"}, 409: {"service_running"}, 422: {"invalid_request", "requirements_not_met"}}
@@ -53,7 +53,7 @@ class Report:
                 f"  faults {sum(self.faults.values())}: {dict(self.faults)}",
                 f"  {self.followers} followers over {self.lines} lines",
                 f"  at rest {self.rested_after:.0f} s after mending",
-                *(f"  {name}:\n    " + "\n    ".join(told[:8]) for name, told in self.offences.items()),
+                *(f"  {name}:\n    " + "\n    ".join(reported[:8]) for name, reported in self.offences.items()),
             ]
         )
 
@@ -102,7 +102,7 @@ class Run:
         for at, step in sorted(moments, key=lambda moment: moment[0]):
             self._wait_until(at)
             if step.what in SHARES:
-                clients.submit(self._wish, step)
+                clients.submit(self._request_start, step)
             elif at == step.at:
                 self._hurt(step)
             else:
@@ -117,7 +117,7 @@ class Run:
             what = f"could not be done: {cannot}"
         self._say(f"{step}{f': {what}' if what else ''}")
 
-    def _wish(self, step: Step) -> None:
+    def _request_start(self, step: Step) -> None:
         try:
             answer = self._ask(step)
         except Exception as bug:  # noqa: BLE001 the boundary of the thread: a client that fell silent would hide it

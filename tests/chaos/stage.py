@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from chaos import messages
-from chaos.asking import Node
+from chaos.client import Node
 from chaos.plan import Fault, Shape, Step
 
 from aima_core.redis.connection import RedisClient
@@ -18,7 +18,7 @@ REDIS = ("redis",)
 
 
 class Found(NamedTuple):
-    """A container, as its runtime reports it."""
+    """A container as its runtime reports it."""
 
     name: str
     status: str
@@ -38,7 +38,7 @@ class Act(NamedTuple):
 
     fault: Fault
     make: Callable[[Step], object]
-    """Returns the target as text, or nothing."""
+    """Returns the target as text, or None."""
     undo: Callable[[Step], object] | None = None
     """None for a fault that does not last."""
 
@@ -54,7 +54,7 @@ class Stage(ABC):
         return self._redis
 
     def make(self, step: Step) -> str:
-        """Make a fault; returns its target as text."""
+        """Injects a fault; returns its target as text."""
         return str(self._acts[step.what].make(step) or "")
 
     def undo(self, step: Step) -> None:
@@ -63,23 +63,23 @@ class Stage(ABC):
 
     @abstractmethod
     def nodes(self) -> Sequence[Node]:
-        """The API nodes, whether they live or not."""
+        """The API nodes, live or not."""
 
     @abstractmethod
     def make_whole(self) -> None:
-        """Undo every fault that is left, and wait until everything works."""
+        """Undoes every remaining fault and waits until everything works."""
 
     @abstractmethod
     def containers(self) -> Mapping[str, Sequence[Found]]:
-        """All of them by host, as the runtimes report. Raises OSError or DockerException while one is unavailable."""
+        """All by host, as the runtimes report. Raises OSError or DockerException while one is unavailable."""
 
     @abstractmethod
     def held(self) -> Mapping[str, Held]:
-        """By process, those alive; a restarted process has another name."""
+        """By live process; a restarted process has another name."""
 
     @abstractmethod
     def logs(self) -> str:
-        """Where to look when something is wrong."""
+        """The directory of the logs."""
 
 
 class Killable(Protocol):

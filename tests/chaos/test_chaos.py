@@ -46,7 +46,7 @@ def test_hosts_with_real_engines_converge_after_any_faults(lab, seed, operations
     check(lab, seed=seed, operations=operations, installation=lab_stage.INSTALLATION)
 
 
-def test_a_seed_decides_every_step():
+def test_a_seed_determines_every_step():
     shape = Shape(
         hosts=("alpha", "beta"),
         prefix="svc-chaos",

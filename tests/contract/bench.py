@@ -38,7 +38,7 @@ class Program(StrEnum):
     SPEAKS = "speaks"
     """Writes `out 1`, `out 2` to stdout, then `err 1`, `err 2` to stderr, and runs on."""
     COUNTS = "counts"
-    """Writes `count 1`, `count 2`, …, about twenty a second, and runs on."""
+    """Writes `count 1`, `count 2`, …, about twenty a second, and keeps running."""
     FLOODS = "floods"
     """Writes `line 1` to `line FLOOD` as fast as it can, and exits 0."""
     JUNK = "junk"
@@ -53,10 +53,10 @@ JUNK_BYTES = b"\x1b[31mred\x1b[0m\a\n" + b"\xff\xfe bad \x00 bytes\n" + b"x" * L
 class Bench(ABC):
     runtime: ContainerRuntime
     absent_image = "localhost:1/nobody/has:this"
-    """A reference that neither the host nor any registry has."""
+    """A reference that is neither on the host nor in a registry."""
     has_images = True
     """Whether it runs images at all."""
-    tells_streams = True
+    separates_streams = True
     """Whether stdout and stderr are separate."""
     limits_memory = True
     """Whether a memory limit is enforced and reported as `oom_killed`."""
@@ -71,7 +71,7 @@ class Bench(ABC):
 
     @abstractmethod
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
-        """What to run for `program`; a server listens on `port`."""
+        """The command for `program`; a server listens on `port`."""
 
     def spec(self, program: Program, **changes: Any) -> ContainerSpec:
         """A spec for `program`, with a unique name and a free port; `changes` replace its fields."""

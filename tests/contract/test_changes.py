@@ -1,4 +1,4 @@
-"""The promises of `ContainerRuntime.changes`."""
+"""The contract of `ContainerRuntime.changes`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lab.parts import eventually
 from aima_worker.runtime import ContainerRuntime
 
 
-def test_what_happens_to_a_container_is_told_by_its_name(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_change_of_a_container_is_reported_by_its_name(bench: Bench, runtime: ContainerRuntime) -> None:
     changes = runtime.changes(bench.labels)
-    heard: list[str] = []
-    listener = Thread(target=lambda: heard.extend(changes), daemon=True)
+    received: list[str] = []
+    listener = Thread(target=lambda: received.extend(changes), daemon=True)
     listener.start()
     spec = bench.spec(Program.SERVES)
 
-    def something_happens() -> bool:  # and again: listening may begin a moment after the first time
+    def something_happens() -> bool:  # repeated: the subscription may begin after the first change (race)
         runtime.remove(spec.name, grace=timedelta())
         runtime.run(spec)
-        return spec.name in heard
+        return spec.name in received
 
     assert eventually(something_happens)
     changes.close()
@@ -29,7 +29,7 @@ def test_what_happens_to_a_container_is_told_by_its_name(bench: Bench, runtime: 
     assert not listener.is_alive()
 
 
-def test_listening_to_silence_can_be_ended(bench: Bench, runtime: ContainerRuntime) -> None:
+def test_a_silent_subscription_to_changes_can_be_closed(bench: Bench, runtime: ContainerRuntime) -> None:
     changes = runtime.changes(bench.labels)
     listener = Thread(target=lambda: list(changes), daemon=True)
     listener.start()

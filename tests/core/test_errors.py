@@ -1,4 +1,4 @@
-"""The table of failures keeps its promises, and whoever raises a row tells all that its sentence and hint want."""
+"""The table of failures is consistent, and every raise passes the facts of its sentence and hint."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_no_two_failures_share_an_exit_code() -> None:
 
 
 @ROW
-def test_an_exit_code_says_failure_and_is_not_one_that_shells_use(row: type[AimaError]) -> None:
+def test_an_exit_code_is_nonzero_and_not_reserved_by_shells(row: type[AimaError]) -> None:
     assert 1 <= row.exit_code < 126
     assert row.exit_code != 2, "2 is a mistake in the command line"
 
 
 @ROW
-def test_a_status_is_one_that_http_has_for_failures(row: type[AimaError]) -> None:
+def test_a_status_is_an_http_error_status(row: type[AimaError]) -> None:
     assert HTTPStatus(row.status) >= HTTPStatus.BAD_REQUEST
 
 
 @ROW
-def test_a_failure_has_a_sentence_and_says_what_to_do(row: type[AimaError]) -> None:
+def test_a_failure_has_a_sentence_and_a_hint(row: type[AimaError]) -> None:
     failure = row(**dict.fromkeys(facts_of(row), "something")).failure
 
     assert failure.code == row.code
@@ -47,49 +47,49 @@ def test_a_failure_has_a_sentence_and_says_what_to_do(row: type[AimaError]) -> N
 
 
 @ROW
-def test_a_sentence_ends_as_sentences_do_unless_a_fact_ends_it(row: type[AimaError]) -> None:
+def test_a_sentence_ends_with_a_full_stop_unless_it_ends_with_a_fact(row: type[AimaError]) -> None:
     assert row.sentence.endswith((".", "}"))
     assert row.hint.endswith((".", "}", "?"))
 
 
-def test_a_fact_may_hold_braces() -> None:
+def test_a_fact_can_contain_braces() -> None:
     failure = BadId(text="{x}", kind="{kind}", example="{").failure
 
     assert "{x}" in failure.message
 
 
-def test_the_exit_code_of_a_failure_that_a_newer_version_knows_is_one() -> None:
+def test_the_exit_code_of_a_failure_of_a_newer_version_is_one() -> None:
     assert exit_code_of("bad_id") == BadId.exit_code
     assert exit_code_of("invented_next_year") == 1
 
 
-def test_a_failure_survives_a_message() -> None:
+def test_a_failure_survives_serialization() -> None:
     failure = BadId(text="x", kind="service id", example="svc-a-b", log_tail=("one", "two")).failure
 
     assert Failure.model_validate_json(failure.model_dump_json()) == failure
     assert failure.log_tail == ("one", "two")
 
 
-# What the code tells when it raises a row -------------------------------------------------------------------------
+# Facts at each raise ----------------------------------------------------------------------------------------------
 
 
-def test_whoever_makes_a_failure_tells_exactly_the_facts_that_it_wants() -> None:
+def test_every_raised_failure_has_exactly_the_facts_of_its_text() -> None:
     wrong = [
-        f"{file.relative_to(ROOT)}:{call.lineno}: {row.__name__} wants {sorted(facts_of(row))}, told {sorted(told)}"
+        f"{file.relative_to(ROOT)}:{call.lineno}: {row.__name__} wants {sorted(facts_of(row))}, told {sorted(reported)}"
         for file in sources()
         for call, row in failures_made(ast.parse(file.read_text()))
-        if (told := facts_told(call)) is not None and told != facts_of(row)
+        if (reported := announced_facts(call)) is not None and reported != facts_of(row)
     ]
 
     assert wrong == []
 
 
-def test_that_check_sees_a_fact_missing_a_fact_too_many_and_a_module_in_front() -> None:
+def test_the_check_finds_a_missing_fact_an_extra_fact_and_a_qualified_name() -> None:
     code = "BadId(text=1)\nfailures.BadId(text=1, kind=2, example=3, colour=4)\nBadId(**facts)\nBadId(1)\nprint(text=1)"
 
-    told = [(call.lineno, facts_told(call)) for call, _ in failures_made(ast.parse(code))]
+    reported = [(call.lineno, announced_facts(call)) for call, _ in failures_made(ast.parse(code))]
 
-    assert told == [(1, {"text"}), (2, {"text", "kind", "example", "colour"}), (3, None), (4, {"(positional)"})]
+    assert reported == [(1, {"text"}), (2, {"text", "kind", "example", "colour"}), (3, None), (4, {"(positional)"})]
 
 
 def sources() -> list[Path]:
@@ -108,7 +108,7 @@ def called(function: ast.expr) -> str:
     return function.id if isinstance(function, ast.Name) else ""
 
 
-def facts_told(call: ast.Call) -> set[str] | None:
+def announced_facts(call: ast.Call) -> set[str] | None:
     """The names of the facts; None where a splat hides them."""
     if any(keyword.arg is None for keyword in call.keywords):
         return None

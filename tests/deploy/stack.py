@@ -1,4 +1,4 @@
-"""`docker-compose.dev.yml` as a person runs it, under a name, an installation and ports of its own."""
+"""`docker-compose.dev.yml` as a user runs it, with a unique project name, installation and ports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lab.running import AIMA, ROOT
 
 FILE = ROOT / "docker-compose.dev.yml"
 IMAGES = {"AIMA_API_IMAGE": "aima-lab/api:1", "AIMA_WORKER_IMAGE": "aima-lab/worker:1"}
-"""They stay, as a cache; what they replace goes."""
+"""They stay as a cache; replaced images are removed."""
 HEALTHY_WITHIN = timedelta(seconds=60)
 BUILT_WITHIN = 300
 _BUILDS_ON_THE_HOST_S_NETWORK = """\
@@ -45,7 +45,7 @@ class Stack:
         self.environment = {
             **os.environ,
             **IMAGES,
-            "DOCKER_BUILDKIT": "0",  # BuildKit's client is a package of its own
+            "DOCKER_BUILDKIT": "0",  # BuildKit's client is a separate package
             "AIMA_BASE_IMAGE": stand_in(),
             "AIMA_REDIS_IMAGE": stand_in(),
             "AIMA_REDIS_PORT": str(free_port()),
@@ -75,7 +75,7 @@ class Stack:
         assert eventually(self._is_healthy, within=HEALTHY_WITHIN), self.compose("logs", "--no-color", "--tail", "20")
 
     def health(self) -> dict[str, str]:
-        """Of each part."""
+        """The log of each service."""
         return {
             each.labels["com.docker.compose.service"]: each.attrs["State"]["Health"]["Status"]
             for each in self.containers()
@@ -104,7 +104,7 @@ class Stack:
         return done.stdout
 
     def aima(self, *words: str) -> Any:
-        """What a command says with `-o json`."""
+        """The output of a command with `-o json`."""
         command = [AIMA, *words, "-o", "json"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
-"""An image in the place of `python:3.11-slim` and `redis:7-alpine`, where no public registry can be reached.
+"""A replacement for `python:3.11-slim` and `redis:7-alpine` where no public registry is reachable.
 
-Made in seconds from the packages of this machine's own distribution; it stays, as a cache.
+Built in seconds from packages of this machine's distribution; it stays as a cache.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PACKAGES = (
 )
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 ENVIRONMENT = {
-    "SSL_CERT_FILE": str(CERTIFICATES),  # this machine's, which may have learnt of an authority of its own
+    "SSL_CERT_FILE": str(CERTIFICATES),  # this machine's, which may include a private authority
     "PIP_CERT": str(CERTIFICATES),
-    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's Python would rather not be installed into; the real image's may
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # Debian's Python refuses installations; the real image's accepts them
 }
 PASSED_ON = ("PIP_INDEX_URL", "PIP_TRUSTED_HOST", "UV_DEFAULT_INDEX", "http_proxy", "https_proxy", "no_proxy")
-"""How this machine reaches PyPI."""
+"""This machine's configuration for PyPI."""
 
 
 def stand_in() -> str:
-    """Its name; it is here when this returns."""
+    """Builds the image if it is missing; returns its name."""
     with closing(docker.from_env()) as client:
         if not client.images.list(IMAGE):
             _make(client)
@@ -57,7 +57,7 @@ def _make(client: docker.DockerClient) -> None:
 
 
 def _release() -> str:
-    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    if "VERSION_CODENAME" not in told or shutil.which("apt-get") is None:
+    reported = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    if "VERSION_CODENAME" not in reported or shutil.which("apt-get") is None:
         missing("the stand-in for python:3.11-slim is made on Debian and Ubuntu only")
-    return told["VERSION_CODENAME"].strip('"')
+    return reported["VERSION_CODENAME"].strip('"')

@@ -1,4 +1,4 @@
-"""`docker-compose.dev.yml`, brought up for real: built, healthy, at work, and gone again without a trace."""
+"""`docker-compose.dev.yml` end to end: built, healthy, used, and removed without a trace."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROGRAMS = {
     IMAGES["AIMA_API_IMAGE"]: "import aima_api.app as api, aima_api.flower; api.load_catalog()",
     IMAGES["AIMA_WORKER_IMAGE"]: "import aima_worker.app, aima_worker.runtimes.docker.sdk.runtime",
 }
-"""What each image has to be able to import."""
+"""The modules that each image must be able to import."""
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Stack:
-    """Images and a stack that is not up yet. Of two test processes one builds, and the other finds it in the cache."""
+    """Images and a stopped stack. One of two test processes builds, the other uses the cache."""
     with (pytestconfig.cache.mkdir("compose") / "build.lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         stack = Stack(tmp_path_factory.mktemp("compose"))
@@ -40,7 +40,7 @@ def stack(built: Stack) -> Iterator[Stack]:
     built.down()
 
 
-def test_all_of_aima_comes_up_serves_an_engine_and_leaves_nothing(stack: Stack) -> None:
+def test_the_whole_stack_starts_serves_an_engine_and_leaves_nothing(stack: Stack) -> None:
     engines("build", "dial")
     stack.up()
 
@@ -63,7 +63,7 @@ def test_all_of_aima_comes_up_serves_an_engine_and_leaves_nothing(stack: Stack) 
 
 
 @pytest.mark.parametrize("image", IMAGES.values())
-def test_an_image_is_whole_without_a_network_or_the_source(image: str, built: Stack) -> None:
+def test_an_image_is_complete_without_a_network_or_the_source(image: str, built: Stack) -> None:
     sealed = ["docker", "run", "--rm", "--network", "none", "--read-only", image]
 
     version = subprocess.run([*sealed, "aima", "--version"], capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def test_the_api_does_not_run_as_root(built: Stack) -> None:
 
 
 @pytest.mark.parametrize("program", [["docker-compose"], ["docker", "compose"]], ids=" ".join)
-def test_it_is_read_by_both_kinds_of_compose(program: list[str], tmp_path: Path) -> None:
+def test_both_versions_of_compose_accept_the_file(program: list[str], tmp_path: Path) -> None:
     if program == ["docker-compose"]:
         compose_program()
     elif subprocess.run([*program, "version"], capture_output=True).returncode:
@@ -92,7 +92,7 @@ def test_it_is_read_by_both_kinds_of_compose(program: list[str], tmp_path: Path)
 
 
 def flower_answers(stack: Stack) -> dict[str | None, int]:
-    """By who asks."""
+    """By caller."""
     url = f"http://127.0.0.1:{stack.flower_port}/api/workers"
     return {user: answer(url, user=user) for user in (None, f"aima:{stack.password}")}
 

@@ -1,4 +1,4 @@
-"""The systemd unit of a worker host and its environment file: what they name is there, and what they promise holds."""
+"""The systemd unit of a worker host and its environment file: valid, and consistent with the settings."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def service() -> configparser.SectionProxy:
     return unit["Service"]
 
 
-def test_it_runs_a_command_that_there_is(service: configparser.SectionProxy) -> None:
+def test_the_unit_runs_an_existing_command(service: configparser.SectionProxy) -> None:
     program, *words = service["ExecStart"].split()
 
     assert Path(program).name == "aima"
     assert root.get_command(root.make_context("aima", [], resilient_parsing=True), words[0]) is not None
 
 
-def test_the_files_it_reads_are_the_ones_that_are_shipped(service: configparser.SectionProxy) -> None:
+def test_the_unit_reads_only_files_that_are_shipped(service: configparser.SectionProxy) -> None:
     assert Path(service["EnvironmentFile"]).name == ENVIRONMENT.name
     assert service["StateDirectory"] == "aima"
     assert "AIMA_STATE_DIR=/var/lib/aima" in service["Environment"].split()
 
 
-def test_the_worker_comes_back_and_native_engines_are_left_alone(service: configparser.SectionProxy) -> None:
+def test_a_killed_worker_is_restarted_and_native_engines_are_left_alone(service: configparser.SectionProxy) -> None:
     assert (service["Restart"], service["TimeoutStopSec"]) == ("always", "15")
     assert float(service["RestartSec"]) < COMES_BACK_WITHIN.total_seconds()
     assert (service["KillMode"], service["OOMPolicy"]) == ("process", "continue")
     assert service["RestartPreventExitStatus"] == str(BadSettings.exit_code)
 
 
-def test_a_worker_begins_with_the_settings_as_they_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_starts_with_the_documented_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables(ENVIRONMENT.read_text(), shown=True).items():
         monkeypatch.setenv(name, value)
 
@@ -74,7 +74,7 @@ def test_every_variable_is_a_setting(service: configparser.SectionProxy) -> None
     assert [name for name in named if name.startswith("AIMA_") and not is_setting(name)] == []
 
 
-def test_systemd_itself_has_nothing_to_complain_of(tmp_path: Path) -> None:
+def test_systemd_analyze_finds_no_mistakes(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("this machine has no systemd; the tests above have read the unit")
     there = tmp_path / "aima"
@@ -89,6 +89,6 @@ def test_systemd_itself_has_nothing_to_complain_of(tmp_path: Path) -> None:
 
 
 def variables(text: str, *, shown: bool = False) -> dict[str, str]:
-    """As systemd reads them, commented ones included."""
+    """The variables as systemd parses them, commented ones included if `shown`."""
     lines = re.findall(rf"^{'#?' if shown else ''}(\w+)=(.*)$", text, re.MULTILINE)
     return {name: "".join(shlex.split(value)) for name, value in lines}

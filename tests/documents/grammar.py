@@ -13,7 +13,7 @@ _OPTION = re.compile(r"(?<![\w<])--?[a-z][a-z-]*")
 
 
 def mistakes_in(line: str) -> list[str]:
-    """The mistakes in `aima …`, a sentence each."""
+    """The mistakes in `aima …`, one sentence each."""
     words = line.split()[1:]
     found = list(_walk(root, "aima", words))
     options = set(_OPTION.findall(" ".join(words)))

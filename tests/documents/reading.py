@@ -22,7 +22,7 @@ _SHELLS = ("sh", "bash", "shell", "console")
 
 @dataclass(frozen=True)
 class Named:
-    """Something that a document names, and in which one."""
+    """A mention in a document."""
 
     document: str
     text: str
@@ -45,7 +45,7 @@ def paths() -> Iterator[Named]:
 
 
 def links() -> Iterator[tuple[Path, str]]:
-    """Every relative link, and the document it stands in."""
+    """Every relative link with its document."""
     for document in documents():
         for target in _LINK.findall(_FENCE.sub("", document.read_text())):
             if "://" not in target and not target.startswith("mailto:"):

@@ -21,7 +21,7 @@ from aima_core.errors import table
 from aima_core.settings import Settings
 
 CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
-"""Not settings of a node: where the API is, the key for it, and where the settings are."""
+"""Not settings of a node: the API's URL, its key, and the path of the settings."""
 
 
 def test_every_path_in_a_document_exists() -> None:

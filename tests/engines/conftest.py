@@ -1,4 +1,4 @@
-"""The catalog's engines for everywhere, built and installed by their own scripts, run on the real runtimes."""
+"""The catalog's portable engines, built and installed by their scripts, run on the real runtimes."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ READY_WITHIN = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Running:
-    """An engine that was started, and whom to ask about it."""
+    """A started engine and its runtime."""
 
     runtime: ContainerRuntime
     name: str
     url: str
 
     def ask(self, path: str, *, body: bytes | None = None, content_type: str = "application/json") -> bytes:
-        """The answer's body. Raises HTTPError for a bad one."""
+        """The response body. Raises HTTPError for an error status."""
         with urlopen(Request(self.url + path, body, {"Content-Type": content_type}), timeout=60) as answer:
             said: bytes = answer.read()
             return said
@@ -60,7 +60,7 @@ class Running:
 
 
 class Starter:
-    """Starts an engine of the catalog as its file says, on one kind of runtime."""
+    """Starts an engine of the catalog on one kind of runtime."""
 
     def __init__(self, runtime: ContainerRuntime, *, native: bool) -> None:
         self._runtime = runtime
@@ -68,9 +68,11 @@ class Starter:
         self._started: list[str] = []
 
     def __call__(self, engine: str, *, wait: bool = True, **arguments: Scalar) -> Running:
-        """Started; ready, too, if `wait`."""
+        """Starts the engine; waits until it is ready if `wait`."""
         entry = engine_of(engine)
-        spec = self._spec(entry, entry.arguments | {name.replace("_", "-"): told for name, told in arguments.items()})
+        spec = self._spec(
+            entry, entry.arguments | {name.replace("_", "-"): reported for name, reported in arguments.items()}
+        )
         self._started.append(spec.name)
         self._runtime.run(spec)
         running = Running(self._runtime, spec.name, f"http://127.0.0.1:{spec.host_port}")
@@ -105,7 +107,7 @@ def engine_of(name: str) -> Engine:
 
 
 def script(name: str, *arguments: str) -> str:
-    """What `deploy/engines/<name>` says; the test ends, for want of a part, when it fails."""
+    """The output of `deploy/engines/<name>`; skips the test if it fails."""
     command = [str(REPOSITORY / "deploy" / "engines" / name), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -115,7 +117,7 @@ def script(name: str, *arguments: str) -> str:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the engines' launchers are, installed natively."""
+    """The directory of the natively installed launchers."""
     prefix = tmp_path_factory.mktemp("engines")
     script("install-native", "--prefix", str(prefix), *ENGINES)
     return prefix / "bin"
@@ -123,7 +125,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def images() -> None:
-    """The engines' images are built."""
+    """Builds the engines' images."""
     script("build", "--all")
 
 

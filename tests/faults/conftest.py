@@ -1,6 +1,6 @@
-"""Desks with a real Docker Engine: the shared one, or one of the test's own that may be killed and run out of disk.
+"""Desks on a real Docker Engine: the shared one, or a private one that a test can kill or give a full disk.
 
-Whatever a test does to them, at its end no operation is under way, and nothing is left: no container, not even one
+After every test no operation is running and nothing is left behind: no container, not even one
 that was never started, no lease, no thread and no descriptor.
 """
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from engines.conftest import script
-from faults.apart import Apart
 from faults.dial import DIAL_IMAGE, a_dial
+from faults.processes import SeparateProcesses
+from lab.commands import SIGNING_KEY, a_stop_of
 from lab.desk import Desk, desk_of
 from lab.engine import OwnEngine, own_engine
-from lab.leftovers import nothing_held
+from lab.leaks import nothing_held
 from lab.redis_server import RedisServer, redis_program
-from lab.wishes import SIGNING_KEY, a_stop_of
 
 from aima_core.redis.connection import RedisClient, command_link
 from aima_core.settings import DockerSettings, HostSettings, Settings
@@ -62,22 +62,22 @@ def timings() -> Timings:
 
 @pytest.fixture
 def desk(settings: Settings, redis: RedisClient, dial_image: str, timings: Timings) -> Iterator[Desk]:
-    """At the shared engine."""
+    """A desk on the shared Docker Engine."""
     with _spotless_desk(settings, redis, DockerSdkRuntime(host="alpha"), timings) as desk:
         yield desk
 
 
 @pytest.fixture
 def own(request: pytest.FixtureRequest, dial_image: str) -> Iterator[OwnEngine]:
-    """The test's own, in whose network it is; what `own_engine` may be told is an indirect parameter."""
+    """A private Docker Engine, in whose network the test runs; an indirect parameter is passed to `own_engine`."""
     with own_engine(**getattr(request, "param", {})) as engine, engine.cell.entered():
         engine.take(dial_image)
         yield engine
 
 
 @pytest.fixture
-def desk_of_its_own(own: OwnEngine, settings: Settings, tmp_path: Path, timings: Timings) -> Iterator[Desk]:
-    """At the test's own engine."""
+def private_desk(own: OwnEngine, settings: Settings, tmp_path: Path, timings: Timings) -> Iterator[Desk]:
+    """A desk on the private Docker Engine."""
     program = redis_program()
     assert program is not None
     server = RedisServer(program, tmp_path)
@@ -110,7 +110,7 @@ def _spotless_desk(
 
 
 def _warm_up(desk: Desk, redis: RedisClient) -> None:
-    """Have the threads and connections that are kept from one operation to the next, also when several run at once."""
+    """Creates the threads and connections that are kept between operations, for several concurrent ones."""
     for command in (a_dial(), a_stop_of()):
         assert desk.begin(command)[1].result(30).code is None
     kept = [redis.connection_pool.get_connection() for _ in range(AT_ONCE)]
@@ -121,9 +121,9 @@ def _warm_up(desk: Desk, redis: RedisClient) -> None:
 
 
 @pytest.fixture
-def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[Apart]:
-    """AIMA as processes of their own, on a Redis of the test's own."""
-    running = Apart(tmp_path, own_redis.url, installation=installation)
+def aima(tmp_path: Path, own_redis: RedisServer, installation: str, dial_image: str) -> Iterator[SeparateProcesses]:
+    """AIMA in separate processes, on a private Redis."""
+    running = SeparateProcesses(tmp_path, own_redis.url, installation=installation)
     try:
         running.up()
         yield running

@@ -1,11 +1,11 @@
-"""Starts of the engine for tests, which does on request what engines do badly."""
+"""Starts of the test engine, which fails on request."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from engines.conftest import engine_of
-from lab.wishes import SERVICE
+from lab.commands import SERVICE
 
 from aima_core.domain.catalog import Scalar
 from aima_core.domain.ids import ServiceId
@@ -17,7 +17,7 @@ DIAL_IMAGE = "aima/dial:1"
 def a_dial(
     service: str = SERVICE, *, port: int | None = None, dialled: dict[str, Scalar] | None = None
 ) -> StartService:
-    """The entry of the catalog, with dialled arguments: `a_dial(dialled={"load-seconds": 5})`."""
+    """A start of the catalog entry with these arguments: `a_dial(dialled={"load-seconds": 5})`."""
     entry = engine_of("dial-cpu")
     engine = entry.model_copy(update={"arguments": {**entry.arguments, **(dialled or {})}})
     return StartService(service=ServiceId(service), engine=engine, port=port)

@@ -1,4 +1,4 @@
-"""A fleet of fake hosts and an API node, each in processes of their own, on a Redis of the test's own."""
+"""A fleet of fake hosts and an API node in separate processes, on a private Redis."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lab.redis_server import RedisServer
 
 @pytest.fixture
 def fleet(own_redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
-    """Without hosts yet, and without containers once they are felled."""
+    """An empty fleet; a killed host loses its containers."""
     with fleet_on(own_redis.url, tmp_path) as fleet:
         yield fleet
 
 
 @pytest.fixture
 def kept_fleet(own_redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
-    """Without hosts yet; containers outlive the processes of their hosts."""
+    """An empty fleet; containers outlive the processes of their hosts."""
     with fleet_on(own_redis.url, tmp_path, kept=True) as fleet:
         yield fleet
 

@@ -57,7 +57,7 @@ class Host:
         """Delivers an operation to the worker, and returns its outcome."""
         if isinstance(operation, str):
             return self._desk.finish(operation)
-        return self._desk.carry_out(operation)
+        return self._desk.run_command(operation)
 
     def begin(
         self, command: Command, *, until: Phase, route: Route | None = None

@@ -10,8 +10,8 @@ from pathlib import Path
 import fakeredis
 import pytest
 from fundamentals.cluster import Api, Host
+from lab.commands import SIGNING_KEY
 from lab.desk import desk_of
-from lab.wishes import SIGNING_KEY
 
 import aima_api.app
 from aima_core.settings import Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.wishes import a_start_of as start_of
+from lab.commands import a_start_of as start_of
 
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import InstanceState

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lab.wishes import a_pull as pull_of
-from lab.wishes import a_start_of as start_of
+from lab.commands import a_pull as pull_of
+from lab.commands import a_start_of as start_of
 
 from aima_core.domain.operations import Phase, State
 from aima_worker.runtimes.fake.streams import Published

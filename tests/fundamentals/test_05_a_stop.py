@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lab.wishes import a_start_of as start_of
-from lab.wishes import a_stop_of as stop_of
+from lab.commands import a_start_of as start_of
+from lab.commands import a_stop_of as stop_of
 
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fundamentals.cluster import ANY_HOST, LOADING
-from lab.wishes import a_start_of as start_of
+from lab.commands import a_start_of as start_of
 
 from aima_core.domain.operations import Phase
 

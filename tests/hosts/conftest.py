@@ -1,4 +1,4 @@
-"""Several hosts for all tests of a file, whole and idle before each of them and after."""
+"""Several hosts shared by the tests of a file, without faults and idle before and after each test."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DIAL_IMAGE = "aima/dial:1"
 VLLM = "vllm-0.14.0-cu131-gb10"
 WEIGHTS = "GLM-4.7-Flash"
 SMALL = {"memory": "4GB"}
-"""3.8 GB for engines, but for the reserve: room for one `heavy`, and for any number of `light`."""
+"""3.8 GB without the reserve: memory for one `heavy`, and for any number of `light`."""
 
 
 @pytest.fixture(scope="module")
 def plans() -> tuple[HostPlan, ...]:
-    """The hosts; a file that needs others overrides this."""
+    """The hosts; overridden by files that need others."""
     return a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02")
 
 
@@ -43,18 +43,18 @@ def fleet_of_this_file(
 
 @pytest.fixture
 def fleet(fleet_of_this_file: FleetOfHosts) -> Iterator[FleetOfHosts]:
-    """Every host live, with the image of the dial, and nothing running."""
+    """Every host is live and idle and has the dial image."""
     yield fleet_of_this_file
     fleet_of_this_file.make_whole()
     fleet_of_this_file.clear()
 
 
-# For the files that ask where work goes ----------------------------------------------------------------------------
+# Placement ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def small_plans(weights: Path) -> tuple[HostPlan, ...]:
-    """A GB10 that has the weights, and two hosts that can run one heavy engine each."""
+    """A GB10 that has the weights, and two hosts with memory for one heavy engine each."""
     roots = {"AIMA_HOST__MODEL_ROOTS": json.dumps([str(weights.parent)])}
     return a_gb10("spark-01", **roots), a_cpu_host("cpu-01", facts=SMALL), a_cpu_host("cpu-02", facts=SMALL)
 
@@ -68,10 +68,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:
-    """Dials as engines of their own, each the only one of its type, and one in the place of the real vLLM.
+    """Test engines under several names, each the only one of its type, and one that replaces vLLM.
 
-    Of a `light` one any number fits on a host, of a `heavy` one one; `more` are others, by type, with their changes.
-    All of them may load for as long as a test tells them to.
+    A host has memory for one `heavy` and any number of `light`; `more` adds engines by type, with their changes.
+    Their health timeouts allow any load time of a test.
     """
     dial = engine_of("dial-cpu")
     kinds = {"light": {}, "heavy": {"requires": on_any_cpu(memory="2GB")}, **more}

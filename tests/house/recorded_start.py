@@ -16,11 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from api.front_door import SERVICE, ScriptedWorker, api_node
+from api.node import SERVICE, ScriptedWorker, api_node
 from celery import Celery
+from lab.commands import SIGNING_KEY, a_start_of
 from lab.desk import desk_of, host_of
 from lab.images import busybox_image
-from lab.wishes import SIGNING_KEY, a_start_of
 
 from aima_core.domain.operations import Kind
 from aima_core.queue.notifier import task_name

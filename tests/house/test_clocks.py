@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from house.sources import MODULES, place, tree
-from lab.wishes import a_start_of, put_down
+from lab.commands import a_start_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis import keys
@@ -42,7 +42,7 @@ def asks_for_the_time(node: ast.AST) -> bool:
     )
 
 
-def test_no_other_module_reads_the_clock_of_this_machine():
+def test_no_other_module_reads_the_local_clock():
     asking = {place(path) for path in MODULES if any(map(asks_for_the_time, ast.walk(tree(path))))}
 
     assert asking == set(LOOK_AT_THE_CLOCK)
@@ -55,7 +55,7 @@ def test_ttls_and_leases_ignore_the_clock_of_the_host(redis, monkeypatch, off):
     monkeypatch.setattr("aima_core.store.claims.now", lambda: datetime.now(UTC) + off)
     operations, hosts, ports = OperationStore(redis), HostStore(redis), PortStore(redis, ALPHA)
     ports.set_range(range(20000, 20010))
-    start = put_down(operations, a_start_of())
+    start = enqueue_signed(operations, a_start_of())
 
     hosts.join(ALPHA, identity="alpha's", session="one")
     claimed = ClaimStore(redis).claim(start.id, ALPHA)

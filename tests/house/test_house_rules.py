@@ -44,7 +44,7 @@ EXAMPLES = {"aima_core/domain/ids.py", "aima_core/domain/catalog.py"}
 
 
 @pytest.mark.parametrize("library", HOMES)
-def test_a_library_is_imported_in_its_home_only(library):
+def test_a_library_is_imported_only_in_its_home(library):
     importers = {place(path) for path in MODULES if any(name.split(".")[0] == library for name in imported(path))}
 
     assert importers, f"no module imports {library}: the rule is stale"
@@ -73,7 +73,7 @@ def test_redis_keys_are_spelled_in_one_module():
     assert spelled == {"aima_core/redis/keys.py"}
 
 
-def test_every_key_that_is_spelled_is_documented():
+def test_every_redis_key_is_documented():
     from aima_core.redis import keys
 
     spelled = {
@@ -85,7 +85,7 @@ def test_every_key_that_is_spelled_is_documented():
     assert [key for key in spelled if key not in (keys.__doc__ or "")] == []
 
 
-def test_the_command_line_imports_the_core_and_itself_only():
+def test_the_command_line_imports_only_itself_and_the_core():
     foreign = {
         (place(path), name)
         for path in (ROOT / "aima_api/cli").rglob("*.py")
@@ -97,7 +97,7 @@ def test_the_command_line_imports_the_core_and_itself_only():
 
 
 @pytest.mark.redis
-def test_the_path_of_a_start_is_read_on_few_pages(redis_url, redis, tmp_path):
+def test_the_path_of_a_start_is_documented_in_call_order(redis_url, redis, tmp_path):
     calls = record_start(redis_url, redis, tmp_path)
 
     path = documented_calls()
@@ -122,7 +122,7 @@ def test_a_start_enters_at_most_forty_modules(redis_url, redis, tmp_path):
     assert len(counted) <= 40, "\n".join(counted)
 
 
-def test_nothing_happens_at_import():
+def test_importing_a_module_has_no_side_effects():
     def is_inert(node: ast.stmt) -> bool:
         return not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
 

@@ -50,7 +50,7 @@ def test_a_script_names_exactly_the_libraries_that_it_uses(script):
 
 
 @every_script
-def test_a_library_stands_before_what_uses_it(script):
+def test_a_library_is_defined_before_its_users(script):
     text = code(script_text(str(script.relative_to(LUA).with_suffix(""))))
 
     for function in (name for library in LIBRARIES for name in functions(library)):
@@ -59,7 +59,7 @@ def test_a_library_stands_before_what_uses_it(script):
 
 
 @every_script
-def test_a_script_says_in_its_head_what_it_returns(script):
+def test_a_script_documents_its_reply_in_its_head(script):
     head = script.read_text().partition("\nlocal ")[0]
 
     assert re.search(r"^-- Returns ", head, re.MULTILINE) or script.stem == "set_range"

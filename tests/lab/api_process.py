@@ -1,4 +1,4 @@
-"""An API node in a process of its own, so that it has an interpreter to itself, and many clients at once."""
+"""An API node in a separate process, and a client that sends many requests concurrently."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually, free_port
-from lab.wishes import SIGNING_KEY
 
 UP_WITHIN = timedelta(seconds=30)
 CLIENTS = 4
-"""Requests under way at once."""
+"""Concurrent requests."""
 
 
 class ApiProcess:
@@ -67,14 +67,14 @@ class ApiProcess:
             self._process.wait()
 
     def start(self, service: str, **options: Any) -> list[dict[str, Any]]:
-        """The operations of a start that is accepted."""
+        """The operations of an accepted start."""
         return self._operations(f"/v1/services/{service}:start", options)
 
     def stop(self, service: str, **options: Any) -> list[dict[str, Any]]:
         return self._operations(f"/v1/services/{service}:stop", options)
 
     def for_each(self, services: Iterable[str], ask: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Ask the same of many services, several at a time; all the operations that it comes to."""
+        """Sends a request for each service, several concurrently; returns all operations."""
         with ThreadPoolExecutor(CLIENTS) as clients:
             return [operation for operations in clients.map(ask, services) for operation in operations]
 

@@ -1,4 +1,4 @@
-"""The Celery application as any other client of Redis has it, closed afterwards."""
+"""A Celery application with default settings, closed afterwards."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def a_celery(redis_url: str, *, answer_within: timedelta = timedelta(seconds=5))
         yield app
     finally:
         app.close()
-        pools.reset()  # in which kombu keeps for ever what an application has once opened
+        pools.reset()  # in which kombu keeps the connections of an application

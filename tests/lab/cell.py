@@ -1,8 +1,8 @@
-"""A cell: namespaces of network, mounts and processes for one test, all gone when it ends.
+"""A cell: network, mount and process namespaces of one test, removed with it.
 
-Every process inside is killed with the cell's first process; its mounts and networks go with it. So a test's own
+Every process inside is killed with the cell's first process; mounts and networks are removed with it. So a private
 Docker Engine, its containers and a small disk leave nothing behind, even when the test is killed. A thread of the test
-can enter the cell's network and use its loopback.
+can enter the cell's network and use its loopback device.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cell:
 
     @property
     def pid(self) -> int:
-        """Its first process, by which the machine's own programs find the cell."""
+        """Its first process, through which programs outside enter the cell."""
         return self._first.pid
 
     def outside(self, path: Path) -> Path:
@@ -86,9 +86,9 @@ class Cell:
 
 @contextmanager
 def cell() -> Iterator[Cell]:
-    """A new cell; skips the test where this process may not make one."""
+    """A new cell; skips the test if this process lacks the privileges."""
     require_root("unshare", "nsenter", "setpriv", "mount", "ip")
-    # Its outermost process is killed with the test process, and takes the cell along.
+    # Its outermost process is killed with the test process, and the cell with it.
     outermost = subprocess.Popen(
         [*_OUTERMOST, "sh", "-c", _FIRST_PROCESS],
         stdout=subprocess.PIPE,

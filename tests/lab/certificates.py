@@ -1,4 +1,4 @@
-"""An authority of the tests' own, and a certificate of it for loopback."""
+"""A certificate authority for tests, and a certificate for loopback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Certificate:
 
 
 def certificate_in(directory: Path) -> Certificate:
-    """Skips the test where there is no `openssl`."""
+    """Skips the test without `openssl`."""
     if shutil.which("openssl") is None:
         missing("there is no openssl; `apt-get install openssl` brings one")
     directory.mkdir()

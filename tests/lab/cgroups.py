@@ -1,7 +1,7 @@
 """Control groups of a lab, removed with the lab or with the test process.
 
-A cell takes its processes, mounts and networks with it. The groups of its containers are directories of the kernel's
-that stay, empty. So a sweeper outside waits for the end of the tests, however they end, and removes them.
+The kernel removes a cell's processes, mounts and networks with it. The groups of its containers are directories
+that stay, empty. So a sweeper outside waits for the end or a crash of the tests and removes them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ exit 1
 
 @contextmanager
 def own_cgroups() -> Iterator[str]:
-    """A parent for containers' groups, as `dockerd --cgroup-parent` takes it. The groups are gone after the block."""
+    """A parent for containers' groups, for `dockerd --cgroup-parent`. The groups are removed after the block."""
     name = f"aima-lab-{uuid.uuid4().hex[:12]}"
     sweeper = subprocess.Popen(
         ["sh", "-c", _SWEEP, name],

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lab.commands import enqueue_signed
 from lab.parts import eventually
-from lab.wishes import put_down
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Command, Event, Operation, Phase
@@ -47,9 +47,9 @@ class Desk:
         self._pool = pool
 
     def ask(self, command: Command, **how: Any) -> OperationId:
-        return put_down(self.host.operations, command, host=self.host.name, **how).id
+        return enqueue_signed(self.host.operations, command, host=self.host.name, **how).id
 
-    def carry_out(self, command: Command, **how: Any) -> Outcome:
+    def run_command(self, command: Command, **how: Any) -> Outcome:
         """Enqueue the command and execute it to its end."""
         return self.finish(self.ask(command, **how))
 
@@ -80,7 +80,7 @@ class Desk:
 
 @contextmanager
 def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **more: Any) -> Iterator[HostContext]:
-    """A host with these settings and its port range; operations under way at the end are released."""
+    """A host with these settings and its port range; running operations are released at the end."""
     host = make_host(settings, redis, runtime, **more)
     try:
         host.ports.set_range(settings.host.ports)

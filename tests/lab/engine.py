@@ -1,4 +1,4 @@
-"""A Docker Engine of one test, which it can kill, restart, or give a small disk."""
+"""A private Docker Engine of one test, which can kill and restart it or give it a small disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTS_WITHIN = timedelta(seconds=60)
 
 
 class EngineAt:
-    """An engine that may answer at an address."""
+    """A Docker Engine at an address."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -40,7 +40,7 @@ class EngineAt:
 
 
 class OwnEngine(EngineAt):
-    """One engine in a cell. What it runs outlives it, but not the cell."""
+    """One Docker Engine in a cell. Its containers outlive it, but not the cell."""
 
     def __init__(self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int) -> None:
         super().__init__(f"unix://{directory}/docker.sock")
@@ -92,7 +92,7 @@ class OwnEngine(EngineAt):
 def own_engine(
     *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1
 ) -> Iterator[OwnEngine]:
-    """A running engine in a cell of its own, with its images and containers on a disk of that size.
+    """A running Docker Engine in a new cell, with its images and containers on a disk of that size.
 
     Its default of five attempts to download a layer would take 75 seconds.
     """
@@ -112,7 +112,7 @@ def own_engine(
 
 @contextmanager
 def _disk(place: Path, size: str) -> Iterator[None]:
-    """Mounts a disk of that size: outside the cell, since clients of the engine check it, too."""
+    """Mounts a disk of that size, outside the cell because clients of the engine check it too."""
     require_root("mkfs.ext4", "mount", "umount")
     image = place.with_suffix(".disk")
     for command in (

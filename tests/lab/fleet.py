@@ -1,7 +1,7 @@
-"""A fleet: hundreds of hosts in a few processes of their own, each a whole worker with a fake runtime, on one Redis.
+"""A fleet: hundreds of hosts in a few processes, each a complete worker with a fake runtime, on one Redis.
 
 Containers are read from the processes, never from the records. Each host has a loopback address of its own, so
-that all may lease the same ports. A frozen process answers no request.
+that all can lease the same ports. A frozen process answers no request.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lab.fake_rooms import kept_running
+from lab.commands import SIGNING_KEY
+from lab.fleet_runtime import kept_running
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 TESTS = Path(__file__).parents[1]
 UP_WITHIN = timedelta(seconds=120)
@@ -36,7 +36,7 @@ ARCH = "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"
 
 
 class Cannot(Exception):
-    """The request is impossible now: the container has gone, or the engine is unavailable."""
+    """The request is impossible now: the container was removed, or the engine is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class FakeHost:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Override the machine's facts: see FactsOverride."""
     images: tuple[str, ...] = (IMAGE,)
-    """Those it has already."""
+    """The images that are present."""
     engines: tuple[str, ...] = (IMAGE,)
     """The images whose containers load for a while."""
     pull_pace: timedelta = timedelta()
     loads_for: timedelta = timedelta(milliseconds=100)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Others of the section `host`."""
+    """More settings of the section `host`."""
 
 
 def fleet_engine(type: str, *, image: str) -> str:
-    """A catalog entry that any host of a fleet runs."""
+    """A catalog entry that any host of a fleet can run."""
     return f"""\
 name: {type}-cpu
 type: {type}
@@ -98,11 +98,11 @@ class FleetProcess:
 
     @property
     def ended_by(self) -> int | None:
-        """Its exit code, negative where it was a signal; None while it is up."""
+        """Its exit code, negative after a signal; None while it runs."""
         return self._the_process().poll()
 
     def start(self) -> None:
-        """Start it; its hosts take work once `is_ready`."""
+        """Starts it; its hosts consume operations once `is_ready`."""
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -118,11 +118,11 @@ class FleetProcess:
         return int(self.ask("ready")) == len(self.hosts)
 
     def kill(self) -> None:
-        """With -9. Its containers go with it unless the fleet keeps them."""
+        """SIGKILL. Its containers are lost with it unless the fleet keeps them."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """By SIGTERM: its hosts leave."""
+        """SIGTERM: its hosts leave."""
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
@@ -134,8 +134,8 @@ class FleetProcess:
     def running(self) -> dict[str, list[str]]:
         """The names of the containers that run on each of its hosts, up or kept."""
         if self.up:
-            told: dict[str, list[str]] = self.ask("running")
-            return told
+            reported: dict[str, list[str]] = self.ask("running")
+            return reported
         return {file.stem: kept_running(file)[0] for file in self._kept}
 
     def made(self) -> Counter[str]:
@@ -146,13 +146,13 @@ class FleetProcess:
 
     def containers(self) -> dict[str, list[list[Any]]]:
         """The containers of each of its hosts: name, status, port."""
-        told: dict[str, list[list[Any]]] = self.ask("containers")
-        return told
+        reported: dict[str, list[list[Any]]] = self.ask("containers")
+        return reported
 
     def holds(self) -> dict[str, Any]:
-        """The names of its threads, but for those of pools, and how many descriptors."""
-        told: dict[str, Any] = self.ask("holds")
-        return told
+        """The names of its threads except those of pools, and the number of descriptors."""
+        reported: dict[str, Any] = self.ask("holds")
+        return reported
 
     def container_engine_is(self, host: str, *, away: bool) -> None:
         self.ask("away", host=host, is_away=away)
@@ -161,7 +161,7 @@ class FleetProcess:
         self.ask("crash", host=host, container=container)
 
     def remove(self, host: str, container: str) -> None:
-        """Behind the worker's back."""
+        """Without the worker."""
         self.ask("remove", host=host, container=container)
 
     def squat(self, host: str, port: int) -> None:
@@ -171,12 +171,12 @@ class FleetProcess:
         """Release a squatted port."""
         self.ask("make_way", host=host, port=port)
 
-    def ask(self, question: str, **told: Any) -> Any:
-        """Raises Cannot if it cannot, and AssertionError with the end of its log if it does not answer."""
+    def ask(self, question: str, **reported: Any) -> Any:
+        """Raises Cannot if the request is impossible, and AssertionError with the end of its log without an answer."""
         number = next(self._numbers)
         process = self._the_process()
         assert process.stdin and process.stdout
-        process.stdin.write(json.dumps({"number": number, "ask": question, **told}) + "\n")
+        process.stdin.write(json.dumps({"number": number, "ask": question, **reported}) + "\n")
         process.stdin.flush()
         while select.select([process.stdout], [], [], ANSWERS_WITHIN.total_seconds())[0]:
             line = process.stdout.readline()
@@ -218,13 +218,13 @@ class Fleet:
         self._kept = kept
 
     def up(self, hosts: Sequence[FakeHost], *, processes: int) -> None:
-        """Start the hosts in so many processes, and wait until all of them take work."""
+        """Starts the hosts in that many processes, and waits until all consume operations."""
         for number in range(processes):
             self.add(hosts[number::processes])
         self.until_ready()
 
     def add(self, hosts: Sequence[FakeHost]) -> None:
-        """Start one more process; its hosts take work once it is ready."""
+        """Starts one more process; its hosts consume operations once it is ready."""
         _allow_connections()
         before = sum(len(process.hosts) for process in self.processes)
         described = [self._described(number, host) for number, host in enumerate(hosts, start=before)]
@@ -287,6 +287,6 @@ def fleet_on(redis_url: str, directory: Path, *, kept: bool = False) -> Iterator
 
 
 def _allow_connections() -> None:
-    """A host holds about ten descriptors, and a process inherits how many it may have."""
+    """A host holds about ten descriptors, and a process inherits the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

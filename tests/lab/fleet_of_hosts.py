@@ -1,4 +1,4 @@
-"""Several hosts on this machine, with real parts: a lab for tests of many hosts and of their faults.
+"""A lab of several hosts on this machine, with real parts, for multi-host and fault tests.
 
     with fleet_of_hosts(a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02"), logs=tmp_path) as fleet:
         fleet.wait_live()
@@ -18,9 +18,9 @@
         fleet.wait_until(lambda: fleet.states()["cpu-01"] == "away")
         fleet.make_whole(); fleet.clear()                  # undo all faults; stop all services
 
-Every host has a network of its own, with a Docker Engine and a worker; Redis, the registry and the API nodes are on
-none. All of it lives in one cell, its files in memory, and goes with it, also when the tests are killed.
-Make it in the thread that outlives it: the cell ends with the thread that made it.
+Every host is a network namespace with a Docker Engine and a worker; Redis, the registry and the API nodes are on
+none. Everything is in one cell, with files in memory, and is removed with it, also when the tests are killed.
+Create it in a thread that outlives it: the cell ends with the thread that created it.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ class FleetOfHosts:
         self.registry = SharedRegistry(inside, net.servers, home=Path("/run/registry"), log=logs / "registry.log")
         self._catalog = inside.outside(_CATALOG)
         (self._catalog / "engines").mkdir(parents=True)
-        told = {"AIMA_CONFIG": os.devnull, "AIMA_REDIS__URL": self.redis.url, "AIMA_SIGNING_KEY": SIGNING_KEY}
+        reported = {"AIMA_CONFIG": os.devnull, "AIMA_REDIS__URL": self.redis.url, "AIMA_SIGNING_KEY": SIGNING_KEY}
         self.nodes = [
             ApiNode(
                 inside,
                 net.servers,
                 port=FIRST_API_PORT + number,
                 log=logs / f"api-{number + 1}.log",
-                settings={**told, "AIMA_API__CATALOG": str(_CATALOG), **api},
+                settings={**reported, "AIMA_API__CATALOG": str(_CATALOG), **api},
             )
             for number in range(nodes)
         ]
         options = {"insecure_registry": net.subnet, **engine}
-        self._make = partial(make_host, inside, net, logs=logs, worker=told, **options)
+        self._make = partial(make_host, inside, net, logs=logs, worker=reported, **options)
         self.hosts = [self._make(plan) for plan in plans]
 
     def __getitem__(self, name: str) -> LabHost:
@@ -97,11 +97,11 @@ class FleetOfHosts:
         self._all_start(*self.nodes, *(host.worker for host in self.hosts))
 
     def node(self) -> ApiNode:
-        """A node that is alive."""
+        """A live node."""
         return next(node for node in self.nodes if node.alive)
 
     def clear(self) -> None:
-        """Stop and forget every service. Raises AssertionError if a container is left."""
+        """Stops and removes every service. Raises AssertionError if a container is left."""
         self.node().clear()
         left = {host.name: host.engine.containers() for host in self.hosts}
         assert not any(left.values()), f"containers are left: {left}"
@@ -110,27 +110,27 @@ class FleetOfHosts:
 
     def states(self) -> dict[str, str]:
         """`live` or `away`, by name, as an API node reports it; hosts that never announced themselves are missing."""
-        told = self.node().get("/v1/hosts")["items"]
-        return {host["name"]: "live" if host["live"] else "away" for host in told}
+        reported = self.node().get("/v1/hosts")["items"]
+        return {host["name"]: "live" if host["live"] else "away" for host in reported}
 
     def wait_live(self, *names: str, within: timedelta = SETTLES_WITHIN) -> None:
-        """Wait until these hosts, or all, are live."""
+        """Waits until these hosts, or all, are live."""
         wanted = dict.fromkeys(names or [host.name for host in self.hosts], "live")
         self.wait_until(lambda: wanted.items() <= self.states().items(), within=within)
 
     def wait_until(self, fact: Callable[[], bool], *, within: timedelta = SETTLES_WITHIN) -> None:
-        """Raises AssertionError, with the hosts' states, when it does not come true in time."""
+        """Raises AssertionError, with the hosts' states, after the timeout."""
 
         def asked() -> bool:
             try:
                 return fact()
-            except OSError:  # a node or a host that is down
+            except OSError:  # a node or a host is down
                 return False
 
         assert eventually(asked, within=within), f"it did not come true in {within}; {self._told()}"
 
     def make_whole(self) -> None:
-        """Undo every fault, and wait until every host is live."""
+        """Undoes every fault and waits until every host is live."""
         for program in (self.redis, self.registry, *self.nodes):
             program.thaw()
         self._all_start(self.redis, self.registry)
@@ -151,7 +151,7 @@ class FleetOfHosts:
         return host
 
     def remove(self, name: str) -> None:
-        """Kill a host for good. Its records stay; it is away."""
+        """Kills a host for good. Its records stay; it is offline."""
         host = self[name]
         self.hosts.remove(host)
         host.worker.kill()
@@ -166,7 +166,7 @@ class FleetOfHosts:
         self._at_once([partial(host.engine.load, archives[host.plan.arch]) for host in hosts])
 
     def publish(self, image: str, *, name: str, arch: str | None = None) -> str:
-        """Have the registry hold an image of the shared engine as `name`; the reference to pull it by, on any host."""
+        """Pushes an image of the shared engine to the registry as `name`; returns its reference on any host."""
         reference = f"{self.registry.address}/{name}"
         engine = next(host.engine for host in self.hosts if host.engine.answers())
         engine.load(archive_of(image, name=reference, arch=arch))
@@ -179,7 +179,7 @@ class FleetOfHosts:
     def offer(self, engine: str, **changes: Any) -> None:
         """Change the catalog's entry of an engine, such as its `image`; restarts the API nodes.
 
-        With another `name` and `type` it is another engine beside it.
+        With another `name` and `type` an engine is added.
         """
         self.offer_all((engine, changes))
 
@@ -213,10 +213,10 @@ class FleetOfHosts:
 def fleet_of_hosts(
     *plans: HostPlan, logs: Path, nodes: int = 2, api: Mapping[str, str] | None = None, **engine: str
 ) -> Iterator[FleetOfHosts]:
-    """Those hosts and `nodes` API nodes, everything started; `engine` are options of dockerd (`live_restore="true"`),
+    """These hosts and `nodes` API nodes, all started; `engine` are options of dockerd (`live_restore="true"`),
     `api` more of the nodes' `AIMA_…`.
 
-    Skips the test where this process may not make a cell. Hosts are live a moment later: `wait_live`.
+    Skips the test if this process cannot create a cell. Hosts become live later: `wait_live`.
     """
     with own_cgroups() as group, cell() as inside, network(inside) as net:
         fleet = FleetOfHosts(inside, net, plans, logs=logs, nodes=nodes, api=api or {}, cgroup_parent=group, **engine)

@@ -1,4 +1,4 @@
-"""Many hosts in one process, each a whole worker with a fake runtime: `python -m lab.fleet_process FILE`.
+"""Many hosts in one process, each a complete worker with a fake runtime: `python -m lab.fleet_process FILE`.
 
 FILE describes the hosts (see `lab.fleet`). Requests are JSON lines on stdin, answers go to stdout. SIGTERM shuts all
 hosts down; the end of stdin kills them, so that a fleet never outlives its test.
@@ -7,7 +7,7 @@ Celery expects one worker per process. Several workers share, and this module ha
 - the application in which a task is looked up: each worker's pool sets it before each task,
 - the event loop: each worker is created where there is none,
 - the shutdown flag and its signal: they are for all workers, as SIGTERM is.
-The other shared state (requests under way, for statistics and remote control) decides nothing.
+The other shared state (active requests, for statistics and remote control) decides nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from celery.app.trace import fast_trace_task
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 from kombu.asynchronous import set_event_loop
-from lab.fake_rooms import FakeRoom
+from lab.fleet_runtime import FleetRuntime
 
 from aima_core.errors import AimaError
 from aima_core.settings import Settings
@@ -42,7 +42,7 @@ from aima_worker.runtimes.fake.engine import Behaviour
 
 
 class HomePool(TaskPool):
-    """A thread pool that looks a task up in the application of the worker that took it."""
+    """A thread pool that looks a task up in the application of the worker that received it."""
 
     def on_apply(self, target: Callable[..., Any], args: Any = None, kwargs: Any = None, **how: Any) -> Any:
         assert target is fast_trace_task, f"Celery carries tasks out by {target}, which is told nothing of a home"
@@ -70,7 +70,7 @@ class Crowd:
             thread.start()
 
     def hand_on(self) -> None:
-        """Shut every host down, as a worker does at SIGTERM."""
+        """Shuts every host down, as a worker does at SIGTERM."""
         exit_within_deadline(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
@@ -79,8 +79,8 @@ class Crowd:
         for thread in self._threads:
             thread.join()
 
-    def answer(self, ask: str, **told: Any) -> Any:
-        return getattr(self, f"_tell_{ask}")(**told)
+    def answer(self, ask: str, **reported: Any) -> Any:
+        return getattr(self, f"_tell_{ask}")(**reported)
 
     def _tell_ready(self) -> int:
         return self._ready
@@ -127,7 +127,7 @@ class Crowd:
 
 
 def main() -> None:
-    answers = sys.stdout  # Celery puts a logger in its place
+    answers = sys.stdout  # Celery replaces it with a logger
     concurrency.ALIASES["threads"] = f"{__name__}:HomePool"
     warnings.filterwarnings("ignore", "You're running the worker with superuser")
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
@@ -151,12 +151,12 @@ def _converse(crowd: Crowd, questions: TextIO, answers: TextIO) -> None:
 def _answered(crowd: Crowd, question: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         return {"answer": crowd.answer(**question)}
-    except (AimaError, KeyError) as cannot:  # the container has gone, or its engine is away
+    except (AimaError, KeyError) as cannot:  # the container was removed, or the engine is unavailable
         return {"cannot": repr(cannot)}
 
 
-def _room(host: Mapping[str, Any]) -> FakeRoom:
-    room = FakeRoom(
+def _room(host: Mapping[str, Any]) -> FleetRuntime:
+    room = FleetRuntime(
         host=host["settings"]["host"]["name"],
         arch=host["arch"],
         images=host["images"],

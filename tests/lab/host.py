@@ -1,4 +1,4 @@
-"""One host of a lab: a network namespace with a Docker Engine and a worker of its own, and a cable to the others."""
+"""One host of a lab: a network namespace with a Docker Engine and a worker, and a cable to the other hosts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lab.running import AIMA
 
 PORTS = "20000-20099"
 _GPU_HOOK = "#!/bin/sh\nexec cat >/dev/null\n"
-"""With this on its PATH as it starts, an engine takes requests for GPUs, and containers start without one."""
+"""With this on its PATH, a Docker Engine accepts GPU requests, and containers start without a GPU."""
 
 
 class HostPlan(NamedTuple):
     name: str
-    """At most 15 letters, since its cable has that name, too."""
+    """At most 15 letters, since its network interface has the same name."""
     facts: Mapping[str, Any] = {}
-    """Override the facts that its worker finds, as AIMA_HOST__FACTS does."""
+    """Override the facts that its worker detects, as AIMA_HOST__FACTS does."""
     gives_gpus: bool = False
     settings: Mapping[str, str] = {}
-    """More of its worker's `AIMA_…`."""
+    """More `AIMA_…` variables of its worker."""
 
     @property
     def arch(self) -> str | None:
@@ -35,7 +35,7 @@ class HostPlan(NamedTuple):
 
 
 def a_gb10(name: str, *, facts: Mapping[str, Any] | None = None, **settings: str) -> HostPlan:
-    """A GB10 look-alike: arm64 and its accelerator by facts alone, and an engine that accepts GPU requests."""
+    """A simulated GB10: arm64 and its accelerator by facts alone, and a Docker Engine that accepts GPU requests."""
     gb10 = {
         "arch": "arm64",
         "memory": "128GB",
@@ -56,11 +56,11 @@ class HostEngine(EngineAt, Program):
 
     def __init__(self, inside: Cell, link: Link, *, home: Path, log: Path, **options: str) -> None:
         self.socket = f"unix://{home}/docker.sock"
-        """As the host itself knows it; `address` is for the test."""
+        """The address within the host; `address` is for the test."""
         EngineAt.__init__(self, f"unix://{inside.outside(home)}/docker.sock")
         command = link.inside("dockerd", f"--host={self.socket}", *_flags(home, options))
         self.path = f"{home}/bin:{os.environ['PATH']}"
-        """The host's, on which a GPU's hook is found."""
+        """The host's PATH, with the hook for GPUs."""
         Program.__init__(self, inside, *command, log=log, environment={"PATH": self.path})
 
     def load(self, archive: bytes) -> None:
@@ -86,14 +86,14 @@ class LabHost:
         self.engine = engine
         self.worker = worker
         self.state = state
-        """The worker's state directory, as the test reaches it."""
+        """The worker's state directory, in the test's file system."""
 
     @property
     def address(self) -> str:
         return self.link.address
 
     def make_whole(self) -> None:
-        """Undo every fault; returns at once if there is none."""
+        """Undoes every fault; returns at once without one."""
         self.link.mend()
         for program in (self.engine, self.worker):
             program.thaw()
@@ -103,7 +103,7 @@ class LabHost:
 def make_host(
     inside: Cell, net: Network, plan: HostPlan, *, logs: Path, worker: Mapping[str, str], **engine: str
 ) -> LabHost:
-    """Set a host up and start nothing. `engine` are options of dockerd, `worker` is the environment of all workers."""
+    """Creates a host and starts nothing. `engine` are options of dockerd, `worker` the environment of all workers."""
     link = net.connect(plan.name)
     home = Path("/run/hosts") / plan.name
     (inside.outside(home) / "bin").mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""Tiny images without any public registry: Debian's static busybox, imported or built upon.
+"""Tiny images without a public registry: Debian's static busybox, imported or as a base.
 
-`busybox_image` is made once and stays, as a cache of two megabytes; a test removes the others that it builds.
+`busybox_image` is built once and stays as a cache of two megabytes; a test removes the other images that it builds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def busybox_image() -> str:
 
 
 def foreign_image(name: str, *, arch: str) -> str:
-    """The same under `name`, said to be for another architecture."""
+    """The same under `name`, declared for another architecture."""
     layer = _busybox_tar().getvalue()
     config = {
         "architecture": arch,
@@ -53,7 +53,7 @@ def foreign_image(name: str, *, arch: str) -> str:
 def layered_image(
     name: str, *, layers: Sequence[int], base: str = "scratch", content: Callable[[int], bytes] = os.urandom
 ) -> str:
-    """An image of `name` with a layer of that many bytes each; random ones do not compress, nor are they shared."""
+    """An image `name` with layers of these sizes; random ones neither compress nor are shared."""
     files = [(f"layer-{number}", content(size)) for number, size in enumerate(layers)]
     steps = [f"FROM {base}", *(f"COPY {file} /{file}" for file, _ in files)]
     context = _tar([("Dockerfile", "\n".join(steps).encode()), *files])

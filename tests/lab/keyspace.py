@@ -28,8 +28,8 @@ class Documented(NamedTuple):
 def documented() -> list[Documented]:
     """The rows of the table; the text after a row's last semicolon says when its keys expire."""
     rows = [
-        Documented(_matching(name), type, _expires(told))
-        for names, type, _, told in _ROW.findall(keys.__doc__ or "")
+        Documented(_matching(name), type, _expires(reported))
+        for names, type, _, reported in _ROW.findall(keys.__doc__ or "")
         for name in names.split(", ")
     ]
     assert len(rows) > 20, "the table of keys is not written as it was"
@@ -55,8 +55,8 @@ def _against(redis: Redis, key: str, rows: list[Documented], active: set[str]) -
     return None
 
 
-def _expires(told: str) -> bool:
-    when = told.rpartition(";")[2]
+def _expires(reported: str) -> bool:
+    when = reported.rpartition(";")[2]
     return bool(re.match(r" ([A-Z_]+_TTL\b|for seconds)", when))
 
 

@@ -1,6 +1,6 @@
-"""Images that say they are for another architecture and run on this one, so that a host that claims it can run them.
+"""Images declared for another architecture that run on this one, for hosts that claim that architecture.
 
-They are the real ones but for one word of their configuration.
+Only one word of their configuration differs from the real images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BYTES = 1 << 20
 
 
 def look_alike_image(image: str, *, name: str, arch: str = "arm64") -> str:
-    """Tag `image` as `name` in the shared engine, for `arch` by its configuration. The caller removes it."""
+    """Tags `image` as `name` in the shared engine, declared for `arch`. The caller removes it."""
     archive = archive_of(image, name=name, arch=arch)
     with closing(docker.from_env()) as shared:
         shared.images.load(archive)
@@ -35,10 +35,10 @@ def archive_of(image: str, *, name: str | None = None, arch: str | None = None) 
 def _packed(saved: tarfile.TarFile, name: str, arch: str | None) -> bytes:
     (manifest,) = json.loads(_content(saved, "manifest.json"))
     config = json.loads(_content(saved, manifest["Config"]))
-    told: dict[str, Any] = {**config, "architecture": arch or config["architecture"]}
-    told.pop("variant", None)
+    reported: dict[str, Any] = {**config, "architecture": arch or config["architecture"]}
+    reported.pop("variant", None)
     parts = {
-        "config.json": json.dumps(told).encode(),
+        "config.json": json.dumps(reported).encode(),
         "manifest.json": json.dumps([{**manifest, "Config": "config.json", "RepoTags": [name]}]).encode(),
         **{layer: _content(saved, layer) for layer in manifest["Layers"]},
     }

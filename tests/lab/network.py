@@ -1,7 +1,7 @@
-"""A network in a cell: a switch, a cable to each host, and one to the test process.
+"""A network in a cell: a bridge, a veth pair to each host, and one to the test process.
 
-A host is a network namespace of its own. All have addresses in one /24, which the test's process reaches as they do:
-`http://10.77.<n>.11:20000` works from everywhere. The test's end of its cable goes with the cell, too.
+A host is a network namespace. All have addresses in one /24, which the test process reaches too:
+`http://10.77.<n>.11:20000` works from everywhere. The test's end of its veth pair is removed with the cell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SERVERS, _FIRST_HOST, _TEST = 1, 11, 254
 
 
 class Link:
-    """A host's cable to the switch."""
+    """A host's veth pair to the bridge."""
 
     def __init__(self, inside: Cell, name: str, address: str) -> None:
         self.address = address
@@ -35,7 +35,7 @@ class Link:
         self._cell.do("ip", "link", "set", self._name, "up")
 
     def inside(self, *command: str) -> tuple[str, ...]:
-        """The command that runs another on this host, for the cell."""
+        """The prefix that runs a command on this host, within the cell."""
         # Not `ip netns exec`: it would hide the control groups from a Docker Engine.
         return ("nsenter", f"--net=/run/netns/{self._name}", "--", *command)
 
@@ -44,12 +44,12 @@ class Network:
     def __init__(self, inside: Cell, number: int) -> None:
         self.subnet = f"10.77.{number}.0/24"
         self.servers = self._address(_SERVERS)
-        """The address of programs that run in the cell, and on no host."""
+        """The address of programs in the cell that run on no host."""
         self._cell = inside
         self._hosts = 0
 
     def connect(self, host: str) -> Link:
-        """A new host."""
+        """Adds a host."""
         address = self._address(_FIRST_HOST + self._hosts)
         self._hosts += 1
         for command in (
@@ -64,7 +64,7 @@ class Network:
         return Link(self._cell, host, address)
 
     def lay(self, cable: str) -> None:
-        """Set up the switch, with the cable that lies there from the test's network."""
+        """Creates the bridge, with the veth pair from the test's network."""
         for command in (
             f"ip link add {SWITCH} type bridge",
             f"ip address add {self.servers}/24 dev {SWITCH}",
@@ -81,7 +81,7 @@ class Network:
 
 @contextmanager
 def network(inside: Cell) -> Iterator[Network]:
-    """A network that no other cell of this machine uses, until the block ends."""
+    """A network unused by other cells of this machine, until the block ends."""
     number = _free_number(inside)
     try:
         made = Network(inside, number)
@@ -92,7 +92,7 @@ def network(inside: Cell) -> Iterator[Network]:
 
 
 def _free_number(inside: Cell) -> int:
-    """A number that the new cable with its name reserves."""
+    """A number, reserved by the name of the new interface."""
     for number in random.sample(range(1, 255), 254):
         command = f"ip link add {_cable(number)} type veth peer name {_TEST_CABLE} netns {inside.pid}"
         if subprocess.run(command.split(), stderr=subprocess.DEVNULL).returncode == 0:

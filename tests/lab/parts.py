@@ -1,4 +1,4 @@
-"""Real parts that a test needs: without one it is skipped, and fails in CI."""
+"""Real parts that a test needs, free ports, and polling. A test without its part is skipped, and fails in CI."""
 
 from __future__ import annotations
 

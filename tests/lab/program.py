@@ -1,4 +1,4 @@
-"""A program in a cell that a test can start, stop, kill and freeze."""
+"""A program in a cell, which a test can start, stop, kill and freeze."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Program:
         self._process: psutil.Process | None = None
 
     def answers(self) -> bool:
-        """Whether it works; servers override this."""
+        """Whether it responds; overridden by servers."""
         return self.alive
 
     @property
@@ -37,12 +37,12 @@ class Program:
 
     @property
     def process(self) -> psutil.Process:
-        """Itself, while it is there."""
+        """The process, while it runs."""
         assert self._process is not None, f"{self._command} does not run"
         return self._process
 
     def start(self) -> None:
-        """Start it and wait until it answers; does nothing while it runs."""
+        """Starts it and waits until it answers; does nothing while it runs."""
         if self.alive:
             return
         self._entering = self._cell.run(*self._command, log=self._log, environment=self._settings)
@@ -51,8 +51,8 @@ class Program:
         assert self.alive, self._last_words()
 
     @contextmanager
-    def told(self, **settings: str) -> Iterator[None]:
-        """While inside, it runs with these settings added; restarts it."""
+    def reported(self, **settings: str) -> Iterator[None]:
+        """Restarts it with these settings added, until the block ends."""
         before = self._settings
         self._start_anew({**(before or {}), **settings})
         try:
@@ -66,23 +66,23 @@ class Program:
         self.start()
 
     def stop(self, *, within: timedelta = STOPS_WITHIN) -> int:
-        """Stop it by SIGTERM; returns its exit code. Raises TimeoutExpired if it takes longer."""
+        """SIGTERM; returns its exit code. Raises TimeoutExpired if it takes longer."""
         return self._end(signal.SIGTERM, within)
 
     def kill(self) -> None:
-        """By SIGKILL."""
+        """SIGKILL."""
         self._end(signal.SIGKILL, STOPS_WITHIN)
 
     def freeze(self) -> None:
-        """Freeze it until `thaw`: its connections stay open and silent."""
+        """Freezes it until `thaw`: its connections stay open and silent."""
         self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._send(signal.SIGCONT)
-        self._let_it_be_heard()
+        self._publish_events()
 
     def said(self) -> str:
-        """Its output since the beginning of the test, restarts included."""
+        """Its output since the start of the test, across restarts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def _has_entered(self) -> bool:
@@ -96,7 +96,7 @@ class Program:
         if self._entering is None:
             return 0
         self._send(how)
-        self._let_it_be_heard()
+        self._publish_events()
         code = self._entering.wait(within.total_seconds())
         self._entering = self._process = None
         return code
@@ -106,8 +106,8 @@ class Program:
             with suppress(psutil.NoSuchProcess):
                 self._process.send_signal(what)
 
-    def _let_it_be_heard(self) -> None:
-        """Resume the process that entered the cell, which is frozen with it and would not report its exit."""
+    def _publish_events(self) -> None:
+        """Resumes the process that entered the cell, which is frozen with it and would not report its exit."""
         if self._entering is not None:
             self._entering.send_signal(signal.SIGCONT)
 

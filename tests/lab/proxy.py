@@ -1,6 +1,6 @@
 """A TCP proxy that counts bytes, throttles, freezes and resets connections.
 
-All on one event loop in one thread, so that many connections cost nothing and an end is an end.
+One event loop in one thread, so that many connections cost little and shutdown is complete.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ CHUNK = 16 * 1024
 
 
 class Proxy:
-    """Settings apply from the next chunk on, also to open connections."""
+    """Settings apply from the next chunk, also to open connections."""
 
     def __init__(self, target: int | str) -> None:
         self.port = 0
         self.carried = 0
-        """Bytes from the server so far, all connections together."""
+        """Bytes from the server so far, over all connections."""
         self.bytes_per_second: float | None = None
         self.freeze_after: int | None = None
-        """Once it has carried that much, nothing comes any more, and nothing is closed."""
+        """After that many bytes nothing more is forwarded, and nothing is closed."""
         self.cut_after: int | None = None
-        """Once it has carried that much, connections are reset, and new ones as well."""
+        """After that many bytes connections are reset, also new ones."""
         self._target = target
         self._ready = Event()
         self._stop = asyncio.Event()
@@ -48,11 +48,11 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     def freeze_what_stands(self) -> None:
-        """Freeze open connections without closing them; new ones are served."""
+        """Freezes open connections without closing them; new ones are served."""
         self._dead_before = self._connections
 
     def cut_what_stands(self) -> None:
-        """Reset every open connection; new ones are served."""
+        """Resets every open connection; new ones are served."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._abort_all)
 
@@ -74,7 +74,7 @@ class Proxy:
         far, far_out = await self._reach()
         self._standing |= {near_out, far_out}
         asking = asyncio.create_task(_pass_on(near, far_out))
-        # Being cancelled is how the loop ends what still stands: nothing to complain of.
+        # The loop cancels open connections at its end; that is no error.
         with suppress(ConnectionError, asyncio.CancelledError):
             await self._answer(far, near_out, number)
         asking.cancel()
@@ -107,7 +107,7 @@ class Proxy:
 
 @contextmanager
 def proxy(target: int | str) -> Iterator[Proxy]:
-    """A proxy of loopback's port, or of the Unix socket, that `target` names."""
+    """A proxy of the loopback port or the Unix socket `target`."""
     between = Proxy(target)
     thread = Thread(target=between.run, name="proxy")
     thread.start()

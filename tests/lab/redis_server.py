@@ -1,4 +1,4 @@
-"""A real Redis server of the tests' own: a free port of loopback, a directory of its own, gone afterwards."""
+"""A private Redis server on a free loopback port, with a temporary directory."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class RedisServer:
             raise AssertionError(f"{self._program} did not answer on port {self.port}:\n{log[-2000:]}")
 
     def stop(self) -> None:
-        """Shut it down; it writes its data first."""
+        """Shuts it down after it has written its data."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Freeze it until `thaw`: connections are accepted and stay silent."""
+        """Freezes it until `thaw`: connections are accepted and stay silent."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -87,17 +87,17 @@ class RedisServer:
             client.flushall()
 
     def set(self, name: str, value: str) -> None:
-        """Change a setting while it runs, such as `maxmemory`."""
+        """Changes a setting at run time, such as `maxmemory`."""
         with self.client() as client:
             client.config_set(name, value)
 
     def demand(self, password: str | None) -> None:
-        """Require that password of new connections, or none."""
+        """Requires that password of new connections, or none."""
         self.set("requirepass", password or "")
         self.password = password
 
     def follow(self, master: RedisServer | None) -> None:
-        """Become the replica of a server, or of none."""
+        """Makes it the replica of a server, or of none."""
         with self.client() as client:
             if master is None:
                 client.replicaof("NO", "ONE")
@@ -107,18 +107,18 @@ class RedisServer:
     def is_in_step(self) -> bool:
         """Whether this replica is connected to its master and has all its data."""
         with self.client() as client:
-            told = client.info("replication")
-        return told["role"] == "slave" and told["master_link_status"] == "up"
+            reported = client.info("replication")
+        return reported["role"] == "slave" and reported["master_link_status"] == "up"
 
     def fill(self) -> None:
-        """Let its memory be used up."""
+        """Fills its memory."""
         self.set("maxmemory", "1")
 
     def make_room(self) -> None:
         self.set("maxmemory", "0")
 
     def reset_connections(self, kind: str = "normal") -> int:
-        """Reset every connection of that kind, `normal` or `pubsub`; returns how many."""
+        """Resets every connection of that kind, `normal` or `pubsub`; returns their number."""
         with self.client() as client:
             return int(client.client_kill_filter(_type=kind, skipme=True))
 

@@ -1,4 +1,4 @@
-"""A real image registry of the tests' own, on a free port of loopback: pulls from it are real."""
+"""A private image registry on a free loopback port."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Registry:
 
     @property
     def address(self) -> str:
-        """As the engine takes it without TLS."""
+        """Its address, which Docker Engine accepts without TLS."""
         return f"localhost:{self.port}"
 
     def push(self, image: str, *, name: str) -> str:
-        """Push a local image as `name`, and take it from the host. The reference to pull it by."""
+        """Pushes a local image as `name` and removes it from the host; returns its reference."""
         reference = f"{self.address}/{name}"
         with closing(docker.from_env()) as client:
             client.images.get(image).tag(reference)
@@ -58,14 +58,14 @@ class Registry:
         repository, _, tag = name.rpartition(":")
         asked = Request(f"http://127.0.0.1:{self.port}/v2/{repository}/manifests/{tag}", headers={"Accept": MANIFEST})
         with urlopen(asked) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+            reported: dict[str, Any] = json.load(answer)
+            return reported
 
     def layer_sizes(self, name: str) -> list[int]:
         return [layer["size"] for layer in self.manifest(name)["layers"]]
 
     def spoil_largest_layer(self, name: str) -> None:
-        """Change a byte of it on the registry's disk, so that it is not what its digest says."""
+        """Changes a byte of the layer on the registry's disk, so that it does not match its digest."""
         largest = max(self.manifest(name)["layers"], key=lambda layer: layer["size"])
         blob = largest["digest"].removeprefix("sha256:")
         data = self.directory / "docker/registry/v2/blobs/sha256" / blob[:2] / blob / "data"
@@ -78,7 +78,7 @@ class Registry:
 
 @contextmanager
 def registry(directory: Path, *, locked: bool = False) -> Iterator[Registry]:
-    """A registry with its data below `directory`; a locked one lets in ACCOUNT only."""
+    """A registry with its data below `directory`; a locked one accepts ACCOUNT only."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / "config.yml"

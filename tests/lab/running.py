@@ -1,4 +1,4 @@
-"""AIMA as its user runs it: `aima up` in a process of its own, and `aima` in others."""
+"""AIMA as its user runs it: `aima up` and `aima` commands as processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOWN_WITHIN = 20
 
 
 class Commands:
-    """The commands of a person, with their environment."""
+    """`aima` commands with an environment."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
@@ -48,7 +48,7 @@ class Commands:
         return instance
 
     def clear(self) -> None:
-        """Stop and forget every service."""
+        """Stops and removes every service."""
         for service in self.record("service", "list"):
             self.aima("service", "stop", service["id"], "--wait")
             self.aima("service", "remove", service["id"])
@@ -85,14 +85,14 @@ class Aima(Commands):
         return said.returncode == 0 and any(host["live"] for host in json.loads(said.stdout))
 
     def down(self) -> int:
-        """As Ctrl-C does; the exit code."""
+        """SIGINT, as Ctrl-C sends it; returns the exit code."""
         assert self._up is not None
         self._up.send_signal(signal.SIGINT)
         return self._up.wait(DOWN_WITHIN)
 
     @contextmanager
     def lone_worker(self, **settings: str) -> Iterator[None]:
-        """This host's worker by itself, with these settings."""
+        """The worker without `aima up`, with these settings."""
         key = (self.directory / "state/signing.key").read_text().strip()
         environment = {**self.environment, "AIMA_SIGNING_KEY": key, **settings}
         with (self.directory / "worker.log").open("ab") as log:
@@ -123,5 +123,5 @@ def ask(endpoint: str, question: str) -> str:
 
 
 def engines(script: str, *words: str) -> None:
-    """Run one of the scripts that make engines: `build`, `install-native`."""
+    """Runs a script of an engine: `build` or `install-native`."""
     subprocess.run([ROOT / "deploy/engines" / script, *words], check=True, capture_output=True, timeout=300)

@@ -20,7 +20,7 @@ AGREES_WITHIN = timedelta(seconds=20)
 
 
 class Watched:
-    """The servers, and their address for the program."""
+    """The servers and their address."""
 
     def __init__(self, program: Path, directory: Path, *, password: str | None = None) -> None:
         self._program = program
@@ -37,7 +37,7 @@ class Watched:
         self.url = f"sentinel://{mine}{hosts}/0?master={MASTER}{theirs}"
 
     def lines_to_sentinels(self) -> int:
-        """How many connections this process holds to them."""
+        """The number of connections of this process to them."""
         connections = psutil.Process().net_connections(kind="tcp")
         return sum(bool(each.raddr) and each.raddr.port in self._ports for each in connections)
 
@@ -51,17 +51,17 @@ class Watched:
         )
 
     def is_guarded(self) -> bool:
-        """Whether every Sentinel knows the replica and the others, and the replica has all data."""
+        """Whether every Sentinel knows the replica and the other Sentinels, and the replica has all data."""
         return all(self._knows_all(port) for port in self._ports) and self.replica_has_all()
 
     def replica_has_all(self) -> bool:
         with self.master.client() as client:
-            told = client.info("replication")
-        replica = told.get("slave0", {})
-        return bool(replica) and replica["state"] == "online" and replica["offset"] == told["master_repl_offset"]
+            reported = client.info("replication")
+        replica = reported.get("slave0", {})
+        return bool(replica) and replica["state"] == "online" and replica["offset"] == reported["master_repl_offset"]
 
-    def fell_master(self) -> None:
-        """Kill the master; the replica becomes the master."""
+    def kill_master(self) -> None:
+        """Kills the master; the replica becomes the master."""
         self.master.kill()
         self.master = next(server for server in self.servers if server is not self.master)
 
@@ -72,7 +72,7 @@ class Watched:
         except RedisError:
             return False
 
-    def fell_sentinel(self, number: int) -> None:
+    def kill_sentinel(self, number: int) -> None:
         self._sentinels[number].kill()
         self._sentinels[number].wait(10)
 
@@ -86,10 +86,10 @@ class Watched:
     def _knows_all(self, port: int) -> bool:
         try:
             with Redis(port=port, password=self.password or None, socket_timeout=1, decode_responses=True) as client:
-                told = client.sentinel_masters().get(MASTER)
+                reported = client.sentinel_masters().get(MASTER)
         except RedisError:
             return False
-        return bool(told) and told["num-slaves"] == 1 and told["num-other-sentinels"] == 2
+        return bool(reported) and reported["num-slaves"] == 1 and reported["num-other-sentinels"] == 2
 
     def _begin(self, port: int) -> subprocess.Popen[bytes]:
         directory = _made(self._directory / f"sentinel-{port}")

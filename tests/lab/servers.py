@@ -1,4 +1,4 @@
-"""What a lab's hosts share: Redis, a registry and API nodes, as programs in its cell that can be killed one by one."""
+"""The shared servers of a lab: Redis, a registry and API nodes, as programs in its cell that can be killed singly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 API_KEY = "the lab's own API key"
 STOPS_WITHIN = timedelta(seconds=35)
-"""How long a worker may take to reconnect to Redis after a partition."""
+"""The time for a worker to reconnect to Redis after a partition."""
 _REGISTRY_CONFIG = """\
 version: 0.1
 log: {{level: error}}
@@ -61,7 +61,7 @@ class SharedRedis(Program):
             return False
 
     def lose_everything(self) -> None:
-        """Kill it and restart it empty."""
+        """Kills it and restarts it empty."""
         self.kill()
         for left in self._data.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -89,13 +89,13 @@ class ApiNode(Program, Commands):
 
     def __init__(self, inside: Cell, host: str, *, port: int, log: Path, settings: Mapping[str, str]) -> None:
         self.url = f"http://{host}:{port}"
-        told = {
+        reported = {
             **settings,
             "AIMA_API__BIND": host,
             "AIMA_API__PORT": str(port),
             "AIMA_API__KEYS": json.dumps([API_KEY]),
         }
-        Program.__init__(self, inside, str(AIMA), "api", log=log, environment=told)
+        Program.__init__(self, inside, str(AIMA), "api", log=log, environment=reported)
         people_s = {"AIMA_CONFIG": os.devnull, "AIMA_URL": self.url, "AIMA_KEY": API_KEY}
         Commands.__init__(self, {**os.environ, **people_s})
 
@@ -103,7 +103,7 @@ class ApiNode(Program, Commands):
         return _status(Request(f"{self.url}/healthz")) == 200
 
     def request(self, path: str, body: Any = None) -> Request:
-        """With the key it wants, a POST if there is a body: for `urlopen`, to ask without a command."""
+        """A request for `urlopen` with the API key; a POST if there is a body."""
         headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
         return Request(f"{self.url}{path}", None if body is None else json.dumps(body).encode(), headers)
 
@@ -116,7 +116,7 @@ class ApiNode(Program, Commands):
             return json.load(answer)
 
     def clear(self) -> None:
-        """Stop and forget every service, and let every host take starts: without a command, which takes its time."""
+        """Stops and removes every service and resumes every host, over HTTP because a command is slow."""
         for host in self.get("/v1/hosts")["items"]:
             if host["drained"]:
                 self.post(f"/v1/hosts/{host['name']}:resume", {})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 @contextmanager
 def at_work(directory: Path, *, alone: bool) -> Iterator[None]:
-    """Hold the lock until the block ends."""
+    """Holds the lock until the block ends."""
     with (directory / "gate.lock").open("w") as gate, (directory / "engine.lock").open("w") as engine:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(engine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

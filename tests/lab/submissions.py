@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from lab.commands import a_pull, a_start_of, enqueue_signed
 from lab.fleet import ARCH, IMAGE
 from lab.parts import eventually
-from lab.wishes import a_pull, a_start_of, put_down
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Operation, State
@@ -24,15 +24,15 @@ class Submissions:
         self.store = OperationStore(self._link)
 
     def starts(self, count: int, *, named: str = "m") -> list[OperationId]:
-        """Start that many services."""
+        """Enqueues starts of that many services."""
         return [self.start(f"svc-tiny-{named}{number}") for number in range(count)]
 
     def start(self, service: str) -> OperationId:
         requires = {"platforms": [f"linux/{ARCH}"], "memory": "1MB"}
-        return put_down(self.store, a_start_of(service, image=IMAGE, requires=requires), host=self._host).id
+        return enqueue_signed(self.store, a_start_of(service, image=IMAGE, requires=requires), host=self._host).id
 
     def pull(self) -> OperationId:
-        return put_down(self.store, a_pull(IMAGE), host=self._host).id
+        return enqueue_signed(self.store, a_pull(IMAGE), host=self._host).id
 
     def record(self, id: OperationId) -> Operation | None:
         """None while Redis does not answer."""

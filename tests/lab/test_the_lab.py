@@ -1,4 +1,4 @@
-"""The tests' own parts keep their promises, else a test that uses them proves nothing."""
+"""The lab itself: isolation between tests, leak detection, and the lock on the Docker Engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab.leftovers import no_lease_alone, nothing_held, odd_keys_of
+from lab.leaks import no_lease_alone, nothing_held, odd_keys_of
 from lab.redis_server import RedisServer
 from lab.sharing import at_work
 from redis import Redis
@@ -23,7 +23,7 @@ AT_ONCE = timedelta(milliseconds=100)
 
 
 @pytest.mark.parametrize("round", [1, 2])
-def test_every_test_finds_redis_empty(round: int, redis: RedisClient) -> None:
+def test_every_test_starts_with_an_empty_redis(round: int, redis: RedisClient) -> None:
     assert redis.keys("*") == []
 
     redis.set(keys.UPKEEP, f"round {round}", px=60_000)
@@ -89,7 +89,7 @@ def test_a_thread_that_is_ending_has_time_to_end() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "together"), [(False, False, True), (True, False, False), (False, True, False)]
 )
-def test_the_lock_on_the_engine_is_shared_or_exclusive(
+def test_the_lock_on_the_docker_engine_is_shared_or_exclusive(
     first: bool, second: bool, together: bool, tmp_path: Path
 ) -> None:
     came = threading.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from api.front_door import Node, api_node
+from api.node import Node, api_node
 from logs.desk import CountingRuntime, Desk, a_desk
 
 

@@ -1,4 +1,4 @@
-"""A host that runs one service on a runtime, tells of its log over a real Redis, and can leave and come back."""
+"""A host that runs one service and publishes its log over a real Redis; it can leave and rejoin."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 import httpx2
-from api.front_door import Node
+from api.node import Node
+from lab.commands import SIGNING_KEY, an_engine
 from lab.desk import host_of
 from lab.parts import eventually, free_port
-from lab.wishes import SIGNING_KEY, an_engine
 
 from aima_api.logs.stream import LogStreams
 from aima_core.domain.hosts import HostFacts
@@ -42,12 +42,12 @@ _GRANTED = Granted(OperationId.new(), fence=1, gpus=())
 
 
 class CountingRuntime(FakeRuntime):
-    """Knows who reads its containers' logs."""
+    """Counts the readers of its containers' logs."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(images=[IMAGE], arch=arch(), **how)
         self.follows = 0
-        """How often a log was opened to be followed."""
+        """How often a log was opened with follow."""
         self.lines_followed = 0
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
@@ -88,7 +88,7 @@ class Desk:
     follow_ttl: timedelta = FOLLOW_TTL
     servers: list[LogServer] = field(default_factory=list)
     lines: list[TextRedis] = field(default_factory=list)
-    """On which its servers wait to be asked."""
+    """On which its servers block for requests."""
 
     @property
     def instance(self) -> InstanceId:
@@ -99,7 +99,7 @@ class Desk:
         return self.host.container_name(SERVICE)
 
     def join(self) -> None:
-        """Let the host's worker begin, as far as logs go."""
+        """Starts the log threads of the host's worker."""
         self.lines.append(command_link(self.url, answers_within=BLOCKING_TIMEOUT))
         answers = LogChannel(self.redis)
         collector = LogCollector(self.host, answers, follow_ttl=self.follow_ttl)
@@ -114,18 +114,18 @@ class Desk:
         HostStore(self.redis).leave(self.host.name)
 
     def end(self) -> None:
-        """Let everything go, and leave the host's records as they are."""
+        """Stops the log threads and keeps the host's records."""
         for server in self.servers:
             server.stop()
         for line in self.lines:
             line.close()
 
     def fall_silent(self) -> None:
-        """Let the host look alive, and answer nothing."""
+        """Keeps the host live without answering log requests."""
         self.servers.pop().stop()
 
     def run(self, **engine: Any) -> None:
-        """Have the service's container running, and recorded as ready."""
+        """Runs the service's container and records it as ready."""
         command = StartService(service=SERVICE, engine=an_engine(**engine))
         self.host.runtime.run(
             container_spec(self.host, command, image=IMAGE, directory=None, port=18500, granted=_GRANTED)
@@ -133,7 +133,7 @@ class Desk:
         self.is_now(InstanceState.READY)
 
     def run_image(self, image: str, script: str) -> None:
-        """Have a shell script running as the service's container."""
+        """Runs a shell script as the service's container."""
         engine = an_engine(image=image, command=["sh", "-c", script])
         command = StartService(service=SERVICE, engine=engine)
         spec = container_spec(self.host, command, image=image, directory=None, port=free_port(), granted=_GRANTED)
@@ -148,7 +148,7 @@ class Desk:
         services.update_status(instance)
 
     def is_ready_again(self) -> None:
-        """Put back what Redis may have lost."""
+        """Restores the records that Redis may have lost."""
         self.is_now(InstanceState.READY)
         hosts = HostStore(self.redis)
         hosts.announce(_facts(self.host.name))
@@ -182,7 +182,7 @@ def a_desk(
 
 
 class Reader:
-    """Somebody who follows, as far as told."""
+    """A follower's stream, read up to a given line, note or end."""
 
     def __init__(self, events: Iterator[httpx2.ServerSentEvent]) -> None:
         self._events = events
@@ -192,7 +192,7 @@ class Reader:
         self.ended = False
 
     def until_line(self, text: str) -> list[str]:
-        """All lines up to this one, which has to come."""
+        """All lines up to this one; fails if it does not arrive."""
         while text not in self.lines:
             assert self._step(), f"it ended before {text!r} came; so far {self.lines[-5:]}, {self.notes}"
         return self.lines
@@ -228,7 +228,7 @@ class Reader:
 
 
 def log_streams(node: Node, **timing: timedelta) -> None:
-    """Replace the node's log streams by some with other timing."""
+    """Replaces the node's log streams by ones with other timeouts."""
     state = node.server.config.app.state
     logs = LogStreams(state.dependencies.logs.fanout, state.dependencies.logs._history, **timing)
     state.dependencies = replace(state.dependencies, logs=logs)
@@ -243,14 +243,14 @@ def following(node: Node, **asked: Any) -> Iterator[Reader]:
 
 
 def said(node: Node, **asked: Any) -> tuple[list[str], list[str]]:
-    """The lines and notes of one plain answer."""
+    """The lines and notes of one response without follow."""
     answer = node.get(f"/v1/services/{SERVICE}/logs", params=asked)
     assert answer.status_code == 200, answer.text
     return [item["text"] for item in answer.json()["items"]], answer.json()["notes"]
 
 
 def until_kept(desk: Desk, text: str) -> None:
-    """Until the host has put a line down for when it cannot be asked."""
+    """Waits until the host has stored the line among its last lines."""
     from aima_core.redis import keys
 
     assert eventually(lambda: text in (desk.redis.get(keys.last_lines(desk.instance)) or "")), f"{text!r} is not kept"

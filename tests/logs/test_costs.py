@@ -1,4 +1,4 @@
-"""What a log costs the host while nobody reads it, or somebody reads too slowly."""
+"""Cost of a log on its host: without followers, with slow readers, and after a worker restart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def desk(redis_url: str, runtime: CountingRuntime) -> Iterator[Desk]:
         yield desk
 
 
-def test_nothing_is_published_unless_somebody_asks(desk: Desk) -> None:
+def test_no_lines_are_published_without_a_follow_request(desk: Desk) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
@@ -38,7 +38,7 @@ def test_nothing_is_published_unless_somebody_asks(desk: Desk) -> None:
     assert _published(desk) == []
 
 
-def test_a_reader_that_is_gone_costs_nothing_after_a_while(desk: Desk) -> None:
+def test_publishing_ends_a_while_after_the_last_follow_request(desk: Desk) -> None:
     desk.run()
     _ask(desk)
     assert eventually(lambda: len(_published(desk)) == 1)
@@ -53,7 +53,7 @@ def test_a_reader_that_is_gone_costs_nothing_after_a_while(desk: Desk) -> None:
     assert len(_published(desk)) == before
 
 
-def test_whoever_asks_again_sees_by_the_count_what_was_not_published(desk: Desk) -> None:
+def test_a_repeated_follow_request_shows_the_unpublished_lines_as_a_gap_in_the_numbers(desk: Desk) -> None:
     desk.run()
     _ask(desk)
     assert eventually(lambda: len(_published(desk)) == 1)
@@ -66,7 +66,7 @@ def test_whoever_asks_again_sees_by_the_count_what_was_not_published(desk: Desk)
     assert eventually(lambda: _published(desk)[-1].first == _published(desk)[0].next + 2)
 
 
-def test_a_flood_that_nobody_follows_is_looked_at_now_and_then(desk: Desk, runtime: CountingRuntime) -> None:
+def test_a_log_flood_without_followers_is_only_sampled(desk: Desk, runtime: CountingRuntime) -> None:
     runtime.next_runs(Behaviour(counts=timedelta(microseconds=100)))
     desk.run()
 
@@ -77,7 +77,7 @@ def test_a_flood_that_nobody_follows_is_looked_at_now_and_then(desk: Desk, runti
     assert read < said / 2
 
 
-def test_a_question_that_is_none_is_dropped_and_the_next_is_answered(desk: Desk) -> None:
+def test_a_malformed_request_is_dropped_and_the_next_one_is_answered(desk: Desk) -> None:
     desk.run()
     for nonsense in ("", "{}", "[]", '{"instance": "svc-tiny-dial@alpha", "answer": "aima:operations"}'):
         desk.redis.rpush(keys.asked(desk.host.name), nonsense)
@@ -87,16 +87,16 @@ def test_a_question_that_is_none_is_dropped_and_the_next_is_answered(desk: Desk)
     assert eventually(lambda: len(_published(desk)) == 1)
 
 
-def test_a_reader_too_slow_is_told_how_many_lines_it_missed(desk: Desk) -> None:
+def test_a_slow_reader_is_notified_of_the_number_of_missed_lines(desk: Desk) -> None:
     frames = asyncio.run(_read_late(desk))
 
-    told = [frame for frame in frames if "event: note" in frame]
-    assert any("20 lines were missed" in frame for frame in told), told
+    reported = [frame for frame in frames if "event: note" in frame]
+    assert any("20 lines were missed" in frame for frame in reported), reported
     assert f'"line {QUEUED_BATCHES + 20}"' in frames[-1]
 
 
 async def _read_late(desk: Desk) -> list[str]:
-    """What a follower gets that was away while more was said than is kept for it."""
+    """The frames of a follower whose queue overflowed."""
     channel = LogChannelClient(following_link(desk.url))
     history = LogHistory(channel, desk.host.services, HostStore(desk.redis))
     follower = InstanceFollower(SERVICE.on(NOBODY), history)
@@ -128,13 +128,13 @@ def _published(desk: Desk) -> list[LogBatch]:
 
 
 def _asked_within(desk: Desk, time: timedelta) -> bool:
-    """Whether the last batch is younger than that."""
+    """Whether the newest batch is more recent than that."""
     newest = desk.redis.xrevrange(keys.lines(desk.instance), count=1)[0][0]
     seconds, micros = desk.redis.time()
     return seconds * 1000 + micros / 1000 - int(newest.partition("-")[0]) < time.total_seconds() * 1000 + 200
 
 
-def test_what_a_worker_that_is_no_more_published_is_not_bridged_batch_by_batch() -> None:
+def test_batches_of_a_previous_worker_run_cause_at_most_two_history_reads() -> None:
     history = Restarted()
 
     frames = asyncio.run(_frames_after_a_restart(history))
@@ -144,7 +144,7 @@ def test_what_a_worker_that_is_no_more_published_is_not_bridged_batch_by_batch()
 
 
 class Restarted(LogHistory):
-    """The history of a host whose worker has begun a new run."""
+    """The history of a host whose worker was restarted."""
 
     def __init__(self) -> None:
         self.reads = 0

@@ -1,13 +1,13 @@
-"""Following a log: everything once, from one reader on the host, for as long as there is something to be said."""
+"""Log follow: every line exactly once, from one reader on the host, across restarts of worker, container and Redis."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from datetime import timedelta
 
-from api.front_door import Node, api_node
+from api.node import Node, api_node
 from contract.bench import JUNK_BYTES
-from lab.leftovers import Holdings
+from lab.leaks import Holdings
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 from logs.desk import CountingRuntime, Desk, a_desk, following, log_streams, say, until_kept
@@ -18,7 +18,7 @@ from aima_core.redis.connection import RedisClient
 from aima_worker.runtimes.fake.engine import Behaviour
 
 
-def test_a_follower_gets_what_was_said_and_what_is_said(desk: Desk, node: Node) -> None:
+def test_a_follower_receives_past_and_new_lines(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "one", "two")
 
@@ -30,7 +30,7 @@ def test_a_follower_gets_what_was_said_and_what_is_said(desk: Desk, node: Node) 
     assert lines == ["one", "two", "three", "four"]
 
 
-def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_history_and_new_lines_join_without_gap_or_duplicate(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
     runtime.next_runs(Behaviour(counts=timedelta(milliseconds=2)))
     desk.run()
 
@@ -41,7 +41,7 @@ def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: N
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def test_stdout_and_stderr_are_told_apart(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_stdout_and_stderr_are_distinguished(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
     runtime.next_runs(Behaviour(stdout=b"fine\n", stderr=b"alas\n"))
     desk.run()
 
@@ -52,20 +52,22 @@ def test_stdout_and_stderr_are_told_apart(desk: Desk, node: Node, runtime: Count
     assert {each["host"] for each in reader.data} == {"alpha"}
 
 
-def test_many_readers_on_several_nodes_cost_the_host_one(desk: Desk, redis_url: str, runtime: CountingRuntime) -> None:
+def test_many_readers_on_several_nodes_share_one_reader_on_the_host(
+    desk: Desk, redis_url: str, runtime: CountingRuntime
+) -> None:
     desk.run()
 
-    with ExitStack() as everybody:
-        nodes = [everybody.enter_context(api_node(redis_url)) for _ in range(2)]
-        readers = [everybody.enter_context(following(node)) for node in nodes for _ in range(10)]
+    with ExitStack() as stack_of_all:
+        nodes = [stack_of_all.enter_context(api_node(redis_url)) for _ in range(2)]
+        readers = [stack_of_all.enter_context(following(node)) for node in nodes for _ in range(10)]
         say(desk, "said once")
-        heard = [reader.until_line("said once") for reader in readers]
+        received = [reader.until_line("said once") for reader in readers]
 
-    assert heard == [["said once"]] * 20
+    assert received == [["said once"]] * 20
     assert runtime.follows == 1
 
 
-def test_a_follow_ends_when_the_service_is_stopped_and_says_so(desk: Desk, node: Node) -> None:
+def test_a_follow_ends_with_a_note_when_the_service_is_stopped(desk: Desk, node: Node) -> None:
     desk.run()
 
     with following(node) as reader:
@@ -79,7 +81,7 @@ def test_a_follow_ends_when_the_service_is_stopped_and_says_so(desk: Desk, node:
     assert reader.notes[-1] == f"{desk.instance} is stopped."
 
 
-def test_a_follow_outlives_the_container(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_a_follow_continues_across_a_restart_of_the_container(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
     desk.run()
 
     with following(node) as reader:
@@ -94,7 +96,7 @@ def test_a_follow_outlives_the_container(desk: Desk, node: Node, runtime: Counti
     assert lines == ["first life", "alas", "second life"]
 
 
-def test_a_follow_begun_before_there_is_a_container_waits_for_it(desk: Desk, node: Node) -> None:
+def test_a_follow_requested_before_the_container_exists_waits_for_it(desk: Desk, node: Node) -> None:
     desk.run()
     desk.remove_container()
 
@@ -107,7 +109,7 @@ def test_a_follow_begun_before_there_is_a_container_waits_for_it(desk: Desk, nod
     assert lines == ["here I am"]
 
 
-def test_a_follow_outlives_the_host_s_worker_and_misses_nothing(desk: Desk, node: Node) -> None:
+def test_a_follow_survives_a_worker_restart_without_losing_lines(desk: Desk, node: Node) -> None:
     desk.run()
 
     with following(node) as reader:
@@ -124,7 +126,7 @@ def test_a_follow_outlives_the_host_s_worker_and_misses_nothing(desk: Desk, node
     assert "alpha is back." in reader.notes
 
 
-def test_a_follow_begun_after_a_restart_of_the_worker_joins_a_history_longer_than_is_kept(
+def test_a_follow_after_a_worker_restart_joins_a_history_longer_than_the_buffer(
     desk: Desk, node: Node, runtime: CountingRuntime
 ) -> None:
     runtime.next_runs(Behaviour(stderr=b"alas\n"))
@@ -141,7 +143,9 @@ def test_a_follow_begun_after_a_restart_of_the_worker_joins_a_history_longer_tha
     assert lines == ["alas", *(f"line {number}" for number in range(1, 301)), "after"]
 
 
-def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runtime: CountingRuntime) -> None:
+def test_a_follow_survives_a_redis_restart_without_losing_lines(
+    own_redis: RedisServer, runtime: CountingRuntime
+) -> None:
     with a_desk(own_redis.url, runtime) as desk, api_node(own_redis.url) as node:
         desk.run()
         with following(node) as reader:
@@ -157,7 +161,7 @@ def test_a_follow_outlives_redis_and_misses_nothing(own_redis: RedisServer, runt
         assert lines == ["before", "meanwhile", "after"]
 
 
-def test_a_follow_outlives_a_record_that_is_lost_and_put_back(desk: Desk, node: Node, redis: RedisClient) -> None:
+def test_a_follow_survives_the_loss_and_restoration_of_the_record(desk: Desk, node: Node, redis: RedisClient) -> None:
     log_streams(node, linger=timedelta(0))
     desk.run()
 
@@ -166,7 +170,7 @@ def test_a_follow_outlives_a_record_that_is_lost_and_put_back(desk: Desk, node: 
         reader.until_line("before")
         redis.delete(keys.instance(desk.instance))
         desk.leave()
-        reader.until_note("is away")  # and in the same look, that there is no record
+        reader.until_note("is away")  # the same poll finds no record
         desk.is_now(InstanceState.READY)
         desk.join()
         say(desk, "after")
@@ -175,7 +179,7 @@ def test_a_follow_outlives_a_record_that_is_lost_and_put_back(desk: Desk, node: 
     assert lines == ["before", "after"]
 
 
-def test_a_follow_ends_once_the_record_stays_away(desk: Desk, node: Node, redis: RedisClient) -> None:
+def test_a_follow_ends_once_the_record_stays_lost(desk: Desk, node: Node, redis: RedisClient) -> None:
     log_streams(node, record_grace=timedelta(0))
     desk.run()
 
@@ -186,7 +190,7 @@ def test_a_follow_ends_once_the_record_stays_away(desk: Desk, node: Node, redis:
     assert reader.notes[-1] == f"{desk.instance.service} is no longer on alpha."
 
 
-def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Desk, node: Node) -> None:
+def test_of_a_log_flood_the_newest_lines_arrive_with_the_number_of_skipped_ones(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "calm")
     until_kept(desk, "calm")
@@ -196,13 +200,15 @@ def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Des
         say(desk, "\n".join(f"flood {number}" for number in range(1, 20_001)))
         reader.until_line("flood 20000")
 
-    told = [note for note in reader.notes if "too fast" in note]
-    left_out = sum(int(note.split()[0]) for note in told)
-    assert told
+    reported = [note for note in reader.notes if "too fast" in note]
+    left_out = sum(int(note.split()[0]) for note in reported)
+    assert reported
     assert len(reader.lines) - 1 + left_out == 20_000
 
 
-def test_junk_from_an_engine_is_harmless(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_invalid_bytes_of_an_engine_reach_readers_as_printable_lines(
+    desk: Desk, node: Node, runtime: CountingRuntime
+) -> None:
     runtime.next_runs(Behaviour(stdout=JUNK_BYTES))
     desk.run()
 
@@ -214,11 +220,11 @@ def test_junk_from_an_engine_is_harmless(desk: Desk, node: Node, runtime: Counti
     assert max(map(len, lines)) <= 16 * 1024
 
 
-def test_a_hundred_followers_leave_no_descriptor_behind(desk: Desk, node: Node) -> None:
+def test_a_hundred_followers_leak_no_file_descriptor(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
-    _look_in(node, times=20)  # after which there are about as many connections as there will be
+    _look_in(node, times=20)  # fills the connection pools
     before = len(Holdings.now().descriptors)
 
     _look_in(node, times=20)
@@ -228,8 +234,8 @@ def test_a_hundred_followers_leave_no_descriptor_behind(desk: Desk, node: Node) 
 
 
 def _look_in(node: Node, *, times: int) -> None:
-    """Five at a time."""
+    """Opens that many followers, five at a time."""
     for _ in range(times):
-        with ExitStack() as everybody:
-            for reader in [everybody.enter_context(following(node)) for _ in range(5)]:
+        with ExitStack() as stack_of_all:
+            for reader in [stack_of_all.enter_context(following(node)) for _ in range(5)]:
                 reader.until_line("hello")

@@ -1,10 +1,10 @@
-"""The last lines stay readable when there is nobody left to ask."""
+"""The last lines are stored in Redis and stay readable without the container and without the host."""
 
 from __future__ import annotations
 
 import time
 
-from api.front_door import Node
+from api.node import Node
 from lab.parts import eventually
 from logs.desk import CountingRuntime, Desk, following, said, say, until_kept
 
@@ -13,7 +13,7 @@ from aima_core.errors import Failure
 from aima_core.redis import keys
 
 
-def test_the_last_lines_can_be_read_after_the_container_is_gone(desk: Desk, node: Node) -> None:
+def test_the_last_lines_can_be_read_after_the_container_was_removed(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "\n".join(f"line {number}" for number in range(1, 151)))
     until_kept(desk, "line 150")
@@ -26,7 +26,9 @@ def test_the_last_lines_can_be_read_after_the_container_is_gone(desk: Desk, node
     assert "stored at" in notes[0]
 
 
-def test_the_very_last_words_are_among_them(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_the_stored_lines_include_the_output_right_before_the_exit(
+    desk: Desk, node: Node, runtime: CountingRuntime
+) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
@@ -38,7 +40,7 @@ def test_the_very_last_words_are_among_them(desk: Desk, node: Node, runtime: Cou
     assert said(node)[0] == ["hello", "CUDA out of memory"]
 
 
-def test_the_last_lines_can_be_read_while_the_host_is_off(desk: Desk, node: Node) -> None:
+def test_the_last_lines_can_be_read_while_the_host_is_offline(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "one", "two", "three")
     until_kept(desk, "three")
@@ -50,7 +52,9 @@ def test_the_last_lines_can_be_read_while_the_host_is_off(desk: Desk, node: Node
     assert "alpha is away" in notes[0]
 
 
-def test_a_worker_that_ends_puts_down_what_it_read_last(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_a_worker_that_shuts_down_stores_the_lines_it_read_last(
+    desk: Desk, node: Node, runtime: CountingRuntime
+) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
@@ -61,7 +65,7 @@ def test_a_worker_that_ends_puts_down_what_it_read_last(desk: Desk, node: Node, 
     assert said(node)[0] == ["hello", "the end"]
 
 
-def test_a_host_that_does_not_answer_is_waited_for_five_seconds_at_most(desk: Desk, node: Node) -> None:
+def test_a_host_that_does_not_answer_is_waited_for_at_most_five_seconds(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "hello")
     until_kept(desk, "hello")
@@ -75,7 +79,7 @@ def test_a_host_that_does_not_answer_is_waited_for_five_seconds_at_most(desk: De
     assert "alpha does not answer" in notes[0]
 
 
-def test_of_a_start_that_failed_the_lines_kept_with_its_failure_are_shown(desk: Desk, node: Node) -> None:
+def test_the_log_of_a_failed_start_is_the_tail_stored_with_its_failure(desk: Desk, node: Node) -> None:
     failure = Failure(code="container_exited", message="It ended.", hint="See why.", log_tail=("CUDA out of memory",))
     desk.is_now(InstanceState.FAILED, failure=failure)
 
@@ -85,7 +89,7 @@ def test_of_a_start_that_failed_the_lines_kept_with_its_failure_are_shown(desk: 
     assert "before it failed" in notes[0]
 
 
-def test_a_follow_of_what_has_failed_shows_its_last_lines_and_ends(desk: Desk, node: Node) -> None:
+def test_a_follow_of_a_failed_instance_shows_its_last_lines_and_ends(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "alas")
     until_kept(desk, "alas")
@@ -99,7 +103,7 @@ def test_a_follow_of_what_has_failed_shows_its_last_lines_and_ends(desk: Desk, n
     assert reader.notes[-1] == f"{desk.instance} has failed."
 
 
-def test_long_lines_are_kept_short(desk: Desk, node: Node) -> None:
+def test_long_lines_are_truncated_when_stored(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, *["x" * 16_000] * 100, "short")
     until_kept(desk, "short")
@@ -110,7 +114,7 @@ def test_long_lines_are_kept_short(desk: Desk, node: Node) -> None:
     assert len(kept) < 300_000
 
 
-def test_whatever_is_written_for_readers_expires(desk: Desk, node: Node) -> None:
+def test_every_key_written_for_readers_expires(desk: Desk, node: Node) -> None:
     desk.run()
     with following(node) as reader:
         say(desk, "hello")

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from api.front_door import Node
+from api.node import Node
 from lab.images import busybox_image
 from lab.parts import eventually
 from logs.desk import Desk, a_desk, following, said, until_kept
@@ -30,7 +30,7 @@ def desk(redis_url: str, installation: str) -> Iterator[Desk]:
         desk.remove_container()
 
 
-def test_stdout_and_stderr_are_told_apart(desk: Desk, node: Node) -> None:
+def test_stdout_and_stderr_are_distinguished(desk: Desk, node: Node) -> None:
     desk.run_image(busybox_image(), "echo fine; echo alas >&2; exec sleep 1000")
 
     with following(node) as reader:
@@ -39,7 +39,7 @@ def test_stdout_and_stderr_are_told_apart(desk: Desk, node: Node) -> None:
     assert {(each["stream"], each["text"]) for each in reader.data} == {("stdout", "fine"), ("stderr", "alas")}
 
 
-def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: Node) -> None:
+def test_history_and_new_lines_join_without_gap_or_duplicate(desk: Desk, node: Node) -> None:
     desk.run_image(busybox_image(), "i=0; while :; do i=$((i+1)); echo count $i; usleep 2000; done")
 
     for _ in range(3):
@@ -49,7 +49,7 @@ def test_history_and_what_follows_join_without_gap_or_repeat(desk: Desk, node: N
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Desk, node: Node) -> None:
+def test_of_a_log_flood_the_newest_lines_arrive_with_the_number_of_skipped_ones(desk: Desk, node: Node) -> None:
     desk.run_image(busybox_image(), FLOOD)
 
     with following(node) as reader:
@@ -60,7 +60,7 @@ def test_of_a_flood_the_newest_lines_come_and_the_number_of_the_others(desk: Des
     assert numbers == sorted(set(numbers))
 
 
-def test_the_last_words_can_be_read_after_the_container_is_gone(desk: Desk, node: Node) -> None:
+def test_the_last_lines_can_be_read_after_the_container_was_removed(desk: Desk, node: Node) -> None:
     desk.run_image(busybox_image(), "echo hello; trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done")
     until_kept(desk, "hello")
     desk.stop(grace=timedelta(seconds=5))
@@ -72,7 +72,7 @@ def test_the_last_words_can_be_read_after_the_container_is_gone(desk: Desk, node
     assert "no container" in notes[0]
 
 
-def test_a_follow_goes_on_with_the_same_container_begun_again(desk: Desk, node: Node) -> None:
+def test_a_follow_continues_when_the_same_container_is_restarted(desk: Desk, node: Node) -> None:
     desk.run_image(busybox_image(), "echo life; read line")
     assert eventually(lambda: _has_ended(desk))
 

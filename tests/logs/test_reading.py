@@ -1,17 +1,17 @@
-"""Reading a log once: how much, since when, of which host, and what is refused."""
+"""Log reads without follow: tail, since, hosts, and invalid queries."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 import pytest
-from api.front_door import Node
+from api.node import Node
 from logs.desk import SERVICE, CountingRuntime, Desk, Reader, a_desk, said, say
 
 PATH = f"/v1/services/{SERVICE}/logs"
 
 
-def test_the_last_hundred_lines_come_unless_asked_otherwise(desk: Desk, node: Node) -> None:
+def test_the_default_is_the_last_hundred_lines(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "\n".join(f"line {number}" for number in range(1, 251)))
 
@@ -21,7 +21,7 @@ def test_the_last_hundred_lines_come_unless_asked_otherwise(desk: Desk, node: No
     assert notes == []
 
 
-def test_a_tail_is_so_many_lines(desk: Desk, node: Node) -> None:
+def test_a_tail_limits_the_number_of_lines(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "\n".join(f"line {number}" for number in range(1, 2001)))
 
@@ -29,7 +29,7 @@ def test_a_tail_is_so_many_lines(desk: Desk, node: Node) -> None:
     assert len(said(node, tail=2000)[0]) == 2000
 
 
-def test_since_takes_a_time_or_a_duration(desk: Desk, node: Node) -> None:
+def test_since_accepts_a_time_or_a_duration(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "early", pause=0.05)
     between = datetime.now(UTC)
@@ -41,14 +41,14 @@ def test_since_takes_a_time_or_a_duration(desk: Desk, node: Node) -> None:
     assert said(node, since="1ms")[0] == []
 
 
-def test_since_without_a_tail_is_all_there_is(desk: Desk, node: Node) -> None:
+def test_since_without_a_tail_returns_every_later_line(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "\n".join(f"line {number}" for number in range(1, 501)))
 
     assert len(said(node, since="10m")[0]) == 500
 
 
-def test_lines_of_several_hosts_come_in_the_order_of_time(desk: Desk, node: Node, redis_url: str) -> None:
+def test_lines_of_several_hosts_are_merged_by_time(desk: Desk, node: Node, redis_url: str) -> None:
     with a_desk(redis_url, CountingRuntime(), name="beta") as other:
         desk.run()
         other.run()
@@ -66,7 +66,7 @@ def test_lines_of_several_hosts_come_in_the_order_of_time(desk: Desk, node: Node
         assert said(node, host="beta")[0] == ["second"]
 
 
-def test_events_can_be_had_without_following(desk: Desk, node: Node) -> None:
+def test_an_event_stream_is_available_without_follow(desk: Desk, node: Node) -> None:
     desk.run()
     say(desk, "hello")
 
@@ -76,13 +76,13 @@ def test_events_can_be_had_without_following(desk: Desk, node: Node) -> None:
     assert lines == ["hello"]
 
 
-def test_a_service_that_runs_nowhere_has_said_nothing(desk: Desk, node: Node) -> None:
+def test_a_service_without_instances_has_an_empty_log(desk: Desk, node: Node) -> None:
     node.post("/v1/services", {"id": SERVICE, "engine": "dial-cpu"})
 
     assert said(node) == ([], [])
 
 
-def test_an_engine_that_is_away_is_told_of(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
+def test_an_unavailable_docker_engine_is_reported_in_a_note(desk: Desk, node: Node, runtime: CountingRuntime) -> None:
     desk.run()
     runtime.away = True
 
@@ -105,7 +105,7 @@ def test_an_engine_that_is_away_is_told_of(desk: Desk, node: Node, runtime: Coun
         ({"host": "no such name"}, "bad_id"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(desk: Desk, node: Node, asked: dict[str, str], code: str) -> None:
+def test_an_invalid_query_is_refused(desk: Desk, node: Node, asked: dict[str, str], code: str) -> None:
     desk.run()
 
     answer = node.get(PATH, params=asked)

@@ -1,4 +1,4 @@
-"""One container's tail, with a clock and an engine that do as they are told."""
+"""The tail of one container with a scripted clock and runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTAINER = Container(id="1", name="busy", status=Status.RUNNING, labels={}, ima
 
 
 class TooFast(FakeRuntime):
-    """An engine of which a second's lines take two to read; whoever asks for the last ones gets them, and its end."""
+    """A runtime whose log takes two seconds to read per second of output; the last lines are read at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Lines:
         pass
 
 
-def test_what_is_said_faster_than_it_can_be_read_is_skipped_and_told() -> None:
+def test_lines_written_faster_than_they_can_be_read_are_skipped_and_counted() -> None:
     runtime = TooFast()
     buffer = LogBuffer(follow_ttl=timedelta(days=1), on_change=lambda: None, clock=lambda: runtime.now)
     watched_since = BEGINNING - timedelta(days=1)

@@ -1,4 +1,4 @@
-"""A running AIMA, which every test of this folder may use as its user would."""
+"""A running installation, used through the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from lab.leftovers import no_container_of
+from lab.leaks import no_container_of
 from lab.running import Aima, engines
 
 
@@ -17,7 +17,7 @@ def dial_image() -> None:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, dial_image: None) -> Iterator[Aima]:
-    """Up on the Docker Engine, for all tests of a file."""
+    """`aima up` on the Docker Engine, shared by the tests of a file."""
     installation = f"t{uuid.uuid4().hex[:12]}"
     running = Aima(tmp_path_factory.mktemp("up"), installation=installation, runtime="docker")
     with no_container_of(installation):
@@ -28,7 +28,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, dial_image: None) -> Iterator[A
 
 @pytest.fixture
 def aima(up: Aima) -> Iterator[Aima]:
-    """With nothing running, before the test and after it."""
+    """Without services before and after the test."""
     yield up
     up.clear()
     assert up.record("port", "list") == []

@@ -1,4 +1,4 @@
-"""What people meet at the command line, with real processes and a real engine behind it."""
+"""The command line with real processes and a real Docker Engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assert_failed(said, failure: type[errors.AimaError]) -> None:
     assert "Traceback" not in said.stderr
 
 
-def test_bad_input_is_told_with_code_sentence_and_next_step_and_loses_nothing(aima: Aima, tmp_path: Path):
+def test_invalid_input_is_reported_with_code_sentence_and_next_step_and_changes_nothing(aima: Aima, tmp_path: Path):
     for words, failure in [
         (("service", "start", "tiny-dial"), errors.BadId),
         (("service", "start", "svc-nope-nothing"), errors.UnknownEngine),
@@ -44,7 +44,7 @@ def test_bad_input_is_told_with_code_sentence_and_next_step_and_loses_nothing(ai
     assert aima.record("port", "list") == []
 
 
-def test_a_port_in_somebody_elses_use_ends_the_start_and_leaves_nothing(aima: Aima):
+def test_a_requested_port_in_use_fails_the_start_and_leaves_nothing(aima: Aima):
     with socket.create_server(("127.0.0.1", 19050)):
         said = aima.aima("service", "start", SERVICE, "--port", "19050", "--wait")
 
@@ -53,7 +53,7 @@ def test_a_port_in_somebody_elses_use_ends_the_start_and_leaves_nothing(aima: Ai
     assert aima.instance(SERVICE)["failure"]["code"] == "port_taken"
 
 
-def test_a_container_that_exits_at_once_is_told_with_its_last_lines(aima: Aima):
+def test_a_container_that_exits_at_once_is_reported_with_its_last_log_lines(aima: Aima):
     crash = ("--set", "crash-after=1", "--set", "load-seconds=60", "--set", "last-words=no weights here")
     said = aima.aima("service", "start", SERVICE, *crash, "--wait")
 
@@ -63,14 +63,14 @@ def test_a_container_that_exits_at_once_is_told_with_its_last_lines(aima: Aima):
 
 
 @pytest.mark.registry
-def test_an_image_that_does_not_exist_ends_the_pull(aima: Aima, tmp_path: Path):
+def test_an_image_that_does_not_exist_fails_the_pull(aima: Aima, tmp_path: Path):
     with registry(tmp_path / "registry") as source:
         said = aima.aima("image", "pull", f"{source.address}/no/such:image", "--wait")
 
     assert_failed(said, errors.ImageNotFound)
 
 
-def test_ctrl_c_stops_the_watching_only(aima: Aima):
+def test_ctrl_c_ends_only_the_watching(aima: Aima):
     watching = aima.begin("service", "start", SERVICE, "--set", "load-seconds=4", "--wait")
     assert eventually(lambda: any(one["phase"] == "loading" for one in aima.record("operation", "list")))
 
@@ -93,7 +93,7 @@ def test_a_start_can_be_cancelled_while_it_loads(aima: Aima):
     assert aima.record("port", "list") == []
 
 
-def test_a_second_up_finds_its_state_again_and_engines_keep_serving_meanwhile(aima: Aima):
+def test_a_second_up_finds_its_state_and_engines_keep_serving_meanwhile(aima: Aima):
     aima.aima("service", "start", SERVICE, "--wait")
     before = aima.instance(SERVICE)
     assert aima.down() == 0
@@ -108,7 +108,7 @@ def test_a_second_up_finds_its_state_again_and_engines_keep_serving_meanwhile(ai
     assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
 
 
-def test_a_restart_gives_a_new_container_on_the_same_port(aima: Aima):
+def test_a_restart_creates_a_new_container_on_the_same_port(aima: Aima):
     aima.aima("service", "start", SERVICE, "--wait")
     before = aima.instance(SERVICE)
 
@@ -119,12 +119,12 @@ def test_a_restart_gives_a_new_container_on_the_same_port(aima: Aima):
     assert aima.instance(SERVICE)["fence"] > before["fence"]
 
 
-def test_a_host_without_a_network_brings_back_what_ran(aima: Aima):
+def test_a_host_without_a_network_restarts_its_instances(aima: Aima):
     aima.aima("service", "start", SERVICE, "--wait")
     port = aima.instance(SERVICE)["port"]
     assert aima.down() == 0
     (container,) = aima.containers()
-    container.kill()  # as a reboot leaves it
+    container.kill()  # as after a reboot
 
     with aima.lone_worker(AIMA_REDIS__URL="redis://127.0.0.1:1/0"):
         assert eventually(lambda: answers(port))
@@ -140,13 +140,13 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_commands_without_an_api_say_so_and_what_to_do(tmp_path: Path):
+def test_commands_without_an_api_report_it_and_the_next_step(tmp_path: Path):
     nowhere = Aima(tmp_path, installation="none", runtime="docker")
 
     assert_failed(nowhere.aima("service", "list"), errors.ApiUnavailable)
 
 
-def test_without_an_engine_it_runs_native_processes_and_says_so(tmp_path: Path):
+def test_without_docker_native_processes_are_used_and_reported(tmp_path: Path):
     engines("install-native", "dial", "--prefix", str(tmp_path / "native"))
     path = f"{tmp_path}/native/bin:{os.environ['PATH']}"
     nobody = f"unix://{tmp_path}/docker.sock"

@@ -1,4 +1,4 @@
-"""`deploy/quickstart`, as a newcomer runs it: a model's answer, and nothing left behind, however it ends."""
+"""`deploy/quickstart` prints a model's answer and leaves nothing behind, also after Ctrl-C or a failure."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(WITHIN + 60)]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it is now, with no environment made yet: the one of these tests must not be touched."""
+    """A copy of the project without an environment: that of the tests must not be changed."""
     return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("clone") / "aima", ignore=NOT_CLONED))
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where the run keeps everything that it does not leave: scratch, logs, what it shares with other runs."""
+    """The directory of the run: scratch files, logs, and caches shared with other runs."""
     return tmp_path
 
 
 @pytest.mark.docker
 @pytest.mark.alone
-def test_the_model_answers_and_nothing_stays(clone: Path, directory: Path) -> None:
+def test_the_model_answers_and_nothing_is_left_behind(clone: Path, directory: Path) -> None:
     before = what_there_is()
 
     ended = run(clone, directory)
@@ -51,7 +51,7 @@ def test_the_model_answers_and_nothing_stays(clone: Path, directory: Path) -> No
 
 @pytest.mark.docker
 @pytest.mark.alone
-def test_ctrl_c_in_the_middle_leaves_nothing_and_says_so_with_its_exit_code(clone: Path, directory: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind_and_is_reported_with_its_exit_code(clone: Path, directory: Path) -> None:
     before = what_there_is()
 
     with running(clone, directory) as process:
@@ -64,7 +64,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_and_says_so_with_its_exit_code(clon
     assert processes_in(directory) == []
 
 
-def test_without_a_docker_engine_it_runs_natively_and_says_so(clone: Path, directory: Path) -> None:
+def test_without_a_docker_engine_it_runs_natively_and_reports_it(clone: Path, directory: Path) -> None:
     ended = run(clone, directory, before=without_capabilities(), **no_engine(directory))
 
     assert ended.returncode == 0, ended.stdout
@@ -128,7 +128,7 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
 
 
 def without_capabilities() -> tuple[str, ...]:
-    """Runs a command as inside a container that may do little: no Docker Engine can run there."""
+    """Runs a command as in an unprivileged container, where no Docker Engine can run."""
     return ("setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin")
 
 
@@ -141,7 +141,7 @@ def no_index() -> dict[str, str]:
 
 
 def what_there_is() -> set[str]:
-    """The machine's quickstart containers, and its images of the engine."""
+    """The quickstart containers of this machine, and its images of the engine."""
     containers = docker("ps", "--all", "--format", '{{.Names}} {{.Label "aima.installation"}}')
     images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", ENGINE_IMAGE)
     return {line for line in containers if " qs" in line} | set(images)
@@ -156,7 +156,7 @@ def left_in(directory: Path) -> list[str]:
 
 
 def processes_in(directory: Path) -> list[str]:
-    """Processes whose command names the directory; those that are just ending are given a while."""
+    """Processes whose command names the directory, after a delay for exiting ones."""
     eventually(lambda: not commands_naming(directory), within=timedelta(seconds=5))
     return commands_naming(directory)
 

@@ -15,10 +15,12 @@ from switches.without import copy_of_the_project, played_without
 
 
 def main() -> int:
-    told = argparse.ArgumentParser(prog="python -m switches")
-    told.add_argument("--row", type=int, action="append", help="only those of this fault; may be given several times")
-    told.add_argument("--list", action="store_true", help="name them and do nothing")
-    asked = told.parse_args()
+    reported = argparse.ArgumentParser(prog="python -m switches")
+    reported.add_argument(
+        "--row", type=int, action="append", help="only those of this fault; may be given several times"
+    )
+    reported.add_argument("--list", action="store_true", help="name them and do nothing")
+    asked = reported.parse_args()
     chosen = [switch for switch in switches() if asked.row is None or switch.row in asked.row]
     if asked.list:
         sys.stdout.write("".join(f"{switch}\n" for switch in chosen))

@@ -1,7 +1,7 @@
 """The mechanisms behind the bounds of `docs/faults.md`: how each is switched off, and the tests that then fail.
 
-`switches.yaml` lists them by fault. A switch is a few edits: in `file` the text `was`, which occurs once, becomes
-another. Where one of two mechanisms suffices, the edits switch both off.
+`switches.yaml` lists them by fault. A switch is a few edits: in `file` the text `was`, which occurs once, is replaced
+by another. Where one of two mechanisms suffices, the edits switch both off.
 """
 
 from __future__ import annotations

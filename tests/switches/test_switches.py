@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 from documents.reading import ROOT
-from documents.test_every_known_fault_has_a_test import rows
-from lab.at_hand import why_not
+from documents.test_faults_page import rows
+from lab.available import why_not
 from lab.parts import missing
 from switches.table import Switch, switches
 from switches.without import LONGEST, copy_of_the_project, played_without

@@ -10,11 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from lab.commands import SIGNING_KEY
 from lab.desk import Desk, desk_of
-from lab.leftovers import no_lease_alone
+from lab.leaks import no_lease_alone
 from lab.parts import eventually
 from lab.redis_server import RedisServer
-from lab.wishes import SIGNING_KEY
 
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
@@ -66,7 +66,7 @@ def desk(
 
 @pytest.fixture
 def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]:
-    told = {
+    reported = {
         "AIMA_CONFIG": os.devnull,
         "AIMA_REDIS__URL": own_redis.url,
         "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
@@ -74,7 +74,7 @@ def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]
         "AIMA_STATE_DIR": str(tmp_path / "state"),
         "AIMA_HOST__NAME": "alpha",
     }
-    return {**os.environ, **told}
+    return {**os.environ, **reported}
 
 
 @pytest.fixture

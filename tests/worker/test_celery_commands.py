@@ -23,14 +23,14 @@ def celery(worker, worker_environment):
     return run
 
 
-def test_status_names_the_worker(celery):
+def test_celery_status_lists_the_worker(celery):
     status = celery("status", "--timeout", "5")
 
     assert (status.returncode, status.stderr) == (0, "")
     assert "aima@alpha: OK" in status.stdout
 
 
-def test_inspect_shows_the_queues_that_the_worker_takes_from(celery):
+def test_celery_inspect_lists_the_queues_of_the_worker(celery):
     queues = celery("inspect", "--timeout", "5", "active_queues")
 
     assert (queues.returncode, queues.stderr) == (0, "")
@@ -38,7 +38,7 @@ def test_inspect_shows_the_queues_that_the_worker_takes_from(celery):
     assert "host.alpha" in queues.stdout
 
 
-def test_importing_it_reads_no_settings():
+def test_importing_the_worker_app_reads_no_settings():
     command = [sys.executable, "-c", "import aima_worker.celery"]
 
     imported = subprocess.run(

@@ -37,7 +37,7 @@ def settings(tmp_path: Path, **changes: object) -> Settings:
 
 
 @pytest.mark.docker
-def test_an_engine_that_answers_the_sdk_is_taken(tmp_path: Path) -> None:
+def test_a_docker_engine_that_answers_the_sdk_is_used(tmp_path: Path) -> None:
     choice = choose_runtime(settings(tmp_path, docker=DockerSettings()))
 
     assert isinstance(choice.runtime, DockerSdkRuntime)
@@ -45,7 +45,7 @@ def test_an_engine_that_answers_the_sdk_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.docker
-def test_where_only_the_docker_program_reaches_an_engine_it_is_taken(
+def test_a_docker_engine_that_only_the_docker_program_reaches_is_used(
     tmp_path: Path, only_program: DockerProgram
 ) -> None:
     only_program(f"exec {shutil.which('docker')} --host unix:///var/run/docker.sock system dial-stdio")
@@ -56,7 +56,9 @@ def test_where_only_the_docker_program_reaches_an_engine_it_is_taken(
     assert not choice.native
 
 
-def test_a_program_that_reaches_no_engine_leaves_native_processes(tmp_path: Path, only_program: DockerProgram) -> None:
+def test_without_a_reachable_docker_engine_native_processes_are_used(
+    tmp_path: Path, only_program: DockerProgram
+) -> None:
     only_program("echo 'Cannot connect to the Docker daemon. Is the docker daemon running?' >&2; exit 1")
 
     choice = choose_runtime(settings(tmp_path))
@@ -66,7 +68,7 @@ def test_a_program_that_reaches_no_engine_leaves_native_processes(tmp_path: Path
 
 
 @pytest.mark.docker
-def test_the_docker_program_can_be_asked_for_by_name(tmp_path: Path) -> None:
+def test_the_docker_program_can_be_selected_by_name(tmp_path: Path) -> None:
     choice = choose_runtime(settings(tmp_path, runtime="docker-cli", docker=DockerSettings()))
 
     assert choice.runtime.facts().kind == "docker-cli"

@@ -1,4 +1,4 @@
-"""Small valid entries, and how a test writes them into a catalog of its own."""
+"""Small valid entries, and a catalog to write them into."""
 
 from __future__ import annotations
 

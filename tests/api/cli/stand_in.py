@@ -16,13 +16,13 @@ SERVICE = "svc-llamacpp-smollm2-135m"
 BEGINNING = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 CUT = "cut"
-"""Break the connection here."""
+"""Closes the connection here."""
 HOLD = "hold"
-"""Say no more until the test is over."""
+"""Sends no more until the test ends."""
 
 
 @dataclass
-class Heard:
+class Received:
     method: str
     path: str
     headers: dict[str, str]
@@ -31,11 +31,11 @@ class Heard:
 
 @dataclass
 class StandIn:
-    """Answers are taken by `METHOD /path`; the last of several stays. Streams are taken one per connection."""
+    """Responses are found by `METHOD /path`; the last of several is repeated. Each connection consumes a stream."""
 
     answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     streams: dict[str, list[list[str]]] = field(default_factory=dict)
-    heard: list[Heard] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -48,12 +48,12 @@ class StandIn:
         self.answer(request, {"code": code, "status": status, "detail": detail, "hint": hint}, status=status)
 
     def stream(self, *frames: str, operation: str = ID) -> None:
-        """What the next connection to that operation's events brings."""
+        """The stream of the next connection to that operation's events."""
         self.streams.setdefault(f"/v1/operations/{operation}/events", []).append(list(frames))
 
-    def asked(self, request: str) -> list[Heard]:
+    def asked(self, request: str) -> list[Received]:
         method, path = request.split()
-        return [each for each in self.heard if (each.method, each.path.partition("?")[0]) == (method, path)]
+        return [each for each in self.received if (each.method, each.path.partition("?")[0]) == (method, path)]
 
     def next_answer(self, request: str) -> tuple[int, Any]:
         left = self.answers.get(request)
@@ -66,7 +66,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Clients hang up on streams that they need no longer."""
+        """Clients close streams that they no longer need."""
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def _handler(script: StandIn) -> type[BaseHTTPRequestHandler]:
             """Quiet."""
 
         def _note(self, body: Any) -> None:
-            script.heard.append(Heard(self.command, self.path, dict(self.headers), body))
+            script.received.append(Received(self.command, self.path, dict(self.headers), body))
 
         def _answer(self, request: str) -> None:
             status, body = script.next_answer(request)

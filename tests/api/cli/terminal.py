@@ -1,4 +1,4 @@
-"""A terminal of so many columns: runs a program on a pseudo-terminal, and keeps what its user would see."""
+"""A terminal emulator: runs a program on a pseudo-terminal and keeps the screen that its user would see."""
 
 from __future__ import annotations
 

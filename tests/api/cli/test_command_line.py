@@ -1,4 +1,4 @@
-"""The grammar, the help, and how the command line meets what goes wrong."""
+"""The grammar, the help and the errors of the command line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def commands(group: click.Group = root, *path: str) -> Iterator[tuple[tuple[str,
 
 
 @pytest.mark.parametrize("words", GRAMMAR, ids=" ".join)
-def test_the_grammar_is_understood(words: list[str]) -> None:
+def test_every_command_of_the_grammar_is_parsed(words: list[str]) -> None:
     context = click.Context(root, info_name="aima", obj="http://nowhere", **root.context_settings)
     command: click.Command = root
     while isinstance(command, click.Group):
@@ -90,7 +90,7 @@ def test_every_command_is_in_the_grammar() -> None:
     assert {path for path, _ in commands()} <= tried
 
 
-def test_help_costs_no_slow_import() -> None:
+def test_help_imports_no_slow_module() -> None:
     check = (
         "import sys; from aima_api.cli.main import run; code = run(['--help']);"
         f"print(*[name for name in {SLOW_TO_IMPORT} if name in sys.modules], file=sys.stderr); sys.exit(code)"
@@ -102,7 +102,7 @@ def test_help_costs_no_slow_import() -> None:
     assert outcome.stderr.strip() == ""
 
 
-def test_a_listing_costs_no_slow_import(script: StandIn) -> None:
+def test_a_listing_imports_no_slow_module(script: StandIn) -> None:
     script.answer(
         "GET /v1/services", {"items": [{"id": SERVICE, "created_at": BEGINNING.isoformat(), "instances": []}]}
     )
@@ -127,7 +127,7 @@ def test_help(words: tuple[str, ...], aima: Aima, snapshot: SnapshotAssertion, m
     assert outcome.out == snapshot
 
 
-def test_the_summaries_of_lazy_commands_are_the_commands_own() -> None:
+def test_lazy_commands_have_the_summaries_of_their_modules() -> None:
     for section in SECTIONS.values():
         for home, summary in section.values():
             module, attribute = home.split(":")
@@ -146,7 +146,7 @@ def test_the_version(aima: Aima) -> None:
         (["host", "list", "--ouput"], "'--output'"),
     ],
 )
-def test_a_slip_of_the_finger_is_recognised(words: list[str], meant: str, aima: Aima) -> None:
+def test_a_mistyped_command_is_answered_with_the_closest_one(words: list[str], meant: str, aima: Aima) -> None:
     outcome = aima(*words)
 
     assert outcome.code == 2
@@ -163,7 +163,7 @@ def test_a_command_without_its_subcommand_prints_its_help(words: list[str], aima
 
 
 @pytest.mark.parametrize("words", [["service", "list"], ["service"], ["--help"]])
-def test_output_that_cannot_be_written_is_reported_as_such(words: list[str], script: StandIn) -> None:
+def test_a_failed_write_to_stdout_is_reported(words: list[str], script: StandIn) -> None:
     script.answer(
         "GET /v1/services", {"items": [{"id": SERVICE, "created_at": BEGINNING.isoformat(), "instances": []}]}
     )
@@ -178,7 +178,7 @@ def test_output_that_cannot_be_written_is_reported_as_such(words: list[str], scr
     assert "Traceback" not in outcome.stderr
 
 
-def test_a_url_without_its_scheme_is_reported_as_such(aima: Aima) -> None:
+def test_a_url_without_its_scheme_is_reported(aima: Aima) -> None:
     outcome = aima("--url", "localhost:7080", "service", "list")
 
     assert outcome.code == ApiUnavailable.exit_code
@@ -186,7 +186,7 @@ def test_a_url_without_its_scheme_is_reported_as_such(aima: Aima) -> None:
 
 
 @pytest.mark.parametrize("key", ["two\nlines", "schlüssel"])
-def test_a_key_that_no_api_can_have_is_reported_as_such(key: str, aima: Aima, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_cannot_be_sent_is_reported(key: str, aima: Aima, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIMA_KEY", key)
 
     outcome = aima("service", "list")
@@ -195,7 +195,7 @@ def test_a_key_that_no_api_can_have_is_reported_as_such(key: str, aima: Aima, mo
     assert "AIMA_KEY" in outcome.err
 
 
-def test_an_api_that_is_away_is_named_with_what_to_do(aima: Aima) -> None:
+def test_an_unreachable_api_is_reported_with_the_next_step(aima: Aima) -> None:
     url = f"http://127.0.0.1:{free_port()}"
 
     outcome = aima("--url", url, "service", "list")
@@ -207,7 +207,7 @@ def test_an_api_that_is_away_is_named_with_what_to_do(aima: Aima) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "nonsense", "http://[::1"])
-def test_an_address_that_is_none_is_no_traceback(url: str, aima: Aima) -> None:
+def test_a_malformed_address_is_reported_without_a_traceback(url: str, aima: Aima) -> None:
     outcome = aima("--url", url, "host", "list")
 
     assert outcome.code == ApiUnavailable.exit_code
@@ -217,7 +217,7 @@ def test_an_address_that_is_none_is_no_traceback(url: str, aima: Aima) -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [(502, b"<html>Bad Gateway</html>"), (200, b"<html>Welcome</html>"), (404, b"{}")]
 )
-def test_something_else_at_that_address_is_not_taken_for_an_api(
+def test_another_server_at_the_address_is_not_mistaken_for_the_api(
     status: int, body: bytes, script: StandIn, aima: Aima
 ) -> None:
     script.answer("GET /v1/hosts", body, status=status)
@@ -228,20 +228,20 @@ def test_something_else_at_that_address_is_not_taken_for_an_api(
     assert "the server there is not an AIMA API" in outcome.err
 
 
-def test_the_address_may_also_stand_behind_the_command(script: StandIn, aima: Aima) -> None:
+def test_the_url_option_can_follow_the_command(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/hosts", {"items": [], "next": None})
 
     assert aima("--url", "http://127.0.0.1:9", "host", "list", "--url", script.url).code == 0
 
 
-def test_a_bad_id_is_refused_without_asking_the_api(script: StandIn, aima: Aima) -> None:
+def test_a_malformed_id_is_refused_without_a_request(script: StandIn, aima: Aima) -> None:
     outcome = aima("service", "start", "../../etc")
 
     assert outcome.code == BadId.exit_code
-    assert script.heard == []
+    assert script.received == []
 
 
-def test_the_key_and_the_request_travel_with_the_start(
+def test_a_start_sends_its_api_key_and_its_request(
     script: StandIn, aima: Aima, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIMA_KEY", "secret")
@@ -256,14 +256,14 @@ def test_the_key_and_the_request_travel_with_the_start(
 
 
 @pytest.mark.parametrize("words", [[], ["x:1", "--engine", "e"], ["x:1", "--host", "a", "--route", "cpu.amd64"]])
-def test_a_pull_wants_one_image_and_one_place(words: list[str], aima: Aima) -> None:
+def test_a_pull_requires_one_image_and_one_target(words: list[str], aima: Aima) -> None:
     outcome = aima("image", "pull", *words)
 
     assert outcome.code == 2
     assert "`aima image pull --help`" in outcome.err
 
 
-def test_a_mistake_of_our_own_is_one_sentence_and_a_traceback_when_asked(script: StandIn, aima: Aima) -> None:
+def test_an_internal_error_is_one_sentence_and_a_traceback_on_request(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/hosts", {"items": [{"name": "a host without the rest"}], "next": None})
 
     short, long = aima("host", "list"), aima("--debug", "host", "list")
@@ -281,7 +281,7 @@ def test_ids_are_completed_from_the_api(words: str, script: StandIn) -> None:
     assert "svc-asr-a" in completed(f"aima --url {script.url} {words}")
 
 
-def test_completion_is_silent_when_the_api_is_away() -> None:
+def test_completion_prints_nothing_when_the_api_is_unreachable() -> None:
     assert completed(f"aima --url http://127.0.0.1:{free_port()} service start svc-").strip() == ""
 
 

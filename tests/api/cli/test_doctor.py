@@ -1,4 +1,4 @@
-"""`aima doctor` names what is missing and what mends it, and touches nothing."""
+"""`aima doctor` reports missing parts with their remedy, and changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api.cli.outcome import Aima
-from api.front_door import ScriptedWorker
+from api.node import ScriptedWorker
 from lab.parts import free_port
 
 from aima_api.doctor.checks import CheckStatus, Finding, check_hardware, check_hosts, check_packages, findings
@@ -29,7 +29,7 @@ def about(what: str) -> list[Finding]:
     return [each for each in findings(Settings()) if each.about == what]
 
 
-def test_without_a_docker_engine_it_says_how_to_get_one(monkeypatch: Env, tmp_path: Path) -> None:
+def test_without_a_docker_engine_the_doctor_says_how_to_install_one(monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
 
     (docker,) = about("Docker")
@@ -40,17 +40,22 @@ def test_without_a_docker_engine_it_says_how_to_get_one(monkeypatch: Env, tmp_pa
 
 
 @pytest.mark.docker
-def test_a_docker_engine_that_answers_is_named_with_its_version() -> None:
+def test_a_docker_engine_that_answers_is_listed_with_its_version() -> None:
     assert any("Docker Engine" in each.message and each.verdict is CheckStatus.OK for each in about("Docker"))
 
 
 @pytest.fixture
-def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
-    """What the doctor makes of what a worker's program tells."""
+def as_reported(tmp_path: Path) -> Callable[..., list[Finding]]:
+    """The doctor's findings from a worker's machine report."""
 
-    def findings_of(**told: Any) -> list[Finding]:
+    def findings_of(**reported: Any) -> list[Finding]:
         hardware = {"accelerators": [], "memory": 128_000_000_000, "unified_memory": False, "trouble": None}
-        seen = {"gives_gpus": None, "clock_offset": None, "hardware": {**hardware, **told.pop("hardware", {})}, **told}
+        seen = {
+            "gives_gpus": None,
+            "clock_offset": None,
+            "hardware": {**hardware, **reported.pop("hardware", {})},
+            **reported,
+        }
         program = tmp_path / "worker"
         program.write_text(json.dumps(seen))
         return list(check_hardware(["cat", str(program)]))
@@ -58,57 +63,59 @@ def as_told(tmp_path: Path) -> Callable[..., list[Finding]]:
     return findings_of
 
 
-def test_this_machine_s_gpus_are_looked_at_by_the_worker() -> None:
+def test_the_gpus_of_this_machine_are_detected_by_the_worker() -> None:
     assert about("GPU")
     assert not any("not checked" in each.message for each in about("GPU"))
 
 
-def test_the_doctor_names_the_accelerators_with_their_number_and_memory(as_told: Told) -> None:
+def test_the_doctor_lists_accelerators_with_their_number_and_memory(as_reported: Told) -> None:
     card = {"kind": "cuda", "name": "NVIDIA L4", "memory": 24_000_000_000, "compute_capability": "8.9"}
 
-    (gpu,) = as_told(hardware={"accelerators": [card, card]})
+    (gpu,) = as_reported(hardware={"accelerators": [card, card]})
 
     assert gpu == Finding("GPU", CheckStatus.OK, "2 × NVIDIA L4 (cuda, 24 GB, compute 8.9)")
 
 
-def test_the_doctor_says_that_cpu_and_gpu_share_the_memory(as_told: Told) -> None:
-    (gpu,) = as_told(hardware={"accelerators": [GB10], "unified_memory": True})
+def test_the_doctor_reports_memory_shared_by_cpu_and_gpu(as_reported: Told) -> None:
+    (gpu,) = as_reported(hardware={"accelerators": [GB10], "unified_memory": True})
 
     assert gpu.message == "NVIDIA GB10 (gb10, compute 12.1); 128 GB shared by CPU and GPU"
 
 
-def test_a_driver_that_fails_is_a_lack_with_its_remedy(as_told: Told) -> None:
+def test_a_failing_driver_is_a_finding_with_its_remedy(as_reported: Told) -> None:
     trouble = {"said": "No NVIDIA GPU can be used: version mismatch.", "mend": "sudo reboot"}
 
-    assert as_told(hardware={"trouble": trouble}) == [
+    assert as_reported(hardware={"trouble": trouble}) == [
         Finding("GPU", CheckStatus.FAILED, trouble["said"], trouble["mend"]),
     ]
 
 
 @pytest.mark.parametrize(("gives", "verdict"), [(True, CheckStatus.OK), (False, CheckStatus.FAILED)])
-def test_a_docker_engine_that_gives_no_gpus_is_a_lack(as_told: Told, gives: bool, verdict: CheckStatus) -> None:
-    gpu, containers = as_told(hardware={"accelerators": [GB10]}, gives_gpus=gives)
+def test_a_docker_engine_that_provides_no_gpus_is_a_finding(
+    as_reported: Told, gives: bool, verdict: CheckStatus
+) -> None:
+    gpu, containers = as_reported(hardware={"accelerators": [GB10]}, gives_gpus=gives)
 
     assert gpu.verdict is CheckStatus.OK
     assert containers.verdict is verdict
     assert (containers.fix is None) == gives
 
 
-def test_without_a_gpu_nobody_minds_that_docker_gives_none(as_told: Told) -> None:
-    assert [each.verdict for each in as_told(gives_gpus=False)] == [CheckStatus.OK]
+def test_without_a_gpu_it_is_no_finding_that_docker_provides_none(as_reported: Told) -> None:
+    assert [each.verdict for each in as_reported(gives_gpus=False)] == [CheckStatus.OK]
 
 
 @pytest.mark.parametrize(
     ("offset", "said"), [(0.4, "in sync with Redis"), (2.5, "2.5 s ahead of Redis"), (-90.0, "90.0 s behind Redis")]
 )
-def test_the_doctor_tells_how_far_the_clock_is_off(as_told: Told, offset: float, said: str) -> None:
-    *_, clock = as_told(clock_offset=offset)
+def test_the_doctor_reports_the_clock_offset(as_reported: Told, offset: float, said: str) -> None:
+    *_, clock = as_reported(clock_offset=offset)
 
     assert clock.message == said
     assert (clock.fix is None) == (clock.verdict is CheckStatus.OK) == (abs(offset) < 1)
 
 
-def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
+def test_a_machine_without_the_worker_packages_is_reported() -> None:
     (gpu,) = check_hardware([sys.executable, "-c", "raise ModuleNotFoundError('no psutil')"])
 
     assert gpu.verdict is CheckStatus.WARNING
@@ -116,7 +123,7 @@ def test_a_machine_without_the_worker_s_parts_is_told_so() -> None:
 
 
 @pytest.mark.redis
-def test_messages_that_made_no_sense_are_told_with_the_hosts_that_met_them(redis: TextRedis, redis_url: str) -> None:
+def test_malformed_messages_are_reported_with_the_hosts_that_dropped_them(redis: TextRedis, redis_url: str) -> None:
     settings = Settings.model_validate({"redis": {"url": redis_url}})
     before = list(check_hosts(settings))
     for name in ("alpha", "beta", "gamma"):
@@ -124,15 +131,15 @@ def test_messages_that_made_no_sense_are_told_with_the_hosts_that_met_them(redis
     HostStore(redis).count_dropped(HostName("alpha"), 2)
     HostStore(redis).count_dropped(HostName("gamma"), 1)
 
-    (told,) = check_hosts(settings)
+    (reported,) = check_hosts(settings)
 
     assert before == []
-    assert (told.about, told.verdict) == ("messages", CheckStatus.WARNING)
-    assert told.message == "malformed messages dropped in the last day: 3, by alpha and gamma"
-    assert "redis.url" in str(told.fix)
+    assert (reported.about, reported.verdict) == ("messages", CheckStatus.WARNING)
+    assert reported.message == "malformed messages dropped in the last day: 3, by alpha and gamma"
+    assert "redis.url" in str(reported.fix)
 
 
-def test_without_a_redis_nothing_is_told_of_messages() -> None:
+def test_without_redis_malformed_messages_are_not_reported() -> None:
     settings = Settings.model_validate({"redis": {"url": f"redis://127.0.0.1:{free_port()}"}})
 
     assert list(check_hosts(settings)) == []
@@ -150,7 +157,7 @@ def test_unrecognized_containers_are_listed_with_their_host(redis: TextRedis, re
     assert "docker rm -f aima-x aima-y" in str(finding.fix)
 
 
-def test_a_worker_host_needs_the_worker_s_packages_only(monkeypatch: Env, tmp_path: Path) -> None:
+def test_a_worker_host_needs_only_the_packages_of_the_worker(monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setattr("aima_api.doctor.checks.find_spec", lambda name: None if name in ("fastapi", "uvicorn") else 1)
     monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -169,7 +176,7 @@ def test_missing_packages_are_installed_from_the_source_and_not_from_pypi(monkey
     assert "pip" not in str(packages.fix)
 
 
-def test_what_is_lacking_decides_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:
+def test_the_findings_determine_the_exit_code(aima: Aima, monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     monkeypatch.setattr("aima_api.up.redis_server._bundled", list)

@@ -1,4 +1,4 @@
-"""A follower hears every event once and in order, whatever becomes of its connections."""
+"""An event follower reconnects and returns every event exactly once and in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def numbers(news: list[Update]) -> list[int]:
     return [each.seq for each in news if isinstance(each, Event)]
 
 
-def test_an_unbroken_stream_is_heard_to_its_end(script: StandIn, api: Api) -> None:
+def test_an_uninterrupted_stream_is_followed_to_its_end(script: StandIn, api: Api) -> None:
     script.stream(an_event(1, "queued"), ": heartbeat\n\n", an_event(2, "starting"), an_event(3, "ready", name="end"))
 
     news = follow(api)
@@ -33,7 +33,7 @@ def test_an_unbroken_stream_is_heard_to_its_end(script: StandIn, api: Api) -> No
     assert not any(isinstance(each, ConnectionLost) for each in news)
 
 
-def test_a_cut_stream_is_taken_up_after_the_last_event_heard(script: StandIn, api: Api) -> None:
+def test_an_interrupted_stream_resumes_after_the_last_event(script: StandIn, api: Api) -> None:
     script.stream(an_event(1, "queued"), an_event(2, "pulling"), CUT)
     script.stream(an_event(3, "starting"), an_event(4, "ready", name="end"))
 
@@ -44,14 +44,14 @@ def test_a_cut_stream_is_taken_up_after_the_last_event_heard(script: StandIn, ap
     assert [type(each) for each in news].count(ConnectionLost) == 1
 
 
-def test_an_event_sent_twice_is_heard_once(script: StandIn, api: Api) -> None:
+def test_a_duplicate_event_is_returned_once(script: StandIn, api: Api) -> None:
     script.stream(an_event(1, "queued"), an_event(2, "starting"), CUT)
     script.stream(an_event(1, "queued"), an_event(2, "starting"), an_event(3, "ready", name="end"))
 
     assert numbers(follow(api)) == [1, 2, 3]
 
 
-def test_a_gap_is_asked_for_again(script: StandIn, api: Api) -> None:
+def test_a_gap_is_requested_again(script: StandIn, api: Api) -> None:
     script.stream(an_event(1, "queued"), an_event(3, "ready", name="end"))
     script.stream(an_event(2, "starting"), an_event(3, "ready", name="end"))
 
@@ -61,7 +61,7 @@ def test_a_gap_is_asked_for_again(script: StandIn, api: Api) -> None:
     assert script.asked(EVENTS)[1].headers["Last-Event-ID"] == "1"
 
 
-def test_a_gap_that_stays_is_bridged_by_the_record(script: StandIn, api: Api) -> None:
+def test_a_gap_that_stays_is_filled_from_the_record(script: StandIn, api: Api) -> None:
     script.stream(an_event(3, "starting"))
     script.answer(f"GET /v1/operations/{ID}", an_operation(state="running", phase="starting", seq=3))
     script.stream(an_event(4, "ready", name="end"))
@@ -74,7 +74,7 @@ def test_a_gap_that_stays_is_bridged_by_the_record(script: StandIn, api: Api) ->
     ]
 
 
-def test_after_a_reset_it_goes_on_from_the_snapshot(script: StandIn, api: Api) -> None:
+def test_after_a_reset_a_follower_continues_from_the_snapshot(script: StandIn, api: Api) -> None:
     snapshot = Operation.model_validate(an_operation(state="running", phase="loading", seq=40)).model_dump_json()
     script.stream(f"event: reset\ndata: {snapshot}\n\n", an_event(41, "ready", name="end"))
 
@@ -84,7 +84,7 @@ def test_after_a_reset_it_goes_on_from_the_snapshot(script: StandIn, api: Api) -
     assert numbers(news) == [41]
 
 
-def test_a_stream_that_ends_without_a_word_is_ended_by_the_record(script: StandIn, api: Api) -> None:
+def test_a_stream_that_closes_without_a_final_event_is_ended_by_the_record(script: StandIn, api: Api) -> None:
     script.stream()
     script.answer(f"GET /v1/operations/{ID}", an_operation(state="failed", phase="failed", failure=a_failure()))
 
@@ -94,7 +94,7 @@ def test_a_stream_that_ends_without_a_word_is_ended_by_the_record(script: StandI
     assert news.failure is not None
 
 
-def test_an_api_that_lost_its_redis_for_a_moment_is_asked_again(script: StandIn, api: Api) -> None:
+def test_an_api_that_lost_redis_for_a_moment_is_asked_again(script: StandIn, api: Api) -> None:
     script.refuse(EVENTS, code="broker_unavailable", status=503)
     followed = iter(EventFollower(api, OperationId(ID), reconnect=Reconnect(sleep=lambda _: None)))
 
@@ -105,7 +105,7 @@ def test_an_api_that_lost_its_redis_for_a_moment_is_asked_again(script: StandIn,
     assert numbers(list(followed)) == [1, 2]
 
 
-def test_an_operation_that_is_unknown_is_not_asked_for_twice(script: StandIn, api: Api) -> None:
+def test_an_unknown_operation_is_requested_only_once(script: StandIn, api: Api) -> None:
     script.refuse(EVENTS, code="unknown_operation", status=404)
 
     with pytest.raises(ApiError) as refused:
@@ -115,7 +115,7 @@ def test_an_operation_that_is_unknown_is_not_asked_for_twice(script: StandIn, ap
     assert len(script.asked(EVENTS)) == 1
 
 
-def test_an_api_that_stays_away_is_given_up() -> None:
+def test_an_api_that_stays_unreachable_fails_the_follow() -> None:
     clock = iter([0.0, 1.0, RECONNECT_TIMEOUT.total_seconds() + 1])
 
     with Api("http://127.0.0.1:9") as nobody, pytest.raises(ApiUnavailable):

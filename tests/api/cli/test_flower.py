@@ -1,4 +1,4 @@
-"""`aima flower`: what it shows of a real installation, to whom, and what it keeps to itself."""
+"""`aima flower` shows a real installation to users with the password, without secrets and read-only."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from aima_core.queue.celery_app import celery_app
 COMES_WITHIN = timedelta(seconds=20)
 ENDS_WITHIN = 3
 OPEN = {"/healthcheck", "/logout"}
-"""Pages that say nothing about anybody."""
+"""Pages without data."""
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 
 class Flower:
-    """A Flower in a process of its own, and whoever asks it."""
+    """A Flower in a separate process, and a client of it."""
 
     def __init__(self, environment: dict[str, str], state: Path) -> None:
         self.port = free_port()
-        self._environment = {**environment, "FLOWER_UNAUTHENTICATED_API": "1"}  # which must not matter
+        self._environment = {**environment, "FLOWER_UNAUTHENTICATED_API": "1"}  # which must be ignored
         self._state = state
         self.process = subprocess.Popen([AIMA, "flower", "--port", str(self.port)], env=self._environment)
         assert eventually(lambda: self.status("/healthcheck") == 200, within=COMES_WITHIN)
@@ -48,7 +48,7 @@ class Flower:
         return (self._state / "flower.password").read_text()
 
     def status(self, path: str, *, user: str | None = None, method: str = "GET") -> int | None:
-        """None while nobody answers."""
+        """None while the server does not answer."""
         try:
             return self._ask(path, user, method)[0]
         except OSError:
@@ -95,7 +95,7 @@ def flower(aima: Aima, secrets: dict[str, str]) -> Iterator[Flower]:
     assert flower.process.wait(ENDS_WITHIN) == 0
 
 
-def test_every_host_is_a_worker_with_its_queues(flower: Flower) -> None:
+def test_every_host_is_listed_as_a_worker_with_its_queues(flower: Flower) -> None:
     worker = flower.read("/api/workers?refresh=1")["aima@alpha"]
 
     queues = {queue["name"] for queue in worker["active_queues"]}
@@ -104,7 +104,7 @@ def test_every_host_is_a_worker_with_its_queues(flower: Flower) -> None:
     assert set(worker["registered"]) == {"aima.start", "aima.pull", "aima.stop"}
 
 
-def test_an_operation_is_a_task_under_its_own_id(aima: Aima, flower: Flower) -> None:
+def test_an_operation_is_listed_as_a_task_under_its_id(aima: Aima, flower: Flower) -> None:
     (operation,) = json.loads(aima.aima("image", "pull", "tiny:1", "--host", "alpha", "-o", "json").stdout)
 
     def task() -> Any:
@@ -117,7 +117,7 @@ def test_an_operation_is_a_task_under_its_own_id(aima: Aima, flower: Flower) -> 
 
 
 @pytest.mark.parametrize("user", [None, "aima:wrong", "aima:", "nobody:x"])
-def test_nobody_looks_in_without_the_password(user: str | None, flower: Flower) -> None:
+def test_every_page_needs_the_password(user: str | None, flower: Flower) -> None:
     asked = [(method, page) for page in pages() for method in ("GET", "POST")]
 
     answered = {page for method, page in asked if flower.status(page, user=user, method=method) == 200}
@@ -126,38 +126,38 @@ def test_nobody_looks_in_without_the_password(user: str | None, flower: Flower) 
     assert answered == OPEN
 
 
-def test_no_answer_tells_a_secret(flower: Flower, secrets: dict[str, str]) -> None:
+def test_no_response_contains_a_secret(flower: Flower, secrets: dict[str, str]) -> None:
     answers = "".join(flower.answer(page) for page in (*pages(), "/worker/aima@alpha", "/api/workers?refresh=1"))
 
     assert "aima@alpha" in answers
     assert [name for name, secret in [*secrets.items(), ("its own", flower.password)] if secret in answers] == []
 
 
-def test_what_a_worker_tells_of_its_line_to_sentinels_is_readable_and_no_secret() -> None:
+def test_the_sentinel_connection_of_a_worker_is_shown_without_its_password() -> None:
     url = "sentinel://:the-master-s@one:1,two:2/0?master=m&sentinel_password=the-sentinels-own"
 
     with celery_app(url, answer_within=timedelta(seconds=1)).connection() as line:
-        told = {name: json.dumps(value) for name, value in line.info().items()}
+        reported = {name: json.dumps(value) for name, value in line.info().items()}
 
-    assert "the-sentinels-own" not in "".join(told.values())
-    assert '"master_name": "m"' in told["transport_options"]
+    assert "the-sentinels-own" not in "".join(reported.values())
+    assert '"master_name": "m"' in reported["transport_options"]
 
 
-def test_who_looks_on_changes_nothing(flower: Flower, aima: Aima) -> None:
+def test_a_visitor_cannot_change_anything(flower: Flower, aima: Aima) -> None:
     refused = flower.answer("/api/worker/shutdown/aima@alpha", "POST")
 
     assert "Read only" in refused
     assert aima.record("host", "list")[0]["live"]
 
 
-def test_the_password_is_the_owner_s_alone(flower: Flower, aima: Aima) -> None:
+def test_only_the_owner_can_read_the_password_file(flower: Flower, aima: Aima) -> None:
     kept = aima.directory / "state/flower.password"
 
     assert kept.stat().st_mode & 0o077 == 0
     assert len(flower.password) >= 32
 
 
-def test_an_address_others_reach_wants_a_password_of_somebody_s_choosing(tmp_path: Path) -> None:
+def test_a_public_address_needs_an_explicit_password(tmp_path: Path) -> None:
     ended = refused(tmp_path, "--bind", "0.0.0.0")
 
     assert ended.returncode == BadSettings.exit_code
@@ -165,7 +165,7 @@ def test_an_address_others_reach_wants_a_password_of_somebody_s_choosing(tmp_pat
     assert not (tmp_path / "flower.password").exists()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
@@ -175,7 +175,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert f"port {port}" in ended.stderr
 
 
-def test_it_ends_at_once_even_while_it_waits_for_redis(tmp_path: Path) -> None:
+def test_it_exits_at_once_even_while_it_waits_for_redis(tmp_path: Path) -> None:
     nowhere = {"AIMA_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0", "AIMA_STATE_DIR": str(tmp_path)}
     flower = Flower({**os.environ, **nowhere, "AIMA_CONFIG": os.devnull}, tmp_path)
 
@@ -185,7 +185,7 @@ def test_it_ends_at_once_even_while_it_waits_for_redis(tmp_path: Path) -> None:
 
 
 def pages() -> list[str]:
-    """Every page that Flower knows, with some name where it wants one; not its style sheets."""
+    """Every page of Flower except style sheets, with a name for each placeholder."""
     patterns = [each.regex.pattern if isinstance(each, URLSpec) else each[0] for each in handlers]
     named = {re.sub(r"\(\.[+*]\)", "x", pattern).strip("$?") for pattern in patterns}
     return sorted(named - {".*", "/static/x"})

@@ -1,4 +1,4 @@
-"""`aima host forget`: what it asks, what it says, how it ends."""
+"""`aima host forget`: its request, output and exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aima_core.errors import AimaError, BadId, HostLives, UnknownHost
 FORGET = "DELETE /v1/hosts/box"
 
 
-def test_forgetting_a_host_says_so(script: StandIn, aima: Aima) -> None:
+def test_forgetting_a_host_is_confirmed(script: StandIn, aima: Aima) -> None:
     script.answer(FORGET, None, status=204)
 
     outcome = aima("host", "forget", "box")
@@ -21,7 +21,7 @@ def test_forgetting_a_host_says_so(script: StandIn, aima: Aima) -> None:
 
 
 @pytest.mark.parametrize("row", [HostLives, UnknownHost])
-def test_a_host_that_cannot_be_forgotten_ends_with_its_own_code(
+def test_a_host_that_cannot_be_forgotten_exits_with_its_own_code(
     row: type[AimaError], script: StandIn, aima: Aima
 ) -> None:
     script.refuse(FORGET, code=row.code, status=row.status)
@@ -32,5 +32,5 @@ def test_a_host_that_cannot_be_forgotten_ends_with_its_own_code(
     assert row.code in outcome.err
 
 
-def test_what_is_no_name_of_a_host_is_asked_of_nobody(script: StandIn, aima: Aima) -> None:
+def test_a_malformed_host_name_is_refused_without_a_request(script: StandIn, aima: Aima) -> None:
     assert aima("host", "forget", "../box").code == BadId.exit_code

@@ -1,4 +1,4 @@
-"""The moving display, one picture at a time."""
+"""The live display, frame by frame."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pulling(layers: list[dict[str, Any]], **sums: Any) -> OperationTracker:
     )
 
 
-def test_a_pull_has_a_bar_per_new_layer_and_one_in_all(snapshot: SnapshotAssertion) -> None:
+def test_a_pull_has_a_bar_per_new_layer_and_one_for_the_total(snapshot: SnapshotAssertion) -> None:
     layers = [
         a_layer("4f4fb700ef54", "exists"),
         a_layer("a1b2c3d4e5f60718", "done", downloaded=8 * MB, extracted=8 * MB, total=8 * MB),
@@ -55,7 +55,7 @@ def test_a_pull_has_a_bar_per_new_layer_and_one_in_all(snapshot: SnapshotAsserti
     assert "4f4fb700ef54" not in shown
 
 
-def test_many_layers_are_summed_up_behind_the_busy_ones() -> None:
+def test_finished_layers_are_summarized_below_the_active_ones() -> None:
     layers = [a_layer(f"done{number:08}", "done") for number in range(30)]
     layers.append(a_layer("busy00000000", "downloading", downloaded=1, total=2))
 
@@ -73,12 +73,12 @@ def test_an_unknown_total_is_shown_as_a_lower_bound_without_a_percentage() -> No
     assert "%" not in shown
 
 
-def test_a_pull_that_went_back_says_that_it_was_begun_anew() -> None:
+def test_a_layer_downloaded_again_is_marked_as_such() -> None:
     assert "30 MB of 98 MB downloaded (restarted 2 ×)" in picture(pulling([], restarts=2))
     assert "restarted" not in picture(pulling([], restarts=0))
 
 
-def test_while_loading_the_engines_last_lines_are_there(snapshot: SnapshotAssertion) -> None:
+def test_while_loading_the_last_lines_of_the_engine_are_shown(snapshot: SnapshotAssertion) -> None:
     loading = track(
         an_event(1, "pulling", after=0.5, host="box"),
         an_event(2, "loading", after=9),
@@ -90,7 +90,7 @@ def test_while_loading_the_engines_last_lines_are_there(snapshot: SnapshotAssert
     assert picture(loading) == snapshot
 
 
-def test_more_operations_than_fit_are_counted() -> None:
+def test_operations_that_do_not_fit_are_counted() -> None:
     hosts = [track(an_event(1, "starting"), route=f"host.h{number}") for number in range(30)]
 
     shown = picture(*hosts, height=24)

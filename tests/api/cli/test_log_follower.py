@@ -1,4 +1,4 @@
-"""`aima service logs`: lines to stdout, sentences about them to stderr, each line once across lost connections."""
+"""`aima service logs`: lines on stdout, notes on stderr, each line exactly once across reconnects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_lines_go_to_stdout_and_notes_to_stderr(aima: Aima, script: StandIn) -> 
     assert outcome.err == "── box is away.\n"
 
 
-def test_options_become_the_question(aima: Aima, script: StandIn) -> None:
+def test_options_become_query_parameters(aima: Aima, script: StandIn) -> None:
     _runs_on(script, "box")
     script.answer(f"GET {PATH}", {"items": [], "notes": []})
 
@@ -55,14 +55,14 @@ def test_options_become_the_question(aima: Aima, script: StandIn) -> None:
     assert _asked(script)[0] == {"tail": ["7"], "since": ["10m"], "host": ["a", "b"]}
 
 
-def test_lines_of_several_hosts_say_whose_they_are(aima: Aima, script: StandIn) -> None:
+def test_lines_of_several_hosts_are_prefixed_with_their_host(aima: Aima, script: StandIn) -> None:
     _runs_on(script, "box", "spark-01")
     script.answer(f"GET {PATH}", {"items": [a_line("one"), a_line("two", host="spark-01")], "notes": []})
 
     assert aima("service", "logs", SERVICE).out == "box      │ one\nspark-01 │ two\n"
 
 
-def test_lines_have_their_times_on_demand(aima: Aima, script: StandIn, two_hours_east: None) -> None:
+def test_timestamps_are_printed_on_request(aima: Aima, script: StandIn, two_hours_east: None) -> None:
     _runs_on(script, "box", "spark-01")
     script.answer(f"GET {PATH}", {"items": [a_line("one"), a_line("two", host="spark-01", at=90)], "notes": []})
 
@@ -71,7 +71,7 @@ def test_lines_have_their_times_on_demand(aima: Aima, script: StandIn, two_hours
     assert shown == "box      │ 2026-01-01 14:00:00  one\nspark-01 │ 2026-01-01 14:01:30  two\n"
 
 
-def test_on_a_terminal_lines_have_their_times_by_default(script: StandIn) -> None:
+def test_timestamps_are_printed_by_default_on_a_terminal(script: StandIn) -> None:
     _runs_on(script, "box")
     script.answer(f"GET {PATH}", {"items": [a_line("one")], "notes": []})
     command = [sys.executable, "-c", _MAIN, "--url", script.url, "service", "logs", SERVICE]
@@ -81,7 +81,7 @@ def test_on_a_terminal_lines_have_their_times_by_default(script: StandIn) -> Non
     assert (code, output.splitlines()[-1]) == (0, "2026-01-01 12:00:00  one")
 
 
-def test_json_is_a_record_a_line(aima: Aima, script: StandIn) -> None:
+def test_json_output_has_one_record_per_line(aima: Aima, script: StandIn) -> None:
     _runs_on(script, "box")
     script.answer(f"GET {PATH}", {"items": [a_line("\x1b]0;é")], "notes": []})
 
@@ -92,7 +92,7 @@ def test_json_is_a_record_a_line(aima: Aima, script: StandIn) -> None:
     assert "\x1b" not in outcome.out
 
 
-def test_a_follow_goes_on_after_the_last_line_seen(aima: Aima, script: StandIn) -> None:
+def test_a_follow_resumes_after_the_last_line(aima: Aima, script: StandIn) -> None:
     _runs_on(script, "box")
     script.streams[PATH] = [
         [_event("line", a_line("one", at=1)), _event("line", a_line("two", at=2)), CUT],
@@ -109,13 +109,15 @@ def test_a_follow_goes_on_after_the_last_line_seen(aima: Aima, script: StandIn) 
     assert again["tail"] == ["10000"]
 
 
-def test_a_follow_of_what_is_not_there_is_refused(aima: Aima, script: StandIn) -> None:
+def test_a_follow_of_an_unknown_service_is_refused(aima: Aima, script: StandIn) -> None:
     script.refuse(f"GET /v1/services/{SERVICE}", code="unknown_service", status=404)
 
     assert aima("service", "logs", SERVICE, "--follow").code == 12
 
 
-def test_an_api_that_stays_away_is_given_up(api: Api, script: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_api_that_stays_unreachable_fails_the_follow(
+    api: Api, script: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
     script.streams[PATH] = [[_event("line", a_line("one")), CUT]]
     script.refuse(f"GET {PATH}", code="broker_unavailable", status=503)
     reconnect = Reconnect(timeout=timedelta(milliseconds=100), first_delay=timedelta(milliseconds=10))
@@ -139,7 +141,7 @@ def test_stderr_is_dim_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, aima:
     assert echoed == ["fine", "\x1b[2malas\x1b[0m"]
 
 
-def test_ctrl_c_ends_a_follow_quietly(script: StandIn) -> None:
+def test_ctrl_c_ends_a_follow_without_an_error(script: StandIn) -> None:
     _runs_on(script, "box")
     script.streams[PATH] = [[_event("line", a_line("one")), HOLD]]
     command = [sys.executable, "-c", _MAIN, "--url", script.url, "service", "logs", SERVICE, "--follow"]

@@ -1,4 +1,4 @@
-"""`aima plan`, `aima host drain` and `aima host resume`: what they ask, what they show, how they end."""
+"""`aima plan`, `aima host drain` and `aima host resume`: their requests, output and exit codes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ REFUSED = STARTS | {
     [(STARTS, 0), (WAITS, WouldWait.exit_code), (REFUSED, RequirementsNotMet.exit_code)],
     ids=["starts", "waits", "refused"],
 )
-def test_a_plan_for_people(
+def test_a_plan_as_a_table(
     found: dict[str, Any], code: int, script: StandIn, aima: Aima, snapshot: SnapshotAssertion
 ) -> None:
     script.answer(PLAN, found)
@@ -81,7 +81,7 @@ def test_a_plan_for_people(
     assert outcome.err == snapshot(name="err")
 
 
-def test_a_plan_for_programs_is_what_the_api_said(script: StandIn, aima: Aima) -> None:
+def test_a_plan_as_json_is_the_response_of_the_api(script: StandIn, aima: Aima) -> None:
     script.answer(PLAN, WAITS)
 
     as_json, as_yaml = aima("plan", SERVICE, "-o", "json"), aima("plan", SERVICE, "-o", "yaml")
@@ -112,7 +112,7 @@ def test_draining_says_how_to_undo_it(script: StandIn, aima: Aima) -> None:
     assert script.asked(DRAIN)[0].body == {"stop": False}
 
 
-def test_draining_with_stop_can_be_waited_for(script: StandIn, aima: Aima) -> None:
+def test_draining_with_stop_can_wait_for_the_stops(script: StandIn, aima: Aima) -> None:
     stop = an_operation(kind="stop", route="host.box")
     script.answer(DRAIN, {"host": BOX, "operations": [stop]}, status=202)
     script.stream(an_event(1, "stopping"), an_event(2, "stopped", after=1, name="end", host="box"))
@@ -135,7 +135,7 @@ def test_draining_with_stop_says_how_to_follow_the_stops(script: StandIn, aima: 
     assert f"aima operation watch {ID}" in outcome.err
 
 
-def test_draining_and_resuming_for_programs(script: StandIn, aima: Aima) -> None:
+def test_draining_and_resuming_as_json(script: StandIn, aima: Aima) -> None:
     drained = {"host": BOX, "operations": []}
     script.answer(DRAIN, drained, status=202)
     script.answer(RESUME, BOX | {"drained": False, "drained_since": None})
@@ -148,14 +148,14 @@ def test_draining_and_resuming_for_programs(script: StandIn, aima: Aima) -> None
     ("live", "said"),
     [(True, "Host box resumed.\n"), (False, "Host box resumed. It takes starts once its worker is back.\n")],
 )
-def test_resuming_says_what_follows(live: bool, said: str, script: StandIn, aima: Aima) -> None:
+def test_resuming_names_the_next_step(live: bool, said: str, script: StandIn, aima: Aima) -> None:
     script.answer(RESUME, BOX | {"live": live, "drained": False, "drained_since": None})
 
     assert aima("host", "resume", "box").out == said
 
 
 @pytest.mark.parametrize("command", ["drain", "resume"])
-def test_a_host_that_nobody_knows_ends_with_its_own_code(command: str, script: StandIn, aima: Aima) -> None:
+def test_an_unknown_host_exits_with_its_own_code(command: str, script: StandIn, aima: Aima) -> None:
     script.refuse(f"POST /v1/hosts/box:{command}", code=UnknownHost.code, status=404)
 
     assert aima("host", command, "box").code == UnknownHost.exit_code

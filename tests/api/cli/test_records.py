@@ -1,4 +1,4 @@
-"""Listings and records: a table for people, JSON and YAML for programs, nothing that a terminal would obey."""
+"""Listings and records: a table for people, JSON and YAML for programs, no escapes for the terminal."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("standing_clock")
-def test_a_drained_host_is_listed_with_how_long_it_has_been(script: StandIn, aima: Aima) -> None:
+def test_a_drained_host_is_listed_with_the_time_since_then(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/hosts", {"items": [HOST | {"drained": True, "drained_since": LONG_AGO}], "next": None})
 
     assert "live, drained for 5h" in aima("host", "list").out
@@ -140,7 +140,9 @@ def test_a_drained_host_is_listed_with_how_long_it_has_been(script: StandIn, aim
 
 @pytest.mark.usefixtures("standing_clock")
 @pytest.mark.parametrize("words", RECORDS, ids=" ".join)
-def test_a_table_for_people(words: tuple[str, ...], script: StandIn, aima: Aima, snapshot: SnapshotAssertion) -> None:
+def test_records_are_printed_as_a_table(
+    words: tuple[str, ...], script: StandIn, aima: Aima, snapshot: SnapshotAssertion
+) -> None:
     serve(script, words)
 
     outcome = aima(*words)
@@ -150,7 +152,7 @@ def test_a_table_for_people(words: tuple[str, ...], script: StandIn, aima: Aima,
 
 
 @pytest.mark.parametrize("words", RECORDS, ids=" ".join)
-def test_json_and_yaml_give_what_the_api_gave(words: tuple[str, ...], script: StandIn, aima: Aima) -> None:
+def test_json_and_yaml_are_the_response_of_the_api(words: tuple[str, ...], script: StandIn, aima: Aima) -> None:
     records = serve(script, words)
     if words == ("service", "status"):
         records = STATUS["instances"]
@@ -159,7 +161,7 @@ def test_json_and_yaml_give_what_the_api_gave(words: tuple[str, ...], script: St
     assert yaml.safe_load(aima(*words, "-o", "yaml").out) == records
 
 
-def test_columns_that_no_host_fills_are_left_out(script: StandIn, aima: Aima) -> None:
+def test_columns_without_a_value_are_omitted(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/hosts", {"items": [HOST], "next": None})
 
     headings = aima("host", "list").out.splitlines()[0]
@@ -169,7 +171,7 @@ def test_columns_that_no_host_fills_are_left_out(script: StandIn, aima: Aima) ->
     assert "CLOCK" not in headings
 
 
-def test_a_host_that_has_left_was_last_seen_then_and_not_in_1970(script: StandIn, aima: Aima) -> None:
+def test_a_host_that_left_has_its_last_heartbeat_time_and_not_1970(script: StandIn, aima: Aima) -> None:
     left = {**HOST, "live": False, "left": True, "seen_at": "1970-01-01T00:00:00Z"}
     script.answer("GET /v1/hosts", {"items": [left], "next": None})
 
@@ -179,7 +181,7 @@ def test_a_host_that_has_left_was_last_seen_then_and_not_in_1970(script: StandIn
     assert row.split()[-1] == "left"
 
 
-def test_unrecognized_containers_are_shown_with_their_host(script: StandIn, aima: Aima) -> None:
+def test_unrecognized_containers_are_listed_with_their_host(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/hosts/box", {**HOST, "strangers": ["aima-x", "aima-y"]})
 
     shown = aima("host", "show", "box").out
@@ -187,7 +189,7 @@ def test_unrecognized_containers_are_shown_with_their_host(script: StandIn, aima
     assert re.search(r"^unrecognized containers +aima-x, aima-y$", shown, re.MULTILINE)
 
 
-def test_a_listing_is_read_page_after_page(script: StandIn, aima: Aima) -> None:
+def test_a_listing_reads_page_after_page(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/ports", {"items": [LEASE], "next": "more"})
     script.answer("GET /v1/ports", {"items": [{**LEASE, "port": 20001}], "next": None})
 
@@ -197,7 +199,7 @@ def test_a_listing_is_read_page_after_page(script: StandIn, aima: Aima) -> None:
     assert "cursor=more" in script.asked("GET /v1/ports")[1].path
 
 
-def test_an_empty_listing_says_so_on_stderr(script: StandIn, aima: Aima) -> None:
+def test_an_empty_listing_is_reported_on_stderr(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/services", {"items": [], "next": None})
 
     outcome = aima("service", "list")
@@ -207,7 +209,7 @@ def test_an_empty_listing_says_so_on_stderr(script: StandIn, aima: Aima) -> None
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
-def test_no_record_can_drive_the_terminal(output: str, script: StandIn, aima: Aima) -> None:
+def test_no_record_can_send_escapes_to_the_terminal(output: str, script: StandIn, aima: Aima) -> None:
     evil = "\x1b[2J\x9b31m\u202e"
     script.answer("GET /v1/hosts/box", {**HOST, "address": evil, "labels": {evil: evil}})
 
@@ -229,15 +231,15 @@ def test_no_record_can_drive_the_terminal(output: str, script: StandIn, aima: Ai
         ("1_000", "1_000"),
     ],
 )
-def test_an_argument_reaches_the_engine_as_it_was_written(written: str, sent: object) -> None:
+def test_an_argument_reaches_the_engine_as_it_was_typed(written: str, sent: object) -> None:
     assert _scalar(written) == sent
     assert type(_scalar(written)) is type(sent)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(5, "5s"), (119, "119s"), (150, "2m"), (7300, "2h"), (200_000, "2d"), (-3, "0s")]
+    ("seconds", "reported"), [(5, "5s"), (119, "119s"), (150, "2m"), (7300, "2h"), (200_000, "2d"), (-3, "0s")]
 )
-def test_an_age_has_one_unit(seconds: int, told: str) -> None:
+def test_an_age_has_one_unit(seconds: int, reported: str) -> None:
     then = datetime(2026, 1, 1, tzinfo=UTC)
 
-    assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == told
+    assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == reported

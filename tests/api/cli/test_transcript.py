@@ -1,4 +1,4 @@
-"""The promised transcript of a start: what a person can still read once it is over, phase by phase."""
+"""The transcript of a start: the output that stays on the screen at its end, phase by phase."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def assert_in_order(phrases: list[str], text: str) -> None:
 
 
 def unwrapped(screen: Screen) -> str:
-    """The screen's text without the line breaks that only its width has made."""
+    """The screen's text without the line breaks caused by its width."""
     lines = [line if len(line) == screen.columns else f"{line.rstrip()}\n" for line in screen.lines]
     return "".join(lines)
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_on_a_terminal_every_phase_stays_readable_with_its_bars(columns: int, started: StandIn) -> None:
+def test_on_a_terminal_every_phase_and_its_bars_stay_readable(columns: int, started: StandIn) -> None:
     started.stream(*BEGINNING, *LOADING, END)
     screen = Screen(columns)
 
@@ -111,7 +111,9 @@ def test_without_a_terminal_every_phase_is_a_line(started: StandIn) -> None:
 
 @pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 @pytest.mark.parametrize("ends_well", [True, False])
-def test_a_terminal_that_wants_no_escapes_gets_none(setting: dict[str, str], ends_well: bool, started: StandIn) -> None:
+def test_a_terminal_that_requests_no_escapes_gets_none(
+    setting: dict[str, str], ends_well: bool, started: StandIn
+) -> None:
     failed = an_event(10, "failed", after=272, name="end", host="box", failure=a_failure())
     started.stream(*BEGINNING, *LOADING, END if ends_well else failed)
 
@@ -123,7 +125,7 @@ def test_a_terminal_that_wants_no_escapes_gets_none(setting: dict[str, str], end
 
 
 @pytest.mark.parametrize(("columns", "drawn"), [(20, "…"), (80, "downloading")])
-def test_ctrl_c_leaves_no_moving_part_on_the_terminal(columns: int, drawn: str, started: StandIn) -> None:
+def test_ctrl_c_leaves_no_spinner_on_the_terminal(columns: int, drawn: str, started: StandIn) -> None:
     started.stream(*BEGINNING[:3], HOLD)
     screen, typed = Screen(columns), []
 
@@ -142,7 +144,7 @@ def test_ctrl_c_leaves_no_moving_part_on_the_terminal(columns: int, drawn: str, 
         assert moving not in screen.text
 
 
-def test_a_failure_does_not_repeat_the_lines_that_were_streamed(started: StandIn) -> None:
+def test_a_failure_does_not_repeat_lines_that_were_streamed(started: StandIn) -> None:
     tail = ["INFO  Loading weights: 23/80 layers (28%)", "INFO  Loading weights: 80/80 layers (100%)", "out of memory"]
     failed = an_event(10, "failed", after=272, name="end", host="box", failure=a_failure(log_tail=tail))
     started.stream(*BEGINNING, *LOADING, failed)
@@ -153,7 +155,7 @@ def test_a_failure_does_not_repeat_the_lines_that_were_streamed(started: StandIn
     assert (output.count("23/80"), output.count("80/80"), output.count("out of memory")) == (1, 1, 1)
 
 
-def test_a_failure_on_a_stream_of_its_own_is_complete(started: StandIn) -> None:
+def test_a_failure_on_a_separate_stream_is_complete(started: StandIn) -> None:
     tail = ["INFO  Loading weights: 80/80 layers (100%)", "out of memory"]
     failed = an_event(10, "failed", after=272, name="end", host="box", failure=a_failure(log_tail=tail))
     started.stream(*BEGINNING, *LOADING, failed)

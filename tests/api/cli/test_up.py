@@ -1,4 +1,4 @@
-"""`aima up`: everything begun, kept alive and ended together; nothing lost between two of them."""
+"""`aima up` starts, supervises and stops Redis, API and worker together; its state survives a restart."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from aima_core.errors import AlreadyUp, ApiPortTaken, PartEnded
 STAND_INS = Path(__file__).with_name("up_stand_ins.py")
 READY = "AIMA is up."
 COMES_BACK_WITHIN = timedelta(seconds=3)
-"""From the death of a part to the beginning of the process that takes its place."""
+"""From the exit of a process to the start of its replacement."""
 
 
 class Up:
-    """One `aima up` in a process of its own."""
+    """One `aima up` in a separate process."""
 
     def __init__(self, state_dir: Path, **environment: str) -> None:
         self.state_dir = state_dir
@@ -76,7 +76,7 @@ class Up:
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs, a zombie that its parent has not buried yet counting as dead."""
+    """Whether it runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -103,7 +103,7 @@ def begin(begun: list[Up], state_dir: Path, *, until: str = READY, **environment
     return up
 
 
-def test_all_comes_up_and_one_ctrl_c_ends_it(begun: list[Up], state_dir: Path) -> None:
+def test_all_processes_start_and_one_ctrl_c_ends_them(begun: list[Up], state_dir: Path) -> None:
     up = begin(begun, state_dir)
     pids = [up.pid_of("api"), up.pid_of("worker"), int((state_dir / "redis" / "redis.pid").read_text())]
 
@@ -113,13 +113,13 @@ def test_all_comes_up_and_one_ctrl_c_ends_it(begun: list[Up], state_dir: Path) -
     assert not any(map(alive, pids))
     assert up.lines.index("worker │ the worker ends") < up.lines.index("api    │ the API ends")
     assert "1 engine keeps running" in up.lines[-1]
-    told = "\n".join(up.lines)
+    reported = "\n".join(up.lines)
     for fact in (f"http://127.0.0.1:{up.port}", "box", "the Docker Engine is unavailable", str(state_dir)):
-        assert fact in told
-    assert "worker │ looking for a GPU  found=0" in told
+        assert fact in reported
+    assert "worker │ looking for a GPU  found=0" in reported
 
 
-def test_the_next_one_finds_its_state_again(begun: list[Up], state_dir: Path) -> None:
+def test_the_next_up_finds_its_state(begun: list[Up], state_dir: Path) -> None:
     first = begin(begun, state_dir)
     with first.redis() as link:
         link.set("kept", "yes")
@@ -136,7 +136,7 @@ def test_the_next_one_finds_its_state_again(begun: list[Up], state_dir: Path) ->
     assert (state_dir / "signing.key").read_text() == key
 
 
-def test_what_is_secret_is_the_owners_alone(begun: list[Up], state_dir: Path) -> None:
+def test_only_the_owner_can_read_secrets(begun: list[Up], state_dir: Path) -> None:
     up = begin(begun, state_dir)
 
     for name in ("signing.key", "redis/password", "redis/redis.conf"):
@@ -145,7 +145,7 @@ def test_what_is_secret_is_the_owners_alone(begun: list[Up], state_dir: Path) ->
         redis.Redis(port=up.redis().connection_pool.connection_kwargs["port"]).ping()
 
 
-def test_a_second_one_on_the_same_state_is_refused(begun: list[Up], state_dir: Path) -> None:
+def test_a_second_up_on_the_same_state_is_refused(begun: list[Up], state_dir: Path) -> None:
     first = begin(begun, state_dir)
 
     second = begin(begun, state_dir, until="code: already_up")
@@ -155,7 +155,7 @@ def test_a_second_one_on_the_same_state_is_refused(begun: list[Up], state_dir: P
     assert first.process.poll() is None
 
 
-def test_a_part_that_dies_is_brought_back(begun: list[Up], state_dir: Path) -> None:
+def test_a_process_that_dies_is_restarted(begun: list[Up], state_dir: Path) -> None:
     up = begin(begun, state_dir)
     before = up.pid_of("worker")
 
@@ -167,7 +167,7 @@ def test_a_part_that_dies_is_brought_back(begun: list[Up], state_dir: Path) -> N
     assert alive(up.pid_of("worker"))
 
 
-def test_a_part_that_cannot_be_begun_ends_everything_with_its_last_words(begun: list[Up], state_dir: Path) -> None:
+def test_a_process_that_cannot_start_ends_up_with_its_last_output(begun: list[Up], state_dir: Path) -> None:
     up = begin(begun, state_dir, until="code: part_ended", WORKER="crash")
 
     assert up.ended() == PartEnded.exit_code
@@ -177,7 +177,7 @@ def test_a_part_that_cannot_be_begun_ends_everything_with_its_last_words(begun: 
     assert not (state_dir / "redis" / "redis.pid").exists()
 
 
-def test_killed_it_leaves_no_api_and_no_worker_and_the_next_one_takes_over_its_redis(
+def test_a_killed_up_leaves_no_api_and_no_worker_and_the_next_one_takes_over_its_redis(
     begun: list[Up], state_dir: Path
 ) -> None:
     first = begin(begun, state_dir)
@@ -196,7 +196,7 @@ def test_killed_it_leaves_no_api_and_no_worker_and_the_next_one_takes_over_its_r
         assert link.get("kept") == "yes"
 
 
-def test_a_second_ctrl_c_waits_for_nobody(begun: list[Up], state_dir: Path) -> None:
+def test_a_second_ctrl_c_kills_everything_at_once(begun: list[Up], state_dir: Path) -> None:
     up = begin(begun, state_dir, WORKER="stubborn")
     worker = up.pid_of("worker")
 
@@ -209,7 +209,7 @@ def test_a_second_ctrl_c_waits_for_nobody(begun: list[Up], state_dir: Path) -> N
     assert eventually(lambda: not alive(worker))
 
 
-def test_a_taken_port_is_said_before_anything_begins(begun: list[Up], state_dir: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(begun: list[Up], state_dir: Path) -> None:
     first = begin(begun, state_dir)
     command = [sys.executable, str(STAND_INS), "up", str(state_dir.with_name("other")), str(first.port)]
 
@@ -220,14 +220,14 @@ def test_a_taken_port_is_said_before_anything_begins(begun: list[Up], state_dir:
     assert not (state_dir.with_name("other") / "redis").exists()
 
 
-def test_a_redis_that_is_given_is_used(begun: list[Up], state_dir: Path, redis_url: str) -> None:
+def test_a_configured_redis_is_used(begun: list[Up], state_dir: Path, redis_url: str) -> None:
     up = begin(begun, state_dir, AIMA_REDIS__URL=redis_url)
 
     assert not (state_dir / "redis").exists()
     assert up.said("the one in `redis.url`")
 
 
-def test_a_port_that_somebody_took_meanwhile_is_left_to_them(tmp_path: Path) -> None:
+def test_a_port_taken_meanwhile_is_left_to_its_holder(tmp_path: Path) -> None:
     first = ManagedRedis(tmp_path)
     same = ManagedRedis(tmp_path).port
 

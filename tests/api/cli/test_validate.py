@@ -1,4 +1,4 @@
-"""`aima engine validate` reads files without any API, and counts what it finds."""
+"""`aima engine validate` reads files without an API and counts mistakes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def wrong(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_catalog_that_aima_brings_is_all_good(script: StandIn, aima: Aima) -> None:
+def test_the_shipped_catalog_is_valid(script: StandIn, aima: Aima) -> None:
     outcome = aima("engine", "validate")
 
     assert outcome.code == 0
     assert outcome.out.endswith("files valid\n")
-    assert script.heard == []
+    assert script.received == []
 
 
-def test_a_mistake_is_told_with_its_place(wrong: Path, aima: Aima) -> None:
+def test_a_mistake_is_reported_with_its_place(wrong: Path, aima: Aima) -> None:
     outcome = aima("engine", "validate", str(wrong))
 
     assert outcome.code == CatalogMistake.exit_code
@@ -36,14 +36,14 @@ def test_a_mistake_is_told_with_its_place(wrong: Path, aima: Aima) -> None:
     assert outcome.err.splitlines()[-1].endswith("in 1 file")
 
 
-def test_the_operators_own_catalog_is_read_too(wrong: Path, aima: Aima, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_overlay_of_the_operator_is_validated_too(wrong: Path, aima: Aima, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIMA_API__CATALOG", str(wrong))
 
     assert aima("engine", "validate").code == CatalogMistake.exit_code
 
 
-def test_programs_get_the_mistakes_as_data(wrong: Path, aima: Aima) -> None:
-    told = json.loads(aima("engine", "validate", str(wrong), "-o", "json").out)
+def test_mistakes_are_available_as_json(wrong: Path, aima: Aima) -> None:
+    reported = json.loads(aima("engine", "validate", str(wrong), "-o", "json").out)
 
-    assert told["files"] == 1
-    assert any(mistake["line"] == 3 and mistake["field"] == "port" for mistake in told["mistakes"])
+    assert reported["files"] == 1
+    assert any(mistake["line"] == 3 and mistake["field"] == "port" for mistake in reported["mistakes"])

@@ -1,4 +1,4 @@
-"""What a person reads while an operation runs, and the exit code that it ends with."""
+"""The output while an operation runs, and the exit code at its end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_whole_start_in_plain_lines(started: StandIn, aima: Aima, snapshot: Sn
     assert outcome.err == ""
 
 
-def test_a_failed_start_ends_with_the_failures_own_words_and_code(
+def test_a_failed_start_exits_with_the_message_and_code_of_its_failure(
     started: StandIn, aima: Aima, snapshot: SnapshotAssertion
 ) -> None:
     started.stream(an_event(1, "starting"), an_event(2, "failed", name="end", failure=a_failure()))
@@ -71,7 +71,7 @@ def test_a_failed_start_ends_with_the_failures_own_words_and_code(
     assert outcome.err == snapshot
 
 
-def test_a_lost_connection_is_said_and_the_rest_still_comes(started: StandIn, aima: Aima) -> None:
+def test_a_lost_connection_is_reported_and_the_stream_continues(started: StandIn, aima: Aima) -> None:
     started.stream(an_event(1, "starting"), CUT)
     started.stream(CUT)
     started.stream(an_event(2, "loading"), an_event(3, "ready", name="end"))
@@ -83,7 +83,7 @@ def test_a_lost_connection_is_said_and_the_rest_still_comes(started: StandIn, ai
     assert outcome.out.index("connection lost") < outcome.out.index("Loading")
 
 
-def test_an_engines_escapes_do_not_reach_the_terminal(started: StandIn, aima: Aima) -> None:
+def test_escapes_of_an_engine_do_not_reach_the_terminal(started: StandIn, aima: Aima) -> None:
     failure = a_failure(message=ESCAPE, hint=ESCAPE, log_tail=[ESCAPE])
     started.stream(
         an_event(1, "loading", message=ESCAPE, lines=[ESCAPE]),
@@ -97,14 +97,14 @@ def test_an_engines_escapes_do_not_reach_the_terminal(started: StandIn, aima: Ai
     assert "\x07" not in outcome.out + outcome.err
 
 
-def test_without_wait_it_says_how_to_go_on(started: StandIn, aima: Aima, snapshot: SnapshotAssertion) -> None:
+def test_without_wait_the_next_command_is_named(started: StandIn, aima: Aima, snapshot: SnapshotAssertion) -> None:
     outcome = aima("service", "start", SERVICE)
 
     assert outcome.code == 0
     assert outcome.out + outcome.err == snapshot
 
 
-def test_a_timeout_stops_watching_and_nothing_else(started: StandIn, aima: Aima) -> None:
+def test_a_timeout_ends_only_the_watching(started: StandIn, aima: Aima) -> None:
     started.stream(an_event(1, "pulling"), HOLD)
 
     outcome = aima("service", "start", SERVICE, "--timeout", "200ms")
@@ -114,7 +114,7 @@ def test_a_timeout_stops_watching_and_nothing_else(started: StandIn, aima: Aima)
     assert not started.asked(f"POST /v1/operations/{ID}:cancel")
 
 
-def test_several_hosts_get_a_line_each_and_the_first_failure_decides(
+def test_several_hosts_get_a_line_each_and_the_first_failure_determines_the_exit_code(
     script: StandIn, aima: Aima, snapshot: SnapshotAssertion
 ) -> None:
     operations = [an_operation(route="host.a"), an_operation(id=OTHER, route="host.b")]
@@ -142,7 +142,7 @@ def test_a_start_that_scales_down_shows_its_stops_and_awaits_none_on_an_offline_
     assert awaited.code == 0
 
 
-def test_with_json_stdout_holds_nothing_but_the_record(started: StandIn, aima: Aima) -> None:
+def test_with_json_stdout_contains_only_the_record(started: StandIn, aima: Aima) -> None:
     started.stream(an_event(1, "ready", name="end"))
     started.answer(f"GET /v1/operations/{ID}", an_operation(state="succeeded", phase="ready"))
 
@@ -152,7 +152,7 @@ def test_with_json_stdout_holds_nothing_but_the_record(started: StandIn, aima: A
     assert "ready in" in outcome.err
 
 
-def test_a_refused_start_ends_with_the_refusals_code(script: StandIn, aima: Aima) -> None:
+def test_a_refused_start_exits_with_the_code_of_the_refusal(script: StandIn, aima: Aima) -> None:
     script.refuse(START, code=UnknownService.code, status=404, detail="There is no such thing.", hint="Look around.")
 
     outcome = aima("service", "start", SERVICE, "--wait")
@@ -161,7 +161,9 @@ def test_a_refused_start_ends_with_the_refusals_code(script: StandIn, aima: Aima
     assert outcome.err == "error: There is no such thing.\nhint: Look around.\ncode: unknown_service\n"
 
 
-def test_ctrl_c_stops_watching_only_and_says_how_to_go_on(started: StandIn, snapshot: SnapshotAssertion) -> None:
+def test_ctrl_c_ends_only_the_watching_and_names_the_next_command(
+    started: StandIn, snapshot: SnapshotAssertion
+) -> None:
     started.stream(an_event(1, "pulling", message="llama:1"), HOLD)
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""`aima up` with an API and a worker that are only there: run as a file, once for each role.
+"""`aima up` with a fake API and a fake worker: run as a file, once for each role.
 
 The worker behaves as WORKER says: `well`, `crash` before it is ready, or `stubborn` against SIGTERM.
 """
@@ -54,7 +54,7 @@ def be_the_api() -> None:
     with stand_in_api(int(os.environ["AIMA_API__PORT"])) as api:
         api.answer("GET /readyz", {"status": "ready"})
         api.answer("GET /v1/services", {"items": [READY], "next": None})
-        api.answer("GET /v1/hosts/box", HOST | {"seen_at": "2020-01-01T00:00:00Z"})  # by a worker that is no more
+        api.answer("GET /v1/hosts/box", HOST | {"seen_at": "2020-01-01T00:00:00Z"})  # by a previous worker
         while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
             if worker.exists():
                 api.answers["GET /v1/hosts/box"] = [(200, HOST | {"seen_at": datetime.now(UTC).isoformat()})]
@@ -82,7 +82,7 @@ def _say(line: str) -> None:
 
 
 def _note_pid(role: str) -> None:
-    """All at once: a test that reads it meanwhile is told who was there before."""
+    """Atomic, so that a concurrent reader gets the previous content."""
     there = Path(os.environ["AIMA_STATE_DIR"], f"{role}.pid")
     new = there.with_suffix(".new")
     new.write_text(str(os.getpid()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, controllers_of, waiting_on
+from api.node import ScriptedWorker, controllers_of, waiting_on
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,25 +45,25 @@ def lost(*hosts: Host) -> list[str]:
     return [host.name for host in detect_lost_hosts(hosts, after=AFTER).lost]
 
 
-def test_one_host_that_is_silent_for_long_is_lost_and_not_sooner():
+def test_a_host_is_lost_after_its_grace_period_without_heartbeats_and_not_sooner():
     others = [a_host(number) for number in range(1, 3)]
 
     assert lost(a_host(0, silent_for=59), *others) == []
     assert lost(a_host(0, silent_for=61), *others) == ["host-0"]
 
 
-def test_no_host_is_lost_before_it_was_watched_for_as_long_as_it_may_be_silent():
+def test_no_host_is_lost_before_a_node_has_watched_it_for_the_grace_period():
     hosts = [a_host(0, silent_for=100_000), a_host(1)]
 
     assert detect_lost_hosts(hosts, after=AFTER, watched_for=timedelta(seconds=59)).lost == ()
     assert detect_lost_hosts(hosts, after=AFTER, watched_for=timedelta(seconds=61)).lost == (hosts[0],)
 
 
-def test_a_host_whose_worker_ended_in_good_order_is_not_lost():
+def test_a_host_whose_worker_shut_down_is_not_lost():
     assert lost(a_host(0, silent_for=1_000_000, left=True), a_host(1)) == []
 
 
-def test_when_more_than_a_fifth_vanish_together_none_is_lost_however_long_it_lasts():
+def test_when_more_than_a_fifth_of_the_hosts_vanish_together_none_is_lost():
     gone = [a_host(number, silent_for=5000 + number) for number in range(3)]
     live = [a_host(number) for number in range(3, 14)]
 
@@ -74,13 +74,13 @@ def test_when_more_than_a_fifth_vanish_together_none_is_lost_however_long_it_las
     assert "host-0, host-1 and host-2 fell silent together" in loss.partition_suspected
 
 
-def test_a_fifth_that_vanishes_together_is_lost():
+def test_a_fifth_of_the_hosts_that_vanish_together_is_lost():
     gone = [a_host(number, silent_for=100) for number in range(2)]
 
     assert len(lost(*gone, *(a_host(number) for number in range(2, 10)))) == 2
 
 
-def test_hosts_that_vanish_one_after_another_are_lost_each():
+def test_hosts_that_vanish_one_after_another_are_each_lost():
     gone = [a_host(number, silent_for=100 + 200 * number) for number in range(3)]
 
     assert len(lost(*gone, a_host(4), a_host(5))) == 3
@@ -109,12 +109,10 @@ def silence(redis, worker: ScriptedWorker, *, seconds: float = 100) -> None:
 
 
 @pytest.mark.redis
-def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(
-    node, redis, redis_url, worker, controllers
-):
+def test_a_running_start_of_a_lost_host_continues_elsewhere_under_its_id(node, redis, redis_url, worker, controllers):
     other = ScriptedWorker(redis, "beta")
     (start,) = node.start()
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
     waiting_on(redis_url, "cpu.amd64")
     silence(redis, worker)
 
@@ -124,11 +122,11 @@ def test_a_start_under_way_on_a_lost_host_goes_on_elsewhere_under_its_own_id(
     assert (waits["state"], waits["host"]) == ("queued", None)
     assert "alpha is lost" in waits["reason"]
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
-    assert other.take_on(start["id"]).attempt == 2
+    assert other.claim_start(start["id"]).attempt == 2
 
 
 @pytest.mark.redis
-def test_the_copy_on_the_lost_host_is_told_to_stop_and_has_no_say_any_more(node, redis, redis_url, worker, controllers):
+def test_the_copy_on_a_lost_host_is_stopped_and_its_fence_no_longer_counts(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.is_ready(start)
@@ -145,7 +143,7 @@ def test_the_copy_on_the_lost_host_is_told_to_stop_and_has_no_say_any_more(node,
 
 
 @pytest.mark.redis
-def test_what_has_been_moved_is_not_moved_twice(node, redis, redis_url, worker, controllers):
+def test_a_moved_instance_is_not_moved_twice(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.is_ready(start)
@@ -160,7 +158,7 @@ def test_what_has_been_moved_is_not_moved_twice(node, redis, redis_url, worker, 
 
 
 @pytest.mark.redis
-def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node, redis, redis_url, worker, controllers):
+def test_a_copy_is_stopped_once_even_while_its_host_holds_the_claim(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.begins(start)
@@ -176,12 +174,12 @@ def test_a_copy_is_told_to_stop_once_however_long_its_host_holds_the_claim(node,
 
 
 @pytest.mark.redis
-def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_there_has_failed(
+def test_an_instance_pinned_to_the_lost_host_is_not_moved_and_its_running_operation_fails(
     node, redis, redis_url, worker, controllers
 ):
     ScriptedWorker(redis, "beta")
     (start,) = node.start(hosts=["alpha"])
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
     silence(redis, worker)
 
     controllers.run_once()
@@ -192,7 +190,7 @@ def test_what_was_bound_to_the_lost_host_is_not_moved_and_what_was_under_way_the
 
 
 @pytest.mark.redis
-def test_a_start_that_the_lost_host_never_took_on_begins_elsewhere_too_and_says_so(
+def test_an_unclaimed_start_on_the_queue_of_a_lost_host_runs_elsewhere_and_says_so(
     node, redis, redis_url, worker, controllers
 ):
     (first,) = node.start()
@@ -212,7 +210,7 @@ def test_a_start_that_the_lost_host_never_took_on_begins_elsewhere_too_and_says_
 
 
 @pytest.mark.redis
-def test_a_start_that_is_bound_to_the_lost_host_waits_for_it(node, redis, redis_url, worker, controllers):
+def test_a_start_pinned_to_the_lost_host_waits_for_it(node, redis, redis_url, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start(hosts=["alpha"])
     silence(redis, worker)
@@ -224,7 +222,7 @@ def test_a_start_that_is_bound_to_the_lost_host_waits_for_it(node, redis, redis_
 
 
 @pytest.mark.redis
-def test_nothing_is_moved_while_nobody_else_can_run_it(node, redis, redis_url, worker, controllers):
+def test_nothing_is_moved_while_no_other_host_can_run_it(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     worker.is_ready(start)
     waiting_on(redis_url, "cpu.amd64")
@@ -237,7 +235,7 @@ def test_nothing_is_moved_while_nobody_else_can_run_it(node, redis, redis_url, w
 
 
 @pytest.mark.redis
-def test_a_node_that_many_hosts_fell_silent_for_suspects_itself_and_moves_nothing(node, redis, redis_url, controllers):
+def test_a_partitioned_node_that_misses_many_hosts_moves_nothing(node, redis, redis_url, controllers):
     workers = [ScriptedWorker(redis, f"host-{number}") for number in range(4)]
     (start,) = node.start()
     workers[0].is_ready(start)
@@ -252,7 +250,7 @@ def test_a_node_that_many_hosts_fell_silent_for_suspects_itself_and_moves_nothin
 
 
 @pytest.mark.redis
-def test_an_operation_that_nobody_has_heard_of_is_rung_for_again(node, redis, redis_url, worker, controllers):
+def test_an_operation_without_events_is_redelivered(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     waiting_on(redis_url, "cpu.amd64")  # and its message is lost
     redis.zadd(keys.ACTIVE, {start["id"]: 0})
@@ -264,9 +262,7 @@ def test_an_operation_that_nobody_has_heard_of_is_rung_for_again(node, redis, re
 
 
 @pytest.mark.redis
-def test_a_start_that_goes_elsewhere_has_the_copy_on_a_host_that_is_away_stopped_when_it_is_back(
-    node, redis, redis_url, worker
-):
+def test_a_start_that_moves_stops_the_copy_on_an_offline_host_once_it_is_back(node, redis, redis_url, worker):
     ScriptedWorker(redis, "beta")
     node_start = node.start(replicas=2)
     for operation, host in zip(node_start, ("alpha", "beta"), strict=True):
@@ -282,9 +278,7 @@ def test_a_start_that_goes_elsewhere_has_the_copy_on_a_host_that_is_away_stopped
 
 
 @pytest.mark.redis
-def test_a_start_that_goes_elsewhere_stops_the_copy_on_a_host_whose_container_engine_is_away(
-    node, redis, redis_url, worker
-):
+def test_a_start_that_moves_stops_the_copy_on_a_host_whose_docker_engine_is_unavailable(node, redis, redis_url, worker):
     ScriptedWorker(redis, "beta")
     for operation, host in zip(node.start(replicas=2), ("alpha", "beta"), strict=True):
         ScriptedWorker(redis, host).is_ready(operation)

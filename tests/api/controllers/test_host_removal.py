@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, waiting_on
+from api.node import SERVICE, ScriptedWorker, waiting_on
 from lab.keyspace import odd_keys
 
 from aima_core.domain.ids import InstanceId, OperationId, ServiceId
@@ -48,7 +48,7 @@ def named_after(redis, host: str) -> list[str]:
     return sorted(by_name + inside)
 
 
-def test_no_key_is_left_that_is_about_it(node, redis, worker):
+def test_no_key_of_a_forgotten_host_remains(node, redis, worker):
     ScriptedWorker(redis, "beta")
     worker.is_ready(node.start(hosts=["alpha"])[0])
     instance = ServiceId(SERVICE).on(worker.name)
@@ -77,7 +77,7 @@ def test_no_key_is_left_that_is_about_it(node, redis, worker):
     assert odd_keys(redis) == []
 
 
-def test_a_live_host_is_refused_and_nothing_changes(node, redis, worker):
+def test_a_live_host_is_not_forgotten_and_nothing_changes(node, redis, worker):
     worker.is_ready(node.start()[0])
     node.start(OTHER, hosts=["alpha"])
     ScriptedWorker(redis, "beta")
@@ -89,7 +89,7 @@ def test_a_live_host_is_refused_and_nothing_changes(node, redis, worker):
     assert everything(redis) == before
 
 
-def test_a_host_that_comes_back_while_it_is_being_forgotten_is_kept(node, redis, worker):
+def test_a_host_that_returns_while_it_is_being_forgotten_is_kept(node, redis, worker):
     """A race: the heartbeat arrives before the script that forgets the host, which reads Redis' own clock."""
     worker.is_ready(node.start(hosts=["alpha"])[0])
     before = everything(redis)
@@ -100,7 +100,7 @@ def test_a_host_that_comes_back_while_it_is_being_forgotten_is_kept(node, redis,
     assert everything(redis) == before
 
 
-def test_a_host_that_nobody_knows_cannot_be_forgotten(node, redis, worker):
+def test_an_unknown_host_cannot_be_forgotten(node, redis, worker):
     is_away(redis, worker)
 
     answers = [forget(node), forget(node), forget(node, "nowhere")]
@@ -109,13 +109,13 @@ def test_a_host_that_nobody_knows_cannot_be_forgotten(node, redis, worker):
     assert {each.json()["code"] for each in answers[1:]} == {"unknown_host"}
 
 
-def test_a_host_whose_worker_left_in_good_order_can_be_forgotten_at_once(node, worker):
+def test_a_host_whose_worker_shut_down_can_be_forgotten_at_once(node, worker):
     worker.leave()
 
     assert forget(node).status_code == 204
 
 
-def test_a_service_that_had_an_instance_there_can_be_removed_afterwards(node, redis, worker):
+def test_a_service_with_an_instance_there_can_be_removed_afterwards(node, redis, worker):
     worker.is_ready(node.start(hosts=["alpha"])[0])
     [stop] = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
     is_away(redis, worker)
@@ -129,11 +129,11 @@ def test_a_service_that_had_an_instance_there_can_be_removed_afterwards(node, re
     assert node.client.delete(f"/v1/services/{SERVICE}").status_code == 204
 
 
-def test_what_only_it_could_do_has_failed_whoever_had_taken_it_on(node, redis, worker):
+def test_operations_that_only_the_forgotten_host_can_run_fail_whether_claimed_or_not(node, redis, worker):
     [queued] = node.start(hosts=["alpha"])
     [under_way] = node.start(OTHER, hosts=["alpha"])
     [pull] = node.post("/v1/images:pull", {"image": "tiny:1", "hosts": ["alpha"]}).json()["operations"]
-    worker.take_on(under_way["id"])
+    worker.claim_start(under_way["id"])
     is_away(redis, worker)
 
     forget(node)
@@ -142,13 +142,13 @@ def test_what_only_it_could_do_has_failed_whoever_had_taken_it_on(node, redis, w
         record = node.operation(operation["id"])
         assert (record["state"], record["failure"]["code"]) == ("failed", "host_lost")
         assert "alpha" in record["failure"]["message"]
-        assert [event.event for event in node.heard(operation["id"])][-1] == "end"
+        assert [event.event for event in node.received(operation["id"])][-1] == "end"
 
 
-def test_what_others_can_do_goes_on_there_though_it_held_the_claim_to_the_last(node, redis, redis_url, worker):
+def test_operations_that_other_hosts_can_run_continue_there_although_it_held_the_claim(node, redis, redis_url, worker):
     beta = ScriptedWorker(redis, "beta")
     [start] = node.start(route="cpu.amd64")
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
     waiting_on(redis_url, "cpu.amd64")
     is_away(redis, worker)
 
@@ -156,10 +156,10 @@ def test_what_others_can_do_goes_on_there_though_it_held_the_claim_to_the_last(n
 
     assert node.operation(start["id"])["state"] == "queued"
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
-    assert beta.take_on(start["id"]).attempt == 2
+    assert beta.claim_start(start["id"]).attempt == 2
 
 
-def test_what_ran_there_and_could_run_elsewhere_is_begun_elsewhere(node, redis, redis_url, worker):
+def test_instances_that_can_run_elsewhere_are_started_elsewhere(node, redis, redis_url, worker):
     worker.is_ready(node.start()[0])
     ScriptedWorker(redis, "beta")
     waiting_on(redis_url, "cpu.amd64")
@@ -171,7 +171,7 @@ def test_what_ran_there_and_could_run_elsewhere_is_begun_elsewhere(node, redis, 
     assert node.operation(start)["service"] == SERVICE
 
 
-def test_what_is_elsewhere_stays_as_it_is(node, redis, worker):
+def test_instances_of_other_hosts_are_unchanged(node, redis, worker):
     beta = ScriptedWorker(redis, "beta")
     beta.is_ready(node.start(hosts=["beta"])[0])
     [start] = node.start(OTHER, hosts=["beta"])
@@ -182,10 +182,10 @@ def test_what_is_elsewhere_stays_as_it_is(node, redis, worker):
     [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
     assert (instance["id"], instance["state"]) == (f"{SERVICE}@beta", "ready")
     assert node.operation(start["id"])["state"] == "queued"
-    assert beta.take_on(start["id"]).attempt == 1
+    assert beta.claim_start(start["id"]).attempt == 1
 
 
-def test_a_doorbell_that_its_worker_was_handed_is_not_put_back_on_its_queue(node, redis, worker):
+def test_a_message_delivered_to_its_worker_is_not_requeued(node, redis, worker):
     ScriptedWorker(redis, "beta")
     for host in ("alpha", "beta"):
         [start] = node.start(hosts=[host])
@@ -202,7 +202,7 @@ def test_a_doorbell_that_its_worker_was_handed_is_not_put_back_on_its_queue(node
     assert redis.zrange(keys.queue("unacked_index"), 0, -1) == ["delivered to beta"]
 
 
-def test_one_that_comes_back_joins_as_though_it_were_new(node, redis, worker):
+def test_a_forgotten_host_that_returns_joins_as_a_new_one(node, redis, worker):
     is_away(redis, worker)
     HostStore(redis).drain(worker.name)
     forget(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, controllers_of
+from api.node import ScriptedWorker, api_node, controllers_of
 
 from aima_core.domain.ids import OperationId
 from aima_core.redis import keys
@@ -33,7 +33,7 @@ def passes(redis, seconds: float) -> None:
         redis.zadd(keys.HOSTS_SEEN, {name: at - seconds})
 
 
-def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, redis, redis_url, controllers):
+def test_a_start_without_any_consumer_fails_after_ten_minutes(node, redis, redis_url, controllers):
     (start,) = node.start()
     passes(redis, 590)
     look(controllers, redis)
@@ -48,7 +48,7 @@ def test_a_start_that_nobody_ever_listened_for_fails_after_ten_minutes(node, red
     assert "for 10m" in failed["failure"]["message"]
 
 
-def test_it_is_counted_from_when_somebody_last_listened(node, redis, redis_url, worker, controllers):
+def test_the_ten_minutes_begin_when_the_last_consumer_left(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     passes(redis, 3600)
     ScriptedWorker(redis)  # live all the time, but without capacity
@@ -64,7 +64,7 @@ def test_it_is_counted_from_when_somebody_last_listened(node, redis, redis_url, 
     assert node.operation(start["id"])["failure"]["code"] == "no_live_host"
 
 
-def test_nobody_gives_up_before_having_watched_for_that_long(node, redis):
+def test_no_operation_fails_before_a_node_has_watched_for_the_whole_period(node, redis):
     (start,) = node.start()
     passes(redis, 3600)
 
@@ -73,7 +73,9 @@ def test_nobody_gives_up_before_having_watched_for_that_long(node, redis):
     assert node.operation(start["id"])["state"] == "queued"
 
 
-def test_what_was_given_up_wants_nothing_of_its_host_any_more(node, redis, redis_url, worker, controllers):
+def test_a_start_that_failed_as_unroutable_leaves_nothing_desired_on_its_host(
+    node, redis, redis_url, worker, controllers
+):
     (start,) = node.start(hosts=["alpha"])
     passes(redis, 700)
 
@@ -84,7 +86,7 @@ def test_what_was_given_up_wants_nothing_of_its_host_any_more(node, redis, redis
     assert (instance["desired"], instance["failure"]["code"]) == ("stopped", "no_live_host")
 
 
-def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, controllers):
+def test_a_stop_that_failed_as_unroutable_still_counts(node, redis, redis_url, worker, controllers):
     (start,) = node.start()
     worker.is_ready(start)
     (stop,) = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
@@ -99,7 +101,7 @@ def test_a_stop_that_was_given_up_still_counts(node, redis, redis_url, worker, c
     assert instance["desired"] == "stopped"
 
 
-def test_how_long_is_waited_can_be_set(redis, redis_url):
+def test_the_period_can_be_configured(redis, redis_url):
     with api_node(redis_url, wait_for_hosts="2h") as node:
         (start,) = node.start()
         controllers = controllers_of(node)

@@ -31,14 +31,14 @@ def looked(window: VisibilityWindow, clock: Clock, *, times: int) -> timedelta:
     return seen
 
 
-def test_it_grows_with_each_look(clock):
+def test_the_observed_time_grows_with_each_pass(clock):
     window = VisibilityWindow(interval=EVERY, clock=clock)
 
     assert window.observe() == timedelta()
     assert looked(window, clock, times=12) == timedelta(minutes=1)
 
 
-def test_it_begins_anew_once_redis_was_away(clock):
+def test_the_observed_time_restarts_after_a_redis_outage(clock):
     window = VisibilityWindow(interval=EVERY, clock=clock)
     looked(window, clock, times=12)
 
@@ -47,7 +47,7 @@ def test_it_begins_anew_once_redis_was_away(clock):
     assert looked(window, clock, times=3) == 2 * EVERY
 
 
-def test_it_begins_anew_once_the_node_stood_still(clock):
+def test_the_observed_time_restarts_after_the_node_was_suspended(clock):
     window = VisibilityWindow(interval=EVERY, clock=clock)
     looked(window, clock, times=12)
 

@@ -1,4 +1,4 @@
-"""The hub tells its listeners when something may have been lost, and forgets those that are gone."""
+"""The event hub notifies its subscribers of a possible gap and drops closed subscriptions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def an_event(seq: int) -> EncodedEvent:
     return EncodedEvent.of(AN_EVENT.model_copy(update={"seq": seq}), entry=f"{seq}-0")
 
 
-def test_an_event_goes_out_as_it_was_recorded_with_its_number():
+def test_an_event_is_published_as_it_was_recorded_with_its_number():
     encoded = an_event(7).operation_frame.decode()
 
     name, data, id = encoded.removesuffix("\n\n").split("\n")
@@ -37,19 +37,19 @@ def test_an_event_goes_out_as_it_was_recorded_with_its_number():
     assert Event.model_validate_json(data.removeprefix("data: ")) == AN_EVENT.model_copy(update={"seq": 7})
 
 
-def test_an_ear_hears_in_order():
+def test_a_subscriber_receives_events_in_order():
     subscription: EventSubscription = Subscription(capacity=QUEUED_EVENTS, missed=True)
     subscription.take()
 
     for seq in (1, 2, 3):
         subscription.deliver(an_event(seq))
 
-    missed, heard = subscription.take()
+    missed, received = subscription.take()
     assert not missed
-    assert [each.seq for each in heard] == [1, 2, 3]
+    assert [each.seq for each in received] == [1, 2, 3]
 
 
-def test_an_ear_that_is_too_slow_is_told_that_it_missed_something_and_holds_no_more():
+def test_a_slow_subscriber_is_notified_of_a_gap_and_its_queue_is_bounded():
     subscription: EventSubscription = Subscription(capacity=QUEUED_EVENTS, missed=True)
     subscription.take()
 
@@ -63,7 +63,7 @@ def test_an_ear_that_is_too_slow_is_told_that_it_missed_something_and_holds_no_m
 
 
 @pytest.mark.redis
-def test_a_line_cut_and_taken_up_again_tells_every_listener_that_it_missed_something(redis, redis_url):
+def test_a_reconnect_notifies_every_subscriber_of_a_possible_gap(redis, redis_url):
     async def cut() -> tuple[bool, bool]:
         async with running(redis_url) as hub:
             with hub.subscribed(OPERATION) as subscription:
@@ -87,7 +87,7 @@ NO_EVENT = [
 
 @pytest.mark.redis
 @pytest.mark.parametrize("message", NO_EVENT)
-def test_what_is_no_event_is_passed_over_and_the_next_is_heard(redis, redis_url, message):
+def test_a_malformed_event_is_skipped_and_the_next_one_is_delivered(redis, redis_url, message):
     async def say() -> tuple[bool, list[int]]:
         async with running(redis_url) as hub:
             with hub.subscribed(OPERATION) as subscription:
@@ -95,14 +95,14 @@ def test_what_is_no_event_is_passed_over_and_the_next_is_heard(redis, redis_url,
                 redis.publish(keys.EVENTS, message)
                 redis.publish(keys.EVENTS, f"{OPERATION} 4 1-2 {event_text(AN_EVENT)}")
                 await subscription.wait(SOON)
-                missed, heard = subscription.take()
-                return missed, [each.seq for each in heard]
+                missed, received = subscription.take()
+                return missed, [each.seq for each in received]
 
     assert asyncio.run(say()) == (False, [4])
 
 
 @pytest.mark.redis
-def test_a_closed_hub_ends_its_listeners_now_and_from_now_on(redis_url):
+def test_a_closed_hub_ends_present_and_future_subscriptions(redis_url):
     async def close() -> tuple[bool, bool]:
         async with running(redis_url) as hub:
             with hub.subscribed(None) as before:

@@ -1,4 +1,4 @@
-"""A follower hears every event once and in order, whatever happens to it, to Redis or to the API node."""
+"""Event streams deliver every event exactly once and in order, across reconnects, Redis restarts and node restarts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 from threading import Thread
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, events_of, numbers
+from api.node import ScriptedWorker, api_node, events_of, numbers
 from lab.parts import eventually
 
 from aima_api.events.hub import EventHub
@@ -26,61 +26,61 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture
 def start(node, worker):
-    """An operation under way, of which nothing has been said but that it was queued and begun."""
+    """A running operation with the events `queued` and its first phase."""
     [operation] = node.start()
-    worker.take_on(operation["id"])
+    worker.claim_start(operation["id"])
     worker.says(operation["id"], Phase.STARTING)
     return operation["id"]
 
 
-def test_a_follower_hears_what_was_and_what_comes_up_to_the_end(node, worker, start):
+def test_a_follower_receives_past_and_future_events_up_to_the_end(node, worker, start):
     with node.following(start) as stream:
         begun = [next(stream), next(stream)]
         worker.says(start, message="loading weights", lines=("line 1",))
         worker.says(start, Phase.READY, endpoint="http://127.0.0.1:20000")
         rest = list(stream)
 
-    heard = [*begun, *rest]
-    assert numbers(heard) == [1, 2, 3, 4]
-    assert [each.event for each in heard] == ["phase", "phase", "log", "end"]
-    assert events_of(heard)[2]["lines"] == ["line 1"]
-    assert events_of(heard)[3]["endpoint"] == "http://127.0.0.1:20000"
-    assert [each["seq"] for each in events_of(heard)] == [1, 2, 3, 4]
+    received = [*begun, *rest]
+    assert numbers(received) == [1, 2, 3, 4]
+    assert [each.event for each in received] == ["phase", "phase", "log", "end"]
+    assert events_of(received)[2]["lines"] == ["line 1"]
+    assert events_of(received)[3]["endpoint"] == "http://127.0.0.1:20000"
+    assert [each["seq"] for each in events_of(received)] == [1, 2, 3, 4]
 
 
-def test_a_follower_that_comes_back_goes_on_after_the_last_it_saw(node, worker, start):
+def test_a_follower_that_reconnects_resumes_after_its_last_event(node, worker, start):
     for _ in range(5):
         worker.says(start)
     worker.says(start, Phase.READY)
 
-    heard = node.heard(start, after=4)
+    received = node.received(start, after=4)
 
-    assert numbers(heard) == [5, 6, 7, 8]
+    assert numbers(received) == [5, 6, 7, 8]
 
 
-def test_a_stream_of_what_has_ended_ends_even_if_nothing_is_left_to_hear(node, worker, start):
+def test_a_stream_of_an_ended_operation_ends_even_without_new_events(node, worker, start):
     worker.says(start, Phase.READY)
 
-    assert node.heard(start, after=3) == []
+    assert node.received(start, after=3) == []
 
 
-def test_followers_that_come_and_go_during_a_storm_of_events_miss_none_and_hear_none_twice(node, worker, start):
+def test_followers_that_reconnect_during_many_events_receive_each_exactly_once(node, worker, start):
     storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(600)])
     storm.start()
 
-    heard: list[int] = []
-    while len(heard) < 602:
-        with node.following(start, after=heard[-1] if heard else None) as stream:
+    received: list[int] = []
+    while len(received) < 602:
+        with node.following(start, after=received[-1] if received else None) as stream:
             for event in stream:
-                heard.append(int(event.id))
-                if len(heard) >= 602 or random.random() < 0.02:
+                received.append(int(event.id))
+                if len(received) >= 602 or random.random() < 0.02:
                     break
 
     storm.join()
-    assert heard == list(range(1, 603))
+    assert received == list(range(1, 603))
 
 
-def test_a_follower_too_slow_for_its_queue_still_hears_everything(node, worker, start):
+def test_a_follower_slower_than_its_queue_still_receives_every_event(node, worker, start):
     line = "x" * 8000
 
     with node.following(start) as stream:
@@ -88,25 +88,25 @@ def test_a_follower_too_slow_for_its_queue_still_hears_everything(node, worker, 
         for _ in range(1200):
             worker.says(start, lines=(line,))
         worker.says(start, Phase.READY)
-        heard = [first, *stream]
+        received = [first, *stream]
 
-    assert numbers(heard) == list(range(1, 1204))
+    assert numbers(received) == list(range(1, 1204))
 
 
-def test_an_event_that_the_line_lost_is_fetched_from_the_log(node, worker, start, redis):
+def test_an_event_lost_by_the_connection_is_read_from_the_log(node, worker, start, redis):
     with node.following(start) as stream:
-        heard = [next(stream), next(stream)]
+        received = [next(stream), next(stream)]
         redis.hincrby(keys.operation(start), "seq", 1)
         redis.xadd(keys.log(start), {"event": a_late_event(start)}, id="3-0")  # and not published
         began = time.monotonic()
         worker.says(start, Phase.READY)
-        heard += stream
+        received += stream
 
-    assert numbers(heard) == [1, 2, 3, 4]
+    assert numbers(received) == [1, 2, 3, 4]
     assert time.monotonic() - began < HEARTBEAT_INTERVAL.total_seconds() / 2
 
 
-def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(node, worker, start, redis):
+def test_a_truncated_log_is_replaced_by_a_snapshot_of_the_record(node, worker, start, redis):
     for _ in range(3):
         worker.says(start)
     redis.xtrim(keys.log(start), maxlen=1, approximate=False)
@@ -121,14 +121,14 @@ def test_a_log_that_no_longer_reaches_back_is_told_by_the_record_in_its_place(no
     assert numbers(rest) == [6]
 
 
-def test_the_end_is_told_even_where_the_log_no_longer_reaches_back(node, worker, start, redis):
+def test_the_end_is_sent_even_if_the_log_is_truncated(node, worker, start, redis):
     worker.says(start)
     worker.says(start, Phase.READY)
     redis.xtrim(keys.log(start), maxlen=1, approximate=False)
 
-    heard = node.heard(start)
+    received = node.received(start)
 
-    assert [each.event for each in heard] == ["reset", "end"]
+    assert [each.event for each in received] == ["reset", "end"]
 
 
 def test_a_record_that_redis_lost_ends_the_stream_with_the_reason(node, worker, start, redis):
@@ -136,17 +136,17 @@ def test_a_record_that_redis_lost_ends_the_stream_with_the_reason(node, worker, 
         first = [next(stream), next(stream)]
         redis.delete(keys.operation(start), keys.log(start))
         redis.publish(keys.EVENTS, f"{start} 9 1-1 {a_late_event(start)}")
-        heard = [*first, *stream]
+        received = [*first, *stream]
 
-    assert heard[-1].event == "end"
-    assert events_of(heard)[-1]["failure"]["code"] == "operation_lost"
+    assert received[-1].event == "end"
+    assert events_of(received)[-1]["failure"]["code"] == "operation_lost"
 
 
 def a_late_event(operation: str) -> str:
     return Event(operation=OperationId(operation), at=now(), phase=Phase.LOADING).model_dump_json()
 
 
-def test_a_message_that_is_no_event_disturbs_nobody(node, worker, start, redis):
+def test_a_malformed_event_disturbs_no_follower(node, worker, start, redis):
     with node.following(start) as stream:
         next(stream)
         redis.publish(keys.EVENTS, f"{start} 3 1-1 nonsense")
@@ -155,30 +155,30 @@ def test_a_message_that_is_no_event_disturbs_nobody(node, worker, start, redis):
         assert numbers(list(stream)) == [2, 3]
 
 
-def test_a_follower_hears_everything_across_a_restart_of_redis(own_redis):
+def test_a_follower_receives_every_event_across_a_restart_of_redis(own_redis):
     redis = command_link(own_redis.url)
     worker = ScriptedWorker(redis)
     with api_node(own_redis.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         worker.says(operation["id"], Phase.STARTING)
         with node.following(operation["id"]) as stream:
-            heard = [next(stream), next(stream)]
+            received = [next(stream), next(stream)]
             own_redis.stop()
             own_redis.start()
             worker.says(operation["id"])
             worker.says(operation["id"], Phase.READY)
-            heard += stream
+            received += stream
     redis.close()
 
-    assert numbers(heard) == [1, 2, 3, 4]
+    assert numbers(received) == [1, 2, 3, 4]
 
 
-def test_a_stream_closes_at_once_when_its_api_node_ends(redis_url, redis):
+def test_a_stream_closes_at_once_when_its_api_node_shuts_down(redis_url, redis):
     worker = ScriptedWorker(redis)
     with api_node(redis_url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
             next(stream)
             began = time.monotonic()
@@ -189,7 +189,7 @@ def test_a_stream_closes_at_once_when_its_api_node_ends(redis_url, redis):
     assert time.monotonic() - began < 2
 
 
-def test_a_follower_on_another_api_node_hears_the_same(node, worker, start, redis_url):
+def test_followers_on_two_api_nodes_receive_the_same_events(node, worker, start, redis_url):
     with api_node(redis_url) as other, other.following(start, after=1) as stream:
         assert next(stream).id == "2"
         worker.says(start, Phase.READY)
@@ -197,7 +197,7 @@ def test_a_follower_on_another_api_node_hears_the_same(node, worker, start, redi
         assert numbers(list(stream)) == [3]
 
 
-def test_no_follower_leaves_an_ear_behind(node, worker, start):
+def test_no_follower_leaves_a_subscription_behind(node, worker, start):
     for _ in range(3):
         with node.following(start) as stream:
             next(stream)
@@ -205,14 +205,14 @@ def test_no_follower_leaves_an_ear_behind(node, worker, start):
     assert eventually(lambda: node.server.hub.listeners == 0)
 
 
-def test_an_event_stream_is_neither_stored_nor_held_back(node, start):
+def test_an_event_stream_is_neither_cached_nor_buffered(node, start):
     with node.client.stream("GET", f"/v1/operations/{start}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-accel-buffering"] == "no"
 
 
-def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
+def test_an_idle_stream_sends_heartbeats(node, start, redis, redis_url):
     async def beats() -> bytes:
         hub = EventHub(following_link(redis_url))
         streams = EventStreams(hub, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
@@ -224,9 +224,9 @@ def test_a_silent_stream_shows_that_it_lives(node, start, redis, redis_url):
     assert asyncio.run(beats()) == b": \n\n"
 
 
-def test_what_an_unnoticed_dead_line_kept_back_is_heard_with_the_heartbeat(node, worker, start, redis, redis_url):
+def test_events_delayed_by_a_silently_dead_connection_arrive_with_the_heartbeat(node, worker, start, redis, redis_url):
     async def hears() -> bytes:
-        deaf = EventHub(following_link(redis_url))  # never told to run
+        deaf = EventHub(following_link(redis_url))  # never started
         streams = EventStreams(deaf, OperationStore(redis), heartbeat_interval=timedelta(milliseconds=50))
         stream = streams.of_operation(OperationId(start), after=2)
         await anext(stream)
@@ -236,10 +236,10 @@ def test_what_an_unnoticed_dead_line_kept_back_is_heard_with_the_heartbeat(node,
     assert b"event: end" in asyncio.run(hears())
 
 
-# Everybody's events -----------------------------------------------------------------------------------------------
+# Events of all operations -----------------------------------------------------------------------------------------
 
 
-def test_a_follower_of_all_hears_what_comes_and_takes_it_up_again_where_it_was(node, worker, start):
+def test_a_follower_of_all_operations_receives_new_events_and_resumes_where_it_was(node, worker, start):
     with node.following(None) as stream:
         worker.says(start, message="one")
         first = next(stream)
@@ -247,46 +247,46 @@ def test_a_follower_of_all_hears_what_comes_and_takes_it_up_again_where_it_was(n
     [other] = node.start()
 
     with node.following(None, after=first.id) as stream:
-        heard = [next(stream), next(stream)]
+        received = [next(stream), next(stream)]
         worker.says(start, message="three")
-        heard.append(next(stream))
+        received.append(next(stream))
 
-    assert [each.get("message") for each in events_of([first, *heard])] == ["one", "two", None, "three"]
-    assert [each["operation"] for each in events_of(heard)] == [start, other["id"], start]
+    assert [each.get("message") for each in events_of([first, *received])] == ["one", "two", None, "three"]
+    assert [each["operation"] for each in events_of(received)] == [start, other["id"], start]
 
 
-def test_followers_of_all_that_come_and_go_during_a_storm_hear_everything_once(node, worker, start):
+def test_followers_of_all_operations_that_reconnect_receive_each_event_exactly_once(node, worker, start):
     with node.following(None) as stream:
         worker.says(start, message="-1")
         last = next(stream).id
     storm = Thread(target=lambda: [worker.says(start, message=str(count)) for count in range(400)])
     storm.start()
 
-    heard: list[str] = []
-    while len(heard) < 400:
+    received: list[str] = []
+    while len(received) < 400:
         with node.following(None, after=last) as stream:
             for event in stream:
                 last = event.id
-                heard.append(event.json()["message"])
-                if len(heard) >= 400 or random.random() < 0.05:
+                received.append(event.json()["message"])
+                if len(received) >= 400 or random.random() < 0.05:
                     break
 
     storm.join()
-    assert heard == [str(count) for count in range(400)]
+    assert received == [str(count) for count in range(400)]
 
 
-def test_a_follower_of_all_who_was_away_too_long_is_told_to_look_again(node, worker, start, redis):
+def test_a_follower_of_all_operations_that_missed_too_much_is_sent_a_reset(node, worker, start, redis):
     with node.following(None, after="1-1") as stream:
         reset = next(stream)
         worker.says(start, message="new")
-        heard = next(stream)
+        received = next(stream)
 
     assert reset.event == "reset"
-    assert events_of([heard])[0]["message"] == "new"
+    assert events_of([received])[0]["message"] == "new"
 
 
 @pytest.mark.parametrize(("path", "last"), [("events", "yesterday"), ("operations/{id}/events", "1-1")])
-def test_a_number_that_is_none_of_the_streams_is_refused(node, start, path, last):
+def test_an_event_id_of_another_stream_is_refused(node, start, path, last):
     answer = node.get(f"/v1/{path.format(id=start)}", headers={"Last-Event-ID": last})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

@@ -7,8 +7,8 @@ import sys
 
 import httpx2
 import pytest
-from api.front_door import SERVICE, api_node
-from lab.wishes import SIGNING_KEY
+from api.node import SERVICE, api_node
+from lab.commands import SIGNING_KEY
 
 from aima_api.app import create_app
 from aima_api.http.auth import MAX_BODY
@@ -26,7 +26,7 @@ def guarded(redis_url):
 
 @pytest.mark.redis
 @pytest.mark.parametrize("given", [None, "Bearer third key", "Basic first key", "first key", "Bearer"])
-def test_without_one_of_the_keys_nothing_is_told(guarded, given):
+def test_without_a_valid_key_every_request_is_refused(guarded, given):
     answer = guarded.get("/v1/hosts", headers={"Authorization": given} if given else {})
 
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
@@ -35,18 +35,18 @@ def test_without_one_of_the_keys_nothing_is_told(guarded, given):
 
 @pytest.mark.redis
 @pytest.mark.parametrize("key", ["first key", "second key"])
-def test_any_of_the_keys_opens(guarded, key):
+def test_any_of_the_keys_is_accepted(guarded, key):
     assert guarded.get("/v1/hosts", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 @pytest.mark.redis
-def test_balancers_need_no_key(guarded):
+def test_health_checks_need_no_key(guarded):
     assert guarded.get("/healthz").status_code == guarded.get("/readyz").status_code == 200
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7080", "localhost.evil.example", "10.0.0.1", ""])
-def test_on_loopback_only_loopbacks_own_names_are_answered(node, host):
+def test_on_loopback_other_host_names_are_refused(node, host):
     answer = node.get("/v1/hosts", headers={"Host": host})
 
     assert (answer.status_code, answer.json()["code"]) == (403, "foreign_request")
@@ -54,7 +54,7 @@ def test_on_loopback_only_loopbacks_own_names_are_answered(node, host):
 
 @pytest.mark.redis
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:7080", "[::1]:7080"])
-def test_loopbacks_own_names_are_answered(node, host):
+def test_on_loopback_its_own_names_are_accepted(node, host):
     assert node.get("/v1/hosts", headers={"Host": host}).status_code == 200
 
 
@@ -67,13 +67,13 @@ def test_a_page_of_another_origin_cannot_start_anything(node, origin):
 
 
 @pytest.mark.redis
-def test_our_own_page_can(node):
+def test_a_page_of_the_same_origin_can_start_something(node):
     assert node.post(START, headers={"Origin": node.url}).status_code == 202
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("given", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_a_body_that_a_foreign_form_could_send_is_refused(node, given):
+def test_a_content_type_that_a_cross_site_form_can_send_is_refused(node, given):
     answer = node.client.post(START, content="{}", headers={"Content-Type": given})
 
     assert (answer.status_code, answer.json()["code"]) == (415, "wrong_content_type")
@@ -85,7 +85,7 @@ def test_a_start_needs_no_body(node):
 
 
 @pytest.mark.redis
-def test_a_body_beyond_the_cap_is_refused_although_it_does_not_tell_its_length(node):
+def test_a_body_over_the_limit_is_refused_even_without_a_content_length(node):
     pieces = (b" " * 65536 for _ in range(MAX_BODY // 65536 + 2))
 
     try:
@@ -96,19 +96,19 @@ def test_a_body_beyond_the_cap_is_refused_although_it_does_not_tell_its_length(n
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-def test_an_address_others_reach_wants_a_key():
+def test_a_public_address_needs_a_key():
     with pytest.raises(UnsafeBind):
         create_app(settings(api={"bind": "0.0.0.0"}))
 
     assert create_app(settings(api={"bind": "0.0.0.0", "keys": ["a key"]}))
 
 
-def test_without_a_signing_key_it_does_not_start():
+def test_without_a_signing_key_the_node_does_not_start():
     with pytest.raises(BadSettings, match="signing key"):
         create_app(settings(signing_key=None))
 
 
-def test_a_node_that_cannot_start_says_why_and_how_to_mend_it():
+def test_a_node_that_cannot_start_reports_the_reason_and_the_remedy():
     environment = {"AIMA_API__BIND": "0.0.0.0", "AIMA_SIGNING_KEY": "a key", "AIMA_CONFIG": "/nowhere"}
 
     ended = subprocess.run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE
+from api.node import SERVICE
 
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.schemas import ServiceOptions
@@ -21,7 +21,7 @@ def idempotency(redis):
     return Idempotency(redis, OperationStore(redis))
 
 
-def test_a_start_sent_again_under_its_key_gives_the_operations_of_the_first(node, worker):
+def test_a_start_repeated_under_its_key_returns_the_first_operations(node, worker):
     first, again = (node.post(START, {"port": 20001}, headers=KEY) for _ in range(2))
 
     assert again.status_code == 202
@@ -33,7 +33,7 @@ def test_a_start_sent_again_under_its_key_gives_the_operations_of_the_first(node
     ("path", "body"),
     [(START, {"port": 20002}), (f"/v1/services/{SERVICE}:stop", {"hosts": []}), ("/v1/images:pull", {"image": "a:1"})],
 )
-def test_a_key_used_for_another_request_is_refused(node, worker, path, body):
+def test_a_key_reused_for_another_request_is_refused(node, worker, path, body):
     node.post(START, {"port": 20001}, headers=KEY)
 
     answer = node.post(path, body, headers=KEY)
@@ -42,7 +42,7 @@ def test_a_key_used_for_another_request_is_refused(node, worker, path, body):
     assert "a-key" in answer.json()["detail"]
 
 
-def test_while_the_first_is_under_way_the_second_is_told_so(idempotency):
+def test_a_request_repeated_while_the_first_one_runs_is_refused_as_in_progress(idempotency):
     def during_the_first():
         with pytest.raises(RequestInProgress):
             idempotency.once("a-key", "start", ServiceOptions(), list)
@@ -51,7 +51,7 @@ def test_while_the_first_is_under_way_the_second_is_told_so(idempotency):
     assert idempotency.once("a-key", "start", ServiceOptions(), during_the_first) == []
 
 
-def test_a_request_that_failed_may_be_sent_again(idempotency):
+def test_a_failed_request_can_be_repeated(idempotency):
     def fail():
         raise BrokerUnavailable(detail="for once")
 
@@ -62,7 +62,7 @@ def test_a_request_that_failed_may_be_sent_again(idempotency):
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 201])
-def test_a_key_that_is_no_key_is_refused(node, key):
+def test_a_malformed_key_is_refused(node, key):
     answer = node.post(START, headers={"Idempotency-Key": key})
 
     assert answer.status_code == 422

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, api_node
+from api.node import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_api.http.sse import OpenStreams
@@ -26,44 +26,44 @@ def worker(redis):
 # Streams -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_streams_are_opened_than_a_node_may_have_and_those_it_has_go_on(redis_url, worker):
+def test_streams_beyond_the_limit_of_a_node_are_refused_and_open_ones_continue(redis_url, worker):
     with api_node(redis_url, streams=2) as node, ExitStack() as open_ones:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         first = open_ones.enter_context(node.following(operation["id"]))
         open_ones.enter_context(node.following(None))
 
         refused = [node.get(f"/v1/operations/{operation['id']}/events"), node.get("/v1/events")]
         refused += [node.get(f"/v1/services/{SERVICE}/logs?follow=true")]
         worker.says(operation["id"], Phase.READY, endpoint="http://127.0.0.1:20000")
-        heard = list(first)
+        received = list(first)
 
     assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(429, "too_many_streams")] * 3
     assert {answer.headers["retry-after"] for answer in refused} == {"5"}
-    assert heard[-1].event == "end"
+    assert received[-1].event == "end"
 
 
-def test_a_stream_that_has_ended_or_was_left_makes_room_for_the_next(redis_url, worker):
+def test_an_ended_or_disconnected_stream_frees_its_slot(redis_url, worker):
     with api_node(redis_url, streams=1) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         for _ in range(3):
             with node.following(operation["id"]) as stream:
                 next(stream)
             assert eventually(lambda: len(node.server.open_streams) == 0)
         worker.says(operation["id"], Phase.READY, endpoint="http://127.0.0.1:20000")
 
-        assert node.heard(operation["id"])[-1].event == "end"
+        assert node.received(operation["id"])[-1].event == "end"
         assert eventually(lambda: len(node.server.open_streams) == 0)
 
 
-def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker):
+def test_a_client_that_stops_reading_is_disconnected(redis_url, worker):
     with api_node(redis_url) as node, socket.socket() as deaf:
         open_streams = OpenStreams(most=10, send_timeout=timedelta(milliseconds=300))
         state = node.server.config.app.state
         state.dependencies = replace(state.dependencies, open_streams=open_streams)
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", int(node.url.rpartition(":")[2])))
         deaf.sendall(f"GET /v1/operations/{operation['id']}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -80,7 +80,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(redis_url, worker):
 # Operations --------------------------------------------------------------------------------------------------------
 
 
-def test_a_flood_of_starts_and_pulls_is_refused_and_leaves_nothing_but_stops_are_taken(redis, redis_url, worker):
+def test_starts_and_pulls_beyond_the_limit_leave_nothing_and_stops_are_accepted(redis, redis_url, worker):
     ScriptedWorker(redis, "beta")
     with api_node(redis_url, operations=1) as node:
         node.start(hosts=["alpha"])
@@ -98,7 +98,7 @@ def test_a_flood_of_starts_and_pulls_is_refused_and_leaves_nothing_but_stops_are
     assert stop.status_code == 202
 
 
-def test_what_has_ended_makes_room_for_more(redis_url, worker):
+def test_ended_operations_no_longer_count_against_the_limit(redis_url, worker):
     with api_node(redis_url, operations=1) as node:
         [operation] = node.start()
         worker.is_ready(operation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, api_node
+from api.node import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,7 +20,7 @@ def measured(node, name: str, **labels: str) -> float | None:
     return next((each.value for each in samples if each.name == name and each.labels == labels), None)
 
 
-def test_requests_are_counted_by_what_was_asked_and_how_it_was_answered(node):
+def test_requests_are_counted_by_route_and_status(node):
     for _ in range(3):
         node.get(f"/v1/services/{SERVICE}")
     node.get("/v1/hosts")
@@ -52,7 +52,7 @@ def test_operations_and_hosts_are_counted(node, worker, redis):
     assert measured(node, "aima_operations", state="queued or running") == 0
 
 
-def test_messages_that_made_no_sense_are_counted_by_the_host_that_met_them(node, worker, redis):
+def test_malformed_messages_are_counted_by_the_host_that_dropped_them(node, worker, redis):
     ScriptedWorker(redis, "beta")
     HostStore(redis).count_dropped(worker.name, 2)
     HostStore(redis).count_dropped(worker.name, 1)
@@ -74,7 +74,7 @@ def test_open_streams_are_counted(node, worker):
     assert eventually(lambda: measured(node, "aima_event_streams") == 0)
 
 
-def test_a_node_without_its_redis_tells_what_it_knows_by_itself(own_redis):
+def test_a_node_without_redis_exports_its_own_metrics(own_redis):
     with api_node(own_redis.url) as node:
         own_redis.kill()
 
@@ -84,7 +84,7 @@ def test_a_node_without_its_redis_tells_what_it_knows_by_itself(own_redis):
         own_redis.start()
 
 
-def test_metrics_want_a_key_as_all_else_does(redis_url):
+def test_metrics_need_a_key_like_every_other_path(redis_url):
     with api_node(redis_url, keys=["a key"]) as node:
         without = node.get("/metrics")
         with_one = node.get("/metrics", headers={"Authorization": "Bearer a key"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE
+from api.node import SERVICE
 
 from aima_core.domain.ids import ServiceId
 from aima_core.redis import keys
@@ -31,7 +31,7 @@ NOBODY = "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"
         ("/v2", 404, "not_found", "/v2"),
     ],
 )
-def test_what_is_not_there_is_named(node, path, status, code, says):
+def test_an_unknown_resource_is_named(node, path, status, code, says):
     answer = node.get(path)
 
     assert_problem(answer, status, code)
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_named(node, path, status, code, says):
         ("/v1/images:pull", {"engine": "vlm", "route": "cpu.amd64"}, 404, "unknown_engine", "vlm"),
     ],
 )
-def test_a_request_that_cannot_be_carried_out_leaves_nothing_behind(node, path, body, status, code, says):
+def test_an_invalid_request_leaves_nothing_behind(node, path, body, status, code, says):
     answer = node.post(path, body)
 
     assert_problem(answer, status, code)
@@ -87,13 +87,13 @@ def test_a_request_that_cannot_be_carried_out_leaves_nothing_behind(node, path, 
 
 
 @pytest.mark.parametrize("body", ['{"port": 1', "[1]", '"start"', '{"port": NaN}', "[" * 100_000])
-def test_a_body_that_is_no_json_object_is_refused(node, body):
+def test_a_body_that_is_not_a_json_object_is_refused(node, body):
     answer = node.client.post(START, content=body, headers={"Content-Type": "application/json"})
 
     assert_problem(answer, 422, "invalid_request")
 
 
-def test_a_way_of_asking_that_is_not_offered_is_told_with_those_that_are(node):
+def test_a_method_that_is_not_allowed_is_answered_with_the_allowed_ones(node):
     answer = node.client.put(f"/v1/operations/{NOBODY}")
 
     assert_problem(answer, 405, "method_not_allowed")
@@ -101,7 +101,7 @@ def test_a_way_of_asking_that_is_not_offered_is_told_with_those_that_are(node):
     assert "GET" in answer.json()["hint"]
 
 
-def test_a_mistake_of_aimas_own_is_answered_without_its_traceback(node, redis):
+def test_an_internal_error_is_answered_without_its_traceback(node, redis):
     node.post("/v1/services", {"id": SERVICE})
     redis.set(keys.service(ServiceId(SERVICE)), "{}")
 
@@ -111,7 +111,7 @@ def test_a_mistake_of_aimas_own_is_answered_without_its_traceback(node, redis):
     assert "Traceback" not in answer.text
 
 
-def test_the_description_promises_problem_documents(node):
+def test_the_openapi_schema_documents_problem_responses(node):
     described = node.get("/openapi.json").json()
 
     assert "Problem" in described["components"]["schemas"]

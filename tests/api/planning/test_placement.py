@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api.front_door import SERVICE, Node, ScriptedWorker
+from api.node import SERVICE, Node, ScriptedWorker
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation
@@ -49,10 +49,10 @@ def routes_of(operations: list[dict[str, Any]]) -> list[str]:
     return [each["route"] for each in operations]
 
 
-# Hosts that were named --------------------------------------------------------------------------------------------
+# Named hosts ------------------------------------------------------------------------------------------------------
 
 
-def test_a_named_host_that_will_never_run_it_is_refused_with_every_reason(node, redis):
+def test_a_named_host_that_can_never_run_it_is_refused_with_every_reason(node, redis):
     ScriptedWorker(redis, "box", memory=8 * GB)
 
     code, detail, _ = refusal(node, f"/v1/services/{VLLM}:start", {"hosts": ["box"]})
@@ -62,7 +62,7 @@ def test_a_named_host_that_will_never_run_it_is_refused_with_every_reason(node, 
     assert "has 2 of 8 cores" in detail
 
 
-def test_one_named_host_that_never_will_and_nothing_is_submitted_anywhere(node, redis):
+def test_one_unsuitable_named_host_keeps_everything_from_being_submitted(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK)
     ScriptedWorker(redis, "spark-02", **SPARK | {"allows": ("local/*",)})
 
@@ -74,7 +74,7 @@ def test_one_named_host_that_never_will_and_nothing_is_submitted_anywhere(node, 
     assert node.get("/v1/services").json()["items"] == []
 
 
-def test_a_service_that_its_hosts_will_never_run_is_not_even_written_down(node, redis):
+def test_a_service_that_its_hosts_can_never_run_is_not_created(node, redis):
     ScriptedWorker(redis, "box")
 
     code, _, _ = refusal(node, "/v1/services", {"id": VLLM, "hosts": ["box"]})
@@ -90,7 +90,7 @@ def test_a_service_that_its_hosts_will_never_run_is_not_even_written_down(node, 
         ({"disk_free": 0, "runtime": "docker"}, "box has 0 B of disk free"),
     ],
 )
-def test_a_named_host_that_cannot_now_is_waited_for_with_the_reason(node, redis, facts, reason):
+def test_a_named_host_without_capacity_is_waited_for_with_the_reason(node, redis, facts, reason):
     ScriptedWorker(redis, "box", **facts)
 
     [operation] = node.start("svc-tts-qwen3-tts-0.6b", hosts=["box"])
@@ -111,10 +111,10 @@ def test_a_named_host_that_is_drained_or_full_is_waited_for_with_the_reason(node
     assert full["reason"].startswith("full has 0 B of ")
 
 
-# So many ----------------------------------------------------------------------------------------------------------
+# Replicas ---------------------------------------------------------------------------------------------------------
 
 
-def test_replicas_go_where_it_is_then_where_there_is_most_room(node, redis):
+def test_replicas_go_to_hosts_that_run_it_and_then_to_those_with_the_most_free_capacity(node, redis):
     for name, gigabytes in {"a": 2, "b": 1, "c": 0, "d": 4}.items():
         worker = ScriptedWorker(redis, name, memory=5 * GB)
         fill(redis, name, gigabytes)
@@ -125,7 +125,7 @@ def test_replicas_go_where_it_is_then_where_there_is_most_room(node, redis):
     assert routes_of(operations) == ["host.d", "host.c", "host.b"]
 
 
-def test_a_replica_may_have_to_wait_on_a_host_that_is_full_now(node, redis):
+def test_a_replica_may_wait_on_a_host_that_is_full_now(node, redis):
     ScriptedWorker(redis, "a")
     ScriptedWorker(redis, "b")
     fill(redis, "a", 5)
@@ -137,7 +137,7 @@ def test_a_replica_may_have_to_wait_on_a_host_that_is_full_now(node, redis):
     assert operations[1]["reason"].startswith("a has ")
 
 
-def test_drained_hosts_get_no_replica_and_are_named_where_they_are_missed(node, redis):
+def test_drained_hosts_get_no_replica_and_are_named_in_the_refusal(node, redis):
     for name in ("a", "b", "c"):
         ScriptedWorker(redis, name)
     drain(redis, "a")
@@ -147,7 +147,7 @@ def test_drained_hosts_get_no_replica_and_are_named_where_they_are_missed(node, 
     assert detail == "3 replicas were requested, and 2 live host(s) can run dial-cpu. a is drained."
 
 
-def test_replicas_of_a_route_are_hosts_that_listen_to_it(node, redis):
+def test_replicas_of_a_route_are_hosts_that_consume_it(node, redis):
     ScriptedWorker(redis, "a")
     ScriptedWorker(redis, "b", arch="arm64", routes=("cpu.arm64",))
 
@@ -156,10 +156,10 @@ def test_replicas_of_a_route_are_hosts_that_listen_to_it(node, redis):
     assert "a is amd64 rather than arm64" in detail
 
 
-# A class of hosts -------------------------------------------------------------------------------------------------
+# Classes of hosts -------------------------------------------------------------------------------------------------
 
 
-def test_a_start_goes_to_the_route_that_was_asked_for_and_later_ones_too(node, redis):
+def test_a_requested_route_is_used_for_this_start_and_later_ones(node, redis):
     ScriptedWorker(redis, "a", arch="arm64", routes=("cpu.arm64",))
     ScriptedWorker(redis, "b")
 
@@ -170,26 +170,26 @@ def test_a_start_goes_to_the_route_that_was_asked_for_and_later_ones_too(node, r
     assert first["routes"] == ["cpu.amd64"]
 
 
-def test_a_route_may_be_a_hosts_own(node, worker):
+def test_a_route_can_be_that_of_a_single_host(node, worker):
     [operation] = node.start(route="host.alpha")
 
     assert operation["route"] == "host.alpha"
 
 
-def test_a_route_that_the_engine_does_not_accept_is_refused_with_those_it_does(node, worker):
+def test_a_route_that_the_engine_does_not_accept_is_refused_with_the_accepted_ones(node, worker):
     _, detail, hint = refusal(node, f"/v1/services/{VLLM}:start", {"route": "cpu.amd64"})
 
     assert detail == "vllm-0.14.0-cu131-gb10 does not run on hosts of cpu.amd64."
     assert "gb10.arm64" in hint
 
 
-def test_hosts_and_a_route_exclude_each_other(node, worker):
+def test_hosts_and_a_route_are_mutually_exclusive(node, worker):
     _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"route": "cpu.amd64", "hosts": ["alpha"]})
 
     assert "specify `hosts` or `route`, not both" in detail
 
 
-def test_naming_hosts_later_does_away_with_the_route_and_the_other_way_round(node, redis):
+def test_hosts_named_later_replace_the_route_and_the_other_way_round(node, redis):
     ScriptedWorker(redis, "a")
     node.start(route="cpu.amd64", replicas=1)
 
@@ -202,7 +202,7 @@ def test_naming_hosts_later_does_away_with_the_route_and_the_other_way_round(nod
     assert (by_route["hosts"], by_route["route"]) == ([], "cpu.amd64")
 
 
-def test_a_class_without_room_is_waited_for_and_every_host_of_it_is_told(node, redis):
+def test_a_class_without_free_capacity_is_waited_for_with_the_reason_of_every_host(node, redis):
     for name in ("spark-01", "spark-02", "spark-03"):
         spark = ScriptedWorker(redis, name, **SPARK)
     fill(redis, "spark-01", 108)
@@ -218,7 +218,7 @@ def test_a_class_without_room_is_waited_for_and_every_host_of_it_is_told(node, r
     )
 
 
-def test_a_class_of_hosts_none_of_which_can_ever_run_it_is_told_as_such(node, redis):
+def test_a_class_without_any_suitable_host_is_refused_as_such(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK | {"gives_gpus": False})
 
     [operation] = node.start(VLLM)
@@ -228,7 +228,7 @@ def test_a_class_of_hosts_none_of_which_can_ever_run_it_is_told_as_such(node, re
     )
 
 
-def test_a_class_that_is_too_small_is_passed_over_for_the_next(node, redis):
+def test_a_class_of_too_small_hosts_is_skipped_for_the_next_one(node, redis):
     ScriptedWorker(redis, "small", arch="arm64", routes=("cpu.arm64",), memory=GB // 100)
     ScriptedWorker(redis, "big")
 
@@ -237,7 +237,7 @@ def test_a_class_that_is_too_small_is_passed_over_for_the_next(node, redis):
     assert (operation["route"], operation["reason"]) == ("cpu.amd64", None)
 
 
-def test_a_start_does_not_go_back_to_where_it_was_if_there_is_no_room_now(node, redis):
+def test_a_start_does_not_return_to_a_former_host_that_is_drained(node, redis):
     alpha = ScriptedWorker(redis, "alpha")
     alpha.is_ready(node.start(hosts=["alpha"])[0])
     node.post("/v1/services", {"id": SERVICE})
@@ -265,7 +265,7 @@ def test_an_image_is_pulled_on_every_live_host_of_the_route(node, redis):
     assert [each["reason"] for each in pulls] == [None, None]
 
 
-def test_an_engines_image_is_pulled_on_every_live_host_that_may_run_it(node, redis):
+def test_an_image_of_an_engine_is_pulled_on_every_live_host_that_can_run_it(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK)
     ScriptedWorker(redis, "spark-02", **SPARK)
     ScriptedWorker(redis, "box")
@@ -275,7 +275,7 @@ def test_an_engines_image_is_pulled_on_every_live_host_that_may_run_it(node, red
     assert routes_of(pulls) == ["host.spark-01", "host.spark-02"]
 
 
-def test_a_pull_on_a_route_leaves_it_to_each_host_to_refuse_what_it_does_not_allow(node, redis):
+def test_a_pull_on_a_route_includes_hosts_that_do_not_allow_the_image_with_the_reason(node, redis):
     ScriptedWorker(redis, "a")
     ScriptedWorker(redis, "b", allows=("local/*",))
 
@@ -285,7 +285,7 @@ def test_a_pull_on_a_route_leaves_it_to_each_host_to_refuse_what_it_does_not_all
     assert pulls[1]["reason"].startswith("b does not allow the image repo/name:1")
 
 
-def test_a_pull_on_a_host_that_was_named_and_does_not_allow_it_is_refused(node, redis):
+def test_a_pull_on_a_named_host_that_does_not_allow_the_image_is_refused(node, redis):
     ScriptedWorker(redis, "a")
     ScriptedWorker(redis, "b", allows=("local/*",))
 
@@ -295,7 +295,7 @@ def test_a_pull_on_a_host_that_was_named_and_does_not_allow_it_is_refused(node, 
     assert node.get("/v1/operations").json()["items"] == []
 
 
-def test_a_pull_on_a_route_where_nobody_listens_waits_for_the_first_who_does(node, worker):
+def test_a_pull_on_a_route_without_consumers_waits_for_the_first_one(node, worker):
     [pull] = node.post("/v1/images:pull", {"image": "repo/name:1", "route": "gb10.arm64"}).json()["operations"]
 
     assert pull["route"] == "gb10.arm64"

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, api_node
+from api.node import ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_api.planning.placement import LOCK_TTL
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.redis
 SERVICE = ServiceId("svc-tiny-dial")
 
 
-def test_who_waited_for_its_turn_sees_what_was_chosen_before(node, redis, redis_url):
+def test_a_placement_that_waited_for_the_lock_sees_the_previous_choice(node, redis, redis_url):
     for name in ("alpha", "beta", "gamma", "delta"):
         ScriptedWorker(redis, name)
     redis.set(keys.turn(SERVICE), "another node's", px=60_000)
@@ -33,7 +33,7 @@ def test_who_waited_for_its_turn_sees_what_was_chosen_before(node, redis, redis_
     assert chosen == [["host.delta", "host.gamma"]] * 2
 
 
-def test_a_node_that_died_in_its_turn_keeps_nobody_waiting_for_long(node, redis):
+def test_the_lock_of_a_dead_node_expires_soon(node, redis):
     ScriptedWorker(redis, "alpha")
     ScriptedWorker(redis, "beta")
     redis.set(keys.turn(SERVICE), "a dead node's", px=int(LOCK_TTL.total_seconds() * 1000))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api.front_door import SERVICE, Node, ScriptedWorker
+from api.node import SERVICE, Node, ScriptedWorker
 from api.planning.test_placement import SPARK, VLLM, drain, fill
 
 from aima_core.redis.interface import TextRedis
@@ -31,7 +31,7 @@ def everything(redis: TextRedis) -> dict[str, tuple[bytes, bool]]:
     }
 
 
-def test_a_plan_says_where_it_would_go_and_with_what(node, redis):
+def test_a_plan_names_the_host_and_the_resources(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK | {"images": [{"reference": "zhiwen-vllm:0128", "digest": None}]})
 
     found = plan(node, VLLM, hosts=["spark-01"], port=20005)
@@ -44,7 +44,7 @@ def test_a_plan_says_where_it_would_go_and_with_what(node, redis):
     assert (operation["image"], operation["image_there"]) == ("zhiwen-vllm:0128", True)
 
 
-def test_a_plan_takes_the_image_that_the_host_allows(node, redis):
+def test_a_plan_uses_the_image_that_the_host_allows(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK | {"allows": ("docker.1ms.run/*",)})
 
     [operation] = plan(node, VLLM, hosts=["spark-01"])["operations"]
@@ -55,7 +55,7 @@ def test_a_plan_takes_the_image_that_the_host_allows(node, redis):
     )
 
 
-def test_a_plan_says_of_every_host_why_it_would_not_do(node, redis):
+def test_a_plan_gives_the_reasons_of_every_ineligible_host(node, redis):
     small = SPARK | {"memory": 64 * 10**9, "disk_free": 10**9, "runtime": "docker"}
     for name, facts in {"ok": SPARK, "drained": SPARK, "full": SPARK, "small": small, "box": {}}.items():
         ScriptedWorker(redis, name, **facts)
@@ -79,7 +79,7 @@ def test_a_plan_says_of_every_host_why_it_would_not_do(node, redis):
     assert [each["host"] for each in found["hosts"] if each["would_do"]] == ["ok"]
 
 
-def test_a_plan_of_what_would_wait_says_for_what(node, redis):
+def test_a_plan_of_a_start_that_would_wait_gives_the_reason(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK)
     fill(redis, "spark-01", 100)
 
@@ -98,7 +98,7 @@ def test_a_plan_of_what_would_wait_says_for_what(node, redis):
         ({"hosts": ["spark-01"], "port": 80}, "port_out_of_range"),
     ],
 )
-def test_a_plan_of_what_would_be_refused_says_so_and_still_tells_of_the_hosts(node, redis, options, code):
+def test_a_plan_of_a_start_that_would_be_refused_says_so_and_lists_the_hosts(node, redis, options, code):
     ScriptedWorker(redis, "spark-01", **SPARK)
     ScriptedWorker(redis, "box")
 
@@ -117,7 +117,7 @@ def test_a_plan_of_what_would_be_refused_says_so_and_still_tells_of_the_hosts(no
         (VLLM, {"route": "cpu.amd64"}, "invalid_request"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_no_plan(node, worker, service, options, code):
+def test_a_plan_of_an_invalid_start_is_refused(node, worker, service, options, code):
     answer = node.post(f"/v1/services/{service}:plan", options)
 
     assert answer.json()["code"] == code
@@ -143,7 +143,7 @@ def test_a_start_does_what_its_plan_said(node, redis, where, state):
     assert [each["route"] for each in planned] == [each["route"] for each in started]
 
 
-def test_a_plan_leaves_no_trace(node, redis):
+def test_a_plan_changes_nothing(node, redis):
     worker = ScriptedWorker(redis, "alpha")
     worker.is_ready(node.start(hosts=["alpha"])[0])
     ScriptedWorker(redis, "beta")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker
+from api.node import SERVICE, ScriptedWorker
 
 from aima_api.routes.services import ServiceStatus
 from aima_core.domain.ids import HostName, ServiceId
@@ -12,7 +12,7 @@ from aima_core.store.ports import PortStore
 pytestmark = pytest.mark.redis
 
 
-def test_operations_are_paged_the_newest_first(node, worker):
+def test_operations_are_paged_newest_first(node, worker):
     ids = [node.start()[0]["id"] for _ in range(5)]
 
     first = node.get("/v1/operations", params={"limit": 3}).json()
@@ -34,7 +34,7 @@ def test_operations_are_paged_the_newest_first(node, worker):
         ({"host": "alpha", "state": "queued"}, 0),
     ],
 )
-def test_operations_are_found_by_what_they_are(node, worker, asked, found):
+def test_operations_are_filtered_by_their_fields(node, worker, asked, found):
     worker.is_ready(node.start()[0])
     node.post("/v1/images:pull", {"image": "repo/name:1"})
 
@@ -52,7 +52,7 @@ def test_services_are_listed_by_id_with_their_instances(node, worker):
     assert [each["id"] for each in second["items"][0]["instances"]] == [f"{SERVICE}@alpha"]
 
 
-def test_a_listing_tells_of_each_service_what_is_told_of_it_alone(node, redis):
+def test_a_listing_shows_each_service_like_the_service_alone(node, redis):
     alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
     alpha.is_ready(node.start("svc-tiny-dial", hosts=["alpha"])[0])
     beta.is_ready(node.start("svc-tiny-dial-b", hosts=["beta"], model="Dial")[0])
@@ -69,7 +69,7 @@ def test_a_listing_tells_of_each_service_what_is_told_of_it_alone(node, redis):
     assert [ServiceStatus.model_validate(each).model_dump(mode="json") for each in listed] == listed
 
 
-def test_the_last_page_says_that_it_is_the_last(node):
+def test_the_last_page_has_no_next_page(node):
     for id in ("svc-tiny-a", "svc-tiny-b"):
         node.post("/v1/services", {"id": id, "model": "Dial"})
 
@@ -78,7 +78,7 @@ def test_the_last_page_says_that_it_is_the_last(node):
     assert (len(page["items"]), page["next"]) == (2, None)
 
 
-def test_the_catalog_is_told_by_name(node):
+def test_the_catalog_is_listed_by_name(node):
     engines = [each["name"] for each in node.get("/v1/engines").json()["items"]]
     models = [each["name"] for each in node.get("/v1/models").json()["items"]]
 
@@ -86,7 +86,7 @@ def test_the_catalog_is_told_by_name(node):
     assert {node.get(f"/v1/models/{name}").json()["name"] for name in models} == set(models) != set()
 
 
-def test_hosts_are_told_with_whether_they_live(node, redis):
+def test_hosts_are_listed_with_their_liveness(node, redis):
     ScriptedWorker(redis, "alpha")
     ScriptedWorker(redis, "beta").leave()
 
@@ -96,7 +96,7 @@ def test_hosts_are_told_with_whether_they_live(node, redis):
     assert node.get("/v1/hosts/beta").json()["live"] is False
 
 
-def test_ports_are_told_with_who_holds_them(node, worker, redis):
+def test_ports_are_listed_with_their_holders(node, worker, redis):
     ports = PortStore(redis, HostName("alpha"))
     ports.set_range(range(20000, 20010))
     ports.lease(ServiceId(SERVICE).on(HostName("alpha")), fence=1)

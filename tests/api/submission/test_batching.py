@@ -43,7 +43,7 @@ def answers_of(locks: Turns, numbers: range | list[int]) -> list[object]:
     return asyncio.run(ask())
 
 
-def test_those_that_come_meanwhile_are_carried_out_together_and_each_has_its_own_answer():
+def test_submissions_that_arrive_during_a_batch_form_the_next_and_get_their_own_results():
     locks = Turns()
 
     answers = answers_of(locks, [1, 2, 3, 4])
@@ -52,14 +52,14 @@ def test_those_that_come_meanwhile_are_carried_out_together_and_each_has_its_own
     assert locks.taken == [[1], [2, 3, 4]]
 
 
-def test_one_that_is_refused_refuses_no_other():
+def test_a_refused_submission_refuses_no_other():
     first, refused, other = answers_of(Turns(), [1, 0, 3])
 
     assert (first, other) == (2, 6)
     assert isinstance(refused, UnknownService)
 
 
-def test_a_crowd_is_carried_out_in_turns():
+def test_many_submissions_are_split_into_batches():
     locks = Turns()
 
     answers = answers_of(locks, range(1, 2 * MAX_BATCH_SIZE + 3))
@@ -69,21 +69,21 @@ def test_a_crowd_is_carried_out_in_turns():
 
 
 @pytest.mark.parametrize("broken", [BrokerUnavailable(detail="cut off"), ZeroDivisionError()])
-def test_what_breaks_is_told_to_all_of_the_turn_and_the_next_are_carried_out(broken):
-    def carry_out(asked: list[int]) -> list[int]:
+def test_a_failed_batch_fails_all_its_submissions_and_the_next_batch_runs(broken):
+    def run_command(asked: list[int]) -> list[int]:
         if 0 in asked:
             raise broken
         return asked
 
     async def ask() -> list[object]:
-        batcher = Batcher(carry_out)
-        told = await asyncio.gather(batcher(0), batcher(1), return_exceptions=True)
-        return [*told, await batcher(2)]
+        batcher = Batcher(run_command)
+        reported = await asyncio.gather(batcher(0), batcher(1), return_exceptions=True)
+        return [*reported, await batcher(2)]
 
     assert asyncio.run(ask()) == [broken, broken, 2]
 
 
-def test_one_who_has_gone_holds_up_nobody():
+def test_a_cancelled_submission_delays_no_other():
     locks = Turns()
 
     async def ask() -> int:

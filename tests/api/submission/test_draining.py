@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker
+from api.node import SERVICE, ScriptedWorker
 
 pytestmark = pytest.mark.redis
 
 OTHER = "svc-asr-pocketsphinx-en-us"
 
 
-def test_a_drained_host_is_shown_as_such_and_since_when(node, worker):
+def test_a_drained_host_is_shown_as_drained_with_the_time(node, worker):
     answer = node.post("/v1/hosts/alpha:drain")
 
     host = node.get("/v1/hosts/alpha").json()
@@ -20,7 +20,7 @@ def test_a_drained_host_is_shown_as_such_and_since_when(node, worker):
     assert node.get("/v1/hosts").json()["items"][0]["drained"] is True
 
 
-def test_draining_again_changes_nothing(node, worker):
+def test_draining_twice_changes_nothing(node, worker):
     since = node.post("/v1/hosts/alpha:drain").json()["host"]["drained_since"]
 
     again = node.post("/v1/hosts/alpha:drain").json()["host"]["drained_since"]
@@ -28,7 +28,7 @@ def test_draining_again_changes_nothing(node, worker):
     assert again == since
 
 
-def test_a_resumed_host_is_drained_no_more_and_resuming_again_changes_nothing(node, worker):
+def test_a_resumed_host_is_no_longer_drained_and_resuming_twice_changes_nothing(node, worker):
     node.post("/v1/hosts/alpha:drain")
 
     first, again = (node.post("/v1/hosts/alpha:resume") for _ in range(2))
@@ -38,14 +38,14 @@ def test_a_resumed_host_is_drained_no_more_and_resuming_again_changes_nothing(no
 
 
 @pytest.mark.parametrize("action", ["drain", "resume"])
-def test_a_host_that_nobody_has_heard_of_cannot_be(node, action):
+def test_an_unknown_host_cannot_be_drained(node, action):
     answer = node.post(f"/v1/hosts/nowhere:{action}")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_host")
     assert node.get("/v1/hosts").json()["items"] == []
 
 
-def test_a_host_that_is_away_can_be_drained_all_the_same(node, worker):
+def test_an_offline_host_can_be_drained(node, worker):
     worker.leave()
 
     host = node.post("/v1/hosts/alpha:drain").json()["host"]
@@ -53,7 +53,7 @@ def test_a_host_that_is_away_can_be_drained_all_the_same(node, worker):
     assert (host["live"], host["drained"]) == (False, True)
 
 
-def test_what_runs_on_a_drained_host_stays(node, worker):
+def test_instances_on_a_drained_host_keep_running(node, worker):
     worker.is_ready(node.start()[0])
 
     node.post("/v1/hosts/alpha:drain")
@@ -62,12 +62,12 @@ def test_what_runs_on_a_drained_host_stays(node, worker):
     assert (instance["state"], instance["desired"]) == ("ready", "running")
 
 
-def test_what_runs_and_what_comes_up_there_is_stopped_on_request_and_nothing_elsewhere(node, redis):
+def test_draining_with_stop_stops_present_and_pending_instances_there_and_none_elsewhere(node, redis):
     alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
     alpha.is_ready(node.start(hosts=["alpha"])[0])
     beta.is_ready(node.start(hosts=["beta"])[0])
     [coming] = node.start(OTHER, route="cpu.amd64")
-    alpha.take_on(coming["id"])
+    alpha.claim_start(coming["id"])
 
     answer = node.post("/v1/hosts/alpha:drain", {"stop": True})
 
@@ -79,7 +79,7 @@ def test_what_runs_and_what_comes_up_there_is_stopped_on_request_and_nothing_els
     ]
 
 
-def test_draining_under_one_key_stops_once(node, worker):
+def test_draining_with_stop_under_one_idempotency_key_stops_once(node, worker):
     worker.is_ready(node.start()[0])
     key = {"Idempotency-Key": "once"}
 
@@ -89,7 +89,7 @@ def test_draining_under_one_key_stops_once(node, worker):
     assert [each["id"] for each in first.json()["operations"]] == [each["id"] for each in again.json()["operations"]]
 
 
-def test_a_start_goes_past_a_drained_host_and_to_it_again_once_it_is_resumed(node, redis):
+def test_a_start_avoids_a_drained_host_and_uses_it_again_once_it_is_resumed(node, redis):
     alpha = ScriptedWorker(redis, "alpha")
     alpha.is_ready(node.start()[0])
     ScriptedWorker(redis, "beta")
@@ -103,7 +103,7 @@ def test_a_start_goes_past_a_drained_host_and_to_it_again_once_it_is_resumed(nod
     assert resumed["route"] == "host.alpha"
 
 
-def test_a_field_that_draining_does_not_know_is_refused(node, worker):
+def test_an_unknown_field_of_a_drain_is_refused(node, worker):
     answer = node.post("/v1/hosts/alpha:drain", {"force": True})
 
     assert answer.status_code == 422

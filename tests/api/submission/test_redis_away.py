@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, api_node
+from api.node import SERVICE, ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_core.redis.connection import command_link
@@ -39,7 +39,7 @@ def frozen(server) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_frozen_redis_is_answered_for_within_five_seconds(node, own_redis):
+def test_requests_are_answered_within_five_seconds_while_redis_is_frozen(node, own_redis):
     paths = ["/readyz", "/v1/services", "/v1/hosts", f"/v1/services/{SERVICE}:start", "/v1/images:pull"]
 
     with frozen(own_redis), ThreadPoolExecutor(len(paths)) as at_once:
@@ -51,7 +51,7 @@ def test_a_frozen_redis_is_answered_for_within_five_seconds(node, own_redis):
     assert eventually(lambda: node.get("/readyz").status_code == 200)
 
 
-def test_a_crowd_waiting_for_a_frozen_redis_keeps_nobody_from_hearing_that_the_node_lives(node, own_redis):
+def test_many_requests_waiting_for_a_frozen_redis_do_not_block_the_liveness_check(node, own_redis):
     with frozen(own_redis), ThreadPoolExecutor(50) as at_once:
         asked = [at_once.submit(timed, node, "/v1/hosts") for _ in range(50)]
         answer, took = timed(node, "/healthz")
@@ -62,7 +62,7 @@ def test_a_crowd_waiting_for_a_frozen_redis_keeps_nobody_from_hearing_that_the_n
     assert slowest < 5
 
 
-def test_a_redis_that_is_gone_is_answered_for_and_used_again_when_it_is_back(node, own_redis):
+def test_requests_fail_fast_while_redis_is_down_and_succeed_once_it_is_back(node, own_redis):
     own_redis.stop()
     away, took = timed(node, f"/v1/services/{SERVICE}:start")
     own_redis.start()
@@ -75,7 +75,7 @@ def test_a_redis_that_is_gone_is_answered_for_and_used_again_when_it_is_back(nod
     assert back.status_code == 202
 
 
-def test_what_was_asked_of_a_frozen_redis_and_answered_with_503_does_not_happen_later(node, own_redis):
+def test_a_request_answered_with_503_during_a_freeze_is_not_executed_later(node, own_redis):
     before = len(node.get("/v1/operations").json()["items"])
 
     with frozen(own_redis):

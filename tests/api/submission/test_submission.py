@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from api.front_door import SERVICE, ScriptedWorker, waiting_on
+from api.node import SERVICE, ScriptedWorker, waiting_on
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
@@ -32,10 +32,10 @@ def services(redis):
     return ServiceStore(redis)
 
 
-def test_a_start_is_recorded_signed_and_rung(node, worker, redis_url):
+def test_a_start_is_recorded_signed_and_enqueued(node, worker, redis_url):
     [operation] = node.start(arguments={"load-seconds": "5"}, port=20005)
 
-    claimed = worker.take_on(operation["id"])
+    claimed = worker.claim_start(operation["id"])
     assert waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
     assert verified(claimed.command_text, SIGNING_KEY, OperationId(operation["id"]), claimed.signature)
     assert isinstance(claimed.command, StartService)
@@ -44,7 +44,7 @@ def test_a_start_is_recorded_signed_and_rung(node, worker, redis_url):
     assert claimed.command.model is not None
 
 
-def test_what_a_start_needs_is_recorded_with_it(node, worker):
+def test_the_requirements_of_a_start_are_recorded_with_it(node, worker):
     [operation] = node.start()
 
     assert operation["needs"]["memory"] > 0
@@ -52,7 +52,7 @@ def test_what_a_start_needs_is_recorded_with_it(node, worker):
     assert operation == node.operation(operation["id"])
 
 
-def test_starts_that_come_at_once_come_to_what_each_was_asked_for(node, worker):
+def test_concurrent_starts_each_get_their_own_result(node, worker):
     ports = [20001, 20002, 8080, 20004, 20005]
 
     with ThreadPoolExecutor(len(ports)) as crowd:
@@ -61,17 +61,22 @@ def test_starts_that_come_at_once_come_to_what_each_was_asked_for(node, worker):
     assert [answer.status_code for answer in answers] == [202, 202, 422, 202, 202]
     accepted = [answer.json()["operations"] for answer in answers if answer.status_code == 202]
     assert accepted == [[node.operation(operation["id"])] for [operation] in accepted]
-    assert [worker.take_on(operation["id"]).command.port for [operation] in accepted] == [20001, 20002, 20004, 20005]
+    assert [worker.claim_start(operation["id"]).command.port for [operation] in accepted] == [
+        20001,
+        20002,
+        20004,
+        20005,
+    ]
     assert node.get(f"/v1/services/{SERVICE}").json()["port"] in ports
 
 
-def test_a_signature_holds_for_its_own_operation_only(node, worker):
-    first, second = (worker.take_on(node.start()[0]["id"]) for _ in range(2))
+def test_a_signature_is_valid_for_its_own_operation_only(node, worker):
+    first, second = (worker.claim_start(node.start()[0]["id"]) for _ in range(2))
 
     assert not verified(first.command_text, SIGNING_KEY, second.operation.id, first.signature)
 
 
-def test_a_start_that_nobody_can_take_waits_for_any_host_that_could_and_says_so(node, redis, redis_url):
+def test_a_start_that_no_host_can_claim_waits_for_any_suitable_host_and_says_so(node, redis, redis_url):
     [operation] = node.start()
 
     record = node.operation(operation["id"])
@@ -82,14 +87,14 @@ def test_a_start_that_nobody_can_take_waits_for_any_host_that_could_and_says_so(
     assert (waits.id, waits.routes) == (operation["id"], ("cpu.arm64", "cpu.amd64"))
 
 
-def test_a_start_goes_to_the_first_class_of_hosts_that_listens(node, worker):
+def test_a_start_goes_to_the_first_class_of_hosts_with_a_consumer(node, worker):
     [operation] = node.start()
 
     assert operation["route"] == "cpu.amd64"
     assert operation["reason"] is None
 
 
-def test_a_host_that_left_is_not_counted_on(node, worker):
+def test_a_host_that_left_is_not_chosen(node, worker):
     worker.leave()
 
     [operation] = node.start()
@@ -97,7 +102,7 @@ def test_a_host_that_left_is_not_counted_on(node, worker):
     assert "No live host" in operation["reason"]
 
 
-def test_a_second_start_goes_to_the_host_that_has_it(node, redis):
+def test_a_second_start_goes_to_the_host_that_runs_the_service(node, redis):
     ScriptedWorker(redis, "alpha")
     beta = ScriptedWorker(redis, "beta")
     beta.is_ready(node.start()[0])
@@ -107,7 +112,7 @@ def test_a_second_start_goes_to_the_host_that_has_it(node, redis):
     assert again["route"] == "host.beta"
 
 
-def test_a_start_goes_rather_to_where_it_runs_than_to_where_it_ran(node, redis):
+def test_a_start_prefers_the_host_that_runs_the_service_to_one_that_ran_it(node, redis):
     alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
     alpha.is_ready(node.start(hosts=["alpha"])[0])
     [stop] = node.post(f"/v1/services/{SERVICE}:stop").json()["operations"]
@@ -120,7 +125,7 @@ def test_a_start_goes_rather_to_where_it_runs_than_to_where_it_ran(node, redis):
     assert again["route"] == "host.beta"
 
 
-def test_hosts_named_get_an_operation_each_and_are_wanted_to_run_it(node, redis, services):
+def test_named_hosts_get_an_operation_each_and_are_desired_to_run_it(node, redis, services):
     for name in ("alpha", "beta"):
         ScriptedWorker(redis, name)
 
@@ -134,7 +139,7 @@ def test_hosts_named_get_an_operation_each_and_are_wanted_to_run_it(node, redis,
     ]
 
 
-def test_one_unknown_host_among_those_named_and_nothing_is_queued(node, worker):
+def test_one_unknown_host_among_the_named_ones_keeps_everything_from_being_enqueued(node, worker):
     answer = node.post(f"/v1/services/{SERVICE}:start", {"hosts": ["alpha", "nowhere"]})
 
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_host")
@@ -142,7 +147,7 @@ def test_one_unknown_host_among_those_named_and_nothing_is_queued(node, worker):
     assert node.get("/v1/services").json()["items"] == []
 
 
-def test_a_named_host_that_is_away_is_waited_for(node, worker):
+def test_a_named_host_that_is_offline_is_waited_for(node, worker):
     worker.leave()
 
     [operation] = node.start(hosts=["alpha"])
@@ -150,7 +155,7 @@ def test_a_named_host_that_is_away_is_waited_for(node, worker):
     assert operation["reason"] == "alpha is not live; it waits until alpha is back."
 
 
-def test_replicas_are_distinct_live_hosts_that_fit(node, redis):
+def test_replicas_are_placed_on_distinct_suitable_live_hosts(node, redis):
     for name, routes in {"alpha": ("gb10.arm64",), "beta": ("cpu.amd64",), "gamma": ("cpu.arm64",)}.items():
         ScriptedWorker(redis, name, routes=routes)
     ScriptedWorker(redis, "delta").leave()
@@ -160,7 +165,7 @@ def test_replicas_are_distinct_live_hosts_that_fit(node, redis):
     assert [each["route"] for each in operations] == ["host.beta", "host.gamma"]
 
 
-def test_replicas_go_to_those_who_have_it_first(node, redis):
+def test_replicas_go_first_to_hosts_that_run_the_service(node, redis):
     for name in ("alpha", "beta", "gamma"):
         worker = ScriptedWorker(redis, name)
     worker.is_ready(node.start(hosts=["gamma"])[0])
@@ -189,7 +194,7 @@ def test_a_start_that_scales_down_also_returns_the_stops_and_so_does_its_repetit
     assert ids[0] == ids[1]
 
 
-def test_too_few_hosts_for_the_replicas_and_each_is_named_with_why_not(node, redis):
+def test_too_few_hosts_for_the_replicas_are_refused_with_the_reasons_of_each(node, redis):
     ScriptedWorker(redis, "alpha", routes=("gb10.arm64",))
     ScriptedWorker(redis, "beta").leave()
     ScriptedWorker(redis, "gamma")
@@ -209,18 +214,18 @@ def test_a_port_outside_the_range_is_refused_where_the_host_is_known(node, worke
     assert "20000-20999" in answer.json()["detail"]
 
 
-def test_a_start_without_options_uses_what_was_written_down(node, worker):
+def test_a_start_without_options_uses_the_stored_service(node, worker):
     node.post("/v1/services", {"id": SERVICE, "port": 20007, "hosts": ["alpha"], "arguments": {"flood": 3}})
 
     [operation] = node.start()
 
-    command = worker.take_on(operation["id"]).command
+    command = worker.claim_start(operation["id"]).command
     assert operation["route"] == "host.alpha"
     assert command.port == 20007
     assert command.engine.arguments["flood"] == 3
 
 
-def test_options_of_a_start_change_what_was_written_down(node, worker):
+def test_options_of_a_start_change_the_stored_service(node, worker):
     node.post("/v1/services", {"id": SERVICE, "port": 20007, "arguments": {"flood": 3}})
 
     node.start(port=20008)
@@ -229,7 +234,7 @@ def test_options_of_a_start_change_what_was_written_down(node, worker):
     assert (service["port"], service["arguments"]) == (20008, {"flood": 3})
 
 
-def test_creating_again_replaces(node):
+def test_creating_a_service_again_replaces_it(node):
     node.post("/v1/services", {"id": SERVICE, "port": 20007})
 
     answer = node.post("/v1/services", {"id": SERVICE})
@@ -237,17 +242,17 @@ def test_creating_again_replaces(node):
     assert (answer.status_code, answer.json()["port"]) == (201, None)
 
 
-def test_a_restart_replaces_what_runs_where_it_runs(node, worker):
+def test_a_restart_replaces_running_instances_on_their_hosts(node, worker):
     worker.is_ready(node.start()[0])
 
     answer = node.post(f"/v1/services/{SERVICE}:restart")
 
     [operation] = answer.json()["operations"]
     assert operation["route"] == "host.alpha"
-    assert worker.take_on(operation["id"]).command.replace is True
+    assert worker.claim_start(operation["id"]).command.replace is True
 
 
-def test_a_restart_leaves_alone_what_is_about_to_stop(node, redis):
+def test_a_restart_leaves_alone_an_instance_that_is_to_stop(node, redis):
     """As on an offline host, which executes the stop when it is back."""
     for name in ("alpha", "beta"):
         ScriptedWorker(redis, name).is_ready(node.start(hosts=[name])[0])
@@ -261,7 +266,7 @@ def test_a_restart_leaves_alone_what_is_about_to_stop(node, redis):
 # Stopping ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_goes_past_all_starts_to_each_host_that_has_it(node, redis, redis_url, services):
+def test_a_stop_is_sent_to_the_stop_queue_of_each_host_that_runs_the_service(node, redis, redis_url, services):
     for name in ("alpha", "beta"):
         worker = ScriptedWorker(redis, name)
         worker.is_ready(node.start(hosts=[name])[0])
@@ -273,12 +278,12 @@ def test_a_stop_goes_past_all_starts_to_each_host_that_has_it(node, redis, redis
     assert [(each["kind"], each["route"]) for each in stops] == [("stop", "host.alpha"), ("stop", "host.beta")]
     assert waiting_on(redis_url, "host.alpha.stop") == [stops[0]["id"]]
     assert {each.desired for each in services.instances_of(ServiceId(SERVICE))} == {Desired.STOPPED}
-    command = worker.take_on(stops[1]["id"]).command
+    command = worker.claim_start(stops[1]["id"]).command
     assert isinstance(command, StopService)
     assert command.grace.total_seconds() == 3
 
 
-def test_a_stop_calls_off_the_start_that_nobody_has_taken_on(node):
+def test_a_stop_cancels_an_unclaimed_start(node):
     [start] = node.start()
 
     answer = node.post(f"/v1/services/{SERVICE}:stop")
@@ -287,7 +292,7 @@ def test_a_stop_calls_off_the_start_that_nobody_has_taken_on(node):
     assert node.operation(start["id"])["state"] == "cancelled"
 
 
-def test_a_start_called_off_by_a_stop_says_nothing_more_of_the_instance(node, worker, services):
+def test_a_start_cancelled_by_a_stop_no_longer_changes_the_instance(node, worker, services):
     [start] = node.start(hosts=["alpha"])
 
     node.post(f"/v1/services/{SERVICE}:stop")
@@ -298,16 +303,16 @@ def test_a_start_called_off_by_a_stop_says_nothing_more_of_the_instance(node, wo
     assert instance.state is not InstanceState.STOPPED  # only its worker can record that
 
 
-def test_a_stop_reaches_a_start_that_a_host_has_just_taken_on(node, worker):
+def test_a_stop_reaches_a_start_that_was_just_claimed(node, worker):
     [start] = node.start()
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
 
     answer = node.post(f"/v1/services/{SERVICE}:stop")
 
     assert [each["route"] for each in answer.json()["operations"]] == ["host.alpha"]
 
 
-def test_a_stop_of_what_runs_nowhere_has_nothing_to_do(node):
+def test_a_stop_of_a_service_without_instances_has_nothing_to_do(node):
     node.post("/v1/services", {"id": SERVICE})
 
     answer = node.post(f"/v1/services/{SERVICE}:stop")
@@ -315,7 +320,7 @@ def test_a_stop_of_what_runs_nowhere_has_nothing_to_do(node):
     assert (answer.status_code, answer.json()) == (202, {"operations": []})
 
 
-def test_a_stop_on_one_host_leaves_the_others(node, redis, services):
+def test_a_stop_on_one_host_leaves_the_others_running(node, redis, services):
     for name in ("alpha", "beta"):
         ScriptedWorker(redis, name).is_ready(node.start(hosts=[name])[0])
 
@@ -330,7 +335,7 @@ def test_a_stop_on_one_host_leaves_the_others(node, redis, services):
 # Cancelling -------------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_what_nobody_has_taken_on_ends_it_at_once(node, worker, services):
+def test_cancelling_an_unclaimed_operation_ends_it_at_once(node, worker, services):
     [start] = node.start(hosts=["alpha"])
 
     answer = node.post(f"/v1/operations/{start['id']}:cancel")
@@ -342,7 +347,7 @@ def test_cancelling_what_nobody_has_taken_on_ends_it_at_once(node, worker, servi
     assert (left.desired, left.state) == (Desired.STOPPED, InstanceState.STOPPED)
 
 
-def test_cancelling_a_second_start_leaves_what_runs_wanted(node, worker, services):
+def test_cancelling_a_second_start_keeps_the_running_instance_desired(node, worker, services):
     worker.is_ready(node.start()[0])
     [second] = node.start()
 
@@ -353,16 +358,16 @@ def test_cancelling_a_second_start_leaves_what_runs_wanted(node, worker, service
     assert (left.desired, left.state) == (Desired.RUNNING, InstanceState.READY)
 
 
-def test_cancelling_what_is_under_way_is_left_to_its_host(node, worker):
+def test_cancelling_a_claimed_operation_is_left_to_its_host(node, worker):
     [start] = node.start()
-    worker.take_on(start["id"])
+    worker.claim_start(start["id"])
 
     answer = node.post(f"/v1/operations/{start['id']}:cancel")
 
     assert (answer.status_code, answer.json()["state"]) == (202, "running")
 
 
-def test_cancelling_what_has_ended_changes_nothing(node, worker):
+def test_cancelling_an_ended_operation_changes_nothing(node, worker):
     [start] = node.start()
     worker.is_ready(start)
 
@@ -371,20 +376,20 @@ def test_cancelling_what_has_ended_changes_nothing(node, worker):
     assert (answer.status_code, answer.json()["state"]) == (202, "succeeded")
 
 
-# Images, and removing ---------------------------------------------------------------------------------------------
+# Images and removal -----------------------------------------------------------------------------------------------
 
 
-def test_an_engines_image_is_pulled_with_its_alternatives(node, redis):
+def test_an_image_of_an_engine_is_pulled_with_its_alternatives(node, redis):
     spark = ScriptedWorker(redis, "spark", routes=("gb10.arm64",))
 
     answer = node.post("/v1/images:pull", {"engine": "vllm-0.14.0-cu131-gb10"})
 
     [pull] = answer.json()["operations"]
     assert (pull["kind"], pull["route"], pull["image"]) == ("pull", "host.spark", "zhiwen-vllm:0128")
-    assert len(spark.take_on(pull["id"]).command.images) == 2
+    assert len(spark.claim_start(pull["id"]).command.images) == 2
 
 
-def test_an_image_goes_to_the_only_host_there_is_and_otherwise_one_must_be_named(node, redis):
+def test_an_image_is_pulled_on_the_only_host_and_with_several_hosts_one_must_be_named(node, redis):
     ScriptedWorker(redis, "alpha")
     first = node.post("/v1/images:pull", {"image": "repo/name:1"})
     ScriptedWorker(redis, "beta")
@@ -396,7 +401,7 @@ def test_an_image_goes_to_the_only_host_there_is_and_otherwise_one_must_be_named
     assert "2 live hosts" in second.json()["detail"]
 
 
-def test_a_service_that_runs_is_not_removed_and_one_that_is_down_is(node, worker, services):
+def test_a_running_service_cannot_be_removed_and_a_stopped_one_can(node, worker, services):
     [start] = node.start()
     queued = node.client.delete(f"/v1/services/{SERVICE}")
     worker.is_ready(start)
@@ -412,7 +417,7 @@ def test_a_service_that_runs_is_not_removed_and_one_that_is_down_is(node, worker
     assert node.get(f"/v1/services/{SERVICE}").json()["code"] == "unknown_service"
 
 
-def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
+def test_an_instance_on_a_host_without_heartbeats_is_shown_as_unknown(node, worker):
     worker.is_ready(node.start()[0])
     worker.leave()
 
@@ -424,7 +429,7 @@ def test_an_instance_on_a_silent_host_is_shown_as_unknown(node, worker):
 # When Redis does not answer ----------------------------------------------------------------------------------------
 
 
-def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
+def test_an_operation_whose_submission_got_no_reply_is_failed(redis, worker):
     operations = OperationStore(redis)
     unanswered, cancellations = NeverAnswered(redis), Cancellations(operations, ServiceStore(redis))
     cancellations.loop.start()
@@ -446,7 +451,7 @@ def test_what_was_put_down_without_an_answer_is_failed(redis, worker):
     cancellations.loop.stop()
 
 
-def test_what_is_to_be_cancelled_after_an_outage_is_retried_until_redis_answers(redis, worker, node):
+def test_a_cancel_after_an_outage_is_retried_until_redis_answers(redis, worker, node):
     [start] = node.start()
     operations = CutOff(redis, times=3)
     cancellations = Cancellations(operations, ServiceStore(redis), retry_delay=timedelta(milliseconds=1))

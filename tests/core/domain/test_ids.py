@@ -1,4 +1,4 @@
-"""Ids are made and parsed in one place, and one that does not parse is refused where it enters."""
+"""Ids are built and parsed in one place; a malformed id is refused where it enters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOSTS = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", fullmatch=True).ma
 @example(EngineType("vllm"), ModelId("glm-4.7-flash"))
 @example(EngineType("a"), ModelId("b---c--d.e..f-g"))
 @example(EngineType("svc"), ModelId("svc-svc-svc"))
-def test_a_service_id_gives_back_the_type_and_the_model_it_was_made_of(engine_type: EngineType, model: ModelId) -> None:
+def test_a_service_id_parses_into_its_type_and_its_model(engine_type: EngineType, model: ModelId) -> None:
     service = ServiceId(str(ServiceId.of(engine_type, model)))
 
     assert (service.engine_type, service.model) == (engine_type, model)
@@ -43,7 +43,7 @@ def test_a_service_id_gives_back_the_type_and_the_model_it_was_made_of(engine_ty
 @given(TYPES, MODELS, HOSTS)
 @example(EngineType("vllm"), ModelId("qwen3-32b"), HostName("spark-01"))
 @example(EngineType("vllm"), ModelId("q--1.5-b"), HostName("spark-01.lab.example.org"))
-def test_an_instance_id_gives_back_the_service_and_the_host_it_was_made_of(
+def test_an_instance_id_parses_into_its_service_and_its_host(
     engine_type: EngineType, model: ModelId, host: HostName
 ) -> None:
     service = ServiceId.of(engine_type, model)
@@ -89,7 +89,7 @@ def test_the_first_dash_after_the_type_splits_the_id() -> None:
         "svc-" + "v" * 33 + "-qwen3",
     ],
 )
-def test_what_is_no_service_id_is_refused_with_an_example_of_one(text: str) -> None:
+def test_a_malformed_service_id_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(BadId) as refused:
         ServiceId(text)
 
@@ -113,14 +113,14 @@ def test_what_is_no_service_id_is_refused_with_an_example_of_one(text: str) -> N
         "svc-vllm-qwen3@" + "s" * 64,
     ],
 )
-def test_what_is_no_instance_id_is_refused(text: str) -> None:
+def test_a_malformed_instance_id_is_refused(text: str) -> None:
     with pytest.raises(BadId):
         InstanceId(text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=st.text(max_size=80))
-def test_any_text_is_an_id_unchanged_or_is_refused(kind: type[Id], text: str) -> None:
+def test_any_text_parses_to_an_unchanged_id_or_is_refused(kind: type[Id], text: str) -> None:
     try:
         made = kind(text)
     except BadId as refused:
@@ -131,25 +131,25 @@ def test_any_text_is_an_id_unchanged_or_is_refused(kind: type[Id], text: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_example_that_a_refusal_gives_is_itself_a_good_id(kind: type[Id]) -> None:
+def test_the_example_in_a_refusal_is_a_valid_id(kind: type[Id]) -> None:
     assert kind(kind.example) == kind.example
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_id_can_hold_what_means_something_in_a_key_a_path_or_a_shell(kind: type[Id]) -> None:
+def test_no_id_contains_a_special_character_of_keys_paths_or_shells(kind: type[Id]) -> None:
     for sign in ":*/ \n$;`'\"\\{}":
         with pytest.raises(BadId):
             kind(kind.example + sign)
 
 
-def test_a_refusal_repeats_only_the_beginning_of_a_long_text() -> None:
+def test_a_refusal_quotes_only_the_beginning_of_a_long_text() -> None:
     with pytest.raises(BadId) as refused:
         ServiceId("x" * 100_000)
 
     assert len(refused.value.failure.message) < 300
 
 
-def test_an_id_in_a_message_is_read_as_its_kind_or_refused() -> None:
+def test_an_id_in_a_message_is_parsed_as_its_type_or_refused() -> None:
     read = TypeAdapter(ServiceId)
 
     assert isinstance(read.validate_json('"svc-vllm-qwen3"'), ServiceId)
@@ -157,7 +157,7 @@ def test_an_id_in_a_message_is_read_as_its_kind_or_refused() -> None:
         read.validate_json('"qwen3"')
 
 
-def test_every_operation_has_an_id_of_its_own_that_is_a_uuid() -> None:
+def test_every_operation_gets_a_new_uuid() -> None:
     ids = {OperationId.new() for _ in range(100)}
 
     assert len(ids) == 100
@@ -165,7 +165,7 @@ def test_every_operation_has_an_id_of_its_own_that_is_a_uuid() -> None:
 
 
 @given(HOSTS)
-def test_a_route_to_a_host_gives_back_the_host(host: HostName) -> None:
+def test_a_route_to_a_host_names_the_host(host: HostName) -> None:
     assert Route(str(Route.to_host(host))).host == host
 
 
@@ -175,6 +175,6 @@ def test_a_route_to_a_class_of_hosts_names_no_host(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["gb10", "gb10.", ".arm64", "gb10.riscv64", "host.", "host.Spark", "cpu.amd64.x"])
-def test_what_is_no_route_is_refused(text: str) -> None:
+def test_a_malformed_route_is_refused(text: str) -> None:
     with pytest.raises(BadId):
         Route(text)

@@ -1,4 +1,4 @@
-"""Durations and sizes are read as people write them, always with their unit, and read back what they print."""
+"""Durations and sizes are parsed with their unit, and a printed value parses to the same value."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Timed(BaseModel):
         ("0s", timedelta(0)),
     ],
 )
-def test_a_duration_is_read_as_it_is_written(text: str, duration: timedelta) -> None:
+def test_a_duration_is_parsed_with_its_unit(text: str, duration: timedelta) -> None:
     assert parse_duration(text) == duration
 
 
 @given(st.integers(min_value=0, max_value=999_999 * 86_400_000))
-def test_a_duration_survives_being_printed_and_read_again(milliseconds: int) -> None:
+def test_a_printed_duration_parses_to_the_same_duration(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
 
     assert parse_duration(format_duration(duration)) == duration
 
 
 @given(st.integers(min_value=0, max_value=10**12))
-def test_a_duration_survives_a_message(milliseconds: int) -> None:
+def test_a_duration_survives_serialization(milliseconds: int) -> None:
     sent = Timed(duration=timedelta(milliseconds=milliseconds))
 
     assert Timed.model_validate_json(sent.model_dump_json()) == sent
@@ -60,7 +60,7 @@ def test_a_duration_survives_a_message(milliseconds: int) -> None:
         (timedelta(seconds=1.25), "1s250ms"),
     ],
 )
-def test_a_duration_is_printed_as_short_as_it_can_be(duration: timedelta, text: str) -> None:
+def test_a_duration_is_printed_in_its_shortest_form(duration: timedelta, text: str) -> None:
     assert format_duration(duration) == text
 
 
@@ -68,13 +68,13 @@ def test_a_duration_is_printed_as_short_as_it_can_be(duration: timedelta, text: 
     "value",
     [5, 5.0, True, None, "", "5", "s", "5 s", "-5s", "5S", "5y", "1h 30m", "٣s", "5s\n", "9" * 400 + "s", "1e3s"],
 )
-def test_what_is_no_duration_is_refused_with_one_that_would_be(value: object) -> None:
+def test_a_malformed_duration_is_refused_with_an_example(value: object) -> None:
     with pytest.raises(ValueError, match="write a number and its unit, such as `30s`"):
         parse_duration(value)
 
 
 @given(st.text(alphabet="0123456789.dhms", max_size=60))
-def test_any_text_of_digits_and_units_is_a_duration_or_is_refused(text: str) -> None:
+def test_any_digits_and_units_parse_as_a_duration_or_are_refused(text: str) -> None:
     try:
         assert parse_duration(text) >= timedelta(0)
     except ValueError as refused:
@@ -92,12 +92,12 @@ def test_any_text_of_digits_and_units_is_a_duration_or_is_refused(text: str) -> 
         ("1.5GiB", 3 * 2**29),
     ],
 )
-def test_a_size_is_read_as_it_is_written(text: str, size: int) -> None:
+def test_a_size_is_parsed_with_its_unit(text: str, size: int) -> None:
     assert Sized.model_validate({"size": text}).size == size
 
 
 @given(st.integers(min_value=0, max_value=2**53))
-def test_a_size_survives_a_message_and_being_handed_on(size: int) -> None:
+def test_a_size_survives_serialization_and_revalidation(size: int) -> None:
     sent = Sized(size=ByteSize(size))
 
     assert Sized.model_validate_json(sent.model_dump_json()) == sent
@@ -107,7 +107,7 @@ def test_a_size_survives_a_message_and_being_handed_on(size: int) -> None:
 @pytest.mark.parametrize(
     "value", [25, 0, -5, 2.5, True, None, "25", "GB", "25 XB", "-3GB", "٣GB", "9" * 400 + "GB", "1GB\n"]
 )
-def test_what_is_no_size_is_refused_with_one_that_would_be(value: object) -> None:
+def test_a_malformed_size_is_refused_with_an_example(value: object) -> None:
     with pytest.raises(ValidationError, match="write a number and its unit, such as `500MB` or `25GB`"):
         Sized.model_validate({"size": value})
 

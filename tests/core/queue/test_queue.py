@@ -1,4 +1,4 @@
-"""The doorbell: a message that Celery takes for one of its own, and what is put down in the same step with it."""
+"""Enqueueing: the Celery message of an operation, and the records written atomically with it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from celery.exceptions import Reject
 from celery.worker import state
 from lab.celery_client import a_celery
+from lab.commands import a_stop_of, enqueue_signed
 from lab.parts import eventually
-from lab.wishes import a_stop_of, put_down
 
 from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
 from aima_core.domain.operations import Kind, Operation, Phase, State
@@ -75,14 +75,14 @@ def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
 
 
 @pytest.mark.parametrize("engine", ["tiny-test", None])
-def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engine):
+def test_an_operation_message_equals_the_one_celery_would_send(redis, redis_url, engine):
     operation = an_operation(engine=engine)
-    told = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
+    reported = {"what": "svc-tiny-dial", "engine": engine, "where": QUEUE}
     with a_celery(redis_url) as celery:
         celery.send_task(
             task_name(operation.kind),
             args=[str(operation.id)],
-            kwargs={name: value for name, value in told.items() if value},
+            kwargs={name: value for name, value in reported.items() if value},
             task_id=operation.id,
             queue=QUEUE,
         )
@@ -93,7 +93,7 @@ def test_a_doorbell_is_what_celery_itself_would_have_sent(redis, redis_url, engi
     assert fields_of(ours) == fields_of(theirs)
 
 
-def test_each_ring_is_a_delivery_of_its_own():
+def test_each_message_has_its_own_delivery_id():
     operation = an_operation()
 
     first, second = (json.loads(encode_message(operation, QUEUE))["properties"]["delivery_tag"] for _ in range(2))
@@ -101,7 +101,7 @@ def test_each_ring_is_a_delivery_of_its_own():
     assert first != second
 
 
-def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
+def test_a_celery_worker_runs_the_task_under_the_operation_id(redis, redis_url):
     operation = an_operation()
     with a_worker_that_notes(redis_url) as ran:
         Notifier(redis).notify(operation)
@@ -109,26 +109,26 @@ def test_a_celery_worker_runs_it_under_the_operations_id(redis, redis_url):
         assert eventually(lambda: ran == [(operation.id, (operation.id,), "aima.start")]), ran
 
 
-def test_a_message_that_a_worker_puts_back_comes_again(redis, redis_url):
+def test_a_message_that_a_worker_rejects_is_redelivered(redis, redis_url):
     operation = an_operation()
-    with a_worker_that_notes(redis_url, puts_back=1) as ran:
+    with a_worker_that_notes(redis_url, rejects=1) as ran:
         Notifier(redis).notify(operation)
 
         assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2), ran
 
 
-def test_a_stop_is_rung_for_on_a_queue_of_its_own_and_anything_where_it_is_told_to(store, redis):
-    stop = put_down(store, a_stop_of())
+def test_a_stop_is_sent_to_the_stop_queue_and_other_operations_to_the_queue_of_their_route(store, redis):
+    stop = enqueue_signed(store, a_stop_of())
 
     Notifier(redis).notify(stop, on="host.beta")
 
     assert [waiting(redis, queue) for queue in ("host.alpha", "host.alpha.stop", "host.beta")] == [0, 1, 1]
 
 
-# What is put down with it -----------------------------------------------------------------------------------------
+# Records of the same transaction ----------------------------------------------------------------------------------
 
 
-def test_an_operation_is_put_down_with_its_event_and_its_doorbell(store, redis):
+def test_an_operation_is_recorded_with_its_event_and_its_message(store, redis):
     order = an_order()
 
     [put] = store.enqueue([order])
@@ -141,20 +141,20 @@ def test_an_operation_is_put_down_with_its_event_and_its_doorbell(store, redis):
     assert store.list_pending() == []
 
 
-def test_who_listens_hears_of_it_at_once(store, redis):
+def test_a_subscriber_receives_the_event_of_a_new_operation_at_once(store, redis):
     with redis.pubsub() as listening:
         listening.subscribe(keys.EVENTS)
         [put] = store.enqueue([an_order()])
 
-        heard = [message["data"] for _ in range(2) if (message := listening.get_message(timeout=2))]
+        received = [message["data"] for _ in range(2) if (message := listening.get_message(timeout=2))]
 
-    id, seq, place, text = heard[-1].split(" ", 3)
+    id, seq, place, text = received[-1].split(" ", 3)
     assert (id, seq) == (put.id, "1")
     assert place == store.last_event_id()
     assert json.loads(text)["phase"] == "queued"
 
 
-def test_later_ones_have_higher_fences(store):
+def test_later_operations_have_higher_fences(store):
     orders = [an_order() for _ in range(50)]
 
     fences = [operation.fence for operation in store.enqueue(orders)]
@@ -162,7 +162,7 @@ def test_later_ones_have_higher_fences(store):
     assert fences == list(range(1, 51))
 
 
-def test_what_is_put_down_twice_is_there_once(store, redis):
+def test_an_operation_recorded_twice_exists_once(store, redis):
     order = an_order()
     first = store.enqueue([order])
 
@@ -173,7 +173,7 @@ def test_what_is_put_down_twice_is_there_once(store, redis):
     assert len(store.events(order.operation.id)) == 1
 
 
-def test_a_redis_that_has_forgotten_its_scripts_is_told_them_again(store, redis):
+def test_scripts_are_loaded_again_after_redis_has_lost_them(store, redis):
     store.enqueue([an_order()])
     redis.script_flush()
 
@@ -182,7 +182,7 @@ def test_a_redis_that_has_forgotten_its_scripts_is_told_them_again(store, redis)
     assert waiting(redis, QUEUE) == 3
 
 
-def test_nobody_looks_after_it_before_its_time(store, redis):
+def test_a_new_operation_is_not_redelivered_before_its_delay(store, redis):
     [put] = store.enqueue([an_order()])
     seconds, microseconds = redis.time()
 
@@ -192,13 +192,13 @@ def test_nobody_looks_after_it_before_its_time(store, redis):
     assert due / 1000 - (seconds + microseconds / 1e6) == pytest.approx(keys.LOOK_AFTER.total_seconds(), abs=1)
 
 
-def test_what_waits_for_a_host_is_found_by_whoever_joins(store):
+def test_a_joining_host_finds_the_operations_queued_for_it(store):
     [waits, _] = store.enqueue([an_order(waits=True), an_order()])
 
     assert store.list_pending() == [waits]
 
 
-def test_its_instance_is_wanted_under_its_fence(store, services):
+def test_its_instance_is_desired_running_under_its_fence(store, services):
     operation = an_operation(route=Route("host.alpha"))
     store.enqueue([an_order()])
 
@@ -209,7 +209,7 @@ def test_its_instance_is_wanted_under_its_fence(store, services):
     assert services.instances_of(operation.service) == wanted
 
 
-def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
+def test_a_start_leaves_the_reported_state_of_an_instance_unchanged(store, services):
     operation = an_operation(route=Route("host.alpha"))
     services.set_desired(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
 
@@ -218,7 +218,7 @@ def test_what_an_instance_is_stays_as_its_host_has_told(store, services):
     assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
 
 
-def test_a_redis_that_lost_the_fence_goes_on_beyond_what_hosts_know(store, services):
+def test_a_fence_that_redis_lost_continues_above_the_fences_known_to_hosts(store, services):
     operation = an_operation(route=Route("host.alpha"))
     services.set_desired(wanted_by(operation).model_copy(update={"fence": 700}))
 
@@ -233,7 +233,7 @@ def waiting(redis, queue: str) -> int:
 
 
 def fields_of(message: str) -> dict[str, Any]:
-    """All that two messages of the same content share."""
+    """The fields that two messages of the same content share."""
     fields = json.loads(message)
     fields["body"] = json.loads(b64decode(fields["body"]))
     for part in ("headers", "properties"):
@@ -242,13 +242,13 @@ def fields_of(message: str) -> dict[str, Any]:
 
 
 @contextmanager
-def a_worker_that_notes(redis_url: str, *, puts_back: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """A real Celery worker with a pool of threads, and what it was given to run."""
+def a_worker_that_notes(redis_url: str, *, rejects: int = 0) -> Iterator[list[tuple[Any, ...]]]:
+    """A real Celery worker with a thread pool, and the tasks delivered to it."""
     ran: list[tuple[Any, ...]] = []
 
     def note(task: Any, *args: str, **_: str) -> None:
         ran.append((task.request.id, args, task.name))
-        if len(ran) <= puts_back:
+        if len(ran) <= rejects:
             raise Reject("not now", requeue=True)
 
     with a_celery(redis_url, answer_within=timedelta(seconds=10)) as app:

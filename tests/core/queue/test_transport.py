@@ -1,4 +1,4 @@
-"""What a worker's line to Redis outlives."""
+"""The worker's Celery transport survives lost connections and late acknowledgements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line(redis_url):
 
 @pytest.fixture
 def taken(line):
-    """A message that was taken off its queue, and not acknowledged."""
+    """A message that was delivered and not acknowledged."""
     channel = line.default_channel
     waiting = Queue("tests")(channel)
     waiting.declare()
@@ -30,8 +30,8 @@ def taken(line):
     return taken
 
 
-def test_a_channel_whose_connection_was_given_up_closes_all_the_same(line, taken):
-    """Celery gives a lost connection up first, and closes its channels then, if they could not be closed before."""
+def test_a_channel_whose_connection_was_lost_closes_without_an_error(line, taken):
+    """Celery drops a lost connection first and then closes its channels, unless they were closed before."""
     line.transport.client = None
 
     taken.channel.close()
@@ -40,7 +40,7 @@ def test_a_channel_whose_connection_was_given_up_closes_all_the_same(line, taken
 
 
 @pytest.mark.parametrize("said_of_it", ["ack", "reject", "requeue"])
-def test_what_ends_after_its_channel_was_closed_ends_without_harm(taken, said_of_it):
+def test_a_task_that_ends_after_its_channel_was_closed_raises_nothing(taken, said_of_it):
     taken.channel.close()
 
     getattr(taken, said_of_it)()

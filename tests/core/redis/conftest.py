@@ -1,4 +1,4 @@
-"""Real Redis servers, to be treated badly, and hosts that work on one."""
+"""Real Redis servers for fault injection, and hosts that use one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from lab.at_hand import why_not
+from lab.available import why_not
 from lab.fleet import FakeHost, Fleet, fleet_on
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
@@ -27,7 +27,7 @@ def redis_server_program() -> Path:
 
 @pytest.fixture
 def a_redis(redis_server_program: Path, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Makes servers with settings of their own; each is started, and gone afterwards."""
+    """Creates started servers with the given settings; all are stopped after the test."""
     servers: list[RedisServer] = []
 
     def make(**settings: str) -> RedisServer:
@@ -44,20 +44,20 @@ def a_redis(redis_server_program: Path, tmp_path: Path) -> Iterator[Callable[...
 
 @pytest.fixture
 def hosts_of(tmp_path: Path) -> Iterator[Callable[[str], Fleet]]:
-    """Brings the host up, on that Redis."""
+    """Starts the host on that Redis."""
     with ExitStack() as up:
 
-        def bring_up(redis_url: str) -> Fleet:
+        def start_host(redis_url: str) -> Fleet:
             fleet = up.enter_context(fleet_on(redis_url, tmp_path))
             fleet.up([FakeHost(HOST)], processes=1)
             return fleet
 
-        yield bring_up
+        yield start_host
 
 
 @pytest.fixture
 def asked_of() -> Iterator[Callable[[str], Submissions]]:
-    """Makes what is asked of the host, on that Redis."""
+    """Creates submissions to the host on that Redis."""
     made: list[Submissions] = []
 
     def make(redis_url: str) -> Submissions:

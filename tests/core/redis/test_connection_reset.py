@@ -1,4 +1,4 @@
-"""Every connection cut at once, again and again: nothing is carried out twice, and followers miss nothing."""
+"""Repeated resets of every connection: no operation is executed twice, and followers miss no event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 from threading import Thread
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, numbers
+from api.node import ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 
 from aima_core.domain.operations import Phase, State
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.redis
 EVENTS = 60
 
 
-def test_starts_whose_connections_are_reset_are_carried_out_once(a_redis, hosts_of, asked_of):
+def test_starts_whose_connections_are_reset_are_executed_once(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(10)
@@ -29,21 +29,21 @@ def test_starts_whose_connections_are_reset_are_carried_out_once(a_redis, hosts_
 
     assert asked.have_ended(ids, within=timedelta(seconds=35))
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
-    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # cut off at its end, one is taken on again
+    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # an operation cut off at its end is claimed again
     assert set(fleet.made().values()) == {1}
 
 
 @pytest.mark.parametrize("kind", ["normal", "pubsub"])
-def test_a_follower_whose_connections_are_reset_hears_everything_once(a_redis, kind):
+def test_a_follower_whose_connections_are_reset_receives_every_event_once(a_redis, kind):
     redis = a_redis()
     link = command_link(redis.url)
     worker = ScriptedWorker(link)
     with api_node(redis.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
-            heard = [next(stream)]
-            listening = Thread(target=lambda: heard.extend(stream))
+            received = [next(stream)]
+            listening = Thread(target=lambda: received.extend(stream))
             listening.start()
 
             for number in range(EVENTS):
@@ -54,4 +54,4 @@ def test_a_follower_whose_connections_are_reset_hears_everything_once(a_redis, k
             listening.join(30)
     link.close()
 
-    assert numbers(heard) == list(range(1, EVENTS + 3))
+    assert numbers(received) == list(range(1, EVENTS + 3))

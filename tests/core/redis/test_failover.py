@@ -1,4 +1,4 @@
-"""The master dies, Sentinels put its replica in its place, and everybody finds it there."""
+"""Sentinel failover: the replica becomes the master, and every client reconnects to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from api.front_door import ScriptedWorker, api_node, numbers
+from api.node import ScriptedWorker, api_node, numbers
 from lab.parts import eventually
 from lab.sentinel import watched_by_sentinels
 
@@ -27,7 +27,7 @@ def watched(redis_server_program, tmp_path):
         yield watched
 
 
-def test_the_api_and_a_worker_go_on_with_the_new_master_and_nothing_is_lost_or_doubled(watched, hosts_of, asked_of):
+def test_the_api_and_a_worker_continue_with_the_new_master_without_loss_or_duplicates(watched, hosts_of, asked_of):
     fleet, asked = hosts_of(watched.url), asked_of(watched.url)
     before = asked.starts(4)
     assert asked.have_ended(before, within=BACK_WITHIN)
@@ -36,7 +36,7 @@ def test_the_api_and_a_worker_go_on_with_the_new_master_and_nothing_is_lost_or_d
         amid = asked.starts(4, named="amid")
         assert eventually(watched.replica_has_all)
 
-        watched.fell_master()
+        watched.kill_master()
         felled_at = time.monotonic()
         assert eventually(lambda: node.post("/v1/images:pull", {"image": "a:1"}).status_code != 503, within=BACK_WITHIN)
         assert asked.have_ended(amid, within=BACK_WITHIN - timedelta(seconds=time.monotonic() - felled_at))
@@ -49,7 +49,7 @@ def test_the_api_and_a_worker_go_on_with_the_new_master_and_nothing_is_lost_or_d
     assert watched.password not in fleet.processes[0].log()
 
 
-def test_a_link_that_is_closed_holds_no_line_to_a_sentinel(watched):
+def test_a_closed_command_client_holds_no_connection_to_a_sentinel(watched):
     link = command_link(watched.url)
     link.ping()
     assert watched.lines_to_sentinels()
@@ -59,7 +59,7 @@ def test_a_link_that_is_closed_holds_no_line_to_a_sentinel(watched):
     assert not watched.lines_to_sentinels()
 
 
-def test_nor_does_one_that_follows(watched):
+def test_a_closed_subscription_client_holds_no_connection_to_a_sentinel(watched):
     async def followed() -> tuple[int, int]:
         link = following_link(watched.url)
         await link.ping()
@@ -73,38 +73,38 @@ def test_nor_does_one_that_follows(watched):
     assert not after
 
 
-def test_a_follower_hears_what_happens_after_a_failover_and_nothing_twice(watched):
+def test_a_follower_receives_events_after_a_failover_exactly_once(watched):
     link = command_link(watched.url)
     worker = ScriptedWorker(link)
     with api_node(watched.url) as node:
         [operation] = node.start()
-        worker.take_on(operation["id"])
+        worker.claim_start(operation["id"])
         with node.following(operation["id"]) as stream:
             assert next(stream).event == "phase"
             worker.says(operation["id"], Phase.STARTING)
-            heard = [next(stream)]
+            received = [next(stream)]
             assert eventually(watched.replica_has_all)
 
-            watched.fell_master()
+            watched.kill_master()
             assert eventually(watched.has_failed_over, within=BACK_WITHIN)
             assert eventually(lambda: said(worker, operation["id"], Phase.LOADING), within=BACK_WITHIN)
             worker.says(operation["id"], Phase.READY)
-            heard += list(stream)
+            received += list(stream)
     link.close()
 
-    assert [each.event for each in heard] == ["phase", "phase", "end"]
-    assert numbers(heard) == [2, 3, 4]
+    assert [each.event for each in received] == ["phase", "phase", "end"]
+    assert numbers(received) == [2, 3, 4]
 
 
-def test_a_sentinel_that_is_gone_is_passed_over(watched):
+def test_an_unreachable_sentinel_is_skipped(watched):
     link = command_link(watched.url)
-    watched.fell_sentinel(0)
+    watched.kill_sentinel(0)
 
     assert link.ping()
     link.close()
 
 
-def test_the_reason_names_sentinels_that_know_no_master_or_let_nobody_in(watched):
+def test_the_error_names_sentinels_that_know_no_master_or_refuse_authentication(watched):
     shut_out = command_link(watched.url.replace("sentinel_password=", "sentinel_password=wrong"))
     mistaken = command_link(watched.url.replace("master=aima", "master=other"))
 
@@ -124,7 +124,7 @@ def test_the_reason_names_sentinels_that_know_no_master_or_let_nobody_in(watched
         ("http://:secret@one", "an address begins with `redis://`"),
     ],
 )
-def test_an_address_that_cannot_be_is_refused_in_words_that_tell_no_password(url, lacks):
+def test_an_invalid_address_is_refused_without_printing_its_password(url, lacks):
     with pytest.raises(BadSettings) as refused:
         load_settings(redis={"url": url})
 

@@ -1,4 +1,4 @@
-"""A Redis that answers, and refuses: the reason is told within five seconds, and no password with it."""
+"""A Redis that refuses commands: the reason is reported within five seconds, without the password."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from api.front_door import SERVICE, api_node
+from api.node import SERVICE, api_node
+from lab.commands import SIGNING_KEY
 from lab.parts import eventually
-from lab.wishes import SIGNING_KEY
 
 from aima_core.domain.operations import State
 
@@ -31,7 +31,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_api_says_what_is_wrong_with_the_address(a_redis, way):
+def test_the_api_reports_the_reason_why_redis_refuses_it(a_redis, way):
     spoil, reason = WAYS[way]
     url = spoil(a_redis(requirepass=PASSWORD).url)
 
@@ -47,7 +47,7 @@ def test_the_api_says_what_is_wrong_with_the_address(a_redis, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_worker_waits_and_says_what_is_wrong_with_the_address(a_redis, tmp_path, way):
+def test_a_worker_waits_and_reports_the_reason_why_redis_refuses_it(a_redis, tmp_path, way):
     spoil, reason = WAYS[way]
     url = spoil(a_redis(requirepass=PASSWORD).url)
 
@@ -58,7 +58,7 @@ def test_a_worker_waits_and_says_what_is_wrong_with_the_address(a_redis, tmp_pat
     assert "secret" not in log.read_text()
 
 
-def test_a_worker_goes_on_when_its_password_is_right_again(a_redis, hosts_of, asked_of):
+def test_a_worker_continues_once_its_password_is_valid_again(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     redis.demand(PASSWORD)
@@ -70,7 +70,9 @@ def test_a_worker_goes_on_when_its_password_is_right_again(a_redis, hosts_of, as
     assert asked.have_ended([asked.pull()], within=timedelta(seconds=35))
 
 
-def test_a_full_redis_is_named_and_keeps_what_it_has_and_workers_go_on_when_there_is_room(a_redis, hosts_of, asked_of):
+def test_a_full_redis_is_reported_and_keeps_its_data_and_workers_continue_once_it_has_memory(
+    a_redis, hosts_of, asked_of
+):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     kept = asked.starts(2)
@@ -93,7 +95,7 @@ def test_a_full_redis_is_named_and_keeps_what_it_has_and_workers_go_on_when_ther
     assert set(fleet.made().values()) == {1}
 
 
-def test_a_replica_is_named_and_workers_go_on_when_it_is_master_again(a_redis, hosts_of, asked_of):
+def test_a_replica_is_reported_and_workers_continue_once_it_is_master_again(a_redis, hosts_of, asked_of):
     redis, other = a_redis(), a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     kept = asked.starts(2)
@@ -118,8 +120,8 @@ def test_a_replica_is_named_and_workers_go_on_when_it_is_master_again(a_redis, h
 
 @contextmanager
 def worker_on(url: str, directory: Path) -> Iterator[Path]:
-    """A worker in a process of its own; gives where its log is."""
-    told = {
+    """A worker in a separate process; yields the path of its log."""
+    reported = {
         "AIMA_CONFIG": os.devnull,
         "AIMA_REDIS__URL": url,
         "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
@@ -130,7 +132,7 @@ def worker_on(url: str, directory: Path) -> Iterator[Path]:
     log = directory / "worker.log"
     with log.open("wb") as said:
         command = [sys.executable, "-m", "aima_worker"]
-        process = subprocess.Popen(command, env={**os.environ, **told}, stdout=said, stderr=said, cwd=ROOT)
+        process = subprocess.Popen(command, env={**os.environ, **reported}, stdout=said, stderr=said, cwd=ROOT)
     try:
         yield log
         assert process.poll() is None, log.read_text()

@@ -1,4 +1,4 @@
-"""Celery's remote control, as whoever gets into Redis has it: workers can be looked at, and by no means changed."""
+"""Celery's remote control, open to any client of Redis: workers can be inspected and not changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fleet_and_control(a_redis, hosts_of, asked_of):
         yield hosts_of(redis.url), asked_of(redis.url), celery.control
 
 
-def test_nothing_that_others_say_changes_a_worker(fleet_and_control):
+def test_no_remote_control_command_changes_a_worker(fleet_and_control):
     fleet, asked, control = fleet_and_control
 
     def known():
@@ -54,7 +54,7 @@ def test_nothing_that_others_say_changes_a_worker(fleet_and_control):
     assert fleet.processes[0].up
 
 
-def test_a_start_cannot_be_revoked_behind_aimas_back(fleet_and_control):
+def test_a_start_cannot_be_revoked_through_celery(fleet_and_control):
     fleet, asked, control = fleet_and_control
     fleet.processes[0].freeze()
     id = asked.start("svc-tiny-wanted")
@@ -66,7 +66,7 @@ def test_a_start_cannot_be_revoked_behind_aimas_back(fleet_and_control):
     assert asked.store.get(id).state is State.SUCCEEDED
 
 
-def test_flower_may_look_and_have_it_told_of_tasks(fleet_and_control):
+def test_flower_can_inspect_workers_and_receive_task_events(fleet_and_control):
     _, _, control = fleet_and_control
     inspect = control.inspect(timeout=ANSWERS_WITHIN, destination=[WORKER])
 

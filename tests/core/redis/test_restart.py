@@ -1,4 +1,4 @@
-"""Redis killed and brought back, with its data and without: work goes on, and no engine notices."""
+"""Redis crash and restart, with and without its data: work continues, and engines keep running."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from aima_core.store.hosts import HostStore
 pytestmark = pytest.mark.redis
 
 CONSUMES_WITHIN = timedelta(seconds=35)
-"""The goal; the longest pause between two tries is shorter."""
+"""The longest backoff between two retries is shorter."""
 
 
-def test_a_redis_that_is_killed_amid_starts_loses_none_and_none_is_carried_out_twice(a_redis, hosts_of, asked_of):
+def test_starts_survive_a_killed_redis_and_none_is_executed_twice(a_redis, hosts_of, asked_of):
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(8)
@@ -28,7 +28,7 @@ def test_a_redis_that_is_killed_amid_starts_loses_none_and_none_is_carried_out_t
 
     assert asked.have_ended(ids, within=CONSUMES_WITHIN)
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
-    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # cut off at its end, one is taken on again
+    assert {asked.store.get(id).attempt for id in ids} <= {1, 2}  # an operation cut off at its end is claimed again
     assert set(fleet.made().values()) == {1}
     assert len(fleet.made()) == len(ids)
 
@@ -49,7 +49,7 @@ def test_a_worker_consumes_again_soon_after_a_longer_outage(a_redis, hosts_of, a
     assert fleet.running() == running
 
 
-def test_a_redis_that_lost_its_data_finds_its_hosts_and_their_engines_again(a_redis, hosts_of, asked_of):
+def test_hosts_and_their_engines_are_registered_again_after_redis_has_lost_its_data(a_redis, hosts_of, asked_of):
     redis = a_redis(appendonly="no")
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     assert asked.have_ended(asked.starts(2), within=CONSUMES_WITHIN)

@@ -1,4 +1,4 @@
-"""TLS: the certificate is checked by all that connects, and who signs is told by the address."""
+"""TLS: every client verifies the certificate against the authority in the address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERS_WITHIN = timedelta(seconds=2)
 
 @pytest.fixture
 def over_tls(a_redis, tmp_path):
-    """Where a Redis speaks TLS, and the file of the authority that vouches for it."""
+    """The port of a Redis with TLS, and the certificate file of the authority that signed it."""
     made, port = certificate_in(tmp_path / "certificates"), free_port()
     files = {"tls_cert_file": made.certificate, "tls_key_file": made.key, "tls_ca_cert_file": made.authority}
     try:
@@ -32,7 +32,7 @@ def over_tls(a_redis, tmp_path):
     return f"rediss://:secret@127.0.0.1:{port}/0", made.authority
 
 
-def test_all_that_connects_speaks_tls_to_a_server_that_the_authority_vouches_for(over_tls):
+def test_every_client_uses_tls_with_a_server_whose_certificate_the_authority_signed(over_tls):
     url = f"{over_tls[0]}?ssl_ca_certs={over_tls[1]}"
 
     assert command_link(url).ping()
@@ -41,12 +41,12 @@ def test_all_that_connects_speaks_tls_to_a_server_that_the_authority_vouches_for
         assert connection.default_channel.client.ping()
 
 
-def test_a_server_for_which_nobody_known_vouches_is_refused(over_tls):
+def test_a_server_with_a_certificate_of_an_unknown_authority_is_refused(over_tls):
     url, _ = over_tls
 
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
         command_link(url).ping()
-    with pytest.raises(TimeoutError):  # it goes on trying, for as long as its user has patience
+    with pytest.raises(TimeoutError):  # it retries until it is stopped
         asyncio.run(followed(url))
     connection = celery_app(url, answer_within=timedelta(seconds=2)).connection_for_read()
     with connection, pytest.raises(connection.connection_errors, match="certificate verify failed"):

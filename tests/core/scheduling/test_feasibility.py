@@ -1,4 +1,4 @@
-"""Whether a host would do, and every reason why it would not: what passes, and what never will."""
+"""Feasibility: every obstacle between a host and a start, transient or permanent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GB10 = {"kind": "gb10", "name": "NVIDIA GB10", "id": "GPU-0"}
 
 
 def a_host(**facts: Any) -> Host:
-    """A server with an amd64 CPU, 64 GB and no GPU, on which nothing runs."""
+    """An idle server with an amd64 CPU, 64 GB and no GPU."""
     return Host.model_validate(
         {
             "name": "box",
@@ -42,7 +42,7 @@ def a_host(**facts: Any) -> Host:
 
 
 def a_spark(**facts: Any) -> Host:
-    """A desk machine whose CPU and GPU share 128 GB, of which starts leave 13 GB."""
+    """A machine whose CPU and GPU share 128 GB, with a reserve of 13 GB."""
     spark = {
         "arch": "arm64",
         "accelerators": [GB10],
@@ -56,13 +56,13 @@ def a_spark(**facts: Any) -> Host:
 
 
 def a_server(*memory: int | None, **facts: Any) -> Host:
-    """A machine with so many GPUs, each with memory of its own."""
+    """A machine with a GPU for each of these amounts of memory."""
     gpus = [{"kind": "rtx", "name": "RTX", "id": f"GPU-{at}", "memory": each} for at, each in enumerate(memory)]
     return a_host(**({"accelerators": gpus, "gives_gpus": True, "routes": ("host.box", "rtx.amd64")} | facts))
 
 
 def wanted(*routes: str, image: str = "repo/name:1", **more: Any) -> PlacementRequirements:
-    """A start that needs 4 GB, unless told otherwise."""
+    """A start that needs 4 GB by default."""
     beside = {name: more.pop(name) for name in ("image_size", "native", "port", "service") if name in more}
     needs = ResourceRequest(**({"memory": 4 * GB, "cores": 2} | more))
     return PlacementRequirements(
@@ -81,7 +81,7 @@ def obstacles(
     return [(reason.kind, reason.transient) for reason in found]
 
 
-def test_nothing_speaks_against_a_host_that_has_all_that_is_needed() -> None:
+def test_a_host_that_meets_every_requirement_has_no_obstacle() -> None:
     assert find_obstacles(a_host(), wanted("cpu.arm64", "cpu.amd64"), {}) == []
     assert find_obstacles(a_spark(), wanted("gb10.arm64", gpus=1, gpu_memory=60 * GB), {}) == []
     assert find_obstacles(a_server(24 * GB), wanted("rtx.amd64", gpus=1, gpu_memory=24 * GB), {}) == []
@@ -96,7 +96,7 @@ def test_nothing_speaks_against_a_host_that_has_all_that_is_needed() -> None:
         ({"disk_free": 10 * GB}, ObstacleKind.DISK),
     ],
 )
-def test_what_may_pass_by_itself_is_waited_for(facts: dict[str, Any], obstacle: ObstacleKind) -> None:
+def test_temporary_obstaclees_are_waited_for(facts: dict[str, Any], obstacle: ObstacleKind) -> None:
     assert obstacles(a_host(**facts), wanted("cpu.amd64", image_size=10 * GB)) == [(obstacle, True)]
 
 
@@ -119,13 +119,13 @@ def test_what_may_pass_by_itself_is_waited_for(facts: dict[str, Any], obstacle: 
         (a_host(), wanted(port=8080), ObstacleKind.PORT),
     ],
 )
-def test_what_the_host_will_never_have_does_not_pass(
+def test_permanent_obstaclees_are_not_waited_for(
     host: Host, asked: PlacementRequirements, obstacle: ObstacleKind
 ) -> None:
     assert obstacles(host, asked) == [(obstacle, False)]
 
 
-def test_every_reason_is_told_and_not_the_first_only() -> None:
+def test_every_obstacle_is_reported_and_not_only_the_first() -> None:
     host = a_host(live=False, drained_since=datetime.now(UTC), memory=GB)
 
     reasons = find_obstacles(host, wanted("gb10.arm64"), {})
@@ -145,29 +145,29 @@ def test_a_host_with_every_slot_busy_is_waited_for() -> None:
 # Memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_memory_that_others_hold_is_waited_for_and_how_much_is_left_is_told() -> None:
+def test_allocated_memory_is_waited_for_and_the_free_memory_is_reported() -> None:
     [reason] = find_obstacles(a_host(), wanted(memory=40 * GB), {OTHER: a_load_of(30)})
 
     assert reason.transient
     assert reason.sentence == "has 34 GB of 40 GB memory to spare"
 
 
-def test_what_the_service_itself_holds_does_not_stand_in_its_own_way() -> None:
+def test_the_allocation_of_the_service_itself_does_not_count_against_it() -> None:
     assert find_obstacles(a_host(), wanted(memory=40 * GB), {SERVICE: a_load_of(40)}) == []
 
 
-def test_more_given_than_there_is_leaves_nothing_rather_than_less() -> None:
+def test_allocations_beyond_the_memory_leave_zero_free_rather_than_less() -> None:
     [reason] = find_obstacles(a_host(), wanted(), {OTHER: a_load_of(80)})
 
     assert reason.sentence == "has 0 B of 4 GB memory to spare"
 
 
-def test_a_reserve_is_nobodys() -> None:
+def test_the_memory_reserve_is_never_allocated() -> None:
     assert obstacles(a_host(memory_reserve=60 * GB), wanted(memory=4 * GB)) == []
     assert obstacles(a_host(memory_reserve=61 * GB), wanted(memory=4 * GB)) == [(ObstacleKind.MEMORY, False)]
 
 
-def test_a_gpus_memory_comes_out_of_the_hosts_where_the_two_are_one() -> None:
+def test_with_shared_memory_gpu_memory_is_taken_from_the_memory_of_the_host() -> None:
     asked = wanted(memory=15 * GB, gpus=1, gpu_memory=60 * GB)
 
     assert obstacles(a_spark(), asked, other=a_load_of(40)) == []
@@ -178,7 +178,7 @@ def test_a_gpus_memory_comes_out_of_the_hosts_where_the_two_are_one() -> None:
 # GPUs -------------------------------------------------------------------------------------------------------------
 
 
-def test_gpus_in_use_are_waited_for() -> None:
+def test_allocated_gpus_are_waited_for() -> None:
     host = a_server(24 * GB, 24 * GB)
 
     assert obstacles(host, wanted(gpus=1), other=a_load_of(1, "GPU-0")) == []
@@ -186,14 +186,14 @@ def test_gpus_in_use_are_waited_for() -> None:
     assert obstacles(host, wanted(gpus="all"), other=a_load_of(1, "GPU-0")) == [(ObstacleKind.GPUS, True)]
 
 
-def test_several_gpus_put_their_memory_together() -> None:
+def test_the_memory_of_several_gpus_is_summed() -> None:
     host = a_server(24 * GB, 24 * GB)
 
     assert obstacles(host, wanted(gpus=2, gpu_memory=48 * GB)) == []
     assert obstacles(host, wanted(gpus=2, gpu_memory=49 * GB)) == [(ObstacleKind.GPU_MEMORY, False)]
 
 
-def test_a_gpu_that_does_not_tell_its_memory_is_left_to_the_engine() -> None:
+def test_a_gpu_of_unknown_memory_is_left_to_the_engine() -> None:
     assert obstacles(a_server(None), wanted(gpus=1, gpu_memory=48 * GB)) == []
 
 
@@ -206,16 +206,16 @@ def test_only_one_engine_loads_at_a_time_where_memory_is_shared() -> None:
     assert obstacles(a_spark(), wanted(), other=a_load_of(10, "GPU-0", loading=True)) == []
 
 
-# Images, and pulls ------------------------------------------------------------------------------------------------
+# Images and pulls -------------------------------------------------------------------------------------------------
 
 
-def test_one_image_that_is_allowed_is_enough() -> None:
+def test_one_allowed_image_is_enough() -> None:
     asked = wanted()._replace(images=("elsewhere/name:1", "local/name:1"))
 
     assert obstacles(a_host(allows=("local/*",)), asked) == []
 
 
-def test_an_image_that_is_there_needs_no_disk_unless_the_host_does_not_allow_it() -> None:
+def test_an_allowed_image_that_is_present_needs_no_disk() -> None:
     asked = wanted(image_size=10 * GB)._replace(images=("repo/name:1", "repo/name:2"))
     here = {"disk_free": GB, "images": [{"reference": "repo/name:2", "digest": None}]}
 
@@ -223,24 +223,24 @@ def test_an_image_that_is_there_needs_no_disk_unless_the_host_does_not_allow_it(
     assert obstacles(a_host(**here, allows=("*:1",)), asked) == [(ObstacleKind.DISK, True)]
 
 
-def test_native_processes_have_no_image_to_be_allowed_or_to_take_disk() -> None:
+def test_native_processes_need_no_allowed_image_and_no_disk() -> None:
     host = a_host(runtime="process", disk_free=0, allows=())
 
     assert obstacles(host, wanted(image_size=10 * GB)) == []
 
 
-def test_a_pull_needs_neither_room_nor_a_host_that_takes_starts() -> None:
+def test_a_pull_needs_neither_memory_nor_an_undrained_host() -> None:
     pull = PlacementRequirements((), ResourceRequest(), images=("repo/name:1",))
     host = a_host(drained_since=datetime.now(UTC))
 
     assert find_obstacles(host, pull, {OTHER: a_load_of(64)}) == []
 
 
-def test_a_host_that_was_named_is_not_asked_for_its_routes() -> None:
+def test_the_routes_of_a_named_host_do_not_matter() -> None:
     assert find_obstacles(a_host(routes=("host.box",)), wanted(), {}) == []
 
 
-def test_a_host_of_the_right_kind_that_listens_to_none_of_the_routes_is_told_as_such() -> None:
+def test_a_host_that_consumes_none_of_the_accepted_routes_is_reported_as_such() -> None:
     [reason] = find_obstacles(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), {})
 
     assert reason.sentence == "does not listen to cpu.arm64 or cpu.amd64"

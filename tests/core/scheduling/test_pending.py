@@ -1,4 +1,4 @@
-"""Why hosts do not do, in a sentence that stays readable however many they are."""
+"""The reason of a pending operation: one readable sentence for any number of hosts."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def against(**hosts: list[Obstacle]) -> Against:
     return {HostName(name.replace("_", "-")): reasons for name, reasons in hosts.items()}
 
 
-def test_each_host_is_told_with_all_that_speaks_against_it() -> None:
-    told = explain(against(spark_01=[short_of(20)], spark_02=[DRAINED, OFFLINE]))
+def test_each_host_is_listed_with_all_its_obstaclees() -> None:
+    reported = explain(against(spark_01=[short_of(20)], spark_02=[DRAINED, OFFLINE]))
 
-    assert told == "spark-01 has 20 GB of 92 GB memory to spare; spark-02 is drained and is not live"
+    assert reported == "spark-01 has 20 GB of 92 GB memory to spare; spark-02 is drained and is not live"
 
 
-def test_a_host_that_would_do_is_not_among_them() -> None:
+def test_an_eligible_host_is_not_listed() -> None:
     assert explain(against(spark_01=[], spark_02=[DRAINED])) == "spark-02 is drained"
 
 
-def test_hosts_with_the_same_reasons_are_told_together() -> None:
-    told = explain(against(a=[DRAINED], b=[short_of(3)], c=[DRAINED], d=[DRAINED]))
+def test_hosts_with_the_same_reasons_are_listed_together() -> None:
+    reported = explain(against(a=[DRAINED], b=[short_of(3)], c=[DRAINED], d=[DRAINED]))
 
-    assert told == "b has 3 GB of 92 GB memory to spare; a, c and d are drained"
+    assert reported == "b has 3 GB of 92 GB memory to spare; a, c and d are drained"
 
 
-def test_those_that_are_nearest_to_doing_come_first() -> None:
-    told = explain(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
+def test_the_hosts_closest_to_eligible_come_first() -> None:
+    reported = explain(against(a=[ARCH], b=[DRAINED, OFFLINE], c=[OFFLINE]))
 
-    assert told == "c is not live; b is drained and is not live; a is amd64 rather than arm64"
+    assert reported == "c is not live; b is drained and is not live; a is amd64 rather than arm64"
 
 
 def test_of_two_hundred_hosts_five_are_named_and_the_others_counted() -> None:
@@ -47,13 +47,13 @@ def test_of_two_hundred_hosts_five_are_named_and_the_others_counted() -> None:
     drained = {f"d{number:03d}": [DRAINED] for number in range(120)}
     wrong = {f"w{number:03d}": [ARCH] for number in range(75)}
 
-    told = explain(against(**wrong, **drained, **short))
+    reported = explain(against(**wrong, **drained, **short))
 
-    assert told.count("memory to spare") == 5
-    assert told.endswith("; and 195 more (drained: 120, arch: 75)")
+    assert reported.count("memory to spare") == 5
+    assert reported.endswith("; and 195 more (drained: 120, arch: 75)")
 
 
-def test_a_single_one_is_named_rather_than_counted() -> None:
-    told = explain(against(**{f"d{number}": [DRAINED] for number in range(6)}))
+def test_a_single_remaining_host_is_named_rather_than_counted() -> None:
+    reported = explain(against(**{f"d{number}": [DRAINED] for number in range(6)}))
 
-    assert told == "d0, d1, d2, d3, d4 and d5 are drained"
+    assert reported == "d0, d1, d2, d3, d4 and d5 are drained"

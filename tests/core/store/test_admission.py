@@ -1,4 +1,4 @@
-"""What a claim gives and refuses: memory, GPUs and slots are counted in Redis, in the step that hands them out."""
+"""Admission: a claim allocates memory, GPUs and slots atomically in Redis, or refuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from lab.wishes import a_pull, a_start_of, a_stop_of, put_down
+from lab.commands import a_pull, a_start_of, a_stop_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation, HostCapacity, ObstacleKind
@@ -45,10 +45,10 @@ def a_start(store, service="svc-tiny-dial", *, gigabytes=4, gpus=None, gpu_memor
     requires = {"platforms": ["linux/amd64"], "memory": f"{gigabytes}GB"}
     if gpus:
         requires |= {"accelerator": "cuda", "gpus": gpus, "gpu_memory": gpu_memory or "1GB"}
-    return put_down(store, a_start_of(service, requires=requires)).id
+    return enqueue_signed(store, a_start_of(service, requires=requires)).id
 
 
-def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(store, claims, allocations):
+def test_a_start_allocates_its_memory_and_a_second_that_does_not_fit_is_refused(store, claims, allocations):
     first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
 
     given = claims.claim(first, ALPHA, room(10))
@@ -62,7 +62,7 @@ def test_a_start_is_given_its_memory_and_a_second_that_does_not_fit_is_refused(s
     assert store.get(second).host is None
 
 
-def test_what_is_refused_by_one_host_is_taken_by_another(store, claims):
+def test_an_operation_that_one_host_refuses_can_be_claimed_by_another(store, claims):
     start = a_start(store, gigabytes=6)
     claims.claim(start, ALPHA, room(5))
 
@@ -72,7 +72,7 @@ def test_what_is_refused_by_one_host_is_taken_by_another(store, claims):
     assert store.list_pending() == []
 
 
-def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, claims, allocations):
+def test_concurrent_starts_never_allocate_more_than_the_capacity(store, claims, allocations):
     starts = [a_start(store, f"svc-tiny-n{number}", gigabytes=3) for number in range(12)]
 
     with ThreadPoolExecutor(12) as pool:
@@ -82,7 +82,7 @@ def test_of_many_starts_at_once_no_more_are_given_room_than_there_is(store, clai
     assert sum(holding.memory for holding in allocations.held(ALPHA).values()) == 9 * GB
 
 
-def test_what_is_given_back_can_be_given_again(store, claims, allocations):
+def test_released_capacity_can_be_allocated_again(store, claims, allocations):
     first, second = a_start(store, "svc-tiny-a", gigabytes=6), a_start(store, "svc-tiny-b", gigabytes=6)
     fence = claims.claim(first, ALPHA, room(10)).operation.fence
 
@@ -92,7 +92,7 @@ def test_what_is_given_back_can_be_given_again(store, claims, allocations):
     assert isinstance(claims.claim(second, ALPHA, room(10)), Claimed)
 
 
-def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, claims, allocations):
+def test_the_allocation_of_a_restarted_service_does_not_count_against_it(store, claims, allocations):
     claims.claim(a_start(store, gigabytes=6), ALPHA, room(10))
 
     again = claims.claim(a_start(store, gigabytes=7), ALPHA, room(10))
@@ -101,13 +101,13 @@ def test_a_service_that_is_started_anew_does_not_stand_in_its_own_way(store, cla
     assert [holding.memory for holding in allocations.held(ALPHA).values()] == [7 * GB]
 
 
-def test_memory_that_something_else_took_is_not_given(store, claims):
+def test_memory_in_use_by_other_programs_is_not_allocated(store, claims):
     refused = claims.claim(a_start(store, gigabytes=6), ALPHA, room(10, available=5))
 
     assert isinstance(refused, InsufficientCapacity)
 
 
-def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, claims, allocations):
+def test_memory_allocated_but_not_yet_used_by_an_engine_counts_as_used(store, claims, allocations):
     claims.claim(a_start(store, "svc-tiny-a", gigabytes=4), ALPHA, room(20, available=7))
     second = a_start(store, "svc-tiny-b", gigabytes=4)
 
@@ -119,7 +119,7 @@ def test_memory_that_an_engine_has_not_taken_yet_counts_as_taken(store, claims, 
     assert isinstance(once_it_has_loaded, Claimed)
 
 
-def test_each_engine_has_gpus_of_its_own(store, claims):
+def test_each_engine_is_allocated_its_own_gpus(store, claims):
     has = room(100, gpus=("GPU-a", "GPU-b", "GPU-c"))
 
     first = claims.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
@@ -131,7 +131,7 @@ def test_each_engine_has_gpus_of_its_own(store, claims):
     assert third.lack is ObstacleKind.GPUS
 
 
-def test_all_gpus_are_given_only_where_none_is_in_use(store, claims):
+def test_all_gpus_are_allocated_only_where_none_is_in_use(store, claims):
     has = room(100, gpus=("GPU-a", "GPU-b"))
     claims.claim(a_start(store, "svc-tiny-a", gpus=1), ALPHA, has)
     wants_all = a_start(store, "svc-tiny-b", gpus="all")
@@ -140,7 +140,7 @@ def test_all_gpus_are_given_only_where_none_is_in_use(store, claims):
     assert claims.claim(wants_all, BETA, has).gpus == ("GPU-a", "GPU-b")
 
 
-def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a_time(store, claims, allocations):
+def test_shared_memory_of_cpu_and_gpu_is_one_pool_and_one_engine_loads_at_a_time(store, claims, allocations):
     spark = room(100, gpus=("0",), unified=True)
     first = claims.claim(a_start(store, "svc-tiny-a", gigabytes=10, gpus=1, gpu_memory="30GB"), ALPHA, spark)
     second = a_start(store, "svc-tiny-b", gigabytes=10, gpus=1, gpu_memory="30GB")
@@ -157,58 +157,58 @@ def test_where_cpu_and_gpu_share_memory_it_is_one_pool_and_one_engine_loads_at_a
     assert beyond.lack is ObstacleKind.MEMORY
 
 
-def test_slots_are_for_starts_and_pulls_and_never_for_stops(store, claims):
-    claims.claim(put_down(store, a_pull()).id, ALPHA, room(slots=1))
+def test_starts_and_pulls_need_a_slot_and_stops_do_not(store, claims):
+    claims.claim(enqueue_signed(store, a_pull()).id, ALPHA, room(slots=1))
     start = a_start(store)
 
     refused = claims.claim(start, ALPHA, room(slots=1))
-    stop = claims.claim(put_down(store, a_stop_of()).id, ALPHA, room(slots=1))
+    stop = claims.claim(enqueue_signed(store, a_stop_of()).id, ALPHA, room(slots=1))
 
     assert refused.lack is ObstacleKind.SLOTS
     assert isinstance(stop, Claimed)
 
 
-def test_a_slot_is_free_again_when_its_claim_is_let_go_or_runs_out(store, claims, redis):
-    pull, next_pull, last_pull = (put_down(store, a_pull()).id for _ in range(3))
+def test_a_slot_is_free_again_once_its_claim_is_released_or_expires(store, claims, redis):
+    pull, next_pull, last_pull = (enqueue_signed(store, a_pull()).id for _ in range(3))
     attempt = claims.claim(pull, ALPHA, room(slots=1)).attempt
     claims.release(pull, ALPHA, attempt)
     assert isinstance(claims.claim(next_pull, ALPHA, room(slots=1)), Claimed)
 
-    redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as though its worker had been silent for long
+    redis.zadd(keys.slots(ALPHA), {next_pull: 1})  # as if its worker had sent no heartbeat for long
 
     assert isinstance(claims.claim(last_pull, ALPHA, room(slots=1)), Claimed)
 
 
-def test_a_drained_host_takes_pulls_and_stops_and_no_starts(store, claims, redis):
+def test_a_drained_host_accepts_pulls_and_stops_and_no_starts(store, claims, redis):
     redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
 
     assert claims.claim(a_start(store), ALPHA, room()).lack is ObstacleKind.DRAINED
-    assert isinstance(claims.claim(put_down(store, a_pull()).id, ALPHA, room()), Claimed)
-    assert isinstance(claims.claim(put_down(store, a_stop_of()).id, ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(enqueue_signed(store, a_pull()).id, ALPHA, room()), Claimed)
+    assert isinstance(claims.claim(enqueue_signed(store, a_stop_of()).id, ALPHA, room()), Claimed)
 
 
-def test_what_runs_on_a_drained_host_may_be_started_there_again(store, claims, redis):
+def test_a_service_that_runs_on_a_drained_host_can_be_started_there_again(store, claims, redis):
     claims.claim(a_start(store), ALPHA, room())
     redis.hset(keys.DRAINED, ALPHA, "2026-01-01T00:00:00+00:00")
 
     assert isinstance(claims.claim(a_start(store), ALPHA, room()), Claimed)
 
 
-def test_what_is_held_reads_as_it_was_written():
+def test_allocations_are_read_as_they_were_written():
     holding = Allocation(memory=3, gpus=("GPU-a", "GPU-b"), loading=True, fence=12)
 
     assert Allocation.parse(str(holding)) == holding
     assert Allocation.parse(str(Allocation(memory=0, fence=1))) == Allocation(memory=0, fence=1)
 
 
-# One service, once -------------------------------------------------------------------------------------------------
+# One instance per service ------------------------------------------------------------------------------------------
 
 
 def a_start_anywhere(store, service="svc-tiny-dial"):
-    return put_down(store, a_start_of(service), route=Route("cpu.amd64")).id
+    return enqueue_signed(store, a_start_of(service), route=Route("cpu.amd64")).id
 
 
-def test_of_two_starts_that_any_host_may_take_the_second_goes_to_the_host_that_has_the_first(store, claims):
+def test_the_second_of_two_starts_on_a_class_route_goes_to_the_host_that_runs_the_service(store, claims):
     first, second = a_start_anywhere(store), a_start_anywhere(store)
     claims.claim(first, ALPHA, room())
 
@@ -219,36 +219,36 @@ def test_of_two_starts_that_any_host_may_take_the_second_goes_to_the_host_that_h
     assert isinstance(claims.claim(second, ALPHA, room()), Claimed)
 
 
-def test_what_came_to_nothing_on_one_host_may_be_taken_by_another(store, claims, allocations):
+def test_a_start_that_failed_on_one_host_can_be_claimed_by_another(store, claims, allocations):
     first, second = a_start_anywhere(store), a_start_anywhere(store)
     allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=claims.claim(first, ALPHA, room()).operation.fence)
 
     assert isinstance(claims.claim(second, BETA, room()), Claimed)
 
 
-def test_a_service_that_shall_stop_on_one_host_may_be_started_on_another(store, claims):
+def test_a_service_that_is_to_be_stopped_on_one_host_can_be_started_on_another(store, claims):
     claims.claim(a_start_anywhere(store), ALPHA, room())
-    put_down(store, a_stop_of(), host=ALPHA)
+    enqueue_signed(store, a_stop_of(), host=ALPHA)
 
     assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), Claimed)
 
 
-def test_a_stop_that_is_older_than_the_start_does_not_let_another_host_take_it(store, claims):
-    put_down(store, a_stop_of(), host=ALPHA)
+def test_a_stop_older_than_the_start_does_not_let_another_host_claim_it(store, claims):
+    enqueue_signed(store, a_stop_of(), host=ALPHA)
     claims.claim(a_start_anywhere(store), ALPHA, room())
 
     assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 
 
-def test_a_service_that_is_to_be_started_on_its_host_again_is_not_started_on_another(store, claims, allocations):
+def test_a_service_with_a_pending_start_on_its_host_is_not_started_on_another(store, claims, allocations):
     fence = claims.claim(a_start_anywhere(store), ALPHA, room()).operation.fence
     allocations.release(ALPHA, ServiceId("svc-tiny-dial"), fence=fence)
-    put_down(store, a_start_of(), host=ALPHA)
+    enqueue_signed(store, a_start_of(), host=ALPHA)
 
     assert isinstance(claims.claim(a_start_anywhere(store), BETA, room()), AlreadyPlaced)
 
 
-def test_a_claim_whose_answer_was_lost_is_given_again_as_it_was(store, claims, redis, monkeypatch):
+def test_a_claim_whose_reply_was_lost_is_returned_again_unchanged(store, claims, redis, monkeypatch):
     start = a_start(store, gpus=1)
     monkeypatch.setattr("aima_core.store.claims.uuid.uuid4", lambda: UUID(int=7))
 

@@ -1,9 +1,9 @@
-"""An operation's record: who may take it on, who may speak for it, and that its events have no gap."""
+"""Operation records: claims, fenced writes, and events without gaps."""
 
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_pull, put_down
+from lab.commands import a_pull, enqueue_signed
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Event, Operation, Phase, State
@@ -37,16 +37,16 @@ def claim(claims: ClaimStore, operation: Operation, host: HostName = ALPHA) -> C
     return claimed
 
 
-def test_what_was_put_down_is_read_back(store):
-    operation = put_down(store, a_pull("repo/name:tag"))
+def test_a_recorded_operation_is_read_back_unchanged(store):
+    operation = enqueue_signed(store, a_pull("repo/name:tag"))
 
     read = store.get(operation.id)
 
     assert read == operation
 
 
-def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store, claims):
-    operation = put_down(store, a_pull())
+def test_one_host_claims_an_operation_and_a_duplicate_message_does_nothing(store, claims):
+    operation = enqueue_signed(store, a_pull())
 
     first, second = claims.claim(operation.id, ALPHA), claims.claim(operation.id, BETA)
 
@@ -56,8 +56,8 @@ def test_one_host_takes_an_operation_on_and_a_second_message_does_nothing(store,
     assert "alpha" in second.reason
 
 
-def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store, claims):
-    operation = put_down(store, a_pull())
+def test_the_record_has_the_times_of_its_first_claim_and_its_end(store, claims):
+    operation = enqueue_signed(store, a_pull())
     claimed = claim(claims, operation)
     store.append_event(an_event(operation, Phase.PULLED), attempt=claimed.attempt)
 
@@ -66,8 +66,8 @@ def test_the_record_says_when_it_was_first_taken_on_and_when_it_ended(store, cla
     assert read.created_at <= read.started_at <= read.ended_at
 
 
-def test_what_was_said_of_a_phase_goes_with_it(store):
-    operation = put_down(store, a_pull())
+def test_the_reason_of_a_phase_is_removed_by_the_next_phase(store):
+    operation = enqueue_signed(store, a_pull())
     store.append_event(an_event(operation, Phase.QUEUED, message="no host yet"))
     assert store.get(operation.id).reason == "no host yet"
 
@@ -76,10 +76,10 @@ def test_what_was_said_of_a_phase_goes_with_it(store):
     assert store.get(operation.id).reason is None
 
 
-def test_a_claim_that_nobody_renews_lets_the_host_s_next_worker_take_over(store, claims, redis):
-    operation = put_down(store, a_pull())
+def test_an_expired_claim_lets_the_next_worker_of_the_host_take_over(store, claims, redis):
+    operation = enqueue_signed(store, a_pull())
     lost = claim(claims, operation)
-    redis.delete(keys.claim(operation.id))  # what Redis does when the claim's time is over
+    redis.delete(keys.claim(operation.id))  # as Redis does when the claim expires
 
     taken_over = claim(claims, operation)
 
@@ -88,8 +88,8 @@ def test_a_claim_that_nobody_renews_lets_the_host_s_next_worker_take_over(store,
     assert claims.renew(operation.id, ALPHA, taken_over.attempt) is ClaimStatus.VALID
 
 
-def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, claims, redis):
-    operation = put_down(store, a_pull())
+def test_a_claimed_operation_belongs_to_its_host_until_it_is_released(store, claims, redis):
+    operation = enqueue_signed(store, a_pull())
     held = claim(claims, operation)
     redis.delete(keys.claim(operation.id))
 
@@ -101,8 +101,8 @@ def test_what_a_host_has_taken_on_is_no_other_s_until_it_lets_go(store, claims, 
     assert claim(claims, operation, BETA).attempt == held.attempt + 2
 
 
-def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, claims, redis):
-    operation = put_down(store, a_pull())
+def test_a_worker_whose_claim_expired_can_no_longer_write_to_the_operation(store, claims, redis):
+    operation = enqueue_signed(store, a_pull())
     lost = claim(claims, operation)
     redis.delete(keys.claim(operation.id))
     claim(claims, operation)
@@ -113,8 +113,8 @@ def test_who_lost_the_claim_speaks_for_the_operation_no_more(store, claims, redi
     assert store.get(operation.id).state is State.RUNNING
 
 
-def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, claims, redis):
-    operation = put_down(store, a_pull())
+def test_a_claim_that_is_not_renewed_expires(store, claims, redis):
+    operation = enqueue_signed(store, a_pull())
     claim(claims, operation)
 
     left = redis.pttl(keys.claim(operation.id))
@@ -122,8 +122,8 @@ def test_a_claim_ends_by_itself_when_its_holder_is_silent(store, claims, redis):
     assert 0 < left <= keys.CLAIM_TTL.total_seconds() * 1000
 
 
-def test_an_end_is_final(store, claims):
-    operation = put_down(store, a_pull())
+def test_a_final_state_never_changes(store, claims):
+    operation = enqueue_signed(store, a_pull())
     store.append_event(an_event(operation, Phase.CANCELLED, failure=Cancelled().failure))
 
     number = store.append_event(an_event(operation, Phase.READY))
@@ -134,8 +134,8 @@ def test_an_end_is_final(store, claims):
     assert operation.id not in store.active()
 
 
-def test_an_ended_operation_is_forgotten_in_time_and_an_active_one_never(store, redis):
-    ended, active = put_down(store, a_pull()), put_down(store, a_pull())
+def test_an_ended_operation_expires_and_an_active_one_never_does(store, redis):
+    ended, active = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     for operation in (ended, active):
         store.append_event(an_event(operation, Phase.QUEUED))
 
@@ -145,8 +145,8 @@ def test_an_ended_operation_is_forgotten_in_time_and_an_active_one_never(store, 
     assert all(redis.ttl(key) == -1 for key in (keys.operation(active.id), keys.log(active.id)))
 
 
-def test_events_are_numbered_without_gaps_and_replayed_from_any_of_them(store):
-    operation = put_down(store, a_pull())
+def test_events_are_numbered_without_gaps_and_can_be_replayed_from_any_number(store):
+    operation = enqueue_signed(store, a_pull())
     for phase in (Phase.PULLING, Phase.PULLING, Phase.PULLED):
         store.append_event(an_event(operation, phase))
 
@@ -157,8 +157,8 @@ def test_events_are_numbered_without_gaps_and_replayed_from_any_of_them(store):
     assert later == events[2:]
 
 
-def test_an_event_and_its_publication_bear_the_same_number(store, redis):
-    operation = put_down(store, a_pull())
+def test_an_event_and_its_publication_have_the_same_number(store, redis):
+    operation = enqueue_signed(store, a_pull())
     with redis.pubsub(ignore_subscribe_messages=True) as follower:
         follower.subscribe(keys.EVENTS)
         follower.get_message(timeout=5)
@@ -171,8 +171,8 @@ def test_an_event_and_its_publication_bear_the_same_number(store, redis):
     assert Event.model_validate_json(event).message == "on it"
 
 
-def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(store, claims):
-    waiting, held = put_down(store, a_pull()), put_down(store, a_pull())
+def test_an_unclaimed_operation_is_ended_by_its_cancel_and_a_claimed_one_by_its_holder(store, claims):
+    waiting, held = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     claimed = claim(claims, held)
 
     assert store.request_cancel(waiting.id) is True
@@ -180,8 +180,8 @@ def test_what_is_cancelled_unclaimed_is_the_askers_to_end_and_else_the_holders(s
     assert claims.renew(held.id, ALPHA, claimed.attempt) is ClaimStatus.CANCEL
 
 
-def test_what_was_cancelled_is_not_taken_on_any_more(store, claims):
-    operation = put_down(store, a_pull())
+def test_a_cancelled_operation_cannot_be_claimed(store, claims):
+    operation = enqueue_signed(store, a_pull())
     store.request_cancel(operation.id)
 
     claimed = claims.claim(operation.id, ALPHA)
@@ -190,15 +190,15 @@ def test_what_was_cancelled_is_not_taken_on_any_more(store, claims):
     assert claimed.cancel_pending
 
 
-def test_an_operation_that_never_was_is_unknown(store):
+def test_an_operation_without_a_record_is_unknown(store):
     with pytest.raises(UnknownOperation):
         store.get(OperationId.new())
     with pytest.raises(UnknownOperation):
         store.request_cancel(OperationId.new())
 
 
-def test_pages_give_every_operation_once_newest_first(store):
-    made = [put_down(store, a_pull(), seconds_later=age) for age in range(7)]
+def test_pages_list_every_operation_once_newest_first(store):
+    made = [enqueue_signed(store, a_pull(), seconds_later=age) for age in range(7)]
 
     listed, page = [], store.page(limit=3)
     listed += page.items
@@ -209,8 +209,8 @@ def test_pages_give_every_operation_once_newest_first(store):
     assert [operation.id for operation in listed] == [operation.id for operation in reversed(made)]
 
 
-def test_a_page_holds_only_what_was_asked_for(store):
-    ended, waiting = put_down(store, a_pull()), put_down(store, a_pull())
+def test_a_page_lists_only_operations_that_match_its_filter(store):
+    ended, waiting = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     store.append_event(an_event(ended, Phase.FAILED))
 
     page = store.page(limit=10, having={"state": "queued"})
@@ -218,8 +218,8 @@ def test_a_page_holds_only_what_was_asked_for(store):
     assert [operation.id for operation in page.items] == [waiting.id]
 
 
-def test_a_record_that_has_expired_leaves_the_listing(store, redis):
-    gone, there = put_down(store, a_pull()), put_down(store, a_pull())
+def test_an_expired_record_leaves_the_listing(store, redis):
+    gone, there = enqueue_signed(store, a_pull()), enqueue_signed(store, a_pull())
     redis.delete(keys.operation(gone.id))
 
     page = store.page(limit=10)

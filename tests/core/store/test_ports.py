@@ -1,4 +1,4 @@
-"""Port leases: one holder each, the same port again, given back by the owner only, at any fill."""
+"""Port leases: one holder per port, sticky per instance, released by the holder only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_leasing_twice_holds_one_port(ports):
 
 
 @pytest.mark.parametrize("unavailable", [8000, 20001])
-def test_a_lease_that_fails_leaves_the_one_held(ports, unavailable):
+def test_a_failed_lease_leaves_the_present_lease_unchanged(ports, unavailable):
     held = ports.lease(A, fence=1)
     ports.lease(B, fence=2)
 
@@ -77,7 +77,7 @@ def test_a_port_outside_the_range_is_refused(ports):
         ports.lease(A, fence=1, wanted=8000)
 
 
-def test_when_all_are_held_there_is_none(redis):
+def test_a_fully_leased_range_has_no_free_port(redis):
     ports = opened(redis, last=20001)
     ports.lease(A, fence=1)
     ports.lease(B, fence=2)
@@ -96,7 +96,7 @@ def test_a_late_operation_does_not_move_the_lease_of_a_later_one(ports):
     assert [(lease.port, lease.fence, lease.until) for lease in ports.all()] == [(port, 5, None)]
 
 
-def test_only_the_holder_gives_a_port_back_and_no_late_one(ports):
+def test_only_the_holder_with_a_current_fence_releases_a_port(ports):
     ports.lease(A, fence=5)
 
     assert not ports.release(B, fence=9)
@@ -105,7 +105,7 @@ def test_only_the_holder_gives_a_port_back_and_no_late_one(ports):
     assert ports.all() == []
 
 
-def test_a_lease_runs_out_unless_its_container_lives(ports, redis):
+def test_a_lease_expires_unless_its_container_runs(ports, redis):
     lent, kept = ports.lease(A, fence=1), ports.lease(B, fence=2)
 
     ports.persist(B, kept, fence=2)
@@ -115,7 +115,7 @@ def test_a_lease_runs_out_unless_its_container_lives(ports, redis):
     assert [lease.until is None for lease in ports.all()] == [False, True]
 
 
-def test_a_lease_that_ran_out_is_free_again(redis):
+def test_an_expired_lease_can_be_taken_again(redis):
     ports = opened(redis, last=20000)
     port = ports.lease(A, fence=1)
     with pytest.raises(NoFreePort):
@@ -127,7 +127,7 @@ def test_a_lease_that_ran_out_is_free_again(redis):
     assert ports.lease(B, fence=2) == port
 
 
-def test_an_instance_gets_the_port_again_whose_lease_ran_out(ports, redis):
+def test_an_instance_whose_lease_expired_gets_the_same_port_again(ports, redis):
     ports.lease(A, fence=1)
     port = ports.lease(B, fence=2)
     let_run_out(redis, port)
@@ -135,7 +135,7 @@ def test_an_instance_gets_the_port_again_whose_lease_ran_out(ports, redis):
     assert ports.lease(B, fence=3) == port
 
 
-def test_opening_another_range_leaves_what_is_held_and_nothing_else_of_the_old_one(ports, redis):
+def test_a_changed_port_range_keeps_the_leases_and_drops_the_free_ports_of_the_old_one(ports, redis):
     held, lost = ports.lease(A, fence=1), ports.lease(B, fence=2)
     let_run_out(redis, lost)
 
@@ -150,7 +150,7 @@ def let_run_out(redis, port: int) -> None:
     redis.delete(f"{keys.port_prefix(HOST)}{port}")
 
 
-def test_a_port_that_another_program_uses_is_left_alone_for_a_while(ports):
+def test_a_port_that_another_program_uses_is_skipped_for_a_while(ports):
     bad = ports.lease(A, fence=1)
 
     other = ports.lease(A, fence=1, avoid=(bad, timedelta(seconds=60)))
@@ -159,7 +159,7 @@ def test_a_port_that_another_program_uses_is_left_alone_for_a_while(ports):
     assert len({bad, other, third}) == 3
 
 
-def test_a_port_that_redis_lost_is_put_back_for_a_running_container(ports, redis):
+def test_a_lease_that_redis_lost_is_restored_for_a_running_container(ports, redis):
     redis.flushdb()
     ports.set_range(range(20000, 20010))
 
@@ -168,7 +168,7 @@ def test_a_port_that_redis_lost_is_put_back_for_a_running_container(ports, redis
     assert [(lease.port, lease.holder, lease.fence) for lease in ports.all()] == [(20004, A, 7)]
 
 
-def test_a_restart_of_the_worker_frees_nothing(ports, redis):
+def test_a_worker_restart_releases_no_lease(ports, redis):
     held = ports.lease(A, fence=1)
 
     again = opened(redis)
@@ -177,7 +177,7 @@ def test_a_restart_of_the_worker_frees_nothing(ports, redis):
     assert again.lease(B, fence=2) != held
 
 
-def test_many_at_once_never_get_the_same_port(redis_url):
+def test_concurrent_leases_never_get_the_same_port(redis_url):
     def lease(number: int) -> int:
         return opened(command_link(redis_url), 20799).lease(InstanceId(f"svc-tiny-{number}@alpha"), fence=number)
 

@@ -76,7 +76,7 @@ def test_the_first_pass_can_wait_for_the_interval(started):
         pytest.param(DockerUnavailable(detail="stopped", host="alpha"), id="container engine unavailable"),
     ],
 )
-def test_a_pass_that_fails_is_not_the_last(started, error):
+def test_a_failed_pass_does_not_end_the_loop(started, error):
     passes = Passes(error)
 
     started(passes, interval=NEVER, retry_delay=SOON)
@@ -84,7 +84,7 @@ def test_a_pass_that_fails_is_not_the_last(started, error):
     assert passes.reach(2)
 
 
-def test_after_a_failure_the_interval_counts_where_no_retry_delay_is_given(started):
+def test_without_a_retry_delay_the_interval_follows_a_failure(started):
     passes = Passes(ZeroDivisionError())
 
     started(passes, interval=SOON)
@@ -102,7 +102,7 @@ def test_an_outage_is_reported_to_the_owner_and_another_failure_is_not(started):
     assert reported == [outage]
 
 
-def test_a_wake_during_a_pass_runs_another_one(started):
+def test_a_wake_during_a_pass_runs_another_pass(started):
     entered, leave = Event(), Event()
     passes = Passes()
 
@@ -119,7 +119,7 @@ def test_a_wake_during_a_pass_runs_another_one(started):
     assert passes.reach(2)
 
 
-def test_an_event_of_others_wakes_it(started):
+def test_an_external_event_wakes_the_loop(started):
     passes, freed = Passes(), Event()
 
     started(passes, woken=freed)
@@ -129,7 +129,7 @@ def test_an_event_of_others_wakes_it(started):
     assert passes.reach(2)
 
 
-def test_after_a_wake_it_lets_things_settle(started):
+def test_after_a_wake_the_loop_waits_for_the_settle_delay(started):
     passes = Passes()
     loop = started(passes, settle_delay=timedelta(milliseconds=100))
     assert passes.reach(1)
@@ -151,7 +151,7 @@ def test_the_interval_can_change_from_pass_to_pass(started):
     assert passes.count == 3
 
 
-def test_stop_waits_for_the_pass_under_way_and_no_longer_than_it_is_told(started):
+def test_stop_waits_for_the_running_pass_up_to_its_timeout(started):
     leave = Event()
     loop = started(lambda: leave.wait(5))
 
@@ -164,7 +164,7 @@ def test_stop_waits_for_the_pass_under_way_and_no_longer_than_it_is_told(started
     assert 0.05 <= waited < 1
 
 
-def test_stop_cuts_a_sleep_within_a_pass_short(started):
+def test_stop_interrupts_a_sleep_within_a_pass(started):
     entered = Event()
 
     def run() -> None:
@@ -196,7 +196,7 @@ def test_a_pass_can_stop_its_own_loop(started):
     assert (passes.count, loop.stopped) == (1, True)
 
 
-def test_one_that_was_never_started_can_be_stopped():
+def test_a_loop_that_was_never_started_can_be_stopped():
     loop = BackgroundLoop("idle", lambda: None, interval=NEVER)
 
     loop.stop(within=NEVER)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from threading import Event
 
 import pytest
+from lab.commands import SERVICE, a_pull, a_start_of, a_stop_of
 from lab.desk import desk_of
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_pull, a_start_of, a_stop_of
 
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, State
@@ -30,7 +30,7 @@ def a_stalled_start(desk, runtime):
 def test_a_stop_ends_a_start_in_a_stalled_pull(desk, runtime):
     _, finished = a_stalled_start(desk, runtime)
 
-    stopped = desk.carry_out(a_stop_of())
+    stopped = desk.run_command(a_stop_of())
 
     assert stopped.phases == [Phase.STOPPING, Phase.STOPPED]
     assert finished.result(5).operation.state is State.CANCELLED
@@ -48,7 +48,7 @@ def test_a_cancel_ends_a_start_in_a_stalled_pull(desk, runtime):
     assert desk.leases() == []
 
 
-def test_a_cancel_ends_a_start_that_loads(desk, runtime):
+def test_a_cancel_ends_a_start_while_it_loads(desk, runtime):
     runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
@@ -62,7 +62,7 @@ def test_a_cancel_ends_a_start_that_loads(desk, runtime):
     assert desk.leases() == []
 
 
-def test_what_was_cancelled_before_anybody_took_it_on_ends_without_a_step(desk):
+def test_a_start_cancelled_before_its_claim_ends_without_a_phase(desk):
     id = desk.ask(a_start_of())
     desk.host.operations.request_cancel(id)
 
@@ -73,7 +73,7 @@ def test_what_was_cancelled_before_anybody_took_it_on_ends_without_a_step(desk):
     assert desk.containers() == []
 
 
-def test_two_that_wait_for_one_image_share_its_pull_and_one_may_leave(desk, runtime):
+def test_two_starts_share_the_pull_of_one_image_and_one_can_be_cancelled(desk, runtime):
     runtime.published["far:1"] = Published()
     runtime.stall_next_pull()  # a second pull would not stall and would finish
     first, first_finished = desk.begin(a_start_of(image="far:1"))
@@ -102,7 +102,7 @@ class HaltsAtFirst:
             self._until.wait(10)
 
 
-def test_all_who_wait_for_one_image_are_told_the_same_of_its_one_pull(desk, runtime, monkeypatch):
+def test_all_starts_that_share_a_pull_report_the_same_progress(desk, runtime, monkeypatch):
     runtime.published["far:1"] = Published()
     pull, pulls, all_are_told = runtime.pull, [], Event()
 
@@ -124,7 +124,7 @@ def test_all_who_wait_for_one_image_are_told_the_same_of_its_one_pull(desk, runt
 
 
 @pytest.mark.parametrize("moment", ["before it is made", "as it is made", "once it runs"])
-def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, runtime, monkeypatch, moment):
+def test_a_stop_without_a_stop_signal_wins_the_race_against_a_start_at_any_step(desk, runtime, monkeypatch, moment):
     run, stopped, made = runtime.run, [], []
 
     def stop() -> None:
@@ -150,7 +150,7 @@ def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, run
     monkeypatch.setattr(runtime, "run", running)
     monkeypatch.setattr(desk.host.ports, "lease", leased)
 
-    outcome = desk.carry_out(a_start_of())
+    outcome = desk.run_command(a_start_of())
 
     assert stopped
     assert len(made) == (moment != "before it is made")
@@ -160,7 +160,7 @@ def test_a_stop_that_nobody_could_tell_the_start_of_wins_at_any_moment(desk, run
     assert desk.leases() == []
 
 
-def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):
+def test_a_worker_that_shuts_down_releases_its_started_operations(desk, runtime):
     runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
@@ -174,7 +174,7 @@ def test_a_worker_that_ends_hands_on_what_it_has_begun(desk, runtime):
     assert len(desk.containers()) == 1
 
 
-def test_what_was_only_being_pulled_for_a_class_is_left_to_all_of_it_and_nothing_stays_here(desk, runtime):
+def test_a_pull_of_a_class_operation_is_released_to_the_class_at_shutdown_and_leaves_nothing(desk, runtime):
     runtime.published["far:1"] = Published()
     runtime.stall_next_pull()
     id, finished = desk.begin(a_start_of(image="far:1"), route=Route("cpu.amd64"))
@@ -189,7 +189,7 @@ def test_what_was_only_being_pulled_for_a_class_is_left_to_all_of_it_and_nothing
     assert desk.host.allocations.held(desk.host.name) == {}
 
 
-def test_a_registry_that_does_not_answer_keeps_nobody_from_ending_a_start(desk, runtime, monkeypatch):
+def test_an_unreachable_registry_does_not_delay_the_end_of_a_start(desk, runtime, monkeypatch):
     answered = Event()
     monkeypatch.setattr(runtime, "registry_architectures", lambda _: answered.wait(20) and frozenset())
     id, finished = desk.begin(a_start_of(image="far:1"))
@@ -201,7 +201,7 @@ def test_a_registry_that_does_not_answer_keeps_nobody_from_ending_a_start(desk, 
     answered.set()
 
 
-def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings, redis):
+def test_the_next_worker_resumes_with_the_same_container(desk, runtime, settings, redis):
     runtime.next_runs(Behaviour(answers=False))
     id, finished = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING)
@@ -217,7 +217,7 @@ def test_the_next_worker_goes_on_with_the_same_container(desk, runtime, settings
     assert [container.id for container in runtime.containers({})] == [before.id]
 
 
-def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis):
+def test_the_next_worker_pulls_again_and_reports_it(desk, runtime, settings, redis):
     id, finished = a_stalled_start(desk, runtime)
     assert eventually(lambda: desk.host.operations.get(id).progress is not None)
     desk.host.claims.cancel_all()
@@ -231,30 +231,30 @@ def test_the_next_worker_pulls_again_and_says_so(desk, runtime, settings, redis)
     assert pulls == ["Pulling far:1", "Pulling far:1 again: the worker that was pulling it shut down"]
 
 
-def test_a_stop_of_what_does_not_run_is_done_at_once(desk):
-    first, second = desk.carry_out(a_stop_of()), desk.carry_out(a_stop_of())
+def test_a_stop_of_a_service_that_does_not_run_succeeds_at_once(desk):
+    first, second = desk.run_command(a_stop_of()), desk.run_command(a_stop_of())
 
     assert [outcome.operation.state for outcome in (first, second)] == [State.SUCCEEDED] * 2
 
 
-def test_a_stop_ends_the_container_and_the_lease(desk):
-    desk.carry_out(a_start_of())
+def test_a_stop_removes_the_container_and_the_lease(desk):
+    desk.run_command(a_start_of())
 
-    outcome = desk.carry_out(a_stop_of())
+    outcome = desk.run_command(a_stop_of())
 
     assert outcome.instance.state is InstanceState.STOPPED
     assert desk.containers() == []
     assert desk.leases() == []
 
 
-def test_a_pull_of_what_is_here_is_done_at_once(desk):
-    outcome = desk.carry_out(a_pull("tiny:1"))
+def test_a_pull_of_a_present_image_succeeds_at_once(desk):
+    outcome = desk.run_command(a_pull("tiny:1"))
 
     assert outcome.operation.state is State.SUCCEEDED
     assert "tiny:1" in outcome.operation.reason
 
 
-def test_a_start_that_a_later_start_has_overtaken_leaves_it_the_container(desk, runtime):
+def test_a_start_superseded_by_a_later_start_leaves_its_container_alone(desk, runtime):
     runtime.next_runs(Behaviour(answers=False))
     first, first_finished = desk.begin(a_start_of())
     desk.until_phase(first, Phase.LOADING)
@@ -270,16 +270,16 @@ def test_a_start_that_a_later_start_has_overtaken_leaves_it_the_container(desk, 
     assert len(desk.leases()) == 1
 
 
-def test_a_start_that_was_overtaken_during_its_pull_does_not_replace_the_later_one(desk, runtime, monkeypatch):
+def test_a_start_superseded_during_its_pull_does_not_replace_the_later_container(desk, runtime, monkeypatch):
     runtime.published["far:1"] = Published()
     pull, later = runtime.pull, []
 
     def overtaken(image, *, stall):
-        later.append(desk.carry_out(a_start_of()))
+        later.append(desk.run_command(a_start_of()))
         return pull(image, stall=stall)
 
     monkeypatch.setattr(runtime, "pull", overtaken)
-    first = desk.carry_out(a_start_of(image="far:1"))
+    first = desk.run_command(a_start_of(image="far:1"))
 
     assert first.operation.state is State.CANCELLED
     assert later[0].operation.state is State.SUCCEEDED

@@ -1,12 +1,12 @@
-"""Claims are renewed for as long as their operations run, whatever a renewal raises."""
+"""Claims are renewed while their operations run; an error of one renewal does not end the loop."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 import pytest
+from lab.commands import a_start_of
 from lab.parts import eventually
-from lab.wishes import a_start_of
 
 from aima_core.domain.operations import Phase, State
 from aima_core.errors import BrokerUnavailable
@@ -44,7 +44,7 @@ def loading(desk, runtime, service="svc-tiny-dial"):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), BrokerUnavailable(detail="frozen")], ids=type)
-def test_after_a_renewal_that_failed_the_next_pass_renews_again(desk, runtime, renewals, error):
+def test_after_a_failed_renewal_the_next_pass_renews_the_claim(desk, runtime, renewals, error):
     id, end = loading(desk, runtime)
     renewals.failing[id] = [error]
     assert eventually(lambda: not renewals.failing[id])
@@ -55,7 +55,7 @@ def test_after_a_renewal_that_failed_the_next_pass_renews_again(desk, runtime, r
     assert end.result(5).operation.state is State.CANCELLED
 
 
-def test_a_claim_that_cannot_be_renewed_keeps_no_other_from_it(desk, runtime, renewals):
+def test_a_claim_whose_renewal_fails_does_not_keep_others_from_renewal(desk, runtime, renewals):
     (broken, first), (other, second) = (loading(desk, runtime, f"svc-tiny-{name}") for name in ("a", "b"))
     renewals.failing[broken] = [ZeroDivisionError("a bug")] * 100
     renewals.clear()
@@ -68,8 +68,8 @@ def test_a_claim_that_cannot_be_renewed_keeps_no_other_from_it(desk, runtime, re
         assert end.result(5).operation.state is State.CANCELLED
 
 
-def test_while_nothing_runs_nothing_is_renewed(desk, renewals):
-    desk.carry_out(a_start_of())
+def test_nothing_is_renewed_while_no_operation_runs(desk, renewals):
+    desk.run_command(a_start_of())
     renewals.clear()
 
     assert not eventually(lambda: len(renewals) > 0, within=timedelta(seconds=1.2))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
-from lab.wishes import a_start_of
+from lab.commands import a_start_of
 from structlog.testing import capture_logs
 
 from aima_core.domain.operations import Phase
@@ -17,8 +17,8 @@ from aima_worker.runtimes.fake.engine import Behaviour
 pytestmark = pytest.mark.redis
 
 
-def test_a_second_message_for_the_same_start_does_nothing(desk):
-    outcome = desk.carry_out(a_start_of())
+def test_a_duplicate_message_of_a_start_does_nothing(desk):
+    outcome = desk.run_command(a_start_of())
 
     again = desk.finish(outcome.operation.id)
 
@@ -33,7 +33,7 @@ class Untouched:
 
 
 @pytest.mark.parametrize("under_way", [True, False], ids=["under way", "ended"])
-def test_a_second_message_is_skipped_in_fifty_milliseconds_without_a_word_to_the_engine(desk, runtime, under_way):
+def test_a_duplicate_message_is_skipped_in_fifty_milliseconds_without_a_runtime_call(desk, runtime, under_way):
     runtime.next_runs(Behaviour(answers=not under_way))
     id, end = desk.begin(a_start_of())
     desk.until_phase(id, Phase.LOADING if under_way else Phase.READY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_start_of, put_down
+from lab.commands import a_start_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import State
@@ -40,14 +40,14 @@ def joined(desk, hosts):
 def too_much(desk, service="svc-tiny-dial"):
     """A start that exceeds the capacity of any real machine."""
     requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
-    return put_down(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
+    return enqueue_signed(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
 
 
-def rung_on(redis, queue):
+def messages_on(redis, queue):
     return redis.llen(keys.queue(queue))
 
 
-def test_it_is_handed_to_a_host_that_has_room(desk, redis, joined):
+def test_an_operation_without_capacity_here_is_forwarded_to_a_host_that_has_it(desk, redis, joined):
     joined("alpha")
     joined("beta", gigabytes=10**6)
     joined("gamma")
@@ -55,12 +55,12 @@ def test_it_is_handed_to_a_host_that_has_room(desk, redis, joined):
 
     execute(desk.host, start.id)
 
-    assert rung_on(redis, "host.beta") == 1
-    assert rung_on(redis, "host.gamma") == 0
+    assert messages_on(redis, "host.beta") == 1
+    assert messages_on(redis, "host.gamma") == 0
     assert desk.host.operations.get(start.id).state is State.QUEUED
 
 
-def test_where_nobody_has_room_it_waits_and_says_of_each_host_why(desk, joined):
+def test_an_operation_that_no_host_can_run_now_is_pending_with_the_reason_of_each_host(desk, joined):
     joined("alpha")
     joined("beta", gigabytes=20)
     start = too_much(desk)
@@ -72,7 +72,7 @@ def test_where_nobody_has_room_it_waits_and_says_of_each_host_why(desk, joined):
     assert waits.host is None
 
 
-def test_the_reason_is_told_once_and_not_at_every_try(desk, joined):
+def test_an_unchanged_reason_is_reported_once(desk, joined):
     joined("alpha")
     start = too_much(desk)
 
@@ -82,24 +82,24 @@ def test_the_reason_is_told_once_and_not_at_every_try(desk, joined):
     assert len(desk.host.operations.events(start.id)) == 2
 
 
-def test_a_host_looks_for_what_waits_when_it_has_room_and_for_nothing_that_it_cannot_run(desk, redis, joined):
+def test_a_host_with_free_capacity_requests_only_pending_operations_that_it_can_run(desk, redis, joined):
     joined("alpha")
     waits = too_much(desk)
     execute(desk.host, waits.id)
     redelivery = RedeliveryLoop(desk.host)
 
     redelivery.run_once()
-    while_it_is_full = rung_on(redis, "host.alpha")
+    while_it_is_full = messages_on(redis, "host.alpha")
     joined("alpha", gigabytes=10**6)
     redelivery.run_once()
     redelivery.run_once()
 
-    assert (while_it_is_full, rung_on(redis, "host.alpha")) == (0, 1)
+    assert (while_it_is_full, messages_on(redis, "host.alpha")) == (0, 1)
 
 
-def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queue_is_not(desk, redis, joined):
+def test_an_unclaimed_operation_is_redelivered_unless_its_message_is_still_queued(desk, redis, joined):
     joined("alpha")
-    lost, waiting = (put_down(desk.host.operations, a_start_of(f"svc-tiny-{name}")) for name in ("a", "b"))
+    lost, waiting = (enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{name}")) for name in ("a", "b"))
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {lost.id: 0})
     redelivery = RedeliveryLoop(desk.host)
@@ -108,26 +108,26 @@ def test_what_nobody_carries_out_is_rung_for_again_and_what_is_still_on_its_queu
     redis.zadd(keys.ACTIVE, {waiting.id: 0})
     redelivery.run_once()
 
-    assert rung_on(redis, "host.alpha") == 1
+    assert messages_on(redis, "host.alpha") == 1
 
 
-def test_what_somebody_carries_out_is_not_rung_for_again(desk, redis):
-    start = put_down(desk.host.operations, a_start_of())
+def test_a_claimed_operation_is_not_redelivered(desk, redis):
+    start = enqueue_signed(desk.host.operations, a_start_of())
     desk.host.claim_store.claim(OperationId(start.id), desk.host.name)
     redis.delete(keys.queue("host.alpha"))
     redis.zadd(keys.ACTIVE, {start.id: 0})
 
     RedeliveryLoop(desk.host).run_once()
 
-    assert rung_on(redis, "host.alpha") == 0
+    assert messages_on(redis, "host.alpha") == 0
 
 
-def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(desk, redis, joined):
+def test_a_start_queued_behind_busy_slots_gets_its_reason_once(desk, redis, joined):
     joined("alpha")
-    busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
+    busy = [enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(4)]
     for start in busy:
         desk.host.claim_store.claim(OperationId(start.id), desk.host.name, desk.host.capacity())
-    waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
+    waits = enqueue_signed(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
 
     for _ in range(2):
         redis.zadd(keys.ACTIVE, {waits.id: 0})
@@ -137,13 +137,13 @@ def test_a_start_whose_doorbell_waits_where_every_slot_is_busy_is_told_so_once(d
     assert len(desk.host.operations.events(waits.id)) == 2
 
 
-def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_sweeps(desk, redis, joined):
+def test_a_pending_start_without_a_reason_gets_one_from_the_redelivery_pass(desk, redis, joined):
     """Race: a host forwarded it to another, whose capacity a different start claimed first."""
     joined("alpha")
     for number in range(4):
-        busy = put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
+        busy = enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{number}"))
         desk.host.claim_store.claim(OperationId(busy.id), desk.host.name, desk.host.capacity())
-    waits = put_down(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
+    waits = enqueue_signed(desk.host.operations, a_start_of("svc-tiny-waits"), route=CLASS)
     desk.host.claim_store.claim(OperationId(waits.id), desk.host.name, desk.host.capacity())
     redis.delete(keys.queue(CLASS))
     redis.zadd(keys.ACTIVE, {waits.id: 0})
@@ -153,9 +153,9 @@ def test_a_start_that_waits_for_room_and_was_told_nothing_is_told_by_whoever_swe
     assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
 
 
-def test_a_start_that_somebody_is_about_to_take_is_told_nothing(desk, redis, joined):
+def test_a_start_that_is_about_to_be_claimed_gets_no_reason(desk, redis, joined):
     joined("alpha")
-    comes = put_down(desk.host.operations, a_start_of(), route=CLASS)
+    comes = enqueue_signed(desk.host.operations, a_start_of(), route=CLASS)
     redis.zadd(keys.ACTIVE, {comes.id: 0})
 
     RedeliveryLoop(desk.host).run_once()
@@ -163,9 +163,9 @@ def test_a_start_that_somebody_is_about_to_take_is_told_nothing(desk, redis, joi
     assert desk.host.operations.get(comes.id).reason is None
 
 
-def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(desk, redis, joined, monkeypatch):
+def test_an_operation_that_expires_meanwhile_does_not_end_the_redelivery_pass(desk, redis, joined, monkeypatch):
     joined("alpha")
-    there = put_down(desk.host.operations, a_start_of())
+    there = enqueue_signed(desk.host.operations, a_start_of())
     redis.delete(keys.queue("host.alpha"))
     found = [(OperationId.new(), "host.alpha"), (there.id, "host.alpha")]
     monkeypatch.setattr(
@@ -174,4 +174,4 @@ def test_one_that_has_expired_meanwhile_keeps_nobody_from_ringing_for_the_next(d
 
     RedeliveryLoop(desk.host).run_once()
 
-    assert rung_on(redis, "host.alpha") == 1
+    assert messages_on(redis, "host.alpha") == 1

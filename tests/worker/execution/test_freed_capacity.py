@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from lab.commands import SERVICE, a_pull, a_start_of, enqueue_signed
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_pull, a_start_of, put_down
 
 import aima_worker
 from aima_core.domain.ids import HostName, Route
@@ -73,14 +73,14 @@ def freed(desk):
     return asked
 
 
-def test_a_pending_start_is_taken_as_soon_as_the_one_that_held_the_slots_has_failed(desk, redis, runtime, heartbeat):
+def test_a_pending_start_is_claimed_as_soon_as_the_one_that_held_the_slot_has_failed(desk, redis, runtime, heartbeat):
     heartbeat._join()
     heartbeat.send()
     runtime.next_runs(Behaviour(loads_for=timedelta(minutes=1)))
     loading, end = desk.begin(a_start_of("svc-tiny-other"))
     desk.until_phase(loading, Phase.LOADING)
-    waits = put_down(desk.host.operations, a_start_of(), route=Route("cpu.amd64"))
-    busy = [put_down(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(3)]
+    waits = enqueue_signed(desk.host.operations, a_start_of(), route=Route("cpu.amd64"))
+    busy = [enqueue_signed(desk.host.operations, a_start_of(f"svc-tiny-{number}")) for number in range(3)]
     for each in busy:
         desk.host.claim_store.claim(each.id, ALPHA, desk.host.capacity())
     execute(desk.host, waits.id)
@@ -96,16 +96,16 @@ def test_a_pending_start_is_taken_as_soon_as_the_one_that_held_the_slots_has_fai
     redelivery.stop()
 
 
-def test_a_pull_that_ends_frees_its_slot(desk, freed):
-    pulled = desk.carry_out(a_pull())
+def test_an_ended_pull_frees_its_slot(desk, freed):
+    pulled = desk.run_command(a_pull())
 
     assert freed()
     assert desk.host.allocations.busy_on([ALPHA]) == {ALPHA: 0}
     assert pulled.operation.state is State.SUCCEEDED
 
 
-def test_an_instance_that_fails_frees_what_it_held(desk, runtime, reconciler, freed):
-    desk.carry_out(a_start_of())
+def test_a_failed_instance_frees_its_allocation(desk, runtime, reconciler, freed):
+    desk.run_command(a_start_of())
     freed()
 
     runtime.end(NAME, exit_code=1)
@@ -115,7 +115,7 @@ def test_an_instance_that_fails_frees_what_it_held(desk, runtime, reconciler, fr
     assert desk.host.allocations.held(ALPHA) == {}
 
 
-def test_an_orphaned_allocation_that_is_released_frees_capacity(desk, reconciler, freed):
+def test_a_released_orphaned_allocation_frees_capacity(desk, reconciler, freed):
     desk.host.allocations.keep(ALPHA, SERVICE, Allocation(memory=1, gpus=(), loading=False, fence=1))
     freed()
 
@@ -125,7 +125,7 @@ def test_an_orphaned_allocation_that_is_released_frees_capacity(desk, reconciler
     assert desk.host.allocations.held(ALPHA) == {}
 
 
-def test_a_container_engine_that_answers_again_wakes_what_is_pending(desk, runtime, reconciler, freed):
+def test_a_docker_engine_that_answers_again_wakes_pending_operations(desk, runtime, reconciler, freed):
     runtime.away = True
     reconciler.start()
     assert eventually(desk.host.engine_unavailable.is_set)
@@ -137,7 +137,7 @@ def test_a_container_engine_that_answers_again_wakes_what_is_pending(desk, runti
     reconciler.stop()
 
 
-def test_facts_that_are_announced_wake_what_is_pending_after_redis_has_them(desk, heartbeat, freed, monkeypatch):
+def test_new_facts_wake_pending_operations_once_redis_has_them(desk, heartbeat, freed, monkeypatch):
     """More free disk or another image: obstacles are computed from the announced facts (stale read)."""
     announced_before = []
     monkeypatch.setattr(
@@ -152,7 +152,7 @@ def test_facts_that_are_announced_wake_what_is_pending_after_redis_has_them(desk
     assert freed()
 
 
-def test_a_host_that_is_resumed_wakes_what_is_pending(desk, heartbeat, freed):
+def test_a_resumed_host_wakes_pending_operations(desk, heartbeat, freed):
     heartbeat._join()
     heartbeat.send()
     desk.host.hosts.drain(ALPHA)

@@ -18,11 +18,11 @@ def seconds_to_end(process):
     return time.monotonic() - begun
 
 
-def test_a_worker_ends_within_three_seconds(worker):
+def test_a_worker_shuts_down_within_three_seconds(worker):
     assert seconds_to_end(worker) < ENDS_WITHIN_SECONDS
 
 
-def test_a_worker_ends_within_three_seconds_while_redis_is_frozen(own_redis, worker):
+def test_a_worker_shuts_down_within_three_seconds_while_redis_is_frozen(own_redis, worker):
     own_redis.freeze()
 
     taken = seconds_to_end(worker)

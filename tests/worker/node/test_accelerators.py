@@ -39,12 +39,12 @@ def shared(machine: str) -> bool:
         ("older_jetson", ["jetson"]),
     ],
 )
-def test_each_machine_has_its_kind_of_accelerators(machine: str, has: list[str]) -> None:
+def test_each_recorded_machine_has_its_kind_of_accelerators(machine: str, has: list[str]) -> None:
     assert kinds(machine) == has
     assert found_on(machine).trouble is None
 
 
-def test_a_card_has_its_own_memory_and_an_id_to_ask_for_it() -> None:
+def test_a_card_has_dedicated_memory_and_a_device_id() -> None:
     assert found_on("one_card").accelerators == (
         Accelerator(
             kind="cuda",
@@ -57,7 +57,7 @@ def test_a_card_has_its_own_memory_and_an_id_to_ask_for_it() -> None:
     assert not shared("one_card")
 
 
-def test_two_cards_of_one_model_are_told_apart() -> None:
+def test_two_cards_of_one_model_have_different_ids() -> None:
     assert len({each.id for each in found_on("two_cards").accelerators}) == 2
 
 
@@ -65,16 +65,16 @@ def test_two_cards_of_one_model_are_told_apart() -> None:
     "machine",
     ["gb10", "gb10_that_counts_host_memory", "orin", "orin_without_nvml", "orin_in_a_container", "thor", "xavier"],
 )
-def test_where_cpu_and_gpu_share_the_memory_the_gpu_has_none_of_its_own(machine: str) -> None:
+def test_with_shared_memory_the_gpu_has_no_dedicated_memory(machine: str) -> None:
     assert [each.memory for each in found_on(machine).accelerators] == [None]
     assert shared(machine)
 
 
-def test_a_memory_of_zero_bytes_is_none() -> None:
+def test_zero_bytes_of_gpu_memory_mean_no_dedicated_memory() -> None:
     assert [device.memory for device in reading_of("orin_in_a_container").devices] == [None]
 
 
-def test_a_jetson_is_told_by_its_board_and_by_its_chip_where_nvml_knows_nothing() -> None:
+def test_a_jetson_is_recognized_by_its_board_and_chip_without_nvml() -> None:
     (gpu,) = found_on("orin").accelerators
 
     assert gpu.name == "NVIDIA Jetson AGX Orin Developer Kit"
@@ -90,7 +90,7 @@ def test_a_jetson_is_told_by_its_board_and_by_its_chip_where_nvml_knows_nothing(
         ("driver_without_library", "Library Not Found", "--gpus all"),
     ],
 )
-def test_a_driver_that_does_not_serve_leaves_a_cpu_host_and_the_reason(machine: str, said: str, mend: str) -> None:
+def test_a_failing_driver_makes_a_cpu_host_with_the_reason(machine: str, said: str, mend: str) -> None:
     found = found_on(machine)
 
     assert found.accelerators == ()
@@ -99,7 +99,7 @@ def test_a_driver_that_does_not_serve_leaves_a_cpu_host_and_the_reason(machine: 
     assert mend in found.trouble.mend
 
 
-def test_a_card_that_is_lost_hides_none_of_the_others() -> None:
+def test_a_lost_card_hides_none_of_the_others() -> None:
     found = found_on("a_lost_card")
 
     assert len(found.accelerators) == 1
@@ -108,7 +108,7 @@ def test_a_card_that_is_lost_hides_none_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("machine", [file.stem for file in MACHINES])
-def test_nvml_is_never_left_open(machine: str) -> None:
+def test_nvml_is_always_shut_down(machine: str) -> None:
     nvml = nvml_of(machine)
 
     read(nvml)
@@ -119,7 +119,7 @@ def test_nvml_is_never_left_open(machine: str) -> None:
 # The machine ------------------------------------------------------------------------------------------------------
 
 
-def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:
+def test_a_jetson_is_recognized_by_its_device_tree(tmp_path: Path) -> None:
     tree = tmp_path / "proc/device-tree"
     tree.mkdir(parents=True)
     (tree / "model").write_bytes(b"NVIDIA Jetson AGX Thor Developer Kit\0")
@@ -132,7 +132,7 @@ def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:
     assert machine.is_jetson
 
 
-def test_a_jetson_is_known_by_its_system_software(tmp_path: Path) -> None:
+def test_a_jetson_is_recognized_by_its_system_software(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.7, GCID: 1, BOARD: generic")
 
@@ -148,7 +148,7 @@ def test_a_jetson_is_known_by_its_system_software(tmp_path: Path) -> None:
         ("0x8086", "0x030000", False),
     ],
 )
-def test_a_gpu_in_the_bus_is_seen_without_a_driver(tmp_path: Path, vendor: str, kind: str, is_gpu: bool) -> None:
+def test_a_gpu_on_the_pci_bus_is_found_without_a_driver(tmp_path: Path, vendor: str, kind: str, is_gpu: bool) -> None:
     device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)
     (device / "vendor").write_text(f"{vendor}\n")
@@ -157,5 +157,5 @@ def test_a_gpu_in_the_bus_is_seen_without_a_driver(tmp_path: Path, vendor: str, 
     assert this_machine(tmp_path).nvidia_on_bus == is_gpu
 
 
-def test_a_machine_with_nothing_of_all_that_is_just_a_machine(tmp_path: Path) -> None:
+def test_a_machine_without_any_of_these_has_no_accelerator(tmp_path: Path) -> None:
     assert this_machine(tmp_path) == Machine()

@@ -17,7 +17,7 @@ from aima_worker.runtimes.fake.runtime import FakeRuntime
 GB = 1_000_000_000
 
 
-def told(settings: Settings, **host: Any) -> Settings:
+def reported(settings: Settings, **host: Any) -> Settings:
     """The same settings with more of the host's."""
     said = {"name": "alpha", "ports": "18500-18599", **host}
     return settings.model_copy(update={"host": HostSettings.model_validate(said)})
@@ -32,25 +32,25 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
 # Routes -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_host_listens_for_itself_for_its_accelerators_and_for_the_cpu(
+def test_a_host_consumes_its_own_route_and_those_of_its_accelerators_and_its_cpu(
     settings: Settings, runtime: FakeRuntime, on: Any
 ) -> None:
     on("gb10")
 
-    facts = host_facts(told(settings, facts={"arch": "arm64"}), runtime)
+    facts = host_facts(reported(settings, facts={"arch": "arm64"}), runtime)
 
     assert facts.routes == ("host.alpha", "gb10.arm64", "cpu.arm64")
 
 
-def test_two_cards_of_a_kind_are_one_route(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+def test_two_cards_of_one_kind_make_one_route(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("two_cards")
 
-    facts = host_facts(told(settings, facts={"arch": "amd64"}), runtime)
+    facts = host_facts(reported(settings, facts={"arch": "amd64"}), runtime)
 
     assert facts.routes == ("host.alpha", "cuda.amd64", "cpu.amd64")
 
 
-def test_a_host_whose_driver_fails_comes_up_for_the_cpu(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+def test_a_host_whose_driver_fails_joins_as_a_cpu_host(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("another_driver_than_the_library")
 
     facts = host_facts(settings, runtime)
@@ -62,14 +62,12 @@ def test_a_host_whose_driver_fails_comes_up_for_the_cpu(settings: Settings, runt
 # Overrides --------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_operator_says_counts_in_place_of_what_is_found(
-    settings: Settings, runtime: FakeRuntime, on: Any
-) -> None:
+def test_configured_facts_override_detected_ones(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("two_cards")
     gb10 = {"kind": "gb10", "name": "NVIDIA GB10", "compute_capability": "12.1"}
 
     facts = host_facts(
-        told(settings, facts={"arch": "arm64", "cores": 20, "memory": "128GB", "accelerators": [gb10]}), runtime
+        reported(settings, facts={"arch": "arm64", "cores": 20, "memory": "128GB", "accelerators": [gb10]}), runtime
     )
 
     assert (facts.arch, facts.cores, facts.memory) == ("arm64", 20, 128 * GB)
@@ -77,40 +75,42 @@ def test_what_the_operator_says_counts_in_place_of_what_is_found(
     assert facts.unified_memory
 
 
-def test_what_the_operator_does_not_say_stays_as_it_is_found(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+def test_facts_that_are_not_configured_are_detected(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("gb10")
     found = host_facts(settings, runtime)
 
-    facts = host_facts(told(settings, facts={"cores": 99}), runtime)
+    facts = host_facts(reported(settings, facts={"cores": 99}), runtime)
 
     assert facts == found.model_copy(update={"cores": 99})
 
 
-def test_an_empty_list_hides_the_accelerators_that_are_there(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+def test_an_empty_accelerator_list_hides_the_detected_ones(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("gb10")
 
-    facts = host_facts(told(settings, facts={"accelerators": []}), runtime)
+    facts = host_facts(reported(settings, facts={"accelerators": []}), runtime)
 
     assert facts.accelerators == ()
     assert not facts.unified_memory
 
 
-def test_the_operator_can_say_that_memory_is_not_shared(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
+def test_shared_memory_can_be_disabled_by_configuration(settings: Settings, runtime: FakeRuntime, on: Any) -> None:
     on("gb10")
 
-    assert not host_facts(told(settings, facts={"unified_memory": False}), runtime).unified_memory
+    assert not host_facts(reported(settings, facts={"unified_memory": False}), runtime).unified_memory
 
 
 # Memory reserve ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("unified", "reserve"), [(True, 10 * GB), (False, 5 * GB)])
-def test_more_memory_is_left_free_where_the_gpu_shares_it(settings: Settings, unified: bool, reserve: int) -> None:
+def test_the_memory_reserve_is_larger_where_the_gpu_shares_the_memory(
+    settings: Settings, unified: bool, reserve: int
+) -> None:
     assert memory_reserve(settings, 100 * GB, unified=unified) == reserve
 
 
-def test_the_operator_says_how_much_memory_is_left_free(settings: Settings, runtime: FakeRuntime) -> None:
-    facts = host_facts(told(settings, memory_reserve="0B", slots=2, images=["mine/*"]), runtime)
+def test_the_memory_reserve_can_be_configured(settings: Settings, runtime: FakeRuntime) -> None:
+    facts = host_facts(reported(settings, memory_reserve="0B", slots=2, images=["mine/*"]), runtime)
 
     assert facts.memory_reserve == 0
     assert facts.slots == 2
@@ -120,7 +120,7 @@ def test_the_operator_says_how_much_memory_is_left_free(settings: Settings, runt
 # Facts that change ------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_images_are_told_of_and_no_more_than_a_few_hundred(settings: Settings) -> None:
+def test_the_newest_images_are_reported_up_to_a_few_hundred(settings: Settings) -> None:
     runtime = FakeRuntime(images=[f"many:{number}" for number in range(MAX_IMAGES + 50)])
 
     facts = host_facts(settings, runtime)
@@ -130,7 +130,7 @@ def test_the_newest_images_are_told_of_and_no_more_than_a_few_hundred(settings: 
     assert facts.images[0].digest is not None
 
 
-def test_a_host_whose_engine_is_away_has_facts_all_the_same(settings: Settings, runtime: FakeRuntime) -> None:
+def test_a_host_whose_docker_engine_is_unavailable_still_has_facts(settings: Settings, runtime: FakeRuntime) -> None:
     runtime.away = True
 
     facts = host_facts(settings, runtime)
@@ -140,7 +140,7 @@ def test_a_host_whose_engine_is_away_has_facts_all_the_same(settings: Settings, 
 
 
 @pytest.mark.redis
-def test_a_clock_that_runs_ahead_of_redis_is_found_out(redis: TextRedis) -> None:
+def test_a_clock_ahead_of_redis_is_detected(redis: TextRedis) -> None:
     assert abs(clock_offset(redis)) < 1
 
     seconds, microseconds = redis.time()
@@ -149,7 +149,7 @@ def test_a_clock_that_runs_ahead_of_redis_is_found_out(redis: TextRedis) -> None
     assert ahead == pytest.approx(90, abs=1)
 
 
-def test_the_offset_is_taken_at_the_middle_of_the_round_trip() -> None:
+def test_the_clock_offset_is_measured_at_the_middle_of_the_round_trip() -> None:
     class SlowRedis:
         def time(self) -> tuple[int, int]:
             return 1000, 500_000

@@ -29,7 +29,7 @@ def hosts(desk):
 def beat_of(desk):
     """A worker's heartbeat, sent by hand; its callbacks append to the list."""
 
-    def make(heard, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
+    def make(received, *, name=ALPHA, identity="one", session="here", dropped=None, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime).model_copy(update={"name": name})
         return Heartbeat(
             replace(desk.host, name=name),
@@ -37,8 +37,8 @@ def beat_of(desk):
             identity=identity,
             session=session,
             dropped=dropped or DroppedMessages(),
-            redis_is_new=lambda: heard.append("new"),
-            displaced=heard.append,
+            redis_is_new=lambda: received.append("new"),
+            displaced=received.append,
             **more,
         )
 
@@ -51,7 +51,7 @@ def joined(beat):
     return beat
 
 
-def test_another_worker_of_that_name_is_refused_while_the_first_lives(redis, beat_of):
+def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(redis, beat_of):
     joined(beat_of([]))
 
     with pytest.raises(HostNameTaken):
@@ -61,7 +61,7 @@ def test_another_worker_of_that_name_is_refused_while_the_first_lives(redis, bea
     joined(beat_of([], identity="two"))
 
 
-def test_a_copied_identity_is_refused_while_the_first_lives_under_whatever_name(beat_of):
+def test_a_copied_identity_is_refused_under_any_name_while_the_first_lives(beat_of):
     joined(beat_of([]))
 
     with pytest.raises(HostNameTaken):
@@ -70,7 +70,7 @@ def test_a_copied_identity_is_refused_while_the_first_lives_under_whatever_name(
         beat_of([], session="elsewhere", name=HostName("beta")).start()
 
 
-def test_the_same_worker_takes_its_name_again_at_once(hosts, beat_of):
+def test_the_same_worker_can_rejoin_under_its_name_at_once(hosts, beat_of):
     joined(beat_of([]))
 
     joined(beat_of([]))
@@ -78,7 +78,7 @@ def test_the_same_worker_takes_its_name_again_at_once(hosts, beat_of):
     assert hosts.get(ALPHA).live
 
 
-def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of):
+def test_a_worker_whose_name_was_taken_by_another_is_notified(redis, beat_of):
     first = joined(beat_of([]))
     redis.zadd(keys.HOSTS_SEEN, {ALPHA: 1})
     joined(beat_of([], identity="two"))
@@ -87,18 +87,18 @@ def test_a_worker_whose_name_another_has_taken_meanwhile_is_told(redis, beat_of)
         first.send()
 
 
-def test_a_redis_that_has_lost_its_data_is_noticed_and_the_host_is_known_again(hosts, redis, beat_of):
-    heard = []
-    beat = joined(beat_of(heard))
+def test_a_redis_that_lost_its_data_is_detected_and_the_host_registers_again(hosts, redis, beat_of):
+    received = []
+    beat = joined(beat_of(received))
     redis.delete(keys.EPOCH, keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS)
 
     beat.send()
 
-    assert heard == ["new"]
+    assert received == ["new"]
     assert hosts.get(ALPHA).live
 
 
-def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_is_off(hosts, redis, beat_of):
+def test_a_drained_host_is_drained_again_after_redis_forgot_it_while_the_worker_was_down(hosts, redis, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
     beat.send()
@@ -109,7 +109,7 @@ def test_a_drained_host_is_drained_again_when_redis_forgets_it_while_the_worker_
     assert hosts.get(ALPHA).drained
 
 
-def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, beat_of):
+def test_a_host_that_was_resumed_while_its_worker_was_down_stays_resumed(hosts, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)
     beat.send()
@@ -120,13 +120,13 @@ def test_a_host_that_was_resumed_while_its_worker_was_off_stays_resumed(hosts, b
     assert not hosts.get(ALPHA).drained
 
 
-def test_what_cannot_be_read_is_not_remembered(tmp_path):
+def test_an_invalid_state_file_is_ignored(tmp_path):
     (tmp_path / "redis.epoch").write_text("")
 
     assert RedisState.load(tmp_path / "redis.epoch") == RedisState()
 
 
-def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
+def test_a_malformed_message_is_reported_once_with_the_next_heartbeat(hosts, beat_of):
     dropped = DroppedMessages()
     beat = joined(beat_of([], dropped=dropped))
     for _ in range(3):
@@ -138,17 +138,17 @@ def test_what_made_no_sense_is_told_once_with_the_next_beat(hosts, beat_of):
     assert hosts.get(ALPHA).messages_dropped == 3
 
 
-def test_what_could_not_be_told_while_redis_was_away_is_told_afterwards():
-    dropped, told = DroppedMessages(), []
+def test_malformed_messages_met_during_a_redis_outage_are_reported_afterwards():
+    dropped, reported = DroppedMessages(), []
     dropped.add()
     with pytest.raises(BrokerUnavailable):
         dropped.flush(_away)
     dropped.add()
 
-    dropped.flush(told.append)
-    dropped.flush(told.append)
+    dropped.flush(reported.append)
+    dropped.flush(reported.append)
 
-    assert told == [2]
+    assert reported == [2]
 
 
 def _away(_: int) -> None:

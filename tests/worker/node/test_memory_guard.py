@@ -1,4 +1,4 @@
-"""Memory watchdog: an engine that takes the host below its memory floor while it loads is killed, and no other."""
+"""Memory watchdog: only a loading engine that takes the host below its memory floor is killed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
+from lab.commands import a_start_of, a_stop_of
 from lab.desk import desk_of
 from lab.parts import eventually
-from lab.wishes import a_start_of, a_stop_of
 
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import InstanceState
@@ -29,10 +29,10 @@ LOADING = Behaviour(stdout=b"shard 1 of 2\n", loads_for=timedelta(seconds=5))
 class Memory:
     """The available memory that the kernel reports."""
 
-    told: Callable[[], int] = staticmethod(lambda: 10 * GB)
+    reported: Callable[[], int] = staticmethod(lambda: 10 * GB)
 
     def __call__(self) -> int:
-        return self.told()
+        return self.reported()
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def memory():
 
 @pytest.fixture
 def desk(settings, redis, runtime, memory):
-    told = settings.host.model_copy(update={"memory_floor": 2 * GB})
-    settings = settings.model_copy(update={"host": told})
+    reported = settings.host.model_copy(update={"memory_floor": 2 * GB})
+    settings = settings.model_copy(update={"host": reported})
     with desk_of(settings, redis, runtime, probe=runtime.probe, available=memory, timings=CHECKED_OFTEN) as desk:
         yield desk
 
@@ -56,10 +56,10 @@ def begin_loading(desk, runtime, service: str = "svc-tiny-dial") -> Any:
     return end
 
 
-def test_what_loads_is_killed_below_the_floor_and_says_so(desk, runtime, memory):
+def test_a_loading_engine_below_the_memory_floor_is_killed_with_the_reason(desk, runtime, memory):
     end = begin_loading(desk, runtime)
 
-    memory.told = lambda: 1_500_000_000
+    memory.reported = lambda: 1_500_000_000
     outcome = end.result(3)
 
     assert outcome.code == "memory_floor"
@@ -71,44 +71,44 @@ def test_what_loads_is_killed_below_the_floor_and_says_so(desk, runtime, memory)
     assert desk.host.allocations.held(desk.host.name) == {}
 
 
-def test_what_loads_above_it_is_left_alone(desk, runtime, memory):
-    memory.told = lambda: 2 * GB
+def test_a_loading_engine_above_the_floor_is_left_alone(desk, runtime, memory):
+    memory.reported = lambda: 2 * GB
     runtime.next_runs(Behaviour(loads_for=timedelta(milliseconds=300)))
 
-    outcome = desk.carry_out(a_start_of())
+    outcome = desk.run_command(a_start_of())
 
     assert outcome.operation.state is State.SUCCEEDED
 
 
-def test_what_has_loaded_is_left_alone(desk, runtime, memory):
-    desk.carry_out(a_start_of())
+def test_a_loaded_engine_is_left_alone(desk, runtime, memory):
+    desk.run_command(a_start_of())
 
-    memory.told = lambda: GB
+    memory.reported = lambda: GB
 
     assert not eventually(lambda: desk.containers() == [], within=timedelta(milliseconds=200))
 
 
-def test_of_two_that_load_the_second_goes_on_where_the_first_has_given_back_enough(desk, runtime, memory):
+def test_of_two_loading_engines_the_second_continues_once_the_first_has_freed_enough(desk, runtime, memory):
     ends = [begin_loading(desk, runtime, f"svc-tiny-{name}") for name in ("a", "b")]
 
     both_look = Barrier(2)
 
-    def told() -> int:
+    def reported() -> int:
         left = 3 * GB - GB * len(runtime.containers({}))
         with suppress(BrokenBarrierError):
             both_look.wait(0.3)
         return left
 
-    memory.told = told
+    memory.reported = reported
 
     assert eventually(lambda: any(end.done() for end in ends))
     assert not eventually(lambda: desk.containers() == [], within=timedelta(milliseconds=300))
     for name in ("a", "b"):
-        desk.carry_out(a_stop_of(f"svc-tiny-{name}"))
+        desk.run_command(a_stop_of(f"svc-tiny-{name}"))
 
 
 @pytest.mark.parametrize(
-    ("unified", "measured", "told", "floor"),
+    ("unified", "measured", "reported", "floor"),
     [
         pytest.param(True, True, None, GB // 2, id="half the reserve where memory is shared"),
         pytest.param(False, True, None, None, id="none where it is not"),
@@ -116,8 +116,10 @@ def test_of_two_that_load_the_second_goes_on_where_the_first_has_given_back_enou
         pytest.param(False, False, "3GB", 3 * GB, id="the operator's word"),
     ],
 )
-def test_the_floor(settings, runtime, unified, measured, told, floor):
-    said = settings.host.model_validate({"name": "alpha", "memory_floor": told})
+def test_the_memory_floor_is_a_share_of_the_memory_unless_configured(
+    settings, runtime, unified, measured, reported, floor
+):
+    said = settings.host.model_validate({"name": "alpha", "memory_floor": reported})
     facts = host_facts(settings, runtime).model_copy(update={"unified_memory": unified, "memory_reserve": GB})
 
     assert floor_of(said, facts, measured=measured) == floor

@@ -1,4 +1,4 @@
-"""Reading NVML costs the worker no memory and cannot block it, whatever the driver does."""
+"""NVML is read in a child process with a timeout, so a driver can neither crash nor block the worker."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", code)
 
 
-def test_this_machine_answers_with_devices_or_with_the_reason() -> None:
+def test_nvml_on_this_machine_returns_devices_or_a_reason() -> None:
     reading = nvml_reading()
 
     assert reading.devices or reading.error is None or reading.error.code not in ("Crashed", "Stuck"), reading
 
 
-def test_what_the_program_tells_arrives() -> None:
+def test_the_output_of_the_probe_program_is_parsed() -> None:
     reading = nvml_reading(program=python(f"print({ONE_CARD!r})"))
 
     assert reading == Reading(devices=(Device("A", "GPU-1", 8, "9.0"),))
 
 
-def test_a_driver_that_never_answers_is_given_up() -> None:
+def test_a_driver_that_never_answers_times_out() -> None:
     began = time.monotonic()
 
     reading = nvml_reading(within=SOON, program=python("import time; time.sleep(60)"))
@@ -39,7 +39,7 @@ def test_a_driver_that_never_answers_is_given_up() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_library_that_crashes_crashes_alone() -> None:
+def test_a_crashing_nvml_library_does_not_crash_the_worker() -> None:
     reading = nvml_reading(program=python("import os; os.abort()"))
 
     assert reading.error is not None
@@ -47,7 +47,7 @@ def test_a_library_that_crashes_crashes_alone() -> None:
     assert reading.devices == ()
 
 
-def test_the_worker_does_not_hold_the_library() -> None:
+def test_the_worker_process_does_not_load_the_library() -> None:
     code = "import sys, aima_worker.node.hardware as h; h._detected(); print('pynvml' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

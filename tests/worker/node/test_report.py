@@ -16,31 +16,31 @@ def looked(**settings: object) -> dict[str, Any]:
     environment = os.environ | {f"AIMA_{name}": str(value) for name, value in settings.items()}
     asked = [sys.executable, "-m", "aima_worker", "--facts"]
     said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    told: dict[str, Any] = json.loads(said)
-    return told
+    reported: dict[str, Any] = json.loads(said)
+    return reported
 
 
-def test_a_look_leaves_nothing_behind(tmp_path: Path) -> None:
-    told = looked(STATE_DIR=tmp_path / "state", DOCKER__HOST=f"unix://{tmp_path}/none.sock")
+def test_a_report_leaves_nothing_behind(tmp_path: Path) -> None:
+    reported = looked(STATE_DIR=tmp_path / "state", DOCKER__HOST=f"unix://{tmp_path}/none.sock")
 
-    assert told["hardware"]["memory"] > 0
-    assert told["gives_gpus"] is None
+    assert reported["hardware"]["memory"] > 0
+    assert reported["gives_gpus"] is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_look_tells_what_the_operator_said() -> None:
-    told = looked(HOST__FACTS__ACCELERATORS='[{"kind": "gb10", "name": "NVIDIA GB10"}]')
+def test_a_report_contains_the_configured_facts() -> None:
+    reported = looked(HOST__FACTS__ACCELERATORS='[{"kind": "gb10", "name": "NVIDIA GB10"}]')
 
-    assert [each["kind"] for each in told["hardware"]["accelerators"]] == ["gb10"]
-    assert told["hardware"]["unified_memory"]
+    assert [each["kind"] for each in reported["hardware"]["accelerators"]] == ["gb10"]
+    assert reported["hardware"]["unified_memory"]
 
 
 @pytest.mark.docker
-def test_a_look_tells_whether_docker_gives_gpus() -> None:
+def test_a_report_says_whether_docker_provides_gpus() -> None:
     assert looked()["gives_gpus"] in (True, False)
 
 
 @pytest.mark.redis
-def test_a_look_measures_the_clock_against_the_redis_that_answers(redis_url: str) -> None:
+def test_a_report_measures_the_clock_against_the_redis_that_answers(redis_url: str) -> None:
     assert abs(looked(REDIS__URL=redis_url)["clock_offset"]) < 1
     assert looked(REDIS__URL="redis://127.0.0.1:1")["clock_offset"] is None

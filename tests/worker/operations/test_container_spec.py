@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.wishes import a_start_of
+from lab.commands import a_start_of
 
 from aima_api.catalog.loader import load_catalog
 from aima_core.domain.ids import OperationId, ServiceId
@@ -22,7 +22,7 @@ def a_spec(host, command, **more):
 
 @pytest.mark.redis
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
-def test_every_engine_of_the_catalog_runs_as_it_says(desk, engine, snapshot):
+def test_every_engine_of_the_catalog_gets_the_container_its_entry_describes(desk, engine, snapshot):
     command = StartService(service=ServiceId(f"svc-{engine.type}-some"), engine=engine)
 
     spec = a_spec(desk.host, command)
@@ -31,7 +31,7 @@ def test_every_engine_of_the_catalog_runs_as_it_says(desk, engine, snapshot):
 
 
 @pytest.mark.redis
-def test_the_labels_are_enough_to_run_it_again(desk):
+def test_the_labels_are_enough_to_run_the_container_again(desk):
     command = a_start_of(arguments={"threads": 2})
 
     labels = a_spec(desk.host, command).labels
@@ -43,7 +43,7 @@ def test_the_labels_are_enough_to_run_it_again(desk):
 
 
 @pytest.mark.redis
-def test_the_labels_tell_by_whom_and_with_which_gpus_it_was_made(desk):
+def test_the_labels_name_the_installation_the_operation_and_the_gpus(desk):
     granted = GRANTED._replace(gpus=("GPU-1", "GPU-3"))
 
     spec = a_spec(desk.host, a_start_of(), granted=granted)
@@ -53,7 +53,7 @@ def test_the_labels_tell_by_whom_and_with_which_gpus_it_was_made(desk):
 
 
 @pytest.mark.redis
-def test_a_start_repeated_asks_for_the_very_same_container(desk):
+def test_a_repeated_start_requests_an_identical_container(desk):
     assert a_spec(desk.host, a_start_of()).spec_hash == a_spec(desk.host, a_start_of()).spec_hash
 
 
@@ -74,7 +74,7 @@ def test_arguments_are_rendered_as_options():
 
 
 @pytest.mark.redis
-def test_a_native_command_is_told_where_to_listen_and_where_the_model_is(desk):
+def test_a_native_command_gets_its_address_and_its_model_path(desk):
     native = {"command": ["serve", "{model}", "--host", "{address}", "--port", "{port}"], "install": "get serve"}
     object.__setattr__(desk.host, "native", True)
 

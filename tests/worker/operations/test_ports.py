@@ -6,7 +6,7 @@ import os
 import socket
 
 import pytest
-from lab.wishes import a_start_of
+from lab.commands import a_start_of
 
 from aima_core.redis import keys
 
@@ -18,36 +18,34 @@ def assert_nothing_is_left(desk) -> None:
     assert desk.leases() == []
 
 
-def test_a_port_that_was_asked_for_and_is_taken_ends_the_start_with_its_holder_named(desk):
+def test_an_explicitly_requested_port_in_use_fails_the_start_and_names_its_holder(desk):
     with socket.create_server(("127.0.0.1", 18555)):
-        outcome = desk.carry_out(a_start_of(port=18555))
+        outcome = desk.run_command(a_start_of(port=18555))
 
     assert outcome.code == "port_taken"
     assert f"(pid {os.getpid()})" in outcome.operation.failure.message
     assert_nothing_is_left(desk)
 
 
-def test_a_port_outside_the_hosts_range_is_refused(desk):
-    outcome = desk.carry_out(a_start_of(port=80))
+def test_a_port_outside_the_range_of_the_host_is_refused(desk):
+    outcome = desk.run_command(a_start_of(port=80))
 
     assert outcome.code == "port_out_of_range"
     assert_nothing_is_left(desk)
 
 
-def test_a_port_in_somebody_elses_use_makes_way_for_the_next(desk):
+def test_a_port_in_use_is_replaced_by_the_next_free_one(desk):
     with socket.create_server(("127.0.0.1", 18500)):
-        outcome = desk.carry_out(a_start_of())
+        outcome = desk.run_command(a_start_of())
 
     assert outcome.operation.endpoint == "http://127.0.0.1:18501"
     assert any("18500" in (event.message or "") for event in outcome.events)
 
 
-def test_a_port_in_somebody_elses_use_is_left_alone_for_a_minute_and_after_five_the_start_has_failed(
-    desk, runtime, redis
-):
+def test_a_port_in_use_is_skipped_for_a_minute_and_five_of_them_fail_the_start(desk, runtime, redis):
     runtime.taken_ports |= set(desk.host.settings.host.ports)
 
-    outcome = desk.carry_out(a_start_of())
+    outcome = desk.run_command(a_start_of())
 
     seconds, _ = redis.time()
     set_aside = [f"{port}" for port in range(18500, 18505)]

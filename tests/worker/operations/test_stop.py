@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from lab.commands import SERVICE, a_start_of, a_stop_of
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_start_of, a_stop_of
 
 from aima_core.domain.operations import State
 from aima_core.domain.services import InstanceState
@@ -15,8 +15,8 @@ from aima_worker.context import Timings
 pytestmark = pytest.mark.redis
 
 
-def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
-    desk.carry_out(a_start_of())
+def test_a_stop_reports_an_unavailable_docker_engine_and_succeeds_once_it_is_back(desk, runtime):
+    desk.run_command(a_start_of())
     runtime.away = True
 
     id, end = desk.begin(a_stop_of())
@@ -30,11 +30,11 @@ def test_it_says_so_and_is_done_as_soon_as_the_engine_is_back(desk, runtime):
 
 
 @pytest.mark.parametrize("timings", [pytest.param(Timings(engine_wait_timeout=timedelta()), id="without patience")])
-def test_it_fails_when_the_engine_stays_away(desk, runtime):
-    desk.carry_out(a_start_of())
+def test_a_stop_fails_when_the_docker_engine_stays_unavailable(desk, runtime):
+    desk.run_command(a_start_of())
     runtime.away = True
 
-    outcome = desk.carry_out(a_stop_of())
+    outcome = desk.run_command(a_stop_of())
 
     assert outcome.code == "docker_unavailable"
     assert outcome.instance.state is InstanceState.STOPPING

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from lab.commands import SERVICE, a_start_of, a_stop_of
 from lab.parts import eventually
-from lab.wishes import SERVICE, a_start_of, a_stop_of
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Phase, State
@@ -46,7 +46,7 @@ def watch(desk) -> ReconcileLoop:
 
 @pytest.fixture
 def ready(desk):
-    return desk.carry_out(a_start_of()).instance
+    return desk.run_command(a_start_of()).instance
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> Operat
 # Redis has lost its data ------------------------------------------------------------------------------------------
 
 
-def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtime, forget):
+def test_a_running_container_gets_back_its_record_its_lease_and_its_allocation(desk, watch, ready, runtime, forget):
     container, held = runtime.find(NAME), desk.host.allocations.held(ALPHA)
     leases = desk.leases()
 
@@ -99,7 +99,7 @@ def test_what_runs_is_put_back_with_all_that_it_holds(desk, watch, ready, runtim
 
 
 @RARELY
-def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget):
+def test_leases_and_allocations_are_restored_together_with_the_records(desk, watch, ready, forget):
     watch.reconcile_once()
 
     forget()
@@ -110,7 +110,7 @@ def test_what_it_holds_is_put_back_with_its_records(desk, watch, ready, forget):
 
 
 @RARELY
-def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch, ready):
+def test_a_redis_reset_makes_the_next_pass_check_every_container(desk, watch, ready):
     watch.reconcile_once()
     desk.host.release_resources(SERVICE, fence=ready.fence)
     watch.reconcile_once()
@@ -123,7 +123,7 @@ def test_a_word_that_redis_has_lost_its_data_has_all_looked_at_anew(desk, watch,
     assert desk.leases() == [ready.port]
 
 
-def test_a_record_that_was_written_meanwhile_is_not_put_in_its_place(desk, watch, ready, forget):
+def test_a_record_written_concurrently_is_not_overwritten(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
     late, service = ready.model_copy(update={"state": InstanceState.UNHEALTHY}), desk.host.services.get(SERVICE)
@@ -134,7 +134,7 @@ def test_a_record_that_was_written_meanwhile_is_not_put_in_its_place(desk, watch
     assert record(desk).state is InstanceState.READY
 
 
-def test_its_service_is_put_back_as_its_container_tells(desk, watch, ready, forget):
+def test_a_lost_service_is_restored_from_the_labels_of_its_container(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
 
@@ -143,7 +143,7 @@ def test_its_service_is_put_back_as_its_container_tells(desk, watch, ready, forg
     assert json.loads(desk.host.services.status(SERVICE))["id"] == SERVICE
 
 
-def test_a_service_that_people_wrote_down_is_not_overwritten(desk, watch, ready, forget):
+def test_a_service_record_that_exists_is_not_overwritten(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
     written = desk.host.services.get(SERVICE).model_copy(update={"replicas": 3, "hosts": ()})
@@ -158,15 +158,15 @@ def test_a_service_that_people_wrote_down_is_not_overwritten(desk, watch, ready,
     assert desk.host.services.get(SERVICE) == written
 
 
-def test_what_is_asked_for_afterwards_counts_as_later(desk, watch, runtime, forget):
+def test_operations_requested_after_the_loss_have_higher_fences(desk, watch, runtime, forget):
     for _ in range(3):
-        ready = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
+        ready = desk.run_command(a_start_of().model_copy(update={"replace": True})).instance
     forget()
     watch.reconcile_once()
 
-    stopped = desk.carry_out(a_stop_of())
+    stopped = desk.run_command(a_stop_of())
     while_stopped = desk.containers()
-    again = desk.carry_out(a_start_of())
+    again = desk.run_command(a_start_of())
 
     assert stopped.operation.fence > ready.fence
     assert stopped.instance.state is InstanceState.STOPPED
@@ -175,24 +175,24 @@ def test_what_is_asked_for_afterwards_counts_as_later(desk, watch, runtime, forg
     assert again.instance.endpoint == ready.endpoint
 
 
-def test_the_fence_is_raised_even_where_the_record_is_there(desk, watch, ready, redis):
+def test_the_fence_counter_is_raised_even_if_the_records_exist(desk, watch, ready, redis):
     redis.delete(keys.FENCE)
 
     watch.reconcile_once()
 
-    assert desk.carry_out(a_start_of("svc-tiny-other")).operation.fence > ready.fence
+    assert desk.run_command(a_start_of("svc-tiny-other")).operation.fence > ready.fence
 
 
-def test_another_start_has_ports_to_lease_at_once(desk, ready, forget):
+def test_another_start_can_lease_a_port_at_once(desk, ready, forget):
     forget()
 
-    outcome = desk.carry_out(a_start_of("svc-tiny-other"))
+    outcome = desk.run_command(a_start_of("svc-tiny-other"))
 
     assert outcome.operation.state is State.SUCCEEDED
     assert outcome.instance.port != ready.port
 
 
-def test_nothing_is_invented_for_an_operation_that_had_ended(desk, watch, ready, forget):
+def test_no_record_is_created_for_an_operation_that_had_ended(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
 
@@ -200,7 +200,7 @@ def test_nothing_is_invented_for_an_operation_that_had_ended(desk, watch, ready,
         desk.host.operations.get(ready.operation)
 
 
-def test_an_operation_that_was_under_way_is_lost_and_says_so(desk, runtime, forget):
+def test_a_running_operation_without_a_record_fails_as_lost(desk, runtime, forget):
     id = lost_while_loading(desk, runtime, forget)
 
     lost = desk.host.operations.get(id)
@@ -212,7 +212,7 @@ def test_an_operation_that_was_under_way_is_lost_and_says_so(desk, runtime, forg
     assert [each.id for each in desk.host.operations.page(limit=10).items] == [id]
 
 
-def test_an_operation_whose_worker_was_lost_too_is_told_of_by_its_container(desk, watch, runtime, forget):
+def test_an_operation_whose_worker_also_died_is_restored_as_lost_from_its_container(desk, watch, runtime, forget):
     id = lost_while_loading(desk, runtime, forget)
     forget()
 
@@ -222,8 +222,8 @@ def test_an_operation_whose_worker_was_lost_too_is_told_of_by_its_container(desk
     assert record(desk).state is InstanceState.STARTING
 
 
-def test_an_engine_that_had_failed_its_check_for_long_is_put_back_as_ailing(desk, watch, runtime, forget):
-    desk.carry_out(a_start_of(health_check={"timeout": "100ms"}))
+def test_an_engine_that_has_failed_its_check_for_long_is_restored_as_unhealthy(desk, watch, runtime, forget):
+    desk.run_command(a_start_of(health_check={"timeout": "100ms"}))
     runtime.behave(NAME, Behaviour(answers=False))
     started_at = runtime.find(NAME).started_at
     assert eventually(lambda: now() - started_at > timedelta(milliseconds=150))
@@ -235,7 +235,7 @@ def test_an_engine_that_had_failed_its_check_for_long_is_put_back_as_ailing(desk
     assert desk.containers() == [NAME]
 
 
-def test_an_engine_that_ended_meanwhile_is_brought_back(desk, watch, ready, runtime, forget):
+def test_an_engine_that_exited_meanwhile_is_restarted(desk, watch, ready, runtime, forget):
     runtime.end(NAME, exit_code=1)
     forget()
 
@@ -243,8 +243,8 @@ def test_an_engine_that_ended_meanwhile_is_brought_back(desk, watch, ready, runt
     assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
 
 
-def test_a_container_made_by_the_version_before_is_put_back_without_the_labels_it_lacks(desk, watch, runtime, forget):
-    desk.carry_out(a_start_of())
+def test_a_container_of_the_previous_version_is_restored_without_its_missing_labels(desk, watch, runtime, forget):
+    desk.run_command(a_start_of())
     spec = runtime.spec_of(NAME)
     late = {"aima.operation", "aima.fence", "aima.gpus"}
     older = spec.model_copy(update={"labels": {k: v for k, v in spec.labels.items() if k not in late}})
@@ -255,14 +255,14 @@ def test_a_container_made_by_the_version_before_is_put_back_without_the_labels_i
     watch.reconcile_once()
 
     assert (record(desk).state, record(desk).fence, record(desk).operation) == (InstanceState.READY, 0, None)
-    assert desk.carry_out(a_stop_of()).instance.state is InstanceState.STOPPED
+    assert desk.run_command(a_stop_of()).instance.state is InstanceState.STOPPED
     assert desk.containers() == []
 
 
 # Abandoned starts -------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_waits_for_any_more_becomes_ready_when_it_answers(desk, watch, runtime, forget):
+def test_an_abandoned_start_becomes_ready_once_its_engine_answers(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget)
     watch.reconcile_once()
     assert record(desk).state is InstanceState.STARTING
@@ -274,7 +274,7 @@ def test_what_nobody_waits_for_any_more_becomes_ready_when_it_answers(desk, watc
     assert not desk.host.allocations.held(ALPHA)[SERVICE].loading
 
 
-def test_what_never_answers_is_taken_down_when_its_engines_patience_is_over(desk, watch, runtime, forget):
+def test_an_abandoned_start_that_never_answers_is_removed_after_its_health_timeout(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget, health_check={"timeout": "1s"})
     watch.reconcile_once()
     assert desk.containers() == [NAME]
@@ -285,7 +285,7 @@ def test_what_never_answers_is_taken_down_when_its_engines_patience_is_over(desk
     assert (desk.containers(), desk.leases(), desk.host.allocations.held(ALPHA)) == ([], [], {})
 
 
-def test_what_ended_while_it_loaded_has_failed_with_its_last_words(desk, watch, runtime, forget):
+def test_an_abandoned_start_whose_engine_exits_fails_with_its_last_log_lines(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget)
     watch.reconcile_once()
     runtime.end(NAME, exit_code=3, last_words="no such shard\n")
@@ -297,7 +297,7 @@ def test_what_ended_while_it_loaded_has_failed_with_its_last_words(desk, watch, 
     assert desk.containers() == []
 
 
-def test_what_came_to_nothing_before_there_was_a_container_has_failed(desk, watch, runtime, forget):
+def test_an_abandoned_start_without_a_container_fails(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget)
     watch.reconcile_once()
     runtime.remove(NAME, grace=timedelta())
@@ -310,7 +310,7 @@ def test_what_came_to_nothing_before_there_was_a_container_has_failed(desk, watc
     assert (desk.leases(), desk.host.allocations.held(ALPHA)) == ([], {})
 
 
-def test_a_start_that_waits_for_its_turn_is_left_alone(desk, watch):
+def test_a_queued_start_is_left_alone(desk, watch):
     desk.ask(a_start_of())
     asked_for = Instance(
         id=SERVICE.on(ALPHA),
@@ -327,7 +327,7 @@ def test_a_start_that_waits_for_its_turn_is_left_alone(desk, watch):
     assert record(desk) == asked_for
 
 
-def test_a_start_under_way_here_keeps_all_that_it_has(desk, watch, runtime):
+def test_a_start_that_runs_on_this_host_keeps_its_resources(desk, watch, runtime):
     runtime.next_runs(LOADS)
     id, end = desk.begin(a_start_of(health_check={"timeout": "1s", "at_most": "2s"}))
     desk.until_phase(id, Phase.LOADING)
@@ -347,7 +347,7 @@ def stopped_by(instance: Instance, fence: int) -> Instance:
     return instance.model_copy(update={"desired": Desired.STOPPED, "fence": fence})
 
 
-def test_a_copy_whose_stop_was_lost_is_stopped(desk, watch, ready):
+def test_a_container_whose_stop_was_lost_is_stopped(desk, watch, ready):
     desk.host.services.set_desired(stopped_by(ready, ready.fence + 1))
 
     watch.reconcile_once()
@@ -359,8 +359,8 @@ def test_a_copy_whose_stop_was_lost_is_stopped(desk, watch, ready):
     assert record(desk).is_down
 
 
-def test_a_record_older_than_the_container_does_not_stop_it(desk, watch, ready, forget):
-    later = desk.carry_out(a_start_of().model_copy(update={"replace": True})).instance
+def test_a_stale_stop_record_does_not_stop_a_newer_container(desk, watch, ready, forget):
+    later = desk.run_command(a_start_of().model_copy(update={"replace": True})).instance
     forget()
     desk.host.services.replace_desired(stopped_by(ready, ready.fence))
 
@@ -370,7 +370,7 @@ def test_a_record_older_than_the_container_does_not_stop_it(desk, watch, ready, 
     assert desk.containers() == [NAME]
 
 
-def test_what_was_taken_for_lost_and_is_here_counts_again(desk, watch, ready):
+def test_a_failed_instance_whose_container_runs_becomes_ready_again(desk, watch, ready):
     desk.host.services.update_status(ready.model_copy(update={"state": InstanceState.FAILED, "endpoint": None}))
 
     assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
@@ -381,7 +381,7 @@ def test_what_was_taken_for_lost_and_is_here_counts_again(desk, watch, ready):
 # Leases and allocations -------------------------------------------------------------------------------------------
 
 
-def test_what_a_container_holds_is_put_down_again_when_it_is_missing(desk, watch, ready):
+def test_a_missing_lease_or_allocation_of_a_container_is_restored(desk, watch, ready):
     held = desk.host.allocations.held(ALPHA)
     desk.host.release_resources(SERVICE, fence=ready.fence)
     assert (desk.leases(), desk.host.allocations.held(ALPHA)) == ([], {})
@@ -397,7 +397,7 @@ def holds_something(desk, service: str = "svc-tiny-gone") -> None:
     desk.host.allocations.keep(ALPHA, ServiceId(service), Allocation(memory=5, fence=1))
 
 
-def test_what_is_held_by_no_container_is_given_back_but_not_at_first_sight(desk, watch):
+def test_an_orphaned_lease_or_allocation_is_released_but_not_in_the_first_pass(desk, watch):
     holds_something(desk)
 
     watch.reconcile_once()
@@ -408,7 +408,7 @@ def test_what_is_held_by_no_container_is_given_back_but_not_at_first_sight(desk,
     assert desk.host.allocations.held(ALPHA) == {}
 
 
-def test_nothing_is_given_back_while_the_engine_does_not_answer(desk, watch, runtime):
+def test_nothing_is_released_while_the_docker_engine_does_not_answer(desk, watch, runtime):
     holds_something(desk)
     watch.reconcile_once()
     runtime.away = True
@@ -433,14 +433,14 @@ SERVICES = ("svc-tiny-a", "svc-tiny-b", "svc-tiny-c")
 
 @pytest.fixture
 def several(desk):
-    return [desk.carry_out(a_start_of(service)).instance for service in SERVICES]
+    return [desk.run_command(a_start_of(service)).instance for service in SERVICES]
 
 
 def states(desk) -> set[InstanceState]:
     return {record(desk, service).state for service in SERVICES}
 
 
-def test_several_that_vanish_at_once_are_looked_for_again_first(desk, watch, runtime, several):
+def test_several_containers_that_vanish_at_once_are_checked_again_before_they_fail(desk, watch, runtime, several):
     for name in desk.containers():
         runtime.remove(name, grace=timedelta())
 
@@ -453,7 +453,9 @@ def test_several_that_vanish_at_once_are_looked_for_again_first(desk, watch, run
     assert {record(desk, service).failure.code for service in SERVICES} == {"container_removed"}
 
 
-def test_an_engine_that_lists_nothing_though_all_are_there_is_not_believed(desk, watch, runtime, several, monkeypatch):
+def test_an_empty_listing_is_not_trusted_while_the_containers_can_be_inspected(
+    desk, watch, runtime, several, monkeypatch
+):
     monkeypatch.setattr(runtime, "containers", lambda _: [])
 
     looks_for_a_while(watch)
@@ -463,7 +465,7 @@ def test_an_engine_that_lists_nothing_though_all_are_there_is_not_believed(desk,
     assert all(runtime.find(f"test.{service}.alpha") for service in SERVICES)
 
 
-def test_a_worker_that_does_not_have_the_name_yet_judges_no_records(desk, watch, ready, runtime):
+def test_a_worker_that_has_not_joined_yet_changes_no_records(desk, watch, ready, runtime):
     runtime.remove(NAME, grace=timedelta())
 
     watch.start(records=False)
@@ -485,7 +487,7 @@ def run_beside(desk, name: str, port: int, **labels: str) -> None:
     desk.host.runtime.run(renamed)
 
 
-def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, watch, runtime):
+def test_unrecognized_containers_are_reported_and_left_alone(desk, watch, runtime):
     run_beside(desk, "odd-command", 18560, **{"aima.command": "from the future"})
     run_beside(desk, NAME, 18561, **{"aima.host": "beta"})
     run_beside(desk, "a-copy", 18562)
@@ -504,7 +506,7 @@ def test_containers_that_cannot_be_made_out_are_reported_and_left_alone(desk, wa
 
 
 @RARELY
-def test_a_quiet_look_asks_redis_little(desk, watch, ready, redis):
+def test_a_pass_without_changes_sends_few_redis_commands(desk, watch, ready, redis):
     watch.reconcile_once()
 
     before = redis.info("stats")["total_commands_processed"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from lab.commands import a_start_of, a_stop_of
 from lab.parts import eventually
-from lab.wishes import a_start_of, a_stop_of
 
 from aima_core.domain.ids import InstanceId
 from aima_core.domain.operations import State
@@ -23,7 +23,7 @@ NAME = "test.svc-tiny-dial.alpha"
 
 
 @pytest.fixture
-def told() -> list[bool]:
+def reported() -> list[bool]:
     return []
 
 
@@ -33,20 +33,20 @@ def timings() -> Timings:
 
 
 @pytest.fixture
-def watch(desk, told) -> ReconcileLoop:
-    return ReconcileLoop(desk.host, facts_changed=lambda: told.append(not desk.host.engine_unavailable.is_set()))
+def watch(desk, reported) -> ReconcileLoop:
+    return ReconcileLoop(desk.host, facts_changed=lambda: reported.append(not desk.host.engine_unavailable.is_set()))
 
 
 @pytest.fixture
 def ready(desk):
-    return desk.carry_out(a_start_of()).instance
+    return desk.run_command(a_start_of()).instance
 
 
 def now(desk, instance):
     return desk.host.services.instance(instance.id)
 
 
-def test_what_is_well_is_left_alone(desk, watch, ready, runtime):
+def test_a_healthy_instance_is_left_alone(desk, watch, ready, runtime):
     before = runtime.find(NAME)
 
     watch.reconcile_once()
@@ -55,23 +55,23 @@ def test_what_is_well_is_left_alone(desk, watch, ready, runtime):
     assert runtime.find(NAME) == before
 
 
-def test_an_engine_that_dies_is_brought_back_on_its_port_with_its_death_told(desk, watch, ready, runtime):
+def test_a_crashed_engine_is_restarted_on_its_port_and_its_crash_is_reported(desk, watch, ready, runtime):
     runtime.end(NAME, exit_code=139, last_words="segmentation fault\n")
 
     watch.reconcile_once()
-    brought_back = now(desk, ready)
+    restarted = now(desk, ready)
     watch.reconcile_once()
 
-    assert brought_back.state is InstanceState.RESTARTING
-    assert "exit code 139" in brought_back.failure.message
-    assert "segmentation fault" in brought_back.failure.log_tail
+    assert restarted.state is InstanceState.RESTARTING
+    assert "exit code 139" in restarted.failure.message
+    assert "segmentation fault" in restarted.failure.log_tail
     assert now(desk, ready).state is InstanceState.READY
     assert now(desk, ready).endpoint == ready.endpoint
     assert runtime.find(NAME).status is Status.RUNNING
 
 
 @pytest.mark.parametrize(("oom_killed", "how"), [(True, "out of memory"), (False, "exit code 139")])
-def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
+def test_an_engine_that_keeps_crashing_fails_with_the_reason_and_leaves_nothing(
     desk, watch, ready, runtime, oom_killed, how
 ):
     said = [f"so hungry {number}" for number in range(150)]
@@ -93,7 +93,7 @@ def test_an_engine_that_keeps_dying_fails_with_the_reason_and_leaves_nothing(
     assert desk.leases() == []
 
 
-def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven():
+def test_the_budget_allows_three_restarts_in_ten_minutes_and_forgets_older_ones():
     clock = [0.0]
     budget = RestartTracker(Timings().restart_delays, clock=lambda: clock[0])
     instance = InstanceId("svc-tiny-dial@alpha")
@@ -109,7 +109,7 @@ def test_three_restarts_are_made_in_ten_minutes_and_older_ones_are_forgiven():
     assert budget.plan(instance)
 
 
-def test_a_container_removed_by_hand_is_said_to_be_gone(desk, watch, ready, runtime):
+def test_a_container_removed_by_hand_fails_its_instance(desk, watch, ready, runtime):
     runtime.remove(NAME, grace=timedelta())
 
     watch.reconcile_once()
@@ -141,7 +141,7 @@ def _raise(error):
     raise error
 
 
-def test_an_engine_whose_health_fails_for_a_while_is_unhealthy_until_it_answers(desk, watch, ready, runtime):
+def test_an_engine_that_fails_several_checks_is_unhealthy_until_it_answers(desk, watch, ready, runtime):
     runtime.behave(NAME, Behaviour(answers=False))
     for _ in range(FAILED_CHECKS - 1):
         watch.reconcile_once()
@@ -155,27 +155,29 @@ def test_an_engine_whose_health_fails_for_a_while_is_unhealthy_until_it_answers(
     assert now(desk, ready).state is InstanceState.READY
 
 
-def test_an_engine_that_is_away_is_the_hosts_state_and_nobodys_death(desk, watch, told, ready, runtime):
+def test_an_unavailable_docker_engine_is_reported_for_the_host_and_fails_no_instance(
+    desk, watch, reported, ready, runtime
+):
     watch.start()
     runtime.away = True
-    assert eventually(lambda: told == [False])
+    assert eventually(lambda: reported == [False])
     assert now(desk, ready) == ready
 
     runtime.away = False
-    assert eventually(lambda: told == [False, True])
+    assert eventually(lambda: reported == [False, True])
 
     assert now(desk, ready) == ready
     watch.stop()
 
 
-def test_while_its_engine_is_away_a_host_takes_no_start_on(desk, watch, told, runtime):
+def test_a_host_claims_no_start_while_its_docker_engine_is_unavailable(desk, watch, reported, runtime):
     watch.start()
     runtime.away = True
-    assert eventually(lambda: told == [False])
+    assert eventually(lambda: reported == [False])
 
-    waits = desk.carry_out(a_start_of())
+    waits = desk.run_command(a_start_of())
     runtime.away = False
-    assert eventually(lambda: told == [False, True])
+    assert eventually(lambda: reported == [False, True])
     started = desk.finish(waits.operation.id)
 
     assert (waits.operation.state, waits.operation.attempt) == (State.QUEUED, 0)
@@ -184,7 +186,7 @@ def test_while_its_engine_is_away_a_host_takes_no_start_on(desk, watch, told, ru
     watch.stop()
 
 
-def test_a_look_while_the_engine_is_away_changes_nothing(desk, watch, ready, runtime):
+def test_a_pass_while_the_docker_engine_is_unavailable_changes_nothing(desk, watch, ready, runtime):
     runtime.away = True
 
     with pytest.raises(DockerUnavailable):
@@ -193,8 +195,8 @@ def test_a_look_while_the_engine_is_away_changes_nothing(desk, watch, ready, run
     assert now(desk, ready) == ready
 
 
-def test_a_stopped_service_is_not_brought_back(desk, watch, ready, runtime):
-    desk.carry_out(a_stop_of())
+def test_a_stopped_service_is_not_restarted(desk, watch, ready, runtime):
+    desk.run_command(a_stop_of())
 
     watch.reconcile_once()
 
@@ -202,7 +204,7 @@ def test_a_stopped_service_is_not_brought_back(desk, watch, ready, runtime):
     assert now(desk, ready).state is InstanceState.STOPPED
 
 
-def test_a_change_is_noticed_without_waiting_for_the_next_look(desk, watch, ready, runtime):
+def test_a_container_event_triggers_a_pass_at_once(desk, watch, ready, runtime):
     watch.start()
 
     runtime.end(NAME, exit_code=1)
@@ -211,7 +213,7 @@ def test_a_change_is_noticed_without_waiting_for_the_next_look(desk, watch, read
     watch.stop()
 
 
-def test_without_redis_what_was_running_is_brought_back_all_the_same(desk, watch, ready, runtime, monkeypatch):
+def test_a_crashed_engine_is_restarted_while_redis_is_unavailable(desk, watch, ready, runtime, monkeypatch):
     runtime.end(NAME, exit_code=255)
 
     def away(*_: object) -> None:

@@ -33,7 +33,7 @@ def runtime() -> FakeRuntime:
     return FakeRuntime(images=["vllm:1"])
 
 
-def test_the_next_run_crashes_with_its_last_words_and_the_one_after_it_does_not(runtime: FakeRuntime) -> None:
+def test_the_next_run_crashes_with_its_last_log_lines_and_the_one_after_it_does_not(runtime: FakeRuntime) -> None:
     runtime.crash_next(last_words="CUDA out of memory", exit_code=7)
 
     runtime.run(a_spec())
@@ -47,7 +47,7 @@ def test_the_next_run_crashes_with_its_last_words_and_the_one_after_it_does_not(
     assert (crashed.exit_code, words, again.exit_code) == (7, ["CUDA out of memory"], None)
 
 
-def test_a_container_that_runs_can_be_made_to_end(runtime: FakeRuntime) -> None:
+def test_a_running_container_can_be_made_to_exit(runtime: FakeRuntime) -> None:
     runtime.run(a_spec())
 
     runtime.end("engine", exit_code=137, oom_killed=True, last_words="Killed")
@@ -57,7 +57,7 @@ def test_a_container_that_runs_can_be_made_to_end(runtime: FakeRuntime) -> None:
     assert (ended.exit_code, ended.oom_killed) == (137, True)
 
 
-def test_the_probe_answers_for_what_runs_once_it_has_loaded() -> None:
+def test_the_probe_answers_for_a_running_container_once_it_has_loaded() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     runtime = FakeRuntime(images=["vllm:1"], now=lambda: now)
     runtime.next_runs(Behaviour(loads_for=timedelta(minutes=7)))
@@ -73,7 +73,7 @@ def test_the_probe_answers_for_what_runs_once_it_has_loaded() -> None:
         runtime.probe(URL)
 
 
-def test_an_engine_can_be_told_never_to_answer(runtime: FakeRuntime) -> None:
+def test_an_engine_can_be_set_never_to_answer(runtime: FakeRuntime) -> None:
     runtime.next_runs(Behaviour(answers=False))
     runtime.run(a_spec())
 
@@ -81,7 +81,7 @@ def test_an_engine_can_be_told_never_to_answer(runtime: FakeRuntime) -> None:
         runtime.probe(URL)
 
 
-def test_what_is_pulled_is_there_with_what_was_published_of_it(runtime: FakeRuntime) -> None:
+def test_a_pulled_image_is_present_with_its_published_facts(runtime: FakeRuntime) -> None:
     runtime.published["tts:1"] = Published(layers=(100, 200), arch="arm64")
 
     last = list(runtime.pull("tts:1", stall=STALL))[-1]
@@ -116,7 +116,7 @@ def test_the_next_pull_stalls(runtime: FakeRuntime) -> None:
         list(runtime.pull("tts:1", stall=STALL))
 
 
-def test_a_pull_that_is_closed_is_cancelled(runtime: FakeRuntime) -> None:
+def test_a_closed_pull_is_cancelled(runtime: FakeRuntime) -> None:
     pull = runtime.pull("tts:1", stall=STALL)
 
     with pytest.raises(Cancelled):
@@ -126,7 +126,7 @@ def test_a_pull_that_is_closed_is_cancelled(runtime: FakeRuntime) -> None:
     assert runtime.image("tts:1") is None
 
 
-def test_a_host_without_gpus_gives_none() -> None:
+def test_a_host_without_gpus_provides_none() -> None:
     runtime = FakeRuntime(images=["vllm:1"], gpus=False)
 
     with pytest.raises(GpuUnavailable):
@@ -135,7 +135,7 @@ def test_a_host_without_gpus_gives_none() -> None:
     assert runtime.containers({}) == []
 
 
-def test_an_engine_that_was_sent_away_is_away_until_it_is_back(runtime: FakeRuntime) -> None:
+def test_an_unavailable_engine_is_unavailable_until_it_is_back(runtime: FakeRuntime) -> None:
     runtime.run(a_spec())
     runtime.away = True
 

@@ -1,4 +1,4 @@
-"""The sanitized lines made of the bytes that an engine writes."""
+"""The line splitter turns an engine's bytes into sanitized lines of bounded length."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def lines_of(*pieces: bytes) -> list[str]:
         ("one\u2028line".encode(), "oneline"),
     ],
 )
-def test_a_line_is_shown_as_a_terminal_would_without_what_could_harm_one(raw: bytes, shown: str) -> None:
+def test_a_line_is_rendered_as_on_a_terminal_without_control_sequences(raw: bytes, shown: str) -> None:
     assert sanitized_line(raw) == shown
 
 
-def test_lines_are_found_wherever_the_bytes_are_cut() -> None:
+def test_lines_are_split_correctly_at_any_chunk_boundary() -> None:
     whole = b"one\ntwo\n\nfour"
 
     for cut in range(len(whole)):
         assert lines_of(whole[:cut], whole[cut:]) == ["one", "two", "", "four"]
 
 
-def test_a_character_that_comes_in_two_parts_stays_whole() -> None:
+def test_a_character_split_across_chunks_stays_whole() -> None:
     assert lines_of(b"gr\xc3", b"\xb6\xc3\x9fer\n") == ["größer"]
 
 
-def test_an_unfinished_line_comes_at_the_end_only() -> None:
+def test_an_unfinished_line_is_returned_at_the_end_only() -> None:
     splitter = LineSplitter()
 
     during = list(splitter.feed(b"half"))
@@ -61,7 +61,7 @@ def test_an_unfinished_line_comes_at_the_end_only() -> None:
     assert list(splitter.end()) == []
 
 
-def test_a_line_that_is_too_long_comes_in_pieces_that_lose_nothing() -> None:
+def test_a_line_that_is_too_long_is_split_without_loss() -> None:
     lines = lines_of(b"x" * 50_000 + b"\nshort\n")
 
     assert "".join(lines[:-1]) == "x" * 50_000
@@ -69,7 +69,7 @@ def test_a_line_that_is_too_long_comes_in_pieces_that_lose_nothing() -> None:
     assert lines[-1] == "short"
 
 
-def test_a_line_without_an_end_does_not_pile_up() -> None:
+def test_an_endless_line_does_not_accumulate_in_memory() -> None:
     splitter = LineSplitter()
 
     lines = [line for _ in range(100) for line in splitter.feed(b"x" * 1000)]
@@ -77,14 +77,14 @@ def test_a_line_without_an_end_does_not_pile_up() -> None:
     assert len("".join(lines)) >= 100_000 - LINE_LIMIT
 
 
-def test_the_pieces_of_a_long_line_do_not_cut_characters() -> None:
+def test_the_pieces_of_a_long_line_do_not_split_characters() -> None:
     lines = lines_of("ß".encode() * 20_000)
 
     assert "".join(lines) == "ß" * 20_000
 
 
 @given(some.binary(max_size=500), some.integers(0, 500))
-def test_whatever_comes_every_line_is_harmless(junk: bytes, cut: int) -> None:
+def test_any_input_gives_lines_without_control_characters(junk: bytes, cut: int) -> None:
     lines = lines_of(junk[:cut], junk[cut:])
 
     assert not [char for line in lines for char in line if unicodedata.category(char) == "Cc" and char != "\t"]
@@ -92,7 +92,7 @@ def test_whatever_comes_every_line_is_harmless(junk: bytes, cut: int) -> None:
 
 
 @given(some.integers(LINE_LIMIT - 10, 3 * LINE_LIMIT), some.sampled_from([b"\xff", b"\xc3", b"\xf0\x9f", b"a\xe2\x82"]))
-def test_no_line_is_longer_than_the_limit_however_its_bytes_are_spoilt(length: int, junk: bytes) -> None:
+def test_no_line_exceeds_the_limit_for_any_invalid_bytes(length: int, junk: bytes) -> None:
     lines = lines_of(junk * length)
 
     assert max(len(line.encode()) for line in lines) <= LINE_LIMIT

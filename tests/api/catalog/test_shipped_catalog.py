@@ -1,0 +1,106 @@
+"""The shipped catalog has the engines, models and profile of design.md with exactly its facts, and no mistake."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from aima_api.catalog.loader import SHIPPED, find_mistakes, load_catalog
+from aima_api.catalog.selection import Catalog
+from aima_core.domain.catalog import Engine
+
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+def test_the_shipped_catalog_has_no_mistakes() -> None:
+    assert find_mistakes(SHIPPED) == []
+
+
+def test_vllm_on_the_gb10_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
+    engine = catalog.engine("vllm-0.14.0-cu131-gb10")
+
+    assert engine.type == "vllm"
+    assert engine.images == ("zhiwen-vllm:0128", "docker.1ms.run/scitrera/dgx-spark-vllm:0.14.0-t5")
+    assert engine.image_size == 25 * GB
+    assert engine.command == ("vllm", "serve", "/models")
+    assert engine.arguments == {"gpu-memory-utilization": 0.9, "max-model-len": 8192, "trust-remote-code": True}
+    assert engine.environment == {"VLLM_ATTENTION_BACKEND": "FLASHINFER"}
+    assert (engine.port, engine.model_mount) == (8000, "/models")
+    assert engine.requires.platforms == ("linux/arm64",)
+    assert (engine.requires.accelerator, engine.requires.gpus, engine.requires.gpu_memory) == ("gb10", 1, 16 * GB)
+    assert (engine.requires.cores, engine.requires.memory) == (8, 32 * GB)
+
+
+def test_vllm_on_the_gb10_may_load_a_75_gb_model_while_its_log_advances(catalog: Catalog) -> None:
+    check = catalog.engine("vllm-0.14.0-cu131-gb10").health_check
+
+    assert (check.path, check.timeout) == ("/health", timedelta(minutes=5))
+    assert check.at_most is not None
+    assert check.at_most > timedelta(minutes=7)
+
+
+def test_speech_recognition_on_the_cpu_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
+    engine = catalog.engine("funasr-sensevoice-cpu")
+
+    assert engine.type == "asr"
+    assert engine.images == ("qujing-glm-asr-nano:latest",)
+    assert engine.image_size == 2.2 * GB
+    assert engine.command == ("uvicorn", "main:app", "--host", "0.0.0.0")
+    assert engine.port == 8000
+    assert_is_light_and_runs_on_any_cpu(engine)
+
+
+def test_speech_synthesis_on_the_cpu_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
+    engine = catalog.engine("qwen-tts-cpu")
+
+    assert engine.type == "tts"
+    assert engine.images == ("qujing-qwen3-tts-real:latest",)
+    assert engine.image_size == 2 * GB
+    assert engine.command == ("uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8002")
+    assert engine.port == 8002
+    assert_is_light_and_runs_on_any_cpu(engine)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "size", "engine"),
+    [
+        ("GLM-4.7-Flash", "llm", 60 * GB, "vllm-0.14.0-cu131-gb10"),
+        ("SenseVoiceSmall", "asr", 1.8 * GB, "funasr-sensevoice-cpu"),
+        ("Qwen3-TTS-0.6B", "tts", 1.8 * GB, "qwen-tts-cpu"),
+    ],
+)
+def test_each_model_names_the_engine_that_serves_it(
+    catalog: Catalog, name: str, kind: str, size: float, engine: str
+) -> None:
+    model = catalog.model(name)
+
+    assert (model.type, model.size, model.engines) == (kind, size, (engine,))
+    assert model.path == name
+
+
+def test_the_gb10_profile_recommends_the_three_services_that_run_side_by_side(catalog: Catalog) -> None:
+    [profile] = [profile for profile in catalog.profiles if profile.name == "nvidia-gb10"]
+
+    assert (profile.arch, profile.accelerator, profile.cores) == ("arm64", "gb10", 20)
+    assert (profile.memory, profile.unified_memory) == (128 * GB, True)
+    assert [(pick.engine, pick.model) for pick in profile.recommends] == [
+        ("vllm-0.14.0-cu131-gb10", "GLM-4.7-Flash"),
+        ("funasr-sensevoice-cpu", "SenseVoiceSmall"),
+        ("qwen-tts-cpu", "Qwen3-TTS-0.6B"),
+    ]
+
+
+def assert_is_light_and_runs_on_any_cpu(engine: Engine) -> None:
+    assert engine.arguments == {}
+    assert engine.environment == {}
+    assert engine.model_mount == "/model"
+    assert (engine.health_check.path, engine.health_check.timeout) == ("/health", timedelta(seconds=60))
+    assert set(engine.requires.platforms) == {"linux/arm64", "linux/amd64"}
+    assert (engine.requires.accelerator, engine.requires.gpus) == ("cpu", None)
+    assert (engine.requires.cores, engine.requires.memory) == (2, 4 * GB)

@@ -1,0 +1,81 @@
+"""Worker shutdown: operations under way are requeued at once, and the next worker continues them."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from signal import SIGQUIT, SIGTERM, Signals
+
+import pytest
+from faults.dial import DIAL_IMAGE
+from faults.processes import SeparateProcesses
+from lab.parts import eventually
+from lab.redis_server import RedisServer
+
+from aima_core.domain.ids import OperationId
+from aima_core.queue.notifier import Notifier
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import OperationStore
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
+SERVICE = "svc-tiny-dial"
+ENDS_WITHIN = 3
+"""Seconds."""
+RESUMED_WITHIN = timedelta(seconds=5)
+TAKEN_OVER_WITHIN = timedelta(seconds=20)
+
+
+@pytest.mark.parametrize(
+    "signals", [pytest.param((SIGTERM,), id="SIGTERM"), pytest.param((SIGTERM, SIGQUIT), id="SIGTERM and SIGQUIT")]
+)
+def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine(
+    aima: SeparateProcesses, signals: tuple[Signals, ...]
+) -> None:
+    id = aima.submit("service", "start", SERVICE, "--set", "load-seconds=6")
+    assert eventually(lambda: aima.operation(id)["phase"] == "loading")
+    ran = aima.processes()
+
+    began = time.monotonic()
+    aima.tell_worker(*signals)
+    aima.until_worker_ends()
+    took = time.monotonic() - began
+    requeued = aima.operation(id)
+    aima.start_worker()
+
+    assert eventually(lambda: aima.operation(id)["attempt"] == 2, within=RESUMED_WITHIN), aima.log("worker")
+    assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")
+    assert took < ENDS_WITHIN
+    assert requeued["state"] == "queued"
+    assert (aima.operation(id)["attempt"], aima.processes()) == (2, ran)
+    stop = aima.aima("service", "stop", SERVICE, "--wait")
+    assert stop.returncode == 0, stop.stderr
+
+
+def requeue(redis: RedisServer, ids: list[str]) -> None:
+    """As Celery requeues unacknowledged messages of finished tasks."""
+    link = command_link(redis.url)
+    for id in ids:
+        Notifier(link).notify(OperationStore(link).get(OperationId(id)))
+    link.close()
+
+
+def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(
+    aima: SeparateProcesses, own_redis: RedisServer
+) -> None:
+    ids = [aima.submit("image", "pull", DIAL_IMAGE, "--host", "alpha") for _ in range(3)]
+    ids.append(aima.submit("service", "start", SERVICE))
+    assert eventually(lambda: bool(aima.operation(ids[0])["ended_at"]))
+
+    aima.tell_worker(SIGTERM, SIGQUIT)
+    aima.until_worker_ends()
+    requeue(own_redis, ids)
+    aima.start_worker()
+
+    assert eventually(lambda: all(aima.operation(id)["ended_at"] for id in ids), within=TAKEN_OVER_WITHIN)
+    with own_redis.client() as client:
+        logs = [client.xrange(f"aima:log:{id}") for id in ids]
+    ends = [sum('"ready"' in entry["event"] or '"pulled"' in entry["event"] for _, entry in log) for log in logs]
+    assert ends == [1] * len(ids)
+    assert len(aima.processes()) == 1
+    stop = aima.aima("service", "stop", SERVICE, "--wait")
+    assert stop.returncode == 0, stop.stderr

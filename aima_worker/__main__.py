@@ -1,7 +1,5 @@
 """`python -m aima_worker`: this host's worker, in the foreground; with `--facts`, only its report as JSON."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 

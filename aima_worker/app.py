@@ -1,7 +1,5 @@
 """The worker's composition root: makes everything, wires it, and starts and stops it in order."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import logging

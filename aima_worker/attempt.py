@@ -4,8 +4,6 @@ Every report carries the attempt's number. Redis refuses the report of an attemp
 and that attempt then ends without touching anything (ClaimLost).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress

@@ -4,8 +4,6 @@
 the broker; it registers no tasks, since a worker is started by `aima worker`.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The program that listens on a port of this machine, for messages about a port conflict."""
 
-from __future__ import annotations
-
 import psutil
 
 

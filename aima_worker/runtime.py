@@ -4,8 +4,6 @@ The caller chooses the names, and one name is one container: concurrent or dupli
 second. Streams are iterated by one thread and closed by any.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta

@@ -3,8 +3,6 @@
 Only the selected one is imported, which keeps the worker small.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import structlog

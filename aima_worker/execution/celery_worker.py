@@ -4,8 +4,6 @@ Starts and pulls are fetched only while slots are free, so that what a busy host
 other hosts. Stops have a channel of their own, so that they never queue behind starts.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from datetime import timedelta

@@ -4,8 +4,6 @@ One loop renews all of them, and idles while there are none. A failed renewal do
 answer before the lease expires, and if it does not, the attempt number distinguishes this attempt from the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta

@@ -4,8 +4,6 @@ A duplicate delivery finds the operation claimed or ended and does nothing. If R
 is requeued and the next attempt continues from what exists.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

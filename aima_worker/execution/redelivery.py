@@ -4,8 +4,6 @@ Messages get lost and workers die; the record stays the truth. A pending start i
 ones it has capacity for, as soon as capacity is freed. The takeover continues what this host's last worker had claimed.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ Every queue is bounded: of a flood, a batch keeps the newest lines and the numbe
 outlives the container; a restarted one continues the numbers. All methods are thread-safe.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections import deque

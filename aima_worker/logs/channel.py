@@ -3,8 +3,6 @@
 Every method may raise BrokerUnavailable.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import timedelta
 

@@ -4,8 +4,6 @@ Batches of followed instances are published, changed last lines stored. While Re
 retried; a batch that is lost shows as a gap in the line numbers, and API nodes request its lines again.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -3,8 +3,6 @@
 It blocks on the host's request list. While Redis is unavailable it retries; a request that fails is logged.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterator

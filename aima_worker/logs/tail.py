@@ -4,8 +4,6 @@ A flood is throttled: while no API node follows it, it is only polled; while fol
 engine skips to the newest lines. A stream that fails is retried at the collector's next pass.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta

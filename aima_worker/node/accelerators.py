@@ -8,8 +8,6 @@ kind                     is                                                  mem
 `cuda`                   every other NVIDIA GPU                              its own
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

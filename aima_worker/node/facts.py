@@ -4,8 +4,6 @@ A snapshot at each call, apart from the hardware. A container engine that does n
 copied machine has the identity of the original and another session, so that Redis distinguishes the two.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Callable

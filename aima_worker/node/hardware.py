@@ -1,7 +1,5 @@
 """This machine's hardware, detected once per process; what the operator's settings name overrides the detection."""
 
-from __future__ import annotations
-
 import platform
 from functools import cache
 

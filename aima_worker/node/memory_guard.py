@@ -4,8 +4,6 @@ Where CPU and GPU share the memory, an engine that overcommits can hang the whol
 does not see the GPU's share. A kill that failed is retried at the next check.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta

@@ -4,8 +4,6 @@ The library would cost the worker 19 MB for good, and a driver that hangs blocks
 crash or be abandoned. It imports the standard library and NVML only.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

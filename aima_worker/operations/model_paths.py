@@ -3,8 +3,6 @@
 Symbolic links are resolved before the roots are checked, so that none leads out of them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from aima_core.domain.operations import StartService

@@ -3,8 +3,6 @@
 A port that another program uses is set aside for QUARANTINE, and the next one is leased.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Starts a service on this host, step by step; every step can be repeated."""
 
-from __future__ import annotations
-
 from aima_core.domain.operations import Phase, StartService
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext

@@ -4,8 +4,6 @@ A container engine that does not answer is retried, since most often it restarts
 reconciler resumes the teardown once the engine answers.
 """
 
-from __future__ import annotations
-
 import time
 from datetime import timedelta
 

@@ -4,8 +4,6 @@ A crash between two steps leaves the status as it was, so that the reconciler re
 while the container may still run: its port would be leased to another instance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any

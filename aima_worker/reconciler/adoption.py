@@ -1,7 +1,5 @@
 """Adopts a container without a record: its labels rebuild the records, the port lease and the allocation."""
 
-from __future__ import annotations
-
 import structlog
 
 from aima_core.domain.ids import Route

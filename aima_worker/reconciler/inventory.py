@@ -4,8 +4,6 @@ A container with our labels that this version cannot parse is unrecognized: repo
 Containers of another installation are not listed at all.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass

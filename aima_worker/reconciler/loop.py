@@ -4,8 +4,6 @@ A container engine that does not answer is a state of the host, never an exit of
 operation runs for are skipped: its steps look after them.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta

@@ -4,8 +4,6 @@ A missing record never removes a running container: it counts as desired, since 
 disagreement must be stable for some seconds, since an operation that resolves it may be on its way.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import structlog

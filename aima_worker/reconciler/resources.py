@@ -4,8 +4,6 @@ What a container lacks is restored; what no container owns is released, once it 
 an engine that answers lists no container for it: an unavailable Redis or engine never releases anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 

@@ -4,8 +4,6 @@ A container is restarted at most 3 times in 10 minutes; then the instance fails,
 Without Redis, every container that is here counts as desired, since a stop would have removed it.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Buffers at most one piece of an unfinished line, so output without a newline cannot exhaust the worker's memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain
 

@@ -3,8 +3,6 @@
 Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass

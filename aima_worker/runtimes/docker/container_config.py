@@ -4,8 +4,6 @@ User input reaches no other field: no added capabilities, no host network, no de
 read-only mounts. The engine never restarts a container: restarts are the worker's.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from aima_worker.runtime import ContainerSpec

@@ -4,8 +4,6 @@ A start is idempotent: the engine's name is the lock, the fingerprint decides wh
 and start leaves a container that the next start adopts or replaces, and a refused start is rolled back.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Translates the engine's answers into our types and errors. Pure, except for the free disk space."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

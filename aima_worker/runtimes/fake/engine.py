@@ -1,7 +1,5 @@
 """One container of the fake runtime: scripted behaviour, log and exit. Not thread-safe: the runtime holds its lock."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

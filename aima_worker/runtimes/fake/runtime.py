@@ -4,8 +4,6 @@ One lock guards all its state. Failures are scripted for the next run or pull, f
 No socket listens on the ports; `probe` answers for them.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping

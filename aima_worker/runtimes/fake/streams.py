@@ -3,8 +3,6 @@
 The runtime's condition wakes blocked readers. A pull sends a real engine's messages through the same tracker.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

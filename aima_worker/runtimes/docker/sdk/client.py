@@ -4,8 +4,6 @@ A broken connection or a timeout raises DockerUnavailable and drops the client; 
 version that the engine has after a restart. A refusal raises EngineRefused.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

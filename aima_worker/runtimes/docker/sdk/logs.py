@@ -4,8 +4,6 @@ After each end the container is inspected; the log of a running one is read agai
 duplicates. An unavailable engine is polled with backoff; after RECONNECT_TIMEOUT, DockerUnavailable.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta

@@ -3,8 +3,6 @@
 The engine reports a failure as one message among others and then ends the stream normally, as it does when it crashes.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping

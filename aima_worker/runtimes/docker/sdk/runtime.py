@@ -1,7 +1,5 @@
 """The Docker runtime over the SDK's low-level API, directly or through the `docker` program."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta

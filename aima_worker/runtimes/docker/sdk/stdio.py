@@ -4,8 +4,6 @@ Closing a connection kills its program; if the worker crashes, the program ends 
 connect raises ConnectionError with its stderr.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

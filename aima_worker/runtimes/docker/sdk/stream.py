@@ -4,8 +4,6 @@ The library's streams cannot be closed while they are blocked. A stream ends in 
 finished and when it crashed, so the caller must verify the result.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping

@@ -135,7 +135,7 @@ def own_redis(directory: Path) -> Iterator[RedisServer]:
 
 def settings_of(name: str, directory: Path, *, redis_url: str, port: int) -> dict[str, str]:
     return {
-        "AIMA_CONFIG": str(directory / "none.toml"),  # settings of this machine must not affect the result
+        "AIMA_CONFIG": os.devnull,  # settings of this machine must not affect the result
         "AIMA_STATE_DIR": str(directory / "state"),
         "AIMA_INSTALLATION": name,
         "AIMA_SIGNING_KEY": uuid.uuid4().hex,

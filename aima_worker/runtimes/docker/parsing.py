@@ -100,7 +100,9 @@ def _status(word: str) -> Status:
 
 def engine_refused(words: str, *, status: int | None = None) -> EngineRefused:
     """With the HTTP status among its facts, for callers that decide on it."""
-    return EngineRefused(runtime="Docker Engine", detail=words, status=status)
+    refused = EngineRefused(runtime="Docker Engine", detail=words)
+    refused.facts["status"] = status
+    return refused
 
 
 GPU_HOOK = "nvidia-container-runtime-hook"

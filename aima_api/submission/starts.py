@@ -55,7 +55,7 @@ class StartSubmission:
     locks: PlacementLocks
 
     def start(self, request: StartRequest) -> list[Operation]:
-        """Stores the service. Returns a start per instance, then a stop per replaced one. Raises its refusal."""
+        """Stores the service and enqueues one operation per instance. Raises why it cannot be started."""
         [result] = self.start_each([request])
         if isinstance(result, AimaError):
             raise result
@@ -79,12 +79,9 @@ class StartSubmission:
         self.services.put(*(each.service for each in accepted if each.changed))
         replacing = [each for each in accepted if each.replaced]
         stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced) for each in replacing]
-        submitted = iter(self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)]))
-        stopped = iter([list(islice(submitted, len(each.replaced))) for each in accepted])
-        return [
-            each if isinstance(each, AimaError) else [*islice(submitted, len(each.targets)), *next(stopped)]
-            for each in results
-        ]
+        submitted = self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
+        starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
+        return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
 
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement

@@ -38,7 +38,7 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
     if not operations:
         click.echo("Nothing to do.", err=True)
     elif wait or timeout is not None:
-        return watch(api, _awaited(operations), timeout=timeout, output=output)
+        return watch(api, operations, timeout=timeout, output=output)
     if output != "table":
         print_data(reply["operations"], output)
         return 0
@@ -50,12 +50,6 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
     if operations:
         click.echo(f"Watch it: aima operation watch {' '.join(each.id for each in operations)}", err=True)
     return 0
-
-
-def _awaited(operations: list[Operation]) -> list[Operation]:
-    """Without the stops on offline hosts of instances that a start replaces: they may stay pending for days."""
-    starts = any(each.kind != "stop" for each in operations)
-    return [each for each in operations if not (starts and each.kind == "stop" and each.reason)]
 
 
 def watch(api: Api, operations: Iterable[Operation], *, timeout: timedelta | None, output: Format) -> int:

@@ -129,19 +129,6 @@ def test_several_hosts_get_a_line_each_and_the_first_failure_determines_the_exit
     assert sorted(outcome.out.splitlines()) + outcome.err.splitlines() == snapshot
 
 
-def test_a_start_that_scales_down_shows_its_stops_and_awaits_none_on_an_offline_host(
-    script: StandIn, aima: Aima
-) -> None:
-    stop = an_operation(id=OTHER, kind="stop", route="host.b", reason="b is not live; it waits until b is back.")
-    script.answer(START, {"operations": [an_operation(route="host.a"), stop]}, status=202)
-    script.stream(an_event(1, "ready", name="end"))
-
-    submitted, awaited = aima("service", "start", SERVICE), aima("service", "start", SERVICE, "--wait")
-
-    assert f"Stop of {SERVICE} on b submitted as operation {OTHER}." in submitted.out
-    assert awaited.code == 0
-
-
 def test_with_json_stdout_contains_only_the_record(started: StandIn, aima: Aima) -> None:
     started.stream(an_event(1, "ready", name="end"))
     started.answer(f"GET /v1/operations/{ID}", an_operation(state="succeeded", phase="ready"))

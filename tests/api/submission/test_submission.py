@@ -175,25 +175,6 @@ def test_replicas_go_first_to_hosts_that_run_the_service(node, redis):
     assert [each["route"] for each in operations] == ["host.gamma", "host.alpha"]
 
 
-def test_a_start_that_scales_down_also_returns_the_stops_and_so_does_its_repetition(node, redis):
-    for name in ("alpha", "beta", "gamma"):
-        ScriptedWorker(redis, name)
-    for operation in node.start(replicas=3):
-        ScriptedWorker(redis, operation["route"].removeprefix("host.")).is_ready(operation)
-
-    answers = [
-        node.post(f"/v1/services/{SERVICE}:start", {"replicas": 1}, headers={"Idempotency-Key": "once"}).json()
-        for _ in range(2)
-    ]
-
-    kept, *stopped = [(each["kind"], each["route"]) for each in answers[0]["operations"]]
-    assert kept[0] == "start"
-    assert {kind for kind, _ in stopped} == {"stop"}
-    assert {route for _, route in (kept, *stopped)} == {"host.alpha", "host.beta", "host.gamma"}
-    ids = [[each["id"] for each in answer["operations"]] for answer in answers]
-    assert ids[0] == ids[1]
-
-
 def test_too_few_hosts_for_the_replicas_are_refused_with_the_reasons_of_each(node, redis):
     ScriptedWorker(redis, "alpha", routes=("gb10.arm64",))
     ScriptedWorker(redis, "beta").leave()

@@ -57,7 +57,7 @@ def _against(redis: Redis, key: str, rows: list[Documented], active: set[str]) -
 
 def _expires(reported: str) -> bool:
     when = reported.rpartition(";")[2]
-    return bool(re.match(r" ([A-Z_]+_TTL\b|for seconds)", when))
+    return bool(re.match(r" ([A-Z_]+_TTL\b|(for )?seconds)", when))
 
 
 def _matching(name: str) -> re.Pattern[str]:

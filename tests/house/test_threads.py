@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from house.exceptions import READER_THREADS
 from house.sources import MODULES, place, tree
 
 HOME = "aima_core/system/background.py"
+READER_THREADS = {"aima_worker/logs/tail.py"}
+"""Modules whose thread reads one stream to its end and retries by itself, within an error boundary of its own."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

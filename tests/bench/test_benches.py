@@ -76,6 +76,7 @@ def test_listings_are_measured() -> None:
         "list 100 of 10000, against 100 JSON values bare",
         "list 100 of 10000 over HTTP, against 100 JSON values bare",
         "list 100 of 10000, against 100 of 100",
+        "list 5000 port leases of 50 hosts over HTTP",
     ]
 
 

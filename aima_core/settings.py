@@ -190,7 +190,7 @@ def _variable_mistake(variable: str) -> str | None:
         annotation = fields[name].annotation
     kind = "model" if hasattr(annotation, "model_fields") else getattr(get_origin(annotation), "__name__", "")
     if kind in _JSON_EXAMPLES and not _is_json(os.environ[variable]):
-        return f"{variable} is not JSON: {os.environ[variable]!r}; write it such as {_JSON_EXAMPLES[kind]}."
+        return f"{variable} is not JSON; write it such as {_JSON_EXAMPLES[kind]}."
     return None
 
 

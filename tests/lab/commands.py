@@ -17,7 +17,8 @@ from aima_core.trust.keys import KeyRing, SigningKey
 from aima_core.trust.orders import DEFAULT_EXPIRY, Order, SignedOrder, digest_of, images_of
 
 SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
-KEYS = KeyRing([SigningKey(SIGNING_KEY).public])
+PUBLIC_KEY = SigningKey(SIGNING_KEY).public
+KEYS = KeyRing([PUBLIC_KEY])
 SERVICE = ServiceId("svc-tiny-dial")
 
 

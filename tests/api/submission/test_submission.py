@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from api.node import SERVICE, ScriptedWorker, waiting_on
-from lab.commands import SIGNING_KEY
+from lab.commands import KEYS, SIGNING_KEY
 from lab.parts import eventually
 
 from aima_api.planning.placement import Target
@@ -17,12 +17,13 @@ from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BrokerUnavailable
+from aima_core.errors import BrokerUnavailable, OrderRefused
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
-from aima_core.trust.signatures import verified
+from aima_core.trust.keys import SigningKey
+from aima_core.trust.orders import Mandate, Order
 
 pytestmark = pytest.mark.redis
 
@@ -37,7 +38,10 @@ def test_a_start_is_recorded_signed_and_enqueued(node, worker, redis_url):
 
     claimed = worker.claim_start(operation["id"])
     assert waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
-    assert verified(claimed.command_text, SIGNING_KEY, OperationId(operation["id"]), claimed.signature)
+    order = Order.read(claimed.order, KEYS)
+    order.check(claimed.operation, claimed.command_text)
+    assert (order.fence, order.routes) == (operation["fence"], ("cpu.arm64", "cpu.amd64"))
+    assert order.not_after - order.not_before == timedelta(days=1)
     assert isinstance(claimed.command, StartService)
     assert claimed.command.engine.arguments["load-seconds"] == 5
     assert claimed.command.port == 20005
@@ -70,10 +74,11 @@ def test_concurrent_starts_each_get_their_own_result(node, worker):
     assert node.get(f"/v1/services/{SERVICE}").json()["port"] in ports
 
 
-def test_a_signature_is_valid_for_its_own_operation_only(node, worker):
+def test_an_order_is_valid_for_its_own_operation_only(node, worker):
     first, second = (worker.claim_start(node.start()[0]["id"]) for _ in range(2))
 
-    assert not verified(first.command_text, SIGNING_KEY, second.operation.id, first.signature)
+    with pytest.raises(OrderRefused, match="it is for operation"):
+        Order.read(first.order, KEYS).check(second.operation, first.command_text)
 
 
 def test_a_start_that_no_host_can_claim_waits_for_any_suitable_host_and_says_so(node, redis, redis_url):
@@ -418,11 +423,11 @@ def test_an_operation_whose_submission_got_no_reply_is_failed(redis, worker):
         unanswered,
         cancellations=cancellations,
         backlog=BacklogLimit(redis, most=1),
-        signing_key=SIGNING_KEY,
+        signing_key=SigningKey(SIGNING_KEY),
     )
 
     with pytest.raises(BrokerUnavailable):
-        submit.submit(PullImage(images=("repo/name:1",)), [Target(Route("host.alpha"))])
+        submit.submit(PullImage(images=("repo/name:1",)), [Target(Route("host.alpha"))], Mandate("test"))
 
     assert eventually(lambda: operations.list_active() == [])
     [failed] = operations.page(limit=9).items
@@ -463,6 +468,6 @@ class CutOff(OperationStore):
 class NeverAnswered(OperationStore):
     """A lost reply: Redis executes the script, and the connection breaks before the reply."""
 
-    def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
-        super().enqueue(orders)
+    def enqueue(self, queued: Sequence[QueuedOperation]) -> list[Operation]:
+        super().enqueue(queued)
         raise BrokerUnavailable(detail="cut off")

@@ -22,7 +22,7 @@ from aima_core.trust.orders import highest_fence
 from aima_core.trust.records import SignedService
 
 RESTORE_ATTEMPTS = 3
-VERIFIED_CACHE = 4096
+VERIFIED_CACHE = 8192
 """Records whose verification is remembered: listings are requested repeatedly."""
 _DESIRED = {"desired", "fence"}
 

@@ -89,18 +89,16 @@ def _instance(host: HostContext, managed: ManagedContainer, state: InstanceState
         digest=image and image.digest,
         port=managed.port,
         endpoint=host.endpoint(managed.port),
-        operation=managed.granted.operation,
+        operation=managed.order.operation,
         since=now(),
     )
 
 
 def _record_lost_start(host: HostContext, managed: ManagedContainer) -> None:
     """The start was running when Redis lost its record: had it ended, the engine would be ready."""
-    if managed.granted.operation is None:
-        return
     began = managed.container.started_at or now()
     start = Operation(
-        id=managed.granted.operation,
+        id=managed.order.operation,
         kind=Kind.START,
         state=State.FAILED,
         phase=Phase.FAILED,

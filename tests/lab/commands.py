@@ -17,6 +17,7 @@ from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import KeyRing, SigningKey
 from aima_core.trust.orders import DEFAULT_EXPIRY, Order, SignedOrder, digest_of, images_of
 from aima_core.trust.records import SignedService
+from aima_worker.operations.container_spec import Granted
 
 SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
 KEYS = KeyRing([SigningKey(SIGNING_KEY).public])
@@ -86,6 +87,31 @@ def enqueue_signed(
         expires_at=created_at + DEFAULT_EXPIRY,
     )
     return store.enqueue([QueuedOperation(operation, text, order_of(operation, command, key=key))])[0]
+
+
+def granted_to(
+    command: StartService,
+    *,
+    id: OperationId | None = None,
+    fence: int = 1,
+    gpus: tuple[str, ...] = (),
+    host: str = "alpha",
+    key: SecretStr = SIGNING_KEY,
+) -> Granted:
+    """What the host has been ordered, and granted: the labels of its container."""
+    operation = Operation(
+        id=id or OperationId.new(),
+        kind=Kind.START,
+        state=State.QUEUED,
+        phase=Phase.QUEUED,
+        fence=fence,
+        route=Route.to_host(HostName(host)),
+        routes=(Route.to_host(HostName(host)),),
+        needs=resources_of(command.engine, command.model),
+        service=command.service,
+        created_at=WRITTEN_AT,
+    )
+    return Granted(order_of(operation, command, key=key), command.model_dump_json(), gpus)
 
 
 def order_of(operation: Operation, command: Command, *, key: SecretStr = SIGNING_KEY, **changes: Any) -> SignedOrder:

@@ -20,7 +20,8 @@ from aima_core.trust.records import SignedService
 from aima_worker.operations.container_spec import Granted
 
 SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
-KEYS = KeyRing([SigningKey(SIGNING_KEY).public])
+PUBLIC_KEY = SigningKey(SIGNING_KEY).public
+KEYS = KeyRing([PUBLIC_KEY])
 SERVICE = ServiceId("svc-tiny-dial")
 WRITTEN_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 

@@ -44,7 +44,7 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
-from aima_core.trust.keys import SigningKey
+from aima_core.trust.keys import SigningKey, key_ring
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
 """For requests in progress when the node receives a signal."""
@@ -128,7 +128,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     """Constructs every dependency; the app's state holds what its lifespan starts and stops."""
     url = settings.redis.url.get_secret_value()
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
-    operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
+    operations, services, hosts = OperationStore(redis), ServiceStore(redis, key_ring(settings)), HostStore(redis)
     locks, notifier = PlacementLocks(redis), Notifier(redis)
     offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
     planner = StartPlanner(offered, hosts, AllocationStore(redis))

@@ -151,7 +151,7 @@ def make_host(
         runtime=runtime,
         operations=operations,
         claim_store=claims,
-        services=ServiceStore(redis),
+        services=ServiceStore(redis, keys),
         ports=PortStore(redis, name),
         allocations=allocations,
         hosts=hosts,

@@ -1,5 +1,8 @@
 """Failover: reschedules the work of a lost host on others, unless it is bound to that host.
 
+A service is moved by its verified spec only: records of hosts and instances are not signed, so a writer in Redis can
+have a service started elsewhere as it was once requested, and not otherwise.
+
 Idempotent: a second pass moves nothing twice. The copy on the lost host is no longer desired, or gets a stop with a
 higher fence: its worker removes it when the host is back. A host that is gone for good is failed over and forgotten.
 """
@@ -19,7 +22,7 @@ from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
-from aima_core.domain.services import Desired, Service
+from aima_core.domain.services import Desired
 from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
 from aima_core.queue.notifier import Notifier
 from aima_core.store.claims import ClaimStore
@@ -27,6 +30,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 from aima_core.trust.orders import Mandate
+from aima_core.trust.records import SignedService
 
 _MANDATE = Mandate("failover")
 _log = structlog.get_logger()
@@ -106,12 +110,12 @@ class Failover:
             _log.warning("instance rescheduled", instance=instance, operation=start.id)
         return start is not None
 
-    def _start_elsewhere(self, service: Service, lost: HostName) -> Operation | None:
-        planned, placement = self.planner.plan(service), self.planner.placement()
+    def _start_elsewhere(self, service: SignedService, lost: HostName) -> Operation | None:
+        planned, placement = self.planner.plan(service.spec, record=service.record), self.planner.placement()
         targets = self._other_targets(planned, placement)
         if not targets:
             return None
-        stop = StopService(service=service.id, grace=DEFAULT_GRACE)
+        stop = StopService(service=service.spec.id, grace=DEFAULT_GRACE)
         stops = Dispatch(stop, placement.for_stop([lost]), _MANDATE)
         _, start = self.submitter.submit_all([stops, Dispatch(planned.command, targets[:1], _MANDATE)])
         return start

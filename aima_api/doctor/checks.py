@@ -28,9 +28,12 @@ from aima_core.domain.hosts import Host
 from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, format_size
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
+from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import join_with_and
 from aima_core.settings import Settings
 from aima_core.store.hosts import HostStore
+from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import key_ring
 
 DOCKER_TIMEOUT = timedelta(seconds=3)
 REPORT_TIMEOUT = timedelta(seconds=20)
@@ -106,14 +109,21 @@ def check_hardware(program: Sequence[str] = MACHINE_REPORT) -> Iterator[Finding]
 
 
 def check_hosts(settings: Settings) -> Iterator[Finding]:
-    """What the hosts' workers report in Redis; nothing if Redis is unavailable."""
+    """What the hosts' workers report in Redis, and specs that do not verify; nothing if Redis is unavailable."""
     with closing(command_link(settings.redis.url.get_secret_value())) as redis:
         try:
-            hosts = HostStore(redis).all()
+            hosts, unverified = HostStore(redis).all(), _unverified_services(redis, settings)
         except BrokerUnavailable:
             return
     yield from _malformed_messages(hosts)
     yield from _unrecognized_containers(hosts)
+    if unverified:
+        yield Finding(
+            "services",
+            FAILED,
+            f"nothing is started from the specs of {join_with_and(unverified)}: their signature does not verify",
+            f"find the other writer to this Redis, then: aima service create {unverified[0]} …",
+        )
 
 
 def _missing(packages: Sequence[str]) -> list[str]:
@@ -224,6 +234,12 @@ def _unrecognized_containers(hosts: Sequence[Host]) -> Iterator[Finding]:
                 f"unrecognized containers on {host.name}: {', '.join(host.strangers)}",
                 f"on {host.name}, if nothing needs them: docker rm -f {' '.join(host.strangers)}",
             )
+
+
+def _unverified_services(redis: TextRedis, settings: Settings) -> list[str]:
+    """Empty where no key is known to verify specs with. Raises BrokerUnavailable."""
+    keys = key_ring(settings)
+    return ServiceStore(redis, keys).unverified() if keys.trusts_any else []
 
 
 def _state(directory: Path) -> Finding:

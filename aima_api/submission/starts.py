@@ -14,14 +14,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, PlacementLocks, Target
-from aima_api.planning.planner import StartPlanner, merged_service
+from aima_api.planning.planner import StartPlanner
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StopService
-from aima_core.domain.services import Service
-from aima_core.errors import AimaError
+from aima_core.errors import AimaError, UnverifiedService
 from aima_core.store.services import ServiceStore, Whereabouts
 from aima_core.trust.orders import Mandate
+from aima_core.trust.records import SignedService
 
 
 class StartRequest(NamedTuple):
@@ -33,12 +33,12 @@ class StartRequest(NamedTuple):
     """Removes the running container first."""
     mandate: Mandate = Mandate("api")
 
-    def places_replicas(self, stored: Service | None) -> bool:
-        return (self.options.replicas or (stored.replicas if stored else 1)) > 1
+    def places_replicas(self, stored: SignedService | UnverifiedService | None) -> bool:
+        return (self.options.replicas or (stored.spec.replicas if isinstance(stored, SignedService) else 1)) > 1
 
 
 class _AcceptedStart(NamedTuple):
-    service: Service
+    service: SignedService
     start: Dispatch
     replaced: list[Target]
     """Hosts whose instance these targets replace: it is stopped, on an offline host when that is back."""
@@ -65,7 +65,7 @@ class StartSubmission:
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
         known = self.services.placements({each.id for each in requests})
-        locked = {each.id for each in requests if each.places_replicas(known[each.id].service)}
+        locked = {each.id for each in requests if each.places_replicas(known[each.id].stored)}
         if not locked:
             return self._submit(requests, known)
         with self.locks.holding(locked):  # then read again: the first snapshot may be stale
@@ -80,7 +80,7 @@ class StartSubmission:
         self.services.put(*(each.service for each in accepted if each.changed))
         replacing = [each for each in accepted if each.replaced]
         stops = [
-            Dispatch(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced, each.start.mandate)
+            Dispatch(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced, each.start.mandate)
             for each in replacing
         ]
         submitted = self.submitter.submit_all([*stops, *(each.start for each in accepted)])
@@ -92,10 +92,11 @@ class StartSubmission:
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
     ) -> _AcceptedStart | AimaError:
-        stored, current, desired = known[request.id]
+        current, desired = known[request.id].hosts, known[request.id].wanted
         try:
-            service = merged_service(stored, request.id, request.options)
-            planned = self.planner.plan(service, replace=request.replace)
+            stored = known[request.id].service
+            service = self.submitter.signed_service(stored, request.id, request.options)
+            planned = self.planner.plan(service.spec, record=service.record, replace=request.replace)
             targets = planned.targets(placement, hosts=request.hosts, current=current)
             self.submitter.backlog.reserve(len(targets))
         except AimaError as refusal:
@@ -104,7 +105,7 @@ class StartSubmission:
         bound = request.hosts or planned.bound_hosts
         replaced = [] if bound else placement.replaced(desired, targets)
         start = Dispatch(planned.command, targets, request.mandate)
-        return _AcceptedStart(service, start, replaced, changed=service != stored)
+        return _AcceptedStart(service, start, replaced, changed=service is not stored)
 
 
 BATCH_DELAY = timedelta(milliseconds=1)

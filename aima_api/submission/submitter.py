@@ -14,9 +14,11 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any, NamedTuple
 
+from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Target
+from aima_api.planning.planner import merged_service
 from aima_api.submission.cancellation import Cancellations
-from aima_core.domain.ids import OperationId
+from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.domain.operations import Command, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, TooManyOperations
@@ -26,6 +28,7 @@ from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import SigningKey
 from aima_core.trust.orders import Mandate, Order, digest_of, images_of
+from aima_core.trust.records import SignedService
 
 BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
 
@@ -62,6 +65,11 @@ class Submitter:
         except BrokerUnavailable as outage:  # lost reply: some may be stored
             self.cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
             raise
+
+    def signed_service(self, stored: SignedService | None, id: ServiceId, options: ServiceOptions) -> SignedService:
+        """The service as changed by the options, signed again if they change it."""
+        service = merged_service(stored and stored.spec, id, options)
+        return stored if stored and service == stored.spec else SignedService.of(service, self.signing_key)
 
     def _queued(self, dispatch: Dispatch, fences: Iterator[int], at: datetime) -> Iterator[QueuedOperation]:
         command, mandate = dispatch.command, dispatch.mandate

@@ -91,9 +91,9 @@ class Order(WireModel):
         return SignedOrder(text, key.sign(text, Purpose.ORDER))
 
     @classmethod
-    def read(cls, signed: SignedOrder, keys: KeyRing) -> Self:
+    def read(cls, signed: SignedOrder, keys: KeyRing, *, executed: bool = False) -> Self:
         """Verifies the bytes before it parses them. Raises BadSignature, OrderRefused."""
-        keys.verify(signed.text, Purpose.ORDER, signed.signature)
+        keys.verify(signed.text, Purpose.ORDER, signed.signature, executed=executed)
         try:
             return cls.model_validate_json(signed.text)
         except ValidationError as wrong:

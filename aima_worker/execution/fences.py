@@ -50,8 +50,8 @@ class FenceMemory:
             record = known and known.record
             self._store(service, ServiceMemory(fence=fence, operation=operation, record=record), written=written)
 
-    def keep(self, service: ServiceId, record: SignedRecord) -> None:
-        """Keeps a verified record beside the fence of a service that has one. Raises OSError."""
+    def keep(self, service: ServiceId, record: SignedRecord | None) -> None:
+        """Keeps a verified record beside the fence of a service that has one; None drops it. Raises OSError."""
         with self._lock:
             if (known := self._known.get(service)) and known.record != record:
                 self._store(service, known.model_copy(update={"record": record}), written=True)

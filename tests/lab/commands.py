@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
 
 from aima_core.domain.catalog import Engine
-from aima_core.domain.ids import HostName, OperationId, Route, ServiceId
+from aima_core.domain.ids import HostName, OperationId, Route, ServiceId, SignedText
 from aima_core.domain.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import resources_of
+from aima_core.domain.services import Service
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import KeyRing, SigningKey
 from aima_core.trust.orders import DEFAULT_EXPIRY, Order, SignedOrder, digest_of, images_of
+from aima_core.trust.records import SignedService
+from aima_worker.operations.container_spec import Granted
 
 SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
 PUBLIC_KEY = SigningKey(SIGNING_KEY).public
 KEYS = KeyRing([PUBLIC_KEY])
 SERVICE = ServiceId("svc-tiny-dial")
+WRITTEN_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 def an_engine(**changes: object) -> Engine:
@@ -35,8 +39,15 @@ def an_engine(**changes: object) -> Engine:
     return Engine.model_validate({**facts, **changes})
 
 
+def a_spec_of(service: str = SERVICE, *, key: SecretStr = SIGNING_KEY, **fields: object) -> SignedService:
+    """A signed spec, written at the same time in every test."""
+    spec = Service.model_validate({"id": service, "created_at": WRITTEN_AT, **fields})
+    return SignedService.of(spec, SigningKey(key))
+
+
 def a_start_of(service: str = SERVICE, *, port: int | None = None, **engine: object) -> StartService:
-    return StartService(service=ServiceId(service), engine=an_engine(**engine), port=port)
+    spec = SignedText(**dict(a_spec_of(service, port=port).record))
+    return StartService(service=ServiceId(service), engine=an_engine(**engine), port=port, spec=spec)
 
 
 def a_stop_of(service: str = SERVICE, *, grace: str = "1s") -> StopService:
@@ -77,6 +88,31 @@ def enqueue_signed(
         expires_at=created_at + DEFAULT_EXPIRY,
     )
     return store.enqueue([QueuedOperation(operation, text, order_of(operation, command, key=key))])[0]
+
+
+def granted_to(
+    command: StartService,
+    *,
+    id: OperationId | None = None,
+    fence: int = 1,
+    gpus: tuple[str, ...] = (),
+    host: str = "alpha",
+    key: SecretStr = SIGNING_KEY,
+) -> Granted:
+    """What the host has been ordered, and granted: the labels of its container."""
+    operation = Operation(
+        id=id or OperationId.new(),
+        kind=Kind.START,
+        state=State.QUEUED,
+        phase=Phase.QUEUED,
+        fence=fence,
+        route=Route.to_host(HostName(host)),
+        routes=(Route.to_host(HostName(host)),),
+        needs=resources_of(command.engine, command.model),
+        service=command.service,
+        created_at=WRITTEN_AT,
+    )
+    return Granted(order_of(operation, command, key=key), command.model_dump_json(), gpus)
 
 
 def order_of(operation: Operation, command: Command, *, key: SecretStr = SIGNING_KEY, **changes: Any) -> SignedOrder:

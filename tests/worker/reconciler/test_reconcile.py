@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from lab.commands import SERVICE, a_start_of, a_stop_of
+from lab.commands import SERVICE, a_spec_of, a_start_of, a_stop_of, granted_to
 from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
@@ -18,7 +18,7 @@ from aima_core.errors import DockerUnavailable, UnknownOperation, UnknownService
 from aima_core.redis import keys
 from aima_core.store.operations import now
 from aima_worker.context import Timings
-from aima_worker.operations.container_spec import Granted, container_spec
+from aima_worker.operations.container_spec import container_spec
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake.engine import Behaviour
@@ -126,9 +126,9 @@ def test_a_redis_reset_makes_the_next_pass_check_every_container(desk, watch, re
 def test_a_record_written_concurrently_is_not_overwritten(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
-    late, service = ready.model_copy(update={"state": InstanceState.UNHEALTHY}), desk.host.services.get(SERVICE)
+    late = ready.model_copy(update={"state": InstanceState.UNHEALTHY})
 
-    adopted = desk.host.services.adopt(late, service, seen_with=None)
+    adopted = desk.host.services.adopt(late, seen_with=None)
 
     assert not adopted
     assert record(desk).state is InstanceState.READY
@@ -138,15 +138,14 @@ def test_a_lost_service_is_restored_from_the_labels_of_its_container(desk, watch
     forget()
     watch.reconcile_once()
 
-    service = desk.host.services.get(SERVICE)
-    assert (service.engine, service.hosts) == ("tiny-test", (ALPHA,))
+    assert desk.host.services.get(SERVICE) == a_spec_of(SERVICE)
     assert json.loads(desk.host.services.status(SERVICE))["id"] == SERVICE
 
 
-def test_a_service_record_that_exists_is_not_overwritten(desk, watch, ready, forget):
+def test_a_newer_service_record_that_exists_is_not_overwritten(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
-    written = desk.host.services.get(SERVICE).model_copy(update={"replicas": 3, "hosts": ()})
+    written = a_spec_of(SERVICE, replicas=3, revision=2)
     desk.host.services.put(written)
     desk.host.services.set_desired(ready)
     forget()
@@ -241,22 +240,6 @@ def test_an_engine_that_exited_meanwhile_is_restarted(desk, watch, ready, runtim
 
     assert looks_until(watch, lambda: runtime.find(NAME).status is Status.RUNNING)
     assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
-
-
-def test_a_container_of_the_previous_version_is_restored_without_its_missing_labels(desk, watch, runtime, forget):
-    desk.run_command(a_start_of())
-    spec = runtime.spec_of(NAME)
-    late = {"aima.operation", "aima.fence", "aima.gpus"}
-    older = spec.model_copy(update={"labels": {k: v for k, v in spec.labels.items() if k not in late}})
-    runtime.remove(NAME, grace=timedelta())
-    runtime.run(older)
-    forget()
-
-    watch.reconcile_once()
-
-    assert (record(desk).state, record(desk).fence, record(desk).operation) == (InstanceState.READY, 0, None)
-    assert desk.run_command(a_stop_of()).instance.state is InstanceState.STOPPED
-    assert desk.containers() == []
 
 
 # Abandoned starts -------------------------------------------------------------------------------------------------
@@ -481,7 +464,7 @@ def test_a_worker_that_has_not_joined_yet_changes_no_records(desk, watch, ready,
 
 
 def run_beside(desk, name: str, port: int, **labels: str) -> None:
-    granted = Granted(OperationId.new(), fence=1, gpus=())
+    granted = granted_to(a_start_of())
     spec = container_spec(desk.host, a_start_of(), image="tiny:1", directory=None, port=port, granted=granted)
     renamed = spec.model_copy(update={"name": name, "labels": {**spec.labels, **labels}})
     desk.host.runtime.run(renamed)

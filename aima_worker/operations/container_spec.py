@@ -12,6 +12,7 @@ from typing import NamedTuple
 from aima_core.domain.catalog import Engine, Scalar
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import StartService
+from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import NoNativeSection
 from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerSpec, Mount
@@ -26,6 +27,8 @@ FENCE_LABEL = "aima.fence"
 """That operation's fence."""
 GPUS_LABEL = "aima.gpus"
 """The ids of the GPUs granted to it."""
+WIRE_LABEL = "aima.wire"
+"""The version of these labels."""
 COMMAND_LABEL = "aima.command"
 """The start command, so that a restart needs no record."""
 
@@ -78,6 +81,7 @@ def container_spec(
             "aima.engine": engine.name,
             IMAGE_LABEL: image,
             PORT_LABEL: str(port),
+            WIRE_LABEL: str(WIRE_VERSION),
             COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
             **granted.labels(),
         },

@@ -1,6 +1,7 @@
 """Inventory: the containers of this installation on this host, managed or unrecognized, as their labels say.
 
-A container with our labels that this version cannot parse is unrecognized: reported by name, and left alone.
+A container with our labels that this version cannot parse, or whose labels have a newer version, is unrecognized:
+reported by name, and left alone.
 Containers of another installation are not listed at all.
 """
 
@@ -13,9 +14,18 @@ from typing import NamedTuple
 
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.errors import BadId
+from aima_core.domain.wire import require_known_version
+from aima_core.errors import BadId, NewerVersion
 from aima_worker.context import HostContext
-from aima_worker.operations.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, Granted, of_installation, ours
+from aima_worker.operations.container_spec import (
+    COMMAND_LABEL,
+    IMAGE_LABEL,
+    PORT_LABEL,
+    WIRE_LABEL,
+    Granted,
+    of_installation,
+    ours,
+)
 from aima_worker.operations.readiness import check_health
 from aima_worker.runtime import Container, Status
 
@@ -72,12 +82,13 @@ def scan(host: HostContext) -> Inventory:
 
 
 def recognize(host: HostContext, container: Container) -> ManagedContainer | None:
-    """None if the labels are malformed, or another host's."""
+    """None if the labels are malformed, of a newer version, or another host's."""
     labels = container.labels
     try:
+        require_known_version(int(labels.get(WIRE_LABEL, "1")), host=host.name)
         command = _parse_command(labels[COMMAND_LABEL])
         port, granted = int(labels[PORT_LABEL]), Granted.from_labels(labels)
-    except (KeyError, ValueError, BadId):
+    except (KeyError, ValueError, BadId, NewerVersion):
         return None
     if not ours(host).items() <= labels.items() or container.name != host.container_name(command.service):
         return None

@@ -30,9 +30,12 @@ from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, forma
 from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
+from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import join_with_and
 from aima_core.settings import Settings
 from aima_core.store.hosts import HostStore
+from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import key_ring
 
 DOCKER_TIMEOUT = timedelta(seconds=3)
 REPORT_TIMEOUT = timedelta(seconds=20)
@@ -109,15 +112,22 @@ def check_hardware(program: Sequence[str] = MACHINE_REPORT) -> Iterator[Finding]
 
 
 def check_hosts(settings: Settings) -> Iterator[Finding]:
-    """What the hosts' workers report in Redis; nothing if Redis is unavailable."""
+    """What the hosts' workers report in Redis, and specs that do not verify; nothing if Redis is unavailable."""
     with closing(command_link(settings.redis.url.get_secret_value())) as redis:
         try:
-            hosts = HostStore(redis).all()
+            hosts, unverified = HostStore(redis).all(), _unverified_services(redis, settings)
         except BrokerUnavailable:
             return
     yield from _malformed_messages(hosts)
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
+    if unverified:
+        yield Finding(
+            "services",
+            FAILED,
+            f"nothing is started from the specs of {join_with_and(unverified)}: their signature does not verify",
+            f"find the other writer to this Redis, then: aima service create {unverified[0]} …",
+        )
 
 
 def _missing(packages: Sequence[str]) -> list[str]:
@@ -238,6 +248,12 @@ def _other_versions(hosts: Sequence[Host]) -> Iterator[Finding]:
         named = ", ".join(f"{host.name} {host.version} (wire {host.wire})" for host in others)
         message = f"hosts with another version than this machine's {own} (wire {WIRE_VERSION}): {named}"
         yield Finding("version", WARNING, message, "upgrade the older side: hosts first, then API nodes")
+
+
+def _unverified_services(redis: TextRedis, settings: Settings) -> list[str]:
+    """Empty where no key is known to verify specs with. Raises BrokerUnavailable."""
+    keys = key_ring(settings)
+    return ServiceStore(redis, keys).unverified() if keys.trusts_any else []
 
 
 def _state(directory: Path) -> Finding:

@@ -27,7 +27,10 @@ _CELERY = (
     *("sadd", "srem", "smembers", "zadd", "zrem", "zrange", "zrangebyscore"),
 )
 """Its bindings, the messages that are not acknowledged yet, and their lock."""
-_QUEUE = ("lpush", "rpush", "brpop", "rpop", "llen", "pexpire", "exists", "del", "evalsha")
+_LISTS = ("lpush", "rpush", "brpop", "rpop", "llen", "exists")
+"""Commands that change nothing but a list: the pattern of a queue matches other keys, too."""
+_TEMPORARY = ("pexpire", "del")
+"""For queues of one consumer, which Celery deletes."""
 _HOSTS = (keys.HOSTS, keys.HOSTS_SEEN, keys.DRAINED)
 _CLASSES = ("*.arm64", "*.amd64")
 _QUEUES = ("host.*", *_CLASSES, "unrouted")
@@ -120,9 +123,10 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
         ),
         (keys.EVENTS, *_celery_channels(database)),
     )
-    # Adds the record of a service that Redis has lost, and changes none.
-    yield Grant(("setnx", "zadd"), (f"%W~{keys.service}*", f"%W~{keys.SERVICES}"))
-    yield Grant(_QUEUE, tuple(_queues(host)))
+    # Restores the signed specs that Redis has lost; it cannot delete one.
+    yield Grant(("get", "mget", "set", "zadd", "zrange", "evalsha"), tuple(_both(f"{keys.service}*", keys.SERVICES)))
+    yield Grant(_LISTS, tuple(_queues(host)))
+    yield Grant((*_LISTS, *_TEMPORARY), _queue("~", "*.celery.pidbox"))
 
 
 def _gateway() -> Grant:
@@ -137,7 +141,7 @@ def _flower(database: int) -> Iterator[Grant]:
         (f"~{keys.PREFIX}_kombu.*", f"~{keys.PREFIX}unacked*"),
         _celery_channels(database),
     )
-    yield Grant(_QUEUE, (*_queue("~", "celeryev.*"), *_queue("~", "*.celery.pidbox")))
+    yield Grant((*_LISTS, *_TEMPORARY), (*_queue("~", "celeryev.*"), *_queue("~", "*.celery.pidbox")))
     yield Grant(("llen", "rpush"), tuple(pattern for queue in _QUEUES for pattern in _queue("%W~", queue)))
 
 
@@ -148,7 +152,7 @@ def _both(*patterns: str) -> Iterator[str]:
 def _queues(host: str) -> Iterator[str]:
     """Messages are pushed to every queue, and taken from those of this host and of its classes."""
     yield f"%W~{keys.PREFIX}host.*"
-    for queue in (f"host.{host}", f"host.{host}.stop", *_CLASSES, "*.celery.pidbox"):
+    for queue in (f"host.{host}", f"host.{host}.stop", *_CLASSES):
         yield from _queue("~", queue)
 
 

@@ -77,10 +77,10 @@ class Node:
 
 
 @contextmanager
-def api_node(redis_url: str, **api: Any) -> Iterator[Node]:
-    settings = Settings.model_validate(
-        {"redis": {"url": redis_url}, "signing_key": SIGNING_KEY, "api": {"port": 0, **api}}
-    )
+def api_node(redis_url: str, *, trust: Mapping[str, Any] | None = None, **api: Any) -> Iterator[Node]:
+    """`trust` are its keys in place of the tests' own."""
+    own = trust or {"signing_key": SIGNING_KEY}
+    settings = Settings.model_validate({"redis": {"url": redis_url}, "api": {"port": 0, **api}, **own})
     server = Server(create_app(settings), settings)
     thread = Thread(target=server.run, name="api node")
     thread.start()

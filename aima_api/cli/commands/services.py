@@ -163,13 +163,14 @@ def _path(service_id: str, action: str = "") -> str:
 def _service_row(service: dict[str, Any]) -> dict[str, Any]:
     states = Counter(instance["state"] for instance in service["instances"])
     engines = {instance.get("engine") for instance in service["instances"]} - {None}
+    refused = ["unverified spec"] if "failure" in service else []
     return {
         "id": service["id"],
         "engine": service.get("engine") or sorted(engines),
         # As ServiceId.model, whose import would double the time of a listing.
         "model": service.get("model") or service["id"].split("-", 2)[-1],
-        "states": ", ".join(f"{count} {state}" for state, count in states.items()),
-        "age": age(service["created_at"]),
+        "states": ", ".join([*refused, *(f"{count} {state}" for state, count in states.items())]),
+        "age": age(service.get("created_at")),
     }
 
 

@@ -1,5 +1,5 @@
 -- uses: routes
--- Returns the specs of services and their instances, in the order of the services; stopped instances come last:
+-- Returns the records of services, with their signed specs, and their instances, in the order of the services; stopped instances come last:
 -- {record or '', {instance, …}, {instance desired to run, …}, record or '', …}.
 local instances = unpack(KEYS)
 local service_prefix, instance_prefix, service_ids = unpack(ARGV)
@@ -16,7 +16,7 @@ for _, service in ipairs(cjson.decode(service_ids)) do
     end
   end
   for _, id in ipairs(stopped) do placed[#placed + 1] = id end
-  found[#found + 1] = redis.call('GET', service_prefix .. service) or ''
+  found[#found + 1] = redis.call('MGET', service_prefix .. service)[1] or '' -- GET fails for a key of another type
   found[#found + 1] = placed
   found[#found + 1] = running
 end

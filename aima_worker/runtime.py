@@ -56,8 +56,11 @@ class ContainerSpec(FrozenModel):
 
     @property
     def spec_hash(self) -> str:
-        """Equal for two specs that run the same container. Labels do not count: nothing that runs depends on them."""
-        runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}), sort_keys=True)
+        """Equal for two specs that run the same container. Labels do not count: nothing that runs depends on them.
+
+        Defaults do not count either: a new optional field must not replace the containers of an earlier version.
+        """
+        runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}, exclude_defaults=True), sort_keys=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 

@@ -36,7 +36,7 @@ def entry_in(document: Document, kind: type[E]) -> E | None:
     if document.value is None:
         return None
     try:
-        return kind.model_validate(document.value, strict=True)
+        return kind.model_validate(document.value, strict=True, extra="forbid")
     except ValidationError as wrong:
         schema = kind.model_json_schema()
         for error in wrong.errors(include_url=False):

@@ -22,6 +22,7 @@ SECTIONS: Sections = {
         "worker": ("local:worker", "Run this host's worker."),
         "flower": ("local:flower", "Run Flower, the web interface to workers, queues and tasks."),
         "doctor": ("local:doctor", "Check this machine, and show the command that fixes each problem."),
+        "redis-acl": ("local:redis_acl", "Print Redis users with least privilege, for its ACL file."),
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),

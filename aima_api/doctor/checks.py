@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pydantic import ByteSize
 from aima_api.up.redis_server import find_program
 from aima_core.domain.hosts import Host
 from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, format_size
+from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
@@ -42,6 +44,7 @@ LOW_DISK = ByteSize(20_000_000_000)
 """The image of a single engine can take more."""
 MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
 PACKAGES = ("celery", "fastapi", "uvicorn", "docker", "psutil")
+PACKAGE = "aima-engines"
 INSTALL = "deploy/install in AIMA's source directory"
 INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
 CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
@@ -116,6 +119,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
         except BrokerUnavailable:
             return
     yield from _malformed_messages(hosts)
+    yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
     if unverified:
         yield Finding(
@@ -232,8 +236,18 @@ def _unrecognized_containers(hosts: Sequence[Host]) -> Iterator[Finding]:
                 "containers",
                 WARNING,
                 f"unrecognized containers on {host.name}: {', '.join(host.strangers)}",
-                f"on {host.name}, if nothing needs them: docker rm -f {' '.join(host.strangers)}",
+                f"on {host.name}: upgrade AIMA if a newer version has started them; "
+                f"if nothing needs them: docker rm -f {' '.join(host.strangers)}",
             )
+
+
+def _other_versions(hosts: Sequence[Host]) -> Iterator[Finding]:
+    own = version(PACKAGE)
+    others = [host for host in hosts if (host.version, host.wire) != (own, WIRE_VERSION)]
+    if others:
+        named = ", ".join(f"{host.name} {host.version} (wire {host.wire})" for host in others)
+        message = f"hosts with another version than this machine's {own} (wire {WIRE_VERSION}): {named}"
+        yield Finding("version", WARNING, message, "upgrade the older side: hosts first, then API nodes")
 
 
 def _unverified_services(redis: TextRedis, settings: Settings) -> list[str]:

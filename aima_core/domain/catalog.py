@@ -1,6 +1,7 @@
-"""The catalog's schema: engines, models and profiles. An unknown field or malformed value is refused.
+"""The catalog's schema: engines, models and profiles. A malformed value is refused.
 
-The API loads the YAML files and locates mistakes in them; hosts get the engine inside the signed command.
+An unknown field is refused in a file, where it is a mistake of its author; the loader locates it. In commands, records
+and labels it is dropped, since a newer API node or worker wrote it (tolerant reader).
 """
 
 import math
@@ -128,7 +129,7 @@ NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples
 
 
 class Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class HealthCheck(Entry):

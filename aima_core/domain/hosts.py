@@ -72,6 +72,8 @@ class HostFacts(WireModel):
     """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
     version: str
     """AIMA's own."""
+    wire: int = 1
+    """The newest version of orders and labels that its worker knows."""
 
 
 class Host(HostFacts):

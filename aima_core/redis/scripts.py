@@ -16,17 +16,17 @@ from aima_core.redis.interface import TextRedis, TextScript
 
 Call = tuple[Sequence[str], Sequence[str | int]]
 """The keys and the arguments of one call."""
-_LUA = resources.files("aima_core.redis") / "lua"
+LUA = resources.files("aima_core.redis") / "lua"
 _USES = "-- uses: "
 
 
 @cache
 def script_text(name: str) -> str:
     """The script with its libraries before it."""
-    script = (_LUA / f"{name}.lua").read_text()
+    script = (LUA / f"{name}.lua").read_text()
     head = script.partition("\n")[0]
     libraries = head.removeprefix(_USES).split(", ") if head.startswith(_USES) else []
-    return "\n".join([*((_LUA / "lib" / f"{library}.lua").read_text() for library in libraries), script])
+    return "\n".join([*((LUA / "lib" / f"{library}.lua").read_text() for library in libraries), script])
 
 
 class Scripts:

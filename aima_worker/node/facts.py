@@ -17,6 +17,7 @@ import psutil
 from aima_core.domain.hosts import HostFacts, ImageOnHost
 from aima_core.domain.ids import Route
 from aima_core.domain.resources import HostCapacity
+from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
@@ -62,6 +63,7 @@ def host_facts(
         routes=(Route.to_host(host.name), *(Route(f"{kind}.{has.arch}") for kind in kinds)),
         labels=host.labels,
         version=version("aima-engines"),
+        wire=WIRE_VERSION,
         clock_offset=clock_offset,
         strangers=strangers,
     )

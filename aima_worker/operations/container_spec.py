@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from aima_core.domain.catalog import Engine, Scalar
 from aima_core.domain.operations import StartService
+from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import NoNativeSection
 from aima_core.trust.orders import SignedOrder
 from aima_worker.context import HostContext
@@ -26,6 +27,8 @@ ORDER_LABEL = "aima.order"
 """The order that created it, as it was signed."""
 SIGNATURE_LABEL = "aima.signature"
 """That order's signature."""
+WIRE_LABEL = "aima.wire"
+"""The version of these labels."""
 COMMAND_LABEL = "aima.command"
 """The order's start command, whose digest the order has, so that a restart needs no record."""
 
@@ -74,6 +77,7 @@ def container_spec(
             "aima.engine": engine.name,
             IMAGE_LABEL: image,
             PORT_LABEL: str(port),
+            WIRE_LABEL: str(WIRE_VERSION),
             **granted.labels(),
         },
     )

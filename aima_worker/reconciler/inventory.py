@@ -1,7 +1,7 @@
 """Inventory: the containers of this installation on this host, managed or unrecognized, as their labels say.
 
-A container with our labels that this version cannot parse, or that no order of this installation explains, is
-unrecognized: reported by name, and left alone.
+A container with our labels that this version cannot parse, whose labels have a newer version, or that no order of this
+installation explains, is unrecognized: reported by name, and left alone.
 Containers of another installation are not listed at all.
 """
 
@@ -14,11 +14,19 @@ from typing import NamedTuple
 
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
+from aima_core.domain.wire import require_known_version
 from aima_core.errors import AimaError, OrderRefused
 from aima_core.trust.keys import KeyRing
 from aima_core.trust.orders import Order, digest_of
 from aima_worker.context import HostContext
-from aima_worker.operations.container_spec import IMAGE_LABEL, PORT_LABEL, Granted, of_installation, ours
+from aima_worker.operations.container_spec import (
+    IMAGE_LABEL,
+    PORT_LABEL,
+    WIRE_LABEL,
+    Granted,
+    of_installation,
+    ours,
+)
 from aima_worker.operations.readiness import check_health
 from aima_worker.runtime import Container, Status
 
@@ -76,12 +84,13 @@ def scan(host: HostContext) -> Inventory:
 
 
 def recognize(host: HostContext, container: Container) -> ManagedContainer | None:
-    """None if the labels are malformed, another host's, or not what an order said.
+    """None if the labels are malformed, of a newer version, another host's, or not what an order said.
 
     A key that was retired since still verifies them: a rotation of keys must not orphan what runs.
     """
     labels = container.labels
     try:
+        require_known_version(int(labels.get(WIRE_LABEL, "1")), host=host.name)
         port, image, granted = int(labels[PORT_LABEL]), labels.get(IMAGE_LABEL, ""), Granted.from_labels(labels)
         order, command = _ordered_start(granted, host.keys)
     except (KeyError, ValueError, AimaError):

@@ -90,7 +90,7 @@ class ReconcileLoop:
         instances = {instance.id.service: instance for instance in records}
         drop_removed_specs(self._host, present=instances.keys())
         self._timer.next_pass()
-        doubtful = self._mass_loss(instances, inventory.managed)
+        doubtful = self._mass_loss(instances, inventory.managed) | self._unread(instances, inventory)
         for service in (instances.keys() | inventory.managed.keys()) - doubtful:
             if not self._host.claims.is_running(service):
                 self._reconcile_service(instances.get(service), inventory.managed.get(service))
@@ -122,6 +122,11 @@ class ReconcileLoop:
         if not held:
             _log.warning("many containers missing at once, checked again", services=sorted(missing))
         return missing if held < self._host.timings.mass_loss_delay else set()
+
+    def _unread(self, instances: Mapping[ServiceId, Instance], inventory: Inventory) -> set[ServiceId]:
+        """Services that are desired and have an unrecognized container, which a newer version may have started."""
+        desired = {service for service, each in instances.items() if each.desired is Desired.RUNNING}
+        return {service for service in desired if self._host.container_name(service) in inventory.unrecognized}
 
     def _report_unrecognized(self, inventory: Inventory) -> None:
         if inventory.unrecognized != self.unrecognized:

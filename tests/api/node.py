@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from itertools import count
 from queue import Empty
 from threading import Thread
@@ -195,7 +196,7 @@ def _facts(name: str, routes: tuple[str, ...], facts: dict[str, Any]) -> HostFac
             "runtime_version": "1",
             "ports": PORTS,
             "routes": routes,
-            "version": "0",
+            "version": version("aima-engines"),
             **facts,
         }
     )

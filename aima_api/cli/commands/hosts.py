@@ -20,7 +20,7 @@ COLUMNS = {
     **titled("version", "last_seen"),
 }
 _SHOWN_OTHERWISE = (
-    *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers"),
+    *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers", "wire"),
     *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory"),
 )
 _DIGEST = len("sha256:") + 12
@@ -136,6 +136,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
         "ports": f"{first}-{last}",
         "clock_offset": _clock(host),
+        "version": _version(host),
         "messages_dropped": host.get("messages_dropped") or None,
         "unrecognized_containers": host.get("strangers"),
     }
@@ -151,6 +152,14 @@ def _runtime(host: dict[str, Any]) -> str:
     runtimes = f" ({', '.join(host['container_runtimes'])})" if host["container_runtimes"] else ""
     availability = "" if host["runtime_answers"] else ", unavailable"
     return f"{host['runtime']} {host['runtime_version']}{runtimes}{availability}"
+
+
+def _version(host: dict[str, Any]) -> str:
+    """Names the version of the wire where it is not this one's: the host and this side differ in orders or labels."""
+    from aima_core.domain.wire import WIRE_VERSION
+
+    other = host.get("wire", 1) != WIRE_VERSION
+    return f"{host['version']} (wire {host['wire']}, here {WIRE_VERSION})" if other else str(host["version"])
 
 
 def _image(image: dict[str, Any]) -> str:

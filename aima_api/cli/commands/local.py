@@ -1,4 +1,4 @@
-"""Commands that act on this machine: `aima up`, `api`, `worker`, `flower` and `doctor`."""
+"""Commands that act on this machine: `aima up`, `api`, `worker`, `flower`, `doctor` and `redis-acl`."""
 
 from __future__ import annotations
 
@@ -83,6 +83,64 @@ def doctor(output: Format) -> int:
     if failed:
         raise MachineLacks(what=", ".join(dict.fromkeys(failed)))
     return 0
+
+
+@click.command("redis-acl")
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(["api", "worker", "gateway", "flower"]),
+    multiple=True,
+    help="All by default; may be repeated.",
+)
+@click.option(
+    "--host", "hosts", metavar="NAME", multiple=True, help="A worker's user for this host alone; may be repeated."
+)
+@click.option(
+    "--database",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    help="The number at the end of `redis.url`; 0 by default.",
+)
+@click.option("--variables", is_flag=True, help="Passwords as `>$AIMA_REDIS_…_PASSWORD`, for envsubst.")
+@click.option("--generate", is_flag=True, help="Generate passwords, and print them with the users.")
+@click.option("--setuser", is_flag=True, help="Print commands for redis-cli instead of an ACL file.")
+@click.option(
+    "--redis",
+    "server",
+    type=click.Choice(["7.0", "7.2"]),
+    default="7.2",
+    help="Redis 7.0, or 7.2 and later, or Valkey; 7.2 by default.",
+)
+def redis_acl(
+    roles: tuple[str, ...],
+    hosts: tuple[str, ...],
+    database: int,
+    variables: bool,
+    generate: bool,
+    setuser: bool,
+    server: str,
+) -> None:
+    """Print Redis users with least privilege, for its ACL file.
+
+    Without --variables or --generate, each password is a placeholder that Redis refuses: replace it by the SHA-256 of
+    the password. The gateway's user is prepared: no gateway reads Redis yet.
+    """
+    from secrets import token_urlsafe
+
+    from aima_core.domain.ids import HostName
+    from aima_core.redis.acl import Role, users
+
+    if variables and generate:
+        raise click.UsageError("--variables and --generate exclude each other.")
+    for user in users(map(Role, roles or Role), hosts=[HostName(host) for host in hosts], database=database):
+        variable = (
+            f"{user.name.replace('aima-', 'aima-redis-', 1)}-password".upper().replace("-", "_").replace(".", "_")
+        )
+        password = f">{token_urlsafe(32)}" if generate else f">${variable}" if variables else "#SHA256_OF_ITS_PASSWORD"
+        start = f"ACL SETUSER {user.name} reset" if setuser else f"user {user.name}"
+        click.echo(f"{start} {user.rules(password, client_info=server != '7.0')}")
 
 
 def _execute(module: str, **settings: object) -> None:

@@ -31,9 +31,11 @@ class RunRecord:
 
     @classmethod
     def of(cls, directory: Path) -> Self | None:
-        """The run in the directory; None if there is none."""
+        """The run in the directory; None if there is none. A field of a newer version is dropped."""
         record = read(directory / SPEC)
-        return cls(directory, record["id"], ContainerSpec.model_validate(record["spec"])) if record else None
+        if not record:
+            return None
+        return cls(directory, record["id"], ContainerSpec.model_validate(record["spec"], extra="ignore"))
 
     @classmethod
     def create(cls, directory: Path, spec: ContainerSpec) -> Self:

@@ -15,6 +15,7 @@ from lab.parts import free_port
 
 from aima_api.doctor.checks import CheckStatus, Finding, check_hardware, check_hosts, check_packages, findings
 from aima_core.domain.ids import HostName
+from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import MachineLacks
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
@@ -155,6 +156,21 @@ def test_unrecognized_containers_are_listed_with_their_host(redis: TextRedis, re
     assert (finding.about, finding.verdict) == ("containers", CheckStatus.WARNING)
     assert finding.message == "unrecognized containers on beta: aima-x, aima-y"
     assert "docker rm -f aima-x aima-y" in str(finding.fix)
+    assert "upgrade AIMA if a newer version has started them" in str(finding.fix)
+
+
+@pytest.mark.redis
+def test_hosts_with_another_version_are_reported_with_what_to_upgrade(redis: TextRedis, redis_url: str) -> None:
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta", version="0.0.9")
+    ScriptedWorker(redis, "gamma", wire=WIRE_VERSION + 1)
+
+    (finding,) = check_hosts(Settings.model_validate({"redis": {"url": redis_url}}))
+
+    assert (finding.about, finding.verdict) == ("version", CheckStatus.WARNING)
+    assert "beta 0.0.9 (wire 1), gamma" in finding.message
+    assert "alpha" not in finding.message
+    assert "hosts first" in str(finding.fix)
 
 
 def test_a_worker_host_needs_only_the_packages_of_the_worker(monkeypatch: Env, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from aima_api.cli.options import _scalar
 from aima_api.cli.tables import age
+from aima_core.domain.wire import WIRE_VERSION
 from aima_core.logs.sanitize import sanitized
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
@@ -187,6 +188,16 @@ def test_unrecognized_containers_are_listed_with_their_host(script: StandIn, aim
     shown = aima("host", "show", "box").out
 
     assert re.search(r"^unrecognized containers +aima-x, aima-y$", shown, re.MULTILINE)
+
+
+def test_a_host_with_another_version_of_the_wire_is_marked(script: StandIn, aima: Aima) -> None:
+    newer = {**HOST, "version": "9.0", "wire": WIRE_VERSION + 1}
+    script.answer("GET /v1/hosts", {"items": [HOST, newer], "next": None})
+
+    _, same, other = aima("host", "list").out.splitlines()
+
+    assert "wire" not in same
+    assert f"9.0 (wire {WIRE_VERSION + 1}, here {WIRE_VERSION})" in other
 
 
 def test_a_listing_reads_page_after_page(script: StandIn, aima: Aima) -> None:

@@ -128,6 +128,10 @@ class Placement:
             )
         return live[0]
 
+    def answers(self, target: Target) -> bool:
+        """Whether the target is a live host with an available container engine."""
+        return target.host is not None and _answers(self.host(target.host))
+
     def host(self, name: HostName) -> Host:
         """Raises UnknownHost."""
         if name not in self._hosts:

@@ -268,6 +268,11 @@ class MemoryFloor(AimaError, code="memory_floor", status=507, exit_code=72):
     hint = "Use a smaller model or a shorter context, stop another service on {host}, or lower `host.memory_floor`."
 
 
+class EngineUnhealthy(AimaError, code="engine_unhealthy", status=502, exit_code=73):
+    sentence = "The engine runs, and its health check at {url} fails: {problem}."
+    hint = "Check `aima service logs {service}`; if it does not recover, run `aima service restart {service}`."
+
+
 class HealthTimeout(AimaError, code="health_timeout", status=504, exit_code=62):
     sentence = "The health check at {url} did not succeed within {waited} (last: {last})."
     hint = "See its last log lines; if it needs longer, raise `health_check.timeout` in its YAML."

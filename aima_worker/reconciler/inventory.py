@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.errors import BadId
+from aima_core.errors import BadId, EngineUnhealthy
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import COMMAND_LABEL, IMAGE_LABEL, PORT_LABEL, Granted, of_installation, ours
 from aima_worker.operations.readiness import check_health
@@ -53,7 +53,13 @@ class ManagedContainer:
         return f"{host.endpoint(self.port)}{self.command.engine.health_check.path}"
 
     def healthy(self, host: HostContext) -> bool:
-        return check_health(host, self.health_url(host)) is None
+        return self.check_health(host) is None
+
+    def check_health(self, host: HostContext) -> EngineUnhealthy | None:
+        """Returns None if the health check succeeds, else the reason for an unhealthy instance."""
+        url = self.health_url(host)
+        problem = check_health(host, url)
+        return EngineUnhealthy(url=url, problem=problem, service=self.service) if problem else None
 
 
 class Inventory(NamedTuple):

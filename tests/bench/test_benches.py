@@ -31,7 +31,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 
     assert ended.returncode == 1
     assert ended.stderr == (
-        "error: The benches need the package psutil.\nhint: Install it with `./deploy/install --tests`.\n"
+        "error: The benches require the package psutil.\nhint: Install it with `./deploy/install --tests`.\n"
     )
 
 

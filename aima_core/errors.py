@@ -358,7 +358,7 @@ class OperationLost(AimaError, code="operation_lost", status=410, exit_code=86):
 
 class WouldWait(AimaError, code="would_wait", status=503, exit_code=87):
     sentence = "It would not start now: {detail}"
-    hint = "Start it all the same: it waits, and begins by itself as soon as a host has room."
+    hint = "Start it anyway: it stays pending, and starts as soon as a host has the capacity."
 
 
 class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=88):

@@ -212,7 +212,7 @@ def test_a_host_claims_no_start_while_its_docker_engine_is_unavailable(desk, wat
     started = desk.finish(waits.operation.id)
 
     assert (waits.operation.state, waits.operation.attempt) == (State.QUEUED, 0)
-    assert "alpha has no Docker Engine that answers" in waits.operation.reason
+    assert "alpha: no Docker Engine answers" in waits.operation.reason
     assert started.operation.state is State.SUCCEEDED
     watch.stop()
 

@@ -328,7 +328,7 @@ class DockerUnavailable(AimaError, code="docker_unavailable", status=503, exit_c
 
 class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82):
     sentence = "No AIMA API answers at {url}: {detail}"
-    hint = "Start one with `aima up`, or name it with `--url` or AIMA_URL."
+    hint = "Start one with `aima up`, or name it with `--url`, AIMA_URL or `aima context`."
 
 
 class HostLost(AimaError, code="host_lost", status=503, exit_code=83):

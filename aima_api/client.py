@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from select import POLLIN, poll
 from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
@@ -205,6 +205,8 @@ class Api:
             raise self._unavailable("the server there is not an AIMA API (its reply is not JSON)") from wrong
         except TimeoutError as late:
             raise self._unavailable("no reply in time") from late
+        except IncompleteRead as cut:
+            raise self._unavailable("the connection was closed") from cut
         except (OSError, HTTPException) as wrong:
             raise self._unavailable(re.sub(r"^\[Errno -?\d+\] ", "", str(wrong)) or type(wrong).__name__) from wrong
 

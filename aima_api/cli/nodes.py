@@ -29,10 +29,10 @@ class ApiNodes(Api):
     """Prefers the node that answered last. Raises ApiUnavailable if no node answers."""
 
     def __init__(self, nodes: Sequence[Api], *, note: Callable[[str], None]) -> None:
-        """`note` is called with a sentence after each failover."""
         super().__init__(nodes[0].url)
         self._nodes = nodes
-        self._note = note
+        self.note = note
+        """Takes a sentence about each failover, in the thread that sent the request."""
         self._current = 0
         self._lost: tuple[str, str] | None = None
         """URL and reason of the node that was lost since the last reply."""
@@ -107,4 +107,4 @@ class ApiNodes(Api):
         with self._lock:
             lost, self._lost = self._lost, None
         if lost is not None and lost[0] != node.url:
-            self._note(f"{lost[0]} does not answer ({lost[1]}); continuing with {node.url}.")
+            self.note(f"{lost[0]} does not answer ({lost[1]}); continuing with {node.url}.")

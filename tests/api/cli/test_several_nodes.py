@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from api.cli.outcome import Aima
-from api.cli.stand_in import BEGINNING, CUT, SERVICE, StandIn, an_operation, stand_in_api
+from api.cli.stand_in import BEGINNING, CUT, ID, SERVICE, StandIn, an_event, an_operation, stand_in_api
+from api.cli.terminal import Screen, run_on_terminal
 from api.node import ScriptedWorker
 from lab.api_process import ApiProcess
 from lab.parts import free_port
@@ -26,6 +27,7 @@ from aima_core.domain.operations import Phase
 from aima_core.errors import ApiUnavailable, BrokerUnavailable
 from aima_core.redis.interface import TextRedis
 
+MAIN = "from aima_api.cli.main import main; main()"
 START = f"POST /v1/services/{SERVICE}:start"
 LOGS = f"/v1/services/{SERVICE}/logs"
 
@@ -76,6 +78,24 @@ def test_a_watch_moves_over_when_its_node_is_killed(redis_url: str, redis: TextR
     assert "ready in" in rest
     assert said.startswith(f"{first.url} does not answer (")
     assert said.endswith(f"); continuing with {second.url}.\n")
+
+
+def test_the_failover_of_a_watch_leaves_nothing_of_the_moving_part_on_a_terminal(script: StandIn) -> None:
+    script.answer(f"GET /v1/operations/{ID}", an_operation())
+    script.stream(an_event(1, "loading"), CUT)
+    with stand_in_api() as second:
+        second.stream(an_event(2, "ready", after=3, name="end", host="box"))
+        words = ["--url", f"{script.url},{second.url}", "operation", "watch", ID]
+
+        code, output = run_on_terminal([sys.executable, "-c", MAIN, *words], columns=200, environment=dict(os.environ))
+
+    screen = Screen(200)
+    screen.write(output)
+    lines = screen.text.splitlines()
+    assert code == 0
+    assert f"{script.url} does not answer (the connection was closed); continuing with {second.url}." in lines
+    assert [line for line in lines if line.startswith(f"✓ {SERVICE} on box: ready in 3.0 s")]
+    assert all(line.isascii() or line[0] == "✓" for line in lines), screen.text
 
 
 @pytest.mark.redis
@@ -168,7 +188,7 @@ def test_when_no_node_answers_all_are_named(aima: Aima) -> None:
 
 @contextmanager
 def _aima(*words: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", "from aima_api.cli.main import main; main()", *words]
+    command = [sys.executable, "-c", MAIN, *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -35,9 +36,10 @@ from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import BacklogLimit, Submitter
-from aima_core.errors import BadSettings
+from aima_core.domain.units import counted
+from aima_core.errors import BadSettings, BrokerUnavailable
 from aima_core.queue.notifier import Notifier
-from aima_core.redis.connection import command_link, following_link
+from aima_core.redis.connection import command_link, following_link, without_credentials
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.claims import ClaimStore
@@ -90,6 +92,8 @@ class Server(uvicorn.Server):
         self.hub: EventHub = app.state.hub
         self.logs: LogFanout = app.state.dependencies.logs.fanout
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
+        self._dependencies: Dependencies = app.state.dependencies
+        self._redis_url = settings.redis.url.get_secret_value()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -102,10 +106,30 @@ class Server(uvicorn.Server):
             )
         )
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            await asyncio.to_thread(self._print_listening)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
         self.logs.close()
         await super().shutdown(sockets)
+
+    def _print_listening(self) -> None:
+        """The first line of a node's output: where it listens, and whether Redis answers."""
+        address = self.config.host
+        port = self.servers[0].sockets[0].getsockname()[1]
+        url = f"{'https' if self.config.is_ssl else 'http'}://{f'[{address}]' if ':' in address else address}:{port}"
+        offered = self._dependencies.catalog
+        catalog = f"{counted(len(offered.engines), 'engine')}, {counted(len(offered.models), 'model')}"
+        try:
+            self._dependencies.redis.ping()
+            state = "connected"
+        except BrokerUnavailable:
+            state = "waiting"
+        redis = f"{without_credentials(self._redis_url)} ({state})"
+        sys.stderr.write(f"Listening on {url}; catalog: {catalog}; Redis: {redis}\n")
 
 
 def serve(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from select import POLLIN, poll
 from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
@@ -54,9 +54,15 @@ class ServerSentEvent(NamedTuple):
 class Api:
     """Safe to use from several threads: a connection serves one request or stream at a time."""
 
-    def __init__(self, url: str, *, key: str | None = None, reply_timeout: timedelta = REPLY_TIMEOUT) -> None:
-        """Raises ApiUnavailable if the URL is not an HTTP URL, Unauthorized if no API can have such a key."""
+    def __init__(
+        self, url: str, *, key: str | None = None, ca: str | None = None, reply_timeout: timedelta = REPLY_TIMEOUT
+    ) -> None:
+        """`ca` replaces the system's certificates in the verification of a server's.
+
+        Raises ApiUnavailable if the URL is not an HTTP URL, Unauthorized if no API can have such a key.
+        """
         self.url = url.rstrip("/")
+        self._ca = ca
         self._reply_timeout = reply_timeout
         self._connect_timeout = min(reply_timeout, CONNECT_TIMEOUT)
         self._parts = self._parse(self.url)
@@ -151,8 +157,14 @@ class Api:
     def _connect(self, timeout: timedelta) -> HTTPConnection:
         if self._closed:
             raise RuntimeError("the client is closed")  # not ApiUnavailable, after which a stream would be resumed
-        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-        connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._connect_timeout.total_seconds())
+        host, port, limit = self._parts.hostname or "", self._parts.port, self._connect_timeout.total_seconds()
+        if self._parts.scheme == "https":
+            from ssl import create_default_context
+
+            tls = create_default_context(cafile=self._ca)
+            connection: HTTPConnection = HTTPSConnection(host, port, timeout=limit, context=tls)
+        else:
+            connection = HTTPConnection(host, port, timeout=limit)
         try:
             connection.connect()
         except TimeoutError as late:
@@ -193,6 +205,8 @@ class Api:
             raise self._unavailable("the server there is not an AIMA API (its reply is not JSON)") from wrong
         except TimeoutError as late:
             raise self._unavailable("no reply in time") from late
+        except IncompleteRead as cut:
+            raise self._unavailable("the connection was closed") from cut
         except (OSError, HTTPException) as wrong:
             raise self._unavailable(re.sub(r"^\[Errno -?\d+\] ", "", str(wrong)) or type(wrong).__name__) from wrong
 

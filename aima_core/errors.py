@@ -278,6 +278,11 @@ class MemoryFloor(AimaError, code="memory_floor", status=507, exit_code=72):
     hint = "Use a smaller model or a shorter context, stop another service on {host}, or lower `host.memory_floor`."
 
 
+class EngineUnhealthy(AimaError, code="engine_unhealthy", status=502, exit_code=73):
+    sentence = "The engine runs, and its health check at {url} fails: {problem}."
+    hint = "Check `aima service logs {service}`; if it does not recover, run `aima service restart {service}`."
+
+
 class HealthTimeout(AimaError, code="health_timeout", status=504, exit_code=62):
     sentence = "The health check at {url} did not succeed within {waited} (last: {last})."
     hint = "See its last log lines; if it needs longer, raise `health_check.timeout` in its YAML."
@@ -333,7 +338,7 @@ class DockerUnavailable(AimaError, code="docker_unavailable", status=503, exit_c
 
 class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82):
     sentence = "No AIMA API answers at {url}: {detail}"
-    hint = "Start one with `aima up`, or name it with `--url` or AIMA_URL."
+    hint = "Start one with `aima up`, or name it with `--url`, AIMA_URL or `aima context`."
 
 
 class HostLost(AimaError, code="host_lost", status=503, exit_code=83):
@@ -383,7 +388,7 @@ class OperationLost(AimaError, code="operation_lost", status=410, exit_code=86):
 
 class WouldWait(AimaError, code="would_wait", status=503, exit_code=87):
     sentence = "It would not start now: {detail}"
-    hint = "Start it all the same: it waits, and begins by itself as soon as a host has room."
+    hint = "Start it anyway: it stays pending, and starts as soon as a host has the capacity."
 
 
 class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=88):

@@ -22,7 +22,7 @@ from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier
 from aima_core.queue.transport import DroppedMessages
-from aima_core.redis.connection import command_link
+from aima_core.redis.connection import command_link, without_credentials
 from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import PendingReasons
 from aima_core.settings import Settings
@@ -101,6 +101,8 @@ def worker_with_loops(
         answers, requests = LogChannel(redis), LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT))
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
+        address = without_credentials(url)
+        _log.info("worker starting", host=host.name, runtime=facts.runtime, queues=" ".join(host.routes), redis=address)
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
             _join(host, heartbeat, reconciler)
@@ -173,13 +175,17 @@ def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) ->
     set_range = partial(host.ports.set_range, host.settings.host.ports)
     take_over = partial(take_over_from_predecessor, host)
     steps: list[Callable[[], None]] = [heartbeat.start, reconciler.enable_records, set_range, take_over]
+    waiting_for = ""
     while steps:
         try:
             steps[0]()
             del steps[0]
         except BrokerUnavailable as unavailable:
-            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
+            if str(unavailable) != waiting_for:
+                waiting_for = str(unavailable)
+                _log.warning("waiting for Redis", reason=waiting_for)
             time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
+    _log.info("worker joined", host=host.name)
 
 
 def _exit_on_sigterm() -> Flag:

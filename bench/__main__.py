@@ -10,11 +10,16 @@ import os
 import sys
 from types import ModuleType
 
-from lab.available import why_not
+try:
+    from lab.available import why_not
 
-from bench import command_line, events, hosts, listing, ports, pull, recovery, start, submit
-from bench.comparison import Result
-from bench.report import as_json, as_table
+    from bench import command_line, events, hosts, listing, ports, pull, recovery, start, submit
+    from bench.comparison import Result
+    from bench.report import as_json, as_table
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: The benches require the package {missing.name}.\nhint: Install it with `./deploy/install --tests`."
+    )
 
 BENCHES: dict[str, ModuleType] = {
     "start": start,

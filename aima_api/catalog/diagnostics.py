@@ -5,10 +5,14 @@ The document knows the position of each value; names used across files are check
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -107,9 +111,20 @@ def _wrong_type(value: object, written: str, noun: str, accepted: str) -> Senten
     if noun == "text":
         return problem, f'put it in quotes: "{written}"'
     if noun == "a list":
-        return problem, f"write `[{written}]`"
+        return problem, f"write `{_as_list(value)}`"
     quoted = isinstance(value, str) and (value in ("true", "false") or value.replace(".", "", 1).isdigit())
     return problem, f"write {accepted}{', without quotes' if quoted else ''}"
+
+
+def _as_list(value: object) -> str:
+    """The YAML list of the words of a text, split as a shell does; of another value, the list of that value."""
+    words = [value]
+    if isinstance(value, str):
+        with suppress(ValueError):  # an unbalanced quote
+            words = [*shlex.split(value)]
+        if all(word.endswith(",") for word in map(str, words[:-1])):
+            words = [str(word).rstrip(",") for word in words]
+    return yaml.safe_dump(words, default_flow_style=True, width=sys.maxsize, allow_unicode=True).strip()
 
 
 def _schema_of(path: Path_, schema: Schema) -> Schema:

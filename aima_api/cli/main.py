@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 INTERRUPTED = 130
-DEFAULT_URL = "http://127.0.0.1:7080"
+URL_HELP = "API nodes, or AIMA_URL; by default those of the current context, else http://127.0.0.1:7080."
 
 Sections = Mapping[str, Mapping[str, tuple[str, str]]]
 """Heading → command → its module in `commands` and attribute as `module:attribute`, and its summary."""
@@ -35,6 +35,7 @@ SECTIONS: Sections = {
         "model": ("catalog:model", "Show the models of the catalog."),
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
         "port": ("hosts:port", "Show the ports that instances hold."),
+        "context": ("contexts:context", "Choose which API nodes, CA and key the commands use."),
     },
 }
 
@@ -69,11 +70,11 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog='Completion: eval "$(_AIMA_COMPLETE=bash_source aima)" in ~/.bashrc; zsh_source and fish_source likewise.',
 )
-@click.option("--url", envvar="AIMA_URL", default=DEFAULT_URL, help="URL of the API, or AIMA_URL.", show_default=True)
+@click.option("--url", envvar="AIMA_URL", metavar="URL[,URL...]", help=URL_HELP)
 @click.option("--debug", is_flag=True, help="Show the traceback if AIMA has a bug.")
 @click.version_option(package_name="aima-engines", message="aima %(version)s")
 @click.pass_context
-def root(ctx: click.Context, url: str, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
+def root(ctx: click.Context, url: str | None, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
     """Deploy and operate AI inference engines on your hosts.
 
     Set AIMA_KEY to the API's key if it requires one. Every command has --help.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from aima_api.cli.contexts import open_api
 from aima_api.client import Api, ApiError, path_of
 
 COMPLETION_TIMEOUT = timedelta(seconds=1)
@@ -27,7 +27,7 @@ def calls_the_api(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
+        with open_api(ctx.obj) as api:
             return command(api, *args, **options)
 
     return with_api
@@ -37,13 +37,12 @@ def complete(collection: str, field: str) -> Completer:
     """Completes from one field of a collection's records. Offers nothing if the API is unavailable or slow."""
 
     def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-        from aima_api.cli.main import DEFAULT_URL
         from aima_core.errors import AimaError
 
         # While completing, no command runs, so ctx.obj is unset.
-        url = str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
+        urls = ctx.params.get("url") or ctx.find_root().params.get("url")
         try:
-            with Api(url, key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
+            with open_api(urls, reply_timeout=COMPLETION_TIMEOUT) as api:
                 values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
         except (AimaError, ApiError):
             return []

@@ -52,10 +52,10 @@ LIVE_RESTORE = """put {"live-restore": true} into /etc/docker/daemon.json, then:
 
 
 class CheckStatus(StrEnum):
-    OK = "good"
-    WARNING = "mind"
+    OK = "ok"
+    WARNING = "warning"
     """AIMA runs, with less."""
-    FAILED = "lacks"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,10 @@ class Placement:
             )
         return live[0]
 
+    def answers(self, target: Target) -> bool:
+        """Whether the target is a live host with an available container engine."""
+        return target.host is not None and _answers(self.host(target.host))
+
     def host(self, name: HostName) -> Host:
         """Raises UnknownHost."""
         if name not in self._hosts:
@@ -189,9 +193,10 @@ def _no_live_host(routes: Sequence[Route]) -> str:
 
 def _refusal(subject: str, refused: Obstacles, *, among: int) -> RequirementsNotMet:
     names = list(refused)
-    why = f"{explain(refused)}." if len(names) > 1 else f"it {explain(refused).removeprefix(f'{names[0]} ')}."
+    hosts = join_with_and(names)
     nothing = " Nothing was submitted to the other hosts either." if among > len(names) else ""
-    return RequirementsNotMet(host=join_with_and(names), engine=subject, detail=why + nothing)
+    detail = f"{explain(refused).removeprefix(f'{hosts}: ')}.{nothing}"
+    return RequirementsNotMet(host=hosts, engine=subject, detail=detail)
 
 
 def _too_few(count: int, able: int, subject: str, obstacles: Obstacles) -> InvalidRequest:

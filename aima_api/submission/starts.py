@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
+from operator import add
 from typing import Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
@@ -56,7 +57,7 @@ class StartSubmission:
     locks: PlacementLocks
 
     def start(self, request: StartRequest) -> list[Operation]:
-        """Stores the service and enqueues one operation per instance. Raises why it cannot be started."""
+        """Stores the service. Returns a start per instance, then a stop per surplus one. Raises its refusal."""
         [result] = self.start_each([request])
         if isinstance(result, AimaError):
             raise result
@@ -83,11 +84,13 @@ class StartSubmission:
             Dispatch(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced, each.start.mandate)
             for each in replacing
         ]
-        submitted = self.submitter.submit_all([*stops, *(each.start for each in accepted)])
-        starts = islice(submitted, sum(len(stop.targets) for stop in stops), None)
-        return [
-            each if isinstance(each, AimaError) else list(islice(starts, len(each.start.targets))) for each in results
-        ]
+        submitted = iter(self.submitter.submit_all([*stops, *(each.start for each in accepted)]))
+        replaced = [[(target, next(submitted)) for target in each.replaced] for each in accepted]
+        started = [list(islice(submitted, len(each.start.targets))) for each in accepted]
+        # A client that waits for these operations must not wait for an offline host.
+        stopped = [[stop for target, stop in pairs if placement.answers(target)] for pairs in replaced]
+        replies = map(add, started, stopped)
+        return [each if isinstance(each, AimaError) else next(replies) for each in results]
 
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement

@@ -196,6 +196,13 @@ def verified(url: str) -> str:
     return url
 
 
+def without_credentials(url: str) -> str:
+    """The address for logs and messages: without user and password, and of the options the Sentinels' master only."""
+    parts = urlsplit(url)
+    master = dict(parse_qsl(parts.query)).get("master")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + (f"?master={master}" if master else "")
+
+
 def _sentinel(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:

@@ -13,8 +13,10 @@ from pydantic import ByteSize
 from aima_core.domain.hosts import Accelerator, Host
 from aima_core.domain.ids import Route, ServiceId
 from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest, host_memory_of
-from aima_core.domain.units import format_size
+from aima_core.domain.units import counted, format_size
 
+NEEDS = "needs "
+"""Begins the sentence of a capacity or a property that the host lacks."""
 ROOM_FOR_EXTRACTION = 1.2
 """A pull needs about this times the size of the image on disk."""
 
@@ -22,7 +24,7 @@ ROOM_FOR_EXTRACTION = 1.2
 class Obstacle(NamedTuple):
     kind: ObstacleKind
     sentence: str
-    """Follows the host's name, such as `is drained`."""
+    """What the host lacks, such as `drained` or `needs 8 cores (host: 2)`."""
     transient: bool
     """It may pass without a change to the host."""
 
@@ -51,7 +53,7 @@ def find_obstacles(
     """Every obstacle; empty if the host is feasible now. `busy` is the number of its slots in use."""
     found = [*_check_availability(host, wanted, held), *_check_properties(host, wanted)]
     if busy >= host.slots:
-        found.append(Obstacle(ObstacleKind.SLOTS, f"has all {host.slots} start slots busy", True))
+        found.append(Obstacle(ObstacleKind.SLOTS, f"all {host.slots} start slots busy", True))
     if wanted.service is not None:
         others = [holding for service, holding in held.items() if service != wanted.service]
         found += [*_check_memory(host, wanted.resources, others), *_check_gpus(host, wanted.resources, others)]
@@ -75,28 +77,39 @@ def image_there(host: Host, images: Iterable[str]) -> str | None:
 
 
 def describe(host: Host, reasons: Collection[Obstacle]) -> str:
-    """`spark-01 is drained and has 20 GB of 92 GB free`."""
-    return f"{host.name} {' and '.join(reason.sentence for reason in reasons)}"
+    """`box: needs arm64 (host: amd64), 8 cores (host: 2); drained`."""
+    return f"{host.name}: {joined(reason.sentence for reason in reasons)}"
+
+
+def joined(sentences: Iterable[str]) -> str:
+    """Several obstacles of one host, with one `needs` for all that have it."""
+    needs, others = list[str](), list[str]()
+    for sentence in sentences:
+        (needs if sentence.startswith(NEEDS) else others).append(sentence)
+    merged = [NEEDS + ", ".join(each.removeprefix(NEEDS) for each in needs)] if needs else []
+    return "; ".join([*merged, *others])
 
 
 def _check_availability(
     host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation]
 ) -> Iterator[Obstacle]:
     if not host.live:
-        yield Obstacle(ObstacleKind.OFFLINE, "is not live", True)
+        yield Obstacle(ObstacleKind.OFFLINE, "not live", True)
     elif not host.runtime_answers:
-        yield Obstacle(ObstacleKind.DOCKER_AWAY, "has no Docker Engine that answers", True)
+        yield Obstacle(ObstacleKind.DOCKER_AWAY, "no Docker Engine answers", True)
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
-        yield Obstacle(ObstacleKind.DRAINED, "is drained", True)
+        yield Obstacle(ObstacleKind.DRAINED, "drained", True)
 
 
 def _check_properties(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle]:
     yield from _check_routes(host, wanted.routes)
     first, last = host.ports
     if wanted.port is not None and not first <= wanted.port <= last:
-        yield Obstacle(ObstacleKind.PORT, f"leases the ports {first}-{last} only", False)
+        yield Obstacle(ObstacleKind.PORT, f"leases ports {first}-{last} only", False)
     if wanted.resources.cores > host.cores:
-        yield Obstacle(ObstacleKind.CORES, f"has {host.cores} of {wanted.resources.cores} cores", False)
+        yield Obstacle(
+            ObstacleKind.CORES, f"needs {counted(wanted.resources.cores, 'core')} (host: {host.cores})", False
+        )
     if host.runtime != "process":
         yield from _check_image(host, wanted)
     elif not wanted.native:
@@ -110,7 +123,7 @@ def _check_image(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle
     if not (allowed := allowed_images(wanted.images, host.allows)):
         yield Obstacle(ObstacleKind.IMAGE_NOT_ALLOWED, f"does not allow the image {wanted.images[0]}", False)
     elif space > host.disk_free and not image_there(host, allowed):
-        sentence = f"has {format_size(host.disk_free)} of disk free for an image that needs {format_size(space)}"
+        sentence = f"needs {format_size(space)} of disk for the image (host: {format_size(host.disk_free)} free)"
         yield Obstacle(ObstacleKind.DISK, sentence, True)
 
 
@@ -120,21 +133,23 @@ def _check_routes(host: Host, routes: tuple[Route, ...]) -> Iterator[Obstacle]:
     classes = [route.split(".") for route in routes]
     if not (kinds := [kind for kind, arch in classes if arch == host.arch]):
         arches = dict.fromkeys(arch for _, arch in classes)
-        yield Obstacle(ObstacleKind.ARCH, f"is {host.arch} rather than {' or '.join(arches)}", False)
+        yield Obstacle(ObstacleKind.ARCH, f"needs {' or '.join(arches)} (host: {host.arch})", False)
     elif "cpu" in kinds:
-        yield Obstacle(ObstacleKind.ACCELERATOR, f"does not listen to {' or '.join(routes)}", False)
+        yield Obstacle(
+            ObstacleKind.ACCELERATOR, f"needs route {' or '.join(routes)} (host: {', '.join(host.routes)})", False
+        )
     else:
-        yield Obstacle(ObstacleKind.ACCELERATOR, f"has no {' or '.join(kinds)}", False)
+        yield Obstacle(ObstacleKind.ACCELERATOR, f"needs {' or '.join(kinds)} (host: none)", False)
 
 
 def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> Iterator[Obstacle]:
     wanted, most = host_memory_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
     free = max(0, most - sum(holding.memory for holding in others))
     if wanted > most:
-        sentence = f"has {format_size(most)} of {format_size(wanted)} memory in all"
+        sentence = f"needs {format_size(wanted)} memory (host: {format_size(most)})"
         yield Obstacle(ObstacleKind.MEMORY, sentence, False)
     elif wanted > free:
-        sentence = f"has {format_size(free)} of {format_size(wanted)} memory to spare"
+        sentence = f"needs {format_size(wanted)} memory (host: {format_size(free)} free)"
         yield Obstacle(ObstacleKind.MEMORY, sentence, True)
 
 
@@ -144,13 +159,13 @@ def _check_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) ->
     there = host.accelerators
     least = max(len(there), 1) if needs.gpus == "all" else needs.gpus
     if len(there) < least:
-        yield Obstacle(ObstacleKind.GPUS, f"has {len(there)} of {least} GPUs", False)
+        yield Obstacle(ObstacleKind.GPUS, f"needs {counted(least, 'GPU')} (host: {len(there)})", False)
     elif not host.gives_gpus:
         yield Obstacle(ObstacleKind.GPUS, "cannot give GPUs to containers", False)
     elif not host.unified_memory:
         yield from _check_free_gpus(there, least, needs, others)
     elif any(holding.loading and holding.gpus for holding in others):
-        yield Obstacle(ObstacleKind.LOADING, "is loading another model", True)
+        yield Obstacle(ObstacleKind.LOADING, "loading another model", True)
 
 
 def _check_free_gpus(
@@ -159,7 +174,7 @@ def _check_free_gpus(
     biggest = sorted((gpu.memory for gpu in there if gpu.memory is not None), reverse=True)[:least]
     free = len(there) - len({gpu for holding in others for gpu in holding.gpus})
     if len(biggest) == least and needs.gpu_memory > sum(biggest):  # a GPU of unknown memory is left to the engine
-        sentence = f"has {format_size(sum(biggest))} of {format_size(needs.gpu_memory)} GPU memory"
+        sentence = f"needs {format_size(needs.gpu_memory)} GPU memory (host: {format_size(sum(biggest))})"
         yield Obstacle(ObstacleKind.GPU_MEMORY, sentence, False)
     elif free < least:
-        yield Obstacle(ObstacleKind.GPUS, f"has {max(0, free)} of {least} GPUs free", True)
+        yield Obstacle(ObstacleKind.GPUS, f"needs {counted(least, 'GPU')} (host: {max(0, free)} free)", True)

@@ -15,7 +15,7 @@ from aima_core.domain.operations import Event, Operation, Phase
 from aima_core.domain.resources import ResourceRequest
 from aima_core.errors import UnknownOperation
 from aima_core.queue.notifier import Notifier
-from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, find_obstacles, permanent
+from aima_core.scheduling.feasibility import NEEDS, Obstacle, PlacementRequirements, find_obstacles, joined, permanent
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
@@ -24,7 +24,6 @@ MOST_NAMED = 5
 """Hosts that are named; the others are counted by their first obstacle."""
 Against = Mapping[HostName, Sequence[Obstacle]]
 _log = structlog.get_logger()
-_PLURAL = {"is": "are", "has": "have", "does": "do", "runs": "run"}
 
 
 class PendingReasons:
@@ -78,7 +77,7 @@ def redeliver(operations: OperationStore, notifier: Notifier, pending_reasons: P
 
 
 def explain(against: Against) -> str:
-    """`spark-01 has 20 GB of 92 GB memory to spare; spark-02 and spark-03 are drained; and 195 more (drained: 195)`.
+    """`spark-01: needs 92 GB memory (host: 20 GB free); spark-02 and spark-03: drained; and 195 more (drained: 195)`.
 
     The hosts nearest to feasible come first.
     """
@@ -86,7 +85,7 @@ def explain(against: Against) -> str:
     most = len(refused) if len(refused) == MOST_NAMED + 1 else MOST_NAMED
     named, others = refused[:most], refused[most:]
     groups = groupby(named, key=lambda host: [obstacle.sentence for obstacle in against[host]])
-    clauses = [_clause(list(hosts), sentences) for sentences, hosts in groups]
+    clauses = [f"{join_with_and(list(hosts))}: {joined(sentences)}" for sentences, hosts in groups]
     if others:
         clauses.append(_count_by_kind([against[host] for host in others]))
     return "; ".join(clauses)
@@ -97,19 +96,10 @@ def join_with_and(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _distance(obstacles: Sequence[Obstacle]) -> tuple[int, int, list[str]]:
-    return len(permanent(obstacles)), len(obstacles), [obstacle.sentence for obstacle in obstacles]
-
-
-def _clause(hosts: Sequence[str], sentences: Sequence[str]) -> str:
-    if len(hosts) > 1:
-        sentences = [_plural(sentence) for sentence in sentences]
-    return f"{join_with_and(hosts)} {join_with_and(sentences)}"
-
-
-def _plural(sentence: str) -> str:
-    verb, _, rest = sentence.partition(" ")
-    return f"{_PLURAL.get(verb, verb)} {rest}"
+def _distance(obstacles: Sequence[Obstacle]) -> tuple[int, int, list[tuple[bool, str]]]:
+    """Of hosts with as many obstacles, those without free capacity come before drained and offline ones."""
+    sentences = [(not obstacle.sentence.startswith(NEEDS), obstacle.sentence) for obstacle in obstacles]
+    return len(permanent(obstacles)), len(obstacles), sentences
 
 
 def _count_by_kind(others: Sequence[Sequence[Obstacle]]) -> str:

@@ -36,9 +36,9 @@ from aima_worker.operations.stop import stop
 
 STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {Kind.START: start, Kind.PULL: pull, Kind.STOP: stop}
 _LACKS = {
-    ObstacleKind.SLOTS: "has all its start slots busy",
-    ObstacleKind.LOADING: "is loading another model",
-    ObstacleKind.DRAINED: "is drained",
+    ObstacleKind.SLOTS: "all start slots busy",
+    ObstacleKind.LOADING: "loading another model",
+    ObstacleKind.DRAINED: "drained",
 }
 
 _log = structlog.get_logger()
@@ -73,8 +73,8 @@ def _forward_or_park(host: HostContext, refused: InsufficientCapacity) -> None:
         host.notifier.notify(operation, on=str(Route.to_host(random.choice(eligible))))
         return
     no_engine = host.engine_unavailable.is_set()
-    lack = "has no Docker Engine that answers" if no_engine else _LACKS.get(refused.lack, "has no room")
-    host.pending_reasons.record_no_capacity(operation, explain(obstacles) or f"{host.name} {lack}")
+    lack = "no Docker Engine answers" if no_engine else _LACKS.get(refused.lack, "no free capacity")
+    host.pending_reasons.record_no_capacity(operation, explain(obstacles) or f"{host.name}: {lack}")
 
 
 def _forward_to_owner(host: HostContext, refused: AlreadyPlaced) -> None:

@@ -9,7 +9,7 @@ from aima_core.domain.ids import Route
 from aima_core.domain.operations import Kind, Operation, Phase, State
 from aima_core.domain.resources import Allocation, host_memory_of, resources_of
 from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import OperationLost
+from aima_core.errors import Failure, OperationLost
 from aima_core.store.operations import now
 from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
@@ -30,7 +30,8 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
         managed = recognize(host, container) if container and not host.claims.is_running(seen.service) else None
         if managed is None or managed.container.status is Status.CREATED:
             return
-        instance = _instance(host, managed, _state(host, managed), fence=_fence(managed, instead_of))
+        state, failure = _status(host, managed)
+        instance = _instance(host, managed, state, fence=_fence(managed, instead_of), failure=failure)
         seen_with = instead_of.fence if instead_of else None
         if managed.command.spec is not None:  # first: after a crash in between, the next pass adopts again
             host.services.restore({managed.service: managed.command.spec})
@@ -62,13 +63,15 @@ def mark_ready(host: HostContext, instance: Instance, managed: ManagedContainer)
         host.mark_loaded(instance.id.service)
 
 
-def _state(host: HostContext, managed: ManagedContainer) -> InstanceState:
+def _status(host: HostContext, managed: ManagedContainer) -> tuple[InstanceState, Failure | None]:
     if not managed.running:
-        return InstanceState.RESTARTING
-    if managed.healthy(host):
-        return InstanceState.READY
+        return InstanceState.RESTARTING, None
+    if (problem := managed.check_health(host)) is None:
+        return InstanceState.READY, None
     running_for = now() - (managed.container.started_at or now())
-    return InstanceState.STARTING if running_for < managed.load_timeout else InstanceState.UNHEALTHY
+    if running_for < managed.load_timeout:
+        return InstanceState.STARTING, None
+    return InstanceState.UNHEALTHY, problem.failure
 
 
 def _fence(managed: ManagedContainer, instance: Instance | None) -> int:
@@ -77,7 +80,9 @@ def _fence(managed: ManagedContainer, instance: Instance | None) -> int:
     return max(managed.fence, known if known <= highest_fence() else 0)
 
 
-def _instance(host: HostContext, managed: ManagedContainer, state: InstanceState, *, fence: int) -> Instance:
+def _instance(
+    host: HostContext, managed: ManagedContainer, state: InstanceState, *, fence: int, failure: Failure | None = None
+) -> Instance:
     image = host.runtime.image(managed.image) if managed.image else None
     return Instance(
         id=managed.id,
@@ -90,6 +95,7 @@ def _instance(host: HostContext, managed: ManagedContainer, state: InstanceState
         port=managed.port,
         endpoint=host.endpoint(managed.port),
         operation=managed.order.operation,
+        failure=failure,
         since=now(),
     )
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.wire import require_known_version
-from aima_core.errors import AimaError, OrderRefused
+from aima_core.errors import AimaError, EngineUnhealthy, OrderRefused
 from aima_core.trust.keys import KeyRing
 from aima_core.trust.orders import Order, digest_of
 from aima_worker.context import HostContext
@@ -65,7 +65,13 @@ class ManagedContainer:
         return f"{host.endpoint(self.port)}{self.command.engine.health_check.path}"
 
     def healthy(self, host: HostContext) -> bool:
-        return check_health(host, self.health_url(host)) is None
+        return self.check_health(host) is None
+
+    def check_health(self, host: HostContext) -> EngineUnhealthy | None:
+        """Returns None if the health check succeeds, else the reason for an unhealthy instance."""
+        url = self.health_url(host)
+        problem = check_health(host, url)
+        return EngineUnhealthy(url=url, problem=problem, service=self.service) if problem else None
 
 
 class Inventory(NamedTuple):

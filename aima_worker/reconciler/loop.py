@@ -80,7 +80,7 @@ class ReconcileLoop:
 
     def reconcile_once(self) -> None:
         """One pass over every container and record. Raises DockerUnavailable, BrokerUnavailable."""
-        inventory = scan(self._host)
+        inventory = self._scanned()
         self._report_unrecognized(inventory)
         try:
             records = self._host.services.instances_on(self._host.name)
@@ -109,6 +109,11 @@ class ReconcileLoop:
             self._supervisor.check(instance, managed)
         else:
             self._instances.reconcile(instance, managed)
+
+    def _scanned(self) -> Inventory:
+        inventory = scan(self._host)
+        self._supervisor.restarts.keep({each.id for each in inventory.managed.values() if not each.running})
+        return inventory
 
     def _mass_loss(
         self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]
@@ -142,7 +147,7 @@ class ReconcileLoop:
             if self._records_enabled.is_set():
                 self.reconcile_once()
             else:  # another live worker may use this host's name: its records are not judged by the containers here
-                self._supervisor.check_without_records(scan(self._host).managed)
+                self._supervisor.check_without_records(self._scanned().managed)
         except DockerUnavailable as away:
             self._set_engine(answers=False, reason=str(away))
         else:

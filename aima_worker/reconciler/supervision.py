@@ -1,12 +1,13 @@
 """Supervises ready instances: marks them unhealthy after 3 failed checks and restarts exited containers.
 
 A container is restarted at most 3 times in 10 minutes; then the instance fails, with the exit and the last log lines.
+A start has a higher fence, and with it a restart budget of its own.
 Without Redis, every container that is here counts as desired, since a stop would have removed it.
 """
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
 import structlog
@@ -50,7 +51,7 @@ class HealthSupervisor:
                 fail_instance(self._host, instance, ContainerRemoved(service=instance.id.service, host=self._host.name))
         elif managed.running:
             self._check_health(instance, managed)
-        elif self.restarts.plan(instance.id):
+        elif self.restarts.plan(instance.id, fence=instance.fence):
             restarting = self._mark_restarting(instance, managed)
             self._restart_when_due(managed, guard=lambda: is_current(self._host, restarting))
         else:
@@ -60,18 +61,20 @@ class HealthSupervisor:
         """While Redis is unavailable, or before this worker may use the host's records."""
         for each in managed.values():
             idle = not self._host.claims.is_running(each.service)
-            if not each.running and idle and self.restarts.plan(each.id):
+            if not each.running and idle and self.restarts.plan(each.id, fence=each.fence):
                 self._restart_when_due(each, guard=lambda: True)
 
     def _check_health(self, instance: Instance, managed: ManagedContainer) -> None:
-        if managed.healthy(self._host):
+        state, failure = instance.state, instance.failure
+        if (problem := managed.check_health(self._host)) is None:
             self._failed_checks.pop(instance.id, None)
-            state = InstanceState.READY
+            state, failure = InstanceState.READY, None
         else:
             self._failed_checks[instance.id] += 1
-            state = InstanceState.UNHEALTHY if self._is_unhealthy(instance, managed) else instance.state
-        if state is not instance.state:
-            update_status(self._host, instance, state=state)
+            if self._is_unhealthy(instance, managed) and state is not InstanceState.UNHEALTHY:
+                state, failure = InstanceState.UNHEALTHY, problem.failure
+        if (state, failure) != (instance.state, instance.failure):
+            update_status(self._host, instance, state=state, failure=failure)
 
     def _is_unhealthy(self, instance: Instance, managed: ManagedContainer) -> bool:
         """A restarted engine has the time to load that a start has."""
@@ -111,16 +114,24 @@ class HealthSupervisor:
 
 
 class RestartTracker:
-    """Plans restarts with the delays given, at most as many in RESTART_WINDOW."""
+    """Plans restarts with the delays given, at most as many in RESTART_WINDOW and since the instance's last start."""
 
     def __init__(self, delays: Sequence[timedelta], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._delays = delays
         self._clock = clock
+        self._fences: dict[InstanceId, int] = {}
         self._planned: dict[InstanceId, float] = {}
         self._made: defaultdict[InstanceId, deque[float]] = defaultdict(deque)
 
-    def plan(self, instance: InstanceId) -> bool:
-        """Plans the next restart unless one is planned; False if the budget is exhausted."""
+    def plan(self, instance: InstanceId, *, fence: int) -> bool:
+        """Plans the next restart unless one is planned; False if the budget is exhausted.
+
+        A higher fence resets the budget. A lower one is the container's own, which a start may have adopted.
+        """
+        if fence > self._fences.setdefault(instance, fence):
+            self._fences[instance] = fence
+            self._made[instance].clear()
+            self._planned.pop(instance, None)
         made, now = self._made[instance], self._clock()
         while made and now - made[0] > RESTART_WINDOW.total_seconds():
             made.popleft()
@@ -129,6 +140,10 @@ class RestartTracker:
                 return False
             self._planned[instance] = now + self._delays[len(made)].total_seconds()
         return True
+
+    def keep(self, exited: Collection[InstanceId]) -> None:
+        """Drops the planned restarts of all other instances, such as of one that was stopped meanwhile."""
+        self._planned = {instance: due for instance, due in self._planned.items() if instance in exited}
 
     def is_due(self, instance: InstanceId) -> bool:
         return self._clock() >= self._planned.get(instance, 0)

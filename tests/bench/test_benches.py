@@ -24,6 +24,17 @@ def test_the_command_line_is_measured() -> None:
     assert all(row.endswith("met") for row in rows)
 
 
+def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
+    code = "import runpy, sys; sys.modules['psutil'] = None; runpy.run_module('bench', run_name='__main__')"
+
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "error: The benches require the package psutil.\nhint: Install it with `./deploy/install --tests`.\n"
+    )
+
+
 @pytest.mark.docker
 @pytest.mark.redis
 @pytest.mark.slow

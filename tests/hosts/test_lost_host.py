@@ -68,7 +68,7 @@ def test_a_worker_without_a_docker_engine_reports_it_and_claims_no_start_until_i
     (reason,) = until_waiting(fleet, waits)
 
     assert elsewhere["host"] == "cpu-02"
-    assert "cpu-01 has no Docker Engine that answers" in reason
+    assert "cpu-01: no Docker Engine answers" in reason
     assert reported(fleet, waits)["attempt"] == 0
 
     host.engine.start()

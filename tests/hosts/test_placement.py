@@ -98,11 +98,11 @@ def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet)
 
     first, second = ready(fleet, loads, waits["id"])
 
-    assert "spark-01 is loading another model" in waits["reason"]
+    assert "spark-01: loading another model" in waits["reason"]
     assert 0 <= (time_of(second, "started_at") - time_of(first, "ended_at")).total_seconds() < WAITERS_BEGIN_WITHIN
     third = start_one(fleet, "svc-vllm-3", model_path=WEIGHTS)
     (reason,) = until_waiting(fleet, third)
-    assert "spark-01 has 19.2 GB of 48 GB memory to spare" in reason
+    assert "spark-01: needs 48 GB memory (host: 19.2 GB free)" in reason
 
 
 # CPU hosts ------------------------------------------------------------------------------------------------------------
@@ -210,10 +210,10 @@ def test_a_plan_gives_the_reasons_of_every_ineligible_host_and_changes_nothing(f
         }
         assert giant.returncode == 87
         said = " ".join(giant.stdout.split())
-        assert "has 3.8 GB of 3.9 GB memory in all" in said
-        assert "disk free for an image that needs 108 TB" in said
+        assert "3.9 GB memory (host: 3.8 GB)" in said
+        assert "108 TB of disk for the image (host: " in said
         assert "does not allow the image elsewhere/giant:1" in said
-        assert "is not live" in said
+        assert "not live" in said
         assert everything(fleet) == before
     fleet.wait_until(lambda: fleet.node().get("/v1/hosts/cpu-02")["allows"] == ["*"])
 

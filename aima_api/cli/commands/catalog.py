@@ -127,14 +127,20 @@ def _files_below(root: Path) -> int:
 
 
 def _readable(entry: dict[str, Any]) -> dict[str, Any]:
-    """Commands as a shell takes them, and sizes with a unit for people instead of bytes."""
-    command = {"command": shlex.join(entry["command"])} if entry.get("command") else {}
-    return {name: _size(value) for name, value in (entry | command).items()}
-
-
-def _size(value: Any) -> Any:
+    """Commands as a shell takes them, sizes with a unit for people, and arguments as --set takes them."""
     from aima_core.domain.units import format_size
 
-    if isinstance(value, dict):
-        return {name: _size(each) for name, each in value.items()}
-    return format_size(int(value[:-1])) if isinstance(value, str) and re.fullmatch(r"\d+B", value) else value
+    readable: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "command":
+            readable[name] = shlex.join(value)
+        elif name == "arguments":
+            readable[name] = {
+                each: str(given).lower() if isinstance(given, bool) else given for each, given in value.items()
+            }
+        elif isinstance(value, dict):
+            readable[name] = _readable(value)
+        else:
+            is_size = isinstance(value, str) and re.fullmatch(r"\d+B", value)
+            readable[name] = format_size(int(value[:-1])) if is_size else value
+    return readable

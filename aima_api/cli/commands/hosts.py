@@ -21,7 +21,7 @@ COLUMNS = {
 }
 _SHOWN_OTHERWISE = (
     *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers", "wire"),
-    *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory"),
+    *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory", "gives_gpus", "allows"),
 )
 _DIGEST = len("sha256:") + 12
 """Characters of a digest that identify it on a host."""
@@ -134,6 +134,8 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "disk_free": format_size(host["disk_free"]),
         "runtime": _runtime(host),
         "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
+        "containers_get_gpus": host["gives_gpus"],
+        "allowed_images": host["allows"],
         "ports": f"{first}-{last}",
         "clock_offset": _clock(host),
         "version": _version(host),

@@ -12,7 +12,7 @@ from aima_api.cli.options import output_option
 from aima_api.cli.tables import Format, print_data
 from aima_core.logs.sanitize import sanitized
 
-_MARKS = {"good": ("✓", "green"), "mind": ("!", "yellow"), "lacks": ("✗", "red")}
+_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _RUNTIMES = click.Choice(["auto", "docker", "docker-cli", "process"])
 
 
@@ -73,7 +73,7 @@ def doctor(output: Format) -> int:
     failed = [each.about for each in found if each.verdict is CheckStatus.FAILED]
     if output != "table":
         records = [(each.about, each.verdict.value, each.message, each.fix) for each in found]
-        print_data([dict(zip(("about", "verdict", "said", "mend"), each, strict=True)) for each in records], output)
+        print_data([dict(zip(("check", "status", "message", "fix"), each, strict=True)) for each in records], output)
         return MachineLacks.exit_code if failed else 0
     for each in found:
         mark, colour = _MARKS[each.verdict]

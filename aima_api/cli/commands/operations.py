@@ -195,10 +195,12 @@ def _planned(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _candidate(host: dict[str, Any]) -> dict[str, Any]:
+    from aima_core.scheduling.feasibility import joined
+
     obstacles = host["why_not"]
     transient = bool(obstacles) and all(each["passes"] for each in obstacles)
     return {
         "host": host["host"],
         "eligible": "not now" if transient else "no" if obstacles else "yes",
-        "reason": "; ".join(each["sentence"] for each in obstacles),
+        "reason": joined(each["sentence"] for each in obstacles),
     }

@@ -50,6 +50,12 @@ class LiveDisplay(PlainDisplay):
     def refresh(self) -> None:
         self._live.refresh()
 
+    def note(self, text: str) -> None:
+        if sys.stderr.isatty():  # the same terminal: a line of its own would shift the moving part
+            self._console.print(Text(sanitized(text), style="yellow"), soft_wrap=True)
+        else:
+            super().note(text)
+
     def show(self, tracker: OperationTracker, update: Update) -> None:
         for line in self._transcripts[tracker.operation.id].lines(update):
             if not (self._several and line.layer):

@@ -108,6 +108,10 @@ class PlainDisplay(ExitStack):
     def refresh(self) -> None:
         """Draws what moves; here nothing does."""
 
+    def note(self, text: str) -> None:
+        """A line about the connection, on stderr."""
+        click.echo(sanitized(text), err=True)
+
     def show(self, tracker: OperationTracker, update: Update) -> None:
         for line in self._transcripts[tracker.operation.id].lines(update):
             self._print(tracker, f"  {line.text}" if line.layer else line.text)

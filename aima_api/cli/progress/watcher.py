@@ -17,6 +17,7 @@ import click
 
 from aima_api.cli.errors import print_failure, report_error
 from aima_api.cli.main import INTERRUPTED
+from aima_api.cli.nodes import ApiNodes
 from aima_api.cli.progress.event_follower import EventFollower, Update
 from aima_api.cli.progress.plain_display import PlainDisplay
 from aima_api.cli.progress.tracker import OperationTracker, readable
@@ -29,7 +30,8 @@ from aima_core.logs.sanitize import sanitized
 
 FRAME_INTERVAL = timedelta(milliseconds=120)
 SHORTEST_SHOWN = timedelta(milliseconds=50)
-Updates = queue.Queue[tuple[OperationTracker, Update | Exception]]
+Updates = queue.Queue[tuple[OperationTracker, Update | Exception] | str]
+"""A string is a note."""
 
 
 def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | None, output: Format) -> int:
@@ -77,6 +79,8 @@ def _display(trackers: list[OperationTracker], output: Format) -> PlainDisplay:
 
 def _watch(api: Api, trackers: list[OperationTracker], display: PlainDisplay, timeout: timedelta | None) -> None:
     updates: Updates = queue.Queue()
+    if isinstance(api, ApiNodes):
+        api.note = updates.put  # printed by this thread, which draws the display
     for tracker in trackers:
         # Daemons: a silent stream must not keep the process alive after the watching has ended.
         threading.Thread(target=_follow, args=(api, tracker, updates), daemon=True).start()
@@ -85,7 +89,7 @@ def _watch(api: Api, trackers: list[OperationTracker], display: PlainDisplay, ti
     with _deferred_interrupt() as interrupted, display:
         while not all(tracker.ended for tracker in trackers):
             with suppress(queue.Empty):
-                _apply(*updates.get(timeout=FRAME_INTERVAL.total_seconds()), display)
+                _apply(updates.get(timeout=FRAME_INTERVAL.total_seconds()), display)
             if interrupted.is_set():
                 raise KeyboardInterrupt
             if time.monotonic() - drawn_at > FRAME_INTERVAL.total_seconds():
@@ -115,13 +119,15 @@ def _follow(api: Api, tracker: OperationTracker, updates: Updates) -> None:
         updates.put((tracker, error))
 
 
-def _apply(tracker: OperationTracker, update: Update | Exception, display: PlainDisplay) -> None:
-    match update:
-        case AimaError() | ApiError():
-            tracker.error = update
-        case Exception():
-            raise update
-        case _:
+def _apply(received: tuple[OperationTracker, Update | Exception] | str, display: PlainDisplay) -> None:
+    match received:
+        case str() as note:
+            display.note(note)
+        case tracker, (AimaError() | ApiError()) as error:
+            tracker.error = error
+        case _, Exception() as error:
+            raise error
+        case tracker, update:
             tracker.apply(update)
             display.show(tracker, update)
 

@@ -26,7 +26,7 @@ SPEC = [
     *("--replicas", "2", "--port", "8000", "--set", "x=1", "--set", "y=z"),
 ]
 GRAMMAR = [
-    ["up", "--runtime", "process", "--state-dir", "/tmp/x", "--port", "7081"],
+    ["up", "--runtime", "process", "--state-dir", "/tmp/aima-state", "--port", "7081"],
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
     ["doctor", "-o", "json"],
     ["worker", "--name", "box", "--runtime", "docker"],
@@ -59,6 +59,11 @@ GRAMMAR = [
     ["operation", "show", ID],
     ["operation", "watch", ID, ID, "--timeout", "5s"],
     ["operation", "cancel", ID],
+    ["context", "list", "-o", "json"],
+    ["context", "show", "prod"],
+    ["context", "use", "prod"],
+    ["context", "set", "prod", "--url", "https://a:7080,https://b:7080", "--key-stdin"],
+    ["context", "remove", "prod"],
 ]
 
 

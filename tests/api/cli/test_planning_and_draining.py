@@ -24,11 +24,11 @@ def an_obstacle(obstacle: str, sentence: str, *, passes: bool = True) -> dict[st
     return {"obstacle": obstacle, "sentence": sentence, "passes": passes}
 
 
-FULL = an_obstacle("memory", "has 20 GB of 92 GB memory to spare")
+FULL = an_obstacle("memory", "needs 92 GB memory (host: 20 GB free)")
 HOSTS = [
-    {"host": "box", "would_do": False, "why_not": [an_obstacle("arch", "is amd64 rather than arm64", passes=False)]},
+    {"host": "box", "would_do": False, "why_not": [an_obstacle("arch", "needs arm64 (host: amd64)", passes=False)]},
     {"host": "spark-01", "would_do": True, "why_not": []},
-    {"host": "spark-02", "would_do": False, "why_not": [FULL, an_obstacle("drained", "is drained")]},
+    {"host": "spark-02", "would_do": False, "why_not": [FULL, an_obstacle("drained", "drained")]},
 ]
 STARTS = {
     "service": SERVICE,

@@ -87,7 +87,7 @@ def test_a_plan_of_a_start_that_would_wait_gives_the_reason(node, redis):
 
     assert (found["verdict"], found["failure"]["code"]) == ("waits", "would_wait")
     assert found["operations"][0]["route"] == "gb10.arm64"
-    assert "spark-01 has 28 GB of 92 GB memory to spare" in found["failure"]["message"]
+    assert "spark-01: needs 92 GB memory (host: 28 GB free)" in found["failure"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,8 @@ def test_too_few_hosts_for_the_replicas_are_refused_with_the_reasons_of_each(nod
     answer = node.post(f"/v1/services/{SERVICE}:start", {"replicas": 2})
 
     assert answer.status_code == 422
-    assert "alpha does not listen to cpu.arm64 or cpu.amd64" in answer.json()["detail"]
-    assert "beta is not live" in answer.json()["detail"]
+    assert "alpha: needs route cpu.arm64 or cpu.amd64" in answer.json()["detail"]
+    assert "beta: not live" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("where", [{}, {"hosts": ["alpha"]}, {"replicas": 1}])

@@ -132,13 +132,13 @@ def test_every_obstacle_is_reported_and_not_only_the_first() -> None:
 
     assert [each.kind for each in reasons] == ["offline", "drained", "arch", "memory"]
     assert [each.kind for each in permanent(reasons)] == ["arch", "memory"]
-    assert describe(host, reasons[:2]) == "box is not live and is drained"
+    assert describe(host, reasons[:2]) == "box: not live; drained"
 
 
 def test_a_host_with_every_slot_busy_is_waited_for() -> None:
     [reason] = find_obstacles(a_host(slots=3), wanted(), {}, busy=3)
 
-    assert (reason.kind, reason.sentence, reason.transient) == ("slots", "has all 3 start slots busy", True)
+    assert (reason.kind, reason.sentence, reason.transient) == ("slots", "all 3 start slots busy", True)
     assert find_obstacles(a_host(slots=3), wanted(), {}, busy=2) == []
 
 
@@ -149,7 +149,7 @@ def test_allocated_memory_is_waited_for_and_the_free_memory_is_reported() -> Non
     [reason] = find_obstacles(a_host(), wanted(memory=40 * GB), {OTHER: a_load_of(30)})
 
     assert reason.transient
-    assert reason.sentence == "has 34 GB of 40 GB memory to spare"
+    assert reason.sentence == "needs 40 GB memory (host: 34 GB free)"
 
 
 def test_the_allocation_of_the_service_itself_does_not_count_against_it() -> None:
@@ -159,7 +159,7 @@ def test_the_allocation_of_the_service_itself_does_not_count_against_it() -> Non
 def test_allocations_beyond_the_memory_leave_zero_free_rather_than_less() -> None:
     [reason] = find_obstacles(a_host(), wanted(), {OTHER: a_load_of(80)})
 
-    assert reason.sentence == "has 0 B of 4 GB memory to spare"
+    assert reason.sentence == "needs 4 GB memory (host: 0 B free)"
 
 
 def test_the_memory_reserve_is_never_allocated() -> None:
@@ -243,4 +243,4 @@ def test_the_routes_of_a_named_host_do_not_matter() -> None:
 def test_a_host_that_consumes_none_of_the_accepted_routes_is_reported_as_such() -> None:
     [reason] = find_obstacles(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), {})
 
-    assert reason.sentence == "does not listen to cpu.arm64 or cpu.amd64"
+    assert reason.sentence == "needs route cpu.arm64 or cpu.amd64 (host: host.box)"

@@ -133,7 +133,7 @@ def test_a_start_queued_behind_busy_slots_gets_its_reason_once(desk, redis, join
         redis.zadd(keys.ACTIVE, {waits.id: 0})
         RedeliveryLoop(desk.host).run_once()
 
-    assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
+    assert "alpha: all 4 start slots busy" in desk.host.operations.get(waits.id).reason
     assert len(desk.host.operations.events(waits.id)) == 2
 
 
@@ -150,7 +150,7 @@ def test_a_pending_start_without_a_reason_gets_one_from_the_redelivery_pass(desk
 
     RedeliveryLoop(desk.host).run_once()
 
-    assert "alpha has all 4 start slots busy" in desk.host.operations.get(waits.id).reason
+    assert "alpha: all 4 start slots busy" in desk.host.operations.get(waits.id).reason
 
 
 def test_a_start_that_is_about_to_be_claimed_gets_no_reason(desk, redis, joined):

@@ -65,7 +65,7 @@ def test_a_crashed_engine_is_restarted_on_its_port_and_its_crash_is_reported(des
     assert restarted.state is InstanceState.RESTARTING
     assert "exit code 139" in restarted.failure.message
     assert "segmentation fault" in restarted.failure.log_tail
-    assert now(desk, ready).state is InstanceState.READY
+    assert (now(desk, ready).state, now(desk, ready).failure) == (InstanceState.READY, None)
     assert now(desk, ready).endpoint == ready.endpoint
     assert runtime.find(NAME).status is Status.RUNNING
 
@@ -98,15 +98,42 @@ def test_the_budget_allows_three_restarts_in_ten_minutes_and_forgets_older_ones(
     budget = RestartTracker(Timings().restart_delays, clock=lambda: clock[0])
     instance = InstanceId("svc-tiny-dial@alpha")
     for _ in range(3):
-        assert budget.plan(instance)
+        assert budget.plan(instance, fence=1)
         clock[0] += budget.time_to_next().total_seconds()
         budget.record(instance)
     third = clock[0]
 
     clock[0] = 10 * 60
-    assert not budget.plan(instance)
+    assert not budget.plan(instance, fence=1)
     clock[0] = third + 10 * 60
-    assert budget.plan(instance)
+    assert budget.plan(instance, fence=1)
+
+
+def test_a_later_start_has_a_restart_budget_of_its_own(desk, watch, ready, runtime):
+    for _ in range(len(desk.host.timings.restart_delays)):
+        runtime.end(NAME, exit_code=139)
+        watch.reconcile_once()
+        watch.reconcile_once()
+    desk.run_command(a_start_of())
+
+    runtime.end(NAME, exit_code=139)
+    watch.reconcile_once()
+
+    assert now(desk, ready).state is InstanceState.RESTARTING
+    assert runtime.find(NAME).status is Status.RUNNING
+
+
+@pytest.mark.parametrize("timings", [Timings(restart_delays=(timedelta(minutes=1),))])
+def test_the_planned_restart_of_a_stopped_instance_is_dropped(desk, watch, ready, runtime):
+    restarts = watch._supervisor.restarts
+    runtime.end(NAME, exit_code=1)
+    watch.reconcile_once()
+    assert restarts.time_to_next() < timedelta.max
+    desk.run_command(a_stop_of())
+
+    watch.reconcile_once()
+
+    assert restarts.time_to_next() == timedelta.max
 
 
 def test_a_container_removed_by_hand_fails_its_instance(desk, watch, ready, runtime):
@@ -148,11 +175,15 @@ def test_an_engine_that_fails_several_checks_is_unhealthy_until_it_answers(desk,
     assert now(desk, ready).state is InstanceState.READY
 
     watch.reconcile_once()
-    assert now(desk, ready).state is InstanceState.UNHEALTHY
+    unhealthy = now(desk, ready)
+    watch.reconcile_once()
+    assert now(desk, ready) == unhealthy
     runtime.behave(NAME, Behaviour())
     watch.reconcile_once()
 
-    assert now(desk, ready).state is InstanceState.READY
+    assert (unhealthy.state, unhealthy.failure.code) == (InstanceState.UNHEALTHY, "engine_unhealthy")
+    assert f"health check at {ready.endpoint}/health fails" in unhealthy.failure.message
+    assert (now(desk, ready).state, now(desk, ready).failure) == (InstanceState.READY, None)
 
 
 def test_an_unavailable_docker_engine_is_reported_for_the_host_and_fails_no_instance(
@@ -181,7 +212,7 @@ def test_a_host_claims_no_start_while_its_docker_engine_is_unavailable(desk, wat
     started = desk.finish(waits.operation.id)
 
     assert (waits.operation.state, waits.operation.attempt) == (State.QUEUED, 0)
-    assert "alpha has no Docker Engine that answers" in waits.operation.reason
+    assert "alpha: no Docker Engine answers" in waits.operation.reason
     assert started.operation.state is State.SUCCEEDED
     watch.stop()
 

@@ -33,6 +33,7 @@ from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.system.state_dir import lock
+from aima_core.trust.keys import key_ring
 from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
@@ -125,9 +126,12 @@ def make_host(
     available: Callable[[], int] = available_memory,
     timings: Timings | None = None,
 ) -> HostContext:
-    """Raises BadSettings without a signing key."""
-    if settings.signing_key is None:
-        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
+    """Raises BadSettings without a key to verify orders with."""
+    keys = key_ring(settings)
+    if not keys.trusts_any:
+        where = "AIMA_TRUSTED_KEYS: the API nodes' public key, as `aima key public` prints it there"
+        raise BadSettings(detail="There is no key to verify orders with.", where=where)
+    settings = settings.model_copy(update={"signing_key": None})
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
     claims = ClaimStore(redis)
     name = settings.host.name
@@ -141,7 +145,7 @@ def make_host(
         arch=facts.arch,
         routes=facts.routes,
         settings=settings,
-        signing_key=settings.signing_key,
+        keys=keys,
         native=native,
         runtime=runtime,
         operations=operations,

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import SecretStr
-
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId
@@ -24,7 +22,7 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.trust.signatures import sign
+from aima_core.trust.keys import Purpose, SigningKey
 
 AnyCommand = StartService | PullImage | StopService
 
@@ -38,7 +36,7 @@ class Submitter:
     operations: OperationStore
     cancellations: Cancellations
     backlog: BacklogLimit
-    signing_key: SecretStr
+    signing_key: SigningKey
 
     def submit(self, command: AnyCommand, targets: Sequence[Target]) -> list[Operation]:
         """One signed operation per target, stored and on its queue."""
@@ -61,7 +59,7 @@ class Submitter:
     def _signed(self, template: Operation, target: Target, command: str) -> QueuedOperation:
         where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
         operation = template.model_copy(update={"id": OperationId.new(), **where})
-        signature = sign(command, self.signing_key, operation.id)
+        signature = self.signing_key.sign(f"{operation.id}\n{command}", Purpose.ORDER)
         return QueuedOperation(operation, command, signature, waits=target.reason is not None and target.host is None)
 
 

@@ -19,7 +19,7 @@ from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, Cancell
 from aima_core.scheduling.pending import explain
 from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
 from aima_core.store.operations import now
-from aima_core.trust.signatures import verified
+from aima_core.trust.keys import Purpose
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
 from aima_worker.operations.pull import pull
@@ -110,8 +110,7 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
 def _verified_command(host: HostContext, claimed: Claimed) -> Any:
     operation = claimed.operation
     try:
-        if not verified(claimed.command_text, host.signing_key, operation.id, claimed.signature):
-            raise BadSignature(what="the command")
+        host.keys.verify(f"{operation.id}\n{claimed.command_text}", Purpose.ORDER, claimed.signature)
         return claimed.command
     except (BadSignature, ValidationError) as wrong:
         if operation.service:  # its allocation was granted with the claim, and no step runs that would release it

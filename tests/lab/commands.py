@@ -12,9 +12,10 @@ from aima_core.domain.operations import Command, Kind, Operation, Phase, PullIma
 from aima_core.domain.resources import resources_of
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.trust.signatures import sign
+from aima_core.trust.keys import KeyRing, Purpose, SigningKey
 
-SIGNING_KEY = SecretStr("the tests' own key")
+SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
+KEYS = KeyRing([SigningKey(SIGNING_KEY).public])
 SERVICE = ServiceId("svc-tiny-dial")
 
 
@@ -68,4 +69,5 @@ def enqueue_signed(
         image=command.images[0] if isinstance(command, PullImage) else None,
         created_at=now() + timedelta(seconds=seconds_later),
     )
-    return store.enqueue([QueuedOperation(operation, text, sign(text, key, id))])[0]
+    signature = SigningKey(key).sign(f"{id}\n{text}", Purpose.ORDER)
+    return store.enqueue([QueuedOperation(operation, text, signature)])[0]

@@ -35,6 +35,10 @@ SECTIONS: Sections = {
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
         "port": ("hosts:port", "Show the ports that instances hold."),
     },
+    "Control access": {
+        "key": ("keys:key", "Create, list and revoke API keys, and rotate the signing key."),
+        "audit": ("keys:audit", "Show who did what, from where, when, and with which outcome."),
+    },
 }
 
 

@@ -59,6 +59,12 @@ GRAMMAR = [
     ["operation", "show", ID],
     ["operation", "watch", ID, ID, "--timeout", "5s"],
     ["operation", "cancel", ID],
+    ["key", "create", "ci", "--scope", "operate", "--scope", "infer", "--model", "M", "--expires", "90d", "-o", "json"],
+    ["key", "list"],
+    ["key", "revoke", "ci"],
+    ["key", "public"],
+    ["key", "rotate-signing", "-o", "yaml"],
+    ["audit", "--follow", "--key", "ci", "--since", "10m", "--limit", "5"],
 ]
 
 

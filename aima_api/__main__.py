@@ -6,10 +6,12 @@ import sys
 
 from aima_api.app import serve
 from aima_core.errors import AimaError
+from aima_core.logs.output import log_as_logfmt
 from aima_core.settings import load_settings
 
 
 def main() -> int:
+    log_as_logfmt()
     try:
         serve(load_settings())
     except AimaError as error:

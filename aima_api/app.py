@@ -14,13 +14,16 @@ import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
+from aima_api.access.audit import AuditLog
+from aima_api.access.keys import KeyCache, KeyStore
+from aima_api.access.limits import TokenBuckets
 from aima_api.catalog.loader import load_catalog
 from aima_api.controllers.failover import Failover
 from aima_api.controllers.loop import ControllerLoop
 from aima_api.dependencies import Dependencies
 from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
-from aima_api.http.auth import AuthMiddleware, check_bind
+from aima_api.http.auth import AuthMiddleware, Guard, check_bind
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.problems import Problem, install_error_handlers
@@ -31,7 +34,7 @@ from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import catalog, health, hosts, logs, operations, service_actions, services
+from aima_api.routes import access, catalog, health, hosts, logs, operations, service_actions, services
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
@@ -62,6 +65,7 @@ ROUTERS = (
     hosts.router,
     hosts.port_router,
     health.router,
+    access.router,
 )
 
 
@@ -77,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"default": {"model": Problem, "description": "Why the request was refused (RFC 9457)"}},
     )
     _connect(app, settings, signing_key)
-    app.add_middleware(AuthMiddleware, settings=settings.api)
+    app.add_middleware(AuthMiddleware, settings=settings.api, guard=_guard(app.state.dependencies, settings))
     app.add_middleware(MetricsMiddleware, metrics=app.state.dependencies.metrics)
     install_error_handlers(app)
     for router in ROUTERS:
@@ -184,9 +188,21 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         logs=LogStreams(fanout, LogHistory(log_channel, services, hosts)),
         open_streams=streams,
         metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: fanout.followed),
+        keys=KeyStore(redis, key_ring(settings)),
+        audit=AuditLog(redis),
+        signing_key=signing_key,
     )
     app.state.controllers = ControllerLoop(
         redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts
+    )
+
+
+def _guard(dependencies: Dependencies, settings: Settings) -> Guard:
+    return Guard(
+        keys=KeyCache(dependencies.keys, keys_for=settings.gateway.keys_for),
+        audit=dependencies.audit,
+        refused=dependencies.metrics.count_refusal,
+        requests=TokenBuckets(per_minute=settings.api.requests_per_minute),
     )
 
 
@@ -196,11 +212,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dependencies: Dependencies = app.state.dependencies
     subscription = asyncio.create_task(app.state.hub.run())
     dependencies.cancellations.loop.start()
+    dependencies.audit.loop.start()
     app.state.controllers.loop.start()
     yield
     app.state.controllers.loop.stop()
     app.state.hub.close()
     dependencies.cancellations.loop.stop()
+    await asyncio.to_thread(dependencies.audit.close)
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)
     await dependencies.logs.fanout.disconnect()

@@ -8,10 +8,13 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
+from aima_api.access.audit import AuditLog
+from aima_api.access.keys import KeyStore
+from aima_api.access.scopes import RequestAccess
 from aima_api.catalog.selection import Catalog
 from aima_api.controllers.failover import Failover
 from aima_api.events.stream import EventStreams
-from aima_api.http.idempotency import Idempotency
+from aima_api.http.idempotency import Idempotency, OwnedKey
 from aima_api.http.metrics import Metrics
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
@@ -25,6 +28,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import SigningKey
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Dependencies:
     logs: LogStreams
     open_streams: OpenStreams
     metrics: Metrics
+    keys: KeyStore
+    audit: AuditLog
+    signing_key: SigningKey
 
 
 async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread
@@ -55,8 +62,22 @@ async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI run
     return dependencies
 
 
+async def _access(request: Request) -> RequestAccess:
+    access = request.state.access
+    assert isinstance(access, RequestAccess)
+    return access
+
+
 Api = Annotated[Dependencies, Depends(_dependencies)]
-IdempotencyKey = Annotated[str | None, Header()]
+Access = Annotated[RequestAccess, Depends(_access)]
+"""The caller, as the middleware has authenticated it."""
+
+
+async def _owned_key(access: Access, idempotency_key: Annotated[str | None, Header()] = None) -> OwnedKey | None:
+    return None if idempotency_key is None else OwnedKey(access.caller.id, idempotency_key)
+
+
+IdempotencyKey = Annotated[OwnedKey | None, Depends(_owned_key)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=400)]
 """The `next` of the previous page."""

@@ -134,7 +134,7 @@ class BadSettings(AimaError, code="bad_settings", status=422, exit_code=23):
 
 class Unauthorized(AimaError, code="unauthorized", status=401, exit_code=24):
     sentence = "The API requires a key, and {what} was given."
-    hint = "Set AIMA_KEY to one of the keys in the API's settings (`api.keys`)."
+    hint = "Set AIMA_KEY to a valid key: `aima key create NAME --scope operate` makes one, and `api.keys` holds others."
 
 
 class BadSignature(AimaError, code="bad_signature", status=403, exit_code=25):
@@ -210,6 +210,34 @@ class UnverifiedService(AimaError, code="unverified_service", status=409, exit_c
 class HostLives(AimaError, code="host_lives", status=409, exit_code=37):
     sentence = "{host} is live: its next heartbeat would register it again."
     hint = "Stop its worker (`systemctl disable --now aima-worker` there), and retry after 15 s."
+
+
+# Keys of the API --------------------------------------------------------------------------------------------------
+
+
+class InsufficientScope(AimaError, code="insufficient_scope", status=403, exit_code=50):
+    sentence = "The key {key} lacks the scope `{scope}`, which this request requires."
+    hint = "Use a key that has it; an admin creates one with `aima key create NAME --scope {scope}`."
+
+
+class UnknownKey(AimaError, code="unknown_key", status=404, exit_code=51):
+    sentence = "Unknown key: {name}."
+    hint = "List keys with `aima key list`. Those in `api.keys` are revoked by removing them there."
+
+
+class KeyExists(AimaError, code="key_exists", status=409, exit_code=52):
+    sentence = "There is a key {name} already."
+    hint = "Choose another name, or revoke that one with `aima key revoke {name}`."
+
+
+class TooManyWrongKeys(AimaError, code="too_many_wrong_keys", status=429, exit_code=53):
+    sentence = "Too many requests with a wrong key came from {address}."
+    hint = "Set AIMA_KEY to a valid key, which is accepted at once; another is looked at again in {wait} s."
+
+
+class TooManyRequests(AimaError, code="too_many_requests", status=429, exit_code=54):
+    sentence = "The key {key} has sent more than {most} requests in a minute."
+    hint = "Retry in {wait} s, or raise `api.requests_per_minute`."
 
 
 # Image pulls ------------------------------------------------------------------------------------------------------

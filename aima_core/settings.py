@@ -20,6 +20,9 @@ from aima_core.domain.units import Duration, Size, parse_duration
 from aima_core.errors import BadSettings
 from aima_core.redis.connection import sentinel_address
 
+MIN_KEY_LENGTH = 16
+"""Characters of a key in `api.keys`."""
+KEY_EXAMPLE = "`openssl rand -hex 32` makes one"
 CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
 """Not settings of a node: the address of the API, the key for it, and the path of the settings file."""
 
@@ -55,7 +58,9 @@ class ApiSettings(Section):
     bind: str = "127.0.0.1"
     port: int = Field(7080, ge=0, le=65535)
     keys: tuple[SecretStr, ...] = ()
-    """Bearer keys of the API; without one it binds to loopback only."""
+    """Bearer keys with the scope `admin`; without one the API binds to loopback only."""
+    requests_per_minute: int = Field(6000, ge=1)
+    """Of one API key to this node; beyond it, requests get 429."""
     move_after: Duration = parse_duration("60s")
     """A host without a heartbeat for this long is lost: its instances fail over."""
     wait_for_hosts: Duration = parse_duration("10m")
@@ -66,6 +71,22 @@ class ApiSettings(Section):
     """The limit of active operations; beyond it, starts and pulls get 429."""
     catalog: Path | None = None
     """A directory that overlays the shipped catalog."""
+
+    @field_validator("keys")
+    @classmethod
+    def _cannot_be_guessed(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, 1):
+            text = key.get_secret_value()
+            if len(text.strip()) < MIN_KEY_LENGTH:
+                raise ValueError(f"key {number} has less than {MIN_KEY_LENGTH} characters; {KEY_EXAMPLE}")
+            if text != text.strip() or not (text.isascii() and text.isprintable()):
+                raise ValueError(f"key {number} is no text that a request can carry; {KEY_EXAMPLE}")
+        return keys
+
+
+class GatewaySettings(Section):
+    keys_for: Duration = parse_duration("5m")
+    """How long API nodes and gateways accept a key that they know while Redis does not answer or has lost its data."""
 
 
 class FlowerSettings(Section):
@@ -141,6 +162,7 @@ class Settings(BaseSettings):
     runtime: Literal["auto", "docker", "docker-cli", "process", "fake"] = "auto"
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
+    gateway: GatewaySettings = GatewaySettings()
     flower: FlowerSettings = FlowerSettings()
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()

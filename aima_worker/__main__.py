@@ -4,24 +4,13 @@ import sys
 import warnings
 
 from aima_core.errors import AimaError
+from aima_core.logs.output import log_as_logfmt
 from aima_core.settings import load_settings
 
 
 def main() -> int:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # or structlog loads it: three megabytes, for colours
-    import structlog
-
     warnings.filterwarnings("ignore", "You're running the worker with superuser")  # access to Docker's socket is root's
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
+    log_as_logfmt()
     try:
         if sys.argv[1:] == ["--facts"]:
             from aima_worker.node.facts import machine_report

@@ -37,6 +37,10 @@ SECTIONS: Sections = {
         "port": ("hosts:port", "Show the ports that instances hold."),
         "context": ("contexts:context", "Choose which API nodes, CA and key the commands use."),
     },
+    "Control access": {
+        "key": ("keys:key", "Create, list and revoke API keys, and rotate the signing key."),
+        "audit": ("keys:audit", "Show who did what, from where, when, and with which outcome."),
+    },
 }
 
 

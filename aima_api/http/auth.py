@@ -1,28 +1,55 @@
-"""Authentication middleware: bearer keys, Host and Origin headers, and a size limit for JSON bodies.
+"""Authentication middleware: API keys and scopes, rate limits, Host and Origin headers, a size limit for JSON bodies.
 
-It runs before the router and the body parser. On loopback it also blocks DNS rebinding (by the Host header) and
-cross-site requests (by Origin, and by a content type that a page cannot send without a preflight).
+It runs before the router and the body parser, and audits what it refuses and every request that changes something.
+On loopback it also blocks DNS rebinding (by the Host header) and cross-site requests (by Origin, and by a content type
+that a page cannot send without a preflight).
 """
 
 from __future__ import annotations
 
 import hmac
-from hashlib import sha256
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
-from pydantic import ByteSize
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from pydantic import ByteSize, SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aima_api.access.audit import AuditLog
+from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey, KeyCache, digest_of
+from aima_api.access.limits import TokenBuckets, network_of
+from aima_api.access.scopes import LOCAL, OPEN_PATHS, Caller, RequestAccess, required_scope
+from aima_api.access.scopes import Scope as AccessScope
 from aima_api.http.loopback import is_loopback
 from aima_api.http.problems import problem
 from aima_core.domain.units import format_size
-from aima_core.errors import AimaError, BodyTooLarge, ForeignRequest, Unauthorized, UnsafeBind, WrongContentType
+from aima_core.errors import (
+    AimaError,
+    BodyTooLarge,
+    ForeignRequest,
+    NotFound,
+    TooManyRequests,
+    TooManyWrongKeys,
+    Unauthorized,
+    UnsafeBind,
+    WrongContentType,
+)
+from aima_core.logs.sanitize import sanitized
 from aima_core.settings import ApiSettings
 
 MAX_BODY: ByteSize = ByteSize(1 << 20)
-OPEN_PATHS = ("/healthz", "/readyz")
-"""Polled by load balancers, which have no key."""
+WRONG_KEYS_PER_MINUTE = 10
+"""Per address, IPv6 by network; beyond it, requests with a wrong key get 429."""
+LOOKUP_THREADS = 8
+"""Apart from those of requests: unknown keys must not use up the threads that valid ones need."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_AUDITED_REFUSALS = (401, 403, 429)
 
 
 def check_bind(settings: ApiSettings) -> None:
@@ -31,28 +58,62 @@ def check_bind(settings: ApiSettings) -> None:
         raise UnsafeBind(address=settings.bind)
 
 
+@dataclass(frozen=True)
+class Guard:
+    """What the middleware decides by, and where it counts and records."""
+
+    keys: KeyCache
+    audit: AuditLog
+    refused: Callable[[str], None]
+    """Counts a refusal by its code."""
+    requests: TokenBuckets
+    """Per key."""
+    wrong_keys: TokenBuckets = field(default_factory=lambda: TokenBuckets(per_minute=WRONG_KEYS_PER_MINUTE))
+    """Per address."""
+
+
 class AuthMiddleware:
     """An ASGI middleware that answers a refused request itself, with a problem document."""
 
-    def __init__(self, app: ASGIApp, *, settings: ApiSettings) -> None:
+    def __init__(self, app: ASGIApp, *, settings: ApiSettings, guard: Guard) -> None:
         self._app = app
-        self._keys = [_digest(key.get_secret_value()) for key in settings.keys]
+        self._settings_keys = [_settings_key(number, key) for number, key in enumerate(settings.keys)]
         self._loopback_only = is_loopback(settings.bind)
+        self._guard = guard
+        self._lookups = CapacityLimiter(LOOKUP_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        access: RequestAccess | None = None
+        audited: _AuditedSend | None = None
         try:
             headers = Headers(scope=scope)
             self._check_origin(headers, scope["method"])
-            self._check_key(headers, scope["path"])
+            if scope["path"] not in OPEN_PATHS:
+                digest = _given_digest(headers)
+                access = RequestAccess(await self._caller(digest, _address(scope)))
+                required = self._admit(access.caller, scope["method"], scope["path"])
+                scope.setdefault("state", {})["access"] = access
+                send = self._revocable(digest, send)
+                if scope["method"] not in _SAFE_METHODS and required is not AccessScope.READ:
+                    send = audited = _AuditedSend(send, partial(self._record, self._guard.audit.record, scope, access))
             if scope["method"] not in _SAFE_METHODS:
                 receive = await _checked_body(headers, receive)
         except AimaError as refusal:
+            if refusal.status in _AUDITED_REFUSALS:
+                self._guard.refused(refusal.code)
+                self._record(self._guard.audit.record_refusal, scope, access, refusal.status, refusal.code)
             await problem(refusal, instance=scope["path"])(scope, receive, send)
-        else:
+            return
+        try:
             await self._app(scope, receive, send)
+        except _Revoked:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            if audited is not None:
+                audited.finish()
 
     def _check_origin(self, headers: Headers, method: str) -> None:
         host = headers.get("host", "")
@@ -62,15 +123,97 @@ class AuthMiddleware:
         if method not in _SAFE_METHODS and origin is not None and origin.partition("://")[2] != host:
             raise ForeignRequest(what=f"the origin {origin[:200]!r}")
 
-    def _check_key(self, headers: Headers, path: str) -> None:
-        if not self._keys or path in OPEN_PATHS:
-            return
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise Unauthorized(what="none")
+    async def _caller(self, digest: str | None, address: str) -> Caller:
+        """Raises Unauthorized, TooManyWrongKeys, BrokerUnavailable."""
+        if digest is None:
+            if self._settings_keys:
+                raise Unauthorized(what="none")
+            return LOCAL
         # Compares with every key, each in constant time: the duration reveals nothing of a key.
-        if not sum(hmac.compare_digest(_digest(key.strip()), known) for known in self._keys):
-            raise Unauthorized(what="another")
+        matching = [caller for its, caller in self._settings_keys if hmac.compare_digest(its, digest)]
+        try:
+            return matching[0] if matching else (await self._stored_key(digest)).caller
+        except Unauthorized as wrong:
+            if (wait := self._guard.wrong_keys.take(network_of(address))) is None:
+                raise
+            raise TooManyWrongKeys(address=address, wait=math.ceil(wait.total_seconds())) from wrong
+
+    async def _stored_key(self, digest: str) -> ApiKey:
+        """Raises Unauthorized, BrokerUnavailable."""
+        if (key := self._guard.keys.confirmed(digest)) is not None:
+            return key
+        return await run_sync(self._guard.keys.check, digest, limiter=self._lookups)
+
+    def _admit(self, caller: Caller, method: str, path: str) -> AccessScope | None:
+        """The required scope. Raises TooManyRequests, InsufficientScope, NotFound."""
+        if caller is not LOCAL and (wait := self._guard.requests.take(caller.id)) is not None:
+            most = self._guard.requests.per_minute
+            raise TooManyRequests(key=caller.name, most=most, wait=math.ceil(wait.total_seconds()))
+        required = required_scope(method, path)
+        if required is not None:
+            caller.require(required)
+        elif not caller.may(AccessScope.ADMIN):
+            raise NotFound(path=path[:200])
+        return required
+
+    def _revocable(self, digest: str | None, send: Send) -> Send:
+        """Confirms the key again before each part of a stream: a revoked one receives nothing more."""
+        if digest is None or any(hmac.compare_digest(its, digest) for its, _ in self._settings_keys):
+            return send
+        confirmed_at = time.monotonic()
+
+        async def send_confirmed(message: Message) -> None:
+            nonlocal confirmed_at
+            late = time.monotonic() - confirmed_at > CONFIRM_INTERVAL.total_seconds()
+            if late and message["type"] == "http.response.body" and message.get("more_body", False):
+                try:
+                    await self._stored_key(digest)
+                except AimaError as refused:
+                    raise _Revoked from refused
+                confirmed_at = time.monotonic()
+            await send(message)
+
+        return send_confirmed
+
+    def _record(
+        self, record: Callable[..., None], scope: Scope, access: RequestAccess | None, status: int, code: str | None
+    ) -> None:
+        record(
+            key=access.caller.name if access else None,
+            key_id=access.caller.id if access else None,
+            address=_address(scope),
+            method=sanitized(scope["method"][:16]),
+            path=sanitized(scope["path"][:200]),
+            target=access.target if access else None,
+            status=status,
+            code=code,
+        )
+
+
+class _Revoked(Exception):
+    """The caller's key is no longer valid, and its response has begun."""
+
+
+class _AuditedSend:
+    """Records the outcome of a request: when its response has begun, or when it ends without one."""
+
+    def __init__(self, send: Send, record: Callable[[int, str | None], None]) -> None:
+        self._send = send
+        self._record = record
+        self._status = AimaError.status
+        self._recorded = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        elif message["type"] == "http.response.body":
+            self.finish(message.get("body", b""))
+        await self._send(message)
+
+    def finish(self, body: bytes = b"") -> None:
+        if not self._recorded:
+            self._recorded = True
+            self._record(self._status, _code_of(body) if self._status >= 400 else None)
 
 
 async def _checked_body(headers: Headers, receive: Receive) -> Receive:
@@ -92,11 +235,33 @@ async def _checked_body(headers: Headers, receive: Receive) -> Receive:
     return replay
 
 
+def _settings_key(number: int, key: SecretStr) -> tuple[str, Caller]:
+    """The digest of a key in the settings, and its caller, who is an admin."""
+    name = f"api.keys[{number}]"
+    return digest_of(key.get_secret_value()), Caller(name, name, frozenset({AccessScope.ADMIN}))
+
+
+def _given_digest(headers: Headers) -> str | None:
+    """Of the bearer key; None without one."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return digest_of(key.strip()) if scheme.lower() == "bearer" and key.strip() else None
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _code_of(body: bytes) -> str | None:
+    """The code of a problem document."""
+    try:
+        code = json.loads(body)["code"]
+    except (ValueError, KeyError, TypeError):
+        return AimaError.code
+    return code if isinstance(code, str) else None
+
+
 def _without_port(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0].lower()
-
-
-def _digest(key: str) -> bytes:
-    return sha256(key.encode()).digest()

@@ -1,5 +1,6 @@
 """Idempotency keys: a POST repeated with its Idempotency-Key within a day returns the operations of the first.
 
+They belong to the caller's API key, so that one caller can neither read nor occupy another's.
 While the first request is in progress the key is locked with a short TTL: after a crash of the node a retry succeeds
 once the lock expires.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -27,13 +29,24 @@ IN_PROGRESS_TTL = timedelta(seconds=30)
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
+class OwnedKey(NamedTuple):
+    owner: str
+    """The id of the caller's API key."""
+    key: str
+
+    @property
+    def record(self) -> str:
+        """The Redis key of the first request's result."""
+        return keys.idempotency(sha256(f"{self.owner}\n{self.key}".encode()).hexdigest())
+
+
 @dataclass(frozen=True)
 class Idempotency:
     redis: TextRedis
     operations: OperationStore
 
     def once(
-        self, key: str | None, action: str, body: BaseModel, submit: Callable[[], list[Operation]]
+        self, key: OwnedKey | None, action: str, body: BaseModel, submit: Callable[[], list[Operation]]
     ) -> list[Operation]:
         """Calls `submit`, or returns the operations of the first request with this key.
 
@@ -41,11 +54,11 @@ class Idempotency:
         """
         if key is None:
             return submit()
-        if not _KEY.fullmatch(key):
+        if not _KEY.fullmatch(key.key):
             remedy = "Use up to 200 printable ASCII characters without spaces, such as a random UUID."
             raise InvalidRequest(detail="The Idempotency-Key is malformed.", remedy=remedy)
         request = sha256(f"{action}\n{body.model_dump_json()}".encode()).hexdigest()
-        record = keys.idempotency(key)
+        record = key.record
         if not self.redis.set(record, _encode(request, None), px=in_ms(IN_PROGRESS_TTL), nx=True):
             return self._first_result(key, request)
         try:
@@ -56,13 +69,13 @@ class Idempotency:
         self.redis.set(record, _encode(request, operations), px=in_ms(keys.IDEMPOTENCY_TTL))
         return operations
 
-    def _first_result(self, key: str, request: str) -> list[Operation]:
-        first = json.loads(self.redis.get(keys.idempotency(key)) or "{}")
+    def _first_result(self, key: OwnedKey, request: str) -> list[Operation]:
+        first = json.loads(self.redis.get(key.record) or "{}")
         if first.get("request", request) != request:
             remedy = "Use a new key for each request, such as a random UUID."
-            raise InvalidRequest(detail=f"The Idempotency-Key {key} was used for another request.", remedy=remedy)
+            raise InvalidRequest(detail=f"The Idempotency-Key {key.key} was used for another request.", remedy=remedy)
         if first.get("operations") is None:
-            raise RequestInProgress(key=key)
+            raise RequestInProgress(key=key.key)
         return [self.operations.get(OperationId(id)) for id in first["operations"]]
 
 

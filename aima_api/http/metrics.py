@@ -30,12 +30,18 @@ class Metrics:
         self.seconds = Histogram(
             "aima_request_seconds", "Until the response begins.", labels[:2], buckets=BUCKETS, registry=registry
         )
+        self._refused = Counter(
+            "aima_requests_refused", "Requests refused for their key or their rate.", ["code"], registry=registry
+        )
         open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=registry)
         open_streams.set_function(streams)
         logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)
         logs.set_function(followed_logs)
         ProcessCollector(registry=registry)
         registry.register(_RedisCollector(redis))
+
+    def count_refusal(self, code: str) -> None:
+        self._refused.labels(code).inc()
 
     def read(self) -> bytes:
         """The exposition as text; during an outage of Redis only this node's own metrics, after its timeout."""

@@ -58,7 +58,11 @@ def problem(error: AimaError, *, instance: str, headers: Mapping[str, str] | Non
 
 
 def _headers(error: AimaError) -> dict[str, str]:
-    known = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "5"}, 503: {"Retry-After": "2"}}
+    known = {
+        401: {"WWW-Authenticate": "Bearer"},
+        429: {"Retry-After": str(error.facts.get("wait", 5))},
+        503: {"Retry-After": "2"},
+    }
     return known.get(error.status, {})
 
 

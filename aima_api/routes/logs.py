@@ -52,7 +52,7 @@ async def logs(
 ) -> Response:
     """The last lines of its instances; with `follow`, also later lines, until the instances are stopped."""
     lines = tail or (MAX_TAIL if since else DEFAULT_TAIL)
-    start = _moment(since) if since else None
+    start = moment_of(since) if since else None
     instances = await run_in_threadpool(_instances, api, id, host or [])
     requests = [LogRequest(instance=instance, tail=lines, since=start, follow=follow) for instance in instances]
     if follow or _EVENTS in accept:
@@ -69,7 +69,7 @@ def _instances(api: Dependencies, id: ServiceId, hosts: list[HostName]) -> list[
     return [id.on(api.hosts.get(host).name) for host in dict.fromkeys(hosts)]
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str) -> datetime:
     """Of a duration before now, or of a timestamp."""
     with suppress(ValueError, OverflowError):
         return datetime.now(UTC) - parse_duration(text)

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from aima_api.dependencies import Api, IdempotencyKey
+from aima_api.access.scopes import Scope
+from aima_api.dependencies import Access, Api, IdempotencyKey
 from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StartOptions, StopOptions
 from aima_api.planning.planner import merged_service
 from aima_api.planning.preview import Plan, preview
@@ -71,8 +72,14 @@ def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> P
 
 
 @image_router.post("/images:pull", status_code=202)
-def pull(api: Api, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
-    """Pull an image, or an engine's: to the hosts, to every live host of the route, or to all that may run it."""
+def pull(api: Api, access: Access, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
+    """Pull an image, or an engine's: to the hosts, to every live host of the route, or to all that may run it.
+
+    An image that the catalog does not name requires the scope `admin`.
+    """
+    access.target = body.image or body.engine
+    if body.image is not None and not any(body.image in engine.images for engine in api.catalog.engines):
+        access.caller.require(Scope.ADMIN)
     submit = partial(submit_pull, api.planner, api.submitter, body)
     return Submitted(operations=api.idempotency.once(idempotency_key, "pull", body, submit))
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from aima_api.dependencies import Api, Cursor, Limit
+from aima_api.dependencies import Access, Api, Cursor, Limit
 from aima_api.http.schemas import CreateService
 from aima_api.planning.planner import merged_service
 from aima_core.domain.ids import ServiceId
@@ -37,8 +37,9 @@ class Services(BaseModel):
 
 
 @router.post("", status_code=201)
-def create(api: Api, body: CreateService) -> Service:
+def create(api: Api, access: Access, body: CreateService) -> Service:
     """Store a service's spec without starting it; replaces a stored one."""
+    access.target = body.id
     service = merged_service(None, body.id, body)
     with suppress(UnknownService, UnverifiedService):
         replaced = api.services.get(body.id).spec

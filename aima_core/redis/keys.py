@@ -29,7 +29,11 @@ aima:<queue>                   list     api, worker   queued messages, as Celery
 aima:ports:<host>              zset     worker        its ports by when they are free: past, to come, or never; never
 aima:ports:<host>:last         hash     worker        the last port of each instance; never
 aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE until its container runs, then none
-aima:idempotency:<key>         string   api           the response to a request; IDEMPOTENCY_TTL
+aima:idempotency:<digest>      string   api           the response to a request of one API key; IDEMPOTENCY_TTL
+aima:keys                      hash     api           the signed record of each API key by the key's digest; never
+aima:keys:used                 hash     api           when each API key was last used; until revoked
+aima:audit                     stream   api           requests that change something, capped; never
+aima:audit:refused             stream   api           refused requests, counted per address, capped; never
 aima:upkeep                    string   api           the lock of the node that runs the controllers; seconds
 aima:turn:<service>            string   api           the lock of the node that places its replicas; seconds
 aima:asked:<host>              list     api           log requests to a host, capped; ASKED_TTL
@@ -62,6 +66,8 @@ HOST_DEAD: Final = timedelta(seconds=15)
 """A host without a heartbeat for this long is not live."""
 PORT_LEASE: Final = timedelta(minutes=2)
 IDEMPOTENCY_TTL: Final = timedelta(days=1)
+AUDIT_CAP: Final = 10_000
+"""About how many entries of each of the two audit streams are kept."""
 LOG_CAP: Final = 2000
 """About how many events of one operation are kept."""
 COMMON_LOG_CAP: Final = 10000
@@ -97,6 +103,10 @@ HOSTS_SESSIONS: Final = "aima:hosts:sessions"
 HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
 DROPPED: Final = "aima:hosts:dropped"
+API_KEYS: Final = "aima:keys"
+API_KEYS_USED: Final = "aima:keys:used"
+AUDIT: Final = "aima:audit"
+AUDIT_REFUSED: Final = "aima:audit:refused"
 
 operation: Final = KeyPrefix[OperationId]("aima:operation:")
 claim: Final = KeyPrefix[OperationId]("aima:claim:")

@@ -21,6 +21,8 @@ LOOK_AT_THE_CLOCK = {
     "aima_core/store/operations.py": "when something happened, for people; whether an order has expired",
     "aima_core/trust/orders.py": "fences: they ascend with the clocks of API nodes, which Redis cannot forge",
     "aima_core/store/hosts.py": "since when a host is drained, for people",
+    "aima_api/access/keys.py": "when a key expires: the clock of Redis is not trusted for that",
+    "aima_api/access/audit.py": "when something happened, for people",
     "aima_api/logs/stream.py": "which lines a follower is too late for, by the host's own times with a margin",
     "aima_api/up/app.py": "which lines of its parts are this run's",
     "aima_api/cli/tables.py": "how long ago something was, for people",

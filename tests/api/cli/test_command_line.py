@@ -64,6 +64,12 @@ GRAMMAR = [
     ["context", "use", "prod"],
     ["context", "set", "prod", "--url", "https://a:7080,https://b:7080", "--key-stdin"],
     ["context", "remove", "prod"],
+    ["key", "create", "ci", "--scope", "operate", "--scope", "infer", "--model", "M", "--expires", "90d", "-o", "json"],
+    ["key", "list"],
+    ["key", "revoke", "ci"],
+    ["key", "public"],
+    ["key", "rotate-signing", "-o", "yaml"],
+    ["audit", "--follow", "--key", "ci", "--since", "10m", "--limit", "5"],
 ]
 
 

@@ -20,12 +20,14 @@ START = f"/v1/services/{SERVICE}:start"
 
 @pytest.fixture
 def guarded(redis_url):
-    with api_node(redis_url, keys=["first key", "second key"]) as node:
+    with api_node(redis_url, keys=["first-key-of-api", "second-key-of-api"]) as node:
         yield node
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize("given", [None, "Bearer third key", "Basic first key", "first key", "Bearer"])
+@pytest.mark.parametrize(
+    "given", [None, "Bearer third-key-of-api", "Basic first-key-of-api", "first-key-of-api", "Bearer"]
+)
 def test_without_a_valid_key_every_request_is_refused(guarded, given):
     answer = guarded.get("/v1/hosts", headers={"Authorization": given} if given else {})
 
@@ -34,7 +36,7 @@ def test_without_a_valid_key_every_request_is_refused(guarded, given):
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize("key", ["first key", "second key"])
+@pytest.mark.parametrize("key", ["first-key-of-api", "second-key-of-api"])
 def test_any_of_the_keys_is_accepted(guarded, key):
     assert guarded.get("/v1/hosts", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
@@ -100,7 +102,7 @@ def test_a_public_address_needs_a_key():
     with pytest.raises(UnsafeBind):
         create_app(settings(api={"bind": "0.0.0.0"}))
 
-    assert create_app(settings(api={"bind": "0.0.0.0", "keys": ["a key"]}))
+    assert create_app(settings(api={"bind": "0.0.0.0", "keys": ["a-key-of-16-chars"]}))
 
 
 def test_without_a_signing_key_the_node_does_not_start():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from api.node import SERVICE
 
-from aima_api.http.idempotency import Idempotency
+from aima_api.http.idempotency import Idempotency, OwnedKey
 from aima_api.http.schemas import ServiceOptions
 from aima_core.errors import BrokerUnavailable, RequestInProgress
 from aima_core.store.operations import OperationStore
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.redis
 
 START = f"/v1/services/{SERVICE}:start"
 KEY = {"Idempotency-Key": "a-key"}
+OWNED = OwnedKey("(local)", "a-key")
 
 
 @pytest.fixture
@@ -45,10 +46,10 @@ def test_a_key_reused_for_another_request_is_refused(node, worker, path, body):
 def test_a_request_repeated_while_the_first_one_runs_is_refused_as_in_progress(idempotency):
     def during_the_first():
         with pytest.raises(RequestInProgress):
-            idempotency.once("a-key", "start", ServiceOptions(), list)
+            idempotency.once(OWNED, "start", ServiceOptions(), list)
         return []
 
-    assert idempotency.once("a-key", "start", ServiceOptions(), during_the_first) == []
+    assert idempotency.once(OWNED, "start", ServiceOptions(), during_the_first) == []
 
 
 def test_a_failed_request_can_be_repeated(idempotency):
@@ -56,9 +57,9 @@ def test_a_failed_request_can_be_repeated(idempotency):
         raise BrokerUnavailable(detail="for once")
 
     with pytest.raises(BrokerUnavailable):
-        idempotency.once("a-key", "start", ServiceOptions(), fail)
+        idempotency.once(OWNED, "start", ServiceOptions(), fail)
 
-    assert idempotency.once("a-key", "start", ServiceOptions(), list) == []
+    assert idempotency.once(OWNED, "start", ServiceOptions(), list) == []
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 201])

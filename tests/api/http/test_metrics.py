@@ -85,9 +85,9 @@ def test_a_node_without_redis_exports_its_own_metrics(own_redis):
 
 
 def test_metrics_need_a_key_like_every_other_path(redis_url):
-    with api_node(redis_url, keys=["a key"]) as node:
+    with api_node(redis_url, keys=["a-key-of-16-chars"]) as node:
         without = node.get("/metrics")
-        with_one = node.get("/metrics", headers={"Authorization": "Bearer a key"})
+        with_one = node.get("/metrics", headers={"Authorization": "Bearer a-key-of-16-chars"})
 
     assert (without.status_code, with_one.status_code) == (401, 200)
     assert 'aima_requests_total{method="none",route="none",status="401"} 1.0' in with_one.text

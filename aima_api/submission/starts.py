@@ -32,7 +32,7 @@ class StartRequest(NamedTuple):
     """Override the stored service's hosts, for this start only."""
     replace: bool = False
     """Removes the running container first."""
-    mandate: Mandate = Mandate("api")
+    mandate: Mandate = Mandate("(local)")
 
     def places_replicas(self, stored: SignedService | UnverifiedService | None) -> bool:
         return (self.options.replicas or (stored.spec.replicas if isinstance(stored, SignedService) else 1)) > 1

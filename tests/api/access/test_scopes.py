@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from api.node import SERVICE, ScriptedWorker
 from lab.commands import SIGNING_KEY
 from starlette.routing import Route
 
 from aima_api.access.scopes import LOCAL, OPEN_PATHS, SCOPES, Caller, Scope, required_scope
 from aima_api.app import ROUTERS, create_app
 from aima_core.errors import InsufficientScope
+from aima_core.redis import keys
 from aima_core.settings import Settings
+from aima_worker.node.hardware import arch
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +81,15 @@ def test_a_refusal_names_the_key_and_the_scope_that_it_lacks():
     with pytest.raises(InsufficientScope, match=r"ci.*operate"):
         Caller("ci", "1", frozenset({Scope.READ})).require(Scope.OPERATE)
     LOCAL.require(Scope.ADMIN)
+
+
+@pytest.mark.parametrize(("path", "body"), [(":start", {}), (":stop", {}), (":restart", {})])
+def test_an_order_names_the_key_of_its_request(guarded, redis, path, body):
+    ScriptedWorker(redis, arch=arch(), routes=(f"cpu.{arch()}",))
+    guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={})
+    key = guarded.create("ci", "operate")
+
+    answer = guarded.ask("POST", f"/v1/services/{SERVICE}{path}", key, json=body)
+
+    orders = [redis.hget(keys.operation(each["id"]), "order") for each in answer.json()["operations"]]
+    assert {json.loads(order)["caller"] for order in orders} == {"ci"}

@@ -149,6 +149,11 @@ class FleetProcess:
         reported: dict[str, list[list[Any]]] = self.ask("containers")
         return reported
 
+    def created(self) -> dict[str, list[dict[str, Any]]]:
+        """What each container of each of its hosts was created with: operation, service, image, command, mounts, at."""
+        reported: dict[str, list[dict[str, Any]]] = self.ask("created")
+        return reported
+
     def holds(self) -> dict[str, Any]:
         """The names of its threads except those of pools, and the number of descriptors."""
         reported: dict[str, Any] = self.ask("holds")

@@ -109,6 +109,9 @@ class Crowd:
     def _tell_containers(self) -> dict[str, list[tuple[str, str, int]]]:
         return {host: room.standing() for host, room in self._allocations.items()}
 
+    def _tell_created(self) -> dict[str, list[dict[str, Any]]]:
+        return {host: room.created for host, room in self._allocations.items()}
+
     def _tell_holds(self) -> dict[str, Any]:
         threads = [thread.name for thread in enumerate_threads() if "ThreadPool" not in thread.name]
         return {"threads": threads, "descriptors": len(list(Path("/proc/self/fd").iterdir()))}

@@ -7,6 +7,7 @@ since their first start.
 from __future__ import annotations
 
 import pickle
+import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ class FleetRuntime(FakeRuntime):
         super().__init__(now=wall_clock, **facts)
         self.made: Counter[str] = Counter()
         """How often a container of each name was created, adoptions not counted."""
+        self.created: list[dict[str, Any]] = []
+        """What each container was created with, by this process."""
         self._kept_in = kept_in
         if kept_in is not None and kept_in.exists():
             self._engines, self._images, self.made = pickle.loads(kept_in.read_bytes())
@@ -36,7 +39,9 @@ class FleetRuntime(FakeRuntime):
         with self._changed:
             before = self._engines.get(spec.name)
             running = super().run(spec)
-            self.made[spec.name] += before is None or before.id != running.id
+            if before is None or before.id != running.id:
+                self.made[spec.name] += 1
+                self.created.append(_created(spec))
             self._keep()
         return running
 
@@ -65,6 +70,17 @@ class FleetRuntime(FakeRuntime):
             fresh = self._kept_in.with_suffix(".new")
             fresh.write_bytes(pickle.dumps((self._engines, self._images, self.made)))
             fresh.replace(self._kept_in)
+
+
+def _created(spec: ContainerSpec) -> dict[str, Any]:
+    return {
+        "operation": spec.labels.get("aima.operation"),
+        "service": spec.labels.get("aima.service"),
+        "image": spec.image,
+        "command": spec.command,
+        "mounts": [mount.source for mount in spec.mounts],
+        "at": time.time(),
+    }
 
 
 def kept_running(file: Path) -> tuple[list[str], Mapping[str, int]]:

@@ -1,0 +1,68 @@
+"""An adversary: acts at random, reproducibly by its seed, until its time is over. What it did is written to a log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from attacks.stage import AttackStage
+
+Act = Callable[[], str]
+"""One action; returns what happened, for the log."""
+
+
+class Adversary:
+    """Base of the three. Subclasses return their actions with weights."""
+
+    name: str
+
+    def __init__(self, stage: AttackStage, seed: int) -> None:
+        self.stage = stage
+        self.random = Random(seed)
+        self.log: list[str] = []
+        self.outcomes: Counter[str] = Counter()
+
+    def actions(self) -> Sequence[tuple[int, Act]]:
+        raise NotImplementedError
+
+    def withdraw(self) -> None:
+        """After its time: closes what it holds open."""
+
+    def attack(self, duration: timedelta) -> None:
+        begun = time.monotonic()
+        weights, acts = zip(*self.actions(), strict=True)
+        while (elapsed := time.monotonic() - begun) < duration.total_seconds():
+            [act] = self.random.choices(acts, weights)
+            try:
+                outcome = act()
+            except Exception as failed:  # noqa: BLE001 an adversary does not mind
+                outcome = f"raised {type(failed).__name__}: {failed}"[:200]
+            self.outcomes[act.__name__] += 1
+            self.log.append(f"{elapsed:8.3f} {act.__name__}: {outcome}")
+
+    def pick(self, sequence: Sequence[Any]) -> Any:
+        return self.random.choice(sequence)
+
+
+def played(adversary: Adversary, *, duration: timedelta, seed: int) -> list[str]:
+    """The violations, of an attack while the owner works, and of the time after it. Writes the log."""
+    stage = adversary.stage
+    try:
+        with stage.owner_at_work(seed):
+            adversary.attack(duration)
+            found = stage.violations_of_memory()
+            adversary.withdraw()
+        return [*found, *stage.violations(), *stage.denials(), *stage.violations()]
+    finally:
+        written_to(adversary, stage.directory, seed)
+
+
+def written_to(adversary: Adversary, directory: Path, seed: int) -> Path:
+    file = directory / f"adversary-{adversary.name}-{seed}.log"
+    file.write_text("\n".join([*adversary.log, str(dict(adversary.outcomes)), ""]))
+    return file

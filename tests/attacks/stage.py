@@ -1,0 +1,227 @@
+"""The stage of the adversaries: a fleet of fakes, an API node with keys, a real Redis, and an owner who uses them.
+
+The owner starts and stops services with his own key while the adversary acts, and keeps a record of what he asked for.
+Containers are read from the hosts, never from Redis.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from random import Random
+from threading import Event as Flag
+from threading import Thread
+from typing import Any
+
+import httpx2
+import psutil
+from api.catalog.entries import write
+from lab.api_process import ApiProcess
+from lab.fleet import FakeHost, Fleet, fleet_engine, fleet_on
+from lab.parts import eventually
+from lab.redis_server import RedisServer
+
+ADMIN_KEY = "an-owner-holds-this-key-7f3a"
+IMAGE = "owned:1"
+SERVICES = tuple(f"svc-owned-{number}" for number in range(4))
+HOSTS = ("fake-00", "fake-01", "fake-02")
+RECOVERS_WITHIN = timedelta(seconds=60)
+ENDED = ("succeeded", "failed", "cancelled")
+MOST_MORE_DESCRIPTORS = 40
+MOST_MORE_MEMORY = 150 << 20
+LISTINGS = ("services", "operations", "hosts", "ports", "engines", "models")
+SETTINGS = {
+    "AIMA_API__KEYS": f'["{ADMIN_KEY}"]',
+    "AIMA_API__MOVE_AFTER": "20s",
+}
+
+
+@dataclass
+class Asked:
+    """What the owner has asked for; the adversary may reach no more than that."""
+
+    hosts: Mapping[str, str]
+    """The only host of each service."""
+    arguments: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The values of `--size` of each service."""
+    stopped: dict[str, float] = field(default_factory=dict)
+    """When the last stop of each operation's service had succeeded, by start operation."""
+    starts: dict[str, str] = field(default_factory=dict)
+    """The service of each start operation."""
+
+
+class AttackStage:
+    def __init__(self, fleet: Fleet, api: ApiProcess, server: RedisServer, *, directory: Path) -> None:
+        self.fleet, self.api, self.server, self.directory = fleet, api, server, directory
+        self.owner = httpx2.Client(
+            base_url=api.url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}, timeout=20, trust_env=False
+        )
+        self.asked = Asked({service: HOSTS[at % len(HOSTS)] for at, service in enumerate(SERVICES)})
+        self.mishaps: list[str] = []
+        self._enough = Flag()
+        self._before = self._held()
+
+    # The owner --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def owner_at_work(self, seed: int) -> Iterator[None]:
+        self._enough.clear()
+        thread = Thread(target=self._work, args=(Random(seed),), name="owner", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._enough.set()
+            thread.join(30)
+
+    def _work(self, random: Random) -> None:
+        while not self._enough.is_set():
+            service = random.choice(SERVICES)
+            if random.random() < 0.6:
+                self.start(service, size=random.randrange(1000))
+            else:
+                self.stop(service)
+            self._enough.wait(random.uniform(0.05, 0.4))
+
+    def start(self, service: str, *, size: int) -> list[str]:
+        """The ids of the operations; none if the request was refused."""
+        self.asked.arguments[service].add(str(size))
+        body = {"hosts": [self.asked.hosts[service]], "arguments": {"size": size}}
+        ids = self._request(f"/v1/services/{service}:start", body)
+        self.asked.starts |= dict.fromkeys(ids, service)
+        return ids
+
+    def stop(self, service: str) -> list[str]:
+        starts = [id for id, of in self.asked.starts.items() if of == service and id not in self.asked.stopped]
+        ids = self._request(f"/v1/services/{service}:stop", {"grace": "1s"})
+        if ids and self._ended(ids, within=timedelta(seconds=5)) == {"succeeded"}:
+            self.asked.stopped |= dict.fromkeys(starts, time.time())
+        return ids
+
+    def _request(self, path: str, body: Mapping[str, Any]) -> list[str]:
+        try:
+            answer = self.owner.post(path, json=dict(body))
+        except httpx2.TransportError:
+            return []
+        self.note_answer(answer, of="the owner")
+        return [each["id"] for each in answer.json().get("operations", ())] if answer.status_code == 202 else []
+
+    def _ended(self, ids: Sequence[str], *, within: timedelta) -> set[str]:
+        states: set[str] = set()
+
+        def all_ended() -> bool:
+            nonlocal states
+            try:
+                answers = [self.owner.get(f"/v1/operations/{id}") for id in ids]
+            except httpx2.TransportError:
+                return False
+            states = {each.json().get("state", "?") for each in answers if each.status_code == 200}
+            return len(states) > 0 and states <= set(ENDED)
+
+        eventually(all_ended, within=within)
+        return states
+
+    # What must hold ---------------------------------------------------------------------------------------------
+
+    def note_answer(self, answer: httpx2.Response, *, of: str) -> None:
+        if answer.status_code == 500:
+            self.mishaps.append(
+                f"{of}: {answer.request.method} {answer.request.url.path} was answered {answer.text[:300]}"
+            )
+
+    def violations(self) -> list[str]:
+        """While or after the adversary acts: crashes, leaks, and containers beyond what the owner asked for."""
+        found = list(self.mishaps)
+        found += [f"{each.name} ended: {each.log()[-2000:]}" for each in self.fleet.processes if not each.up]
+        if not psutil.pid_exists(self.api.pid) or not self.api.answers():
+            found.append("the API node does not answer")
+        found += [problem for host, each in self._created() if (problem := self._not_asked(host, each))]
+        return found + self._leaks()
+
+    def _created(self) -> list[tuple[str, dict[str, Any]]]:
+        live = [process for process in self.fleet.processes if process.up]
+        return [(host, each) for process in live for host, many in process.created().items() for each in many]
+
+    def _not_asked(self, host: str, created: Mapping[str, Any]) -> str | None:
+        service, command = created["service"], list(created["command"])
+        allowed = [["serve", "--size", size] for size in self.asked.arguments[service]]
+        if created["image"] != IMAGE or created["mounts"] or command not in allowed:
+            return f"{host} ran what the owner never asked for: {created}"
+        if self.asked.hosts.get(service) != host:
+            return f"{host} ran {service}, which belongs on {self.asked.hosts.get(service)}"
+        stopped = self.asked.stopped.get(created["operation"])
+        if stopped is not None and created["at"] > stopped + 0.5:
+            return f"{host} ran the start {created['operation']} again {created['at'] - stopped:.1f} s after its stop"
+        return None
+
+    def violations_of_memory(self) -> list[str]:
+        """Also while the adversary holds on to what it has opened."""
+        return [
+            f"{name} has {memory >> 20} MiB, before {self._before[name][1] >> 20} MiB"
+            for name, (_, memory) in self._held().items()
+            if memory > self._before[name][1] + MOST_MORE_MEMORY
+        ]
+
+    def _leaks(self) -> list[str]:
+        def leaks() -> list[str]:
+            return self.violations_of_memory() + [
+                f"{name} holds {descriptors} descriptors, before {self._before[name][0]}"
+                for name, (descriptors, _) in self._held().items()
+                if descriptors > self._before[name][0] + MOST_MORE_DESCRIPTORS
+            ]
+
+        eventually(lambda: not leaks(), within=timedelta(seconds=20))
+        return leaks()
+
+    def _held(self) -> dict[str, tuple[int, int]]:
+        pids = {each.name: each.pid for each in self.fleet.processes if each.up} | {"the API node": self.api.pid}
+        processes = {name: psutil.Process(pid) for name, pid in pids.items() if psutil.pid_exists(pid)}
+        return {name: (each.num_fds(), each.memory_info().rss) for name, each in processes.items()}
+
+    def denials(self) -> list[str]:
+        """After the adversary has left: what the owner still cannot do."""
+        found = []
+        if not eventually(self._all_listings, within=RECOVERS_WITHIN):
+            found.append("a listing is refused")
+        dead = [each for each in SERVICES if not eventually(partial(self._lives, each), within=RECOVERS_WITHIN)]
+        return found + [f"{service} neither starts nor stops" for service in dead]
+
+    def _all_listings(self) -> bool:
+        try:
+            return all(self.owner.get(f"/v1/{what}").status_code == 200 for what in LISTINGS)
+        except httpx2.TransportError:
+            return False
+
+    def _lives(self, service: str) -> bool:
+        within = timedelta(seconds=15)
+        started = self._ended(ids, within=within) if (ids := self.start(service, size=1)) else set()
+        stopped = self._ended(ids, within=within) if (ids := self.stop(service)) else set()
+        return started == stopped == {"succeeded"}
+
+
+@contextmanager
+def attack_stage(server: RedisServer, directory: Path) -> Iterator[AttackStage]:
+    engine = fleet_engine("owned", image=IMAGE) + "arguments:\n  size: 0\n"
+    write(directory / "catalog/engines/owned/owned-cpu.yaml", engine)
+    api = ApiProcess(server.url, directory, catalog=directory / "catalog", **SETTINGS)
+    with fleet_on(server.url, directory) as fleet:
+        try:
+            api.up()
+            for name in HOSTS:
+                fleet.add([FakeHost(name, images=(IMAGE,), engines=(IMAGE,))])
+            fleet.until_ready()
+            stage = AttackStage(fleet, api, server, directory=directory)
+            for service in SERVICES:
+                assert stage._lives(service), service
+            stage._before = stage._held()
+            yield stage
+            stage.owner.close()
+        finally:
+            api.kill()
+            api.client.close()

@@ -1,0 +1,259 @@
+"""The adversary with write access to Redis: replays and mutates captured orders, forges records, poisons channels.
+
+It never deletes: a writer in Redis can always do that. It starts from valid orders, so that a good part of its
+forgeries passes the first checks.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from typing import Any
+
+from attacks.adversary import Act, Adversary
+from attacks.stage import HOSTS, SERVICES, AttackStage
+
+from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.redis import keys
+
+MOST_CAPTURED = 300
+CHANNELS = (keys.EVENTS, "aima:/0.celery.pidbox", "aima:/0.celeryev/worker.heartbeat")
+POISON = (
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "\x00\xff",
+    "null",
+    "{}",
+    '"text"',
+    "[1,2]",
+    "9" * 400,
+    "{" + '"k":1,' * 50_000,
+)
+JUNK: tuple[Any, ...] = ("", "x", -1, 0, 2**53, 2**63, None, True, [], {}, "../../etc", "\x1b[31m", "a" * 5000, 1e308)
+
+
+class RedisWriter(Adversary):
+    name = "redis"
+
+    def __init__(self, stage: AttackStage, seed: int) -> None:
+        super().__init__(stage, seed)
+        self._redis = stage.server.client()
+        self._captured: list[dict[str, str]] = []
+        self._messages: list[tuple[str, str]] = []
+
+    def actions(self) -> Sequence[tuple[int, Act]]:
+        return (
+            (6, self.capture),
+            (6, self.replay_record),
+            (8, self.forge_operation),
+            (4, self.replay_on_another_host),
+            (4, self.replay_message),
+            (3, self.mutate_message),
+            (3, self.poison_channel),
+            (2, self.poison_queue),
+            (4, self.forge_service),
+            (3, self.forge_host),
+            (3, self.forge_instance),
+            (2, self.forge_lease),
+            (2, self.forge_fence),
+            (2, self.cancel_something),
+            (2, self.forge_session),
+            (1, self.forge_key_record),
+        )
+
+    def withdraw(self) -> None:
+        """Leaves its forgeries where they are, but for what only a person can tell from the truth."""
+        self._redis.close()
+
+    # Orders -----------------------------------------------------------------------------------------------------
+
+    def capture(self) -> str:
+        entries = self._redis.zrange(keys.OPERATIONS, -60, -1)
+        for entry in entries:
+            record = self._redis.hgetall(keys.operation(OperationId(entry.split()[-1])))
+            if record and len(self._captured) < MOST_CAPTURED:
+                self._captured.append({**record, "id": entry.split()[-1]})
+        for host in HOSTS:
+            for queue in (f"host.{host}", f"host.{host}.stop"):
+                self._messages += [(queue, text) for text in self._redis.lrange(keys.queue(queue), 0, 5)]
+        del self._messages[:-MOST_CAPTURED]
+        return f"{len(self._captured)} records, {len(self._messages)} messages"
+
+    def replay_record(self) -> str:
+        """An ended operation becomes queued again, under its own id and with its own signature."""
+        record = dict(self._record())
+        record |= {"state": "queued", "phase": "queued"}
+        return self._put(record["id"], record)
+
+    def replay_on_another_host(self) -> str:
+        record = dict(self._record())
+        route = f"host.{self.pick(HOSTS)}"
+        record |= {"state": "queued", "route": route, "routes": json.dumps([route]), "queue": route}
+        record.pop("host", None)
+        return self._put(self.pick([record["id"], str(uuid.uuid4())]), record)
+
+    def forge_operation(self) -> str:
+        """Some fields of one captured record, some of another, some mutated."""
+        record, other = dict(self._record()), self._record()
+        for name in self.random.sample(sorted(record), k=min(len(record), self.random.randrange(1, 4))):
+            if name == "id":
+                continue
+            value = self.pick([other.get(name, ""), self._mutated(record[name]), self._mutated(record[name])])
+            record[name] = value
+        record["state"] = "queued"
+        return self._put(self.pick([record["id"], str(uuid.uuid4())]), record)
+
+    def replay_message(self) -> str:
+        queue, text = self._message()
+        self._redis.lpush(keys.queue(self.pick([queue, f"host.{self.pick(HOSTS)}"])), text)
+        return queue
+
+    def mutate_message(self) -> str:
+        queue, text = self._message()
+        message = json.loads(text)
+        how = self.pick(["compression", "eta", "expires", "kwargs", "headers", "task", "leaf"])
+        if how == "compression":
+            message["headers"]["compression"] = "application/x-gzip"
+            message["body"] = b64encode(zlib.compress(b"[" * 2_000_000)).decode()
+        elif how in ("eta", "expires"):
+            message["headers"][how] = "2999-01-01T00:00:00+00:00"
+        elif how == "kwargs":
+            message["body"] = b64encode(b"[" * self.pick([10, 100_000])).decode()
+        elif how == "headers":
+            message["headers"] = self.pick([None, [], "x", {}])
+        elif how == "task":
+            message["headers"]["task"] = self.pick(["celery.backend_cleanup", "aima.start", "os.system", None])
+        else:
+            message = self._mutate(message)
+        self._redis.lpush(keys.queue(queue), json.dumps(message))
+        return how
+
+    # Channels ---------------------------------------------------------------------------------------------------
+
+    def poison_channel(self) -> str:
+        channel = self.pick(CHANNELS)
+        text = self.pick([*POISON, json.dumps({"method": "shutdown", "arguments": {}, "destination": None})])
+        self._redis.publish(channel, text)
+        return channel
+
+    def poison_queue(self) -> str:
+        queue = f"host.{self.pick(HOSTS)}{self.pick(['', '.stop'])}"
+        self._redis.lpush(keys.queue(queue), self.pick(POISON))
+        return queue
+
+    # Records ----------------------------------------------------------------------------------------------------
+
+    def forge_service(self) -> str:
+        """The attacker's arguments in a stored spec; or another service's record."""
+        id = ServiceId(self.pick(SERVICES))
+        stored = self._redis.get(keys.service(ServiceId(self.pick(SERVICES)))) or "{}"
+        forged = self.pick([stored, self._mutated(stored), stored.replace('"size"', '"evil"'), self.pick(POISON)])
+        self._redis.set(keys.service(id), forged)
+        return id
+
+    def forge_host(self) -> str:
+        """Host facts mutated, or a host that seems silent."""
+        name = self.pick(HOSTS)
+        if self.random.random() < 0.3:
+            self._redis.zadd(keys.HOSTS_SEEN, {name: 1})
+            return f"{name} seems silent"
+        facts = self._redis.hget(keys.HOSTS, name) or "{}"
+        self._redis.hset(
+            keys.HOSTS, self.pick([name, "evil-host"]), self.pick([self._mutated(facts), self.pick(POISON)])
+        )
+        return name
+
+    def forge_instance(self) -> str:
+        id = InstanceId(f"{self.pick(SERVICES)}@{self.pick(HOSTS)}")
+        record = self._redis.hgetall(keys.instance(id))
+        changes = {"desired": self.pick(["running", "stopped", "x"])}
+        if record:
+            name = self.pick(sorted(record))
+            changes[name] = self._mutated(record[name])
+        self._redis.hset(keys.instance(id), mapping=changes)
+        return id
+
+    def forge_lease(self) -> str:
+        host = HostName(self.pick(HOSTS))
+        port = 8000 + self.random.randrange(20)
+        self._redis.set(
+            f"{keys.port_prefix(host)}{port}", self.pick(["x", "{}", "svc-owned-0@fake-00", "[" * 1000]), ex=60
+        )
+        if self.random.random() < 0.5:
+            self._redis.hset(keys.held(host), self.pick(SERVICES), self.pick(["x", "{}", "9 9 9", "[" * 1000]))
+        return f"{host}:{port}"
+
+    def forge_fence(self) -> str:
+        value = self.pick([2**53, -1, "x", 1, 2**62])
+        self._redis.set(keys.FENCE, value)
+        return str(value)
+
+    def forge_session(self) -> str:
+        name = self.pick(HOSTS)
+        self._redis.hset(self.pick([keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES]), name, self.pick(["evil", "x 1", ""]))
+        return name
+
+    def forge_key_record(self) -> str:
+        forged = json.dumps({"text": json.dumps({"name": "evil", "scope": "admin"}), "signature": "0" * 80})
+        for name in self._redis.scan_iter(match="aima:*key*", count=200):
+            if self._redis.type(name) == "hash":
+                self._redis.hset(name, "evil", forged)
+        return "an API key"
+
+    def cancel_something(self) -> str:
+        record = self._record()
+        self._redis.hset(keys.operation(OperationId(record["id"])), "cancel", self.pick(["1", "x", ""]))
+        return record["id"]
+
+    # Pieces -----------------------------------------------------------------------------------------------------
+
+    def _record(self) -> dict[str, str]:
+        if not self._captured:
+            self.capture()
+        return self.pick(self._captured)
+
+    def _message(self) -> tuple[str, str]:
+        """A captured one; or one made from a captured record as the submission makes it."""
+        if self._messages and self.random.random() < 0.5:
+            return self.pick(self._messages)
+        from aima_core.queue.notifier import encode_message
+        from aima_core.store.operation_records import operation_from
+
+        record = self._record()
+        operation = operation_from(OperationId(record["id"]), {k: v for k, v in record.items() if k != "id"})
+        queue = record["queue"]
+        return queue, encode_message(operation, queue)
+
+    def _put(self, id: str, record: dict[str, str]) -> str:
+        fields = {name: value for name, value in record.items() if name != "id"}
+        self._redis.hset(keys.operation(OperationId(id)), mapping=fields)
+        self._redis.zadd(keys.ACTIVE, {id: 0})
+        queue = fields.get("queue", "")
+        try:
+            from aima_core.queue.notifier import encode_message
+            from aima_core.store.operation_records import operation_from
+
+            text = encode_message(operation_from(OperationId(id), fields), queue)
+        except Exception as unreadable:  # noqa: BLE001 the record alone is the forgery then
+            return f"{id}, without a message: {unreadable}"[:200]
+        self._redis.lpush(keys.queue(queue), text)
+        return f"{id} on {queue}"
+
+    def _mutated(self, text: str) -> str:
+        try:
+            return json.dumps(self._mutate(json.loads(text)))
+        except ValueError:
+            return self.pick([text + "x", text[:-1], "", str(self.pick(JUNK)), text.swapcase()])
+
+    def _mutate(self, value: Any) -> Any:
+        """One leaf replaced."""
+        if isinstance(value, dict) and value:
+            name = self.pick(sorted(value))
+            return {**value, name: self._mutate(value[name])}
+        if isinstance(value, list) and value:
+            at = self.random.randrange(len(value))
+            return [*value[:at], self._mutate(value[at]), *value[at + 1 :]]
+        return self.pick([*JUNK, b64decode(b"ZXZpbA==").decode()])

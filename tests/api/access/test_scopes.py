@@ -86,7 +86,7 @@ def test_a_refusal_names_the_key_and_the_scope_that_it_lacks():
 @pytest.mark.parametrize(("path", "body"), [(":start", {}), (":stop", {}), (":restart", {})])
 def test_an_order_names_the_key_of_its_request(guarded, redis, path, body):
     ScriptedWorker(redis, arch=arch(), routes=(f"cpu.{arch()}",))
-    guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={})
+    guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={"hosts": ["alpha"]})
     key = guarded.create("ci", "operate")
 
     answer = guarded.ask("POST", f"/v1/services/{SERVICE}{path}", key, json=body)

@@ -36,7 +36,7 @@ class KeyHolder(Adversary):
         super().__init__(stage, seed)
         self.name = f"key-{scope}"
         self._scope = scope
-        created = stage.owner.post("/v1/keys", json={"name": f"adversary-{scope}-{seed}", "scope": scope})
+        created = stage.owner.post("/v1/keys", json={"name": f"adversary-{scope}-{seed}", "scopes": [scope]})
         assert created.status_code == 201, created.text
         headers = {"Authorization": f"Bearer {created.json()['key']}"}
         self._client = httpx2.Client(base_url=stage.api.url, headers=headers, timeout=20, trust_env=False)

@@ -34,11 +34,12 @@ HOSTS = ("fake-00", "fake-01", "fake-02")
 RECOVERS_WITHIN = timedelta(seconds=60)
 ENDED = ("succeeded", "failed", "cancelled")
 MOST_MORE_DESCRIPTORS = 40
-MOST_MORE_MEMORY = 150 << 20
+MOST_MORE_MEMORY = 100 << 20
 LISTINGS = ("services", "operations", "hosts", "ports", "engines", "models")
 SETTINGS = {
     "AIMA_API__KEYS": f'["{ADMIN_KEY}"]',
     "AIMA_API__MOVE_AFTER": "20s",
+    "AIMA_API__REQUESTS_PER_MINUTE": "100000",
 }
 
 

@@ -6,6 +6,7 @@ since their first start.
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from collections import Counter
@@ -74,7 +75,7 @@ class FleetRuntime(FakeRuntime):
 
 def _created(spec: ContainerSpec) -> dict[str, Any]:
     return {
-        "operation": spec.labels.get("aima.operation"),
+        "operation": json.loads(spec.labels.get("aima.order", "{}")).get("operation"),
         "service": spec.labels.get("aima.service"),
         "image": spec.image,
         "command": spec.command,

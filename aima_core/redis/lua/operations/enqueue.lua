@@ -10,7 +10,7 @@
 -- and, if they lead to a host, desired and instance (its status).
 -- In events and instance, `<id>` stands for the operation's id and `<instance>` for its instance's. Each
 -- operation has id, fence, order, signature, route, routes, queue, message and, if it leads to a host, instance and host.
--- Returns the states of the operations.
+-- Returns the ids of those that are superseded.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 6, 12)
@@ -41,28 +41,31 @@ local function store_superseded(own, group)
   publish(own, 2, group.late_event)
   redis.call('EXPIRE', record, ended_ttl)
   redis.call('EXPIRE', log, ended_ttl)
-  return 'cancelled'
 end
 
 local function enqueue(own, group)
   local record = operation_prefix .. own.id
-  local known = redis.call('HGET', record, 'state')
-  if known then return known end
+  local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
+  if known then return known == 'cancelled' and superseded end
 
   redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', own.order,
     'signature', own.signature, 'route', own.route, 'routes', own.routes, 'queue', own.queue, unpack(group.fields))
   redis.call('ZADD', operations, 0, group.age .. ' ' .. own.id)
   publish(own, 1, group.event)
-  if is_superseded(own) then return store_superseded(own, group) end
+  if superseded then
+    store_superseded(own, group)
+    return true
+  end
   if own.instance then set_desired(own, group) end
   redis.call('ZADD', active, now + retry_ms, own.id)
   if group.waits then redis.call('ZADD', waiting, now, own.id) end
   redis.call('LPUSH', queue_prefix .. own.queue, own.message)
-  return 'queued'
 end
 
-local states = {}
+local late = {}
 for _, group in ipairs(cjson.decode(groups)) do
-  for _, own in ipairs(group.each) do states[#states + 1] = enqueue(own, group) end
+  for _, own in ipairs(group.each) do
+    if enqueue(own, group) then late[#late + 1] = own.id end
+  end
 end
-return states
+return late

@@ -64,11 +64,12 @@ class StartSubmission:
 
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
-        known = self.services.placements({each.id for each in requests})
-        locked = {each.id for each in requests if each.places_replicas(known[each.id].stored)}
+        locked = {each.id for each in requests if each.places_replicas(None)}
+        known = self.services.placements({each.id for each in requests} - locked)
+        locked |= {each.id for each in requests if each.id in known and each.places_replicas(known[each.id].stored)}
         if not locked:
             return self._submit(requests, known)
-        with self.locks.holding(locked):  # then read again: the first snapshot may be stale
+        with self.locks.holding(locked):  # then read, or read again: the first snapshot may be stale
             return self._submit(requests, known | self.services.placements(locked))
 
     def _submit(

@@ -59,11 +59,13 @@ class Submitter:
         if not (number := sum(len(each.targets) for each in dispatches)):
             return []
         at, fences = now(), count(self.operations.reserve_fences(number))
-        queued = [queued for each in dispatches for queued in self._queued(each, fences, at)]
+        submitted: list[OperationId] = []
         try:
-            return self.operations.enqueue(queued)
+            return self.operations.enqueue(
+                queued for each in dispatches for queued in self._queued(each, fences, at, submitted)
+            )
         except BrokerUnavailable as outage:  # lost reply: some may be stored
-            self.cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
+            self.cancellations.cancel_when_redis_answers(submitted, outage.failure)
             raise
 
     def signed_service(self, stored: SignedService | None, id: ServiceId, options: ServiceOptions) -> SignedService:
@@ -71,13 +73,16 @@ class Submitter:
         service = merged_service(stored and stored.spec, id, options)
         return stored if stored and service == stored.spec else SignedService.of(service, self.signing_key)
 
-    def _queued(self, dispatch: Dispatch, fences: Iterator[int], at: datetime) -> Iterator[QueuedOperation]:
+    def _queued(
+        self, dispatch: Dispatch, fences: Iterator[int], at: datetime, submitted: list[OperationId]
+    ) -> Iterator[QueuedOperation]:
         command, mandate = dispatch.command, dispatch.mandate
         text, operation = command.model_dump_json(), _operation(command, at, expires_at=at + mandate.expires)
         digest, images = digest_of(text), images_of(command)
         for target in dispatch.targets:
             where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
             record = operation.model_copy(update={"id": OperationId.new(), "fence": next(fences), **where})
+            submitted.append(record.id)
             order = Order.of(record, command=digest, images=images, caller=mandate.caller).sign(self.signing_key)
             yield QueuedOperation(record, text, order, waits=target.reason is not None and target.host is None)
 

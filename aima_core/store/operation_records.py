@@ -4,9 +4,9 @@ What operations of a batch share is passed once: one request may enqueue a thous
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any
 
 from aima_core.domain.ids import OperationId
@@ -58,13 +58,14 @@ class QueuedOperation:
         )
 
 
-def enqueue_calls(queued: Sequence[QueuedOperation]) -> Iterator[Call]:
+def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     """The calls of `operations/enqueue`, in the order of the operations."""
     prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on)
     ttl = int(keys.ENDED_TTL.total_seconds())
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, ttl, in_ms(keys.LOOK_AFTER), highest_fence())
-    for start in range(0, len(queued), BATCH_SIZE):
-        groups = [_group(list(alike)) for _, alike in groupby(queued[start : start + BATCH_SIZE], _shared)]
+    untaken = iter(queued)
+    while batch := list(islice(untaken, BATCH_SIZE)):
+        groups = [_group(list(alike)) for _, alike in groupby(batch, _shared)]
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups)]
 
 

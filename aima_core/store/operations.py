@@ -4,7 +4,7 @@ The record is the truth, a message on the queue only a notification: a lost, lat
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple
@@ -76,15 +76,23 @@ class OperationStore:
             _log.warning("last fence discarded", reason="it was forged, or reserved by an API node with a wrong clock")
         return int(first)
 
-    def enqueue(self, queued: Sequence[QueuedOperation]) -> list[Operation]:
-        """Stores operations, each with its first event and its message, in one round trip; idempotent.
+    def enqueue(self, queued: Iterable[QueuedOperation]) -> list[Operation]:
+        """Stores operations, each with its first event and its message; idempotent.
 
-        Returns them as stored: with their end if a later operation has superseded them.
+        They are taken from the iterable, and so signed, while Redis stores those before. Returns them as stored: with
+        their end if a later operation has superseded them.
         """
-        states = chain.from_iterable(self._run.each("operations/enqueue", list(enqueue_calls(queued))))
+        taken: list[QueuedOperation] = []
+
+        def take() -> Iterator[QueuedOperation]:
+            for each in queued:
+                taken.append(each)
+                yield each
+
+        states = chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))
         return [
             superseded(each.operation) if state == State.CANCELLED else each.operation
-            for each, state in zip(queued, states, strict=True)
+            for state, each in zip(states, taken, strict=True)
         ]
 
     def get(self, id: OperationId) -> Operation:

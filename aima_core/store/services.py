@@ -265,4 +265,4 @@ def _instance(fields: dict[str, Any]) -> Instance:
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:
-    return [InstanceId(each).host for each in instances]
+    return [HostName(each.partition("@")[2]) for each in instances]

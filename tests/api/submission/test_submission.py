@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -468,6 +468,6 @@ class CutOff(OperationStore):
 class NeverAnswered(OperationStore):
     """A lost reply: Redis executes the script, and the connection breaks before the reply."""
 
-    def enqueue(self, queued: Sequence[QueuedOperation]) -> list[Operation]:
+    def enqueue(self, queued: Iterable[QueuedOperation]) -> list[Operation]:
         super().enqueue(queued)
         raise BrokerUnavailable(detail="cut off")

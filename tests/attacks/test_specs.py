@@ -30,7 +30,7 @@ pytestmark = pytest.mark.redis
 OTHER = "svc-tiny-dial-b"
 STOLEN = SecretStr("a seed that no API node of this installation has")
 NEW = SecretStr("the seed of the key that signs after a rotation")
-EVIL: dict[str, Any] = {"model_path": "/etc", "arguments": {"log-lines": 99}, "hosts": ["beta"], "revision": 7}
+EVIL: dict[str, Any] = {"model_path": "/etc", "arguments": {"load-seconds": 99}, "revision": 7}
 ANY_HOST = "cpu.amd64"
 
 

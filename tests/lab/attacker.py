@@ -14,6 +14,7 @@ from aima_core.domain.ids import OperationId
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
+from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
@@ -43,7 +44,15 @@ class RedisWriter:
 
 
 @contextmanager
-def a_host(redis: TextRedis, directory: Path, name: str = "alpha", **settings: Any) -> Iterator[Desk]:
+def a_host(
+    redis: TextRedis,
+    directory: Path,
+    name: str = "alpha",
+    *,
+    runtime: FakeRuntime | None = None,
+    timings: Timings | None = None,
+    **settings: Any,
+) -> Iterator[Desk]:
     """A host with a fake container engine and a state directory of its own; public keys only, if none are given."""
     given = settings or {"trusted_keys": [PUBLIC_KEY]}
     made = Settings.model_validate(
@@ -54,6 +63,6 @@ def a_host(redis: TextRedis, directory: Path, name: str = "alpha", **settings: A
             **given,
         }
     )
-    runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
-    with desk_of(made, redis, runtime, probe=runtime.probe) as desk:
+    runtime = runtime or FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
+    with desk_of(made, redis, runtime, probe=runtime.probe, timings=timings) as desk:
         yield desk

@@ -8,13 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lab.commands import SIGNING_KEY, a_start_of, a_stop_of
-from lab.desk import Desk, desk_of
+from lab.attacker import a_host
+from lab.commands import a_start_of, a_stop_of
+from lab.desk import Desk
 
 from aima_core.domain.ids import ServiceId
 from aima_core.queue.transport import DroppedMessages
 from aima_core.redis.interface import TextRedis
-from aima_core.settings import Settings
 from aima_core.trust.records import SignedService
 from aima_worker.context import Timings
 from aima_worker.node.facts import host_facts
@@ -74,14 +74,6 @@ def a_member(
     redis: TextRedis, directory: Path, name: str, *, runtime: FakeRuntime | None = None, **trust: Any
 ) -> Iterator[Member]:
     """`trust` are the host's keys in place of the tests' own; its state directory is below `directory`."""
-    settings = Settings.model_validate(
-        {
-            "state_dir": directory / name,
-            "installation": "test",
-            "host": {"name": name, "ports": "18500-18509" if name == "alpha" else "18510-18519"},
-            **(trust or {"signing_key": SIGNING_KEY}),
-        }
-    )
     runtime = runtime or FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
-    with desk_of(settings, redis, runtime, probe=runtime.probe, timings=AT_ONCE) as desk:
+    with a_host(redis, directory, name, runtime=runtime, timings=AT_ONCE, **trust) as desk:
         yield Member(desk, runtime)

@@ -170,3 +170,26 @@ def test_after_a_heartbeat_that_failed_by_a_bug_the_next_one_is_sent(beat_of, ho
 
     assert eventually(lambda: len(sent) > 1)
     beat.stop()
+
+
+class InterruptedOnce(list[str]):
+    def append(self, what: str) -> None:
+        super().append(what)
+        if len(self) == 1:
+            raise BrokerUnavailable(detail="gone in the middle")
+
+
+def test_a_restore_that_an_outage_interrupts_is_repeated_with_the_next_heartbeat(desk, beat_of, shared_redis):
+    received = InterruptedOnce()
+    beat = joined(beat_of(received))
+    epoch = RedisState.of(desk.host).epoch
+
+    shared_redis.empty()
+    with pytest.raises(BrokerUnavailable):
+        beat.send()
+    interrupted = RedisState.of(desk.host).epoch
+    beat.send()
+    beat.send()
+
+    assert received == ["new", "new"]
+    assert interrupted == epoch != RedisState.of(desk.host).epoch

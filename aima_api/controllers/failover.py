@@ -3,8 +3,8 @@
 A service is moved by its verified spec only: records of hosts and instances are not signed, so a writer in Redis can
 have a service started elsewhere as it was once requested, and not otherwise.
 
-Idempotent: a second pass moves nothing twice. The copy on the lost host gets a stop with a higher fence, which its
-worker executes when the host is back. A host that is gone for good is failed over and forgotten.
+Idempotent: a second pass moves nothing twice. The copy on the lost host is no longer desired, or gets a stop with a
+higher fence: its worker removes it when the host is back. A host that is gone for good is failed over and forgotten.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from aima_api.http.schemas import DEFAULT_GRACE
 from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.submitter import Submitter
-from aima_core.domain.ids import HostName, InstanceId, Route
+from aima_api.submission.submitter import Dispatch, Submitter
+from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.domain.services import Desired
 from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
@@ -29,8 +29,10 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
+from aima_core.trust.orders import Mandate
 from aima_core.trust.records import SignedService
 
+_MANDATE = Mandate("failover")
 _log = structlog.get_logger()
 
 
@@ -77,12 +79,7 @@ class Failover:
         if operation.route.host is not None:
             self._append(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return
-        if operation.service and self._is_desired(operation.service.on(lost)):
-            # For when the host is back; every later operation of the service has a higher fence.
-            reason = f"{lost} is not live; it stops when {lost} is back."
-            stop = StopService(service=operation.service, grace=DEFAULT_GRACE)
-            self.submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
-        if self.claims.unassign(operation.id, lost):
+        if self.claims.unassign(operation, lost):
             _log.warning("operation requeued", operation=operation.id, lost=lost)
             self._append(operation, Phase.QUEUED, message=f"{lost} is lost; another host claims it.")
             self.notifier.notify(operation)
@@ -119,7 +116,8 @@ class Failover:
         if not targets:
             return None
         stop = StopService(service=service.spec.id, grace=DEFAULT_GRACE)
-        _, start = self.submitter.submit_all([(stop, placement.for_stop([lost])), (planned.command, targets[:1])])
+        stops = Dispatch(stop, placement.for_stop([lost]), _MANDATE)
+        _, start = self.submitter.submit_all([stops, Dispatch(planned.command, targets[:1], _MANDATE)])
         return start
 
     def _other_targets(self, planned: PlannedStart, placement: Placement) -> list[Target]:

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from aima_api.dependencies import Api, IdempotencyKey
-from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StopOptions
+from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StartOptions, StopOptions
 from aima_api.planning.planner import merged_service
 from aima_api.planning.preview import Plan, preview
 from aima_api.submission.pulls import submit_pull
@@ -17,6 +17,7 @@ from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
+from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 image_router = APIRouter(prefix="/v1", tags=["images"])
@@ -28,16 +29,15 @@ class Submitted(BaseModel):
 
 @router.post("/{id}:start", status_code=202, response_model=Submitted)
 async def start(
-    api: Api, id: ServiceId, body: ServiceOptions | None = None, idempotency_key: IdempotencyKey = None
+    api: Api, id: ServiceId, body: StartOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Start a service as stored, changed by the given options; it is created if it does not exist."""
-    request = StartRequest(id, body or ServiceOptions())
+    options = body or StartOptions()
+    request = StartRequest(id, options, mandate=Mandate("api", options.expires))
     if idempotency_key is None:
         return _accepted(await api.batched_start(request))
     submit = partial(api.starts.start, request)
-    return _accepted(
-        await run_in_threadpool(api.idempotency.once, idempotency_key, f"start {id}", request.options, submit)
-    )
+    return _accepted(await run_in_threadpool(api.idempotency.once, idempotency_key, f"start {id}", options, submit))
 
 
 @router.post("/{id}:stop", status_code=202)

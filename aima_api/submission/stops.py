@@ -16,6 +16,7 @@ from aima_core.errors import UnknownService
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.trust.orders import Mandate
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Stops:
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]
         targets = self.planner.placement().for_stop(hosts or [*up, *starting])
-        stops = self.submitter.submit(StopService(service=id, grace=grace), targets)
+        stops = self.submitter.submit(StopService(service=id, grace=grace), targets, Mandate("api"))
         for start in starts:
             if start.host is None and (not hosts or start.route.host in hosts):
                 self.cancellations.cancel(start.id)

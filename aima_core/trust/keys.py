@@ -86,10 +86,14 @@ class KeyRing:
     def trusts_any(self) -> bool:
         return bool(self._trusted)
 
-    def verify(self, text: str, purpose: Purpose, signature: str) -> None:
-        """Raises BadSignature, unless a key that may sign for this purpose has signed exactly this text."""
+    def verify(self, text: str, purpose: Purpose, signature: str, *, executed: bool = False) -> None:
+        """Raises BadSignature, unless a key that may sign for this purpose has signed exactly this text.
+
+        `executed` is an order that this host has executed, and keeps.
+        """
         key_id, _, encoded = signature.partition(".")
-        key = self._trusted.get(key_id) or (None if purpose is Purpose.ORDER else self._retired.get(key_id))
+        is_new_order = purpose is Purpose.ORDER and not executed
+        key = self._trusted.get(key_id) or (None if is_new_order else self._retired.get(key_id))
         try:
             if key is not None and key.is_signed(_payload(text, purpose), _decoded(encoded)):
                 return

@@ -51,7 +51,7 @@ class Heartbeat:
         self._dropped = dropped
         self._redis_is_new = redis_is_new
         self._displaced = displaced
-        self._file = host.settings.state_dir.expanduser() / "redis.epoch"
+        self._file = RedisState.file_of(host)
         self._known = RedisState.load(self._file)
         self._drained = False
         self._heartbeats_to_announcement = 0
@@ -131,6 +131,15 @@ class RedisState(NamedTuple):
     epoch: str | None = None
     """Minted by Redis' first worker: another epoch means that Redis has lost its data."""
     drained: bool = False
+
+    @classmethod
+    def of(cls, host: HostContext) -> RedisState:
+        """Of the data set to which the host has restored what it knows."""
+        return cls.load(cls.file_of(host))
+
+    @staticmethod
+    def file_of(host: HostContext) -> Path:
+        return host.settings.state_dir.expanduser() / "redis.epoch"
 
     @classmethod
     def load(cls, file: Path) -> RedisState:

@@ -1,7 +1,7 @@
 """Builds the container spec of a service: pure, and the only way by which user input reaches a container.
 
-The labels record the operation, the fence, the leased port, the GPUs and the command, so that Redis' records can be
-rebuilt from the containers after it has lost its data.
+The labels record the signed order and its command verbatim, the leased port and the GPUs, so that Redis' records can be
+rebuilt from the containers after it has lost its data, and a container is restarted only as it was ordered.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from aima_core.domain.catalog import Engine, Scalar
-from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import StartService
 from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import NoNativeSection
+from aima_core.trust.orders import SignedOrder
 from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerSpec, Mount
 
@@ -21,38 +21,34 @@ IMAGE_LABEL = "aima.image"
 """The image reference it was started from."""
 PORT_LABEL = "aima.port"
 """The leased port."""
-OPERATION_LABEL = "aima.operation"
-"""The operation that created it."""
-FENCE_LABEL = "aima.fence"
-"""That operation's fence."""
 GPUS_LABEL = "aima.gpus"
 """The ids of the GPUs granted to it."""
+ORDER_LABEL = "aima.order"
+"""The order that created it, as it was signed."""
+SIGNATURE_LABEL = "aima.signature"
+"""That order's signature."""
 WIRE_LABEL = "aima.wire"
 """The version of these labels."""
 COMMAND_LABEL = "aima.command"
-"""The start command, so that a restart needs no record."""
+"""The order's start command, whose digest the order has, so that a restart needs no record."""
 
 
 class Granted(NamedTuple):
-    """The operation that created a container, its fence, and the GPUs granted to it."""
+    """What a container was created by: a signed order and its command, verbatim, and the GPUs granted to it."""
 
-    operation: OperationId | None
-    """None if the container is older than the label."""
-    fence: int
-    gpus: tuple[str, ...]
+    order: SignedOrder
+    command: str
+    gpus: tuple[str, ...] = ()
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Granted:
-        """Raises BadId, ValueError if they are malformed."""
-        operation, gpus = labels.get(OPERATION_LABEL), labels.get(GPUS_LABEL)
-        return cls(
-            OperationId(operation) if operation else None,
-            int(labels.get(FENCE_LABEL, "0")),
-            tuple(gpus.split(",")) if gpus else (),
-        )
+        """Raises KeyError if one is missing."""
+        order = SignedOrder(labels[ORDER_LABEL], labels[SIGNATURE_LABEL])
+        return cls(order, labels[COMMAND_LABEL], tuple(labels[GPUS_LABEL].split(",")) if labels[GPUS_LABEL] else ())
 
     def labels(self) -> dict[str, str]:
-        return {OPERATION_LABEL: self.operation or "", FENCE_LABEL: str(self.fence), GPUS_LABEL: ",".join(self.gpus)}
+        order = {ORDER_LABEL: self.order.text, SIGNATURE_LABEL: self.order.signature}
+        return {**order, COMMAND_LABEL: self.command, GPUS_LABEL: ",".join(self.gpus)}
 
 
 def container_spec(
@@ -82,7 +78,6 @@ def container_spec(
             IMAGE_LABEL: image,
             PORT_LABEL: str(port),
             WIRE_LABEL: str(WIRE_VERSION),
-            COMMAND_LABEL: command.model_dump_json(exclude_defaults=True),
             **granted.labels(),
         },
     )

@@ -5,6 +5,7 @@ from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.operations.instance_start import starting_instance
+from aima_worker.operations.known_specs import keep_spec
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
 from aima_worker.operations.pull import NO_IMAGE, ensure_image
@@ -13,11 +14,12 @@ from aima_worker.operations.readiness import wait_until_ready
 
 def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
     with starting_instance(host, attempt, command) as instance:
+        keep_spec(host, command)
         engine = command.engine
         directory = model_directory(host, command)
         image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
-        granted = Granted(attempt.operation.id, attempt.operation.fence, attempt.claimed.gpus)
+        granted = Granted(attempt.claimed.order, attempt.claimed.command_text, attempt.claimed.gpus)
 
         def run(port: int) -> None:
             instance.run(

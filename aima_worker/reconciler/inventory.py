@@ -1,7 +1,7 @@
 """Inventory: the containers of this installation on this host, managed or unrecognized, as their labels say.
 
-A container with our labels that this version cannot parse, or whose labels have a newer version, is unrecognized:
-reported by name, and left alone.
+A container with our labels that this version cannot parse, whose labels have a newer version, or that no order of this
+installation explains, is unrecognized: reported by name, and left alone.
 Containers of another installation are not listed at all.
 """
 
@@ -15,10 +15,11 @@ from typing import NamedTuple
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.wire import require_known_version
-from aima_core.errors import BadId, NewerVersion
+from aima_core.errors import AimaError, OrderRefused
+from aima_core.trust.keys import KeyRing
+from aima_core.trust.orders import Order, digest_of
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import (
-    COMMAND_LABEL,
     IMAGE_LABEL,
     PORT_LABEL,
     WIRE_LABEL,
@@ -32,10 +33,11 @@ from aima_worker.runtime import Container, Status
 
 @dataclass(frozen=True)
 class ManagedContainer:
-    """A container, with the command, port, image and operation that its labels record."""
+    """A container, with the order, command, port and image that its labels record."""
 
     container: Container
     id: InstanceId
+    order: Order
     command: StartService
     port: int
     image: str
@@ -48,7 +50,7 @@ class ManagedContainer:
 
     @property
     def fence(self) -> int:
-        return self.granted.fence
+        return self.order.fence
 
     @property
     def running(self) -> bool:
@@ -82,25 +84,33 @@ def scan(host: HostContext) -> Inventory:
 
 
 def recognize(host: HostContext, container: Container) -> ManagedContainer | None:
-    """None if the labels are malformed, of a newer version, or another host's."""
+    """None if the labels are malformed, of a newer version, another host's, or not what an order said.
+
+    A key that was retired since still verifies them: a rotation of keys must not orphan what runs.
+    """
     labels = container.labels
     try:
-        require_known_version(int(labels.get(WIRE_LABEL, "1")), host=host.name)
-        command = _parse_command(labels[COMMAND_LABEL])
-        port, granted = int(labels[PORT_LABEL]), Granted.from_labels(labels)
-    except (KeyError, ValueError, BadId, NewerVersion):
+        require_known_version(int(labels.get(WIRE_LABEL, "1")))
+        port, image, granted = int(labels[PORT_LABEL]), labels.get(IMAGE_LABEL, ""), Granted.from_labels(labels)
+        order, command = _ordered_start(granted, host.keys)
+    except (KeyError, ValueError, AimaError):
         return None
     if not ours(host).items() <= labels.items() or container.name != host.container_name(command.service):
         return None
-    return ManagedContainer(
-        container, command.service.on(host.name), command, port, labels.get(IMAGE_LABEL, ""), granted
-    )
+    if image and image not in order.images:
+        return None
+    return ManagedContainer(container, command.service.on(host.name), order, command, port, image, granted)
 
 
 @lru_cache(maxsize=256)
-def _parse_command(text: str) -> StartService:
-    """Cached, since every pass reads the same labels."""
-    return StartService.model_validate_json(text)
+def _ordered_start(granted: Granted, keys: KeyRing) -> tuple[Order, StartService]:
+    """Raises AimaError, ValueError. Cached, since every pass reads the same labels."""
+    order = Order.read(granted.order, keys, executed=True)
+    if order.command != digest_of(granted.command):
+        raise OrderRefused(detail="its command is another one.")
+    command = StartService.model_validate_json(granted.command)
+    order.check_command(command)
+    return order, command
 
 
 class ConditionTimer:

@@ -17,6 +17,7 @@ from aima_core.errors import BrokerUnavailable, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
+from aima_worker.operations.known_specs import drop_removed_specs, restore_specs
 from aima_worker.operations.teardown import teardown_if_current
 from aima_worker.reconciler.inventory import ConditionTimer, Inventory, ManagedContainer, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
@@ -64,7 +65,8 @@ class ReconcileLoop:
         self._loop.wake()
 
     def on_redis_reset(self) -> None:
-        """Redis has lost its data: records everything again, at once."""
+        """Redis has lost its data: records everything again, at once. Raises BrokerUnavailable; it may be repeated."""
+        restore_specs(self._host)
         self._resources = ResourceReconciler(self._host, self._timer)
         self._resources_due = 0.0
         self._loop.wake()
@@ -86,6 +88,7 @@ class ReconcileLoop:
             self._supervisor.check_without_records(inventory.managed)
             raise
         instances = {instance.id.service: instance for instance in records}
+        drop_removed_specs(self._host, present=instances.keys())
         self._timer.next_pass()
         doubtful = self._mass_loss(instances, inventory.managed) | self._unread(instances, inventory)
         for service in (instances.keys() | inventory.managed.keys()) - doubtful:

@@ -7,15 +7,17 @@ signed, or remove one.
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker, api_node, controllers_of, waiting_on
-from lab.commands import SIGNING_KEY, a_spec_of
+from lab.commands import SIGNING_KEY, a_spec_of, a_start_of, granted_to
+from lab.member import a_member
 from pydantic import SecretStr
 
 from aima_api.doctor.checks import check_hosts
-from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.ids import HostName, ServiceId, SignedText
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.redis import keys
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.redis
 OTHER = "svc-tiny-dial-b"
 STOLEN = SecretStr("a seed that no API node of this installation has")
 NEW = SecretStr("the seed of the key that signs after a rotation")
-EVIL: dict[str, Any] = {"model_path": "/etc", "arguments": {"log-lines": 99}, "hosts": ["beta"], "revision": 7}
+EVIL: dict[str, Any] = {"model_path": "/etc", "arguments": {"load-seconds": 99}, "revision": 7}
 ANY_HOST = "cpu.amd64"
 
 
@@ -238,6 +240,109 @@ def test_a_spec_that_a_retired_key_has_signed_is_still_started(redis, redis_url,
 
     assert len(started) == 1
     assert refused["code"] == "unverified_service"
+
+
+# After a loss of Redis' data ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def member(redis, tmp_path):
+    with a_member(redis, tmp_path, "alpha") as member:
+        member.beat()
+        yield member
+
+
+AFTER_A_LOSS = [unsigned, signed_by_another_key, not_json]
+
+
+@pytest.mark.parametrize("forgery", AFTER_A_LOSS, ids=lambda each: each.__name__)
+def test_a_spec_forged_before_the_hosts_restore_theirs_is_replaced(redis, shared_redis, member, forgery):
+    signed = a_spec_of(arguments={"threads": 2})
+    member.run_and_stop(signed)
+
+    shared_redis.empty()
+    redis.set(keys.service(ServiceId(SERVICE)), forgery(redis, ""))
+    member.beat()
+
+    assert member.stored(SERVICE).record == signed.record
+
+
+def test_an_older_spec_brought_back_before_the_hosts_restore_theirs_is_replaced(redis, shared_redis, member):
+    older, newer = a_spec_of(revision=1), a_spec_of(revision=2, replicas=2)
+    member.run_and_stop(newer)
+
+    shared_redis.empty()
+    redis.set(keys.service(ServiceId(SERVICE)), older.record.model_dump_json())
+    member.beat()
+
+    assert member.stored(SERVICE) == newer
+
+
+@pytest.mark.parametrize("forgery", AFTER_A_LOSS, ids=lambda each: each.__name__)
+def test_an_adopted_container_restores_the_signed_spec_over_a_forged_one(redis, shared_redis, member, forgery):
+    signed = a_spec_of(arguments={"threads": 2})
+    member.run(signed)
+
+    shared_redis.empty()
+    redis.set(keys.service(ServiceId(SERVICE)), forgery(redis, ""))
+    member.reconcile()
+
+    assert member.desk.host.services.instance(ServiceId(SERVICE).on(HostName("alpha"))).state == "ready"
+    assert member.stored(SERVICE).record == signed.record
+
+
+@pytest.mark.parametrize(
+    "spec", [a_spec_of(OTHER), a_spec_of(key=STOLEN)], ids=["of another service", "of another key"]
+)
+def test_a_host_restores_no_spec_that_does_not_verify_for_its_service(redis, shared_redis, member, spec):
+    command = a_start_of().model_copy(update={"spec": SignedText(**dict(spec.record))})
+    member.desk.run_command(command)
+
+    shared_redis.empty()
+    member.beat()
+    member.reconcile()
+
+    assert member.desk.host.services.instance(ServiceId(SERVICE).on(HostName("alpha"))).state == "ready"
+    assert redis.keys("aima:service:*") == []
+
+
+# Labels -----------------------------------------------------------------------------------------------------------
+
+
+def another_command(labels: dict[str, str]) -> dict[str, str]:
+    evil = a_start_of(environment={"EVIL": "1"}).model_dump_json()
+    return {**labels, "aima.command": evil}
+
+
+def another_key(labels: dict[str, str]) -> dict[str, str]:
+    stolen = granted_to(a_start_of(environment={"EVIL": "1"}), key=STOLEN)
+    return {**labels, **stolen.labels()}
+
+
+def another_image(labels: dict[str, str]) -> dict[str, str]:
+    return {**labels, "aima.image": "evil:1"}
+
+
+def no_order(labels: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if name != "aima.order"}
+
+
+@pytest.mark.parametrize("altered", [another_command, another_key, another_image, no_order], ids=lambda it: it.__name__)
+def test_a_container_whose_labels_no_order_explains_is_neither_adopted_nor_restarted(shared_redis, member, altered):
+    member.run(a_spec_of())
+    (container,) = member.runtime.containers({})
+    spec = member.runtime.spec_of(container.name)
+    member.runtime.remove(container.name, grace=timedelta())
+    member.runtime.run(spec.model_copy(update={"labels": altered(dict(spec.labels))}))
+    member.runtime.end(container.name, exit_code=1)
+
+    shared_redis.empty()
+    member.reconcile()
+    member.reconcile()
+
+    assert member.unrecognized == (container.name,)
+    assert member.runtime.find(container.name).status == "exited"
+    assert member.desk.host.services.instance(ServiceId(SERVICE).on(HostName("alpha"))) is None
 
 
 def _request(id: str) -> Any:

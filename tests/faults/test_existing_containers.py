@@ -10,14 +10,13 @@ import pytest
 from docker.errors import NotFound
 from docker.models.containers import Container
 from faults.dial import DIAL_IMAGE, a_dial
-from lab.commands import SERVICE, a_stop_of
+from lab.commands import SERVICE, a_stop_of, granted_to
 from lab.desk import Desk
 
 from aima_core.domain.catalog import Scalar
-from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import InstanceState
-from aima_worker.operations.container_spec import Granted, container_spec
+from aima_worker.operations.container_spec import container_spec
 from aima_worker.runtime import Status
 from aima_worker.runtimes.docker.container_config import container_config
 
@@ -44,8 +43,8 @@ def theirs(desk: Desk, client: docker.DockerClient) -> Iterator[Container]:
 def test_a_container_that_a_crashed_attempt_created_and_never_started_does_not_block_the_next(
     desk: Desk, client: docker.DockerClient, dialled: dict[str, Scalar]
 ) -> None:
-    granted = Granted(OperationId.new(), fence=1, gpus=())
     command = a_dial(dialled=dialled)
+    granted = granted_to(command)
     spec = container_spec(desk.host, command, image=DIAL_IMAGE, directory=None, port=18700, granted=granted)
     client.api.create_container_from_config(container_config(spec), spec.name)
     assert desk.host.runtime.find(spec.name).status is Status.CREATED

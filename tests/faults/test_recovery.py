@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from faults.processes import SeparateProcesses
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
-from aima_core.domain.ids import HostName, InstanceId
+from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.services import InstanceState
+from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
@@ -43,14 +45,20 @@ def killed_and_begun_anew(redis: RedisServer, directory: Path) -> None:
     redis.start()
 
 
-def start(aima: SeparateProcesses, *options: str) -> None:
-    started = aima.aima("service", "start", SERVICE, *options, "--wait")
+def start(aima: SeparateProcesses, *options: str, service: str = SERVICE) -> None:
+    started = aima.aima("service", "start", service, *options, "--wait")
     assert started.returncode == 0, started.stderr + aima.log("worker")
 
 
-def stop(aima: SeparateProcesses) -> None:
-    stopped = aima.aima("service", "stop", SERVICE, "--wait")
+def stop(aima: SeparateProcesses, *, service: str = SERVICE) -> None:
+    stopped = aima.aima("service", "stop", service, "--wait")
     assert stopped.returncode == 0, stopped.stderr + aima.log("worker")
+
+
+def kept_spec(aima: SeparateProcesses, service: str) -> object:
+    """The signed spec on the host's disk; None if it keeps none."""
+    file = Path(aima.environment["AIMA_STATE_DIR"]) / "fences" / f"{service}.json"
+    return json.loads(file.read_text()).get("record")
 
 
 def is_ready(aima: SeparateProcesses) -> bool:
@@ -116,6 +124,30 @@ def test_containers_are_adopted_and_none_is_removed_after_redis_has_lost_its_dat
     assert aima.record("port", "list") == []
     start(aima)
     assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
+    stop(aima)
+
+
+@pytest.mark.slow
+def test_a_stopped_service_comes_back_signed_and_a_removed_one_does_not_after_redis_has_lost_its_data(
+    aima: SeparateProcesses, own_redis: RedisServer
+) -> None:
+    removed = "svc-tiny-gone"
+    for service in (removed, SERVICE):
+        start(aima, "--model", "Dial", "--set", "load-seconds=1", service=service)
+        stop(aima, service=service)
+    before = stored_service(aima)
+    assert aima.aima("service", "remove", removed).returncode == 0
+    assert eventually(lambda: not kept_spec(aima, removed), within=KNOWN_WITHIN)
+
+    own_redis.empty()
+    with own_redis.client() as attacker:
+        attacker.set(keys.service(ServiceId(SERVICE)), '{"text": "{}", "signature": "forged"}')
+        attacker.zadd(keys.SERVICES, {SERVICE: 0})
+    assert eventually(lambda: stored_service(aima) == before, within=KNOWN_WITHIN), aima.log("worker")
+
+    assert [each["id"] for each in aima.record("service", "list")] == [SERVICE]
+    start(aima)
+    assert [json.loads(each.labels["aima.command"])["spec"] for each in aima.containers()] == [kept_spec(aima, SERVICE)]
     stop(aima)
 
 

@@ -73,6 +73,10 @@ class Host:
     def reconcile(self) -> None:
         self._loop.reconcile_once()
 
+    def notice_lost_data(self) -> None:
+        """As at the first heartbeat to a Redis that has lost its data."""
+        self._loop.on_redis_reset()
+
     def fall_silent(self) -> None:
         """As Redis sees a host whose network is cut: its last heartbeat is old, and its claims have expired."""
         self._redis.zadd(keys.HOSTS_SEEN, {self.name: self._redis.time()[0] - 1000})

@@ -23,6 +23,17 @@ def test_records_that_redis_lost_are_rebuilt_from_the_labels_of_the_containers(h
     assert host.container(SERVICE) == container
 
 
+def test_a_stopped_service_comes_back_with_the_spec_that_was_signed(api, host, lose_redis_data):
+    host.execute(api.start(SERVICE, model="Dial", replicas=1))
+    host.execute(stop_of(SERVICE))
+    before = api.get(f"/v1/services/{SERVICE}")
+
+    lose_redis_data()
+    host.notice_lost_data()
+
+    assert api.get("/v1/services")["items"] == [{**before, "instances": []}]
+
+
 def test_a_stop_after_the_loss_counts_as_later_than_the_start_before_it(host, lose_redis_data):
     before = host.execute(start_of(SERVICE)).instance
     lose_redis_data()

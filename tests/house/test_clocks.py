@@ -18,7 +18,8 @@ from aima_core.store.ports import PortStore
 
 ALPHA = HostName("alpha")
 LOOK_AT_THE_CLOCK = {
-    "aima_core/store/operations.py": "when something happened, for people",
+    "aima_core/store/operations.py": "when something happened, for people; whether an order has expired",
+    "aima_core/trust/orders.py": "fences: they ascend with the clocks of API nodes, which Redis cannot forge",
     "aima_core/store/hosts.py": "since when a host is drained, for people",
     "aima_api/logs/stream.py": "which lines a follower is too late for, by the host's own times with a margin",
     "aima_api/up/app.py": "which lines of its parts are this run's",

@@ -12,13 +12,13 @@ from typing import Any, Self
 
 import httpx2
 from api.node import Node
-from lab.commands import SIGNING_KEY, a_spec_of, an_engine
+from lab.commands import SIGNING_KEY, a_spec_of, an_engine, granted_to
 from lab.desk import host_of
 from lab.parts import eventually, free_port
 
 from aima_api.logs.stream import LogStreams
 from aima_core.domain.hosts import HostFacts
-from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.logs.protocol import LogLine
@@ -32,13 +32,12 @@ from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import FOLLOW_TTL, LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
 from aima_worker.node.hardware import arch
-from aima_worker.operations.container_spec import Granted, container_spec
+from aima_worker.operations.container_spec import container_spec
 from aima_worker.runtime import ContainerRuntime, LogStream
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 SERVICE = ServiceId("svc-tiny-dial")
 IMAGE = "tiny:1"
-_GRANTED = Granted(OperationId.new(), fence=1, gpus=())
 
 
 class CountingRuntime(FakeRuntime):
@@ -128,7 +127,7 @@ class Desk:
         """Runs the service's container and records it as ready."""
         command = StartService(service=SERVICE, engine=an_engine(**engine))
         self.host.runtime.run(
-            container_spec(self.host, command, image=IMAGE, directory=None, port=18500, granted=_GRANTED)
+            container_spec(self.host, command, image=IMAGE, directory=None, port=18500, granted=granted_to(command))
         )
         self.is_now(InstanceState.READY)
 
@@ -136,7 +135,8 @@ class Desk:
         """Runs a shell script as the service's container."""
         engine = an_engine(image=image, command=["sh", "-c", script])
         command = StartService(service=SERVICE, engine=engine)
-        spec = container_spec(self.host, command, image=image, directory=None, port=free_port(), granted=_GRANTED)
+        granted = granted_to(command)
+        spec = container_spec(self.host, command, image=image, directory=None, port=free_port(), granted=granted)
         self.host.runtime.run(spec)
         self.is_now(InstanceState.READY)
 

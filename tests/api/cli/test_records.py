@@ -37,6 +37,7 @@ STATUS = {
     "created_at": LONG_AGO,
     "instances": [INSTANCE, {**INSTANCE, "state": "ready", "failure": None, "endpoint": "http://box:20000"}],
 }
+REFUSED = {"id": "svc-tiny-forged", "failure": a_failure("unverified_service"), "instances": [INSTANCE]}
 HOST = {
     "name": "box",
     "identity": "f00",
@@ -137,6 +138,18 @@ def test_a_drained_host_is_listed_with_the_time_since_then(script: StandIn, aima
     script.answer("GET /v1/hosts", {"items": [HOST | {"drained": True, "drained_since": LONG_AGO}], "next": None})
 
     assert "live, drained for 5h" in aima("host", "list").out
+
+
+@pytest.mark.usefixtures("standing_clock")
+def test_a_service_whose_spec_is_refused_is_listed_as_such(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/services", {"items": [STATUS, REFUSED], "next": None})
+    script.answer("GET /v1/services/svc-tiny-forged", REFUSED)
+
+    listed = aima("service", "list").out.splitlines()
+    shown = aima("service", "status", "svc-tiny-forged").out
+
+    assert [" ".join(line.split()) for line in listed[2:]] == ["svc-tiny-forged - forged unverified spec, 1 failed -"]
+    assert "unverified_service" in shown
 
 
 @pytest.mark.usefixtures("standing_clock")

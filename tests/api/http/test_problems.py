@@ -5,9 +5,6 @@ from __future__ import annotations
 import pytest
 from api.node import SERVICE
 
-from aima_core.domain.ids import ServiceId
-from aima_core.redis import keys
-
 pytestmark = pytest.mark.redis
 
 START = f"/v1/services/{SERVICE}:start"
@@ -101,11 +98,13 @@ def test_a_method_that_is_not_allowed_is_answered_with_the_allowed_ones(node):
     assert "GET" in answer.json()["hint"]
 
 
-def test_an_internal_error_is_answered_without_its_traceback(node, redis):
-    node.post("/v1/services", {"id": SERVICE})
-    redis.set(keys.service(ServiceId(SERVICE)), "{}")
+def test_an_internal_error_is_answered_without_its_traceback(node):
+    def bug() -> None:
+        raise RuntimeError("secret")
 
-    answer = node.post(f"/v1/services/{SERVICE}:plan")
+    node.server.config.app.add_api_route("/v1/bug", bug)
+
+    answer = node.get("/v1/bug")
 
     assert_problem(answer, 500, "internal_error")
     assert "Traceback" not in answer.text

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from lab.commands import a_start_of
+from lab.commands import a_start_of, granted_to
 
 from aima_api.catalog.loader import load_catalog
-from aima_core.domain.ids import OperationId, ServiceId
+from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
 from aima_worker.operations.container_spec import Granted, container_spec, rendered_arguments
 
 ENGINES = load_catalog().engines
-GRANTED = Granted(OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), fence=7, gpus=())
 
 
 def a_spec(host, command, **more):
-    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500, "granted": GRANTED}
-    return container_spec(host, command, **{**facts, **more})
+    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500}
+    return container_spec(host, command, **{**facts, "granted": granted_to(command), **more})
 
 
 @pytest.mark.redis
@@ -36,15 +35,15 @@ def test_the_labels_are_enough_to_run_the_container_again(desk):
 
     labels = a_spec(desk.host, command).labels
 
-    assert StartService.model_validate_json(labels["aima.command"]) == command
+    assert labels["aima.command"] == command.model_dump_json()
     assert labels["aima.port"] == "18500"
     assert labels["aima.installation"] == "test"
     assert labels["aima.host"] == "alpha"
 
 
 @pytest.mark.redis
-def test_the_labels_name_the_installation_the_operation_and_the_gpus(desk):
-    granted = GRANTED._replace(gpus=("GPU-1", "GPU-3"))
+def test_the_labels_carry_the_signed_order_and_the_gpus(desk):
+    granted = granted_to(a_start_of(), gpus=("GPU-1", "GPU-3"))
 
     spec = a_spec(desk.host, a_start_of(), granted=granted)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from lab.commands import SERVICE, a_spec_of, a_start_of, a_stop_of
+from lab.commands import SERVICE, a_spec_of, a_start_of, a_stop_of, granted_to
 from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
@@ -18,7 +18,7 @@ from aima_core.errors import DockerUnavailable, UnknownOperation, UnknownService
 from aima_core.redis import keys
 from aima_core.store.operations import now
 from aima_worker.context import Timings
-from aima_worker.operations.container_spec import Granted, container_spec
+from aima_worker.operations.container_spec import container_spec
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Status
 from aima_worker.runtimes.fake.engine import Behaviour
@@ -242,22 +242,6 @@ def test_an_engine_that_exited_meanwhile_is_restarted(desk, watch, ready, runtim
     assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
 
 
-def test_a_container_of_the_previous_version_is_restored_without_its_missing_labels(desk, watch, runtime, forget):
-    desk.run_command(a_start_of())
-    spec = runtime.spec_of(NAME)
-    late = {"aima.operation", "aima.fence", "aima.gpus"}
-    older = spec.model_copy(update={"labels": {k: v for k, v in spec.labels.items() if k not in late}})
-    runtime.remove(NAME, grace=timedelta())
-    runtime.run(older)
-    forget()
-
-    watch.reconcile_once()
-
-    assert (record(desk).state, record(desk).fence, record(desk).operation) == (InstanceState.READY, 0, None)
-    assert desk.run_command(a_stop_of()).instance.state is InstanceState.STOPPED
-    assert desk.containers() == []
-
-
 # Abandoned starts -------------------------------------------------------------------------------------------------
 
 
@@ -310,13 +294,13 @@ def test_an_abandoned_start_without_a_container_fails(desk, watch, runtime, forg
 
 
 def test_a_queued_start_is_left_alone(desk, watch):
-    desk.ask(a_start_of())
+    start = desk.host.operations.get(desk.ask(a_start_of()))
     asked_for = Instance(
         id=SERVICE.on(ALPHA),
         desired=Desired.RUNNING,
-        fence=1,
+        fence=start.fence,
         state=InstanceState.STARTING,
-        operation=desk.host.operations.active()[0],
+        operation=start.id,
         since=now(),
     )
     desk.host.services.replace_desired(asked_for)
@@ -480,7 +464,7 @@ def test_a_worker_that_has_not_joined_yet_changes_no_records(desk, watch, ready,
 
 
 def run_beside(desk, name: str, port: int, **labels: str) -> None:
-    granted = Granted(OperationId.new(), fence=1, gpus=())
+    granted = granted_to(a_start_of())
     spec = container_spec(desk.host, a_start_of(), image="tiny:1", directory=None, port=port, granted=granted)
     renamed = spec.model_copy(update={"name": name, "labels": {**spec.labels, **labels}})
     desk.host.runtime.run(renamed)

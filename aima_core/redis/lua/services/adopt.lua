@@ -1,12 +1,8 @@
--- uses: fences
 -- Restores the record of a running instance, unless it has changed since the caller read it (optimistic lock).
---
--- The fence counter is raised, so that every later request supersedes the instance.
 -- Returns 1, or 0 if the record has changed.
-local instance, instances, host_instances, fence_counter = unpack(KEYS)
+local instance, instances, host_instances = unpack(KEYS)
 local id, fence, desired, record, expected_fence = unpack(ARGV)
 
-raise_fence(fence_counter, fence)
 if (redis.call('HGET', instance, 'fence') or '') ~= expected_fence then return 0 end
 redis.call('HSET', instance, 'fence', fence, 'desired', desired, 'record', record)
 redis.call('ZADD', instances, 0, id)

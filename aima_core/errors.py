@@ -380,8 +380,8 @@ class NoLiveHost(AimaError, code="no_live_host", status=503, exit_code=79):
 
 
 class NewerVersion(AimaError, code="newer_version", status=422, exit_code=78):
-    sentence = "{host} does not know version {version} of AIMA's orders; it knows {known}."
-    hint = "Upgrade AIMA on {host}, then start again. `aima host list` shows the version of each host."
+    sentence = "The order has version {version}, and the host that was to execute it knows {known}."
+    hint = "Upgrade AIMA on that host, then start again. `aima host list` shows the version of each host."
 
 
 class DeadlinePassed(AimaError, code="deadline_passed", status=504, exit_code=84):

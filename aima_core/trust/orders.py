@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import ConfigDict, ValidationError
 
@@ -16,6 +16,7 @@ from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId, Wire
 from aima_core.domain.operations import Command, Kind, Operation, PullImage, StartService
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import format_duration
+from aima_core.domain.wire import WIRE_VERSION, require_known_version
 from aima_core.errors import Expired, OrderRefused
 from aima_core.trust.keys import KeyRing, Purpose, SigningKey
 
@@ -41,12 +42,18 @@ class SignedOrder(NamedTuple):
     signature: str
 
 
+class _Versioned(WireModel):
+    """What orders of every version have."""
+
+    version: int
+
+
 class Order(WireModel):
     """An unknown field is refused: it may be a limit that this version would not keep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: int = WIRE_VERSION
     operation: OperationId
     kind: Kind
     service: ServiceId | None
@@ -72,7 +79,7 @@ class Order(WireModel):
     def of(cls, operation: Operation, *, command: str, images: tuple[str, ...], caller: str) -> "Order":
         """The order of an operation that is about to be enqueued; `command` is the digest."""
         return cls.model_construct(
-            version=1,
+            version=WIRE_VERSION,
             operation=operation.id,
             kind=operation.kind,
             service=operation.service,
@@ -92,9 +99,10 @@ class Order(WireModel):
 
     @classmethod
     def read(cls, signed: SignedOrder, keys: KeyRing, *, executed: bool = False) -> Self:
-        """Verifies the bytes before it parses them. Raises BadSignature, OrderRefused."""
+        """Verifies the bytes before it parses them. Raises BadSignature, NewerVersion, OrderRefused."""
         keys.verify(signed.text, Purpose.ORDER, signed.signature, executed=executed)
         try:
+            require_known_version(_Versioned.model_validate_json(signed.text).version)
             return cls.model_validate_json(signed.text)
         except ValidationError as wrong:
             raise OrderRefused(detail=f"this version of AIMA does not understand it: {wrong}.") from wrong

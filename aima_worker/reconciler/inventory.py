@@ -96,7 +96,7 @@ def recognize(host: HostContext, container: Container) -> ManagedContainer | Non
     """
     labels = container.labels
     try:
-        require_known_version(int(labels.get(WIRE_LABEL, "1")), host=host.name)
+        require_known_version(int(labels.get(WIRE_LABEL, "1")))
         port, image, granted = int(labels[PORT_LABEL]), labels.get(IMAGE_LABEL, ""), Granted.from_labels(labels)
         order, command = _ordered_start(granted, host.keys)
     except (KeyError, ValueError, AimaError):

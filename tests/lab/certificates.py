@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and a certificate for loopback."""
+"""A certificate authority for tests, and a certificate for loopback or another name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Certificate:
     key: Path
 
 
-def certificate_in(directory: Path) -> Certificate:
-    """Skips the test without `openssl`."""
+def certificate_in(directory: Path, *, name: str = "IP:127.0.0.1") -> Certificate:
+    """Skips the test without `openssl`. `name` is what the certificate is for, such as `DNS:redis.example`."""
     if shutil.which("openssl") is None:
         missing("there is no openssl; `apt-get install openssl` brings one")
     directory.mkdir()
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    (directory / "names").write_text(f"subjectAltName={name}\n")
     for command in (
         "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority",
         "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=127.0.0.1",

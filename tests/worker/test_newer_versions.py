@@ -6,16 +6,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from lab.commands import SERVICE, a_start_of, a_stop_of
+from lab.commands import SERVICE, a_start_of, a_stop_of, granted_to
 
 from aima_core.domain.catalog import Engine, HealthCheck, Limits, Model, Requirements
-from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import StartService, State
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.domain.wire import WIRE_VERSION
+from aima_core.errors import NewerVersion
 from aima_core.store.operations import now
+from aima_core.trust import orders
 from aima_worker.context import Timings
-from aima_worker.operations.container_spec import WIRE_LABEL, Granted, container_spec
+from aima_worker.operations.container_spec import WIRE_LABEL, container_spec
 from aima_worker.reconciler.inventory import recognize
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerSpec, Status
@@ -70,7 +72,7 @@ def a_newer_start() -> NewerStart:
 
 
 def spec_of(desk, command: StartService, **labels: str) -> ContainerSpec:
-    granted = Granted(OperationId.new(), fence=1, gpus=())
+    granted = granted_to(command)
     spec = container_spec(desk.host, command, image="tiny:1", directory=None, port=18560, granted=granted)
     return spec.model_copy(update={"labels": {**spec.labels, **labels}})
 
@@ -97,6 +99,17 @@ def test_a_worker_executes_the_start_of_a_newer_api_node(desk):
     outcome = desk.run_command(a_newer_start())
 
     assert outcome.operation.state is State.SUCCEEDED, outcome.operation.failure
+
+
+def test_an_order_of_a_newer_version_is_refused_with_what_to_upgrade_and_holds_nothing(desk, runtime, monkeypatch):
+    monkeypatch.setattr(orders, "WIRE_VERSION", WIRE_VERSION + 1)  # for what is signed, not for what is read
+
+    outcome = desk.run_command(a_start_of())
+
+    assert (outcome.operation.state, outcome.code) == (State.FAILED, NewerVersion.code)
+    assert "Upgrade AIMA on that host" in outcome.operation.failure.hint
+    assert runtime.containers({}) == []
+    assert desk.host.allocations.held(desk.host.name) == {}
 
 
 def test_a_worker_that_is_rolled_back_adopts_the_containers_that_the_newer_one_has_started(desk, runtime):

@@ -6,11 +6,12 @@ import functools
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from aima_api.cli.contexts import open_api
+from aima_api.cli.tables import ListingFormat
 from aima_api.client import Api, ApiError, path_of
 
 COMPLETION_TIMEOUT = timedelta(seconds=1)
@@ -78,6 +79,17 @@ class Assignment(click.ParamType[tuple[str, object]]):
         if not (name and equals):
             self.fail(f"{value!r} is not an assignment; write for example `max-model-len=8192`", param, ctx)
         return name, _scalar(text)
+
+
+def lists(command: Command) -> Command:
+    """Prints the Listing that the command returns, as -o says."""
+
+    @click.option("-o", "--output", type=click.Choice(get_args(ListingFormat)), default="table", show_default=True)
+    @functools.wraps(command)
+    def listing(*args: Any, output: ListingFormat, **options: Any) -> None:
+        command(*args, **options).print(output)
+
+    return listing
 
 
 output_option = click.option(

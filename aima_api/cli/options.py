@@ -35,7 +35,7 @@ def calls_the_api(command: Command) -> Command:
 
 
 def complete(collection: str, field: str) -> Completer:
-    """Completes from one field of a collection's records. Offers nothing if the API is unavailable or slow."""
+    """Completes from one field of a collection's records. Offers nothing after a timeout of one second."""
 
     def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
         from aima_core.errors import AimaError
@@ -82,7 +82,7 @@ class Assignment(click.ParamType[tuple[str, object]]):
 
 
 def lists(command: Command) -> Command:
-    """Prints the Listing that the command returns, as -o says."""
+    """Prints the RecordList that the command returns, as -o says."""
 
     @click.option("-o", "--output", type=click.Choice(get_args(ListingFormat)), default="table", show_default=True)
     @functools.wraps(command)
@@ -136,7 +136,7 @@ _SERVICE_OPTIONS = (
 
 
 def submits_operations(command: Command) -> Command:
-    """Watches or prints the operations of the reply that the command returns, as --wait, --timeout and -o say."""
+    """Watches or prints the operations that the command's reply enqueued, as --wait, --timeout and -o say."""
 
     @wait_option
     @timeout_option

@@ -42,7 +42,7 @@ def indented(text: str) -> str:
     return "\n  ".join(sanitized(line) for line in text.splitlines())
 
 
-class Listing(NamedTuple):
+class RecordList(NamedTuple):
     """The records of a `list` command, and their columns: headings to fields of a `row`; the first one is the name."""
 
     records: Sequence[Record]

@@ -21,7 +21,7 @@ from aima_api.cli.options import (
     service_body,
     submits_operations,
 )
-from aima_api.cli.tables import Format, Listing, indented, print_data, print_record, titled
+from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 
@@ -33,11 +33,11 @@ image = click.Group("image", help="Pull images before they are needed.")
 @engine.command("list")
 @lists
 @calls_the_api
-def list_engines(api: Api) -> Listing:
+def list_engines(api: Api) -> RecordList:
     """List the engines."""
     columns = {"ENGINE": "name", **titled("type", "image", "platforms", "accelerator")}
     nothing, wide = "No engines in the catalog.", titled("cores", "memory", "image_size")
-    return Listing(api.every("/v1/engines"), columns, nothing, row=_engine_row, wide=wide)
+    return RecordList(api.every("/v1/engines"), columns, nothing, row=_engine_row, wide=wide)
 
 
 @engine.command("show")
@@ -77,10 +77,10 @@ def validate(path: Path | None, output: Format) -> int:
 @model.command("list")
 @lists
 @calls_the_api
-def list_models(api: Api) -> Listing:
+def list_models(api: Api) -> RecordList:
     """List the models."""
     columns = {"MODEL": "name", **titled("type", "size", "engines")}
-    return Listing(api.every("/v1/models"), columns, "No models in the catalog.", row=_readable)
+    return RecordList(api.every("/v1/models"), columns, "No models in the catalog.", row=_readable)
 
 
 @model.command("show")

@@ -9,7 +9,7 @@ import click
 
 from aima_api.cli.contexts import ApiContext, StoredContexts, load_contexts, save_contexts, split_urls
 from aima_api.cli.options import lists, output_option
-from aima_api.cli.tables import Format, Listing, print_record
+from aima_api.cli.tables import Format, RecordList, print_record
 from aima_api.client import Api
 
 _FILE = click.Path(dir_okay=False, exists=True, resolve_path=True)
@@ -37,13 +37,13 @@ def context() -> None:
 
 @context.command("list")
 @lists
-def list_contexts() -> Listing:
+def list_contexts() -> RecordList:
     """List the contexts."""
     stored = load_contexts()
     records = [_record(stored, name) for name in stored.contexts]
     columns = {"CONTEXT": "name", "CURRENT": "current", "URLS": "urls", "CA": "ca", "KEY": "key"}
     nothing = "No contexts. Create one with `aima context set NAME --url URL`."
-    return Listing(records, columns, nothing)
+    return RecordList(records, columns, nothing)
 
 
 @context.command()

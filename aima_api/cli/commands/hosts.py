@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from aima_api.cli.options import calls_the_api, complete, lists, output_option, timeout_option, wait_option
-from aima_api.cli.tables import Format, Listing, age, print_data, print_record, titled
+from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, titled
 from aima_api.client import Api, path_of
 
 COLUMNS = {
@@ -34,13 +34,13 @@ name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
 @host.command("list")
 @lists
 @calls_the_api
-def list_hosts(api: Api) -> Listing:
+def list_hosts(api: Api) -> RecordList:
     """List the hosts."""
     hosts = api.every("/v1/hosts")
     optional = {"LABELS": any(each["labels"] for each in hosts), "CLOCK": any(map(_clock, hosts))}
     columns = {heading: field for heading, field in COLUMNS.items() if optional.get(heading, True)}
     nothing = "No hosts. Start a worker on one with `aima worker`."
-    return Listing(hosts, columns, nothing, row=_row, wide=titled("address", "routes", "ports"))
+    return RecordList(hosts, columns, nothing, row=_row, wide=titled("address", "routes", "ports"))
 
 
 @host.command()
@@ -98,10 +98,10 @@ def forget(api: Api, name: str) -> None:
 @port.command("list")
 @lists
 @calls_the_api
-def list_ports(api: Api) -> Listing:
+def list_ports(api: Api) -> RecordList:
     """List the leased ports and their holders."""
     columns = titled("host", "port", "holder", "age")
-    return Listing(api.every("/v1/ports"), columns, "No leased ports.", row=_lease_row)
+    return RecordList(api.every("/v1/ports"), columns, "No leased ports.", row=_lease_row)
 
 
 def _path(name: str) -> str:

@@ -16,7 +16,7 @@ from aima_api.cli.options import (
     service_options,
     timeout_option,
 )
-from aima_api.cli.tables import Format, Listing, age, print_data, print_record, print_records, titled
+from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized
@@ -43,11 +43,11 @@ def operation() -> None:
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest N.", metavar="N")
 @lists
 @calls_the_api
-def list_operations(api: Api, limit: int, **filters: str | None) -> Listing:
+def list_operations(api: Api, limit: int, **filters: str | None) -> RecordList:
     """List the operations, newest first."""
     operations = api.every("/v1/operations", at_most=limit, **filters)
     columns = {"OPERATION": "id", **titled("kind", "target", "host", "phase", "age", "reason")}
-    return Listing(operations, columns, "No operations.", row=_row, wide=titled("route", "attempt", "created_at"))
+    return RecordList(operations, columns, "No operations.", row=_row, wide=titled("route", "attempt", "created_at"))
 
 
 @operation.command()

@@ -20,7 +20,7 @@ from aima_api.cli.options import (
     service_options,
     submits_operations,
 )
-from aima_api.cli.tables import Format, Listing, age, print_data, print_record, print_records, titled
+from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, path_of
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def remove(api: Api, service_id: str) -> None:
 @service.command("list")
 @lists
 @calls_the_api
-def list_services(api: Api) -> Listing:
+def list_services(api: Api) -> RecordList:
     """List the services."""
     columns = {"SERVICE": "id", "ENGINE": "engine", "MODEL": "model", "INSTANCES": "states", "AGE": "age"}
     nothing = "No services. Create one with `aima service start ID`."
     wide = titled("hosts", "endpoints", "reason")
-    return Listing(api.every("/v1/services"), columns, nothing, row=_service_row, wide=wide)
+    return RecordList(api.every("/v1/services"), columns, nothing, row=_service_row, wide=wide)
 
 
 @service.command()

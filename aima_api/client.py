@@ -52,7 +52,7 @@ class ServerSentEvent(NamedTuple):
 
 
 class Api:
-    """Safe to use from several threads: a connection serves one request or stream at a time."""
+    """Thread-safe: a connection serves one request or stream at a time."""
 
     def __init__(
         self, url: str, *, key: str | None = None, ca: str | None = None, reply_timeout: timedelta = REPLY_TIMEOUT
@@ -79,7 +79,7 @@ class Api:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the streams, too, which other threads may be reading."""
+        """Also shuts down the streams that other threads may be reading."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -173,7 +173,7 @@ class Api:
         return connection
 
     def _idle_connection(self) -> HTTPConnection | None:
-        """A kept connection, unless the API has closed it: then it would be readable."""
+        """A kept connection, unless it is stale: one that the API has closed is readable."""
         while self._idle:
             connection = self._idle.pop()
             if connection.sock is not None:

@@ -69,7 +69,7 @@ class InvalidRequest(AimaError, code="invalid_request", status=422, exit_code=10
 
 class BadId(AimaError, code="bad_id", status=400, exit_code=11):
     sentence = "{text!r} is not a valid {kind}."
-    hint = "A {kind} looks like `{example}`."
+    hint = "Example of a valid {kind}: `{example}`."
 
 
 class UnknownService(AimaError, code="unknown_service", status=404, exit_code=12):

@@ -82,7 +82,9 @@ class Catalog:
             remedy = f"Name one with `--engine`: {names}."
             raise EngineDoesNotServe(engine=f"type {service.engine_type}", what=f"{service} for sure", remedy=remedy)
         types = sorted({engine.type for engine in self.engines})
-        raise UnknownEngine(engine=f"of type {service.engine_type}", nearest=_nearest(service.engine_type, [*types]))
+        raise UnknownEngine(
+            engine=f"{service.engine_type} (in {service})", nearest=_nearest(service.engine_type, [*types])
+        )
 
 
 def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:

@@ -1,7 +1,7 @@
 """Contexts: named sets of API nodes with their CA and key, in one file below the user's configuration directory.
 
-The file may hold keys, so that it has mode 0600 and is refused if others can read it. A context's key is sent to the
-context's own URLs only, never to one from --url or AIMA_URL.
+The file is replaced atomically. It may hold keys, so that it has mode 0600 and is refused if others can read it. A
+context's key is sent to the context's own URLs only, never to one from --url or AIMA_URL.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def report_error(error: Exception, *, debug: bool = False) -> int:
 
 
 def print_failure(failure: Failure, *, streamed: Sequence[str] = ()) -> None:
-    """Log tail without the lines already `streamed`, then sentence, hint and code."""
+    """Log tail without duplicates of the lines already `streamed`, then sentence, hint and code."""
     tail = _not_streamed(failure.log_tail, streamed)
     if tail:
         _print(click.style("last log lines of the engine:", dim=True))

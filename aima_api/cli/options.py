@@ -6,11 +6,12 @@ import functools
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from aima_api.cli.contexts import open_api
+from aima_api.cli.tables import ListingFormat
 from aima_api.client import Api, ApiError, path_of
 
 COMPLETION_TIMEOUT = timedelta(seconds=1)
@@ -34,7 +35,7 @@ def calls_the_api(command: Command) -> Command:
 
 
 def complete(collection: str, field: str) -> Completer:
-    """Completes from one field of a collection's records. Offers nothing if the API is unavailable or slow."""
+    """Completes from one field of a collection's records. Offers nothing after a timeout of one second."""
 
     def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
         from aima_core.errors import AimaError
@@ -78,6 +79,17 @@ class Assignment(click.ParamType[tuple[str, object]]):
         if not (name and equals):
             self.fail(f"{value!r} is not an assignment; write for example `max-model-len=8192`", param, ctx)
         return name, _scalar(text)
+
+
+def lists(command: Command) -> Command:
+    """Prints the RecordList that the command returns, as -o says."""
+
+    @click.option("-o", "--output", type=click.Choice(get_args(ListingFormat)), default="table", show_default=True)
+    @functools.wraps(command)
+    def listing(*args: Any, output: ListingFormat, **options: Any) -> None:
+        command(*args, **options).print(output)
+
+    return listing
 
 
 output_option = click.option(
@@ -130,7 +142,7 @@ _SERVICE_OPTIONS = (
 
 
 def submits_operations(command: Command) -> Command:
-    """Watches or prints the operations of the reply that the command returns, as --wait, --timeout and -o say."""
+    """Watches or prints the operations that the command's reply enqueued, as --wait, --timeout and -o say."""
 
     @wait_option
     @timeout_option

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import click
 
 from aima_core.logs.sanitize import json_sanitized, sanitized
 
 Format = Literal["table", "json", "yaml"]
+ListingFormat = Literal["table", "wide", "json", "yaml", "name"]
 Record = Mapping[str, Any]
 _EMPTY: tuple[object, ...] = (None, [], {}, "")
 _USER_KEYS = ("arguments", "environment", "labels")
@@ -39,6 +40,27 @@ def colours() -> bool:
 def indented(text: str) -> str:
     """A message of one or more lines, each sanitized, the later ones indented."""
     return "\n  ".join(sanitized(line) for line in text.splitlines())
+
+
+class RecordList(NamedTuple):
+    """The records of a `list` command, and their columns: headings to fields of a `row`; the first one is the name."""
+
+    records: Sequence[Record]
+    columns: Mapping[str, str]
+    nothing: str
+    """The sentence for an empty table."""
+    row: Callable[[Any], Record] = dict
+    wide: Mapping[str, str] = {}
+    """Further columns of `-o wide`."""
+
+    def print(self, output: ListingFormat) -> None:
+        if output == "name":
+            for record in map(self.row, self.records):
+                click.echo(sanitized(record[next(iter(self.columns.values()))]))
+        elif output == "wide":
+            print_records(self.records, {**self.columns, **self.wide}, row=self.row, nothing=self.nothing)
+        else:
+            print_records(self.records, self.columns, output, row=self.row, nothing=self.nothing)
 
 
 def print_records(

@@ -84,7 +84,8 @@ class LogStreams:
             if request.follow:
                 with self.fanout.subscribed(request.instance) as subscription:
                     async for frame in follower.frames(request, subscription):
-                        await frames.put(frame)
+                        if frame:  # an empty one would postpone the heartbeat
+                            await frames.put(frame)
             else:
                 await frames.put(await follower.read(request))
         except BrokerUnavailable as unavailable:

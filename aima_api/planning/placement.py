@@ -18,6 +18,7 @@ from aima_core.domain.catalog import Engine
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation
+from aima_core.domain.units import counted
 from aima_core.errors import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
 from aima_core.redis import keys
 from aima_core.redis.interface import TextLock, TextRedis
@@ -163,8 +164,8 @@ class Placement:
         obstacles = self.obstacles(requirements, hosts)
         why, routes = explain(obstacles), " or ".join(requirements.routes)
         if all(map(permanent, obstacles.values())):
-            return f"No host of {routes} can run it: {why}. It starts when one joins that can."
-        return f"No host of {routes} has room now: {why}."
+            return f"No host of {routes} can run it. {why}. It starts when one joins that can."
+        return f"No host of {routes} has capacity now. {why}."
 
     def _free(self, host: Host) -> int:
         return host.memory - host.memory_reserve - sum(each.memory for each in self._allocated[host.name].values())
@@ -200,9 +201,9 @@ def _refusal(subject: str, refused: Obstacles, *, among: int) -> RequirementsNot
 
 
 def _too_few(count: int, able: int, subject: str, obstacles: Obstacles) -> InvalidRequest:
-    why = f"{explain(obstacles)}." if any(obstacles.values()) else "No other host has ever announced itself."
+    why = f"{explain(obstacles)}." if any(obstacles.values()) else "There is no other host."
     return InvalidRequest(
-        detail=f"{count} replicas were requested, and {able} live host(s) can run {subject}. {why}",
+        detail=f"{count} replicas were requested, and {counted(able, 'live host')} can run {subject}. {why}",
         remedy="Request fewer, name the hosts, or add hosts: `aima host list` shows them.",
     )
 

@@ -51,7 +51,7 @@ class PendingReasons:
             self._operations.append_event(Event(operation=operation.id, at=now(), phase=Phase.QUEUED, message=reason))
 
     def record_no_capacity(self, operation: Operation, why: str) -> None:
-        self.record_reason(operation, f"No host has room now: {why}. It starts when one has.")
+        self.record_reason(operation, f"No host has capacity now. {why}. It starts when one has.")
 
     def explain(self, operation: Operation) -> None:
         """Records the reason if no host is feasible now; otherwise a host is about to claim the operation."""

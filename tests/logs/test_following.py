@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import timedelta
 
+import pytest
 from api.node import Node, api_node
 from contract.bench import JUNK_BYTES
 from lab.leaks import Holdings
@@ -12,6 +13,8 @@ from lab.parts import eventually
 from lab.redis_server import RedisServer
 from logs.desk import CountingRuntime, Desk, a_desk, following, log_streams, say, until_kept
 
+from aima_api.http.sse import HEARTBEAT_FRAME
+from aima_api.logs import stream
 from aima_core.domain.services import InstanceState
 from aima_core.redis import keys
 from aima_core.redis.connection import RedisClient
@@ -50,6 +53,18 @@ def test_stdout_and_stderr_are_distinguished(desk: Desk, node: Node, runtime: Co
 
     assert {(each["stream"], each["text"]) for each in reader.data} == {("stdout", "fine"), ("stderr", "alas")}
     assert {each["host"] for each in reader.data} == {"alpha"}
+
+
+def test_a_silent_log_sends_heartbeats(desk: Desk, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CHECK_INTERVAL", timedelta(milliseconds=100))
+    monkeypatch.setattr(stream, "HEARTBEAT_INTERVAL", timedelta(milliseconds=300))
+    desk.run()
+
+    path = f"/v1/services/{desk.instance.service}/logs?follow=true"
+    with node.client.stream("GET", path, timeout=5) as response:
+        received = next(chunk for chunk in response.iter_raw() if chunk)
+
+    assert received == HEARTBEAT_FRAME
 
 
 def test_many_readers_on_several_nodes_share_one_reader_on_the_host(

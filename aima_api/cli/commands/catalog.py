@@ -16,13 +16,14 @@ from aima_api.cli.options import (
     complete,
     engine_option,
     expires_option,
+    lists,
     only_hosts_option,
     output_option,
     route_option,
     service_body,
     submits_operations,
 )
-from aima_api.cli.tables import Format, indented, print_data, print_record, print_records, titled
+from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 
@@ -32,14 +33,13 @@ image = click.Group("image", help="Pull images before they are needed.")
 
 
 @engine.command("list")
-@output_option
+@lists
 @calls_the_api
-def list_engines(api: Api, output: Format) -> None:
+def list_engines(api: Api) -> RecordList:
     """List the engines."""
-    engines = api.every("/v1/engines")
     columns = {"ENGINE": "name", **titled("type", "image", "platforms", "accelerator")}
-    nothing = "No engines in the catalog."
-    print_records(engines, columns, output, row=lambda engine: {**engine, **engine["requires"]}, nothing=nothing)
+    nothing, wide = "No engines in the catalog.", titled("cores", "memory", "image_size")
+    return RecordList(api.every("/v1/engines"), columns, nothing, row=_engine_row, wide=wide)
 
 
 @engine.command("show")
@@ -77,12 +77,12 @@ def validate(path: Path | None, output: Format) -> int:
 
 
 @model.command("list")
-@output_option
+@lists
 @calls_the_api
-def list_models(api: Api, output: Format) -> None:
+def list_models(api: Api) -> RecordList:
     """List the models."""
     columns = {"MODEL": "name", **titled("type", "size", "engines")}
-    print_records(api.every("/v1/models"), columns, output, row=_readable, nothing="No models in the catalog.")
+    return RecordList(api.every("/v1/models"), columns, "No models in the catalog.", row=_readable)
 
 
 @model.command("show")
@@ -124,6 +124,10 @@ def pull(
 
 def _files_below(root: Path) -> int:
     return len([*root.rglob("*.yaml"), *root.rglob("*.yml")]) if root.is_dir() else 1
+
+
+def _engine_row(engine: dict[str, Any]) -> dict[str, Any]:
+    return _readable(engine | engine["requires"])
 
 
 def _readable(entry: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from aima_api.cli.contexts import ApiContext, StoredContexts, load_contexts, save_contexts, split_urls
-from aima_api.cli.options import output_option
-from aima_api.cli.tables import Format, print_record, print_records
+from aima_api.cli.options import lists, output_option
+from aima_api.cli.tables import Format, RecordList, print_record
 from aima_api.client import Api
 
 _FILE = click.Path(dir_okay=False, exists=True, resolve_path=True)
@@ -36,14 +36,14 @@ def context() -> None:
 
 
 @context.command("list")
-@output_option
-def list_contexts(output: Format) -> None:
+@lists
+def list_contexts() -> RecordList:
     """List the contexts."""
     stored = load_contexts()
     records = [_record(stored, name) for name in stored.contexts]
     columns = {"CONTEXT": "name", "CURRENT": "current", "URLS": "urls", "CA": "ca", "KEY": "key"}
     nothing = "No contexts. Create one with `aima context set NAME --url URL`."
-    print_records(records, columns, output, nothing=nothing)
+    return RecordList(records, columns, nothing)
 
 
 @context.command()

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from aima_api.cli.options import calls_the_api, complete, output_option, timeout_option, wait_option
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
+from aima_api.cli.options import calls_the_api, complete, lists, output_option, timeout_option, wait_option
+from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, titled
 from aima_api.client import Api, path_of
 
 COLUMNS = {
@@ -32,14 +32,15 @@ name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
 
 
 @host.command("list")
-@output_option
+@lists
 @calls_the_api
-def list_hosts(api: Api, output: Format) -> None:
+def list_hosts(api: Api) -> RecordList:
     """List the hosts."""
     hosts = api.every("/v1/hosts")
     optional = {"LABELS": any(each["labels"] for each in hosts), "CLOCK": any(map(_clock, hosts))}
     columns = {heading: field for heading, field in COLUMNS.items() if optional.get(heading, True)}
-    print_records(hosts, columns, output, row=_row, nothing="No hosts. Start a worker on one with `aima worker`.")
+    nothing = "No hosts. Start a worker on one with `aima worker`."
+    return RecordList(hosts, columns, nothing, row=_row, wide=titled("address", "routes", "ports"))
 
 
 @host.command()
@@ -95,12 +96,12 @@ def forget(api: Api, name: str) -> None:
 
 
 @port.command("list")
-@output_option
+@lists
 @calls_the_api
-def list_ports(api: Api, output: Format) -> None:
+def list_ports(api: Api) -> RecordList:
     """List the leased ports and their holders."""
-    leases, columns = api.every("/v1/ports"), titled("host", "port", "holder", "age")
-    print_records(leases, columns, output, row=_lease_row, nothing="No leased ports.")
+    columns = titled("host", "port", "holder", "age")
+    return RecordList(api.every("/v1/ports"), columns, "No leased ports.", row=_lease_row)
 
 
 def _path(name: str) -> str:

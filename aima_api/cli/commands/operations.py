@@ -10,12 +10,13 @@ import click
 from aima_api.cli.options import (
     calls_the_api,
     complete,
+    lists,
     output_option,
     service_body,
     service_options,
     timeout_option,
 )
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records, titled
+from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized
@@ -40,13 +41,13 @@ def operation() -> None:
 @click.option("--service", metavar="ID", shell_complete=complete("services", "id"))
 @click.option("--host", metavar="H", shell_complete=complete("hosts", "name"))
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest N.", metavar="N")
-@output_option
+@lists
 @calls_the_api
-def list_operations(api: Api, limit: int, output: Format, **filters: str | None) -> None:
+def list_operations(api: Api, limit: int, **filters: str | None) -> RecordList:
     """List the operations, newest first."""
     operations = api.every("/v1/operations", at_most=limit, **filters)
     columns = {"OPERATION": "id", **titled("kind", "target", "host", "phase", "age", "reason")}
-    print_records(operations, columns, output, row=_row, nothing="No operations.")
+    return RecordList(operations, columns, "No operations.", row=_row, wide=titled("route", "attempt", "created_at"))
 
 
 @operation.command()
@@ -132,6 +133,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     from aima_core.domain.operations import PullProgress
 
     fields = {name: value for name, value in record.items() if name not in ("seq", "progress", "failure")}
+    fields["needs"] = _requirements(record["needs"]) if record.get("service") and record.get("needs") else None
     if record.get("progress"):
         fields["pull"] = amounts(PullProgress.model_validate(record["progress"]))
     for name, value in (record.get("failure") or {}).items():

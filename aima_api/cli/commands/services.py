@@ -14,13 +14,14 @@ from aima_api.cli.options import (
     calls_the_api,
     complete,
     expires_option,
+    lists,
     only_hosts_option,
     output_option,
     service_body,
     service_options,
     submits_operations,
 )
-from aima_api.cli.tables import Format, age, print_data, print_record, print_records
+from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, path_of
 
 if TYPE_CHECKING:
@@ -93,13 +94,14 @@ def remove(api: Api, service_id: str) -> None:
 
 
 @service.command("list")
-@output_option
+@lists
 @calls_the_api
-def list_services(api: Api, output: Format) -> None:
+def list_services(api: Api) -> RecordList:
     """List the services."""
     columns = {"SERVICE": "id", "ENGINE": "engine", "MODEL": "model", "INSTANCES": "states", "AGE": "age"}
     nothing = "No services. Create one with `aima service start ID`."
-    print_records(api.every("/v1/services"), columns, output, row=_service_row, nothing=nothing)
+    wide = titled("hosts", "endpoints", "reason")
+    return RecordList(api.every("/v1/services"), columns, nothing, row=_service_row, wide=wide)
 
 
 @service.command()
@@ -170,6 +172,9 @@ def _service_row(service: dict[str, Any]) -> dict[str, Any]:
         "model": service.get("model") or service["id"].split("-", 2)[-1],
         "states": ", ".join([*refused, *(f"{count} {state}" for state, count in states.items())]),
         "age": age(service.get("created_at")),
+        "hosts": [instance["id"].partition("@")[2] for instance in service["instances"]],
+        "endpoints": [instance["endpoint"] for instance in service["instances"] if instance.get("endpoint")],
+        "reason": [instance["failure"]["message"] for instance in service["instances"] if instance.get("failure")],
     }
 
 

@@ -1,4 +1,4 @@
-"""Progress on a terminal: the transcript, which stays, above a moving part with phases and unfinished layers."""
+"""Progress on a terminal: the transcript, which stays, above a moving snapshot of phases and unfinished layers."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class PlainDisplay(ExitStack):
         """Draws what moves; here nothing does."""
 
     def note(self, text: str) -> None:
-        """A line about the connection, on stderr."""
+        """A line about a failover, on stderr."""
         click.echo(sanitized(text), err=True)
 
     def show(self, tracker: OperationTracker, update: Update) -> None:

@@ -1,4 +1,4 @@
-"""State of one watched operation, folded from its updates, and the texts for its times, sizes and end."""
+"""Snapshot of one watched operation, folded from its event subscription, and the texts for its times, sizes and end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OperationTracker:
         self.endpoint: str | None = None
         self.connection_lost: str | None = None
         self.error: Exception | None = None
-        """Why it can no longer be watched; the operation may continue."""
+        """Why the subscription ended, such as a reconnect timeout; the operation may continue."""
         self.layer_times: dict[str, timedelta] = {}
         """Time from a layer's first to its last byte, of finished layers."""
         self._layers_began: dict[str, datetime] = {}
@@ -41,7 +41,7 @@ class OperationTracker:
 
     @property
     def label(self) -> str:
-        """Distinguishes it from the others that are watched together."""
+        """Distinguishes it from the operations that are watched concurrently."""
         return self.host or self.operation.id[:8]
 
     @property

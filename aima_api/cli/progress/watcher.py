@@ -1,4 +1,4 @@
-"""Watches operations until they end, a thread for each stream. Ctrl-C and a timeout end the watching, no operation."""
+"""Watches operations until they end, a thread for each stream. Ctrl-C and a timeout end the threads, no operation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
 
 
 def watch(api: Api, operations: Iterable[Operation], *, timeout: timedelta | None, output: Format) -> int:
-    """Shows the operations until all have ended. Returns 0, or the exit code of the first failure."""
+    """Shows the operations until all have ended or the deadline. Returns 0, or the exit code of the first failure."""
     trackers = [OperationTracker(operation) for operation in operations]
     try:
         _watch(api, trackers, _display(trackers, output), timeout)

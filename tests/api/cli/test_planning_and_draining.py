@@ -54,8 +54,8 @@ STARTS = {
 ON_A_CLASS = STARTS["operations"][0] | {"route": "gb10.arm64", "host": None, "image_there": None, "port": None}
 WAITS = STARTS | {
     "verdict": "waits",
-    "failure": WouldWait(detail="No host of gb10.arm64 has room now.").failure.model_dump(mode="json"),
-    "operations": [ON_A_CLASS | {"reason": "No host of gb10.arm64 has room now."}],
+    "failure": WouldWait(detail="No host of gb10.arm64 has capacity now.").failure.model_dump(mode="json"),
+    "operations": [ON_A_CLASS | {"reason": "No host of gb10.arm64 has capacity now."}],
 }
 REFUSED = STARTS | {
     "verdict": "refused",

@@ -267,3 +267,20 @@ def test_an_age_has_one_unit(seconds: int, reported: str) -> None:
     then = datetime(2026, 1, 1, tzinfo=UTC)
 
     assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == reported
+
+
+def test_a_wide_listing_has_the_reason_and_a_listing_of_names_has_nothing_else(script: StandIn, aima: Aima) -> None:
+    unhealthy = {
+        "id": "svc-a-b@box",
+        "state": "unhealthy",
+        "endpoint": "http://box:1",
+        "failure": {"message": "It fails."},
+    }
+    service = {"id": "svc-a-b", "created_at": "2026-01-01T00:00:00+00:00", "instances": [unhealthy]}
+    script.answer("GET /v1/services", {"items": [service], "next": None})
+
+    wide, names = aima("service", "list", "-o", "wide"), aima("service", "list", "-o", "name")
+
+    assert wide.out.splitlines()[0].split()[-3:] == ["HOSTS", "ENDPOINTS", "REASON"]
+    assert wide.out.rstrip().endswith("box    http://box:1  It fails.")
+    assert names.out == "svc-a-b\n"

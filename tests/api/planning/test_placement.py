@@ -144,7 +144,7 @@ def test_drained_hosts_get_no_replica_and_are_named_in_the_refusal(node, redis):
 
     _, detail, _ = refusal(node, f"/v1/services/{SERVICE}:start", {"replicas": 3})
 
-    assert detail == "3 replicas were requested, and 2 live host(s) can run dial-cpu. a: drained."
+    assert detail == "3 replicas were requested, and 2 live hosts can run dial-cpu. a: drained."
 
 
 def test_replicas_of_a_route_are_hosts_that_consume_it(node, redis):
@@ -213,7 +213,7 @@ def test_a_class_without_free_capacity_is_waited_for_with_the_reason_of_every_ho
 
     assert operation["route"] == "gb10.arm64"
     assert operation["reason"] == (
-        "No host of gb10.arm64 has room now: spark-01: needs 92 GB memory (host: 20 GB free); "
+        "No host of gb10.arm64 has capacity now. spark-01: needs 92 GB memory (host: 20 GB free); "
         "spark-02: drained; spark-03: not live."
     )
 
@@ -224,7 +224,7 @@ def test_a_class_without_any_suitable_host_is_refused_as_such(node, redis):
     [operation] = node.start(VLLM)
 
     assert operation["reason"] == (
-        "No host of gb10.arm64 can run it: spark-01: cannot give GPUs to containers. It starts when one joins that can."
+        "No host of gb10.arm64 can run it. spark-01: cannot give GPUs to containers. It starts when one joins that can."
     )
 
 

@@ -283,6 +283,13 @@ def test_values_of_another_type_revoke_keys_and_disturb_nothing_after_them(guard
     redis.delete(keys.API_KEYS_USED)
 
 
+def test_an_audit_log_without_ids_left_is_replaced(guarded, redis):
+    redis.xadd(keys.AUDIT, {"entry": "x"}, id="18446744073709551615-18446744073709551615")
+    guarded.create("ci", "read")
+
+    assert eventually(lambda: [entry["target"] for entry in guarded.audit()] == ["ci"])
+
+
 def test_junk_in_the_audit_log_is_skipped(guarded, redis):
     redis.xadd(keys.AUDIT, {"entry": "[" * 10_000})
     redis.xadd(keys.AUDIT, {"other": "x"})

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aima_core.errors import BrokerUnavailable, InvalidRequest
+from aima_core.errors import AimaError, InvalidRequest
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
@@ -110,7 +110,7 @@ class AuditLog:
         """Stops the loop, and writes the rest if Redis answers."""
         self.loop.stop(within=STOP_TIMEOUT)
         self._close_window()
-        with suppress(BrokerUnavailable):
+        with suppress(AimaError):
             self.write()
 
     def page(

@@ -73,6 +73,15 @@ def test_a_key_cannot_reach_a_route_by_another_spelling_of_its_path(guarded, sco
     assert all("holder" not in json.loads(answer.text or "{}").get("items", "") for answer in answers)
 
 
+def test_a_route_without_a_scope_is_open_to_admins_only(guarded):
+    guarded.node.server.config.app.add_api_route("/v1/forgotten", lambda: {"open": True})
+    keys_by_scope = [guarded.create(scope, scope) for scope in ("read", "operate", "infer", "admin")]
+
+    answers = [guarded.ask("GET", "/v1/forgotten", key) for key in keys_by_scope]
+
+    assert [answer.status_code for answer in answers] == [404, 404, 404, 200]
+
+
 def test_an_operator_cannot_pull_an_image_that_the_catalog_does_not_name(guarded, redis):
     ScriptedWorker(redis)
     key = guarded.create("operator", "operate")
@@ -272,6 +281,13 @@ def test_values_of_another_type_revoke_keys_and_disturb_nothing_after_them(guard
     assert eventually(lambda: guarded.ask("GET", "/v1/audit").status_code == 200)
     assert eventually(lambda: "new" in {entry.get("target") for entry in guarded.audit()})
     redis.delete(keys.API_KEYS_USED)
+
+
+def test_an_audit_log_without_ids_left_is_replaced(guarded, redis):
+    redis.xadd(keys.AUDIT, {"entry": "x"}, id="18446744073709551615-18446744073709551615")
+    guarded.create("ci", "read")
+
+    assert eventually(lambda: [entry["target"] for entry in guarded.audit()] == ["ci"])
 
 
 def test_junk_in_the_audit_log_is_skipped(guarded, redis):

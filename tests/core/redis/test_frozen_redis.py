@@ -30,7 +30,11 @@ pytestmark = pytest.mark.redis
 
 ANSWERED_WITHIN = 5.0
 WITHOUT_REDIS = {"/healthz", "/metrics", "/v1/engines", "/v1/engines/{name}", "/v1/models", "/v1/models/{name}"}
-BODIES = {"/v1/images:pull": {"image": "a:1"}, "/v1/services": {"id": SERVICE}}
+BODIES = {
+    "/v1/images:pull": {"image": "a:1"},
+    "/v1/services": {"id": SERVICE},
+    "/v1/keys": {"name": "ci", "scopes": ["read"]},
+}
 
 
 @contextmanager

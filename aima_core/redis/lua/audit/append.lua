@@ -1,4 +1,5 @@
--- Appends entries to an audit stream, which is capped. A value of another type in its place is replaced.
+-- Appends entries to an audit stream, which is capped. A value of another type in its place is replaced, and a stream
+-- whose last id is the highest possible one: neither would ever take an entry again.
 -- Returns the number of entries appended.
 local stream = unpack(KEYS)
 local cap, entries = unpack(ARGV)
@@ -6,6 +7,11 @@ local cap, entries = unpack(ARGV)
 if redis.call('TYPE', stream).ok ~= 'stream' then redis.call('DEL', stream) end
 local appended = cjson.decode(entries)
 for _, entry in ipairs(appended) do
-  redis.call('XADD', stream, 'MAXLEN', '~', cap, '*', 'entry', entry)
+  local added = redis.pcall('XADD', stream, 'MAXLEN', '~', cap, '*', 'entry', entry)
+  if type(added) == 'table' and added.err then
+    if not string.find(added.err, 'exhausted') and not string.find(added.err, 'equal or smaller') then return added end
+    redis.call('DEL', stream)
+    redis.call('XADD', stream, '*', 'entry', entry)
+  end
 end
 return #appended

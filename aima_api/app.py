@@ -24,10 +24,21 @@ from aima_api.dependencies import Dependencies
 from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
 from aima_api.http.auth import AuthMiddleware, Guard, check_bind
+from aima_api.http.connections import (
+    KEEP_ALIVE_TIMEOUT,
+    ConnectionLimits,
+    connection_factory,
+    most_connections,
+    raise_descriptor_limit,
+)
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
+from aima_api.http.openapi import complete_openapi
+from aima_api.http.openapi import router as docs_router
 from aima_api.http.problems import Problem, install_error_handlers
+from aima_api.http.resources import ResourceMiddleware
 from aima_api.http.sse import OpenStreams
+from aima_api.http.tls import ReloadingCertificate, check_transport
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
@@ -66,31 +77,39 @@ ROUTERS = (
     hosts.port_router,
     health.router,
     access.router,
+    docs_router,
 )
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Raises BadSettings, UnsafeBind and CatalogMistake."""
     check_bind(settings.api)
+    check_transport(settings.api)
     signing_key = _signing_key(settings)
     app = FastAPI(
         title="AIMA",
-        docs_url=None,  # the page would load its scripts from elsewhere
+        docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
         responses={"default": {"model": Problem, "description": "Why the request was refused (RFC 9457)"}},
     )
     _connect(app, settings, signing_key)
+    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
+    app.add_middleware(ResourceMiddleware, routes=routes)
     app.add_middleware(AuthMiddleware, settings=settings.api, guard=_guard(app.state.dependencies, settings))
     app.add_middleware(MetricsMiddleware, metrics=app.state.dependencies.metrics)
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    complete_openapi(app)
     return app
 
 
 class Server(uvicorn.Server):
-    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout."""
+    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout.
+
+    Raises BadSettings if its certificate cannot be loaded.
+    """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
@@ -98,11 +117,26 @@ class Server(uvicorn.Server):
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
         self._dependencies: Dependencies = app.state.dependencies
         self._redis_url = settings.redis.url.get_secret_value()
+        metrics: Metrics = app.state.dependencies.metrics
+        proxies, files = settings.api.trusted_proxies, settings.api.tls
+        tls = ReloadingCertificate(files.certificate, files.key).context if files.certificate and files.key else None
+        self.limits = ConnectionLimits(
+            most=most_connections(settings.api.connections),
+            per_address=settings.api.connections_per_address,
+            trusted=proxies,
+            count_refused=lambda reason: metrics.refused.labels(reason).inc(),
+        )
+        metrics.connections.set_function(lambda: len(self.limits))
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.api.bind,
                 port=settings.api.port,
+                http=connection_factory(self.limits, tls),  # type: ignore[arg-type]  # a factory
+                ws="none",  # an upgraded connection would leave the limits
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=[str(network) for network in proxies],
+                timeout_keep_alive=int(KEEP_ALIVE_TIMEOUT.total_seconds()),
                 access_log=False,
                 server_header=False,
                 log_level="warning",
@@ -114,6 +148,10 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             await asyncio.to_thread(self._print_listening)
+
+    async def on_tick(self, counter: int) -> bool:
+        self.limits.sweep()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
@@ -138,6 +176,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises as `create_app` does."""
+    raise_descriptor_limit()
     server = Server(create_app(settings), settings)
     gc.freeze()  # these objects live as long as the process: scanning them again would cost requests milliseconds
     server.run()

@@ -164,7 +164,7 @@ class ServiceRunning(AimaError, code="service_running", status=409, exit_code=28
 
 class NotFound(AimaError, code="not_found", status=404, exit_code=29):
     sentence = "Nothing exists at {path}."
-    hint = "See /openapi.json for the API's paths."
+    hint = "{remedy}"
 
 
 class MethodNotAllowed(AimaError, code="method_not_allowed", status=405, exit_code=30):
@@ -238,6 +238,16 @@ class TooManyWrongKeys(AimaError, code="too_many_wrong_keys", status=429, exit_c
 class TooManyRequests(AimaError, code="too_many_requests", status=429, exit_code=54):
     sentence = "The key {key} has sent more than {most} requests in a minute."
     hint = "Retry in {wait} s, or raise `api.requests_per_minute`."
+
+
+class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code=39):
+    sentence = "The request's line and headers exceed {limit} or {number} headers."
+    hint = "Send fewer or shorter headers; a browser's cookies for this address count as well."
+
+
+class PlainRequest(AimaError, code="plain_request", status=400, exit_code=38):
+    sentence = "The API requires TLS here, and the request was plain HTTP."
+    hint = "Write https:// in place of http:// in the URL, and name the authority with `--ca FILE` or AIMA_CA."
 
 
 # Image pulls ------------------------------------------------------------------------------------------------------
@@ -369,6 +379,13 @@ class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82
     hint = "Start one with `aima up`, or name it with `--url`, AIMA_URL or `aima context`."
 
 
+class UntrustedCertificate(AimaError, code="untrusted_certificate", status=502, exit_code=77):
+    sentence = "The certificate of {url} was refused: {detail}."
+    hint = (
+        "Name the authority that signed it with `--ca FILE` or AIMA_CA. An expired one must be renewed on the API node."
+    )
+
+
 class HostLost(AimaError, code="host_lost", status=503, exit_code=83):
     sentence = "{host} was lost while it executed this operation."
     hint = "Check {host}: when it is back, it reports what runs there. Then start again."
@@ -422,6 +439,11 @@ class WouldWait(AimaError, code="would_wait", status=503, exit_code=87):
 class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=88):
     sentence = "This API node has {most} open event streams, which is its limit."
     hint = "Retry later, use another node, or raise `api.streams`."
+
+
+class TooManyConnections(AimaError, code="too_many_connections", status=429, exit_code=78):
+    sentence = "{who} has {most} open connections, which is the limit."
+    hint = "Close some, or raise `api.connections` or `api.connections_per_address`; see `api.trusted_proxies`, too."
 
 
 class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_code=89):

@@ -10,21 +10,32 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from aima_core.domain.ids import HostName
 from aima_core.domain.units import Duration, Size, parse_duration
 from aima_core.errors import BadSettings
 from aima_core.redis.connection import sentinel_address
+from aima_core.system.loopback import is_loopback
 
 MIN_KEY_LENGTH = 16
 """Characters of a key in `api.keys`."""
 KEY_EXAMPLE = "`openssl rand -hex 32` makes one"
-CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
-"""Not settings of a node: the address of the API, the key for it, and the path of the settings file."""
+CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
+"""Not settings of a node: the API's address, key and authority, and the path of the settings file."""
 
 
 def _port_range(value: object) -> object:
@@ -54,6 +65,18 @@ class RedisSettings(Section):
         return url
 
 
+class TlsSettings(Section):
+    certificate: Path | None = None
+    """PEM: the server's certificate, then its chain. Loaded again when it changes."""
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_a_pair(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("TLS needs both; write certificate = '/etc/aima/tls.crt' and key = '/etc/aima/tls.key'")
+        return self
+
+
 class ApiSettings(Section):
     bind: str = "127.0.0.1"
     port: int = Field(7080, ge=0, le=65535)
@@ -61,6 +84,9 @@ class ApiSettings(Section):
     """Bearer keys with the scope `admin`; without one the API binds to loopback only."""
     requests_per_minute: int = Field(6000, ge=1)
     """Of one API key to this node; beyond it, requests get 429."""
+    tls: TlsSettings = TlsSettings()
+    plain: bool = False
+    """Whether it may serve beyond loopback without TLS, as behind a proxy that adds it."""
     move_after: Duration = parse_duration("60s")
     """A host without a heartbeat for this long is lost: its instances fail over."""
     wait_for_hosts: Duration = parse_duration("10m")
@@ -71,6 +97,17 @@ class ApiSettings(Section):
     """The limit of active operations; beyond it, starts and pulls get 429."""
     catalog: Path | None = None
     """A directory that overlays the shipped catalog."""
+    connections: int = Field(4096, ge=1)
+    """The limit of open connections of this node; the process' limit of descriptors can lower it."""
+    connections_per_address: int = Field(512, ge=1)
+    """The limit for one IPv4 address or one IPv6 /64 network."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Proxies in front of this node: exempt from the limit per address, and believed about the client's address."""
+
+    @property
+    def is_exposed(self) -> bool:
+        """Reachable from the network."""
+        return not is_loopback(self.bind)
 
     @field_validator("keys")
     @classmethod

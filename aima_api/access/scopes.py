@@ -64,11 +64,10 @@ class RequestAccess:
     target: str | None = None
 
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Polled by load balancers, which have no key."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+"""Polled by load balancers, or opened in a browser, which have no key; the description of the API names no host."""
 SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/metrics"): Scope.READ,
-    ("GET", "/openapi.json"): Scope.READ,
     ("GET", "/v1/engines"): Scope.READ,
     ("GET", "/v1/engines/{name}"): Scope.READ,
     ("GET", "/v1/models"): Scope.READ,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aima_api.client import REPLY_TIMEOUT, Api
+from aima_api.client import REPLY_TIMEOUT, Api, verifying
 
 DEFAULT_URL = "http://127.0.0.1:7080"
 
@@ -87,14 +87,19 @@ def split_urls(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
 
 
-def open_api(urls: str | None, *, reply_timeout: timedelta = REPLY_TIMEOUT) -> Api:
-    """The client of these URLs, else of the current context, else of DEFAULT_URL; AIMA_KEY replaces a context's key.
+def open_api(urls: str | None, *, ca: str | None = None, reply_timeout: timedelta = REPLY_TIMEOUT) -> Api:
+    """The client of these URLs, else of the current context, else of DEFAULT_URL.
+
+    `ca` replaces a context's authority, and AIMA_KEY its key.
 
     Raises BadSettings, ApiUnavailable if a URL is malformed, Unauthorized if no API can have such a key.
     """
     context = ApiContext(split_urls(urls or "")) if urls else _current_context()
     key = os.environ.get("AIMA_KEY") or context.read_key()
-    nodes = [Api(url, key=key, ca=context.ca, reply_timeout=reply_timeout) for url in context.urls or (DEFAULT_URL,)]
+    authority, addresses = ca or context.ca, context.urls or (DEFAULT_URL,)
+    # None verifies with the system's authorities; plain HTTP should not pay for a context.
+    tls = verifying(authority) if authority and any(url.startswith("https:") for url in addresses) else None
+    nodes = [Api(url, key=key, tls=tls, reply_timeout=reply_timeout) for url in addresses]
     if len(nodes) == 1:
         return nodes[0]
     from aima_api.cli.nodes import ApiNodes

@@ -75,10 +75,11 @@ class LazyGroup(click.Group):
     epilog='Completion: eval "$(_AIMA_COMPLETE=bash_source aima)" in ~/.bashrc; zsh_source and fish_source likewise.',
 )
 @click.option("--url", envvar="AIMA_URL", metavar="URL[,URL...]", help=URL_HELP)
+@click.option("--ca", envvar="AIMA_CA", metavar="FILE", help="Verify an https API with this authority, or AIMA_CA.")
 @click.option("--debug", is_flag=True, help="Show the traceback if AIMA has a bug.")
 @click.version_option(package_name="aima-engines", message="aima %(version)s")
 @click.pass_context
-def root(ctx: click.Context, url: str | None, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
+def root(ctx: click.Context, url: str | None, ca: str | None, debug: bool) -> None:  # noqa: ARG001 read where used
     """Deploy and operate AI inference engines on your hosts.
 
     Set AIMA_KEY to the API's key if it requires one. Every command has --help.

@@ -28,7 +28,7 @@ def calls_the_api(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        with open_api(ctx.obj) as api:
+        with open_api(ctx.obj, ca=_authority(ctx)) as api:
             return command(api, *args, **options)
 
     return with_api
@@ -43,7 +43,7 @@ def complete(collection: str, field: str) -> Completer:
         # While completing, no command runs, so ctx.obj is unset.
         urls = ctx.params.get("url") or ctx.find_root().params.get("url")
         try:
-            with open_api(urls, reply_timeout=COMPLETION_TIMEOUT) as api:
+            with open_api(urls, ca=_authority(ctx), reply_timeout=COMPLETION_TIMEOUT) as api:
                 values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
         except (AimaError, ApiError):
             return []
@@ -174,6 +174,11 @@ def service_body(options: dict[str, Any]) -> dict[str, Any]:
     if "arguments" in given:
         given["arguments"] = dict(given["arguments"])
     return given
+
+
+def _authority(ctx: click.Context) -> str | None:
+    ca: str | None = ctx.find_root().params.get("ca")
+    return ca
 
 
 def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -19,6 +19,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from pydantic import ByteSize, SecretStr
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aima_api.access.audit import AuditLog
@@ -26,7 +27,6 @@ from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey, KeyCache, digest_of
 from aima_api.access.limits import TokenBuckets, network_of
 from aima_api.access.scopes import LOCAL, OPEN_PATHS, Caller, RequestAccess, required_scope
 from aima_api.access.scopes import Scope as AccessScope
-from aima_api.http.loopback import is_loopback
 from aima_api.http.problems import problem
 from aima_core.domain.units import format_size
 from aima_core.errors import (
@@ -42,6 +42,7 @@ from aima_core.errors import (
 )
 from aima_core.logs.sanitize import sanitized
 from aima_core.settings import ApiSettings
+from aima_core.system.loopback import is_loopback
 
 MAX_BODY: ByteSize = ByteSize(1 << 20)
 WRONG_KEYS_PER_MINUTE = 10
@@ -101,6 +102,8 @@ class AuthMiddleware:
                     send = audited = _AuditedSend(send, partial(self._record, self._guard.audit.record, scope, access))
             if scope["method"] not in _SAFE_METHODS:
                 receive = await _checked_body(headers, receive)
+        except ClientDisconnect:
+            return
         except AimaError as refusal:
             if refusal.status in _AUDITED_REFUSALS:
                 self._guard.refused(refusal.code)
@@ -217,9 +220,15 @@ class _AuditedSend:
 
 
 async def _checked_body(headers: Headers, receive: Receive) -> Receive:
-    """Reads the whole body within the limit. Returns a `receive` that replays it to the router."""
+    """Reads the whole body within the limit. Returns a `receive` that replays it to the router.
+
+    Raises ClientDisconnect if the connection ended before the body: a start must not run without its options.
+    """
     body, more = b"", True
-    while more and (message := await receive())["type"] == "http.request":
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY:

@@ -33,6 +33,10 @@ class Metrics:
         self._refused = Counter(
             "aima_requests_refused", "Requests refused for their key or their rate.", ["code"], registry=registry
         )
+        self.connections = Gauge("aima_connections", "Connections open to this node.", registry=registry)
+        self.refused = Counter(
+            "aima_connections_refused", "Connections refused or cut by a limit.", ("reason",), registry=registry
+        )
         open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=registry)
         open_streams.set_function(streams)
         logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)

@@ -35,8 +35,8 @@ def test_every_route_has_a_scope(routes):
     assert {(method, path) for method, path in routes if path not in OPEN_PATHS} == set(SCOPES)
 
 
-def test_nothing_is_open_but_the_health_checks(routes):
-    assert {"/healthz", "/readyz"} == OPEN_PATHS
+def test_nothing_is_open_but_the_health_checks_and_the_description(routes):
+    assert {"/healthz", "/readyz", "/docs", "/openapi.json"} == OPEN_PATHS
     assert {(method, path) for method, path in routes if path in OPEN_PATHS} == {("GET", path) for path in OPEN_PATHS}
 
 

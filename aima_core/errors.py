@@ -441,7 +441,7 @@ class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=8
     hint = "Retry later, use another node, or raise `api.streams`."
 
 
-class TooManyConnections(AimaError, code="too_many_connections", status=429, exit_code=78):
+class TooManyConnections(AimaError, code="too_many_connections", status=429, exit_code=55):
     sentence = "{who} has {most} open connections, which is the limit."
     hint = "Close some, or raise `api.connections` or `api.connections_per_address`; see `api.trusted_proxies`, too."
 

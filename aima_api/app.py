@@ -159,7 +159,12 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
         streams=EventStreams(hub, operations),
         logs=LogStreams(fanout, LogHistory(log_channel, services, hosts)),
         open_streams=streams,
-        metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: fanout.followed),
+        metrics=Metrics(
+            redis,
+            streams=lambda: len(streams),
+            followed_logs=lambda: fanout.followed,
+            dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
+        ),
     )
     app.state.controllers = ControllerLoop(
         redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts

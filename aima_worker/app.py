@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
+from aima_core.errors import AimaError, BadSettings, BrokerUnavailable, CorruptData
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier
 from aima_core.queue.transport import DroppedMessages
@@ -95,7 +95,8 @@ def worker_with_loops(
             redis_is_new=reconciler.on_redis_reset,
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        answers, requests = LogChannel(redis), LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT))
+        answers = LogChannel(redis)
+        requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
@@ -170,8 +171,8 @@ def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) ->
         try:
             steps[0]()
             del steps[0]
-        except BrokerUnavailable as unavailable:
-            _log.warning("Redis unavailable, worker start retried", reason=str(unavailable))
+        except (BrokerUnavailable, CorruptData) as unavailable:
+            _log.warning("worker start retried", reason=str(unavailable))
             time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -23,7 +23,15 @@ _NO_ROUTE = "none"
 
 
 class Metrics:
-    def __init__(self, redis: TextRedis, *, streams: Callable[[], int], followed_logs: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        redis: TextRedis,
+        *,
+        streams: Callable[[], int],
+        followed_logs: Callable[[], int],
+        dropped: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """`dropped`: the malformed messages that this node has dropped, by channel."""
         registry = self._registry = CollectorRegistry()
         labels = ("method", "route", "status")
         self.requests = Counter("aima_requests", "Requests answered.", labels, registry=registry)
@@ -35,11 +43,24 @@ class Metrics:
         logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)
         logs.set_function(followed_logs)
         ProcessCollector(registry=registry)
+        registry.register(_DroppedCollector(dropped))
         registry.register(_RedisCollector(redis))
 
     def read(self) -> bytes:
         """The exposition as text; during an outage of Redis only this node's own metrics, after its timeout."""
         return generate_latest(self._registry)
+
+
+class _DroppedCollector(Collector):
+    def __init__(self, dropped: Callable[[], Mapping[str, int]]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        name, text = "aima_channel_messages_dropped", "Malformed messages from Redis that this node has dropped."
+        messages = CounterMetricFamily(name, text, labels=["channel"])
+        for channel, number in self._dropped().items():
+            messages.add_metric([channel], number)
+        yield messages
 
 
 class _RedisCollector(Collector):

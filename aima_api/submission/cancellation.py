@@ -13,7 +13,7 @@ from datetime import timedelta
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BrokerUnavailable, Cancelled, Failure, UnknownOperation
+from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData, Failure, UnknownOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 from aima_core.system.background import BackgroundLoop
@@ -64,8 +64,8 @@ class Cancellations:
             except BrokerUnavailable:
                 self._unanswered.appendleft((id, failure))
                 raise
-            except UnknownOperation:
-                continue  # it was never stored
+            except (UnknownOperation, CorruptData):
+                continue  # it was never stored, or no longer is an operation
 
     def _reset_desired(self, start: Operation, failure: Failure | None) -> None:
         """The instance is no longer desired, unless it runs or a later operation has a higher fence."""

@@ -19,7 +19,7 @@ from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
-from aima_core.errors import BrokerUnavailable, TooManyOperations
+from aima_core.errors import BrokerUnavailable, CorruptData, TooManyOperations
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import QueuedOperation
@@ -50,7 +50,7 @@ class Submitter:
         queued = [each for command, targets in commands for each in self._queued(command, targets, at)]
         try:
             return self.operations.enqueue(queued)
-        except BrokerUnavailable as outage:  # lost reply: some may be stored
+        except (BrokerUnavailable, CorruptData) as outage:  # lost reply: some may be stored
             self.cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
             raise
 

@@ -19,7 +19,7 @@ from redis import ResponseError
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Kind
-from aima_core.errors import BadId, BrokerUnavailable
+from aima_core.errors import BadId, BrokerUnavailable, CorruptData
 from aima_core.queue.intake import check_control, check_task
 from aima_core.queue.notifier import stop_queue, task_name
 from aima_worker.attempt import WorkerShutdown
@@ -70,8 +70,10 @@ def add_tasks(app: Celery, host: HostContext) -> None:
     def run_task(*arguments: Any, **_: Any) -> None:
         try:
             execute(host, OperationId(" ".join(map(str, arguments))))
-        except (WorkerShutdown, BrokerUnavailable, BadId) as unfinished:
-            raise Reject(str(unfinished), requeue=not isinstance(unfinished, BadId)) from unfinished
+        except (WorkerShutdown, BrokerUnavailable) as unfinished:
+            raise Reject(str(unfinished), requeue=True) from unfinished
+        except (BadId, CorruptData) as malformed:
+            raise Reject(str(malformed), requeue=False) from malformed
 
     for kind in Kind:
         app.task(name=task_name(kind), shared=False)(run_task)  # shared, every application of the process would have it

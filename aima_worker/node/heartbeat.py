@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
+from aima_core.errors import BrokerUnavailable, CorruptData, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.store.hosts import HeartbeatReply, Membership
 from aima_core.system.background import BackgroundLoop
@@ -77,7 +77,7 @@ class Heartbeat:
         try:
             self._report_dropped()
             self._hosts.leave(self._host)
-        except BrokerUnavailable as unavailable:
+        except (BrokerUnavailable, CorruptData) as unavailable:
             _log.warning("leave not recorded", reason=str(unavailable))
 
     def send(self) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import BrokerUnavailable, DockerUnavailable
+from aima_core.errors import BrokerUnavailable, CorruptData, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
@@ -82,7 +82,7 @@ class ReconcileLoop:
         self._report_unrecognized(inventory)
         try:
             records = self._host.services.instances_on(self._host.name)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, CorruptData):
             self._supervisor.check_without_records(inventory.managed)
             raise
         instances = {instance.id.service: instance for instance in records}

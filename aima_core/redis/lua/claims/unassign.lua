@@ -1,4 +1,4 @@
--- uses: clock
+-- uses: clock, tolerant
 -- Lets any host claim an operation of a lost host, unless that host still holds the claim (false failure detection).
 --
 -- The operation gets a new fence, so that it supersedes later requests to the lost host.
@@ -6,7 +6,7 @@
 local operation, claim, waiting, fence_counter = unpack(KEYS)
 local id, lost_host = unpack(ARGV)
 
-if redis.call('HGET', operation, 'host') ~= lost_host or redis.call('EXISTS', claim) == 1 then return 0 end
+if hash_value(operation, 'host') ~= lost_host or redis.call('EXISTS', claim) == 1 then return 0 end
 local now = now_ms()
 redis.call('HDEL', operation, 'host')
 redis.call('HSET', operation, 'fence', redis.call('INCR', fence_counter), 'put_down', now)

@@ -11,7 +11,7 @@ local function is_taken(name)
   return other and other ~= own_session and is_live(hosts_seen, name, dead_ms)
 end
 
-if is_taken(name) then return {'name', string.match(redis.call('HGET', sessions, name), '^%S+')} end
+if is_taken(name) then return {'name', string.match(redis.call('HGET', sessions, name), '^%S+') or '?'} end
 local previous = redis.call('HGET', identities, identity)
 if previous and previous ~= name and is_taken(previous) then return {'identity', previous} end
 redis.call('HSET', sessions, name, own_session)

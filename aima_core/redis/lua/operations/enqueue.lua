@@ -1,4 +1,4 @@
--- uses: clock, events
+-- uses: clock, events, tolerant
 -- Enqueues operations: stores each with its first event and the desired state of its instance, and pushes its message.
 --
 -- One step, so that a crash of the API node leaves no stored operation without a message. An operation that is stored
@@ -17,7 +17,7 @@ local now = now_ms()
 local function next_fence(own)
   local fence = redis.call('INCR', fence_counter)
   if not own.instance then return fence end
-  local seen = tonumber(redis.call('HGET', instance_prefix .. own.instance, 'fence') or '0')
+  local seen = tonumber(hash_value(instance_prefix .. own.instance, 'fence') or '0') or 0
   if seen < fence then return fence end
   redis.call('SET', fence_counter, seen + 1) -- Redis lost the counter, and the host has restored its instance since
   return seen + 1
@@ -26,6 +26,7 @@ end
 local function set_desired(own, fence, group)
   local key = instance_prefix .. own.instance
   local record = string.gsub(string.gsub(group.instance, '<id>', own.id), '<instance>', own.instance)
+  delete_unless('hash', key)
   redis.call('HSET', key, 'fence', fence, 'desired', group.desired, 'asked_by', own.id)
   redis.call('HSETNX', key, 'record', record)
   redis.call('ZADD', instances, 0, own.instance)

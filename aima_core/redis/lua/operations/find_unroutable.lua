@@ -1,4 +1,4 @@
--- uses: clock, routes
+-- uses: clock, routes, tolerant
 -- Records which routes have a live consumer, and finds queued operations whose routes had none for over limit_ms.
 --
 -- The time counts from enqueueing, and again from each time that a route had a consumer: where hosts are live and full,
@@ -14,7 +14,9 @@ redis.call('ZREMRANGEBYSCORE', routes_seen, '-inf', now - forget_ms)
 local function last_seen(routes)
   local last = 0
   for _, route in ipairs(routes) do
-    last = math.max(last, tonumber(redis.call('ZSCORE', routes_seen, route) or '0'))
+    if type(route) == 'string' then
+      last = math.max(last, tonumber(redis.call('ZSCORE', routes_seen, route) or '0'))
+    end
   end
   return last
 end
@@ -22,12 +24,13 @@ end
 local found = {}
 for _, id in ipairs(redis.call('ZRANGE', active, 0, count - 1)) do
   local state, enqueued_at, routes, host =
-    unpack(redis.call('HMGET', operation_prefix .. id, 'state', 'put_down', 'routes', 'host'))
+    unpack(hash_values(operation_prefix .. id, 'state', 'put_down', 'routes', 'host'))
+  enqueued_at = tonumber(enqueued_at or nil)
   if state == 'queued' and enqueued_at and now - enqueued_at > tonumber(limit_ms) then
-    local candidates = host and {route_to(host)} or cjson.decode(routes)
+    local candidates = host and {route_to(host)} or json_object(routes) or {}
     if now - last_seen(candidates) > tonumber(limit_ms) then
       found[#found + 1] = id
-      found[#found + 1] = redis.call('HGETALL', operation_prefix .. id)
+      found[#found + 1] = hash(operation_prefix .. id)
     end
   end
 end

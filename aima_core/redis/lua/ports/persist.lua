@@ -1,4 +1,4 @@
--- uses: clock, leases
+-- uses: clock, leases, tolerant
 -- Makes a port lease permanent: from now on only evidence that its container is gone releases it.
 --
 -- Writes the lease again if Redis has lost it, since the container is the ground truth.
@@ -6,10 +6,10 @@
 local ports, last_ports = unpack(KEYS)
 local lease_prefix, instance, fence, port = unpack(ARGV)
 
-local text = redis.call('GET', lease_prefix .. port)
-local lease = text and cjson.decode(text) or {holder = instance, since = now_ms()}
+local text = text_of(lease_prefix .. port)
+local lease = text and json_object(text) or {holder = instance}
 if lease.holder ~= instance then return 0 end
 redis.call('ZADD', ports, '+inf', port)
-redis.call('SET', lease_prefix .. port, lease_text(instance, fence, lease.since))
+redis.call('SET', lease_prefix .. port, lease_text(instance, fence, tonumber(lease.since) or now_ms()))
 redis.call('HSET', last_ports, instance, port)
 return 1

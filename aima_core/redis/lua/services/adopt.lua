@@ -1,4 +1,4 @@
--- uses: fences
+-- uses: fences, tolerant
 -- Restores the record of a running instance, unless it has changed since the caller read it (optimistic lock).
 --
 -- Its service is restored only if there is none: the request of a person says more than one container does.
@@ -8,6 +8,7 @@ local instance, instances, host_instances, service, services, fence_counter = un
 local id, fence, desired, record, expected_fence, service_id, service_record = unpack(ARGV)
 
 raise_fence(fence_counter, fence)
+delete_unless('hash', instance)
 if (redis.call('HGET', instance, 'fence') or '') ~= expected_fence then return 0 end
 redis.call('HSET', instance, 'fence', fence, 'desired', desired, 'record', record)
 redis.call('ZADD', instances, 0, id)

@@ -1,3 +1,4 @@
+-- uses: tolerant
 -- Sets the desired state of an instance, unless one with a higher fence was set before.
 --
 -- `replace` '1' overwrites the status, too; '' sets it only for an instance that has none.
@@ -5,8 +6,9 @@
 local instance, instances, host_instances = unpack(KEYS)
 local id, fence, desired, record, replace = unpack(ARGV)
 
+delete_unless('hash', instance)
 local before = redis.call('HGETALL', instance)
-if tonumber(fence) < tonumber(redis.call('HGET', instance, 'fence') or '0') then return 0 end
+if tonumber(fence) < (tonumber(redis.call('HGET', instance, 'fence') or '0') or 0) then return 0 end
 redis.call('HSET', instance, 'fence', fence, 'desired', desired)
 redis.call(replace == '1' and 'HSET' or 'HSETNX', instance, 'record', record)
 redis.call('ZADD', instances, 0, id)

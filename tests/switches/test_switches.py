@@ -1,4 +1,4 @@
-"""Each fault of `docs/faults.md` has a mechanism, and a test of the fault fails without it.
+"""Each fault of `docs/faults.md` and each threat of `docs/security.md` has a mechanism, and a test fails without it.
 
 Every run checks that the edits fit the code. With `--long` each mechanism is switched off in a copy of the project; the
 mechanisms of one fault by hand: `python -m switches --row 5`, from `tests/`.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import pytest
 from documents.reading import ROOT
 from documents.test_faults_page import rows
+from documents.test_security_page import threats
 from lab.available import why_not
 from lab.parts import missing
-from switches.table import Switch, switches
+from switches.table import Switch, attacks, switches
 from switches.without import LONGEST, copy_of_the_project, played_without
 
-ALL = switches()
+ALL = [*switches(), *attacks()]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def copy(tmp_path_factory):
 
 
 def test_every_fault_has_a_mechanism_that_can_be_switched_off():
-    assert {switch.row for switch in ALL} == {number for number, _ in rows()}
+    assert {switch.row for switch in switches()} == {number for number, _ in rows()}
 
 
 @pytest.mark.parametrize("switch", ALL, ids=str)
@@ -33,7 +34,7 @@ def test_a_switch_fits_the_code_and_names_tests_of_its_fault(switch: Switch):
     for edit in switch.edits:
         assert (ROOT / edit.file).read_text().count(edit.was) == 1, edit
         assert edit.was != edit.becomes
-    assert set(switch.fails) <= set(dict(rows())[switch.row])
+    assert set(switch.fails) <= set({**dict(rows()), **dict(threats())}[switch.row])
 
 
 @pytest.mark.long

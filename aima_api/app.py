@@ -12,7 +12,6 @@ from datetime import timedelta
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from aima_api.catalog.loader import load_catalog
 from aima_api.controllers.failover import Failover
@@ -45,6 +44,7 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import SigningKey, key_ring
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
 """For requests in progress when the node receives a signal."""
@@ -115,20 +115,20 @@ def serve(settings: Settings) -> None:
     server.run()
 
 
-def _signing_key(settings: Settings) -> SecretStr:
-    if settings.signing_key is None or not settings.signing_key.get_secret_value():
+def _signing_key(settings: Settings) -> SigningKey:
+    if settings.signing_key is None:
         raise BadSettings(
             detail="There is no signing key, and workers execute signed commands only.",
-            where="AIMA_SIGNING_KEY: set it to the key of the hosts (`aima up` mints one)",
+            where="AIMA_SIGNING_KEY: `openssl rand -hex 32` makes one (`aima up` mints its own)",
         )
-    return settings.signing_key
+    return SigningKey(settings.signing_key)
 
 
-def _connect(app: FastAPI, settings: Settings, signing_key: SecretStr) -> None:
+def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     """Constructs every dependency; the app's state holds what its lifespan starts and stops."""
     url = settings.redis.url.get_secret_value()
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
-    operations, services, hosts = OperationStore(redis), ServiceStore(redis), HostStore(redis)
+    operations, services, hosts = OperationStore(redis), ServiceStore(redis, key_ring(settings)), HostStore(redis)
     locks, notifier = PlacementLocks(redis), Notifier(redis)
     offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
     planner = StartPlanner(offered, hosts, AllocationStore(redis))

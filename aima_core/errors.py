@@ -197,6 +197,11 @@ class IdentityTaken(AimaError, code="identity_taken", status=409, exit_code=36):
     hint = "If this machine is a copy of that one, remove `identity` from the state directory of {host}."
 
 
+class UnverifiedService(AimaError, code="unverified_service", status=409, exit_code=39):
+    sentence = "The stored spec of {service} is not used: {why}."
+    hint = "Write it again with its options: `aima service create {service} …`. Find out who else writes to this Redis."
+
+
 class HostLives(AimaError, code="host_lives", status=409, exit_code=37):
     sentence = "{host} is live: its next heartbeat would register it again."
     hint = "Stop its worker (`systemctl disable --now aima-worker` there), and retry after 15 s."

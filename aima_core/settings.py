@@ -133,7 +133,11 @@ class Settings(BaseSettings):
     installation: str = Field("aima", pattern=r"^[a-z0-9]{1,16}$")
     """Distinguishes the containers of several installations on one host."""
     signing_key: SecretStr | None = None
-    """Shared by API nodes and hosts, and unknown to Redis; `aima up` generates one in the state directory."""
+    """The seed of the API nodes' private key, unknown to Redis and to hosts; `aima up` generates one."""
+    trusted_keys: tuple[str, ...] = ()
+    """The public keys whose orders this host executes, beside the public half of `signing_key`."""
+    retired_keys: tuple[str, ...] = ()
+    """Public keys that verify stored records and labels, and never a new order."""
     runtime: Literal["auto", "docker", "docker-cli", "process", "fake"] = "auto"
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()

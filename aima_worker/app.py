@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.errors import AimaError, BadSettings, BrokerUnavailable, CorruptData
+from aima_core.errors import AimaError, BadSettings, BrokerUnavailable, CorruptData, HostNameTaken, IdentityTaken
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier
 from aima_core.queue.transport import DroppedMessages
@@ -33,6 +33,7 @@ from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.system.state_dir import lock
+from aima_core.trust.keys import key_ring
 from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
@@ -51,6 +52,7 @@ from aima_worker.runtime_selection import choose_runtime
 
 REDIS_TIMEOUT = timedelta(seconds=10)
 REDIS_RETRY_INTERVAL = timedelta(seconds=2)
+JOIN_RETRY_INTERVAL = timedelta(seconds=5)
 MALLOC_ARENAS = 2
 _M_ARENA_MAX = -8
 
@@ -65,10 +67,10 @@ def run_worker(settings: Settings) -> int:
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it logs every requeue with a traceback
     with worker_with_loops(settings, runtime, native=native) as worker:
         _shrink_memory()
-        on_worker_shutdown(lambda: exit_within_deadline(lambda: int(worker.exitcode or 0)))
+        on_worker_shutdown(lambda: exit_within_deadline(lambda: _exit_code(worker)))
         if not terminated.is_set():
             worker.start()
-    return int(worker.exitcode or 0)
+    return _exit_code(worker)
 
 
 @contextmanager
@@ -126,9 +128,12 @@ def make_host(
     available: Callable[[], int] = available_memory,
     timings: Timings | None = None,
 ) -> HostContext:
-    """Raises BadSettings without a signing key."""
-    if settings.signing_key is None:
-        raise BadSettings(detail="`signing_key` is missing.", where="AIMA_SIGNING_KEY; use the API nodes' own")
+    """Raises BadSettings without a key to verify orders with."""
+    keys = key_ring(settings)
+    if not keys.trusts_any:
+        where = "AIMA_TRUSTED_KEYS: the API nodes' public key, as `aima key public` prints it there"
+        raise BadSettings(detail="There is no key to verify orders with.", where=where)
+    settings = settings.model_copy(update={"signing_key": None})
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
     claims = ClaimStore(redis)
     name = settings.host.name
@@ -142,12 +147,12 @@ def make_host(
         arch=facts.arch,
         routes=facts.routes,
         settings=settings,
-        signing_key=settings.signing_key,
+        keys=keys,
         native=native,
         runtime=runtime,
         operations=operations,
         claim_store=claims,
-        services=ServiceStore(redis),
+        services=ServiceStore(redis, keys),
         ports=PortStore(redis, name),
         allocations=allocations,
         hosts=hosts,
@@ -164,7 +169,11 @@ def make_host(
 
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:
-    """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken."""
+    """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken.
+
+    A host that had the name before waits for it, too, while its engines are watched: whoever writes to Redis can forge
+    the session of another worker.
+    """
     set_range = partial(host.ports.set_range, host.settings.host.ports)
     take_over = partial(take_over_from_predecessor, host)
     steps: list[Callable[[], None]] = [heartbeat.start, reconciler.enable_records, set_range, take_over]
@@ -173,8 +182,14 @@ def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) ->
             steps[0]()
             del steps[0]
         except (BrokerUnavailable, CorruptData) as unavailable:
-            _log.warning("worker start retried", reason=str(unavailable))
+            cause = "Redis unavailable" if isinstance(unavailable, BrokerUnavailable) else "data in Redis unreadable"
+            _log.warning(f"{cause}, worker start retried", reason=str(unavailable))
             time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
+        except (HostNameTaken, IdentityTaken) as taken:
+            if not heartbeat.has_joined_before:
+                raise
+            _log.error("worker displaced, join retried", reason=str(taken), meanwhile="engines are watched")
+            time.sleep(JOIN_RETRY_INTERVAL.total_seconds())
 
 
 def _exit_on_sigterm() -> Flag:
@@ -192,6 +207,14 @@ def _exit_on_sigterm() -> Flag:
 
     signal.signal(signal.SIGTERM, leave)
     return terminated
+
+
+def _exit_code(worker: Any) -> int:
+    """A displaced worker does not exit: it begins anew, in the same process, and waits for its name."""
+    code = int(worker.exitcode or 0)
+    if code in (HostNameTaken.exit_code, IdentityTaken.exit_code):
+        os.execv(sys.executable, sys.orig_argv)
+    return code
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:

@@ -11,8 +11,6 @@ from threading import Event as Flag
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import HostCapacity
@@ -25,6 +23,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import KeyRing
 from aima_worker.runtime import ContainerRuntime
 
 if TYPE_CHECKING:  # their rooms import this module
@@ -64,7 +63,8 @@ class HostContext:
     routes: tuple[Route, ...]
     """The queues that starts and pulls are taken from."""
     settings: Settings
-    signing_key: SecretStr
+    """Without `signing_key`: a host keeps public keys only."""
+    keys: KeyRing
     native: bool
     """It runs processes instead of containers: engines need a `native` section, and no image is pulled."""
     runtime: ContainerRuntime

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 from lab.parts import eventually, free_port
 from lab.redis_server import RedisServer, redis_program
+from pydantic import SecretStr
 
 from aima_api.client import Api, path_of
 from aima_core.domain.hosts import HostFacts
@@ -36,6 +37,7 @@ HOST = "bench"
 HOST_PORTS = "29000-29099"
 """Below the kernel's ephemeral ports, and outside AIMA's default range."""
 ROUTE = "cpu.amd64"
+SIGNING_KEY = SecretStr(uuid.uuid4().hex)
 _FACTS = {
     "identity": "said to be",
     "arch": "amd64",
@@ -138,7 +140,7 @@ def settings_of(name: str, directory: Path, *, redis_url: str, port: int) -> dic
         "AIMA_CONFIG": os.devnull,  # settings of this machine must not affect the result
         "AIMA_STATE_DIR": str(directory / "state"),
         "AIMA_INSTALLATION": name,
-        "AIMA_SIGNING_KEY": uuid.uuid4().hex,
+        "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
         "AIMA_RUNTIME": "docker",
         "AIMA_REDIS__URL": redis_url,
         "AIMA_API__PORT": str(port),

@@ -12,9 +12,11 @@ from aima_core.redis.connection import command_link
 from aima_core.store.operations import now
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import KeyRing, SigningKey
+from aima_core.trust.records import SignedService
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, take_turns
 from bench.crowd import seconds_for
-from bench.installation import installation
+from bench.installation import SIGNING_KEY, installation
 
 ROUNDS = 31
 NEEDS = ("redis",)
@@ -23,6 +25,7 @@ MANY = 10_000
 FLAT = 1.2
 """The tolerance against a page from few services."""
 HOSTS, LEASES_EACH = 50, 100
+_KEY = SigningKey(SIGNING_KEY)
 
 
 def measure(rounds: int) -> list[Result]:
@@ -66,10 +69,10 @@ def _lease(ports: PortStore) -> None:
 
 
 def _fill(redis_url: str, services: int) -> None:
-    store, host = ServiceStore(command_link(redis_url)), HostName("host-0")
+    store, host = ServiceStore(command_link(redis_url), KeyRing([_KEY.public])), HostName("host-0")
     for number in range(services):
         service = Service(id=ServiceId(f"svc-tiny-model-{number:05d}"), created_at=now())
-        store.put(service)
+        store.put(SignedService.of(service, _KEY))
         store.replace_desired(_instance(service, host))
 
 
@@ -80,7 +83,7 @@ def _instance(service: Service, host: HostName) -> Instance:
 
 
 def _page_of(redis_url: str) -> Callable[[], object]:
-    store = ServiceStore(command_link(redis_url))
+    store = ServiceStore(command_link(redis_url), KeyRing([_KEY.public]))
 
     return lambda: json.loads(f"[{store.listing(limit=PAGE).services}]")
 

@@ -1,5 +1,8 @@
 """Failover: reschedules the work of a lost host on others, unless it is bound to that host.
 
+A service is moved by its verified spec only: records of hosts and instances are not signed, so a writer in Redis can
+have a service started elsewhere as it was once requested, and not otherwise.
+
 Idempotent: a second pass moves nothing twice. The copy on the lost host gets a stop with a higher fence, which its
 worker executes when the host is back. A host that is gone for good is failed over and forgotten.
 """
@@ -19,13 +22,14 @@ from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, InstanceId, Route
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
-from aima_core.domain.services import Desired, Service
+from aima_core.domain.services import Desired
 from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
 from aima_core.queue.notifier import Notifier
 from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
+from aima_core.trust.records import SignedService
 
 _log = structlog.get_logger()
 
@@ -58,7 +62,7 @@ class Failover:
 
     def forget(self, host: HostName) -> None:
         """Removes every record of the host; if it comes back, it joins as a new one. Raises UnknownHost, HostLives."""
-        if self.hosts.get(host).live:
+        if self.hosts.is_live(host):
             raise HostLives(host=host)
         self.fail_over(host)
         self.hosts.forget(host)
@@ -109,12 +113,12 @@ class Failover:
             _log.warning("instance rescheduled", instance=instance, operation=start.id)
         return start is not None
 
-    def _start_elsewhere(self, service: Service, lost: HostName) -> Operation | None:
-        planned, placement = self.planner.plan(service), self.planner.placement()
+    def _start_elsewhere(self, service: SignedService, lost: HostName) -> Operation | None:
+        planned, placement = self.planner.plan(service.spec, record=service.record), self.planner.placement()
         targets = self._other_targets(planned, placement)
         if not targets:
             return None
-        stop = StopService(service=service.id, grace=DEFAULT_GRACE)
+        stop = StopService(service=service.spec.id, grace=DEFAULT_GRACE)
         _, start = self.submitter.submit_all([(stop, placement.for_stop([lost])), (planned.command, targets[:1])])
         return start
 

@@ -13,7 +13,7 @@ from aima_api.catalog.selection import Catalog, with_arguments
 from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.ids import HostName, Route, ServiceId
+from aima_core.domain.ids import HostName, Route, ServiceId, SignedText
 from aima_core.domain.operations import StartService
 from aima_core.domain.resources import resources_of
 from aima_core.domain.services import Service
@@ -27,7 +27,7 @@ from aima_core.store.operations import now
 def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
     """The one merge rule: given options replace the stored ones, all others stay; without a stored service, a new one.
 
-    Named hosts exclude a route and replicas, and vice versa.
+    Named hosts exclude a route and replicas, and vice versa. A change makes a new revision.
     """
     if stored is None:
         return Service(**{**options.given(), "id": id, "created_at": now()})
@@ -36,7 +36,8 @@ def merged_service(stored: Service | None, id: ServiceId, options: ServiceOption
         fields = {"replicas": 1, **fields, "route": None}
     elif "replicas" in fields or "route" in fields:
         fields["hosts"] = ()
-    return stored.model_copy(update=fields)
+    merged = stored.model_copy(update=fields)
+    return merged if merged == stored else merged.model_copy(update={"revision": stored.revision + 1})
 
 
 class PlannedStart(NamedTuple):
@@ -78,8 +79,11 @@ class StartPlanner:
         """A snapshot of the hosts now."""
         return Placement(self.hosts, self.allocations)
 
-    def plan(self, service: Service, *, replace: bool = False) -> PlannedStart:
-        """Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest."""
+    def plan(self, service: Service, *, record: SignedText | None = None, replace: bool = False) -> PlannedStart:
+        """The command carries the service's signed `record` for its worker.
+
+        Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest.
+        """
         engine = self.catalog.engine_for(service.id, service.engine)
         command = StartService(
             service=service.id,
@@ -88,7 +92,7 @@ class StartPlanner:
             model_path=service.model_path,
             port=service.port,
             replace=replace,
-            asked=service,
+            spec=record,
         )
         return PlannedStart(service, command, _requirements(service, command))
 

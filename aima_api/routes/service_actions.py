@@ -65,8 +65,9 @@ def restart(
 @router.post("/{id}:plan")
 def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
     """Preview a start with these options: where it would go, and the obstacles of every other host."""
-    stored, current, _ = api.services.placements([id])[id]
-    return preview(api.planner, merged_service(stored, id, body or ServiceOptions()), current=current)
+    known = api.services.placements([id])[id]
+    service = merged_service(known.service and known.service.spec, id, body or ServiceOptions())
+    return preview(api.planner, service, current=known.hosts)
 
 
 @image_router.post("/images:pull", status_code=202)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
@@ -12,7 +13,8 @@ from aima_api.http.schemas import CreateService
 from aima_api.planning.planner import merged_service
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Instance, Service
-from aima_core.errors import OperationInProgress, ServiceRunning
+from aima_core.errors import Failure, OperationInProgress, ServiceRunning, UnknownService, UnverifiedService
+from aima_core.trust.records import SignedService
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
@@ -21,8 +23,16 @@ class ServiceStatus(Service):
     instances: tuple[Instance, ...]
 
 
+class RefusedService(BaseModel):
+    """A service whose stored spec does not verify: nothing is started from it."""
+
+    id: ServiceId
+    failure: Failure
+    instances: tuple[Instance, ...]
+
+
 class Services(BaseModel):
-    items: list[ServiceStatus]
+    items: list[ServiceStatus | RefusedService]
     next: str | None
 
 
@@ -30,8 +40,11 @@ class Services(BaseModel):
 def create(api: Api, body: CreateService) -> Service:
     """Store a service's spec without starting it; replaces a stored one."""
     service = merged_service(None, body.id, body)
+    with suppress(UnknownService, UnverifiedService):
+        replaced = api.services.get(body.id).spec
+        service = service.model_copy(update={"created_at": replaced.created_at, "revision": replaced.revision + 1})
     api.planner.check(service)
-    api.services.put(service)
+    api.services.put(SignedService.of(service, api.submitter.signing_key))
     return service
 
 
@@ -41,7 +54,7 @@ def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Respon
     return _json(f'{{"items":[{services}],"next":{json.dumps(after)}}}')
 
 
-@router.get("/{id}", response_model=ServiceStatus)
+@router.get("/{id}", response_model=ServiceStatus | RefusedService)
 def show(api: Api, id: ServiceId) -> Response:
     return _json(api.services.status(id))
 
@@ -49,7 +62,8 @@ def show(api: Api, id: ServiceId) -> Response:
 @router.delete("/{id}", status_code=204)
 def remove(api: Api, id: ServiceId) -> None:
     """Remove a service without running instances."""
-    api.services.get(id)
+    if not api.services.exists(id):
+        raise UnknownService(service=id)
     if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in GONE]:
         raise ServiceRunning(service=id, hosts=", ".join(up))
     for operation in api.operations.list_active():

@@ -14,13 +14,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, PlacementLocks, Target
-from aima_api.planning.planner import StartPlanner, merged_service
+from aima_api.planning.planner import StartPlanner
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StartService, StopService
-from aima_core.domain.services import Service
-from aima_core.errors import AimaError
+from aima_core.errors import AimaError, UnverifiedService
 from aima_core.store.services import ServiceStore, Whereabouts
+from aima_core.trust.records import SignedService
 
 
 class StartRequest(NamedTuple):
@@ -31,12 +31,12 @@ class StartRequest(NamedTuple):
     replace: bool = False
     """Removes the running container first."""
 
-    def places_replicas(self, stored: Service | None) -> bool:
-        return (self.options.replicas or (stored.replicas if stored else 1)) > 1
+    def places_replicas(self, stored: SignedService | UnverifiedService | None) -> bool:
+        return (self.options.replicas or (stored.spec.replicas if isinstance(stored, SignedService) else 1)) > 1
 
 
 class _AcceptedStart(NamedTuple):
-    service: Service
+    service: SignedService
     command: StartService
     targets: list[Target]
     replaced: list[Target]
@@ -64,7 +64,7 @@ class StartSubmission:
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
         known = self.services.placements({each.id for each in requests})
-        locked = {each.id for each in requests if each.places_replicas(known[each.id].service)}
+        locked = {each.id for each in requests if each.places_replicas(known[each.id].stored)}
         if not locked:
             return self._submit(requests, known)
         with self.locks.holding(locked):  # then read again: the first snapshot may be stale
@@ -78,7 +78,7 @@ class StartSubmission:
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
         self.services.put(*(each.service for each in accepted if each.changed))
         replacing = [each for each in accepted if each.replaced]
-        stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced) for each in replacing]
+        stops = [(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced) for each in replacing]
         submitted = self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
         starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
         return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
@@ -86,10 +86,11 @@ class StartSubmission:
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
     ) -> _AcceptedStart | AimaError:
-        stored, current, desired = known[request.id]
+        current, desired = known[request.id].hosts, known[request.id].wanted
         try:
-            service = merged_service(stored, request.id, request.options)
-            planned = self.planner.plan(service, replace=request.replace)
+            stored = known[request.id].service
+            service = self.submitter.signed_service(stored, request.id, request.options)
+            planned = self.planner.plan(service.spec, record=service.record, replace=request.replace)
             targets = planned.targets(placement, hosts=request.hosts, current=current)
             self.submitter.backlog.reserve(len(targets))
         except AimaError as refusal:
@@ -97,7 +98,7 @@ class StartSubmission:
         known[request.id] = Whereabouts(service, current, desired)
         bound = request.hosts or planned.bound_hosts
         replaced = [] if bound else placement.replaced(desired, targets)
-        return _AcceptedStart(service, planned.command, targets, replaced, changed=service != stored)
+        return _AcceptedStart(service, planned.command, targets, replaced, changed=service is not stored)
 
 
 BATCH_DELAY = timedelta(milliseconds=1)

@@ -12,6 +12,7 @@ from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Kind, Operation, StopService
+from aima_core.errors import UnknownService
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
@@ -34,8 +35,8 @@ class Stops:
         Raises UnknownService, UnknownHost.
         """
         instances = self.services.instances_of(id)
-        if not instances:
-            self.services.get(id)
+        if not instances and not self.services.exists(id):
+            raise UnknownService(service=id)
         starts = [each for each in self._active_starts() if each.service == id]
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import SecretStr
-
+from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Target
+from aima_api.planning.planner import merged_service
 from aima_api.submission.cancellation import Cancellations
-from aima_core.domain.ids import OperationId
+from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, CorruptData, TooManyOperations
@@ -24,7 +24,8 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.trust.signatures import sign
+from aima_core.trust.keys import Purpose, SigningKey
+from aima_core.trust.records import SignedService
 
 AnyCommand = StartService | PullImage | StopService
 
@@ -38,7 +39,7 @@ class Submitter:
     operations: OperationStore
     cancellations: Cancellations
     backlog: BacklogLimit
-    signing_key: SecretStr
+    signing_key: SigningKey
 
     def submit(self, command: AnyCommand, targets: Sequence[Target]) -> list[Operation]:
         """One signed operation per target, stored and on its queue."""
@@ -54,6 +55,11 @@ class Submitter:
             self.cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
             raise
 
+    def signed_service(self, stored: SignedService | None, id: ServiceId, options: ServiceOptions) -> SignedService:
+        """The service as changed by the options, signed again if they change it."""
+        service = merged_service(stored and stored.spec, id, options)
+        return stored if stored and service == stored.spec else SignedService.of(service, self.signing_key)
+
     def _queued(self, command: AnyCommand, targets: Sequence[Target], at: datetime) -> list[QueuedOperation]:
         text, template = command.model_dump_json(), _operation(command, at)
         return [self._signed(template, target, text) for target in targets]
@@ -61,7 +67,7 @@ class Submitter:
     def _signed(self, template: Operation, target: Target, command: str) -> QueuedOperation:
         where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
         operation = template.model_copy(update={"id": OperationId.new(), **where})
-        signature = sign(command, self.signing_key, operation.id)
+        signature = self.signing_key.sign(f"{operation.id}\n{command}", Purpose.ORDER)
         return QueuedOperation(operation, command, signature, waits=target.reason is not None and target.host is None)
 
 

@@ -130,3 +130,10 @@ class WireModel(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SignedText(WireModel):
+    """A text with its signature, kept verbatim; `aima_core.trust.records` verifies it."""
+
+    text: str
+    signature: str

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from aima_core.domain.catalog import Engine, ImageReference, Model
-from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, WireModel
+from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, SignedText, WireModel
 from aima_core.domain.resources import ResourceRequest
-from aima_core.domain.services import Service
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
 
@@ -90,8 +89,8 @@ class StartService(WireModel):
     """The requested host port; None leases the last one again, or a free one."""
     replace: bool = False
     """Tear down a running instance first."""
-    asked: Service | None = None
-    """The service's spec, which the worker restores if Redis has lost it."""
+    spec: SignedText | None = None
+    """The service's signed spec, verbatim, which the worker restores if Redis has lost it."""
 
 
 class PullImage(WireModel):

@@ -28,6 +28,13 @@ class Service(WireModel):
     port: int | None = Field(None, ge=1, le=65535)
     arguments: Mapping[str, Scalar] = {}
     created_at: datetime
+    revision: int = Field(1, ge=1)
+    """The number of this version, counted since the service was created."""
+
+    @property
+    def version(self) -> tuple[datetime, int]:
+        """Of two specs of a service, the newer has the higher one. Signed with the spec, so Redis cannot change it."""
+        return self.created_at, self.revision
 
 
 class Desired(StrEnum):

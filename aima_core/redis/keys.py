@@ -13,7 +13,7 @@ aima:log                       stream   api, worker   the events of all operatio
 aima:events                    channel  api, worker   each event as it is recorded
 aima:services, aima:instances  zset     api, worker   ids in order; never
 aima:services:at               hash     worker        the host that last claimed each service; until removed
-aima:service:<id>              string   api           the spec; until removed
+aima:service:<id>              string   api, worker   the signed spec; until removed
 aima:instance:<id>             hash     api, worker   desired state and status; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
 aima:routes                    zset     api           routes by when they last had a live consumer; HEARD_FOR after that

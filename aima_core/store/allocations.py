@@ -1,12 +1,13 @@
 """Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts
+from aima_core.store.readable import readable, replies
 
 
 class AllocationStore:
@@ -20,16 +21,13 @@ class AllocationStore:
         return self.held_on([host])[host]
 
     def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Allocation]]:
-        """The allocations of several hosts, in one round trip."""
+        """The allocations of several hosts, in one round trip; without unreadable ones, which the claim skips, too."""
         names = list(hosts)
         with self._redis.pipeline(transaction=False) as pipe:
             for host in names:
                 pipe.hgetall(keys.held(host))
-            found = dict(zip(names, pipe.execute(), strict=True))
-        return {
-            host: {ServiceId(service): Allocation.parse(text) for service, text in allocations.items()}
-            for host, allocations in found.items()
-        }
+            found = dict(zip(names, replies(pipe), strict=True))
+        return {host: _allocations(host, texts or {}) for host, texts in found.items()}
 
     def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:
         """The number of slots in use on several hosts, in one round trip."""
@@ -37,7 +35,7 @@ class AllocationStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for host in names:
                 pipe.zcard(keys.slots(host))
-            return dict(zip(names, pipe.execute(), strict=True))
+            return {host: busy or 0 for host, busy in zip(names, replies(pipe), strict=True)}
 
     def keep(self, host: HostName, service: ServiceId, holding: Allocation) -> None:
         """Restores the allocation of a running container: the container is the ground truth."""
@@ -50,3 +48,12 @@ class AllocationStore:
     def release(self, host: HostName, service: ServiceId, *, fence: int) -> bool:
         """False if a later operation got the allocation since, or there is none."""
         return bool(self._run("allocations/release", [keys.held(host)], service, fence))
+
+
+def _allocations(host: HostName, texts: Mapping[str, str]) -> dict[ServiceId, Allocation]:
+    found = (readable(f"allocation on {host}", service, _allocation, service, text) for service, text in texts.items())
+    return dict(each for each in found if each)
+
+
+def _allocation(service: str, text: str) -> tuple[ServiceId, Allocation]:
+    return ServiceId(service), Allocation.parse(text)

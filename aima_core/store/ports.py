@@ -3,9 +3,10 @@
 An instance gets its last port again. A lease expires until its container runs.
 """
 
-import json
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+
+from pydantic_core import from_json
 
 from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import HostName, InstanceId
@@ -13,6 +14,7 @@ from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, in_ms
+from aima_core.store.readable import readable
 
 _LAST_PORT = 65535
 """A port that was never leased, or was released, has its own number in the index; others have a time in ms."""
@@ -52,7 +54,8 @@ class PortStore:
             return reply
         first, last = self._ports[0], self._ports[-1]
         if isinstance(reply, list):
-            leased_by = json.loads(reply[0])["holder"] if reply[0] else "something else than AIMA"
+            conflicting = readable_lease(self._host, requested, 0, reply[0]) if reply[0] else None
+            leased_by = conflicting.holder if conflicting else "something else than AIMA"
             raise PortTaken(port=wanted, host=self._host, holder=leased_by)
         if reply == "none":
             raise NoFreePort(first=first, last=last, host=self._host)
@@ -73,8 +76,9 @@ class PortStore:
         if not leased:
             return []
         texts = self._redis.mget([f"{self._prefix}{port}" for port, _ in leased])
-        leases = [_lease(self._host, port, end, text) for (port, end), text in zip(leased, texts, strict=True) if text]
-        return sorted(leases, key=lambda lease: lease.port)
+        found = zip(leased, texts, strict=True)
+        leases = (readable_lease(self._host, port, end, text) for (port, end), text in found if text)
+        return sorted((lease for lease in leases if lease), key=lambda lease: lease.port)
 
 
 def port_listing(redis: TextRedis) -> str:
@@ -92,18 +96,23 @@ def _leases_json(host: str, text: str) -> str:
     """Cached by its text, since a host's leases seldom change and listings are requested repeatedly."""
     lines = text.split("\n")
     rows = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
-    leases = [_lease(HostName(host), port, float(end), lease) for port, end, lease in rows]
-    leases.sort(key=lambda lease: lease.port)
+    found = (readable_lease(host, port, end, lease) for port, end, lease in rows)
+    leases = sorted((lease for lease in found if lease), key=lambda lease: lease.port)
     return ",".join(lease.model_dump_json() for lease in leases)
 
 
-def _lease(host: HostName, port: str, end: float, text: str) -> PortLease:
-    lease = json.loads(text)
+def readable_lease(host: str, port: str, end: str | float, text: str) -> PortLease | None:
+    """None for one that AIMA did not write."""
+    return readable(f"port lease on {host}", port, _lease, host, port, end, text)
+
+
+def _lease(host: str, port: str, end: str | float, text: str) -> PortLease:
+    lease, end = from_json(text), float(end)
     return PortLease.model_construct(
-        host=host,
+        host=HostName(host),
         port=int(port),
         holder=InstanceId(lease["holder"]),
-        fence=lease["fence"],
-        since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
+        fence=int(lease["fence"]),
+        since=datetime.fromtimestamp(float(lease["since"]) / 1000, UTC),
         until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
     )

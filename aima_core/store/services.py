@@ -1,20 +1,33 @@
-"""Services and instances in Redis: spec and desired state, guarded by a fencing token, and status.
+"""Services and instances in Redis: signed spec and desired state, guarded by a fencing token, and status.
 
-The higher fence wins: a late writer, such as a worker back from a partition, changes nothing.
+The higher fence wins: a late writer, such as a worker back from a partition, changes nothing. A spec is read only if
+its signature verifies, since whoever writes to Redis can write a record, too.
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from aima_core.domain.ids import HostName, InstanceId, ServiceId
-from aima_core.domain.services import GONE, Desired, Instance, Service
-from aima_core.errors import UnknownService
+import structlog
+from pydantic import ValidationError
+
+from aima_core.domain.ids import HostName, InstanceId, ServiceId, SignedText
+from aima_core.domain.services import GONE, Instance
+from aima_core.errors import BadId, UnknownService, UnverifiedService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
+from aima_core.redis.scripts import Call, Scripts, comma_list, in_ms, pairs
+from aima_core.store.readable import instance_from, readable, replies
+from aima_core.trust.keys import KeyRing
+from aima_core.trust.records import SignedService
 
+RESTORE_ATTEMPTS = 3
+VERIFIED_CACHE = 4096
+"""Records whose verification is remembered: listings are requested repeatedly."""
 _DESIRED = {"desired", "fence"}
+
+_log = structlog.get_logger()
 
 
 class Taken(NamedTuple):
@@ -23,17 +36,27 @@ class Taken(NamedTuple):
 
 
 class Whereabouts(NamedTuple):
-    service: Service | None
-    """Its spec; None if there is none."""
+    stored: SignedService | UnverifiedService | None
+    """Its spec, or why that is not used; None if there is none."""
     hosts: list[HostName]
     """Those where it runs, then those where it has stopped."""
     wanted: list[HostName]
     """Those where it is desired to run."""
 
+    @property
+    def service(self) -> SignedService | None:
+        """Its spec; None if there is none. Raises UnverifiedService."""
+        if isinstance(self.stored, UnverifiedService):
+            raise self.stored
+        return self.stored
+
 
 class Listing(NamedTuple):
     services: str
-    """JSON objects with a comma between them: each a service with its `instances`."""
+    """JSON objects with a comma between them: each a service with its `instances`.
+
+    One whose spec does not verify has its `id` and the `failure` instead of the spec.
+    """
     after: str | None
     """The id after which the next page starts; None on the last page."""
 
@@ -41,46 +64,81 @@ class Listing(NamedTuple):
 class ServiceStore:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(self, redis: TextRedis) -> None:
+    def __init__(self, redis: TextRedis, key_ring: KeyRing | None = None) -> None:
+        """Without keys, no spec verifies."""
         self._redis = redis
         self._run = Scripts(redis)
+        self._keys = key_ring or KeyRing([])
+        self._verified = lru_cache(VERIFIED_CACHE)(self._verify)
 
-    def put(self, *services: Service) -> None:
+    def put(self, *services: SignedService) -> None:
         """Stores specs, replacing those with the same id."""
         with self._redis.pipeline() as pipe:
-            for service in services:
-                pipe.set(keys.service(service.id), service.model_dump_json())
-                pipe.zadd(keys.SERVICES, {service.id: 0})
+            for each in services:
+                pipe.set(keys.service(each.spec.id), each.record.model_dump_json())
+                pipe.zadd(keys.SERVICES, {each.spec.id: 0})
             pipe.execute()
 
-    def get(self, id: ServiceId) -> Service:
-        """Raises UnknownService."""
-        if (record := self._redis.get(keys.service(id))) is None:
+    def get(self, id: ServiceId) -> SignedService:
+        """Raises UnknownService, UnverifiedService."""
+        if (record := self._record(id)) is None:
             raise UnknownService(service=id)
-        return Service.model_validate_json(record)
+        return self._verified(id, record)
+
+    def exists(self, id: ServiceId) -> bool:
+        """Whether there is a record, verified or not."""
+        return self._record(id) is not None
+
+    def unverified(self) -> list[str]:
+        """The ids of all services whose record does not verify, in order."""
+        ids = self._redis.zrange(keys.SERVICES, 0, -1)
+        found = zip(ids, self._records(ids), strict=True)
+        return [id for id, record in found if record and isinstance(self._stored(id, record), UnverifiedService)]
+
+    def restore(self, known: Mapping[ServiceId, SignedText]) -> list[ServiceId]:
+        """Stores each spec whose record is missing, does not verify, or is older, as after a loss of Redis' data.
+
+        The newest version wins, whatever the order in which hosts restore it: a record that has changed since it was
+        read is read again. Specs that do not verify themselves are skipped. Returns the ids of those restored.
+        """
+        left, restored = self._verified_among(known), list[ServiceId]()
+        for _ in range(RESTORE_ATTEMPTS):
+            before = dict(zip(left, self._records(list(left)), strict=True))
+            newer = [each for each in left.values() if self._is_newer(each, before[each.spec.id])]
+            calls = [_restoring(each, before[each.spec.id]) for each in newer]
+            done = self._run.each("services/restore", calls) if calls else []
+            restored += [each.spec.id for each, stored in zip(newer, done, strict=True) if stored]
+            left = {each.spec.id: each for each, stored in zip(newer, done, strict=True) if not stored}
+        return restored
+
+    def missing(self, ids: Sequence[ServiceId]) -> tuple[str | None, list[ServiceId]]:
+        """The id of Redis' data set, and those of the services that have no record in it: one snapshot of both."""
+        with self._redis.pipeline() as pipe:
+            pipe.get(keys.EPOCH)
+            pipe.mget([keys.service(id) for id in ids])
+            epoch, records = pipe.execute()
+        return epoch, [id for id, record in zip(ids, records, strict=True) if record is None]
 
     def placements(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
         """The placements of several services, in one round trip."""
         prefixes = (keys.service, keys.instance)
         found = self._run("services/placements", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
         return {
-            id: Whereabouts(
-                Service.model_validate_json(record) if record else None, _hosts_of(known), _hosts_of(wanted)
-            )
+            id: Whereabouts(self._stored(id, record) if record else None, _hosts_of(known), _hosts_of(wanted))
             for id, record, known, wanted in zip(ids, found[::3], found[1::3], found[2::3], strict=True)
         }
 
     def remove(self, id: ServiceId) -> None:
         """Deletes a service and its instances."""
-        instances = self.instances_of(id)
+        instances = self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True)
         with self._redis.pipeline() as pipe:
-            pipe.delete(keys.service(id), *(keys.instance(instance.id) for instance in instances))
+            pipe.delete(keys.service(id), *(f"{keys.instance}{each}" for each in instances))
             pipe.zrem(keys.SERVICES, id)
             pipe.hdel(keys.SERVICES_AT, id)
             if instances:
-                pipe.zrem(keys.INSTANCES, *(instance.id for instance in instances))
-            for instance in instances:
-                pipe.srem(keys.instances_on(instance.id.host), instance.id)
+                pipe.zrem(keys.INSTANCES, *instances)
+            for each in instances:
+                pipe.srem(f"{keys.instances_on}{each.partition('@')[2]}", each)
             pipe.execute()
 
     def listing(self, *, limit: int, after: str | None = None) -> Listing:
@@ -100,19 +158,21 @@ class ServiceStore:
     def replace_desired(self, instance: Instance) -> Taken | None:
         """Sets desired state and status; None if superseded by a higher fence."""
         reply = self._set_desired(instance, replace=True)
-        return Taken(_instance(pairs(reply[0])) if reply[0] else None) if reply else None
+        if not reply:
+            return None
+        before = pairs(reply[0])
+        return Taken(readable("instance", instance.id, instance_from, before) if before else None)
 
-    def adopt(self, instance: Instance, service: Service, *, seen_with: int | None) -> bool:
-        """Restores the record of a running instance, and its service if there is none.
+    def adopt(self, instance: Instance, *, seen_with: int | None) -> bool:
+        """Restores the record of a running instance.
 
         `seen_with` is the fence of the record that this replaces; False if it has changed since.
         """
         id = instance.id
-        where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host)]
-        where += [keys.service(service.id), keys.SERVICES, keys.FENCE]
+        where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host), keys.FENCE]
         expected = "" if seen_with is None else str(seen_with)
         record = (id, instance.fence, instance.desired, status_json(instance), expected)
-        return bool(self._run("services/adopt", where, *record, service.id, service.model_dump_json()))
+        return bool(self._run("services/adopt", where, *record))
 
     def raise_fence(self, seen: int) -> bool:
         """Raises the fence counter, so that every later request supersedes this fence."""
@@ -124,8 +184,8 @@ class ServiceStore:
         return bool(self._run("services/update_status", where, str(instance.fence), status_json(instance)))
 
     def instance(self, id: InstanceId) -> Instance | None:
-        fields = self._redis.hgetall(keys.instance(id))
-        return _instance(fields) if fields else None
+        """None also if its record is unreadable: it is as good as lost."""
+        return next(iter(self.instances([id])), None)
 
     def instances_of(self, id: ServiceId) -> list[Instance]:
         """The instances of a service, by host."""
@@ -135,18 +195,70 @@ class ServiceStore:
         """The instances on a host, in no order."""
         return self.instances(self._redis.smembers(keys.instances_on(host)))
 
+    def delete_unreadable_on(self, host: HostName) -> None:
+        """Deletes those of the host that are unreadable: its worker restores the records of its containers."""
+        ids = sorted(self._redis.smembers(keys.instances_on(host)))
+        known = {instance.id for instance in self.instances(ids)}
+        if unreadable := [id for id in ids if id not in known]:
+            self._redis.delete(*(f"{keys.instance}{id}" for id in unreadable))
+            self._redis.srem(keys.instances_on(host), *unreadable)
+            self._redis.zrem(keys.INSTANCES, *unreadable)
+            _log.warning("unreadable instances deleted", instances=[id[:200] for id in unreadable])
+
     def instances(self, ids: Iterable[str]) -> list[Instance]:
-        """The records of these instances, as far as Redis has them."""
+        """The records of these instances, as far as Redis has readable ones."""
+        names = list(ids)
         with self._redis.pipeline(transaction=False) as pipe:
-            for id in ids:
-                pipe.hgetall(keys.instance(InstanceId(id)))
-            return [_instance(fields) for fields in pipe.execute() if fields]
+            for name in names:
+                pipe.hgetall(f"{keys.instance}{name}")
+            found = zip(names, replies(pipe), strict=True)
+        records = (readable("instance", name, instance_from, fields) for name, fields in found if fields)
+        return [instance for instance in records if instance]
+
+    def _record(self, id: ServiceId) -> str | None:
+        return self._records([id])[0]
+
+    def _records(self, ids: Sequence[str]) -> list[str | None]:
+        """None also for a key of another type, which only another writer can have made."""
+        return self._redis.mget([f"{keys.service}{id}" for id in ids]) if ids else []
+
+    def _stored(self, id: str, record: str) -> SignedService | UnverifiedService:
+        try:
+            return self._verified(id, record)
+        except UnverifiedService as refused:
+            return refused
+
+    def _verify(self, id: str, record: str) -> SignedService:
+        """Raises UnverifiedService."""
+        try:
+            return SignedService.verified(SignedText.model_validate_json(record), self._keys, id=ServiceId(id))
+        except (ValidationError, BadId) as malformed:
+            raise UnverifiedService(service=id, why="it is malformed") from malformed
+
+    def _verified_among(self, known: Mapping[ServiceId, SignedText]) -> dict[ServiceId, SignedService]:
+        stored = {id: self._stored(id, signed.model_dump_json()) for id, signed in known.items()}
+        return {id: each for id, each in stored.items() if not isinstance(each, UnverifiedService)}
+
+    def _is_newer(self, service: SignedService, before: str | None) -> bool:
+        stored = self._stored(service.spec.id, before) if before else None
+        return not isinstance(stored, SignedService) or stored.spec.version < service.spec.version
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
         where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
-        after, services = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
-        return Listing(services, after or None)
+        after, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
+        services = (
+            f'{self._spec_json(id, record)[:-1]},"instances":[{_readable_json(instances)}]}}'
+            for id, record, instances in zip(found[::3], found[1::3], found[2::3], strict=True)
+        )
+        return Listing(",".join(services), after or None)
+
+    def _spec_json(self, id: str, record: str) -> str:
+        """The spec as it was signed; an object with the failure if it does not verify: a writer wrote what it wants."""
+        stored = self._stored(id, record)
+        if isinstance(stored, UnverifiedService):
+            return json.dumps({"id": id, "failure": stored.failure.model_dump(mode="json")})
+        return stored.record.text
 
     def _set_desired(self, instance: Instance, *, replace: bool) -> Any:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
@@ -154,17 +266,26 @@ class ServiceStore:
         return self._run("services/set_desired", where, *record, "1" if replace else "")
 
 
+def _restoring(service: SignedService, before: str | None) -> Call:
+    id = service.spec.id
+    return [keys.service(id), keys.SERVICES], [id, before or "", service.record.model_dump_json()]
+
+
 def status_json(instance: Instance) -> str:
     """The status, which Redis holds beside the desired state."""
     return instance.model_dump_json(exclude=_DESIRED)
 
 
-def _instance(fields: dict[str, Any]) -> Instance:
-    return Instance.model_validate_json(
-        # Fence and desired state are fields of their own, which the scripts compare.
-        fields["record"][:-1] + f',"fence":{fields["fence"]},"desired":"{Desired(fields["desired"])}"}}'
-    )
+@lru_cache(maxsize=4096)
+def _readable_json(instances: str) -> str:
+    """Instances in JSON, a line each, as a list without brackets; without unreadable ones.
+
+    Cached by its text, since listings are requested repeatedly.
+    """
+    lines = filter(None, instances.split("\n"))
+    return ",".join(line for line in lines if readable("instance", line, Instance.model_validate_json, line))
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:
-    return [InstanceId(each).host for each in instances]
+    found = (readable("instance", each, InstanceId, each) for each in instances)
+    return [id.host for id in found if id]

@@ -1,1 +1,1 @@
-"""Signatures of commands: API nodes sign, workers verify."""
+"""Trust: keys, orders and signed records; API nodes sign, workers verify."""

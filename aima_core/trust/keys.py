@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import SecretStr
 
 from aima_core.errors import BadSettings, BadSignature
+from aima_core.settings import Settings
 
 MIN_SEED_LENGTH = 32
 MIN_DISTINCT = 8
@@ -81,6 +82,10 @@ class KeyRing:
         self._trusted = {key.key_id: key for key in trusted}
         self._retired = {key.key_id: key for key in retired}
 
+    @property
+    def trusts_any(self) -> bool:
+        return bool(self._trusted)
+
     def verify(self, text: str, purpose: Purpose, signature: str) -> None:
         """Raises BadSignature, unless a key that may sign for this purpose has signed exactly this text."""
         key_id, _, encoded = signature.partition(".")
@@ -91,6 +96,19 @@ class KeyRing:
         except ValueError:
             pass
         raise BadSignature(what=f"the {purpose} (key {key_id[:16]!r})")
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The public keys of the settings; the public half of `signing_key` is trusted, and nothing private is kept.
+
+    Raises BadSettings if a key is malformed.
+    """
+    own = [SigningKey(settings.signing_key).public] if settings.signing_key is not None else []
+    trusted, retired = {*own, *map(PublicKey, settings.trusted_keys)}, set(map(PublicKey, settings.retired_keys))
+    if both := trusted & retired:
+        detail = f"{min(both)} is retired, and trusted or the public half of `signing_key` as well."
+        raise BadSettings(detail=detail, where="AIMA_RETIRED_KEYS, AIMA_TRUSTED_KEYS or AIMA_SIGNING_KEY")
+    return KeyRing(trusted, retired=retired)
 
 
 def check_seed(seed: SecretStr) -> None:

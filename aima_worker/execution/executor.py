@@ -17,9 +17,9 @@ from aima_core.domain.operations import Event, Kind, Phase
 from aima_core.domain.resources import ObstacleKind
 from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
 from aima_core.scheduling.pending import explain
-from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
+from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable, Unreadable
 from aima_core.store.operations import now
-from aima_core.trust.signatures import verified
+from aima_core.trust.keys import Purpose
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
 from aima_worker.operations.pull import pull
@@ -52,9 +52,18 @@ def execute(host: HostContext, id: OperationId) -> None:
             if claimed.cancel_pending:
                 cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
                 host.operations.append_event(cancelled)
+        case Unreadable():
+            _end_unreadable(host, id, claimed)
         case Claimed():
             with host.claims.renewing(claimed) as attempt, _recorded_outcome(host, attempt):
                 STEPS[claimed.operation.kind](host, attempt, _verified_command(host, claimed))
+
+
+def _end_unreadable(host: HostContext, id: OperationId, claimed: Unreadable) -> None:
+    _log.error("operation unreadable", operation=id, reason=claimed.why)
+    host.operations.end_unreadable(id, claimed.why)
+    if claimed.attempt is not None:
+        host.claim_store.release(id, host.name, claimed.attempt)
 
 
 def _forward_or_park(host: HostContext, refused: InsufficientCapacity) -> None:
@@ -110,8 +119,7 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
 def _verified_command(host: HostContext, claimed: Claimed) -> Any:
     operation = claimed.operation
     try:
-        if not verified(claimed.command_text, host.signing_key, operation.id, claimed.signature):
-            raise BadSignature(what="the command")
+        host.keys.verify(f"{operation.id}\n{claimed.command_text}", Purpose.ORDER, claimed.signature)
         return claimed.command
     except (BadSignature, ValidationError) as wrong:
         if operation.service:  # its allocation was granted with the claim, and no step runs that would release it

@@ -1,11 +1,14 @@
-"""Adopts a container without a record: its labels rebuild the records, the port lease and the allocation."""
+"""Adopts a container without a record: its labels rebuild the records, the port lease and the allocation.
+
+The service's record is restored as it was signed, byte for byte: a host can bring back a spec and cannot make one up.
+"""
 
 import structlog
 
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Kind, Operation, Phase, State
 from aima_core.domain.resources import Allocation, host_memory_of, resources_of
-from aima_core.domain.services import Desired, Instance, InstanceState, Service
+from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import OperationLost
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
@@ -28,7 +31,9 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
             return
         instance = _instance(host, managed, _state(host, managed), fence=_fence(managed, instead_of))
         seen_with = instead_of.fence if instead_of else None
-        if not host.services.adopt(instance, _service(managed), seen_with=seen_with):
+        if managed.command.spec is not None:  # first: after a crash in between, the next pass adopts again
+            host.services.restore({managed.service: managed.command.spec})
+        if not host.services.adopt(instance, seen_with=seen_with):
             return
         _log.warning("container adopted", container=managed.container.name, instance=managed.id, state=instance.state)
         restore_resources(host, managed, instance)
@@ -84,21 +89,6 @@ def _instance(host: HostContext, managed: ManagedContainer, state: InstanceState
         endpoint=host.endpoint(managed.port),
         operation=managed.granted.operation,
         since=now(),
-    )
-
-
-def _service(managed: ManagedContainer) -> Service:
-    """The service as it was requested; without that, as far as one container's labels record it."""
-    command = managed.command
-    return command.asked or Service(
-        id=managed.service,
-        engine=command.engine.name,
-        model=command.model and command.model.name,
-        model_path=command.model_path,
-        hosts=(managed.id.host,),
-        port=command.port,
-        arguments=command.engine.arguments,
-        created_at=now(),
     )
 
 

@@ -81,6 +81,7 @@ class ReconcileLoop:
         inventory = scan(self._host)
         self._report_unrecognized(inventory)
         try:
+            self._host.services.delete_unreadable_on(self._host.name)
             records = self._host.services.instances_on(self._host.name)
         except (BrokerUnavailable, CorruptData):
             self._supervisor.check_without_records(inventory.managed)
@@ -90,11 +91,19 @@ class ReconcileLoop:
         doubtful = self._mass_loss(instances, inventory.managed)
         for service in (instances.keys() | inventory.managed.keys()) - doubtful:
             if not self._host.claims.is_running(service):
-                self._reconcile_service(instances.get(service), inventory.managed.get(service))
+                self._reconcile_separately(instances.get(service), inventory.managed.get(service))
         if time.monotonic() >= self._resources_due:
             settled = self._resources.reconcile(instances, inventory.managed)
             interval = self._host.timings.resources_interval if settled else timedelta()
             self._resources_due = time.monotonic() + interval.total_seconds()
+
+    def _reconcile_separately(self, instance: Instance | None, managed: ManagedContainer | None) -> None:
+        try:
+            self._reconcile_service(instance, managed)
+        except (BrokerUnavailable, DockerUnavailable):
+            raise
+        except Exception:  # noqa: BLE001 the error boundary of a service: its bad data must not disturb the others
+            _log.exception("service not reconciled", instance=instance.id if instance else managed and managed.id)
 
     def _reconcile_service(self, instance: Instance | None, managed: ManagedContainer | None) -> None:
         if instance is None:

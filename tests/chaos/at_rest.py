@@ -12,7 +12,7 @@ from chaos.stage import Found, Held, Stage
 from lab.keyspace import odd_keys
 
 from aima_core.domain.hosts import PortLease
-from aima_core.domain.ids import HostName, InstanceId, ServiceId
+from aima_core.domain.ids import HostName, InstanceId, ServiceId, SignedText
 from aima_core.domain.operations import Operation, State
 from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Desired, Instance, InstanceState, Service
@@ -77,7 +77,7 @@ def scene_of(
         installation=installation,
         accepted=accepted,
         operations={operation.id: operation for operation in _operations(redis)},
-        services={ServiceId(id): services.get(ServiceId(id)) for id in redis.zrange(keys.SERVICES, 0, -1)},
+        services={ServiceId(id): _stored_spec(redis, id) for id in redis.zrange(keys.SERVICES, 0, -1)},
         instances=services.instances(redis.zrange(keys.INSTANCES, 0, -1)),
         containers=stage.containers(),
         leases=[lease for host in hosts for lease in PortStore(redis, host).all()],
@@ -86,6 +86,11 @@ def scene_of(
         before=before,
         after=stage.held(),
     )
+
+
+def _stored_spec(redis: RedisClient, id: str) -> Service:
+    record = redis.get(keys.service(ServiceId(id)))
+    return Service.model_validate_json(SignedText.model_validate_json(record or "").text)
 
 
 # Operations -------------------------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ def test_a_worker_starts_with_the_documented_settings(monkeypatch: pytest.Monkey
 
     assert settings.host.name == "spark-01"
     assert settings.host.model_roots == (Path("/srv/models"),)
-    assert settings.signing_key is not None
+    assert settings.signing_key is None
+    assert len(settings.trusted_keys) == 1
 
 
 def test_every_variable_is_a_setting(service: configparser.SectionProxy) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from pydantic import SecretStr
 
 from aima_core.domain.catalog import Engine
-from aima_core.domain.ids import HostName, OperationId, Route, ServiceId
+from aima_core.domain.ids import HostName, OperationId, Route, ServiceId, SignedText
 from aima_core.domain.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import resources_of
+from aima_core.domain.services import Service
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.trust.signatures import sign
+from aima_core.trust.keys import KeyRing, Purpose, SigningKey
+from aima_core.trust.records import SignedService
 
-SIGNING_KEY = SecretStr("the tests' own key")
+SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
+KEYS = KeyRing([SigningKey(SIGNING_KEY).public])
 SERVICE = ServiceId("svc-tiny-dial")
+WRITTEN_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 def an_engine(**changes: object) -> Engine:
@@ -31,8 +35,15 @@ def an_engine(**changes: object) -> Engine:
     return Engine.model_validate({**facts, **changes})
 
 
+def a_spec_of(service: str = SERVICE, *, key: SecretStr = SIGNING_KEY, **fields: object) -> SignedService:
+    """A signed spec, written at the same time in every test."""
+    spec = Service.model_validate({"id": service, "created_at": WRITTEN_AT, **fields})
+    return SignedService.of(spec, SigningKey(key))
+
+
 def a_start_of(service: str = SERVICE, *, port: int | None = None, **engine: object) -> StartService:
-    return StartService(service=ServiceId(service), engine=an_engine(**engine), port=port)
+    spec = SignedText(**dict(a_spec_of(service, port=port).record))
+    return StartService(service=ServiceId(service), engine=an_engine(**engine), port=port, spec=spec)
 
 
 def a_stop_of(service: str = SERVICE, *, grace: str = "1s") -> StopService:
@@ -68,4 +79,5 @@ def enqueue_signed(
         image=command.images[0] if isinstance(command, PullImage) else None,
         created_at=now() + timedelta(seconds=seconds_later),
     )
-    return store.enqueue([QueuedOperation(operation, text, sign(text, key, id))])[0]
+    signature = SigningKey(key).sign(f"{id}\n{text}", Purpose.ORDER)
+    return store.enqueue([QueuedOperation(operation, text, signature)])[0]

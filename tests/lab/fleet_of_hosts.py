@@ -45,7 +45,7 @@ from lab.program import Program
 from lab.running import ROOT
 from lab.servers import ApiNode, SharedRedis, SharedRegistry
 
-SIGNING_KEY = "the lab's own signing key"
+SIGNING_KEY = "the seed of the lab's own signing key"
 FIRST_API_PORT = 7081
 SETTLES_WITHIN = timedelta(seconds=60)
 _CATALOG = Path("/run/catalog")

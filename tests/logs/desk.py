@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx2
 from api.node import Node
-from lab.commands import SIGNING_KEY, an_engine
+from lab.commands import SIGNING_KEY, a_spec_of, an_engine
 from lab.desk import host_of
 from lab.parts import eventually, free_port
 
@@ -20,7 +20,7 @@ from aima_api.logs.stream import LogStreams
 from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.domain.services import Desired, Instance, InstanceState, Service
+from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.logs.protocol import LogLine
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
@@ -143,7 +143,7 @@ class Desk:
     def is_now(self, state: InstanceState, **more: Any) -> None:
         instance = Instance(id=self.instance, desired=Desired.RUNNING, fence=1, state=state, since=now(), **more)
         services = self.host.services
-        services.put(Service(id=SERVICE, created_at=now()))
+        services.put(a_spec_of(SERVICE))
         services.set_desired(instance)
         services.update_status(instance)
 

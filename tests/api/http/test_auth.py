@@ -109,7 +109,11 @@ def test_without_a_signing_key_the_node_does_not_start():
 
 
 def test_a_node_that_cannot_start_reports_the_reason_and_the_remedy():
-    environment = {"AIMA_API__BIND": "0.0.0.0", "AIMA_SIGNING_KEY": "a key", "AIMA_CONFIG": "/dev/null"}
+    environment = {
+        "AIMA_API__BIND": "0.0.0.0",
+        "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
+        "AIMA_CONFIG": "/dev/null",
+    }
 
     ended = subprocess.run(
         [sys.executable, "-m", "aima_api"], env=environment, capture_output=True, text=True, timeout=30, check=False

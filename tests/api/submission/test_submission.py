@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from api.node import SERVICE, ScriptedWorker, waiting_on
-from lab.commands import SIGNING_KEY
+from lab.commands import KEYS, SIGNING_KEY
 from lab.parts import eventually
 
 from aima_api.planning.placement import Target
@@ -17,12 +17,12 @@ from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BrokerUnavailable
+from aima_core.errors import BadSignature, BrokerUnavailable
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
-from aima_core.trust.signatures import verified
+from aima_core.trust.keys import Purpose, SigningKey
 
 pytestmark = pytest.mark.redis
 
@@ -37,7 +37,7 @@ def test_a_start_is_recorded_signed_and_enqueued(node, worker, redis_url):
 
     claimed = worker.claim_start(operation["id"])
     assert waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
-    assert verified(claimed.command_text, SIGNING_KEY, OperationId(operation["id"]), claimed.signature)
+    KEYS.verify(f"{operation['id']}\n{claimed.command_text}", Purpose.ORDER, claimed.signature)
     assert isinstance(claimed.command, StartService)
     assert claimed.command.engine.arguments["load-seconds"] == 5
     assert claimed.command.port == 20005
@@ -73,7 +73,8 @@ def test_concurrent_starts_each_get_their_own_result(node, worker):
 def test_a_signature_is_valid_for_its_own_operation_only(node, worker):
     first, second = (worker.claim_start(node.start()[0]["id"]) for _ in range(2))
 
-    assert not verified(first.command_text, SIGNING_KEY, second.operation.id, first.signature)
+    with pytest.raises(BadSignature):
+        KEYS.verify(f"{second.operation.id}\n{first.command_text}", Purpose.ORDER, first.signature)
 
 
 def test_a_start_that_no_host_can_claim_waits_for_any_suitable_host_and_says_so(node, redis, redis_url):
@@ -418,7 +419,7 @@ def test_an_operation_whose_submission_got_no_reply_is_failed(redis, worker):
         unanswered,
         cancellations=cancellations,
         backlog=BacklogLimit(redis, most=1),
-        signing_key=SIGNING_KEY,
+        signing_key=SigningKey(SIGNING_KEY),
     )
 
     with pytest.raises(BrokerUnavailable):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
+from aima_api.app import create_app
 from aima_core.errors import BadSettings, BadSignature
-from aima_core.trust.keys import KeyRing, PublicKey, Purpose, SigningKey
+from aima_core.settings import Settings
+from aima_core.trust.keys import KeyRing, PublicKey, Purpose, SigningKey, key_ring
 from aima_core.trust.records import SignedRecord
 
 KEY = SigningKey(SecretStr("3f9c1b7a5d2e8f60" * 2))
@@ -68,3 +70,35 @@ def test_a_malformed_public_key_is_refused(text):
     with pytest.raises(BadSettings) as refused:
         PublicKey(text)
     assert "AIMA_TRUSTED_KEYS" in refused.value.failure.hint
+
+
+def settings(**given):
+    return Settings.model_validate({"signing_key": None, **given})
+
+
+def test_a_host_that_is_given_the_seed_trusts_its_public_half():
+    ring = key_ring(settings(signing_key="3f9c1b7a5d2e8f60" * 2, retired_keys=[OTHER.public]))
+
+    assert is_verified(ring, "text", Purpose.ORDER, KEY.sign("text", Purpose.ORDER))
+    assert is_verified(ring, "text", Purpose.SERVICE, OTHER.sign("text", Purpose.SERVICE))
+
+
+def test_a_host_without_a_seed_trusts_the_public_keys_that_it_is_given():
+    ring = key_ring(settings(trusted_keys=[KEY.public]))
+
+    assert ring.trusts_any
+    assert is_verified(ring, "text", Purpose.ORDER, KEY.sign("text", Purpose.ORDER))
+    assert not key_ring(settings(retired_keys=[KEY.public])).trusts_any
+
+
+def test_a_key_that_is_trusted_and_retired_is_refused():
+    with pytest.raises(BadSettings, match="is retired"):
+        key_ring(settings(trusted_keys=[KEY.public], retired_keys=[KEY.public]))
+
+
+@pytest.mark.parametrize("seed", ["", "the-key-that-the-api-nodes-have", "change-me" * 4])
+def test_neither_side_takes_a_seed_that_can_be_guessed(seed):
+    with pytest.raises(BadSettings, match="signing key"):
+        key_ring(settings(signing_key=seed))
+    with pytest.raises(BadSettings, match="signing key"):
+        create_app(settings(signing_key=seed))

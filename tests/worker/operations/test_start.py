@@ -268,7 +268,7 @@ def test_a_symlink_out_of_the_model_root_is_refused(desk, model_root):
 
 
 def test_a_command_signed_with_another_key_is_not_executed(desk):
-    outcome = desk.run_command(a_start_of(), key=SecretStr("stolen"))
+    outcome = desk.run_command(a_start_of(), key=SecretStr("another seed, which nobody gave to the hosts"))
 
     assert outcome.code == "bad_signature"
     assert_nothing_is_left(desk)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from lab.commands import SERVICE, a_start_of, a_stop_of
+from lab.commands import SERVICE, a_spec_of, a_start_of, a_stop_of
 from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
@@ -126,9 +126,9 @@ def test_a_redis_reset_makes_the_next_pass_check_every_container(desk, watch, re
 def test_a_record_written_concurrently_is_not_overwritten(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
-    late, service = ready.model_copy(update={"state": InstanceState.UNHEALTHY}), desk.host.services.get(SERVICE)
+    late = ready.model_copy(update={"state": InstanceState.UNHEALTHY})
 
-    adopted = desk.host.services.adopt(late, service, seen_with=None)
+    adopted = desk.host.services.adopt(late, seen_with=None)
 
     assert not adopted
     assert record(desk).state is InstanceState.READY
@@ -138,15 +138,14 @@ def test_a_lost_service_is_restored_from_the_labels_of_its_container(desk, watch
     forget()
     watch.reconcile_once()
 
-    service = desk.host.services.get(SERVICE)
-    assert (service.engine, service.hosts) == ("tiny-test", (ALPHA,))
+    assert desk.host.services.get(SERVICE) == a_spec_of(SERVICE)
     assert json.loads(desk.host.services.status(SERVICE))["id"] == SERVICE
 
 
-def test_a_service_record_that_exists_is_not_overwritten(desk, watch, ready, forget):
+def test_a_newer_service_record_that_exists_is_not_overwritten(desk, watch, ready, forget):
     forget()
     watch.reconcile_once()
-    written = desk.host.services.get(SERVICE).model_copy(update={"replicas": 3, "hosts": ()})
+    written = a_spec_of(SERVICE, replicas=3, revision=2)
     desk.host.services.put(written)
     desk.host.services.set_desired(ready)
     forget()

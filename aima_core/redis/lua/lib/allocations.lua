@@ -1,4 +1,4 @@
--- The text of an allocation, `memory loading fence gpu,gpu,…`, as `Allocation` in Python reads it, too; nil if it is none.
+-- The text of an allocation, `memory loading fence gpu,gpu,…`, as `Allocation` in Python reads it, too; nil for another.
 local function parse_allocation(text)
   local memory, loading, fence, ids = string.match(text, '^(%d+) (%d) (%-?%d+) (.*)$')
   if not memory then return nil end

@@ -13,7 +13,8 @@ local last = redis.call('HGET', last_ports, instance)
 local text = last and text_of(lease_prefix .. last)
 local lease = text and json_object(text)
 local leased = lease and lease.holder == instance and last
-if leased and (tonumber(lease.fence) or 0) > tonumber(fence) then return tonumber(last) end -- a later operation's: not moved by this one
+local lease_fence = leased and tonumber(lease.fence) or 0
+if lease_fence > tonumber(fence) then return tonumber(last) end -- a later operation's: not moved by this one
 
 if avoid ~= '' then
   redis.call('DEL', lease_prefix .. avoid)

@@ -1,5 +1,6 @@
 -- uses: routes, tolerant
--- Returns the specs of services and their instances, in the order of the services; stopped instances come last:
+-- Returns the records of services, with their signed specs, and their instances, in the order of the services; stopped
+-- instances come last:
 -- {record or '', {instance, …}, {instance desired to run, …}, record or '', …}.
 local instances = unpack(KEYS)
 local service_prefix, instance_prefix, service_ids = unpack(ARGV)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import structlog
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
@@ -36,6 +37,7 @@ from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.errors import BadSettings
+from aima_core.logs.sanitize import sanitized_event
 from aima_core.queue.notifier import Notifier
 from aima_core.redis.connection import command_link, following_link
 from aima_core.settings import Settings
@@ -44,6 +46,7 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey, key_ring
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
@@ -110,6 +113,8 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises as `create_app` does."""
+    *processors, render = structlog.get_config()["processors"]
+    structlog.configure(processors=[*processors, structlog.processors.format_exc_info, sanitized_event, render])
     server = Server(create_app(settings), settings)
     gc.freeze()  # these objects live as long as the process: scanning them again would cost requests milliseconds
     server.run()
@@ -165,6 +170,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
             followed_logs=lambda: fanout.followed,
             dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
         ),
+        unreadable=UnreadableRecords(redis),
     )
     app.state.controllers = ControllerLoop(
         redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts

@@ -25,6 +25,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.unreadable import UnreadableRecords
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Dependencies:
     logs: LogStreams
     open_streams: OpenStreams
     metrics: Metrics
+    unreadable: UnreadableRecords
 
 
 async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread

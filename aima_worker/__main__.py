@@ -4,6 +4,7 @@ import sys
 import warnings
 
 from aima_core.errors import AimaError
+from aima_core.logs.sanitize import sanitized_event, sanitized_lines
 from aima_core.settings import load_settings
 
 
@@ -18,6 +19,7 @@ def main() -> int:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
+            sanitized_event,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
@@ -32,7 +34,7 @@ def main() -> int:
 
         return run_worker(load_settings())
     except AimaError as failed:
-        sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
+        sys.stderr.write(f"error: {sanitized_lines(failed)}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
         return failed.exit_code
 
 

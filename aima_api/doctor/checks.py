@@ -26,15 +26,18 @@ from pydantic import ByteSize
 from aima_api.up.redis_server import find_program
 from aima_core.domain.hosts import Host
 from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, format_size
-from aima_core.errors import BrokerUnavailable, NoRedisProgram
+from aima_core.errors import BrokerUnavailable, CorruptData, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.scheduling.pending import join_with_and
 from aima_core.settings import Settings
 from aima_core.store.hosts import HostStore
+from aima_core.store.unreadable import UnreadableRecord, find_unreadable
 
 DOCKER_TIMEOUT = timedelta(seconds=3)
 REPORT_TIMEOUT = timedelta(seconds=20)
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+MOST_RECORDS = 20
+"""Unreadable records that are named; the others are counted."""
 LOW_DISK = ByteSize(20_000_000_000)
 """The image of a single engine can take more."""
 MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
@@ -109,9 +112,10 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     """What the hosts' workers report in Redis; nothing if Redis is unavailable."""
     with closing(command_link(settings.redis.url.get_secret_value())) as redis:
         try:
-            hosts = HostStore(redis).all()
-        except BrokerUnavailable:
+            hosts, unreadable = HostStore(redis).all(), list(find_unreadable(redis))
+        except (BrokerUnavailable, CorruptData):
             return
+    yield from _unreadable_records(unreadable)
     yield from _malformed_messages(hosts)
     yield from _unrecognized_containers(hosts)
 
@@ -202,6 +206,14 @@ def _clock(offset: timedelta) -> Finding:
 
 
 # Hosts and state ---------------------------------------------------------------------------------------------------
+
+
+def _unreadable_records(unreadable: Sequence[UnreadableRecord]) -> Iterator[Finding]:
+    for record in unreadable[:MOST_RECORDS]:
+        fix = f"redis-cli {record.deletion}, and find the other writer to this Redis"
+        yield Finding("records", WARNING, f"unreadable in Redis, and skipped: {record}", fix)
+    if len(unreadable) > MOST_RECORDS:
+        yield Finding("records", WARNING, f"{len(unreadable) - MOST_RECORDS} more are unreadable in Redis")
 
 
 def _malformed_messages(hosts: Sequence[Host]) -> Iterator[Finding]:

@@ -11,9 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aima_core.errors import BrokerUnavailable
+from aima_core.errors import BrokerUnavailable, CorruptData
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import OperationStore
+from aima_core.store.readable import replies
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -70,7 +73,8 @@ class _RedisCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             active, waiting, known, drained, dropped, seen, (seconds, _) = self._read()
-        except BrokerUnavailable:
+            pending, lengths = OperationStore(self._redis).count_pending(self._routes())
+        except (BrokerUnavailable, CorruptData):
             yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=0)
             return
         yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=1)
@@ -78,6 +82,9 @@ class _RedisCollector(Collector):
         operations.add_metric(["waiting for room"], waiting)
         operations.add_metric(["queued or running"], active - waiting)
         yield operations
+        yield _by("queue", "aima_queue_length", "Messages that no worker has taken yet.", lengths)
+        by_route = "Operations that wait for room; they have no message on a queue."
+        yield _by("route", "aima_operations_pending", by_route, pending)
         live = sum(at > seconds - keys.HOST_DEAD.total_seconds() for _, at in seen)
         hosts = GaugeMetricFamily("aima_hosts", "Hosts that have ever announced themselves.", labels=["state"])
         hosts.add_metric(["live"], live)
@@ -100,10 +107,23 @@ class _RedisCollector(Collector):
             pipe.hgetall(keys.DROPPED)
             pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
             pipe.time()
-            return pipe.execute()
+            values = replies(pipe)
+        *counts, dropped, seen, time_of_redis = values
+        return [*(count or 0 for count in counts), dropped or {}, seen or [], time_of_redis]
+
+    def _routes(self) -> list[str]:
+        """Of hosts that a worker has announced, as a gauge of 0 is what tells an empty queue from an unknown one."""
+        return sorted({route for host in HostStore(self._redis).all() for route in host.routes})
 
     def describe(self) -> Iterator[Metric]:
         return iter(())  # otherwise registration collects, and would block on Redis
+
+
+def _by(label: str, name: str, text: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, text, labels=[label])
+    for each, value in values.items():
+        gauge.add_metric([each], value)
+    return gauge
 
 
 class MetricsMiddleware:

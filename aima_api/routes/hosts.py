@@ -18,6 +18,8 @@ port_router = APIRouter(prefix="/v1", tags=["ports"])
 
 class Hosts(BaseModel):
     items: list[Host]
+    unreadable: list[str] = []
+    """Records in Redis that AIMA did not write, of hosts and of anything else; they are skipped."""
     next: None = None
 
 
@@ -29,7 +31,7 @@ class Drained(BaseModel):
 
 @router.get("")
 def list_hosts(api: Api) -> Hosts:
-    return Hosts(items=api.hosts.all())
+    return Hosts(items=api.hosts.all(), unreadable=api.unreadable.names())
 
 
 @router.get("/{name}")

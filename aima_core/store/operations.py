@@ -6,12 +6,13 @@ The record is the truth, a message on the queue only a notification: a lost, lat
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
 from aima_core.errors import CorruptData, OperationLost, UnknownOperation
+from aima_core.queue.notifier import queue_of
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
@@ -28,6 +29,8 @@ from aima_core.store.readable import UNREADABLE, readable, reason_of, replies
 
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
 START_OF_LOG = "0-0"
+_CHUNK = 500
+"""Messages that a script reads at once."""
 _MOST_SCANNED = 2000
 """Index entries that one page may scan before it returns what it has found."""
 
@@ -126,6 +129,20 @@ class OperationStore:
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
         return int(self._run("operations/append_event", where, *_recording(event, attempt)))
 
+    def withdraw(self, ended: Iterable[Operation]) -> int:
+        """Removes the messages of ended operations from queues that no live host consumes; returns their number."""
+        limits, removed = (in_ms(keys.HOST_DEAD), _CHUNK), 0
+        for (queue, route), those in groupby(sorted(ended, key=_queue_and_route), _queue_and_route):
+            ids = [operation.id for operation in those]
+            removed += int(self._run("operations/withdraw", [keys.queue(queue), keys.ROUTES], route, *limits, *ids))
+        return removed
+
+    def count_pending(self, routes: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """The operations pending for capacity by route, and the messages on the queues of these routes."""
+        where = (keys.operation, keys.PREFIX, _MOST_SCANNED)
+        pending, lengths = self._run("operations/count_pending", [keys.WAITING], *where, *routes)
+        return dict(zip(pending[::2], pending[1::2], strict=True)), dict(zip(routes, lengths, strict=True))
+
     def end_unreadable(self, id: OperationId, why: str) -> None:
         """Records the end of an operation whose record no worker can read, whatever its state says.
 
@@ -195,6 +212,10 @@ def _record(id: str, record: Sequence[str]) -> Operation:
 
 def _event(fields: Mapping[str, str], seq: str) -> Event:
     return event_from(fields["event"], int(seq))
+
+
+def _queue_and_route(operation: Operation) -> tuple[str, str]:
+    return queue_of(operation), str(operation.route)
 
 
 def _ids(texts: Iterable[str]) -> list[OperationId]:

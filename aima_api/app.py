@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -114,6 +115,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises as `create_app` does."""
     *processors, render = structlog.get_config()["processors"]
+    warnings.filterwarnings("ignore", "Remove `format_exc_info`")  # exceptions are filtered, so they are text here
     structlog.configure(processors=[*processors, structlog.processors.format_exc_info, sanitized_event, render])
     server = Server(create_app(settings), settings)
     gc.freeze()  # these objects live as long as the process: scanning them again would cost requests milliseconds

@@ -211,15 +211,14 @@ def _exit_on_sigterm() -> Flag:
 
 def _exit_code(worker: Any) -> int:
     """A displaced worker does not exit: it begins anew, in the same process, and waits for its name."""
-    code = int(worker.exitcode or 0)
-    if code in (HostNameTaken.exit_code, IdentityTaken.exit_code):
+    if getattr(worker, "displaced", False):
         os.execv(sys.executable, sys.orig_argv)
-    return code
+    return int(worker.exitcode or 0)
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:
     _log.error("worker displaced", reason=str(reason))
-    worker.exitcode = reason.exit_code
+    worker.displaced = True
     os.kill(os.getpid(), signal.SIGTERM)
 
 

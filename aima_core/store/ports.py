@@ -3,6 +3,7 @@
 An instance gets its last port again. A lease expires until its container runs.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -86,27 +87,39 @@ def port_listing(redis: TextRedis) -> str:
 
     Raises BrokerUnavailable within seconds.
     """
+    return ",".join(_leases_json(host, text) for host, text in _texts(redis))
+
+
+def leases_of_all_hosts(redis: TextRedis) -> Iterator[tuple[str, str, str, str]]:
+    """Host, port, end and text of each lease. Raises BrokerUnavailable."""
+    return ((host, *row) for host, text in _texts(redis) for row in _rows(text))
+
+
+def _texts(redis: TextRedis) -> list[tuple[str, str]]:
     found = Scripts(redis)("ports/list", [keys.HOSTS], keys.ports, keys.port, _LAST_PORT)
-    by_host = sorted(zip(found[::2], found[1::2], strict=True))
-    return ",".join(_leases_json(host, text) for host, text in by_host if text)
+    return sorted((host, text) for host, text in zip(found[::2], found[1::2], strict=True) if text)
+
+
+def _rows(text: str) -> list[tuple[str, str, str]]:
+    """Port, end and lease of each."""
+    lines = text.split("\n")
+    return list(zip(lines[::3], lines[1::3], lines[2::3], strict=True))
 
 
 @lru_cache(maxsize=2048)
 def _leases_json(host: str, text: str) -> str:
     """Cached by its text, since a host's leases seldom change and listings are requested repeatedly."""
-    lines = text.split("\n")
-    rows = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
-    found = (readable_lease(host, port, end, lease) for port, end, lease in rows)
+    found = (readable_lease(host, *row) for row in _rows(text))
     leases = sorted((lease for lease in found if lease), key=lambda lease: lease.port)
     return ",".join(lease.model_dump_json() for lease in leases)
 
 
 def readable_lease(host: str, port: str, end: str | float, text: str) -> PortLease | None:
     """None for one that AIMA did not write."""
-    return readable(f"port lease on {host}", port, _lease, host, port, end, text)
+    return readable(f"port lease on {host}", port, lease_from, host, port, end, text)
 
 
-def _lease(host: str, port: str, end: str | float, text: str) -> PortLease:
+def lease_from(host: str, port: str, end: str | float, text: str) -> PortLease:
     lease, end = from_json(text), float(end)
     return PortLease.model_construct(
         host=HostName(host),

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import structlog
+from pydantic import ValidationError
 
 from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName
@@ -38,6 +39,9 @@ def replies(pipe: TextPipeline) -> list[Any]:
 
 def reason_of(wrong: Exception) -> str:
     """One line."""
+    if isinstance(wrong, ValidationError):
+        [first, *_] = wrong.errors(include_url=False, include_input=False)
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:LENGTH]
     return (str(wrong).splitlines() or [""])[0][:LENGTH] or type(wrong).__name__
 
 

@@ -12,6 +12,7 @@ from aima_core.domain.resources import Allocation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import operation_from
+from aima_core.store.ports import lease_from, leases_of_all_hosts
 from aima_core.store.readable import LENGTH, UNREADABLE, check_facts, instance_from, reason_of, replies
 
 MAX_AGE = timedelta(seconds=5)
@@ -23,6 +24,7 @@ _PREFIXES: dict[str, str] = {
     "instance": keys.instance,
     "operation": keys.operation,
     "allocations on": keys.held,
+    "port lease": keys.port,
 }
 
 
@@ -77,6 +79,7 @@ def find_unreadable(redis: TextRedis) -> Iterator[UnreadableRecord]:
     yield from _each(redis, "instance", instances, keys.instance, _check_instance)
     yield from _each(redis, "operation", operations, keys.operation, _check_operation)
     yield from _each(redis, "allocations on", list(hosts or ()), keys.held, _check_allocations)
+    yield from _leases(redis)
 
 
 def _hosts(hosts: Mapping[str, str], sessions: Mapping[str, str]) -> Iterator[UnreadableRecord]:
@@ -86,8 +89,9 @@ def _hosts(hosts: Mapping[str, str], sessions: Mapping[str, str]) -> Iterator[Un
         except UNREADABLE as wrong:
             yield UnreadableRecord("host", name, reason_of(wrong))
             continue
-        holder = sessions.get(name, identity).partition(" ")[0]
-        if holder != identity:
+        session = sessions.get(name, f"{identity} ")
+        if not session.startswith(f"{identity} "):
+            holder = session.partition(" ")[0]
             yield UnreadableRecord("session of host", name, f"another identity, {holder[:LENGTH]!r}, holds its name")
 
 
@@ -113,6 +117,14 @@ def _each(
                 check(name, record)
             except UNREADABLE as wrong:
                 yield UnreadableRecord(kind, name, reason_of(wrong))
+
+
+def _leases(redis: TextRedis) -> Iterator[UnreadableRecord]:
+    for host, *lease in leases_of_all_hosts(redis):
+        try:
+            lease_from(host, *lease)
+        except UNREADABLE as wrong:
+            yield UnreadableRecord("port lease", f"{host}:{lease[0]}", reason_of(wrong))
 
 
 def _check_instance(name: str, fields: Mapping[str, str]) -> None:

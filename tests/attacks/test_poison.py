@@ -13,17 +13,23 @@ from typing import Any
 
 import psutil
 import pytest
+from api.conftest import node  # noqa: F401 a fixture
+from api.node import ScriptedWorker
 from core.redis.conftest import a_redis, asked_of, hosts_of, redis_server_program  # noqa: F401 fixtures
 from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Kind, Operation, Phase, State
+from aima_core.errors import Cancelled
+from aima_core.logs.protocol import LogBatch, LogRequest
 from aima_core.queue.intake import check_control, check_task
 from aima_core.queue.notifier import encode_message
+from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.hosts import HostStore
-from aima_core.store.operations import now
+from aima_core.store.operations import OperationStore, now
+from aima_worker.logs.channel import LogChannel
 
 pytestmark = pytest.mark.redis
 
@@ -231,3 +237,127 @@ def test_a_poisoned_unacknowledged_message_does_not_keep_others_from_being_reque
 
     assert eventually(lambda: not client.hexists(keys.queue("unacked"), "poison"), within=ENDS_WITHIN), worker.log()
     assert executes_the_next(asked, worker, "next")
+
+
+# The API node -----------------------------------------------------------------------------------------------------
+
+NO_EVENTS = {
+    "deep JSON": f"{OperationId.new()} 1 1-1 {DEEP}",
+    "an oversized event": f"{OperationId.new()} 1 1-1 " + '{"phase":"ready","message":"' + "x" * 2_000_000 + '"}',
+    "another entry": f"{OperationId.new()} 1 soon " + '{"phase":"ready"}',
+    "a list of lists": f"{OperationId.new()} 1 1-1 [[]]",
+    "a number beyond all": f"{OperationId.new()} {'9' * 5000} 1-1 " + '{"phase":"ready"}',
+    "no text": b"\xff\xfe",
+}
+
+
+def dropped_on(node, channel: str) -> int:  # noqa: F811
+    [line] = re.findall(rf'aima_channel_messages_dropped_total{{channel="{channel}"}} (.*)', node.get("/metrics").text)
+    return int(float(line))
+
+
+def test_no_publication_ends_the_event_hub_and_each_is_counted(node, redis):  # noqa: F811
+    worker = ScriptedWorker(redis)
+    [operation] = node.start()
+    with node.following(None) as stream:
+        for message in NO_EVENTS.values():
+            redis.publish(keys.EVENTS, message)
+        redis.publish(keys.EVENTS, f"{operation['id']} 1 9999999999999-1 " + '{"phase":"loading"}')
+        worker.is_ready(operation)
+
+        received = [next(stream) for _ in range(6)]
+
+    assert any('"ready"' in each.data and each.event == "end" for each in received)
+    assert dropped_on(node, "events") == len(NO_EVENTS)
+    assert node.received(operation["id"])[-1].event == "end"
+
+
+def test_the_event_hub_survives_whatever_its_connection_raises(node, redis, monkeypatch):  # noqa: F811
+    hub, failures = node.server.hub, [ZeroDivisionError("a bug"), RecursionError("deep")]
+    deliver = hub._deliver
+
+    def failing(message):
+        if failures:
+            raise failures.pop()
+        deliver(message)
+
+    monkeypatch.setattr(hub, "_deliver", failing)
+    worker = ScriptedWorker(redis)
+    [operation] = node.start()
+    worker.is_ready(operation)
+
+    assert eventually(lambda: node.received(operation["id"])[-1].event == "end")
+    assert eventually(lambda: not failures and hub.listeners == 0)
+
+
+def test_malformed_log_entries_are_dropped_and_the_next_batch_is_delivered(node, redis):  # noqa: F811
+    ScriptedWorker(redis)
+    node.start(hosts=["alpha"])
+    lines = keys.lines("svc-tiny-dial@alpha")
+    with node.client.stream("GET", "/v1/services/svc-tiny-dial/logs?follow=true") as response:
+        assert response.status_code == 200
+        assert eventually(lambda: node.server.logs.followed == 1)
+        for text in (DEEP, "x" * 20_000_000, "{}"):
+            redis.xadd(lines, {"json": text})
+        redis.xadd(lines, {"other": "x"})
+        batch = LogBatch(run="run", first=0, lines=({"at": now(), "stream": "stdout", "text": "next"},))
+        redis.xadd(lines, {"json": batch.model_dump_json()})
+
+        assert eventually(lambda: dropped_on(node, "logs") == 4, within=ENDS_WITHIN)
+        assert any("next" in text for text in response.iter_text())
+    redis.delete(lines)
+
+
+@pytest.mark.parametrize("request_text", [DEEP, '{"instance":"' + "x" * 100_000, "[]", '{"instance":"x"}'])
+def test_a_malformed_log_request_is_dropped_and_counted(redis, request_text):
+    dropped, received = DroppedMessages(), []
+    channel = LogChannel(redis, dropped=dropped)
+    redis.rpush(keys.asked("alpha"), request_text, LogRequest(instance="svc-tiny-dial@alpha").model_dump_json())
+
+    first, second = (channel.next_request(HostName("alpha"), within=timedelta(seconds=1)) for _ in range(2))
+
+    dropped.flush(received.append)
+    assert (first, received) == (None, [1])
+    assert second is not None
+
+
+# Messages that nobody reads ---------------------------------------------------------------------------------------
+
+
+def test_the_message_of_a_cancelled_operation_is_removed_from_a_queue_without_a_consumer(node, redis):  # noqa: F811
+    silent = ScriptedWorker(redis, routes=("cpu.amd64",))
+    silent.leave()
+    ended, other = node.start()[0], node.start()[0]
+    queue = keys.queue(ended["route"])
+    before = redis.llen(queue)
+
+    node.post(f"/v1/operations/{ended['id']}:cancel")
+
+    assert eventually(lambda: redis.llen(queue) == before - 1)
+    left = redis.lrange(queue, 0, -1)
+    assert [ended["id"] in message for message in left] == [False] * len(left)
+    assert any(other["id"] in message for message in left)
+
+
+def test_messages_on_a_consumed_queue_are_left_to_its_consumer(redis):
+    store, operation = OperationStore(redis), an_operation()
+    redis.lpush(QUEUE, encode_message(operation, "host.alpha"))
+    redis.zadd(keys.ROUTES, {"host.alpha": redis.time()[0] * 1000})
+
+    assert store.withdraw([operation]) == 0
+    redis.zrem(keys.ROUTES, "host.alpha")
+    assert (store.withdraw([operation]), redis.llen(QUEUE)) == (1, 0)
+    assert Cancelled.code == "cancelled"
+
+
+def test_pending_operations_and_queues_are_measured_by_route(node, redis):  # noqa: F811
+    worker = ScriptedWorker(redis)
+    [operation] = node.start()
+    redis.zadd(keys.WAITING, {operation["id"]: 1})
+
+    text = node.get("/metrics").text
+
+    assert 'aima_operations_pending{route="cpu.amd64"} 1.0' in text
+    assert 'aima_queue_length{queue="cpu.amd64"} 1.0' in text
+    assert 'aima_queue_length{queue="host.alpha"} 0.0' in text
+    assert worker.name == "alpha"

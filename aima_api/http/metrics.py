@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -72,48 +71,38 @@ class _RedisCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            active, waiting, known, drained, dropped, seen, (seconds, _) = self._read()
-            pending, lengths = OperationStore(self._redis).count_pending(self._routes())
+            active, waiting = self._count_operations()
+            hosts = HostStore(self._redis).all()
+            # Of all routes that a worker has announced: a gauge of 0 distinguishes an empty queue from an unknown one.
+            routes = sorted({route for host in hosts for route in host.routes})
+            pending, lengths = OperationStore(self._redis).count_pending(routes)
         except (BrokerUnavailable, CorruptData):
             yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=0)
             return
         yield GaugeMetricFamily("aima_redis_up", "Whether Redis answers.", value=1)
-        operations = GaugeMetricFamily("aima_operations", "Operations that have not ended.", labels=["state"])
-        operations.add_metric(["waiting for room"], waiting)
-        operations.add_metric(["queued or running"], active - waiting)
-        yield operations
+        states = {"waiting for room": waiting, "queued or running": active - waiting}
+        yield _by("state", "aima_operations", "Operations that have not ended.", states)
         yield _by("queue", "aima_queue_length", "Messages that no worker has taken yet.", lengths)
         by_route = "Operations that wait for room; they have no message on a queue."
         yield _by("route", "aima_operations_pending", by_route, pending)
-        live = sum(at > seconds - keys.HOST_DEAD.total_seconds() for _, at in seen)
-        hosts = GaugeMetricFamily("aima_hosts", "Hosts that have ever announced themselves.", labels=["state"])
-        hosts.add_metric(["live"], live)
-        hosts.add_metric(["away"], max(0, known - live))
-        yield hosts
+        live = sum(host.live for host in hosts)
+        by_state = {"live": live, "away": len(hosts) - live}
+        yield _by("state", "aima_hosts", "Hosts that have ever announced themselves.", by_state)
+        drained = sum(host.drained for host in hosts)
         yield GaugeMetricFamily("aima_hosts_drained", "Hosts that take no starts.", value=drained)
         # By host: a sum would shrink with a forgotten host, and Prometheus would read a counter reset.
         messages = CounterMetricFamily("aima_messages_dropped", "Malformed messages dropped.", labels=["host"])
-        for host, _ in seen:
-            messages.add_metric([host], int(dropped.get(host, 0)))
+        for host in hosts:
+            messages.add_metric([host.name], host.messages_dropped)
         yield messages
 
-    def _read(self) -> list[Any]:
-        """Raises BrokerUnavailable within seconds."""
+    def _count_operations(self) -> tuple[int, int]:
+        """The active ones, and of these the ones that wait for room. Raises BrokerUnavailable."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(keys.ACTIVE)
             pipe.zcard(keys.WAITING)
-            pipe.hlen(keys.HOSTS)
-            pipe.hlen(keys.DRAINED)
-            pipe.hgetall(keys.DROPPED)
-            pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
-            pipe.time()
-            values = replies(pipe)
-        *counts, dropped, seen, time_of_redis = values
-        return [*(count or 0 for count in counts), dropped or {}, seen or [], time_of_redis]
-
-    def _routes(self) -> list[str]:
-        """Of hosts that a worker has announced, as a gauge of 0 is what tells an empty queue from an unknown one."""
-        return sorted({route for host in HostStore(self._redis).all() for route in host.routes})
+            active, waiting = replies(pipe)
+        return active or 0, waiting or 0
 
     def describe(self) -> Iterator[Metric]:
         return iter(())  # otherwise registration collects, and would block on Redis

@@ -61,6 +61,8 @@ class Cancellations:
 
     def _run_pass(self) -> None:
         self.loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
+        if self.loop.stopped:
+            return
         self._cancel_unanswered()
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         try:

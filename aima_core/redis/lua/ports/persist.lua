@@ -12,10 +12,9 @@ local lease = text and json_object(text) or {holder = instance}
 if lease.holder ~= instance then return 0 end
 
 local last = redis.call('HGET', last_ports, instance)
-local other_text = last and last ~= port and redis.call('GET', lease_prefix .. last)
-local other = other_text and cjson.decode(other_text)
+local other = last and last ~= port and json_object(text_of(lease_prefix .. last) or '')
 if other and other.holder == instance then
-  if other.fence > tonumber(fence) then return 0 end
+  if (tonumber(other.fence) or 0) > tonumber(fence) then return 0 end
   redis.call('DEL', lease_prefix .. last)
   redis.call('ZADD', ports, last, last)
 end

@@ -53,7 +53,9 @@ _MEANING: dict[type[redis.RedisError], str] = {
     ReadOnlyError: "it is a read-only replica; set `redis.url` to the master, or to the Sentinels.",
 }
 _BAD_DATA = re.compile(r"WRONGTYPE|user_script|not an integer|not a valid float|would overflow|specified in XADD")
-_NO_BAD_DATA = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|BUSY|UNKILLABLE|MASTERDOWN|CLUSTERDOWN)\b")
+_NO_BAD_DATA = re.compile(
+    r"\b(OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|BUSY|UNKILLABLE|MASTERDOWN|CLUSTERDOWN|user executing the script)\b"
+)
 """Names in an error of a script that say that Redis is out of order."""
 _T = TypeVar("_T")
 
@@ -243,7 +245,8 @@ def _limits(answers_within: timedelta | None) -> dict[str, Any]:
 def is_bad_data(failed: object) -> bool:
     """Whether Redis answered, and the error is due to what a key holds."""
     text = str(failed)
-    return isinstance(failed, ResponseError) and bool(_BAD_DATA.search(text)) and not _NO_BAD_DATA.search(text)
+    # Its subclasses, such as OutOfMemoryError, are about Redis; their messages lack the names above.
+    return type(failed) is ResponseError and bool(_BAD_DATA.search(text)) and not _NO_BAD_DATA.search(text)
 
 
 def translated(failed: Exception, *, over_tls: bool = False) -> AimaError:

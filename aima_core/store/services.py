@@ -195,15 +195,16 @@ class ServiceStore:
         """The instances on a host, in no order."""
         return self.instances(self._redis.smembers(keys.instances_on(host)))
 
-    def delete_unreadable_on(self, host: HostName) -> None:
-        """Deletes those of the host that are unreadable: its worker restores the records of its containers."""
-        ids = sorted(self._redis.smembers(keys.instances_on(host)))
-        known = {instance.id for instance in self.instances(ids)}
-        if unreadable := [id for id in ids if id not in known]:
+    def own_instances(self, host: HostName) -> list[Instance]:
+        """The same for the worker of that host; deletes unreadable records, which it restores from its containers."""
+        ids = self._redis.smembers(keys.instances_on(host))
+        found = self.instances(ids)
+        if unreadable := sorted(ids - {instance.id for instance in found}):
             self._redis.delete(*(f"{keys.instance}{id}" for id in unreadable))
             self._redis.srem(keys.instances_on(host), *unreadable)
             self._redis.zrem(keys.INSTANCES, *unreadable)
             _log.warning("unreadable instances deleted", instances=[id[:200] for id in unreadable])
+        return found
 
     def instances(self, ids: Iterable[str]) -> list[Instance]:
         """The records of these instances, as far as Redis has readable ones."""

@@ -81,8 +81,7 @@ class ReconcileLoop:
         inventory = scan(self._host)
         self._report_unrecognized(inventory)
         try:
-            self._host.services.delete_unreadable_on(self._host.name)
-            records = self._host.services.instances_on(self._host.name)
+            records = self._host.services.own_instances(self._host.name)
         except (BrokerUnavailable, CorruptData):
             self._supervisor.check_without_records(inventory.managed)
             raise

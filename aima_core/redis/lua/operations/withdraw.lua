@@ -6,8 +6,9 @@
 -- Returns the number of messages removed.
 local queue, routes_seen = unpack(KEYS)
 local route, served_within_ms, chunk = unpack(ARGV, 1, 3)
+local ids = {unpack(ARGV, 4)}
 local ended = {}
-for _, id in ipairs({unpack(ARGV, 4)}) do ended[id] = true end
+for _, id in ipairs(ids) do ended[id] = true end
 
 local last_served = tonumber(redis.call('ZSCORE', routes_seen, route) or '0')
 if now_ms() - last_served < tonumber(served_within_ms) then return 0 end

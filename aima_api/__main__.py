@@ -7,6 +7,7 @@ import sys
 from aima_api.app import serve
 from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
+from aima_core.logs.sanitize import sanitized_lines
 from aima_core.settings import load_settings
 
 
@@ -15,7 +16,7 @@ def main() -> int:
     try:
         serve(load_settings())
     except AimaError as error:
-        sys.stderr.write(f"error: {error}\nhint: {error.failure.hint}\ncode: {error.code}\n")
+        sys.stderr.write(f"error: {sanitized_lines(error)}\nhint: {error.failure.hint}\ncode: {error.code}\n")
         return error.exit_code
     return 0
 

@@ -60,6 +60,7 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey, key_ring
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
@@ -226,7 +227,13 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         streams=EventStreams(hub, operations),
         logs=LogStreams(fanout, LogHistory(log_channel, services, hosts)),
         open_streams=streams,
-        metrics=Metrics(redis, streams=lambda: len(streams), followed_logs=lambda: fanout.followed),
+        metrics=Metrics(
+            redis,
+            streams=lambda: len(streams),
+            followed_logs=lambda: fanout.followed,
+            dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
+        ),
+        unreadable=UnreadableRecords(redis),
         keys=KeyStore(redis, key_ring(settings)),
         audit=AuditLog(redis),
         signing_key=signing_key,

@@ -31,6 +31,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey
 
 
@@ -57,6 +58,7 @@ class Dependencies:
     keys: KeyStore
     audit: AuditLog
     signing_key: SigningKey
+    unreadable: UnreadableRecords
 
 
 async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread

@@ -369,6 +369,11 @@ class BrokerUnavailable(AimaError, code="broker_unavailable", status=503, exit_c
     hint = "Check that it runs, and check `redis.url`. Running services keep running."
 
 
+class CorruptData(AimaError, code="corrupt_data", status=500, exit_code=56):
+    sentence = "Data in Redis is unreadable: {detail}"
+    hint = "AIMA did not write it: `aima doctor` names the records. Find the other writer, delete them, and retry."
+
+
 class DockerUnavailable(AimaError, code="docker_unavailable", status=503, exit_code=81):
     sentence = "The Docker Engine on {host} does not answer: {detail}"
     hint = "Start it (`systemctl start docker`) or set `docker.host`; `aima doctor` says more."

@@ -5,6 +5,7 @@ import warnings
 
 from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
+from aima_core.logs.sanitize import sanitized_lines
 from aima_core.settings import load_settings
 
 
@@ -21,7 +22,7 @@ def main() -> int:
 
         return run_worker(load_settings())
     except AimaError as failed:
-        sys.stderr.write(f"error: {failed}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
+        sys.stderr.write(f"error: {sanitized_lines(failed)}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")
         return failed.exit_code
 
 

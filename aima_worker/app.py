@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.errors import AimaError, BadSettings, BrokerUnavailable
+from aima_core.errors import AimaError, BadSettings, BrokerUnavailable, CorruptData, HostNameTaken, IdentityTaken
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier
 from aima_core.queue.transport import DroppedMessages
@@ -53,6 +53,7 @@ from aima_worker.runtime_selection import choose_runtime
 
 REDIS_TIMEOUT = timedelta(seconds=10)
 REDIS_RETRY_INTERVAL = timedelta(seconds=2)
+JOIN_RETRY_INTERVAL = timedelta(seconds=5)
 MALLOC_ARENAS = 2
 _M_ARENA_MAX = -8
 
@@ -67,10 +68,10 @@ def run_worker(settings: Settings) -> int:
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it logs every requeue with a traceback
     with worker_with_loops(settings, runtime, native=native) as worker:
         _shrink_memory()
-        on_worker_shutdown(lambda: exit_within_deadline(lambda: int(worker.exitcode or 0)))
+        on_worker_shutdown(lambda: exit_within_deadline(lambda: _exit_code(worker)))
         if not terminated.is_set():
             worker.start()
-    return int(worker.exitcode or 0)
+    return _exit_code(worker)
 
 
 @contextmanager
@@ -98,7 +99,8 @@ def worker_with_loops(
             redis_is_new=reconciler.on_redis_reset,
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        answers, requests = LogChannel(redis), LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT))
+        answers = LogChannel(redis)
+        requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
         address = without_credentials(url)
@@ -171,7 +173,11 @@ def make_host(
 
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:
-    """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken."""
+    """Joins the fleet, waiting for Redis if need be. Raises HostNameTaken, IdentityTaken.
+
+    A host that had the name before waits for it, too, while its engines are watched: whoever writes to Redis can forge
+    the session of another worker.
+    """
     set_range = partial(host.ports.set_range, host.settings.host.ports)
     take_over = partial(take_over_from_predecessor, host)
     steps: list[Callable[[], None]] = [heartbeat.start, reconciler.enable_records, set_range, take_over]
@@ -180,11 +186,17 @@ def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) ->
         try:
             steps[0]()
             del steps[0]
-        except BrokerUnavailable as unavailable:
+        except (BrokerUnavailable, CorruptData) as unavailable:
             if str(unavailable) != waiting_for:
                 waiting_for = str(unavailable)
-                _log.warning("waiting for Redis", reason=waiting_for)
+                what = "Redis" if isinstance(unavailable, BrokerUnavailable) else "readable data in Redis"
+                _log.warning(f"waiting for {what}", reason=waiting_for)
             time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
+        except (HostNameTaken, IdentityTaken) as taken:
+            if not heartbeat.has_joined_before:
+                raise
+            _log.error("worker displaced, join retried", reason=str(taken), meanwhile="engines are watched")
+            time.sleep(JOIN_RETRY_INTERVAL.total_seconds())
     _log.info("worker joined", host=host.name)
 
 
@@ -205,9 +217,16 @@ def _exit_on_sigterm() -> Flag:
     return terminated
 
 
+def _exit_code(worker: Any) -> int:
+    """A displaced worker does not exit: it begins anew, in the same process, and waits for its name."""
+    if getattr(worker, "displaced", False):
+        os.execv(sys.executable, sys.orig_argv)
+    return int(worker.exitcode or 0)
+
+
 def _exit_displaced(worker: Any, reason: AimaError) -> None:
     _log.error("worker displaced", reason=str(reason))
-    worker.exitcode = reason.exit_code
+    worker.displaced = True
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -16,7 +16,7 @@ import structlog
 
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Phase, PullProgress
-from aima_core.errors import AimaError, BrokerUnavailable, Cancelled
+from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, CorruptData
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore, now
 
@@ -71,7 +71,7 @@ class Attempt:
         self, message: str | None = None, *, progress: PullProgress | None = None, lines: tuple[str, ...] = ()
     ) -> None:
         """Appends a sentence for people, a pull's progress or log lines. Not retried: the next report supersedes it."""
-        with suppress(BrokerUnavailable):
+        with suppress(BrokerUnavailable, CorruptData):
             self._record(self._event(message=message, progress=progress, lines=lines))
 
     def finish(self, phase: Phase, **fields: Any) -> None:

@@ -86,7 +86,7 @@ def print_record(record: Record, output: Format, *, row: Callable[[Any], Record]
     if output != "table":
         print_data(record, output)
         return
-    fields = {field: value for field, value in row(record).items() if value not in _EMPTY}
+    fields = {sanitized(field): value for field, value in row(record).items() if value not in _EMPTY}
     width = max(map(len, fields), default=0)
     for field, value in fields.items():
         label = click.style(f"{field.replace('_', ' '):<{width}}", bold=True)

@@ -64,7 +64,7 @@ class Failover:
 
     def forget(self, host: HostName) -> None:
         """Removes every record of the host; if it comes back, it joins as a new one. Raises UnknownHost, HostLives."""
-        if self.hosts.get(host).live:
+        if self.hosts.is_live(host):
             raise HostLives(host=host)
         self.fail_over(host)
         self.hosts.forget(host)

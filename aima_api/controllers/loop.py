@@ -60,8 +60,15 @@ class ControllerLoop:
         """Raises BrokerUnavailable."""
         redeliver(self._failover.operations, self._failover.notifier, self._pending_reasons)
         watched_for = self.window.observe()
-        if self._redis.set(keys.UPKEEP, self._node, px=in_ms(LEADER_TTL), nx=True):
+        if self._leads():
             self._check_hosts(watched_for)
+
+    def _leads(self) -> bool:
+        if self._redis.set(keys.UPKEEP, self._node, px=in_ms(LEADER_TTL), nx=True):
+            return True
+        if not 0 <= self._redis.pttl(keys.UPKEEP) <= in_ms(LEADER_TTL):
+            self._redis.delete(keys.UPKEEP)  # no node holds it for longer: another writer would stop all failover
+        return False
 
     def _check_hosts(self, watched_for: timedelta) -> None:
         hosts = self._failover.hosts.all()

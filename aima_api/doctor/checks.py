@@ -29,18 +29,21 @@ from aima_api.up.redis_server import find_program
 from aima_core.domain.hosts import Host
 from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, format_size
 from aima_core.domain.wire import WIRE_VERSION
-from aima_core.errors import BrokerUnavailable, NoRedisProgram
+from aima_core.errors import BrokerUnavailable, CorruptData, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import join_with_and
 from aima_core.settings import ApiSettings, Settings
 from aima_core.store.hosts import HostStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.unreadable import UnreadableRecord, find_unreadable
 from aima_core.trust.keys import key_ring
 
 DOCKER_TIMEOUT = timedelta(seconds=3)
 REPORT_TIMEOUT = timedelta(seconds=20)
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+MOST_RECORDS = 20
+"""Unreadable records that are named; the others are counted."""
 LOW_DISK = ByteSize(20_000_000_000)
 """The image of a single engine can take more."""
 MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
@@ -119,8 +122,10 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     with closing(command_link(settings.redis.url.get_secret_value())) as redis:
         try:
             hosts, unverified = HostStore(redis).all(), _unverified_services(redis, settings)
-        except BrokerUnavailable:
+            unreadable = list(find_unreadable(redis))
+        except (BrokerUnavailable, CorruptData):
             return
+    yield from _unreadable_records(unreadable)
     yield from _malformed_messages(hosts)
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
@@ -238,6 +243,14 @@ def _clock(offset: timedelta) -> Finding:
 
 
 # Hosts and state ---------------------------------------------------------------------------------------------------
+
+
+def _unreadable_records(unreadable: Sequence[UnreadableRecord]) -> Iterator[Finding]:
+    for record in unreadable[:MOST_RECORDS]:
+        fix = f"redis-cli {record.deletion}, and find the other writer to this Redis"
+        yield Finding("records", WARNING, f"unreadable in Redis, and skipped: {record}", fix)
+    if len(unreadable) > MOST_RECORDS:
+        yield Finding("records", WARNING, f"{len(unreadable) - MOST_RECORDS} more are unreadable in Redis")
 
 
 def _malformed_messages(hosts: Sequence[Host]) -> Iterator[Finding]:

@@ -7,13 +7,15 @@ hub marks a gap in the follower's subscription, and the follower reads the log.
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
 import structlog
+from pydantic import ByteSize
+from pydantic_core import from_json
 from redis import RedisError
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.client import PubSub
@@ -22,7 +24,6 @@ from aima_api.http.sse import sse_frame
 from aima_api.http.subscriptions import Subscription, Subscriptions
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
-from aima_core.errors import BadId
 from aima_core.redis import keys
 from aima_core.store.operation_records import event_text
 
@@ -31,6 +32,9 @@ QUEUED_EVENTS = 512
 PING_INTERVAL = timedelta(seconds=5)
 """A silent connection is pinged after this time, and closed if no reply comes within the same time."""
 RECONNECT_DELAY = timedelta(seconds=1)
+EVENT_LIMIT = ByteSize(1 << 20)
+"""Characters of one message before it is decoded; a start reports at most a few log lines of 16 KiB at once."""
+_ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 _log = structlog.get_logger()
 
@@ -54,7 +58,7 @@ class EncodedEvent:
     @classmethod
     def from_text(cls, text: str, *, seq: int, entry: str) -> EncodedEvent:
         """Raises ValueError if the text is no event."""
-        event = json.loads(text)
+        event = from_json(text)  # unlike `json`, it refuses deep nesting with a ValueError
         if not isinstance(event, dict) or "\n" in text or "\r" in text:
             raise ValueError(f"{text[:100]!r} is no event")
         ends = Phase(str(event.get("phase"))).state.ended
@@ -76,6 +80,8 @@ EventSubscription = Subscription[EncodedEvent]
 class EventHub:
     def __init__(self, redis: AsyncRedis) -> None:
         self._redis = redis
+        self.dropped = 0
+        """Messages that were no events."""
         self._subscriptions: Subscriptions[OperationId | None, EncodedEvent] = Subscriptions(
             capacity=QUEUED_EVENTS, missed=True
         )
@@ -101,6 +107,8 @@ class EventHub:
                         await self._deliver_all(pubsub)
                 except (RedisError, OSError, TimeoutError) as lost:
                     _log.warning("event subscription lost", reason=str(lost) or type(lost).__name__)
+                except Exception:  # noqa: BLE001 the error boundary of the loop: without it, no event is delivered again
+                    _log.exception("event subscription failed")
                 await asyncio.sleep(RECONNECT_DELAY.total_seconds())
         finally:
             await self._redis.aclose()
@@ -125,12 +133,17 @@ class EventHub:
 
     def _deliver(self, message: str) -> None:
         try:
+            if len(message) > EVENT_LIMIT:
+                raise ValueError(f"it has {len(message)} characters, and the limit is {EVENT_LIMIT}")
             id, seq, entry, text = message.split(" ", 3)
+            if not _ENTRY.fullmatch(entry):
+                raise ValueError(f"{entry[:100]!r} is no entry of the log")
             operation = OperationId(id)
             if subscriptions := self._subscriptions.of(operation) + self._subscriptions.of(None):
                 event = EncodedEvent.from_text(text, seq=int(seq), entry=entry)
-        except (ValueError, BadId) as malformed:
-            _log.warning("event dropped", message=message[:200], reason=str(malformed))
+        except Exception as malformed:  # noqa: BLE001 any client of Redis may publish anything
+            self.dropped += 1
+            _log.warning("event dropped", message=message[:200], reason=str(malformed)[:200])
             return
         for subscription in subscriptions:
             subscription.deliver(event)

@@ -19,7 +19,7 @@ from aima_api.events.hub import EncodedEvent, EventHub, EventSubscription
 from aima_api.http.sse import HEARTBEAT_FRAME, HEARTBEAT_INTERVAL, sse_frame
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Operation, Phase
-from aima_core.errors import BrokerUnavailable, OperationLost, UnknownOperation
+from aima_core.errors import BrokerUnavailable, CorruptData, OperationLost, UnknownOperation
 from aima_core.store.operations import OperationStore, now
 
 RETRY_DELAY = timedelta(seconds=2)
@@ -85,10 +85,10 @@ class EventStreams:
                 behind = True  # silence may mean that the connection to Redis is dead
 
     async def _read(self, replay: Callable[[_Cursor], _Update[_Cursor]], after: _Cursor) -> _Update[_Cursor] | None:
-        """None while Redis is unavailable."""
+        """None while Redis is unavailable, or holds data that is not AIMA's."""
         try:
             return await run_sync(replay, after, limiter=self._threads)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, CorruptData):
             return None
 
     def _replay(self, id: OperationId, after: int) -> _Update[int]:
@@ -109,7 +109,8 @@ class EventStreams:
         if events is None:  # the log was trimmed
             last = self._operations.last_event_id()
             return _Update(sse_frame("reset", "{}", id=last), last)
-        return _live_of_all([EncodedEvent.of(event, entry=entry) for entry, event in events], after)
+        frames = [EncodedEvent.of(event, entry=entry).common_frame for entry, event in events]
+        return _Update(b"".join(frames), events[-1][0] if events else after)
 
 
 def _live(events: list[EncodedEvent], after: int) -> _Update[int] | None:
@@ -136,8 +137,11 @@ def _reset(record: Operation, events: list[Event]) -> _Update[int]:
     return _replayed(rest, frame) if rest else _Update(frame, number, record.state.ended)
 
 
-def _live_of_all(events: list[EncodedEvent], after: str) -> _Update[str]:
+def _live_of_all(events: list[EncodedEvent], after: str) -> _Update[str] | None:
+    """None if all events are older than the cursor, which a forged entry may have moved ahead."""
     new = [event for event in events if _order(event.entry) > _order(after)]
+    if events and not new:
+        return None
     return _Update(b"".join(event.common_frame for event in new), new[-1].entry if new else after)
 
 

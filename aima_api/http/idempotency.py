@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Operation
@@ -24,6 +25,7 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import in_ms
 from aima_core.store.operations import OperationStore
+from aima_core.store.readable import UNREADABLE
 
 IN_PROGRESS_TTL = timedelta(seconds=30)
 _KEY = re.compile(r"[!-~]{1,200}")
@@ -70,13 +72,26 @@ class Idempotency:
         return operations
 
     def _first_result(self, key: OwnedKey, request: str) -> list[Operation]:
-        first = json.loads(self.redis.get(key.record) or "{}")
+        first = _decode(self.redis.get(key.record))
+        if first is None:
+            self.redis.delete(key.record)  # another writer's: a retry succeeds
+            raise RequestInProgress(key=key.key)
         if first.get("request", request) != request:
             remedy = "Use a new key for each request, such as a random UUID."
             raise InvalidRequest(detail=f"The Idempotency-Key {key.key} was used for another request.", remedy=remedy)
         if first.get("operations") is None:
             raise RequestInProgress(key=key.key)
-        return [self.operations.get(OperationId(id)) for id in first["operations"]]
+        return [self.operations.get(id) for id in first["operations"]]
+
+
+def _decode(text: str | None) -> dict[str, Any] | None:
+    """The record, empty if it has expired since; None if it is unreadable."""
+    try:
+        record = from_json(text or "{}")
+        ids = record.get("operations")
+        return {**record, "operations": ids and [OperationId(id) for id in ids]}
+    except UNREADABLE:
+        return None
 
 
 def _encode(request: str, operations: list[Operation] | None) -> str:

@@ -105,3 +105,6 @@ class LogFanout:
             except BrokerUnavailable as unavailable:
                 _log.warning("log feed interrupted", instance=instance, reason=str(unavailable))
                 await asyncio.sleep(RETRY_DELAY.total_seconds())
+            except Exception:  # noqa: BLE001 the error boundary of the loop: its subscribers would wait for ever
+                _log.exception("log feed failed", instance=instance)
+                await asyncio.sleep(RETRY_DELAY.total_seconds())

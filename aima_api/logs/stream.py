@@ -19,7 +19,7 @@ from aima_api.logs.fanout import EncodedBatch, HostLine, LogFanout, LogSubscript
 from aima_api.logs.history import LogHistory, absence
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.services import Instance, InstanceState
-from aima_core.errors import BrokerUnavailable
+from aima_core.errors import BrokerUnavailable, CorruptData
 from aima_core.logs.dedup import INTERLEAVING, LineDeduplicator
 from aima_core.logs.protocol import MAX_TAIL, LogBatch, LogCursor, LogRequest
 
@@ -88,7 +88,7 @@ class LogStreams:
                             await frames.put(frame)
             else:
                 await frames.put(await follower.read(request))
-        except BrokerUnavailable as unavailable:
+        except (BrokerUnavailable, CorruptData) as unavailable:
             await frames.put(_note_frame(request.instance.host, str(unavailable)))
         await frames.put(None)
 
@@ -171,7 +171,7 @@ class InstanceFollower:
         """Why no line can follow any more, and a change of the host's state; None where there is none."""
         try:
             instance, host = await self.history.instance(self.id), await self.history.host(self.id.host)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, CorruptData):
             return None, None
         was_live, self._live = self._live, host is not None and host.live
         if was_live == self._live:

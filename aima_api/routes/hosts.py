@@ -22,6 +22,8 @@ port_router = APIRouter(prefix="/v1", tags=["ports"])
 
 class Hosts(BaseModel):
     items: list[Host]
+    unreadable: list[str] = []
+    """Records in Redis that AIMA did not write, of hosts and of anything else; they are skipped."""
     next: str | None
 
 
@@ -35,7 +37,7 @@ class Drained(BaseModel):
 def list_hosts(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Hosts:
     """List the hosts, by name."""
     items, after = page_of(api.hosts.all(), limit=limit, after=cursor)
-    return Hosts(items=items, next=after)
+    return Hosts(items=items, unreadable=api.unreadable.names(), next=after)
 
 
 @router.get("/{name}")

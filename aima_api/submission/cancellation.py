@@ -13,7 +13,7 @@ from datetime import timedelta
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BrokerUnavailable, Cancelled, Failure, UnknownOperation
+from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData, Failure, UnknownOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 from aima_core.system.background import BackgroundLoop
@@ -32,8 +32,10 @@ class Cancellations:
         self._services = services
         self._retry_delay = retry_delay
         self._unanswered: deque[tuple[OperationId, Failure]] = deque(maxlen=MAX_UNANSWERED)
+        self._ended: deque[Operation] = deque(maxlen=MAX_UNANSWERED)
+        """Those whose message may still be on a queue."""
         self.loop = BackgroundLoop(
-            "cancellations", self._cancel_unanswered, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
+            "cancellations", self._run_pass, interval=IDLE_INTERVAL, retry_delay=timedelta(), immediately=False
         )
 
     def cancel(self, id: OperationId) -> Operation:
@@ -47,6 +49,8 @@ class Cancellations:
             return
         operation = self._operations.get(id)
         self._operations.append_event(Event(operation=id, at=now(), phase=phase, failure=failure))
+        self._ended.append(operation)
+        self.loop.wake()
         if operation.kind is Kind.START:
             self._reset_desired(operation, failure if phase is Phase.FAILED else None)
 
@@ -55,8 +59,19 @@ class Cancellations:
         self._unanswered.extend((id, failure) for id in ids)
         self.loop.wake()
 
-    def _cancel_unanswered(self) -> None:
+    def _run_pass(self) -> None:
         self.loop.sleep(self._retry_delay)  # race: Redis may read the old connection after the new one
+        if self.loop.stopped:
+            return
+        self._cancel_unanswered()
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        try:
+            self._operations.withdraw(ended)  # all at once: it reads whole queues
+        except BrokerUnavailable:
+            self._ended.extend(ended)
+            raise
+
+    def _cancel_unanswered(self) -> None:
         while self._unanswered and not self.loop.stopped:
             id, failure = self._unanswered.popleft()
             try:
@@ -64,8 +79,8 @@ class Cancellations:
             except BrokerUnavailable:
                 self._unanswered.appendleft((id, failure))
                 raise
-            except UnknownOperation:
-                continue  # it was never stored
+            except (UnknownOperation, CorruptData):
+                continue  # it was never stored, or no longer is an operation
 
     def _reset_desired(self, start: Operation, failure: Failure | None) -> None:
         """The instance is no longer desired, unless it runs or a later operation has a higher fence."""

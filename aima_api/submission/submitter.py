@@ -21,7 +21,7 @@ from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.domain.operations import Command, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
-from aima_core.errors import BrokerUnavailable, TooManyOperations
+from aima_core.errors import BrokerUnavailable, CorruptData, TooManyOperations
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import BATCH_SIZE, QueuedOperation
@@ -64,7 +64,7 @@ class Submitter:
             return self.operations.enqueue(
                 queued for each in dispatches for queued in self._queued(each, fences, at, submitted)
             )
-        except BrokerUnavailable as outage:  # lost reply: some may be stored
+        except (BrokerUnavailable, CorruptData) as outage:  # lost reply: some may be stored
             self.cancellations.cancel_when_redis_answers(submitted, outage.failure)
             raise
 

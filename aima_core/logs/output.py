@@ -2,6 +2,8 @@
 
 import sys
 
+from aima_core.logs.sanitize import sanitized_event
+
 
 def log_as_logfmt() -> None:
     sys.modules["rich"] = None  # type: ignore[assignment]  # or structlog loads it: three megabytes, for colours
@@ -13,6 +15,7 @@ def log_as_logfmt() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
+            sanitized_event,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

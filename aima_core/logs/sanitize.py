@@ -4,6 +4,8 @@ Imported by the process supervisor under `python -S`: the standard library only.
 """
 
 import re
+from collections.abc import MutableMapping
+from typing import Any
 
 _ESCAPE_SEQUENCE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves
@@ -18,6 +20,22 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 def sanitized(text: object) -> str:
     """Replaces what moves a cursor, starts an escape sequence or reverses a line; tabs become spaces."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)).expandtabs(4)
+
+
+def sanitized_lines(text: object) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(map(sanitized, str(text).split("\n")))
+
+
+def sanitized_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog: the values of a log event may be what another writer put into Redis."""
+    return {name: _plain(value) for name, value in event.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return sanitized_lines(value)
+    return value if value is None or isinstance(value, int | float) else sanitized_lines(value)
 
 
 def json_sanitized(text: str) -> str:

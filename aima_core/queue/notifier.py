@@ -7,7 +7,7 @@ import json
 from base64 import b64decode, b64encode
 from functools import cache
 from secrets import token_hex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aima_core.domain.ids import HostName, Route
 from aima_core.domain.operations import Kind, Operation
@@ -52,6 +52,13 @@ def encode_message(operation: Operation, queue: str) -> str:
     values = {_ID: operation.id, _QUEUE: queue, _WHAT: what, _ENGINE: engine}
     body = b64encode(_fill(template.body, values).encode()).decode()
     return _fill(template.message, {**values, _BODY: body, _DELIVERY: token_hex(16)})
+
+
+@cache
+def own_message(kind: Kind, *, has_what: bool, has_engine: bool) -> tuple[dict[str, Any], list[Any]]:
+    """A message as AIMA sends it, with placeholders for what differs, and its decoded body."""
+    template = _template(kind, has_what, has_engine)
+    return json.loads(template.message), json.loads(template.body)
 
 
 class _Template(NamedTuple):

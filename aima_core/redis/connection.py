@@ -1,9 +1,13 @@
-"""Redis connections: every wait has a timeout, and every failure is a BrokerUnavailable.
+"""Redis connections: every wait has a timeout, and every failure is a BrokerUnavailable, or CorruptData.
+
+Redis answers, and the data is not what AIMA writes: a key of another type, or a value on which a script fails. That is
+no outage, and waiting does not end it.
 
 A *command* client fails within seconds, so that a request can be answered. A *following* client is for pub/sub, whose
 waits are long, and reconnects for ever. Both discover the master through Sentinels if the address names them.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,11 +21,17 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.client import Pipeline
-from redis.exceptions import AuthenticationError, MaxConnectionsError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import (
+    AuthenticationError,
+    MaxConnectionsError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from aima_core.errors import BrokerUnavailable
+from aima_core.errors import AimaError, BrokerUnavailable, CorruptData
 from aima_core.redis.interface import TextRedis
 
 CONNECT_TIMEOUT = timedelta(seconds=1)
@@ -42,6 +52,11 @@ _MEANING: dict[type[redis.RedisError], str] = {
     OutOfMemoryError: "it is full: its `maxmemory` is used up.",
     ReadOnlyError: "it is a read-only replica; set `redis.url` to the master, or to the Sentinels.",
 }
+_BAD_DATA = re.compile(r"WRONGTYPE|user_script|not an integer|not a valid float|would overflow|specified in XADD")
+_NO_BAD_DATA = re.compile(
+    r"\b(OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|BUSY|UNKILLABLE|MASTERDOWN|CLUSTERDOWN|user executing the script)\b"
+)
+"""Names in an error of a script that say that Redis is out of order."""
 _T = TypeVar("_T")
 
 
@@ -83,7 +98,7 @@ def following_link(url: str) -> AsyncRedis:
 
 
 class RedisClient(redis.Redis):
-    """A client whose every failure is a BrokerUnavailable, within five seconds."""
+    """A client whose every failure is a BrokerUnavailable or CorruptData, within five seconds."""
 
     _circuit_open_until = 0.0
 
@@ -127,7 +142,7 @@ class RedisClient(redis.Redis):
             sentinel.close()
 
     def guard(self, call: Callable[[], _T]) -> _T:
-        """Calls, and retries once if the connection was broken. Raises BrokerUnavailable."""
+        """Calls, and retries once if the connection was broken. Raises BrokerUnavailable, CorruptData."""
         if time.monotonic() < self._circuit_open_until:
             raise BrokerUnavailable(detail="it timed out a moment ago.")
         try:
@@ -138,7 +153,7 @@ class RedisClient(redis.Redis):
             if isinstance(failed, redis.TimeoutError):
                 self._circuit_open_until = time.monotonic() + CIRCUIT_OPEN_DELAY.total_seconds()
             over_tls = issubclass(self.connection_pool.connection_class, redis.SSLConnection)
-            raise BrokerUnavailable(detail=_reason(failed, over_tls=over_tls)) from failed
+            raise translated(failed, over_tls=over_tls) from failed
 
     def _retry_once(self, call: Callable[[], _T]) -> _T:
         try:
@@ -265,6 +280,7 @@ def _limits(answers_within: timedelta | None) -> dict[str, Any]:
     """None leaves the timeout of each wait to the caller."""
     return {
         "decode_responses": True,
+        "encoding_errors": "replace",  # else one value that is no UTF-8 would fail the reply that it is part of
         "socket_timeout": answers_within and answers_within.total_seconds(),
         "socket_connect_timeout": CONNECT_TIMEOUT.total_seconds(),
         "socket_keepalive": True,
@@ -272,7 +288,21 @@ def _limits(answers_within: timedelta | None) -> dict[str, Any]:
     }
 
 
-def _reason(failed: redis.RedisError, *, over_tls: bool) -> str:
+def is_bad_data(failed: object) -> bool:
+    """Whether Redis answered, and the error is due to what a key holds."""
+    text = str(failed)
+    # Its subclasses, such as OutOfMemoryError, are about Redis; their messages lack the names above.
+    return type(failed) is ResponseError and bool(_BAD_DATA.search(text)) and not _NO_BAD_DATA.search(text)
+
+
+def translated(failed: Exception, *, over_tls: bool = False) -> AimaError:
+    """A failure of redis-py as AIMA's."""
+    if is_bad_data(failed):
+        return CorruptData(detail=str(failed).partition(" script: ")[0])
+    return BrokerUnavailable(detail=_reason(failed, over_tls=over_tls))
+
+
+def _reason(failed: Exception, *, over_tls: bool) -> str:
     """A sentence; it replaces those of Redis' own messages that advise nothing."""
     for kind, meaning in _MEANING.items():
         if isinstance(failed, kind):

@@ -13,7 +13,7 @@ import structlog
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Operation, Phase
 from aima_core.domain.resources import ResourceRequest
-from aima_core.errors import UnknownOperation
+from aima_core.errors import CorruptData, UnknownOperation
 from aima_core.queue.notifier import Notifier
 from aima_core.scheduling.feasibility import NEEDS, Obstacle, PlacementRequirements, find_obstacles, joined, permanent
 from aima_core.store.allocations import AllocationStore
@@ -67,11 +67,17 @@ def redeliver(operations: OperationStore, notifier: Notifier, pending_reasons: P
     """
     stalled = operations.find_stalled()
     for id, queue in stalled.undelivered:
-        with suppress(UnknownOperation):  # its record has expired since
+        try:
             notifier.notify(operations.get(id), on=queue)
+        except UnknownOperation:
+            continue  # its record has expired since
+        except CorruptData as unreadable:
+            operations.end_unreadable(id, str(unreadable))
+            _log.error("operation unreadable", operation=id, reason=str(unreadable))
+        else:
             _log.info("operation redelivered", operation=id, queue=queue)
     for id in stalled.without_reason:
-        with suppress(UnknownOperation):
+        with suppress(UnknownOperation, CorruptData):
             pending_reasons.explain(operations.get(id))
     return stalled.waiting
 

@@ -1,13 +1,14 @@
 """Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, pairs
+from aima_core.store.readable import readable, replies
 
 
 class AllocationStore:
@@ -21,13 +22,10 @@ class AllocationStore:
         return self.held_on([host])[host]
 
     def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Allocation]]:
-        """The allocations of several hosts, in one round trip."""
+        """The allocations of several hosts, in one round trip; without unreadable ones, which the claim skips, too."""
         names = list(hosts)
         found = pairs(self._run("allocations/list", [], keys.held, json.dumps(names)))
-        return {
-            host: {ServiceId(service): Allocation.parse(text) for service, text in pairs(found.get(host, ())).items()}
-            for host in names
-        }
+        return {host: _allocations(host, pairs(found.get(host, ()))) for host in names}
 
     def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:
         """The number of slots in use on several hosts, in one round trip."""
@@ -35,7 +33,7 @@ class AllocationStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for host in names:
                 pipe.zcard(keys.slots(host))
-            return dict(zip(names, pipe.execute(), strict=True))
+            return {host: busy or 0 for host, busy in zip(names, replies(pipe), strict=True)}
 
     def keep(self, host: HostName, service: ServiceId, holding: Allocation) -> None:
         """Restores the allocation of a running container: the container is the ground truth."""
@@ -48,3 +46,12 @@ class AllocationStore:
     def release(self, host: HostName, service: ServiceId, *, fence: int) -> bool:
         """False if a later operation got the allocation since, or there is none."""
         return bool(self._run("allocations/release", [keys.held(host)], service, fence))
+
+
+def _allocations(host: HostName, texts: Mapping[str, str]) -> dict[ServiceId, Allocation]:
+    found = (readable(f"allocation on {host}", service, _allocation, service, text) for service, text in texts.items())
+    return dict(each for each in found if each)
+
+
+def _allocation(service: str, text: str) -> tuple[ServiceId, Allocation]:
+    return ServiceId(service), Allocation.parse(text)

@@ -6,16 +6,18 @@ refused by its number, so that a worker back from a partition changes nothing.
 
 import uuid
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import COMMAND, Command, Operation, State
 from aima_core.domain.resources import HostCapacity, ObstacleKind
+from aima_core.errors import CorruptData
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
 from aima_core.store.operation_records import operation_from
 from aima_core.store.operations import now
+from aima_core.store.readable import UNREADABLE, readable, reason_of
 from aima_core.trust.orders import SignedOrder
 
 _CLAIMABLE = comma_list(state for state in State if not state.ended)
@@ -33,7 +35,12 @@ class Claimed(NamedTuple):
 
     @property
     def command(self) -> Command:
-        return COMMAND.validate_json(self.command_text)
+        """Raises ValidationError, CorruptData."""
+        command = COMMAND.validate_json(self.command_text)
+        if command.kind is not self.operation.kind:
+            detail = f"operation {self.operation.id} is a {self.operation.kind}, and its command a {command.kind}."
+            raise CorruptData(detail=detail)
+        return command
 
 
 class NotClaimable(NamedTuple):
@@ -58,6 +65,14 @@ class AlreadyPlaced(NamedTuple):
     operation: Operation
 
 
+class Unreadable(NamedTuple):
+    """Another writer changed the record: no worker can execute the operation, and this one must end it."""
+
+    why: str
+    attempt: int | None = None
+    """The claim that was granted before it was read."""
+
+
 class ClaimStatus(StrEnum):
     """The status of a claim at its renewal."""
 
@@ -78,26 +93,36 @@ class ClaimStore:
 
     def claim(
         self, id: OperationId, host: HostName, room: HostCapacity | None = None
-    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced:
+    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced | Unreadable:
         """Claims an operation for CLAIM_TTL, and allocates what a start needs; without `room` everything fits."""
+        outcome, what, *more = self._claim(id, host, room)
+        attempt = None
+        try:
+            match outcome:
+                case 0:
+                    return NotClaimable(str(what), cancel_pending=what == "cancelled")
+                case 2:
+                    return InsufficientCapacity(ObstacleKind(what), operation_from(id, pairs(more[0])))
+                case 3:
+                    return AlreadyPlaced(HostName(what), operation_from(id, pairs(more[0])))
+                case 4:
+                    return Unreadable(str(what))
+            fields = pairs(what)
+            attempt = int(fields["attempt"])
+            record = operation_from(id, fields)
+        except UNREADABLE as wrong:
+            return Unreadable(reason_of(wrong), attempt)
+        order = SignedOrder(fields.get("order", ""), fields.get("signature", ""))
+        return Claimed(attempt, record, fields.get("command", ""), order, tuple(more[0]))
+
+    def _claim(self, id: OperationId, host: HostName, room: HostCapacity | None) -> Any:
         where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.slots(host), keys.held(host), keys.DRAINED]
         prefixes = (keys.operation, keys.instance, keys.held)
         claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
         capacity: tuple[str | int, ...] = ()
         if room:
             capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus)
-        outcome, what, *more = self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
-        match outcome:
-            case 0:
-                return NotClaimable(str(what), cancel_pending=what == "cancelled")
-            case 2:
-                return InsufficientCapacity(ObstacleKind(what), operation_from(id, pairs(more[0])))
-            case 3:
-                return AlreadyPlaced(HostName(what), operation_from(id, pairs(more[0])))
-        fields = pairs(what)
-        record = operation_from(id, fields)
-        order = SignedOrder(fields.get("order", ""), fields.get("signature", ""))
-        return Claimed(int(fields["attempt"]), record, fields.get("command", ""), order, tuple(more[0]))
+        return self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:
         """Renews a claim for another CLAIM_TTL and returns its status."""
@@ -113,10 +138,10 @@ class ClaimStore:
         """Releases the claims of a worker that has died, and returns what it was executing."""
         where = [keys.ACTIVE, keys.slots(host)]
         found = self._run("claims/release_all_of_host", where, host, keys.operation, keys.claim)
-        return [OperationId(id) for id in found]
+        return [id for text in found if (id := readable("operation", text, OperationId, text))]
 
     def unassign(self, operation: Operation, lost: HostName) -> bool:
         """Lets any host claim an operation; False if it is not the lost host's, or is still claimed by it."""
         instance = keys.instance(operation.service.on(lost)) if operation.service else ""
         where = [keys.operation(operation.id), keys.claim(operation.id), keys.WAITING, instance]
-        return bool(self._run("claims/unassign", where, operation.id, lost))
+        return bool(self._run("claims/unassign", where, operation.id, lost, in_ms(keys.CLAIM_TTL)))

@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 from aima_core.domain.hosts import Host, HostFacts
 from aima_core.domain.ids import HostName, Route
-from aima_core.errors import HostLives, HostNameTaken, IdentityTaken, UnknownHost
+from aima_core.errors import CorruptData, HostLives, HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, in_ms
+from aima_core.store.readable import UNREADABLE, check_facts, readable, reason_of, replies
 
+_EARLIEST = 1.0
+"""Of a heartbeat that no worker has sent, such as one in the future."""
 LEFT = 0.0
 """The last heartbeat of a host whose worker has shut down."""
 
@@ -104,48 +107,69 @@ class HostStore:
                 raise UnknownHost(host=host)
 
     def all(self) -> list[Host]:
-        """By name, live or not."""
+        """By name, live or not; without unreadable ones."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.HOSTS)
             pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
             pipe.hgetall(keys.DRAINED)
             pipe.hgetall(keys.DROPPED)
             pipe.time()
-            facts, scores, drained, dropped, time = pipe.execute()
-        seen, now = dict(scores), _seconds(time)
-        return [
-            _host(text, seen.get(name, 0.0), now, drained=drained.get(name), dropped=dropped.get(name))
-            for name, text in sorted(facts.items())
-        ]
+            facts, scores, drained, dropped, time = replies(pipe)
+        seen, now = dict(scores or ()), _seconds(time)
+        drained, dropped = drained or {}, dropped or {}
+        found = (
+            readable("host", name, _host, name, text, seen.get(name, 0.0), now, drained.get(name), dropped.get(name))
+            for name, text in sorted((facts or {}).items())
+        )
+        return [host for host in found if host]
 
     def get(self, host: HostName) -> Host:
-        """Raises UnknownHost."""
+        """Raises UnknownHost, CorruptData."""
         if (text := self._redis.hget(keys.HOSTS, host)) is None:
             raise UnknownHost(host=host)
         seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
         drained, dropped = self._redis.hget(keys.DRAINED, host), self._redis.hget(keys.DROPPED, host)
-        return _host(text, seen, _seconds(self._redis.time()), drained=drained, dropped=dropped)
+        try:
+            return _host(host, text, seen, _seconds(self._redis.time()), drained, dropped)
+        except UNREADABLE as wrong:
+            raise CorruptData(detail=f"the record of host {host}: {reason_of(wrong)}.") from wrong
+
+    def is_live(self, host: HostName) -> bool:
+        """Whether its heartbeats arrive, even if its record is unreadable."""
+        return _is_live(self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0, _seconds(self._redis.time()))
 
 
 def _seconds(time: tuple[int, int]) -> float:
     return float(time[0]) + float(time[1]) / 1e6
 
 
-def _host(text: str, seen: float, now: float, *, drained: str | None, dropped: str | None) -> Host:
-    return _announced(text).model_copy(
+def _is_live(seen: float, now: float) -> bool:
+    """A heartbeat in the future is forged: the host would be live for ever."""
+    return abs(now - seen) < keys.HOST_DEAD.total_seconds()
+
+
+def _host(name: str, text: str, seen: float, now: float, drained: str | None, dropped: str | None) -> Host:
+    if seen != LEFT and not _EARLIEST <= seen <= now + keys.HOST_DEAD.total_seconds():
+        seen = _EARLIEST
+    return _announced(name, text).model_copy(
         update={
-            "live": now - seen < keys.HOST_DEAD.total_seconds(),
+            "live": _is_live(seen, now),
             "left": seen == LEFT,
             "seen_at": datetime.fromtimestamp(seen, UTC),
             "silent_for": max(0.0, now - seen),
-            "drained_since": datetime.fromisoformat(drained) if drained else None,
-            "messages_dropped": int(dropped or 0),
+            "drained_since": (_moment(drained) or datetime.fromtimestamp(now, UTC)) if drained else None,
+            "messages_dropped": int(dropped) if dropped and dropped.isdecimal() else 0,
         }
     )
 
 
+def _moment(text: str) -> datetime | None:
+    """None for another writer's: the host is drained nevertheless."""
+    return readable("drained host", text, lambda: datetime.fromisoformat(text).astimezone())
+
+
 @lru_cache(maxsize=2048)
-def _announced(text: str) -> Host:
+def _announced(name: str, text: str) -> Host:
     """The announced facts, as of a host that is not live; cached, since they seldom change."""
-    facts = HostFacts.model_validate_json(text)
+    facts = check_facts(name, text)
     return Host.model_construct(**dict(facts), live=False, seen_at=datetime.fromtimestamp(LEFT, UTC))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from typing import Any
 
+from pydantic_core import from_json
+
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
@@ -136,7 +138,7 @@ def operation_from(id: OperationId, fields: Mapping[str, str]) -> Operation:
     record: dict[str, Any] = {"id": id, **fields, "reason": fields.get("reason") or None}
     for name in _JSON_FIELDS:
         if name in record:
-            record[name] = json.loads(record[name])
+            record[name] = from_json(record[name])
     return Operation.model_validate(record)
 
 

@@ -6,14 +6,15 @@ The record is the truth, a message on the queue only a notification: a lost, lat
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import structlog
 
 from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
-from aima_core.errors import OperationLost, UnknownOperation
+from aima_core.errors import CorruptData, OperationLost, UnknownOperation
+from aima_core.queue.notifier import queue_of
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
@@ -27,11 +28,14 @@ from aima_core.store.operation_records import (
     operation_from,
     superseded,
 )
+from aima_core.store.readable import UNREADABLE, readable, reason_of, replies
 from aima_core.trust.orders import clock_ms, highest_fence
 
 _log = structlog.get_logger()
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
 START_OF_LOG = "0-0"
+_CHUNK = 500
+"""Messages that a script reads at once."""
 _MOST_SCANNED = 2000
 """Index entries that one page may scan before it returns what it has found."""
 
@@ -93,11 +97,14 @@ class OperationStore:
         return [superseded(each.operation) if each.operation.id in late else each.operation for each in taken]
 
     def get(self, id: OperationId) -> Operation:
-        """Raises UnknownOperation."""
+        """Raises UnknownOperation, CorruptData."""
         fields = self._redis.hgetall(keys.operation(id))
         if not fields:
             raise UnknownOperation(operation=id)
-        return operation_from(id, fields)
+        try:
+            return operation_from(id, fields)
+        except UNREADABLE as wrong:
+            raise CorruptData(detail=f"the record of operation {id}: {reason_of(wrong)}.") from wrong
 
     def page(self, *, limit: int, after: str | None = None, having: Mapping[str, str] | None = None) -> Page:
         """The newest first, of those whose record has these values."""
@@ -108,7 +115,7 @@ class OperationStore:
 
     def active(self) -> list[OperationId]:
         """The ids of active operations, oldest first."""
-        return [OperationId(id) for id in self._redis.zrange(keys.ACTIVE, 0, -1)]
+        return _ids(self._redis.zrange(keys.ACTIVE, 0, -1))
 
     def list_active(self) -> list[Operation]:
         """The records of active operations, oldest first."""
@@ -116,16 +123,17 @@ class OperationStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(keys.operation(id))
-            found = [operation_from(id, fields) for id, fields in zip(ids, pipe.execute(), strict=True) if fields]
-        return sorted(found, key=lambda operation: operation.created_at)
+            found = zip(ids, replies(pipe), strict=True)
+        records = (readable("operation", id, operation_from, id, fields) for id, fields in found if fields)
+        return sorted((each for each in records if each), key=lambda operation: operation.created_at)
 
     def find_stalled(self, *, at_most: int = 50) -> Stalled:
         """Each operation is returned to one caller only, and again after LOOK_AFTER."""
         where, prefixes = [keys.ACTIVE, keys.WAITING, keys.HOSTS_SEEN], (keys.operation, keys.claim)
-        limits = (in_ms(keys.LOOK_AFTER), at_most, in_ms(keys.HOST_DEAD))
+        limits = (in_ms(keys.LOOK_AFTER), at_most, in_ms(keys.HOST_DEAD), in_ms(keys.CLAIM_TTL))
         waiting, pending, *found = self._run("operations/find_stalled", where, *limits, *prefixes, keys.PREFIX)
-        undelivered = [(OperationId(id), queue) for id, queue in zip(found[::2], found[1::2], strict=True)]
-        return Stalled(waiting, undelivered, without_reason=[OperationId(id) for id in pending])
+        queues = dict(zip(found[::2], found[1::2], strict=True))
+        return Stalled(waiting, [(id, queues[id]) for id in _ids(queues)], without_reason=_ids(pending))
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
         """Operations pending for capacity, oldest first."""
@@ -133,7 +141,7 @@ class OperationStore:
 
     def find_overdue(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> Overdue:
         """`live` are the routes that have a live consumer."""
-        limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR), clock_ms())
+        limits = (in_ms(keys.CLAIM_TTL), in_ms(after), at_most, in_ms(keys.HEARD_FOR), clock_ms())
         where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(live))
         return Overdue(
             *map(_records, self._run("operations/find_overdue", where, keys.operation, keys.claim, *limits, routes))
@@ -148,6 +156,31 @@ class OperationStore:
         id = event.operation
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
         return int(self._run("operations/append_event", where, *_recording(event, attempt)))
+
+    def withdraw(self, ended: Iterable[Operation]) -> int:
+        """Removes the messages of ended operations from queues that no live host consumes; returns their number."""
+        limits, removed = (in_ms(keys.HOST_DEAD), _CHUNK), 0
+        for (queue, route), those in groupby(sorted(ended, key=_queue_and_route), _queue_and_route):
+            ids = [operation.id for operation in those]
+            removed += int(self._run("operations/withdraw", [keys.queue(queue), keys.ROUTES], route, *limits, *ids))
+        return removed
+
+    def count_pending(self, routes: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """The operations pending for capacity by route, and the messages on the queues of these routes."""
+        where = (keys.operation, keys.PREFIX, _MOST_SCANNED)
+        pending, lengths = self._run("operations/count_pending", [keys.WAITING], *where, *routes)
+        return dict(zip(pending[::2], pending[1::2], strict=True)), dict(zip(routes, lengths, strict=True))
+
+    def end_unreadable(self, id: OperationId, why: str) -> None:
+        """Records the end of an operation whose record no worker can read, whatever its state says.
+
+        Otherwise it would be redelivered for ever.
+        """
+        failure = CorruptData(detail=f"the record of operation {id}: {why}.").failure
+        event = Event(operation=id, at=now(), phase=Phase.FAILED, failure=failure)
+        where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.ACTIVE, keys.WAITING]
+        attempt, _, *recording = _recording(event, None)
+        self._run("operations/append_event", where, attempt, "", *recording)
 
     def record_lost(self, operation: Operation, *, seen: int = 0) -> bool:
         """Records the end of an operation that Redis has lost; False if there is a record.
@@ -168,7 +201,7 @@ class OperationStore:
 
         Raises UnknownOperation.
         """
-        status = self._run("operations/request_cancel", [keys.operation(id), keys.claim(id)])
+        status = self._run("operations/request_cancel", [keys.operation(id), keys.claim(id)], in_ms(keys.CLAIM_TTL))
         if status == "lost":
             raise UnknownOperation(operation=id)
         return str(status) == "free"
@@ -176,7 +209,8 @@ class OperationStore:
     def events(self, id: OperationId, *, after: int = 0) -> list[Event]:
         """Those with a higher number, in order; the first exceeds `after + 1` if the log was trimmed."""
         entries = self._redis.xrange(keys.log(id), min=f"({after}-0")
-        return [event_from(fields["event"], int(entry_id.split("-")[0])) for entry_id, fields in entries]
+        found = (readable("event", entry, _event, fields, entry.split("-")[0]) for entry, fields in entries)
+        return [event for event in found if event]
 
     def last_event_id(self) -> str:
         """The end of the common log."""
@@ -190,12 +224,32 @@ class OperationStore:
             if not entries or entries[0][0] != after:
                 return None
             del entries[0]
-        return [(entry_id, event_from(fields["event"], int(fields["seq"]))) for entry_id, fields in entries]
+        found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
+        return [(entry, event) for entry, event in found if event]
 
 
 def _records(flat: Sequence[Any]) -> list[Operation]:
-    """Operations as scripts return them: id, record, id, record, …"""
-    return [operation_from(OperationId(id), pairs(record)) for id, record in zip(flat[::2], flat[1::2], strict=True)]
+    """Operations as scripts return them: id, record, id, record, …; without unreadable ones."""
+    found = (readable("operation", id, _record, id, record) for id, record in zip(flat[::2], flat[1::2], strict=True))
+    return [operation for operation in found if operation]
+
+
+def _record(id: str, record: Sequence[str]) -> Operation:
+    return operation_from(OperationId(id), pairs(record))
+
+
+def _event(fields: Mapping[str, str], seq: str) -> Event:
+    return event_from(fields["event"], int(seq))
+
+
+def _queue_and_route(operation: Operation) -> tuple[str, str]:
+    return queue_of(operation), str(operation.route)
+
+
+def _ids(texts: Iterable[str]) -> list[OperationId]:
+    """Without those that are none."""
+    found = (readable("operation", text, OperationId, text) for text in texts)
+    return [id for id in found if id]
 
 
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:

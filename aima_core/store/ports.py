@@ -3,9 +3,11 @@
 An instance gets its last port again. A lease expires until its container runs.
 """
 
-import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+
+from pydantic_core import from_json
 
 from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import HostName, InstanceId
@@ -13,6 +15,7 @@ from aima_core.errors import NoFreePort, PortOutOfRange, PortTaken
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, in_ms
+from aima_core.store.readable import readable
 
 _LAST_PORT = 65535
 """A port that was never leased, or was released, has its own number in the index; others have a time in ms."""
@@ -52,7 +55,8 @@ class PortStore:
             return reply
         first, last = self._ports[0], self._ports[-1]
         if isinstance(reply, list):
-            leased_by = json.loads(reply[0])["holder"] if reply[0] else "something else than AIMA"
+            conflicting = readable_lease(self._host, requested, 0, reply[0]) if reply[0] else None
+            leased_by = conflicting.holder if conflicting else "something else than AIMA"
             raise PortTaken(port=wanted, host=self._host, holder=leased_by)
         if reply == "none":
             raise NoFreePort(first=first, last=last, host=self._host)
@@ -76,8 +80,9 @@ class PortStore:
         if not leased:
             return []
         texts = self._redis.mget([f"{self._prefix}{port}" for port, _ in leased])
-        leases = [_lease(self._host, port, end, text) for (port, end), text in zip(leased, texts, strict=True) if text]
-        return sorted(leases, key=lambda lease: lease.port)
+        found = zip(leased, texts, strict=True)
+        leases = (readable_lease(self._host, port, end, text) for (port, end), text in found if text)
+        return sorted((lease for lease in leases if lease), key=lambda lease: lease.port)
 
 
 def port_listing(redis: TextRedis, *, limit: int | None = None, after: str | None = None) -> tuple[str, str | None]:
@@ -85,15 +90,14 @@ def port_listing(redis: TextRedis, *, limit: int | None = None, after: str | Non
 
     Raises BrokerUnavailable within seconds.
     """
-    found = Scripts(redis)("ports/list", [keys.HOSTS], keys.ports, keys.port, _LAST_PORT)
-    by_host = sorted(zip(found[::2], found[1::2], strict=True))
+    by_host = _texts(redis)
     if limit is None and after is None:
-        return ",".join(lease for host, text in by_host if text for lease in _leases_json(host, text).values()), None
+        return ",".join(lease for host, text in by_host for lease in _leases_json(host, text).values()), None
     host_after, _, port_after = (after or "").rpartition(":")
     left = [
         (f"{host}:{port}", lease)
         for host, text in by_host
-        if text and host >= host_after
+        if host >= host_after
         for port, lease in _leases_json(host, text).items()
         if host > host_after or port > int(port_after if port_after.isdecimal() else 0)
     ]
@@ -101,22 +105,42 @@ def port_listing(redis: TextRedis, *, limit: int | None = None, after: str | Non
     return ",".join(lease for _, lease in page), page[-1][0] if len(page) < len(left) else None
 
 
+def leases_of_all_hosts(redis: TextRedis) -> Iterator[tuple[str, str, str, str]]:
+    """Host, port, end and text of each lease. Raises BrokerUnavailable."""
+    return ((host, *row) for host, text in _texts(redis) for row in _rows(text))
+
+
+def _texts(redis: TextRedis) -> list[tuple[str, str]]:
+    found = Scripts(redis)("ports/list", [keys.HOSTS], keys.ports, keys.port, _LAST_PORT)
+    return sorted((host, text) for host, text in zip(found[::2], found[1::2], strict=True) if text)
+
+
+def _rows(text: str) -> list[tuple[str, str, str]]:
+    """Port, end and lease of each."""
+    lines = text.split("\n")
+    return list(zip(lines[::3], lines[1::3], lines[2::3], strict=True))
+
+
 @lru_cache(maxsize=2048)
 def _leases_json(host: str, text: str) -> dict[int, str]:
     """By port. Cached by its text, since a host's leases seldom change and listings are requested repeatedly."""
-    lines = text.split("\n")
-    rows = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
-    leases = [_lease(HostName(host), port, float(end), lease) for port, end, lease in rows]
-    return {lease.port: lease.model_dump_json() for lease in sorted(leases, key=lambda lease: lease.port)}
+    found = (readable_lease(host, *row) for row in _rows(text))
+    leases = sorted((lease for lease in found if lease), key=lambda lease: lease.port)
+    return {lease.port: lease.model_dump_json() for lease in leases}
 
 
-def _lease(host: HostName, port: str, end: float, text: str) -> PortLease:
-    lease = json.loads(text)
+def readable_lease(host: str, port: str, end: str | float, text: str) -> PortLease | None:
+    """None for one that AIMA did not write."""
+    return readable(f"port lease on {host}", port, lease_from, host, port, end, text)
+
+
+def lease_from(host: str, port: str, end: str | float, text: str) -> PortLease:
+    lease, end = from_json(text), float(end)
     return PortLease.model_construct(
-        host=host,
+        host=HostName(host),
         port=int(port),
         holder=InstanceId(lease["holder"]),
-        fence=lease["fence"],
-        since=datetime.fromtimestamp(lease["since"] / 1000, UTC),
+        fence=int(lease["fence"]),
+        since=datetime.fromtimestamp(float(lease["since"]) / 1000, UTC),
         until=None if end == float("inf") else datetime.fromtimestamp(end / 1000, UTC),
     )

@@ -9,14 +9,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import structlog
 from pydantic import ValidationError
 
 from aima_core.domain.ids import HostName, InstanceId, ServiceId, SignedText
-from aima_core.domain.services import GONE, Desired, Instance
+from aima_core.domain.services import GONE, Instance
 from aima_core.errors import BadId, UnknownService, UnverifiedService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Call, Scripts, comma_list, in_ms, pairs
+from aima_core.store.readable import instance_from, readable, replies
 from aima_core.trust.keys import KeyRing
 from aima_core.trust.orders import highest_fence
 from aima_core.trust.records import SignedService
@@ -25,6 +27,8 @@ RESTORE_ATTEMPTS = 3
 VERIFIED_CACHE = 8192
 """Records whose verification is remembered: listings are requested repeatedly."""
 _DESIRED = {"desired", "fence"}
+
+_log = structlog.get_logger()
 
 
 class Taken(NamedTuple):
@@ -127,15 +131,15 @@ class ServiceStore:
 
     def remove(self, id: ServiceId) -> None:
         """Deletes a service and its instances."""
-        instances = self.instances_of(id)
+        instances = self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True)
         with self._redis.pipeline() as pipe:
-            pipe.delete(keys.service(id), *(keys.instance(instance.id) for instance in instances))
+            pipe.delete(keys.service(id), *(f"{keys.instance}{each}" for each in instances))
             pipe.zrem(keys.SERVICES, id)
             pipe.hdel(keys.SERVICES_AT, id)
             if instances:
-                pipe.zrem(keys.INSTANCES, *(instance.id for instance in instances))
-            for instance in instances:
-                pipe.srem(keys.instances_on(instance.id.host), instance.id)
+                pipe.zrem(keys.INSTANCES, *instances)
+            for each in instances:
+                pipe.srem(f"{keys.instances_on}{each.partition('@')[2]}", each)
             pipe.execute()
 
     def listing(self, *, limit: int, after: str | None = None) -> Listing:
@@ -155,7 +159,10 @@ class ServiceStore:
     def replace_desired(self, instance: Instance) -> Taken | None:
         """Sets desired state and status; None if superseded by a higher fence."""
         reply = self._set_desired(instance, replace=True)
-        return Taken(_instance(pairs(reply[0])) if reply[0] else None) if reply else None
+        if not reply:
+            return None
+        before = pairs(reply[0])
+        return Taken(readable("instance", instance.id, instance_from, before) if before else None)
 
     def adopt(self, instance: Instance, *, seen_with: int | None) -> bool:
         """Restores the record of a running instance.
@@ -178,8 +185,8 @@ class ServiceStore:
         return bool(self._run("services/update_status", where, str(instance.fence), status_json(instance)))
 
     def instance(self, id: InstanceId) -> Instance | None:
-        fields = self._redis.hgetall(keys.instance(id))
-        return _instance(fields) if fields else None
+        """None also if its record is unreadable: it is as good as lost."""
+        return next(iter(self.instances([id])), None)
 
     def instances_of(self, id: ServiceId) -> list[Instance]:
         """The instances of a service, by host."""
@@ -189,12 +196,26 @@ class ServiceStore:
         """The instances on a host, in no order."""
         return self.instances(self._redis.smembers(keys.instances_on(host)))
 
+    def own_instances(self, host: HostName) -> list[Instance]:
+        """The same for the worker of that host; deletes unreadable records, which it restores from its containers."""
+        ids = self._redis.smembers(keys.instances_on(host))
+        found = self.instances(ids)
+        if unreadable := sorted(ids - {instance.id for instance in found}):
+            self._redis.delete(*(f"{keys.instance}{id}" for id in unreadable))
+            self._redis.srem(keys.instances_on(host), *unreadable)
+            self._redis.zrem(keys.INSTANCES, *unreadable)
+            _log.warning("unreadable instances deleted", instances=[id[:200] for id in unreadable])
+        return found
+
     def instances(self, ids: Iterable[str]) -> list[Instance]:
-        """The records of these instances, as far as Redis has them."""
+        """The records of these instances, as far as Redis has readable ones."""
+        names = list(ids)
         with self._redis.pipeline(transaction=False) as pipe:
-            for id in ids:
-                pipe.hgetall(keys.instance(InstanceId(id)))
-            return [_instance(fields) for fields in pipe.execute() if fields]
+            for name in names:
+                pipe.hgetall(f"{keys.instance}{name}")
+            found = zip(names, replies(pipe), strict=True)
+        records = (readable("instance", name, instance_from, fields) for name, fields in found if fields)
+        return [instance for instance in records if instance]
 
     def _record(self, id: ServiceId) -> str | None:
         return self._records([id])[0]
@@ -229,7 +250,7 @@ class ServiceStore:
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
         after, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         services = (
-            f'{self._spec_json(id, record)[:-1]},"instances":[{instances}]}}'
+            f'{self._spec_json(id, record)[:-1]},"instances":[{_readable_json(instances)}]}}'
             for id, record, instances in zip(found[::3], found[1::3], found[2::3], strict=True)
         )
         return Listing(",".join(services), after or None)
@@ -257,12 +278,16 @@ def status_json(instance: Instance) -> str:
     return instance.model_dump_json(exclude=_DESIRED)
 
 
-def _instance(fields: dict[str, Any]) -> Instance:
-    return Instance.model_validate_json(
-        # Fence and desired state are fields of their own, which the scripts compare.
-        fields["record"][:-1] + f',"fence":{fields["fence"]},"desired":"{Desired(fields["desired"])}"}}'
-    )
+@lru_cache(maxsize=4096)
+def _readable_json(instances: str) -> str:
+    """Instances in JSON, a line each, as a list without brackets; without unreadable ones.
+
+    Cached by its text, since listings are requested repeatedly.
+    """
+    lines = filter(None, instances.split("\n"))
+    return ",".join(line for line in lines if readable("instance", line, Instance.model_validate_json, line))
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:
-    return [HostName(each.partition("@")[2]) for each in instances]
+    found = (readable("instance", each, InstanceId, each) for each in instances)
+    return [id.host for id in found if id]

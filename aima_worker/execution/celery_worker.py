@@ -15,10 +15,12 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject
 from kombu import Consumer, Queue
 from kombu.common import ignore_errors
+from redis import ResponseError
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Kind
-from aima_core.errors import BadId, BrokerUnavailable
+from aima_core.errors import BadId, BrokerUnavailable, CorruptData
+from aima_core.queue.intake import check_control, check_task
 from aima_core.queue.notifier import stop_queue, task_name
 from aima_worker.attempt import WorkerShutdown
 from aima_worker.context import HostContext
@@ -58,6 +60,7 @@ def make_celery_worker(app: Celery, host: HostContext) -> Any:
     # Rejected instead of acknowledged, so that it is counted with all other malformed messages.
     worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
     _restrict_remote_control(worker)
+    _accept_only_own_messages(worker.consumer)
     return worker
 
 
@@ -67,8 +70,10 @@ def add_tasks(app: Celery, host: HostContext) -> None:
     def run_task(*arguments: Any, **_: Any) -> None:
         try:
             execute(host, OperationId(" ".join(map(str, arguments))))
-        except (WorkerShutdown, BrokerUnavailable, BadId) as unfinished:
-            raise Reject(str(unfinished), requeue=not isinstance(unfinished, BadId)) from unfinished
+        except (WorkerShutdown, BrokerUnavailable) as unfinished:
+            raise Reject(str(unfinished), requeue=True) from unfinished
+        except (BadId, CorruptData) as malformed:
+            raise Reject(str(malformed), requeue=False) from malformed
 
     for kind in Kind:
         app.task(name=task_name(kind), shared=False)(run_task)  # shared, every application of the process would have it
@@ -116,7 +121,35 @@ def _consume_stops_from(queue: str) -> type[bootsteps.StartStopStep]:
     return StopChannel
 
 
+def _accept_only_own_messages(consumer: Any) -> None:
+    """Refuses a message of another shape than AIMA's before Celery reads it; the transport drops and counts it."""
+    make_task_handler = consumer.create_task_handler
+
+    def create_task_handler() -> Callable[[Any], None]:
+        handle = make_task_handler()
+
+        def receive(message: Any) -> None:
+            check_task(message._raw)
+            handle(message)
+
+        return receive
+
+    consumer.create_task_handler = create_task_handler
+
+
 def _restrict_remote_control(worker: Any) -> None:
-    """Before it starts: commands may read the worker, never change it. Raises KeyError if Celery's node has moved."""
-    node = worker.consumer.blueprint.steps[_CONTROL].box.node
-    node.handlers = {name: node.handlers[name] for name in READING_COMMANDS | EVENT_COMMANDS}
+    """Before it starts: commands may read the worker, never change it. Raises KeyError if Celery's node has moved.
+
+    A malformed command raises, so that the transport drops and counts it; Celery itself would open another channel.
+    """
+    box = worker.consumer.blueprint.steps[_CONTROL].box
+    box.node.handlers = {name: box.node.handlers[name] for name in READING_COMMANDS | EVENT_COMMANDS}
+
+    def receive(body: Any, message: Any) -> None:
+        check_control(body, message.headers)
+        try:
+            box.node.handle_message(body, message)
+        except ResponseError as refused:  # the reply could not be sent: no reason to connect again
+            raise ValueError(str(refused)) from refused
+
+    box.on_message = receive

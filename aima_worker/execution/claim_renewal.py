@@ -14,7 +14,7 @@ import structlog
 
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Kind
-from aima_core.errors import BrokerUnavailable, Cancelled
+from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore
 from aima_core.system.background import BackgroundLoop
@@ -61,7 +61,7 @@ class ClaimRenewer:
             with self._changed:
                 del self._running[claimed.operation.id]
                 self._changed.notify_all()
-            with suppress(BrokerUnavailable):  # then the lease expires
+            with suppress(BrokerUnavailable, CorruptData):  # then the lease expires
                 if not attempt.release_claim():
                     self._operations.record_lost(attempt.operation, seen=attempt.seen)
             self._capacity_freed.set()

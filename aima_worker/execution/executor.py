@@ -25,7 +25,7 @@ from aima_core.errors import (
     Superseded,
 )
 from aima_core.scheduling.pending import explain
-from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
+from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable, Unreadable
 from aima_core.store.operations import now
 from aima_core.trust.orders import Order
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
@@ -60,9 +60,18 @@ def execute(host: HostContext, id: OperationId) -> None:
             if claimed.cancel_pending:
                 cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
                 host.operations.append_event(cancelled)
+        case Unreadable():
+            _end_unreadable(host, id, claimed)
         case Claimed():
             with host.claims.renewing(claimed) as attempt, _recorded_outcome(host, attempt):
                 STEPS[claimed.operation.kind](host, attempt, _verified_command(host, claimed))
+
+
+def _end_unreadable(host: HostContext, id: OperationId, claimed: Unreadable) -> None:
+    _log.error("operation unreadable", operation=id, reason=claimed.why)
+    host.operations.end_unreadable(id, claimed.why)
+    if claimed.attempt is not None:
+        host.claim_store.release(id, host.name, claimed.attempt)
 
 
 def _forward_or_park(host: HostContext, refused: InsufficientCapacity) -> None:

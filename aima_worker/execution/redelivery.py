@@ -15,7 +15,7 @@ from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId, Route, ServiceId
 from aima_core.domain.operations import Kind, Operation
 from aima_core.domain.resources import Allocation, ResourceRequest
-from aima_core.errors import UnknownHost
+from aima_core.errors import CorruptData, UnknownHost, UnknownOperation
 from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
 from aima_core.scheduling.pending import redeliver
 from aima_core.system.background import BackgroundLoop
@@ -51,7 +51,7 @@ class RedeliveryLoop:
     def run_once(self) -> None:
         """Raises BrokerUnavailable."""
         if redeliver(self._host.operations, self._host.notifier, self._host.pending_reasons):
-            with suppress(UnknownHost):  # it has been forgotten, and joins with its next heartbeat
+            with suppress(UnknownHost, CorruptData):  # its next heartbeats join, and announce it again
                 self._notify_of_what_fits()
 
     def _notify_of_what_fits(self) -> None:
@@ -78,6 +78,10 @@ class RedeliveryLoop:
 def take_over_from_predecessor(host: HostContext) -> None:
     """Called once, by the only worker of this host, before it consumes anything. Raises BrokerUnavailable."""
     for id in host.claim_store.release_all_of_host(host.name):
-        operation = host.operations.get(id)
+        try:
+            operation = host.operations.get(id)
+        except (UnknownOperation, CorruptData) as unreadable:
+            _log.warning("operation not taken over", operation=id, reason=str(unreadable))
+            continue
         _log.info("operation taken over", operation=operation.id, kind=operation.kind)
         host.notifier.notify(operation, on=None if operation.kind is Kind.STOP else str(Route.to_host(host.name)))

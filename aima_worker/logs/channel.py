@@ -7,20 +7,26 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ByteSize
 
 from aima_core.domain.ids import AnswerId, HostName, InstanceId
-from aima_core.errors import BadId
+from aima_core.errors import AimaError
 from aima_core.logs.protocol import LastLines, LogBatch, LogChunk, LogRequest
+from aima_core.queue.transport import DroppedMessages
 from aima_core.redis import keys
 from aima_core.redis.interface import TextPipeline, TextRedis
+
+REQUEST_LIMIT = ByteSize(64 << 10)
+"""Characters of one request before it is decoded."""
 
 _log = structlog.get_logger()
 
 
 class LogChannel:
-    def __init__(self, redis: TextRedis) -> None:
+    def __init__(self, redis: TextRedis, *, dropped: DroppedMessages | None = None) -> None:
+        """Malformed requests are counted in `dropped`."""
         self._redis = redis
+        self._dropped = dropped or DroppedMessages()
 
     def next_request(self, host: HostName, *, within: timedelta) -> LogRequest | None:
         """None if no request of this protocol version comes within that time, or `wake` was called."""
@@ -28,9 +34,12 @@ class LogChannel:
         if not found or not found[1]:
             return None
         try:
+            if len(found[1]) > REQUEST_LIMIT:
+                raise ValueError(f"it has {len(found[1])} characters, and the limit is {REQUEST_LIMIT}")
             return LogRequest.model_validate_json(found[1])
-        except (ValidationError, BadId) as malformed:
-            _log.warning("log request dropped", reason=str(malformed))
+        except (ValueError, AimaError) as malformed:
+            self._dropped.add()
+            _log.warning("log request dropped", reason=str(malformed)[:200])
             return None
 
     def wake(self, host: HostName) -> None:

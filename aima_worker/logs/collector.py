@@ -12,7 +12,7 @@ from threading import Event, Lock
 import structlog
 
 from aima_core.domain.ids import InstanceId, ServiceId
-from aima_core.errors import AimaError, BrokerUnavailable
+from aima_core.errors import AimaError, BadId, BrokerUnavailable, CorruptData
 from aima_core.logs.protocol import LogCursor
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
@@ -132,11 +132,14 @@ class LogCollector:
             self._drop_idle()
 
     def _instance(self, container: Container) -> InstanceId | None:
-        """None for a container that has not started, or that was named by hand."""
+        """None for a container that has not started, or that was named or labelled by hand."""
         service = container.labels.get("aima.service")
         if container.status is Status.CREATED or service is None:
             return None
-        instance = ServiceId(service).on(self._host.name)
+        try:
+            instance = ServiceId(service).on(self._host.name)
+        except BadId:
+            return None
         return instance if container.name == self._host.container_name(instance.service) else None
 
     def _write(self) -> None:
@@ -165,7 +168,7 @@ class LogCollector:
             return
         try:
             self._channel.store(last)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, CorruptData):
             for _, buffer in buffers:
                 buffer.unstored = True
             raise

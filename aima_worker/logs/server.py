@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 
 from aima_core.domain.ids import AnswerId
-from aima_core.errors import AimaError, BrokerUnavailable
+from aima_core.errors import AimaError, BrokerUnavailable, CorruptData
 from aima_core.logs.dedup import LineDeduplicator
 from aima_core.logs.protocol import LogChunk, LogCursor, LogEnd, LogLine, LogRequest
 from aima_core.system.background import BackgroundLoop
@@ -56,7 +56,7 @@ class LogServer:
         try:
             self._collector.stop()
             self._answers.wake(self._host.name)
-        except BrokerUnavailable as unavailable:
+        except (BrokerUnavailable, CorruptData) as unavailable:
             _log.warning("last lines not stored", reason=str(unavailable))
         self._loop.stop(within=STOP_TIMEOUT)
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -77,8 +77,10 @@ class LogServer:
             self._answers.answer(id, LogChunk())  # reading may take a while: the API node must not time out
             for chunk in self._chunks(request):
                 self._answers.answer(id, chunk)
-        except BrokerUnavailable as unavailable:
+        except (BrokerUnavailable, CorruptData) as unavailable:
             _log.warning("log request not answered", reason=str(unavailable))
+        except Exception:  # noqa: BLE001 the error boundary of the thread: its pool would swallow the reason
+            _log.exception("log request not answered", instance=request.instance)
 
     def _chunks(self, request: LogRequest) -> Iterator[LogChunk]:
         cursor = self._collector.join(request.instance) if request.follow else None

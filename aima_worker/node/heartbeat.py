@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.errors import BrokerUnavailable, HostNameTaken, IdentityTaken
+from aima_core.errors import BrokerUnavailable, CorruptData, HostNameTaken, IdentityTaken
 from aima_core.queue.transport import DroppedMessages
 from aima_core.store.hosts import HeartbeatReply, Membership
 from aima_core.system.background import BackgroundLoop
@@ -53,6 +53,8 @@ class Heartbeat:
         self._displaced = displaced
         self._file = RedisState.file_of(host)
         self._known = RedisState.load(self._file)
+        self._joined = host.settings.state_dir.expanduser() / "joined"
+        self._own_mark = f"{host.name} {identity} {session.partition(':')[2]}\n"
         self._drained = False
         self._heartbeats_to_announcement = 0
         self._loop = BackgroundLoop("heartbeat", self._run_pass, interval=interval)
@@ -63,6 +65,11 @@ class Heartbeat:
         self._join()
         self._hosts.announce(facts)
         self._loop.start()
+
+    @property
+    def has_joined_before(self) -> bool:
+        """Whether this very host, not a copy of its disk, has had the name: then another's session may be forged."""
+        return self._joined.exists() and self._joined.read_text() == self._own_mark
 
     def announce_now(self) -> None:
         """The facts have changed: announces them with a heartbeat at once."""
@@ -77,7 +84,7 @@ class Heartbeat:
         try:
             self._report_dropped()
             self._hosts.leave(self._host)
-        except BrokerUnavailable as unavailable:
+        except (BrokerUnavailable, CorruptData) as unavailable:
             _log.warning("leave not recorded", reason=str(unavailable))
 
     def send(self) -> None:
@@ -96,6 +103,8 @@ class Heartbeat:
     def _join(self) -> None:
         self._hosts.join(self._host, identity=self._identity, session=self._session)
         self._heartbeats_to_announcement = 0
+        if not self.has_joined_before:
+            write_atomically(self._joined, self._own_mark)
 
     def _run_pass(self) -> None:
         try:

@@ -13,7 +13,7 @@ import structlog
 
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import BrokerUnavailable, DockerUnavailable
+from aima_core.errors import BrokerUnavailable, CorruptData, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
@@ -83,8 +83,8 @@ class ReconcileLoop:
         inventory = self._scanned()
         self._report_unrecognized(inventory)
         try:
-            records = self._host.services.instances_on(self._host.name)
-        except BrokerUnavailable:
+            records = self._host.services.own_instances(self._host.name)
+        except (BrokerUnavailable, CorruptData):
             self._supervisor.check_without_records(inventory.managed)
             raise
         instances = {instance.id.service: instance for instance in records}
@@ -93,11 +93,19 @@ class ReconcileLoop:
         doubtful = self._mass_loss(instances, inventory.managed) | self._unread(instances, inventory)
         for service in (instances.keys() | inventory.managed.keys()) - doubtful:
             if not self._host.claims.is_running(service):
-                self._reconcile_service(instances.get(service), inventory.managed.get(service))
+                self._reconcile_separately(instances.get(service), inventory.managed.get(service))
         if time.monotonic() >= self._resources_due:
             settled = self._resources.reconcile(instances, inventory.managed)
             interval = self._host.timings.resources_interval if settled else timedelta()
             self._resources_due = time.monotonic() + interval.total_seconds()
+
+    def _reconcile_separately(self, instance: Instance | None, managed: ManagedContainer | None) -> None:
+        try:
+            self._reconcile_service(instance, managed)
+        except (BrokerUnavailable, DockerUnavailable):
+            raise
+        except Exception:  # noqa: BLE001 the error boundary of a service: its bad data must not disturb the others
+            _log.exception("service not reconciled", instance=instance.id if instance else managed and managed.id)
 
     def _reconcile_service(self, instance: Instance | None, managed: ManagedContainer | None) -> None:
         if instance is None:

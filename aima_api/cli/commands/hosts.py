@@ -10,6 +10,7 @@ import click
 from aima_api.cli.options import calls_the_api, complete, lists, output_option, timeout_option, wait_option
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, titled
 from aima_api.client import Api, path_of
+from aima_core.logs.sanitize import sanitized
 
 COLUMNS = {
     "HOST": "name",
@@ -36,9 +37,12 @@ name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
 @calls_the_api
 def list_hosts(api: Api) -> RecordList:
     """List the hosts."""
-    hosts = api.every("/v1/hosts")
+    listing = api.get("/v1/hosts")
+    hosts = listing["items"]
     optional = {"LABELS": any(each["labels"] for each in hosts), "CLOCK": any(map(_clock, hosts))}
     columns = {heading: field for heading, field in COLUMNS.items() if optional.get(heading, True)}
+    for record in listing.get("unreadable", ()):
+        click.echo(f"Unreadable in Redis, skipped: {sanitized(record)}. See `aima doctor`.", err=True)
     nothing = "No hosts. Start a worker on one with `aima worker`."
     return RecordList(hosts, columns, nothing, row=_row, wide=titled("address", "routes", "ports"))
 

@@ -5,8 +5,8 @@ local allocations = unpack(KEYS)
 local service = unpack(ARGV)
 
 local text = redis.call('HGET', allocations, service)
-if not text then return 0 end
-local allocation = parse_allocation(text)
+local allocation = text and parse_allocation(text)
+if not allocation then return 0 end
 allocation.loading = false
 redis.call('HSET', allocations, service, format_allocation(allocation))
 return 1

@@ -5,5 +5,6 @@ local allocations = unpack(KEYS)
 local service, highest_fence = unpack(ARGV)
 
 local text = redis.call('HGET', allocations, service)
-if not text or parse_allocation(text).fence > tonumber(highest_fence) then return 0 end
+local allocation = text and parse_allocation(text)
+if not text or allocation and allocation.fence > tonumber(highest_fence) then return 0 end
 return redis.call('HDEL', allocations, service)

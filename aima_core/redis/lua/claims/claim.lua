@@ -1,20 +1,22 @@
--- uses: clock, allocations, routes
+-- uses: clock, allocations, claims, routes, tolerant
 -- Claims an operation for a host: a lease of claim_ms, with the resources of a start allocated in the same step.
 --
 -- A duplicate or late message claims nothing. Admission and allocation are one step, so that two starts never race for
 -- the last memory of a host. A start that any host may claim goes to the host that has its service already, so that
 -- two starts of one service never run it on two hosts. A claim whose reply was lost is granted again to its token.
 --
--- Without `slots`, the host admits everything.
--- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, or {3, host that has the service, record}.
+-- Without `slots`, the host admits everything. A record with values that no API node writes is not claimed.
+-- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, {3, host that has the service, record}, or
+-- {4, what is wrong with the record}.
 local operation, claim, waiting, host_slots, allocations, drained_hosts, service_hosts = unpack(KEYS)
 local id, host, claim_ms, claimable_states, started_at, token = unpack(ARGV, 1, 6)
 local operation_prefix, instance_prefix, allocations_prefix = unpack(ARGV, 7, 9)
 local slots, memory_limit, memory_available, unified = unpack(ARGV, 10, 13)
 local gpu_ids = {unpack(ARGV, 14)}
 
-local state, cancelled, attempt, owner, kind, needs, service, fence, route = unpack(redis.call('HMGET', operation,
+local state, cancelled, attempt, owner, kind, needs, service, fence, route = unpack(hash_values(operation,
   'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence', 'route'))
+local request = json_object(needs or '{}')
 local allocated_gpus = {}
 
 local function record() return redis.call('HGETALL', operation) end
@@ -23,16 +25,28 @@ local function is_claimable(state) return string.find(claimable_states, ',' .. s
 
 local function not_claimable()
   if not state then return {0, 'there is no record of it'} end
-  if not is_claimable(state) then return {0, 'it has ended: ' .. state} end
+  if redis.call('PTTL', operation) >= 0 then return {0, 'it has ended: ' .. state} end
   if cancelled and not attempt then return {0, 'cancelled'} end -- an attempt may have left a container to remove
 end
 
+local function unreadable()
+  if not is_claimable(state) then return {4, 'its state is unknown'} end
+  if not request then return {4, 'its needs are no JSON object'} end
+  for _, name in ipairs({'memory', 'gpu_memory'}) do
+    if type(request[name] or 0) ~= 'number' then return {4, 'its ' .. name .. ' is no number'} end
+  end
+  if request.gpus ~= 'all' and type(request.gpus or 0) ~= 'number' then return {4, 'its gpus are no number'} end
+  if not tonumber(fence or nil) then return {4, 'its fence is no number'} end
+  if attempt and (#attempt > 9 or not string.find(attempt, '^%d+$')) then return {4, 'its attempt is no number'} end
+  if kind ~= 'pull' and not service or not route then return {4, 'it names no service or no route'} end
+end
+
 local function already_claimed()
-  local holder = redis.call('GET', claim)
-  if not holder then return nil end
+  if not is_claimed(claim, claim_ms) then return nil end
+  local holder = text_of(claim) or 'another writer'
   if redis.call('HGET', operation, 'claimed_by') == token then -- the reply to this claim was lost
     local text = redis.call('HGET', allocations, service or '')
-    return {1, record(), text and parse_allocation(text).gpus or {}}
+    return {1, record(), (parse_allocation(text or '') or {gpus = {}}).gpus}
   end
   return {0, 'it is held by ' .. holder}
 end
@@ -42,12 +56,12 @@ end
 -- operation to another host.
 local function has_service(other)
   local desired, desired_fence, asked_by =
-    unpack(redis.call('HMGET', instance_prefix .. instance_on(service, other), 'desired', 'fence', 'asked_by'))
-  local start_state = desired == 'running' and asked_by and redis.call('HGET', operation_prefix .. asked_by, 'state')
+    unpack(hash_values(instance_prefix .. instance_on(service, other), 'desired', 'fence', 'asked_by'))
+  local start_state = desired == 'running' and asked_by and hash_value(operation_prefix .. asked_by, 'state')
   if start_state and is_claimable(start_state) then return true end
-  local text = redis.call('HGET', allocations_prefix .. other, service)
-  if not text then return false end
-  return desired ~= 'stopped' or (tonumber(desired_fence) or 0) < parse_allocation(text).fence
+  local held = parse_allocation(hash_value(allocations_prefix .. other, service) or '')
+  if not held then return false end
+  return desired ~= 'stopped' or (tonumber(desired_fence) or 0) < held.fence
 end
 
 local function placed_elsewhere()
@@ -61,8 +75,8 @@ local function use_of_other_services()
   local use = {memory = 0, memory_loading = 0, loading_on_gpus = false, gpus = {}}
   local all = redis.call('HGETALL', allocations)
   for at = 1, #all, 2 do
-    if all[at] ~= service then
-      local other = parse_allocation(all[at + 1])
+    local other = parse_allocation(all[at + 1])
+    if other and all[at] ~= service then
       use.memory = use.memory + other.memory
       if other.loading then
         use.memory_loading = use.memory_loading + other.memory
@@ -87,7 +101,7 @@ end
 local function allocate()
   local is_new = redis.call('HEXISTS', allocations, service) == 0
   if is_new and redis.call('HEXISTS', drained_hosts, host) == 1 then return 'drained' end
-  local request, shares_memory, use = cjson.decode(needs or '{}'), unified == '1', use_of_other_services()
+  local shares_memory, use = unified == '1', use_of_other_services()
   local memory = (request.memory or 0) + (shares_memory and request.gpu_memory or 0)
   local fits = use.memory + memory <= tonumber(memory_limit)
   if not fits or use.memory_loading + memory > tonumber(memory_available) then return 'memory' end
@@ -104,6 +118,7 @@ local function admit()
   if kind == 'stop' or not slots then return nil end
   local now = now_ms()
   redis.call('ZREMRANGEBYSCORE', host_slots, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', host_slots, '(' .. now + claim_ms, '+inf') -- no worker claims for longer
   local obstacle = redis.call('ZCARD', host_slots) >= tonumber(slots) and 'slots' or kind == 'start' and allocate()
   if obstacle then
     redis.call('ZADD', waiting, 'NX', now, id)
@@ -122,4 +137,4 @@ local function grant()
   return {1, record(), allocated_gpus}
 end
 
-return not_claimable() or already_claimed() or placed_elsewhere() or admit() or grant()
+return not_claimable() or unreadable() or already_claimed() or placed_elsewhere() or admit() or grant()

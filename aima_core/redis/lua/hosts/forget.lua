@@ -1,4 +1,4 @@
--- uses: clock, hosts
+-- uses: clock, hosts, tolerant
 -- Forgets a removed host: deletes every record of it in one step, so that a host which joins again finds all of its
 -- records or none (race). Refused while it is live.
 --
@@ -20,7 +20,7 @@ end
 
 local function end_claims()
   for _, id in ipairs(redis.call('ZRANGE', active, 0, -1)) do
-    if redis.call('HGET', operation_prefix .. id, 'host') == name then redis.call('DEL', claim_prefix .. id) end
+    if hash_value(operation_prefix .. id, 'host') == name then redis.call('DEL', claim_prefix .. id) end
   end
 end
 

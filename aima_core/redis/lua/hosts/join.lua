@@ -11,9 +11,10 @@ local function is_taken(name)
   return other and other ~= own_session and is_live(hosts_seen, name, dead_ms)
 end
 
-if is_taken(name) then return {'name', string.match(redis.call('HGET', sessions, name), '^%S+')} end
+if is_taken(name) then return {'name', string.match(redis.call('HGET', sessions, name), '^%S+') or '?'} end
 local previous = redis.call('HGET', identities, identity)
-if previous and previous ~= name and is_taken(previous) then return {'identity', previous} end
+local is_its_own = previous and string.match(redis.call('HGET', sessions, previous) or '', '^%S+') == identity
+if is_its_own and previous ~= name and is_taken(previous) then return {'identity', previous} end
 redis.call('HSET', sessions, name, own_session)
 redis.call('HSET', identities, identity, name)
 redis.call('ZADD', hosts_seen, now_ms() / 1000, name)

@@ -1,4 +1,4 @@
--- uses: clock, events
+-- uses: clock, events, tolerant
 -- Enqueues operations: stores each with its first event and the desired state of its instance, and pushes its message.
 --
 -- One step, so that a crash of the API node leaves no stored operation without a message. An operation that is stored
@@ -17,13 +17,14 @@ local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = u
 local now = now_ms()
 
 local function is_superseded(own)
-  local seen = own.instance and tonumber(redis.call('HGET', instance_prefix .. own.instance, 'fence') or '0') or 0
+  local seen = own.instance and tonumber(hash_value(instance_prefix .. own.instance, 'fence') or '0') or 0
   return seen >= tonumber(own.fence) and seen <= tonumber(highest)
 end
 
 local function set_desired(own, group)
   local key = instance_prefix .. own.instance
   local record = string.gsub(string.gsub(group.instance, '<id>', own.id), '<instance>', own.instance)
+  delete_unless('hash', key)
   redis.call('HSET', key, 'fence', own.fence, 'desired', group.desired, 'asked_by', own.id)
   redis.call('HSETNX', key, 'record', record)
   redis.call('ZADD', instances, 0, own.instance)

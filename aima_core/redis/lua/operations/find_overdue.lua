@@ -1,4 +1,4 @@
--- uses: clock, routes
+-- uses: clock, routes, claims, tolerant
 -- Records which routes have a live consumer, and finds queued operations that end without one: those whose routes had
 -- none for over limit_ms, and those that no worker has claimed until their order expired at the caller's clock.
 --
@@ -6,7 +6,7 @@
 -- an operation waits on. Operations whose next check is due first come first, so that each has its turn.
 -- Returns {{id, record, …} of the unroutable, {id, record, …} of the expired}.
 local active, routes_seen = unpack(KEYS)
-local operation_prefix, claim_prefix, limit_ms, count, forget_ms, clock, live_routes = unpack(ARGV)
+local operation_prefix, claim_prefix, claim_ms, limit_ms, count, forget_ms, clock, live_routes = unpack(ARGV)
 local now = now_ms()
 
 for _, route in ipairs(cjson.decode(live_routes)) do redis.call('ZADD', routes_seen, now, route) end
@@ -15,25 +15,28 @@ redis.call('ZREMRANGEBYSCORE', routes_seen, '-inf', now - forget_ms)
 local function last_seen(routes)
   local last = 0
   for _, route in ipairs(routes) do
-    last = math.max(last, tonumber(redis.call('ZSCORE', routes_seen, route) or '0'))
+    if type(route) == 'string' then
+      last = math.max(last, tonumber(redis.call('ZSCORE', routes_seen, route) or '0'))
+    end
   end
   return last
 end
 
 local function add(found, id)
   found[#found + 1] = id
-  found[#found + 1] = redis.call('HGETALL', operation_prefix .. id)
+  found[#found + 1] = hash(operation_prefix .. id)
 end
 
 local unroutable, expired = {}, {}
 for _, id in ipairs(redis.call('ZRANGE', active, 0, count - 1)) do
   local state, enqueued_at, routes, host, not_after =
-    unpack(redis.call('HMGET', operation_prefix .. id, 'state', 'put_down', 'routes', 'host', 'not_after'))
+    unpack(hash_values(operation_prefix .. id, 'state', 'put_down', 'routes', 'host', 'not_after'))
+  enqueued_at, not_after = tonumber(enqueued_at or nil), tonumber(not_after or nil)
   if state == 'queued' then
-    if tonumber(not_after or clock) < tonumber(clock) and redis.call('EXISTS', claim_prefix .. id) == 0 then
+    if (not_after or tonumber(clock)) < tonumber(clock) and not is_claimed(claim_prefix .. id, claim_ms) then
       add(expired, id)
     elseif enqueued_at and now - enqueued_at > tonumber(limit_ms) then
-      local candidates = host and {route_to(host)} or cjson.decode(routes)
+      local candidates = host and {route_to(host)} or json_object(routes) or {}
       if now - last_seen(candidates) > tonumber(limit_ms) then add(unroutable, id) end
     end
   end

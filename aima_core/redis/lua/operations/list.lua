@@ -1,3 +1,4 @@
+-- uses: tolerant
 -- Lists one page of an index with its records, newest first, and drops index entries whose record has expired.
 --
 -- An entry is an id, or a sort key, a blank and the id. `filters` are the fields and values that records must have.
@@ -17,8 +18,8 @@ local function matches(record)
 end
 
 local function add(page, entry)
-  local id = string.match(entry, '[^ ]+$')
-  local record = redis.call('HGETALL', operation_prefix .. id)
+  local id = string.match(entry, '[^ ]*$')
+  local record = hash(operation_prefix .. id)
   if #record == 0 then
     redis.call('ZREM', index, entry)
   elseif matches(record) then

@@ -1,10 +1,12 @@
+-- uses: claims, tolerant
 -- Requests that an operation be cancelled. The worker that holds its claim sees the mark when it renews; without a
 -- claim, the caller may end the operation at once.
 -- Returns 'lost' (no record), 'ended', 'held' or 'free'.
 local operation, claim = unpack(KEYS)
+local claim_ms = unpack(ARGV)
 
-local state = redis.call('HGET', operation, 'state')
+local state = hash_value(operation, 'state')
 if not state then return 'lost' end
 if redis.call('PTTL', operation) >= 0 then return 'ended' end
 redis.call('HSET', operation, 'cancel', '1')
-return redis.call('EXISTS', claim) == 1 and 'held' or 'free'
+return is_claimed(claim, claim_ms) and 'held' or 'free'

@@ -1,4 +1,4 @@
--- uses: clock, leases
+-- uses: clock, leases, tolerant
 -- Leases a port of a host for lease_ms: the requested one, else the instance's last one, else the first free one.
 --
 -- A port is free from the time in its score. A port never leased has its own number there, so that the lowest
@@ -10,10 +10,11 @@ local lease_prefix, instance, fence, lease_ms, requested, avoid, avoid_ms = unpa
 local now = now_ms()
 
 local last = redis.call('HGET', last_ports, instance)
-local text = last and redis.call('GET', lease_prefix .. last)
-local lease = text and cjson.decode(text)
+local text = last and text_of(lease_prefix .. last)
+local lease = text and json_object(text)
 local leased = lease and lease.holder == instance and last
-if leased and lease.fence > tonumber(fence) then return tonumber(last) end -- a later operation's: not moved by this one
+local lease_fence = leased and tonumber(lease.fence) or 0
+if lease_fence > tonumber(fence) then return tonumber(last) end -- a later operation's: not moved by this one
 
 if avoid ~= '' then
   redis.call('DEL', lease_prefix .. avoid)
@@ -26,7 +27,7 @@ local port = requested ~= '' and requested or last
 if port and port ~= leased then
   local free_from = redis.call('ZSCORE', ports, port)
   if not free_from or tonumber(free_from) > now then
-    if port == requested then return free_from and {redis.call('GET', lease_prefix .. port) or ''} or 'out of range' end
+    if port == requested then return free_from and {text_of(lease_prefix .. port) or ''} or 'out of range' end
     port = false
   end
 end

@@ -1,3 +1,4 @@
+-- uses: tolerant
 -- Lists the port leases in force on all hosts.
 --
 -- `highest` is the highest port number: a free port that was never leased has its own number as score.
@@ -6,12 +7,13 @@ local hosts = unpack(KEYS)
 local ports_prefix, lease_prefix, highest = unpack(ARGV)
 
 local function leases_on(host)
-  local found = redis.call('ZRANGE', ports_prefix .. host, '(' .. highest, '+inf', 'BYSCORE', 'WITHSCORES')
+  local found = unless_wrong_type(
+    redis.pcall('ZRANGE', ports_prefix .. host, '(' .. highest, '+inf', 'BYSCORE', 'WITHSCORES'), {})
   if #found == 0 then return '' end
   local keys, parts, prefix = {}, {}, lease_prefix .. host .. ':'
   for at = 1, #found, 2 do keys[(at + 1) / 2] = prefix .. found[at] end
   for at, lease in ipairs(redis.call('MGET', unpack(keys))) do
-    if lease then
+    if lease and not string.find(lease, '\n', 1, true) then
       local size = #parts
       parts[size + 1], parts[size + 2], parts[size + 3] = found[2 * at - 1], found[2 * at], lease
     end

@@ -1,10 +1,10 @@
--- uses: clock, hosts, routes
--- Lists services by id: the record of each, with its signed spec, and its instances as JSON that the caller passes on
--- without parsing: dashboards request listings of hundreds of services repeatedly.
+-- uses: clock, hosts, routes, tolerant
+-- Lists services by id: the record of each, with its signed spec, and its instances as JSON, a line each, which the
+-- caller checks once per text: dashboards request listings of hundreds of services repeatedly.
 --
 -- The status of an instance on a host that is not live may be stale: it is listed as unknown, unless nothing is left
 -- of the instance. `gone_states` are those states, with a comma on both sides of each.
--- Returns {the id after which the next page starts or '', id, record, instances with a comma between them, id, …}.
+-- Returns {the id after which the next page starts or '', id, record, instances, id, …}.
 local services, instances, hosts_seen = unpack(KEYS)
 local service_prefix, instance_prefix, first, last, limit, dead_ms, gone_states = unpack(ARGV)
 local live = {}
@@ -16,7 +16,7 @@ end
 
 local function status(record, host)
   if is_host_live(host) then return record end
-  local state = string.match(record, '"state":"(%l+)"') -- the first one is its own: texts have their quotes escaped
+  local state = string.match(record, '"state":"(%l+)"') or '' -- the first one is its own: texts have their quotes escaped
   if string.find(gone_states, ',' .. state .. ',', 1, true) then return record end
   return (string.gsub(record, '"state":"%l+"', '"state":"unknown"', 1))
 end
@@ -24,13 +24,13 @@ end
 local function listed_instances(service)
   local parts = {}
   for _, id in ipairs(instances_of(service, instances)) do
-    local record, fence, desired = unpack(redis.call('HMGET', instance_prefix .. id, 'record', 'fence', 'desired'))
-    if record then
+    local record, fence, desired = unpack(hash_values(instance_prefix .. id, 'record', 'fence', 'desired'))
+    if record and fence and desired then
       local text = status(record, string.sub(id, #service + 2))
       parts[#parts + 1] = string.sub(text, 1, -2) .. ',"fence":' .. fence .. ',"desired":"' .. desired .. '"}'
     end
   end
-  return table.concat(parts, ',')
+  return table.concat(parts, '\n')
 end
 
 local ids = redis.call('ZRANGE', services, first, last, 'BYLEX', 'LIMIT', 0, limit + 1)

@@ -1,3 +1,4 @@
+-- uses: tolerant
 -- Sets the desired state of an instance, unless one with a higher fence was set before. A fence beyond `highest` is
 -- forged, and counts as none.
 --
@@ -6,6 +7,7 @@
 local instance, instances, host_instances = unpack(KEYS)
 local id, fence, highest, desired, record, replace = unpack(ARGV)
 
+delete_unless('hash', instance)
 local before = redis.call('HGETALL', instance)
 local seen = tonumber(redis.call('HGET', instance, 'fence') or '0') or 0
 if tonumber(fence) < seen and seen <= tonumber(highest) then return 0 end

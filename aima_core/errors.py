@@ -138,8 +138,8 @@ class Unauthorized(AimaError, code="unauthorized", status=401, exit_code=24):
 
 
 class BadSignature(AimaError, code="bad_signature", status=403, exit_code=25):
-    sentence = "The command's signature is not valid on {host}; it was not executed."
-    hint = "Set the same `signing_key` on API nodes and hosts."
+    sentence = "The signature of {what} is not valid; it was not executed or used."
+    hint = "Give API nodes and hosts keys that belong together: `signing_key` and `trusted_keys`."
 
 
 class UnsafeBind(AimaError, code="unsafe_bind", status=422, exit_code=26):

@@ -60,13 +60,14 @@ _log = structlog.get_logger()
 def run_worker(settings: Settings) -> int:
     """Works until SIGTERM or SIGINT; returns the exit code. Raises BadSettings."""
     _glibc("mallopt", _M_ARENA_MAX, MALLOC_ARENAS)  # by default each thread has its own arena, and keeps its peak
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery handles it: a host that has joined leaves
+    terminated = _exit_on_sigterm()
     runtime, native = choose_runtime(settings)
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it logs every requeue with a traceback
     with worker_with_loops(settings, runtime, native=native) as worker:
         _shrink_memory()
         on_worker_shutdown(lambda: exit_within_deadline(lambda: int(worker.exitcode or 0)))
-        worker.start()
+        if not terminated.is_set():
+            worker.start()
     return int(worker.exitcode or 0)
 
 
@@ -179,6 +180,23 @@ def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) ->
                 _log.warning("waiting for Redis", reason=waiting_for)
             time.sleep(REDIS_RETRY_INTERVAL.total_seconds())
     _log.info("worker joined", host=host.name)
+
+
+def _exit_on_sigterm() -> Flag:
+    """Until Celery handles SIGTERM: a host that has joined leaves. Returns a flag that is set at the signal.
+
+    The exception of a signal handler is lost if the signal arrives during a finalizer, such as one of the import
+    system: then the flag or the deadline ends the worker.
+    """
+    terminated = Flag()
+
+    def leave(*_: object) -> None:
+        terminated.set()
+        exit_within_deadline(lambda: 0)
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    return terminated
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:

@@ -111,7 +111,7 @@ def _verified_command(host: HostContext, claimed: Claimed) -> Any:
     operation = claimed.operation
     try:
         if not verified(claimed.command_text, host.signing_key, operation.id, claimed.signature):
-            raise BadSignature(host=host.name)
+            raise BadSignature(what="the command")
         return claimed.command
     except (BadSignature, ValidationError) as wrong:
         if operation.service:  # its allocation was granted with the claim, and no step runs that would release it

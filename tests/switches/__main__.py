@@ -10,18 +10,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from switches.table import switches
+from switches.table import attacks, switches
 from switches.without import copy_of_the_project, played_without
 
 
 def main() -> int:
     reported = argparse.ArgumentParser(prog="python -m switches")
     reported.add_argument(
-        "--row", type=int, action="append", help="only those of this fault; may be given several times"
+        "--row", action="append", help="only those of this fault or threat; may be given several times"
     )
     reported.add_argument("--list", action="store_true", help="name them and do nothing")
     asked = reported.parse_args()
-    chosen = [switch for switch in switches() if asked.row is None or switch.row in asked.row]
+    chosen = [each for each in (*switches(), *attacks()) if asked.row is None or str(each.row) in asked.row]
     if asked.list:
         sys.stdout.write("".join(f"{switch}\n" for switch in chosen))
         return 0

@@ -1,7 +1,7 @@
-"""The mechanisms behind the bounds of `docs/faults.md`: how each is switched off, and the tests that then fail.
+"""The mechanisms behind the faults and threats of `docs/`: how each is switched off, and the tests that then fail.
 
-`switches.yaml` lists them by fault. A switch is a few edits: in `file` the text `was`, which occurs once, is replaced
-by another. Where one of two mechanisms suffices, the edits switch both off.
+`switches.yaml` lists them by fault, `attacks.yaml` by threat. A switch is a few edits: in `file` the text `was`, which
+occurs once, is replaced by another. Where one of two mechanisms suffices, the edits switch both off.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-TABLE = Path(__file__).with_name("switches.yaml")
+FAULTS, ATTACKS = (Path(__file__).with_name(name) for name in ("switches.yaml", "attacks.yaml"))
 
 
 class _Strict(BaseModel):
@@ -29,8 +29,8 @@ class Edit(_Strict):
 
 
 class Switch(_Strict):
-    row: int
-    """The fault's number."""
+    row: int | str
+    """The fault's number, or the threat's name."""
     then: str
     """What happens without the mechanism."""
     edits: tuple[Edit, ...]
@@ -42,4 +42,12 @@ class Switch(_Strict):
 
 
 def switches() -> list[Switch]:
-    return [Switch.model_validate(entry) for entry in yaml.safe_load(TABLE.read_text())]
+    return _read(FAULTS)
+
+
+def attacks() -> list[Switch]:
+    return _read(ATTACKS)
+
+
+def _read(table: Path) -> list[Switch]:
+    return [Switch.model_validate(entry) for entry in yaml.safe_load(table.read_text()) or ()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -29,3 +31,30 @@ def test_a_worker_shuts_down_within_three_seconds_while_redis_is_frozen(own_redi
 
     own_redis.thaw()
     assert taken < ENDS_WITHIN_SECONDS + 0.5  # for a busy machine
+
+
+SIGNALLED_IN_A_FINALIZER = """
+import os, signal, sys
+from aima_core.settings import load_settings
+from aima_worker import app
+
+class Finalizer:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def choose(settings, choose=app.choose_runtime):
+    Finalizer()
+    return choose(settings)
+
+app.choose_runtime = choose
+sys.exit(app.run_worker(load_settings()))
+"""
+
+
+def test_a_sigterm_whose_exception_is_lost_in_a_finalizer_still_ends_the_worker(worker_environment):
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_IN_A_FINALIZER], env=worker_environment, timeout=30, capture_output=True
+    )
+
+    assert b"Exception ignored" in ended.stderr
+    assert ended.returncode == 0

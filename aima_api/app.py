@@ -118,6 +118,7 @@ class Server(uvicorn.Server):
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
         self._dependencies: Dependencies = app.state.dependencies
         self._redis_url = settings.redis.url.get_secret_value()
+        self._scheme = "https" if settings.api.tls.certificate else "http"
         metrics: Metrics = app.state.dependencies.metrics
         proxies, files = settings.api.trusted_proxies, settings.api.tls
         tls = ReloadingCertificate(files.certificate, files.key).context if files.certificate and files.key else None
@@ -163,7 +164,7 @@ class Server(uvicorn.Server):
         """The first line of a node's output: where it listens, and whether Redis answers."""
         address = self.config.host
         port = self.servers[0].sockets[0].getsockname()[1]
-        url = f"{'https' if self.config.is_ssl else 'http'}://{f'[{address}]' if ':' in address else address}:{port}"
+        url = f"{self._scheme}://{f'[{address}]' if ':' in address else address}:{port}"
         offered = self._dependencies.catalog
         catalog = f"{counted(len(offered.engines), 'engine')}, {counted(len(offered.models), 'model')}"
         try:

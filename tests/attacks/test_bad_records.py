@@ -455,7 +455,7 @@ def test_names_of_labels_pass_the_filter_of_the_terminal(capsys):
     for output in ("table", "json", "yaml"):
         print_records([evil], {"NAME": "name", "LABELS": "labels", "NESTED": "nested"}, output)
         print_record(evil, output, row=dict)
-    print_record({"\x1b[2J": "a field"}, "table", row=dict)
+    print_record({"\x07": "a field"}, "table", row=dict)  # click itself strips escape sequences where no terminal is
 
     printed = capsys.readouterr().out
     assert not set(printed) & {"\x1b", "\x07"}

@@ -258,6 +258,7 @@ def _limits(answers_within: timedelta | None) -> dict[str, Any]:
     """None leaves the timeout of each wait to the caller."""
     return {
         "decode_responses": True,
+        "encoding_errors": "replace",  # else one value that is no UTF-8 would fail the reply that it is part of
         "socket_timeout": answers_within and answers_within.total_seconds(),
         "socket_connect_timeout": CONNECT_TIMEOUT.total_seconds(),
         "socket_keepalive": True,

@@ -24,10 +24,10 @@ from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, TooManyOperations
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.store.operation_records import QueuedOperation
+from aima_core.store.operation_records import BATCH_SIZE, QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import SigningKey
-from aima_core.trust.orders import Mandate, Order, digest_of, images_of
+from aima_core.trust.orders import Mandate, Order, digest_of, images_of, sign_orders
 from aima_core.trust.records import SignedService
 
 BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
@@ -78,13 +78,14 @@ class Submitter:
     ) -> Iterator[QueuedOperation]:
         command, mandate = dispatch.command, dispatch.mandate
         text, operation = command.model_dump_json(), _operation(command, at, expires_at=at + mandate.expires)
-        digest, images = digest_of(text), images_of(command)
-        for target in dispatch.targets:
-            where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
-            record = operation.model_copy(update={"id": OperationId.new(), "fence": next(fences), **where})
-            submitted.append(record.id)
-            order = Order.of(record, command=digest, images=images, caller=mandate.caller).sign(self.signing_key)
-            yield QueuedOperation(record, text, order, waits=target.reason is not None and target.host is None)
+        signed: dict[str, Any] = {"command": digest_of(text), "images": images_of(command), "caller": mandate.caller}
+        for start in range(0, len(dispatch.targets), BATCH_SIZE):
+            targets = dispatch.targets[start : start + BATCH_SIZE]
+            records = [operation.model_copy(update=_own(target, next(fences))) for target in targets]
+            submitted += [record.id for record in records]
+            orders = sign_orders([Order.of(record, **signed) for record in records], self.signing_key)
+            for record, order, target in zip(records, orders, targets, strict=True):
+                yield QueuedOperation(record, text, order, waits=target.reason is not None and target.host is None)
 
 
 class BacklogLimit:
@@ -108,6 +109,12 @@ class BacklogLimit:
         if self._active + number > self._most:
             raise TooManyOperations(active=self._active, most=self._most)
         self._active += number
+
+
+def _own(target: Target, fence: int) -> dict[str, Any]:
+    """The fields in which the operations of one command differ."""
+    where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
+    return {"id": OperationId.new(), "fence": fence, **where}
 
 
 def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Operation:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from typing import Any
 
-from aima_core.domain.ids import OperationId
+from aima_core.domain.ids import InstanceId, OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import Superseded
@@ -23,8 +23,6 @@ BATCH_SIZE = 50
 """Operations in one call of the script, which blocks Redis."""
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
 _OF_THE_END = {"state", "phase", "reason", "failure", "ended_at"}
-_ID, _INSTANCE = "<id>", "<instance>"
-"""Placeholders for the ids in the texts that operations share."""
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.INSTANCES]
 _JSON_FIELDS = ("progress", "failure", "needs", "routes")
 
@@ -66,7 +64,10 @@ def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     untaken = iter(queued)
     while batch := list(islice(untaken, BATCH_SIZE)):
         groups = [_group(list(alike)) for _, alike in groupby(batch, _shared)]
-        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups)]
+        texts = chain.from_iterable(
+            (each.order.text, encode_message(each.operation, queue_of(each.operation))) for each in batch
+        )
+        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), *texts]
 
 
 def superseded(operation: Operation) -> Operation:
@@ -97,15 +98,19 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
         "fields": list(chain.from_iterable(record.items())),
         "waits": first.waits,
         "age": age_of(operation),
-        "event": event_text(queued).replace(operation.id, _ID),
+        "event": _template(event_text(queued), operation.id),
         "late_fields": list(chain.from_iterable(late_fields.items())),
-        "late_event": event_text(end).replace(operation.id, _ID),
+        "late_event": _template(event_text(end), operation.id),
         "each": [_own(each) for each in alike],
     }
     if instance:
-        status = status_json(instance).replace(instance.id, _INSTANCE).replace(operation.id, _ID)
-        group |= {"desired": instance.desired, "instance": status}
+        group |= {"desired": instance.desired, "instance": _template(status_json(instance), operation.id, instance.id)}
     return group
+
+
+def _template(text: str, id: OperationId, instance: InstanceId | None = None) -> list[list[str]]:
+    """The pieces between which the id belongs, each cut where the instance's id belongs."""
+    return [piece.split(instance) if instance else [piece] for piece in text.split(id)]
 
 
 def _own(queued: QueuedOperation) -> dict[str, str]:
@@ -113,12 +118,10 @@ def _own(queued: QueuedOperation) -> dict[str, str]:
     own = {
         "id": operation.id,
         "fence": str(operation.fence),
-        "order": queued.order.text,
         "signature": queued.order.signature,
         "route": operation.route,
         "routes": json.dumps(operation.routes),
         "queue": queue,
-        "message": encode_message(operation, queue),
     }
     return own | {"instance": operation.service.on(host), "host": host} if operation.service and host else own
 

@@ -89,11 +89,8 @@ class OperationStore:
                 taken.append(each)
                 yield each
 
-        states = chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))
-        return [
-            superseded(each.operation) if state == State.CANCELLED else each.operation
-            for state, each in zip(states, taken, strict=True)
-        ]
+        late = set(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take()))))
+        return [superseded(each.operation) if each.operation.id in late else each.operation for each in taken]
 
     def get(self, id: OperationId) -> Operation:
         """Raises UnknownOperation."""

@@ -5,6 +5,7 @@ once, under a fence that was reserved before; redelivery, forwarding, requeue an
 """
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Literal, NamedTuple, Self
@@ -87,8 +88,7 @@ class Order(WireModel):
         )
 
     def sign(self, key: SigningKey) -> SignedOrder:
-        text = self.model_dump_json()
-        return SignedOrder(text, key.sign(text, Purpose.ORDER))
+        return sign_orders([self], key)[0]
 
     @classmethod
     def read(cls, signed: SignedOrder, keys: KeyRing, *, executed: bool = False) -> Self:
@@ -124,6 +124,12 @@ class Order(WireModel):
             raise Expired(expires=format_duration(self.not_after - self.not_before))
         if self.not_before > at + CLOCK_DIFFERENCE or self.fence > highest_fence():
             raise OrderRefused(detail=f"it was signed at {self.not_before}, which lies in the future.")
+
+
+def sign_orders(orders: Sequence[Order], key: SigningKey) -> list[SignedOrder]:
+    """At the cost of one signature, whatever their number."""
+    texts = [order.model_dump_json() for order in orders]
+    return list(map(SignedOrder, texts, key.sign_batch(texts, Purpose.ORDER)))
 
 
 def digest_of(command: str) -> str:

@@ -8,13 +8,21 @@
 -- `groups` is a JSON array; the operations of a group share command, fields (names and values of their records), waits
 -- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`)
 -- and, if they lead to a host, desired and instance (its status).
--- In events and instance, `<id>` stands for the operation's id and `<instance>` for its instance's. Each
--- operation has id, fence, order, signature, route, routes, queue, message and, if it leads to a host, instance and host.
--- Returns the states of the operations.
+-- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
+-- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
+-- `texts` are the order and the message of each operation: long texts that JSON would have to escape.
+-- Returns the ids of those that are superseded.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 6, 12)
+local texts = {unpack(ARGV, 13)}
 local now = now_ms()
+
+local function filled(template, own)
+  local pieces = {}
+  for at, piece in ipairs(template) do pieces[at] = table.concat(piece, own.instance or '') end
+  return table.concat(pieces, own.id)
+end
 
 local function is_superseded(own)
   local seen = own.instance and tonumber(redis.call('HGET', instance_prefix .. own.instance, 'fence') or '0') or 0
@@ -23,16 +31,14 @@ end
 
 local function set_desired(own, group)
   local key = instance_prefix .. own.instance
-  local record = string.gsub(string.gsub(group.instance, '<id>', own.id), '<instance>', own.instance)
   redis.call('HSET', key, 'fence', own.fence, 'desired', group.desired, 'asked_by', own.id)
-  redis.call('HSETNX', key, 'record', record)
+  redis.call('HSETNX', key, 'record', filled(group.instance, own))
   redis.call('ZADD', instances, 0, own.instance)
   redis.call('SADD', host_prefix .. own.host, own.instance)
 end
 
 local function publish(own, seq, event)
-  local text = string.gsub(event, '<id>', own.id)
-  publish_event(own.id, seq, text, log_prefix .. own.id, log_cap, common_log, common_log_cap, channel)
+  publish_event(own.id, seq, filled(event, own), log_prefix .. own.id, log_cap, common_log, common_log_cap, channel)
 end
 
 local function store_superseded(own, group)
@@ -41,28 +47,32 @@ local function store_superseded(own, group)
   publish(own, 2, group.late_event)
   redis.call('EXPIRE', record, ended_ttl)
   redis.call('EXPIRE', log, ended_ttl)
-  return 'cancelled'
 end
 
-local function enqueue(own, group)
+local function enqueue(own, group, order, message)
   local record = operation_prefix .. own.id
-  local known = redis.call('HGET', record, 'state')
-  if known then return known end
+  local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
+  if known then return known == 'cancelled' and superseded end
 
-  redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', own.order,
+  redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', order,
     'signature', own.signature, 'route', own.route, 'routes', own.routes, 'queue', own.queue, unpack(group.fields))
   redis.call('ZADD', operations, 0, group.age .. ' ' .. own.id)
   publish(own, 1, group.event)
-  if is_superseded(own) then return store_superseded(own, group) end
+  if superseded then
+    store_superseded(own, group)
+    return true
+  end
   if own.instance then set_desired(own, group) end
   redis.call('ZADD', active, now + retry_ms, own.id)
   if group.waits then redis.call('ZADD', waiting, now, own.id) end
-  redis.call('LPUSH', queue_prefix .. own.queue, own.message)
-  return 'queued'
+  redis.call('LPUSH', queue_prefix .. own.queue, message)
 end
 
-local states = {}
+local late, at = {}, 1
 for _, group in ipairs(cjson.decode(groups)) do
-  for _, own in ipairs(group.each) do states[#states + 1] = enqueue(own, group) end
+  for _, own in ipairs(group.each) do
+    if enqueue(own, group, texts[at], texts[at + 1]) then late[#late + 1] = own.id end
+    at = at + 2
+  end
 end
-return states
+return late

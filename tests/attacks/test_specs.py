@@ -72,12 +72,17 @@ def not_json(redis, valid: str) -> str:
     return '{"id": "' + SERVICE + '"}], "items": ["'
 
 
+def not_text(redis, valid: str) -> bytes:
+    return b"\xff" + valid.encode()
+
+
 FORGERIES = [
     unsigned,
     with_the_signature_of_the_valid_one,
     signed_by_another_key,
     signed_for_another_service,
     not_json,
+    not_text,
 ]
 every_forgery = pytest.mark.parametrize("forgery", FORGERIES, ids=lambda each: each.__name__)
 

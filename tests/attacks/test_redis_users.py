@@ -388,7 +388,7 @@ def test_without_a_password_redis_refuses_the_file(guarded: Guarded) -> None:
 def test_passwords_are_variables_on_request_and_never_generated_unasked() -> None:
     named = redis_acl("--role", "worker", "--host", "spark-01.lab", "--variables")
 
-    assert "user aima-worker-spark-01.lab on >$AIMA_REDIS_WORKER_SPARK_01_LAB_PASSWORD " in named
+    assert "user aima-worker-spark-01.lab on >$REDIS_AIMA_WORKER_SPARK_01_LAB_PASSWORD " in named
     assert ">" not in redis_acl()
     assert redis_acl("--generate") != redis_acl("--generate")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def doctor(output: Format) -> int:
     default=0,
     help="The number at the end of `redis.url`; 0 by default.",
 )
-@click.option("--variables", is_flag=True, help="Passwords as `>$AIMA_REDIS_…_PASSWORD`, for envsubst.")
+@click.option("--variables", is_flag=True, help="Passwords as `>$REDIS_AIMA_…_PASSWORD`, for envsubst.")
 @click.option("--generate", is_flag=True, help="Generate passwords, and print them with the users.")
 @click.option("--setuser", is_flag=True, help="Print commands for redis-cli instead of an ACL file.")
 @click.option(
@@ -135,9 +136,7 @@ def redis_acl(
     if variables and generate:
         raise click.UsageError("--variables and --generate exclude each other.")
     for user in users(map(Role, roles or Role), hosts=[HostName(host) for host in hosts], database=database):
-        variable = (
-            f"{user.name.replace('aima-', 'aima-redis-', 1)}-password".upper().replace("-", "_").replace(".", "_")
-        )
+        variable = re.sub("[-.]", "_", f"redis-{user.name}-password").upper()  # not AIMA_…: those are settings
         password = f">{token_urlsafe(32)}" if generate else f">${variable}" if variables else "#SHA256_OF_ITS_PASSWORD"
         start = f"ACL SETUSER {user.name} reset" if setuser else f"user {user.name}"
         click.echo(f"{start} {user.rules(password, client_info=server != '7.0')}")

@@ -29,6 +29,7 @@ GRAMMAR = [
     ["up", "--runtime", "process", "--state-dir", "/tmp/aima-state", "--port", "7081"],
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
     ["doctor", "-o", "json"],
+    ["redis-acl", "--role", "worker", "--host", "spark-01", "--variables"],
     ["worker", "--name", "box", "--runtime", "docker"],
     ["flower", "--bind", "127.0.0.1", "--port", "5555", "--user", "ops"],
     ["engine", "list", "-o", "yaml"],

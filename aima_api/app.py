@@ -23,7 +23,10 @@ from aima_api.events.stream import EventStreams
 from aima_api.http.auth import AuthMiddleware, check_bind
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
+from aima_api.http.openapi import complete_openapi
+from aima_api.http.openapi import router as docs_router
 from aima_api.http.problems import Problem, install_error_handlers
+from aima_api.http.resources import ResourceMiddleware
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
@@ -60,6 +63,7 @@ ROUTERS = (
     hosts.router,
     hosts.port_router,
     health.router,
+    docs_router,
 )
 
 
@@ -69,17 +73,20 @@ def create_app(settings: Settings) -> FastAPI:
     signing_key = _signing_key(settings)
     app = FastAPI(
         title="AIMA",
-        docs_url=None,  # the page would load its scripts from elsewhere
+        docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
         responses={"default": {"model": Problem, "description": "Why the request was refused (RFC 9457)"}},
     )
     _connect(app, settings, signing_key)
+    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
+    app.add_middleware(ResourceMiddleware, routes=routes)
     app.add_middleware(AuthMiddleware, settings=settings.api)
     app.add_middleware(MetricsMiddleware, metrics=app.state.dependencies.metrics)
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    complete_openapi(app)
     return app
 
 

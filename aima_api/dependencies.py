@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
@@ -20,6 +21,8 @@ from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import Submitter
+from aima_core.domain.catalog import Engine, Model
+from aima_core.domain.hosts import Host
 from aima_core.domain.operations import Operation
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
@@ -56,7 +59,18 @@ async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI run
 
 
 Api = Annotated[Dependencies, Depends(_dependencies)]
-IdempotencyKey = Annotated[str | None, Header()]
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Cursor = Annotated[str | None, Query(max_length=400)]
-"""The `next` of the previous page."""
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="A random text; a repetition with it within a day returns the operations of the first request."),
+]
+Limit = Annotated[int, Query(ge=1, le=1000, description="The most items of a page.")]
+WholeLimit = Annotated[int | None, Query(ge=1, le=1000, description="The most items of a page; all without one.")]
+Cursor = Annotated[str | None, Query(max_length=400, description="The `next` of the previous page.")]
+Named = TypeVar("Named", Host, Engine, Model)
+
+
+def page_of(items: Iterable[Named], *, limit: int | None, after: str | None) -> tuple[list[Named], str | None]:
+    """A page by name, and the cursor of the next one."""
+    left = sorted((each for each in items if each.name > (after or "")), key=lambda each: each.name)
+    page = left[:limit]
+    return page, page[-1].name if len(page) < len(left) else None

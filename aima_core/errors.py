@@ -159,7 +159,7 @@ class ServiceRunning(AimaError, code="service_running", status=409, exit_code=28
 
 class NotFound(AimaError, code="not_found", status=404, exit_code=29):
     sentence = "Nothing exists at {path}."
-    hint = "See /openapi.json for the API's paths."
+    hint = "{remedy}"
 
 
 class MethodNotAllowed(AimaError, code="method_not_allowed", status=405, exit_code=30):

@@ -20,8 +20,8 @@ from aima_core.errors import AimaError, BodyTooLarge, ForeignRequest, Unauthoriz
 from aima_core.settings import ApiSettings
 
 MAX_BODY: ByteSize = ByteSize(1 << 20)
-OPEN_PATHS = ("/healthz", "/readyz")
-"""Polled by load balancers, which have no key."""
+OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json")
+"""Polled by load balancers, or opened in a browser, which have no key; the description of the API names no host."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 

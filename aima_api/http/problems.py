@@ -8,18 +8,21 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from aima_core.errors import AimaError, InvalidRequest, MethodNotAllowed, NotFound
 
 MEDIA_TYPE = "application/problem+json"
+PATHS_HINT = "See /docs for the API's paths."
 _MAX_MISTAKES = 5
 
 
 class Problem(BaseModel):
     """The response to a refused or failed request."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     title: str
@@ -94,7 +97,7 @@ def _refused_by_framework(request: Request, error: HTTPException) -> JSONRespons
     """An unknown path or method, or a body that cannot be read."""
     path, headers = request.url.path, error.headers or {}
     if error.status_code == 404:
-        return problem(NotFound(path=path[:200]), instance=path)
+        return problem(NotFound(path=path[:200], remedy=PATHS_HINT), instance=path)
     if error.status_code == 405:
         allowed = headers.get("Allow", "none")
         refusal = MethodNotAllowed(method=request.method, path=path[:200], allowed=allowed)

@@ -19,7 +19,7 @@ MAX_GRACE = parse_duration("1h")
 
 
 class RequestBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def given(self) -> dict[str, Any]:
         """The fields that were set to a value."""

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from aima_api.dependencies import Api
+from aima_api.dependencies import Api, Cursor, WholeLimit, page_of
 from aima_core.domain.catalog import Engine, Model
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
+Name = Annotated[str, Path(description="Its name in the catalog.")]
+
 
 class Engines(BaseModel):
-    items: tuple[Engine, ...]
-    next: None = None
+    items: list[Engine]
+    next: str | None
 
 
 class Models(BaseModel):
-    items: tuple[Model, ...]
-    next: None = None
+    items: list[Model]
+    next: str | None
 
 
 @router.get("/engines")
-async def list_engines(api: Api) -> Engines:
-    return Engines(items=api.catalog.engines)
+async def list_engines(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Engines:
+    """List the engines of the catalog, by name."""
+    items, after = page_of(api.catalog.engines, limit=limit, after=cursor)
+    return Engines(items=items, next=after)
 
 
 @router.get("/engines/{name}")
-async def show_engine(api: Api, name: str) -> Engine:
+async def show_engine(api: Api, name: Name) -> Engine:
+    """Show an engine of the catalog."""
     return api.catalog.engine(name[:200])
 
 
 @router.get("/models")
-async def list_models(api: Api) -> Models:
-    return Models(items=api.catalog.models)
+async def list_models(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Models:
+    """List the models of the catalog, by name."""
+    items, after = page_of(api.catalog.models, limit=limit, after=cursor)
+    return Models(items=items, next=after)
 
 
 @router.get("/models/{name}")
-async def show_model(api: Api, name: str) -> Model:
+async def show_model(api: Api, name: Name) -> Model:
+    """Show a model of the catalog."""
     return api.catalog.model(name[:200])

@@ -19,12 +19,13 @@ READY_TIMEOUT = timedelta(seconds=2)
 
 @router.get("/healthz")
 async def alive() -> dict[str, str]:
+    """Liveness of this node."""
     return {"status": "alive"}
 
 
 @router.get("/readyz")
 async def ready(api: Api) -> dict[str, str | None]:
-    """503 while Redis does not answer; `suspicion` names hosts that a partition may have cut off."""
+    """Readiness: 503 while Redis does not answer. `suspicion` names hosts that a partition may have cut off."""
     try:
         async with asyncio.timeout(READY_TIMEOUT.total_seconds()):
             hosts = await asyncio.to_thread(api.hosts.all)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from aima_api.dependencies import Api, IdempotencyKey
+from aima_api.dependencies import Api, Cursor, IdempotencyKey, WholeLimit, page_of
 from aima_api.http.schemas import DrainOptions
 from aima_core.domain.hosts import Host, PortLease
 from aima_core.domain.ids import HostName
@@ -18,7 +20,7 @@ port_router = APIRouter(prefix="/v1", tags=["ports"])
 
 class Hosts(BaseModel):
     items: list[Host]
-    next: None = None
+    next: str | None
 
 
 class Drained(BaseModel):
@@ -28,12 +30,15 @@ class Drained(BaseModel):
 
 
 @router.get("")
-def list_hosts(api: Api) -> Hosts:
-    return Hosts(items=api.hosts.all())
+def list_hosts(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Hosts:
+    """List the hosts, by name."""
+    items, after = page_of(api.hosts.all(), limit=limit, after=cursor)
+    return Hosts(items=items, next=after)
 
 
 @router.get("/{name}")
 def show(api: Api, name: HostName) -> Host:
+    """Show a host: its facts and its last heartbeat."""
     return api.hosts.get(name)
 
 
@@ -64,9 +69,11 @@ def resume(api: Api, name: HostName) -> Host:
 
 class Ports(BaseModel):
     items: list[PortLease]
-    next: None = None
+    next: str | None
 
 
 @port_router.get("/ports", response_model=Ports)
-def list_ports(api: Api) -> Response:
-    return Response(f'{{"items":[{port_listing(api.redis)}],"next":null}}', media_type="application/json")
+def list_ports(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Response:
+    """List the ports that instances hold, by host and port."""
+    leases, after = port_listing(api.redis, limit=limit, after=cursor)
+    return Response(f'{{"items":[{leases}],"next":{json.dumps(after)}}}', media_type="application/json")

@@ -24,9 +24,14 @@ DEFAULT_TAIL = 100
 """Lines per host; with `since`, MAX_TAIL."""
 _EVENTS = "text/event-stream"
 
-Tail = Annotated[int | None, Query(ge=1, le=MAX_TAIL)]
-Since = Annotated[str | None, Query(max_length=64, examples=["10m", "2026-01-31T12:00:00Z"])]
-Hosts = Annotated[list[HostName] | None, Query(max_length=1000)]
+Follow = Annotated[bool, Query(description="Also stream later lines, as server-sent events.")]
+Tail = Annotated[int | None, Query(ge=1, le=MAX_TAIL, description="The last lines of each instance.")]
+Since = Annotated[
+    str | None,
+    Query(max_length=64, examples=["10m", "2026-01-31T12:00:00Z"], description="From this time, or so long ago."),
+]
+Hosts = Annotated[list[HostName] | None, Query(max_length=1000, description="Only on this host; repeat for several.")]
+Accept = Annotated[str, Header(description="`text/event-stream` follows, as `follow` does.")]
 
 
 class LogPage(BaseModel):
@@ -44,11 +49,11 @@ class LogPage(BaseModel):
 async def logs(
     api: Api,
     id: ServiceId,
-    follow: bool = False,
+    follow: Follow = False,
     tail: Tail = None,
     since: Since = None,
     host: Hosts = None,
-    accept: Annotated[str, Header()] = "",
+    accept: Accept = "",
 ) -> Response:
     """The last lines of its instances; with `follow`, also later lines, until the instances are stopped."""
     lines = tail or (MAX_TAIL if since else DEFAULT_TAIL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
@@ -17,7 +17,7 @@ from aima_core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 
-LastEventId = Annotated[str | None, Header()]
+LastEventId = Annotated[str | None, Header(description="The `id:` of the last event received on this stream.")]
 
 
 class Operations(BaseModel):
@@ -28,10 +28,10 @@ class Operations(BaseModel):
 @router.get("/operations")
 def list_operations(
     api: Api,
-    state: State | None = None,
-    kind: Kind | None = None,
-    service: ServiceId | None = None,
-    host: HostName | None = None,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    kind: Annotated[Kind | None, Query(description="Only those of this kind.")] = None,
+    service: Annotated[ServiceId | None, Query(description="Only those of this service.")] = None,
+    host: Annotated[HostName | None, Query(description="Only those on this host.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Operations:
@@ -44,6 +44,7 @@ def list_operations(
 
 @router.get("/operations/{id}")
 def show(api: Api, id: OperationId) -> Operation:
+    """Show an operation: its phase, progress and outcome."""
     return api.operations.get(id)
 
 

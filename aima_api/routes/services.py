@@ -37,12 +37,14 @@ def create(api: Api, body: CreateService) -> Service:
 
 @router.get("", response_model=Services)
 def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """List services by id, with the status of their instances."""
     services, after = api.services.listing(limit=limit, after=cursor)
     return _json(f'{{"items":[{services}],"next":{json.dumps(after)}}}')
 
 
 @router.get("/{id}", response_model=ServiceStatus)
 def show(api: Api, id: ServiceId) -> Response:
+    """Show a service with the status of its instances."""
     return _json(api.services.status(id))
 
 

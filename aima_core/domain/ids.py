@@ -8,7 +8,8 @@ import re
 import uuid
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from aima_core.errors import BadId
@@ -31,6 +32,11 @@ class Id(str):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(max_length=256))
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = {"description": f"{cls.kind.capitalize()}, such as `{cls.example}`.", "examples": [cls.example]}
+        return {**handler(schema), "pattern": f"^(?:{cls.pattern.pattern})$", **described}
 
 
 _TYPE = r"[a-z][a-z0-9_]{0,31}"

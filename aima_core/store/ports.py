@@ -80,24 +80,34 @@ class PortStore:
         return sorted(leases, key=lambda lease: lease.port)
 
 
-def port_listing(redis: TextRedis) -> str:
-    """JSON objects of PortLease with a comma between them, by host and port, in one round trip.
+def port_listing(redis: TextRedis, *, limit: int | None = None, after: str | None = None) -> tuple[str, str | None]:
+    """JSON objects of PortLease with a comma between them, by host and port, in one round trip; and the next cursor.
 
     Raises BrokerUnavailable within seconds.
     """
     found = Scripts(redis)("ports/list", [keys.HOSTS], keys.ports, keys.port, _LAST_PORT)
     by_host = sorted(zip(found[::2], found[1::2], strict=True))
-    return ",".join(_leases_json(host, text) for host, text in by_host if text)
+    if limit is None and after is None:
+        return ",".join(lease for host, text in by_host if text for lease in _leases_json(host, text).values()), None
+    host_after, _, port_after = (after or "").rpartition(":")
+    left = [
+        (f"{host}:{port}", lease)
+        for host, text in by_host
+        if text and host >= host_after
+        for port, lease in _leases_json(host, text).items()
+        if host > host_after or port > int(port_after if port_after.isdecimal() else 0)
+    ]
+    page = left[:limit]
+    return ",".join(lease for _, lease in page), page[-1][0] if len(page) < len(left) else None
 
 
 @lru_cache(maxsize=2048)
-def _leases_json(host: str, text: str) -> str:
-    """Cached by its text, since a host's leases seldom change and listings are requested repeatedly."""
+def _leases_json(host: str, text: str) -> dict[int, str]:
+    """By port. Cached by its text, since a host's leases seldom change and listings are requested repeatedly."""
     lines = text.split("\n")
     rows = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
     leases = [_lease(HostName(host), port, float(end), lease) for port, end, lease in rows]
-    leases.sort(key=lambda lease: lease.port)
-    return ",".join(lease.model_dump_json() for lease in leases)
+    return {lease.port: lease.model_dump_json() for lease in sorted(leases, key=lambda lease: lease.port)}
 
 
 def _lease(host: HostName, port: str, end: float, text: str) -> PortLease:

@@ -97,7 +97,7 @@ def test_a_method_that_is_not_allowed_is_answered_with_the_allowed_ones(node):
     answer = node.client.put(f"/v1/operations/{NOBODY}")
 
     assert_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
     assert "GET" in answer.json()["hint"]
 
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
@@ -21,6 +22,13 @@ from aima_api.dependencies import Dependencies
 from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
 from aima_api.http.auth import AuthMiddleware, check_bind
+from aima_api.http.connections import (
+    KEEP_ALIVE_TIMEOUT,
+    ClientConnection,
+    ConnectionLimits,
+    most_connections,
+    raise_descriptor_limit,
+)
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.openapi import complete_openapi
@@ -97,11 +105,25 @@ class Server(uvicorn.Server):
         self.hub: EventHub = app.state.hub
         self.logs: LogFanout = app.state.dependencies.logs.fanout
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
+        metrics: Metrics = app.state.dependencies.metrics
+        proxies = settings.api.trusted_proxies
+        self.limits = ConnectionLimits(
+            most=most_connections(settings.api.connections),
+            per_address=settings.api.connections_per_address,
+            trusted=proxies,
+            count_refused=lambda reason: metrics.refused.labels(reason).inc(),
+        )
+        metrics.connections.set_function(lambda: len(self.limits))
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.api.bind,
                 port=settings.api.port,
+                http=partial(ClientConnection, limits=self.limits, tls=None),  # type: ignore[arg-type]  # a factory
+                ws="none",  # an upgraded connection would leave the limits
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=[str(network) for network in proxies],
+                timeout_keep_alive=int(KEEP_ALIVE_TIMEOUT.total_seconds()),
                 access_log=False,
                 server_header=False,
                 log_level="warning",
@@ -109,14 +131,20 @@ class Server(uvicorn.Server):
             )
         )
 
+    async def on_tick(self, counter: int) -> bool:
+        self.limits.sweep()
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
         self.logs.close()
+        self.limits.abort_handshakes()
         await super().shutdown(sockets)
 
 
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises as `create_app` does."""
+    raise_descriptor_limit()
     server = Server(create_app(settings), settings)
     gc.freeze()  # these objects live as long as the process: scanning them again would cost requests milliseconds
     server.run()

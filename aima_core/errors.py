@@ -202,6 +202,11 @@ class HostLives(AimaError, code="host_lives", status=409, exit_code=37):
     hint = "Stop its worker (`systemctl disable --now aima-worker` there), and retry after 15 s."
 
 
+class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code=39):
+    sentence = "The request's line and headers exceed {limit} or {number} headers."
+    hint = "Send fewer or shorter headers; a browser's cookies for this address count as well."
+
+
 # Image pulls ------------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +364,11 @@ class WouldWait(AimaError, code="would_wait", status=503, exit_code=87):
 class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=88):
     sentence = "This API node has {most} open event streams, which is its limit."
     hint = "Retry later, use another node, or raise `api.streams`."
+
+
+class TooManyConnections(AimaError, code="too_many_connections", status=429, exit_code=78):
+    sentence = "{who} has {most} open connections, which is the limit."
+    hint = "Close some, or raise `api.connections` or `api.connections_per_address`; see `api.trusted_proxies`, too."
 
 
 class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_code=89):

@@ -12,7 +12,16 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from aima_core.domain.ids import HostName
@@ -66,6 +75,12 @@ class ApiSettings(Section):
     """The limit of active operations; beyond it, starts and pulls get 429."""
     catalog: Path | None = None
     """A directory that overlays the shipped catalog."""
+    connections: int = Field(4096, ge=1)
+    """The limit of open connections of this node; the process' limit of descriptors can lower it."""
+    connections_per_address: int = Field(512, ge=1)
+    """The limit for one IPv4 address or one IPv6 /64 network."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Proxies in front of this node: exempt from the limit per address, and believed about the client's address."""
 
 
 class FlowerSettings(Section):

@@ -142,6 +142,7 @@ def settings_of(name: str, directory: Path, *, redis_url: str, port: int) -> dic
         "AIMA_RUNTIME": "docker",
         "AIMA_REDIS__URL": redis_url,
         "AIMA_API__PORT": str(port),
+        "AIMA_API__CONNECTIONS_PER_ADDRESS": "4096",  # all load comes from this machine
         "AIMA_HOST__NAME": HOST,
         "AIMA_HOST__PORTS": HOST_PORTS,
     }

@@ -30,6 +30,10 @@ class Metrics:
         self.seconds = Histogram(
             "aima_request_seconds", "Until the response begins.", labels[:2], buckets=BUCKETS, registry=registry
         )
+        self.connections = Gauge("aima_connections", "Connections open to this node.", registry=registry)
+        self.refused = Counter(
+            "aima_connections_refused", "Connections refused or cut by a limit.", ("reason",), registry=registry
+        )
         open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=registry)
         open_streams.set_function(streams)
         logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)

@@ -11,6 +11,7 @@ from hashlib import sha256
 
 from pydantic import ByteSize
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aima_api.http.loopback import is_loopback
@@ -49,6 +50,8 @@ class AuthMiddleware:
             self._check_key(headers, scope["path"])
             if scope["method"] not in _SAFE_METHODS:
                 receive = await _checked_body(headers, receive)
+        except ClientDisconnect:
+            return
         except AimaError as refusal:
             await problem(refusal, instance=scope["path"])(scope, receive, send)
         else:
@@ -74,9 +77,15 @@ class AuthMiddleware:
 
 
 async def _checked_body(headers: Headers, receive: Receive) -> Receive:
-    """Reads the whole body within the limit. Returns a `receive` that replays it to the router."""
+    """Reads the whole body within the limit. Returns a `receive` that replays it to the router.
+
+    Raises ClientDisconnect if the connection ended before the body: a start must not run without its options.
+    """
     body, more = b"", True
-    while more and (message := await receive())["type"] == "http.request":
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY:

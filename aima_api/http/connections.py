@@ -181,7 +181,7 @@ class ClientConnection(HttpToolsProtocol):
             return
         if self._refusal is not None:
             return
-        if self._unparsed > MAX_HEAD and not self._is_reading_body():
+        if self._unparsed > MAX_HEAD:
             self._refuse(self._too_large())
             return
         self._unparsed += len(data)
@@ -234,10 +234,6 @@ class ClientConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
-
-    def _is_reading_body(self) -> bool:
-        """Between the headers and the end of a body, which the middleware limits: it may come in large pieces."""
-        return self._receiving and self.cycle is not None and self.scope is self.cycle.scope and self.cycle.more_body
 
     def _count_head(self, size: int) -> None:
         self._head_size += size

@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
@@ -24,8 +23,8 @@ from aima_api.events.stream import EventStreams
 from aima_api.http.auth import AuthMiddleware, check_bind
 from aima_api.http.connections import (
     KEEP_ALIVE_TIMEOUT,
-    ClientConnection,
     ConnectionLimits,
+    connection_factory,
     most_connections,
     raise_descriptor_limit,
 )
@@ -36,6 +35,7 @@ from aima_api.http.openapi import router as docs_router
 from aima_api.http.problems import Problem, install_error_handlers
 from aima_api.http.resources import ResourceMiddleware
 from aima_api.http.sse import OpenStreams
+from aima_api.http.tls import ReloadingCertificate, check_transport
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
@@ -78,6 +78,7 @@ ROUTERS = (
 def create_app(settings: Settings) -> FastAPI:
     """Raises BadSettings, UnsafeBind and CatalogMistake."""
     check_bind(settings.api)
+    check_transport(settings.api)
     signing_key = _signing_key(settings)
     app = FastAPI(
         title="AIMA",
@@ -99,14 +100,18 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 class Server(uvicorn.Server):
-    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout."""
+    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout.
+
+    Raises BadSettings if its certificate cannot be loaded.
+    """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
         self.logs: LogFanout = app.state.dependencies.logs.fanout
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
         metrics: Metrics = app.state.dependencies.metrics
-        proxies = settings.api.trusted_proxies
+        proxies, files = settings.api.trusted_proxies, settings.api.tls
+        tls = ReloadingCertificate(files.certificate, files.key).context if files.certificate and files.key else None
         self.limits = ConnectionLimits(
             most=most_connections(settings.api.connections),
             per_address=settings.api.connections_per_address,
@@ -119,7 +124,7 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.api.bind,
                 port=settings.api.port,
-                http=partial(ClientConnection, limits=self.limits, tls=None),  # type: ignore[arg-type]  # a factory
+                http=connection_factory(self.limits, tls),  # type: ignore[arg-type]  # a factory
                 ws="none",  # an upgraded connection would leave the limits
                 proxy_headers=bool(proxies),
                 forwarded_allow_ips=[str(network) for network in proxies],
@@ -138,7 +143,6 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
         self.logs.close()
-        self.limits.abort_handshakes()
         await super().shutdown(sockets)
 
 

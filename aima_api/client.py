@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
 
     from aima_core.errors import ApiUnavailable, Failure
@@ -28,6 +31,10 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 STREAM_TIMEOUT = timedelta(seconds=45)
 """A stream without a byte for three heartbeats is dead."""
 PAGE = 1000
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL reports of a plain HTTP server."""
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python does not name."""
 
 Record = TypeVar("Record", bound="BaseModel")
 Headers = Mapping[str, str]
@@ -54,12 +61,22 @@ class ServerSentEvent(NamedTuple):
 class Api:
     """Safe to use from several threads: a connection serves one request or stream at a time."""
 
-    def __init__(self, url: str, *, key: str | None = None, reply_timeout: timedelta = REPLY_TIMEOUT) -> None:
-        """Raises ApiUnavailable if the URL is not an HTTP URL, Unauthorized if no API can have such a key."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        reply_timeout: timedelta = REPLY_TIMEOUT,
+    ) -> None:
+        """`tls` verifies the server of an https URL; the system's authorities do by default.
+
+        Raises ApiUnavailable if the URL is not an HTTP URL, Unauthorized if no API can have such a key."""
         self.url = url.rstrip("/")
         self._reply_timeout = reply_timeout
         self._connect_timeout = min(reply_timeout, CONNECT_TIMEOUT)
         self._parts = self._parse(self.url)
+        self._tls = tls or (verifying() if self._parts.scheme == "https" else None)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         if key and not (key.isascii() and key.isprintable()):
             from aima_core.errors import Unauthorized
@@ -151,8 +168,10 @@ class Api:
     def _connect(self, timeout: timedelta) -> HTTPConnection:
         if self._closed:
             raise RuntimeError("the client is closed")  # not ApiUnavailable, after which a stream would be resumed
-        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-        connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._connect_timeout.total_seconds())
+        host, port, limit = self._parts.hostname or "", self._parts.port, self._connect_timeout.total_seconds()
+        connection = HTTPConnection(host, port, timeout=limit)
+        if self._parts.scheme == "https":
+            connection = HTTPSConnection(host, port, timeout=limit, context=self._tls)
         try:
             connection.connect()
         except TimeoutError as late:
@@ -193,7 +212,13 @@ class Api:
             raise self._unavailable("the server there is not an AIMA API (its reply is not JSON)") from wrong
         except TimeoutError as late:
             raise self._unavailable("no reply in time") from late
+        except ssl.SSLCertVerificationError as wrong:
+            from aima_core.errors import UntrustedCertificate
+
+            raise UntrustedCertificate(url=self.url, detail=wrong.verify_message.rstrip(".")) from wrong
         except (OSError, HTTPException) as wrong:
+            if isinstance(wrong, ssl.SSLError) and wrong.reason in _NO_TLS:
+                raise self._unavailable(f"it does not use TLS; write http://{self._parts.netloc}") from wrong
             raise self._unavailable(re.sub(r"^\[Errno -?\d+\] ", "", str(wrong)) or type(wrong).__name__) from wrong
 
     def _unavailable(self, detail: str) -> ApiUnavailable:
@@ -213,6 +238,30 @@ class Api:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise self._unavailable("that is not an HTTP URL; it looks like http://127.0.0.1:7080")
         return parts
+
+
+def verifying(ca: str | None = None) -> ssl.SSLContext:
+    """A context that verifies with the authorities in that file only, by default with the system's.
+
+    Raises BadSettings if there are none.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as wrong:
+        from aima_core.errors import BadSettings
+
+        detail = f"{ca} has no certificates in PEM form ({wrong.strerror or wrong})."
+        raise BadSettings(detail=detail, where="`--ca` or AIMA_CA, such as /etc/aima/ca.crt") from wrong
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def pinning(certificate: Path) -> ssl.SSLContext:
+    """A context for a node that this process has started itself: it accepts this certificate only, under any name."""
+    context = verifying(str(certificate))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    return context
 
 
 def path_of(*words: str) -> str:

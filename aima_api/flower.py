@@ -20,10 +20,10 @@ from flower.urls import settings as pages  # type: ignore[import-untyped]
 from flower.views.monitor import Metrics  # type: ignore[import-untyped]
 from tornado.web import authenticated
 
-from aima_api.http.loopback import is_loopback
 from aima_core.errors import AimaError, BadSettings
 from aima_core.queue.celery_app import celery_app
 from aima_core.settings import FlowerSettings, Settings, load_settings
+from aima_core.system.loopback import is_loopback
 from aima_core.system.state_dir import secret
 
 REDIS_TIMEOUT = timedelta(seconds=10)

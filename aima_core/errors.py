@@ -207,6 +207,11 @@ class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code
     hint = "Send fewer or shorter headers; a browser's cookies for this address count as well."
 
 
+class PlainRequest(AimaError, code="plain_request", status=400, exit_code=38):
+    sentence = "The API requires TLS here, and the request was plain HTTP."
+    hint = "Write https:// in place of http:// in the URL, and name the authority with `--ca FILE` or AIMA_CA."
+
+
 # Image pulls ------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +334,13 @@ class DockerUnavailable(AimaError, code="docker_unavailable", status=503, exit_c
 class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82):
     sentence = "No AIMA API answers at {url}: {detail}"
     hint = "Start one with `aima up`, or name it with `--url` or AIMA_URL."
+
+
+class UntrustedCertificate(AimaError, code="untrusted_certificate", status=502, exit_code=77):
+    sentence = "The certificate of {url} was refused: {detail}."
+    hint = (
+        "Name the authority that signed it with `--ca FILE` or AIMA_CA. An expired one must be renewed on the API node."
+    )
 
 
 class HostLost(AimaError, code="host_lost", status=503, exit_code=83):

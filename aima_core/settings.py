@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -28,9 +29,10 @@ from aima_core.domain.ids import HostName
 from aima_core.domain.units import Duration, Size, parse_duration
 from aima_core.errors import BadSettings
 from aima_core.redis.connection import sentinel_address
+from aima_core.system.loopback import is_loopback
 
-CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
-"""Not settings of a node: the address of the API, the key for it, and the path of the settings file."""
+CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
+"""Not settings of a node: the API's address, key and authority, and the path of the settings file."""
 
 
 def _port_range(value: object) -> object:
@@ -60,11 +62,26 @@ class RedisSettings(Section):
         return url
 
 
+class TlsSettings(Section):
+    certificate: Path | None = None
+    """PEM: the server's certificate, then its chain. Loaded again when it changes."""
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_a_pair(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("TLS needs both; write certificate = '/etc/aima/tls.crt' and key = '/etc/aima/tls.key'")
+        return self
+
+
 class ApiSettings(Section):
     bind: str = "127.0.0.1"
     port: int = Field(7080, ge=0, le=65535)
     keys: tuple[SecretStr, ...] = ()
     """Bearer keys of the API; without one it binds to loopback only."""
+    tls: TlsSettings = TlsSettings()
+    plain: bool = False
+    """Whether it may serve beyond loopback without TLS, as behind a proxy that adds it."""
     move_after: Duration = parse_duration("60s")
     """A host without a heartbeat for this long is lost: its instances fail over."""
     wait_for_hosts: Duration = parse_duration("10m")
@@ -81,6 +98,11 @@ class ApiSettings(Section):
     """The limit for one IPv4 address or one IPv6 /64 network."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Proxies in front of this node: exempt from the limit per address, and believed about the client's address."""
+
+    @property
+    def is_exposed(self) -> bool:
+        """Reachable from the network."""
+        return not is_loopback(self.bind)
 
 
 class FlowerSettings(Section):

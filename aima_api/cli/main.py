@@ -69,10 +69,11 @@ class LazyGroup(click.Group):
     epilog='Completion: eval "$(_AIMA_COMPLETE=bash_source aima)" in ~/.bashrc; zsh_source and fish_source likewise.',
 )
 @click.option("--url", envvar="AIMA_URL", default=DEFAULT_URL, help="URL of the API, or AIMA_URL.", show_default=True)
+@click.option("--ca", envvar="AIMA_CA", metavar="FILE", help="Verify an https API with this authority, or AIMA_CA.")
 @click.option("--debug", is_flag=True, help="Show the traceback if AIMA has a bug.")
 @click.version_option(package_name="aima-engines", message="aima %(version)s")
 @click.pass_context
-def root(ctx: click.Context, url: str, debug: bool) -> None:  # noqa: ARG001 run() looks for --debug itself
+def root(ctx: click.Context, url: str, ca: str | None, debug: bool) -> None:  # noqa: ARG001 read where they are used
     """Deploy and operate AI inference engines on your hosts.
 
     Set AIMA_KEY to the API's key if it requires one. Every command has --help.

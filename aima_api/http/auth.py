@@ -14,11 +14,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aima_api.http.loopback import is_loopback
 from aima_api.http.problems import problem
 from aima_core.domain.units import format_size
 from aima_core.errors import AimaError, BodyTooLarge, ForeignRequest, Unauthorized, UnsafeBind, WrongContentType
 from aima_core.settings import ApiSettings
+from aima_core.system.loopback import is_loopback
 
 MAX_BODY: ByteSize = ByteSize(1 << 20)
 OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json")

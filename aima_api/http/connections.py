@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +19,7 @@ from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import inf
+from ssl import SSLContext
 from typing import Any
 
 import structlog
@@ -27,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aima_api.http.problems import problem
 from aima_core.domain.units import format_size
-from aima_core.errors import AimaError, HeadersTooLarge, TooManyConnections
+from aima_core.errors import AimaError, HeadersTooLarge, PlainRequest, TooManyConnections
 
 MAX_HEAD: ByteSize = ByteSize(32 << 10)
 """The request line and all headers and trailers."""
@@ -46,6 +47,8 @@ RESERVED_DESCRIPTORS = 256
 """For Redis, files, and connections that are being refused."""
 LOG_INTERVAL = timedelta(seconds=10)
 """Refusals in between are counted by the metric only, so that they cannot flood the log."""
+_HANDSHAKE_RECORD = 22
+"""The first byte that a TLS client sends."""
 
 _log = structlog.get_logger()
 
@@ -75,7 +78,7 @@ class ConnectionLimits:
         self._per_address = per_address
         self._trusted = trusted
         self._count_refused = count_refused
-        self._open: dict[ClientConnection, str] = {}
+        self._open: dict[ClientConnection | TlsConnection, str] = {}
         """With the address that each counts for; empty for a trusted proxy."""
         self._by_address: Counter[str] = Counter()
         self._logged_at = -inf
@@ -84,7 +87,7 @@ class ConnectionLimits:
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: ClientConnection, peer: str) -> None:
+    def admit(self, connection: ClientConnection | TlsConnection, peer: str) -> None:
         """Counts the connection until `release`. Raises TooManyConnections."""
         address = "" if self._is_trusted(peer) else _counted_address(peer)
         if len(self._open) >= self._most:
@@ -97,7 +100,7 @@ class ConnectionLimits:
         if address:
             self._by_address[address] += 1
 
-    def release(self, connection: ClientConnection) -> None:
+    def release(self, connection: ClientConnection | TlsConnection) -> None:
         """Does nothing for a connection that was not admitted or has been released."""
         if address := self._open.pop(connection, ""):
             self._by_address[address] -= 1
@@ -112,10 +115,6 @@ class ConnectionLimits:
         self._swept_at = now
         for connection in [each for each in self._open if each.is_overdue(now)]:
             self.report(Refused.DEADLINE, connection.peer)
-            connection.abort()
-
-    def abort_handshakes(self) -> None:
-        for connection in [each for each in self._open if each.in_handshake]:
             connection.abort()
 
     def report(self, reason: Refused, peer: str) -> None:
@@ -134,18 +133,14 @@ class ConnectionLimits:
 
 
 class ClientConnection(HttpToolsProtocol):
-    """The server's protocol with limits, and with a TLS handshake of its own: silent clients count during it, too."""
+    """The server's protocol with limits for one request after the other."""
 
-    def __init__(
-        self, *args: Any, limits: ConnectionLimits, tls: Callable[[], ssl.SSLContext] | None, **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, limits: ConnectionLimits, over_tls: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self.peer = ""
-        self.in_handshake = False
         self._limits = limits
-        self._tls = tls
-        self._received_early: list[bytes] = []
-        self._handshake: asyncio.Task[None] | None = None
+        self._over_tls = over_tls
+        """TlsConnection has admitted it, and releases it."""
         self._receive_by = inf
         self._flush_by = inf
         self._receiving = False
@@ -156,29 +151,20 @@ class ClientConnection(HttpToolsProtocol):
         self._refusal: AimaError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
-        self.transport = transport
-        self.peer = (transport.get_extra_info("peername") or ("",))[0]
-        try:
-            self._limits.admit(self, self.peer)
-        except TooManyConnections as refusal:
-            self._refuse(refusal)
-            return
+        self.peer = _peer_of(transport)
         self._receive_by = time.monotonic() + RECEIVE_TIMEOUT.total_seconds()
-        if self._tls is None:
-            super().connection_made(transport)
-            return
-        transport.pause_reading()  # the handshake resumes it
-        self.in_handshake = True
-        self._handshake = self.loop.create_task(self._shake_hands(transport, self._tls()))
+        super().connection_made(transport)
+        if not self._over_tls:
+            try:
+                self._limits.admit(self, self.peer)
+            except TooManyConnections as refusal:
+                self._refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limits.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.in_handshake:  # after its end, and before the task has learned of it
-            self._received_early.append(data)
-            return
         if self._refusal is not None:
             return
         if self._unparsed > MAX_HEAD:
@@ -227,10 +213,11 @@ class ClientConnection(HttpToolsProtocol):
         else:
             self._refuse(self._refusal)
 
-    def is_overdue(self, now: float) -> bool:
+    def is_overdue(self, now: float, *, unsent: int | None = None) -> bool:
+        """`unsent` bytes are those of its own transport, unless that is encrypted."""
         if now > self._receive_by:
             return True
-        return now > self._flush_by and self.transport.get_write_buffer_size() > 0
+        return now > self._flush_by and bool(self.transport.get_write_buffer_size() or unsent)
 
     def abort(self) -> None:
         self.transport.abort()
@@ -246,41 +233,106 @@ class ClientConnection(HttpToolsProtocol):
         return self._refusal
 
     def _refuse(self, refusal: AimaError) -> None:
-        """Sends a problem document and closes; over TLS before its handshake, only closes."""
         self._refusal = refusal
         if isinstance(refusal, HeadersTooLarge):
             self._limits.report(Refused.HEADERS, self.peer)
-        if self._tls is not None and self.scheme is None:
-            self.abort()
-            return
-        response = problem(refusal, instance="*", headers={"Connection": "close"})
-        head = [b"%s: %s\r\n" % header for header in response.raw_headers]
-        self.transport.write(
-            b"".join([b"HTTP/1.1 %d \r\n" % response.status_code, *head, b"\r\n", bytes(response.body)])
-        )
+        self.transport.write(_response(refusal))
         self._flush_by = time.monotonic() + RECEIVE_TIMEOUT.total_seconds()
         self.transport.close()
 
-    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
-        timeout = HANDSHAKE_TIMEOUT.total_seconds()
+
+class TlsConnection(SSLProtocol):
+    """TLS over a connection that counts from its beginning: the server's own TLS accepts any number of silent clients.
+
+    Plain HTTP is answered with a problem document, since a client would see a broken connection only.
+    """
+
+    max_size = 16 << 10
+    """Of the buffer that each connection has; the base class takes 256 KiB."""
+
+    def __init__(self, client: ClientConnection, *, limits: ConnectionLimits, context: SSLContext) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            client,
+            context,
+            None,  # type: ignore[arg-type]  # nothing waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT.total_seconds(),  # type: ignore[arg-type]  # may be a float
+            ssl_shutdown_timeout=HANDSHAKE_TIMEOUT.total_seconds(),
+        )
+        self.peer = ""
+        self._client = client
+        self._limits = limits
+        self._raw: asyncio.Transport | None = None
+        self._first: memoryview | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as above
+        self._raw, self.peer = transport, _peer_of(transport)
         try:
-            encrypted = await self.loop.start_tls(
-                transport, self, context, server_side=True, ssl_handshake_timeout=timeout
-            )
-        except OSError:  # timeouts, TLS errors and connection resets
-            self._limits.report(Refused.HANDSHAKE, self.peer)
-            self._limits.release(self)
+            self._limits.admit(self, self.peer)
+        except TooManyConnections:
             transport.abort()
             return
-        assert encrypted is not None
-        self.in_handshake = False
-        if encrypted.is_closing():
-            self._limits.release(self)
-            return
-        super().connection_made(encrypted)
-        for data in self._received_early:
-            self.data_received(data)
-        self._received_early.clear()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._limits.release(self)
+        if self._raw is not None and not self._client.peer:
+            self._limits.report(Refused.HANDSHAKE, self.peer)
+        super().connection_lost(exc)
+
+    def get_buffer(self, n: int) -> memoryview:
+        buffer: memoryview = super().get_buffer(n)
+        if self._first is None:
+            self._first = buffer
+        return buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        begins_handshake = self._client.peer or self._first is None or self._first[0] == _HANDSHAKE_RECORD
+        if begins_handshake or self._raw is None:
+            self._first = memoryview(bytes([_HANDSHAKE_RECORD]))
+            super().buffer_updated(nbytes)
+        else:
+            self._raw.write(_response(PlainRequest()))
+            self._raw.close()
+
+    def is_overdue(self, now: float) -> bool:
+        """The handshake has a timeout of its own."""
+        if self._raw is None or not self._client.peer:
+            return False
+        return self._client.is_overdue(now, unsent=self._raw.get_write_buffer_size())
+
+    def abort(self) -> None:
+        if self._raw is not None:
+            self._raw.abort()
+
+
+def connection_factory(
+    limits: ConnectionLimits, tls: Callable[[], SSLContext] | None
+) -> Callable[..., asyncio.BaseProtocol]:
+    """The protocols of new connections; `tls` returns the context for the next handshake."""
+
+    def plain(**options: Any) -> asyncio.BaseProtocol:
+        return ClientConnection(limits=limits, **options)
+
+    def encrypted(**options: Any) -> asyncio.BaseProtocol:
+        assert tls is not None
+        client = ClientConnection(limits=limits, over_tls=True, **options)
+        return TlsConnection(client, limits=limits, context=tls())
+
+    return encrypted if tls else plain
+
+
+def _peer_of(transport: asyncio.BaseTransport) -> str:
+    address = transport.get_extra_info("peername")
+    return str(address[0]) if address else "unknown"
+
+
+def _response(refusal: AimaError) -> bytes:
+    """A problem document as the whole response of a connection that is closed after it."""
+    response = problem(refusal, instance="*", headers={"Connection": "close"})
+    headers = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+    return b"HTTP/1.1 %d \r\n%s\r\n%s" % (response.status_code, headers, bytes(response.body))
 
 
 def raise_descriptor_limit() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from aima_api.client import Api, ApiError, path_of
+from aima_api.client import Api, ApiError, path_of, pinning
 from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis, free_port
 from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.domain.units import counted, format_size
@@ -60,7 +60,8 @@ class _Installation:
         except OSError as taken:
             raise ApiPortTaken(port=settings.api.port, address=settings.api.bind) from taken
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
-        self._url = f"http://{_local_address(settings.api.bind)}:{self._port}"
+        self._certificate = settings.api.tls.certificate
+        self._url = f"{'https' if self._certificate else 'http'}://{_local_address(settings.api.bind)}:{self._port}"
         self._engines = 0
         self._supervisor = ProcessSupervisor(list(self._parts(programs)), print_note=_print_note)
 
@@ -147,7 +148,8 @@ class _Installation:
         keys = self._settings.api.keys
         key = keys[0].get_secret_value() if keys else None
         try:
-            with Api(self._url, key=key, reply_timeout=REPLY_TIMEOUT) as api:
+            tls = pinning(self._certificate) if self._certificate else None
+            with Api(self._url, key=key, tls=tls, reply_timeout=REPLY_TIMEOUT) as api:
                 return api.get(path)
         except (AimaError, ApiError):
             return None

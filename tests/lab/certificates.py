@@ -9,12 +9,26 @@ from pathlib import Path
 
 from lab.parts import missing
 
+_AUTHORITY = "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"
+_SERVER = (
+    "req -newkey rsa:2048 -nodes -keyout new.key -out server.csr -subj /CN=127.0.0.1",
+    "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out new.crt -days {days} -extfile names",
+)
+
 
 @dataclass(frozen=True)
 class Certificate:
     authority: Path
     certificate: Path
     key: Path
+
+    def renew(self, *, days: int = 2) -> None:
+        """Replaces certificate and key, signed by the same authority; with negative days, an expired one."""
+        directory = self.certificate.parent
+        for command in _SERVER:
+            _openssl(command.format(days=days), directory)
+        (directory / "new.key").replace(self.key)
+        (directory / "new.crt").replace(self.certificate)
 
 
 def certificate_in(directory: Path) -> Certificate:
@@ -23,10 +37,11 @@ def certificate_in(directory: Path) -> Certificate:
         missing("there is no openssl; `apt-get install openssl` brings one")
     directory.mkdir()
     (directory / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for command in (
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority",
-        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=127.0.0.1",
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile names",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
-    return Certificate(directory / "ca.crt", directory / "server.crt", directory / "server.key")
+    _openssl(_AUTHORITY, directory)
+    made = Certificate(directory / "ca.crt", directory / "server.crt", directory / "server.key")
+    made.renew()
+    return made
+
+
+def _openssl(command: str, directory: Path) -> None:
+    subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)

@@ -94,6 +94,7 @@ class ApiNode(Program, Commands):
             "AIMA_API__BIND": host,
             "AIMA_API__PORT": str(port),
             "AIMA_API__KEYS": json.dumps([API_KEY]),
+            "AIMA_API__PLAIN": "true",  # the lab's network is this machine's
         }
         Program.__init__(self, inside, str(AIMA), "api", log=log, environment=reported)
         people_s = {"AIMA_CONFIG": os.devnull, "AIMA_URL": self.url, "AIMA_KEY": API_KEY}

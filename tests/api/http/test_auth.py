@@ -100,7 +100,7 @@ def test_a_public_address_needs_a_key():
     with pytest.raises(UnsafeBind):
         create_app(settings(api={"bind": "0.0.0.0"}))
 
-    assert create_app(settings(api={"bind": "0.0.0.0", "keys": ["a key"]}))
+    assert create_app(settings(api={"bind": "0.0.0.0", "keys": ["a key"], "plain": True}))
 
 
 def test_without_a_signing_key_the_node_does_not_start():

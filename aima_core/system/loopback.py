@@ -1,4 +1,4 @@
-"""Loopback addresses, reachable from this machine only; apart from `auth`, since Flower runs without starlette."""
+"""Loopback addresses, reachable from this machine only."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from documents.reading import (
 from aima_core.errors import table
 from aima_core.settings import Settings
 
-CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CONFIG"}
+CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
 """Not settings of a node: the API's URL, its key, and the path of the settings."""
 
 

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from api.node import SERVICE, ScriptedWorker
+from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.store.ports import PortStore
@@ -59,7 +60,7 @@ def test_head_of_an_event_stream_ends_and_frees_its_slot(node):
 
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert len(node.server.open_streams) == 0
+    assert eventually(lambda: len(node.server.open_streams) == 0)
 
 
 def test_a_connection_serves_further_requests_after_a_head(node):

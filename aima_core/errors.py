@@ -142,6 +142,11 @@ class BadSignature(AimaError, code="bad_signature", status=403, exit_code=25):
     hint = "Give API nodes and hosts keys that belong together: `signing_key` and `trusted_keys`."
 
 
+class OrderRefused(AimaError, code="order_refused", status=403, exit_code=95):
+    sentence = "The order of this operation is refused: {detail}"
+    hint = "Submit it again. If that is refused as well, compare clocks and versions of API nodes and hosts."
+
+
 class UnsafeBind(AimaError, code="unsafe_bind", status=422, exit_code=26):
     sentence = "The API must not listen on {address} without a key."
     hint = "Set `api.keys`, or bind to 127.0.0.1."
@@ -372,6 +377,21 @@ class DeadlinePassed(AimaError, code="deadline_passed", status=504, exit_code=84
 class Cancelled(AimaError, code="cancelled", status=409, exit_code=85):
     sentence = "Cancelled by request."
     hint = "Start it again if needed."
+
+
+class Superseded(AimaError, code="superseded", status=409, exit_code=96):
+    sentence = "A later operation on {what} has superseded this one."
+    hint = "See what runs with `aima service list`; submit it again if it is still wanted."
+
+
+class Expired(AimaError, code="expired", status=504, exit_code=97):
+    sentence = "It did not begin within {expires}, the limit of its request."
+    hint = "Submit it again once a host has room, or with a longer limit (`--expires`)."
+
+
+class FenceNotRecorded(AimaError, code="fence_not_recorded", status=507, exit_code=98):
+    sentence = "{host} cannot record the start of {service}: {detail}"
+    hint = "Free space in the state directory of {host}, or make it writable, and start it again. Stops are executed."
 
 
 class OperationLost(AimaError, code="operation_lost", status=410, exit_code=86):

@@ -37,6 +37,7 @@ from aima_core.trust.keys import key_ring
 from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
+from aima_worker.execution.fences import FenceMemory
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
@@ -159,6 +160,7 @@ def make_host(
         capacity=partial(capacity_of, facts, measured=measured),
         memory_watchdog=MemoryWatchdog(floor, available, interval=timings.memory_check_interval),
         claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
+        fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         probe=probe,
         capacity_freed=capacity_freed,

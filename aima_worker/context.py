@@ -28,6 +28,7 @@ from aima_worker.runtime import ContainerRuntime
 
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
+    from aima_worker.execution.fences import FenceMemory
     from aima_worker.node.memory_guard import MemoryWatchdog
     from aima_worker.operations.pull import PullCoordinator
 
@@ -80,6 +81,7 @@ class HostContext:
     """The machine's capacity, measured at each call."""
     memory_watchdog: MemoryWatchdog
     claims: ClaimRenewer
+    fences: FenceMemory
     pulls: PullCoordinator
     probe: Probe
     capacity_freed: Flag

@@ -85,6 +85,12 @@ output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
 )
 wait_option = click.option("--wait/--no-wait", default=False, help="Follow it until it ends; not by default.")
+expires_option = click.option(
+    "--expires",
+    type=DurationType(),
+    metavar="DURATION",
+    help="How long it may wait for a host, such as 30m; 24h by default.",
+)
 timeout_option = click.option("--timeout", type=DurationType(), help="Give up after DURATION (implies --wait).")
 
 
@@ -150,6 +156,10 @@ def service_options(command: Command) -> Command:
 def service_body(options: dict[str, Any]) -> dict[str, Any]:
     """The request's fields for the options that were given."""
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    for name in given.keys() & {"expires", "grace"}:
+        from aima_core.domain.units import format_duration
+
+        given[name] = format_duration(given[name])
     if "arguments" in given:
         given["arguments"] = dict(given["arguments"])
     return given

@@ -1,7 +1,7 @@
 """Failover: reschedules the work of a lost host on others, unless it is bound to that host.
 
-Idempotent: a second pass moves nothing twice. The copy on the lost host gets a stop with a higher fence, which its
-worker executes when the host is back. A host that is gone for good is failed over and forgotten.
+Idempotent: a second pass moves nothing twice. The copy on the lost host is no longer desired, or gets a stop with a
+higher fence: its worker removes it when the host is back. A host that is gone for good is failed over and forgotten.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aima_api.http.schemas import DEFAULT_GRACE
 from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.submitter import Submitter
-from aima_core.domain.ids import HostName, InstanceId, Route
+from aima_api.submission.submitter import Dispatch, Submitter
+from aima_core.domain.ids import HostName, InstanceId
 from aima_core.domain.operations import Event, Kind, Operation, Phase, StopService
 from aima_core.domain.services import Desired, Service
 from aima_core.errors import AimaError, BrokerUnavailable, HostLives, HostLost
@@ -26,7 +26,9 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
+from aima_core.trust.orders import Mandate
 
+_MANDATE = Mandate("failover")
 _log = structlog.get_logger()
 
 
@@ -73,12 +75,7 @@ class Failover:
         if operation.route.host is not None:
             self._append(operation, Phase.FAILED, failure=HostLost(host=lost).failure)
             return
-        if operation.service and self._is_desired(operation.service.on(lost)):
-            # For when the host is back; every later operation of the service has a higher fence.
-            reason = f"{lost} is not live; it stops when {lost} is back."
-            stop = StopService(service=operation.service, grace=DEFAULT_GRACE)
-            self.submitter.submit(stop, [Target(Route.to_host(lost), reason=reason)])
-        if self.claims.unassign(operation.id, lost):
+        if self.claims.unassign(operation, lost):
             _log.warning("operation requeued", operation=operation.id, lost=lost)
             self._append(operation, Phase.QUEUED, message=f"{lost} is lost; another host claims it.")
             self.notifier.notify(operation)
@@ -115,7 +112,8 @@ class Failover:
         if not targets:
             return None
         stop = StopService(service=service.id, grace=DEFAULT_GRACE)
-        _, start = self.submitter.submit_all([(stop, placement.for_stop([lost])), (planned.command, targets[:1])])
+        stops = Dispatch(stop, placement.for_stop([lost]), _MANDATE)
+        _, start = self.submitter.submit_all([stops, Dispatch(planned.command, targets[:1], _MANDATE)])
         return start
 
     def _other_targets(self, planned: PlannedStart, placement: Placement) -> list[Target]:

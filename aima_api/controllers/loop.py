@@ -17,7 +17,7 @@ from aima_api.controllers.failure_detector import VisibilityWindow, detect_lost_
 from aima_core.domain.hosts import Host
 from aima_core.domain.operations import Kind, Operation, Phase
 from aima_core.domain.units import format_duration
-from aima_core.errors import NoLiveHost
+from aima_core.errors import AimaError, Expired, NoLiveHost
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import in_ms
@@ -71,16 +71,27 @@ class ControllerLoop:
             _log.warning("partition suspicion changed", suspicion=loss.partition_suspected)
         for host in loss.lost:
             self._failover.fail_over(host.name)
-        self._fail_unroutable(hosts, watched_for=watched_for)
+        self._fail_overdue(hosts, watched_for=watched_for)
 
-    def _fail_unroutable(self, hosts: Sequence[Host], *, watched_for: timedelta) -> None:
-        """Records the routes that are served now; fails what no host served, once this node has watched long enough."""
+    def _fail_overdue(self, hosts: Sequence[Host], *, watched_for: timedelta) -> None:
+        """Records the routes that are served now, and fails what has expired.
+
+        Fails what no host served, too, once this node has watched long enough.
+        """
         served = {route for host in hosts if host.live for route in host.routes}
-        unroutable = self._failover.operations.find_unroutable(served, after=self._unroutable_after)
-        for operation in unroutable if watched_for >= self._unroutable_after else ():
-            failure = _no_live_host(operation, waited=self._unroutable_after).failure
-            _log.warning("unroutable operation failed", operation=operation.id, reason=failure.message)
-            self._failover.cancellations.cancel_now(operation.id, Phase.FAILED, failure)
+        overdue = self._failover.operations.find_overdue(served, after=self._unroutable_after)
+        for operation in overdue.expired:
+            self._fail(operation, Expired(expires=format_duration(_expiry_of(operation))))
+        for operation in overdue.unroutable if watched_for >= self._unroutable_after else ():
+            self._fail(operation, _no_live_host(operation, waited=self._unroutable_after))
+
+    def _fail(self, operation: Operation, reason: AimaError) -> None:
+        _log.warning("overdue operation failed", operation=operation.id, reason=str(reason))
+        self._failover.cancellations.cancel_now(operation.id, Phase.FAILED, reason.failure)
+
+
+def _expiry_of(operation: Operation) -> timedelta:
+    return (operation.expires_at or operation.created_at) - operation.created_at
 
 
 def _no_live_host(operation: Operation, *, waited: timedelta) -> NoLiveHost:

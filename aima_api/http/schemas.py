@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -9,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from aima_core.domain.catalog import ArgumentName, ImageReference, ModelName, Scalar
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.units import Duration, parse_duration
+from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
 
 Hosts = Annotated[tuple[HostName, ...], Field(max_length=1000)]
 ModelPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@+-]+$", max_length=500)]
 """Relative to one of the host's `model_roots`, or absolute; the host resolves and checks it."""
+
+Expiry = Annotated[Duration, Field(gt=timedelta(), le=MAX_EXPIRY)]
 
 DEFAULT_GRACE = parse_duration("10s")
 MAX_GRACE = parse_duration("1h")
@@ -47,6 +51,14 @@ class ServiceOptions(RequestBody):
         return self
 
 
+class StartOptions(ServiceOptions):
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host; not part of the service."""
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in super().given().items() if name != "expires"}
+
+
 class CreateService(ServiceOptions):
     id: ServiceId
 
@@ -72,6 +84,8 @@ class PullOptions(RequestBody):
     engine: EngineName | None = None
     hosts: Hosts = ()
     route: Route | None = None
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
 
     @model_validator(mode="after")
     def check_image_and_target(self) -> Self:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from aima_api.dependencies import Api, IdempotencyKey
+from aima_api.dependencies import Access, Api, IdempotencyKey
 from aima_api.http.schemas import DrainOptions
 from aima_core.domain.hosts import Host, PortLease
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
 from aima_core.store.ports import port_listing
+from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
 port_router = APIRouter(prefix="/v1", tags=["ports"])
@@ -45,13 +48,12 @@ def forget(api: Api, name: HostName) -> None:
 
 @router.post("/{name}:drain", status_code=202)
 def drain(
-    api: Api, name: HostName, body: DrainOptions | None = None, idempotency_key: IdempotencyKey = None
+    api: Api, access: Access, name: HostName, body: DrainOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Drained:
     """Exclude the host from starts, and with `stop` stop what runs there. Idempotent."""
     options = body or DrainOptions()
-    operations = api.idempotency.once(
-        idempotency_key, f"drain {name}", options, lambda: api.stops.drain(name, stop=options.stop)
-    )
+    submit = partial(api.stops.drain, name, stop=options.stop, mandate=Mandate(access.caller.name))
+    operations = api.idempotency.once(idempotency_key, f"drain {name}", options, submit)
     return Drained(host=api.hosts.get(name), operations=operations)
 
 

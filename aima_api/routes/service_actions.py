@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from aima_api.access.scopes import Scope
 from aima_api.dependencies import Access, Api, IdempotencyKey
-from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StopOptions
+from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StartOptions, StopOptions
 from aima_api.planning.planner import merged_service
 from aima_api.planning.preview import Plan, preview
 from aima_api.submission.pulls import submit_pull
@@ -18,6 +18,7 @@ from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
+from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 image_router = APIRouter(prefix="/v1", tags=["images"])
@@ -29,36 +30,38 @@ class Submitted(BaseModel):
 
 @router.post("/{id}:start", status_code=202, response_model=Submitted)
 async def start(
-    api: Api, id: ServiceId, body: ServiceOptions | None = None, idempotency_key: IdempotencyKey = None
+    api: Api, access: Access, id: ServiceId, body: StartOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Start a service as stored, changed by the given options; it is created if it does not exist."""
-    request = StartRequest(id, body or ServiceOptions())
+    options = body or StartOptions()
+    request = StartRequest(id, options, mandate=Mandate(access.caller.name, options.expires))
     if idempotency_key is None:
         return _accepted(await api.batched_start(request))
     submit = partial(api.starts.start, request)
-    return _accepted(
-        await run_in_threadpool(api.idempotency.once, idempotency_key, f"start {id}", request.options, submit)
-    )
+    return _accepted(await run_in_threadpool(api.idempotency.once, idempotency_key, f"start {id}", options, submit))
 
 
 @router.post("/{id}:stop", status_code=202)
-def stop(api: Api, id: ServiceId, body: StopOptions | None = None, idempotency_key: IdempotencyKey = None) -> Submitted:
+def stop(
+    api: Api, access: Access, id: ServiceId, body: StopOptions | None = None, idempotency_key: IdempotencyKey = None
+) -> Submitted:
     """Stop a service. Idempotent."""
     options = body or StopOptions()
-    submit = partial(api.stops.stop, id, hosts=options.hosts, grace=options.grace)
+    mandate = Mandate(access.caller.name)
+    submit = partial(api.stops.stop, id, hosts=options.hosts, grace=options.grace, mandate=mandate)
     return Submitted(operations=api.idempotency.once(idempotency_key, f"stop {id}", options, submit))
 
 
 @router.post("/{id}:restart", status_code=202)
 def restart(
-    api: Api, id: ServiceId, body: RestartOptions | None = None, idempotency_key: IdempotencyKey = None
+    api: Api, access: Access, id: ServiceId, body: RestartOptions | None = None, idempotency_key: IdempotencyKey = None
 ) -> Submitted:
     """Remove the running containers and start the service as stored."""
     options = body or RestartOptions()
     api.services.get(id)
     desired = [each for each in api.services.instances_of(id) if each.desired is Desired.RUNNING]
     hosts = options.hosts or [each.id.host for each in desired if each.state not in GONE]
-    request = StartRequest(id, ServiceOptions(), hosts=hosts, replace=True)
+    request = StartRequest(id, ServiceOptions(), hosts=hosts, replace=True, mandate=Mandate(access.caller.name))
     submit = partial(api.starts.start, request)
     return Submitted(operations=api.idempotency.once(idempotency_key, f"restart {id}", options, submit))
 
@@ -79,7 +82,7 @@ def pull(api: Api, access: Access, body: PullOptions, idempotency_key: Idempoten
     access.target = body.image or body.engine
     if body.image is not None and not any(body.image in engine.images for engine in api.catalog.engines):
         access.caller.require(Scope.ADMIN)
-    submit = partial(submit_pull, api.planner, api.submitter, body)
+    submit = partial(submit_pull, api.planner, api.submitter, body, caller=access.caller.name)
     return Submitted(operations=api.idempotency.once(idempotency_key, "pull", body, submit))
 
 

@@ -9,9 +9,10 @@ from aima_api.submission.submitter import Submitter
 from aima_core.domain.operations import Operation, PullImage
 from aima_core.domain.resources import ResourceRequest
 from aima_core.scheduling.feasibility import PlacementRequirements
+from aima_core.trust.orders import Mandate
 
 
-def submit_pull(planner: StartPlanner, submitter: Submitter, options: PullOptions) -> list[Operation]:
+def submit_pull(planner: StartPlanner, submitter: Submitter, options: PullOptions, *, caller: str) -> list[Operation]:
     """Raises UnknownEngine, UnknownHost, InvalidRequest, RequirementsNotMet, TooManyOperations, BrokerUnavailable."""
     engine = planner.catalog.engine(options.engine) if options.engine else None
     images = engine.images if engine else (str(options.image),)
@@ -22,7 +23,7 @@ def submit_pull(planner: StartPlanner, submitter: Submitter, options: PullOption
     )
     targets = _targets(planner.placement(), options, requirements)
     submitter.backlog.reserve(len(targets))
-    return submitter.submit(PullImage(images=images, image_size=size), targets)
+    return submitter.submit(PullImage(images=images, image_size=size), targets, Mandate(caller, options.expires))
 
 
 def _targets(placement: Placement, options: PullOptions, requirements: PlacementRequirements) -> list[Target]:

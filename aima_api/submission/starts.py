@@ -15,12 +15,13 @@ from typing import Generic, NamedTuple, TypeVar
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import StartPlanner, merged_service
-from aima_api.submission.submitter import Submitter
+from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, ServiceId
-from aima_core.domain.operations import Operation, StartService, StopService
+from aima_core.domain.operations import Operation, StopService
 from aima_core.domain.services import Service
 from aima_core.errors import AimaError
 from aima_core.store.services import ServiceStore, Whereabouts
+from aima_core.trust.orders import Mandate
 
 
 class StartRequest(NamedTuple):
@@ -30,6 +31,7 @@ class StartRequest(NamedTuple):
     """Override the stored service's hosts, for this start only."""
     replace: bool = False
     """Removes the running container first."""
+    mandate: Mandate = Mandate("(local)")
 
     def places_replicas(self, stored: Service | None) -> bool:
         return (self.options.replicas or (stored.replicas if stored else 1)) > 1
@@ -37,8 +39,7 @@ class StartRequest(NamedTuple):
 
 class _AcceptedStart(NamedTuple):
     service: Service
-    command: StartService
-    targets: list[Target]
+    start: Dispatch
     replaced: list[Target]
     """Hosts whose instance these targets replace: it is stopped, on an offline host when that is back."""
     changed: bool
@@ -63,11 +64,12 @@ class StartSubmission:
 
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
-        known = self.services.placements({each.id for each in requests})
-        locked = {each.id for each in requests if each.places_replicas(known[each.id].service)}
+        locked = {each.id for each in requests if each.places_replicas(None)}
+        known = self.services.placements({each.id for each in requests} - locked)
+        locked |= {each.id for each in requests if each.id in known and each.places_replicas(known[each.id].service)}
         if not locked:
             return self._submit(requests, known)
-        with self.locks.holding(locked):  # then read again: the first snapshot may be stale
+        with self.locks.holding(locked):  # then read, or read again: the first snapshot may be stale
             return self._submit(requests, known | self.services.placements(locked))
 
     def _submit(
@@ -78,10 +80,15 @@ class StartSubmission:
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
         self.services.put(*(each.service for each in accepted if each.changed))
         replacing = [each for each in accepted if each.replaced]
-        stops = [(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced) for each in replacing]
-        submitted = self.submitter.submit_all([*stops, *((each.command, each.targets) for each in accepted)])
-        starts = islice(submitted, sum(len(targets) for _, targets in stops), None)
-        return [each if isinstance(each, AimaError) else list(islice(starts, len(each.targets))) for each in results]
+        stops = [
+            Dispatch(StopService(service=each.service.id, grace=DEFAULT_GRACE), each.replaced, each.start.mandate)
+            for each in replacing
+        ]
+        submitted = self.submitter.submit_all([*stops, *(each.start for each in accepted)])
+        starts = islice(submitted, sum(len(stop.targets) for stop in stops), None)
+        return [
+            each if isinstance(each, AimaError) else list(islice(starts, len(each.start.targets))) for each in results
+        ]
 
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
@@ -97,7 +104,8 @@ class StartSubmission:
         known[request.id] = Whereabouts(service, current, desired)
         bound = request.hosts or planned.bound_hosts
         replaced = [] if bound else placement.replaced(desired, targets)
-        return _AcceptedStart(service, planned.command, targets, replaced, changed=service != stored)
+        start = Dispatch(planned.command, targets, request.mandate)
+        return _AcceptedStart(service, start, replaced, changed=service != stored)
 
 
 BATCH_DELAY = timedelta(milliseconds=1)

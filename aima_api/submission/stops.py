@@ -15,6 +15,7 @@ from aima_core.domain.operations import Kind, Operation, StopService
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.trust.orders import Mandate
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Stops:
     hosts: HostStore
     cancellations: Cancellations
 
-    def stop(self, id: ServiceId, *, hosts: Sequence[HostName] = (), grace: timedelta) -> list[Operation]:
+    def stop(
+        self, id: ServiceId, *, hosts: Sequence[HostName] = (), grace: timedelta, mandate: Mandate
+    ) -> list[Operation]:
         """Stops the service on these hosts, or wherever it is up or starting; cancels starts that no worker claimed.
 
         Raises UnknownService, UnknownHost.
@@ -40,20 +43,21 @@ class Stops:
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]
         targets = self.planner.placement().for_stop(hosts or [*up, *starting])
-        stops = self.submitter.submit(StopService(service=id, grace=grace), targets)
+        stops = self.submitter.submit(StopService(service=id, grace=grace), targets, mandate)
         for start in starts:
             if start.host is None and (not hosts or start.route.host in hosts):
                 self.cancellations.cancel(start.id)
         return stops
 
-    def drain(self, host: HostName, *, stop: bool) -> list[Operation]:
+    def drain(self, host: HostName, *, stop: bool, mandate: Mandate) -> list[Operation]:
         """Excludes the host from starts; with `stop`, stops what runs or starts there. Raises UnknownHost."""
         self.hosts.drain(host)
         if not stop:
             return []
         up = {each.id.service for each in self.services.instances_on(host) if not each.is_down}
         starting = {each.service for each in self._active_starts() if each.host == host and each.service}
-        return [each for id in sorted(up | starting) for each in self.stop(id, hosts=[host], grace=DEFAULT_GRACE)]
+        stopping = sorted(up | starting)
+        return [each for id in stopping for each in self.stop(id, hosts=[host], grace=DEFAULT_GRACE, mandate=mandate)]
 
     def _active_starts(self) -> list[Operation]:
         return [each for each in self.operations.list_active() if each.kind is Kind.START]

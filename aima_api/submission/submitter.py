@@ -1,32 +1,41 @@
-"""The submitter: turns commands and targets into signed operations, and enqueues them within a backlog limit.
+"""The submitter: turns commands and targets into operations with signed orders, and enqueues them within a limit.
 
-One script call stores each operation together with its queue message, so a crash of the API node cannot separate the
-two. After a lost reply the operations are cancelled once Redis answers, since the client was refused.
+Fences are reserved first, since the orders name them. One script call stores each operation together with its queue
+message, so a crash of the API node cannot separate the two. After a lost reply the operations are cancelled once Redis
+answers, since the client was refused.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 from aima_api.planning.placement import Target
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId
-from aima_core.domain.operations import Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.domain.operations import Command, Operation, Phase, PullImage, StartService, State, StopService
 from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, TooManyOperations
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.store.operation_records import QueuedOperation
+from aima_core.store.operation_records import BATCH_SIZE, QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.trust.keys import Purpose, SigningKey
-
-AnyCommand = StartService | PullImage | StopService
+from aima_core.trust.keys import SigningKey
+from aima_core.trust.orders import Mandate, Order, digest_of, images_of, sign_orders
 
 BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
+
+
+class Dispatch(NamedTuple):
+    """A command, and where it is to be executed, on whose behalf."""
+
+    command: Command
+    targets: Sequence[Target]
+    mandate: Mandate
 
 
 @dataclass(frozen=True)
@@ -38,29 +47,37 @@ class Submitter:
     backlog: BacklogLimit
     signing_key: SigningKey
 
-    def submit(self, command: AnyCommand, targets: Sequence[Target]) -> list[Operation]:
-        """One signed operation per target, stored and on its queue."""
-        return self.submit_all([(command, targets)])
+    def submit(self, command: Command, targets: Sequence[Target], mandate: Mandate) -> list[Operation]:
+        """One operation per target, stored and on its queue."""
+        return self.submit_all([Dispatch(command, targets, mandate)])
 
-    def submit_all(self, commands: Sequence[tuple[AnyCommand, Sequence[Target]]]) -> list[Operation]:
-        """Several commands in one round trip; the later ones get the higher fence."""
-        at = now()
-        queued = [each for command, targets in commands for each in self._queued(command, targets, at)]
+    def submit_all(self, dispatches: Sequence[Dispatch]) -> list[Operation]:
+        """Several commands in one batch; the later ones get the higher fence."""
+        if not (number := sum(len(each.targets) for each in dispatches)):
+            return []
+        at, fences = now(), count(self.operations.reserve_fences(number))
+        submitted: list[OperationId] = []
         try:
-            return self.operations.enqueue(queued)
+            return self.operations.enqueue(
+                queued for each in dispatches for queued in self._queued(each, fences, at, submitted)
+            )
         except BrokerUnavailable as outage:  # lost reply: some may be stored
-            self.cancellations.cancel_when_redis_answers([each.operation.id for each in queued], outage.failure)
+            self.cancellations.cancel_when_redis_answers(submitted, outage.failure)
             raise
 
-    def _queued(self, command: AnyCommand, targets: Sequence[Target], at: datetime) -> list[QueuedOperation]:
-        text, template = command.model_dump_json(), _operation(command, at)
-        return [self._signed(template, target, text) for target in targets]
-
-    def _signed(self, template: Operation, target: Target, command: str) -> QueuedOperation:
-        where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
-        operation = template.model_copy(update={"id": OperationId.new(), **where})
-        signature = self.signing_key.sign(f"{operation.id}\n{command}", Purpose.ORDER)
-        return QueuedOperation(operation, command, signature, waits=target.reason is not None and target.host is None)
+    def _queued(
+        self, dispatch: Dispatch, fences: Iterator[int], at: datetime, submitted: list[OperationId]
+    ) -> Iterator[QueuedOperation]:
+        command, mandate = dispatch.command, dispatch.mandate
+        text, operation = command.model_dump_json(), _operation(command, at, expires_at=at + mandate.expires)
+        signed: dict[str, Any] = {"command": digest_of(text), "images": images_of(command), "caller": mandate.caller}
+        for start in range(0, len(dispatch.targets), BATCH_SIZE):
+            targets = dispatch.targets[start : start + BATCH_SIZE]
+            records = [operation.model_copy(update=_own(target, next(fences))) for target in targets]
+            submitted += [record.id for record in records]
+            orders = sign_orders([Order.of(record, **signed) for record in records], self.signing_key)
+            for record, order, target in zip(records, orders, targets, strict=True):
+                yield QueuedOperation(record, text, order, waits=target.reason is not None and target.host is None)
 
 
 class BacklogLimit:
@@ -86,8 +103,14 @@ class BacklogLimit:
         self._active += number
 
 
-def _operation(command: AnyCommand, at: datetime) -> Operation:
-    """A template without id and route, which differ by target."""
+def _own(target: Target, fence: int) -> dict[str, Any]:
+    """The fields in which the operations of one command differ."""
+    where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
+    return {"id": OperationId.new(), "fence": fence, **where}
+
+
+def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Operation:
+    """A template without id, fence and route, which differ by target."""
     subject: dict[str, Any]
     match command:
         case StartService(service=service, engine=engine, model=model):
@@ -96,6 +119,5 @@ def _operation(command: AnyCommand, at: datetime) -> Operation:
             subject = {"service": service}
         case PullImage(images=images):
             subject = {"image": images[0], "needs": ResourceRequest()}
-    return Operation.model_construct(
-        kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, fence=0, created_at=at, **subject
-    )
+    subject |= {"created_at": at, "expires_at": expires_at}
+    return Operation.model_construct(kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, seq=1, **subject)

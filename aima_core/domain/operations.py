@@ -179,9 +179,9 @@ class Operation(WireModel):
     state: State
     phase: Phase
     fence: int
-    """The fencing token: of two operations on one instance, the higher wins."""
+    """The fencing token: of two operations on one instance, the higher wins. Reserved before the order is signed."""
     attempt: int = 0
-    """The number of claims so far."""
+    """The number of claims so far, and of moves from a lost host."""
     seq: int = 0
     """The number of its last event."""
     route: Route
@@ -201,5 +201,7 @@ class Operation(WireModel):
     endpoint: str | None = None
     failure: Failure | None = None
     created_at: datetime
+    expires_at: datetime | None = None
+    """Until when an attempt may begin; None in records of operations that Redis has lost."""
     started_at: datetime | None = None
     ended_at: datetime | None = None

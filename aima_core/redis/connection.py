@@ -5,10 +5,10 @@ waits are long, and reconnects for ever. Both discover the master through Sentin
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
@@ -93,6 +93,33 @@ class RedisClient(redis.Redis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         return _GuardedPipeline(self, transaction, shard_hint)
 
+    def run_ahead(self, commands: Iterable[Sequence[str | int]], sent: list[Sequence[str | int]]) -> list[Any]:
+        """Sends each command as it is made, so that Redis runs it meanwhile, and reads the replies in the end.
+
+        Begins with those `sent` before, and adds the others to them: after a broken connection all are sent again.
+        """
+        made = iter(commands)
+
+        def run() -> list[Any]:
+            connection = self.connection_pool.get_connection()
+            try:
+                for command in sent:
+                    connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+                for command in made:
+                    sent.append(command)
+                    connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+                return [_reply(connection) for _ in sent]
+            except BaseException:
+                connection.disconnect()  # type: ignore[no-untyped-call]  # unread replies must not answer the next command
+                raise
+            finally:
+                self.connection_pool.release(connection)
+
+        replies = self.guard(run)
+        if refused := next((reply for reply in replies if isinstance(reply, redis.ResponseError)), None):
+            return self.guard(lambda: _raise(refused))
+        return replies
+
     def close(self) -> None:
         """Also closes the connections to the Sentinels, which redis-py leaves to the garbage collector."""
         super().close()
@@ -121,6 +148,18 @@ class RedisClient(redis.Redis):
         except (redis.ConnectionError, redis.TimeoutError):
             self.connection_pool.disconnect(inuse_connections=False)  # what broke one connection likely broke all
             return call()
+
+
+def _reply(connection: Any) -> Any:
+    """Returns a ResponseError, so that the replies after it are read, too."""
+    try:
+        return connection.read_response()
+    except redis.ResponseError as refused:
+        return refused
+
+
+def _raise(refused: redis.ResponseError) -> NoReturn:
+    raise refused
 
 
 class _GuardedPipeline(Pipeline):

@@ -2,7 +2,7 @@
 
 key                            type     written by    holds, and when it expires
 aima:epoch                     string   api, worker   id of this Redis data set: a new one means data loss; never
-aima:fence                     string   api           the last fencing token; never
+aima:fence                     string   api, worker   the last fencing token; never
 aima:operations                zset     api           every operation, by age; pruned as their records expire
 aima:operations:active         zset     api, worker   active operations, by when to check for a stall; until the end
 aima:operations:waiting        zset     api, worker   operations pending for capacity, by age; until claimed or ended

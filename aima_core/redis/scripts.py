@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import cache
 from importlib import resources
+from itertools import chain, islice
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from aima_core.redis.connection import RedisClient
 from aima_core.redis.interface import TextRedis, TextScript
 
 Call = tuple[Sequence[str], Sequence[str | int]]
@@ -40,23 +42,22 @@ class Scripts:
         """Runs the script, loading it again if Redis has lost it, and returns what its head says."""
         return self._script(name)(keys, args)
 
-    def each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Runs the script for each call in one round trip.
+    def each(self, name: str, calls: Iterable[Call]) -> list[Any]:
+        """Runs the script for each call, in order; Redis runs it while the next call is made.
 
-        The script must be idempotent: where Redis has lost it, every call is sent again.
+        The script must be idempotent: after a broken connection, or where Redis has lost it, every call is sent again.
         """
+        script, made = self._script(name), iter(calls)
+        first = list(islice(made, 2))
+        if len(first) < 2 or not isinstance(self._redis, RedisClient):
+            return [script(keys, args) for keys, args in chain(first, made)]
+        sent: list[Sequence[str | int]] = []
+        commands = (["EVALSHA", script.sha, len(keys), *keys, *args] for keys, args in chain(first, made))
         try:
-            return self._pipelined(name, calls)
+            return self._redis.run_ahead(commands, sent)
         except NoScriptError:
-            self._redis.script_load(self._script(name).script)
-            return self._pipelined(name, calls)
-
-    def _pipelined(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        sha = self._script(name).sha
-        with self._redis.pipeline(transaction=False) as pipe:
-            for keys, args in calls:
-                pipe.evalsha(sha, len(keys), *keys, *args)
-            return pipe.execute()
+            self._redis.script_load(script.script)
+            return self._redis.run_ahead((), sent)
 
     def _script(self, name: str) -> TextScript:
         if name not in self._loaded:
@@ -68,7 +69,7 @@ def in_ms(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1000)
 
 
-def pairs(flat: Sequence[str]) -> dict[str, str]:
+def pairs(flat: Sequence[Any]) -> dict[str, Any]:
     """A hash as scripts return it: field, value, field, value, …"""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 

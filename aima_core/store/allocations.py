@@ -1,12 +1,13 @@
 """Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
+import json
 from collections.abc import Iterable
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
-from aima_core.redis.scripts import Scripts
+from aima_core.redis.scripts import Scripts, pairs
 
 
 class AllocationStore:
@@ -22,13 +23,10 @@ class AllocationStore:
     def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Allocation]]:
         """The allocations of several hosts, in one round trip."""
         names = list(hosts)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for host in names:
-                pipe.hgetall(keys.held(host))
-            found = dict(zip(names, pipe.execute(), strict=True))
+        found = pairs(self._run("allocations/list", [], keys.held, json.dumps(names)))
         return {
-            host: {ServiceId(service): Allocation.parse(text) for service, text in allocations.items()}
-            for host, allocations in found.items()
+            host: {ServiceId(service): Allocation.parse(text) for service, text in pairs(found.get(host, ())).items()}
+            for host in names
         }
 
     def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:

@@ -16,6 +16,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
 from aima_core.store.operation_records import operation_from
 from aima_core.store.operations import now
+from aima_core.trust.orders import SignedOrder
 
 _CLAIMABLE = comma_list(state for state in State if not state.ended)
 
@@ -26,7 +27,7 @@ class Claimed(NamedTuple):
     attempt: int
     operation: Operation
     command_text: str
-    signature: str
+    order: SignedOrder
     gpus: tuple[str, ...] = ()
     """The ids of those allocated to it."""
 
@@ -95,7 +96,8 @@ class ClaimStore:
                 return AlreadyPlaced(HostName(what), operation_from(id, pairs(more[0])))
         fields = pairs(what)
         record = operation_from(id, fields)
-        return Claimed(int(fields["attempt"]), record, fields["command"], fields["signature"], tuple(more[0]))
+        order = SignedOrder(fields.get("order", ""), fields.get("signature", ""))
+        return Claimed(int(fields["attempt"]), record, fields.get("command", ""), order, tuple(more[0]))
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:
         """Renews a claim for another CLAIM_TTL and returns its status."""
@@ -113,7 +115,8 @@ class ClaimStore:
         found = self._run("claims/release_all_of_host", where, host, keys.operation, keys.claim)
         return [OperationId(id) for id in found]
 
-    def unassign(self, id: OperationId, lost: HostName) -> bool:
+    def unassign(self, operation: Operation, lost: HostName) -> bool:
         """Lets any host claim an operation; False if it is not the lost host's, or is still claimed by it."""
-        where = [keys.operation(id), keys.claim(id), keys.WAITING, keys.FENCE]
-        return bool(self._run("claims/unassign", where, id, lost))
+        instance = keys.instance(operation.service.on(lost)) if operation.service else ""
+        where = [keys.operation(operation.id), keys.claim(operation.id), keys.WAITING, instance]
+        return bool(self._run("claims/unassign", where, operation.id, lost))

@@ -4,36 +4,39 @@ What operations of a batch share is passed once: one request may enqueue a thous
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any
 
 from aima_core.domain.ids import OperationId
-from aima_core.domain.operations import Event, Kind, Operation, Phase
+from aima_core.domain.operations import Event, Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
+from aima_core.errors import Superseded
 from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call, in_ms
 from aima_core.store.services import status_json
+from aima_core.trust.orders import SignedOrder, highest_fence
 
 BATCH_SIZE = 50
 """Operations in one call of the script, which blocks Redis."""
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
+_OF_THE_END = {"state", "phase", "reason", "failure", "ended_at"}
 _ID, _INSTANCE = "<id>", "<instance>"
 """Placeholders for the ids in the texts that operations share."""
-_WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.FENCE, keys.INSTANCES]
+_WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.INSTANCES]
 _JSON_FIELDS = ("progress", "failure", "needs", "routes")
 
 
 @dataclass(frozen=True)
 class QueuedOperation:
-    """An operation to enqueue; Redis assigns its fence."""
+    """An operation to enqueue, under the fence that its order names."""
 
     operation: Operation
     command: str
     """As JSON."""
-    signature: str
+    order: SignedOrder
     waits: bool = False
     """Its queue has no consumer: the first feasible host may claim it."""
 
@@ -55,33 +58,49 @@ class QueuedOperation:
         )
 
 
-def enqueue_calls(orders: Sequence[QueuedOperation]) -> Iterator[Call]:
+def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     """The calls of `operations/enqueue`, in the order of the operations."""
     prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on)
-    limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, in_ms(keys.LOOK_AFTER))
-    for start in range(0, len(orders), BATCH_SIZE):
-        groups = [_group(list(alike)) for _, alike in groupby(orders[start : start + BATCH_SIZE], _shared)]
+    ttl = int(keys.ENDED_TTL.total_seconds())
+    limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, ttl, in_ms(keys.LOOK_AFTER), highest_fence())
+    untaken = iter(queued)
+    while batch := list(islice(untaken, BATCH_SIZE)):
+        groups = [_group(list(alike)) for _, alike in groupby(batch, _shared)]
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups)]
 
 
-def _shared(order: QueuedOperation) -> tuple[object, ...]:
-    """Operations with the same key differ only in ids, routes and signatures."""
-    it = order.operation
-    subject = (it.kind, it.service, it.engine, it.image, it.needs, it.reason, it.created_at)
-    return order.command, order.waits, it.route.host is None, *subject
+def superseded(operation: Operation) -> Operation:
+    """An operation that ended as it was enqueued: a later one on its instance has a higher fence."""
+    failure = Superseded(what=operation.service).failure
+    end = {"state": State.CANCELLED, "phase": Phase.CANCELLED, "ended_at": operation.created_at, "reason": None}
+    return operation.model_copy(update={**end, "failure": failure, "seq": 2})
+
+
+def _shared(queued: QueuedOperation) -> tuple[object, ...]:
+    """Operations with the same key differ only in ids, fences, routes and orders."""
+    it = queued.operation
+    subject = (it.kind, it.service, it.engine, it.image, it.needs, it.reason, it.created_at, it.expires_at)
+    return queued.command, queued.waits, it.route.host is None, *subject
 
 
 def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     first, instance, operation = alike[0], alike[0].instance, alike[0].operation
     record = as_fields(operation.model_dump(mode="json", exclude=_OWN))
     queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
+    late = superseded(operation)
+    end = Event(operation=late.id, at=operation.created_at, phase=late.phase, failure=late.failure)
+    late_fields = as_fields(late.model_dump(mode="json", include=_OF_THE_END)) | {"reason": ""}
+    if operation.expires_at:
+        record["not_after"] = str(int(operation.expires_at.timestamp() * 1000))
     group = {
         "command": first.command,
         "fields": list(chain.from_iterable(record.items())),
         "waits": first.waits,
         "age": age_of(operation),
         "event": event_text(queued).replace(operation.id, _ID),
-        "each": [_own(order) for order in alike],
+        "late_fields": list(chain.from_iterable(late_fields.items())),
+        "late_event": event_text(end).replace(operation.id, _ID),
+        "each": [_own(each) for each in alike],
     }
     if instance:
         status = status_json(instance).replace(instance.id, _INSTANCE).replace(operation.id, _ID)
@@ -89,14 +108,16 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     return group
 
 
-def _own(order: QueuedOperation) -> dict[str, str]:
-    operation, queue, host = order.operation, queue_of(order.operation), order.operation.route.host
+def _own(queued: QueuedOperation) -> dict[str, str]:
+    operation, queue, host = queued.operation, queue_of(queued.operation), queued.operation.route.host
     own = {
         "id": operation.id,
+        "fence": str(operation.fence),
+        "order": queued.order.text,
+        "signature": queued.order.signature,
         "route": operation.route,
         "routes": json.dumps(operation.routes),
         "queue": queue,
-        "signature": order.signature,
         "message": encode_message(operation, queue),
     }
     return own | {"instance": operation.service.on(host), "host": host} if operation.service and host else own

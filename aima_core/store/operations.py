@@ -4,10 +4,12 @@ The record is the truth, a message on the queue only a notification: a lost, lat
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple
+
+import structlog
 
 from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import TRANSITIONS, Event, Operation, Phase, State
@@ -23,8 +25,11 @@ from aima_core.store.operation_records import (
     event_from,
     event_text,
     operation_from,
+    superseded,
 )
+from aima_core.trust.orders import clock_ms, highest_fence
 
+_log = structlog.get_logger()
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
 START_OF_LOG = "0-0"
 _MOST_SCANNED = 2000
@@ -42,6 +47,15 @@ class Stalled(NamedTuple):
     """Those pending, for capacity or on their queue, without a recorded reason."""
 
 
+class Overdue(NamedTuple):
+    """Queued operations that end without a worker."""
+
+    unroutable: list[Operation]
+    """Those whose routes had no live consumer for long enough."""
+    expired: list[Operation]
+    """Those that no worker has claimed until their order expired."""
+
+
 class Page(NamedTuple):
     items: list[Operation]
     after: str | None
@@ -55,16 +69,28 @@ class OperationStore:
         self._redis = redis
         self._run = Scripts(redis)
 
-    def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
-        """Stores operations, each with its first event and its message, in one round trip; idempotent.
+    def reserve_fences(self, count: int) -> int:
+        """The first of so many consecutive fencing tokens, in milliseconds of this node's clock or above."""
+        first, discarded = self._run("operations/reserve_fences", [keys.FENCE], clock_ms(), highest_fence(), count)
+        if discarded:
+            _log.warning("last fence discarded", reason="it was forged, or reserved by an API node with a wrong clock")
+        return int(first)
 
-        Returns them as stored.
+    def enqueue(self, queued: Iterable[QueuedOperation]) -> list[Operation]:
+        """Stores operations, each with its first event and its message; idempotent.
+
+        They are taken from the iterable, and so signed, while Redis stores those before. Returns them as stored: with
+        their end if a later operation has superseded them.
         """
-        fences = chain.from_iterable(self._run.each("operations/enqueue", list(enqueue_calls(orders))))
-        return [
-            order.operation.model_copy(update={"fence": fence, "seq": 1})
-            for order, fence in zip(orders, fences, strict=True)
-        ]
+        taken: list[QueuedOperation] = []
+
+        def take() -> Iterator[QueuedOperation]:
+            for each in queued:
+                taken.append(each)
+                yield each
+
+        late = set(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take()))))
+        return [superseded(each.operation) if each.operation.id in late else each.operation for each in taken]
 
     def get(self, id: OperationId) -> Operation:
         """Raises UnknownOperation."""
@@ -105,11 +131,13 @@ class OperationStore:
         """Operations pending for capacity, oldest first."""
         return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
 
-    def find_unroutable(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> list[Operation]:
-        """Queued operations whose routes had no live consumer for `after`; `live` are the routes that have one."""
-        limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR))
+    def find_overdue(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> Overdue:
+        """`live` are the routes that have a live consumer."""
+        limits = (in_ms(after), at_most, in_ms(keys.HEARD_FOR), clock_ms())
         where, routes = [keys.ACTIVE, keys.ROUTES], json.dumps(list(live))
-        return _records(self._run("operations/find_unroutable", where, keys.operation, *limits, routes))
+        return Overdue(
+            *map(_records, self._run("operations/find_overdue", where, keys.operation, keys.claim, *limits, routes))
+        )
 
     def append_event(self, event: Event, *, attempt: int | None = None) -> int:
         """Appends and publishes an event and updates the record, in one step.

@@ -13,6 +13,7 @@ from aima_core.errors import UnknownService
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, comma_list, in_ms, pairs
+from aima_core.trust.orders import highest_fence
 
 _DESIRED = {"desired", "fence"}
 
@@ -108,14 +109,13 @@ class ServiceStore:
         `seen_with` is the fence of the record that this replaces; False if it has changed since.
         """
         id = instance.id
-        where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host)]
-        where += [keys.service(service.id), keys.SERVICES, keys.FENCE]
+        where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host), keys.service(service.id), keys.SERVICES]
         expected = "" if seen_with is None else str(seen_with)
         record = (id, instance.fence, instance.desired, status_json(instance), expected)
         return bool(self._run("services/adopt", where, *record, service.id, service.model_dump_json()))
 
     def raise_fence(self, seen: int) -> bool:
-        """Raises the fence counter, so that every later request supersedes this fence."""
+        """Raises the last fence, so that every later request supersedes this one."""
         return bool(self._run("services/raise_fence", [keys.FENCE], seen))
 
     def update_status(self, instance: Instance) -> bool:
@@ -150,8 +150,8 @@ class ServiceStore:
 
     def _set_desired(self, instance: Instance, *, replace: bool) -> Any:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
-        record = (instance.id, instance.fence, instance.desired, status_json(instance))
-        return self._run("services/set_desired", where, *record, "1" if replace else "")
+        desired = (instance.id, instance.fence, highest_fence(), instance.desired)
+        return self._run("services/set_desired", where, *desired, status_json(instance), "1" if replace else "")
 
 
 def status_json(instance: Instance) -> str:
@@ -167,4 +167,4 @@ def _instance(fields: dict[str, Any]) -> Instance:
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:
-    return [InstanceId(each).host for each in instances]
+    return [HostName(each.partition("@")[2]) for each in instances]

@@ -1,4 +1,4 @@
-"""Executes an operation: claims it, verifies its signature, runs its steps, and records its outcome.
+"""Executes an operation: claims it, verifies its order, runs its steps, and records its outcome.
 
 A duplicate delivery finds the operation claimed or ended and does nothing. If Redis becomes unavailable, the message
 is requeued and the next attempt continues from what exists.
@@ -13,13 +13,21 @@ import structlog
 from pydantic import ValidationError
 
 from aima_core.domain.ids import OperationId, Route
-from aima_core.domain.operations import Event, Kind, Phase
+from aima_core.domain.operations import Command, Event, Kind, Phase
 from aima_core.domain.resources import ObstacleKind
-from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, Cancelled, InvalidRequest
+from aima_core.errors import (
+    AimaError,
+    BrokerUnavailable,
+    Cancelled,
+    FenceNotRecorded,
+    InvalidRequest,
+    OrderRefused,
+    Superseded,
+)
 from aima_core.scheduling.pending import explain
 from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable
 from aima_core.store.operations import now
-from aima_core.trust.keys import Purpose
+from aima_core.trust.orders import Order
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
 from aima_worker.operations.pull import pull
@@ -96,9 +104,9 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
     except BrokerUnavailable as unavailable:
         log.warning("attempt interrupted", reason=str(unavailable))
         raise
-    except Cancelled as cancelled:
+    except (Cancelled, Superseded) as cancelled:
         attempt.finish(Phase.CANCELLED, failure=cancelled.failure)
-        log.info("operation cancelled")
+        log.info("operation cancelled", reason=str(cancelled))
     except AimaError as failed:
         attempt.finish(Phase.FAILED, failure=failed.failure)
         log.warning("operation failed", code=failed.code, reason=str(failed))
@@ -107,15 +115,33 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
         log.exception("operation failed by a bug")
 
 
-def _verified_command(host: HostContext, claimed: Claimed) -> Any:
+def _verified_command(host: HostContext, claimed: Claimed) -> Command:
+    """The command, if its order is valid here and now. The record equals the order then, so that steps may read it."""
     operation = claimed.operation
     try:
-        host.keys.verify(f"{operation.id}\n{claimed.command_text}", Purpose.ORDER, claimed.signature)
-        return claimed.command
-    except (BadSignature, ValidationError) as wrong:
+        order = Order.read(claimed.order, host.keys)
+        order.check(operation, claimed.command_text)
+        if not {*order.routes} & {*host.routes}:
+            raise OrderRefused(detail=f"it is for {' or '.join(order.routes)}, and {host.name} is none of these.")
+        order.check_time(now())
+        command = claimed.command
+        order.check_command(command)
+        _advance_fence(host, order)
+        return command
+    except (AimaError, ValidationError) as wrong:
         if operation.service:  # its allocation was granted with the claim, and no step runs that would release it
             host.release_allocation(operation.service, fence=operation.fence)
-        if isinstance(wrong, BadSignature):
+        if isinstance(wrong, AimaError):
             raise
         remedy = "Give the API nodes and the hosts the same version of AIMA."
         raise InvalidRequest(detail=f"This host does not understand the command: {wrong}", remedy=remedy) from wrong
+
+
+def _advance_fence(host: HostContext, order: Order) -> None:
+    """Raises Superseded, and FenceNotRecorded for a start: after a crash, an older start could be replayed."""
+    if order.service is None:
+        return
+    try:
+        host.fences.advance(order.service, order.fence, order.operation, written=order.kind is Kind.START)
+    except OSError as failed:
+        raise FenceNotRecorded(host=host.name, service=order.service, detail=f"{failed}.") from failed

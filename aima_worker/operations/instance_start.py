@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnavailable, EngineRefused
+from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnavailable, EngineRefused, Superseded
 from aima_core.store.operations import now
 from aima_worker.attempt import Attempt, WorkerShutdown
 from aima_worker.context import HostContext
@@ -24,11 +24,11 @@ from aima_worker.runtime import Container, ContainerSpec
 
 @contextmanager
 def starting_instance(host: HostContext, attempt: Attempt, command: StartService) -> Iterator[InstanceStart]:
-    """Raises Cancelled if the desired state has changed since this start was requested."""
+    """Raises Superseded if the desired state has changed since this start was requested."""
     starting = InstanceStart(host, attempt, command)
     if not starting.set_desired():
         host.release_allocation(command.service, fence=attempt.operation.fence)
-        raise Cancelled
+        raise Superseded(what=starting.id)
     try:
         yield starting
     except WorkerShutdown:

@@ -8,6 +8,7 @@ from aima_core.domain.resources import Allocation, host_memory_of, resources_of
 from aima_core.domain.services import Desired, Instance, InstanceState, Service
 from aima_core.errors import OperationLost
 from aima_core.store.operations import now
+from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
 from aima_worker.operations.teardown import update_status
 from aima_worker.reconciler.inventory import ManagedContainer, recognize
@@ -67,7 +68,8 @@ def _state(host: HostContext, managed: ManagedContainer) -> InstanceState:
 
 def _fence(managed: ManagedContainer, instance: Instance | None) -> int:
     """A start that found its container running as specified adopted it, with the labels of the earlier start."""
-    return max(managed.fence, instance.fence if instance else 0)
+    known = instance.fence if instance else 0
+    return max(managed.fence, known if known <= highest_fence() else 0)
 
 
 def _instance(host: HostContext, managed: ManagedContainer, state: InstanceState, *, fence: int) -> Instance:

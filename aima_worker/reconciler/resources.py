@@ -1,4 +1,4 @@
-"""Reconciles port leases and allocations in Redis with the containers that own them, and raises Redis' fence.
+"""Reconciles port leases and allocations in Redis with the containers that own them, and raises its last fence.
 
 What a container lacks is restored; what no container owns is released, once it has been orphaned for some seconds and
 an engine that answers lists no container for it: an unavailable Redis or engine never releases anything.
@@ -13,6 +13,7 @@ from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Instance, InstanceState
+from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
 from aima_worker.reconciler.adoption import restore_resources
 from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
@@ -29,9 +30,8 @@ class ResourceReconciler:
 
     def reconcile(self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]) -> bool:
         """Returns False if the next pass must follow soon: something may be orphaned."""
-        fences = [each.fence for each in instances.values()] + [each.fence for each in managed.values()]
-        highest = max(fences, default=0)
-        if highest > self._highest_fence:  # a Redis that lost its data must not issue fences below those that exist
+        highest = max([self._host.fences.highest(), *(each.fence for each in managed.values())])
+        if self._highest_fence < highest <= highest_fence():  # what Redis alone knows may be forged
             self._host.services.raise_fence(highest)
             self._highest_fence = highest
         leases = {lease.holder.service: lease for lease in self._host.ports.all()}

@@ -18,7 +18,8 @@ from aima_core.store.ports import PortStore
 
 ALPHA = HostName("alpha")
 LOOK_AT_THE_CLOCK = {
-    "aima_core/store/operations.py": "when something happened, for people",
+    "aima_core/store/operations.py": "when something happened, for people; whether an order has expired",
+    "aima_core/trust/orders.py": "fences: they ascend with the clocks of API nodes, which Redis cannot forge",
     "aima_core/store/hosts.py": "since when a host is drained, for people",
     "aima_api/access/keys.py": "when a key expires: the clock of Redis is not trusted for that",
     "aima_api/access/audit.py": "when something happened, for people",

@@ -114,12 +114,12 @@ def test_the_path_of_a_start_is_documented_in_call_order(redis_url, redis, tmp_p
 
 
 @pytest.mark.redis
-def test_a_start_enters_at_most_forty_modules(redis_url, redis, tmp_path):
+def test_a_start_enters_at_most_forty_four_modules(redis_url, redis, tmp_path):
     """Counted on the API node and in the worker, without what only describes values and without the fake runtime."""
     entered = record_start(redis_url, redis, tmp_path).entered
 
     counted = sorted(each for each in entered if not each.startswith(VALUES))
-    assert len(counted) <= 40, "\n".join(counted)
+    assert len(counted) <= 44, "\n".join(counted)
 
 
 def test_importing_a_module_has_no_side_effects():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -12,10 +13,12 @@ from aima_core.domain.operations import Command, Kind, Operation, Phase, PullIma
 from aima_core.domain.resources import resources_of
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
-from aima_core.trust.keys import KeyRing, Purpose, SigningKey
+from aima_core.trust.keys import KeyRing, SigningKey
+from aima_core.trust.orders import DEFAULT_EXPIRY, Order, SignedOrder, digest_of, images_of
 
 SIGNING_KEY = SecretStr("the seed of the tests' own signing key")
-KEYS = KeyRing([SigningKey(SIGNING_KEY).public])
+PUBLIC_KEY = SigningKey(SIGNING_KEY).public
+KEYS = KeyRing([PUBLIC_KEY])
 SERVICE = ServiceId("svc-tiny-dial")
 
 
@@ -50,24 +53,34 @@ def enqueue_signed(
     *,
     host: str = "alpha",
     route: Route | None = None,
+    fence: int | None = None,
     seconds_later: int = 0,
     key: SecretStr = SIGNING_KEY,
 ) -> Operation:
     """Enqueues a signed operation on the queue of the host, or of the route, as the API does."""
-    id = OperationId.new()
-    text = command.model_dump_json()
+    text, where = command.model_dump_json(), route or Route.to_host(HostName(host))
+    created_at = now() + timedelta(seconds=seconds_later)
     operation = Operation(
-        id=id,
+        id=OperationId.new(),
         kind=Kind(command.kind),
         state=State.QUEUED,
         phase=Phase.QUEUED,
-        fence=0,
-        route=route or Route.to_host(HostName(host)),
+        fence=store.reserve_fences(1) if fence is None else fence,
+        seq=1,
+        route=where,
+        routes=(where,),
         needs=resources_of(command.engine, command.model) if isinstance(command, StartService) else None,
         service=None if isinstance(command, PullImage) else command.service,
         engine=command.engine.name if isinstance(command, StartService) else None,
         image=command.images[0] if isinstance(command, PullImage) else None,
-        created_at=now() + timedelta(seconds=seconds_later),
+        created_at=created_at,
+        expires_at=created_at + DEFAULT_EXPIRY,
     )
-    signature = SigningKey(key).sign(f"{id}\n{text}", Purpose.ORDER)
-    return store.enqueue([QueuedOperation(operation, text, signature)])[0]
+    return store.enqueue([QueuedOperation(operation, text, order_of(operation, command, key=key))])[0]
+
+
+def order_of(operation: Operation, command: Command, *, key: SecretStr = SIGNING_KEY, **changes: Any) -> SignedOrder:
+    """The signed order of an operation; `changes` are fields that it has in place of the operation's own."""
+    digest = digest_of(command.model_dump_json())
+    order = Order.of(operation, command=digest, images=images_of(command), caller="test")
+    return order.model_copy(update=changes).sign(SigningKey(key))

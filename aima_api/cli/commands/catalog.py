@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aima_api.cli.options import (
     calls_the_api,
     complete,
     engine_option,
+    expires_option,
     only_hosts_option,
     output_option,
     route_option,
@@ -97,8 +99,16 @@ def show_model(api: Api, name: str, output: Format) -> None:
 @engine_option("The image of this engine.")
 @only_hosts_option
 @route_option("On every live host of this class, such as gb10.arm64.")
+@expires_option
 @submits_operations
-def pull(api: Api, image: str | None, engine: str | None, hosts: tuple[str, ...], route: str | None) -> Any:
+def pull(
+    api: Api,
+    image: str | None,
+    engine: str | None,
+    hosts: tuple[str, ...],
+    route: str | None,
+    expires: timedelta | None,
+) -> Any:
     """Pull IMAGE, or the image of an engine, on several hosts in parallel.
 
     Without --host or --route, an engine's image is pulled on every live host that can run the engine, and another
@@ -108,7 +118,7 @@ def pull(api: Api, image: str | None, engine: str | None, hosts: tuple[str, ...]
         raise click.UsageError("Specify IMAGE or --engine.", click.get_current_context())
     if hosts and route:
         raise click.UsageError("Specify --host or --route.", click.get_current_context())
-    body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route})
+    body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route, "expires": expires})
     return api.post("/v1/images:pull", body)
 
 

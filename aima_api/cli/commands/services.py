@@ -13,6 +13,7 @@ from aima_api.cli.options import (
     DurationType,
     calls_the_api,
     complete,
+    expires_option,
     only_hosts_option,
     output_option,
     service_body,
@@ -56,6 +57,7 @@ def create(api: Api, service_id: str, output: Format, **options: Any) -> None:
 @service.command()
 @id_argument
 @service_options
+@expires_option
 @submits_operations
 def start(api: Api, service_id: str, **options: Any) -> Any:
     """Start a service, and create it first if it does not exist."""
@@ -69,10 +71,7 @@ def start(api: Api, service_id: str, **options: Any) -> Any:
 @submits_operations
 def stop(api: Api, service_id: str, hosts: tuple[str, ...], grace: timedelta | None) -> Any:
     """Stop a service; stopped instances are left as they are."""
-    from aima_core.domain.units import format_duration
-
-    body = service_body({"hosts": hosts, "grace": grace and format_duration(grace)})
-    return api.post(_path(service_id, ":stop"), body)
+    return api.post(_path(service_id, ":stop"), service_body({"hosts": hosts, "grace": grace}))
 
 
 @service.command()

@@ -45,7 +45,7 @@ GRAMMAR = [
     ["port", "list", "-o", "json"],
     ["service", "create", SERVICE, *SPEC],
     ["service", "start", SERVICE, *SPEC, "--wait", "--timeout", "10m"],
-    ["service", "start", SERVICE, "--no-wait"],
+    ["service", "start", SERVICE, "--no-wait", "--expires", "30m"],
     ["service", "stop", SERVICE, "--host", "a", "--grace", "10s", "--wait"],
     ["service", "restart", SERVICE, "--wait"],
     ["service", "remove", SERVICE],
@@ -53,7 +53,7 @@ GRAMMAR = [
     ["service", "list", "--output", "json"],
     ["service", "status"],
     ["service", "status", SERVICE],
-    ["image", "pull", "repo/image:1", "--host", "a", "--wait"],
+    ["image", "pull", "repo/image:1", "--host", "a", "--wait", "--expires", "1h"],
     ["image", "pull", "--engine", "e", "--route", "gb10.arm64"],
     ["operation", "list", "--state", "failed", "--kind", "start", "--service", SERVICE, "--host", "a", "--limit", "5"],
     ["operation", "show", ID],
@@ -253,12 +253,14 @@ def test_a_start_sends_its_api_key_and_its_request(
     monkeypatch.setenv("AIMA_KEY", "secret")
     script.answer(f"POST /v1/services/{SERVICE}:start", {"operations": [an_operation()]}, status=202)
 
-    aima("service", "start", SERVICE, "--host", "a", "--set", "max-model-len=8192", "--port", "20001")
+    aima(
+        "service", "start", SERVICE, "--host", "a", "--set", "max-model-len=8192", "--port", "20001", "--expires", "90m"
+    )
 
     (request,) = script.asked(f"POST /v1/services/{SERVICE}:start")
     assert request.headers["Authorization"] == "Bearer secret"
     assert request.headers["Idempotency-Key"]
-    assert request.body == {"hosts": ["a"], "arguments": {"max-model-len": 8192}, "port": 20001}
+    assert request.body == {"hosts": ["a"], "arguments": {"max-model-len": 8192}, "port": 20001, "expires": "1h30m"}
 
 
 @pytest.mark.parametrize("words", [[], ["x:1", "--engine", "e"], ["x:1", "--host", "a", "--route", "cpu.amd64"]])

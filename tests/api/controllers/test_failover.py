@@ -13,6 +13,7 @@ from aima_api.controllers.failure_detector import detect_lost_hosts
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId
 from aima_core.redis import keys
+from aima_core.store.claims import ClaimStatus, ClaimStore
 
 AFTER = timedelta(seconds=60)
 SERVICE = "svc-tiny-dial"
@@ -122,7 +123,7 @@ def test_a_running_start_of_a_lost_host_continues_elsewhere_under_its_id(node, r
     assert (waits["state"], waits["host"]) == ("queued", None)
     assert "alpha is lost" in waits["reason"]
     assert waiting_on(redis_url, "cpu.amd64") == [start["id"]]
-    assert other.claim_start(start["id"]).attempt == 2
+    assert other.claim_start(start["id"]).attempt == 3
 
 
 @pytest.mark.redis
@@ -158,19 +159,53 @@ def test_a_moved_instance_is_not_moved_twice(node, redis, redis_url, worker, con
 
 
 @pytest.mark.redis
-def test_a_copy_is_stopped_once_even_while_its_host_holds_the_claim(node, redis, redis_url, worker, controllers):
+def test_the_copy_of_a_lost_host_is_no_longer_desired_once_it_lost_its_claim(node, redis, worker, controllers):
     ScriptedWorker(redis, "beta")
     (start,) = node.start()
     worker.begins(start)
     silence(redis, worker)
-    redis.set(keys.claim(OperationId(start["id"])), "alpha in attempt 1", px=60_000)
+    claim = keys.claim(OperationId(start["id"]))
+    redis.set(claim, "alpha in attempt 1", px=60_000)
 
-    for _ in range(2):
-        redis.delete(keys.UPKEEP)
-        controllers.run_once()
+    controllers.run_once()
+    while_claimed = (node.operation(start["id"])["host"], desired_on_alpha(node))
+    redis.delete(claim, keys.UPKEEP)
+    controllers.run_once()
 
-    assert len(waiting_on(redis_url, "host.alpha.stop")) == 1
-    assert node.operation(start["id"])["host"] == "alpha"
+    assert while_claimed == ("alpha", "running")
+    assert (node.operation(start["id"])["host"], desired_on_alpha(node)) == (None, "stopped")
+
+
+@pytest.mark.redis
+def test_a_start_that_was_moved_keeps_its_order_and_may_return_to_the_host_that_is_back(
+    node, redis, worker, controllers
+):
+    (start,) = node.start()
+    before = worker.claim_start(start["id"])
+    silence(redis, worker)
+
+    controllers.run_once()
+    ScriptedWorker(redis)
+
+    again = worker.claim_start(start["id"])
+    assert (again.order, again.operation.fence) == (before.order, start["fence"])
+
+
+@pytest.mark.redis
+def test_the_attempt_of_a_host_that_is_back_too_late_is_superseded(node, redis, worker, controllers):
+    (start,) = node.start()
+    late = worker.claim_start(start["id"]).attempt
+    silence(redis, worker)
+
+    controllers.run_once()
+
+    status = ClaimStore(redis).renew(OperationId(start["id"]), worker.name, late)
+    assert status is ClaimStatus.SUPERSEDED
+
+
+def desired_on_alpha(node) -> str:
+    (instance,) = [each for each in node.get(f"/v1/services/{SERVICE}").json()["instances"] if "@alpha" in each["id"]]
+    return str(instance["desired"])
 
 
 @pytest.mark.redis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -17,12 +17,13 @@ from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId
 from aima_core.domain.operations import Operation, Phase, PullImage, StartService, StopService
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BadSignature, BrokerUnavailable
+from aima_core.errors import BrokerUnavailable, OrderRefused
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
-from aima_core.trust.keys import Purpose, SigningKey
+from aima_core.trust.keys import SigningKey
+from aima_core.trust.orders import Mandate, Order
 
 pytestmark = pytest.mark.redis
 
@@ -37,7 +38,10 @@ def test_a_start_is_recorded_signed_and_enqueued(node, worker, redis_url):
 
     claimed = worker.claim_start(operation["id"])
     assert waiting_on(redis_url, "cpu.amd64") == [operation["id"]]
-    KEYS.verify(f"{operation['id']}\n{claimed.command_text}", Purpose.ORDER, claimed.signature)
+    order = Order.read(claimed.order, KEYS)
+    order.check(claimed.operation, claimed.command_text)
+    assert (order.fence, order.routes) == (operation["fence"], ("cpu.arm64", "cpu.amd64"))
+    assert order.not_after - order.not_before == timedelta(days=1)
     assert isinstance(claimed.command, StartService)
     assert claimed.command.engine.arguments["load-seconds"] == 5
     assert claimed.command.port == 20005
@@ -70,11 +74,11 @@ def test_concurrent_starts_each_get_their_own_result(node, worker):
     assert node.get(f"/v1/services/{SERVICE}").json()["port"] in ports
 
 
-def test_a_signature_is_valid_for_its_own_operation_only(node, worker):
+def test_an_order_is_valid_for_its_own_operation_only(node, worker):
     first, second = (worker.claim_start(node.start()[0]["id"]) for _ in range(2))
 
-    with pytest.raises(BadSignature):
-        KEYS.verify(f"{second.operation.id}\n{first.command_text}", Purpose.ORDER, first.signature)
+    with pytest.raises(OrderRefused, match="it is for operation"):
+        Order.read(first.order, KEYS).check(second.operation, first.command_text)
 
 
 def test_a_start_that_no_host_can_claim_waits_for_any_suitable_host_and_says_so(node, redis, redis_url):
@@ -423,7 +427,7 @@ def test_an_operation_whose_submission_got_no_reply_is_failed(redis, worker):
     )
 
     with pytest.raises(BrokerUnavailable):
-        submit.submit(PullImage(images=("repo/name:1",)), [Target(Route("host.alpha"))])
+        submit.submit(PullImage(images=("repo/name:1",)), [Target(Route("host.alpha"))], Mandate("test"))
 
     assert eventually(lambda: operations.list_active() == [])
     [failed] = operations.page(limit=9).items
@@ -464,6 +468,6 @@ class CutOff(OperationStore):
 class NeverAnswered(OperationStore):
     """A lost reply: Redis executes the script, and the connection breaks before the reply."""
 
-    def enqueue(self, orders: Sequence[QueuedOperation]) -> list[Operation]:
-        super().enqueue(orders)
+    def enqueue(self, queued: Iterable[QueuedOperation]) -> list[Operation]:
+        super().enqueue(queued)
         raise BrokerUnavailable(detail="cut off")

@@ -25,9 +25,11 @@ from aima_core.redis import keys
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
+from aima_core.trust.orders import SignedOrder
 
 pytestmark = pytest.mark.redis
 QUEUE = "cpu.amd64"
+UNSIGNED = SignedOrder("{}", "")
 EACH_HAS_ITS_OWN = {"delivery_tag", "reply_to", "origin"}
 
 
@@ -47,7 +49,8 @@ def an_operation(**changes: object) -> Operation:
         "kind": Kind.START,
         "state": State.QUEUED,
         "phase": Phase.QUEUED,
-        "fence": 0,
+        "fence": 1,
+        "seq": 1,
         "route": QUEUE,
         "service": "svc-tiny-dial",
         "engine": "tiny-test",
@@ -57,7 +60,7 @@ def an_operation(**changes: object) -> Operation:
 
 
 def an_order(**changes: Any) -> QueuedOperation:
-    return QueuedOperation(an_operation(), "{}", "signature", **changes)
+    return QueuedOperation(an_operation(), "{}", UNSIGNED, **changes)
 
 
 def wanted_by(operation: Operation, host: str = "alpha") -> Instance:
@@ -133,7 +136,7 @@ def test_an_operation_is_recorded_with_its_event_and_its_message(store, redis):
 
     [put] = store.enqueue([order])
 
-    assert store.get(put.id) == put == order.operation.model_copy(update={"fence": 1, "seq": 1})
+    assert store.get(put.id) == put == order.operation
     assert [(event.seq, event.phase) for event in store.events(put.id)] == [(1, Phase.QUEUED)]
     assert [event.operation for _, event in store.all_events("0-0")] == [put.id]
     assert json.loads(redis.blpop(keys.queue(QUEUE), timeout=1)[1])["headers"]["id"] == put.id
@@ -152,14 +155,6 @@ def test_a_subscriber_receives_the_event_of_a_new_operation_at_once(store, redis
     assert (id, seq) == (put.id, "1")
     assert place == store.last_event_id()
     assert json.loads(text)["phase"] == "queued"
-
-
-def test_later_operations_have_higher_fences(store):
-    orders = [an_order() for _ in range(50)]
-
-    fences = [operation.fence for operation in store.enqueue(orders)]
-
-    assert fences == list(range(1, 51))
 
 
 def test_an_operation_recorded_twice_exists_once(store, redis):
@@ -202,7 +197,7 @@ def test_its_instance_is_desired_running_under_its_fence(store, services):
     operation = an_operation(route=Route("host.alpha"))
     store.enqueue([an_order()])
 
-    [put] = store.enqueue([QueuedOperation(operation, "{}", "signature")])
+    [put] = store.enqueue([QueuedOperation(operation, "{}", UNSIGNED)])
 
     wanted = services.instances_on(HostName("alpha"))
     assert [(each.desired, each.fence, each.operation) for each in wanted] == [(Desired.RUNNING, put.fence, put.id)]
@@ -211,21 +206,11 @@ def test_its_instance_is_desired_running_under_its_fence(store, services):
 
 def test_a_start_leaves_the_reported_state_of_an_instance_unchanged(store, services):
     operation = an_operation(route=Route("host.alpha"))
-    services.set_desired(wanted_by(operation).model_copy(update={"state": InstanceState.READY, "fence": 0}))
+    services.set_desired(wanted_by(operation).model_copy(update={"state": InstanceState.READY}))
 
-    store.enqueue([QueuedOperation(operation, "{}", "signature")])
+    store.enqueue([QueuedOperation(operation, "{}", UNSIGNED)])
 
     assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
-
-
-def test_a_fence_that_redis_lost_continues_above_the_fences_known_to_hosts(store, services):
-    operation = an_operation(route=Route("host.alpha"))
-    services.set_desired(wanted_by(operation).model_copy(update={"fence": 700}))
-
-    [put] = store.enqueue([QueuedOperation(operation, "{}", "signature")])
-    [next_one] = store.enqueue([an_order()])
-
-    assert (put.fence, next_one.fence) == (701, 702)
 
 
 def waiting(redis, queue: str) -> int:

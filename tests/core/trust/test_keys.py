@@ -40,6 +40,32 @@ def test_a_malformed_signature_is_refused(signature):
     assert not is_verified(KeyRing([KEY.public]), "text", Purpose.ORDER, signature)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 50])
+def test_each_text_of_a_batch_verifies_with_its_own_signature_only(number):
+    ring, texts = KeyRing([KEY.public]), [f"text {each}" for each in range(number)]
+
+    signatures = KEY.sign_batch(texts, Purpose.ORDER)
+
+    verified = [[is_verified(ring, text, Purpose.ORDER, each) for each in signatures] for text in texts]
+    assert verified == [[text == signature for signature in range(number)] for text in range(number)]
+    assert not any(is_verified(ring, "another", Purpose.ORDER, each) for each in signatures)
+    assert not any(is_verified(ring, texts[0], Purpose.SERVICE, each) for each in signatures)
+
+
+def test_a_signature_of_a_batch_with_another_position_or_proof_is_refused():
+    ring = KeyRing([KEY.public])
+    key_id, signature, _, proof = KEY.sign_batch(["a", "b", "c"], Purpose.ORDER)[0].split(".")
+
+    forged = [("1", proof), ("4", proof), ("-1", proof), ("x", proof), ("0", proof[:43]), ("0", ""), ("0", "!")]
+    forged += [("0", proof[::-1]), ("0", proof + proof)]
+
+    assert is_verified(ring, "a", Purpose.ORDER, f"{key_id}.{signature}.0.{proof}")
+    for position, other in forged:
+        assert not is_verified(ring, "a", Purpose.ORDER, f"{key_id}.{signature}.{position}.{other}")
+    assert not is_verified(ring, "a", Purpose.ORDER, f"{key_id}.{signature}.0")
+    assert not is_verified(ring, "a", Purpose.ORDER, f"{key_id}.{signature}")
+
+
 def test_a_retired_key_verifies_records_and_no_order():
     ring = KeyRing([KEY.public], retired=[OTHER.public])
 

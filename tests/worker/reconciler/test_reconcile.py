@@ -311,13 +311,13 @@ def test_an_abandoned_start_without_a_container_fails(desk, watch, runtime, forg
 
 
 def test_a_queued_start_is_left_alone(desk, watch):
-    desk.ask(a_start_of())
+    start = desk.host.operations.get(desk.ask(a_start_of()))
     asked_for = Instance(
         id=SERVICE.on(ALPHA),
         desired=Desired.RUNNING,
-        fence=1,
+        fence=start.fence,
         state=InstanceState.STARTING,
-        operation=desk.host.operations.active()[0],
+        operation=start.id,
         since=now(),
     )
     desk.host.services.replace_desired(asked_for)

@@ -38,7 +38,8 @@ local function already_claimed()
 end
 
 -- The last host of the service has it while the start that was sent there by name has not ended, and while it holds an
--- allocation that no later stop has been asked for.
+-- allocation that no later stop has been asked for. One that is stopped under the fence of its allocation has lost its
+-- operation to another host.
 local function has_service(other)
   local desired, desired_fence, asked_by =
     unpack(redis.call('HMGET', instance_prefix .. instance_on(service, other), 'desired', 'fence', 'asked_by'))
@@ -46,7 +47,7 @@ local function has_service(other)
   if start_state and is_claimable(start_state) then return true end
   local text = redis.call('HGET', allocations_prefix .. other, service)
   if not text then return false end
-  return desired ~= 'stopped' or tonumber(desired_fence) <= parse_allocation(text).fence
+  return desired ~= 'stopped' or (tonumber(desired_fence) or 0) < parse_allocation(text).fence
 end
 
 local function placed_elsewhere()

@@ -2,56 +2,70 @@
 -- Enqueues operations: stores each with its first event and the desired state of its instance, and pushes its message.
 --
 -- One step, so that a crash of the API node leaves no stored operation without a message. An operation that is stored
--- already stays unchanged, so that the caller may retry after a lost reply.
+-- already stays unchanged, so that the caller may retry after a lost reply. An operation whose instance has as high a
+-- fence already is stored as superseded, with its end; a fence beyond `highest` is forged, and counts as none.
 --
 -- `groups` is a JSON array; the operations of a group share command, fields (names and values of their records), waits
--- (for any host), age (in the index), event and, if they lead to a host, desired and instance (its status).
--- In event and instance, `<id>` stands for the operation's id and `<instance>` for its instance's. Each
--- operation has id, route, routes, queue, signature, message and, if it leads to a host, instance and host.
--- Returns the fences of the operations.
-local common_log, operations, active, waiting, fence_counter, instances = unpack(KEYS)
+-- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`)
+-- and, if they lead to a host, desired and instance (its status).
+-- In events and instance, `<id>` stands for the operation's id and `<instance>` for its instance's. Each
+-- operation has id, fence, order, signature, route, routes, queue, message and, if it leads to a host, instance and host.
+-- Returns the ids of those that are superseded.
+local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
-local channel, log_cap, common_log_cap, retry_ms, groups = unpack(ARGV, 6, 10)
+local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 6, 12)
 local now = now_ms()
 
-local function next_fence(own)
-  local fence = redis.call('INCR', fence_counter)
-  if not own.instance then return fence end
-  local seen = tonumber(redis.call('HGET', instance_prefix .. own.instance, 'fence') or '0')
-  if seen < fence then return fence end
-  redis.call('SET', fence_counter, seen + 1) -- Redis lost the counter, and the host has restored its instance since
-  return seen + 1
+local function is_superseded(own)
+  local seen = own.instance and tonumber(redis.call('HGET', instance_prefix .. own.instance, 'fence') or '0') or 0
+  return seen >= tonumber(own.fence) and seen <= tonumber(highest)
 end
 
-local function set_desired(own, fence, group)
+local function set_desired(own, group)
   local key = instance_prefix .. own.instance
   local record = string.gsub(string.gsub(group.instance, '<id>', own.id), '<instance>', own.instance)
-  redis.call('HSET', key, 'fence', fence, 'desired', group.desired, 'asked_by', own.id)
+  redis.call('HSET', key, 'fence', own.fence, 'desired', group.desired, 'asked_by', own.id)
   redis.call('HSETNX', key, 'record', record)
   redis.call('ZADD', instances, 0, own.instance)
   redis.call('SADD', host_prefix .. own.host, own.instance)
 end
 
+local function publish(own, seq, event)
+  local text = string.gsub(event, '<id>', own.id)
+  publish_event(own.id, seq, text, log_prefix .. own.id, log_cap, common_log, common_log_cap, channel)
+end
+
+local function store_superseded(own, group)
+  local record, log = operation_prefix .. own.id, log_prefix .. own.id
+  redis.call('HSET', record, 'seq', 2, unpack(group.late_fields))
+  publish(own, 2, group.late_event)
+  redis.call('EXPIRE', record, ended_ttl)
+  redis.call('EXPIRE', log, ended_ttl)
+end
+
 local function enqueue(own, group)
   local record = operation_prefix .. own.id
-  local known = redis.call('HGET', record, 'fence')
-  if known then return tonumber(known) end
+  local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
+  if known then return known == 'cancelled' and superseded end
 
-  local fence = next_fence(own)
-  if own.instance then set_desired(own, fence, group) end
-  redis.call('HSET', record, 'fence', fence, 'seq', 1, 'put_down', now, 'command', group.command, 'route', own.route,
-    'routes', own.routes, 'queue', own.queue, 'signature', own.signature, unpack(group.fields))
+  redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', own.order,
+    'signature', own.signature, 'route', own.route, 'routes', own.routes, 'queue', own.queue, unpack(group.fields))
   redis.call('ZADD', operations, 0, group.age .. ' ' .. own.id)
+  publish(own, 1, group.event)
+  if superseded then
+    store_superseded(own, group)
+    return true
+  end
+  if own.instance then set_desired(own, group) end
   redis.call('ZADD', active, now + retry_ms, own.id)
   if group.waits then redis.call('ZADD', waiting, now, own.id) end
-  local event = string.gsub(group.event, '<id>', own.id)
-  publish_event(own.id, 1, event, log_prefix .. own.id, log_cap, common_log, common_log_cap, channel)
   redis.call('LPUSH', queue_prefix .. own.queue, own.message)
-  return fence
 end
 
-local fences = {}
+local late = {}
 for _, group in ipairs(cjson.decode(groups)) do
-  for _, own in ipairs(group.each) do fences[#fences + 1] = enqueue(own, group) end
+  for _, own in ipairs(group.each) do
+    if enqueue(own, group) then late[#late + 1] = own.id end
+  end
 end
-return fences
+return late

@@ -1,13 +1,10 @@
--- uses: fences
 -- Restores the record of a running instance, unless it has changed since the caller read it (optimistic lock).
 --
 -- Its service is restored only if there is none: the request of a person says more than one container does.
--- The fence counter is raised, so that every later request supersedes the instance.
 -- Returns 1, or 0 if the record has changed.
-local instance, instances, host_instances, service, services, fence_counter = unpack(KEYS)
+local instance, instances, host_instances, service, services = unpack(KEYS)
 local id, fence, desired, record, expected_fence, service_id, service_record = unpack(ARGV)
 
-raise_fence(fence_counter, fence)
 if (redis.call('HGET', instance, 'fence') or '') ~= expected_fence then return 0 end
 redis.call('HSET', instance, 'fence', fence, 'desired', desired, 'record', record)
 redis.call('ZADD', instances, 0, id)

@@ -1,0 +1,155 @@
+"""Orders: what an operation may do, signed by an API node and stored verbatim in the operation's record.
+
+A worker executes an order, not a record: fields of the record that differ from the order are forged. An order is signed
+once, under a fence that was reserved before; redelivery, forwarding, requeue and failover keep it.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Literal, NamedTuple, Self
+
+from pydantic import ConfigDict, ValidationError
+
+from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId, WireModel
+from aima_core.domain.operations import Command, Kind, Operation, PullImage, StartService
+from aima_core.domain.resources import ResourceRequest
+from aima_core.domain.units import format_duration
+from aima_core.errors import Expired, OrderRefused
+from aima_core.trust.keys import KeyRing, Purpose, SigningKey
+
+CLOCK_DIFFERENCE = timedelta(minutes=5)
+"""How far the clocks of API nodes and hosts may be apart."""
+DEFAULT_EXPIRY = timedelta(days=1)
+MAX_EXPIRY = timedelta(days=7)
+_FROM_RECORD = ("kind", "service", "image", "routes", "fence", "needs")
+"""The fields of a record that scripts read; they must be those of the order."""
+
+
+class Mandate(NamedTuple):
+    """On whose behalf an operation is submitted, and for how long it may wait."""
+
+    caller: str
+    """The name of the API key, or of the controller."""
+    expires: timedelta = DEFAULT_EXPIRY
+
+
+class SignedOrder(NamedTuple):
+    text: str
+    """The order's JSON, verbatim."""
+    signature: str
+
+
+class Order(WireModel):
+    """An unknown field is refused: it may be a limit that this version would not keep."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    operation: OperationId
+    kind: Kind
+    service: ServiceId | None
+    """With the host of the route, its instance; None for a pull."""
+    image: str | None
+    """The image of a pull."""
+    routes: tuple[Route, ...]
+    """The route of the only host, or all those whose hosts may execute it."""
+    fence: int
+    needs: ResourceRequest | None
+    images: tuple[str, ...]
+    """All that may be pulled or run, in order of preference."""
+    caller: str
+    not_before: datetime
+    not_after: datetime
+    """No attempt begins later."""
+    members: tuple[InstanceId, ...] = ()
+    """The instances of a group that starts as one; empty in this version."""
+    command: str
+    """The SHA-256 of the command's JSON, as hexadecimal text."""
+
+    @classmethod
+    def of(cls, operation: Operation, *, command: str, images: tuple[str, ...], caller: str) -> "Order":
+        """The order of an operation that is about to be enqueued; `command` is the digest."""
+        return cls.model_construct(
+            version=1,
+            operation=operation.id,
+            kind=operation.kind,
+            service=operation.service,
+            image=operation.image,
+            routes=operation.routes,
+            fence=operation.fence,
+            needs=operation.needs,
+            images=images,
+            caller=caller,
+            not_before=operation.created_at,
+            not_after=operation.expires_at or operation.created_at + DEFAULT_EXPIRY,
+            command=command,
+        )
+
+    def sign(self, key: SigningKey) -> SignedOrder:
+        return sign_orders([self], key)[0]
+
+    @classmethod
+    def read(cls, signed: SignedOrder, keys: KeyRing) -> Self:
+        """Verifies the bytes before it parses them. Raises BadSignature, OrderRefused."""
+        keys.verify(signed.text, Purpose.ORDER, signed.signature)
+        try:
+            return cls.model_validate_json(signed.text)
+        except ValidationError as wrong:
+            raise OrderRefused(detail=f"this version of AIMA does not understand it: {wrong}.") from wrong
+
+    def check(self, record: Operation, command: str) -> None:
+        """Raises OrderRefused unless record and command are those that were signed."""
+        if self.operation != record.id:
+            raise OrderRefused(detail=f"it is for operation {self.operation}.")
+        forged = [name for name in _FROM_RECORD if getattr(record, name) != getattr(self, name)]
+        forged += ["route"] if record.route not in self.routes else []
+        forged += ["command"] if self.command != digest_of(command) else []
+        if forged:
+            raise OrderRefused(detail=f"the record has another {' and '.join(forged)}.")
+        if self.members:
+            raise OrderRefused(detail="it is for a group, which this version does not execute.")
+
+    def check_command(self, command: Command) -> None:
+        """Raises OrderRefused unless the command is for the order's subject."""
+        images = images_of(command)
+        subject = (None, images[0]) if isinstance(command, PullImage) else (command.service, None)
+        if (command.kind, *subject, images) != (self.kind, self.service, self.image, self.images):
+            raise OrderRefused(detail="its command is for another subject.")
+
+    def check_time(self, at: datetime) -> None:
+        """By the reader's own clock. Raises Expired, OrderRefused."""
+        if at > self.not_after + CLOCK_DIFFERENCE:
+            raise Expired(expires=format_duration(self.not_after - self.not_before))
+        if self.not_before > at + CLOCK_DIFFERENCE or self.fence > highest_fence():
+            raise OrderRefused(detail=f"it was signed at {self.not_before}, which lies in the future.")
+
+
+def sign_orders(orders: Sequence[Order], key: SigningKey) -> list[SignedOrder]:
+    """At the cost of one signature, whatever their number."""
+    texts = [order.model_dump_json() for order in orders]
+    return list(map(SignedOrder, texts, key.sign_batch(texts, Purpose.ORDER)))
+
+
+def digest_of(command: str) -> str:
+    return sha256(command.encode()).hexdigest()
+
+
+def images_of(command: Command) -> tuple[str, ...]:
+    match command:
+        case StartService(engine=engine):
+            return engine.images
+        case PullImage(images=images):
+            return images
+    return ()
+
+
+def clock_ms() -> int:
+    """This machine's clock in milliseconds: fences and the times of orders follow no clock that Redis can forge."""
+    return time.time_ns() // 1_000_000
+
+
+def highest_fence() -> int:
+    """Fences ascend with the clocks of API nodes: one beyond this is forged, or its clock is wrong."""
+    return clock_ms() + int(CLOCK_DIFFERENCE.total_seconds() * 1000)

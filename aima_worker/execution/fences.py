@@ -1,0 +1,97 @@
+"""Fence memory: the highest fence that this host has executed for each service, in its state directory.
+
+Redis may lose its data, or forge it: an order below the host's own fence is a replay, and is refused. The file is
+replaced before a start executes. One that cannot be written refuses starts, and lets stops proceed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+import structlog
+from pydantic import ValidationError
+
+from aima_core.domain.ids import OperationId, ServiceId, WireModel
+from aima_core.errors import BadId, Superseded
+from aima_core.system.state_dir import write_atomically
+from aima_core.trust.orders import CLOCK_DIFFERENCE, MAX_EXPIRY, clock_ms
+from aima_core.trust.records import SignedRecord
+
+MOST_SERVICES = 1000
+"""Remembered beside those whose orders may still be valid."""
+
+_log = structlog.get_logger()
+
+
+class ServiceMemory(WireModel):
+    fence: int
+    operation: OperationId
+    record: SignedRecord | None = None
+    """The last verified record of the service."""
+
+
+class FenceMemory:
+    """One file per service, all read once. Used by several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = Lock()
+        self._known = dict(self._read())
+
+    def advance(self, service: ServiceId, fence: int, operation: OperationId, *, written: bool = True) -> None:
+        """An equal fence is accepted for the same operation only. Raises Superseded.
+
+        Raises OSError, and remembers nothing, if it must be `written` and cannot be.
+        """
+        with self._lock:
+            known = self._known.get(service)
+            if known and (known.fence > fence or (known.fence == fence and known.operation != operation)):
+                raise Superseded(what=service)
+            record = known and known.record
+            self._store(service, ServiceMemory(fence=fence, operation=operation, record=record), written=written)
+
+    def keep(self, service: ServiceId, record: SignedRecord) -> None:
+        """Keeps a verified record beside the fence of a service that has one. Raises OSError."""
+        with self._lock:
+            if (known := self._known.get(service)) and known.record != record:
+                self._store(service, known.model_copy(update={"record": record}), written=True)
+
+    def records(self) -> dict[ServiceId, SignedRecord]:
+        with self._lock:
+            return {service: known.record for service, known in self._known.items() if known.record}
+
+    def highest(self) -> int:
+        with self._lock:
+            return max((known.fence for known in self._known.values()), default=0)
+
+    def _store(self, service: ServiceId, memory: ServiceMemory, *, written: bool) -> None:
+        if self._known.get(service) == memory and self._file(service).exists():
+            return
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(self._file(service), memory.model_dump_json(exclude_none=True))
+        except OSError as failed:
+            if written:
+                raise
+            _log.warning("fence not written", service=service, reason=str(failed))
+        self._known[service] = memory
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Of services whose orders have all expired, so that none can be replayed."""
+        replayable_from = clock_ms() - int((MAX_EXPIRY + 2 * CLOCK_DIFFERENCE).total_seconds() * 1000)
+        surplus = len(self._known) - MOST_SERVICES
+        for service in sorted(self._known, key=lambda each: self._known[each].fence)[: max(0, surplus)]:
+            if self._known[service].fence < replayable_from:
+                self._file(service).unlink(missing_ok=True)
+                del self._known[service]
+
+    def _file(self, service: ServiceId) -> Path:
+        return self._directory / f"{service}.json"
+
+    def _read(self) -> Iterator[tuple[ServiceId, ServiceMemory]]:
+        for file in self._directory.glob("svc-*.json"):
+            try:
+                yield ServiceId(file.stem), ServiceMemory.model_validate_json(file.read_bytes())
+            except (OSError, ValidationError, BadId) as wrong:
+                _log.warning("fence not readable", file=str(file), reason=str(wrong))

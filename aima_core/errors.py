@@ -240,7 +240,7 @@ class TooManyRequests(AimaError, code="too_many_requests", status=429, exit_code
     hint = "Retry in {wait} s, or raise `api.requests_per_minute`."
 
 
-class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code=39):
+class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code=57):
     sentence = "The request's line and headers exceed {limit} or {number} headers."
     hint = "Send fewer or shorter headers; a browser's cookies for this address count as well."
 

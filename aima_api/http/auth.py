@@ -27,7 +27,7 @@ from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey, KeyCache, digest_of
 from aima_api.access.limits import TokenBuckets, network_of
 from aima_api.access.scopes import LOCAL, OPEN_PATHS, Caller, RequestAccess, required_scope
 from aima_api.access.scopes import Scope as AccessScope
-from aima_api.http.problems import problem
+from aima_api.http.problems import PATHS_HINT, problem
 from aima_core.domain.units import format_size
 from aima_core.errors import (
     AimaError,
@@ -156,7 +156,7 @@ class AuthMiddleware:
         if required is not None:
             caller.require(required)
         elif not caller.may(AccessScope.ADMIN):
-            raise NotFound(path=path[:200])
+            raise NotFound(path=path[:200], remedy=PATHS_HINT)
         return required
 
     def _revocable(self, digest: str | None, send: Send) -> Send:

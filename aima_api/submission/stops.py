@@ -57,11 +57,8 @@ class Stops:
             return []
         up = {each.id.service for each in self.services.instances_on(host) if not each.is_down}
         starting = {each.service for each in self._active_starts() if each.host == host and each.service}
-        return [
-            each
-            for id in sorted(up | starting)
-            for each in self.stop(id, hosts=[host], grace=DEFAULT_GRACE, mandate=mandate)
-        ]
+        stopping = sorted(up | starting)
+        return [each for id in stopping for each in self.stop(id, hosts=[host], grace=DEFAULT_GRACE, mandate=mandate)]
 
     def _active_starts(self) -> list[Operation]:
         return [each for each in self.operations.list_active() if each.kind is Kind.START]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import timedelta
 
 import pytest
 from api.access.guarded import Clock, guarded_node
-from api.node import SERVICE, api_node
+from api.node import SERVICE, ScriptedWorker, api_node
 from lab.commands import SIGNING_KEY
 from lab.parts import eventually
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from aima_api.access.keys import CONFIRM_INTERVAL, KEY_PREFIX, KeyCache, KeyOptions, KeyStore, digest_of
 from aima_api.access.scopes import Scope
 from aima_core.errors import BrokerUnavailable, Unauthorized
+from aima_core.redis import keys as redis_keys
 from aima_core.redis.connection import command_link
 from aima_core.trust.keys import KeyRing, SigningKey
 
@@ -255,3 +257,16 @@ def test_the_caller_of_an_open_node_is_this_machine_unless_it_sends_a_key(redis_
         with_a_wrong_one = node.get(HOSTS, headers={"Authorization": "Bearer another"})
 
     assert (without.status_code, with_one.status_code, with_a_wrong_one.status_code) == (202, 403, 401)
+
+
+@pytest.mark.parametrize("path", [f"/v1/services/{SERVICE}:start", f"/v1/services/{SERVICE}:stop", "/v1/images:pull"])
+def test_the_signed_order_names_the_key_on_whose_behalf_it_was_submitted(guarded, redis, path):
+    ScriptedWorker(redis)
+    key = guarded.create("ci", "operate")
+    guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={"hosts": ["alpha"]})
+
+    answer = guarded.ask("POST", path, key, json={"engine": "dial-cpu"} if "images" in path else {})
+
+    [operation] = answer.json()["operations"]
+    order = redis.hget(redis_keys.operation(operation["id"]), "order")
+    assert json.loads(str(order))["caller"] == "ci"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from aima_api.access.audit import AuditEntry
 from aima_api.access.keys import ApiKey, KeyName, KeyOptions
-from aima_api.dependencies import Access, Api, Cursor, Limit
+from aima_api.dependencies import Access, Api, Cursor, Limit, WholeLimit
 from aima_api.routes.logs import Since, moment_of
 from aima_core.domain.units import Duration
 
@@ -55,7 +55,7 @@ def create(api: Api, access: Access, response: Response, body: CreateKey) -> Cre
 
 
 @router.get("/keys")
-def list_keys(api: Api, limit: Annotated[int | None, Query(ge=1, le=1000)] = None, cursor: Cursor = None) -> Keys:
+def list_keys(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Keys:
     """List the API keys with the time of their last use; those of the settings are not listed."""
     stored = api.keys.all()
     left = [each for each in stored.items if each.name > (cursor or "")]
@@ -73,7 +73,7 @@ def revoke(api: Api, name: KeyName) -> None:
 def audit(
     api: Api,
     since: Since = None,
-    key: Annotated[str | None, Query(max_length=100)] = None,
+    key: Annotated[str | None, Query(max_length=100, description="Only requests with the key of this name.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Audit:

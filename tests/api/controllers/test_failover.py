@@ -165,7 +165,7 @@ def test_the_copy_of_a_lost_host_is_no_longer_desired_once_it_lost_its_claim(nod
     worker.begins(start)
     silence(redis, worker)
     claim = keys.claim(OperationId(start["id"]))
-    redis.set(claim, "alpha in attempt 1", px=60_000)
+    redis.set(claim, "alpha in attempt 1", px=keys.CLAIM_TTL)
 
     controllers.run_once()
     while_claimed = (node.operation(start["id"])["host"], desired_on_alpha(node))

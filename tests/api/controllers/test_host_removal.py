@@ -33,8 +33,8 @@ def forget(node, host: str = "alpha"):
 
 
 def everything(redis) -> dict[str, object]:
-    """Every key with its value, except the controllers' lock, which expires by itself."""
-    return {key: redis.dump(key) for key in redis.scan_iter() if key != keys.UPKEEP}
+    """Every key with its value, except the controllers' lock, which expires by itself, and the audit log."""
+    return {key: redis.dump(key) for key in redis.scan_iter() if key not in (keys.UPKEEP, keys.AUDIT)}
 
 
 def named_after(redis, host: str) -> list[str]:

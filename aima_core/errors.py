@@ -308,6 +308,16 @@ class RequirementsNotMet(AimaError, code="requirements_not_met", status=422, exi
     hint = "Choose another host or engine; `aima host list` shows what each host has."
 
 
+class ModelPathUnsafe(AimaError, code="model_path_unsafe", status=403, exit_code=74):
+    sentence = "{path} on {host} cannot be mounted as a model: {detail}."
+    hint = "{remedy}"
+
+
+class ModelPathChanged(AimaError, code="model_path_changed", status=409, exit_code=75):
+    sentence = "{path} was replaced while its engine started, and the engine was removed: it had another directory."
+    hint = "Find who writes above it: `namei --long {path}` on {host} shows each component."
+
+
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------
 
 

@@ -104,6 +104,8 @@ class HostSettings(Section):
     """Leased to engines; outside the kernel's range for outgoing connections."""
     model_roots: tuple[Path, ...] = ()
     """Directories below which engines may read."""
+    trusted_model_roots: tuple[Path, ...] = ()
+    """Those of `model_roots` in which others than root and the worker may write: who does chooses what engines read."""
     images: tuple[str, ...] = ("*",)
     """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)

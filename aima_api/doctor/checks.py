@@ -114,6 +114,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
             return
     yield from _malformed_messages(hosts)
     yield from _unrecognized_containers(hosts)
+    yield from _unverified_mounts(hosts)
 
 
 def _missing(packages: Sequence[str]) -> list[str]:
@@ -223,6 +224,18 @@ def _unrecognized_containers(hosts: Sequence[Host]) -> Iterator[Finding]:
                 WARNING,
                 f"unrecognized containers on {host.name}: {', '.join(host.strangers)}",
                 f"on {host.name}, if nothing needs them: docker rm -f {' '.join(host.strangers)}",
+            )
+
+
+def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """What is replaced between the check of a model's directory and its mount is noticed by root alone."""
+    for host in hosts:
+        if host.live and not host.verifies_mounts:
+            yield Finding(
+                "mounts",
+                WARNING,
+                f"not verified on {host.name}: its worker may not see what started containers have mounted",
+                f"on {host.name}: run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
             )
 
 

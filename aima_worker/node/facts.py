@@ -22,6 +22,7 @@ from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
 from aima_core.system.state_dir import mint
+from aima_worker.directories import may_examine_processes
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, FrozenModel, RuntimeFacts
 from aima_worker.runtime_selection import choose_runtime
@@ -64,7 +65,14 @@ def host_facts(
         version=version("aima-engines"),
         clock_offset=clock_offset,
         strangers=strangers,
+        verifies_mounts=_verifies_mounts(engine),
     )
+
+
+def _verifies_mounts(engine: RuntimeFacts) -> bool:
+    """An engine of unknown disk is on another machine."""
+    in_containers = engine.kind in ("docker", "docker-cli")
+    return not in_containers or (engine.disk_free is not None and may_examine_processes())
 
 
 def minted_identity(state_dir: Path) -> str:

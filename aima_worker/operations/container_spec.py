@@ -14,6 +14,7 @@ from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
 from aima_worker.context import HostContext
+from aima_worker.operations.model_paths import ModelDirectory
 from aima_worker.runtime import ContainerSpec, Mount
 
 IMAGE_LABEL = "aima.image"
@@ -53,7 +54,13 @@ class Granted(NamedTuple):
 
 
 def container_spec(
-    host: HostContext, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
+    host: HostContext,
+    command: StartService,
+    *,
+    image: str,
+    directory: ModelDirectory | None,
+    port: int,
+    granted: Granted,
 ) -> ContainerSpec:
     engine = command.engine
     program = _native_program(host, engine, directory, port) if host.native else engine.command
@@ -65,7 +72,7 @@ def container_spec(
         host_address=host.settings.host.address,
         host_port=port,
         container_port=engine.port,
-        mounts=(Mount(source=directory, target=engine.model_mount),) if directory and engine.model_mount else (),
+        mounts=_mounts(engine, directory),
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
@@ -105,8 +112,14 @@ def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:
     return tuple(rendered)
 
 
-def _native_program(host: HostContext, engine: Engine, directory: str | None, port: int) -> list[str]:
+def _mounts(engine: Engine, directory: ModelDirectory | None) -> tuple[Mount, ...]:
+    if directory is None or engine.model_mount is None:
+        return ()
+    return (Mount(source=directory.path, target=engine.model_mount, identity=directory.identity),)
+
+
+def _native_program(host: HostContext, engine: Engine, directory: ModelDirectory | None, port: int) -> list[str]:
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
-    filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
+    filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": str(directory or "")}
     return [filled.get(part, part) for part in engine.native.command]

@@ -14,14 +14,15 @@ from aima_worker.operations.readiness import wait_until_ready
 def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
     with starting_instance(host, attempt, command) as instance:
         engine = command.engine
-        directory = model_directory(host, command)
+        directory = model_directory(host, command)  # before a pull that may be in vain
         image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
         granted = Granted(attempt.operation.id, attempt.operation.fence, attempt.claimed.gpus)
 
         def run(port: int) -> None:
+            checked = model_directory(host, command)  # again, since a pull may have taken an hour
             instance.run(
-                container_spec(host, command, image=image.reference, directory=directory, port=port, granted=granted)
+                container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
             )
 
         attempt.enter_phase(Phase.STARTING)

@@ -9,14 +9,21 @@ from aima_api.catalog.loader import load_catalog
 from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
+from aima_worker.directories import DirectoryIdentity
 from aima_worker.operations.container_spec import Granted, container_spec, rendered_arguments
+from aima_worker.operations.model_paths import ModelDirectory
 
 ENGINES = load_catalog().engines
 GRANTED = Granted(OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), fence=7, gpus=())
 
 
 def a_spec(host, command, **more):
-    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500, "granted": GRANTED}
+    facts = {
+        "image": command.engine.image,
+        "directory": ModelDirectory("/srv/models/some", DirectoryIdentity(2049, 7)),
+        "port": 18500,
+        "granted": GRANTED,
+    }
     return container_spec(host, command, **{**facts, **more})
 
 

@@ -136,7 +136,7 @@ class SdkCalls:
     def find(self, name: str) -> Container | None:
         try:
             with self._engine.calling() as client:
-                container = container_inspected(client.inspect_container(name))
+                container = container_inspected(client.inspect_container(name), local=self._engine.local)
         except EngineRefused as refused:
             if refused.facts["status"] == 404:
                 return None

@@ -263,9 +263,15 @@ class ContainerRemoved(AimaError, code="container_removed", status=410, exit_cod
     hint = "Start it again with `aima service start {service}`; to stop a service, use `aima service stop {service}`."
 
 
-class MemoryFloor(AimaError, code="memory_floor", status=507, exit_code=72):
-    sentence = "{service} was killed while it loaded: {host} had {free} of memory left, less than its floor of {floor}."
-    hint = "Use a smaller model or a shorter context, stop another service on {host}, or lower `host.memory_floor`."
+class MemoryFloor(AimaError, code="host_memory_floor", status=507, exit_code=72):
+    sentence = (
+        "{service} was killed while it {when}: {host} had {free} of memory left, less than its {level}{stalls}. {why} "
+        "Available: {series}."
+    )
+    hint = (
+        "Use a smaller model, a shorter context or fewer requests at once, stop another service on {host}, or lower "
+        "`host.memory_floor`; then run `aima service start {service}`."
+    )
 
 
 class HealthTimeout(AimaError, code="health_timeout", status=504, exit_code=62):

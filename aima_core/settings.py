@@ -114,8 +114,8 @@ class HostSettings(Section):
     memory_reserve: Size | None = None
     """Memory that starts leave free; None reserves a tenth if CPU and GPU share it, else a twentieth."""
     memory_floor: Size | None = None
-    """A loading engine is killed once less than this is available. None uses half of the reserve if CPU and GPU share
-    the memory, and otherwise leaves it to the kernel's OOM killer."""
+    """An engine is killed once less than this is available. None uses half of the reserve if CPU and GPU share the
+    memory, else a quarter of it."""
     facts: FactsOverride = FactsOverride()
 
 

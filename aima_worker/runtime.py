@@ -86,7 +86,7 @@ class Container(FrozenModel):
     host_ports: Mapping[int, int] = {}
     """Published ports: container port → host port."""
     pid: int | None = None
-    """Of its first process; None in listings, if it does not run, or if it runs on another machine."""
+    """Of its first process; None in listings, if it does not run, and if this worker may not examine it."""
 
 
 class ImageFacts(FrozenModel):

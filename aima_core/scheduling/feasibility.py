@@ -86,6 +86,9 @@ def _check_availability(
         yield Obstacle(ObstacleKind.OFFLINE, "is not live", True)
     elif not host.runtime_answers:
         yield Obstacle(ObstacleKind.DOCKER_AWAY, "has no Docker Engine that answers", True)
+    if host.memory_low is not None and wanted.service is not None:
+        left, reserve = format_size(host.memory_low), format_size(host.memory_reserve)
+        yield Obstacle(ObstacleKind.MEMORY, f"has {left} of memory available, less than its reserve of {reserve}", True)
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
         yield Obstacle(ObstacleKind.DRAINED, "is drained", True)
 

@@ -35,7 +35,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_facts(
-    settings: Settings, runtime: ContainerRuntime, *, clock_offset: float = 0.0, strangers: tuple[str, ...] = ()
+    settings: Settings,
+    runtime: ContainerRuntime,
+    *,
+    clock_offset: float = 0.0,
+    strangers: tuple[str, ...] = (),
+    memory_low: int | None = None,
 ) -> HostFacts:
     has, host = hardware(settings), settings.host
     engine, images, answers = _runtime_facts(runtime)
@@ -65,6 +70,7 @@ def host_facts(
         version=version("aima-engines"),
         clock_offset=clock_offset,
         strangers=strangers,
+        memory_low=memory_low,
         verifies_mounts=_verifies_mounts(engine),
     )
 

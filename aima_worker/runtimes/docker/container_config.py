@@ -11,6 +11,9 @@ from aima_worker.runtime import ContainerSpec, Mount
 FINGERPRINT_LABEL = "aima.fingerprint"
 """The spec's hash. A container without it is not AIMA's."""
 
+OOM_SCORE_ADJUSTMENT = 500
+"""So that the kernel's out-of-memory killer selects an engine before the worker, the Docker Engine and sshd."""
+
 
 def container_config(spec: ContainerSpec) -> dict[str, Any]:
     """The body of the engine's `POST /containers/create`."""
@@ -26,6 +29,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Init": True,
+            "OomScoreAdj": OOM_SCORE_ADJUSTMENT,
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "50m", "max-file": "3"}},
             "Mounts": [_mount(mount) for mount in spec.mounts],

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, ModelPathChanged, PortTaken
-from aima_worker.directories import belongs_to_container
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
 from aima_worker.runtimes.docker.parsing import engine_refused
@@ -110,7 +109,7 @@ class ContainerLifecycle:
     def _verify(self, container: Container, spec: ContainerSpec) -> None:
         expected = [SeenMount(each.source, each.target, each.identity) for each in spec.mounts if each.identity]
         started = self._calls.find(container.id) if expected else None
-        if started is None or started.pid is None or not belongs_to_container(started.pid, started.id):
+        if started is None or started.pid is None:
             return
         try:
             verify_mounts(expected, pid=started.pid, host=self._host)

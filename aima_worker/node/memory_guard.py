@@ -143,7 +143,7 @@ class MemoryGuard:
         low_changed: Callable[[], None],
         killed: Callable[[], None],
     ) -> None:
-        """`remove` kills the container with that id and returns its last log lines; `killed` has the reason recorded."""
+        """`remove` kills the container of that id and returns its last log lines; `killed` has a reason recorded."""
         self._remove, self._low_changed, self._killed = remove, low_changed, killed
         if self._levels is not None:
             self._loop.start()
@@ -173,11 +173,14 @@ class MemoryGuard:
                 engine.measure(time.monotonic())
 
     @contextmanager
-    def guarding(self, instance: InstanceId, kill: Callable[[], None]) -> Iterator[None]:
+    def guarding(
+        self, instance: InstanceId, *, kill: Callable[[], None], inspect: Callable[[], Container | None]
+    ) -> Iterator[None]:
         """While inside, the instance loads. Raises MemoryFloor if it was killed."""
+        self._violations.pop(instance, None)
+        container = inspect() if self._levels is not None else None
         with self._lock:
-            self._violations.pop(instance, None)
-            self._engines[instance] = _Engine(instance, now(), kill=kill)
+            self._engines[instance] = _of(instance, container, kill=kill)
         try:
             yield
         except (ContainerExited, OutOfMemory) as exited:
@@ -288,12 +291,16 @@ class MemoryGuard:
             engine.kill()
         elif engine.container is not None:
             return self._remove(engine.id, engine.container)
-        return ()
+        return ()  # it was not listed yet: the reconciler removes it
 
 
-def _of(id: InstanceId, container: Container, *, kill: Callable[[], None] | None) -> _Engine:
+def _of(id: InstanceId, container: Container | None, *, kill: Callable[[], None] | None) -> _Engine:
+    if container is None:
+        return _Engine(id, now(), kill=kill)
     process = None
     if container.pid is not None:
         with suppress(ProcessLookupError):  # race: it has exited
             process = Process.of(container.pid)
-    return _Engine(id, container.started_at or now(), container.id, process, kill)
+    engine = _Engine(id, container.started_at or now(), container.id, process, kill)
+    engine.measure(time.monotonic())
+    return engine

@@ -90,6 +90,9 @@ class InstanceStart:
             self._touched = True
             remove_container(self._host, self.id.service, grace=GRACE)
 
+    def inspect(self) -> Container | None:
+        return self._host.runtime.find(self._host.container_name(self.id.service))
+
     def kill(self) -> None:
         """Without grace, and without Redis. Raises what cancelled the attempt."""
         with self._host.service_lock(self.id.service):

@@ -32,7 +32,7 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
 
         attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
         endpoint = host.endpoint(port)
-        with host.memory_guard.guarding(instance.id, instance.kill):
+        with host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect):
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 
         instance.mark_ready(image=image, port=port, endpoint=endpoint)

@@ -59,7 +59,10 @@ class PortStore:
         raise PortOutOfRange(port=wanted, first=first, last=last, host=self._host)
 
     def persist(self, holder: InstanceId, port: int, *, fence: int) -> bool:
-        """Makes the lease permanent until its container is gone; False if another instance holds the port."""
+        """Makes the lease permanent until its container is gone.
+
+        False if another instance holds the port, or a later operation has moved the lease to another (fencing).
+        """
         return bool(self._run("ports/persist", self._keys, self._prefix, holder, fence, str(port)))
 
     def release(self, holder: InstanceId, *, fence: int) -> bool:

@@ -168,6 +168,26 @@ def test_a_lease_that_redis_lost_is_restored_for_a_running_container(ports, redi
     assert [(lease.port, lease.holder, lease.fence) for lease in ports.all()] == [(20004, A, 7)]
 
 
+def test_a_late_persist_does_not_restore_a_lease_that_a_later_operation_moved(ports):
+    ports.lease(A, fence=1)
+    ports.lease(A, fence=2, avoid=(20000, timedelta(minutes=1)))
+
+    persisted = ports.persist(A, 20000, fence=1)
+
+    assert not persisted
+    assert [lease.port for lease in ports.all()] == [20001]
+
+
+def test_persisting_another_port_releases_the_former_lease_of_the_instance(ports):
+    ports.lease(A, fence=1)
+    ports.persist(A, 20000, fence=1)
+
+    ports.persist(A, 20005, fence=2)
+
+    assert [lease.port for lease in ports.all()] == [20005]
+    assert ports.lease(B, fence=3) == 20000
+
+
 def test_a_worker_restart_releases_no_lease(ports, redis):
     held = ports.lease(A, fence=1)
 

@@ -50,7 +50,7 @@ def opened(path: str | Path) -> Iterator[int]:
 @contextmanager
 def opened_beneath(root: int, path: str) -> Iterator[int]:
     """The directory at the relative `path`, without `..`; raises OSError, ELOOP or ENOTDIR for a symbolic link."""
-    descriptor = _beneath(root, path)
+    descriptor = _resolved(root, path, _BENEATH | _NO_SYMLINKS)
     try:
         yield descriptor
     finally:
@@ -65,11 +65,11 @@ def identity_of(descriptor: int) -> DirectoryIdentity:
 def identity_seen_by(pid: int, path: str) -> DirectoryIdentity | None:
     """The directory that the process finds at `path`; None if it has none there, has exited, or may not be examined.
 
-    Symbolic links of its own root stay within that root.
+    Symbolic links of its own root stay within that root; without `openat2` they are not followed.
     """
     try:
         with opened(PROC / str(pid) / "root") as root:
-            found = _openat2(root, path, _IN_ROOT | _NO_MAGICLINKS)
+            found = _resolved(root, path.lstrip("/"), _IN_ROOT | _NO_MAGICLINKS)
     except OSError:
         return None
     try:
@@ -95,16 +95,16 @@ def belongs_to_container(pid: int, container: str) -> bool:
         return False
 
 
-def _beneath(root: int, path: str) -> int:
+def _resolved(root: int, path: str, resolve: int) -> int:
     try:
-        return _openat2(root, path, _BENEATH | _NO_SYMLINKS)
+        return _openat2(root, path, resolve)
     except OSError as refused:
         if refused.errno not in _UNSUPPORTED:
             raise
-    return open_by_component(root, path)
+    return _open_by_component(root, path)
 
 
-def open_by_component(root: int, path: str) -> int:
+def _open_by_component(root: int, path: str) -> int:
     """The fallback of `openat2`."""
     current = os.dup(root)
     for name in path.split("/"):

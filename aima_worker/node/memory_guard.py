@@ -159,7 +159,8 @@ class MemoryGuard:
         """The running containers; `inspect` returns one by its name, with its first process."""
         if self._levels is None:
             return
-        known = {engine.container for engine in self._engines.values()}
+        with self._lock:
+            known = {engine.container for engine in self._engines.values()}
         details = {each.id: inspect(each.name) for each in running.values() if each.id not in known}
         with self._lock:
             for id, engine in list(self._engines.items()):
@@ -244,10 +245,10 @@ class MemoryGuard:
         except _CANNOT_KILL as hindered:
             _log.warning("engine not killed", instance=engine.id, reason=repr(hindered))
             self._violations.pop(engine.id, None)
-            return
-        del self._engines[engine.id]
+        else:
+            del self._engines[engine.id]
+            self._killed()
         self._settled_at = time.monotonic() + SETTLE_TIMEOUT.total_seconds()
-        self._killed()
 
     def _victim(self, reading: MemoryReading, levels: MemoryLevels) -> tuple[_Engine, str]:
         """The engine that grew most, if that explains at least half of what was lost; else the one started last."""

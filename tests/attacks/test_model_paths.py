@@ -231,10 +231,13 @@ def engine_with(bench: Bench, model: ModelDirectory) -> ContainerSpec:
 
 
 @as_root
+@pytest.mark.parametrize("kernel", ["openat2", "without openat2"])
 @pytest.mark.parametrize("swapped", ["team", "team/model"])
 def test_an_engine_whose_model_was_swapped_after_the_check_is_removed(
-    bench: Bench, root: Path, secret: Path, swapped: str
+    bench: Bench, root: Path, secret: Path, swapped: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if kernel == "without openat2":
+        monkeypatch.setattr(directories, "_openat2", _unknown_system_call)
     model = resolve_model(settings_of(root, trusted=True), "team/model")
     link = root / "link"
     link.symlink_to(secret if swapped == "team" else secret / "model")

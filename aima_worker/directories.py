@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,24 +37,14 @@ class _OpenHow(ctypes.Structure):
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@contextmanager
-def opened(path: str | Path) -> Iterator[int]:
+def opened(path: str | Path) -> AbstractContextManager[int]:
     """A descriptor of the directory, without the right to read it. Raises OSError."""
-    descriptor = os.open(path, _DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return _closing(os.open(path, _DIRECTORY))
 
 
-@contextmanager
-def opened_beneath(root: int, path: str) -> Iterator[int]:
+def opened_beneath(root: int, path: str) -> AbstractContextManager[int]:
     """The directory at the relative `path`, without `..`; raises OSError, ELOOP or ENOTDIR for a symbolic link."""
-    descriptor = _resolved(root, path, _BENEATH | _NO_SYMLINKS)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return _closing(_resolved(root, path, _BENEATH | _NO_SYMLINKS, fallback=_open_by_component))
 
 
 def identity_of(descriptor: int) -> DirectoryIdentity:
@@ -65,17 +55,13 @@ def identity_of(descriptor: int) -> DirectoryIdentity:
 def identity_seen_by(pid: int, path: str) -> DirectoryIdentity | None:
     """The directory that the process finds at `path`; None if it has none there, has exited, or may not be examined.
 
-    Symbolic links of its own root stay within that root; without `openat2` they are not followed.
+    Absolute symbolic links stay within its own root; without `openat2` they lead to this process' root.
     """
     try:
-        with opened(PROC / str(pid) / "root") as root:
-            found = _resolved(root, path.lstrip("/"), _IN_ROOT | _NO_MAGICLINKS)
+        with opened(PROC / str(pid) / "root") as root, _opened_in_root(root, path) as found:
+            return identity_of(found)
     except OSError:
         return None
-    try:
-        return identity_of(found)
-    finally:
-        os.close(found)
 
 
 def may_examine_processes() -> bool:
@@ -95,17 +81,32 @@ def belongs_to_container(pid: int, container: str) -> bool:
         return False
 
 
-def _resolved(root: int, path: str, resolve: int) -> int:
+def _opened_in_root(root: int, path: str) -> AbstractContextManager[int]:
+    return _closing(_resolved(root, path, _IN_ROOT | _NO_MAGICLINKS, fallback=_open_following))
+
+
+def _resolved(root: int, path: str, resolve: int, *, fallback: Callable[[int, str], int]) -> int:
     try:
         return _openat2(root, path, resolve)
     except OSError as refused:
         if refused.errno not in _UNSUPPORTED:
             raise
-    return _open_by_component(root, path)
+    return fallback(root, path)
+
+
+def _open_following(root: int, path: str) -> int:
+    return os.open(path.lstrip("/"), _DIRECTORY, dir_fd=root)
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _open_by_component(root: int, path: str) -> int:
-    """The fallback of `openat2`."""
     current = os.dup(root)
     for name in path.split("/"):
         try:

@@ -20,6 +20,7 @@ from lab.parts import eventually
 from aima_core.domain.ids import InstanceId
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState
+from aima_core.errors import BrokerUnavailable
 from aima_worker.app import start_guarding
 from aima_worker.context import Timings
 from aima_worker.node.facts import host_facts
@@ -114,6 +115,32 @@ def test_a_killed_engine_stays_desired_and_is_not_restarted_until_it_is_started_
     assert instance(desk).desired is Desired.RUNNING
     assert desk.run_command(a_start_of()).operation.state is State.SUCCEEDED
     assert not eventually(lambda: failed(desk), within=A_MOMENT)
+
+
+@pytest.mark.redis
+def test_an_engine_killed_while_redis_is_away_is_not_restarted_and_its_reason_is_recorded_later(
+    desk, runtime, memory, monkeypatch
+):
+    def away(*_: object) -> None:
+        raise BrokerUnavailable(detail="connection refused")
+
+    desk.run_command(a_start_of())
+    assert eventually(lambda: len(desk.host.memory_guard._engines) == 1)
+    engine = next(iter(desk.host.memory_guard._engines.values()))
+    engine.kill = lambda: runtime.end("test.svc-tiny-dial.alpha", exit_code=137)  # as a signal does
+    monkeypatch.setattr(desk.host.services, "instances_on", away)
+
+    memory.says(GB)
+
+    assert eventually(lambda: runtime.find("test.svc-tiny-dial.alpha").status is Status.EXITED)
+    memory.says(10 * GB)
+    assert not eventually(
+        lambda: runtime.find("test.svc-tiny-dial.alpha").status is Status.RUNNING, within=timedelta(seconds=1)
+    )
+    monkeypatch.undo()
+    runtime.say("test.svc-tiny-dial.alpha", "a change wakes the reconciler")
+    assert eventually(lambda: failed(desk))
+    assert instance(desk).failure.code == "host_memory_floor"
 
 
 @pytest.mark.redis

@@ -388,3 +388,19 @@ def test_the_levels_are_shares_of_the_memory_unless_configured(settings, runtime
     facts = host_facts(settings, runtime).model_copy(update={"unified_memory": unified, "memory_reserve": GB})
 
     assert levels_of(said, facts, measured=measured) == levels
+
+
+@pytest.mark.parametrize(
+    ("gpu", "floor"),
+    [
+        pytest.param({"kind": "gb10", "name": "NVIDIA GB10"}, 5 * GB, id="a GB10 shares the memory"),
+        pytest.param({"kind": "cuda", "name": "NVIDIA L4", "memory": "24GB"}, 1_250_000_000, id="an L4 has its own"),
+    ],
+)
+def test_a_host_with_a_gpu_of_its_own_memory_has_the_guard_with_lower_levels(settings, runtime, gpu, floor):
+    reported = settings.host.model_validate({"name": "alpha", "facts": {"memory": "100GB", "accelerators": [gpu]}})
+    facts = host_facts(settings.model_copy(update={"host": reported}), runtime)
+
+    levels = levels_of(reported, facts, measured=True)
+
+    assert levels == MemoryLevels(reserve=facts.memory_reserve, floor=floor)

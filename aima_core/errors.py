@@ -311,9 +311,15 @@ class ContainerRemoved(AimaError, code="container_removed", status=410, exit_cod
     hint = "Start it again with `aima service start {service}`; to stop a service, use `aima service stop {service}`."
 
 
-class MemoryFloor(AimaError, code="memory_floor", status=507, exit_code=72):
-    sentence = "{service} was killed while it loaded: {host} had {free} of memory left, less than its floor of {floor}."
-    hint = "Use a smaller model or a shorter context, stop another service on {host}, or lower `host.memory_floor`."
+class MemoryFloor(AimaError, code="host_memory_floor", status=507, exit_code=72):
+    sentence = (
+        "{service} was killed while it {when}: {host} had {free} of memory left, less than its {level}{stalls}. {why} "
+        "Available: {series}."
+    )
+    hint = (
+        "Use a smaller model, a shorter context or fewer requests at once, stop another service on {host}, or lower "
+        "`host.memory_floor`; then run `aima service start {service}`."
+    )
 
 
 class EngineUnhealthy(AimaError, code="engine_unhealthy", status=502, exit_code=73):
@@ -359,6 +365,16 @@ class NativeProgramMissing(AimaError, code="native_program_missing", status=422,
 class RequirementsNotMet(AimaError, code="requirements_not_met", status=422, exit_code=69):
     sentence = "{host} cannot run {engine}: {detail}"
     hint = "Choose another host or engine; `aima host list` shows what each host has."
+
+
+class ModelPathUnsafe(AimaError, code="model_path_unsafe", status=403, exit_code=74):
+    sentence = "{path} on {host} cannot be mounted as a model: {detail}."
+    hint = "{remedy}"
+
+
+class ModelPathChanged(AimaError, code="model_path_changed", status=409, exit_code=75):
+    sentence = "{path} was replaced while its engine started, and the engine was removed: it had another directory."
+    hint = "Find who writes above it: `namei --long {path}` on {host} shows each component."
 
 
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------

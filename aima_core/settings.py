@@ -162,6 +162,8 @@ class HostSettings(Section):
     """Leased to engines; outside the kernel's range for outgoing connections."""
     model_roots: tuple[Path, ...] = ()
     """Directories below which engines may read."""
+    trusted_model_roots: tuple[Path, ...] = ()
+    """Those of `model_roots` in which others than root and the worker may write: who does chooses what engines read."""
     images: tuple[str, ...] = ("*",)
     """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)
@@ -170,8 +172,8 @@ class HostSettings(Section):
     memory_reserve: Size | None = None
     """Memory that starts leave free; None reserves a tenth if CPU and GPU share it, else a twentieth."""
     memory_floor: Size | None = None
-    """A loading engine is killed once less than this is available. None uses half of the reserve if CPU and GPU share
-    the memory, and otherwise leaves it to the kernel's OOM killer."""
+    """An engine is killed once less than this is available. None uses half of the reserve if CPU and GPU share the
+    memory, else a quarter of it."""
     facts: FactsOverride = FactsOverride()
 
 

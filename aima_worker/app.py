@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from aima_core.domain.hosts import HostFacts
+from aima_core.domain.ids import InstanceId
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable, CorruptData, HostNameTaken, IdentityTaken
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier
@@ -42,11 +43,11 @@ from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_pred
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
-from aima_worker.node.facts import available_memory, capacity_of, clock_offset, host_facts, session_of
+from aima_worker.node.facts import capacity_of, clock_offset, host_facts, session_of
 from aima_worker.node.heartbeat import Heartbeat
-from aima_worker.node.memory_guard import MemoryWatchdog, floor_of
+from aima_worker.node.memory_guard import MemoryGuard, MemoryReading, levels_of, read_memory
 from aima_worker.operations.pull import PullCoordinator
-from aima_worker.operations.readiness import http_status
+from aima_worker.operations.readiness import http_status, last_lines
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.runtime_selection import choose_runtime
@@ -92,7 +93,13 @@ def worker_with_loops(
         reconciler = ReconcileLoop(host, facts_changed=lambda: heartbeat.announce_now())
         heartbeat = Heartbeat(
             host,
-            lambda: host_facts(settings, runtime, clock_offset=clock_offset(redis), strangers=reconciler.unrecognized),
+            lambda: host_facts(
+                settings,
+                runtime,
+                clock_offset=clock_offset(redis),
+                strangers=reconciler.unrecognized,
+                memory_low=host.memory_guard.low,
+            ),
             identity=facts.identity,
             session=session_of(settings.state_dir.expanduser()),
             dropped=dropped,
@@ -105,6 +112,7 @@ def worker_with_loops(
         redelivery = RedeliveryLoop(host)
         address = without_credentials(url)
         _log.info("worker starting", host=host.name, runtime=facts.runtime, queues=" ".join(host.routes), redis=address)
+        start_guarding(host, low_changed=heartbeat.announce_now, killed=reconciler.wake)
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
             _join(host, heartbeat, reconciler)
@@ -117,6 +125,7 @@ def worker_with_loops(
             heartbeat.stop()
             redelivery.stop()
             reconciler.stop()
+            host.memory_guard.stop()
             host.claims.stop()
 
 
@@ -128,7 +137,7 @@ def make_host(
     facts: HostFacts | None = None,
     native: bool = False,
     probe: Probe = http_status,
-    available: Callable[[], int] = available_memory,
+    memory: Callable[[], MemoryReading] = read_memory,
     timings: Timings | None = None,
 ) -> HostContext:
     """Raises BadSettings without a key to verify orders with."""
@@ -142,7 +151,7 @@ def make_host(
     name = settings.host.name
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
-    floor = floor_of(settings.host, facts, measured=measured)
+    levels = levels_of(settings.host, facts, measured=measured)
     timings = timings or Timings()
     capacity_freed = Flag()
     return HostContext(
@@ -162,7 +171,7 @@ def make_host(
         notifier=Notifier(redis),
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
         capacity=partial(capacity_of, facts, measured=measured),
-        memory_watchdog=MemoryWatchdog(floor, available, interval=timings.memory_check_interval),
+        memory_guard=MemoryGuard(levels, memory, interval=timings.memory_check_interval),
         claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
@@ -170,6 +179,25 @@ def make_host(
         capacity_freed=capacity_freed,
         timings=timings,
     )
+
+
+def start_guarding(host: HostContext, *, low_changed: Callable[[], None], killed: Callable[[], None]) -> None:
+    """Until `host.memory_guard.stop()`."""
+
+    def remove(instance: InstanceId, container: str) -> tuple[str, ...]:
+        name = host.container_name(instance.service)
+        found = host.runtime.find(name)
+        if found is None or found.id != container:
+            return ()
+        tail = last_lines(host, name)
+        host.runtime.remove(name, grace=timedelta())
+        return tail
+
+    def announce() -> None:
+        low_changed()
+        host.capacity_freed.set()
+
+    host.memory_guard.start(remove=remove, low_changed=announce, killed=killed)
 
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:

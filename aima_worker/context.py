@@ -29,9 +29,11 @@ from aima_worker.runtime import ContainerRuntime
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
-    from aima_worker.node.memory_guard import MemoryWatchdog
+    from aima_worker.node.memory_guard import MemoryGuard
     from aima_worker.operations.pull import PullCoordinator
 
+NO_MEMORY = -1
+"""Less than the least request."""
 Probe = Callable[[str], int]
 """Requests a URL and returns the HTTP status; raises OSError if nothing answers."""
 
@@ -79,7 +81,7 @@ class HostContext:
     pending_reasons: PendingReasons
     capacity: Callable[[], HostCapacity]
     """The machine's capacity, measured at each call."""
-    memory_watchdog: MemoryWatchdog
+    memory_guard: MemoryGuard
     claims: ClaimRenewer
     fences: FenceMemory
     pulls: PullCoordinator
@@ -92,8 +94,10 @@ class HostContext:
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def capacity_now(self) -> HostCapacity:
-        """Without slots while the container engine is unavailable."""
+        """Without slots while the container engine is unavailable, without memory while it is below the reserve."""
         capacity = self.capacity()
+        if self.memory_guard.low is not None:
+            capacity = capacity.model_copy(update={"available": NO_MEMORY})
         return capacity.model_copy(update={"slots": 0}) if self.engine_unavailable.is_set() else capacity
 
     def service_lock(self, service: ServiceId) -> AbstractContextManager[object]:

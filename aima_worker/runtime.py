@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from aima_core.domain.hosts import ImageOnHost
 from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
+from aima_worker.directories import DirectoryIdentity
 
 
 class FrozenModel(BaseModel):
@@ -26,6 +27,8 @@ class Mount(FrozenModel):
     source: str
     """An absolute directory of the host, with symbolic links resolved, below a model root."""
     target: str
+    identity: DirectoryIdentity | None = None
+    """Of the directory that was checked; a runtime that finds another one mounted removes the container."""
 
 
 class ContainerSpec(FrozenModel):
@@ -85,6 +88,8 @@ class Container(FrozenModel):
     oom_killed: bool = False
     host_ports: Mapping[int, int] = {}
     """Published ports: container port → host port."""
+    pid: int | None = None
+    """Of its first process; None in listings, if it does not run, and if this worker may not examine it."""
 
 
 class ImageFacts(FrozenModel):
@@ -182,8 +187,8 @@ class ContainerRuntime(Protocol):
         """Idempotent: adopts the container of that name if it runs the same spec, else replaces or creates it.
 
         An adopted container keeps its labels. A container of that name that is not AIMA's is left alone: EngineRefused.
-        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing or EngineRefused, each with a rollback:
-        no container is left behind.
+        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged or EngineRefused, each
+        with a rollback: no container is left behind.
         """
         ...
 

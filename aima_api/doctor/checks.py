@@ -129,6 +129,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     yield from _malformed_messages(hosts)
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
+    yield from _unverified_mounts(hosts)
     if unverified:
         yield Finding(
             "services",
@@ -289,6 +290,18 @@ def _unverified_services(redis: TextRedis, settings: Settings) -> list[str]:
     """Empty where no key is known to verify specs with. Raises BrokerUnavailable."""
     keys = key_ring(settings)
     return ServiceStore(redis, keys).unverified() if keys.trusts_any else []
+
+
+def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """What is replaced between the check of a model's directory and its mount is noticed by root alone."""
+    for host in hosts:
+        if host.live and not host.verifies_mounts:
+            yield Finding(
+                "mounts",
+                WARNING,
+                f"not verified on {host.name}: its worker may not see what started containers have mounted",
+                f"on {host.name}: run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
+            )
 
 
 def _state(directory: Path) -> Finding:

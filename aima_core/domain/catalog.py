@@ -29,7 +29,16 @@ Arch = Literal["arm64", "amd64"]
 Scalar = bool | int | float | str
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
-_FORBIDDEN_VARIABLES = re.compile(r"LD_.*|PYTHON.*|PATH|HOME|DOCKER_.*")
+_FORBIDDEN_VARIABLES = re.compile(
+    r"LD_.*|PYTHON.*|PERL.*|RUBY.*|NODE_.*|_?(JAVA|JDK)_.*|PATH|HOME|IFS|ENV|BASH.*|SHELLOPTS|PS4|PROMPT_COMMAND|"
+    r"GCONV_PATH|GETCONF_DIR|GLIBC_TUNABLES|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH|NLSPATH|RESOLV_HOST_CONF|"
+    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
+)
+"""They make an interpreter, a shell or the C library load code, or choose devices other than those that are granted."""
+_SYSTEM_PATH = re.compile(
+    r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys)(/.*)?|/(home|opt|root|srv|tmp|usr|var)|"
+    r"/usr/(bin|include|lib\w*|sbin)(/.*)?|/usr/local(/(?!share/|src/).*)?|/var/(lib|run)"
+)
 
 
 def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
@@ -71,6 +80,16 @@ def _variable(text: str) -> str:
     return text
 
 
+def _mount_target(text: str) -> str:
+    if {".", "..", ""} & set(text.split("/")[1:]):
+        raise ValueError(f"{text!r} has empty or dotted parts; write it such as `/models`")
+    if _SYSTEM_PATH.fullmatch(text):
+        raise ValueError(
+            f"{text!r} belongs to the system of the image; write a directory of its own, such as `/models`"
+        )
+    return text
+
+
 def _word(text: str) -> str:
     if "\0" in text:
         raise ValueError("it holds a zero byte, which no command can be given; take it out")
@@ -106,6 +125,7 @@ ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=["Qwen3-3
 AbsolutePath = Annotated[
     str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
 ]
+MountTarget = Annotated[AbsolutePath, AfterValidator(_mount_target)]
 RelativePath = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=300),
@@ -200,7 +220,7 @@ class Engine(Entry):
     environment: dict[Variable, Word] = {}
     port: ContainerPort
     """The engine's port inside its container; the host's port is the leased one."""
-    model_mount: AbsolutePath | None = None
+    model_mount: MountTarget | None = None
     """The read-only mount of the model's directory; None if the image contains the model."""
     health_check: HealthCheck
     requires: Requirements

@@ -70,6 +70,10 @@ class HostFacts(WireModel):
     """Unrecognized containers: they carry this installation's labels, and the worker cannot parse them."""
     runtime_answers: bool = True
     """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
+    memory_low: int | None = None
+    """Bytes available while it takes no starts, since they are less than `memory_reserve`."""
+    verifies_mounts: bool = True
+    """Whether its worker compares what a started container has mounted with the directory that it checked."""
     version: str
     """AIMA's own."""
     wire: int = 1

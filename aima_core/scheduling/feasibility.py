@@ -97,6 +97,9 @@ def _check_availability(
         yield Obstacle(ObstacleKind.OFFLINE, "not live", True)
     elif not host.runtime_answers:
         yield Obstacle(ObstacleKind.DOCKER_AWAY, "no Docker Engine answers", True)
+    if host.memory_low is not None and wanted.service is not None:
+        left, reserve = format_size(host.memory_low), format_size(host.memory_reserve)
+        yield Obstacle(ObstacleKind.MEMORY, f"{left} of memory available, below its reserve of {reserve}", True)
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
         yield Obstacle(ObstacleKind.DRAINED, "drained", True)
 

@@ -23,6 +23,7 @@ from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
 from aima_core.system.state_dir import mint
+from aima_worker.directories import may_examine_processes
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, FrozenModel, RuntimeFacts
 from aima_worker.runtime_selection import choose_runtime
@@ -35,7 +36,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_facts(
-    settings: Settings, runtime: ContainerRuntime, *, clock_offset: float = 0.0, strangers: tuple[str, ...] = ()
+    settings: Settings,
+    runtime: ContainerRuntime,
+    *,
+    clock_offset: float = 0.0,
+    strangers: tuple[str, ...] = (),
+    memory_low: int | None = None,
 ) -> HostFacts:
     has, host = hardware(settings), settings.host
     engine, images, answers = _runtime_facts(runtime)
@@ -66,7 +72,15 @@ def host_facts(
         wire=WIRE_VERSION,
         clock_offset=clock_offset,
         strangers=strangers,
+        memory_low=memory_low,
+        verifies_mounts=_verifies_mounts(engine),
     )
+
+
+def _verifies_mounts(engine: RuntimeFacts) -> bool:
+    """An engine of unknown disk is on another machine."""
+    in_containers = engine.kind in ("docker", "docker-cli")
+    return not in_containers or (engine.disk_free is not None and may_examine_processes())
 
 
 def minted_identity(state_dir: Path) -> str:

@@ -40,7 +40,7 @@ def hardware(settings: Settings) -> Hardware:
     if overrides.accelerators is None:
         detected = _detected()
     else:
-        named = tuple(Accelerator(**each.model_dump()) for each in overrides.accelerators)
+        named = tuple(Accelerator.model_validate(dict(each)) for each in overrides.accelerators)
         detected = DetectedAccelerators(accelerators=named)
     shared = shares_memory(detected.accelerators) if overrides.unified_memory is None else overrides.unified_memory
     return Hardware(

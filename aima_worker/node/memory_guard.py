@@ -1,86 +1,307 @@
-"""Memory watchdog: kills an engine that takes the host below its memory floor while it loads.
+"""Memory guard: kills an engine before the host runs out of memory, while engines load and while they serve.
 
 Where CPU and GPU share the memory, an engine that overcommits can hang the whole machine, and its container's limit
-does not see the GPU's share. A kill that failed is retried at the next check.
+does not see the GPU's share. Below the reserve the host takes no starts. Below the floor, or below the reserve while
+tasks stall for memory, the guard kills one engine, and keeps the reason until the reconciler has recorded it. It needs
+neither Redis nor, as root, a Docker Engine that answers. A kill that failed is retried at the next check.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+import re
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import structlog
 
 from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import InstanceId
-from aima_core.domain.units import format_size
+from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import Cancelled, ContainerExited, DockerUnavailable, EngineRefused, MemoryFloor, OutOfMemory
 from aima_core.settings import HostSettings
+from aima_core.store.operations import now
 from aima_core.system.background import BackgroundLoop
 from aima_worker.attempt import ClaimLost, WorkerShutdown
+from aima_worker.runtime import Container
+from aima_worker.runtimes.process.process_table import Process, descendants, private_memory
 
-KILL_TIMEOUT = timedelta(minutes=1)
-FLOOR_SHARE = 1 / 2
-"""Of the memory reserve, where no floor is set: so far may the reserve shrink before an engine is killed."""
+UNIFIED_FLOOR, HOST_FLOOR = 1 / 2, 1 / 4
+"""Of the reserve, where no floor is set: with memory that CPU and GPU share, and with GPUs that have their own."""
+NEAR = 2
+"""Times the reserve: with less memory available it is read every NEAR_INTERVAL."""
+NEAR_INTERVAL = timedelta(seconds=0.1)
+MEASURE_INTERVAL = timedelta(seconds=1)
+GROWTH_WINDOW = timedelta(seconds=10)
+LEAST_GROWTH = 1 / 100
+"""Of the floor."""
+SETTLE_TIMEOUT = timedelta(seconds=2)
+"""After a kill: the kernel takes a while to free the memory of a large process."""
+STALL_WINDOW, MOST_STALLED = timedelta(seconds=2), 1 / 4
+"""Share of the time in which every task waited for memory: the `full` line of /proc/pressure/memory."""
+RESUME = 1.1
+"""Times the reserve: starts are taken again."""
+SERIES_INTERVAL, SERIES = timedelta(seconds=1), 300
+"""Readings that are kept for the reason."""
+QUOTED_AGES = tuple(timedelta(seconds=each) for each in (240, 120, 60, 30, 10, 5, 2))
+_STALL_TOTAL = re.compile(r"^full .*total=(\d+)", re.MULTILINE)
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
+_CANNOT_KILL = (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost, PermissionError)
 
 _log = structlog.get_logger()
 
 
-class MemoryWatchdog:
-    def __init__(self, floor: int | None, available: Callable[[], int], *, interval: timedelta) -> None:
-        """`floor` in bytes, None for no check; `available` returns the bytes available now."""
-        self._floor = floor
-        self._available = available
+class MemoryReading(NamedTuple):
+    at: float
+    """Monotonic seconds."""
+    available: int
+    """Bytes that the kernel can give without swapping; of CPU and GPU where they share memory."""
+    stalled: timedelta = timedelta()
+    """For how long all tasks have waited for memory at once, since boot."""
+
+
+class MemoryLevels(NamedTuple):
+    """Bytes available below which the guard acts."""
+
+    reserve: int
+    floor: int
+
+
+def read_memory(meminfo: Path = Path("/proc/meminfo"), pressure: Path = Path("/proc/pressure/memory")) -> MemoryReading:
+    """A kernel without pressure stall information has never stalled."""
+    available = _AVAILABLE.search(meminfo.read_text())
+    assert available is not None, f"{meminfo} names no MemAvailable"
+    try:
+        total = _STALL_TOTAL.search(pressure.read_text())
+    except OSError:
+        total = None
+    stalled = timedelta(microseconds=int(total[1]) if total else 0)
+    return MemoryReading(time.monotonic(), int(available[1]) * 1024, stalled)
+
+
+def levels_of(settings: HostSettings, facts: HostFacts, *, measured: bool) -> MemoryLevels | None:
+    """None for no guard; `measured` if the memory is this machine's and not the operator's setting."""
+    share = UNIFIED_FLOOR if facts.unified_memory else HOST_FLOOR
+    if settings.memory_floor is None and not measured:
+        return None
+    floor = int(facts.memory_reserve * share) if settings.memory_floor is None else int(settings.memory_floor)
+    return MemoryLevels(reserve=max(floor, facts.memory_reserve if measured else 0), floor=floor)
+
+
+@dataclass(eq=False)
+class _Engine:
+    id: InstanceId
+    started_at: datetime
+    container: str | None = None
+    process: Process | None = None
+    """Its first process, if this worker can see it."""
+    kill: Callable[[], None] | None = None
+    """While it loads."""
+    memory: deque[tuple[float, int]] = field(
+        default_factory=lambda: deque(maxlen=int(GROWTH_WINDOW / MEASURE_INTERVAL))
+    )
+
+    def measure(self, at: float) -> None:
+        if self.process is not None:
+            self.memory.append((at, private_memory(descendants(self.process))))
+
+    def growth(self, since: float) -> int:
+        """Bytes of its own; memory of a GPU does not show in its processes."""
+        recent = [memory for at, memory in self.memory if at >= since]
+        return max(0, recent[-1] - min(recent)) if recent else 0
+
+
+class MemoryGuard:
+    def __init__(self, levels: MemoryLevels | None, read: Callable[[], MemoryReading], *, interval: timedelta) -> None:
+        """Without levels, it does nothing."""
+        self.low: int | None = None
+        """Bytes available while the host takes no starts, since they are less than its reserve."""
+        self._levels = levels
+        self._read = read
         self._interval = interval
-        self._one_at_a_time = Lock()
-        """Of several engines that load, no second one is killed before the memory of the first is free again."""
+        self._series: deque[MemoryReading] = deque(maxlen=SERIES)
+        self._engines: dict[InstanceId, _Engine] = {}
+        self._violations: dict[InstanceId, MemoryFloor] = {}
+        self._lock = Lock()
+        """Of the engines: start operations, the reconciler and the guard's loop use them."""
+        self._measure_due = self._settled_at = 0.0
+        self._is_near = False
+        self._remove: Callable[[InstanceId, str], tuple[str, ...]] = lambda *_: ()
+        self._low_changed: Callable[[], None] = lambda: None
+        self._killed: Callable[[], None] = lambda: None
+        self._loop = BackgroundLoop("memory guard", self.check, interval=self._delay)
+
+    def start(
+        self,
+        *,
+        remove: Callable[[InstanceId, str], tuple[str, ...]],
+        low_changed: Callable[[], None],
+        killed: Callable[[], None],
+    ) -> None:
+        """`remove` kills the container of that id and returns its last log lines; `killed` has a reason recorded."""
+        self._remove, self._low_changed, self._killed = remove, low_changed, killed
+        if self._levels is not None:
+            self._loop.start()
+
+    def stop(self) -> None:
+        self._loop.stop(within=SETTLE_TIMEOUT)
+
+    def violation_of(self, instance: InstanceId) -> MemoryFloor | None:
+        """Why the guard has killed the instance since its last start."""
+        return self._violations.get(instance)
+
+    def observe(self, running: Mapping[InstanceId, Container], inspect: Callable[[str], Container | None]) -> None:
+        """The running containers; `inspect` returns one by its name, with its first process."""
+        if self._levels is None:
+            return
+        with self._lock:
+            known = {engine.container for engine in self._engines.values()}
+        details = {each.id: inspect(each.name) for each in running.values() if each.id not in known}
+        with self._lock:
+            for id, engine in list(self._engines.items()):
+                if engine.kill is None and (id not in running or running[id].id != engine.container):
+                    del self._engines[id]
+            for id, container in running.items():
+                if found := details.get(container.id):
+                    loading = self._engines.get(id)
+                    self._engines[id] = _of(id, found, kill=loading.kill if loading else None)
+            for engine in self._engines.values():
+                engine.measure(time.monotonic())
 
     @contextmanager
-    def guarding(self, instance: InstanceId, kill: Callable[[], None]) -> Iterator[None]:
+    def guarding(
+        self, instance: InstanceId, *, kill: Callable[[], None], inspect: Callable[[], Container | None]
+    ) -> Iterator[None]:
         """While inside, the instance loads. Raises MemoryFloor if it was killed."""
-        if self._floor is None:
-            yield
-            return
-        killed: list[MemoryFloor] = []
-        loop = BackgroundLoop(
-            f"memory of {instance}", lambda: self._check(instance, kill, loop, killed), interval=self._interval
-        )
-        loop.start()
+        self._violations.pop(instance, None)
+        container = inspect() if self._levels is not None else None
+        with self._lock:
+            self._engines[instance] = _of(instance, container, kill=kill)
         try:
             yield
         except (ContainerExited, OutOfMemory) as exited:
-            if killed:
-                killed[0].remember(exited.failure.log_tail)
-                raise killed[0] from exited
+            if violation := self._violations.pop(instance, None):
+                violation.remember(exited.failure.log_tail)
+                raise violation from exited
             raise
         finally:
-            loop.stop(within=KILL_TIMEOUT)
-        if killed:  # race: it became ready just then
-            raise killed[0]
+            with self._lock:  # it waits for a kill under way
+                if engine := self._engines.get(instance):
+                    engine.kill = None
+        if violation := self._violations.pop(instance, None):  # race: it became ready just then
+            raise violation
 
-    def _check(
-        self, instance: InstanceId, kill: Callable[[], None], loop: BackgroundLoop, killed: list[MemoryFloor]
-    ) -> None:
-        with self._one_at_a_time:
-            floor = self._floor or 0
-            if loop.stopped or (available := self._available()) >= floor:
-                return
-            violation = MemoryFloor(
-                host=instance.host, free=format_size(available), floor=format_size(floor), service=instance.service
-            )
-            _log.warning("loading engine killed", instance=instance, reason=str(violation))
-            killed.append(violation)
-            try:
-                kill()
-            except (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost) as hindered:
-                _log.warning("loading engine not killed", instance=instance, reason=repr(hindered))
-                killed.clear()
-            else:
-                loop.stop()
+    def check(self) -> None:
+        assert self._levels is not None
+        reading = self._read()
+        if not self._series or reading.at - self._series[-1].at >= SERIES_INTERVAL.total_seconds():
+            self._series.append(reading)
+        self._is_near = reading.available < NEAR * self._levels.reserve
+        self._update_low(reading, self._levels.reserve)
+        with self._lock:
+            if self._is_near and reading.at >= self._measure_due:
+                self._measure(reading.at)
+            stalled = self._stalled(reading)
+            short = reading.available < self._levels.floor
+            if (short or (self.low is not None and stalled > MOST_STALLED)) and reading.at >= self._settled_at:
+                self._relieve(reading, self._levels, stalled)
+
+    def _delay(self) -> timedelta:
+        return min(NEAR_INTERVAL, self._interval) if self._is_near else self._interval
+
+    def _measure(self, at: float) -> None:
+        self._measure_due = at + MEASURE_INTERVAL.total_seconds()
+        for engine in self._engines.values():
+            engine.measure(at)
+
+    def _update_low(self, reading: MemoryReading, reserve: int) -> None:
+        was_low = self.low is not None
+        is_low = reading.available < reserve * (RESUME if was_low else 1)
+        self.low = reading.available if is_low else None
+        if is_low is not was_low:
+            _log.warning("memory below its reserve" if is_low else "memory above its reserve", left=reading.available)
+            self._low_changed()
+
+    def _stalled(self, reading: MemoryReading) -> float:
+        """The share of the last STALL_WINDOW in which all tasks waited for memory."""
+        before = self._reading_before(reading, STALL_WINDOW)
+        return (reading.stalled - before.stalled).total_seconds() / (reading.at - before.at) if before else 0.0
+
+    def _relieve(self, reading: MemoryReading, levels: MemoryLevels, stalled: float) -> None:
+        self._measure(reading.at)
+        if not self._engines:
+            return
+        engine, why = self._victim(reading, levels)
+        violation = self._violation(engine, reading, levels, stalled, why)
+        self._violations[engine.id] = violation  # before the kill, so that the reconciler restarts nothing
+        _log.warning("engine killed for memory", instance=engine.id, reason=str(violation))
+        try:
+            violation.remember(self._kill(engine))
+        except _CANNOT_KILL as hindered:
+            _log.warning("engine not killed", instance=engine.id, reason=repr(hindered))
+            self._violations.pop(engine.id, None)
+        else:
+            del self._engines[engine.id]
+            self._killed()
+        self._settled_at = time.monotonic() + SETTLE_TIMEOUT.total_seconds()
+
+    def _victim(self, reading: MemoryReading, levels: MemoryLevels) -> tuple[_Engine, str]:
+        """The engine that grew most, if that explains at least half of what was lost; else the one started last."""
+        since = reading.at - GROWTH_WINDOW.total_seconds()
+        lost = max((each.available for each in self._series if each.at >= since), default=0) - reading.available
+        engine = max(self._engines.values(), key=lambda each: (each.growth(since), each.started_at))
+        if (grown := engine.growth(since)) >= max(lost / 2, levels.floor * LEAST_GROWTH):
+            return engine, f"It grew most, by {format_size(grown)} in {format_duration(GROWTH_WINDOW)}."
+        return max(self._engines.values(), key=lambda each: each.started_at), "It was started last."
+
+    def _violation(
+        self, engine: _Engine, reading: MemoryReading, levels: MemoryLevels, stalled: float, why: str
+    ) -> MemoryFloor:
+        below_floor = reading.available < levels.floor
+        level, size = ("floor", levels.floor) if below_floor else ("reserve", levels.reserve)
+        return MemoryFloor(
+            service=engine.id.service,
+            when="loaded" if engine.kill else "served",
+            host=engine.id.host,
+            free=format_size(reading.available),
+            level=f"{level} of {format_size(size)}",
+            stalls="" if stalled < MOST_STALLED else f" (all tasks waited for memory {stalled:.0%} of the time)",
+            why=why,
+            series=self._quoted(reading),
+        )
+
+    def _quoted(self, reading: MemoryReading) -> str:
+        earlier = [(age, found) for age in QUOTED_AGES if (found := self._reading_before(reading, age))]
+        quoted = [f"{format_size(found.available)} {format_duration(age)} before" for age, found in earlier]
+        return ", ".join([*quoted, f"{format_size(reading.available)} then"])
+
+    def _reading_before(self, reading: MemoryReading, age: timedelta) -> MemoryReading | None:
+        older = (each for each in reversed(self._series) if reading.at - each.at >= age.total_seconds())
+        return next(older, None)
+
+    def _kill(self, engine: _Engine) -> tuple[str, ...]:
+        """By a signal where that is possible: a container engine may stall as well. Returns log lines that are lost."""
+        if engine.process is not None:
+            engine.process.send(signal.SIGKILL)
+        elif engine.kill is not None:
+            engine.kill()
+        elif engine.container is not None:
+            return self._remove(engine.id, engine.container)
+        return ()  # it was not listed yet: the reconciler removes it
 
 
-def floor_of(settings: HostSettings, facts: HostFacts, *, measured: bool) -> int | None:
-    """The floor in bytes; `measured` if the memory is this machine's and not the operator's setting."""
-    if settings.memory_floor is not None:
-        return int(settings.memory_floor)
-    return int(facts.memory_reserve * FLOOR_SHARE) if facts.unified_memory and measured else None
+def _of(id: InstanceId, container: Container | None, *, kill: Callable[[], None] | None) -> _Engine:
+    if container is None:
+        return _Engine(id, now(), kill=kill)
+    process = None
+    if container.pid is not None:
+        with suppress(ProcessLookupError):  # race: it has exited
+            process = Process.of(container.pid)
+    engine = _Engine(id, container.started_at or now(), container.id, process, kill)
+    engine.measure(time.monotonic())
+    return engine

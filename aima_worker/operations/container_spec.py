@@ -15,6 +15,7 @@ from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import NoNativeSection
 from aima_core.trust.orders import SignedOrder
 from aima_worker.context import HostContext
+from aima_worker.operations.model_paths import ModelDirectory
 from aima_worker.runtime import ContainerSpec, Mount
 
 IMAGE_LABEL = "aima.image"
@@ -52,7 +53,13 @@ class Granted(NamedTuple):
 
 
 def container_spec(
-    host: HostContext, command: StartService, *, image: str, directory: str | None, port: int, granted: Granted
+    host: HostContext,
+    command: StartService,
+    *,
+    image: str,
+    directory: ModelDirectory | None,
+    port: int,
+    granted: Granted,
 ) -> ContainerSpec:
     engine = command.engine
     program = _native_program(host, engine, directory, port) if host.native else engine.command
@@ -64,7 +71,7 @@ def container_spec(
         host_address=host.settings.host.address,
         host_port=port,
         container_port=engine.port,
-        mounts=(Mount(source=directory, target=engine.model_mount),) if directory and engine.model_mount else (),
+        mounts=_mounts(engine, directory),
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
@@ -104,8 +111,14 @@ def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:
     return tuple(rendered)
 
 
-def _native_program(host: HostContext, engine: Engine, directory: str | None, port: int) -> list[str]:
+def _mounts(engine: Engine, directory: ModelDirectory | None) -> tuple[Mount, ...]:
+    if directory is None or engine.model_mount is None:
+        return ()
+    return (Mount(source=directory.path, target=engine.model_mount, identity=directory.identity),)
+
+
+def _native_program(host: HostContext, engine: Engine, directory: ModelDirectory | None, port: int) -> list[str]:
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
-    filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": directory or ""}
+    filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": str(directory or "")}
     return [filled.get(part, part) for part in engine.native.command]

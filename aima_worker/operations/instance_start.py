@@ -16,6 +16,7 @@ from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnav
 from aima_core.store.operations import now
 from aima_worker.attempt import Attempt, WorkerShutdown
 from aima_worker.context import HostContext
+from aima_worker.operations.model_paths import ModelDirectory
 from aima_worker.operations.pull import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
@@ -77,7 +78,7 @@ class InstanceStart:
             self._touched = True
             self._container = self._host.runtime.run(spec)
 
-    def loading_message(self, directory: str | None) -> str:
+    def loading_message(self, directory: ModelDirectory | None) -> str:
         assert self._container is not None
         source = f" from {directory}" if directory else ""
         return f"Container {self._container.name} started (id: {self._container.id[:12]}). Loading the model{source}."
@@ -88,6 +89,9 @@ class InstanceStart:
             self._raise_if_superseded()
             self._touched = True
             remove_container(self._host, self.id.service, grace=GRACE)
+
+    def inspect(self) -> Container | None:
+        return self._host.runtime.find(self._host.container_name(self.id.service))
 
     def kill(self) -> None:
         """Without grace, and without Redis. Raises what cancelled the attempt."""

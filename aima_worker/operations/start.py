@@ -16,14 +16,15 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
     with starting_instance(host, attempt, command) as instance:
         keep_spec(host, command)
         engine = command.engine
-        directory = model_directory(host, command)
+        directory = model_directory(host, command)  # before a pull that may be in vain
         image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
         granted = Granted(attempt.claimed.order, attempt.claimed.command_text, attempt.claimed.gpus)
 
         def run(port: int) -> None:
+            checked = model_directory(host, command)  # again, since a pull may have taken an hour
             instance.run(
-                container_spec(host, command, image=image.reference, directory=directory, port=port, granted=granted)
+                container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
             )
 
         attempt.enter_phase(Phase.STARTING)
@@ -33,7 +34,7 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
 
         attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
         endpoint = host.endpoint(port)
-        with host.memory_watchdog.guarding(instance.id, instance.kill):
+        with host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect):
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 
         instance.mark_ready(image=image, port=port, endpoint=endpoint)

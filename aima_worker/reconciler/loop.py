@@ -12,13 +12,13 @@ from threading import Event as Flag
 import structlog
 
 from aima_core.domain.ids import ServiceId
-from aima_core.domain.services import Desired, Instance, InstanceState
-from aima_core.errors import BrokerUnavailable, CorruptData, DockerUnavailable
+from aima_core.domain.services import GONE, Desired, Instance, InstanceState
+from aima_core.errors import BrokerUnavailable, CorruptData, DockerUnavailable, MemoryFloor
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
 from aima_worker.operations.known_specs import drop_removed_specs, restore_specs
-from aima_worker.operations.teardown import teardown_if_current
+from aima_worker.operations.teardown import fail_instance, teardown_if_current
 from aima_worker.reconciler.inventory import ConditionTimer, Inventory, ManagedContainer, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
@@ -64,6 +64,10 @@ class ReconcileLoop:
         self._records_enabled.set()
         self._loop.wake()
 
+    def wake(self) -> None:
+        """Runs the next pass now."""
+        self._loop.wake()
+
     def on_redis_reset(self) -> None:
         """Redis has lost its data: records everything again, at once. Raises BrokerUnavailable; it may be repeated."""
         restore_specs(self._host)
@@ -80,7 +84,7 @@ class ReconcileLoop:
 
     def reconcile_once(self) -> None:
         """One pass over every container and record. Raises DockerUnavailable, BrokerUnavailable."""
-        inventory = self._scanned()
+        inventory = self._scan()
         self._report_unrecognized(inventory)
         try:
             records = self._host.services.own_instances(self._host.name)
@@ -113,15 +117,26 @@ class ReconcileLoop:
             self._instances.adopt(managed)
         elif instance.state is InstanceState.STOPPING:
             teardown_if_current(self._host, instance, grace=timedelta())  # the container engine had not answered
+        elif violation := self._violation(instance):
+            fail_instance(self._host, instance, violation)
         elif instance.desired is Desired.RUNNING and was_ready(instance):
             self._supervisor.check(instance, managed)
         else:
             self._instances.reconcile(instance, managed)
 
-    def _scanned(self) -> Inventory:
+    def _scan(self) -> Inventory:
         inventory = scan(self._host)
-        self._supervisor.restarts.keep({each.id for each in inventory.managed.values() if not each.running})
+        managed = inventory.managed.values()
+        self._supervisor.restarts.keep({each.id for each in managed if not each.running})
+        self._host.memory_guard.observe(
+            {each.id: each.container for each in managed if each.running}, self._host.runtime.find
+        )
         return inventory
+
+    def _violation(self, instance: Instance) -> MemoryFloor | None:
+        """Why the memory guard has killed it, until that is recorded."""
+        expected = instance.desired is Desired.RUNNING and instance.state not in GONE
+        return self._host.memory_guard.violation_of(instance.id) if expected else None
 
     def _mass_loss(
         self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]
@@ -155,7 +170,7 @@ class ReconcileLoop:
             if self._records_enabled.is_set():
                 self.reconcile_once()
             else:  # another live worker may use this host's name: its records are not judged by the containers here
-                self._supervisor.check_without_records(self._scanned().managed)
+                self._supervisor.check_without_records(self._scan().managed)
         except DockerUnavailable as away:
             self._set_engine(answers=False, reason=str(away))
         else:

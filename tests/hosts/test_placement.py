@@ -239,6 +239,6 @@ def test_a_loading_engine_that_takes_its_host_below_the_memory_floor_is_killed(f
 
         (record,) = ended(fleet, start_one(fleet, "svc-greedy-1", hosts=["cpu-02"], arguments=eats))
 
-        assert record["failure"]["code"] == "memory_floor"
+        assert record["failure"]["code"] == "host_memory_floor"
         assert "cpu-02 had" in record["failure"]["message"]
         assert not any(running(fleet).values())

@@ -6,10 +6,13 @@ read-only mounts. The engine never restarts a container: restarts are the worker
 
 from typing import Any
 
-from aima_worker.runtime import ContainerSpec
+from aima_worker.runtime import ContainerSpec, Mount
 
 FINGERPRINT_LABEL = "aima.fingerprint"
 """The spec's hash. A container without it is not AIMA's."""
+
+OOM_SCORE_ADJUSTMENT = 500
+"""So that the kernel's out-of-memory killer selects an engine before the worker, the Docker Engine and sshd."""
 
 
 def container_config(spec: ContainerSpec) -> dict[str, Any]:
@@ -26,16 +29,20 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Init": True,
+            "OomScoreAdj": OOM_SCORE_ADJUSTMENT,
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "50m", "max-file": "3"}},
-            "Mounts": [
-                {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": True}
-                for mount in spec.mounts
-            ],
+            "Mounts": [_mount(mount) for mount in spec.mounts],
             "PortBindings": {port: [{"HostIp": spec.host_address, "HostPort": str(spec.host_port)}]},
             "DeviceRequests": _device_requests(spec),
         },
     }
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    """Without what is mounted below the directory: that would stay writable, and was not checked."""
+    bind = {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": True}
+    return {**bind, "BindOptions": {"NonRecursive": True}}
 
 
 def _limits(spec: ContainerSpec) -> dict[str, Any]:

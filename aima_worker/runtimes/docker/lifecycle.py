@@ -10,10 +10,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, PortTaken
+from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, ModelPathChanged, PortTaken
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
 from aima_worker.runtimes.docker.parsing import engine_refused
+from aima_worker.runtimes.mounts import SeenMount, verify_mounts
 
 NAME_TIMEOUT = timedelta(seconds=15)
 """How long to retry while a concurrent create or removal holds the name."""
@@ -52,6 +53,11 @@ class ContainerLifecycle:
         self._host = host
 
     def run(self, spec: ContainerSpec) -> Container:
+        container = self._create_or_adopt(spec)
+        self._verify(container, spec)  # an adopted one, too: a worker may have crashed between its start and this check
+        return container
+
+    def _create_or_adopt(self, spec: ContainerSpec) -> Container:
         deadline = time.monotonic() + NAME_TIMEOUT.total_seconds()
         while time.monotonic() < deadline:
             if (created := self._calls.create(spec)) is not None:
@@ -99,6 +105,17 @@ class ContainerLifecycle:
             started_at=started_at,
             host_ports={spec.container_port: spec.host_port},
         )
+
+    def _verify(self, container: Container, spec: ContainerSpec) -> None:
+        expected = [SeenMount(each.source, each.target, each.identity) for each in spec.mounts if each.identity]
+        started = self._calls.find(container.id) if expected else None
+        if started is None or started.pid is None:
+            return
+        try:
+            verify_mounts(expected, pid=started.pid, host=self._host)
+        except ModelPathChanged:
+            self._roll_back(container.id)
+            raise
 
     def _roll_back(self, container: str) -> None:
         # If the engine is unavailable the container stays, with its name and fingerprint: the next start replaces it.

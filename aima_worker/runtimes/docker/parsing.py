@@ -24,8 +24,8 @@ _ALIVE = {"running", "paused", "restarting"}
 _FRACTION = re.compile(r"(\.\d{6})\d*")
 
 
-def container_inspected(raw: Mapping[str, Any]) -> Container:
-    """From `GET /containers/<id>/json`."""
+def container_inspected(raw: Mapping[str, Any], *, local: bool) -> Container:
+    """From `GET /containers/<id>/json`; `local` if the engine's processes are on this machine."""
     state, config = raw["State"], raw["Config"]
     status = _status(state["Status"])
     return Container(
@@ -42,6 +42,7 @@ def container_inspected(raw: Mapping[str, Any]) -> Container:
             for inside, outside in (raw["HostConfig"]["PortBindings"] or {}).items()
             if outside and outside[0]["HostPort"]
         },
+        pid=state["Pid"] or None if local else None,
     )
 
 

@@ -70,6 +70,17 @@ def family(leader: Process | None, mark: str) -> list[Process]:
     ]
 
 
+def descendants(leader: Process) -> list[Process]:
+    """The process and its living children, theirs, and so on; empty once it has exited."""
+    found = [leader] if leader.alive else []
+    for process in found:
+        for children in (_PROC / str(process.pid) / "task").glob("*/children"):
+            with suppress(OSError):  # race: the thread has ended
+                pids = map(int, children.read_text().split())
+                found += [Process(pid, row.started) for pid in pids if (row := _row(pid))]
+    return found
+
+
 def kill_family(leader: Process | None, mark: str) -> bool:
     """Kill all, retrying for processes that are forked concurrently. Returns False if some remain at the timeout."""
     deadline = time.monotonic() + _KILL_TIMEOUT.total_seconds()

@@ -58,6 +58,7 @@ class RunRecord:
             exit_code=ended["code"] if ended else None,
             oom_killed=bool(ended and ended["out_of_memory"]),
             host_ports={self.spec.container_port: self.spec.host_port},
+            pid=running["engine"][0] if running and not ended else None,
         )
 
     def terminate(self, *, grace: timedelta) -> None:

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import EngineRefused, GpuUnavailable, NativeProgramMissing, PortTaken
+from aima_core.errors import EngineRefused, GpuUnavailable, ModelPathChanged, NativeProgramMissing, PortTaken
 from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
     ChangeStream,
@@ -31,6 +31,7 @@ from aima_worker.runtime import (
     RuntimeFacts,
     Status,
 )
+from aima_worker.runtimes.mounts import SeenMount, verify_mounts
 from aima_worker.runtimes.process.files import LOG
 from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
 from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
@@ -139,7 +140,18 @@ class ProcessRuntime:
         if (refusal := launch(directory, order)) is not None:
             record.kill()
             raise self._refused(refusal)
+        self._verify(record)
         return record.container()
+
+    def _verify(self, record: RunRecord) -> None:
+        """The engine opens its model by itself: it finds what was checked, or is killed."""
+        expected = [SeenMount(each.source, each.source, each.identity) for each in record.spec.mounts if each.identity]
+        try:
+            if expected and (engine := record.engine) is not None:
+                verify_mounts(expected, pid=engine.pid, host=self._host)
+        except ModelPathChanged:
+            record.kill()
+            raise
 
     def _program(self, spec: ContainerSpec) -> str:
         program = spec.command[0]

@@ -173,6 +173,17 @@ def test_hosts_with_another_version_are_reported_with_what_to_upgrade(redis: Tex
     assert "hosts first" in str(finding.fix)
 
 
+@pytest.mark.redis
+def test_a_host_that_cannot_verify_mounts_is_reported(redis: TextRedis, redis_url: str) -> None:
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta", verifies_mounts=False)
+
+    (finding,) = check_hosts(Settings.model_validate({"redis": {"url": redis_url}}))
+
+    assert (finding.about, finding.verdict) == ("mounts", CheckStatus.WARNING)
+    assert finding.message.startswith("not verified on beta")
+
+
 def test_a_worker_host_needs_only_the_packages_of_the_worker(monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setattr("aima_api.doctor.checks.find_spec", lambda name: None if name in ("fastapi", "uvicorn") else 1)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -9,13 +9,16 @@ from aima_api.catalog.loader import load_catalog
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.errors import NoNativeSection
+from aima_worker.directories import DirectoryIdentity
 from aima_worker.operations.container_spec import Granted, container_spec, rendered_arguments
+from aima_worker.operations.model_paths import ModelDirectory
 
 ENGINES = load_catalog().engines
 
 
 def a_spec(host, command, **more):
-    facts = {"image": command.engine.image, "directory": "/srv/models/some", "port": 18500}
+    directory = ModelDirectory("/srv/models/some", DirectoryIdentity(2049, 7))
+    facts = {"image": command.engine.image, "directory": directory, "port": 18500}
     return container_spec(host, command, **{**facts, "granted": granted_to(command), **more})
 
 

@@ -264,7 +264,7 @@ def test_a_symlink_out_of_the_model_root_is_refused(desk, model_root):
 
     outcome = desk.run_command(a_start_of(model_mount="/models").model_copy(update={"model_path": "out"}))
 
-    assert outcome.code == "model_path_outside"
+    assert outcome.code == "model_path_unsafe"
 
 
 def test_a_command_signed_with_another_key_is_not_executed(desk):

@@ -9,6 +9,7 @@ from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import EngineRefused, ImageNotFound
+from aima_worker.directories import belongs_to_container
 from aima_worker.runtime import (
     ChangeStream,
     Container,
@@ -136,11 +137,13 @@ class SdkCalls:
     def find(self, name: str) -> Container | None:
         try:
             with self._engine.calling() as client:
-                container = container_inspected(client.inspect_container(name))
+                container = container_inspected(client.inspect_container(name), local=self._engine.local)
         except EngineRefused as refused:
             if refused.facts["status"] == 404:
                 return None
             raise
+        if container.pid is not None and not belongs_to_container(container.pid, container.id):
+            container = container.model_copy(update={"pid": None})
         # The engine also accepts a prefix of an id as a name.
         return container if name in (container.name, container.id) else None
 

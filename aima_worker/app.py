@@ -246,7 +246,7 @@ def _exit_on_sigterm() -> Flag:
 
 
 def _exit_code(worker: Any) -> int:
-    """A displaced worker does not exit: it begins anew, in the same process, and waits for its name."""
+    """A displaced worker does not exit: it re-executes itself in the same process, and waits for its name."""
     if getattr(worker, "displaced", False):
         os.execv(sys.executable, sys.orig_argv)
     return int(worker.exitcode or 0)

@@ -293,7 +293,7 @@ def _unverified_services(redis: TextRedis, settings: Settings) -> list[str]:
 
 
 def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """What is replaced between the check of a model's directory and its mount is noticed by root alone."""
+    """Only root detects a replacement between the check of a model's directory and its mount (race)."""
     for host in hosts:
         if host.live and not host.verifies_mounts:
             yield Finding(

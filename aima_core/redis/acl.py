@@ -95,7 +95,7 @@ def users(roles: Iterable[Role], *, hosts: Sequence[HostName] = (), database: in
 
 @cache
 def commands() -> tuple[str, ...]:
-    """Those that scripts call, and those of `interface.py`."""
+    """Commands of the scripts and of `interface.py`."""
     direct = (name for name in vars(TextCommands) if not name.startswith("_"))
     scripts = (file.read_text() for folder in LUA.iterdir() for file in folder.iterdir())
     scripted = (name.lower() for text in scripts for call in _CALL.findall(text) for name in _NAME.findall(call))

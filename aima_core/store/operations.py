@@ -57,7 +57,7 @@ class Overdue(NamedTuple):
     unroutable: list[Operation]
     """Those whose routes had no live consumer for long enough."""
     expired: list[Operation]
-    """Those that no worker has claimed until their order expired."""
+    """Unclaimed when their order expired."""
 
 
 class Page(NamedTuple):
@@ -247,7 +247,7 @@ def _queue_and_route(operation: Operation) -> tuple[str, str]:
 
 
 def _ids(texts: Iterable[str]) -> list[OperationId]:
-    """Without those that are none."""
+    """Without malformed ones."""
     found = (readable("operation", text, OperationId, text) for text in texts)
     return [id for id in found if id]
 

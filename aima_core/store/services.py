@@ -1,7 +1,7 @@
 """Services and instances in Redis: signed spec and desired state, guarded by a fencing token, and status.
 
 The higher fence wins: a late writer, such as a worker back from a partition, changes nothing. A spec is read only if
-its signature verifies, since whoever writes to Redis can write a record, too.
+its signature verifies, since any writer in Redis can write a record.
 """
 
 import json

@@ -108,7 +108,7 @@ class Order(WireModel):
             raise OrderRefused(detail=f"this version of AIMA does not understand it: {wrong}.") from wrong
 
     def check(self, record: Operation, command: str) -> None:
-        """Raises OrderRefused unless record and command are those that were signed."""
+        """Raises OrderRefused unless record and command match the signed order."""
         if self.operation != record.id:
             raise OrderRefused(detail=f"it is for operation {self.operation}.")
         forged = [name for name in _FROM_RECORD if getattr(record, name) != getattr(self, name)]

@@ -1,6 +1,6 @@
 """Adopts a container without a record: its labels rebuild the records, the port lease and the allocation.
 
-The service's record is restored as it was signed, byte for byte: a host can bring back a spec and cannot make one up.
+The service's record is restored as it was signed, byte for byte: a host can restore a spec and forge none.
 """
 
 import structlog

@@ -181,8 +181,7 @@ def test_below_the_reserve_a_host_takes_no_start_and_takes_them_again_above_it(d
     desk.host.hosts.join(desk.host.name, identity="its own", session="its own")
     desk.host.pending_reasons.explain(waits.operation)
     assert (
-        "alpha has 2.5 GB of memory available, less than its reserve of"
-        in desk.outcome(waits.operation.id).events[-1].message
+        "alpha: 2.5 GB of memory available, below its reserve of" in desk.outcome(waits.operation.id).events[-1].message
     )
     memory.says(3_100_000_000)
     assert not eventually(lambda: desk.host.memory_guard.low is None, within=A_MOMENT)

@@ -1,4 +1,4 @@
--- Appends entries to an audit stream, which is capped. A value of another type in its place is replaced, and a stream
+-- Appends entries to an audit stream, which is capped. A key of another type is replaced, and a stream
 -- whose last id is the highest possible one: neither would ever take an entry again.
 -- Returns the number of entries appended.
 local stream = unpack(KEYS)

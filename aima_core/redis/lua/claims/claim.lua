@@ -7,7 +7,7 @@
 --
 -- Without `slots`, the host admits everything. A record with values that no API node writes is not claimed.
 -- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, {3, host that has the service, record}, or
--- {4, what is wrong with the record}.
+-- {4, the defect of the record}.
 local operation, claim, waiting, host_slots, allocations, drained_hosts, service_hosts = unpack(KEYS)
 local id, host, claim_ms, claimable_states, started_at, token = unpack(ARGV, 1, 6)
 local operation_prefix, instance_prefix, allocations_prefix = unpack(ARGV, 7, 9)

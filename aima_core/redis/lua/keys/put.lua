@@ -1,4 +1,4 @@
--- Stores the record of an API key. A value of another type in its place is replaced: it holds no key.
+-- Stores the record of an API key. A value of another type is replaced: it holds no key.
 -- Returns 1.
 local all_keys = unpack(KEYS)
 local digest, record, epoch, new_epoch = unpack(ARGV)

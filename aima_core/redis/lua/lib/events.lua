@@ -1,6 +1,6 @@
 -- Appends an event to its operation's log and to the common log, and publishes it with its id in the common log.
 
--- A log that takes no entry was written by something else, such as one of another type: it begins anew.
+-- A log that takes no entry was written by something else, such as one of another type: it is replaced.
 local function append_to(log, ...)
   local entry = redis.pcall('XADD', log, ...)
   if type(entry) ~= 'table' then return entry end

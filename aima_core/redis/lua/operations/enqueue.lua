@@ -11,7 +11,7 @@
 -- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
 -- `texts` are the order and the message of each operation: long texts that JSON would have to escape.
--- Returns the ids of those that are superseded.
+-- Returns the ids of superseded operations.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 6, 12)

@@ -1,6 +1,6 @@
 -- uses: clock, tolerant
--- Removes the messages of ended operations from a queue whose route has no live consumer: nobody would ever read them,
--- and redelivery counts a queue with messages as one that is not empty.
+-- Removes the messages of ended operations from a queue whose route has no live consumer: no worker would read them,
+-- and redelivery skips a queue with messages.
 --
 -- Where a consumer is live, it reads the messages and skips the operations, which costs less than looking for them.
 -- Returns the number of messages removed.

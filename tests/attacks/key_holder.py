@@ -36,6 +36,7 @@ class KeyHolder(Adversary):
         super().__init__(stage, seed)
         self.name = f"key-{scope}"
         self._scope = scope
+        stage.others_operate = scope == "operate"
         created = stage.owner.post("/v1/keys", json={"name": f"adversary-{scope}-{seed}", "scopes": [scope]})
         assert created.status_code == 201, created.text
         headers = {"Authorization": f"Bearer {created.json()['key']}"}

@@ -65,6 +65,8 @@ class AttackStage:
         )
         self.asked = Asked({service: HOSTS[at % len(HOSTS)] for at, service in enumerate(SERVICES)})
         self.mishaps: list[str] = []
+        self.others_operate = False
+        """The adversary may start what the catalog offers, on any host."""
         self._enough = Flag()
         self._before = self._held()
 
@@ -151,8 +153,11 @@ class AttackStage:
 
     def _not_asked(self, host: str, created: Mapping[str, Any]) -> str | None:
         service, command = created["service"], list(created["command"])
-        allowed = [["serve", "--size", size] for size in self.asked.arguments[service]]
-        if created["image"] != IMAGE or created["mounts"] or command not in allowed:
+        if created["image"] != IMAGE or created["mounts"] or command[:2] != ["serve", "--size"]:
+            return f"{host} ran what no engine of the catalog is: {created}"
+        if self.others_operate:
+            return None
+        if command[2] not in self.asked.arguments[service]:
             return f"{host} ran what the owner never asked for: {created}"
         if self.asked.hosts.get(service) != host:
             return f"{host} ran {service}, which belongs on {self.asked.hosts.get(service)}"
@@ -188,10 +193,20 @@ class AttackStage:
     def denials(self) -> list[str]:
         """After the adversary has left: what the owner still cannot do."""
         found = []
+        if self.others_operate:
+            self._undo_operations()
         if not eventually(self._all_listings, within=RECOVERS_WITHIN):
             found.append("a listing is refused")
         dead = [each for each in SERVICES if not eventually(partial(self._lives, each), within=RECOVERS_WITHIN)]
         return found + [f"{service} neither starts nor stops" for service in dead]
+
+    def _undo_operations(self) -> None:
+        """An operator may drain hosts and change specs: the owner resumes them, and creates his services again."""
+        for host in HOSTS:
+            self.owner.post(f"/v1/hosts/{host}:resume", json={})
+        for service in SERVICES:
+            self.stop(service)
+            self.owner.delete(f"/v1/services/{service}")
 
     def _all_listings(self) -> bool:
         try:

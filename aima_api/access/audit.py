@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from aima_core.errors import AimaError, InvalidRequest
 from aima_core.redis import keys
@@ -42,7 +42,7 @@ _log = structlog.get_logger()
 class AuditEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    at: datetime
+    at: AwareDatetime
     key: str | None = None
     """The name of the caller's key; None without a valid one."""
     key_id: str | None = None

@@ -1,10 +1,9 @@
 """Hosts: the facts that each worker announces, its liveness, and its port leases."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Literal
 
-from pydantic import computed_field
+from pydantic import AwareDatetime, computed_field
 
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, InstanceId, Route, WireModel
@@ -86,10 +85,10 @@ class Host(HostFacts):
     live: bool
     left: bool = False
     """Its worker has shut down; containers keep running."""
-    seen_at: datetime
+    seen_at: AwareDatetime
     silent_for: float = 0.0
     """Seconds since its last heartbeat, by Redis' clock."""
-    drained_since: datetime | None = None
+    drained_since: AwareDatetime | None = None
     """Set while it takes no starts."""
     messages_dropped: int = 0
     """Malformed messages dropped; reset after a day without any on all hosts."""
@@ -107,6 +106,6 @@ class PortLease(WireModel):
     port: int
     holder: InstanceId
     fence: int
-    since: datetime
-    until: datetime | None
+    since: AwareDatetime
+    until: AwareDatetime | None
     """The expiry; None while the holder's container exists."""

@@ -4,11 +4,10 @@ An operation is one start, pull or stop of one instance or image. Its command is
 `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot reopen it.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AwareDatetime, Field, TypeAdapter
 
 from aima_core.domain.catalog import Engine, ImageReference, Model
 from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, SignedText, WireModel
@@ -156,7 +155,7 @@ class Event(WireModel):
 
     operation: OperationId
     seq: int = 0
-    at: datetime
+    at: AwareDatetime
     phase: Phase
     message: str | None = None
     """A sentence for people, such as the pending reason."""
@@ -199,8 +198,8 @@ class Operation(WireModel):
     progress: PullProgress | None = None
     endpoint: str | None = None
     failure: Failure | None = None
-    created_at: datetime
-    expires_at: datetime | None = None
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
     """Until when an attempt may begin; None in records of operations that Redis has lost."""
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None

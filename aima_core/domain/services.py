@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from aima_core.domain.catalog import Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
@@ -27,7 +27,7 @@ class Service(WireModel):
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: Mapping[str, Scalar] = {}
-    created_at: datetime
+    created_at: AwareDatetime
     revision: int = Field(1, ge=1)
     """The number of this version, counted since the service was created."""
 
@@ -76,7 +76,7 @@ class Instance(WireModel):
     endpoint: str | None = None
     operation: OperationId | None = None
     failure: Failure | None = None
-    since: datetime
+    since: AwareDatetime
     """The time of the last transition."""
 
     @property

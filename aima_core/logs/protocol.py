@@ -5,9 +5,8 @@ continues from the cursor of its answer, and requests a gap in the numbers, whic
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from aima_core.domain.ids import AnswerId, InstanceId, WireModel
 from aima_core.logs.dedup import StreamName, StreamPosition
@@ -17,7 +16,7 @@ MAX_TAIL = 10_000
 
 
 class LogLine(WireModel):
-    at: datetime
+    at: AwareDatetime
     stream: StreamName
     text: str
     """Sanitized, without its line end, at most 16 KiB."""
@@ -37,7 +36,7 @@ class LogRequest(WireModel):
     answer: AnswerId | None = None
     """Where to answer; None only renews the follow."""
     tail: int = Field(100, ge=0, le=MAX_TAIL)
-    since: datetime | None = None
+    since: AwareDatetime | None = None
     after: LogCursor | None = None
     """Only lines after this position."""
     follow: bool = False
@@ -97,6 +96,6 @@ class LogBatch(WireModel):
 class LastLines(WireModel):
     """Stored for when neither the host nor the container can be read."""
 
-    at: datetime
+    at: AwareDatetime
     """When they were stored."""
     lines: tuple[LogLine, ...]

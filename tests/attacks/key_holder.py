@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -36,7 +37,6 @@ class KeyHolder(Adversary):
         super().__init__(stage, seed)
         self.name = f"key-{scope}"
         self._scope = scope
-        stage.others_operate = scope == "operate"
         created = stage.owner.post("/v1/keys", json={"name": f"adversary-{scope}-{seed}", "scopes": [scope]})
         assert created.status_code == 201, created.text
         headers = {"Authorization": f"Bearer {created.json()['key']}"}
@@ -50,6 +50,10 @@ class KeyHolder(Adversary):
             (2, self.mutated_start),
             (1, self.other_idempotency_key),
         )
+
+    def attack(self, duration: timedelta) -> None:
+        self.stage.others_operate = self._scope == "operate"
+        super().attack(duration)
 
     def withdraw(self) -> None:
         self._client.close()

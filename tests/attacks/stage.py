@@ -97,6 +97,8 @@ class AttackStage:
         self.asked.arguments[service].add(str(size))
         body = {"hosts": [self.asked.hosts[service]], "arguments": {"size": size}}
         ids = self._request(f"/v1/services/{service}:start", body)
+        if not ids and self._request("/v1/services", {"id": service, **body}) == []:  # where its spec was forged
+            ids = self._request(f"/v1/services/{service}:start", body)
         self.asked.starts |= dict.fromkeys(ids, service)
         return ids
 

@@ -65,7 +65,10 @@ local function has_service(other)
 end
 
 local function placed_elsewhere()
-  if owner then return owner ~= host and {0, 'it is ' .. owner .. "'s"} or nil end
+  if owner == host then return nil end
+  if owner then
+    return route == route_to(host) and {4, 'it names another host than its route'} or {0, 'it is ' .. owner .. "'s"}
+  end
   if kind ~= 'start' or leads_to_one_host(route) then return nil end
   local other = redis.call('HGET', service_hosts, service)
   if other and other ~= host and has_service(other) then return {3, other, record()} end

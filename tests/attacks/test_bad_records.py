@@ -78,6 +78,9 @@ BAD = {
     "an operation with other values": lambda redis: spoil_operation(
         redis, routes="x", put_down="x", needs="[", fence="-"
     ),
+    "an operation at a time without a zone": lambda redis: spoil_operation(
+        redis, kind="start", phase="queued", fence="1", route="host.alpha", created_at="2026-01-01T00:00:00"
+    ),
     "an operation of another type": lambda redis: [spoil_operation(redis), wrong_type(redis, keys.operation(EVIL))],
     "an operation's id": lambda redis: redis.zadd(keys.ACTIVE, {"evil": 0}) + redis.zadd(keys.OPERATIONS, {"evil": 0}),
     "an allocation": lambda redis: redis.hset(keys.held(ALPHA), "svc-tiny-other", "much"),
@@ -244,6 +247,8 @@ SPOILED = {
     "needs of another type": {"needs": '{"memory": "all"}'},
     "no route": {"route": None},
     "a time that is none": {"created_at": "yesterday"},
+    "a time without a zone": {"created_at": "2026-01-01T00:00:00"},
+    "another host than its route": {"host": "beta"},
     "no attempt": {"attempt": "x"},
     "an attempt far ahead": {"attempt": "99999999999999999999"},
     "a number far ahead": {"seq": "99999999999999999999"},

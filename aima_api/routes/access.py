@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from aima_api.access.audit import AuditEntry
@@ -64,7 +64,7 @@ def list_keys(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Keys
 
 
 @router.delete("/keys/{name}", status_code=204)
-def revoke(api: Api, name: KeyName) -> None:
+def revoke(api: Api, name: Annotated[KeyName, Path(description="The key's name.")]) -> None:
     """Revoke an API key: every node refuses it within a second."""
     api.keys.revoke(name)
 

@@ -17,7 +17,7 @@ from aima_core.redis.interface import TextCommands
 from aima_core.redis.scripts import LUA
 
 ANY: str = "*"
-_CALL = re.compile(r"redis\.call\(([^,)]*)")
+_CALL = re.compile(r"redis\.p?call\(([^,)]*)")
 _NAME = re.compile(r"'([A-Z]+)'")
 _CONNECTION = ("auth", "hello", "ping", "select", "time")
 _SUBSCRIBE = ("subscribe", "unsubscribe", "psubscribe", "punsubscribe")

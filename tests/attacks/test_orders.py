@@ -227,7 +227,6 @@ def test_the_signature_of_a_record_is_none_of_an_order(alpha, attacker):
 @pytest.mark.parametrize(
     "signed",
     [
-        {"version": 2},
         {"members": ("svc-tiny-dial@alpha", "svc-tiny-dial@beta")},
         {"not_before": now() + timedelta(hours=1)},
         {"fence": clock_ms() + 3_600_000},

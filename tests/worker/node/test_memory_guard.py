@@ -128,7 +128,7 @@ def test_an_engine_killed_while_redis_is_away_is_not_restarted_and_its_reason_is
     assert eventually(lambda: len(desk.host.memory_guard._engines) == 1)
     engine = next(iter(desk.host.memory_guard._engines.values()))
     engine.kill = lambda: runtime.end("test.svc-tiny-dial.alpha", exit_code=137)  # as a signal does
-    monkeypatch.setattr(desk.host.services, "instances_on", away)
+    monkeypatch.setattr(desk.host.services, "own_instances", away)
 
     memory.says(GB)
 

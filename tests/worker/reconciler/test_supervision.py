@@ -250,7 +250,7 @@ def test_a_crashed_engine_is_restarted_while_redis_is_unavailable(desk, watch, r
     def away(*_: object) -> None:
         raise BrokerUnavailable(detail="no network")
 
-    monkeypatch.setattr(desk.host.services, "instances_on", away)
+    monkeypatch.setattr(desk.host.services, "own_instances", away)
     with pytest.raises(BrokerUnavailable):
         watch.reconcile_once()
 

@@ -74,7 +74,7 @@ def test_a_key_cannot_reach_a_route_by_another_spelling_of_its_path(guarded, sco
 
 
 def test_a_route_without_a_scope_is_open_to_admins_only(guarded, monkeypatch):
-    monkeypatch.setattr("aima_api.http.auth.required_scope", lambda method, path: None)
+    monkeypatch.setattr("aima_api.http.auth.required_scope", lambda *_: None)
     keys_by_scope = [guarded.create(scope, scope) for scope in ("read", "operate", "infer", "admin")]
 
     answers = [guarded.ask("GET", "/v1/engines", key) for key in keys_by_scope]

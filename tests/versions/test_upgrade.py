@@ -35,9 +35,17 @@ pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 COMMIT = Path(__file__).with_name("earlier_commit").read_text().strip()
 SERVICE = "svc-plain-one"
+FIRST_PORT = 19400 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Two of these tests may run at once."""
 WITHIN = timedelta(seconds=30)
 BUILD_TIMEOUT = 120
 _UV = ROOT / "var/uv/bin/uv"
+
+
+def _history_is_cut() -> bool:
+    """A shallow clone, or an export without history: nothing on this machine can bring the commit back."""
+    shallow = ("git", "rev-parse", "--is-shallow-repository")
+    return subprocess.run(shallow, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() != "false"
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +133,7 @@ class Installation:
             "AIMA_STATE_DIR": str(directory / "state"),
             "AIMA_RUNTIME": "process",
             "AIMA_HOST__NAME": "alpha",
-            "AIMA_HOST__PORTS": "19400-19409",
+            "AIMA_HOST__PORTS": f"{FIRST_PORT}-{FIRST_PORT + 9}",
             "AIMA_API__PORT": str(port),
             "AIMA_API__CATALOG": str(directory / "catalog"),
         }
@@ -219,12 +227,6 @@ def installation(own_redis: RedisServer, tmp_path: Path) -> Iterator[Installatio
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("earlier_is", ["the worker", "the API node"])
-def _history_is_cut() -> bool:
-    """A shallow clone, or an export without history: nothing on this machine can bring the commit back."""
-    shallow = ("git", "rev-parse", "--is-shallow-repository")
-    return subprocess.run(shallow, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() != "false"
-
-
 def test_a_whole_life_with_an_earlier_version_on_one_side(
     earlier_is: str, earlier: Path, installation: Installation
 ) -> None:

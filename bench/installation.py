@@ -30,8 +30,10 @@ from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
+from aima_core.system.background import BackgroundLoop
 
 STARTS_WITHIN = timedelta(seconds=30)
+HEARTBEAT_INTERVAL = timedelta(seconds=3)
 ENDS_WITHIN_SECONDS = 10
 HOST = "bench"
 HOST_PORTS = "29000-29099"
@@ -109,7 +111,7 @@ def installation(*, hosts: int = 0) -> Iterator[Installation]:
         port = free_port()
         environment = os.environ | settings_of(name, directory, redis_url=redis.url, port=port)
         if hosts:
-            _announce(command_link(redis.url), hosts)
+            stack.enter_context(_simulated(command_link(redis.url), hosts))
         modules = ("aima_api",) if hosts else ("aima_api", "aima_worker")
         pids = [
             stack.enter_context(process([sys.executable, "-m", module], environment, log=directory / f"{module}.log"))
@@ -155,14 +157,23 @@ def facts_of(number: int) -> HostFacts:
     return HostFacts.model_validate({**_FACTS, "name": f"host-{number}", "routes": [f"host.host-{number}", ROUTE]})
 
 
-def _announce(redis: TextRedis, hosts: int) -> None:
-    """Simulated hosts that stay live during the bench."""
-    store = HostStore(redis)
+@contextmanager
+def _simulated(redis: TextRedis, hosts: int) -> Iterator[None]:
+    """Hosts that stay live during the block."""
+    names = [facts_of(number).name for number in range(hosts)]
     for number in range(hosts):
-        facts = facts_of(number)
-        store.announce(facts)
-        redis.zadd(keys.HOSTS_SEEN, {facts.name: time.time() + timedelta(days=1).total_seconds()})
-    redis.close()
+        HostStore(redis).announce(facts_of(number))
+
+    def beat() -> None:
+        redis.zadd(keys.HOSTS_SEEN, dict.fromkeys(names, time.time()))
+
+    heartbeat = BackgroundLoop("simulated heartbeats", beat, interval=HEARTBEAT_INTERVAL)
+    heartbeat.start()
+    try:
+        yield
+    finally:
+        heartbeat.stop()
+        redis.close()
 
 
 @contextmanager

@@ -205,7 +205,7 @@ def test_a_serving_engine_that_takes_the_memory_is_killed_before_half_the_floor_
     killed = instance(fleet, "svc-greedy-1")
     print(f"least: {pressure.least / MB:.0f} MB; {killed['failure']['message']}")  # noqa: T201
     assert pressure.least > FLOOR / 2
-    assert f"{HOST} has" in reason
+    assert f"{HOST}: " in reason
     assert "of memory available, below its reserve of 600 MB" in reason
     assert killed["failure"]["code"] == "host_memory_floor"
     assert "was killed while it served" in killed["failure"]["message"]

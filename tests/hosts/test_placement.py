@@ -153,7 +153,7 @@ def test_of_several_starts_that_need_over_half_a_host_each_host_runs_one_and_kee
 
     assert len(reasons) == 6
     assert running(fleet) == {"spark-01": 0, "cpu-01": 1, "cpu-02": 1}
-    assert "cpu-01 and cpu-02 have 1.8 GB of 2 GB memory to spare" in reasons[0]
+    assert "cpu-01 and cpu-02: needs 2 GB memory (host: 1.8 GB free)" in reasons[0]
 
 
 def test_a_start_that_is_pending_for_memory_runs_once_another_service_is_stopped(fleet):
@@ -161,7 +161,7 @@ def test_a_start_that_is_pending_for_memory_runs_once_another_service_is_stopped
     ready(fleet, start_one(fleet, first, route=CPU_ROUTE), start_one(fleet, second, route=CPU_ROUTE))
     waits = start_one(fleet, third, route=CPU_ROUTE)
     (reason,) = until_waiting(fleet, waits)
-    assert "cpu-01 and cpu-02 have 1.8 GB of 2 GB memory to spare" in reason
+    assert "cpu-01 and cpu-02: needs 2 GB memory (host: 1.8 GB free)" in reason
 
     (stopped,) = ended(fleet, stop(fleet, first))
     (record,) = ready(fleet, waits, within=WAITERS_BEGIN_WITHIN)
@@ -181,7 +181,7 @@ def test_a_start_is_pending_while_every_slot_is_busy_and_runs_once_one_is_free(f
 
     waits = start_one(fleet, "svc-light-waits", route=CPU_ROUTE)
     (reason,) = until_waiting(fleet, waits)
-    assert re.search(r"cpu-01 and cpu-02 have all (their )?4 (start )?slots busy", reason), reason
+    assert re.search(r"cpu-01 and cpu-02: all 4 start slots busy", reason), reason
     assert reported(fleet, waits)["host"] is None
 
     fleet.node().post(f"/v1/operations/{busy[0]}:cancel", {})

@@ -67,6 +67,10 @@ class Placement:
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         return [Target(Route.to_host(host.name), reason=_offline(host)) for host in hosts]
 
+    def known(self, names: Iterable[HostName]) -> list[HostName]:
+        """Without hosts that were forgotten, or that only a forged record names."""
+        return [name for name in names if name in self._hosts]
+
     def replaced(self, desired: Iterable[HostName], targets: Sequence[Target]) -> list[Target]:
         """Stops for the hosts where an instance is desired that the targets replace.
 

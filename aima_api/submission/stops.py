@@ -43,7 +43,8 @@ class Stops:
         starts = [each for each in self._active_starts() if each.service == id]
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]
-        targets = self.planner.placement().for_stop(hosts or [*up, *starting])
+        placement = self.planner.placement()
+        targets = placement.for_stop(hosts or placement.known([*up, *starting]))
         stops = self.submitter.submit(StopService(service=id, grace=grace), targets, mandate)
         for start in starts:
             if start.host is None and (not hosts or start.route.host in hosts):

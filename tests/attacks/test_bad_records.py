@@ -81,6 +81,16 @@ BAD = {
     "an operation at a time without a zone": lambda redis: spoil_operation(
         redis, kind="start", phase="queued", fence="1", route="host.alpha", created_at="2026-01-01T00:00:00"
     ),
+    "a start on an unknown host": lambda redis: spoil_operation(
+        redis,
+        kind="start",
+        phase="queued",
+        fence="1",
+        service="svc-tiny-dial",
+        host="nowhere",
+        route="host.nowhere",
+        created_at="2026-01-01T00:00:00Z",
+    ),
     "an operation of another type": lambda redis: [spoil_operation(redis), wrong_type(redis, keys.operation(EVIL))],
     "an operation's id": lambda redis: redis.zadd(keys.ACTIVE, {"evil": 0}) + redis.zadd(keys.OPERATIONS, {"evil": 0}),
     "an allocation": lambda redis: redis.hset(keys.held(ALPHA), "svc-tiny-other", "much"),

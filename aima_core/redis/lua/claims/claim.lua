@@ -67,7 +67,8 @@ end
 local function placed_elsewhere()
   if owner == host then return nil end
   if owner then
-    return route == route_to(host) and {4, 'it names another host than its route'} or {0, 'it is ' .. owner .. "'s"}
+    local forged = route and leads_to_one_host(route) and route ~= route_to(owner)
+    return forged and {4, 'it names another host than its route'} or {0, 'it is ' .. owner .. "'s"}
   end
   if kind ~= 'start' or leads_to_one_host(route) then return nil end
   local other = redis.call('HGET', service_hosts, service)

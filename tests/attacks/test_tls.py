@@ -21,7 +21,7 @@ from aima_api.cli.main import run
 from aima_api.client import Api, ApiError, verifying
 from aima_api.doctor.checks import CheckStatus, findings
 from aima_api.http import connections
-from aima_api.http.tls import ReloadingCertificate
+from aima_api.http.listening import ReloadingCertificate
 from aima_core.domain.operations import Phase
 from aima_core.errors import ApiUnavailable, BadSettings, UntrustedCertificate
 from aima_core.redis.interface import TextRedis
@@ -232,6 +232,17 @@ def test_doctor_reports_an_api_in_clear_text(made: Certificate) -> None:
     assert found({"tls": tls}) == CheckStatus.OK
     assert found({"tls": {**tls, "key": made.authority}}) == CheckStatus.FAILED
     assert found({"bind": "127.0.0.1"}) is None
+
+
+def test_doctor_reports_a_certificate_that_expires(made: Certificate) -> None:
+    tls = {"certificate": made.certificate, "key": made.key}
+
+    verdicts = []
+    for days in (60, 3, -1):
+        made.renew(days=days)
+        verdicts.append(found({"tls": tls}))
+
+    assert verdicts == [CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED]
 
 
 @pytest.mark.redis

@@ -61,6 +61,10 @@ class ApiProcess:
         except httpx2.TransportError:
             return False
 
+    def exit_code(self) -> int:
+        assert self._process is not None
+        return self._process.wait(UP_WITHIN.total_seconds())
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -1,16 +1,15 @@
-"""TLS of an API node: the certificate is loaded again when its files change, for every connection that follows.
-
-A pair that does not load, as between the two writes of a renewal, leaves the previous one in use.
-"""
+"""What an API node listens with: its port, and the certificate of its TLS."""
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 from pathlib import Path
 
 import structlog
 
-from aima_core.errors import BadSettings
+from aima_core.errors import ApiPortTaken, BadSettings
 from aima_core.settings import ApiSettings
 
 _log = structlog.get_logger()
@@ -30,7 +29,26 @@ def check_transport(settings: ApiSettings) -> None:
         )
 
 
+def find_api_port(settings: ApiSettings) -> int:
+    """The configured port, or a free one for 0. Raises ApiPortTaken, and BadSettings for an address of elsewhere."""
+    try:
+        with socket.create_server(
+            (settings.bind, settings.port), family=socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+        ) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as wrong:
+        if wrong.errno == errno.EADDRINUSE:
+            raise ApiPortTaken(port=settings.port, address=settings.bind) from wrong
+        detail = f"The API cannot listen on port {settings.port} of {settings.bind}: {wrong.strerror or wrong}."
+        raise BadSettings(detail=detail, where="`api.bind` (an address of this machine) and `api.port`") from wrong
+
+
 class ReloadingCertificate:
+    """Loaded again when its files change, for every connection that follows.
+
+    A pair that does not load, as between the two writes of a renewal, leaves the previous one in use.
+    """
+
     def __init__(self, certificate: Path, key: Path) -> None:
         """Raises BadSettings if the files are no pair of a certificate and its key."""
         self._certificate, self._key = certificate, key

@@ -32,13 +32,13 @@ from aima_api.http.connections import (
     raise_descriptor_limit,
 )
 from aima_api.http.idempotency import Idempotency
-from aima_api.http.listening import ReloadingCertificate, check_transport, find_api_port
 from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.openapi import complete_openapi
 from aima_api.http.openapi import router as docs_router
 from aima_api.http.problems import Problem, install_error_handlers
 from aima_api.http.resources import ResourceMiddleware
 from aima_api.http.sse import OpenStreams
+from aima_api.http.tls import ReloadingCertificate, check_transport
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
@@ -61,6 +61,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
 from aima_core.store.unreadable import UnreadableRecords
+from aima_core.system.loopback import find_api_port
 from aima_core.trust.keys import SigningKey, key_ring
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
@@ -179,7 +180,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises ApiPortTaken, and as `create_app` does."""
     raise_descriptor_limit()
-    find_api_port(settings.api)
+    find_api_port(settings.api.bind, settings.api.port)
     server = Server(create_app(settings), settings)
     gc.freeze()  # these objects live as long as the process: scanning them again would cost requests milliseconds
     server.run()

@@ -21,7 +21,7 @@ from aima_api.cli.main import run
 from aima_api.client import Api, ApiError, verifying
 from aima_api.doctor.checks import CheckStatus, findings
 from aima_api.http import connections
-from aima_api.http.listening import ReloadingCertificate
+from aima_api.http.tls import ReloadingCertificate
 from aima_core.domain.operations import Phase
 from aima_core.errors import ApiUnavailable, BadSettings, UntrustedCertificate
 from aima_core.redis.interface import TextRedis

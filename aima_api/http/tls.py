@@ -1,15 +1,13 @@
-"""What an API node listens with: its port, and the certificate of its TLS."""
+"""TLS of an API node: what its certificate must be, and the one that it serves."""
 
 from __future__ import annotations
 
-import errno
-import socket
 import ssl
 from pathlib import Path
 
 import structlog
 
-from aima_core.errors import ApiPortTaken, BadSettings
+from aima_core.errors import BadSettings
 from aima_core.settings import ApiSettings
 
 _log = structlog.get_logger()
@@ -27,20 +25,6 @@ def check_transport(settings: ApiSettings) -> None:
             where="`api.tls.certificate` and `api.tls.key` (AIMA_API__TLS__CERTIFICATE=/etc/aima/tls.crt, "
             "AIMA_API__TLS__KEY=/etc/aima/tls.key), or set `api.plain` (AIMA_API__PLAIN=true) where a proxy adds TLS",
         )
-
-
-def find_api_port(settings: ApiSettings) -> int:
-    """The configured port, or a free one for 0. Raises ApiPortTaken, and BadSettings for an address of elsewhere."""
-    try:
-        with socket.create_server(
-            (settings.bind, settings.port), family=socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
-        ) as probe:
-            return int(probe.getsockname()[1])
-    except OSError as wrong:
-        if wrong.errno == errno.EADDRINUSE:
-            raise ApiPortTaken(port=settings.port, address=settings.bind) from wrong
-        detail = f"The API cannot listen on port {settings.port} of {settings.bind}: {wrong.strerror or wrong}."
-        raise BadSettings(detail=detail, where="`api.bind` (an address of this machine) and `api.port`") from wrong
 
 
 class ReloadingCertificate:

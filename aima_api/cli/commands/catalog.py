@@ -124,7 +124,9 @@ def build(names: tuple[str, ...], native: bool) -> int:
     """Build the images of engines that come with AIMA, on this machine. Without NAME, list these engines."""
     from aima_api.catalog import loader
 
-    available = {str(each.name): each.image for each in loader.load_catalog().engines if each.image.startswith(_BUILT_HERE)}
+    available = {
+        str(each.name): each.image for each in loader.load_catalog().engines if each.image.startswith(_BUILT_HERE)
+    }
     if not names:
         click.echo("\n".join(available))
         return 0

@@ -1,0 +1,38 @@
+"""What a process gives up before it holds secrets, or before it runs a program that is not trusted, by prctl(2).
+
+Imported by the process supervisor under `python -S`: the standard library only. Without Linux nothing is given up.
+"""
+
+import ctypes
+import os
+import sys
+
+PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
+
+
+def deny_memory_access() -> None:
+    """Makes this process not dumpable: only root reads its memory and environment, and it leaves no core file.
+
+    Until the next exec, and inherited by forks. Raises OSError.
+    """
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
+def forbid_new_privileges() -> None:
+    """No set-user-ID program and no file capability grants anything to this process and its descendants.
+
+    For good. Raises OSError.
+    """
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform != "linux":
+        return
+    if _libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), f"prctl {option}")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)

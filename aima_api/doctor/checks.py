@@ -133,6 +133,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
     yield from _unverified_mounts(hosts)
+    yield from _shared_users(hosts)
     if unverified:
         yield Finding(
             "services",
@@ -315,6 +316,18 @@ def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
                 WARNING,
                 f"not verified on {host.name}: its worker may not see what started containers have mounted",
                 f"on {host.name}: run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
+            )
+
+
+def _shared_users(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """A native engine of the worker's user reads its keys and kills it."""
+    for host in hosts:
+        if host.live and not host.separates_engines:
+            yield Finding(
+                "users",
+                WARNING,
+                f"engines on {host.name} run as the worker's own user, and can read its files and end it",
+                f"on {host.name}: run the worker as root, with `native.users` a range, or use a Docker Engine",
             )
 
 

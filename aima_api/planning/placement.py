@@ -113,8 +113,17 @@ class Placement:
         _check_port([host for host in hosts if host.live], requirements.port)
         able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, {}))]
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
+        if not able:
+            self.require_able_host(requirements)
         reason = None if self._any_free(able, requirements) else self._pending_reason(hosts, requirements)
         return Target(route, reason=reason, routes=routes)
+
+    def require_able_host(self, requirements: PlacementRequirements) -> None:
+        """Raises RequirementsNotMet if there are hosts of the routes, and none, live or away, can ever run it."""
+        obstacles = self.obstacles(requirements, self._hosts_on(requirements.routes))
+        refused = {name: permanent(found) for name, found in obstacles.items()}
+        if refused and all(refused.values()):
+            raise _refusal(requirements.subject, refused, among=len(refused))
 
     def every_host(self, routes: Sequence[Route], requirements: PlacementRequirements) -> list[Target]:
         """Every live host of the routes; if there is none, the first route, pending."""
@@ -167,8 +176,6 @@ class Placement:
             return _no_live_host(requirements.routes)
         obstacles = self.obstacles(requirements, hosts)
         why, routes = explain(obstacles), " or ".join(requirements.routes)
-        if all(map(permanent, obstacles.values())):
-            return f"No host of {routes} can run it. {why}. It starts when one joins that can."
         return f"No host of {routes} has capacity now. {why}."
 
     def _free(self, host: Host) -> int:

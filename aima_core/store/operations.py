@@ -84,7 +84,7 @@ class OperationStore:
         """Stores operations, each with its first event and its message; idempotent.
 
         They are taken from the iterable, and so signed, while Redis stores those before. Returns them as stored: with
-        their end if a later operation has superseded them.
+        their end if a later operation has superseded them, and the joined operation in place of an identical start.
         """
         taken: list[QueuedOperation] = []
 
@@ -93,8 +93,9 @@ class OperationStore:
                 taken.append(each)
                 yield each
 
-        late = set(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take()))))
-        return [superseded(each.operation) if each.operation.id in late else each.operation for each in taken]
+        late = pairs(list(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))))
+        joined = {OperationId(other): self.get(OperationId(other)) for other in set(late.values()) if other}
+        return [_as_stored(each.operation, late.get(each.operation.id), joined) for each in taken]
 
     def get(self, id: OperationId) -> Operation:
         """Raises UnknownOperation, CorruptData."""
@@ -136,8 +137,9 @@ class OperationStore:
         return Stalled(waiting, [(id, queues[id]) for id in _ids(queues)], without_reason=_ids(pending))
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
-        """Operations pending for capacity, oldest first."""
-        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
+        """Operations pending for capacity: by priority, then the oldest first."""
+        found = _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
+        return sorted(found, key=lambda operation: -operation.priority)
 
     def find_overdue(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> Overdue:
         """`live` are the routes that have a live consumer."""
@@ -196,15 +198,20 @@ class OperationStore:
         fields = chain.from_iterable(record.items())
         return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 
-    def request_cancel(self, id: OperationId) -> bool:
+    def request_cancel(self, id: OperationId, *, superseded_by: OperationId | None = None) -> bool:
         """Requests a cancel. True if no worker has claimed it: then the caller must end it.
 
         Raises UnknownOperation.
         """
-        status = self._run("operations/request_cancel", [keys.operation(id), keys.claim(id)], in_ms(keys.CLAIM_TTL))
+        where, limit = [keys.operation(id), keys.claim(id)], in_ms(keys.CLAIM_TTL)
+        status = self._run("operations/request_cancel", where, limit, superseded_by or "")
         if status == "lost":
             raise UnknownOperation(operation=id)
         return str(status) == "free"
+
+    def superseded_by(self, id: OperationId) -> str | None:
+        """The later operation for which its cancel was requested; None if it was requested by a person."""
+        return self._redis.hget(keys.operation(id), "superseded_by")
 
     def events(self, id: OperationId, *, after: int = 0) -> list[Event]:
         """Those with a higher number, in order; the first exceeds `after + 1` if the log was trimmed."""
@@ -235,6 +242,12 @@ def _events_of(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[tuple[s
     """Entries of the common log, without unreadable ones."""
     found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
     return [(entry, event) for entry, event in found if event]
+
+
+def _as_stored(queued: Operation, other: str | None, joined: Mapping[OperationId, Operation]) -> Operation:
+    if other is None:
+        return queued
+    return joined[OperationId(other)] if other else superseded(queued)
 
 
 def _records(flat: Sequence[Any]) -> list[Operation]:

@@ -15,8 +15,8 @@ from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Instance, InstanceState
 from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
-from aima_worker.reconciler.adoption import restore_resources
-from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
+from aima_worker.operations.managed import ManagedContainer, restore_resources
+from aima_worker.reconciler.inventory import ConditionTimer
 from aima_worker.runtime import Status
 
 _log = structlog.get_logger()

@@ -24,9 +24,9 @@ from aima_api.cli.options import (
     only_hosts_option,
     output_option,
     route_option,
-    service_body,
     submits_operations,
 )
+from aima_api.cli.service_options import service_body
 from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted

@@ -362,6 +362,11 @@ class NativeProgramMissing(AimaError, code="native_program_missing", status=422,
     hint = "{remedy}"
 
 
+class NativeAccessDenied(AimaError, code="native_access_denied", status=403, exit_code=76):
+    sentence = "Native engines on {host} have users of their own, and {path} is not open to them."
+    hint = "Run `chmod o+rX {path}` on {host}, use a copy outside of home directories, or set `native.users` to `none`."
+
+
 class RequirementsNotMet(AimaError, code="requirements_not_met", status=422, exit_code=69):
     sentence = "{host} cannot run {engine}: {detail}"
     hint = "Choose another host or engine; `aima host list` shows what each host has."

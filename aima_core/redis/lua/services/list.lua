@@ -55,4 +55,5 @@ for at, id in ipairs(ids) do
     listed.instances[next] = listed_instances(id)
   end
 end
-return {after, table.concat(listed.ids, '\n'), table.concat(listed.records, '\n'), table.concat(listed.instances, '\n\n')}
+local all_ids, all_records = table.concat(listed.ids, '\n'), table.concat(listed.records, '\n')
+return {after, all_ids, all_records, table.concat(listed.instances, '\n\n')}

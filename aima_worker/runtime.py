@@ -37,6 +37,8 @@ class ContainerSpec(FrozenModel):
     name: str
     image: str
     """A reference or id. Ignored by the process runtime."""
+    entrypoint: tuple[str, ...] = ()
+    """Replaces the image's; empty keeps that."""
     command: tuple[str, ...]
     environment: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}

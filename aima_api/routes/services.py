@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import AwareDatetime, BaseModel
 
 from aima_api.dependencies import Access, Api, Cursor, Limit
@@ -75,6 +75,9 @@ def show(api: Api, id: ServiceId) -> Response:
     return _json(api.services.status(id))
 
 
+RevisionNumber = Annotated[int, Path(ge=1, description="The number of the revision.")]
+
+
 class Revision(BaseModel):
     revision: int
     changed_at: AwareDatetime | None
@@ -98,7 +101,7 @@ def history(api: Api, id: ServiceId) -> Revisions:
 
 
 @router.get("/{id}/revisions/{revision}")
-def show_revision(api: Api, id: ServiceId, revision: int) -> Service:
+def show_revision(api: Api, id: ServiceId, revision: RevisionNumber) -> Service:
     """Show a service as it was at an earlier revision."""
     return earlier_revision(api.services.revisions(id), api.services.get(id).spec, revision)
 

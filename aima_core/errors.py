@@ -342,6 +342,11 @@ class NoFreePort(AimaError, code="no_free_port", status=503, exit_code=64):
     hint = "Stop a service there (`aima service list`), or widen `host.ports` on {host}."
 
 
+class NoNetwork(AimaError, code="no_network", status=503, exit_code=59):
+    sentence = "The network {network} of the engines on {host} cannot be used: {detail}."
+    hint = "{remedy}"
+
+
 class GpuUnavailable(AimaError, code="gpu_unavailable", status=503, exit_code=65):
     sentence = "{host} cannot give a GPU to containers: {detail}"
     hint = "Install the NVIDIA container toolkit on {host} and restart its Docker Engine; `aima doctor` says how."

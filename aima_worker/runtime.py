@@ -54,6 +54,9 @@ class ContainerSpec(FrozenModel):
     pids: int = 4096
     gpus: int | Literal["all"] | tuple[str, ...] | None = None
     """A count, all, or the ids; None for none."""
+    network: str | None = None
+    """The installation whose network it joins, in which containers reach neither each other nor their host's ports. It
+    is created if missing; None joins the runtime's default network."""
     install: str | None = None
     """Process runtime: the command that installs the program, for the message when it is missing."""
 
@@ -61,9 +64,10 @@ class ContainerSpec(FrozenModel):
     def spec_hash(self) -> str:
         """Equal for two specs that run the same container. Labels do not count: nothing that runs depends on them.
 
-        Defaults do not count either: a new optional field must not replace the containers of an earlier version.
+        Defaults and the network do not count either: they must not replace the containers of an earlier version.
         """
-        runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}, exclude_defaults=True), sort_keys=True)
+        left_out = {"labels", "network"}
+        runs = json.dumps(self.model_dump(mode="json", exclude=left_out, exclude_defaults=True), sort_keys=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 
@@ -154,6 +158,8 @@ class RuntimeFacts(FrozenModel):
     """The engine's names for its low-level runtimes, such as `runc` and `nvidia`."""
     disk_free: int | None
     """Bytes free on the file system of the images; None if the engine is on another machine."""
+    isolates_engines: bool = True
+    """Whether it can refuse its containers each other's published ports."""
     live_restore: bool = True
     """Whether containers survive a restart of the engine itself."""
 
@@ -187,8 +193,8 @@ class ContainerRuntime(Protocol):
         """Idempotent: adopts the container of that name if it runs the same spec, else replaces or creates it.
 
         An adopted container keeps its labels. A container of that name that is not AIMA's is left alone: EngineRefused.
-        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged or EngineRefused, each
-        with a rollback: no container is left behind.
+        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged, NoNetwork or
+        EngineRefused, each with a rollback: no container is left behind.
         """
         ...
 

@@ -73,6 +73,8 @@ class HostFacts(WireModel):
     """Bytes available while it takes no starts, since they are less than `memory_reserve`."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
+    isolates_engines: bool = True
+    """Whether its worker refuses engines in containers the ports that other engines publish on the host."""
     version: str
     """AIMA's own."""
     wire: int = 1

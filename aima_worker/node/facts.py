@@ -74,6 +74,7 @@ def host_facts(
         strangers=strangers,
         memory_low=memory_low,
         verifies_mounts=_verifies_mounts(engine),
+        isolates_engines=engine.isolates_engines,
     )
 
 

@@ -77,6 +77,7 @@ def container_spec(
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
         gpus=granted.gpus or engine.requires.gpus,
+        network=host.settings.installation,
         install=engine.native.install if host.native and engine.native else None,
         labels={
             **ours(host),

@@ -40,7 +40,7 @@ DEVICES_CHOSEN = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CUDA_
 OURS = ["AIMA_PROCESS", "AIMA_SIGNING_KEY", "DOCKER_HOST"]
 GRANTED = {
     "Memory", "MemorySwap", "NanoCpus", "ShmSize", "PidsLimit", "CapDrop", "SecurityOpt", "Init", "RestartPolicy",
-    "OomScoreAdj", "LogConfig", "Mounts", "PortBindings", "DeviceRequests",
+    "OomScoreAdj", "LogConfig", "Mounts", "PortBindings", "DeviceRequests", "NetworkMode",
 }  # fmt: skip
 
 
@@ -123,6 +123,7 @@ def test_no_spec_reaches_a_setting_that_grants_more() -> None:
         cores=2,
         shared_memory=1 << 20,
         gpus=("GPU-1",),
+        network="aima",
     )
 
     config = container_config(everything)
@@ -130,5 +131,6 @@ def test_no_spec_reaches_a_setting_that_grants_more() -> None:
     assert config.keys() == {"Image", "Cmd", "Env", "Labels", "ExposedPorts", "HostConfig"}
     assert config["HostConfig"].keys() == GRANTED
     assert config["HostConfig"]["CapDrop"] == ["ALL"]
+    assert config["HostConfig"]["NetworkMode"] == "aima.engines"
     assert [request["DeviceIDs"] for request in config["HostConfig"]["DeviceRequests"]] == [["GPU-1"]]
     assert [mount["ReadOnly"] for mount in config["HostConfig"]["Mounts"]] == [True]

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import docker
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
 from lab.images import busybox_image
+from lab.parts import missing
 
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
+_CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.5)
+except OSError:
+    sys.exit(1)
+"""
 _SCRIPTS = {
     Program.CRASHES: f"echo '{LAST_WORDS}' >&2; exit {EXIT_STATUS}",
     Program.STUBBORN: "trap '' TERM; echo deaf; while :; do sleep 1; done",
@@ -28,8 +42,14 @@ class DockerBench(Bench):
 
     def close(self) -> None:
         super().close()
-        if isinstance(self.runtime, DockerSdkRuntime):
-            self.runtime.close()
+        assert isinstance(self.runtime, DockerSdkRuntime)
+        self.runtime.remove_network(self.network)
+        self.runtime.close()
+
+    @property
+    def gateway(self) -> str:  # type: ignore[override]  # read from the engine
+        with closing(docker.from_env()) as client:
+            return str(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
 
     @property
     def image(self) -> str:
@@ -39,3 +59,11 @@ class DockerBench(Bench):
         if program is Program.SERVES:
             return ("httpd", "-f", "-p", str(port), "-h", "/www")
         return ("sh", "-c", _SCRIPTS[program])
+
+    def reaches(self, name: str, address: str, port: int) -> bool:
+        if os.geteuid() != 0:
+            missing("only root may enter a container's network")
+        container = self.runtime.find(name)
+        assert container is not None
+        inside = ["nsenter", "--target", str(container.pid), "--net", "--"]
+        return subprocess.run([*inside, sys.executable, "-S", "-c", _CONNECT, address, str(port)]).returncode == 0

@@ -45,6 +45,9 @@ class FakeBench(Bench):
     def probe(self, url: str) -> int:
         return self.runtime.probe(url)
 
+    def reaches(self, name: str, address: str, port: int) -> bool:  # noqa: ARG002 no packet flows
+        return self.runtime.spec_of(name).network is None
+
     @contextmanager
     def squatting(self, port: int) -> Iterator[None]:
         self.runtime.taken_ports.add(port)

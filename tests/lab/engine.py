@@ -42,12 +42,15 @@ class EngineAt:
 class OwnEngine(EngineAt):
     """One Docker Engine in a cell. Its containers outlive it, but not the cell."""
 
-    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int) -> None:
+    def __init__(
+        self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int, pools: str | None
+    ) -> None:
         super().__init__(f"unix://{directory}/docker.sock")
         self.cell = inside
         self._directory = directory
         self._live_restore = live_restore
         self._download_attempts = download_attempts
+        self._pools = pools
         self._process: psutil.Process | None = None
         self._entering: subprocess.Popen[bytes] | None = None
 
@@ -85,16 +88,18 @@ class OwnEngine(EngineAt):
             "log-level": "warn",
         }
         flags = ["--live-restore"] if self._live_restore else []
+        if self._pools:
+            flags += ["--default-address-pool", f"base={self._pools},size={self._pools.partition('/')[2]}"]
         return [*(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
 @contextmanager
 def own_engine(
-    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1
+    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1, pools: str | None = None
 ) -> Iterator[OwnEngine]:
     """A running Docker Engine in a new cell, with its images and containers on a disk of that size.
 
-    Its default of five attempts to download a layer would take 75 seconds.
+    `pools` has the addresses of all its networks. The default of five attempts to download a layer would take 75 s.
     """
     if shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
@@ -103,7 +108,9 @@ def own_engine(
     data.mkdir()
     try:
         with _disk(data, disk) if disk else nullcontext(), cell() as inside:
-            engine = OwnEngine(inside, directory, live_restore=live_restore, download_attempts=download_attempts)
+            engine = OwnEngine(
+                inside, directory, live_restore=live_restore, download_attempts=download_attempts, pools=pools
+            )
             engine.start()
             yield engine
     finally:

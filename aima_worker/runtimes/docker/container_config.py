@@ -7,6 +7,7 @@ read-only mounts. The engine never restarts a container: restarts are the worker
 from typing import Any
 
 from aima_worker.runtime import ContainerSpec, Mount
+from aima_worker.runtimes.docker.network import EngineNetwork
 
 FINGERPRINT_LABEL = "aima.fingerprint"
 """The spec's hash. A container without it is not AIMA's."""
@@ -29,6 +30,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Init": True,
+            **({"NetworkMode": EngineNetwork(spec.network).name} if spec.network else {}),
             "OomScoreAdj": OOM_SCORE_ADJUSTMENT,
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "50m", "max-file": "3"}},

@@ -113,7 +113,9 @@ SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 
-def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
+def facts_of(
+    info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool, may_filter: bool
+) -> RuntimeFacts:
     """From `GET /info`; `local` if the engine's files are on this machine."""
     runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
     has_gpus = "nvidia" in runtimes or any("nvidia.com/gpu" in str(device.get("ID")) for device in devices)
@@ -123,6 +125,7 @@ def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], 
         gpus=has_gpus or (local and shutil.which(GPU_HOOK) is not None),
         container_runtimes=tuple(sorted(set(runtimes) - SHIMS_OF_RUNC)),
         disk_free=_disk_free(info) if local else None,
+        isolates_engines=may_filter,
         live_restore=bool(info.get("LiveRestoreEnabled")),
     )
 

@@ -1,9 +1,10 @@
 """The Docker runtime over the SDK's low-level API, directly or through the `docker` program."""
 
 import math
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from docker.errors import DockerException
 
@@ -21,7 +22,15 @@ from aima_worker.runtime import (
     Status,
 )
 from aima_worker.runtimes.docker.container_config import container_config
-from aima_worker.runtimes.docker.lifecycle import ContainerLifecycle
+from aima_worker.runtimes.docker.lifecycle import POLL_INTERVAL, ContainerLifecycle
+from aima_worker.runtimes.docker.network import (
+    EngineNetwork,
+    allow_host,
+    lacks_addresses,
+    may_filter,
+    network_refused,
+    refuse_host,
+)
 from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
@@ -33,6 +42,9 @@ from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.logs import DockerLogs
 from aima_worker.runtimes.docker.sdk.pull import DockerPull
 from aima_worker.runtimes.docker.sdk.stream import EngineChanges
+
+NETWORK_TIMEOUT = timedelta(seconds=5)
+"""How long to retry while another worker creates the same network."""
 
 
 class DockerSdkRuntime:
@@ -59,7 +71,8 @@ class DockerSdkRuntime:
     def facts(self) -> RuntimeFacts:
         with self._engine.calling() as client:
             info = client.info()
-        return facts_of(info, kind=self._kind, local=self._engine.local)
+        local = self._engine.local
+        return facts_of(info, kind=self._kind, local=local, may_filter=local and may_filter())
 
     def image(self, image: str) -> ImageFacts | None:
         try:
@@ -110,6 +123,13 @@ class DockerSdkRuntime:
     def remove(self, name: str, *, grace: timedelta) -> None:
         self._lifecycle.remove(name, grace=grace)
 
+    def remove_network(self, installation: str) -> None:
+        """Idempotent: as AIMA is uninstalled. Raises EngineRefused while a container uses it."""
+        network = EngineNetwork(installation)
+        self._calls.remove_network(network)
+        if self._engine.local:
+            allow_host(network)
+
 
 class SdkCalls:
     """The ContainerCalls of the SDK."""
@@ -119,6 +139,8 @@ class SdkCalls:
 
     def create(self, spec: ContainerSpec) -> str | None:
         config = container_config(spec)
+        if spec.network is not None:
+            self.ensure_network(EngineNetwork(spec.network))
         try:
             with self._engine.calling() as client:
                 created = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
@@ -129,6 +151,41 @@ class SdkCalls:
                 raise ImageNotFound(image=spec.image, detail=refused.facts["detail"]) from refused
             raise
         return str(created["Id"])
+
+    def ensure_network(self, network: EngineNetwork) -> None:
+        """Creates it unless it exists. Raises NoNetwork.
+
+        Race: of two workers that create it at once, the engine refuses one, which then finds the other's.
+        """
+        deadline = time.monotonic() + NETWORK_TIMEOUT.total_seconds()
+        while (found := self._find_network(network)) is None:
+            try:
+                with self._engine.calling() as client:
+                    client.create_network(
+                        network.name, "bridge", network.options, check_duplicate=True, labels=network.labels
+                    )
+            except EngineRefused as refused:
+                if time.monotonic() > deadline or lacks_addresses(refused):
+                    raise network_refused(refused, network, host=self._engine.host) from refused
+                time.sleep(POLL_INTERVAL.total_seconds())
+        network.check(found, host=self._engine.host)
+        if self._engine.local:
+            refuse_host(network)
+
+    def remove_network(self, network: EngineNetwork) -> None:
+        if self._find_network(network) is not None:
+            with self._engine.calling() as client:
+                client.remove_network(network.name)
+
+    def _find_network(self, network: EngineNetwork) -> dict[str, Any] | None:
+        try:
+            with self._engine.calling() as client:
+                found: dict[str, Any] = client.inspect_network(network.name)
+        except EngineRefused as refused:
+            if refused.facts["status"] == 404:
+                return None
+            raise
+        return found
 
     def start(self, container: str) -> None:
         with self._engine.calling() as client:

@@ -46,6 +46,10 @@ class ContainerSpec(FrozenModel):
     container_port: int
     mounts: tuple[Mount, ...] = ()
     """All are read-only."""
+    read_only: bool = False
+    """Whether its file system is, apart from `tmpfs` and /dev/shm."""
+    tmpfs: Mapping[str, int] = {}
+    """Directories in memory, by their size in bytes."""
     memory: int | None = None
     """Bytes."""
     cores: float | None = None

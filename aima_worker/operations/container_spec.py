@@ -72,6 +72,8 @@ def container_spec(
         host_port=port,
         container_port=engine.port,
         mounts=_mounts(engine, directory),
+        read_only=engine.filesystem == "read-only",
+        tmpfs=engine.directories_in_memory,
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,

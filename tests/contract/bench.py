@@ -110,6 +110,10 @@ class Bench(ABC):
         """Whether a program in the container of that name can connect there."""
         raise NotImplementedError
 
+    def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
+        """Whether a program in the container of that name can write so much to a file."""
+        raise NotImplementedError
+
     gateway = "192.0.2.1"
     """An address of the host to which its containers have a route."""
 

@@ -60,6 +60,10 @@ class DockerBench(Bench):
             return ("httpd", "-f", "-p", str(port), "-h", "/www")
         return ("sh", "-c", _SCRIPTS[program])
 
+    def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
+        write = f"busybox dd if=/dev/zero of={path} bs=1M count={mebibytes}"
+        return subprocess.run(["docker", "exec", name, "sh", "-c", write], capture_output=True).returncode == 0
+
     def reaches(self, name: str, address: str, port: int) -> bool:
         if os.geteuid() != 0:
             missing("only root may enter a container's network")

@@ -1,7 +1,7 @@
 """Builds the body of a create call from a spec: the only place that grants a container its privileges. Pure.
 
 User input reaches no other field: no added capabilities, no host network, no devices except the GPUs requested, and
-read-only mounts. The engine never restarts a container: restarts are the worker's.
+read-only mounts, tmpfs of a bounded size. The engine never restarts a container: restarts are the worker's.
 """
 
 from typing import Any
@@ -27,6 +27,8 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
         "ExposedPorts": {port: {}},
         "HostConfig": {
             **_limits(spec),
+            "ReadonlyRootfs": spec.read_only,
+            "Tmpfs": {path: f"size={size},mode=1777" for path, size in spec.tmpfs.items()},
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Init": True,

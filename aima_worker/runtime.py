@@ -50,6 +50,8 @@ class ContainerSpec(FrozenModel):
     """Whether its file system is, apart from `tmpfs` and /dev/shm."""
     tmpfs: Mapping[str, int] = {}
     """Directories in memory, by their size in bytes."""
+    disk: int | None = None
+    """Bytes that it may write into its file system, where the runtime has quotas."""
     memory: int | None = None
     """Bytes."""
     cores: float | None = None
@@ -98,6 +100,8 @@ class Container(FrozenModel):
     """Published ports: container port → host port."""
     pid: int | None = None
     """Of its first process; None in listings, if it does not run, and if this worker may not examine it."""
+    written: int | None = None
+    """Bytes on the host's disk that it has written into its file system; None unless they were asked for."""
 
 
 class ImageFacts(FrozenModel):
@@ -162,6 +166,8 @@ class RuntimeFacts(FrozenModel):
     """The engine's names for its low-level runtimes, such as `runc` and `nvidia`."""
     disk_free: int | None
     """Bytes free on the file system of the images; None if the engine is on another machine."""
+    disks: tuple[str, ...] = ()
+    """Directories of the images and containers; empty if they are on another machine, or there are none."""
     isolates_engines: bool = True
     """Whether it can refuse its containers each other's published ports."""
     live_restore: bool = True
@@ -206,8 +212,11 @@ class ContainerRuntime(Protocol):
         """The container of that name, never from a cache; None if there is none."""
         ...
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """A snapshot of all containers, running or not, that have every one of the labels."""
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
+        """A snapshot of all containers, running or not, that have every one of the labels.
+
+        With `sizes`, those that run on a file system of their own have `written`, for which their files are walked.
+        """
         ...
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:

@@ -209,6 +209,8 @@ class Limits(Entry):
     memory: Size | None = None
     cores: Annotated[float, Field(gt=0)] | None = None
     shared_memory: Size | None = None
+    disk: Size | None = None
+    """What it may write into its container's file system, where the host's storage driver has quotas."""
     pids: Annotated[int, Field(ge=16)] = 4096
 
 

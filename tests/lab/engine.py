@@ -95,7 +95,12 @@ class OwnEngine(EngineAt):
 
 @contextmanager
 def own_engine(
-    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1, pools: str | None = None
+    *,
+    disk: str | None = None,
+    filesystem: str = "ext4",
+    live_restore: bool = False,
+    download_attempts: int = 1,
+    pools: str | None = None,
 ) -> Iterator[OwnEngine]:
     """A running Docker Engine in a new cell, with its images and containers on a disk of that size.
 
@@ -107,7 +112,7 @@ def own_engine(
     data = directory / "data"
     data.mkdir()
     try:
-        with _disk(data, disk) if disk else nullcontext(), cell() as inside:
+        with _disk(data, disk, filesystem) if disk else nullcontext(), cell() as inside:
             engine = OwnEngine(
                 inside, directory, live_restore=live_restore, download_attempts=download_attempts, pools=pools
             )
@@ -118,13 +123,13 @@ def own_engine(
 
 
 @contextmanager
-def _disk(place: Path, size: str) -> Iterator[None]:
+def _disk(place: Path, size: str, filesystem: str) -> Iterator[None]:
     """Mounts a disk of that size, outside the cell because clients of the engine check it too."""
-    require_root("mkfs.ext4", "mount", "umount")
+    require_root(f"mkfs.{filesystem}", "mount", "umount")
     image = place.with_suffix(".disk")
     for command in (
         ("truncate", "--size", size, image),
-        ("mkfs.ext4", "-q", image),
+        (f"mkfs.{filesystem}", "-q", image),
         ("mount", "-o", "loop", image, place),
     ):
         subprocess.run(command, check=True)

@@ -16,8 +16,8 @@ OOM_SCORE_ADJUSTMENT = 500
 """So that the kernel's out-of-memory killer selects an engine before the worker, the Docker Engine and sshd."""
 
 
-def container_config(spec: ContainerSpec) -> dict[str, Any]:
-    """The body of the engine's `POST /containers/create`."""
+def container_config(spec: ContainerSpec, *, quota: bool = True) -> dict[str, Any]:
+    """The body of the engine's `POST /containers/create`; without `quota`, the spec's limit of the disk is left out."""
     port = f"{spec.container_port}/tcp"
     return {
         "Image": spec.image,
@@ -27,6 +27,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
         "ExposedPorts": {port: {}},
         "HostConfig": {
             **_limits(spec),
+            **({"StorageOpt": {"size": str(spec.disk)}} if quota and spec.disk is not None else {}),
             "ReadonlyRootfs": spec.read_only,
             "Tmpfs": {path: f"size={size},mode=1777" for path, size in spec.tmpfs.items()},
             "CapDrop": ["ALL"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+import structlog
 from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
@@ -37,6 +38,7 @@ from aima_worker.runtimes.docker.parsing import (
     facts_of,
     image_inspected,
     images_listed,
+    lacks_quotas,
 )
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.logs import DockerLogs
@@ -45,6 +47,8 @@ from aima_worker.runtimes.docker.sdk.stream import EngineChanges
 
 NETWORK_TIMEOUT = timedelta(seconds=5)
 """How long to retry while another worker creates the same network."""
+
+_log = structlog.get_logger()
 
 
 class DockerSdkRuntime:
@@ -106,10 +110,10 @@ class DockerSdkRuntime:
     def find(self, name: str) -> Container | None:
         return self._calls.find(name)
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
         filters = [f"{name}={value}" for name, value in labels.items()]
         with self._engine.calling() as client:
-            listed = client.containers(all=True, filters={"label": filters})
+            listed = client.containers(all=True, size=sizes, filters={"label": filters})
         # A listing lacks the exit code. Race: a container that is removed before it is inspected is left out.
         found = (self.find(each.id) if each.status is Status.EXITED else each for each in map(container_listed, listed))
         return [container for container in found if container is not None]
@@ -136,14 +140,14 @@ class SdkCalls:
 
     def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
+        self._has_quotas = True
+        """Until a create was refused for one."""
 
     def create(self, spec: ContainerSpec) -> str | None:
-        config = container_config(spec)
         if spec.network is not None:
             self.ensure_network(EngineNetwork(spec.network))
         try:
-            with self._engine.calling() as client:
-                created = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
+            created = self._create(spec)
         except EngineRefused as refused:
             if refused.facts["status"] == 409:
                 return None
@@ -151,6 +155,20 @@ class SdkCalls:
                 raise ImageNotFound(image=spec.image, detail=refused.facts["detail"]) from refused
             raise
         return str(created["Id"])
+
+    def _create(self, spec: ContainerSpec) -> dict[str, Any]:
+        """Without a quota where the storage driver has none, which only its refusal shows."""
+        try:
+            with self._engine.calling() as client:
+                config = container_config(spec, quota=self._has_quotas)
+                created: dict[str, Any] = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
+                return created
+        except EngineRefused as refused:
+            if spec.disk is None or not self._has_quotas or not lacks_quotas(refused):
+                raise
+        self._has_quotas = False
+        _log.warning("limit of disk not enforced", container=spec.name, reason="the storage driver has no quotas")
+        return self._create(spec)
 
     def ensure_network(self, network: EngineNetwork) -> None:
         """Creates it unless it exists. Raises NoNetwork.

@@ -322,7 +322,7 @@ class MemoryFloor(AimaError, code="host_memory_floor", status=507, exit_code=72)
     )
 
 
-class DiskFloor(AimaError, code="disk_floor", status=507, exit_code=76):
+class DiskFloor(AimaError, code="disk_floor", status=507, exit_code=58):
     sentence = (
         "{service} was killed: {host} had {free} of disk left for images and containers, less than its floor of "
         "{floor}. {why} Free: {series}."
@@ -376,6 +376,11 @@ class NoNativeSection(AimaError, code="no_native_section", status=422, exit_code
 class NativeProgramMissing(AimaError, code="native_program_missing", status=422, exit_code=68):
     sentence = "{host} has no program {program}, which engine {engine} runs natively."
     hint = "{remedy}"
+
+
+class NativeAccessDenied(AimaError, code="native_access_denied", status=403, exit_code=76):
+    sentence = "Native engines on {host} have users of their own, and {path} is not open to them."
+    hint = "Run `chmod o+rX {path}` on {host}, use a copy outside of home directories, or set `native.users` to `none`."
 
 
 class RequirementsNotMet(AimaError, code="requirements_not_met", status=422, exit_code=69):

@@ -37,6 +37,8 @@ class ContainerSpec(FrozenModel):
     name: str
     image: str
     """A reference or id. Ignored by the process runtime."""
+    entrypoint: tuple[str, ...] = ()
+    """Replaces the image's; empty keeps that."""
     command: tuple[str, ...]
     environment: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
@@ -170,6 +172,8 @@ class RuntimeFacts(FrozenModel):
     """Directories of the images and containers; empty if they are on another machine, or there are none."""
     isolates_engines: bool = True
     """Whether it can refuse its containers each other's published ports."""
+    separates_engines: bool = True
+    """Whether engines run as other users than the worker."""
     live_restore: bool = True
     """Whether containers survive a restart of the engine itself."""
 

@@ -79,6 +79,8 @@ class HostFacts(WireModel):
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
     isolates_engines: bool = True
     """Whether its worker refuses engines in containers the ports that other engines publish on the host."""
+    separates_engines: bool = True
+    """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     version: str
     """AIMA's own."""
     wire: int = 1

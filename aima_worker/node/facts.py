@@ -79,6 +79,7 @@ def host_facts(
         disk_reserve=disk_reserve,
         verifies_mounts=_verifies_mounts(engine),
         isolates_engines=engine.isolates_engines,
+        separates_engines=engine.separates_engines,
     )
 
 

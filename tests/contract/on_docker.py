@@ -35,6 +35,12 @@ _SCRIPTS = {
 }
 
 
+def connects_from(pid: int, address: str, port: int) -> bool:
+    """Whether a program in the network of that process can connect there."""
+    inside = ["nsenter", "--target", str(pid), "--net", "--"]
+    return subprocess.run([*inside, sys.executable, "-S", "-c", _CONNECT, address, str(port)]).returncode == 0
+
+
 class DockerBench(Bench):
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +74,5 @@ class DockerBench(Bench):
         if os.geteuid() != 0:
             missing("only root may enter a container's network")
         container = self.runtime.find(name)
-        assert container is not None
-        inside = ["nsenter", "--target", str(container.pid), "--net", "--"]
-        return subprocess.run([*inside, sys.executable, "-S", "-c", _CONNECT, address, str(port)]).returncode == 0
+        assert container is not None and container.pid is not None
+        return connects_from(container.pid, address, port)

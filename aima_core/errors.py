@@ -322,6 +322,17 @@ class MemoryFloor(AimaError, code="host_memory_floor", status=507, exit_code=72)
     )
 
 
+class DiskFloor(AimaError, code="disk_floor", status=507, exit_code=58):
+    sentence = (
+        "{service} was killed: {host} had {free} of disk left for images and containers, less than its floor of "
+        "{floor}. {why} Free: {series}."
+    )
+    hint = (
+        "Set `filesystem: read-only` or `limits.disk` in its engine's YAML, free space on {host} with `docker image "
+        "prune`, or lower `host.disk_floor`; then run `aima service start {service}`."
+    )
+
+
 class EngineUnhealthy(AimaError, code="engine_unhealthy", status=502, exit_code=73):
     sentence = "The engine runs, and its health check at {url} fails: {problem}."
     hint = "Check `aima service logs {service}`; if it does not recover, run `aima service restart {service}`."
@@ -340,6 +351,11 @@ class PortTaken(AimaError, code="port_taken", status=409, exit_code=63):
 class NoFreePort(AimaError, code="no_free_port", status=503, exit_code=64):
     sentence = "All ports from {first} to {last} on {host} are leased."
     hint = "Stop a service there (`aima service list`), or widen `host.ports` on {host}."
+
+
+class NoNetwork(AimaError, code="no_network", status=503, exit_code=59):
+    sentence = "The network {network} of the engines on {host} cannot be used: {detail}."
+    hint = "{remedy}"
 
 
 class GpuUnavailable(AimaError, code="gpu_unavailable", status=503, exit_code=65):

@@ -29,6 +29,8 @@ from aima_worker.runtime import ContainerRuntime
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
+    from aima_worker.node.disk_guard import DiskGuard
+    from aima_worker.node.guarding import Violations
     from aima_worker.node.memory_guard import MemoryGuard
     from aima_worker.operations.pull import PullCoordinator
 
@@ -49,6 +51,7 @@ class Timings:
     restart_delays: tuple[timedelta, ...] = (timedelta(seconds=1), timedelta(seconds=3), timedelta(seconds=8))
     """Before the first, second and third restart of an engine that exited."""
     memory_check_interval: timedelta = timedelta(seconds=1)
+    disk_check_interval: timedelta = timedelta(seconds=1)
     stable_after: timedelta = timedelta(seconds=4)
     """A disagreement of record and container that is younger may be an operation whose message is on its way."""
     orphaned_after: timedelta = timedelta(seconds=4)
@@ -82,6 +85,9 @@ class HostContext:
     capacity: Callable[[], HostCapacity]
     """The machine's capacity, measured at each call."""
     memory_guard: MemoryGuard
+    disk_guard: DiskGuard
+    violations: Violations
+    """Why one of these guards has killed instances."""
     claims: ClaimRenewer
     fences: FenceMemory
     pulls: PullCoordinator
@@ -94,9 +100,11 @@ class HostContext:
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def capacity_now(self) -> HostCapacity:
-        """Without slots while the container engine is unavailable, without memory while it is below the reserve."""
+        """Without slots while the container engine is unavailable, without memory while it or the disk is too low."""
         capacity = self.capacity()
         if self.memory_guard.low is not None:
+            capacity = capacity.model_copy(update={"available": NO_MEMORY})
+        if self.disk_guard.low is not None:
             capacity = capacity.model_copy(update={"available": NO_MEMORY})
         return capacity.model_copy(update={"slots": 0}) if self.engine_unavailable.is_set() else capacity
 

@@ -48,6 +48,12 @@ class ContainerSpec(FrozenModel):
     container_port: int
     mounts: tuple[Mount, ...] = ()
     """All are read-only."""
+    read_only: bool = False
+    """Whether its file system is, apart from `tmpfs` and /dev/shm."""
+    tmpfs: Mapping[str, int] = {}
+    """Directories in memory, by their size in bytes."""
+    disk: int | None = None
+    """Bytes that it may write into its file system, where the runtime has quotas."""
     memory: int | None = None
     """Bytes."""
     cores: float | None = None
@@ -56,6 +62,9 @@ class ContainerSpec(FrozenModel):
     pids: int = 4096
     gpus: int | Literal["all"] | tuple[str, ...] | None = None
     """A count, all, or the ids; None for none."""
+    network: str | None = None
+    """The installation whose network it joins, in which containers reach neither each other nor their host's ports. It
+    is created if missing; None joins the runtime's default network."""
     install: str | None = None
     """Process runtime: the command that installs the program, for the message when it is missing."""
 
@@ -63,9 +72,10 @@ class ContainerSpec(FrozenModel):
     def spec_hash(self) -> str:
         """Equal for two specs that run the same container. Labels do not count: nothing that runs depends on them.
 
-        Defaults do not count either: a new optional field must not replace the containers of an earlier version.
+        Defaults and the network do not count either: they must not replace the containers of an earlier version.
         """
-        runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}, exclude_defaults=True), sort_keys=True)
+        left_out = {"labels", "network"}
+        runs = json.dumps(self.model_dump(mode="json", exclude=left_out, exclude_defaults=True), sort_keys=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 
@@ -92,6 +102,8 @@ class Container(FrozenModel):
     """Published ports: container port → host port."""
     pid: int | None = None
     """Of its first process; None in listings, if it does not run, and if this worker may not examine it."""
+    written: int | None = None
+    """Bytes on the host's disk that it has written into its file system; None unless they were asked for."""
 
 
 class ImageFacts(FrozenModel):
@@ -156,6 +168,10 @@ class RuntimeFacts(FrozenModel):
     """The engine's names for its low-level runtimes, such as `runc` and `nvidia`."""
     disk_free: int | None
     """Bytes free on the file system of the images; None if the engine is on another machine."""
+    disks: tuple[str, ...] = ()
+    """Directories of the images and containers; empty if they are on another machine, or there are none."""
+    isolates_engines: bool = True
+    """Whether it can refuse its containers each other's published ports."""
     separates_engines: bool = True
     """Whether engines run as other users than the worker."""
     live_restore: bool = True
@@ -191,8 +207,8 @@ class ContainerRuntime(Protocol):
         """Idempotent: adopts the container of that name if it runs the same spec, else replaces or creates it.
 
         An adopted container keeps its labels. A container of that name that is not AIMA's is left alone: EngineRefused.
-        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged or EngineRefused, each
-        with a rollback: no container is left behind.
+        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged, NoNetwork or
+        EngineRefused, each with a rollback: no container is left behind.
         """
         ...
 
@@ -200,8 +216,11 @@ class ContainerRuntime(Protocol):
         """The container of that name, never from a cache; None if there is none."""
         ...
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """A snapshot of all containers, running or not, that have every one of the labels."""
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
+        """A snapshot of all containers, running or not, that have every one of the labels.
+
+        With `sizes`, those that run on a file system of their own have `written`, for which their files are walked.
+        """
         ...
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:

@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     StringConstraints,
@@ -39,6 +40,10 @@ _SYSTEM_PATH = re.compile(
     r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys)(/.*)?|/(home|opt|root|srv|tmp|usr|var)|"
     r"/usr/(bin|include|lib\w*|sbin)(/.*)?|/usr/local(/(?!share/|src/).*)?|/var/(lib|run)"
 )
+
+_TMPFS_OVER_THE_SYSTEM = {"/tmp", "/run", "/var/tmp", "/var/run", "/root", "/home"}
+"""Paths of the image's system that hold nothing which a container needs."""
+_READ_ONLY_TMPFS = {"/tmp": ByteSize(64_000_000), "/run": ByteSize(16_000_000)}
 
 
 def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
@@ -90,6 +95,16 @@ def _mount_target(text: str) -> str:
     return text
 
 
+def _tmpfs_target(text: str) -> str:
+    return text if text in _TMPFS_OVER_THE_SYSTEM else _mount_target(text)
+
+
+def _above_nothing(size: ByteSize) -> ByteSize:
+    if not size:
+        raise ValueError("has room for nothing; write a size, such as `64MB`")
+    return size
+
+
 def _word(text: str) -> str:
     if "\0" in text:
         raise ValueError("it holds a zero byte, which no command can be given; take it out")
@@ -126,6 +141,8 @@ AbsolutePath = Annotated[
     str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
 ]
 MountTarget = Annotated[AbsolutePath, AfterValidator(_mount_target)]
+TmpfsTarget = Annotated[AbsolutePath, AfterValidator(_tmpfs_target), Field(examples=["/tmp"])]
+TmpfsSize = Annotated[Size, AfterValidator(_above_nothing)]
 RelativePath = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=300),
@@ -193,6 +210,8 @@ class Limits(Entry):
     memory: Size | None = None
     cores: Annotated[float, Field(gt=0)] | None = None
     shared_memory: Size | None = None
+    disk: Size | None = None
+    """What it may write into its container's file system, where the host's storage driver has quotas."""
     pids: Annotated[int, Field(ge=16)] = 4096
 
 
@@ -226,10 +245,26 @@ class Engine(Entry):
     """The engine's port inside its container; the host's port is the leased one."""
     model_mount: MountTarget | None = None
     """The read-only mount of the model's directory; None if the image contains the model."""
+    filesystem: Literal["read-only", "writable"] = "writable"
+    """Whether the engine may write to its container's file system; a `tmpfs` is always writable."""
+    tmpfs: dict[TmpfsTarget, TmpfsSize] = {}
+    """Directories in memory, by their size, which counts towards the memory limit. A read-only engine has `/tmp` of
+    64 MB and `/run` of 16 MB unless they are named here."""
     health_check: HealthCheck
     requires: Requirements
     limits: Limits = Limits()
     native: Native | None = None
+
+    @model_validator(mode="after")
+    def no_tmpfs_covers_the_model(self) -> Self:
+        if covering := [path for path in self.tmpfs if f"{self.model_mount}/".startswith(f"{path}/")]:
+            raise ValueError(f"has a `tmpfs` at {covering[0]} over its `model_mount`; choose other directories")
+        return self
+
+    @property
+    def directories_in_memory(self) -> dict[str, int]:
+        """The sizes of the `tmpfs`, with those that a read-only engine has anyway."""
+        return {**(_READ_ONLY_TMPFS if self.filesystem == "read-only" else {}), **self.tmpfs}
 
     @property
     def images(self) -> tuple[ImageReference, ...]:

@@ -71,8 +71,14 @@ class HostFacts(WireModel):
     """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
     memory_low: int | None = None
     """Bytes available while it takes no starts, since they are less than `memory_reserve`."""
+    disk_low: int | None = None
+    """Bytes of disk free while it takes no starts, since they are less than `disk_reserve`."""
+    disk_reserve: int = 0
+    """Bytes of disk that starts leave free."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
+    isolates_engines: bool = True
+    """Whether its worker refuses engines in containers the ports that other engines publish on the host."""
     separates_engines: bool = True
     """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     version: str

@@ -100,6 +100,9 @@ def _check_availability(
     if host.memory_low is not None and wanted.service is not None:
         left, reserve = format_size(host.memory_low), format_size(host.memory_reserve)
         yield Obstacle(ObstacleKind.MEMORY, f"{left} of memory available, below its reserve of {reserve}", True)
+    if host.disk_low is not None and wanted.service is not None:
+        left, reserve = format_size(host.disk_low), format_size(host.disk_reserve)
+        yield Obstacle(ObstacleKind.DISK, f"{left} of disk free, below its reserve of {reserve}", True)
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
         yield Obstacle(ObstacleKind.DRAINED, "drained", True)
 

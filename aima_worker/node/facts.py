@@ -42,6 +42,8 @@ def host_facts(
     clock_offset: float = 0.0,
     strangers: tuple[str, ...] = (),
     memory_low: int | None = None,
+    disk_low: int | None = None,
+    disk_reserve: int = 0,
 ) -> HostFacts:
     has, host = hardware(settings), settings.host
     engine, images, answers = _runtime_facts(runtime)
@@ -73,7 +75,10 @@ def host_facts(
         clock_offset=clock_offset,
         strangers=strangers,
         memory_low=memory_low,
+        disk_low=disk_low,
+        disk_reserve=disk_reserve,
         verifies_mounts=_verifies_mounts(engine),
+        isolates_engines=engine.isolates_engines,
         separates_engines=engine.separates_engines,
     )
 

@@ -18,6 +18,7 @@ from aima_worker.context import HostContext
 from aima_worker.operations.model_paths import ModelDirectory
 from aima_worker.runtime import ContainerSpec, Mount
 
+SERVICE_LABEL = "aima.service"
 IMAGE_LABEL = "aima.image"
 """The image reference it was started from."""
 PORT_LABEL = "aima.port"
@@ -73,15 +74,19 @@ def container_spec(
         host_port=port,
         container_port=engine.port,
         mounts=_mounts(engine, directory),
+        read_only=engine.filesystem == "read-only",
+        tmpfs=engine.directories_in_memory,
+        disk=engine.limits.disk,
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
         gpus=granted.gpus or engine.requires.gpus,
+        network=host.settings.installation,
         install=engine.native.install if host.native and engine.native else None,
         labels={
             **ours(host),
-            "aima.service": command.service,
+            SERVICE_LABEL: command.service,
             "aima.engine": engine.name,
             IMAGE_LABEL: image,
             PORT_LABEL: str(port),

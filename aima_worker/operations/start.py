@@ -34,7 +34,8 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
 
         attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
         endpoint = host.endpoint(port)
-        with host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect):
+        guarded = host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect)
+        with host.violations.raised(instance.id), guarded:
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 
         instance.mark_ready(image=image, port=port, endpoint=endpoint)

@@ -13,7 +13,7 @@ import structlog
 
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Desired, Instance, InstanceState
-from aima_core.errors import BrokerUnavailable, CorruptData, DockerUnavailable, MemoryFloor
+from aima_core.errors import AimaError, BrokerUnavailable, CorruptData, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
@@ -133,10 +133,10 @@ class ReconcileLoop:
         )
         return inventory
 
-    def _violation(self, instance: Instance) -> MemoryFloor | None:
-        """Why the memory guard has killed it, until that is recorded."""
+    def _violation(self, instance: Instance) -> AimaError | None:
+        """Why the guard of memory or disk has killed it, until that is recorded."""
         expected = instance.desired is Desired.RUNNING and instance.state not in GONE
-        return self._host.memory_guard.violation_of(instance.id) if expected else None
+        return self._host.violations.of(instance.id) if expected else None
 
     def _mass_loss(
         self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]

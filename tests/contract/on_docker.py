@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import docker
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
 from lab.images import busybox_image
+from lab.parts import missing
 
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
+_CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.5)
+except OSError:
+    sys.exit(1)
+"""
 _SCRIPTS = {
     Program.CRASHES: f"echo '{LAST_WORDS}' >&2; exit {EXIT_STATUS}",
     Program.STUBBORN: "trap '' TERM; echo deaf; while :; do sleep 1; done",
@@ -21,6 +35,12 @@ _SCRIPTS = {
 }
 
 
+def connects_from(pid: int, address: str, port: int) -> bool:
+    """Whether a program in the network of that process can connect there."""
+    inside = ["nsenter", "--target", str(pid), "--net", "--"]
+    return subprocess.run([*inside, sys.executable, "-S", "-c", _CONNECT, address, str(port)]).returncode == 0
+
+
 class DockerBench(Bench):
     def __init__(self) -> None:
         super().__init__()
@@ -28,8 +48,14 @@ class DockerBench(Bench):
 
     def close(self) -> None:
         super().close()
-        if isinstance(self.runtime, DockerSdkRuntime):
-            self.runtime.close()
+        assert isinstance(self.runtime, DockerSdkRuntime)
+        self.runtime.remove_network(self.network)
+        self.runtime.close()
+
+    @property
+    def gateway(self) -> str:  # type: ignore[override]  # read from the engine
+        with closing(docker.from_env()) as client:
+            return str(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
 
     @property
     def image(self) -> str:
@@ -39,3 +65,14 @@ class DockerBench(Bench):
         if program is Program.SERVES:
             return ("httpd", "-f", "-p", str(port), "-h", "/www")
         return ("sh", "-c", _SCRIPTS[program])
+
+    def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
+        write = f"busybox dd if=/dev/zero of={path} bs=1M count={mebibytes}"
+        return subprocess.run(["docker", "exec", name, "sh", "-c", write], capture_output=True).returncode == 0
+
+    def reaches(self, name: str, address: str, port: int) -> bool:
+        if os.geteuid() != 0:
+            missing("only root may enter a container's network")
+        container = self.runtime.find(name)
+        assert container is not None and container.pid is not None
+        return connects_from(container.pid, address, port)

@@ -42,12 +42,15 @@ class EngineAt:
 class OwnEngine(EngineAt):
     """One Docker Engine in a cell. Its containers outlive it, but not the cell."""
 
-    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int) -> None:
+    def __init__(
+        self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int, pools: str | None
+    ) -> None:
         super().__init__(f"unix://{directory}/docker.sock")
         self.cell = inside
         self._directory = directory
         self._live_restore = live_restore
         self._download_attempts = download_attempts
+        self._pools = pools
         self._process: psutil.Process | None = None
         self._entering: subprocess.Popen[bytes] | None = None
 
@@ -85,16 +88,23 @@ class OwnEngine(EngineAt):
             "log-level": "warn",
         }
         flags = ["--live-restore"] if self._live_restore else []
+        if self._pools:
+            flags += ["--default-address-pool", f"base={self._pools},size={self._pools.partition('/')[2]}"]
         return [*(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
 @contextmanager
 def own_engine(
-    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1
+    *,
+    disk: str | None = None,
+    filesystem: str = "ext4",
+    live_restore: bool = False,
+    download_attempts: int = 1,
+    pools: str | None = None,
 ) -> Iterator[OwnEngine]:
     """A running Docker Engine in a new cell, with its images and containers on a disk of that size.
 
-    Its default of five attempts to download a layer would take 75 seconds.
+    `pools` has the addresses of all its networks. The default of five attempts to download a layer would take 75 s.
     """
     if shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
@@ -102,8 +112,10 @@ def own_engine(
     data = directory / "data"
     data.mkdir()
     try:
-        with _disk(data, disk) if disk else nullcontext(), cell() as inside:
-            engine = OwnEngine(inside, directory, live_restore=live_restore, download_attempts=download_attempts)
+        with _disk(data, disk, filesystem) if disk else nullcontext(), cell() as inside:
+            engine = OwnEngine(
+                inside, directory, live_restore=live_restore, download_attempts=download_attempts, pools=pools
+            )
             engine.start()
             yield engine
     finally:
@@ -111,13 +123,13 @@ def own_engine(
 
 
 @contextmanager
-def _disk(place: Path, size: str) -> Iterator[None]:
+def _disk(place: Path, size: str, filesystem: str) -> Iterator[None]:
     """Mounts a disk of that size, outside the cell because clients of the engine check it too."""
-    require_root("mkfs.ext4", "mount", "umount")
+    require_root(f"mkfs.{filesystem}", "mount", "umount")
     image = place.with_suffix(".disk")
     for command in (
         ("truncate", "--size", size, image),
-        ("mkfs.ext4", "-q", image),
+        (f"mkfs.{filesystem}", "-q", image),
         ("mount", "-o", "loop", image, place),
     ):
         subprocess.run(command, check=True)

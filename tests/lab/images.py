@@ -19,7 +19,7 @@ from pathlib import Path
 import docker
 from lab.parts import missing
 
-BUSYBOX_IMAGE = "aima-lab/busybox:1"
+BUSYBOX_IMAGE = "aima-lab/busybox:2"
 _APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf", "cat", "echo", "id", "touch", "env")
 
 
@@ -75,6 +75,10 @@ def _busybox_tar() -> io.BytesIO:
 def _tar(files: Sequence[tuple[str, bytes]], *, links: Sequence[tuple[str, str]] = ()) -> io.BytesIO:
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as tar:
+        for directory in dict.fromkeys(name.rpartition("/")[0] for name, _ in files if "/" in name):
+            entry = tarfile.TarInfo(directory)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755  # else some storage drivers make it unreadable
+            tar.addfile(entry)
         for name, content in files:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o755

@@ -1,12 +1,13 @@
 """Builds the body of a create call from a spec: the only place that grants a container its privileges. Pure.
 
 User input reaches no other field: no added capabilities, no host network, no devices except the GPUs requested, and
-read-only mounts. The engine never restarts a container: restarts are the worker's.
+read-only mounts, tmpfs of a bounded size. The engine never restarts a container: restarts are the worker's.
 """
 
 from typing import Any
 
 from aima_worker.runtime import ContainerSpec, Mount
+from aima_worker.runtimes.docker.network import EngineNetwork
 
 FINGERPRINT_LABEL = "aima.fingerprint"
 """The spec's hash. A container without it is not AIMA's."""
@@ -15,8 +16,8 @@ OOM_SCORE_ADJUSTMENT = 500
 """So that the kernel's out-of-memory killer selects an engine before the worker, the Docker Engine and sshd."""
 
 
-def container_config(spec: ContainerSpec) -> dict[str, Any]:
-    """The body of the engine's `POST /containers/create`."""
+def container_config(spec: ContainerSpec, *, quota: bool = True) -> dict[str, Any]:
+    """The body of the engine's `POST /containers/create`; without `quota`, the spec's limit of the disk is left out."""
     port = f"{spec.container_port}/tcp"
     return {
         "Image": spec.image,
@@ -27,9 +28,13 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
         "ExposedPorts": {port: {}},
         "HostConfig": {
             **_limits(spec),
+            **({"StorageOpt": {"size": str(spec.disk)}} if quota and spec.disk is not None else {}),
+            "ReadonlyRootfs": spec.read_only,
+            "Tmpfs": {path: f"size={size},mode=1777" for path, size in spec.tmpfs.items()},
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Init": True,
+            **({"NetworkMode": EngineNetwork(spec.network).name} if spec.network else {}),
             "OomScoreAdj": OOM_SCORE_ADJUSTMENT,
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "50m", "max-file": "3"}},

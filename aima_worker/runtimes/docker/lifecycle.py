@@ -4,6 +4,7 @@ A start is idempotent: the engine's name is the lock, the fingerprint decides wh
 and start leaves a container that the next start adopts or replaces, and a refused start is rolled back.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +25,7 @@ REMOVAL_TIMEOUT = timedelta(seconds=10)
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
 _REMOVING = "already in progress"
+_NETWORK_GONE = re.compile(r"network \S+ not found")
 POLL_INTERVAL = timedelta(milliseconds=50)
 
 
@@ -47,6 +49,10 @@ class ContainerCalls(Protocol):
         ...
 
 
+class _NetworkRemoved(Exception):
+    """Between create and start: the container was rolled back."""
+
+
 class ContainerLifecycle:
     def __init__(self, calls: ContainerCalls, *, host: str) -> None:
         self._calls = calls
@@ -61,7 +67,10 @@ class ContainerLifecycle:
         deadline = time.monotonic() + NAME_TIMEOUT.total_seconds()
         while time.monotonic() < deadline:
             if (created := self._calls.create(spec)) is not None:
-                return self._start(created, spec, {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash})
+                try:
+                    return self._start(created, spec, {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash})
+                except _NetworkRemoved:  # race: the next create makes it again
+                    continue
             if (existing := self._calls.find(spec.name)) is None:
                 # Race: a name is taken before its container is visible, and released after the container is gone.
                 time.sleep(POLL_INTERVAL.total_seconds())
@@ -83,8 +92,12 @@ class ContainerLifecycle:
         if existing.status is Status.EXITED or existing.labels[FINGERPRINT_LABEL] != spec.spec_hash:
             self.remove(existing.id, grace=timedelta(0))
             return None
-        # Left by a crash, or a race with another worker that is about to start it: starting is idempotent.
-        return existing if existing.status is Status.RUNNING else self._start(existing.id, spec, existing.labels)
+        if existing.status is Status.RUNNING:
+            return existing
+        try:  # left by a crash, or a race with another worker that is about to start it: starting is idempotent
+            return self._start(existing.id, spec, existing.labels)
+        except _NetworkRemoved:
+            return None
 
     def _start(self, container: str, spec: ContainerSpec, labels: Mapping[str, str]) -> Container:
         started_at = datetime.now(UTC)
@@ -92,6 +105,8 @@ class ContainerLifecycle:
             self._calls.start(container)
         except EngineRefused as refused:
             self._roll_back(container)
+            if _NETWORK_GONE.search(str(refused)):
+                raise _NetworkRemoved from refused
             raise _start_failure(refused, spec=spec, host=self._host) from refused
         except DockerUnavailable:
             self._roll_back(container)

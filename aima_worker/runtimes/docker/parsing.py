@@ -55,6 +55,7 @@ def container_listed(raw: Mapping[str, Any]) -> Container:
         labels=raw["Labels"] or {},
         image=raw["Image"],
         host_ports={port["PrivatePort"]: port["PublicPort"] for port in raw["Ports"] if "PublicPort" in port},
+        written=raw.get("SizeRw"),
     )
 
 
@@ -106,6 +107,11 @@ def engine_refused(words: str, *, status: int | None = None) -> EngineRefused:
     return refused
 
 
+def lacks_quotas(refused: EngineRefused) -> bool:
+    """Whether a storage option was refused. The engine has no code for it, so its words are matched."""
+    return any(sign in str(refused.facts["detail"]).lower() for sign in ("storage-opt", "storage opt"))
+
+
 GPU_HOOK = "nvidia-container-runtime-hook"
 """An engine that found this program at its last restart can give GPUs to containers."""
 SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
@@ -113,26 +119,35 @@ SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 
-def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
+def facts_of(
+    info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool, may_filter: bool
+) -> RuntimeFacts:
     """From `GET /info`; `local` if the engine's files are on this machine."""
     runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
+    disks = _disks(info) if local else []
     has_gpus = "nvidia" in runtimes or any("nvidia.com/gpu" in str(device.get("ID")) for device in devices)
     return RuntimeFacts(
         kind=kind,
         version=info["ServerVersion"],
         gpus=has_gpus or (local and shutil.which(GPU_HOOK) is not None),
         container_runtimes=tuple(sorted(set(runtimes) - SHIMS_OF_RUNC)),
-        disk_free=_disk_free(info) if local else None,
+        disk_free=min(map(_free, disks), default=None),
+        disks=tuple(map(str, disks)),
+        isolates_engines=may_filter,
         live_restore=bool(info.get("LiveRestoreEnabled")),
     )
 
 
-def _disk_free(info: Mapping[str, Any]) -> int | None:
+def _disks(info: Mapping[str, Any]) -> list[Path]:
     roots = [Path(info["DockerRootDir"])]
     if any("containerd.snapshotter" in str(each) for each in info.get("DriverStatus") or []):
         roots.append(CONTAINERD_ROOT)
-    free = [usage.f_bavail * usage.f_frsize for usage in map(os.statvfs, filter(Path.exists, roots))]
-    return min(free, default=None)
+    return [root for root in roots if root.exists()]
+
+
+def _free(directory: Path) -> int:
+    usage = os.statvfs(directory)
+    return usage.f_bavail * usage.f_frsize
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class FakeEngine:
     oom_killed: bool = False
     log: list[LogLine] = field(default_factory=list)
     counted: int = 0
+    written: int = 0
+    """Bytes on the disk."""
 
     def __post_init__(self) -> None:
         self.started_at = self.now()
@@ -84,7 +86,7 @@ class FakeEngine:
             self.counted = max(self.counted, due)
         return self.log
 
-    def as_container(self) -> Container:
+    def as_container(self, *, sizes: bool = False) -> Container:
         return Container(
             id=self.id,
             name=self.spec.name,
@@ -95,4 +97,5 @@ class FakeEngine:
             exit_code=self.exit_code,
             oom_killed=self.oom_killed,
             host_ports={self.spec.container_port: self.spec.host_port},
+            written=self.written if sizes else None,
         )

@@ -95,6 +95,11 @@ class FakeRuntime:
             engine.write(last_words.encode(), "stderr")
             engine.exit(exit_code, oom_killed=oom_killed)
 
+    def write(self, name: str, size: int) -> None:
+        """A running container writes so many bytes to its file system."""
+        with self._changed:
+            self._engines[name].written += size
+
     def behave(self, name: str, behaviour: Behaviour) -> None:
         """Script a running container from now on."""
         with self._changed:
@@ -171,10 +176,11 @@ class FakeRuntime:
             engine = self._engines.get(name)
             return engine.as_container() if engine else None
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
         with self._answering():
             existing = list(self._engines.values())
-            return [engine.as_container() for engine in existing if labels.items() <= engine.spec.labels.items()]
+            found = [engine for engine in existing if labels.items() <= engine.spec.labels.items()]
+            return [engine.as_container(sizes=sizes) for engine in found]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         with self._answering():

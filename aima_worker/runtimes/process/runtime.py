@@ -112,7 +112,7 @@ class ProcessRuntime:
         record = self._record(name)
         return record.container() if record else None
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:  # noqa: ARG002 no file system of its own
         reap()
         directories = sorted(self._root.iterdir()) if self._root.exists() else []
         records = (RunRecord.of(directory) for directory in directories)

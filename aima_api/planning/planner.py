@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.catalog.selection import Catalog, with_arguments, with_environment
 from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
@@ -84,13 +84,14 @@ class StartPlanner:
 
         Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest.
         """
-        engine = self.catalog.engine_for(service.id, service.engine)
+        engine = with_arguments(self.catalog.engine_for(service.id, service.engine), dict(service.arguments))
         command = StartService(
             service=service.id,
-            engine=with_arguments(engine, dict(service.arguments)),
+            engine=with_environment(engine, service.environment, secrets=service.secrets),
             model=self._model(service, engine),
             model_path=service.model_path,
             port=service.port,
+            secrets=service.secrets,
             replace=replace,
             spec=record,
         )

@@ -6,6 +6,7 @@ and labels it is dropped, since a newer API node or worker wrote it (tolerant re
 
 import math
 import re
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from docker_image import reference
@@ -141,6 +142,12 @@ AcceleratorKind = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=32), Field(examples=["gb10"])
 ]
 Variable = Annotated[str, AfterValidator(_variable)]
+SecretName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"), Field(examples=["HF_TOKEN"])
+]
+SecretEntry = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
+]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
@@ -206,6 +213,13 @@ class Native(Entry):
     """The command that installs the program, shown as the fix if it is missing."""
 
 
+class SecretUse(StrEnum):
+    FILE = "file"
+    """Below the directory that the engine's variable AIMA_SECRETS names."""
+    ENVIRONMENT = "environment"
+    """A variable: also readable by whoever may examine the container on its host."""
+
+
 class Engine(Entry):
     name: NamedEngine
     type: NamedType
@@ -218,6 +232,8 @@ class Engine(Entry):
     arguments: dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]] = {}
     """Appended as `--name value`; true appends the bare `--name`, false omits it. `--set` changes these only."""
     environment: dict[Variable, Word] = {}
+    secrets: dict[SecretName, SecretUse] = {}
+    """How it reads the secrets that a service gives it; one that is not named here is a file."""
     port: ContainerPort
     """The engine's port inside its container; the host's port is the leased one."""
     model_mount: MountTarget | None = None
@@ -226,6 +242,14 @@ class Engine(Entry):
     requires: Requirements
     limits: Limits = Limits()
     native: Native | None = None
+
+    @model_validator(mode="after")
+    def secret_variables_can_be_set(self) -> Self:
+        for name in [name for name, use in self.secrets.items() if use is SecretUse.ENVIRONMENT]:
+            _variable(name)
+            if name in self.environment:
+                raise ValueError(f"has {name} in `environment` and in `secrets`; take it out of one")
+        return self
 
     @property
     def images(self) -> tuple[ImageReference, ...]:

@@ -62,7 +62,7 @@ class PlannedStart(NamedTuple):
         """
         if named := hosts or self.bound_hosts:
             return placement.on_hosts(named, self.requirements)
-        if self.service.replicas > 1:
+        if self.service.replicas > 1 or self.requirements.secrets:  # of a route, any host may claim it
             return placement.replicas(self.service.replicas, self.requirements, current=current)
         return [placement.one_instance(self.requirements, current=current)]
 
@@ -122,6 +122,7 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
         image_size=engine.image_size,
         native=engine.native is not None,
         port=command.port,
+        secrets=tuple(sorted(set(service.secrets.values()))),
         subject=engine.name,
     )
 

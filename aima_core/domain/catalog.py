@@ -33,7 +33,7 @@ _ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _FORBIDDEN_VARIABLES = re.compile(
     r"LD_.*|PYTHON.*|PERL.*|RUBY.*|NODE_.*|_?(JAVA|JDK)_.*|PATH|HOME|IFS|ENV|BASH.*|SHELLOPTS|PS4|PROMPT_COMMAND|"
     r"GCONV_PATH|GETCONF_DIR|GLIBC_TUNABLES|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH|NLSPATH|RESOLV_HOST_CONF|"
-    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
+    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|CREDENTIALS_DIRECTORY|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
 )
 """They make an interpreter, a shell or the C library load code, or choose devices other than those that are granted."""
 _SYSTEM_PATH = re.compile(
@@ -215,7 +215,7 @@ class Native(Entry):
 
 class SecretUse(StrEnum):
     FILE = "file"
-    """Below the directory that the engine's variable AIMA_SECRETS names."""
+    """In the directory that the engine's variable CREDENTIALS_DIRECTORY names: /run/secrets in a container."""
     ENVIRONMENT = "environment"
     """A variable: also readable by whoever may examine the container on its host."""
 

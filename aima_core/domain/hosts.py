@@ -71,6 +71,10 @@ class HostFacts(WireModel):
     """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
     memory_low: int | None = None
     """Bytes available while it takes no starts, since they are less than `memory_reserve`."""
+    secrets: tuple[str, ...] = ()
+    """Names of the entries that services may refer to."""
+    secrets_at: str | None = None
+    """Their directory; None if its worker's version gives engines no secrets."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
     version: str

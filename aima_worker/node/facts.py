@@ -27,6 +27,7 @@ from aima_worker.directories import may_examine_processes
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, FrozenModel, RuntimeFacts
 from aima_worker.runtime_selection import choose_runtime
+from aima_worker.secrets import HostSecrets
 
 MAX_IMAGES = 300
 """The newest ones are announced: every listing of hosts carries them."""
@@ -73,6 +74,8 @@ def host_facts(
         clock_offset=clock_offset,
         strangers=strangers,
         memory_low=memory_low,
+        secrets=HostSecrets(settings).names(),
+        secrets_at=str(HostSecrets(settings).directory),
         verifies_mounts=_verifies_mounts(engine),
     )
 

@@ -22,6 +22,7 @@ from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import EngineRefused, GpuUnavailable, ModelPathChanged, NativeProgramMissing, PortTaken
 from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
+    SECRETS_VARIABLE,
     ChangeStream,
     Container,
     ContainerSpec,
@@ -36,6 +37,7 @@ from aima_worker.runtimes.process.files import LOG
 from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
 from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
 from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
+from aima_worker.secret_files import FILES, variables_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -133,7 +135,7 @@ class ProcessRuntime:
         order = {
             "id": record.id,
             "command": [program, *spec.command[1:]],
-            "environment": environment(spec, mark=record.id),
+            "environment": {**environment(spec, mark=record.id), **_secrets(spec)},
             "memory": spec.memory,
             "cores": spec.cores,
         }
@@ -191,6 +193,13 @@ class ProcessRuntime:
                     return
             finally:
                 os.close(descriptor)
+
+
+def _secrets(spec: ContainerSpec) -> dict[str, str]:
+    """Handed on by the supervisor's stdin: no value is in an argument or in a file of the run."""
+    if spec.secrets is None:
+        return {}
+    return {**variables_of(spec.secrets), SECRETS_VARIABLE: str(Path(spec.secrets.source) / FILES)}
 
 
 def _is_free(address: str, port: int) -> bool:

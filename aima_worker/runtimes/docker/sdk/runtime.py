@@ -8,7 +8,7 @@ from typing import Literal
 from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import EngineRefused, ImageNotFound
+from aima_core.errors import EngineRefused, ImageNotFound, SecretUnsafe
 from aima_worker.directories import belongs_to_container
 from aima_worker.runtime import (
     ChangeStream,
@@ -26,13 +26,16 @@ from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
     facts_of,
+    first_uid,
     image_inspected,
     images_listed,
+    uid_in,
 )
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.logs import DockerLogs
 from aima_worker.runtimes.docker.sdk.pull import DockerPull
 from aima_worker.runtimes.docker.sdk.stream import EngineChanges
+from aima_worker.secret_files import grant, variables_of
 
 
 class DockerSdkRuntime:
@@ -118,7 +121,11 @@ class SdkCalls:
         self._engine = engine
 
     def create(self, spec: ContainerSpec) -> str | None:
-        config = container_config(spec)
+        if spec.secrets and not self._engine.local:
+            detail = "the Docker Engine is on another machine, which cannot mount it"
+            remedy = "Run a worker on that machine, or start the service without secrets."
+            raise SecretUnsafe(path=spec.secrets.source, host=self._engine.host, detail=detail, remedy=remedy)
+        config = container_config(spec, secret_variables=variables_of(spec.secrets) if spec.secrets else {})
         try:
             with self._engine.calling() as client:
                 created = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
@@ -129,6 +136,18 @@ class SdkCalls:
                 raise ImageNotFound(image=spec.image, detail=refused.facts["detail"]) from refused
             raise
         return str(created["Id"])
+
+    def grant_secrets(self, container: str, spec: ContainerSpec) -> None:
+        if spec.secrets is None or not spec.secrets.files:
+            return
+        with self._engine.calling() as client:
+            configured: str = client.inspect_container(container)["Config"].get("User") or "0"
+            user = configured.partition(":")[0]
+            named = not user.isdecimal()
+            uid = uid_in(b"".join(client.get_archive(container, "/etc/passwd")[0]), user) if named else int(user)
+            first = first_uid(client.info())
+        if uid is not None:  # else the engine refuses the start: it knows no such user either
+            grant(spec.secrets, uid=first + uid, host=self._engine.host)
 
     def start(self, container: str) -> None:
         with self._engine.calling() as client:

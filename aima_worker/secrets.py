@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from pydantic import ByteSize
 
-from aima_core.domain.catalog import SecretUse
 from aima_core.domain.operations import StartService
 from aima_core.errors import SecretMissing, SecretUnsafe
 from aima_core.settings import Settings
@@ -66,7 +65,7 @@ class HostSecrets:
         if not command.secrets:
             return None
         uses = command.engine.secrets
-        variables = {name for name in command.secrets if uses.get(name) is SecretUse.ENVIRONMENT}
+        variables = {name for name in command.secrets if uses.get(name) == "environment"}
         values = self._values(command)
         return self.files.place(
             container,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from aima_api.catalog.diagnostics import nearest
-from aima_core.domain.catalog import Engine, Model, Profile, Scalar, SecretUse
+from aima_core.domain.catalog import Engine, Model, Profile, Scalar
 from aima_core.domain.ids import ServiceId
 from aima_core.errors import EngineDoesNotServe, InvalidRequest, UnknownArgument, UnknownEngine, UnknownModel
 
@@ -101,7 +101,7 @@ def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
 
 def with_environment(engine: Engine, given: Mapping[str, str], *, secrets: Collection[str]) -> Engine:
     """The engine with these variables on top of its own. Raises InvalidRequest for one that a secret is to set."""
-    secret = {name for name in secrets if engine.secrets.get(name) is SecretUse.ENVIRONMENT}
+    secret = {name for name in secrets if engine.secrets.get(name) == "environment"}
     if twice := sorted(secret & {*engine.environment, *given}):
         raise InvalidRequest(
             detail=f"The variable {twice[0]} is set by a secret and by a value.",

@@ -6,7 +6,6 @@ and labels it is dropped, since a newer API node or worker wrote it (tolerant re
 
 import math
 import re
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from docker_image import reference
@@ -145,6 +144,9 @@ Variable = Annotated[str, AfterValidator(_variable)]
 SecretName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"), Field(examples=["HF_TOKEN"])
 ]
+SecretUse = Literal["file", "environment"]
+"""A file in the directory that the engine's variable CREDENTIALS_DIRECTORY names (/run/secrets in a container), or a
+variable, which whoever may examine the container on its host can read, too."""
 SecretEntry = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
 ]
@@ -213,13 +215,6 @@ class Native(Entry):
     """The command that installs the program, shown as the fix if it is missing."""
 
 
-class SecretUse(StrEnum):
-    FILE = "file"
-    """In the directory that the engine's variable CREDENTIALS_DIRECTORY names: /run/secrets in a container."""
-    ENVIRONMENT = "environment"
-    """A variable: also readable by whoever may examine the container on its host."""
-
-
 class Engine(Entry):
     name: NamedEngine
     type: NamedType
@@ -245,7 +240,7 @@ class Engine(Entry):
 
     @model_validator(mode="after")
     def secret_variables_can_be_set(self) -> Self:
-        for name in [name for name, use in self.secrets.items() if use is SecretUse.ENVIRONMENT]:
+        for name in [name for name, use in self.secrets.items() if use == "environment"]:
             _variable(name)
             if name in self.environment:
                 raise ValueError(f"has {name} in `environment` and in `secrets`; take it out of one")

@@ -126,8 +126,9 @@ def _write(directory: Path, wanted: Mapping[str, Mapping[str, bytes]]) -> str:
     """Renamed once it is complete: a crash leaves no half of a copy under a version."""
     version = secrets.token_hex(8)
     draft = directory / f".{version}"
+    draft.mkdir(mode=0o700)
     for kind, values in wanted.items():
-        (draft / kind).mkdir(mode=0o700, parents=True)
+        (draft / kind).mkdir(mode=0o700)
         for name, value in values.items():
             with os.fdopen(os.open(draft / kind / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
                 file.write(value)

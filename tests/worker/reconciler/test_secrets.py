@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lab.commands import a_start_of, a_stop_of
 
 from aima_core.domain.operations import StartService, State
 from aima_core.settings import Settings
+from aima_worker.context import Timings
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerSpec
 
@@ -29,6 +31,11 @@ def settings(settings: Settings, tmpfs: Path) -> Settings:
     settings.state_dir.joinpath("secrets").mkdir(parents=True, mode=0o700)
     rotate(settings, "old")
     return settings.model_copy(update={"host": settings.host.model_copy(update={"runtime_dir": tmpfs})})
+
+
+@pytest.fixture
+def timings() -> Timings:
+    return Timings(restart_delays=(timedelta(),))
 
 
 def rotate(settings: Settings, value: str) -> None:
@@ -77,10 +84,8 @@ def test_a_restart_after_a_crash_takes_the_new_value_and_the_old_copy_is_removed
 
     rotate(settings, "new")
     runtime.end(NAME, exit_code=1)
-    watch._supervisor.restarts._delays = [desk.host.timings.stable_after * 0] * 3
     watch.reconcile_once()
-    watch._resources_due = 0.0
-    watch.reconcile_once()
+    ReconcileLoop(desk.host).reconcile_once()
 
     assert value_in(spec_of(runtime)) == "new"
     assert [path.read_text() for path in copies(tmpfs)] == ["new"]
@@ -95,14 +100,12 @@ def test_copies_are_removed_when_the_service_is_stopped(desk, tmpfs):
     assert copies(tmpfs) == []
 
 
-def test_copies_whose_container_was_removed_are_removed_by_the_reconciler(desk, runtime, tmpfs):
-    desk.run_command(a_start())
+def test_copies_that_a_crash_left_without_a_container_are_removed(desk, tmpfs):
+    desk.host.secrets.provide(NAME, a_start())
     others = tmpfs / "secrets/other.svc-tiny-dial.alpha/1/files/HF_TOKEN"
     others.parent.mkdir(parents=True)
     others.write_text("another installation's")
-    del runtime._engines[NAME]
 
-    desk.host.services.remove(a_start().service)
     ReconcileLoop(desk.host).reconcile_once()
 
     assert copies(tmpfs) == [others]

@@ -9,9 +9,11 @@ from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
 from aima_core.logs.sanitize import sanitized_lines
 from aima_core.settings import load_settings
+from aima_core.system.hardening import deny_memory_access
 
 
 def main() -> int:
+    deny_memory_access()  # before it reads any key
     log_as_logfmt()
     try:
         serve(load_settings())

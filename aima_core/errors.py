@@ -362,6 +362,11 @@ class NativeProgramMissing(AimaError, code="native_program_missing", status=422,
     hint = "{remedy}"
 
 
+class NativeAccessDenied(AimaError, code="native_access_denied", status=403, exit_code=76):
+    sentence = "Native engines on {host} have users of their own, and {path} is not open to them."
+    hint = "Run `chmod o+rX {path}` on {host}, use a copy outside of home directories, or set `native.users` to `none`."
+
+
 class RequirementsNotMet(AimaError, code="requirements_not_met", status=422, exit_code=69):
     sentence = "{host} cannot run {engine}: {detail}"
     hint = "Choose another host or engine; `aima host list` shows what each host has."
@@ -377,7 +382,7 @@ class ModelPathChanged(AimaError, code="model_path_changed", status=409, exit_co
     hint = "Find who writes above it: `namei --long {path}` on {host} shows each component."
 
 
-class SecretMissing(AimaError, code="secret_missing", status=422, exit_code=76):
+class SecretMissing(AimaError, code="secret_missing", status=422, exit_code=100):
     sentence = "{host} has no secret {entry}, which the engine is to get as {name}."
     hint = (
         "Create it on {host}: `install -D -m 600 /dev/stdin {path}` reads the value from its stdin. "

@@ -1,6 +1,8 @@
-"""Settings, in ascending precedence: `aima.toml`, then environment (`AIMA_…`, nested by `__`), then options.
+"""Settings, in ascending precedence: `aima.toml`, credentials, environment (`AIMA_…`, nested by `__`), then options.
 
 The file is the one named by AIMA_CONFIG, else `aima.toml` in the working directory, else `/etc/aima/aima.toml`.
+A credential is a file with the value of one setting, which keeps secrets out of the environment: `aima_redis.url` in
+systemd's CREDENTIALS_DIRECTORY, or, with precedence, the file that AIMA_REDIS__URL_FILE names.
 """
 
 import json
@@ -23,7 +25,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from aima_core.domain.ids import HostName
 from aima_core.domain.units import Duration, Size, parse_duration
@@ -48,6 +56,18 @@ def _port_range(value: object) -> object:
 
 
 PortRange = Annotated[Any, BeforeValidator(_port_range)]
+
+
+def _user_range(value: object) -> object:
+    if isinstance(value, range) or value is None or value == "none":
+        return value if isinstance(value, range) else None
+    first, dash, last = str(value).partition("-")
+    if not (dash and first.isdigit() and last.isdigit() and 1000 <= int(first) < int(last) < 2**31):
+        raise ValueError(f"{value!r} is neither a range of user ids, such as `80000-80999`, nor `none`")
+    return range(int(first), int(last) + 1)
+
+
+UserRange = Annotated[Any, BeforeValidator(_user_range)]
 
 
 class Section(BaseModel):
@@ -190,6 +210,14 @@ class DockerSettings(Section):
     """A pull without progress for this long fails."""
 
 
+class NativeSettings(Section):
+    users: UserRange = range(80_000, 81_000)
+    """User ids of engines that run as native processes, without accounts, where the worker may switch users; None runs
+    all engines as the worker's user."""
+    disk: Size | None = None
+    """What one engine may write into its working directory; None is a half of what is free at its start."""
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AIMA_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
@@ -209,17 +237,51 @@ class Settings(BaseSettings):
     flower: FlowerSettings = FlowerSettings()
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()
+    native: NativeSettings = NativeSettings()
 
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class names it
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class names it
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class names it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
+        return init_settings, _Variables(settings_cls), TomlConfigSettingsSource(settings_cls, toml_file=_file())
+
+
+class _Variables(EnvSettingsSource):
+    """The environment, with the credentials below it."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {variable.lower(): text for variable, text in _variables().items()}
+
+
+CREDENTIAL_PREFIX = "aima_"
+FILE_SUFFIX = "_FILE"
+
+
+def _variables() -> dict[str, str]:
+    """What is given by variable, else by credential, without white space at its ends. Raises BadSettings."""
+    given = {name: text for name, text in os.environ.items() if name.startswith("AIMA_")}
+    files: dict[str, Path] = {}
+    if directory := os.environ.get("CREDENTIALS_DIRECTORY"):
+        for path in Path(directory).glob(f"{CREDENTIAL_PREFIX}*"):
+            files[f"AIMA_{path.name.removeprefix(CREDENTIAL_PREFIX).replace('.', '__').upper()}"] = path
+    for name in [name for name in given if name.endswith(FILE_SUFFIX)]:
+        files[name.removesuffix(FILE_SUFFIX)] = Path(given.pop(name))
+    return {variable: _credential(path, variable) for variable, path in files.items()} | given
+
+
+def _credential(path: Path, variable: str) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as unreadable:
+        reason = getattr(unreadable, "strerror", None) or "it is no text"
+        raise BadSettings(
+            detail=f"The credential {path} cannot be read: {reason}.", where=f"the file, or {variable}{FILE_SUFFIX}"
+        ) from unreadable
 
 
 def _file() -> Path:
@@ -233,8 +295,10 @@ def load_settings(**options: Any) -> Settings:
     file = _file()
     if os.environ.get("AIMA_CONFIG") and not file.exists():
         raise BadSettings(detail=f"there is no file {file}.", where="AIMA_CONFIG, or unset it")
-    if mistakes := [mistake for name in os.environ if (mistake := _variable_mistake(name))]:
-        raise BadSettings(detail=" ".join(mistakes), where="the environment; docs/operating.md lists the variables")
+    if mistakes := [mistake for name, text in _variables().items() if (mistake := _variable_mistake(name, text))]:
+        raise BadSettings(
+            detail=" ".join(mistakes), where="the environment or credential; docs/operating.md lists the variables"
+        )
     try:
         return Settings(**options)
     except TOMLDecodeError as error:
@@ -246,9 +310,9 @@ def load_settings(**options: Any) -> Settings:
         raise BadSettings(detail=detail, where=f"`{file}`, the AIMA_… variables or the options") from invalid
 
 
-def _variable_mistake(variable: str) -> str | None:
+def _variable_mistake(variable: str, text: str) -> str | None:
     """Checked here, since pydantic ignores an unknown variable and raises without a place where JSON does not parse."""
-    if not variable.startswith("AIMA_") or variable in CLIENT_VARIABLES:
+    if variable in CLIENT_VARIABLES:
         return None
     annotation: Any = Settings
     for name in variable.removeprefix("AIMA_").lower().split("__"):
@@ -258,7 +322,7 @@ def _variable_mistake(variable: str) -> str | None:
             return f"{variable} is not a setting: `{name}` is none of {', '.join(near)}."
         annotation = fields[name].annotation
     kind = "model" if hasattr(annotation, "model_fields") else getattr(get_origin(annotation), "__name__", "")
-    if kind in _JSON_EXAMPLES and not _is_json(os.environ[variable]):
+    if kind in _JSON_EXAMPLES and not _is_json(text):
         return f"{variable} is not JSON; write it such as {_JSON_EXAMPLES[kind]}."
     return None
 

@@ -7,9 +7,11 @@ from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
 from aima_core.logs.sanitize import sanitized_lines
 from aima_core.settings import load_settings
+from aima_core.system.hardening import deny_memory_access
 
 
 def main() -> int:
+    deny_memory_access()  # before it reads any key
     warnings.filterwarnings("ignore", "You're running the worker with superuser")  # access to Docker's socket is root's
     log_as_logfmt()
     try:

@@ -31,9 +31,11 @@ SECTIONS: Sections = {
         "image": ("catalog:image", "Pull images before they are needed."),
     },
     "Inspect": {
-        "engine": ("catalog:engine", "Show and validate the engines of the catalog."),
+        "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),
+        "engine": ("catalog:engine", "Show, validate and build the engines of the catalog."),
         "model": ("catalog:model", "Show the models of the catalog."),
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
+        "schema": ("catalog:schema", "Print the JSON Schema of a catalog file, for editors."),
         "port": ("hosts:port", "Show the ports that instances hold."),
         "context": ("contexts:context", "Choose which API nodes, CA and key the commands use."),
     },

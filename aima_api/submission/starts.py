@@ -28,11 +28,11 @@ from aima_core.trust.records import SignedService
 class StartRequest(NamedTuple):
     id: ServiceId
     options: ServiceOptions
+    mandate: Mandate
     hosts: Sequence[HostName] = ()
     """Override the stored service's hosts, for this start only."""
     replace: bool = False
     """Removes the running container first."""
-    mandate: Mandate = Mandate("(local)")
 
     def chooses_hosts(self, stored: SignedService | UnverifiedService | None) -> bool:
         """For several replicas, and for secrets, which not every host of a route has."""

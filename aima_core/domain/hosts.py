@@ -77,6 +77,8 @@ class HostFacts(WireModel):
     """Their directory; None if its worker's version gives engines no secrets."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
+    separates_engines: bool = True
+    """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     version: str
     """AIMA's own."""
     wire: int = 1

@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,8 +24,9 @@ def lock(state_dir: Path, name: str) -> Iterator[None]:
             file.seek(0)
             raise AlreadyUp(pid=file.read().strip() or "unknown", state_dir=state_dir) from held
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # the pid is for people; a full disk must not keep a host from its engines
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
@@ -33,9 +34,13 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Replaces the file: a crash leaves the old content or the new, never half of either."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(text)
-    draft.replace(path)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # such as half of it, on a full disk
+        raise
 
 
 def mint(path: Path, make: Callable[[], str], *, mode: int = 0o644) -> str:

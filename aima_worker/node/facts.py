@@ -77,6 +77,7 @@ def host_facts(
         secrets=HostSecrets(settings).names(),
         secrets_at=str(HostSecrets(settings).directory),
         verifies_mounts=_verifies_mounts(engine),
+        separates_engines=engine.separates_engines,
     )
 
 

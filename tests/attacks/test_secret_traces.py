@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import sys
@@ -34,10 +35,19 @@ import os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+def writable(directory):
+    try:
+        (directory / "new").touch()
+    except OSError:
+        return False
+    return True
+
 class Probe(BaseHTTPRequestHandler):
     def do_GET(self):
         file = Path(os.environ["CREDENTIALS_DIRECTORY"]) / "{FILE}"
         held = dict(file=file.read_bytes(), variable=os.environ["{VARIABLE}"].encode())
+        mode = oct(file.stat().st_mode)[-3:] + (" own" if file.stat().st_uid == os.geteuid() else " another's")
+        held["mode"] = (mode + (" writable" if writable(file.parent) else "")).encode()
         said = held.get(self.path.strip("/"), b"ok")
         self.send_response(200)
         self.end_headers()
@@ -218,5 +228,7 @@ def test_a_native_engine_gets_its_secrets_and_nothing_else_has_them(installed: I
     installed.start()
 
     assert (installed.served("file"), installed.served("variable")) == (installed.file, installed.variable)
+    if os.geteuid() == 0:  # then the engine has a user of its own
+        assert installed.served("mode") == "400 own"
     assert leaks(installed.surfaces(), installed.file, installed.variable) == []
     assert_copies_are_gone(installed)

@@ -70,3 +70,59 @@ def test_a_malformed_api_key_is_not_repeated_in_the_error(monkeypatch):
         load_settings()
 
     assert "a-secret-key" not in f"{refused.value} {refused.value.failure.hint}"
+
+
+def test_a_setting_is_read_from_the_file_that_its_variable_names(monkeypatch, tmp_path):
+    (tmp_path / "url").write_text("redis://:secret-of-a-file@redis.example:6379/0\n")
+    (tmp_path / "keys").write_text('["a-key-of-twenty-characters"]\n')
+    monkeypatch.setenv("AIMA_REDIS__URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("AIMA_API__KEYS_FILE", str(tmp_path / "keys"))
+
+    settings = load_settings()
+
+    assert settings.redis.url.get_secret_value() == "redis://:secret-of-a-file@redis.example:6379/0"
+    assert [key.get_secret_value() for key in settings.api.keys] == ["a-key-of-twenty-characters"]
+
+
+def test_systemd_s_credentials_are_settings_above_aima_toml_and_below_the_environment(monkeypatch, tmp_path):
+    (tmp_path / "aima.toml").write_text('signing_key = "of the file, thirty-two characters"\ninstallation = "file"')
+    (tmp_path / "aima_signing_key").write_text("of the credential, 32 characters or more\n")
+    (tmp_path / "aima_redis.url").write_text("redis://of-the-credential:6379/0")
+    (tmp_path / "aima_host.name").write_text("of-the-credential")
+    (tmp_path / "tls.key").write_text("of another program")
+    monkeypatch.setenv("AIMA_CONFIG", str(tmp_path / "aima.toml"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("AIMA_REDIS__URL", "redis://of-the-environment:6379/0")
+    (tmp_path / "name").write_text("of-the-named-file")
+    monkeypatch.setenv("AIMA_HOST__NAME_FILE", str(tmp_path / "name"))
+
+    settings = load_settings()
+
+    assert settings.signing_key.get_secret_value() == "of the credential, 32 characters or more"
+    assert settings.redis.url.get_secret_value() == "redis://of-the-environment:6379/0"
+    assert (settings.host.name, settings.installation) == ("of-the-named-file", "file")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reported"),
+    [
+        ("aima_redis.ulr", "redis://a", "AIMA_REDIS__ULR is not a setting: `ulr` is none of url."),
+        ("aima_api.keys", "a-secret-key", "AIMA_API__KEYS is not JSON"),
+    ],
+)
+def test_a_mistake_in_a_credential_is_reported_without_its_text(monkeypatch, tmp_path, file, text, reported):
+    (tmp_path / file).write_text(text)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    with pytest.raises(BadSettings) as refused:
+        load_settings()
+
+    assert reported in str(refused.value)
+    assert text not in f"{refused.value} {refused.value.failure.hint}"
+
+
+def test_a_credential_that_cannot_be_read_is_a_mistake(monkeypatch, tmp_path):
+    monkeypatch.setenv("AIMA_REDIS__URL_FILE", str(tmp_path / "absent"))
+
+    with pytest.raises(BadSettings, match=r"The credential .*/absent cannot be read: No such file or directory\."):
+        load_settings()

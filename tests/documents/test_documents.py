@@ -18,7 +18,7 @@ from documents.reading import (
 )
 
 from aima_core.errors import table
-from aima_core.settings import Settings
+from aima_core.settings import FILE_SUFFIX, Settings
 
 CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
 """Not settings of a node: the API's URL, its key, and the path of the settings."""
@@ -80,7 +80,7 @@ def is_setting(variable: str) -> bool:
     if variable in CLIENT_VARIABLES:
         return True
     fields = Settings.model_fields
-    for name in variable.removeprefix("AIMA_").lower().split("__"):
+    for name in variable.removeprefix("AIMA_").removesuffix(FILE_SUFFIX).lower().split("__"):
         if name not in fields:
             return False
         fields = getattr(fields[name].annotation, "model_fields", {})

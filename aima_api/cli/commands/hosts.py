@@ -135,6 +135,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "last_seen": "left" if host.get("left") else age(host["seen_at"]),
         "accelerators": "\n".join(describe_accelerators(host["accelerators"])),
         "memory": format_size(host["memory"]) + (", shared by CPU and GPU" if host["unified_memory"] else ""),
+        "memory_low": _memory_low(host),
         "memory_reserve": format_size(host["memory_reserve"]),
         "disk_free": format_size(host["disk_free"]),
         "runtime": _runtime(host),
@@ -150,9 +151,19 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(host: dict[str, Any]) -> str:
-    state = "live" if host["live"] else "away"
-    since = host["drained_since"]
-    return f"{state}, drained for {age(since)}" if since else state
+    states = ["live" if host["live"] else "away"]
+    if host.get("memory_low") is not None:
+        states.append("low memory")
+    if since := host["drained_since"]:
+        states.append(f"drained for {age(since)}")
+    return ", ".join(states)
+
+
+def _memory_low(host: dict[str, Any]) -> str | None:
+    from aima_core.domain.units import format_size
+
+    low = host.get("memory_low")
+    return None if low is None else f"{format_size(low)} available: no starts below the reserve"
 
 
 def _runtime(host: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ def container_config(spec: ContainerSpec, *, secret_variables: Mapping[str, str]
     environment = {**spec.environment, **(secret_variables or {}), **found_at}
     return {
         "Image": spec.image,
+        **({"Entrypoint": list(spec.entrypoint)} if spec.entrypoint else {}),
         "Cmd": list(spec.command),
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash},

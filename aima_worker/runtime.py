@@ -35,7 +35,7 @@ class Mount(FrozenModel):
 
 
 class SecretMount(FrozenModel):
-    """The secrets of one container, in a directory of the host; the names of those that are files, and variables."""
+    """The secrets of one container, in a directory of the host: the names of files, and of variables."""
 
     source: str
     version: str

@@ -2,7 +2,7 @@
 
 The version is a random id, which stays while names and values are the same: a fingerprint covers it, and reveals no
 value. A copy exists while its container does; without it, as after a reboot, the container cannot start again and is
-created anew. Parents are closed to all others: an engine reaches `files` by its own mount only.
+created again. Parents are closed to all others: an engine reaches `files` by its mount only.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class HostSecrets:
         self.files = SecretFiles(runtime_dir(settings.host.runtime_dir) / "secrets", host=self._host)
 
     def names(self) -> tuple[str, ...]:
-        """The entries, whether or not their files are safe to use: then a start says what is wrong with one."""
+        """The entries, whether or not their files are safe to use: a start refuses an unsafe file with the reason."""
         found = {path.name for path in _listed(self.directory)}
         if credentials := _credentials():
             prefixed = _listed(credentials)
@@ -96,7 +96,7 @@ class HostSecrets:
 
     @contextmanager
     def _opened(self, place: _Place) -> Iterator[int]:
-        """Relative to its directory, so that the one that is checked is the one that is read."""
+        """Relative to the opened directory: a rename between check and read cannot exchange it (race)."""
         above = os.open(place.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._check_owner(place.path.parent, os.fstat(above), _OTHERS_WRITE)

@@ -107,7 +107,7 @@ def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
 
 
 def with_environment(engine: Engine, given: Mapping[str, str], *, secrets: Collection[str]) -> Engine:
-    """The engine with these variables on top of its own. Raises InvalidRequest for one that a secret is to set."""
+    """The engine with these variables on top of its own. Raises InvalidRequest if a secret sets a variable, too."""
     secret = {name for name in secrets if engine.secrets.get(name) == "environment"}
     if twice := sorted(secret & {*engine.environment, *given}):
         raise InvalidRequest(

@@ -63,7 +63,7 @@ class PlannedStart(NamedTuple):
         """
         if named := hosts or self.bound_hosts:
             return placement.on_hosts(named, self.requirements)
-        if self.service.replicas > 1 or self.requirements.secrets:  # of a route, any host may claim it
+        if self.service.replicas > 1:
             return placement.replicas(self.service.replicas, self.requirements, current=current)
         return [placement.one_instance(self.requirements, current=current)]
 

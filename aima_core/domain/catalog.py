@@ -147,7 +147,7 @@ SecretName = Annotated[
 ]
 SecretUse = Literal["file", "environment"]
 """A file in the directory that the engine's variable CREDENTIALS_DIRECTORY names (/run/secrets in a container), or a
-variable, which whoever may examine the container on its host can read, too."""
+variable, which users of the Docker Engine on the host can read, too."""
 SecretEntry = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
 ]
@@ -232,7 +232,7 @@ class Engine(Entry):
     """Appended as `--name value`; true appends the bare `--name`, false omits it. `--set` changes these only."""
     environment: dict[Variable, Word] = {}
     secrets: dict[SecretName, SecretUse] = {}
-    """How it reads the secrets that a service gives it; one that is not named here is a file."""
+    """How it reads the secrets that a service refers to; a secret without an entry here is a file."""
     port: ContainerPort
     """The engine's port inside its container; the host's port is the leased one."""
     model_mount: MountTarget | None = None

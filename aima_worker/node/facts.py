@@ -44,7 +44,7 @@ def host_facts(
     strangers: tuple[str, ...] = (),
     memory_low: int | None = None,
 ) -> HostFacts:
-    has, host = hardware(settings), settings.host
+    has, host, secrets = hardware(settings), settings.host, HostSecrets(settings)
     engine, images, answers = _runtime_facts(runtime)
     kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
     return HostFacts(
@@ -74,8 +74,8 @@ def host_facts(
         clock_offset=clock_offset,
         strangers=strangers,
         memory_low=memory_low,
-        secrets=HostSecrets(settings).names(),
-        secrets_at=str(HostSecrets(settings).directory),
+        secrets=secrets.names(),
+        secrets_at=str(secrets.directory),
         verifies_mounts=_verifies_mounts(engine),
         separates_engines=engine.separates_engines,
     )

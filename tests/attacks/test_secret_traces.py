@@ -24,11 +24,16 @@ from lab.running import Aima
 
 SERVICE = "svc-holder-probe"
 FILE, VARIABLE, ENTRY = "HF_TOKEN", "PROBE_PASSWORD", "huggingface"
+PYTHON = next(filter(os.path.exists, ("/usr/bin/python3", sys.executable)))
+"""One that every user may execute."""
 LISTINGS = ("services", "operations", "hosts", "ports", "events", "engines", "models", "audit", f"services/{SERVICE}")
-_CGI = f'#!/bin/sh\\nprintf "Content-Type: text/plain\\\\n\\\\n%s" "${VARIABLE}"'
 _IN_A_CONTAINER = f"""
 mkdir -p /tmp/www/cgi-bin && echo ok > /tmp/www/health && ln -s "$CREDENTIALS_DIRECTORY/{FILE}" /tmp/www/file
-printf '{_CGI}' > /tmp/www/cgi-bin/variable && sed -i 's/x/x/' /tmp/www/health; exec httpd -f -p 8000 -h /tmp/www
+cat > /tmp/www/cgi-bin/variable <<'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\\r\\n\\r\\n%s' "${VARIABLE}"
+END
+busybox chmod 755 /tmp/www/cgi-bin/variable && exec httpd -f -p 8000 -h /tmp/www
 """
 _NATIVELY = f"""
 import os, sys
@@ -137,7 +142,7 @@ def catalog_of(directory: Path) -> Path:
         "secrets": {VARIABLE: "environment"},
         "health_check": {"path": "/health", "timeout": "20s"},
         "requires": {"platforms": ["linux/amd64", "linux/arm64"], "memory": "16MB"},
-        "native": {"command": [sys.executable, "-c", _NATIVELY, "{port}"], "install": "none"},
+        "native": {"command": [PYTHON, "-c", _NATIVELY, "{port}"], "install": "none"},
     }
     model = {"name": "probe", "type": "test", "size": "1MB", "engines": ["holder-probe"]}
     for place, entry in {"engines/holder/holder-probe.yaml": engine, "models/test/probe.yaml": model}.items():
@@ -168,8 +173,8 @@ def leaks(surfaces: Iterator[tuple[str, bytes]], *values: str) -> list[str]:
 def of_docker(installed: Installation) -> Iterator[tuple[str, bytes]]:
     """What the Docker Engine tells, exports and writes to its disk about the container."""
     with closing(docker.from_env()) as client:
-        (container,) = [each.id for each in installed.aima.containers()]
-        api = client.api
+        api, label = client.api, f"aima.installation={installed.aima.environment['AIMA_INSTALLATION']}"
+        (container,) = [each["Id"] for each in api.containers(filters={"label": label})]
         yield "docker inspect", json.dumps(api.inspect_container(container)).encode()
         yield "docker ps", json.dumps(api.containers(all=True)).encode()
         yield "docker logs", api.logs(container)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 from contract.bench import Bench, Program
 from contract.on_docker import DockerBench
 from lab.commands import a_start_of
+from lab.images import busybox_image
 from pydantic import ValidationError
 
 from aima_api.http.schemas import ServiceOptions
@@ -275,20 +279,44 @@ def bench() -> Iterator[Bench]:
     made.close()
 
 
-@pytest.mark.docker
-def test_a_container_has_its_secrets_in_memory_read_only_and_as_its_own_user(bench: Bench, held: HostSecrets) -> None:
-    look = "cd $CREDENTIALS_DIRECTORY; pwd; busybox ls -ln HF_TOKEN; cat HF_TOKEN; touch new || echo read-only"
-    script = f"{look}; grep ' /run/secrets ' /proc/self/mounts"
-    spec = bench.spec(
-        Program.CRASHES, command=("sh", "-c", script.replace("grep", "busybox grep")), secrets=provided(held)
-    )
+@pytest.fixture
+def image_of_a_named_user() -> Iterator[str]:
+    recipe = f"""FROM {busybox_image()}
+    RUN busybox mkdir -p /etc && echo "engine:x:{ENGINE}:{ENGINE}::/:/bin/sh" > /etc/passwd
+    USER engine:{ENGINE}
+    """
+    with closing(docker.from_env()) as client:
+        name = f"aima-lab/named-user:{uuid.uuid4().hex[:8]}"
+        client.images.build(fileobj=io.BytesIO(recipe.encode()), tag=name, rm=True, forcerm=True)
+        yield name
+        client.images.remove(name, force=True)
 
+
+def seen_by(bench: Bench, **changes: Any) -> list[str]:
+    """What an engine in a container sees of its secrets."""
+    look = "cd $CREDENTIALS_DIRECTORY; pwd; busybox ls -ln HF_TOKEN; cat HF_TOKEN; touch new || echo read-only"
+    script = f"{look}; busybox grep ' /run/secrets ' /proc/self/mounts"
+    spec = bench.spec(Program.CRASHES, command=("sh", "-c", script), **changes)
     bench.runtime.run(spec)
     with bench.runtime.logs(spec.name, follow=True) as log:
-        lines = [line.text for line in log]
+        return [line.text for line in log]
 
-    assert lines[0] == "/run/secrets"
+
+@pytest.mark.docker
+def test_a_container_has_its_secrets_in_memory_read_only_and_as_its_own_user(bench: Bench, held: HostSecrets) -> None:
+    lines = seen_by(bench, secrets=provided(held))
+
+    assert {"/run/secrets", VALUE, "read-only"} <= set(lines)
     assert any(line.startswith("-r--------    1 0        0") for line in lines)
-    assert VALUE in lines
-    assert "read-only" in lines
     assert any(line.startswith("tmpfs /run/secrets tmpfs ro") for line in lines)
+
+
+@as_root
+@pytest.mark.docker
+def test_the_user_that_an_image_names_owns_its_secrets(
+    bench: Bench, held: HostSecrets, image_of_a_named_user: str
+) -> None:
+    lines = seen_by(bench, image=image_of_a_named_user, secrets=provided(held))
+
+    assert VALUE in lines
+    assert any(line.startswith(f"-r--------    1 {ENGINE}     0") for line in lines)

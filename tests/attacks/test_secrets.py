@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 import stat
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from aima_core.errors import AimaError, SecretMissing, SecretUnsafe
 from aima_core.settings import HostSettings, Settings
 from aima_worker.runtime import SecretMount
 from aima_worker.runtimes.docker.parsing import first_uid
-from aima_worker.secret_files import FILES
+from aima_worker.secret_files import FILES, grant
 from aima_worker.secrets import HostSecrets
 
 CONTAINER = "test.svc-tiny-dial.alpha"
@@ -222,17 +220,17 @@ def test_a_copy_is_closed_to_all_others(held: HostSecrets, secrets_tmpfs: Path) 
     assert modes[Path(mount.source) / FILES / "HF_TOKEN"] == 0o400
 
 
-_READS = "import sys; sys.exit(0 if open(sys.argv[1]).read() else 1)"
-_GRANTS = """
-import sys; from pathlib import Path
-from aima_worker.runtime import SecretMount; from aima_worker.secret_files import grant
-grant(SecretMount(source=sys.argv[1], version="", files=("HF_TOKEN",), environment=()), uid=int(sys.argv[2]), host="a")
-"""
-
-
-def as_user(uid: int, *command: str) -> bool:
-    """Without any capability."""
-    return subprocess.run(["setpriv", f"--reuid={uid}", "--clear-groups", "--", *command], check=False).returncode == 0
+def as_user(uid: int, action: Callable[[], object]) -> bool:
+    """Whether it succeeds in a child with that user and no capability."""
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setresuid(uid, uid, uid)
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 @as_root
@@ -242,23 +240,17 @@ def test_the_engines_user_alone_reads_its_files(held: HostSecrets, secrets_tmpfs
     file = Path(mount.source) / FILES / "HF_TOKEN"
     for path in [path for path in secrets_tmpfs.rglob("*") if worker]:
         os.chown(path, worker, -1)
-    with reachable(file, secrets_tmpfs):
-        assert as_user(worker, sys.executable, "-c", _GRANTS, mount.source, str(ENGINE))
+    open_directories_above(file, secrets_tmpfs)
 
-        may_read = {
-            uid for uid in (ENGINE, ENGINE + 1, 65534) if as_user(uid, "/usr/bin/python3", "-c", _READS, str(file))
-        }
+    assert as_user(worker, lambda: grant(mount, uid=ENGINE, host="alpha"))
 
-    assert may_read == {ENGINE}
+    assert {uid for uid in (ENGINE, ENGINE + 1, 65534) if as_user(uid, file.read_text)} == {ENGINE}
 
 
-@contextmanager
-def reachable(file: Path, tmpfs: Path) -> Iterator[None]:
-    """Opens the directories above, which an engine passes by its mount."""
-    above = [path for path in file.parents if path.is_relative_to(tmpfs) and path != file.parent]
-    for path in above:
+def open_directories_above(file: Path, tmpfs: Path) -> None:
+    """An engine passes these by its mount."""
+    for path in [path for path in file.parents if path.is_relative_to(tmpfs) and path != file.parent]:
         path.chmod(0o755)
-    yield
 
 
 def test_mapped_users_of_a_docker_engine_are_counted_from_their_first() -> None:

@@ -225,6 +225,7 @@ def as_user(uid: int, action: Callable[[], object]) -> bool:
     if (child := os.fork()) == 0:
         try:
             os.setgroups([])
+            os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
             action()
             os._exit(0)

@@ -398,6 +398,19 @@ class ModelPathChanged(AimaError, code="model_path_changed", status=409, exit_co
     hint = "Find who writes above it: `namei --long {path}` on {host} shows each component."
 
 
+class SecretMissing(AimaError, code="secret_missing", status=422, exit_code=100):
+    sentence = "{host} has no secret {entry}, which the engine is to get as {name}."
+    hint = (
+        "Create it on {host}: `install -D -m 600 /dev/stdin {path}` reads the value from its stdin. "
+        "Or load the credential {credential} into the worker's unit."
+    )
+
+
+class SecretUnsafe(AimaError, code="secret_unsafe", status=403, exit_code=99):
+    sentence = "The secret {path} on {host} is not used: {detail}."
+    hint = "{remedy}"
+
+
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------
 
 

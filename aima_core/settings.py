@@ -198,6 +198,10 @@ class HostSettings(Section):
     """Free disk below which no start is taken; None reserves a twentieth, at most 10 GB."""
     disk_floor: Size | None = None
     """The engine that writes most is killed once less disk than this is free; None uses half of the reserve."""
+    secrets: Path | None = None
+    """The directory of the secrets that services may refer to. None uses `secrets` in the state directory."""
+    runtime_dir: Path | None = None
+    """A directory on a tmpfs, for the copies that engines read; None uses /run/aima, or one of the worker's user."""
     facts: FactsOverride = FactsOverride()
 
 

@@ -54,6 +54,7 @@ from aima_worker.operations.readiness import http_status, last_lines
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Container, ContainerRuntime, Status
 from aima_worker.runtime_selection import choose_runtime
+from aima_worker.secrets import HostSecrets
 
 REDIS_TIMEOUT = timedelta(seconds=10)
 REDIS_RETRY_INTERVAL = timedelta(seconds=2)
@@ -184,6 +185,7 @@ def make_host(
         claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
+        secrets=HostSecrets(settings),
         probe=probe,
         capacity_freed=capacity_freed,
         timings=timings,

@@ -25,6 +25,7 @@ from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import KeyRing
 from aima_worker.runtime import ContainerRuntime
+from aima_worker.secrets import HostSecrets
 
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
@@ -91,6 +92,7 @@ class HostContext:
     claims: ClaimRenewer
     fences: FenceMemory
     pulls: PullCoordinator
+    secrets: HostSecrets
     probe: Probe
     capacity_freed: Flag
     """Wakes the redelivery loop, which notifies this host's workers of pending operations that now fit."""

@@ -18,6 +18,9 @@ from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
 from aima_worker.directories import DirectoryIdentity
 
+SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
+"""Names the directory in which an engine finds the files of its secrets, as systemd does for its services."""
+
 
 class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +32,16 @@ class Mount(FrozenModel):
     target: str
     identity: DirectoryIdentity | None = None
     """Of the directory that was checked; a runtime that finds another one mounted removes the container."""
+
+
+class SecretMount(FrozenModel):
+    """The secrets of one container, in a directory of the host: the names of files, and of variables."""
+
+    source: str
+    version: str
+    """A random id: equal for equal names and values of one container, and no function of them."""
+    files: tuple[str, ...]
+    environment: tuple[str, ...]
 
 
 class ContainerSpec(FrozenModel):
@@ -54,6 +67,7 @@ class ContainerSpec(FrozenModel):
     """Directories in memory, by their size in bytes."""
     disk: int | None = None
     """Bytes that it may write into its file system, where the runtime has quotas."""
+    secrets: SecretMount | None = None
     memory: int | None = None
     """Bytes."""
     cores: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from aima_api.catalog.diagnostics import nearest
@@ -104,6 +104,17 @@ def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
             raise UnknownArgument(engine=engine.name, argument=name, known=", ".join(engine.arguments) or "none")
     changed = {name: _parse(engine, name, value) for name, value in given.items()}
     return engine.model_copy(update={"arguments": {**engine.arguments, **changed}})
+
+
+def with_environment(engine: Engine, given: Mapping[str, str], *, secrets: Collection[str]) -> Engine:
+    """The engine with these variables on top of its own. Raises InvalidRequest if a secret sets a variable, too."""
+    secret = {name for name in secrets if engine.secrets.get(name) == "environment"}
+    if twice := sorted(secret & {*engine.environment, *given}):
+        raise InvalidRequest(
+            detail=f"The variable {twice[0]} is set by a secret and by a value.",
+            remedy=f"Leave one of `--secret {twice[0]}` and `--env {twice[0]}` away.",
+        )
+    return engine.model_copy(update={"environment": {**engine.environment, **given}}) if given else engine
 
 
 def _parse(engine: Engine, name: str, value: Scalar) -> Scalar:

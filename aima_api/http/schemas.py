@@ -7,7 +7,16 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from aima_core.domain.catalog import ArgumentName, ImageReference, ModelName, Scalar
+from aima_core.domain.catalog import (
+    ArgumentName,
+    ImageReference,
+    ModelName,
+    Scalar,
+    SecretEntry,
+    SecretName,
+    Variable,
+    Word,
+)
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
@@ -41,6 +50,10 @@ class ServiceOptions(RequestBody):
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
+    environment: dict[Variable, Word] = Field({}, max_length=100)
+    """Variables of the engine, stored and shown in clear text."""
+    secrets: dict[SecretName, SecretEntry] = Field({}, max_length=50)
+    """The entries of the hosts that the engine gets, by the name under which it finds them; never their values."""
 
     @model_validator(mode="after")
     def check_target(self) -> Self:

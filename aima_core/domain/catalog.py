@@ -33,7 +33,7 @@ _ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _FORBIDDEN_VARIABLES = re.compile(
     r"LD_.*|PYTHON.*|PERL.*|RUBY.*|NODE_.*|_?(JAVA|JDK)_.*|PATH|HOME|IFS|ENV|BASH.*|SHELLOPTS|PS4|PROMPT_COMMAND|"
     r"GCONV_PATH|GETCONF_DIR|GLIBC_TUNABLES|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH|NLSPATH|RESOLV_HOST_CONF|"
-    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
+    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|CREDENTIALS_DIRECTORY|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
 )
 """They make an interpreter, a shell or the C library load code, or choose devices other than those that are granted."""
 _SYSTEM_PATH = re.compile(
@@ -159,6 +159,15 @@ AcceleratorKind = Annotated[
 ]
 Arguments = dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]]
 Variable = Annotated[str, AfterValidator(_variable)]
+SecretName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"), Field(examples=["HF_TOKEN"])
+]
+SecretUse = Literal["file", "environment"]
+"""A file in the directory that the engine's variable CREDENTIALS_DIRECTORY names (/run/secrets in a container), or a
+variable, which users of the Docker Engine on the host can read, too."""
+SecretEntry = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
+]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
@@ -241,6 +250,8 @@ class Engine(Entry):
     arguments: Arguments = {}
     """Appended as `--name value`; true appends the bare `--name`, false omits it. `--set` changes these only."""
     environment: dict[Variable, Word] = {}
+    secrets: dict[SecretName, SecretUse] = {}
+    """How it reads the secrets that a service refers to; a secret without an entry here is a file."""
     port: ContainerPort
     """The engine's port inside its container; the host's port is the leased one."""
     model_mount: MountTarget | None = None
@@ -259,6 +270,14 @@ class Engine(Entry):
     def no_tmpfs_covers_the_model(self) -> Self:
         if covering := [path for path in self.tmpfs if f"{self.model_mount}/".startswith(f"{path}/")]:
             raise ValueError(f"has a `tmpfs` at {covering[0]} over its `model_mount`; choose other directories")
+        return self
+
+    @model_validator(mode="after")
+    def secret_variables_can_be_set(self) -> Self:
+        for name in [name for name, use in self.secrets.items() if use == "environment"]:
+            _variable(name)
+            if name in self.environment:
+                raise ValueError(f"has {name} in `environment` and in `secrets`; take it out of one")
         return self
 
     @property

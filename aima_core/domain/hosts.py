@@ -75,6 +75,10 @@ class HostFacts(WireModel):
     """Bytes of disk free while it takes no starts, since they are less than `disk_reserve`."""
     disk_reserve: int = 0
     """Bytes of disk that starts leave free."""
+    secrets: tuple[str, ...] = ()
+    """Names of the entries that services may refer to."""
+    secrets_at: str | None = None
+    """Their directory; None if its worker's version gives engines no secrets."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
     isolates_engines: bool = True

@@ -4,12 +4,13 @@ An operation is one start, pull or stop of one instance or image. Its command is
 `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot reopen it.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from aima_core.domain.catalog import Engine, ImageReference, Model
+from aima_core.domain.catalog import Engine, ImageReference, Model, SecretEntry, SecretName
 from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, SignedText, WireModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size
@@ -86,6 +87,8 @@ class StartService(WireModel):
     """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
     """The requested host port; None leases the last one again, or a free one."""
+    secrets: Mapping[SecretName, SecretEntry] = {}
+    """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
     """Tear down a running instance first."""
     spec: SignedText | None = None

@@ -27,6 +27,10 @@ class Service(WireModel):
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: Mapping[str, Scalar] = {}
+    environment: Mapping[str, str] = {}
+    """Variables of the engine, on top of those in its catalog entry."""
+    secrets: Mapping[str, str] = {}
+    """References only: the name in the container, and the entry on the host. A value never leaves its host."""
     created_at: AwareDatetime
     revision: int = Field(1, ge=1)
     """The number of this version, counted since the service was created."""

@@ -43,6 +43,8 @@ class PlacementRequirements(NamedTuple):
     """The engine can also run as a native process."""
     port: int | None = None
     """The host's port that was requested."""
+    secrets: tuple[str, ...] = ()
+    """Entries that the host must have."""
     subject: str = ""
     """Named in messages, such as the engine's name."""
 
@@ -116,10 +118,17 @@ def _check_properties(host: Host, wanted: PlacementRequirements) -> Iterator[Obs
         yield Obstacle(
             ObstacleKind.CORES, f"needs {counted(wanted.resources.cores, 'core')} (host: {host.cores})", False
         )
+    yield from _check_secrets(host, wanted.secrets)
     if host.runtime != "process":
         yield from _check_image(host, wanted)
     elif not wanted.native:
         yield Obstacle(ObstacleKind.NATIVE, "runs only engines with a `native` section", False)
+
+
+def _check_secrets(host: Host, wanted: tuple[str, ...]) -> Iterator[Obstacle]:
+    for entry in [entry for entry in wanted if entry not in host.secrets]:
+        remedy = f"create {host.secrets_at}/{entry} there, mode 600" if host.secrets_at else "its worker is too old"
+        yield Obstacle(ObstacleKind.SECRET, f"has no secret {entry} ({remedy})", False)
 
 
 def _check_image(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle]:

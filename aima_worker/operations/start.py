@@ -17,15 +17,15 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         keep_spec(host, command)
         engine = command.engine
         directory = model_directory(host, command)  # before a pull that may be in vain
+        host.secrets.check(command)
         image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
 
         granted = Granted(attempt.claimed.order, attempt.claimed.command_text, attempt.claimed.gpus)
 
         def run(port: int) -> None:
             checked = model_directory(host, command)  # again, since a pull may have taken an hour
-            instance.run(
-                container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
-            )
+            spec = container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
+            instance.run(spec)
 
         attempt.enter_phase(Phase.STARTING)
         if command.replace:

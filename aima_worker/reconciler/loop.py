@@ -37,11 +37,12 @@ _log = structlog.get_logger()
 
 class ReconcileLoop:
     def __init__(self, host: HostContext, *, facts_changed: Callable[[], None] = lambda: None) -> None:
-        """`facts_changed`: whether the container engine answers has, or the unrecognized containers."""
+        """`facts_changed`: whether the container engine answers, the unrecognized containers, or names of secrets."""
         self._host = host
         self._facts_changed = facts_changed
         self.unrecognized: tuple[str, ...] = ()
         """The names of containers with our labels that this version cannot parse."""
+        self._secrets = host.secrets.names()
         self._timer = ConditionTimer()
         self._supervisor = HealthSupervisor(host)
         self._instances = InstanceReconciler(host, self._timer)
@@ -86,6 +87,7 @@ class ReconcileLoop:
         """One pass over every container and record. Raises DockerUnavailable, BrokerUnavailable."""
         inventory = self._scan()
         self._report_unrecognized(inventory)
+        self._report_secrets()
         try:
             records = self._host.services.own_instances(self._host.name)
         except (BrokerUnavailable, CorruptData):
@@ -155,6 +157,11 @@ class ReconcileLoop:
         """Services that are desired and have an unrecognized container, which a newer version may have started."""
         desired = {service for service, each in instances.items() if each.desired is Desired.RUNNING}
         return {service for service in desired if self._host.container_name(service) in inventory.unrecognized}
+
+    def _report_secrets(self) -> None:
+        if (names := self._host.secrets.names()) != self._secrets:
+            self._secrets = names
+            self._facts_changed()
 
     def _report_unrecognized(self, inventory: Inventory) -> None:
         if inventory.unrecognized != self.unrecognized:

@@ -11,7 +11,15 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, ModelPathChanged, PortTaken
+from aima_core.errors import (
+    AimaError,
+    DockerUnavailable,
+    EngineRefused,
+    GpuUnavailable,
+    ModelPathChanged,
+    PortTaken,
+    SecretUnsafe,
+)
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
 from aima_worker.runtimes.docker.parsing import engine_refused
@@ -34,6 +42,10 @@ class ContainerCalls(Protocol):
 
     def create(self, spec: ContainerSpec) -> str | None:
         """The id of the container created; None if its name is taken. Raises ImageNotFound, EngineRefused."""
+        ...
+
+    def grant_secrets(self, container: str, spec: ContainerSpec) -> None:
+        """Lets the user of the container read its files of secrets. Raises EngineRefused, SecretUnsafe."""
         ...
 
     def start(self, container: str) -> None:
@@ -102,13 +114,14 @@ class ContainerLifecycle:
     def _start(self, container: str, spec: ContainerSpec, labels: Mapping[str, str]) -> Container:
         started_at = datetime.now(UTC)
         try:
+            self._calls.grant_secrets(container, spec)
             self._calls.start(container)
         except EngineRefused as refused:
             self._roll_back(container)
             if _NETWORK_GONE.search(str(refused)):
                 raise _NetworkRemoved from refused
             raise _start_failure(refused, spec=spec, host=self._host) from refused
-        except DockerUnavailable:
+        except (DockerUnavailable, SecretUnsafe):
             self._roll_back(container)
             raise
         return Container(

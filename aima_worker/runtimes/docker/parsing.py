@@ -1,8 +1,10 @@
 """Translates the engine's answers into our types and errors. Pure, except for the free disk space."""
 
+import io
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -148,6 +150,21 @@ def _disks(info: Mapping[str, Any]) -> list[Path]:
 def _free(directory: Path) -> int:
     usage = os.statvfs(directory)
     return usage.f_bavail * usage.f_frsize
+
+
+def first_uid(info: Mapping[str, Any]) -> int:
+    """The host's uid of root in containers: 0, unless the engine maps users, and then its directory is named by it."""
+    mapped = re.search(r"/(\d+)\.\d+/?$", info["DockerRootDir"])
+    return int(mapped[1]) if mapped and "name=userns" in (info.get("SecurityOptions") or []) else 0
+
+
+def uid_in(archive: bytes, user: str) -> int | None:
+    """The uid of a user of an image, from the archive of its /etc/passwd; None if it has no such user."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        file = tar.extractfile(tar.getmembers()[0])
+        lines = file.read().decode(errors="replace").splitlines() if file else []
+    entries = (line.split(":") for line in lines if line.startswith(f"{user}:"))
+    return next((int(entry[2]) for entry in entries if entry[2:3] and entry[2].isdecimal()), None)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import structlog
 from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import EngineRefused, ImageNotFound
+from aima_core.errors import EngineRefused, ImageNotFound, SecretUnsafe
 from aima_worker.directories import belongs_to_container
 from aima_worker.runtime import (
     ChangeStream,
@@ -36,14 +36,17 @@ from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
     facts_of,
+    first_uid,
     image_inspected,
     images_listed,
     lacks_quotas,
+    uid_in,
 )
 from aima_worker.runtimes.docker.sdk.client import EngineClient
 from aima_worker.runtimes.docker.sdk.logs import DockerLogs
 from aima_worker.runtimes.docker.sdk.pull import DockerPull
 from aima_worker.runtimes.docker.sdk.stream import EngineChanges
+from aima_worker.secret_files import grant, variables_of
 
 NETWORK_TIMEOUT = timedelta(seconds=5)
 """How long to retry while another worker creates the same network."""
@@ -146,6 +149,10 @@ class SdkCalls:
     def create(self, spec: ContainerSpec) -> str | None:
         if spec.network is not None:
             self.ensure_network(EngineNetwork(spec.network))
+        if spec.secrets and not self._engine.local:
+            detail = "the Docker Engine is on another machine, which cannot mount it"
+            remedy = "Run a worker on that machine, or start the service without secrets."
+            raise SecretUnsafe(path=spec.secrets.source, host=self._engine.host, detail=detail, remedy=remedy)
         try:
             created = self._create(spec)
         except EngineRefused as refused:
@@ -160,7 +167,8 @@ class SdkCalls:
         """Without a quota where the storage driver has none, which only its refusal shows."""
         try:
             with self._engine.calling() as client:
-                config = container_config(spec, quota=self._has_quotas)
+                variables = variables_of(spec.secrets) if spec.secrets else None
+                config = container_config(spec, quota=self._has_quotas, secret_variables=variables)
                 created: dict[str, Any] = client.create_container_from_config(config, spec.name)  # type: ignore[no-untyped-call]  # and here
                 return created
         except EngineRefused as refused:
@@ -204,6 +212,18 @@ class SdkCalls:
                 return None
             raise
         return found
+
+    def grant_secrets(self, container: str, spec: ContainerSpec) -> None:
+        if spec.secrets is None or not spec.secrets.files:
+            return
+        with self._engine.calling() as client:
+            configured: str = client.inspect_container(container)["Config"].get("User") or "0"
+            user = configured.partition(":")[0]
+            named = not user.isdecimal()
+            uid = uid_in(b"".join(client.get_archive(container, "/etc/passwd")[0]), user) if named else int(user)
+            first = first_uid(client.info())
+        if uid is not None:  # else the engine refuses the start: it knows no such user either
+            grant(spec.secrets, uid=first + uid, host=self._engine.host)
 
     def start(self, container: str) -> None:
         with self._engine.calling() as client:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from aima_core.domain.catalog import ArgumentName, ImageReference, ModelName, Scalar
+from aima_core.domain.catalog import ArgumentName, ImageReference, ModelName, PullPolicy, Scalar
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
@@ -40,6 +40,8 @@ class ServiceOptions(RequestBody):
     """The class of hosts to run on; the engine must accept it."""
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    pull: PullPolicy | None = None
+    """When a host asks the registry for the image; by default as the engine says."""
     arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
 
     @model_validator(mode="after")

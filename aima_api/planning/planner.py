@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aima_api.catalog.live import LiveCatalog
-from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.catalog.selection import Catalog, with_arguments, with_pull
 from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
@@ -92,7 +92,7 @@ class StartPlanner:
         engine = self.catalog.engine_for(service.id, service.engine)
         command = StartService(
             service=service.id,
-            engine=with_arguments(engine, dict(service.arguments)),
+            engine=with_arguments(with_pull(engine, service.pull), dict(service.arguments)),
             model=self._model(service, engine),
             model_path=service.model_path,
             port=service.port,

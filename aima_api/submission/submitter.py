@@ -27,7 +27,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import BATCH_SIZE, QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import SigningKey
-from aima_core.trust.orders import Mandate, Order, digest_of, images_of, sign_orders
+from aima_core.trust.orders import Mandate, Order, digest_of, images_of, pull_policy_of, sign_orders
 from aima_core.trust.records import SignedService
 
 BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
@@ -79,6 +79,7 @@ class Submitter:
         command, mandate = dispatch.command, dispatch.mandate
         text, operation = command.model_dump_json(), _operation(command, at, expires_at=at + mandate.expires)
         signed: dict[str, Any] = {"command": digest_of(text), "images": images_of(command), "caller": mandate.caller}
+        signed["pull"] = pull_policy_of(command)
         for start in range(0, len(dispatch.targets), BATCH_SIZE):
             targets = dispatch.targets[start : start + BATCH_SIZE]
             records = [operation.model_copy(update=_own(target, next(fences))) for target in targets]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from aima_core.domain.catalog import Engine, ImageReference, Model
+from aima_core.domain.catalog import Engine, ImageReference, Model, PullPolicy
 from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, SignedText, WireModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size
@@ -80,7 +80,7 @@ class StartService(WireModel):
     kind: Literal[Kind.START] = Kind.START
     service: ServiceId
     engine: Engine
-    """Its arguments include `--set`."""
+    """Its arguments include `--set`, its `pull` the service's own."""
     model: Model | None = None
     model_path: str | None = None
     """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
@@ -96,6 +96,8 @@ class PullImage(WireModel):
     kind: Literal[Kind.PULL] = Kind.PULL
     images: tuple[ImageReference, ...]
     """In order of preference."""
+    pull: PullPolicy = "missing"
+    """`always` asks the registry although an image is present, and fails if it does not answer."""
     image_size: Size | None = None
 
 

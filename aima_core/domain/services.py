@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
-from aima_core.domain.catalog import Scalar
+from aima_core.domain.catalog import PullPolicy, Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
 from aima_core.errors import Failure
 
@@ -26,6 +26,8 @@ class Service(WireModel):
     """The only class of hosts, or host, to use; None uses the engine's routes."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    pull: PullPolicy | None = None
+    """None takes the engine's."""
     arguments: Mapping[str, Scalar] = {}
     created_at: AwareDatetime
     revision: int = Field(1, ge=1)

@@ -28,7 +28,7 @@ SECTIONS: Sections = {
         "service": ("services:service", "Create, start, stop and inspect services."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
-        "image": ("catalog:image", "Pull images before they are needed."),
+        "image": ("images:image", "List, pull and remove the images of hosts."),
     },
     "Inspect": {
         "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),

@@ -86,6 +86,8 @@ class PullOptions(RequestBody):
     engine: EngineName | None = None
     hosts: Hosts = ()
     route: Route | None = None
+    force: bool = False
+    """Ask the registry although the image is there: a tag may name another image by now."""
     expires: Expiry = DEFAULT_EXPIRY
     """How long it may wait for a host."""
 
@@ -95,4 +97,21 @@ class PullOptions(RequestBody):
             raise ValueError("specify either `image` or `engine`")
         if self.hosts and self.route:
             raise ValueError("specify `hosts` or `route`, not both")
+        return self
+
+
+class RemoveImages(RequestBody):
+    images: Annotated[tuple[ImageReference, ...], Field(max_length=100)] = ()
+    """As hosts list them."""
+    unused: bool = False
+    """Those of the catalog that no instance uses, and that can be pulled again."""
+    hosts: Hosts = ()
+    """Empty removes from every live host that has them."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+    @model_validator(mode="after")
+    def check_images(self) -> Self:
+        if bool(self.images) == self.unused:
+            raise ValueError("specify either `images` or `unused`")
         return self

@@ -124,6 +124,7 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
         service=command.service,
         images=engine.images,
         image_size=engine.image_size,
+        never_pulled=engine.pull == "never",
         native=engine.native is not None,
         port=command.port,
         subject=engine.name,

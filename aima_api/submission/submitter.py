@@ -19,7 +19,16 @@ from aima_api.planning.placement import Target
 from aima_api.planning.planner import merged_service
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId, ServiceId
-from aima_core.domain.operations import Command, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.domain.operations import (
+    Command,
+    Operation,
+    Phase,
+    PullImage,
+    RemoveImage,
+    StartService,
+    State,
+    StopService,
+)
 from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, CorruptData, TooManyOperations
 from aima_core.redis import keys
@@ -128,5 +137,7 @@ def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Opera
             subject = {"service": service}
         case PullImage(images=images):
             subject = {"image": images[0], "needs": ResourceRequest()}
+        case RemoveImage(image=image):
+            subject = {"image": image}
     subject |= {"created_at": at, "expires_at": expires_at}
     return Operation.model_construct(kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, seq=1, **subject)

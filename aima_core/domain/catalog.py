@@ -151,6 +151,20 @@ NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(exampl
 NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
 
 
+UNRESOLVED = "unresolved"
+"""In place of a digest that was not looked up in a registry."""
+
+
+def digest_in(image: str) -> str:
+    """The digest that an image reference names."""
+    return image.partition("@")[2] or UNRESOLVED
+
+
+def repository_of(image: str) -> str:
+    """The same for every spelling: `docker.io/aima/dial` for `aima/dial:1`."""
+    return str(reference.Reference.parse_normalized_named(image)["name"])
+
+
 class Entry(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 

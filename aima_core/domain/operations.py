@@ -1,7 +1,8 @@
 """Operations: the command, the record and its events.
 
-An operation is one start, pull or stop of one instance or image. Its command is immutable; its state changes only as
-`TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot reopen it.
+An operation is one start, pull, stop or removal, of one instance or image. Its command is immutable; its state
+changes only as `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot
+reopen it.
 """
 
 from enum import StrEnum
@@ -20,6 +21,8 @@ class Kind(StrEnum):
     START = "start"
     PULL = "pull"
     STOP = "stop"
+    REMOVE = "remove"
+    """Of an image."""
 
 
 class State(StrEnum):
@@ -52,9 +55,11 @@ class Phase(StrEnum):
     LOADING = "loading"
     """The container runs and its health check does not answer yet."""
     STOPPING = "stopping"
+    REMOVING = "removing"
     READY = "ready"
     PULLED = "pulled"
     STOPPED = "stopped"
+    REMOVED = "removed"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -68,6 +73,7 @@ _STATE_OF = {
     Phase.READY: State.SUCCEEDED,
     Phase.PULLED: State.SUCCEEDED,
     Phase.STOPPED: State.SUCCEEDED,
+    Phase.REMOVED: State.SUCCEEDED,
     Phase.FAILED: State.FAILED,
     Phase.CANCELLED: State.CANCELLED,
 }
@@ -108,8 +114,15 @@ class StopService(WireModel):
     """The grace period between SIGTERM and SIGKILL."""
 
 
-Command = Annotated[StartService | PullImage | StopService, Field(discriminator="kind")]
-COMMAND: TypeAdapter[StartService | PullImage | StopService] = TypeAdapter(Command)
+class RemoveImage(WireModel):
+    kind: Literal[Kind.REMOVE] = Kind.REMOVE
+    image: ImageReference
+    """As the host lists it: a tag, or the digest of an image without one."""
+
+
+AnyCommand = StartService | PullImage | StopService | RemoveImage
+Command = Annotated[AnyCommand, Field(discriminator="kind")]
+COMMAND: TypeAdapter[AnyCommand] = TypeAdapter(Command)
 
 
 # Progress and events ----------------------------------------------------------------------------------------------

@@ -74,6 +74,9 @@ class Instance(WireModel):
     engine: EngineName | None = None
     image: str | None = None
     digest: str | None = None
+    """In the image's registry, when the instance became ready."""
+    image_id: str | None = None
+    """The local id of the image that its container was created from."""
     port: int | None = None
     endpoint: str | None = None
     operation: OperationId | None = None

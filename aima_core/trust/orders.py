@@ -14,7 +14,7 @@ from pydantic import ConfigDict, ValidationError
 
 from aima_core.domain.catalog import PullPolicy
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId, WireModel
-from aima_core.domain.operations import Command, Kind, Operation, PullImage, StartService
+from aima_core.domain.operations import Command, Kind, Operation, PullImage, RemoveImage, StartService
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import format_duration
 from aima_core.domain.wire import WIRE_VERSION, require_known_version
@@ -58,15 +58,15 @@ class Order(WireModel):
     operation: OperationId
     kind: Kind
     service: ServiceId | None
-    """With the host of the route, its instance; None for a pull."""
+    """With the host of the route, its instance; None for a pull or a removal."""
     image: str | None
-    """The image of a pull."""
+    """The image of a pull or a removal."""
     routes: tuple[Route, ...]
     """The route of the only host, or all those whose hosts may execute it."""
     fence: int
     needs: ResourceRequest | None
     images: tuple[str, ...]
-    """All that may be pulled or run, in order of preference."""
+    """All that may be pulled, run or removed, in order of preference."""
     pull: PullPolicy = "missing"
     """Left out of the signed text where it is the default, so that a host which does not know it refuses the others."""
     caller: str
@@ -128,7 +128,7 @@ class Order(WireModel):
     def check_command(self, command: Command) -> None:
         """Raises OrderRefused unless the command is for the order's subject."""
         images = images_of(command)
-        subject = (None, images[0]) if isinstance(command, PullImage) else (command.service, None)
+        subject = (None, images[0]) if isinstance(command, PullImage | RemoveImage) else (command.service, None)
         ordered = (self.kind, self.service, self.image, self.images, self.pull)
         if (command.kind, *subject, images, pull_policy_of(command)) != ordered:
             raise OrderRefused(detail="its command is for another subject.")
@@ -157,6 +157,8 @@ def images_of(command: Command) -> tuple[str, ...]:
             return engine.images
         case PullImage(images=images):
             return images
+        case RemoveImage(image=image):
+            return (image,)
     return ()
 
 

@@ -217,6 +217,10 @@ class OperationStore:
         newest = self._redis.xrevrange(keys.COMMON_LOG, count=1)
         return newest[0][0] if newest else START_OF_LOG
 
+    def recent_events(self, number: int) -> list[tuple[str, Event]]:
+        """The last entries of the common log, in order."""
+        return _events_of(reversed(self._redis.xrevrange(keys.COMMON_LOG, count=number)))
+
     def all_events(self, after: str) -> list[tuple[str, Event]] | None:
         """The events of all operations after an entry of the common log; None if the log was trimmed beyond it."""
         entries = self._redis.xrange(keys.COMMON_LOG, min=after)
@@ -224,8 +228,13 @@ class OperationStore:
             if not entries or entries[0][0] != after:
                 return None
             del entries[0]
-        found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
-        return [(entry, event) for entry, event in found if event]
+        return _events_of(entries)
+
+
+def _events_of(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[tuple[str, Event]]:
+    """Entries of the common log, without unreadable ones."""
+    found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
+    return [(entry, event) for entry, event in found if event]
 
 
 def _records(flat: Sequence[Any]) -> list[Operation]:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from aima_api.cli.options import (
+    ResourceGroup,
     calls_the_api,
     complete,
     lists,
@@ -24,9 +25,9 @@ from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized, sanitized_lines
 
-catalog = click.Group("catalog", help="Show and reload what an API node has loaded.")
-engine = click.Group("engine", help="Show, validate and build the engines of the catalog.")
-model = click.Group("model", help="Show the models of the catalog.")
+catalog = ResourceGroup("catalog", help="Show and reload what an API node has loaded.")
+engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
+model = ResourceGroup("model", help="Show the models of the catalog.")
 
 _BUILT_HERE = "aima/"
 """The images that are built on the hosts."""

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from aima_api.cli.options import (
+    ResourceGroup,
     calls_the_api,
     complete,
     engine_option,
@@ -22,7 +23,7 @@ from aima_api.cli.options import (
 from aima_api.cli.tables import RecordList, titled
 from aima_api.client import Api
 
-image = click.Group("image", help="List, pull and remove the images of hosts.")
+image = ResourceGroup("image", help="List, pull and remove the images of hosts.")
 
 _DIGEST = len("sha256:") + 12
 """Characters of a digest that identify it on a host."""

@@ -1,4 +1,4 @@
-"""What an engine's process gives up between fork and exec, in its supervisor's child.
+"""Drops the privileges of an engine's process between fork and exec, in its supervisor's child.
 
 Always: core files, descriptors beyond a limit, files beyond the limit of its disk, and new privileges. With a user of
 its own also: that user's number of processes, IPC with others, and its own view of the files, in which all file systems

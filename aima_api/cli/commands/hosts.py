@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from aima_api.cli.options import (
     wait_option,
 )
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, titled
-from aima_api.client import Api, path_of
+from aima_api.client import Api, ApiError, path_of
 from aima_core.logs.sanitize import sanitized
 
 COLUMNS = {
@@ -67,7 +68,8 @@ def show(api: Api, name: str, output: Format) -> None:
     """Show one host."""
     record = _on_full_name(api, name, lambda full: api.get(_path(full)))
     if output == "table":
-        record["images"] = api.every("/v1/images", host=record["name"])
+        with suppress(ApiError):  # an API node of an earlier version has no such listing
+            record["images"] = api.every("/v1/images", host=record["name"])
     print_record(record, output, row=_fields)
 
 

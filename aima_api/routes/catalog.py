@@ -21,7 +21,7 @@ class EngineRecord(Engine):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way of showing a property
     @property
     def digests(self) -> dict[str, str]:
-        """The digest of each image, `unresolved` where nobody has looked it up in the image's registry."""
+        """The digest of each image, `unresolved` if it was not looked up in the image's registry."""
         return {image: digest_in(image) for image in self.images}
 
 

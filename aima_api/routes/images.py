@@ -57,7 +57,7 @@ def pull(api: Api, access: Access, body: PullOptions, idempotency_key: Idempoten
 
 @router.post("/images:remove", status_code=202)
 def remove(api: Api, access: Access, body: RemoveImages, idempotency_key: IdempotencyKey = None) -> Submitted:
-    """Remove images from the hosts, or from every live host that has them; one that is in use is refused.
+    """Remove images from the hosts, or from every live host that has them; an image in use is refused.
 
     With `unused`, these are the images that the catalog names, that no instance uses, and that can be pulled again.
     """

@@ -230,7 +230,7 @@ class Engine(Entry):
     alternatives: tuple[ImageReference, ...] = ()
     """Tried in order after `image`; an image that is on the host goes before any that must be pulled."""
     pull: PullPolicy = "missing"
-    """`never` for an image that is built on the hosts: in a public registry, its name may be anybody's."""
+    """`never` for an image that is built on the hosts: in a public registry, the name may belong to others."""
     build: Word | None = None
     """The command that builds the image on a host, shown as the fix if it is missing and never pulled."""
     image_size: Size | None = None

@@ -1,4 +1,4 @@
-"""Removes an image from this host, never by force: one that a container or a running operation uses is refused.
+"""Removes an image from this host, never by force: an image that a container or a running operation uses stays.
 
 The order names the reference as the host lists it, so that a prefix of an id removes nothing.
 """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import docker
 import pytest
 from lab.commands import SERVICE, a_start_of, a_stop_of
 from lab.desk import Desk, desk_of
@@ -49,6 +51,8 @@ def test_a_moved_tag_is_updated_by_force_and_its_earlier_image_is_removed_once_u
     before = engine.image(image)
     assert before is not None
     publish(shared_registry, new_name)
+    with closing(docker.from_env()) as client:
+        client.images.get(before.id).tag(image)  # which the push has moved
 
     updated, unchanged = desk.run_command(forced), desk.run_command(forced)
 

@@ -109,7 +109,7 @@ def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
 def with_pull(engine: Engine, pull: PullPolicy | None) -> Engine:
     """The engine with this pull policy in place of its own, if any is given.
 
-    Raises InvalidRequest if it would pull an image that the engine never pulls: its name in a registry may belong to others.
+    Raises InvalidRequest if it would pull what the engine never pulls: its name in a registry may belong to others.
     """
     if pull in (None, engine.pull):
         return engine

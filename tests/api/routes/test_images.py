@@ -196,3 +196,35 @@ def test_an_image_that_no_live_host_has_is_absent(node, redis):
 @pytest.mark.parametrize("body", [{}, {"images": [OLLAMA], "unused": True}])
 def test_a_removal_names_images_or_the_unused_ones(node, body):
     assert refusal(node.post("/v1/images:remove", body)) == (422, "invalid_request")
+
+
+# Placement ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_goes_to_a_host_that_has_what_is_never_pulled(node, redis):
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta", images=IMAGES)
+
+    [start] = node.start(SERVICE)
+
+    assert start["route"] == "host.beta"
+
+
+def test_a_start_goes_to_any_host_of_its_route_if_none_has_announced_what_is_never_pulled(node, redis):
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta")
+
+    [start] = node.start(SERVICE)
+
+    assert start["route"] == "cpu.amd64"
+
+
+def test_a_plan_names_what_a_host_lacks_and_how_it_is_built(node, redis):
+    ScriptedWorker(redis, "alpha")
+
+    planned = node.post(f"/v1/services/{SERVICE}:plan", {"hosts": ["alpha"]}).json()
+
+    assert planned["verdict"] == "waits"
+    assert planned["operations"][0]["reason"] == (
+        "alpha lacks aima/dial:1, which is never pulled; `aima engine build dial-cpu` builds it."
+    )

@@ -288,6 +288,26 @@ class ImageNotAllowed(AimaError, code="image_not_allowed", status=403, exit_code
     hint = "Add a pattern for it to `host.images` on {host}."
 
 
+class ImageNeverPulled(AimaError, code="image_never_pulled", status=422, exit_code=47):
+    sentence = "{image} is never pulled: {why}"
+    hint = "{remedy}"
+
+
+class NoImagesHere(AimaError, code="no_images_here", status=422, exit_code=48):
+    sentence = "{host} has no Docker Engine: it runs native processes, and there are no images here."
+    hint = "Choose a host with a Docker Engine. What {host} runs is installed as `native.install` of the engine says."
+
+
+class ImageInUse(AimaError, code="image_in_use", status=409, exit_code=49):
+    sentence = "Image {image} is in use on {host} by {users}."
+    hint = "Stop the services first (`aima service stop ID`), or remove the containers that are not AIMA's."
+
+
+class ImageAbsent(AimaError, code="image_absent", status=404, exit_code=116):
+    sentence = "There is no image {image} {where}."
+    hint = "List the images of hosts, as their references are written there, with `aima image list`."
+
+
 # Containers and engines -------------------------------------------------------------------------------------------
 
 

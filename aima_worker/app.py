@@ -112,6 +112,7 @@ def worker_with_loops(
             redis_is_new=reconciler.on_redis_reset,
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
+        host.pulls.images_changed = heartbeat.announce_now
         answers = LogChannel(redis)
         requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)

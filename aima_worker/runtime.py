@@ -108,6 +108,8 @@ class Container(FrozenModel):
     status: Status
     labels: Mapping[str, str]
     image: str
+    image_id: str | None = None
+    """The local id of the image that it was created from; None for a native process."""
     started_at: datetime | None = None
     exit_code: int | None = None
     """Set once it has exited; 128 + n if signal n killed it."""
@@ -124,7 +126,7 @@ class ImageFacts(FrozenModel):
     id: str
     """The local image's id (`sha256:…`)."""
     digest: str | None
-    """The registry's digest (`sha256:…`); None for an image built or loaded on the host."""
+    """In the registry of its reference (`sha256:…`); None unless it was pulled from or pushed to there."""
     arch: str
     """`amd64`, `arm64`, or another that the image names."""
     size: int
@@ -136,7 +138,7 @@ class PullStream(Protocol):
         """Snapshots of the progress, throttled to about ten a second; the last one is complete.
 
         Ends only once the image is on the host, never silently on a failed pull. Raises ImageNotFound, RegistryDenied,
-        PullBroken, PullStalled, DiskFull, DockerUnavailable, or Cancelled after `close`.
+        PullBroken, PullStalled, DiskFull, DockerUnavailable, NoImagesHere, or Cancelled after `close`.
         """
         ...
 
@@ -215,6 +217,13 @@ class ContainerRuntime(Protocol):
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         """Start to pull an image for this host's platform. It fails after `stall` without a new byte or extraction."""
+        ...
+
+    def remove_image(self, image: str) -> None:
+        """Remove the reference, and the image with its last one. Idempotent, and never by force.
+
+        Raises ImageInUse if a container was created from the image, running or not; NoImagesHere.
+        """
         ...
 
     def run(self, spec: ContainerSpec) -> Container:

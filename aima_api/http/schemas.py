@@ -11,6 +11,7 @@ from aima_core.domain.catalog import (
     ArgumentName,
     ImageReference,
     ModelName,
+    PullPolicy,
     Scalar,
     SecretEntry,
     SecretName,
@@ -49,6 +50,8 @@ class ServiceOptions(RequestBody):
     """The class of hosts to run on; the engine must accept it."""
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    pull: PullPolicy | None = None
+    """When a host asks the registry for the image; by default as the engine says."""
     arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
     environment: dict[Variable, Word] = Field({}, max_length=100)
     """Variables of the engine, stored and shown in clear text."""
@@ -97,6 +100,8 @@ class PullOptions(RequestBody):
     engine: EngineName | None = None
     hosts: Hosts = ()
     route: Route | None = None
+    force: bool = False
+    """Ask the registry although the image is there: a tag may name another image by now."""
     expires: Expiry = DEFAULT_EXPIRY
     """How long it may wait for a host."""
 
@@ -106,4 +111,21 @@ class PullOptions(RequestBody):
             raise ValueError("specify either `image` or `engine`")
         if self.hosts and self.route:
             raise ValueError("specify `hosts` or `route`, not both")
+        return self
+
+
+class RemoveImages(RequestBody):
+    images: Annotated[tuple[ImageReference, ...], Field(max_length=100)] = ()
+    """As hosts list them."""
+    unused: bool = False
+    """Those of the catalog that no instance uses, and that can be pulled again."""
+    hosts: Hosts = ()
+    """Empty removes from every live host that has them."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+    @model_validator(mode="after")
+    def check_images(self) -> Self:
+        if bool(self.images) == self.unused:
+            raise ValueError("specify either `images` or `unused`")
         return self

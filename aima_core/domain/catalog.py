@@ -28,6 +28,8 @@ from aima_core.errors import BadId
 
 Arch = Literal["arm64", "amd64"]
 Scalar = bool | int | float | str
+PullPolicy = Literal["missing", "always", "never"]
+"""When a host asks a registry for an image: if it lacks it, at every start, or never."""
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _FORBIDDEN_VARIABLES = re.compile(
@@ -175,6 +177,20 @@ NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(exampl
 NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
 
 
+UNRESOLVED = "unresolved"
+"""In place of a digest that was not looked up in a registry."""
+
+
+def digest_in(image: str) -> str:
+    """The digest that an image reference names."""
+    return image.partition("@")[2] or UNRESOLVED
+
+
+def repository_of(image: str) -> str:
+    """The same for every spelling: `docker.io/aima/dial` for `aima/dial:1`."""
+    return str(reference.Reference.parse_normalized_named(image)["name"])
+
+
 class Entry(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -241,6 +257,10 @@ class Engine(Entry):
     image: ImageReference
     alternatives: tuple[ImageReference, ...] = ()
     """Tried in order after `image`; an image that is on the host goes before any that must be pulled."""
+    pull: PullPolicy = "missing"
+    """`never` for an image that is built on the hosts: in a public registry, the name may belong to others."""
+    build: Word | None = None
+    """The command that builds the image on a host, shown as the fix if it is missing and never pulled."""
     image_size: Size | None = None
     """The approximate disk usage; the free disk is checked against it before a pull."""
     entrypoint: tuple[Word, ...] = ()

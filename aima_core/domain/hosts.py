@@ -26,7 +26,11 @@ class Accelerator(WireModel):
 class ImageOnHost(WireModel):
     reference: str
     digest: str | None
-    """In its registry; None for a local image."""
+    """In its registry; None for an image that was built or loaded here, whose digest is unresolved."""
+    id: str | None = None
+    """The local image's id: another one under the same reference means that the reference has moved."""
+    size: int | None = None
+    """Bytes on disk, layers that other images share included."""
 
 
 class HostFacts(WireModel):

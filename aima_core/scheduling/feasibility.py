@@ -39,6 +39,8 @@ class PlacementRequirements(NamedTuple):
     """None for a pull, which needs a slot only."""
     images: tuple[str, ...] = ()
     image_size: ByteSize | None = None
+    never_pulled: bool = False
+    """A host that lacks the images fails the start: no registry is asked for them."""
     native: bool = True
     """The engine can also run as a native process."""
     port: int | None = None
@@ -76,6 +78,11 @@ def image_there(host: Host, images: Iterable[str]) -> str | None:
     """The first of them that the host has announced."""
     here = {image.reference for image in host.images}
     return next((image for image in images if image in here), None)
+
+
+def has_what_is_never_pulled(host: Host, wanted: PlacementRequirements) -> bool:
+    """By what it has announced, up to a minute ago: a preference, and no obstacle."""
+    return not wanted.never_pulled or host.runtime == "process" or image_there(host, wanted.images) is not None
 
 
 def describe(host: Host, reasons: Collection[Obstacle]) -> str:

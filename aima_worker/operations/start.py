@@ -8,7 +8,7 @@ from aima_worker.operations.instance_start import starting_instance
 from aima_worker.operations.known_specs import keep_spec
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
-from aima_worker.operations.pull import NO_IMAGE, ensure_image
+from aima_worker.operations.pull import NO_IMAGE, WantedImage, ensure_image
 from aima_worker.operations.readiness import wait_until_ready
 
 
@@ -18,7 +18,7 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         engine = command.engine
         directory = model_directory(host, command)  # before a pull that may be in vain
         host.secrets.check(command)
-        image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
+        image = NO_IMAGE if host.native else ensure_image(host, attempt, WantedImage.of(engine))
 
         granted = Granted(attempt.claimed.order, attempt.claimed.command_text, attempt.claimed.gpus)
 

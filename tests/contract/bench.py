@@ -71,6 +71,10 @@ class Bench(ABC):
     def image(self) -> str:
         """The reference of an image on the host."""
 
+    def spare_image(self) -> str:
+        """An image on the host that serves, and that the test removes."""
+        raise NotImplementedError
+
     @abstractmethod
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
         """The command for `program`; a server listens on `port`."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from contextlib import closing
 
 import docker
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
-from lab.images import busybox_image
+from lab.images import busybox_image, layered_image
 from lab.parts import missing
 
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
@@ -60,6 +61,9 @@ class DockerBench(Bench):
     @property
     def image(self) -> str:
         return busybox_image()
+
+    def spare_image(self) -> str:
+        return layered_image(f"aima-lab/spare:{uuid.uuid4().hex[:12]}", layers=[50], base=self.image)
 
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
         if program is Program.SERVES:

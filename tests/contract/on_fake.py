@@ -36,6 +36,10 @@ class FakeBench(Bench):
     def image(self) -> str:
         return self.image_for(Program.SERVES)
 
+    def spare_image(self) -> str:
+        self.runtime.build_image("bench/spare:1")
+        return "bench/spare:1"
+
     def image_for(self, program: Program) -> str:
         return f"bench/{program.value}:1"
 

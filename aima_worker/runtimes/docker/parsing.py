@@ -36,6 +36,7 @@ def container_inspected(raw: Mapping[str, Any], *, local: bool) -> Container:
         status=status,
         labels=config["Labels"] or {},
         image=config["Image"],
+        image_id=raw["Image"],
         started_at=None if state["StartedAt"].startswith(NEVER) else moment(state["StartedAt"]),
         exit_code=state["ExitCode"] if status is Status.EXITED else None,
         oom_killed=bool(state["OOMKilled"]),
@@ -56,21 +57,22 @@ def container_listed(raw: Mapping[str, Any]) -> Container:
         status=_status(raw["State"]),
         labels=raw["Labels"] or {},
         image=raw["Image"],
+        image_id=raw["ImageID"],
         host_ports={port["PrivatePort"]: port["PublicPort"] for port in raw["Ports"] if "PublicPort" in port},
         written=raw.get("SizeRw"),
     )
 
 
 def image_inspected(raw: Mapping[str, Any], *, image: str) -> ImageFacts:
-    """From `GET /images/<name>/json`; the digest is that of the image's repository, if it was pulled from there."""
-    try:
-        repository = image_name(image).repository
-    except ValueError:
-        repository = ""  # an id
+    """From `GET /images/<name>/json`; of an image that is named by its id, the digest of any of its repositories."""
     digests = dict(each.rsplit("@", 1) for each in raw.get("RepoDigests") or [])
+    try:
+        digest = digests.get(image_name(image).repository)
+    except ValueError:
+        digest = next(iter(digests.values()), None)
     return ImageFacts(
         id=raw["Id"],
-        digest=digests.get(repository) or next(iter(digests.values()), None),
+        digest=digest,
         arch=raw["Architecture"],
         size=raw["Size"],
     )
@@ -91,9 +93,10 @@ def _references(image: Mapping[str, Any]) -> list[ImageOnHost]:
     """Its tags; without any, its digest, by which it was pulled."""
     tags = [tag for tag in image["RepoTags"] or () if not tag.startswith(NONE)]
     digests = dict(each.rsplit("@", 1) for each in image["RepoDigests"] or () if not each.startswith(NONE))
-    if not tags:
-        return [ImageOnHost(reference=f"{name}@{digest}", digest=digest) for name, digest in digests.items()]
-    return [ImageOnHost(reference=tag, digest=digests.get(tag.rpartition(":")[0])) for tag in tags]
+    by_tag = {tag: digests.get(tag.rpartition(":")[0]) for tag in tags}
+    references = by_tag or {f"{name}@{digest}": digest for name, digest in digests.items()}
+    id, size = image["Id"], image["Size"]
+    return [ImageOnHost(reference=each, digest=digest, id=id, size=size) for each, digest in references.items()]
 
 
 def _status(word: str) -> Status:

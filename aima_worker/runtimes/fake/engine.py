@@ -37,6 +37,7 @@ class FakeEngine:
     spec: ContainerSpec
     behaviour: Behaviour
     now: Callable[[], datetime]
+    image_id: str | None = None
     started_at: datetime = field(init=False)
     exit_code: int | None = None
     oom_killed: bool = False
@@ -93,6 +94,7 @@ class FakeEngine:
             status=Status.RUNNING if self.running else Status.EXITED,
             labels=self.spec.labels,
             image=self.spec.image,
+            image_id=self.image_id,
             started_at=self.started_at,
             exit_code=self.exit_code,
             oom_killed=self.oom_killed,

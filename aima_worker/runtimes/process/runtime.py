@@ -26,6 +26,7 @@ from aima_core.errors import (
     ModelPathChanged,
     NativeAccessDenied,
     NativeProgramMissing,
+    NoImagesHere,
     PortTaken,
 )
 from aima_worker.port_owner import owner_of_port
@@ -46,7 +47,7 @@ from aima_worker.runtimes.process.disk import free_space, remove_tree
 from aima_worker.runtimes.process.files import LOG
 from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
 from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
-from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
+from aima_worker.runtimes.process.streams import PolledChanges, ProcessLogs
 from aima_worker.secret_files import FILES, variables_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
@@ -85,8 +86,11 @@ class ProcessRuntime:
     def registry_architectures(self, image: str) -> frozenset[str]:  # noqa: ARG002 there are no images
         return frozenset()
 
-    def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 nothing is fetched
-        return NothingToPull(image)
+    def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 there are no images
+        raise NoImagesHere(host=self._host)
+
+    def remove_image(self, image: str) -> None:  # noqa: ARG002 there are no images
+        raise NoImagesHere(host=self._host)
 
     def run(self, spec: ContainerSpec) -> Container:
         reap()

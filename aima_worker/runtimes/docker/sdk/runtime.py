@@ -10,7 +10,7 @@ import structlog
 from docker.errors import DockerException
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import EngineRefused, ImageNotFound, SecretUnsafe
+from aima_core.errors import EngineRefused, ImageInUse, ImageNotFound, SecretUnsafe
 from aima_worker.directories import belongs_to_container
 from aima_worker.runtime import (
     ChangeStream,
@@ -106,6 +106,16 @@ class DockerSdkRuntime:
 
     def pull(self, image: str, *, stall: timedelta) -> PullStream:
         return DockerPull(self._engine, image, stall=stall, inspect=self.image)
+
+    def remove_image(self, image: str) -> None:
+        try:
+            with self._engine.calling() as client:
+                client.remove_image(image)
+        except EngineRefused as refused:
+            if refused.facts["status"] == 409:
+                raise ImageInUse(image=image, host=self._engine.host, users=refused.facts["detail"]) from refused
+            if refused.facts["status"] != 404:
+                raise
 
     def run(self, spec: ContainerSpec) -> Container:
         return self._lifecycle.run(spec)

@@ -22,9 +22,11 @@ _SCRIPTS = {
 
 
 class DockerBench(Bench):
-    def __init__(self) -> None:
+    def __init__(self, address: str | None = None) -> None:
+        """On the engine at that address; None for the shared one."""
         super().__init__()
-        self.runtime = DockerSdkRuntime(host="bench-01")
+        self._address = address
+        self.runtime = DockerSdkRuntime(address, host="bench-01")
 
     def close(self) -> None:
         super().close()
@@ -33,7 +35,7 @@ class DockerBench(Bench):
 
     @property
     def image(self) -> str:
-        return busybox_image()
+        return busybox_image(self._address)
 
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
         if program is Program.SERVES:

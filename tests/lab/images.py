@@ -24,9 +24,12 @@ _APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf"
 
 
 @cache
-def busybox_image() -> str:
-    """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200."""
-    with closing(docker.from_env()) as client:
+def busybox_image(address: str | None = None) -> str:
+    """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200.
+
+    On the engine at that address; None for the shared one.
+    """
+    with closing(docker.DockerClient(address) if address else docker.from_env()) as client:
         if not client.images.list(BUSYBOX_IMAGE):
             repository, _, tag = BUSYBOX_IMAGE.rpartition(":")
             client.api.import_image_from_data(_busybox_tar().getvalue(), repository=repository, tag=tag)

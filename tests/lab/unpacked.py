@@ -1,0 +1,105 @@
+"""Container engines of other releases: Debian packages, unpacked into a directory and run by chroot in a cell.
+
+The packages are those of an engine's release, whatever this machine has installed, and nothing of theirs is installed
+here. A directory of one release is shared by the processes of a test run, and kept between local runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from lab.cell import Cell, require_root
+from lab.running import ROOT
+
+UNPACK_SECONDS = 180
+_KEPT = ROOT / "var/lab"
+PODMAN_SETTINGS = "[engine]\ncompat_api_enforce_docker_hub = false\n"
+"""Else the Docker-compatible API looks for a local `aima/dial:1` as `docker.io/aima/dial:1`."""
+_LINKS = {"usr/sbin/iptables": "iptables-nft", "usr/sbin/ip6tables": "ip6tables-nft", "var/run": "/run"}
+"""The work of maintainer scripts, which do not run."""
+_COMMON = ("iptables", "base-files", "bash", "coreutils")
+
+
+class Release(NamedTuple):
+    """An engine as a Debian suite packages it."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+
+
+DOCKER_28 = Release("docker-28", suite="sid", packages=("docker.io", "kmod"))
+"""Debian's sid has Docker Engine 28 or later."""
+PODMAN = Release("podman", suite="bookworm", packages=("podman", "containernetworking-plugins"))
+
+
+class Unpacked(NamedTuple):
+    """A release on this disk."""
+
+    release: Release
+    root: Path
+
+    def inside(self, cell: Cell) -> tuple[str, ...]:
+        """The prefix of its programs' commands in the cell, where this mounts what they need."""
+        # An engine remounts its root, which therefore must be a mount.
+        cell.do("mount", "--bind", str(self.root), str(self.root))
+        for name in ("proc", "sys", "dev", "run", "tmp"):
+            cell.do("mount", "--rbind", f"/{name}", str(self.root / name))
+        cell.do("mount", "-t", "tmpfs", "tmpfs", str(self.root / "var/lib"))  # Podman keeps its addresses there
+        return ("chroot", str(self.root))
+
+
+def engine_command(cell: Cell, home: Path, flags: Mapping[str, str], *, system: Unpacked | None) -> tuple[str, ...]:
+    """The command of an engine in the cell, on the socket `docker.sock` below `home`: this machine's dockerd if None.
+
+    `flags` are dockerd's; Podman gets its directories alone.
+    """
+    dockerd = ("dockerd", *(f"--{name}={value}" for name, value in flags.items()))
+    if system is None:
+        return dockerd
+    if system.release is not PODMAN:
+        return (*system.inside(cell), *dockerd)
+    directories = (f"--root={home}/data", f"--runroot={home}/exec", "--cgroup-manager=cgroupfs")
+    return (*system.inside(cell), "podman", *directories, "system", "service", "--time=0", f"unix://{home}/docker.sock")
+
+
+def unpacked(release: Release) -> Unpacked:
+    """The release on this disk. Skips the test, in CI as well, if the mirror of its packages cannot be had.
+
+    No other absent part is excused in CI: sid is a moving suite that this project does not control.
+    """
+    require_root("mmdebstrap", "chroot", "mount")
+    kept = _KEPT / release.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            _unpack(release, kept)
+    return Unpacked(release, kept)
+
+
+def _unpack(release: Release, kept: Path) -> None:
+    partial = kept.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    command = (
+        *("mmdebstrap", "--quiet", "--variant=extract", "--aptopt=Acquire::Check-Valid-Until false"),
+        *(f"--include={','.join((*release.packages, *_COMMON))}", release.suite, str(partial)),
+        f"deb http://deb.debian.org/debian {release.suite} main",
+    )
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=UNPACK_SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failed:
+        reason = (failed.stderr or str(failed)).strip()[-300:]
+        pytest.skip(f"the Debian mirror does not give {release.packages[0]} of {release.suite}: {reason}")
+    if release is PODMAN:
+        (partial / "etc/containers/containers.conf").write_text(PODMAN_SETTINGS)
+    for link, target in _LINKS.items():
+        (partial / link).unlink(missing_ok=True)
+        (partial / link).symlink_to(target)
+    partial.rename(kept)

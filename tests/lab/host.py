@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ class HostPlan(NamedTuple):
     """More `AIMA_…` variables of its worker."""
     system: Unpacked | None = None
     """Has its engine; None for this machine's own."""
+    worker: Callable[[Cell], tuple[str, ...]] | None = None
+    """Prepares the cell and returns the worker's command; None for this machine's own `aima worker`."""
 
     @property
     def arch(self) -> str | None:
@@ -129,7 +131,7 @@ def make_host(
         "PATH": docker.path,
         **plan.settings,
     }
-    command = link.inside(str(AIMA), "worker")
+    command = link.inside(*(plan.worker(inside) if plan.worker else (str(AIMA), "worker")))
     return LabHost(
         plan,
         link,

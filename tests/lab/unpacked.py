@@ -23,7 +23,7 @@ PODMAN_SETTINGS = "[engine]\ncompat_api_enforce_docker_hub = false\n"
 """Else the Docker-compatible API looks for a local `aima/dial:1` as `docker.io/aima/dial:1`."""
 _LINKS = {"usr/sbin/iptables": "iptables-nft", "usr/sbin/ip6tables": "ip6tables-nft", "var/run": "/run"}
 """The work of maintainer scripts, which do not run."""
-_COMMON = ("iptables", "base-files", "bash", "coreutils")
+_COMMON = ("base-files", "bash", "coreutils")
 
 
 class Release(NamedTuple):
@@ -32,11 +32,20 @@ class Release(NamedTuple):
     name: str
     suite: str
     packages: tuple[str, ...]
+    arch: str | None = None
+    """In Debian's words; None for this machine's own."""
 
 
-DOCKER_28 = Release("docker-28", suite="sid", packages=("docker.io", "kmod"))
+DOCKER_28 = Release("docker-28", suite="sid", packages=("docker.io", "iptables", "kmod"))
 """Debian's sid has Docker Engine 28 or later."""
-PODMAN = Release("podman", suite="bookworm", packages=("podman", "containernetworking-plugins"))
+ARM64 = Release(
+    "arm64",
+    suite="bookworm",
+    packages=("python3-minimal", "libpython3-stdlib", "ca-certificates", "busybox-static", "tzdata"),
+    arch="arm64",
+)
+"""A Python and a busybox."""
+PODMAN = Release("podman", suite="bookworm", packages=("podman", "iptables", "containernetworking-plugins"))
 
 
 class Unpacked(NamedTuple):
@@ -89,6 +98,7 @@ def _unpack(release: Release, kept: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     command = (
         *("mmdebstrap", "--quiet", "--variant=extract", "--aptopt=Acquire::Check-Valid-Until false"),
+        *((f"--architectures={release.arch}",) if release.arch else ()),
         *(f"--include={','.join((*release.packages, *_COMMON))}", release.suite, str(partial)),
         f"deb http://deb.debian.org/debian {release.suite} main",
     )
@@ -100,6 +110,7 @@ def _unpack(release: Release, kept: Path) -> None:
     if release is PODMAN:
         (partial / "etc/containers/containers.conf").write_text(PODMAN_SETTINGS)
     for link, target in _LINKS.items():
-        (partial / link).unlink(missing_ok=True)
+        if (partial / link).is_dir():
+            shutil.rmtree(partial / link)
         (partial / link).symlink_to(target)
     partial.rename(kept)

@@ -71,7 +71,7 @@ def test_a_worker_of_arm64_starts_logs_and_stops_by_its_route_and_refuses_images
     started = node.aima("service", "start", SERVICE, "--route", "cpu.arm64", "--wait")
 
     assert started.returncode == 0, started.stderr
-    assert node.instance(SERVICE)["host"] == HOST
+    assert node.instance(SERVICE)["id"] == f"{SERVICE}@{HOST}"
     assert answers(node.instance(SERVICE)["endpoint"])
     logs = node.aima("service", "logs", SERVICE)
     assert logs.stdout, logs.stderr

@@ -42,9 +42,8 @@ def emulation() -> Iterator[None]:
     if shutil.which(QEMU) is None or not _FORMAT.exists():
         missing(f"there is no {QEMU}; `apt-get install qemu-user-static` brings it")
     name = f"aima-lab-{uuid.uuid4().hex[:12]}"
-    magic = re.sub(r"^:[^:]*:(.*):[^:]*:[^:]*$", r"\1", _FORMAT.read_text().strip())
-    # F: the kernel opens qemu now, so that containers and chroots need no copy.
-    line = f":{name}:{magic}:{shutil.which(QEMU)}:F"
+    # Debian's own line: its flag F opens qemu now, so that containers and chroots need no copy of it.
+    line = re.sub(r"^:[^:]*", f":{name}", _FORMAT.read_text().strip())
     keeper = subprocess.Popen(
         ["sh", "-c", _REGISTER, name, line],
         stdin=subprocess.PIPE,

@@ -19,6 +19,8 @@ from pathlib import Path
 import docker
 from lab.parts import missing
 
+from aima_worker.node.hardware import arch
+
 BUSYBOX_IMAGE = "aima-lab/busybox:1"
 _APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf", "cat", "echo", "id", "touch", "env")
 
@@ -31,8 +33,8 @@ def busybox_image(address: str | None = None) -> str:
     """
     with closing(docker.DockerClient(address) if address else docker.from_env()) as client:
         if not client.images.list(BUSYBOX_IMAGE):
-            repository, _, tag = BUSYBOX_IMAGE.rpartition(":")
-            client.api.import_image_from_data(_busybox_tar().getvalue(), repository=repository, tag=tag)
+            # Not an import, which Podman leaves without a name.
+            client.images.load(one_layer_archive(BUSYBOX_IMAGE, _busybox_tar().getvalue(), arch=arch()))
     return BUSYBOX_IMAGE
 
 

@@ -45,7 +45,9 @@ ARM64 = Release(
     arch="arm64",
 )
 """A Python and a busybox."""
-PODMAN = Release("podman", suite="bookworm", packages=("podman", "iptables", "containernetworking-plugins"))
+PODMAN = Release(
+    "podman", suite="bookworm", packages=("podman", "catatonit", "iptables", "containernetworking-plugins")
+)
 
 
 class Unpacked(NamedTuple):

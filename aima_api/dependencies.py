@@ -83,15 +83,15 @@ Access = Annotated[RequestAccess, Depends(_access)]
 """The caller, as the middleware has authenticated it."""
 
 
-async def _owned_key(
-    access: Access,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="A random text; a repetition with it within a day returns the operations of the first request."
-        ),
-    ] = None,
-) -> OwnedKey | None:
+GivenKey = Annotated[
+    str | None,
+    Header(
+        description="A random text; a repetition with it within a day returns the operations of the first request.",
+    ),
+]
+
+
+async def _owned_key(access: Access, idempotency_key: GivenKey = None) -> OwnedKey | None:
     return None if idempotency_key is None else OwnedKey(access.caller.id, idempotency_key)
 
 

@@ -495,6 +495,11 @@ class PartEnded(AimaError, code="part_ended", status=500, exit_code=92):
     hint = "Fix the cause in its last log lines and run `aima up` again; nothing else was lost."
 
 
+class AmbiguousId(AimaError, code="ambiguous_id", status=400, exit_code=115):
+    sentence = "`{text}` is the beginning of {number} ids: {ids}."
+    hint = "Write more of the one that you mean."
+
+
 class ApiPortTaken(AimaError, code="api_port_taken", status=409, exit_code=93):
     sentence = "The API cannot listen: port {port} on {address} is in use."
     hint = "Choose another with `--port`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."

@@ -211,7 +211,7 @@ class NativeSettings(Section):
     """User ids of engines that run as native processes, without accounts, where the worker may switch users; None runs
     all engines as the worker's user."""
     disk: Size | None = None
-    """What one engine may write into its working directory; None is a half of what is free at its start."""
+    """The disk quota of an engine's working directory; None is half of the free space at its start."""
 
 
 class Settings(BaseSettings):
@@ -259,7 +259,7 @@ FILE_SUFFIX = "_FILE"
 
 
 def _variables() -> dict[str, str]:
-    """What is given by variable, else by credential, without white space at its ends. Raises BadSettings."""
+    """Variables, else credentials, without white space at their ends. Raises BadSettings."""
     given = {name: text for name, text in os.environ.items() if name.startswith("AIMA_")}
     files: dict[str, Path] = {}
     if directory := os.environ.get("CREDENTIALS_DIRECTORY"):

@@ -86,6 +86,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/v1/operations/{id}/events"): Scope.READ,
     ("POST", "/v1/operations/{id}:cancel"): Scope.OPERATE,
     ("GET", "/v1/events"): Scope.READ,
+    ("GET", "/v1/events/recent"): Scope.READ,
     ("GET", "/v1/services"): Scope.READ,
     ("POST", "/v1/services"): Scope.OPERATE,
     ("GET", "/v1/services/{id}"): Scope.READ,

@@ -28,6 +28,7 @@ SECTIONS: Sections = {
         "service": ("services:service", "Create, start, stop and inspect services."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
+        "events": ("operations:events", "Show the events of all operations, and follow them."),
         "image": ("catalog:image", "Pull images before they are needed."),
     },
     "Inspect": {

@@ -1,4 +1,4 @@
-"""Addresses of this machine: loopback ones, and those that the API can listen on."""
+"""Loopback addresses, and the check that the API can listen on an address."""
 
 from __future__ import annotations
 

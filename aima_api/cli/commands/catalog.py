@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from aima_api.cli.options import (
+    ResourceGroup,
     calls_the_api,
     complete,
     engine_option,
@@ -31,10 +32,10 @@ from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized, sanitized_lines
 
-catalog = click.Group("catalog", help="Show and reload what an API node has loaded.")
-engine = click.Group("engine", help="Show, validate and build the engines of the catalog.")
-model = click.Group("model", help="Show the models of the catalog.")
-image = click.Group("image", help="Pull images before they are needed.")
+catalog = ResourceGroup("catalog", help="Show and reload what an API node has loaded.")
+engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
+model = ResourceGroup("model", help="Show the models of the catalog.")
+image = ResourceGroup("image", help="Pull images before they are needed.")
 
 _BUILT_HERE = "aima/"
 """The images that no registry has."""

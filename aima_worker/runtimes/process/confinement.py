@@ -1,4 +1,4 @@
-"""What an engine's process gives up between fork and exec, in its supervisor's child.
+"""Drops the privileges of an engine's process between fork and exec, in its supervisor's child.
 
 Always: core files, descriptors beyond a limit, files beyond the limit of its disk, and new privileges. With a user of
 its own also: that user's number of processes, IPC with others, and its own view of the files, in which all file systems
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aima_core.system.hardening import checked, forbid_new_privileges, libc
+from aima_worker.runtimes.process.cgroup import Cgroup
 from aima_worker.runtimes.process.users import become
 
 OWN_DIRECTORY = "/var/tmp"
@@ -45,8 +46,7 @@ class Denied(Exception):
     """The engine's user may not read or execute a path."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+        super().__init__(f"{DENIED}{path}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Confinement:
     """Bytes of the largest file."""
     pids: int
     shared_memory: int
+    cgroup: Cgroup | None = None
     user: int | None = None
     """None keeps the worker's."""
     groups: tuple[int, ...] = ()
@@ -76,6 +77,8 @@ class Confinement:
         _limit(resource.RLIMIT_FSIZE, self.disk)
         with suppress(OSError):  # it may be higher already
             Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJUSTMENT)
+        if self.cgroup is not None:
+            self.cgroup.enter()
         if self.user is not None:
             _limit(resource.RLIMIT_NPROC, self.pids)
             self._hide_files()

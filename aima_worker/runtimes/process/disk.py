@@ -54,7 +54,7 @@ class DiskLimit:
         self._next_check = 0.0
 
     def exceeded(self, processes: Iterable[Process]) -> str | None:
-        """What is too much; None if nothing is, and between two checks."""
+        """The limit that is exceeded; None if there is none, and between two checks."""
         began = time.monotonic()
         is_low = free_space(self._directory) < self._floor
         if began < self._next_check and not is_low:

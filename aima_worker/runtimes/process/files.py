@@ -141,6 +141,7 @@ class LogWriter:
         return min(self._file_limit, max(SMALLEST_FILE_LIMIT, free_space(self._log.parent) // FREE_SPACE_SHARE))
 
     def _rotate(self) -> None:
-        self._log.replace(older(self._log))
-        self._file.close()
-        self._file = self._log.open("ab", buffering=0)
+        with suppress(FileNotFoundError):  # the last rotation found no room for a new file
+            self._log.replace(older(self._log))
+        before, self._file = self._file, self._log.open("ab", buffering=0)
+        before.close()

@@ -24,7 +24,8 @@ from typing import IO, Any
 from aima_core.logs.dedup import StreamName
 from aima_core.system.hardening import adopt_orphans
 from aima_worker.runtimes.line_splitter import LineSplitter
-from aima_worker.runtimes.process.confinement import DENIED, Confinement, Denied
+from aima_worker.runtimes.process.cgroup import Cgroup
+from aima_worker.runtimes.process.confinement import Confinement, Denied
 from aima_worker.runtimes.process.disk import DiskLimit
 from aima_worker.runtimes.process.files import LOG, RUNNING, WORK, LogWriter, write, write_exit
 from aima_worker.runtimes.process.process_table import Process, family, kill_family, private_memory, proportional_memory
@@ -42,15 +43,16 @@ def main() -> None:
     directory = Path(sys.argv[1])
     order = json.load(sys.stdin)
     adopt_orphans()
+    confinement = None
     try:
-        user = _own_user(order, directory / WORK)
-        engine = start(order, _confinement(order, directory / WORK, user))
-    except Denied as denied:
-        report(f"{DENIED}{denied.path}")
-    except (OSError, subprocess.SubprocessError) as refused:
+        confinement = _confinement(order, directory / WORK, _own_user(order, directory / WORK))
+        engine = start(order, confinement)
+    except OSError as refused:
+        if confinement is not None and confinement.cgroup is not None:
+            confinement.cgroup.remove()
         report(str(refused))
     else:
-        Supervisor(directory, order, engine, user).supervise()
+        Supervisor(directory, order, engine, confinement).supervise()
 
 
 def _own_user(order: dict[str, Any], work: Path) -> int | None:
@@ -69,6 +71,7 @@ def _confinement(order: dict[str, Any], work: Path, user: int | None) -> Confine
         disk=order["disk"],
         pids=order["pids"],
         shared_memory=order["shared_memory"],
+        cgroup=None if user is None else Cgroup.make(f"aima-{user}", memory=order["memory"], pids=order["pids"]),
         user=user,
         groups=tuple(gpu_groups()) if order["gpus"] else (),
         reads=tuple(order["reads"]),
@@ -77,7 +80,7 @@ def _confinement(order: dict[str, Any], work: Path, user: int | None) -> Confine
 
 
 def start(order: dict[str, Any], confinement: Confinement) -> subprocess.Popen[bytes]:
-    """Raises Denied, OSError, SubprocessError."""
+    """Raises OSError with the reason, that of Denied, too."""
     reasons, reason = os.pipe2(os.O_CLOEXEC)
 
     def confine() -> None:
@@ -85,10 +88,7 @@ def start(order: dict[str, Any], confinement: Confinement) -> subprocess.Popen[b
             if order["cores"]:
                 os.sched_setaffinity(0, share_of_cores(order["cores"], seed=order["id"]))
             confinement.enter()
-        except Denied as denied:
-            os.write(reason, f"{DENIED}{denied.path}".encode())
-            raise
-        except OSError as failed:
+        except (Denied, OSError) as failed:
             os.write(reason, str(failed).encode())
             raise
 
@@ -105,10 +105,7 @@ def start(order: dict[str, Any], confinement: Confinement) -> subprocess.Popen[b
         )
     except subprocess.SubprocessError as failed:
         os.close(reason)
-        text = os.read(reasons, CHUNK).decode(errors="replace")
-        if text.startswith(DENIED):
-            raise Denied(text.removeprefix(DENIED)) from failed
-        raise OSError(text or str(failed)) from failed
+        raise OSError(os.read(reasons, CHUNK).decode(errors="replace") or str(failed)) from failed
 
 
 def share_of_cores(cores: float, *, seed: str) -> set[int]:
@@ -135,11 +132,12 @@ class Supervisor:
     """Supervises one engine from its start to its exit."""
 
     def __init__(
-        self, directory: Path, order: dict[str, Any], engine: subprocess.Popen[bytes], user: int | None
+        self, directory: Path, order: dict[str, Any], engine: subprocess.Popen[bytes], confinement: Confinement
     ) -> None:
         self._directory = directory
         self._mark: str = order["id"]
-        self._user = user
+        self._user = confinement.user
+        self._cgroup = confinement.cgroup
         self._killer: int | None = order["users"][1] - 1 if order["users"] else None
         self._memory: int | None = order["memory"]
         self._disk = DiskLimit(directory / WORK, order["disk"])
@@ -178,6 +176,9 @@ class Supervisor:
         if self._user is not None and self._killer is not None:
             kill_processes_of(self._user, killer=self._killer)
         kill_family(self._leader, self._mark)
+        if self._cgroup is not None:
+            self._out_of_memory = self._out_of_memory or self._cgroup.out_of_memory()
+            self._cgroup.remove()
 
     def _reap_orphans(self) -> None:
         """All but the engine's first process, which `poll` reaps."""
@@ -239,6 +240,8 @@ class Supervisor:
             self._engine.kill()
 
     def _takes_more_than(self, limit: int) -> bool:
+        if self._cgroup is not None and self._cgroup.out_of_memory():
+            return True
         return private_memory(self._family) > limit and proportional_memory(self._family) > limit
 
     def _drain(self) -> None:

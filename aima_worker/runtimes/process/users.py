@@ -32,10 +32,14 @@ _POLL_INTERVAL = timedelta(milliseconds=10)
 
 
 def obstacle(users: Sequence[int]) -> str | None:
-    """Why this process cannot run engines as these users; None if it can."""
-    effective = int(_field(os.getpid(), "CapEff:", "0"), 16)
-    if lacking := [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]:
-        return f"the worker runs without CAP_{', CAP_'.join(lacking)}, such as a user that is not root"
+    """Why this process cannot run engines as these users; None if it can.
+
+    Only root loses its capabilities by a change of users; a process that was given them keeps them.
+    """
+    if os.geteuid() != 0:
+        return "the worker is not root"
+    if lacking := [name for name, bit in _CAPABILITIES.items() if not _capabilities() >> bit & 1]:
+        return f"the worker runs without CAP_{', CAP_'.join(lacking)}"
     for table in ("uid_map", "gid_map"):
         rows = [tuple(map(int, row.split())) for row in (_PROC / "self" / table).read_text().splitlines()]
         if not any(first <= users[0] and users[-1] < first + count for first, _, count in rows):
@@ -64,10 +68,8 @@ def gpu_groups() -> list[int]:
 
 
 def become(user: int, groups: Sequence[int] = ()) -> None:
-    """For good: real, effective and saved ids, and no other groups."""
-    os.setgroups(groups)
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
+    """For good: real, effective and saved ids, and no other groups. Raises OSError."""
+    _change_users(user, user, groups)
 
 
 def kill_processes_of(user: int, *, killer: int) -> bool:
@@ -82,9 +84,7 @@ def kill_processes_of(user: int, *, killer: int) -> bool:
             return False
         if (child := os.fork()) == 0:
             try:
-                os.setgroups([])
-                os.setresgid(killer, killer, killer)
-                os.setresuid(killer, user, killer)
+                _change_users(killer, user)
                 os.kill(-1, signal.SIGKILL)
             finally:
                 os._exit(0)
@@ -119,6 +119,20 @@ def _locked(user: int) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _change_users(real: int, effective: int, groups: Sequence[int] = ()) -> None:
+    """Raises OSError, also if capabilities are left: with CAP_KILL, a kill of -1 ends the whole host."""
+    os.setgroups(groups)
+    os.setresgid(real, real, real)
+    os.setresuid(real, effective, real)
+    if _capabilities():
+        raise OSError("capabilities are left after the change of users, as by securebits")
+
+
+def _capabilities() -> int:
+    """The effective ones of this process. All bits if they cannot be read."""
+    return int(_field(os.getpid(), "CapEff:", "f" * 16), 16)
 
 
 def _field(pid: int, name: str, absent: str) -> str:

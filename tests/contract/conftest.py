@@ -11,7 +11,7 @@ import pytest
 from contract.bench import Bench
 from contract.on_docker import DockerBench
 from lab.engine import OwnEngine, own_engine
-from lab.unpacked import DOCKER_28, PODMAN, Release, unpacked
+from lab.unpacked import DOCKER_28, Release, unpacked
 
 from aima_worker.runtime import ContainerRuntime
 
@@ -21,13 +21,12 @@ BENCHES = {
     "docker-cli": "contract.on_docker_cli:DockerCliBench",
     "process": "contract.on_process:ProcessBench",
 }
-RELEASES = {"docker-28": DOCKER_28, "podman": PODMAN}
+RELEASES = {"docker-28": DOCKER_28}
 """Other engines than this machine's, on the bench of Docker."""
 MARKS = {
     "docker": (pytest.mark.docker,),
     "docker-cli": (pytest.mark.docker,),
     "docker-28": (pytest.mark.docker,),
-    "podman": (pytest.mark.docker, pytest.mark.long),
 }
 
 

@@ -33,7 +33,6 @@ def busybox_image(address: str | None = None) -> str:
     """
     with closing(docker.DockerClient(address) if address else docker.from_env()) as client:
         if not client.images.list(BUSYBOX_IMAGE):
-            # Not an import, which Podman leaves without a name.
             client.images.load(one_layer_archive(BUSYBOX_IMAGE, _busybox_tar().getvalue(), arch=arch()))
     return BUSYBOX_IMAGE
 

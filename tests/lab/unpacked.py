@@ -19,8 +19,6 @@ from lab.running import ROOT
 
 UNPACK_SECONDS = 180
 _KEPT = ROOT / "var/lab"
-PODMAN_SETTINGS = "[engine]\ncompat_api_enforce_docker_hub = false\n"
-"""Else the Docker-compatible API looks for a local `aima/dial:1` as `docker.io/aima/dial:1`."""
 _LINKS = {"usr/sbin/iptables": "iptables-nft", "usr/sbin/ip6tables": "ip6tables-nft", "var/run": "/run"}
 """The work of maintainer scripts, which do not run."""
 _COMMON = ("base-files", "bash", "coreutils")
@@ -45,9 +43,6 @@ ARM64 = Release(
     arch="arm64",
 )
 """A Python and a busybox."""
-PODMAN = Release(
-    "podman", suite="bookworm", packages=("podman", "catatonit", "iptables", "containernetworking-plugins")
-)
 
 
 class Unpacked(NamedTuple):
@@ -62,22 +57,15 @@ class Unpacked(NamedTuple):
         cell.do("mount", "--bind", str(self.root), str(self.root))
         for name in ("proc", "sys", "dev", "run", "tmp"):
             cell.do("mount", "--rbind", f"/{name}", str(self.root / name))
-        cell.do("mount", "-t", "tmpfs", "tmpfs", str(self.root / "var/lib"))  # Podman keeps its addresses there
         return ("chroot", str(self.root))
 
 
 def engine_command(cell: Cell, home: Path, flags: Mapping[str, str], *, system: Unpacked | None) -> tuple[str, ...]:
-    """The command of an engine in the cell, on the socket `docker.sock` below `home`: this machine's dockerd if None.
-
-    `flags` are dockerd's; Podman gets its directories alone.
-    """
+    """The command of an engine in the cell, on the socket `docker.sock` below `home`: this machine's dockerd if None."""
     dockerd = ("dockerd", *(f"--{name}={value}" for name, value in flags.items()))
     if system is None:
         return dockerd
-    if system.release is not PODMAN:
-        return (*system.inside(cell), *dockerd)
-    directories = (f"--root={home}/data", f"--runroot={home}/exec", "--cgroup-manager=cgroupfs")
-    return (*system.inside(cell), "podman", *directories, "system", "service", "--time=0", f"unix://{home}/docker.sock")
+    return (*system.inside(cell), *dockerd)
 
 
 def unpacked(release: Release) -> Unpacked:
@@ -109,8 +97,6 @@ def _unpack(release: Release, kept: Path) -> None:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failed:
         reason = (failed.stderr or str(failed)).strip()[-300:]
         pytest.skip(f"the Debian mirror does not give {release.packages[0]} of {release.suite}: {reason}")
-    if release is PODMAN:
-        (partial / "etc/containers/containers.conf").write_text(PODMAN_SETTINGS)
     for link, target in _LINKS.items():
         if (partial / link).is_dir():
             shutil.rmtree(partial / link)

@@ -61,7 +61,7 @@ class Unpacked(NamedTuple):
 
 
 def engine_command(cell: Cell, home: Path, flags: Mapping[str, str], *, system: Unpacked | None) -> tuple[str, ...]:
-    """The command of an engine in the cell, on the socket `docker.sock` below `home`; None is this machine's dockerd."""
+    """The command of an engine in the cell, on `docker.sock` below `home`; None is this machine's dockerd."""
     dockerd = ("dockerd", *(f"--{name}={value}" for name, value in flags.items()))
     if system is None:
         return dockerd

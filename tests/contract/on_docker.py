@@ -43,9 +43,11 @@ def connects_from(pid: int, address: str, port: int) -> bool:
 
 
 class DockerBench(Bench):
-    def __init__(self) -> None:
+    def __init__(self, address: str | None = None) -> None:
+        """On the engine at that address; None for the shared one."""
         super().__init__()
-        self.runtime = DockerSdkRuntime(host="bench-01")
+        self._address = address
+        self.runtime = DockerSdkRuntime(address, host="bench-01")
 
     def close(self) -> None:
         super().close()
@@ -60,7 +62,7 @@ class DockerBench(Bench):
 
     @property
     def image(self) -> str:
-        return busybox_image()
+        return busybox_image(self._address)
 
     def spare_image(self) -> str:
         return layered_image(f"aima-lab/spare:{uuid.uuid4().hex[:12]}", layers=[50], base=self.image)

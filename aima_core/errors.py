@@ -477,7 +477,12 @@ class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_
 
 class AlreadyUp(AimaError, code="already_up", status=409, exit_code=90):
     sentence = "AIMA is already up here: process {pid} locks {state_dir}."
-    hint = "Use that one, stop it with `kill {pid}`, or choose another `--state-dir`."
+    hint = "Use that one, stop it with `aima down`, or choose another `--state-dir`."
+
+
+class StillUp(AimaError, code="still_up", status=409, exit_code=47):
+    sentence = "AIMA is still up: process {pid} is running, and {detail}."
+    hint = "Look at it with `ps -p {pid}`; as root, or as its user, `kill -9 {pid}` ends it. Engines keep running."
 
 
 class NoRedisProgram(AimaError, code="no_redis_program", status=503, exit_code=91):

@@ -18,6 +18,7 @@ Sections = Mapping[str, Mapping[str, tuple[str, str]]]
 SECTIONS: Sections = {
     "Run AIMA": {
         "up": ("local:up", "Run all of AIMA on this machine, in the foreground."),
+        "down": ("local:down", "Stop what `aima up` runs on this machine."),
         "api": ("local:api", "Run an API node."),
         "worker": ("local:worker", "Run this host's worker."),
         "flower": ("local:flower", "Run Flower, the web interface to workers, queues and tasks."),

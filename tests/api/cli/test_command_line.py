@@ -27,6 +27,8 @@ SPEC = [
 ]
 GRAMMAR = [
     ["up", "--runtime", "process", "--state-dir", "/tmp/aima-state", "--port", "7081"],
+    ["up", "--detach"],
+    ["down", "--state-dir", "s", "--engines"],
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
     ["doctor", "-o", "json"],
     ["redis-acl", "--role", "worker", "--host", "spark-01", "--variables"],

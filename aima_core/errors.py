@@ -500,6 +500,16 @@ class ApiPortTaken(AimaError, code="api_port_taken", status=409, exit_code=93):
     hint = "Choose another with `--port`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."
 
 
+class BadBackup(AimaError, code="bad_backup", status=422, exit_code=48):
+    sentence = "{file} cannot be restored: {detail}."
+    hint = "Give a file that `aima backup` has written, with a version of AIMA that is not newer than this one."
+
+
+class NothingLost(AimaError, code="nothing_lost", status=409, exit_code=49):
+    sentence = "Redis still has the data that was backed up at {at}: what it lacks was removed since."
+    hint = "Nothing is to be restored. To go back to that state on purpose, empty AIMA's database first, by `FLUSHDB`."
+
+
 class MachineLacks(AimaError, code="machine_lacks", status=503, exit_code=94):
     sentence = "This machine lacks {what}."
     hint = "Run the command under each to fix it, then run `aima doctor` again."

@@ -34,6 +34,7 @@ HTTP_SERVERS = {
 }
 WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
+    ("aima_api/cli/commands/local.py", "aima_api.backup"),
     ("aima_api/cli/commands/local.py", "aima_api.doctor.checks"),
     ("aima_api/cli/commands/local.py", "aima_api.up.app"),
     ("aima_api/cli/commands/local.py", "aima_api.up.detached"),

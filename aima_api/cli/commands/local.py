@@ -1,17 +1,22 @@
-"""Commands that act on this machine: `aima up`, `down`, `api`, `worker`, `flower`, `doctor` and `redis-acl`."""
+"""Commands that act on this machine and its Redis, such as `aima up`, `worker`, `doctor` and `backup`."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aima_api.cli.options import output_option
 from aima_api.cli.tables import Format, print_data
 from aima_core.logs.sanitize import sanitized, sanitized_lines
+
+if TYPE_CHECKING:
+    from aima_core.settings import Settings
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _RUNTIMES = click.Choice(["auto", "docker", "docker-cli", "process"])
@@ -96,9 +101,58 @@ def _stop_services(url: str) -> int:
 
 def _state_dir(state_dir: Path | None) -> Path:
     from aima_api.up.app import directory_of
+
+    return directory_of(_settings(state_dir))
+
+
+def _settings(state_dir: Path | None) -> Settings:
     from aima_core.settings import load_settings
 
-    return directory_of(load_settings(**({"state_dir": state_dir} if state_dir else {})))
+    return load_settings(**({"state_dir": state_dir} if state_dir else {}))
+
+
+_file_argument = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command()
+@_file_argument
+@_state_dir_option
+def backup(file: Path, state_dir: Path | None) -> None:
+    """Back up what only Redis holds to a file, while everything runs.
+
+    Reads the Redis of this machine's settings, or that of `aima up`. The file is for its owner only: it holds digests
+    of API keys.
+    """
+    from aima_api.backup import made_from, opened, write
+
+    with opened(_settings(state_dir)) as (redis, _):
+        made = made_from(redis)
+    write(file, made)
+    click.echo(f"{file}: {_counted(made.counts())}.")
+
+
+@click.command()
+@_file_argument
+@_state_dir_option
+def restore(file: Path, state_dir: Path | None) -> None:
+    """Restore what Redis has lost from a backup, while everything runs.
+
+    What Redis has got since is kept, and nothing is started or stopped. An API key that was revoked after the backup is
+    valid again: revoke it once more.
+    """
+    from aima_api.backup import opened, read
+    from aima_api.backup import restore as restore_into
+
+    stored = read(file)
+    with opened(_settings(state_dir)) as (redis, trusted):
+        unverified = restore_into(redis, stored, trusted)
+    click.echo(f"Restored what Redis lacked of {_counted(stored.counts())}, as of {stored.at:%Y-%m-%d %H:%M:%S} UTC.")
+    if unverified:
+        click.echo(f"Left out, since their specs do not verify with this machine's keys: {', '.join(unverified)}.")
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())
 
 
 @click.command()

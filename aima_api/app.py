@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from fastapi import FastAPI
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyCache, KeyStore
 from aima_api.access.limits import TokenBuckets
-from aima_api.catalog.loader import load_catalog
+from aima_api.catalog.live import LiveCatalog
 from aima_api.controllers.failover import Failover
 from aima_api.controllers.loop import ControllerLoop
 from aima_api.dependencies import Dependencies
@@ -61,6 +62,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
 from aima_core.store.unreadable import UnreadableRecords
+from aima_core.system.loopback import find_api_port
 from aima_core.trust.keys import SigningKey, key_ring
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
@@ -177,9 +179,13 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Serves until a signal. Raises as `create_app` does."""
+    """Serves until a signal; SIGHUP reloads the catalog. Raises ApiPortTaken, and as `create_app` does."""
     raise_descriptor_limit()
-    server = Server(create_app(settings), settings)
+    find_api_port(settings.api.bind, settings.api.port)
+    app = create_app(settings)
+    server = Server(app, settings)
+    if not sys.stderr.isatty():  # there, it means that the terminal was closed
+        signal.signal(signal.SIGHUP, lambda *_: app.state.dependencies.catalogs.request_reload())
     gc.freeze()  # these objects live as long as the process: scanning them again would cost requests milliseconds
     server.run()
 
@@ -199,8 +205,8 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis, key_ring(settings)), HostStore(redis)
     locks, notifier = PlacementLocks(redis), Notifier(redis)
-    offered = load_catalog(*([settings.api.catalog] if settings.api.catalog else []))
-    planner = StartPlanner(offered, hosts, AllocationStore(redis))
+    catalogs = LiveCatalog(settings.api.catalog)
+    planner = StartPlanner(catalogs, hosts, AllocationStore(redis))
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
     starts = StartSubmission(planner, submitter, services, locks)
@@ -211,7 +217,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     fanout = LogFanout(log_channel)
     app.state.hub = hub
     app.state.dependencies = Dependencies(
-        catalog=offered,
+        catalogs=catalogs,
         redis=redis,
         move_after=settings.api.move_after,
         operations=operations,
@@ -260,11 +266,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     subscription = asyncio.create_task(app.state.hub.run())
     dependencies.cancellations.loop.start()
     dependencies.audit.loop.start()
+    dependencies.catalogs.loop.start()
     app.state.controllers.loop.start()
     yield
     app.state.controllers.loop.stop()
     app.state.hub.close()
     dependencies.cancellations.loop.stop()
+    dependencies.catalogs.loop.stop()
     await asyncio.to_thread(dependencies.audit.close)
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)

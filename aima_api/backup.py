@@ -124,7 +124,7 @@ def restore(redis: TextRedis, stored: Backup, trusted: KeyRing) -> list[str]:
         raise NothingLost(at=stored.at.isoformat(timespec="seconds"))
     run, services = Scripts(redis), ServiceStore(redis, trusted)
     if 0 < stored.fence <= highest_fence():
-        services.raise_fence(stored.fence)  # first: what is requested meanwhile supersedes what was backed up
+        services.raise_fence(stored.fence)  # first: later requests supersede the backup
     unverified = _restore_services(services, stored)
     _restore_instances(services, stored)
     for name in HASHES:
@@ -158,9 +158,9 @@ def read(file: Path) -> Backup:
 
 
 def _ended_operations(redis: TextRedis) -> Iterator[EndedOperation]:
-    """Without those in progress: they go on, and their records are half of them."""
+    """Operations in progress are excluded: a restored record would never end."""
     entries = {entry.rpartition(" ")[2]: entry for entry in redis.zrange(keys.OPERATIONS, 0, -1)}
-    active = set(redis.zrange(keys.ACTIVE, 0, -1))  # after the line above: what is not active now has ended
+    active = set(redis.zrange(keys.ACTIVE, 0, -1))  # read second, since an ended operation never becomes active
     for batch in _batches([id for id in entries if id not in active]):
         records = dict(_hashes(redis, keys.operation, batch))
         with redis.pipeline(transaction=False) as pipe:

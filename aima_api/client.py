@@ -53,6 +53,7 @@ class ApiError(Exception):
 class ServerSentEvent(NamedTuple):
     event: str
     data: str
+    id: str = ""
 
     def json(self) -> Any:
         return json.loads(self.data)
@@ -124,8 +125,8 @@ class Api:
         return items[:at_most]
 
     @contextmanager
-    def stream(self, path: str, *, after: int) -> Iterator[Iterator[ServerSentEvent]]:
-        """Server-sent events after number `after`, until the API ends them. A cut raises ApiUnavailable."""
+    def stream(self, path: str, *, after: int | str) -> Iterator[Iterator[ServerSentEvent]]:
+        """Server-sent events after the one with this id, until the API ends them. A cut raises ApiUnavailable."""
         headers = {"Last-Event-ID": str(after)} if after else None
         with self._failures_translated():
             connection = self._connect(STREAM_TIMEOUT)
@@ -273,13 +274,15 @@ def path_of(*words: str) -> str:
 
 
 def _events(response: HTTPResponse) -> Iterator[ServerSentEvent]:
-    name, data = "message", list[str]()
+    name, data, id = "message", list[str](), ""
     for line in _lines(response):
         field, _, value = line.partition(":")
         if not line and data:
-            yield ServerSentEvent(name, "\n".join(data))
+            yield ServerSentEvent(name, "\n".join(data), id)
         if not line:
             name, data = "message", []
+        elif field == "id":
+            id = value.removeprefix(" ")
         elif field == "event":
             name = value.removeprefix(" ")
         elif field == "data":

@@ -12,6 +12,7 @@ from fastapi import Depends, Header, Query, Request
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyStore
 from aima_api.access.scopes import RequestAccess
+from aima_api.catalog.live import LiveCatalog
 from aima_api.catalog.selection import Catalog
 from aima_api.controllers.failover import Failover
 from aima_api.events.stream import EventStreams
@@ -37,7 +38,7 @@ from aima_core.trust.keys import SigningKey
 
 @dataclass(frozen=True)
 class Dependencies:
-    catalog: Catalog
+    catalogs: LiveCatalog
     redis: TextRedis
     move_after: timedelta
     operations: OperationStore
@@ -60,6 +61,10 @@ class Dependencies:
     signing_key: SigningKey
     unreadable: UnreadableRecords
 
+    @property
+    def catalog(self) -> Catalog:
+        return self.catalogs.current
+
 
 async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread
     dependencies = request.app.state.dependencies
@@ -78,15 +83,15 @@ Access = Annotated[RequestAccess, Depends(_access)]
 """The caller, as the middleware has authenticated it."""
 
 
-async def _owned_key(
-    access: Access,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="A random text; a repetition with it within a day returns the operations of the first request."
-        ),
-    ] = None,
-) -> OwnedKey | None:
+GivenKey = Annotated[
+    str | None,
+    Header(
+        description="A random text; a repetition with it within a day returns the operations of the first request.",
+    ),
+]
+
+
+async def _owned_key(access: Access, idempotency_key: GivenKey = None) -> OwnedKey | None:
     return None if idempotency_key is None else OwnedKey(access.caller.id, idempotency_key)
 
 

@@ -362,6 +362,11 @@ class NativeProgramMissing(AimaError, code="native_program_missing", status=422,
     hint = "{remedy}"
 
 
+class NativeAccessDenied(AimaError, code="native_access_denied", status=403, exit_code=76):
+    sentence = "Native engines on {host} have users of their own, and {path} is not open to them."
+    hint = "Run `chmod o+rX {path}` on {host}, use a copy outside of home directories, or set `native.users` to `none`."
+
+
 class RequirementsNotMet(AimaError, code="requirements_not_met", status=422, exit_code=69):
     sentence = "{host} cannot run {engine}: {detail}"
     hint = "Choose another host or engine; `aima host list` shows what each host has."
@@ -493,6 +498,11 @@ class NoRedisProgram(AimaError, code="no_redis_program", status=503, exit_code=9
 class PartEnded(AimaError, code="part_ended", status=500, exit_code=92):
     sentence = "{part} {what}."
     hint = "Fix the cause in its last log lines and run `aima up` again; nothing else was lost."
+
+
+class AmbiguousId(AimaError, code="ambiguous_id", status=400, exit_code=115):
+    sentence = "`{text}` is the beginning of {number} ids: {ids}."
+    hint = "Write more of the one that you mean."
 
 
 class ApiPortTaken(AimaError, code="api_port_taken", status=409, exit_code=93):

@@ -58,6 +58,18 @@ def _port_range(value: object) -> object:
 PortRange = Annotated[Any, BeforeValidator(_port_range)]
 
 
+def _user_range(value: object) -> object:
+    if isinstance(value, range) or value is None or value == "none":
+        return value if isinstance(value, range) else None
+    first, dash, last = str(value).partition("-")
+    if not (dash and first.isdigit() and last.isdigit() and 1000 <= int(first) < int(last) < 2**31):
+        raise ValueError(f"{value!r} is neither a range of user ids, such as `80000-80999`, nor `none`")
+    return range(int(first), int(last) + 1)
+
+
+UserRange = Annotated[Any, BeforeValidator(_user_range)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -194,6 +206,14 @@ class DockerSettings(Section):
     """A pull without progress for this long fails."""
 
 
+class NativeSettings(Section):
+    users: UserRange = range(80_000, 81_000)
+    """User ids of engines that run as native processes, without accounts, where the worker may switch users; None runs
+    all engines as the worker's user."""
+    disk: Size | None = None
+    """The disk quota of an engine's working directory; None is half of the free space at its start."""
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AIMA_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
@@ -213,6 +233,7 @@ class Settings(BaseSettings):
     flower: FlowerSettings = FlowerSettings()
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()
+    native: NativeSettings = NativeSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -238,7 +259,7 @@ FILE_SUFFIX = "_FILE"
 
 
 def _variables() -> dict[str, str]:
-    """What is given by variable, else by credential, without white space at its ends. Raises BadSettings."""
+    """Variables, else credentials, without white space at their ends. Raises BadSettings."""
     given = {name: text for name, text in os.environ.items() if name.startswith("AIMA_")}
     files: dict[str, Path] = {}
     if directory := os.environ.get("CREDENTIALS_DIRECTORY"):

@@ -37,6 +37,8 @@ class ContainerSpec(FrozenModel):
     name: str
     image: str
     """A reference or id. Ignored by the process runtime."""
+    entrypoint: tuple[str, ...] = ()
+    """Replaces the image's; empty keeps that."""
     command: tuple[str, ...]
     environment: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
@@ -154,6 +156,8 @@ class RuntimeFacts(FrozenModel):
     """The engine's names for its low-level runtimes, such as `runc` and `nvidia`."""
     disk_free: int | None
     """Bytes free on the file system of the images; None if the engine is on another machine."""
+    separates_engines: bool = True
+    """Whether engines run as other users than the worker."""
     live_restore: bool = True
     """Whether containers survive a restart of the engine itself."""
 

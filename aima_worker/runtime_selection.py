@@ -61,6 +61,11 @@ def _docker(settings: Settings, *, through_program: bool = False) -> Choice:
 
 def _processes(settings: Settings) -> Choice:
     from aima_worker.runtimes.process.runtime import ProcessRuntime
+    from aima_worker.runtimes.process.users import obstacle
 
-    directory = settings.state_dir.expanduser() / "processes"
-    return Choice(ProcessRuntime(directory, host=settings.host.name), native=True)
+    native, directory = settings.native, settings.state_dir.expanduser() / "processes"
+    reason = "`native.users` is none" if native.users is None else obstacle(native.users)
+    if reason:
+        _log.warning("engines run as the worker's user", reason=reason)
+    users = None if reason else native.users
+    return Choice(ProcessRuntime(directory, host=settings.host.name, users=users, disk=native.disk), native=True)

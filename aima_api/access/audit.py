@@ -31,6 +31,8 @@ MOST_UNWRITTEN = 10_000
 """Entries kept during an outage of Redis; the oldest are dropped first. Their log lines remain."""
 MOST_IN_A_BATCH = 1000
 RETRY_DELAY = timedelta(seconds=2)
+SETTLE_DELAY = timedelta(milliseconds=20)
+"""Entries within it are written in one round trip."""
 STOP_TIMEOUT = timedelta(seconds=1)
 OTHERS = "others"
 _FIELD = "entry"
@@ -85,7 +87,9 @@ class AuditLog:
         """Being written; kept until Redis has confirmed it."""
         self._windows: dict[tuple[str, str | None, str | None], AuditEntry] = {}
         self._window_began = now()
-        self.loop = BackgroundLoop("audit", self.write, interval=WINDOW, retry_delay=RETRY_DELAY, immediately=False)
+        self.loop = BackgroundLoop(
+            "audit", self.write, interval=WINDOW, retry_delay=RETRY_DELAY, settle_delay=SETTLE_DELAY, immediately=False
+        )
 
     def record(self, **fields: Any) -> None:
         """A request that was executed, or failed."""

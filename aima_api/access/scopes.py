@@ -68,6 +68,8 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 """Polled by load balancers, or opened in a browser, which have no key; the description of the API names no host."""
 SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/metrics"): Scope.READ,
+    ("GET", "/v1/catalog"): Scope.READ,
+    ("POST", "/v1/catalog:reload"): Scope.OPERATE,
     ("GET", "/v1/engines"): Scope.READ,
     ("GET", "/v1/engines/{name}"): Scope.READ,
     ("GET", "/v1/models"): Scope.READ,
@@ -84,6 +86,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/v1/operations/{id}/events"): Scope.READ,
     ("POST", "/v1/operations/{id}:cancel"): Scope.OPERATE,
     ("GET", "/v1/events"): Scope.READ,
+    ("GET", "/v1/events/recent"): Scope.READ,
     ("GET", "/v1/services"): Scope.READ,
     ("POST", "/v1/services"): Scope.OPERATE,
     ("GET", "/v1/services/{id}"): Scope.READ,

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aima_api.catalog.diagnostics import entry_in, suggestion
 from aima_api.catalog.selection import Catalog
@@ -25,6 +25,9 @@ E = TypeVar("E", bound=Entry)
 _PACKAGED = Path(__file__).parent / "data"
 SHIPPED = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "catalog"
 """The catalog shipped with AIMA: inside the installed package, or beside it in a checkout."""
+
+BUILDS = SHIPPED.parent / "builds" if _PACKAGED.is_dir() else SHIPPED.parent / "deploy" / "engines"
+"""The scripts that build the images and install the programs of the engines that bring their own."""
 
 _KINDS: dict[str, type[Entry]] = {"engines": Engine, "models": Model, "profiles": Profile}
 _DEPTHS = {"engines": 3, "models": 3, "profiles": 2}
@@ -63,6 +66,14 @@ def load_catalog(*roots: Path) -> Catalog:
     return Catalog(_entries(in_force, Engine), _entries(in_force, Model), _entries(in_force, Profile))
 
 
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema, for editors, of an `engine`, `model` or `profile`; unknown fields are mistakes."""
+    schema = _KINDS[f"{kind}s"].model_json_schema()
+    for each in (schema, *schema.get("$defs", {}).values()):
+        each["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
 def find_mistakes(path: Path) -> list[Mistake]:
     """The mistakes in one file, or in all files below a directory, by file and line.
 
@@ -90,12 +101,12 @@ def _read_all(root: Path) -> list[_File]:
         document = Document(root)
         document.report((1, 1), (), "is not a catalog", "name a directory with `engines`, `models` or `profiles`")
         return [_File(document, Entry, None)]
-    files = [_read(file, root) for file in _yaml_files(root)]
+    files = [_read(file, root) for file in yaml_files(root)]
     _check_names_differ(files)
     return files
 
 
-def _yaml_files(root: Path) -> list[Path]:
+def yaml_files(root: Path) -> list[Path]:
     """All but hidden ones."""
     found = (file for file in root.rglob("*.y*ml") if file.suffix in (".yaml", ".yml") and not file.is_dir())
     return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(root).parts))

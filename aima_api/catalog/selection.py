@@ -39,13 +39,15 @@ class Catalog:
     def engine_for(self, service: ServiceId, engine: str | None = None, *, model: str | None = None) -> Engine:
         """The requested engine, else the first of the service's type that the model's entry lists.
 
-        A model that is not in the catalog is served by the only engine of the type. Raises UnknownEngine, or
-        EngineDoesNotServe with the alternatives.
+        A model that is not in the catalog is served by the only engine of the type. The model's own arguments replace
+        the engine's defaults. Raises UnknownEngine, or EngineDoesNotServe with the alternatives.
         """
-        if engine is not None:
-            return self._of_the_type(self.engine(engine), service)
         known = self._model(model or service.model)
-        return self._best(service, known) if known else self._only(service)
+        if engine is not None:
+            chosen = self._of_the_type(self.engine(engine), service)
+        else:
+            chosen = self._best(service, known) if known else self._only(service)
+        return _with_those_of(known, chosen) if known else chosen
 
     def _model(self, name_or_id: str) -> Model | None:
         same_name = (model for model in self.models if model.name == name_or_id)
@@ -85,6 +87,11 @@ class Catalog:
         raise UnknownEngine(
             engine=f"{service.engine_type} (in {service})", nearest=_nearest(service.engine_type, [*types])
         )
+
+
+def _with_those_of(model: Model, engine: Engine) -> Engine:
+    wanted = {name: value for name, value in model.arguments.items() if name in engine.arguments}
+    return with_arguments(engine, wanted) if wanted else engine
 
 
 def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:

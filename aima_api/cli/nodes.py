@@ -43,7 +43,7 @@ class ApiNodes(Api):
             node.__exit__()
 
     @contextmanager
-    def stream(self, path: str, *, after: int) -> Iterator[Iterator[ServerSentEvent]]:
+    def stream(self, path: str, *, after: int | str) -> Iterator[Iterator[ServerSentEvent]]:
         """Opened on the first node that answers. A cut raises ApiUnavailable, and the next stream another node's."""
         from aima_core.errors import ApiUnavailable
 

@@ -4,20 +4,96 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
 from aima_api.cli.contexts import open_api
-from aima_api.cli.tables import ListingFormat
+from aima_api.cli.tables import ListingFormat, RecordList, colours
 from aima_api.client import Api, ApiError, path_of
 
 COMPLETION_TIMEOUT = timedelta(seconds=1)
+MOST_NAMED = 5
+"""Ids in the message about an ambiguous one."""
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@~-]*")
+_NO_SUCH_ID = ("bad_id", "unknown_service", "unknown_operation", "unknown_host")
+WATCH_INTERVAL = timedelta(seconds=2)
+Reply = TypeVar("Reply")
 Command = Callable[..., Any]
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 Decorator = Callable[[Command], Command]
+
+
+class ResourceGroup(click.Group):
+    """Commands on one kind of record. The short names of `kubectl` and `docker` are accepted, and not listed."""
+
+    aliases: Mapping[str, str] = {"ls": "list", "rm": "remove", "describe": "show", "status": "show"}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, self.aliases.get(cmd_name, ""))
+
+
+def on_full_id(api: Api, collection: str, text: str, call: Callable[[str], Reply], *, field: str = "id") -> Reply:
+    """Calls with the given id, else with the only one that it is a prefix of. Raises AmbiguousId, and as `call`."""
+    from aima_core.errors import AmbiguousId, BadId
+
+    try:
+        return call(text)
+    except (ApiError, BadId) as refused:
+        if refused.failure.code not in _NO_SUCH_ID or not _PREFIX.fullmatch(text):
+            raise
+        ids = _beginning_with(text, api, collection, field)
+        if not ids or text in ids:
+            raise
+    if len(ids) > 1:
+        raise AmbiguousId(text=text, number=len(ids), ids=", ".join(ids[:MOST_NAMED]))
+    return call(ids[0])
+
+
+def _beginning_with(text: str, api: Api, collection: str, field: str) -> list[str]:
+    """Empty if they cannot be listed: then the refusal of the id says more."""
+    try:
+        return [each[field] for each in api.every(path_of(collection)) if each[field].startswith(text)]
+    except ApiError:
+        return []
+
+
+def on_each_id(
+    api: Api, collection: str, texts: Sequence[str], call: Callable[[str], Reply], *, field: str = "id"
+) -> tuple[list[Reply], int]:
+    """The replies of the calls that succeeded, and the exit code of the first that was refused, which is printed.
+
+    A refusal of a single id is raised.
+    """
+    from aima_core.errors import AimaError, exit_code_of
+
+    replies, code = [], 0
+    for text in texts:
+        try:
+            replies.append(on_full_id(api, collection, text, call, field=field))
+        except (ApiError, AimaError) as refused:
+            if len(texts) == 1:
+                raise
+            from aima_api.cli.errors import print_failure
+
+            print_failure(refused.failure)
+            code = code or exit_code_of(refused.failure.code)
+    return replies, code
+
+
+def having_labels(records: Sequence[dict[str, Any]], labels: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
+    wanted = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in labels}
+    return [each for each in records if wanted.items() <= each["labels"].items()]
+
+
+def chosen_services(api: Api, ids: Sequence[str], every: bool) -> Sequence[str]:
+    if bool(ids) == every:
+        raise click.UsageError("Specify one or more IDs, or --all.", click.get_current_context())
+    return [each["id"] for each in api.every("/v1/services")] if every else ids
 
 
 def calls_the_api(command: Command) -> Command:
@@ -82,16 +158,43 @@ class Assignment(click.ParamType[tuple[str, object]]):
 
 
 def lists(command: Command) -> Command:
-    """Prints the RecordList that the command returns, as -o says."""
+    """Prints the RecordList that the command returns, as -o says; with -w again whenever it has changed."""
 
     @click.option("-o", "--output", type=click.Choice(get_args(ListingFormat)), default="table", show_default=True)
+    @click.option("-w", "--watch", is_flag=True, help="List again when something has changed, until interrupted.")
     @functools.wraps(command)
-    def listing(*args: Any, output: ListingFormat, **options: Any) -> None:
-        command(*args, **options).print(output)
+    def listing(*args: Any, output: ListingFormat, watch: bool, **options: Any) -> int:
+        found = command(*args, **options)
+        found.print(output)
+        return _list_again(functools.partial(command, *args, **options), found, output) if watch else 0
 
     return listing
 
 
+def _list_again(command: Command, shown: RecordList, output: ListingFormat) -> int:
+    """On a terminal in place of the previous table, elsewhere below it."""
+    from aima_api.cli.main import INTERRUPTED
+
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(WATCH_INTERVAL.total_seconds())
+            found = command()
+            if found.rows != shown.rows:
+                click.clear() if colours() else click.echo()
+                found.print(output)
+            shown = found
+    return INTERRUPTED
+
+
+label_option = click.option(
+    "-l",
+    "--label",
+    "labels",
+    multiple=True,
+    type=Assignment(),
+    metavar="LABEL=VALUE",
+    help="Only those with this label; repeat for several, which must all match.",
+)
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
 )
@@ -152,7 +255,9 @@ def submits_operations(command: Command) -> Command:
     def submitting(api: Api, *args: Any, wait: bool, timeout: timedelta | None, output: Any, **options: Any) -> int:
         from aima_api.cli.progress.watcher import show_submitted
 
-        return show_submitted(api, command(api, *args, **options), wait=wait, timeout=timeout, output=output)
+        reply = command(api, *args, **options)
+        code = show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
+        return code or reply.get("exit_code", 0)
 
     return submitting
 

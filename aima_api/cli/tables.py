@@ -53,6 +53,10 @@ class RecordList(NamedTuple):
     wide: Mapping[str, str] = {}
     """Further columns of `-o wide`."""
 
+    @property
+    def rows(self) -> list[Record]:
+        return [self.row(record) for record in self.records]
+
     def print(self, output: ListingFormat) -> None:
         if output == "name":
             for record in map(self.row, self.records):

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -44,6 +44,8 @@ REPORT_TIMEOUT = timedelta(seconds=20)
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 MOST_RECORDS = 20
 """Unreadable records that are named; the others are counted."""
+LEAST_VALIDITY = timedelta(days=14)
+"""Of the API's certificate: automatic renewal happens earlier."""
 LOW_DISK = ByteSize(20_000_000_000)
 """The image of a single engine can take more."""
 MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
@@ -51,6 +53,7 @@ PACKAGES = ("celery", "fastapi", "uvicorn", "docker", "psutil")
 PACKAGE = "aima-engines"
 INSTALL = "deploy/install in AIMA's source directory"
 SET_TLS = "export AIMA_API__TLS__CERTIFICATE=/etc/aima/tls.crt AIMA_API__TLS__KEY=/etc/aima/tls.key"
+RENEW = "renew it and replace {file} and its key: API nodes load them for new connections, without a restart"
 INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
 CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
 LIVE_RESTORE = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
@@ -130,6 +133,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
     yield from _unverified_mounts(hosts)
+    yield from _shared_users(hosts)
     if unverified:
         yield Finding(
             "services",
@@ -165,12 +169,23 @@ def _transport(api: ApiSettings) -> Iterator[Finding]:
             message = f"{api.tls.certificate} and {api.tls.key} cannot be used for TLS: {wrong.strerror or wrong}"
             yield Finding("TLS", FAILED, message, f"openssl x509 -noout -text -in {api.tls.certificate}")
         else:
-            yield Finding("TLS", OK, f"the API serves TLS on {api.bind}")
+            yield _certificate(api.tls.certificate, api.bind)
     elif api.plain:
         message = f"`api.plain`: keys and responses cross the network in clear text on {api.bind}"
         yield Finding("TLS", WARNING, message, SET_TLS)
     else:
         yield Finding("TLS", FAILED, f"the API must not serve on {api.bind} without TLS", SET_TLS)
+
+
+def _certificate(file: Path, address: str) -> Finding:
+    from cryptography.x509 import load_pem_x509_certificate
+
+    expires_at = load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+    if (left := expires_at - datetime.now(UTC)) > LEAST_VALIDITY:
+        return Finding("TLS", OK, f"the API serves TLS on {address}")
+    when = f"{'expires' if left > timedelta() else 'expired'} at {expires_at.isoformat(timespec='seconds')}"
+    message = f"the certificate {file} {when}: clients refuse it then"
+    return Finding("TLS", WARNING if left > timedelta() else FAILED, message, RENEW.format(file=file))
 
 
 # Docker ------------------------------------------------------------------------------------------------------------
@@ -301,6 +316,18 @@ def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
                 WARNING,
                 f"not verified on {host.name}: its worker may not see what started containers have mounted",
                 f"on {host.name}: run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
+            )
+
+
+def _shared_users(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """A native engine of the worker's user reads its keys and kills it."""
+    for host in hosts:
+        if host.live and not host.separates_engines:
+            yield Finding(
+                "users",
+                WARNING,
+                f"engines on {host.name} run as the worker's own user, and can read its files and end it",
+                f"on {host.name}: run the worker as root, with `native.users` a range, or use a Docker Engine",
             )
 
 

@@ -25,7 +25,7 @@ from aima_api.http.subscriptions import Subscription, Subscriptions
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis import keys
-from aima_core.store.operation_records import event_text
+from aima_core.store.operation_records import BATCH_SIZE, event_text
 
 QUEUED_EVENTS = 512
 """Per follower."""
@@ -33,7 +33,9 @@ PING_INTERVAL = timedelta(seconds=5)
 """A silent connection is pinged after this time, and closed if no reply comes within the same time."""
 RECONNECT_DELAY = timedelta(seconds=1)
 EVENT_LIMIT = ByteSize(1 << 20)
-"""Characters of one message before it is decoded; a start reports at most a few log lines of 16 KiB at once."""
+"""Characters of one event before it is decoded; a start reports at most a few log lines of 16 KiB at once."""
+MOST_IN_MESSAGE = 2 * BATCH_SIZE
+"""Events, a line each: a batch that is enqueued publishes the first event of each, and the end of superseded ones."""
 _ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 _log = structlog.get_logger()
@@ -128,14 +130,15 @@ class EventHub:
                 for subscription in self._subscriptions.all():
                     subscription.mark_gap()
             elif message["type"] == "message":
-                self._deliver(message["data"])
+                for line in message["data"].split("\n", MOST_IN_MESSAGE - 1):
+                    self._deliver(line)
             pinged = message is None
 
-    def _deliver(self, message: str) -> None:
+    def _deliver(self, line: str) -> None:
         try:
-            if len(message) > EVENT_LIMIT:
-                raise ValueError(f"it has {len(message)} characters, and the limit is {EVENT_LIMIT}")
-            id, seq, entry, text = message.split(" ", 3)
+            if len(line) > EVENT_LIMIT:
+                raise ValueError(f"it has {len(line)} characters, and the limit is {EVENT_LIMIT}")
+            id, seq, entry, text = line.split(" ", 3)
             if not _ENTRY.fullmatch(entry):
                 raise ValueError(f"{entry[:100]!r} is no entry of the log")
             operation = OperationId(id)
@@ -143,7 +146,7 @@ class EventHub:
                 event = EncodedEvent.from_text(text, seq=int(seq), entry=entry)
         except Exception as malformed:  # noqa: BLE001 any client of Redis may publish anything
             self.dropped += 1
-            _log.warning("event dropped", message=message[:200], reason=str(malformed)[:200])
+            _log.warning("event dropped", message=line[:200], reason=str(malformed)[:200])
             return
         for subscription in subscriptions:
             subscription.deliver(event)

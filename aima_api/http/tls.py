@@ -1,7 +1,4 @@
-"""TLS of an API node: the certificate is loaded again when its files change, for every connection that follows.
-
-A pair that does not load, as between the two writes of a renewal, leaves the previous one in use.
-"""
+"""TLS of an API node: what its certificate must be, and the one that it serves."""
 
 from __future__ import annotations
 
@@ -31,6 +28,11 @@ def check_transport(settings: ApiSettings) -> None:
 
 
 class ReloadingCertificate:
+    """Loaded again when its files change, for every connection that follows.
+
+    A pair that does not load, as between the two writes of a renewal, leaves the previous one in use.
+    """
+
     def __init__(self, certificate: Path, key: Path) -> None:
         """Raises BadSettings if the files are no pair of a certificate and its key."""
         self._certificate, self._key = certificate, key

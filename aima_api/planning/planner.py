@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from aima_api.catalog.live import LiveCatalog
 from aima_api.catalog.selection import Catalog, with_arguments
 from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
@@ -71,9 +72,13 @@ class PlannedStart(NamedTuple):
 class StartPlanner:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    catalog: Catalog
+    catalogs: LiveCatalog
     hosts: HostStore
     allocations: AllocationStore
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.catalogs.current
 
     def placement(self) -> Placement:
         """A snapshot of the hosts now."""

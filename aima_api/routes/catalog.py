@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
+from aima_api.catalog.live import CatalogStatus
 from aima_api.dependencies import Api, Cursor, WholeLimit, page_of
 from aima_core.domain.catalog import Engine, Model
 
@@ -23,6 +25,30 @@ class Engines(BaseModel):
 class Models(BaseModel):
     items: list[Model]
     next: str | None
+
+
+class CatalogRecord(BaseModel):
+    engines: int
+    models: int
+    profiles: int
+    overlay: str | None
+    mistakes: str
+
+    @classmethod
+    def of(cls, status: CatalogStatus) -> CatalogRecord:
+        return cls(**asdict(status))
+
+
+@router.get("/catalog")
+async def show_catalog(api: Api) -> CatalogRecord:
+    """Show what this node loaded, and the mistakes that keep newer files from being in force."""
+    return CatalogRecord.of(api.catalogs.status())
+
+
+@router.post("/catalog:reload")
+def reload_catalog(api: Api) -> CatalogRecord:
+    """Read the overlay directory of this node again. With a mistake in it, the previous catalog stays in force."""
+    return CatalogRecord.of(api.catalogs.reload())
 
 
 @router.get("/engines")

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from aima_api.dependencies import Api, Cursor, Limit
 from aima_api.http.sse import EventStream
 from aima_core.domain.ids import HostName, OperationId, ServiceId
-from aima_core.domain.operations import Kind, Operation, State
+from aima_core.domain.operations import Event, Kind, Operation, State
 from aima_core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", tags=["operations"])
@@ -23,6 +23,11 @@ LastEventId = Annotated[str | None, Header(description="The `id:` of the last ev
 class Operations(BaseModel):
     items: list[Operation]
     next: str | None
+
+
+class RecentEvents(BaseModel):
+    items: list[Event]
+    last: str
 
 
 @router.get("/operations")
@@ -60,6 +65,14 @@ async def events(api: Api, id: OperationId, last_event_id: LastEventId = None) -
     after = int(_event_id(last_event_id or "0", pattern="[0-9]{1,15}"))
     await run_in_threadpool(api.operations.get, id)
     return api.open_streams.stream(api.streams.of_operation(id, after))
+
+
+@router.get("/events/recent")
+def recent_events(api: Api, limit: Limit = 100) -> RecentEvents:
+    """The last events of all operations, in order. `last` is the `Last-Event-ID` with which the stream goes on."""
+    events = api.operations.recent_events(limit)
+    last = events[-1][0] if events else api.operations.last_event_id()
+    return RecentEvents(items=[event for _, event in events], last=last)
 
 
 @router.get("/events", response_class=EventStream, status_code=200)

@@ -28,11 +28,11 @@ from aima_core.trust.records import SignedService
 class StartRequest(NamedTuple):
     id: ServiceId
     options: ServiceOptions
+    mandate: Mandate
     hosts: Sequence[HostName] = ()
     """Override the stored service's hosts, for this start only."""
     replace: bool = False
     """Removes the running container first."""
-    mandate: Mandate = Mandate("(local)")
 
     def places_replicas(self, stored: SignedService | UnverifiedService | None) -> bool:
         return (self.options.replicas or (stored.spec.replicas if isinstance(stored, SignedService) else 1)) > 1

@@ -17,12 +17,13 @@ import click
 
 from aima_api.client import Api, ApiError, path_of, pinning
 from aima_api.up.detached import LOCK, LOG, RotatingLog, announce
-from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis, free_port
+from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis
 from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.domain.units import counted, format_size
-from aima_core.errors import AimaError, ApiPortTaken
+from aima_core.errors import AimaError
 from aima_core.logs.sanitize import sanitized
 from aima_core.settings import ApiSettings, Settings, load_settings
+from aima_core.system.loopback import find_api_port
 from aima_core.system.state_dir import lock, secret
 
 API_STOP_TIMEOUT = timedelta(seconds=5)
@@ -72,10 +73,7 @@ class _Installation:
         self._directory = directory
         self._log = log
         self._started_at = datetime.now(UTC)
-        try:
-            self._port = free_port(settings.api.bind, settings.api.port)
-        except OSError as taken:
-            raise ApiPortTaken(port=settings.api.port, address=settings.api.bind) from taken
+        self._port = find_api_port(settings.api.bind, settings.api.port)
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
         self._certificate = settings.api.tls.certificate
         self._url = f"{'https' if self._certificate else 'http'}://{_local_address(settings.api.bind)}:{self._port}"

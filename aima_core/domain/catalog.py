@@ -140,6 +140,7 @@ ArgumentName = Annotated[str, AfterValidator(_argument_name)]
 AcceleratorKind = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=32), Field(examples=["gb10"])
 ]
+Arguments = dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]]
 Variable = Annotated[str, AfterValidator(_variable)]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
@@ -214,8 +215,11 @@ class Engine(Entry):
     """Tried in order after `image`; an image that is on the host goes before any that must be pulled."""
     image_size: Size | None = None
     """The approximate disk usage; the free disk is checked against it before a pull."""
+    entrypoint: tuple[Word, ...] = ()
+    """Replaces the image's entrypoint, as `docker run --entrypoint` does; empty keeps it."""
     command: tuple[Word, ...] = Field(min_length=1)
-    arguments: dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]] = {}
+    """What the entrypoint is given, as after the image in `docker run`."""
+    arguments: Arguments = {}
     """Appended as `--name value`; true appends the bare `--name`, false omits it. `--set` changes these only."""
     environment: dict[Variable, Word] = {}
     port: ContainerPort
@@ -234,13 +238,15 @@ class Engine(Entry):
 
 class Model(Entry):
     name: ModelName
-    type: Literal["llm", "asr", "tts", "test"]
+    type: Literal["llm", "embedding", "rerank", "asr", "tts", "vision", "image", "test"]
     size: Size
     """The disk usage of the weights."""
     engines: tuple[NamedEngine, ...] = Field(min_length=1)
     """Engines known to serve it, best first."""
     path: RelativePath | None = None
     """The weights' directory below one of a host's `model_roots`; None if the engine's image contains them."""
+    arguments: Arguments = {}
+    """Replace the defaults of the engines that have them, such as `trust-remote-code: true`; `--set` goes before."""
 
     @property
     def id(self) -> ModelId:

@@ -73,6 +73,8 @@ class HostFacts(WireModel):
     """Bytes available while it takes no starts, since they are less than `memory_reserve`."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
+    separates_engines: bool = True
+    """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     version: str
     """AIMA's own."""
     wire: int = 1

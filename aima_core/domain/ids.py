@@ -30,6 +30,11 @@ class Id(str):
         return super().__new__(cls, text)
 
     @classmethod
+    def _of_valid(cls, text: str) -> Self:
+        """Without a match: for a text that is composed of valid ids, or is a part of one."""
+        return super().__new__(cls, text)
+
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(max_length=256))
 
@@ -69,14 +74,14 @@ class ServiceId(Id):
 
     @property
     def engine_type(self) -> EngineType:
-        return EngineType(self.split("-", 2)[1])
+        return EngineType._of_valid(self.split("-", 2)[1])
 
     @property
     def model(self) -> ModelId:
-        return ModelId(self.split("-", 2)[2])
+        return ModelId._of_valid(self.split("-", 2)[2])
 
     def on(self, host: HostName) -> "InstanceId":
-        return InstanceId(f"{self}@{host}")
+        return InstanceId._of_valid(f"{self}@{host}")
 
 
 class InstanceId(Id):
@@ -85,11 +90,11 @@ class InstanceId(Id):
 
     @property
     def service(self) -> ServiceId:
-        return ServiceId(self.split("@")[0])
+        return ServiceId._of_valid(self.split("@")[0])
 
     @property
     def host(self) -> HostName:
-        return HostName(self.split("@")[1])
+        return HostName._of_valid(self.split("@")[1])
 
 
 class OperationId(Id):
@@ -100,7 +105,7 @@ class OperationId(Id):
 
     @classmethod
     def new(cls) -> Self:
-        return cls(str(uuid.uuid4()))
+        return cls._of_valid(str(uuid.uuid4()))
 
 
 class AnswerId(Id):
@@ -110,7 +115,7 @@ class AnswerId(Id):
 
     @classmethod
     def new(cls) -> Self:
-        return cls(uuid.uuid4().hex)
+        return cls._of_valid(uuid.uuid4().hex)
 
 
 class Route(Id):
@@ -121,12 +126,12 @@ class Route(Id):
 
     @classmethod
     def to_host(cls, host: HostName) -> Self:
-        return cls(f"host.{host}")
+        return cls._of_valid(f"host.{host}")
 
     @property
     def host(self) -> HostName | None:
         """The host that it leads to; None for a class of hosts."""
-        return HostName(self.removeprefix("host.")) if self.startswith("host.") else None
+        return HostName._of_valid(self[len("host.") :]) if self.startswith("host.") else None
 
 
 class WireModel(BaseModel):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, computed_field
 
 from aima_core.domain.catalog import Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
@@ -78,6 +78,11 @@ class Instance(WireModel):
     failure: Failure | None = None
     since: AwareDatetime
     """The time of the last transition."""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
+    @property
+    def host(self) -> HostName:
+        return self.id.host
 
     @property
     def is_down(self) -> bool:

@@ -19,4 +19,5 @@ def log_as_logfmt() -> None:
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,  # otherwise each event assembles its logger again
     )

@@ -279,6 +279,7 @@ def _over_tls(address: SentinelAddress) -> dict[str, Any]:
 def _limits(answers_within: timedelta | None) -> dict[str, Any]:
     """None leaves the timeout of each wait to the caller."""
     return {
+        "protocol": 2,  # redis-py turns each publication into a log message under RESP3, and discards it
         "decode_responses": True,
         "encoding_errors": "replace",  # else one value that is no UTF-8 would fail the reply that it is part of
         "socket_timeout": answers_within and answers_within.total_seconds(),

@@ -33,6 +33,8 @@ from aima_core.trust.orders import clock_ms, highest_fence
 
 _log = structlog.get_logger()
 _IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
+RECORDS_AT_ONCE = 500
+"""Records whose raw fields are held in memory while they are parsed."""
 START_OF_LOG = "0-0"
 _CHUNK = 500
 """Messages that a script reads at once."""
@@ -120,12 +122,17 @@ class OperationStore:
     def list_active(self) -> list[Operation]:
         """The records of active operations, oldest first."""
         ids = self.active()
+        chunks = (ids[at : at + RECORDS_AT_ONCE] for at in range(0, len(ids), RECORDS_AT_ONCE))
+        found = chain.from_iterable(map(self._stored, chunks))
+        return sorted(found, key=lambda operation: operation.created_at)
+
+    def _stored(self, ids: Sequence[OperationId]) -> list[Operation]:
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(keys.operation(id))
             found = zip(ids, replies(pipe), strict=True)
         records = (readable("operation", id, operation_from, id, fields) for id, fields in found if fields)
-        return sorted((each for each in records if each), key=lambda operation: operation.created_at)
+        return [each for each in records if each]
 
     def find_stalled(self, *, at_most: int = 50) -> Stalled:
         """Each operation is returned to one caller only, and again after LOOK_AFTER."""
@@ -217,6 +224,10 @@ class OperationStore:
         newest = self._redis.xrevrange(keys.COMMON_LOG, count=1)
         return newest[0][0] if newest else START_OF_LOG
 
+    def recent_events(self, number: int) -> list[tuple[str, Event]]:
+        """The last entries of the common log, in order."""
+        return _events_of(reversed(self._redis.xrevrange(keys.COMMON_LOG, count=number)))
+
     def all_events(self, after: str) -> list[tuple[str, Event]] | None:
         """The events of all operations after an entry of the common log; None if the log was trimmed beyond it."""
         entries = self._redis.xrange(keys.COMMON_LOG, min=after)
@@ -224,8 +235,13 @@ class OperationStore:
             if not entries or entries[0][0] != after:
                 return None
             del entries[0]
-        found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
-        return [(entry, event) for entry, event in found if event]
+        return _events_of(entries)
+
+
+def _events_of(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[tuple[str, Event]]:
+    """Entries of the common log, without unreadable ones."""
+    found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
+    return [(entry, event) for entry, event in found if event]
 
 
 def _records(flat: Sequence[Any]) -> list[Operation]:

@@ -248,10 +248,12 @@ class ServiceStore:
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
         where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
-        after, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
+        after, ids, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
+        if not ids:
+            return Listing("", after or None)
         services = (
             f'{self._spec_json(id, record)[:-1]},"instances":[{_readable_json(instances)}]}}'
-            for id, record, instances in zip(found[::3], found[1::3], found[2::3], strict=True)
+            for id, record, instances in zip(ids.split("\n"), found[0].split("\n"), found[1].split("\n\n"), strict=True)
         )
         return Listing(",".join(services), after or None)
 

@@ -1,6 +1,6 @@
-"""What a process gives up before it holds secrets, or before it runs a program that is not trusted, by prctl(2).
+"""What a process sets by prctl(2) before it holds secrets, or before it runs a program that is not trusted.
 
-Imported by the process supervisor under `python -S`: the standard library only. Without Linux nothing is given up.
+Imported by the process supervisor under `python -S`: the standard library only. Does nothing without Linux.
 """
 
 import ctypes
@@ -8,6 +8,7 @@ import os
 import sys
 
 PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
 
@@ -27,12 +28,21 @@ def forbid_new_privileges() -> None:
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _prctl(option: int, value: int) -> None:
-    if sys.platform != "linux":
-        return
-    if _libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3):
+def adopt_orphans() -> None:
+    """Makes this process the parent of descendants that lose theirs; it must reap them. Raises OSError."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def checked(result: int, subject: str) -> None:
+    """Raises OSError if a function of the C library has returned an error."""
+    if result:
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), f"prctl {option}")
+        raise OSError(error, os.strerror(error), subject)
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        checked(libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3), f"prctl {option}")
+
+
+libc = ctypes.CDLL(None, use_errno=True)

@@ -1,9 +1,13 @@
-"""Loopback addresses, reachable from this machine only."""
+"""Loopback addresses, and the check that the API can listen on an address."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 from functools import lru_cache
+
+from aima_core.errors import ApiPortTaken, BadSettings
 
 
 @lru_cache(maxsize=256)
@@ -12,3 +16,16 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def find_api_port(address: str, port: int) -> int:
+    """The port, or a free one for 0. Raises ApiPortTaken, and BadSettings for an address of elsewhere."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.create_server((address, port), family=family) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as wrong:
+        if wrong.errno == errno.EADDRINUSE:
+            raise ApiPortTaken(port=port, address=address) from wrong
+        detail = f"The API cannot listen on port {port} of {address}: {wrong.strerror or wrong}."
+        raise BadSettings(detail=detail, where="`api.bind` (an address of this machine) and `api.port`") from wrong

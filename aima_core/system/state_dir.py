@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -28,8 +28,9 @@ def lock(state_dir: Path, name: str) -> Iterator[None]:
             file.seek(0)
             raise AlreadyUp(pid=file.read().strip() or "unknown", state_dir=state_dir)
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # the pid is for people; a full disk must not keep a host from its engines
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
@@ -61,9 +62,13 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> 
     """Replaces the file: a crash leaves the old content or the new, never half of either."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    draft.replace(path)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # such as half of it, on a full disk
+        raise
 
 
 def mint(path: Path, make: Callable[[], str], *, mode: int = 0o644) -> str:

@@ -74,6 +74,7 @@ def host_facts(
         strangers=strangers,
         memory_low=memory_low,
         verifies_mounts=_verifies_mounts(engine),
+        separates_engines=engine.separates_engines,
     )
 
 

@@ -66,6 +66,7 @@ def container_spec(
     return ContainerSpec(
         name=host.container_name(command.service),
         image=image,
+        entrypoint=() if host.native else engine.entrypoint,
         command=(*program, *rendered_arguments(engine.arguments)),
         environment=engine.environment,
         host_address=host.settings.host.address,

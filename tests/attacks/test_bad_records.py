@@ -107,6 +107,16 @@ BAD = {
         redis.zadd(keys.SERVICES, {"svc-tiny-x": 0}),
         redis.set("aima:service:svc-tiny-x", "["),
     ],
+    "a service of several lines": lambda redis: [
+        redis.zadd(keys.SERVICES, {"svc-a\n\nb": 0}),
+        redis.set("aima:service:svc-a\n\nb", "{\n\n}\n"),
+    ],
+    "an instance of several lines": lambda redis: [
+        redis.zadd(keys.SERVICES, {"svc-tiny-a": 0}),
+        redis.set("aima:service:svc-tiny-a", "["),
+        redis.zadd(keys.INSTANCES, {"svc-tiny-a@alpha": 0}),
+        redis.hset("aima:instance:svc-tiny-a@alpha", mapping={"record": "\n\n{\n}", "fence": "1\n\n", "desired": "\n"}),
+    ],
 }
 
 

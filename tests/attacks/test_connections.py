@@ -137,6 +137,7 @@ def test_a_request_whose_body_never_arrives_is_cut_and_not_executed(impatient: N
 
         assert all(is_cut(line) for line in lines)
 
+    assert eventually(lambda: not impatient.server.server_state.tasks)
     assert impatient.get("/v1/operations").json()["items"] == []
 
 

@@ -25,6 +25,7 @@ from aima_core.settings import Settings
 from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import SigningKey
+from aima_core.trust.orders import Mandate
 
 pytestmark = pytest.mark.redis
 OTHER = "svc-tiny-dial-b"
@@ -354,4 +355,4 @@ def _request(id: str) -> Any:
     from aima_api.http.schemas import ServiceOptions
     from aima_api.submission.starts import StartRequest
 
-    return StartRequest(ServiceId(id), ServiceOptions())
+    return StartRequest(ServiceId(id), ServiceOptions(), Mandate("operator"))

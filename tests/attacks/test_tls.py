@@ -234,6 +234,17 @@ def test_doctor_reports_an_api_in_clear_text(made: Certificate) -> None:
     assert found({"bind": "127.0.0.1"}) is None
 
 
+def test_doctor_reports_a_certificate_that_expires(made: Certificate) -> None:
+    tls = {"certificate": made.certificate, "key": made.key}
+
+    verdicts = []
+    for days in (60, 3, -1):
+        made.renew(days=days)
+        verdicts.append(found({"tls": tls}))
+
+    assert verdicts == [CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED]
+
+
 @pytest.mark.redis
 @pytest.mark.slow
 def test_aima_up_serves_tls(made: Certificate, tmp_path: Path, installation: str) -> None:

@@ -16,7 +16,7 @@ from lab.running import engines
 
 SERVICE = "svc-tiny-dial"
 PROGRAMS = {
-    IMAGES["AIMA_API_IMAGE"]: "import aima_api.app as api, aima_api.flower; api.load_catalog()",
+    IMAGES["AIMA_API_IMAGE"]: "import aima_api.app, aima_api.flower; aima_api.app.LiveCatalog()",
     IMAGES["AIMA_WORKER_IMAGE"]: "import aima_worker.app, aima_worker.runtimes.docker.sdk.runtime",
 }
 """The modules that each image must be able to import."""

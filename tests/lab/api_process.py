@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,6 +61,14 @@ class ApiProcess:
             return self.client.get("/readyz").status_code == 200
         except httpx2.TransportError:
             return False
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def exit_code(self) -> int:
+        assert self._process is not None
+        return self._process.wait(UP_WITHIN.total_seconds())
 
     def kill(self) -> None:
         if self._process is not None:

@@ -22,7 +22,7 @@ class Certificate:
     certificate: Path
     key: Path
 
-    def renew(self, *, days: int = 2) -> None:
+    def renew(self, *, days: int = 60) -> None:
         """Replaces certificate and key, signed by the same authority; with negative days, an expired one."""
         directory = self.certificate.parent
         for command in _SERVER:

@@ -150,7 +150,8 @@ def test_without_docker_native_processes_are_used_and_reported(tmp_path: Path):
     engines("install-native", "dial", "--prefix", str(tmp_path / "native"))
     path = f"{tmp_path}/native/bin:{os.environ['PATH']}"
     nobody = f"unix://{tmp_path}/docker.sock"
-    aima = Aima(tmp_path, installation="native", runtime="auto", AIMA_DOCKER__HOST=nobody, PATH=path)
+    own_user = {"AIMA_NATIVE__USERS": "none"}  # as another one, an engine could not enter the directory of the test
+    aima = Aima(tmp_path, installation="native", runtime="auto", AIMA_DOCKER__HOST=nobody, PATH=path, **own_user)
     aima.up()
     try:
         started = aima.aima("service", "start", SERVICE, "--wait")

@@ -98,10 +98,13 @@ class Node:
 
     def start(self, packages: Path) -> None:
         """Starts the version in that directory."""
+        # As another user, an engine could not execute the Python of the tests. The earlier version has no such setting.
+        is_known = (packages / "aima_worker/runtimes/process/users.py").exists()
+        own_user = {"AIMA_NATIVE__USERS": "none"} if is_known else {}
         with (self._directory / f"{self._module}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self._module],
-                env={**self._environment, "PYTHONPATH": str(packages)},
+                env={**self._environment, **own_user, "PYTHONPATH": str(packages)},
                 cwd=self._directory,  # `-m` would prefer the packages of the working directory
                 stdout=log,
                 stderr=log,

@@ -1,10 +1,13 @@
-"""`aima engine …`, `aima model …` and `aima image …`"""
+"""`aima catalog …`, `aima engine …`, `aima model …`, `aima image …` and `aima schema`"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import click
 
 from aima_api.cli.options import (
+    ResourceGroup,
     calls_the_api,
     complete,
     engine_option,
@@ -26,10 +30,48 @@ from aima_api.cli.options import (
 from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
+from aima_core.logs.sanitize import sanitized, sanitized_lines
 
-engine = click.Group("engine", help="Show and validate the engines of the catalog.")
-model = click.Group("model", help="Show the models of the catalog.")
-image = click.Group("image", help="Pull images before they are needed.")
+catalog = ResourceGroup("catalog", help="Show and reload what an API node has loaded.")
+engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
+model = ResourceGroup("model", help="Show the models of the catalog.")
+image = ResourceGroup("image", help="Pull images before they are needed.")
+
+_BUILT_HERE = "aima/"
+"""The images that no registry has."""
+
+
+@catalog.command("show")
+@output_option
+@calls_the_api
+def show_catalog(api: Api, output: Format) -> int:
+    """Show what the API node has loaded, and the mistakes that keep newer files out."""
+    return _show_catalog(api.get("/v1/catalog"), output)
+
+
+@catalog.command()
+@output_option
+@calls_the_api
+def reload(api: Api, output: Format) -> int:
+    """Read the overlay directory of the API node again.
+
+    Every node reads its files again by itself within seconds of a change, and on SIGHUP. With a mistake in any of them,
+    the previous catalog stays in force.
+    """
+    return _show_catalog(api.post("/v1/catalog:reload"), output)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["engine", "model", "profile"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a catalog file, for editors.
+
+    With it in engine.schema.json, the first line `# yaml-language-server: $schema=engine.schema.json` of a file gives
+    completion and marks mistakes.
+    """
+    from aima_api.catalog import loader
+
+    click.echo(json.dumps(loader.json_schema(kind), indent=2, ensure_ascii=False))
 
 
 @engine.command("list")
@@ -76,6 +118,28 @@ def validate(path: Path | None, output: Format) -> int:
     return CatalogMistake.exit_code if mistakes else 0
 
 
+@engine.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete("engines", "name"))
+@click.option("--native", is_flag=True, help="Install the program below ~/.local, for hosts without Docker.")
+def build(names: tuple[str, ...], native: bool) -> int:
+    """Build the images of engines that come with AIMA, on this machine. Without NAME, list these engines."""
+    from aima_api.catalog import loader
+
+    available = {
+        str(each.name): each.image for each in loader.load_catalog().engines if each.image.startswith(_BUILT_HERE)
+    }
+    if not names:
+        click.echo("\n".join(available))
+        return 0
+    for name in names:
+        if name not in available:
+            problem = f"There is no build of `{name}`; choose one of {', '.join(available)}."
+            raise click.BadArgumentUsage(problem, click.get_current_context())
+    folders = [available[name].removeprefix(_BUILT_HERE).partition(":")[0] for name in names]
+    script = loader.BUILDS / ("install-native" if native else "build")
+    return subprocess.run([sys.executable, str(script), *folders], check=False).returncode
+
+
 @model.command("list")
 @lists
 @calls_the_api
@@ -120,6 +184,22 @@ def pull(
         raise click.UsageError("Specify --host or --route.", click.get_current_context())
     body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route, "expires": expires})
     return api.post("/v1/images:pull", body)
+
+
+def _show_catalog(status: dict[str, Any], output: Format) -> int:
+    """Exits with the code of CatalogMistake if newer files are not in force."""
+    from aima_core.errors import CatalogMistake
+
+    if output != "table":
+        print_data(status, output)
+    else:
+        numbers = [counted(status[f"{each}s"], each) for each in ("engine", "model", "profile")]
+        overlay = f"; overlay: {sanitized(status['overlay'])}" if status["overlay"] else ""
+        click.echo(f"Catalog: {', '.join(numbers)}{overlay}.")
+        if status["mistakes"]:
+            click.echo("Newer files are not in force:", err=True)
+            click.echo(indented(sanitized_lines(status["mistakes"])), err=True)
+    return CatalogMistake.exit_code if status["mistakes"] else 0
 
 
 def _files_below(root: Path) -> int:

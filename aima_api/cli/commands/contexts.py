@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from aima_api.cli.contexts import ApiContext, StoredContexts, load_contexts, save_contexts, split_urls
-from aima_api.cli.options import lists, output_option
+from aima_api.cli.options import ResourceGroup, lists, output_option
 from aima_api.cli.tables import Format, RecordList, print_record
 from aima_api.client import Api
 
@@ -27,7 +27,7 @@ def _complete_name(_: click.Context, __: click.Parameter, incomplete: str) -> li
 name_argument = click.argument("name", shell_complete=_complete_name)
 
 
-@click.group()
+@click.group(cls=ResourceGroup)
 def context() -> None:
     """Choose which API nodes, CA and key the commands use.
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import click
 
-from aima_api.cli.options import calls_the_api, complete, lists, output_option, timeout_option, wait_option
+from aima_api.cli.options import (
+    ResourceGroup,
+    calls_the_api,
+    complete,
+    having_labels,
+    label_option,
+    lists,
+    on_full_id,
+    output_option,
+    timeout_option,
+    wait_option,
+)
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, titled
 from aima_api.client import Api, path_of
 from aima_core.logs.sanitize import sanitized
@@ -27,18 +39,19 @@ _SHOWN_OTHERWISE = (
 _DIGEST = len("sha256:") + 12
 """Characters of a digest that identify it on a host."""
 
-host = click.Group("host", help="Show, drain, resume and forget hosts.")
-port = click.Group("port", help="Show the ports that instances hold.")
+host = ResourceGroup("host", help="Show, drain, resume and forget hosts.")
+port = ResourceGroup("port", help="Show the ports that instances hold.")
 name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
 
 
 @host.command("list")
+@label_option
 @lists
 @calls_the_api
-def list_hosts(api: Api) -> RecordList:
+def list_hosts(api: Api, labels: tuple[tuple[str, object], ...]) -> RecordList:
     """List the hosts."""
     listing = api.get("/v1/hosts")
-    hosts = listing["items"]
+    hosts = having_labels(listing["items"], labels)
     optional = {"LABELS": any(each["labels"] for each in hosts), "CLOCK": any(map(_clock, hosts))}
     columns = {heading: field for heading, field in COLUMNS.items() if optional.get(heading, True)}
     for record in listing.get("unreadable", ()):
@@ -53,7 +66,7 @@ def list_hosts(api: Api) -> RecordList:
 @calls_the_api
 def show(api: Api, name: str, output: Format) -> None:
     """Show one host."""
-    print_record(api.get(_path(name)), output, row=_fields)
+    print_record(_on_full_name(api, name, lambda full: api.get(_path(full))), output, row=_fields)
 
 
 @host.command()
@@ -67,9 +80,13 @@ def drain(api: Api, name: str, stop: bool, wait: bool, timeout: timedelta | None
     """Stop a host from taking starts. Its instances keep running unless --stop is given."""
     from aima_api.cli.progress.watcher import show_submitted
 
-    reply = api.post(_path(name) + ":drain", {"stop": stop})
-    if output == "table":
-        click.echo(f"Host {name} drained. It takes no starts until `aima host resume {name}`.")
+    def drain_one(full: str) -> Any:
+        reply = api.post(_path(full) + ":drain", {"stop": stop})
+        if output == "table":
+            click.echo(f"Host {full} drained. It takes no starts until `aima host resume {full}`.")
+        return reply
+
+    reply = _on_full_name(api, name, drain_one)
     if stop and (output == "table" or wait or timeout is not None):
         return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
     if output != "table":
@@ -83,9 +100,11 @@ def drain(api: Api, name: str, stop: bool, wait: bool, timeout: timedelta | None
 @calls_the_api
 def resume(api: Api, name: str, output: Format) -> None:
     """Let a drained host take starts again, pending ones first."""
-    record = api.post(_path(name) + ":resume")
+    record = _on_full_name(api, name, lambda full: api.post(_path(full) + ":resume"))
     if output == "table":
-        click.echo(f"Host {name} resumed." + ("" if record["live"] else " It takes starts once its worker is back."))
+        click.echo(
+            f"Host {record['name']} resumed." + ("" if record["live"] else " It takes starts once its worker is back.")
+        )
     else:
         print_data(record, output)
 
@@ -106,6 +125,10 @@ def list_ports(api: Api) -> RecordList:
     """List the leased ports and their holders."""
     columns = titled("host", "port", "holder", "age")
     return RecordList(api.every("/v1/ports"), columns, "No leased ports.", row=_lease_row)
+
+
+def _on_full_name(api: Api, name: str, call: Callable[[str], Any]) -> Any:
+    return on_full_id(api, "hosts", name, call, field="name")
 
 
 def _path(name: str) -> str:
@@ -135,6 +158,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "last_seen": "left" if host.get("left") else age(host["seen_at"]),
         "accelerators": "\n".join(describe_accelerators(host["accelerators"])),
         "memory": format_size(host["memory"]) + (", shared by CPU and GPU" if host["unified_memory"] else ""),
+        "memory_low": _memory_low(host),
         "memory_reserve": format_size(host["memory_reserve"]),
         "disk_free": format_size(host["disk_free"]),
         "runtime": _runtime(host),
@@ -150,9 +174,19 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(host: dict[str, Any]) -> str:
-    state = "live" if host["live"] else "away"
-    since = host["drained_since"]
-    return f"{state}, drained for {age(since)}" if since else state
+    states = ["live" if host["live"] else "away"]
+    if host.get("memory_low") is not None:
+        states.append("low memory")
+    if since := host["drained_since"]:
+        states.append(f"drained for {age(since)}")
+    return ", ".join(states)
+
+
+def _memory_low(host: dict[str, Any]) -> str | None:
+    from aima_core.domain.units import format_size
+
+    low = host.get("memory_low")
+    return None if low is None else f"{format_size(low)} available: no starts below the reserve"
 
 
 def _runtime(host: dict[str, Any]) -> str:

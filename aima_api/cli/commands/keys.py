@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aima_api.cli.options import DurationType, calls_the_api, complete, output_option
+from aima_api.cli.options import DurationType, ResourceGroup, calls_the_api, complete, output_option
 from aima_api.cli.tables import Format, age, print_data, print_records, titled
 from aima_api.client import Api, path_of
 from aima_core.logs.sanitize import sanitized
@@ -28,7 +28,7 @@ Its public key:
    the workers, and restart them. It then verifies stored records and labels, and no new order."""
 
 
-@click.group()
+@click.group(cls=ResourceGroup)
 def key() -> None:
     """Create, list and revoke API keys, and rotate the signing key."""
 

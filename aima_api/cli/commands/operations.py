@@ -1,23 +1,29 @@
-"""`aima operation …`, and `aima plan`: the operations that a start would submit."""
+"""`aima operation …`, `aima events`, and `aima plan`: the operations that a start would submit."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
+from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.options import (
+    ResourceGroup,
     calls_the_api,
     complete,
     lists,
+    on_each_id,
+    on_full_id,
     output_option,
     service_body,
     service_options,
     timeout_option,
 )
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
-from aima_api.client import Api, path_of
+from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized
 
@@ -27,7 +33,7 @@ ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, requir
 _VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "would be refused"}
 
 
-@click.group()
+@click.group(cls=ResourceGroup)
 def operation() -> None:
     """List, watch and cancel operations.
 
@@ -56,7 +62,7 @@ def list_operations(api: Api, limit: int, **filters: str | None) -> RecordList:
 @calls_the_api
 def show(api: Api, operation_id: str, output: Format) -> None:
     """Show one operation."""
-    print_record(api.get(_path(operation_id)), output, row=_fields)
+    print_record(_operation(api, operation_id), output, row=_fields)
 
 
 @operation.command()
@@ -69,7 +75,7 @@ def watch(api: Api, operation_ids: tuple[str, ...], timeout: timedelta | None, o
     from aima_api.cli.progress.watcher import watch
     from aima_core.domain.operations import Operation
 
-    operations = [api.read(Operation, api.get(_path(each))) for each in operation_ids]
+    operations = [api.read(Operation, _operation(api, each)) for each in operation_ids]
     return watch(api, operations, timeout=timeout, output=output)
 
 
@@ -77,15 +83,43 @@ def watch(api: Api, operation_ids: tuple[str, ...], timeout: timedelta | None, o
 @ids_argument
 @output_option
 @calls_the_api
-def cancel(api: Api, operation_ids: tuple[str, ...], output: Format) -> None:
+def cancel(api: Api, operation_ids: tuple[str, ...], output: Format) -> int:
     """Cancel operations; ended ones are left as they are."""
-    records = [api.post(_path(each) + ":cancel") for each in operation_ids]
+    records, code = on_each_id(api, "operations", operation_ids, lambda id: api.post(_path(id) + ":cancel"))
     if output != "table":
         print_data(records, output)
-        return
+        return code
     for record in records:
         ended = record["state"] in ("succeeded", "failed")
         click.echo(f"Operation {record['id']} " + (f"has already {record['state']}." if ended else "cancelled."))
+    return code
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Print later events as they come.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, metavar="N", help="The last N.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@calls_the_api
+def events(api: Api, follow: bool, limit: int, output: str) -> int:
+    """Show the events of all operations, and follow them.
+
+    -o json prints one record per line.
+    """
+    from aima_api.cli.progress.event_follower import ConnectionLost, follow_all
+
+    recent = api.get("/v1/events/recent", limit=limit)
+    titles = _Titles(api)
+    for event in recent["items"]:
+        _print_event(event, titles, output)
+    if not follow:
+        return 0
+    with suppress(KeyboardInterrupt):
+        for event in follow_all(api, recent["last"]):
+            if isinstance(event, ConnectionLost):
+                click.echo(sanitized(f"Connection lost, trying again. {event.reason}"), err=True)
+            else:
+                _print_event(event, titles, output)
+    return INTERRUPTED
 
 
 @click.command()
@@ -109,6 +143,50 @@ def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
     else:
         print_data(found, output)
     return _conclude_plan(api, found)
+
+
+class _Titles:
+    """`start svc-asr-x` for the id of an operation; each is read once, and one that is no longer stored has none."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._known: dict[str, str] = {}
+
+    def of(self, id: str) -> str:
+        if id not in self._known:
+            try:
+                record = self._api.get(_path(id))
+                self._known[id] = f"{record['kind']} {record.get('service') or record.get('image')}"
+            except ApiError:
+                self._known[id] = id[:8]
+        return self._known[id]
+
+
+def _print_event(event: dict[str, Any], titles: _Titles, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(event))  # ASCII only, so it needs no sanitizing
+        return
+    at = datetime.fromisoformat(event["at"]).astimezone()
+    host = f" on {event['host']}" if event.get("host") else ""
+    failure = (event.get("failure") or {}).get("message")
+    detail = failure or event.get("message") or event.get("endpoint") or _amounts(event)
+    line = f"{at:%Y-%m-%d %H:%M:%S}  {titles.of(event['operation'])}{host}: {event['phase']}"
+    click.echo(sanitized(f"{line}  {detail}" if detail else line))
+    for text in event.get("lines", ()):
+        click.echo(sanitized(f"{'':21}| {text}"))
+
+
+def _amounts(event: dict[str, Any]) -> str | None:
+    if not event.get("progress"):
+        return None
+    from aima_api.cli.progress.tracker import amounts
+    from aima_core.domain.operations import PullProgress
+
+    return amounts(PullProgress.model_validate(event["progress"]))
+
+
+def _operation(api: Api, id: str) -> Any:
+    return on_full_id(api, "operations", id, lambda full: api.get(_path(full)))
 
 
 def _path(operation_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,14 @@ import click
 
 from aima_api.cli.options import (
     DurationType,
+    ResourceGroup,
     calls_the_api,
+    chosen_services,
     complete,
     expires_option,
     lists,
+    on_each_id,
+    on_full_id,
     only_hosts_option,
     output_option,
     service_body,
@@ -28,11 +33,14 @@ if TYPE_CHECKING:
     from aima_api.cli.progress.log_follower import Output
     from aima_core.domain.ids import ServiceId
 
+_INSTANCE_COLUMNS = {"INSTANCE": "id", "STATE": "state", "AGE": "age", "ENDPOINT": "endpoint", "REASON": "reason"}
 _TAIL_HELP = "Only the last N lines of each host; 100 unless --since is given."
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
+ids_argument = click.argument("service_ids", metavar="[ID]...", nargs=-1, shell_complete=complete("services", "id"))
+all_option = click.option("--all", "every", is_flag=True, help="All services.")
 
 
-@click.group()
+@click.group(cls=ResourceGroup)
 def service() -> None:
     """Create, start, stop and inspect services.
 
@@ -56,41 +64,50 @@ def create(api: Api, service_id: str, output: Format, **options: Any) -> None:
 
 
 @service.command()
-@id_argument
+@ids_argument
+@all_option
 @service_options
 @expires_option
 @submits_operations
-def start(api: Api, service_id: str, **options: Any) -> Any:
-    """Start a service, and create it first if it does not exist."""
-    return api.post(_path(service_id, ":start"), service_body(options))
+def start(api: Api, service_ids: tuple[str, ...], every: bool, **options: Any) -> Any:
+    """Start services, and create those first that do not exist."""
+    return _submitted(api, chosen_services(api, service_ids, every), ":start", service_body(options))
 
 
 @service.command()
-@id_argument
+@ids_argument
+@all_option
 @only_hosts_option
 @click.option("--grace", type=DurationType(), help="Time for the engine to end by itself before it is killed.")
 @submits_operations
-def stop(api: Api, service_id: str, hosts: tuple[str, ...], grace: timedelta | None) -> Any:
-    """Stop a service; stopped instances are left as they are."""
-    return api.post(_path(service_id, ":stop"), service_body({"hosts": hosts, "grace": grace}))
+def stop(api: Api, service_ids: tuple[str, ...], every: bool, hosts: tuple[str, ...], grace: timedelta | None) -> Any:
+    """Stop services; stopped instances are left as they are."""
+    body = service_body({"hosts": hosts, "grace": grace})
+    return _submitted(api, chosen_services(api, service_ids, every), ":stop", body)
 
 
 @service.command()
-@id_argument
+@ids_argument
+@all_option
 @only_hosts_option
 @submits_operations
-def restart(api: Api, service_id: str, hosts: tuple[str, ...]) -> Any:
-    """Stop a service and start it again with the same specification."""
-    return api.post(_path(service_id, ":restart"), service_body({"hosts": hosts}))
+def restart(api: Api, service_ids: tuple[str, ...], every: bool, hosts: tuple[str, ...]) -> Any:
+    """Stop services and start them again with the same specification."""
+    return _submitted(api, chosen_services(api, service_ids, every), ":restart", service_body({"hosts": hosts}))
 
 
 @service.command()
-@id_argument
+@ids_argument
+@all_option
 @calls_the_api
-def remove(api: Api, service_id: str) -> None:
-    """Remove a service that has no running instance."""
-    api.delete(_path(service_id))
-    click.echo(f"Service {service_id} removed.")
+def remove(api: Api, service_ids: tuple[str, ...], every: bool) -> int:
+    """Remove services that have no running instance."""
+
+    def remove_one(id: str) -> None:
+        api.delete(_path(id))
+        click.echo(f"Service {id} removed.")
+
+    return on_each_id(api, "services", chosen_services(api, service_ids, every), remove_one)[1]
 
 
 @service.command("list")
@@ -105,21 +122,26 @@ def list_services(api: Api) -> RecordList:
 
 
 @service.command()
-@click.argument("service_id", metavar="[ID]", required=False, shell_complete=complete("services", "id"))
+@ids_argument
 @output_option
 @calls_the_api
-def status(api: Api, service_id: str | None, output: Format) -> None:
-    """Show the instances of a service, or of all services."""
-    services = api.every("/v1/services") if service_id is None else [api.get(_path(service_id))]
-    instances = [instance for each in services for instance in each["instances"]]
+def show(api: Api, service_ids: tuple[str, ...], output: Format) -> int:
+    """Show services and their instances; without ID, the instances of all services."""
+    if not service_ids:
+        instances = [instance for each in api.every("/v1/services") for instance in each["instances"]]
+        print_records(instances, _INSTANCE_COLUMNS, output, row=_instance_row, nothing="No instances.")
+        return 0
+    services, code = on_each_id(api, "services", service_ids, lambda id: api.get(_path(id)))
     if output != "table":
-        print_data(instances if service_id is None else services[0], output)
-        return
-    if service_id is not None:
-        print_record({field: value for field, value in services[0].items() if field != "instances"}, output)
+        print_data(services[0] if len(service_ids) == 1 else services, output)
+        return code
+    for number, service in enumerate(services):
+        if number:
+            click.echo()
+        print_record({field: value for field, value in service.items() if field != "instances"}, output)
         click.echo()
-    columns = {"INSTANCE": "id", "STATE": "state", "AGE": "age", "ENDPOINT": "endpoint", "REASON": "reason"}
-    print_records(instances, columns, row=_instance_row, nothing="No instances.")
+        print_records(service["instances"], _INSTANCE_COLUMNS, row=_instance_row, nothing="No instances.")
+    return code
 
 
 @service.command()
@@ -138,7 +160,8 @@ def logs(api: Api, service_id: str, follow: bool, timestamps: bool | None, outpu
     """
     from aima_api.cli.progress import log_follower as shown
 
-    instances = api.get(_path(service_id))["instances"]
+    service_id, service = on_full_id(api, "services", service_id, lambda id: (id, api.get(_path(id))))
+    instances = service["instances"]
     hosts = query.pop("hosts")
     names = list(hosts) or [each["id"].partition("@")[2] for each in instances]
     show = shown.Show(output, names, timestamps=sys.stdout.isatty() if timestamps is None else timestamps)
@@ -155,6 +178,12 @@ def _checked(service_id: str) -> ServiceId:
     from aima_core.domain.ids import ServiceId
 
     return ServiceId(service_id)
+
+
+def _submitted(api: Api, ids: Sequence[str], action: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The operations of all accepted requests, and the exit code of the first refusal."""
+    replies, code = on_each_id(api, "services", ids, lambda id: api.post(_path(id, action), body))
+    return {"operations": [each for reply in replies for each in reply["operations"]], "exit_code": code}
 
 
 def _path(service_id: str, action: str = "") -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.ids import OperationId
@@ -132,3 +132,25 @@ class EventFollower:
     def _received(self, update: Event | Operation) -> None:
         self._last = update.seq
         self._reconnect.received()
+
+
+def follow_all(
+    api: Api, after: str, *, reconnect: Reconnect | None = None
+) -> Iterator[dict[str, Any] | ConnectionLost]:
+    """The events of all operations after that entry, until an error that another attempt does not solve.
+
+    Events that were trimmed from the log while the connection was lost are missing.
+    """
+    last, reconnect = after, reconnect or Reconnect()
+
+    def connect_once() -> Generator[dict[str, Any], None, bool]:
+        nonlocal last
+        with api.stream("/v1/events", after=last) as stream:
+            for message in stream:
+                last = message.id or last
+                reconnect.received()
+                if message.event != "reset":
+                    yield message.json()
+        return False
+
+    return reconnect.connected(connect_once)

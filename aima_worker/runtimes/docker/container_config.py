@@ -20,6 +20,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
     port = f"{spec.container_port}/tcp"
     return {
         "Image": spec.image,
+        **({"Entrypoint": list(spec.entrypoint)} if spec.entrypoint else {}),
         "Cmd": list(spec.command),
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "Labels": {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash},

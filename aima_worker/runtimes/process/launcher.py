@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,20 @@ from aima_worker.runtimes.process.process_table import MARK
 
 START_TIMEOUT = timedelta(seconds=20)
 """Until a supervisor reports its start: slow on a machine that is loading models."""
-_ROOT = str(Path(aima_worker.__file__).resolve().parents[1])
+_ENVIRONMENT = {"PYTHONPATH": str(Path(aima_worker.__file__).resolve().parents[1])}
 _children: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
 
 
 def launch(directory: Path, order: dict[str, Any]) -> str | None:
     """Start a supervisor with the order in `directory`. Returns None once the engine runs, else the reason."""
-    # Without site packages, which it does not need: halves its start time.
     supervisor = subprocess.Popen(
-        [sys.executable, "-S", "-m", "aima_worker.runtimes.process.supervisor", str(directory)],
+        [*_python("supervisor"), str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env={"PYTHONPATH": _ROOT},
+        env=_ENVIRONMENT,
         start_new_session=True,
     )
     with _lock:
@@ -49,10 +49,22 @@ def launch(directory: Path, order: dict[str, Any]) -> str | None:
     return answer
 
 
+def kill_user(user: int, *, killer: int) -> None:
+    """Kill every process of an engine's user, unless a supervisor holds it. Returns once none runs."""
+    command = [*_python("users"), str(user), str(killer)]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd="/", env=_ENVIRONMENT, timeout=START_TIMEOUT.total_seconds(), check=False)
+
+
 def reap() -> None:
     """Reap the supervisors that have exited."""
     with _lock:
         _children[:] = [child for child in _children if child.poll() is None]
+
+
+def _python(module: str) -> list[str]:
+    """Without site packages, which it does not need: halves its start time."""
+    return [sys.executable, "-S", "-m", f"aima_worker.runtimes.process.{module}"]
 
 
 def _answer(supervisor: subprocess.Popen[bytes], order: bytes) -> str:
@@ -71,7 +83,9 @@ def _answer(supervisor: subprocess.Popen[bytes], order: bytes) -> str:
     return line or "its supervisor exited without a report"
 
 
-_INHERITED = ("HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+_INHERITED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
+"""All else of the worker's environment is its own: keys, proxies with passwords, tokens."""
+_INHERITED_BY_USER = ("HOME", "USER", "TMPDIR")
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -80,8 +94,12 @@ def find_program(program: str) -> str | None:
     return shutil.which(program, path=_path())
 
 
-def environment(spec: ContainerSpec, *, mark: str) -> dict[str, str]:
-    own = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+def environment(spec: ContainerSpec, *, mark: str, home: str | None) -> dict[str, str]:
+    """`home` is the directory of an engine with a user of its own; None keeps those of the worker's user."""
+    names = _INHERITED if home else _INHERITED + _INHERITED_BY_USER
+    own = {name: os.environ[name] for name in names if name in os.environ}
+    if home:
+        own |= {"HOME": home, "TMPDIR": home}
     # Python buffers its output to a pipe otherwise; other programs ignore this.
     return {**own, "PYTHONUNBUFFERED": "1", **_gpus(spec), **spec.environment, "PATH": _path(), MARK: mark}
 

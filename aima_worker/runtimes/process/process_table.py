@@ -1,7 +1,8 @@
 """Reads the kernel's process table: identity of processes in spite of reused pids, and the processes of one engine.
 
 An engine's processes belong to its session, or have its mark in their environment: a daemon leaves its session, but
-hardly ever its environment. Every read races with the exit of a process. The standard library only.
+hardly ever its environment. A hostile one leaves both, but never a user of its own. Every read races with the exit of a
+process. The standard library only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
+
+from aima_worker.runtimes.process.users import user_of
 
 MARK = "AIMA_PROCESS"
 """The environment variable with the id of the run."""
@@ -58,15 +61,17 @@ class Process(NamedTuple):
         return True
 
 
-def family(leader: Process | None, mark: str) -> list[Process]:
-    """Every living process of the engine with the session of `leader`, None if unknown, or with the mark."""
+def family(leader: Process | None, mark: str, user: int | None = None) -> list[Process]:
+    """Every living process of the engine with the session of `leader`, None if unknown, with the mark, or the user."""
     session = leader.pid if leader else None
     if leader and (row := _row(leader.pid)) and row.started != leader.started:
         session = None  # its pid is reused, so its session has ended: until then the kernel reserves the pid
     return [
         Process(pid, row.started)
         for pid in map(int, filter(str.isdigit, os.listdir(_PROC)))  # noqa: PTH208 only names, of thousands of entries
-        if (row := _row(pid)) and row.state not in "ZX" and (row.session == session or _carries(pid, mark))
+        if (row := _row(pid))
+        and row.state not in "ZX"
+        and (row.session == session or (user is not None and user_of(pid) == user) or _carries(pid, mark))
     ]
 
 

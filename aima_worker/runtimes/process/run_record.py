@@ -5,7 +5,6 @@ If the supervisor crashed, the engine is killed by the next poll of its status.
 
 from __future__ import annotations
 
-import shutil
 import signal
 import uuid
 from dataclasses import dataclass
@@ -14,7 +13,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from aima_worker.runtime import Container, ContainerSpec, Status
-from aima_worker.runtimes.process.files import EXIT, LOST_EXIT_CODE, RUNNING, SPEC, WORK, read, write, write_exit
+from aima_worker.runtimes.process.disk import remove_tree
+from aima_worker.runtimes.process.files import (
+    EXIT,
+    LOST_EXIT_CODE,
+    RUNNING,
+    SPEC,
+    WORK,
+    read,
+    reserve_exit,
+    write,
+    write_exit,
+)
+from aima_worker.runtimes.process.launcher import kill_user
 from aima_worker.runtimes.process.process_table import Process, kill_family
 
 NATIVE = "native"
@@ -40,7 +51,8 @@ class RunRecord:
     @classmethod
     def create(cls, directory: Path, spec: ContainerSpec) -> Self:
         record = cls(directory, uuid.uuid4().hex, spec)
-        (directory / WORK).mkdir()
+        (directory / WORK).mkdir(mode=0o700)
+        reserve_exit(directory)
         write(directory / SPEC, {"id": record.id, "spec": spec.model_dump(mode="json")})
         return record
 
@@ -75,6 +87,7 @@ class RunRecord:
         if supervisor and not supervisor.gone(within=EXIT_RECORD_TIMEOUT):
             supervisor.send(signal.SIGKILL)
             supervisor.gone(within=EXIT_RECORD_TIMEOUT)
+        self._kill_rest(read(self.directory / RUNNING))
 
     @property
     def supervisor(self) -> Process | None:
@@ -93,7 +106,13 @@ class RunRecord:
         if ended := read(self.directory / EXIT):
             return ended
         kill_family(Process(*running["engine"]), self.id)
+        self._kill_rest(running)
         return write_exit(self.directory, code=LOST_EXIT_CODE, out_of_memory=False)
+
+    def _kill_rest(self, running: dict[str, Any] | None) -> None:
+        """What a supervisor that was killed has left of its engine's user."""
+        if running and running.get("user") is not None and not read(self.directory / EXIT):
+            kill_user(running["user"], killer=running["killer"])
 
     def _process(self, role: str) -> Process | None:
         running = read(self.directory / RUNNING)
@@ -106,6 +125,6 @@ def empty(directory: Path) -> None:
     (directory / SPEC).unlink(missing_ok=True)
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """The native runtime: engines as processes of this machine, for hosts without a Docker Engine.
 
 Each engine has a directory (`files.py`), whose lock serializes concurrent changes, and a supervisor, which survives a
-restart of the worker: the next worker adopts the engine. There are no images, mounts and pid limits.
+restart of the worker: the next worker adopts the engine. There are no images and mounts. Where the worker may switch
+users, each engine has one of its own (`users.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import EngineRefused, GpuUnavailable, ModelPathChanged, NativeProgramMissing, PortTaken
+from aima_core.errors import (
+    EngineRefused,
+    GpuUnavailable,
+    ModelPathChanged,
+    NativeAccessDenied,
+    NativeProgramMissing,
+    PortTaken,
+)
 from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
     ChangeStream,
@@ -32,6 +40,8 @@ from aima_worker.runtime import (
     Status,
 )
 from aima_worker.runtimes.mounts import SeenMount, verify_mounts
+from aima_worker.runtimes.process.confinement import DENIED, OWN_DIRECTORY, SHARED_MEMORY
+from aima_worker.runtimes.process.disk import free_space, remove_tree
 from aima_worker.runtimes.process.files import LOG
 from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
 from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
@@ -45,9 +55,13 @@ _GPU_DEVICE = Path("/dev/nvidiactl")
 class ProcessRuntime:
     """A ContainerRuntime on the directories below `root`, shared by all threads and by other workers."""
 
-    def __init__(self, root: Path, *, host: str) -> None:
+    def __init__(self, root: Path, *, host: str, users: range | None = None, disk: int | None = None) -> None:
+        """`users` are those of engines, None the worker's own; `disk` the bytes that each may write, None a half of
+        what is free at its start."""
         self._root = root.absolute()
         self._host = host
+        self._users = users
+        self._disk = disk
 
     def facts(self) -> RuntimeFacts:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,6 +70,7 @@ class ProcessRuntime:
             version=f"{platform.system()} {platform.release()}",
             gpus=_GPU_DEVICE.exists(),
             disk_free=shutil.disk_usage(self._root).free,
+            separates_engines=self._users is not None,
         )
 
     def image(self, image: str) -> ImageFacts | None:  # noqa: ARG002 no image is needed
@@ -85,8 +100,11 @@ class ProcessRuntime:
             empty(directory)
             try:
                 return self._start(directory, spec)
+            except OSError as failed:
+                remove_tree(directory)
+                raise self._refused(str(failed)) from failed
             except BaseException:
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_tree(directory)
                 raise
 
     def find(self, name: str) -> Container | None:
@@ -118,7 +136,7 @@ class ProcessRuntime:
             if now is None or now.id == record.id:
                 record.kill()
                 empty(directory)
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_tree(directory)
         reap()
 
     def _start(self, directory: Path, spec: ContainerSpec) -> Container:
@@ -133,12 +151,20 @@ class ProcessRuntime:
         order = {
             "id": record.id,
             "command": [program, *spec.command[1:]],
-            "environment": environment(spec, mark=record.id),
+            "environment": environment(spec, mark=record.id, home=OWN_DIRECTORY if self._users else None),
             "memory": spec.memory,
             "cores": spec.cores,
+            "pids": spec.pids,
+            "gpus": spec.gpus is not None,
+            "shared_memory": spec.shared_memory or SHARED_MEMORY,
+            "disk": self._disk or free_space(directory) // 2,
+            "reads": [mount.source for mount in spec.mounts],
+            "users": [self._users.start, self._users.stop] if self._users else None,
         }
         if (refusal := launch(directory, order)) is not None:
             record.kill()
+            if refusal.startswith(DENIED):
+                raise NativeAccessDenied(host=self._host, path=refusal.removeprefix(DENIED))
             raise self._refused(refusal)
         self._verify(record)
         return record.container()

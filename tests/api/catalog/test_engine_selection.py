@@ -81,6 +81,17 @@ def test_an_explicit_engine_is_used_even_if_the_model_does_not_list_it(root: Pat
     assert catalog.engine_for(ServiceId("svc-parrot-polly-1.5"), "parrot-gpu").name == "parrot-gpu"
 
 
+def test_the_arguments_of_a_model_replace_those_of_its_engine_and_no_others(root: Path) -> None:
+    write(root / "models/tts/Polly-1.5.yaml", f"{MODEL}arguments: {{words: 7, feathers: true}}\n")
+    catalog = load_catalog(root)
+
+    of_the_model = catalog.engine_for(ServiceId("svc-parrot-polly-1.5")).arguments
+    of_another = catalog.engine_for(ServiceId("svc-parrot-my-own-bird")).arguments
+
+    assert of_the_model == {"words": 7, "volume": 0.5, "voice": "grey", "repeat": True}
+    assert of_another["words"] == 20
+
+
 def test_an_engine_of_another_type_than_the_service_is_refused_with_a_valid_id(catalog: Catalog) -> None:
     failure = the_refusal(catalog, "svc-parrot-polly-1.5", "qwen-tts-cpu", as_a=EngineDoesNotServe)
 

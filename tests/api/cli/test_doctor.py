@@ -184,6 +184,17 @@ def test_a_host_that_cannot_verify_mounts_is_reported(redis: TextRedis, redis_ur
     assert finding.message.startswith("not verified on beta")
 
 
+@pytest.mark.redis
+def test_a_host_whose_engines_run_as_the_worker_s_user_is_reported(redis: TextRedis, redis_url: str) -> None:
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta", separates_engines=False)
+
+    (finding,) = check_hosts(Settings.model_validate({"redis": {"url": redis_url}}))
+
+    assert (finding.about, finding.verdict) == ("users", CheckStatus.WARNING)
+    assert finding.message.startswith("engines on beta run as the worker's own user")
+
+
 def test_a_worker_host_needs_only_the_packages_of_the_worker(monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setattr("aima_api.doctor.checks.find_spec", lambda name: None if name in ("fastapi", "uvicorn") else 1)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -141,6 +141,23 @@ def test_a_drained_host_is_listed_with_the_time_since_then(script: StandIn, aima
 
 
 @pytest.mark.usefixtures("standing_clock")
+def test_a_host_below_its_memory_reserve_is_shown_with_what_is_left(script: StandIn, aima: Aima) -> None:
+    low = HOST | {"memory_low": 1_500_000_000}
+    script.answer("GET /v1/hosts", {"items": [low], "next": None})
+    script.answer("GET /v1/hosts/spark-01", low)
+
+    assert "live, low memory" in aima("host", "list").out
+    assert "1.5 GB available: no starts below the reserve" in aima("host", "show", "spark-01").out
+
+
+def test_hosts_are_filtered_by_all_given_labels(script: StandIn, aima: Aima) -> None:
+    labels = {"one": {"rack": "1"}, "two": {"rack": "1", "fast": "true"}, "three": {"fast": "true"}}
+    script.answer("GET /v1/hosts", {"items": [HOST | {"name": name, "labels": each} for name, each in labels.items()]})
+
+    assert aima("host", "list", "-l", "rack=1", "-l", "fast=true", "-o", "name").out == "two\n"
+    assert aima("host", "list", "-l", "fast=true", "-o", "name").out == "two\nthree\n"
+
+
 def test_a_service_whose_spec_is_refused_is_listed_as_such(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/services", {"items": [STATUS, REFUSED], "next": None})
     script.answer("GET /v1/services/svc-tiny-forged", REFUSED)

@@ -1,4 +1,4 @@
-"""`aima engine validate` reads files without an API and counts mistakes."""
+"""The catalog on the command line: validated without an API, reloaded on a node, its schemas and builds."""
 
 from __future__ import annotations
 
@@ -47,3 +47,32 @@ def test_mistakes_are_available_as_json(wrong: Path, aima: Aima) -> None:
 
     assert reported["files"] == 1
     assert any(mistake["line"] == 3 and mistake["field"] == "port" for mistake in reported["mistakes"])
+
+
+def test_a_reload_that_keeps_the_previous_catalog_exits_with_the_mistakes(script: StandIn, aima: Aima) -> None:
+    status = {"engines": 2, "models": 1, "profiles": 0, "overlay": "/etc/aima/catalog", "mistakes": "a.yaml:1:1: wrong"}
+    script.answer("POST /v1/catalog:reload", status)
+
+    outcome = aima("catalog", "reload")
+
+    assert outcome.code == CatalogMistake.exit_code
+    assert outcome.out == "Catalog: 2 engines, 1 model, 0 profiles; overlay: /etc/aima/catalog.\n"
+    assert "a.yaml:1:1: wrong" in outcome.err
+
+
+def test_the_loaded_catalog_is_shown(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/catalog", {"engines": 1, "models": 1, "profiles": 1, "overlay": None, "mistakes": ""})
+
+    assert aima("catalog", "show").out == "Catalog: 1 engine, 1 model, 1 profile.\n"
+
+
+def test_the_schema_of_a_file_is_printed(aima: Aima) -> None:
+    assert json.loads(aima("schema", "engine").out)["properties"]["image"]["type"] == "string"
+
+
+def test_the_engines_that_can_be_built_are_listed_and_others_are_refused(aima: Aima) -> None:
+    assert "dial-cpu" in aima("engine", "build").out.splitlines()
+
+    refused = aima("engine", "build", "ollama-cpu")
+    assert refused.code == 2
+    assert "There is no build of `ollama-cpu`; choose one of dial-cpu" in refused.err

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from aima_api.events.hub import QUEUED_EVENTS, EncodedEvent, EventHub, EventSubscription
+from aima_api.events.hub import MOST_IN_MESSAGE, QUEUED_EVENTS, EncodedEvent, EventHub, EventSubscription
 from aima_api.http.subscriptions import Subscription
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
@@ -99,6 +99,29 @@ def test_a_malformed_event_is_skipped_and_the_next_one_is_delivered(redis, redis
                 return missed, [each.seq for each in received]
 
     assert asyncio.run(say()) == (False, [4])
+
+
+@pytest.mark.redis
+def test_one_message_delivers_an_event_per_line_up_to_its_limit_and_the_next_message_after_it(redis, redis_url):
+    def lines(first: int, number: int) -> str:
+        return "\n".join(f"{OPERATION} {seq} 1-{seq} {event_text(AN_EVENT)}" for seq in range(first, first + number))
+
+    async def say() -> tuple[list[int], int]:
+        async with running(redis_url) as hub:
+            with hub.subscribed(OPERATION) as subscription:
+                subscription.take()
+                redis.publish(keys.EVENTS, lines(1, MOST_IN_MESSAGE))
+                redis.publish(keys.EVENTS, lines(201, MOST_IN_MESSAGE + 1))
+                redis.publish(keys.EVENTS, lines(400, 1))
+                received: list[int] = []
+                while 400 not in received and await subscription.wait(SOON):
+                    received += [each.seq for each in subscription.take()[1]]
+                return received, hub.dropped
+
+    received, dropped = asyncio.run(say())
+
+    assert received == [*range(1, 1 + MOST_IN_MESSAGE), *range(201, 200 + MOST_IN_MESSAGE), 400]
+    assert dropped == 1
 
 
 @pytest.mark.redis

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from aima_core.domain.ids import (
+    AnswerId,
     EngineName,
     EngineType,
     HostName,
@@ -51,6 +52,18 @@ def test_an_instance_id_parses_into_its_service_and_its_host(
     instance = InstanceId(str(service.on(host)))
 
     assert (instance.service, instance.host) == (service, host)
+
+
+@given(TYPES, MODELS, HOSTS)
+def test_an_id_composed_of_valid_ids_or_a_part_of_one_is_valid(
+    engine_type: EngineType, model: ModelId, host: HostName
+) -> None:
+    instance, route = ServiceId.of(engine_type, model).on(host), Route.to_host(host)
+
+    derived = [instance, instance.service, instance.host, instance.service.engine_type, instance.service.model]
+    derived += [route, route.host, OperationId.new(), AnswerId.new()]
+
+    assert [type(each)(str(each)) for each in derived] == derived
 
 
 def test_the_first_dash_after_the_type_splits_the_id() -> None:

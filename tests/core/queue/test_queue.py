@@ -157,6 +157,18 @@ def test_a_subscriber_receives_the_event_of_a_new_operation_at_once(store, redis
     assert json.loads(text)["phase"] == "queued"
 
 
+def test_the_events_of_a_batch_are_published_as_one_message_with_a_line_each(store, redis):
+    with redis.pubsub(ignore_subscribe_messages=True) as listening:
+        listening.subscribe(keys.EVENTS)
+        listening.get_message(timeout=2)
+        put = store.enqueue([an_order(), an_order(), an_order()])
+
+        published = listening.get_message(timeout=2)["data"].split("\n")
+
+        assert [line.split(" ")[0] for line in published] == [each.id for each in put]
+        assert listening.get_message(timeout=0.1) is None
+
+
 def test_an_operation_recorded_twice_exists_once(store, redis):
     order = an_order()
     first = store.enqueue([order])

@@ -29,7 +29,16 @@ from aima_core.store.operations import OperationStore, now
 pytestmark = pytest.mark.redis
 
 ANSWERED_WITHIN = 5.0
-WITHOUT_REDIS = {"/healthz", "/metrics", "/v1/engines", "/v1/engines/{name}", "/v1/models", "/v1/models/{name}"}
+WITHOUT_REDIS = {
+    "/healthz",
+    "/metrics",
+    "/v1/catalog",
+    "/v1/catalog:reload",
+    "/v1/engines",
+    "/v1/engines/{name}",
+    "/v1/models",
+    "/v1/models/{name}",
+}
 BODIES = {
     "/v1/images:pull": {"image": "a:1"},
     "/v1/services": {"id": SERVICE},

@@ -1,4 +1,4 @@
--- Restores the fields that a hash lacks; those that it has are newer than the backup.
+-- Restores the fields that a hash lacks; present fields are newer than the backup.
 -- Returns the number restored.
 local hash = unpack(KEYS)
 local fields = unpack(ARGV)

@@ -1,4 +1,4 @@
--- Restores the entries of a stream, before those that were appended since: a stream takes ascending ids only.
+-- Restores the entries of a stream before newer entries: a stream takes ascending ids only.
 -- Returns the number restored.
 local stream = unpack(KEYS)
 local entries = unpack(ARGV)

@@ -1,4 +1,5 @@
--- Appends an event to its operation's log and to the common log, and publishes it with its id in the common log.
+-- Appends an event to its operation's log and to the common log. It is published with its id in the common log; several
+-- of one script are published as one message, a line each, since every API node reads each message.
 
 -- A log that takes no entry was written by something else, such as one of another type: it is replaced.
 local function append_to(log, ...)
@@ -11,8 +12,13 @@ local function append_to(log, ...)
   return redis.call('XADD', log, ...)
 end
 
-local function publish_event(id, seq, event, log, log_cap, common_log, common_log_cap, channel)
+-- Returns the line to publish.
+local function log_event(id, seq, event, log, log_cap, common_log, common_log_cap)
   append_to(log, 'MAXLEN', '~', log_cap, seq .. '-0', 'event', event)
   local entry = append_to(common_log, 'MAXLEN', '~', common_log_cap, '*', 'operation', id, 'seq', seq, 'event', event)
-  redis.call('PUBLISH', channel, id .. ' ' .. seq .. ' ' .. entry .. ' ' .. event)
+  return id .. ' ' .. seq .. ' ' .. entry .. ' ' .. event
+end
+
+local function publish_lines(channel, lines)
+  if #lines > 0 then redis.call('PUBLISH', channel, table.concat(lines, '\n')) end
 end

@@ -21,7 +21,7 @@ local seq = redis.call('HGET', operation, 'seq') or ''
 seq = #seq < 10 and tonumber(seq) or 0 -- a longer one is forged, and would not fit the log
 seq = string.format('%d', seq + 1)
 redis.call('HSET', operation, 'seq', seq, unpack(changes))
-publish_event(id, seq, event, log, log_cap, common_log, common_log_cap, channel)
+publish_lines(channel, {log_event(id, seq, event, log, log_cap, common_log, common_log_cap)})
 
 if is_last == '1' then
   redis.call('EXPIRE', operation, ended_ttl)

@@ -16,7 +16,7 @@ local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 6, 12)
 local texts = {unpack(ARGV, 13)}
-local now = now_ms()
+local now, published = now_ms(), {}
 
 local function filled(template, own)
   local pieces = {}
@@ -39,7 +39,8 @@ local function set_desired(own, group)
 end
 
 local function publish(own, seq, event)
-  publish_event(own.id, seq, filled(event, own), log_prefix .. own.id, log_cap, common_log, common_log_cap, channel)
+  local log = log_prefix .. own.id
+  published[#published + 1] = log_event(own.id, seq, filled(event, own), log, log_cap, common_log, common_log_cap)
 end
 
 local function store_superseded(own, group)
@@ -76,4 +77,5 @@ for _, group in ipairs(cjson.decode(groups)) do
     at = at + 2
   end
 end
+publish_lines(channel, published)
 return late

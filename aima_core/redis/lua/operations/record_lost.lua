@@ -10,6 +10,6 @@ redis.call('HSET', operation, 'seq', seq, unpack(record))
 redis.call('EXPIRE', operation, ended_ttl)
 redis.call('ZADD', operations, 0, entry)
 redis.call('DEL', log)
-publish_event(id, seq, event, log, log_cap, common_log, common_log_cap, channel)
+publish_lines(channel, {log_event(id, seq, event, log, log_cap, common_log, common_log_cap)})
 redis.call('EXPIRE', log, ended_ttl)
 return 1

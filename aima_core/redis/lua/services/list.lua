@@ -4,10 +4,15 @@
 --
 -- The status of an instance on a host that is not live may be stale: it is listed as unknown, unless nothing is left
 -- of the instance. `gone_states` are those states, with a comma on both sides of each.
--- Returns {the id after which the next page starts or '', id, record, instances, id, …}.
+-- Returns {the id after which the next page starts or '', ids, records, instances}: a line for each id and record, and
+-- an empty line between the instances of two services. A client reads four long texts faster than hundreds of short
+-- ones.
 local services, instances, hosts_seen = unpack(KEYS)
 local service_prefix, instance_prefix, first, last, limit, dead_ms, gone_states = unpack(ARGV)
 local live = {}
+
+-- Only another writer's text has several lines; where they matter, it does not verify.
+local function one_line(text) return string.find(text, '\n', 1, true) and string.gsub(text, '\n', ' ') or text end
 
 local function is_host_live(host)
   if live[host] == nil then live[host] = is_live(hosts_seen, host, dead_ms) end
@@ -27,23 +32,28 @@ local function listed_instances(service)
     local record, fence, desired = unpack(hash_values(instance_prefix .. id, 'record', 'fence', 'desired'))
     if record and fence and desired then
       local text = status(record, string.sub(id, #service + 2))
-      parts[#parts + 1] = string.sub(text, 1, -2) .. ',"fence":' .. fence .. ',"desired":"' .. desired .. '"}'
+      text = string.sub(text, 1, -2) .. ',"fence":' .. fence .. ',"desired":"' .. desired .. '"}'
+      parts[#parts + 1] = (one_line(text))
     end
   end
   return table.concat(parts, '\n')
 end
 
 local ids = redis.call('ZRANGE', services, first, last, 'BYLEX', 'LIMIT', 0, limit + 1)
-local found, keys = {''}, {}
+local after, keys = '', {}
 if #ids > tonumber(limit) then
   ids[#ids] = nil
-  found[1] = ids[#ids]
+  after = ids[#ids]
 end
 for at, id in ipairs(ids) do keys[at] = service_prefix .. id end
 local records = #ids > 0 and redis.call('MGET', unpack(keys)) or {}
+local listed = {ids = {}, records = {}, instances = {}}
 for at, id in ipairs(ids) do
   if records[at] then
-    for _, value in ipairs({id, records[at], listed_instances(id)}) do found[#found + 1] = value end
+    local next = #listed.ids + 1
+    listed.ids[next], listed.records[next] = (one_line(id)), (one_line(records[at]))
+    listed.instances[next] = listed_instances(id)
   end
 end
-return found
+local all_ids, all_records = table.concat(listed.ids, '\n'), table.concat(listed.records, '\n')
+return {after, all_ids, all_records, table.concat(listed.instances, '\n\n')}

@@ -46,6 +46,14 @@ def test_a_container_has_no_capabilities_and_can_gain_none(bench: Bench) -> None
     ]
 
 
+def test_an_entrypoint_of_the_spec_replaces_that_of_the_image(bench: Bench) -> None:
+    spec = bench.spec(Program.CRASHES, entrypoint=("sh", "-c", 'echo "$0 got $*"'), command=("engine", "--port", "80"))
+    bench.runtime.run(spec)
+
+    with bench.runtime.logs(spec.name, follow=True) as log:
+        assert [line.text for line in log] == ["engine got --port 80"]
+
+
 def test_mounts_are_read_only(bench: Bench, tmp_path: Path) -> None:
     tmp_path.joinpath("weights").write_text("7b\n")
 

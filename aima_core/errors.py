@@ -531,7 +531,12 @@ class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_
 
 class AlreadyUp(AimaError, code="already_up", status=409, exit_code=90):
     sentence = "AIMA is already up here: process {pid} locks {state_dir}."
-    hint = "Use that one, stop it with `kill {pid}`, or choose another `--state-dir`."
+    hint = "Use that one, stop it with `aima down`, or choose another `--state-dir`."
+
+
+class StillUp(AimaError, code="still_up", status=409, exit_code=117):
+    sentence = "AIMA is still up: process {pid} is running, and {detail}."
+    hint = "Look at it with `ps -p {pid}`; as root, or as its user, `kill -9 {pid}` ends it. Engines keep running."
 
 
 class NoRedisProgram(AimaError, code="no_redis_program", status=503, exit_code=91):
@@ -552,6 +557,16 @@ class AmbiguousId(AimaError, code="ambiguous_id", status=400, exit_code=115):
 class ApiPortTaken(AimaError, code="api_port_taken", status=409, exit_code=93):
     sentence = "The API cannot listen: port {port} on {address} is in use."
     hint = "Choose another with `--port`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."
+
+
+class BadBackup(AimaError, code="bad_backup", status=422, exit_code=118):
+    sentence = "{file} cannot be restored: {detail}."
+    hint = "Give a file that `aima backup` has written, with a version of AIMA that is not newer than this one."
+
+
+class NothingLost(AimaError, code="nothing_lost", status=409, exit_code=119):
+    sentence = "Redis still has the data that was backed up at {at}: what it lacks was removed since."
+    hint = "Nothing is to be restored. To go back to that state on purpose, empty AIMA's database first, by `FLUSHDB`."
 
 
 class MachineLacks(AimaError, code="machine_lacks", status=503, exit_code=94):

@@ -27,6 +27,10 @@ SPEC = [
 ]
 GRAMMAR = [
     ["up", "--runtime", "process", "--state-dir", "/tmp/aima-state", "--port", "7081"],
+    ["up", "--detach"],
+    ["backup", "f", "--state-dir", "s"],
+    ["restore", "f", "--state-dir", "s"],
+    ["down", "--state-dir", "s", "--engines"],
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
     ["doctor", "-o", "json"],
     ["redis-acl", "--role", "worker", "--host", "spark-01", "--variables"],

@@ -18,10 +18,13 @@ Sections = Mapping[str, Mapping[str, tuple[str, str]]]
 SECTIONS: Sections = {
     "Run AIMA": {
         "up": ("local:up", "Run all of AIMA on this machine, in the foreground."),
+        "down": ("local:down", "Stop what `aima up` runs on this machine."),
         "api": ("local:api", "Run an API node."),
         "worker": ("local:worker", "Run this host's worker."),
         "flower": ("local:flower", "Run Flower, the web interface to workers, queues and tasks."),
         "doctor": ("local:doctor", "Check this machine, and show the command that fixes each problem."),
+        "backup": ("local:backup", "Back up what only Redis holds to a file, while everything runs."),
+        "restore": ("local:restore", "Restore what Redis has lost from a backup, while everything runs."),
         "redis-acl": ("local:redis_acl", "Print Redis users with least privilege, for its ACL file."),
     },
     "Deploy engines": {
@@ -29,7 +32,7 @@ SECTIONS: Sections = {
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),
-        "image": ("catalog:image", "Pull images before they are needed."),
+        "image": ("images:image", "List, pull and remove the images of hosts."),
     },
     "Inspect": {
         "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),

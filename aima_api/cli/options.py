@@ -157,6 +157,37 @@ class Assignment(click.ParamType[tuple[str, object]]):
         return name, _scalar(text)
 
 
+class Variable(click.ParamType[tuple[str, str]]):
+    """`NAME=value` as a pair; the value is text, and may be empty. The API checks the name."""
+
+    name = "name=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals):
+            self.fail(f"{value!r} sets no variable; write for example `HF_HUB_OFFLINE=1`", param, ctx)
+        if {*name.upper().split("_")} & _SECRET_WORDS:
+            note = f"{name} is stored and shown in clear text. `--secret {name}` keeps its value on the hosts."
+            click.echo(f"Note: {note}", err=True)
+        return name, text
+
+
+class SecretReference(click.ParamType[tuple[str, str]]):
+    """`NAME[=entry]` as a pair; the entry of the hosts has the same name by default."""
+
+    name = "name[=entry]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, entry = str(value).partition("=")
+        if not name or (equals and not entry):
+            self.fail(f"{name!r} names no secret; write for example `HF_TOKEN` or `HF_TOKEN=huggingface`", param, ctx)
+        return name, entry or name
+
+
 def lists(command: Command) -> Command:
     """Prints the RecordList that the command returns, as -o says; with -w again whenever it has changed."""
 
@@ -222,6 +253,7 @@ def route_option(text: str) -> Decorator:
 
 
 only_hosts_option = hosts_option("Only on this host; repeat for several.")
+_SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "CREDENTIALS"}
 
 
 def submits_operations(command: Command) -> Command:

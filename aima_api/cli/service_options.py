@@ -11,6 +11,8 @@ from aima_api.cli.options import (
     Assignment,
     Command,
     Decorator,
+    SecretReference,
+    Variable,
     complete,
     engine_option,
     hosts_option,
@@ -34,6 +36,9 @@ _SERVICE_OPTIONS = (
         "--port", type=click.IntRange(1, 65535), metavar="P", help="Port on the host. Omit --port to have one chosen."
     ),
     click.option(
+        "--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image; as the engine says."
+    ),
+    click.option(
         "--set",
         "arguments",
         multiple=True,
@@ -41,14 +46,38 @@ _SERVICE_OPTIONS = (
         metavar="ARG=VALUE",
         help="Set an argument of the engine; repeat for several.",
     ),
+    click.option(
+        "--env",
+        "environment",
+        multiple=True,
+        type=Variable(),
+        metavar="NAME=VALUE",
+        help="Set a variable of the engine, stored in clear text; repeat for several.",
+    ),
+    click.option(
+        "--secret",
+        "secrets",
+        multiple=True,
+        type=SecretReference(),
+        metavar="NAME[=ENTRY]",
+        help="Give the engine a secret that its host holds; repeat for several.",
+    ),
     _assignments("--resource", "resources", "Require a resource of the host, such as memory=8GB or gpus=1."),
     _assignments("--limit", "limits", "Limit the container, such as memory=8GB or cores=4."),
     _assignments("--health", "health", "Set how long it may load: timeout=5m without a log line, at_most=1h in all."),
     click.option("--priority", type=click.IntRange(-100, 100), metavar="N", help="Of starts that wait, higher first."),
     _assignments("--label", "labels", "Set a label of the service; repeat for several."),
 )
-_MAPS = {"arguments", "resources", "limits", "health", "labels"}
-_SECTIONS = {"set": "arguments", "resource": "resources", "limit": "limits", "label": "labels", "host": "hosts"}
+_MAPS = {"arguments", "environment", "secrets", "resources", "limits", "health", "labels"}
+_SECTIONS = {
+    "set": "arguments",
+    "env": "environment",
+    "secret": "secrets",
+    "resource": "resources",
+    "limit": "limits",
+    "label": "labels",
+    "host": "hosts",
+}
 """The fields whose option has another name."""
 
 

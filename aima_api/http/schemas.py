@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from aima_core.domain.catalog import ArgumentName, ImageReference, ModelName, Scalar
+from aima_core.domain.catalog import (
+    ArgumentName,
+    ImageReference,
+    ModelName,
+    PullPolicy,
+    Scalar,
+    SecretEntry,
+    SecretName,
+    Variable,
+    Word,
+)
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.services import METADATA, HealthPatience, LimitOverrides, RequestedResources, Service
 from aima_core.domain.units import Duration, parse_duration
@@ -55,6 +65,12 @@ class ServiceOptions(RequestBody):
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
     arguments: dict[ArgumentName, Scalar | None] | None = Field(None, max_length=100)
+    pull: PullPolicy | None = None
+    """When a host asks the registry for the image; by default as the engine says."""
+    environment: dict[Variable, Word | None] | None = Field(None, max_length=100)
+    """Variables of the engine, stored and shown in clear text."""
+    secrets: dict[SecretName, SecretEntry | None] | None = Field(None, max_length=50)
+    """The entries of the hosts that the engine gets, by the name under which it finds them; never their values."""
     resources: ResourceOptions | None = None
     limits: LimitOptions | None = None
     health: HealthOptions | None = None
@@ -115,6 +131,8 @@ class PullOptions(RequestBody):
     engine: EngineName | None = None
     hosts: Hosts = ()
     route: Route | None = None
+    force: bool = False
+    """Ask the registry although the image is there: a tag may name another image by now."""
     expires: Expiry = DEFAULT_EXPIRY
     """How long it may wait for a host."""
 
@@ -124,4 +142,21 @@ class PullOptions(RequestBody):
             raise ValueError("specify either `image` or `engine`")
         if self.hosts and self.route:
             raise ValueError("specify `hosts` or `route`, not both")
+        return self
+
+
+class RemoveImages(RequestBody):
+    images: Annotated[tuple[ImageReference, ...], Field(max_length=100)] = ()
+    """As hosts list them."""
+    unused: bool = False
+    """Those of the catalog that no instance uses, and that can be pulled again."""
+    hosts: Hosts = ()
+    """Empty removes from every live host that has them."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+    @model_validator(mode="after")
+    def check_images(self) -> Self:
+        if bool(self.images) == self.unused:
+            raise ValueError("specify either `images` or `unused`")
         return self

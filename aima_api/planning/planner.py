@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from aima_api.catalog.live import LiveCatalog
-from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.catalog.selection import Catalog, with_arguments, with_environment, with_pull
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
 from aima_core.domain.ids import HostName, Route, SignedText
@@ -111,12 +111,14 @@ class StartPlanner:
         engine = self.catalog.engine_for(service.id, service.engine, model=service.model)
         model = self._model(service, engine)
         _check_serves(engine, service, model)
+        adjusted = _adjusted(with_pull(with_arguments(engine, dict(service.arguments)), service.pull), service)
         command = StartService(
             service=service.id,
-            engine=_adjusted(with_arguments(engine, dict(service.arguments)), service),
+            engine=with_environment(adjusted, service.environment, secrets=service.secrets),
             model=model,
             model_path=service.model_path,
             port=service.port,
+            secrets=service.secrets,
             priority=service.priority,
             spec=record,
         )
@@ -187,8 +189,10 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
         service=command.service,
         images=engine.images,
         image_size=engine.image_size,
+        never_pulled=engine.pull == "never",
         native=engine.native is not None,
         port=command.port,
+        secrets=tuple(sorted(set(service.secrets.values()))),
         subject=engine.name,
     )
 

@@ -103,7 +103,8 @@ def preview(planner: StartPlanner, service: Service, where: Whereabouts, kept: S
     except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
         refusal = refused
     targets = [step.target for step in steps if step.target and step.submits]
-    reasons = [target.reason for target in targets if target.reason]
+    operations = tuple(_planned_operation(target, planned.command, placement) for target in targets)
+    reasons = [each.reason for each in operations if each.reason]
     failure = refusal or (WouldWait(detail=" ".join(reasons)) if reasons else None)
     command, requirements = planned.command, planned.requirements
     does_nothing = all(step.action is Action.UNCHANGED for step in steps)
@@ -116,7 +117,7 @@ def preview(planner: StartPlanner, service: Service, where: Whereabouts, kept: S
         needs=requirements.resources,
         routes=requirements.routes,
         instances=tuple(_planned_instance(step, service, where, kept) for step in steps) or _refused(planned, refusal),
-        operations=tuple(_planned_operation(target, command, placement) for target in targets),
+        operations=operations,
         hosts=tuple(_host_in_plan(host, found) for host, found in placement.obstacles(requirements).items()),
     )
 
@@ -158,8 +159,12 @@ def _refused(planned: PlannedStart, refusal: AimaError | None) -> tuple[PlannedI
 
 def _planned_operation(target: Target, command: StartService, placement: Placement) -> PlannedOperation:
     image, there = _image(target, command, placement)
+    reason = target.reason
+    if there is False and command.engine.pull == "never":
+        build = f"; `{command.engine.build}` builds it" if command.engine.build else ""
+        reason = f"{target.host} lacks {image}, which is never pulled{build}."
     return PlannedOperation(
-        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=target.reason
+        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=reason
     )
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from aima_api.client import Api, ApiError, path_of, pinning
+from aima_api.up.detached import LOCK, LOG, RotatingLog, announce
 from aima_api.up.redis_server import STOP_TIMEOUT, ManagedRedis
 from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.domain.units import counted, format_size
@@ -41,20 +42,36 @@ class Programs:
     worker: tuple[str, ...] = (sys.executable, "-m", "aima_worker")
 
 
-def run(*, runtime: str | None, state_dir: Path | None, port: int | None, programs: Programs | None = None) -> int:
-    """Runs everything until a signal. Raises AlreadyUp, ApiPortTaken, NoRedisProgram, PartEnded or BadSettings."""
+def run(
+    *,
+    runtime: str | None,
+    state_dir: Path | None,
+    port: int | None,
+    detached: bool = False,
+    programs: Programs | None = None,
+) -> int:
+    """Runs everything until a signal. Raises AlreadyUp, ApiPortTaken, NoRedisProgram, PartEnded or BadSettings.
+
+    `detached` writes to the log of the state directory, which is rotated, instead of stdout.
+    """
     options = {"runtime": runtime, "state_dir": state_dir, "api": None if port is None else {"port": port}}
     settings = load_settings(**{name: value for name, value in options.items() if value is not None})
-    directory = settings.state_dir.expanduser().resolve()
-    with lock(directory, "up"):
-        _Installation(settings, directory, programs or Programs()).run()
+    directory = directory_of(settings)
+    log = directory / LOG if detached else None
+    with lock(directory, LOCK), redirect_stdout(RotatingLog(log) if log else sys.stdout):
+        _Installation(settings, directory, programs or Programs(), log=log).run()
     return 0
 
 
+def directory_of(settings: Settings) -> Path:
+    return settings.state_dir.expanduser().resolve()
+
+
 class _Installation:
-    def __init__(self, settings: Settings, directory: Path, programs: Programs) -> None:
+    def __init__(self, settings: Settings, directory: Path, programs: Programs, *, log: Path | None = None) -> None:
         self._settings = settings
         self._directory = directory
+        self._log = log
         self._started_at = datetime.now(UTC)
         self._port = find_api_port(settings.api.bind, settings.api.port)
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
@@ -126,14 +143,18 @@ class _Installation:
         elsewhere = "" if self._url == default_url else f"\nIn another terminal first: export AIMA_URL={self._url}"
         click.echo(
             f"\n{click.style('AIMA is up.', fg='green', bold=True)}\n{lines}\n{elsewhere}\n"
-            "Start an engine with `aima service start ID --wait`. Stop AIMA with Ctrl-C.\n"
+            f"Start an engine with `aima service start ID --wait`. Stop AIMA with {self._stopped_by()}.\n"
         )
+        announce(self._directory, self._url, log=self._log)
 
     def _print_stopping(self, signal_name: str) -> None:
         services = (self._get(path_of("services")) or {}).get("items", [])
         self._engines = sum(instance["state"] == "ready" for service in services for instance in service["instances"])
         parts = "the worker, the API and Redis" if self._redis else "the worker and the API"
-        click.echo(f"\n{signal_name}: stopping {parts} … (Ctrl-C again kills them)")
+        click.echo(f"\n{signal_name}: stopping {parts} …" + (" (Ctrl-C again kills them)" if self._log is None else ""))
+
+    def _stopped_by(self) -> str:
+        return "Ctrl-C" if self._log is None else "`aima down`"
 
     def _host(self) -> dict[str, Any] | None:
         """This host, once its worker has announced it since the start: an older record is stale."""

@@ -58,7 +58,7 @@ class ManagedRedis:
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return _url(self._password, self.port)
 
     def is_ready(self) -> bool:
         """Whether it takes commands: False while it loads its data."""
@@ -107,6 +107,18 @@ class ManagedRedis:
         except (OSError, ValueError):
             return None
         return pid if ours and name.startswith(("redis", "valkey")) else None
+
+
+def managed_url(directory: Path) -> str | None:
+    """The address of the server that keeps its data there, running or not; None if none ever did."""
+    try:
+        return _url((directory / "password").read_text().strip(), int((directory / "port").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _url(password: str, port: int) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def free_port(address: str, port: int) -> int:

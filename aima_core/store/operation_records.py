@@ -75,6 +75,13 @@ def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), *texts]
 
 
+def as_stored(queued: Operation, other: str | None, joined: Mapping[str, Operation]) -> Operation:
+    """As the reply of `operations/enqueue` says: stored, superseded ('') or joined to another operation."""
+    if other is None:
+        return queued
+    return joined[other] if other else superseded(queued)
+
+
 def superseded(operation: Operation) -> Operation:
     """An operation that ended as it was enqueued: a later one on its instance has a higher fence."""
     failure = Superseded(by=f"a later operation on {operation.service}").failure

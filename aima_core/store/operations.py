@@ -22,11 +22,11 @@ from aima_core.store.operation_records import (
     QueuedOperation,
     age_of,
     as_fields,
+    as_stored,
     enqueue_calls,
     event_from,
     event_text,
     operation_from,
-    superseded,
 )
 from aima_core.store.readable import UNREADABLE, readable, reason_of, replies
 from aima_core.trust.orders import clock_ms, highest_fence
@@ -85,8 +85,7 @@ class OperationStore:
     def enqueue(self, queued: Iterable[QueuedOperation]) -> list[Operation]:
         """Stores operations, each with its first event and its message; idempotent.
 
-        They are taken from the iterable, and so signed, while Redis stores those before. Returns them as stored: with
-        their end if a later operation has superseded them, and the joined operation in place of an identical start.
+        They are taken from the iterable, and so signed, while Redis stores those before. Returns them `as_stored`.
         """
         taken: list[QueuedOperation] = []
 
@@ -96,8 +95,8 @@ class OperationStore:
                 yield each
 
         late = pairs(list(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))))
-        joined = {OperationId(other): self.get(OperationId(other)) for other in set(late.values()) if other}
-        return [_as_stored(each.operation, late.get(each.operation.id), joined) for each in taken]
+        joined = {other: self.get(OperationId(other)) for other in set(late.values()) if other}
+        return [as_stored(each.operation, late.get(each.operation.id), joined) for each in taken]
 
     def get(self, id: OperationId) -> Operation:
         """Raises UnknownOperation, CorruptData."""
@@ -145,8 +144,8 @@ class OperationStore:
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
         """Operations pending for capacity: by priority, then the oldest first."""
-        found = _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
-        return sorted(found, key=lambda operation: -operation.priority)
+        found = self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation)
+        return sorted(_records(found), key=lambda operation: -operation.priority)
 
     def find_overdue(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> Overdue:
         """`live` are the routes that have a live consumer."""
@@ -206,18 +205,15 @@ class OperationStore:
         return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 
     def request_cancel(self, id: OperationId, *, superseded_by: OperationId | None = None) -> bool:
-        """Requests a cancel. True if no worker has claimed it: then the caller must end it.
-
-        Raises UnknownOperation.
-        """
-        where, limit = [keys.operation(id), keys.claim(id)], in_ms(keys.CLAIM_TTL)
-        status = self._run("operations/request_cancel", where, limit, superseded_by or "")
+        """Requests a cancel. True if no worker has claimed it: then the caller must end it. Raises UnknownOperation."""
+        where, by = [keys.operation(id), keys.claim(id)], superseded_by or ""
+        status = self._run("operations/request_cancel", where, in_ms(keys.CLAIM_TTL), by)
         if status == "lost":
             raise UnknownOperation(operation=id)
         return str(status) == "free"
 
     def superseded_by(self, id: OperationId) -> str | None:
-        """The later operation for which its cancel was requested; None if it was requested by a person."""
+        """The operation for which its cancel was requested; None if by a person."""
         return self._redis.hget(keys.operation(id), "superseded_by")
 
     def events(self, id: OperationId, *, after: int = 0) -> list[Event]:
@@ -249,12 +245,6 @@ def _events_of(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[tuple[s
     """Entries of the common log, without unreadable ones."""
     found = ((entry, readable("event", entry, _event, fields, fields.get("seq"))) for entry, fields in entries)
     return [(entry, event) for entry, event in found if event]
-
-
-def _as_stored(queued: Operation, other: str | None, joined: Mapping[OperationId, Operation]) -> Operation:
-    if other is None:
-        return queued
-    return joined[OperationId(other)] if other else superseded(queued)
 
 
 def _records(flat: Sequence[Any]) -> list[Operation]:

@@ -1,5 +1,10 @@
 # shellcheck shell=bash
-# The project's Python environment: `.venv` in the clone, exactly as `uv.lock` says. Needs say.sh and packages.sh.
+# A Python environment, exactly as `uv.lock` says: `.venv` in the clone, else ENVIRONMENT. Needs say.sh and packages.sh.
+
+ENVIRONMENT=''
+PARTS=(--all-extras)
+# How pip installs the project itself: a link to the clone, or a copy.
+PROJECT=(--editable)
 
 # python_environment ROOT [uv's words for what goes in, such as --no-dev]
 python_environment() {
@@ -16,7 +21,8 @@ python_environment() {
 
 # Also where PYTHONDONTWRITEBYTECODE is set: without bytecode every `aima` compiles what it imports, and takes twice the time.
 compile_bytecode() {
-    "$1/.venv/bin/python" -m compileall -q -j 0 "$1/.venv/lib" "$1/aima_core" "$1/aima_worker" "$1/aima_api" ||
+    local environment=${ENVIRONMENT:-$1/.venv}
+    "$environment/bin/python" -m compileall -q -j 0 "$environment/lib" "$1/aima_core" "$1/aima_worker" "$1/aima_api" ||
         printf 'Some files have no bytecode; the commands work, and start slower.\n'
 }
 
@@ -46,8 +52,8 @@ venv_package() { "$1" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.v
 sync_with_uv() {
     local root=$1 python=$2 uv
     uv=$(private_uv "$root" "$python") || return 1
-    (cd "$root" && TMPDIR=$root/var UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV='' \
-        "$uv" sync --frozen --compile-bytecode --all-extras --python "$python" "${@:3}")
+    (cd "$root" && TMPDIR=$root/var UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=${ENVIRONMENT:-.venv} VIRTUAL_ENV='' \
+        "$uv" sync --frozen --compile-bytecode "${PARTS[@]}" --python "$python" "${@:3}")
 }
 
 # uv in an environment of its own, so that it never meets the project's.
@@ -63,17 +69,17 @@ private_uv() {
 # Where uv cannot reach what it wants (a mirror that only pip knows of): the same versions, by pip.
 install_with_pip() {
     printf 'uv could not; trying pip.\n'
-    local root=$1 python=$2 wanted=$1/var/requirements.txt
+    local root=$1 python=$2 wanted=$1/var/requirements.txt environment=${ENVIRONMENT:-$1/.venv}
     mkdir -p "$root/var"
     pinned_versions "$root" "$wanted" ${4:+"$3"} || printf '%s[all-in-one]\n' "$root" >"$wanted"
-    "$python" -m venv --clear "$root/.venv" &&
-        "$root/.venv/bin/python" -m pip install --quiet --requirement "$wanted" &&
-        "$root/.venv/bin/python" -m pip install --quiet --no-deps --editable "$root"
+    "$python" -m venv --clear "$environment" &&
+        "$environment/bin/python" -m pip install --quiet --requirement "$wanted" &&
+        "$environment/bin/python" -m pip install --quiet --no-deps "${PROJECT[@]}" "$root"
 }
 
 pinned_versions() {
     local root=$1 file=$2
-    (cd "$root" && "$root/var/uv/bin/uv" export --quiet --frozen --all-extras --no-emit-project --no-hashes \
+    (cd "$root" && "$root/var/uv/bin/uv" export --quiet --frozen "${PARTS[@]}" --no-emit-project --no-hashes \
         "${@:3}" --output-file "$file")
 }
 

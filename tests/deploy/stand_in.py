@@ -45,7 +45,8 @@ def _make(client: docker.DockerClient) -> None:
     with tempfile.TemporaryDirectory() as directory:
         archive = Path(directory) / "base.tar"
         included = f"--include={','.join(PACKAGES)}"
-        made = subprocess.run(["mmdebstrap", "--quiet", "--variant=extract", included, _release(), str(archive)])
+        variant = ["--variant=extract", included, release_of_this_machine(), str(archive)]
+        made = subprocess.run(["mmdebstrap", "--quiet", *variant])
         if made.returncode:
             missing("mmdebstrap cannot reach this distribution's packages")
         with tarfile.open(archive, "a") as tar:
@@ -56,7 +57,7 @@ def _make(client: docker.DockerClient) -> None:
         client.api.import_image_from_file(str(archive), repository=repository, tag=tag, changes=changes)
 
 
-def _release() -> str:
+def release_of_this_machine() -> str:
     reported = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     if "VERSION_CODENAME" not in reported or shutil.which("apt-get") is None:
         missing("the stand-in for python:3.11-slim is made on Debian and Ubuntu only")

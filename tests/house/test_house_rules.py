@@ -34,8 +34,10 @@ HTTP_SERVERS = {
 }
 WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
+    ("aima_api/cli/commands/local.py", "aima_api.backup"),
     ("aima_api/cli/commands/local.py", "aima_api.doctor.checks"),
     ("aima_api/cli/commands/local.py", "aima_api.up.app"),
+    ("aima_api/cli/commands/local.py", "aima_api.up.detached"),
 }
 """The commands that are no client of the API: they check a catalog, check a machine, or run everything on it."""
 MOST_ON_THE_PATH = 58

@@ -1,35 +1,158 @@
-"""Commands that act on this machine: `aima up`, `api`, `worker`, `flower`, `doctor` and `redis-acl`."""
+"""Commands that act on this machine and its Redis, such as `aima up`, `worker`, `doctor` and `backup`."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aima_api.cli.options import output_option
 from aima_api.cli.tables import Format, print_data
-from aima_core.logs.sanitize import sanitized
+from aima_core.logs.sanitize import sanitized, sanitized_lines
+
+if TYPE_CHECKING:
+    from aima_core.settings import Settings
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _RUNTIMES = click.Choice(["auto", "docker", "docker-cli", "process"])
 
 
+_state_dir_option = click.option(
+    "--state-dir", type=click.Path(file_okay=False, path_type=Path), help="~/.local/state/aima by default."
+)
+
+
 @click.command()
 @click.option("--runtime", type=_RUNTIMES, help="What runs the engines; auto by default.")
-@click.option("--state-dir", type=click.Path(file_okay=False, path_type=Path), help="~/.local/state/aima by default.")
+@_state_dir_option
 @click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="Port of the API; 7080 by default, 0: any.")
-def up(runtime: str | None, state_dir: Path | None, port: int | None) -> int:
+@click.option("--detach", is_flag=True, help="Run in the background; returns once everything is ready.")
+@click.option("--detached", is_flag=True, hidden=True)
+def up(runtime: str | None, state_dir: Path | None, port: int | None, detach: bool, detached: bool) -> int:
     """Run all of AIMA on this machine, in the foreground.
 
     Runs an API node, this host's worker, and a Redis if none is configured. Ctrl-C stops them, a second Ctrl-C kills
-    them. Engines keep running, and the next `aima up` adopts them.
+    them; `aima down` stops them from elsewhere. Engines keep running, and the next `aima up` adopts them.
     """
     from aima_api.up.app import run
 
-    return run(runtime=runtime, state_dir=state_dir, port=port)
+    if detach:
+        options = {"--runtime": runtime, "--state-dir": state_dir and state_dir.resolve(), "--port": port}
+        return _detach(state_dir, [f"{name}={value}" for name, value in options.items() if value is not None])
+    return run(runtime=runtime, state_dir=state_dir, port=port, detached=detached)
+
+
+def _detach(state_dir: Path | None, options: list[str]) -> int:
+    from aima_api.cli.contexts import DEFAULT_URL
+    from aima_api.up.detached import Failed, running, start
+
+    directory = _state_dir(state_dir)
+    already = running(directory)
+    found = already or start([sys.executable, "-m", "aima_api.cli", "up", "--detached", *options], directory)
+    if isinstance(found, Failed):
+        click.echo(sanitized_lines(found.lines), err=True, nl=False)
+        return found.exit_code
+    click.echo(f"AIMA is {'already ' if already else ''}up, as process {found.pid}: {found.url}")
+    click.echo(f"Its log is {found.log}." if found.log else "It runs in the foreground of another terminal.")
+    if found.url != DEFAULT_URL:
+        click.echo(f"For other commands: export AIMA_URL={found.url}")
+    click.echo("Stop it with `aima down`; engines keep running.")
+    return 0
+
+
+@click.command()
+@_state_dir_option
+@click.option("--engines", is_flag=True, help="First stop all services; they keep running by default.")
+def down(state_dir: Path | None, engines: bool) -> int:
+    """Stop what `aima up` runs on this machine.
+
+    Engines keep running, and the next `aima up` adopts them, unless --engines is given. Without an `aima up` it does
+    nothing.
+    """
+    from aima_api.up.detached import running, stop
+
+    directory = _state_dir(state_dir)
+    if engines and (found := running(directory)) and (failed := _stop_services(found.url)):
+        return failed
+    if (pid := stop(directory)) is None:
+        click.echo(f"AIMA is not up here: no process locks {directory}.")
+    else:
+        click.echo(f"AIMA is down (process {pid})." + ("" if engines else " Engines keep running."))
+    return 0
+
+
+def _stop_services(url: str) -> int:
+    """Returns 0 once all are stopped, else the exit code of the first failure."""
+    from aima_api.cli.contexts import open_api
+    from aima_api.cli.progress.watcher import show_submitted
+    from aima_api.client import path_of
+
+    with open_api(url) as api:
+        running = [each["id"] for each in api.every(path_of("services")) if each["instances"]]
+        replies = [api.post(f"{path_of('services', service)}:stop") for service in running]
+        submitted = {"operations": [operation for reply in replies for operation in reply["operations"]]}
+        return show_submitted(api, submitted, wait=True, timeout=None, output="table") if running else 0
+
+
+def _state_dir(state_dir: Path | None) -> Path:
+    from aima_api.up.app import directory_of
+
+    return directory_of(_settings(state_dir))
+
+
+def _settings(state_dir: Path | None) -> Settings:
+    from aima_core.settings import load_settings
+
+    return load_settings(**({"state_dir": state_dir} if state_dir else {}))
+
+
+_file_argument = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command()
+@_file_argument
+@_state_dir_option
+def backup(file: Path, state_dir: Path | None) -> None:
+    """Back up what only Redis holds to a file, while everything runs.
+
+    Reads the Redis of this machine's settings, or that of `aima up`. The file is for its owner only: it holds digests
+    of API keys.
+    """
+    from aima_api.backup import made_from, opened, write
+
+    with opened(_settings(state_dir)) as (redis, _):
+        made = made_from(redis)
+    write(file, made)
+    click.echo(f"{file}: {_counted(made.counts())}.")
+
+
+@click.command()
+@_file_argument
+@_state_dir_option
+def restore(file: Path, state_dir: Path | None) -> None:
+    """Restore what Redis has lost from a backup, while everything runs.
+
+    What Redis has got since is kept, and nothing is started or stopped. An API key that was revoked after the backup is
+    valid again: revoke it once more.
+    """
+    from aima_api.backup import opened, read
+    from aima_api.backup import restore as restore_into
+
+    stored = read(file)
+    with opened(_settings(state_dir)) as (redis, trusted):
+        unverified = restore_into(redis, stored, trusted)
+    click.echo(f"Restored what Redis lacked of {_counted(stored.counts())}, as of {stored.at:%Y-%m-%d %H:%M:%S} UTC.")
+    if unverified:
+        click.echo(f"Left out, since their specs do not verify with this machine's keys: {', '.join(unverified)}.")
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())
 
 
 @click.command()

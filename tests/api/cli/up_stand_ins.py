@@ -26,7 +26,7 @@ HOST = {
 READY = {"instances": [{"state": "ready"}]}
 
 
-def be_up(state_dir: str, port: str) -> None:
+def be_up(state_dir: str, port: str, *, detached: bool = False) -> None:
     from aima_api.cli.errors import report_error
     from aima_api.up.app import Programs, run
 
@@ -37,11 +37,16 @@ def be_up(state_dir: str, port: str) -> None:
                 runtime=None,
                 state_dir=Path(state_dir),
                 port=int(port),
+                detached=detached,
                 programs=Programs((*me, "api"), (*me, "worker")),
             )
         )
     except Exception as problem:  # noqa: BLE001 the process boundary
         sys.exit(report_error(problem))
+
+
+def be_detached(state_dir: str, port: str) -> None:
+    be_up(state_dir, port, detached=True)
 
 
 def be_the_api() -> None:
@@ -90,4 +95,4 @@ def _note_pid(role: str) -> None:
 
 
 if __name__ == "__main__":
-    {"up": be_up, "api": be_the_api, "worker": be_the_worker}[sys.argv[1]](*sys.argv[2:])
+    {"up": be_up, "detached": be_detached, "api": be_the_api, "worker": be_the_worker}[sys.argv[1]](*sys.argv[2:])

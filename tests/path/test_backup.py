@@ -1,0 +1,99 @@
+"""Backup and restore with real processes: under load, a Redis that lost all its data, and engines that run on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import redis
+from lab.parts import eventually
+from lab.running import Aima, engines
+
+from aima_api.up.redis_server import managed_url
+from aima_core.errors import NothingLost
+
+pytestmark = [pytest.mark.redis, pytest.mark.slow]
+RUNNING, STOPPED = "svc-tiny-dial", "svc-tiny-other"
+
+
+@pytest.fixture
+def aima(tmp_path: Path) -> Iterator[Aima]:
+    engines("install-native", "dial", "--prefix", str(tmp_path / "native"))
+    path = f"{tmp_path}/native/bin:{os.environ['PATH']}"
+    running = Aima(tmp_path, installation="backup", runtime="process", PATH=path)
+    running.up()
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+def test_a_backup_under_load_restores_everything_with_no_engine_recreated(aima: Aima, tmp_path: Path) -> None:
+    file = str(tmp_path / "aima.backup")
+    for service in (RUNNING, STOPPED):
+        aima.aima("service", "start", service, "--model", "Dial", "--wait")
+    aima.aima("service", "stop", STOPPED, "--wait")
+    aima.aima("key", "create", "kept", "--scope", "read")
+    aima.aima("key", "create", "revoked", "--scope", "read")
+    aima.aima("key", "revoke", "revoked")
+    before, engine = state_of(aima), engine_of(aima)
+
+    with requests_from(aima):
+        made = aima.aima("backup", file)
+    refused = aima.aima("restore", file)
+    lose_all_data(aima)
+    with requests_from(aima):
+        restored = aima.aima("restore", file)
+
+    assert made.returncode == restored.returncode == 0, made.stderr + restored.stderr
+    assert refused.returncode == NothingLost.exit_code, refused.stderr
+    assert eventually(lambda: state_of(aima) == before), f"{state_of(aima)}\n{before}"
+    assert engine_of(aima) == engine
+    assert [key["name"] for key in aima.record("key", "list")] == ["kept"]
+    stopped = aima.aima("service", "stop", RUNNING, "--wait")
+    assert stopped.returncode == 0, stopped.stderr
+    assert aima.record("port", "list") == []
+
+
+def state_of(aima: Aima) -> list[tuple[str, str, int | None, int]]:
+    services = [each for each in aima.record("service", "list") if each["id"] in (RUNNING, STOPPED)]
+    found = [(service["id"], each) for service in services for each in service["instances"]]
+    return [(id, each["state"], each["port"], each["fence"]) for id, each in found]
+
+
+def engine_of(aima: Aima) -> str:
+    """The process of the engine, which answers."""
+    assert urlopen(f"http://127.0.0.1:{aima.instance(RUNNING)['port']}/health", timeout=5).status == 200
+    (record,) = (aima.directory / "state/processes").rglob("running.json")
+    return record.read_text()
+
+
+@contextmanager
+def requests_from(aima: Aima) -> Iterator[None]:
+    """Services are created and removed while inside."""
+    ended = threading.Event()
+
+    def request() -> None:
+        while not ended.is_set():
+            aima.aima("service", "create", "svc-tiny-load", "--model", "Dial")
+            aima.aima("service", "remove", "svc-tiny-load")
+
+    thread = threading.Thread(target=request)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def lose_all_data(aima: Aima) -> None:
+    """And waits until the worker has seen it."""
+    with redis.Redis.from_url(managed_url(aima.directory / "state/redis") or "") as server:
+        server.flushall()
+        assert eventually(lambda: server.exists("aima:epoch") == 1)

@@ -116,7 +116,7 @@ def test_a_service_cannot_have_an_image_pulled_that_its_engine_never_pulls(node,
 
 
 def test_the_pull_policy_of_a_service_is_stored_and_ordered(node, redis):
-    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "alpha", cores=8, memory=16 << 30)
 
     node.post("/v1/services/svc-ollama-x:start", {"engine": "ollama-cpu", "model_path": "store", "pull": "always"})
 

@@ -46,7 +46,7 @@ from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import access, catalog, health, hosts, logs, operations, service_actions, services
+from aima_api.routes import access, catalog, health, hosts, images, logs, operations, service_actions, services
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
@@ -74,7 +74,7 @@ ROUTERS = (
     services.router,
     logs.router,
     operations.router,
-    service_actions.image_router,
+    images.router,
     catalog.router,
     hosts.router,
     hosts.port_router,

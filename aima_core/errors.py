@@ -288,6 +288,26 @@ class ImageNotAllowed(AimaError, code="image_not_allowed", status=403, exit_code
     hint = "Add a pattern for it to `host.images` on {host}."
 
 
+class ImageNeverPulled(AimaError, code="image_never_pulled", status=422, exit_code=47):
+    sentence = "{image} is never pulled: {why}"
+    hint = "{remedy}"
+
+
+class NoImagesHere(AimaError, code="no_images_here", status=422, exit_code=48):
+    sentence = "{host} has no Docker Engine: it runs native processes, and there are no images here."
+    hint = "Choose a host with a Docker Engine. What {host} runs is installed as `native.install` of the engine says."
+
+
+class ImageInUse(AimaError, code="image_in_use", status=409, exit_code=49):
+    sentence = "Image {image} is in use on {host} by {users}."
+    hint = "Stop the services first (`aima service stop ID`), or remove the containers that are not AIMA's."
+
+
+class ImageAbsent(AimaError, code="image_absent", status=404, exit_code=116):
+    sentence = "There is no image {image} {where}."
+    hint = "List the images of hosts, as their references are written there, with `aima image list`."
+
+
 # Containers and engines -------------------------------------------------------------------------------------------
 
 
@@ -322,6 +342,17 @@ class MemoryFloor(AimaError, code="host_memory_floor", status=507, exit_code=72)
     )
 
 
+class DiskFloor(AimaError, code="disk_floor", status=507, exit_code=58):
+    sentence = (
+        "{service} was killed: {host} had {free} of disk left for images and containers, less than its floor of "
+        "{floor}. {why} Free: {series}."
+    )
+    hint = (
+        "Set `filesystem: read-only` or `limits.disk` in its engine's YAML, free space on {host} with `docker image "
+        "prune`, or lower `host.disk_floor`; then run `aima service start {service}`."
+    )
+
+
 class EngineUnhealthy(AimaError, code="engine_unhealthy", status=502, exit_code=73):
     sentence = "The engine runs, and its health check at {url} fails: {problem}."
     hint = "Check `aima service logs {service}`; if it does not recover, run `aima service restart {service}`."
@@ -340,6 +371,11 @@ class PortTaken(AimaError, code="port_taken", status=409, exit_code=63):
 class NoFreePort(AimaError, code="no_free_port", status=503, exit_code=64):
     sentence = "All ports from {first} to {last} on {host} are leased."
     hint = "Stop a service there (`aima service list`), or widen `host.ports` on {host}."
+
+
+class NoNetwork(AimaError, code="no_network", status=503, exit_code=59):
+    sentence = "The network {network} of the engines on {host} cannot be used: {detail}."
+    hint = "{remedy}"
 
 
 class GpuUnavailable(AimaError, code="gpu_unavailable", status=503, exit_code=65):
@@ -380,6 +416,19 @@ class ModelPathUnsafe(AimaError, code="model_path_unsafe", status=403, exit_code
 class ModelPathChanged(AimaError, code="model_path_changed", status=409, exit_code=75):
     sentence = "{path} was replaced while its engine started, and the engine was removed: it had another directory."
     hint = "Find who writes above it: `namei --long {path}` on {host} shows each component."
+
+
+class SecretMissing(AimaError, code="secret_missing", status=422, exit_code=100):
+    sentence = "{host} has no secret {entry}, which the engine is to get as {name}."
+    hint = (
+        "Create it on {host}: `install -D -m 600 /dev/stdin {path}` reads the value from its stdin. "
+        "Or load the credential {credential} into the worker's unit."
+    )
+
+
+class SecretUnsafe(AimaError, code="secret_unsafe", status=403, exit_code=99):
+    sentence = "The secret {path} on {host} is not used: {detail}."
+    hint = "{remedy}"
 
 
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------
@@ -485,7 +534,7 @@ class AlreadyUp(AimaError, code="already_up", status=409, exit_code=90):
     hint = "Use that one, stop it with `aima down`, or choose another `--state-dir`."
 
 
-class StillUp(AimaError, code="still_up", status=409, exit_code=47):
+class StillUp(AimaError, code="still_up", status=409, exit_code=117):
     sentence = "AIMA is still up: process {pid} is running, and {detail}."
     hint = "Look at it with `ps -p {pid}`; as root, or as its user, `kill -9 {pid}` ends it. Engines keep running."
 
@@ -510,12 +559,12 @@ class ApiPortTaken(AimaError, code="api_port_taken", status=409, exit_code=93):
     hint = "Choose another with `--port`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."
 
 
-class BadBackup(AimaError, code="bad_backup", status=422, exit_code=48):
+class BadBackup(AimaError, code="bad_backup", status=422, exit_code=118):
     sentence = "{file} cannot be restored: {detail}."
     hint = "Give a file that `aima backup` has written, with a version of AIMA that is not newer than this one."
 
 
-class NothingLost(AimaError, code="nothing_lost", status=409, exit_code=49):
+class NothingLost(AimaError, code="nothing_lost", status=409, exit_code=119):
     sentence = "Redis still has the data that was backed up at {at}: what it lacks was removed since."
     hint = "Nothing is to be restored. To go back to that state on purpose, empty AIMA's database first, by `FLUSHDB`."
 

@@ -194,6 +194,14 @@ class HostSettings(Section):
     memory_floor: Size | None = None
     """An engine is killed once less than this is available. None uses half of the reserve if CPU and GPU share the
     memory, else a quarter of it."""
+    disk_reserve: Size | None = None
+    """Free disk below which no start is taken; None reserves a twentieth, at most 10 GB."""
+    disk_floor: Size | None = None
+    """The engine that writes most is killed once less disk than this is free; None uses half of the reserve."""
+    secrets: Path | None = None
+    """The directory of the secrets that services may refer to. None uses `secrets` in the state directory."""
+    runtime_dir: Path | None = None
+    """A directory on a tmpfs, for the copies that engines read; None uses /run/aima, or one of the worker's user."""
     facts: FactsOverride = FactsOverride()
 
 

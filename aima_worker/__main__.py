@@ -1,4 +1,8 @@
-"""`python -m aima_worker`: this host's worker, in the foreground; with `--facts`, only its report as JSON."""
+"""`python -m aima_worker`: this host's worker, in the foreground.
+
+With `--facts`, only its report as JSON; with `--remove-network`, it removes the network of the engines and its firewall
+rules, as AIMA is uninstalled.
+"""
 
 import sys
 import warnings
@@ -19,6 +23,11 @@ def main() -> int:
             from aima_worker.node.facts import machine_report
 
             sys.stdout.write(machine_report(load_settings()).model_dump_json() + "\n")
+            return 0
+        if sys.argv[1:] == ["--remove-network"]:
+            from aima_worker.runtime_selection import remove_network
+
+            remove_network(load_settings())
             return 0
         from aima_worker.app import run_worker
 

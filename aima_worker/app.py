@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from aima_core.domain.hosts import HostFacts
-from aima_core.domain.ids import InstanceId
+from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.errors import AimaError, BadSettings, BrokerUnavailable, CorruptData, HostNameTaken, IdentityTaken
 from aima_core.queue.celery_app import celery_app
 from aima_core.queue.notifier import Notifier
@@ -43,14 +43,18 @@ from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_pred
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
+from aima_worker.node.disk_guard import DiskGuard, DiskReading, EngineDisk
 from aima_worker.node.facts import capacity_of, clock_offset, host_facts, session_of
+from aima_worker.node.guarding import Violations
 from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.node.memory_guard import MemoryGuard, MemoryReading, levels_of, read_memory
+from aima_worker.operations.container_spec import SERVICE_LABEL, ours
 from aima_worker.operations.pull import PullCoordinator
 from aima_worker.operations.readiness import http_status, last_lines
 from aima_worker.reconciler.loop import ReconcileLoop
-from aima_worker.runtime import ContainerRuntime
+from aima_worker.runtime import Container, ContainerRuntime, Status
 from aima_worker.runtime_selection import choose_runtime
+from aima_worker.secrets import HostSecrets
 
 REDIS_TIMEOUT = timedelta(seconds=10)
 REDIS_RETRY_INTERVAL = timedelta(seconds=2)
@@ -99,6 +103,8 @@ def worker_with_loops(
                 clock_offset=clock_offset(redis),
                 strangers=reconciler.unrecognized,
                 memory_low=host.memory_guard.low,
+                disk_low=host.disk_guard.low and host.disk_guard.low.available,
+                disk_reserve=host.disk_guard.levels.reserve,
             ),
             identity=facts.identity,
             session=session_of(settings.state_dir.expanduser()),
@@ -106,6 +112,7 @@ def worker_with_loops(
             redis_is_new=reconciler.on_redis_reset,
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
+        host.pulls.images_changed = heartbeat.announce_now
         answers = LogChannel(redis)
         requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
@@ -125,7 +132,7 @@ def worker_with_loops(
             heartbeat.stop()
             redelivery.stop()
             reconciler.stop()
-            host.memory_guard.stop()
+            stop_guarding(host)
             host.claims.stop()
 
 
@@ -138,6 +145,7 @@ def make_host(
     native: bool = False,
     probe: Probe = http_status,
     memory: Callable[[], MemoryReading] = read_memory,
+    disk: Callable[[], DiskReading | None] | None = None,
     timings: Timings | None = None,
 ) -> HostContext:
     """Raises BadSettings without a key to verify orders with."""
@@ -152,7 +160,8 @@ def make_host(
     facts = facts or host_facts(settings, runtime)
     measured = settings.host.facts.memory is None and facts.runtime != "fake"
     levels = levels_of(settings.host, facts, measured=measured)
-    timings = timings or Timings()
+    timings, violations = timings or Timings(), Violations()
+    memory_interval, disk_interval = timings.memory_check_interval, timings.disk_check_interval
     capacity_freed = Flag()
     return HostContext(
         name=name,
@@ -171,10 +180,13 @@ def make_host(
         notifier=Notifier(redis),
         pending_reasons=PendingReasons(operations, hosts=hosts, allocations=allocations),
         capacity=partial(capacity_of, facts, measured=measured),
-        memory_guard=MemoryGuard(levels, memory, interval=timings.memory_check_interval),
+        memory_guard=MemoryGuard(levels, memory, violations=violations, interval=memory_interval),
+        disk_guard=DiskGuard(settings.host, disk or EngineDisk(runtime), violations=violations, interval=disk_interval),
+        violations=violations,
         claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
+        secrets=HostSecrets(settings),
         probe=probe,
         capacity_freed=capacity_freed,
         timings=timings,
@@ -182,7 +194,7 @@ def make_host(
 
 
 def start_guarding(host: HostContext, *, low_changed: Callable[[], None], killed: Callable[[], None]) -> None:
-    """Until `host.memory_guard.stop()`."""
+    """Memory and disk, until `stop_guarding`."""
 
     def remove(instance: InstanceId, container: str) -> tuple[str, ...]:
         name = host.container_name(instance.service)
@@ -197,7 +209,18 @@ def start_guarding(host: HostContext, *, low_changed: Callable[[], None], killed
         low_changed()
         host.capacity_freed.set()
 
+    def measure() -> dict[InstanceId, Container]:
+        listed = host.runtime.containers(ours(host), sizes=True)
+        running = [each for each in listed if each.status is Status.RUNNING and SERVICE_LABEL in each.labels]
+        return {ServiceId(each.labels[SERVICE_LABEL]).on(host.name): each for each in running}
+
     host.memory_guard.start(remove=remove, low_changed=announce, killed=killed)
+    host.disk_guard.start(measure=measure, remove=remove, low_changed=announce, killed=killed)
+
+
+def stop_guarding(host: HostContext) -> None:
+    host.memory_guard.stop()
+    host.disk_guard.stop()
 
 
 def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) -> None:

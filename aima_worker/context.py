@@ -25,10 +25,13 @@ from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import KeyRing
 from aima_worker.runtime import ContainerRuntime
+from aima_worker.secrets import HostSecrets
 
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
+    from aima_worker.node.disk_guard import DiskGuard
+    from aima_worker.node.guarding import Violations
     from aima_worker.node.memory_guard import MemoryGuard
     from aima_worker.operations.pull import PullCoordinator
 
@@ -49,6 +52,7 @@ class Timings:
     restart_delays: tuple[timedelta, ...] = (timedelta(seconds=1), timedelta(seconds=3), timedelta(seconds=8))
     """Before the first, second and third restart of an engine that exited."""
     memory_check_interval: timedelta = timedelta(seconds=1)
+    disk_check_interval: timedelta = timedelta(seconds=1)
     stable_after: timedelta = timedelta(seconds=4)
     """A disagreement of record and container that is younger may be an operation whose message is on its way."""
     orphaned_after: timedelta = timedelta(seconds=4)
@@ -82,9 +86,13 @@ class HostContext:
     capacity: Callable[[], HostCapacity]
     """The machine's capacity, measured at each call."""
     memory_guard: MemoryGuard
+    disk_guard: DiskGuard
+    violations: Violations
+    """Why one of these guards has killed instances."""
     claims: ClaimRenewer
     fences: FenceMemory
     pulls: PullCoordinator
+    secrets: HostSecrets
     probe: Probe
     capacity_freed: Flag
     """Wakes the redelivery loop, which notifies this host's workers of pending operations that now fit."""
@@ -94,9 +102,11 @@ class HostContext:
     _locks: defaultdict[ServiceId, RLock] = field(init=False, default_factory=lambda: defaultdict(RLock))
 
     def capacity_now(self) -> HostCapacity:
-        """Without slots while the container engine is unavailable, without memory while it is below the reserve."""
+        """Without slots while the container engine is unavailable, without memory while it or the disk is too low."""
         capacity = self.capacity()
         if self.memory_guard.low is not None:
+            capacity = capacity.model_copy(update={"available": NO_MEMORY})
+        if self.disk_guard.low is not None:
             capacity = capacity.model_copy(update={"available": NO_MEMORY})
         return capacity.model_copy(update={"slots": 0}) if self.engine_unavailable.is_set() else capacity
 

@@ -18,6 +18,9 @@ from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
 from aima_worker.directories import DirectoryIdentity
 
+SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
+"""Names the directory in which an engine finds the files of its secrets, as systemd does for its services."""
+
 
 class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +32,16 @@ class Mount(FrozenModel):
     target: str
     identity: DirectoryIdentity | None = None
     """Of the directory that was checked; a runtime that finds another one mounted removes the container."""
+
+
+class SecretMount(FrozenModel):
+    """The secrets of one container, in a directory of the host: the names of files, and of variables."""
+
+    source: str
+    version: str
+    """A random id: equal for equal names and values of one container, and no function of them."""
+    files: tuple[str, ...]
+    environment: tuple[str, ...]
 
 
 class ContainerSpec(FrozenModel):
@@ -48,6 +61,13 @@ class ContainerSpec(FrozenModel):
     container_port: int
     mounts: tuple[Mount, ...] = ()
     """All are read-only."""
+    read_only: bool = False
+    """Whether its file system is, apart from `tmpfs` and /dev/shm."""
+    tmpfs: Mapping[str, int] = {}
+    """Directories in memory, by their size in bytes."""
+    disk: int | None = None
+    """Bytes that it may write into its file system, where the runtime has quotas."""
+    secrets: SecretMount | None = None
     memory: int | None = None
     """Bytes."""
     cores: float | None = None
@@ -56,6 +76,9 @@ class ContainerSpec(FrozenModel):
     pids: int = 4096
     gpus: int | Literal["all"] | tuple[str, ...] | None = None
     """A count, all, or the ids; None for none."""
+    network: str | None = None
+    """The installation whose network it joins, in which containers reach neither each other nor their host's ports. It
+    is created if missing; None joins the runtime's default network."""
     install: str | None = None
     """Process runtime: the command that installs the program, for the message when it is missing."""
 
@@ -63,9 +86,10 @@ class ContainerSpec(FrozenModel):
     def spec_hash(self) -> str:
         """Equal for two specs that run the same container. Labels do not count: nothing that runs depends on them.
 
-        Defaults do not count either: a new optional field must not replace the containers of an earlier version.
+        Defaults and the network do not count either: they must not replace the containers of an earlier version.
         """
-        runs = json.dumps(self.model_dump(mode="json", exclude={"labels"}, exclude_defaults=True), sort_keys=True)
+        left_out = {"labels", "network"}
+        runs = json.dumps(self.model_dump(mode="json", exclude=left_out, exclude_defaults=True), sort_keys=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 
@@ -84,6 +108,8 @@ class Container(FrozenModel):
     status: Status
     labels: Mapping[str, str]
     image: str
+    image_id: str | None = None
+    """The local id of the image that it was created from; None for a native process."""
     started_at: datetime | None = None
     exit_code: int | None = None
     """Set once it has exited; 128 + n if signal n killed it."""
@@ -92,13 +118,15 @@ class Container(FrozenModel):
     """Published ports: container port → host port."""
     pid: int | None = None
     """Of its first process; None in listings, if it does not run, and if this worker may not examine it."""
+    written: int | None = None
+    """Bytes on the host's disk that it has written into its file system; None unless they were asked for."""
 
 
 class ImageFacts(FrozenModel):
     id: str
     """The local image's id (`sha256:…`)."""
     digest: str | None
-    """The registry's digest (`sha256:…`); None for an image built or loaded on the host."""
+    """In the registry of its reference (`sha256:…`); None unless it was pulled from or pushed to there."""
     arch: str
     """`amd64`, `arm64`, or another that the image names."""
     size: int
@@ -110,7 +138,7 @@ class PullStream(Protocol):
         """Snapshots of the progress, throttled to about ten a second; the last one is complete.
 
         Ends only once the image is on the host, never silently on a failed pull. Raises ImageNotFound, RegistryDenied,
-        PullBroken, PullStalled, DiskFull, DockerUnavailable, or Cancelled after `close`.
+        PullBroken, PullStalled, DiskFull, DockerUnavailable, NoImagesHere, or Cancelled after `close`.
         """
         ...
 
@@ -156,6 +184,10 @@ class RuntimeFacts(FrozenModel):
     """The engine's names for its low-level runtimes, such as `runc` and `nvidia`."""
     disk_free: int | None
     """Bytes free on the file system of the images; None if the engine is on another machine."""
+    disks: tuple[str, ...] = ()
+    """Directories of the images and containers; empty if they are on another machine, or there are none."""
+    isolates_engines: bool = True
+    """Whether it can refuse its containers each other's published ports."""
     separates_engines: bool = True
     """Whether engines run as other users than the worker."""
     live_restore: bool = True
@@ -187,12 +219,19 @@ class ContainerRuntime(Protocol):
         """Start to pull an image for this host's platform. It fails after `stall` without a new byte or extraction."""
         ...
 
+    def remove_image(self, image: str) -> None:
+        """Remove the reference, and the image with its last one. Idempotent, and never by force.
+
+        Raises ImageInUse if a container was created from the image, running or not; NoImagesHere.
+        """
+        ...
+
     def run(self, spec: ContainerSpec) -> Container:
         """Idempotent: adopts the container of that name if it runs the same spec, else replaces or creates it.
 
         An adopted container keeps its labels. A container of that name that is not AIMA's is left alone: EngineRefused.
-        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged or EngineRefused, each
-        with a rollback: no container is left behind.
+        Raises PortTaken, GpuUnavailable, ImageNotFound, NativeProgramMissing, ModelPathChanged, NoNetwork or
+        EngineRefused, each with a rollback: no container is left behind.
         """
         ...
 
@@ -200,8 +239,11 @@ class ContainerRuntime(Protocol):
         """The container of that name, never from a cache; None if there is none."""
         ...
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """A snapshot of all containers, running or not, that have every one of the labels."""
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
+        """A snapshot of all containers, running or not, that have every one of the labels.
+
+        With `sizes`, those that run on a file system of their own have `written`, for which their files are walked.
+        """
         ...
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:

@@ -37,6 +37,13 @@ def choose_runtime(settings: Settings) -> Choice:
             return _first_that_works(settings)
 
 
+def remove_network(settings: Settings) -> None:
+    """Raises EngineRefused while an engine uses it, DockerUnavailable."""
+    from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
+
+    DockerSdkRuntime(settings.docker.host, host=settings.host.name).remove_network(settings.installation)
+
+
 def _first_that_works(settings: Settings) -> Choice:
     reasons = []
     for through_program in (False, True):

@@ -10,7 +10,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 from lab.available import why_not
-from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts
+from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts, remove_networks
 from lab.parts import missing
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work
@@ -146,6 +146,13 @@ def _new_redis(directory: Path) -> RedisServer:
 @pytest.fixture(scope="session", autouse=True)
 def opens_what_lasts() -> None:
     open_what_lasts()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leaves_no_network() -> Iterator[None]:
+    yield
+    if why_not("docker") is None:
+        remove_networks()
 
 
 @pytest.fixture(autouse=True)

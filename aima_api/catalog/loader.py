@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from aima_api.catalog.diagnostics import entry_in, suggestion
 from aima_api.catalog.selection import Catalog
 from aima_api.catalog.yaml_source import Document, Mistake, read_yaml
-from aima_core.domain.catalog import Engine, Entry, Model, Profile
+from aima_core.domain.catalog import Engine, Entry, Model, Profile, repository_of
 from aima_core.errors import CatalogMistake
 
 E = TypeVar("E", bound=Entry)
@@ -31,6 +31,8 @@ BUILDS = SHIPPED.parent / "builds" if _PACKAGED.is_dir() else SHIPPED.parent / "
 
 _KINDS: dict[str, type[Entry]] = {"engines": Engine, "models": Model, "profiles": Profile}
 _DEPTHS = {"engines": 3, "models": 3, "profiles": 2}
+_BUILT_HERE = "docker.io/aima/"
+"""The repository of images that are built on the hosts, as a registry's client completes it."""
 _LAYOUT = "put it at `engines/<type>/<name>.yaml`, `models/<type>/<name>.yaml` or `profiles/<name>.yaml`"
 
 
@@ -123,7 +125,16 @@ def _read(file: Path, root: Path | None) -> _File:
     kind = kind or _guess_kind(document)
     entry = entry_in(document, kind)
     _check_place(document, parts)
+    if isinstance(entry, Engine):
+        _check_built_here(document, entry)
     return _File(document, kind, entry)
+
+
+def _check_built_here(document: Document, engine: Engine) -> None:
+    """An engine that would ask a public registry for an image which is built on the hosts."""
+    if engine.pull != "never" and any(repository_of(image).startswith(_BUILT_HERE) for image in engine.images):
+        problem = "has an image below `aima/`, which is built on the hosts: in a public registry, it is somebody else's"
+        document.report_at(("image",), problem, "add `pull: never`, or name the image with your registry")
 
 
 def _guess_kind(document: Document) -> type[Entry]:

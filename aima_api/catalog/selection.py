@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from aima_api.catalog.diagnostics import nearest
-from aima_core.domain.catalog import Engine, Model, Profile, Scalar
+from aima_core.domain.catalog import Engine, Model, Profile, PullPolicy, Scalar
 from aima_core.domain.ids import ServiceId
 from aima_core.errors import EngineDoesNotServe, InvalidRequest, UnknownArgument, UnknownEngine, UnknownModel
 
@@ -104,6 +104,32 @@ def with_arguments(engine: Engine, given: Mapping[str, Scalar]) -> Engine:
             raise UnknownArgument(engine=engine.name, argument=name, known=", ".join(engine.arguments) or "none")
     changed = {name: _parse(engine, name, value) for name, value in given.items()}
     return engine.model_copy(update={"arguments": {**engine.arguments, **changed}})
+
+
+def with_environment(engine: Engine, given: Mapping[str, str], *, secrets: Collection[str]) -> Engine:
+    """The engine with these variables on top of its own. Raises InvalidRequest if a secret sets a variable, too."""
+    secret = {name for name in secrets if engine.secrets.get(name) == "environment"}
+    if twice := sorted(secret & {*engine.environment, *given}):
+        raise InvalidRequest(
+            detail=f"The variable {twice[0]} is set by a secret and by a value.",
+            remedy=f"Leave one of `--secret {twice[0]}` and `--env {twice[0]}` away.",
+        )
+    return engine.model_copy(update={"environment": {**engine.environment, **given}}) if given else engine
+
+
+def with_pull(engine: Engine, pull: PullPolicy | None) -> Engine:
+    """The engine with this pull policy in place of its own, if any is given.
+
+    Raises InvalidRequest if it would pull what the engine never pulls: its name in a registry may belong to others.
+    """
+    if pull in (None, engine.pull):
+        return engine
+    if engine.pull == "never":
+        raise InvalidRequest(
+            detail=f"{engine.name} has `pull: never`: its image is built on the hosts, and `{pull}` would pull it.",
+            remedy="Omit `pull`, or give the engine in your own catalog an image that a registry of yours has.",
+        )
+    return engine.model_copy(update={"pull": pull})
 
 
 def _parse(engine: Engine, name: str, value: Scalar) -> Scalar:

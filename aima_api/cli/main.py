@@ -32,7 +32,7 @@ SECTIONS: Sections = {
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),
-        "image": ("catalog:image", "Pull images before they are needed."),
+        "image": ("images:image", "List, pull and remove the images of hosts."),
     },
     "Inspect": {
         "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),

@@ -157,6 +157,37 @@ class Assignment(click.ParamType[tuple[str, object]]):
         return name, _scalar(text)
 
 
+class Variable(click.ParamType[tuple[str, str]]):
+    """`NAME=value` as a pair; the value is text, and may be empty. The API checks the name."""
+
+    name = "name=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals):
+            self.fail(f"{value!r} sets no variable; write for example `HF_HUB_OFFLINE=1`", param, ctx)
+        if {*name.upper().split("_")} & _SECRET_WORDS:
+            note = f"{name} is stored and shown in clear text. `--secret {name}` keeps its value on the hosts."
+            click.echo(f"Note: {note}", err=True)
+        return name, text
+
+
+class SecretReference(click.ParamType[tuple[str, str]]):
+    """`NAME[=entry]` as a pair; the entry of the hosts has the same name by default."""
+
+    name = "name[=entry]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, entry = str(value).partition("=")
+        if not name or (equals and not entry):
+            self.fail(f"{name!r} names no secret; write for example `HF_TOKEN` or `HF_TOKEN=huggingface`", param, ctx)
+        return name, entry or name
+
+
 def lists(command: Command) -> Command:
     """Prints the RecordList that the command returns, as -o says; with -w again whenever it has changed."""
 
@@ -234,6 +265,9 @@ _SERVICE_OPTIONS = (
         "--port", type=click.IntRange(1, 65535), metavar="P", help="Port on the host. Omit --port to have one chosen."
     ),
     click.option(
+        "--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image; as the engine says."
+    ),
+    click.option(
         "--set",
         "arguments",
         multiple=True,
@@ -241,7 +275,25 @@ _SERVICE_OPTIONS = (
         metavar="ARG=VALUE",
         help="Set an argument of the engine; repeat for several.",
     ),
+    click.option(
+        "--env",
+        "environment",
+        multiple=True,
+        type=Variable(),
+        metavar="NAME=VALUE",
+        help="Set a variable of the engine, stored in clear text; repeat for several.",
+    ),
+    click.option(
+        "--secret",
+        "secrets",
+        multiple=True,
+        type=SecretReference(),
+        metavar="NAME[=ENTRY]",
+        help="Give the engine a secret that its host holds; repeat for several.",
+    ),
 )
+_SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "CREDENTIALS"}
+_ASSIGNMENTS = {"arguments", "environment", "secrets"}
 
 
 def submits_operations(command: Command) -> Command:
@@ -276,9 +328,7 @@ def service_body(options: dict[str, Any]) -> dict[str, Any]:
         from aima_core.domain.units import format_duration
 
         given[name] = format_duration(given[name])
-    if "arguments" in given:
-        given["arguments"] = dict(given["arguments"])
-    return given
+    return {name: dict(value) if name in _ASSIGNMENTS else value for name, value in given.items()}
 
 
 def _authority(ctx: click.Context) -> str | None:

@@ -133,6 +133,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
     yield from _unverified_mounts(hosts)
+    yield from _engines_not_isolated(hosts)
     yield from _shared_users(hosts)
     if unverified:
         yield Finding(
@@ -316,6 +317,18 @@ def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
                 WARNING,
                 f"not verified on {host.name}: its worker may not see what started containers have mounted",
                 f"on {host.name}: run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
+            )
+
+
+def _engines_not_isolated(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """Only root may write the firewall rule that refuses an engine the published ports of its neighbours."""
+    for host in hosts:
+        if host.live and not host.isolates_engines:
+            yield Finding(
+                "network",
+                WARNING,
+                f"engines on {host.name} can reach each other's published ports: its worker may not write the firewall",
+                f"on {host.name}: run the worker beside its Docker Engine, with CAP_NET_ADMIN and iptables",
             )
 
 

@@ -25,7 +25,7 @@ from aima_core.errors import AimaError, InvalidRequest, MethodNotAllowed, NotFou
 
 _INFERENCE = re.compile(
     r"/v1/(?:(?:chat/)?completions|responses|embeddings|rerank|messages|realtime|moderations|batches"
-    r"|(?:audio|images|files|assistants|threads|fine_tuning|vector_stores)(?:/.*)?)"
+    r"|images/.*|(?:audio|files|assistants|threads|fine_tuning|vector_stores)(?:/.*)?)"
 )
 """Paths of the OpenAI and Anthropic APIs that engines serve, and an API node does not."""
 _MODELS = "/v1/models"

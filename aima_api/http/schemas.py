@@ -7,7 +7,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from aima_core.domain.catalog import ArgumentName, ImageReference, ModelName, Scalar
+from aima_core.domain.catalog import (
+    ArgumentName,
+    ImageReference,
+    ModelName,
+    PullPolicy,
+    Scalar,
+    SecretEntry,
+    SecretName,
+    Variable,
+    Word,
+)
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
@@ -40,7 +50,13 @@ class ServiceOptions(RequestBody):
     """The class of hosts to run on; the engine must accept it."""
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    pull: PullPolicy | None = None
+    """When a host asks the registry for the image; by default as the engine says."""
     arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
+    environment: dict[Variable, Word] = Field({}, max_length=100)
+    """Variables of the engine, stored and shown in clear text."""
+    secrets: dict[SecretName, SecretEntry] = Field({}, max_length=50)
+    """The entries of the hosts that the engine gets, by the name under which it finds them; never their values."""
 
     @model_validator(mode="after")
     def check_target(self) -> Self:
@@ -84,6 +100,8 @@ class PullOptions(RequestBody):
     engine: EngineName | None = None
     hosts: Hosts = ()
     route: Route | None = None
+    force: bool = False
+    """Ask the registry although the image is there: a tag may name another image by now."""
     expires: Expiry = DEFAULT_EXPIRY
     """How long it may wait for a host."""
 
@@ -93,4 +111,21 @@ class PullOptions(RequestBody):
             raise ValueError("specify either `image` or `engine`")
         if self.hosts and self.route:
             raise ValueError("specify `hosts` or `route`, not both")
+        return self
+
+
+class RemoveImages(RequestBody):
+    images: Annotated[tuple[ImageReference, ...], Field(max_length=100)] = ()
+    """As hosts list them."""
+    unused: bool = False
+    """Those of the catalog that no instance uses, and that can be pulled again."""
+    hosts: Hosts = ()
+    """Empty removes from every live host that has them."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+    @model_validator(mode="after")
+    def check_images(self) -> Self:
+        if bool(self.images) == self.unused:
+            raise ValueError("specify either `images` or `unused`")
         return self

@@ -19,10 +19,17 @@ from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.domain.units import counted
-from aima_core.errors import InvalidRequest, PortOutOfRange, RequirementsNotMet, UnknownHost
+from aima_core.errors import InvalidRequest, NoImagesHere, PortOutOfRange, RequirementsNotMet, UnknownHost
 from aima_core.redis import keys
 from aima_core.redis.interface import TextLock, TextRedis
-from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, describe, find_obstacles, permanent
+from aima_core.scheduling.feasibility import (
+    Obstacle,
+    PlacementRequirements,
+    describe,
+    find_obstacles,
+    has_what_is_never_pulled,
+    permanent,
+)
 from aima_core.scheduling.pending import explain, join_with_and
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
@@ -101,7 +108,7 @@ class Placement:
         able = [host for name, host in self._hosts.items() if _works(host) and not permanent(obstacles[name])]
         if len(able) < count:
             raise _too_few(count, len(able), requirements.subject, obstacles)
-        able.sort(key=lambda host: (host.name not in current, bool(obstacles[host.name]), -self._free(host), host.name))
+        able.sort(key=lambda host: (host.name not in current, *self._preference(host, requirements, obstacles)))
         return [_target(host, obstacles[host.name]) for host in able[:count]]
 
     def one_instance(self, requirements: PlacementRequirements, *, current: Iterable[HostName] = ()) -> Target:
@@ -110,15 +117,28 @@ class Placement:
             if name in self._hosts and not self.obstacles(requirements, [self._hosts[name]])[name]:
                 return Target(Route.to_host(name))
         hosts, routes = self._hosts_on(requirements.routes), requirements.routes
+        if requirements.secrets and hosts:
+            return self._one_with_secrets(hosts, requirements)
         _check_port([host for host in hosts if host.live], requirements.port)
         able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, {}))]
+        has = [host for host in able if has_what_is_never_pulled(host, requirements)]
+        if 0 < len(has) < len(able):  # a host of the route that lacks the image would claim it, and fail
+            obstacles = self.obstacles(requirements, has)
+            best = min(has, key=lambda host: self._preference(host, requirements, obstacles))
+            return _target(best, obstacles[best.name])
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
         reason = None if self._any_free(able, requirements) else self._pending_reason(hosts, requirements)
         return Target(route, reason=reason, routes=routes)
 
     def every_host(self, routes: Sequence[Route], requirements: PlacementRequirements) -> list[Target]:
-        """Every live host of the routes; if there is none, the first route, pending."""
+        """Every live host of the routes that has images; if there is no live one, the first route, pending.
+
+        Raises NoImagesHere if all of them run native processes.
+        """
         if live := [host for host in self._hosts_on(routes) if host.live]:
+            if all(host.runtime == "process" for host in live):
+                raise NoImagesHere(host=join_with_and([host.name for host in live]))
+            live = [host for host in live if host.runtime != "process"]
             obstacles = self.obstacles(requirements, live)
             return [_target(host, obstacles[host.name]) for host in live]
         return [Target(routes[0], reason=_no_live_host(routes), routes=tuple(routes))]
@@ -151,6 +171,16 @@ class Placement:
             self._allocated |= self._allocations.held_on(unread)
         return {host.name: find_obstacles(host, requirements, self._allocated.get(host.name, {})) for host in chosen}
 
+    def _one_with_secrets(self, hosts: Sequence[Host], requirements: PlacementRequirements) -> Target:
+        """A host rather than its route, whose other hosts may lack the secrets. Raises RequirementsNotMet."""
+        obstacles = self.obstacles(requirements, hosts)
+        able = [host for host in hosts if not permanent(obstacles[host.name])]
+        if not able:
+            refused = {name: permanent(found) for name, found in obstacles.items()}
+            raise _refusal(requirements.subject, refused, among=len(hosts))
+        best = min(able, key=lambda host: (not _works(host), bool(obstacles[host.name]), -self._free(host), host.name))
+        return _target(best, obstacles[best.name])
+
     def _hosts_on(self, routes: Iterable[Route]) -> list[Host]:
         """The hosts, live or not, whose workers subscribe to any of the routes."""
         accepted = set(routes)
@@ -170,6 +200,10 @@ class Placement:
         if all(map(permanent, obstacles.values())):
             return f"No host of {routes} can run it. {why}. It starts when one joins that can."
         return f"No host of {routes} has capacity now. {why}."
+
+    def _preference(self, host: Host, requirements: PlacementRequirements, obstacles: Obstacles) -> tuple[object, ...]:
+        lacks_image = not has_what_is_never_pulled(host, requirements)
+        return lacks_image, bool(obstacles[host.name]), -self._free(host), host.name
 
     def _free(self, host: Host) -> int:
         return host.memory - host.memory_reserve - sum(each.memory for each in self._allocated[host.name].values())

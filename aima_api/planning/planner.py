@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aima_api.catalog.live import LiveCatalog
-from aima_api.catalog.selection import Catalog, with_arguments
+from aima_api.catalog.selection import Catalog, with_arguments, with_environment, with_pull
 from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
@@ -89,13 +89,14 @@ class StartPlanner:
 
         Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest.
         """
-        engine = self.catalog.engine_for(service.id, service.engine)
+        engine = with_arguments(self.catalog.engine_for(service.id, service.engine), dict(service.arguments))
         command = StartService(
             service=service.id,
-            engine=with_arguments(engine, dict(service.arguments)),
+            engine=with_environment(with_pull(engine, service.pull), service.environment, secrets=service.secrets),
             model=self._model(service, engine),
             model_path=service.model_path,
             port=service.port,
+            secrets=service.secrets,
             replace=replace,
             spec=record,
         )
@@ -124,8 +125,10 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
         service=command.service,
         images=engine.images,
         image_size=engine.image_size,
+        never_pulled=engine.pull == "never",
         native=engine.native is not None,
         port=command.port,
+        secrets=tuple(sorted(set(service.secrets.values()))),
         subject=engine.name,
     )
 

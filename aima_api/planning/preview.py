@@ -82,7 +82,8 @@ def preview(planner: StartPlanner, service: Service, *, current: Sequence[HostNa
         targets = planned.targets(placement, current=current)
     except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
         refusal = refused
-    reasons = [target.reason for target in targets if target.reason]
+    operations = tuple(_planned_operation(target, planned.command, placement) for target in targets)
+    reasons = [each.reason for each in operations if each.reason]
     failure = refusal or (WouldWait(detail=" ".join(reasons)) if reasons else None)
     command, requirements = planned.command, planned.requirements
     return Plan(
@@ -93,15 +94,19 @@ def preview(planner: StartPlanner, service: Service, *, current: Sequence[HostNa
         model=service.model_path or (command.model and command.model.name),
         needs=requirements.resources,
         routes=requirements.routes,
-        operations=tuple(_planned_operation(target, command, placement) for target in targets),
+        operations=operations,
         hosts=tuple(_host_in_plan(host, found) for host, found in placement.obstacles(requirements).items()),
     )
 
 
 def _planned_operation(target: Target, command: StartService, placement: Placement) -> PlannedOperation:
     image, there = _image(target, command, placement)
+    reason = target.reason
+    if there is False and command.engine.pull == "never":
+        build = f"; `{command.engine.build}` builds it" if command.engine.build else ""
+        reason = f"{target.host} lacks {image}, which is never pulled{build}."
     return PlannedOperation(
-        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=target.reason
+        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=reason
     )
 
 

@@ -6,19 +6,27 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
 from aima_api.catalog.live import CatalogStatus
 from aima_api.dependencies import Api, Cursor, WholeLimit, page_of
-from aima_core.domain.catalog import Engine, Model
+from aima_core.domain.catalog import Engine, Model, digest_in
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
 Name = Annotated[str, Path(description="Its name in the catalog.")]
 
 
+class EngineRecord(Engine):
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way of showing a property
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each image, `unresolved` if it was not looked up in the image's registry."""
+        return {image: digest_in(image) for image in self.images}
+
+
 class Engines(BaseModel):
-    items: list[Engine]
+    items: list[EngineRecord]
     next: str | None
 
 
@@ -55,13 +63,13 @@ def reload_catalog(api: Api) -> CatalogRecord:
 async def list_engines(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Engines:
     """List the engines of the catalog, by name."""
     items, after = page_of(api.catalog.engines, limit=limit, after=cursor)
-    return Engines(items=items, next=after)
+    return Engines(items=list(map(_record, items)), next=after)
 
 
 @router.get("/engines/{name}")
-async def show_engine(api: Api, name: Name) -> Engine:
-    """Show an engine of the catalog."""
-    return api.catalog.engine(name[:200])
+async def show_engine(api: Api, name: Name) -> EngineRecord:
+    """Show an engine of the catalog, with the digests of its images as far as they were resolved."""
+    return _record(api.catalog.engine(name[:200]))
 
 
 @router.get("/models")
@@ -75,3 +83,7 @@ async def list_models(api: Api, limit: WholeLimit = None, cursor: Cursor = None)
 async def show_model(api: Api, name: Name) -> Model:
     """Show a model of the catalog."""
     return api.catalog.model(name[:200])
+
+
+def _record(engine: Engine) -> EngineRecord:
+    return EngineRecord.model_construct(**dict(engine))

@@ -1,4 +1,4 @@
-"""Starts, stops and restarts of a service, and pulls: each answers 202 with one operation per instance or host."""
+"""Starts, stops and restarts of a service: each answers 202 with one operation per instance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from aima_api.access.scopes import RequestAccess, Scope
+from aima_api.access.scopes import RequestAccess
 from aima_api.dependencies import Access, Api, Dependencies, GivenKey, IdempotencyKey
 from aima_api.http.idempotency import OwnedKey
-from aima_api.http.schemas import PullOptions, RestartOptions, ServiceOptions, StartOptions, StopOptions
+from aima_api.http.schemas import RestartOptions, ServiceOptions, StartOptions, StopOptions
 from aima_api.planning.planner import merged_service
 from aima_api.planning.preview import Plan, preview
-from aima_api.submission.pulls import submit_pull
 from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
@@ -22,7 +21,6 @@ from aima_core.domain.services import GONE, Desired
 from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
-image_router = APIRouter(prefix="/v1", tags=["images"])
 
 
 class Submitted(BaseModel):
@@ -76,19 +74,6 @@ def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> P
     known = api.services.placements([id])[id]
     service = merged_service(known.service and known.service.spec, id, body or ServiceOptions())
     return preview(api.planner, service, current=known.hosts)
-
-
-@image_router.post("/images:pull", status_code=202)
-def pull(api: Api, access: Access, body: PullOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
-    """Pull an image, or an engine's: to the hosts, to every live host of the route, or to all that may run it.
-
-    An image that the catalog does not name requires the scope `admin`.
-    """
-    access.target = body.image or body.engine
-    if body.image is not None and not any(body.image in engine.images for engine in api.catalog.engines):
-        access.caller.require(Scope.ADMIN)
-    submit = partial(submit_pull, api.planner, api.submitter, body, caller=access.caller.name)
-    return Submitted(operations=api.idempotency.once(idempotency_key, "pull", body, submit))
 
 
 def _accepted(operations: list[Operation]) -> Response:

@@ -34,8 +34,11 @@ class StartRequest(NamedTuple):
     replace: bool = False
     """Removes the running container first."""
 
-    def places_replicas(self, stored: SignedService | UnverifiedService | None) -> bool:
-        return (self.options.replicas or (stored.spec.replicas if isinstance(stored, SignedService) else 1)) > 1
+    def chooses_hosts(self, stored: SignedService | UnverifiedService | None) -> bool:
+        """For several replicas, and for secrets, which not every host of a route has."""
+        spec = stored.spec if isinstance(stored, SignedService) else None
+        replicas = self.options.replicas or (spec.replicas if spec else 1)
+        return replicas > 1 or bool(self.options.secrets or (spec and spec.secrets))
 
 
 class _AcceptedStart(NamedTuple):
@@ -65,9 +68,9 @@ class StartSubmission:
 
     def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
         """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
-        locked = {each.id for each in requests if each.places_replicas(None)}
+        locked = {each.id for each in requests if each.chooses_hosts(None)}
         known = self.services.placements({each.id for each in requests} - locked)
-        locked |= {each.id for each in requests if each.id in known and each.places_replicas(known[each.id].stored)}
+        locked |= {each.id for each in requests if each.id in known and each.chooses_hosts(known[each.id].stored)}
         if not locked:
             return self._submit(requests, known)
         with self.locks.holding(locked):  # then read, or read again: the first snapshot may be stale

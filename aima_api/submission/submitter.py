@@ -19,7 +19,16 @@ from aima_api.planning.placement import Target
 from aima_api.planning.planner import merged_service
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId, ServiceId
-from aima_core.domain.operations import Command, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.domain.operations import (
+    Command,
+    Operation,
+    Phase,
+    PullImage,
+    RemoveImage,
+    StartService,
+    State,
+    StopService,
+)
 from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.errors import BrokerUnavailable, CorruptData, TooManyOperations
 from aima_core.redis import keys
@@ -27,7 +36,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.operation_records import BATCH_SIZE, QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import SigningKey
-from aima_core.trust.orders import Mandate, Order, digest_of, images_of, sign_orders
+from aima_core.trust.orders import Mandate, Order, digest_of, images_of, pull_policy_of, sign_orders
 from aima_core.trust.records import SignedService
 
 BACKLOG_COUNT_INTERVAL = timedelta(seconds=1)
@@ -79,6 +88,7 @@ class Submitter:
         command, mandate = dispatch.command, dispatch.mandate
         text, operation = command.model_dump_json(), _operation(command, at, expires_at=at + mandate.expires)
         signed: dict[str, Any] = {"command": digest_of(text), "images": images_of(command), "caller": mandate.caller}
+        signed["pull"] = pull_policy_of(command)
         for start in range(0, len(dispatch.targets), BATCH_SIZE):
             targets = dispatch.targets[start : start + BATCH_SIZE]
             records = [operation.model_copy(update=_own(target, next(fences))) for target in targets]
@@ -127,5 +137,7 @@ def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Opera
             subject = {"service": service}
         case PullImage(images=images):
             subject = {"image": images[0], "needs": ResourceRequest()}
+        case RemoveImage(image=image):
+            subject = {"image": image}
     subject |= {"created_at": at, "expires_at": expires_at}
     return Operation.model_construct(kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, seq=1, **subject)

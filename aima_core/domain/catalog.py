@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     StringConstraints,
@@ -27,18 +28,24 @@ from aima_core.errors import BadId
 
 Arch = Literal["arm64", "amd64"]
 Scalar = bool | int | float | str
+PullPolicy = Literal["missing", "always", "never"]
+"""When a host asks a registry for an image: if it lacks it, at every start, or never."""
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _FORBIDDEN_VARIABLES = re.compile(
     r"LD_.*|PYTHON.*|PERL.*|RUBY.*|NODE_.*|_?(JAVA|JDK)_.*|PATH|HOME|IFS|ENV|BASH.*|SHELLOPTS|PS4|PROMPT_COMMAND|"
     r"GCONV_PATH|GETCONF_DIR|GLIBC_TUNABLES|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH|NLSPATH|RESOLV_HOST_CONF|"
-    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
+    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|CREDENTIALS_DIRECTORY|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
 )
 """They make an interpreter, a shell or the C library load code, or choose devices other than those that are granted."""
 _SYSTEM_PATH = re.compile(
     r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys)(/.*)?|/(home|opt|root|srv|tmp|usr|var)|"
     r"/usr/(bin|include|lib\w*|sbin)(/.*)?|/usr/local(/(?!share/|src/).*)?|/var/(lib|run)"
 )
+
+_TMPFS_OVER_THE_SYSTEM = {"/tmp", "/run", "/var/tmp", "/var/run", "/root", "/home"}
+"""Paths of the image's system that hold nothing which a container needs."""
+_READ_ONLY_TMPFS = {"/tmp": ByteSize(64_000_000), "/run": ByteSize(16_000_000)}
 
 
 def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
@@ -90,6 +97,16 @@ def _mount_target(text: str) -> str:
     return text
 
 
+def _tmpfs_target(text: str) -> str:
+    return text if text in _TMPFS_OVER_THE_SYSTEM else _mount_target(text)
+
+
+def _above_nothing(size: ByteSize) -> ByteSize:
+    if not size:
+        raise ValueError("has room for nothing; write a size, such as `64MB`")
+    return size
+
+
 def _word(text: str) -> str:
     if "\0" in text:
         raise ValueError("it holds a zero byte, which no command can be given; take it out")
@@ -126,6 +143,8 @@ AbsolutePath = Annotated[
     str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
 ]
 MountTarget = Annotated[AbsolutePath, AfterValidator(_mount_target)]
+TmpfsTarget = Annotated[AbsolutePath, AfterValidator(_tmpfs_target), Field(examples=["/tmp"])]
+TmpfsSize = Annotated[Size, AfterValidator(_above_nothing)]
 RelativePath = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=300),
@@ -142,11 +161,34 @@ AcceleratorKind = Annotated[
 ]
 Arguments = dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]]
 Variable = Annotated[str, AfterValidator(_variable)]
+SecretName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"), Field(examples=["HF_TOKEN"])
+]
+SecretUse = Literal["file", "environment"]
+"""A file in the directory that the engine's variable CREDENTIALS_DIRECTORY names (/run/secrets in a container), or a
+variable, which users of the Docker Engine on the host can read, too."""
+SecretEntry = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
+]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
 NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
 NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
+
+
+UNRESOLVED = "unresolved"
+"""In place of a digest that was not looked up in a registry."""
+
+
+def digest_in(image: str) -> str:
+    """The digest that an image reference names."""
+    return image.partition("@")[2] or UNRESOLVED
+
+
+def repository_of(image: str) -> str:
+    """The same for every spelling: `docker.io/aima/dial` for `aima/dial:1`."""
+    return str(reference.Reference.parse_normalized_named(image)["name"])
 
 
 class Entry(BaseModel):
@@ -193,6 +235,8 @@ class Limits(Entry):
     memory: Size | None = None
     cores: Annotated[float, Field(gt=0)] | None = None
     shared_memory: Size | None = None
+    disk: Size | None = None
+    """What it may write into its container's file system, where the host's storage driver has quotas."""
     pids: Annotated[int, Field(ge=16)] = 4096
 
 
@@ -213,6 +257,10 @@ class Engine(Entry):
     image: ImageReference
     alternatives: tuple[ImageReference, ...] = ()
     """Tried in order after `image`; an image that is on the host goes before any that must be pulled."""
+    pull: PullPolicy = "missing"
+    """`never` for an image that is built on the hosts: in a public registry, the name may belong to others."""
+    build: Word | None = None
+    """The command that builds the image on a host, shown as the fix if it is missing and never pulled."""
     image_size: Size | None = None
     """The approximate disk usage; the free disk is checked against it before a pull."""
     entrypoint: tuple[Word, ...] = ()
@@ -222,14 +270,40 @@ class Engine(Entry):
     arguments: Arguments = {}
     """Appended as `--name value`; true appends the bare `--name`, false omits it. `--set` changes these only."""
     environment: dict[Variable, Word] = {}
+    secrets: dict[SecretName, SecretUse] = {}
+    """How it reads the secrets that a service refers to; a secret without an entry here is a file."""
     port: ContainerPort
     """The engine's port inside its container; the host's port is the leased one."""
     model_mount: MountTarget | None = None
     """The read-only mount of the model's directory; None if the image contains the model."""
+    filesystem: Literal["read-only", "writable"] = "writable"
+    """Whether the engine may write to its container's file system; a `tmpfs` is always writable."""
+    tmpfs: dict[TmpfsTarget, TmpfsSize] = {}
+    """Directories in memory, by their size, which counts towards the memory limit. A read-only engine has `/tmp` of
+    64 MB and `/run` of 16 MB unless they are named here."""
     health_check: HealthCheck
     requires: Requirements
     limits: Limits = Limits()
     native: Native | None = None
+
+    @model_validator(mode="after")
+    def no_tmpfs_covers_the_model(self) -> Self:
+        if covering := [path for path in self.tmpfs if f"{self.model_mount}/".startswith(f"{path}/")]:
+            raise ValueError(f"has a `tmpfs` at {covering[0]} over its `model_mount`; choose other directories")
+        return self
+
+    @model_validator(mode="after")
+    def secret_variables_can_be_set(self) -> Self:
+        for name in [name for name, use in self.secrets.items() if use == "environment"]:
+            _variable(name)
+            if name in self.environment:
+                raise ValueError(f"has {name} in `environment` and in `secrets`; take it out of one")
+        return self
+
+    @property
+    def directories_in_memory(self) -> dict[str, int]:
+        """The sizes of the `tmpfs`, with those that a read-only engine has anyway."""
+        return {**(_READ_ONLY_TMPFS if self.filesystem == "read-only" else {}), **self.tmpfs}
 
     @property
     def images(self) -> tuple[ImageReference, ...]:

@@ -26,7 +26,11 @@ class Accelerator(WireModel):
 class ImageOnHost(WireModel):
     reference: str
     digest: str | None
-    """In its registry; None for a local image."""
+    """In its registry; None for an image that was built or loaded here, whose digest is unresolved."""
+    id: str | None = None
+    """The local image's id: another one under the same reference means that the reference has moved."""
+    size: int | None = None
+    """Bytes on disk, layers that other images share included."""
 
 
 class HostFacts(WireModel):
@@ -71,8 +75,18 @@ class HostFacts(WireModel):
     """False while its Docker Engine is unavailable: instances are unknown, and starts are refused."""
     memory_low: int | None = None
     """Bytes available while it takes no starts, since they are less than `memory_reserve`."""
+    disk_low: int | None = None
+    """Bytes of disk free while it takes no starts, since they are less than `disk_reserve`."""
+    disk_reserve: int = 0
+    """Bytes of disk that starts leave free."""
+    secrets: tuple[str, ...] = ()
+    """Names of the entries that services may refer to."""
+    secrets_at: str | None = None
+    """Their directory; None if its worker's version gives engines no secrets."""
     verifies_mounts: bool = True
     """Whether its worker compares what a started container has mounted with the directory that it checked."""
+    isolates_engines: bool = True
+    """Whether its worker refuses engines in containers the ports that other engines publish on the host."""
     separates_engines: bool = True
     """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     version: str

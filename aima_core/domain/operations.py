@@ -1,15 +1,17 @@
 """Operations: the command, the record and its events.
 
-An operation is one start, pull or stop of one instance or image. Its command is immutable; its state changes only as
-`TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot reopen it.
+An operation is one start, pull, stop or removal, of one instance or image. Its command is immutable; its state
+changes only as `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot
+reopen it.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from aima_core.domain.catalog import Engine, ImageReference, Model
+from aima_core.domain.catalog import Engine, ImageReference, Model, PullPolicy, SecretEntry, SecretName
 from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, SignedText, WireModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size
@@ -20,6 +22,8 @@ class Kind(StrEnum):
     START = "start"
     PULL = "pull"
     STOP = "stop"
+    REMOVE = "remove"
+    """Of an image."""
 
 
 class State(StrEnum):
@@ -52,9 +56,11 @@ class Phase(StrEnum):
     LOADING = "loading"
     """The container runs and its health check does not answer yet."""
     STOPPING = "stopping"
+    REMOVING = "removing"
     READY = "ready"
     PULLED = "pulled"
     STOPPED = "stopped"
+    REMOVED = "removed"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -68,6 +74,7 @@ _STATE_OF = {
     Phase.READY: State.SUCCEEDED,
     Phase.PULLED: State.SUCCEEDED,
     Phase.STOPPED: State.SUCCEEDED,
+    Phase.REMOVED: State.SUCCEEDED,
     Phase.FAILED: State.FAILED,
     Phase.CANCELLED: State.CANCELLED,
 }
@@ -80,12 +87,14 @@ class StartService(WireModel):
     kind: Literal[Kind.START] = Kind.START
     service: ServiceId
     engine: Engine
-    """Its arguments include `--set`."""
+    """Its arguments include `--set`, its `pull` the service's own."""
     model: Model | None = None
     model_path: str | None = None
     """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
     """The requested host port; None leases the last one again, or a free one."""
+    secrets: Mapping[SecretName, SecretEntry] = {}
+    """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
     """Tear down a running instance first."""
     spec: SignedText | None = None
@@ -96,6 +105,8 @@ class PullImage(WireModel):
     kind: Literal[Kind.PULL] = Kind.PULL
     images: tuple[ImageReference, ...]
     """In order of preference."""
+    pull: PullPolicy = "missing"
+    """`always` asks the registry although an image is present, and fails if it does not answer."""
     image_size: Size | None = None
 
 
@@ -106,8 +117,15 @@ class StopService(WireModel):
     """The grace period between SIGTERM and SIGKILL."""
 
 
-Command = Annotated[StartService | PullImage | StopService, Field(discriminator="kind")]
-COMMAND: TypeAdapter[StartService | PullImage | StopService] = TypeAdapter(Command)
+class RemoveImage(WireModel):
+    kind: Literal[Kind.REMOVE] = Kind.REMOVE
+    image: ImageReference
+    """As the host lists it: a tag, or the digest of an image without one."""
+
+
+AnyCommand = StartService | PullImage | StopService | RemoveImage
+Command = Annotated[AnyCommand, Field(discriminator="kind")]
+COMMAND: TypeAdapter[AnyCommand] = TypeAdapter(Command)
 
 
 # Progress and events ----------------------------------------------------------------------------------------------

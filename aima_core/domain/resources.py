@@ -77,6 +77,8 @@ class ObstacleKind(StrEnum):
     NATIVE = "native"
     """The host runs native processes, and the engine has no way to run as one."""
     PORT = "port"
+    SECRET = "secret"
+    """The host lacks an entry that the service refers to."""
 
 
 def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:

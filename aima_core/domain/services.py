@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field, computed_field
 
-from aima_core.domain.catalog import Scalar
+from aima_core.domain.catalog import PullPolicy, Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
 from aima_core.errors import Failure
 
@@ -26,7 +26,13 @@ class Service(WireModel):
     """The only class of hosts, or host, to use; None uses the engine's routes."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    pull: PullPolicy | None = None
+    """None takes the engine's."""
     arguments: Mapping[str, Scalar] = {}
+    environment: Mapping[str, str] = {}
+    """Variables of the engine, on top of those in its catalog entry."""
+    secrets: Mapping[str, str] = {}
+    """References only: the name in the container, and the entry on the host. A value never leaves its host."""
     created_at: AwareDatetime
     revision: int = Field(1, ge=1)
     """The number of this version, counted since the service was created."""
@@ -72,6 +78,9 @@ class Instance(WireModel):
     engine: EngineName | None = None
     image: str | None = None
     digest: str | None = None
+    """In the image's registry, when the instance became ready."""
+    image_id: str | None = None
+    """The local id of the image that its container was created from."""
     port: int | None = None
     endpoint: str | None = None
     operation: OperationId | None = None

@@ -39,10 +39,14 @@ class PlacementRequirements(NamedTuple):
     """None for a pull, which needs a slot only."""
     images: tuple[str, ...] = ()
     image_size: ByteSize | None = None
+    never_pulled: bool = False
+    """A host that lacks the images fails the start: no registry is asked for them."""
     native: bool = True
     """The engine can also run as a native process."""
     port: int | None = None
     """The host's port that was requested."""
+    secrets: tuple[str, ...] = ()
+    """Entries that the host must have."""
     subject: str = ""
     """Named in messages, such as the engine's name."""
 
@@ -76,6 +80,11 @@ def image_there(host: Host, images: Iterable[str]) -> str | None:
     return next((image for image in images if image in here), None)
 
 
+def has_what_is_never_pulled(host: Host, wanted: PlacementRequirements) -> bool:
+    """By what it has announced, up to a minute ago: a preference, and no obstacle."""
+    return not wanted.never_pulled or host.runtime == "process" or image_there(host, wanted.images) is not None
+
+
 def describe(host: Host, reasons: Collection[Obstacle]) -> str:
     """`box: needs arm64 (host: amd64), 8 cores (host: 2); drained`."""
     return f"{host.name}: {joined(reason.sentence for reason in reasons)}"
@@ -100,6 +109,9 @@ def _check_availability(
     if host.memory_low is not None and wanted.service is not None:
         left, reserve = format_size(host.memory_low), format_size(host.memory_reserve)
         yield Obstacle(ObstacleKind.MEMORY, f"{left} of memory available, below its reserve of {reserve}", True)
+    if host.disk_low is not None and wanted.service is not None:
+        left, reserve = format_size(host.disk_low), format_size(host.disk_reserve)
+        yield Obstacle(ObstacleKind.DISK, f"{left} of disk free, below its reserve of {reserve}", True)
     if host.drained_since is not None and wanted.service is not None and wanted.service not in held:
         yield Obstacle(ObstacleKind.DRAINED, "drained", True)
 
@@ -113,10 +125,17 @@ def _check_properties(host: Host, wanted: PlacementRequirements) -> Iterator[Obs
         yield Obstacle(
             ObstacleKind.CORES, f"needs {counted(wanted.resources.cores, 'core')} (host: {host.cores})", False
         )
+    yield from _check_secrets(host, wanted.secrets)
     if host.runtime != "process":
         yield from _check_image(host, wanted)
     elif not wanted.native:
         yield Obstacle(ObstacleKind.NATIVE, "runs only engines with a `native` section", False)
+
+
+def _check_secrets(host: Host, wanted: tuple[str, ...]) -> Iterator[Obstacle]:
+    for entry in [entry for entry in wanted if entry not in host.secrets]:
+        remedy = f"create {host.secrets_at}/{entry} there, mode 600" if host.secrets_at else "its worker is too old"
+        yield Obstacle(ObstacleKind.SECRET, f"has no secret {entry} ({remedy})", False)
 
 
 def _check_image(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle]:

@@ -12,8 +12,9 @@ from typing import NamedTuple, Self
 
 from pydantic import ConfigDict, ValidationError
 
+from aima_core.domain.catalog import PullPolicy
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId, WireModel
-from aima_core.domain.operations import Command, Kind, Operation, PullImage, StartService
+from aima_core.domain.operations import Command, Kind, Operation, PullImage, RemoveImage, StartService
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import format_duration
 from aima_core.domain.wire import WIRE_VERSION, require_known_version
@@ -57,15 +58,17 @@ class Order(WireModel):
     operation: OperationId
     kind: Kind
     service: ServiceId | None
-    """With the host of the route, its instance; None for a pull."""
+    """With the host of the route, its instance; None for a pull or a removal."""
     image: str | None
-    """The image of a pull."""
+    """The image of a pull or a removal."""
     routes: tuple[Route, ...]
     """The route of the only host, or all those whose hosts may execute it."""
     fence: int
     needs: ResourceRequest | None
     images: tuple[str, ...]
-    """All that may be pulled or run, in order of preference."""
+    """All that may be pulled, run or removed, in order of preference."""
+    pull: PullPolicy = "missing"
+    """Left out of the signed text where it is the default, so that a host which does not know it refuses the others."""
     caller: str
     not_before: datetime
     not_after: datetime
@@ -76,7 +79,9 @@ class Order(WireModel):
     """The SHA-256 of the command's JSON, as hexadecimal text."""
 
     @classmethod
-    def of(cls, operation: Operation, *, command: str, images: tuple[str, ...], caller: str) -> "Order":
+    def of(
+        cls, operation: Operation, *, command: str, images: tuple[str, ...], caller: str, pull: PullPolicy = "missing"
+    ) -> "Order":
         """The order of an operation that is about to be enqueued; `command` is the digest."""
         return cls.model_construct(
             version=WIRE_VERSION,
@@ -88,6 +93,7 @@ class Order(WireModel):
             fence=operation.fence,
             needs=operation.needs,
             images=images,
+            pull=pull,
             caller=caller,
             not_before=operation.created_at,
             not_after=operation.expires_at or operation.created_at + DEFAULT_EXPIRY,
@@ -122,8 +128,9 @@ class Order(WireModel):
     def check_command(self, command: Command) -> None:
         """Raises OrderRefused unless the command is for the order's subject."""
         images = images_of(command)
-        subject = (None, images[0]) if isinstance(command, PullImage) else (command.service, None)
-        if (command.kind, *subject, images) != (self.kind, self.service, self.image, self.images):
+        subject = (None, images[0]) if isinstance(command, PullImage | RemoveImage) else (command.service, None)
+        ordered = (self.kind, self.service, self.image, self.images, self.pull)
+        if (command.kind, *subject, images, pull_policy_of(command)) != ordered:
             raise OrderRefused(detail="its command is for another subject.")
 
     def check_time(self, at: datetime) -> None:
@@ -136,7 +143,7 @@ class Order(WireModel):
 
 def sign_orders(orders: Sequence[Order], key: SigningKey) -> list[SignedOrder]:
     """At the cost of one signature, whatever their number."""
-    texts = [order.model_dump_json() for order in orders]
+    texts = [order.model_dump_json(exclude={"pull"} if order.pull == "missing" else None) for order in orders]
     return list(map(SignedOrder, texts, key.sign_batch(texts, Purpose.ORDER)))
 
 
@@ -150,7 +157,18 @@ def images_of(command: Command) -> tuple[str, ...]:
             return engine.images
         case PullImage(images=images):
             return images
+        case RemoveImage(image=image):
+            return (image,)
     return ()
+
+
+def pull_policy_of(command: Command) -> PullPolicy:
+    match command:
+        case StartService(engine=engine):
+            return engine.pull
+        case PullImage(pull=pull):
+            return pull
+    return "missing"
 
 
 def clock_ms() -> int:

@@ -18,6 +18,7 @@ from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore
 from aima_core.system.background import BackgroundLoop
+from aima_core.trust.orders import images_of
 from aima_worker.attempt import Attempt, ClaimLost, Reason, WorkerShutdown
 
 RENEW_INTERVAL = timedelta(seconds=0.5)
@@ -80,6 +81,13 @@ class ClaimRenewer:
 
     def is_running(self, service: ServiceId) -> bool:
         return service in self.running_services()
+
+    def users_of_image(self, image: str) -> list[OperationId]:
+        """The starts and pulls that are running here and may use the image."""
+        with self._changed:
+            running = [each.claimed for each in self._running.values()]
+        starting = (each for each in running if each.operation.kind in (Kind.START, Kind.PULL))
+        return [each.operation.id for each in starting if image in images_of(each.command)]
 
     def cancel_all(self) -> None:
         """At worker shutdown: every attempt, now and from now on, is requeued."""

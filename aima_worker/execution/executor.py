@@ -30,11 +30,17 @@ from aima_core.store.operations import now
 from aima_core.trust.orders import Order
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
+from aima_worker.operations.image_removal import remove_image
 from aima_worker.operations.pull import pull
 from aima_worker.operations.start import start
 from aima_worker.operations.stop import stop
 
-STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {Kind.START: start, Kind.PULL: pull, Kind.STOP: stop}
+STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {
+    Kind.START: start,
+    Kind.PULL: pull,
+    Kind.STOP: stop,
+    Kind.REMOVE: remove_image,
+}
 _LACKS = {
     ObstacleKind.SLOTS: "all start slots busy",
     ObstacleKind.LOADING: "loading another model",

@@ -5,14 +5,14 @@ kind                     is                                                  mem
 `orin` `thor` `xavier`   a Jetson's integrated GPU, recognized by its chip:  the host's
                          NVML reports little, or is not installed
 `jetson`                 the GPU of an older Jetson                          the host's
-`cuda`                   every other NVIDIA GPU                              its own
+`cuda`                   every other NVIDIA GPU; in MIG mode, each instance  its own
 """
 
 import re
 from pathlib import Path
 
 from aima_core.domain.hosts import Accelerator
-from aima_worker.node.nvml import Device, Reading
+from aima_worker.node.nvml import NO_INSTANCE, Device, Reading
 from aima_worker.runtime import FrozenModel
 
 CUDA, GB10, JETSON = "cuda", "gb10", "jetson"
@@ -35,6 +35,7 @@ _FIXES = {
     "LibRmVersionMismatch": "sudo reboot (the driver was updated, and the kernel still runs the old one)",
     "NoPermission": "sudo usermod -aG video,render $USER, and log in again",
     "GpuIsLost": "sudo reboot; if it happens again, check `sudo dmesg | grep Xid`",
+    NO_INSTANCE: "sudo nvidia-smi mig -cgi 9,9 -C (profiles: `nvidia-smi mig -lgip`), or sudo nvidia-smi -mig 0",
     "ResetRequired": "sudo nvidia-smi --gpu-reset",
 }
 _OTHER_FIX = "check `nvidia-smi` and `sudo dmesg | grep NVRM`, then restart the worker"

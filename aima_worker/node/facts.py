@@ -27,6 +27,7 @@ from aima_worker.directories import may_examine_processes
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, FrozenModel, RuntimeFacts
 from aima_worker.runtime_selection import choose_runtime
+from aima_worker.secrets import HostSecrets
 
 MAX_IMAGES = 300
 """The newest ones are announced: every listing of hosts carries them."""
@@ -42,8 +43,10 @@ def host_facts(
     clock_offset: float = 0.0,
     strangers: tuple[str, ...] = (),
     memory_low: int | None = None,
+    disk_low: int | None = None,
+    disk_reserve: int = 0,
 ) -> HostFacts:
-    has, host = hardware(settings), settings.host
+    has, host, secrets = hardware(settings), settings.host, HostSecrets(settings)
     engine, images, answers = _runtime_facts(runtime)
     kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
     return HostFacts(
@@ -73,7 +76,12 @@ def host_facts(
         clock_offset=clock_offset,
         strangers=strangers,
         memory_low=memory_low,
+        disk_low=disk_low,
+        disk_reserve=disk_reserve,
+        secrets=secrets.names(),
+        secrets_at=str(secrets.directory),
         verifies_mounts=_verifies_mounts(engine),
+        isolates_engines=engine.isolates_engines,
         separates_engines=engine.separates_engines,
     )
 

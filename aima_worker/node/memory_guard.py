@@ -23,11 +23,12 @@ import structlog
 from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import InstanceId
 from aima_core.domain.units import format_duration, format_size
-from aima_core.errors import Cancelled, ContainerExited, DockerUnavailable, EngineRefused, MemoryFloor, OutOfMemory
+from aima_core.errors import Cancelled, DockerUnavailable, EngineRefused, MemoryFloor
 from aima_core.settings import HostSettings
 from aima_core.store.operations import now
 from aima_core.system.background import BackgroundLoop
 from aima_worker.attempt import ClaimLost, WorkerShutdown
+from aima_worker.node.guarding import Series, Violations
 from aima_worker.runtime import Container
 from aima_worker.runtimes.process.process_table import Process, descendants, private_memory
 
@@ -46,12 +47,9 @@ STALL_WINDOW, MOST_STALLED = timedelta(seconds=2), 1 / 4
 """Share of the time in which every task waited for memory: the `full` line of /proc/pressure/memory."""
 RESUME = 1.1
 """Times the reserve: starts are taken again."""
-SERIES_INTERVAL, SERIES = timedelta(seconds=1), 300
-"""Readings that are kept for the reason."""
-QUOTED_AGES = tuple(timedelta(seconds=each) for each in (240, 120, 60, 30, 10, 5, 2))
 _STALL_TOTAL = re.compile(r"^full .*total=(\d+)", re.MULTILINE)
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
-_CANNOT_KILL = (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost, PermissionError)
+CANNOT_KILL = (DockerUnavailable, EngineRefused, Cancelled, WorkerShutdown, ClaimLost, PermissionError)
 
 _log = structlog.get_logger()
 
@@ -117,16 +115,23 @@ class _Engine:
 
 
 class MemoryGuard:
-    def __init__(self, levels: MemoryLevels | None, read: Callable[[], MemoryReading], *, interval: timedelta) -> None:
+    def __init__(
+        self,
+        levels: MemoryLevels | None,
+        read: Callable[[], MemoryReading],
+        *,
+        violations: Violations,
+        interval: timedelta,
+    ) -> None:
         """Without levels, it does nothing."""
         self.low: int | None = None
         """Bytes available while the host takes no starts, since they are less than its reserve."""
         self._levels = levels
         self._read = read
         self._interval = interval
-        self._series: deque[MemoryReading] = deque(maxlen=SERIES)
+        self._series = Series[MemoryReading]()
         self._engines: dict[InstanceId, _Engine] = {}
-        self._violations: dict[InstanceId, MemoryFloor] = {}
+        self._violations = violations
         self._lock = Lock()
         """Of the engines: start operations, the reconciler and the guard's loop use them."""
         self._measure_due = self._settled_at = 0.0
@@ -151,10 +156,6 @@ class MemoryGuard:
     def stop(self) -> None:
         self._loop.stop(within=SETTLE_TIMEOUT)
 
-    def violation_of(self, instance: InstanceId) -> MemoryFloor | None:
-        """Why the guard has killed the instance since its last start."""
-        return self._violations.get(instance)
-
     def observe(self, running: Mapping[InstanceId, Container], inspect: Callable[[str], Container | None]) -> None:
         """The running containers; `inspect` returns one by its name, with its first process."""
         if self._levels is None:
@@ -177,30 +178,21 @@ class MemoryGuard:
     def guarding(
         self, instance: InstanceId, *, kill: Callable[[], None], inspect: Callable[[], Container | None]
     ) -> Iterator[None]:
-        """While inside, the instance loads. Raises MemoryFloor if it was killed."""
-        self._violations.pop(instance, None)
+        """While inside, the instance loads."""
         container = inspect() if self._levels is not None else None
         with self._lock:
             self._engines[instance] = _of(instance, container, kill=kill)
         try:
             yield
-        except (ContainerExited, OutOfMemory) as exited:
-            if violation := self._violations.pop(instance, None):
-                violation.remember(exited.failure.log_tail)
-                raise violation from exited
-            raise
         finally:
             with self._lock:  # it waits for a kill under way
                 if engine := self._engines.get(instance):
                     engine.kill = None
-        if violation := self._violations.pop(instance, None):  # race: it became ready just then
-            raise violation
 
     def check(self) -> None:
         assert self._levels is not None
         reading = self._read()
-        if not self._series or reading.at - self._series[-1].at >= SERIES_INTERVAL.total_seconds():
-            self._series.append(reading)
+        self._series.add(reading)
         self._is_near = reading.available < NEAR * self._levels.reserve
         self._update_low(reading, self._levels.reserve)
         with self._lock:
@@ -229,7 +221,7 @@ class MemoryGuard:
 
     def _stalled(self, reading: MemoryReading) -> float:
         """The share of the last STALL_WINDOW in which all tasks waited for memory."""
-        before = self._reading_before(reading, STALL_WINDOW)
+        before = self._series.before(reading, STALL_WINDOW)
         return (reading.stalled - before.stalled).total_seconds() / (reading.at - before.at) if before else 0.0
 
     def _relieve(self, reading: MemoryReading, levels: MemoryLevels, stalled: float) -> None:
@@ -238,13 +230,13 @@ class MemoryGuard:
             return
         engine, why = self._victim(reading, levels)
         violation = self._violation(engine, reading, levels, stalled, why)
-        self._violations[engine.id] = violation  # before the kill, so that the reconciler restarts nothing
+        self._violations.record(engine.id, violation)  # before the kill, so that the reconciler restarts nothing
         _log.warning("engine killed for memory", instance=engine.id, reason=str(violation))
         try:
             violation.remember(self._kill(engine))
-        except _CANNOT_KILL as hindered:
+        except CANNOT_KILL as hindered:
             _log.warning("engine not killed", instance=engine.id, reason=repr(hindered))
-            self._violations.pop(engine.id, None)
+            self._violations.discard(engine.id)
         else:
             del self._engines[engine.id]
             self._killed()
@@ -253,7 +245,7 @@ class MemoryGuard:
     def _victim(self, reading: MemoryReading, levels: MemoryLevels) -> tuple[_Engine, str]:
         """The engine that grew most, if that explains at least half of what was lost; else the one started last."""
         since = reading.at - GROWTH_WINDOW.total_seconds()
-        lost = max((each.available for each in self._series if each.at >= since), default=0) - reading.available
+        lost = self._series.lost(reading, GROWTH_WINDOW)
         engine = max(self._engines.values(), key=lambda each: (each.growth(since), each.started_at))
         if (grown := engine.growth(since)) >= max(lost / 2, levels.floor * LEAST_GROWTH):
             return engine, f"It grew most, by {format_size(grown)} in {format_duration(GROWTH_WINDOW)}."
@@ -272,17 +264,8 @@ class MemoryGuard:
             level=f"{level} of {format_size(size)}",
             stalls="" if stalled < MOST_STALLED else f" (all tasks waited for memory {stalled:.0%} of the time)",
             why=why,
-            series=self._quoted(reading),
+            series=self._series.quoted(reading),
         )
-
-    def _quoted(self, reading: MemoryReading) -> str:
-        earlier = [(age, found) for age in QUOTED_AGES if (found := self._reading_before(reading, age))]
-        quoted = [f"{format_size(found.available)} {format_duration(age)} before" for age, found in earlier]
-        return ", ".join([*quoted, f"{format_size(reading.available)} then"])
-
-    def _reading_before(self, reading: MemoryReading, age: timedelta) -> MemoryReading | None:
-        older = (each for each in reversed(self._series) if reading.at - each.at >= age.total_seconds())
-        return next(older, None)
 
     def _kill(self, engine: _Engine) -> tuple[str, ...]:
         """By a signal where that is possible: a container engine may stall as well. Returns log lines that are lost."""

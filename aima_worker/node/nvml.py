@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 READ_TIMEOUT = timedelta(seconds=10)
 """A GPU without its persistence daemon takes seconds to wake."""
+NO_INSTANCE = "NoMigInstance"
+"""The code of the error for a GPU that CUDA cannot use: NVML itself reports none."""
 PROGRAM = (sys.executable, "-I", __file__)
 _T = TypeVar("_T")
 
@@ -85,27 +87,45 @@ def _devices(nvml: Any) -> Reading:
     devices, error = [], None
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            devices.append(_device(nvml, nvml.nvmlDeviceGetHandleByIndex(index)))
+            found = _usable(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            if not found:
+                error = NvmlError(NO_INSTANCE, f"GPU {index} is in MIG mode and has no instance.")
+            devices += found
         except nvml.NVMLError as refused:
             error = NvmlError(_error(refused).code, f"GPU {index}: {refused}")
     return Reading(tuple(devices), error)
 
 
-def _device(nvml: Any, handle: Any) -> Device:
-    def query(function: Callable[[Any], _T]) -> _T | None:
-        try:
-            return function(handle)
-        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
-            return None
+def _usable(nvml: Any, handle: Any) -> list[Device]:
+    """The GPU, or its instances in MIG mode, where CUDA can use nothing else. Empty if it has none."""
+    device, mode = _device(nvml, handle), _query(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    if mode is None or mode[0] == nvml.NVML_DEVICE_MIG_DISABLE:
+        return [device]
+    instances = []
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(nvml.NVMLError_NotFound):  # instances leave gaps
+            instance = _device(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+            instances.append(replace(instance, compute_capability=device.compute_capability))
+    return instances
 
-    memory = query(nvml.nvmlDeviceGetMemoryInfo)
-    capability = query(nvml.nvmlDeviceGetCudaComputeCapability)
+
+def _device(nvml: Any, handle: Any) -> Device:
+    memory = _query(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+    capability = _query(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     return Device(
         name=nvml.nvmlDeviceGetName(handle),
-        uuid=query(nvml.nvmlDeviceGetUUID),
+        uuid=_query(nvml, nvml.nvmlDeviceGetUUID, handle),
         memory=memory.total or None if memory else None,  # some Jetsons answer with zeros
         compute_capability=".".join(map(str, capability)) if capability else None,
     )
+
+
+def _query(nvml: Any, function: Callable[[Any], _T], handle: Any) -> _T | None:
+    """None if the driver, or this device, does not support the query; an instance has no compute capability."""
+    try:
+        return function(handle)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound, nvml.NVMLError_InvalidArgument):
+        return None
 
 
 def _error(refused: Exception) -> NvmlError:

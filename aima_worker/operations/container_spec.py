@@ -1,4 +1,4 @@
-"""Builds the container spec of a service: pure, and the only way by which user input reaches a container.
+"""Builds the container spec of a service: the only way by which user input reaches a container.
 
 The labels record the signed order and its command verbatim, the leased port and the GPUs, so that Redis' records can be
 rebuilt from the containers after it has lost its data, and a container is restarted only as it was ordered.
@@ -18,6 +18,7 @@ from aima_worker.context import HostContext
 from aima_worker.operations.model_paths import ModelDirectory
 from aima_worker.runtime import ContainerSpec, Mount
 
+SERVICE_LABEL = "aima.service"
 IMAGE_LABEL = "aima.image"
 """The image reference it was started from."""
 PORT_LABEL = "aima.port"
@@ -28,6 +29,8 @@ ORDER_LABEL = "aima.order"
 """The order that created it, as it was signed."""
 SIGNATURE_LABEL = "aima.signature"
 """That order's signature."""
+SECRETS_LABEL = "aima.secrets"
+"""The version of the copy of its secrets."""
 WIRE_LABEL = "aima.wire"
 """The version of these labels."""
 COMMAND_LABEL = "aima.command"
@@ -61,7 +64,9 @@ def container_spec(
     port: int,
     granted: Granted,
 ) -> ContainerSpec:
+    """Its secrets are copied to where the engine will find them. Raises SecretMissing, SecretUnsafe."""
     engine = command.engine
+    secrets = host.secrets.provide(host.container_name(command.service), command)
     program = _native_program(host, engine, directory, port) if host.native else engine.command
     return ContainerSpec(
         name=host.container_name(command.service),
@@ -73,19 +78,25 @@ def container_spec(
         host_port=port,
         container_port=engine.port,
         mounts=_mounts(engine, directory),
+        read_only=engine.filesystem == "read-only",
+        tmpfs=engine.directories_in_memory,
+        disk=engine.limits.disk,
+        secrets=secrets,
         memory=engine.limits.memory,
         cores=engine.limits.cores,
         shared_memory=engine.limits.shared_memory,
         pids=engine.limits.pids,
         gpus=granted.gpus or engine.requires.gpus,
+        network=host.settings.installation,
         install=engine.native.install if host.native and engine.native else None,
         labels={
             **ours(host),
-            "aima.service": command.service,
+            SERVICE_LABEL: command.service,
             "aima.engine": engine.name,
             IMAGE_LABEL: image,
             PORT_LABEL: str(port),
             WIRE_LABEL: str(WIRE_VERSION),
+            **({SECRETS_LABEL: secrets.version} if secrets else {}),
             **granted.labels(),
         },
     )

@@ -102,7 +102,7 @@ class InstanceStart:
     def mark_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it was stopped meanwhile."""
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
-        ready |= {"image": image.reference or None, "digest": image.digest}
+        ready |= {"image": image.reference or None, "digest": image.digest, "image_id": image.id}
         if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
         self._host.mark_loaded(self.id.service)

@@ -1,24 +1,28 @@
 """Ensures an image on this host, for a pull or a start: the first candidate present, else the first that can be pulled.
 
-Broken and stalled pulls are retried, permanent failures move on to the next candidate. If none succeeds, the most
-specific failure is raised.
+With the pull policy `always`, the registry is asked first; with `never`, it is not asked at all. Broken and stalled
+pulls are retried, permanent failures move on to the next candidate. If none succeeds, the most specific failure is
+raised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from threading import Condition, Thread
 from typing import NamedTuple
 
+from aima_core.domain.catalog import UNRESOLVED, Engine, PullPolicy
 from aima_core.domain.operations import Phase, PullImage, PullProgress
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import (
     AimaError,
     DiskFull,
+    ImageNeverPulled,
     ImageNotAllowed,
     ImageNotFound,
     ImageWrongArch,
+    NoImagesHere,
     PullBroken,
     PullStalled,
     RegistryDenied,
@@ -29,45 +33,89 @@ from aima_worker.context import HostContext
 from aima_worker.runtime import ContainerRuntime, ImageFacts, PullStream
 
 
+class WantedImage(NamedTuple):
+    candidates: tuple[str, ...]
+    """In order of preference."""
+    pull: PullPolicy
+    size: int | None = None
+    """About its disk usage."""
+    falls_back: bool = False
+    """With `always`, an image that is present is used if its registry is unreachable."""
+    build: str | None = None
+    """The command that builds it."""
+
+    @classmethod
+    def of(cls, engine: Engine) -> WantedImage:
+        return cls(engine.images, engine.pull, engine.image_size, falls_back=True, build=engine.build)
+
+
 class HeldImage(NamedTuple):
     reference: str
     digest: str | None
     """The registry's; None for an image that no registry has."""
+    id: str | None
+    """None for a native process."""
+
+    @classmethod
+    def of(cls, reference: str, facts: ImageFacts) -> HeldImage:
+        return cls(reference, facts.digest, facts.id)
+
+    def since(self, before: ImageFacts | None) -> str:
+        """What has become of the image that was there before."""
+        now = self.digest or UNRESOLVED
+        if before is None or before.id == self.id:
+            return f"{self.reference} is {'there' if before is None else 'unchanged'} ({now})"
+        return f"{self.reference} was updated from {before.digest or UNRESOLVED} to {now}"
 
 
-NO_IMAGE = HeldImage("", None)
+NO_IMAGE = HeldImage("", None, None)
 """Of a native process."""
 
 
 def pull(host: HostContext, attempt: Attempt, command: PullImage) -> None:
+    """Raises NoImagesHere on a host of native processes, and what `ensure_image` raises."""
     if host.native:
-        attempt.finish(Phase.PULLED, message=f"{host.name} runs native processes, which need no image.")
-        return
-    image = ensure_image(host, attempt, command.images, size=command.image_size)
-    digest = image.digest or "not in any registry"
-    attempt.finish(Phase.PULLED, message=f"{image.reference} is on {host.name} ({digest}).")
+        raise NoImagesHere(host=host.name)
+    before = {image: host.runtime.image(image) for image in command.images}
+    image = ensure_image(host, attempt, WantedImage(command.images, command.pull, command.image_size))
+    outcome = f"{image.reference} is on {host.name} ({image.digest or UNRESOLVED})"
+    if command.pull == "always":
+        outcome = f"{host.name}: {image.since(before[image.reference])}"
+    attempt.finish(Phase.PULLED, message=f"{outcome}.")
 
 
-def ensure_image(host: HostContext, attempt: Attempt, images: Sequence[str], *, size: int | None) -> HeldImage:
+def ensure_image(host: HostContext, attempt: Attempt, wanted: WantedImage) -> HeldImage:
     """Returns a candidate that is on the host, for its platform.
 
-    Raises ImageNotAllowed, ImageWrongArch, DiskFull, and what a pull raises.
+    Raises ImageNotAllowed, ImageNeverPulled, ImageWrongArch, DiskFull, and what a pull raises.
     """
-    allowed = allowed_images(images, host.settings.host.images)
+    allowed = allowed_images(wanted.candidates, host.settings.host.images)
     if not allowed:
-        raise ImageNotAllowed(host=host.name, image=images[0])
-    failures: list[AimaError] = []
-    for image in allowed:
-        if (facts := host.runtime.image(image)) is None:
-            continue
-        if facts.arch == host.arch:
-            return HeldImage(image, facts.digest)
-        failures.append(_wrong_arch(host, image, facts.arch))
+        raise ImageNotAllowed(host=host.name, image=wanted.candidates[0])
+    found = {image: facts for image in allowed if (facts := host.runtime.image(image)) is not None}
+    present = {image: facts for image, facts in found.items() if facts.arch == host.arch}
+    if present and wanted.pull != "always":
+        return HeldImage.of(*next(iter(present.items())))
+    failures: list[AimaError] = [
+        _wrong_arch(host, image, facts.arch) for image, facts in found.items() if image not in present
+    ]
+    if wanted.pull == "never":
+        raise failures[0] if failures else _never_pulled(host, allowed[0], wanted.build)
     # A pull ends with its worker, and half-fetched layers are lost: the byte counts go back.
     again = " again: the worker that was pulling it shut down" if attempt.operation.progress is not None else ""
     attempt.enter_phase(Phase.PULLING, f"Pulling {allowed[0]}{again}")
-    _check_disk_space(host, allowed[0], size)
-    return _pull_first_available(host, attempt, allowed, failures)
+    if not present:
+        _check_disk_space(host, allowed[0], wanted.size)
+    image = _pull_first_available(host, attempt, allowed, failures, fallback=present if wanted.falls_back else {})
+    if wanted.falls_back and present:
+        attempt.report(f"{image.since(found.get(image.reference))}.")
+    return image
+
+
+def _never_pulled(host: HostContext, image: str, build: str | None) -> ImageNeverPulled:
+    how = f"`{build}`" if build else "its engine's file says how (`aima engine show`)"
+    why = f"{host.name} lacks it, and with `pull: never` no registry is asked for it."
+    return ImageNeverPulled(image=image, why=why, remedy=f"Build it on {host.name}: {how}.")
 
 
 def _check_disk_space(host: HostContext, image: str, size: int | None) -> None:
@@ -80,13 +128,22 @@ def _check_disk_space(host: HostContext, image: str, size: int | None) -> None:
 
 
 def _pull_first_available(
-    host: HostContext, attempt: Attempt, images: Sequence[str], failures: list[AimaError]
+    host: HostContext,
+    attempt: Attempt,
+    images: Sequence[str],
+    failures: list[AimaError],
+    *,
+    fallback: Mapping[str, ImageFacts],
 ) -> HeldImage:
     for image in images:
         try:
             _pull(host, attempt, image)
-            return HeldImage(image, _check_pulled(host, image).digest)
+            return HeldImage.of(image, _check_pulled(host, image))
         except (ImageNotFound, RegistryDenied, PullBroken, PullStalled, ImageWrongArch) as failed:
+            unreachable = isinstance(failed, PullBroken | PullStalled)
+            if unreachable and (present := fallback.get(image)):
+                attempt.report(f"{_sentence(failed)} Using the image that is present.")
+                return HeldImage.of(image, present)
             failures.append(failed)
             then = " Trying the next image." if image != images[-1] else ""
             attempt.report(f"{_sentence(failed)}{then}")
@@ -146,6 +203,8 @@ class PullCoordinator:
     """One pull per image on this host. Each operation follows and leaves it by itself; the last one closes it."""
 
     def __init__(self, runtime: ContainerRuntime, *, stall: timedelta) -> None:
+        self.images_changed: Callable[[], None] = lambda: None
+        """Called after a pull or a removal; set by the composition root."""
         self._runtime = runtime
         self._stall = stall
         self._pulls: dict[str, _Pull] = {}
@@ -204,6 +263,7 @@ class PullCoordinator:
                 pull.progress = progress
                 self._wake()
             failure = None
+            self.images_changed()
         except AimaError as failed:
             failure = failed
         finally:

@@ -8,7 +8,7 @@ from aima_worker.operations.instance_start import starting_instance
 from aima_worker.operations.known_specs import keep_spec
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
-from aima_worker.operations.pull import NO_IMAGE, ensure_image
+from aima_worker.operations.pull import NO_IMAGE, WantedImage, ensure_image
 from aima_worker.operations.readiness import wait_until_ready
 
 
@@ -17,15 +17,15 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         keep_spec(host, command)
         engine = command.engine
         directory = model_directory(host, command)  # before a pull that may be in vain
-        image = NO_IMAGE if host.native else ensure_image(host, attempt, engine.images, size=engine.image_size)
+        host.secrets.check(command)
+        image = NO_IMAGE if host.native else ensure_image(host, attempt, WantedImage.of(engine))
 
         granted = Granted(attempt.claimed.order, attempt.claimed.command_text, attempt.claimed.gpus)
 
         def run(port: int) -> None:
             checked = model_directory(host, command)  # again, since a pull may have taken an hour
-            instance.run(
-                container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
-            )
+            spec = container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
+            instance.run(spec)
 
         attempt.enter_phase(Phase.STARTING)
         if command.replace:
@@ -34,7 +34,8 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
 
         attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
         endpoint = host.endpoint(port)
-        with host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect):
+        guarded = host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect)
+        with host.violations.raised(instance.id), guarded:
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 
         instance.mark_ready(image=image, port=port, endpoint=endpoint)

@@ -87,6 +87,8 @@ def update_status(host: HostContext, instance: Instance, **changes: Any) -> bool
 
 def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta) -> None:
     """When it returns, the service has no container on this host. Raises what a runtime's `remove` raises."""
-    container = host.runtime.find(host.container_name(service))
+    name = host.container_name(service)
+    container = host.runtime.find(name)
     if container is not None and ours(host).items() <= container.labels.items():
-        host.runtime.remove(container.name, grace=grace)
+        host.runtime.remove(name, grace=grace)
+    host.secrets.files.discard(name)

@@ -84,6 +84,9 @@ def _instance(
     host: HostContext, managed: ManagedContainer, state: InstanceState, *, fence: int, failure: Failure | None = None
 ) -> Instance:
     image = host.runtime.image(managed.image) if managed.image else None
+    own = managed.container.image_id
+    if image is not None and own not in (None, image.id):
+        image = host.runtime.image(own)  # the reference has moved since the container was created
     return Instance(
         id=managed.id,
         desired=Desired.RUNNING,
@@ -92,6 +95,7 @@ def _instance(
         engine=managed.command.engine.name,
         image=managed.image or None,
         digest=image and image.digest,
+        image_id=own,
         port=managed.port,
         endpoint=host.endpoint(managed.port),
         operation=managed.order.operation,

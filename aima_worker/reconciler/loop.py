@@ -13,7 +13,7 @@ import structlog
 
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Desired, Instance, InstanceState
-from aima_core.errors import BrokerUnavailable, CorruptData, DockerUnavailable, MemoryFloor
+from aima_core.errors import AimaError, BrokerUnavailable, CorruptData, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
@@ -37,11 +37,12 @@ _log = structlog.get_logger()
 
 class ReconcileLoop:
     def __init__(self, host: HostContext, *, facts_changed: Callable[[], None] = lambda: None) -> None:
-        """`facts_changed`: whether the container engine answers has, or the unrecognized containers."""
+        """`facts_changed`: whether the container engine answers, the unrecognized containers, or names of secrets."""
         self._host = host
         self._facts_changed = facts_changed
         self.unrecognized: tuple[str, ...] = ()
         """The names of containers with our labels that this version cannot parse."""
+        self._secrets = host.secrets.names()
         self._timer = ConditionTimer()
         self._supervisor = HealthSupervisor(host)
         self._instances = InstanceReconciler(host, self._timer)
@@ -86,6 +87,7 @@ class ReconcileLoop:
         """One pass over every container and record. Raises DockerUnavailable, BrokerUnavailable."""
         inventory = self._scan()
         self._report_unrecognized(inventory)
+        self._report_secrets()
         try:
             records = self._host.services.own_instances(self._host.name)
         except (BrokerUnavailable, CorruptData):
@@ -133,10 +135,10 @@ class ReconcileLoop:
         )
         return inventory
 
-    def _violation(self, instance: Instance) -> MemoryFloor | None:
-        """Why the memory guard has killed it, until that is recorded."""
+    def _violation(self, instance: Instance) -> AimaError | None:
+        """Why the guard of memory or disk has killed it, until that is recorded."""
         expected = instance.desired is Desired.RUNNING and instance.state not in GONE
-        return self._host.memory_guard.violation_of(instance.id) if expected else None
+        return self._host.violations.of(instance.id) if expected else None
 
     def _mass_loss(
         self, instances: Mapping[ServiceId, Instance], managed: Mapping[ServiceId, ManagedContainer]
@@ -155,6 +157,11 @@ class ReconcileLoop:
         """Services that are desired and have an unrecognized container, which a newer version may have started."""
         desired = {service for service, each in instances.items() if each.desired is Desired.RUNNING}
         return {service for service in desired if self._host.container_name(service) in inventory.unrecognized}
+
+    def _report_secrets(self) -> None:
+        if (names := self._host.secrets.names()) != self._secrets:
+            self._secrets = names
+            self._facts_changed()
 
     def _report_unrecognized(self, inventory: Inventory) -> None:
         if inventory.unrecognized != self.unrecognized:

@@ -4,8 +4,9 @@ What a container lacks is restored; what no container owns is released, once it 
 an engine that answers lists no container for it: an unavailable Redis or engine never releases anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 
 import structlog
 
@@ -13,11 +14,13 @@ from aima_core.domain.hosts import PortLease
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Instance, InstanceState
+from aima_core.errors import BadId
 from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
+from aima_worker.operations.container_spec import SECRETS_LABEL
 from aima_worker.reconciler.adoption import restore_resources
 from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
-from aima_worker.runtime import Status
+from aima_worker.runtime import Container, Status
 
 _log = structlog.get_logger()
 
@@ -39,9 +42,28 @@ class ResourceReconciler:
         for service in self._idle(managed.keys()):
             if managed[service].container.status is not Status.CREATED:
                 self._restore(managed[service], leases.get(service), held.get(service), instances.get(service))
+        self._discard_secrets()
         orphaned = self._idle((leases.keys() | held.keys()) - managed.keys())
         released = [self._release(service, leases.get(service), held.get(service)) for service in orphaned]
         return all(released)
+
+    def _discard_secrets(self) -> None:
+        """The copies of secrets whose container is gone, or uses a newer one."""
+        copies = self._host.secrets.files
+        for service in self._idle(self._services_with(copies.containers())):
+            name = self._host.container_name(service)
+            with self._host.service_lock(service):
+                if not self._host.claims.is_running(service):
+                    copies.discard(name, keep=_version_in(self._host.runtime.find(name)))
+
+    def _services_with(self, containers: Iterable[str]) -> set[ServiceId]:
+        """Without those of another host or installation, whose worker shares the directory."""
+        found = set()
+        for name in containers:
+            with suppress(BadId):
+                service = ServiceId(name.removeprefix(f"{self._host.settings.installation}.").rpartition(".")[0])
+                found |= {service} if name == self._host.container_name(service) else set()
+        return found
 
     def _idle(self, services: AbstractSet[ServiceId]) -> list[ServiceId]:
         return [service for service in services if not self._host.claims.is_running(service)]
@@ -70,3 +92,7 @@ class ResourceReconciler:
                 _log.warning("orphaned resources released", service=service, port=lease and lease.port)
                 self._host.release_resources(service, fence=fence)
         return True
+
+
+def _version_in(container: Container | None) -> str | None:
+    return container.labels.get(SECRETS_LABEL) if container else None

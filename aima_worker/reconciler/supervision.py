@@ -60,7 +60,7 @@ class HealthSupervisor:
     def check_without_records(self, managed: Mapping[ServiceId, ManagedContainer]) -> None:
         """While Redis is unavailable, or before this worker may use the host's records."""
         for each in managed.values():
-            idle = not (self._host.claims.is_running(each.service) or self._host.memory_guard.violation_of(each.id))
+            idle = not (self._host.claims.is_running(each.service) or self._host.violations.of(each.id))
             if not each.running and idle and self.restarts.plan(each.id, fence=each.fence):
                 self._restart_when_due(each, guard=lambda: True)
 

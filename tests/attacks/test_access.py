@@ -88,7 +88,7 @@ def test_an_operator_cannot_pull_an_image_that_the_catalog_does_not_name(guarded
 
     foreign = guarded.ask("POST", "/v1/images:pull", key, json={"image": "evil.example/miner:1"})
     by_an_admin = guarded.ask("POST", "/v1/images:pull", json={"image": "evil.example/miner:1"})
-    named = guarded.ask("POST", "/v1/images:pull", key, json={"image": "aima/dial:1"})
+    named = guarded.ask("POST", "/v1/images:pull", key, json={"image": "ollama/ollama:latest"})
 
     assert (foreign.status_code, foreign.json()["code"]) == (403, "insufficient_scope")
     assert by_an_admin.status_code == 202

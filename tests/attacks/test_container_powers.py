@@ -40,7 +40,8 @@ DEVICES_CHOSEN = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CUDA_
 OURS = ["AIMA_PROCESS", "AIMA_SIGNING_KEY", "DOCKER_HOST"]
 GRANTED = {
     "Memory", "MemorySwap", "NanoCpus", "ShmSize", "PidsLimit", "CapDrop", "SecurityOpt", "Init", "RestartPolicy",
-    "OomScoreAdj", "LogConfig", "Mounts", "PortBindings", "DeviceRequests",
+    "OomScoreAdj", "LogConfig", "Mounts", "PortBindings", "DeviceRequests", "NetworkMode",
+    "ReadonlyRootfs", "Tmpfs",
 }  # fmt: skip
 
 
@@ -109,6 +110,23 @@ def test_a_mount_at_a_directory_of_its_own_is_accepted(target: str) -> None:
     assert received(model_mount=target).engine.model_mount == target
 
 
+@pytest.mark.parametrize("target", ["/etc", "/usr/lib", "/dev", "/run/secrets", "/proc", "/var"])
+def test_a_tmpfs_over_a_path_of_the_system_is_refused(target: str) -> None:
+    with pytest.raises(ValidationError, match="belongs to the system of the image"):
+        received(tmpfs={target: "1MB"})
+
+
+def test_a_tmpfs_over_the_model_is_refused() -> None:
+    with pytest.raises(ValidationError, match="over its `model_mount`"):
+        received(tmpfs={"/srv/models": "1MB"}, model_mount="/srv/models/mine")
+    received(tmpfs={"/srv/models/mine/cache": "1MB", "/srv/models-cache": "1MB"}, model_mount="/srv/models/mine")
+
+
+def test_a_tmpfs_without_a_size_is_refused() -> None:
+    with pytest.raises(ValidationError, match="room for nothing"):
+        received(tmpfs={"/tmp": "0MB"})
+
+
 def test_no_spec_reaches_a_setting_that_grants_more() -> None:
     everything = ContainerSpec(
         name="aima.svc-tiny-dial.alpha",
@@ -123,6 +141,9 @@ def test_no_spec_reaches_a_setting_that_grants_more() -> None:
         cores=2,
         shared_memory=1 << 20,
         gpus=("GPU-1",),
+        network="aima",
+        read_only=True,
+        tmpfs={"/tmp": 1 << 20},
     )
 
     config = container_config(everything)
@@ -130,5 +151,8 @@ def test_no_spec_reaches_a_setting_that_grants_more() -> None:
     assert config.keys() == {"Image", "Cmd", "Env", "Labels", "ExposedPorts", "HostConfig"}
     assert config["HostConfig"].keys() == GRANTED
     assert config["HostConfig"]["CapDrop"] == ["ALL"]
+    assert config["HostConfig"]["ReadonlyRootfs"] is True
+    assert config["HostConfig"]["Tmpfs"] == {"/tmp": "size=1048576,mode=1777"}
+    assert config["HostConfig"]["NetworkMode"] == "aima.engines"
     assert [request["DeviceIDs"] for request in config["HostConfig"]["DeviceRequests"]] == [["GPU-1"]]
     assert [mount["ReadOnly"] for mount in config["HostConfig"]["Mounts"]] == [True]

@@ -143,13 +143,15 @@ def test_on_a_full_state_directory_engines_are_listed_read_and_stopped(own_redis
 
         fill(state)
 
-        assert host.ended(host.api.start(service_of("snoop"))) == {"failed"}
         assert {each["state"] for each in (host.instance("none"), host.instance("log"))} == {"ready"}
         assert any("flood" in line for line in host.log_of("log"))
+        host.stopped("log")  # which gives room back
+        fill(state)
+        assert host.ended(host.api.start(service_of("snoop"))) == {"failed"}
         host.stop_worker()
         host.start_worker()
         assert host.serves("none")
-        host.stopped("none", "log", "deaf")
+        host.stopped("none", "deaf")
         assert processes() == []
         assert host.worker is not None
         assert host.worker.poll() is None

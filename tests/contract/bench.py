@@ -58,6 +58,8 @@ class Bench(ABC):
     """Whether it runs images at all."""
     separates_streams = True
     """Whether stdout and stderr are separate."""
+    isolates = True
+    """Whether it has networks of its own for containers."""
     limits_memory = True
     """Whether a memory limit is enforced and reported as `oom_killed`."""
 
@@ -68,6 +70,10 @@ class Bench(ABC):
     @abstractmethod
     def image(self) -> str:
         """The reference of an image on the host."""
+
+    def spare_image(self) -> str:
+        """An image on the host that serves, and that the test removes."""
+        raise NotImplementedError
 
     @abstractmethod
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
@@ -103,6 +109,22 @@ class Bench(ABC):
                 return status
         except HTTPError as answered:
             return answered.code
+
+    def reaches(self, name: str, address: str, port: int) -> bool:
+        """Whether a program in the container of that name can connect there."""
+        raise NotImplementedError
+
+    def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
+        """Whether a program in the container of that name can write so much to a file."""
+        raise NotImplementedError
+
+    gateway = "192.0.2.1"
+    """An address of the host to which its containers have a route."""
+
+    @property
+    def network(self) -> str:
+        """The installation of a network of its own; `close` removes it."""
+        return self.labels["aima.bench"][:10]
 
     @contextmanager
     def squatting(self, port: int) -> Iterator[None]:

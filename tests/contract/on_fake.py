@@ -36,6 +36,10 @@ class FakeBench(Bench):
     def image(self) -> str:
         return self.image_for(Program.SERVES)
 
+    def spare_image(self) -> str:
+        self.runtime.build_image("bench/spare:1")
+        return "bench/spare:1"
+
     def image_for(self, program: Program) -> str:
         return f"bench/{program.value}:1"
 
@@ -44,6 +48,16 @@ class FakeBench(Bench):
 
     def probe(self, url: str) -> int:
         return self.runtime.probe(url)
+
+    def reaches(self, name: str, address: str, port: int) -> bool:  # noqa: ARG002 no packet flows
+        return self.runtime.spec_of(name).network is None
+
+    def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
+        spec = self.runtime.spec_of(name)
+        sizes = [size for directory, size in spec.tmpfs.items() if path.startswith(f"{directory}/")]
+        if not sizes and not spec.read_only:
+            self.runtime.write(name, mebibytes << 20)
+        return mebibytes << 20 <= sizes[0] if sizes else not spec.read_only
 
     @contextmanager
     def squatting(self, port: int) -> Iterator[None]:

@@ -45,6 +45,7 @@ _SCRIPTS = {
 
 class ProcessBench(Bench):
     has_images = False
+    isolates = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -205,3 +205,31 @@ def test_containers_are_filtered_by_all_given_labels(bench: Bench, runtime: Cont
     assert names == {one.name, other.name}
     assert [container.name for container in narrowed] == [other.name]
     assert runtime.containers({**bench.labels, "aima.program": "none"}) == []
+
+
+def test_a_read_only_container_writes_to_its_tmpfs_alone_and_no_more_than_its_size(
+    bench: Bench, runtime: ContainerRuntime
+) -> None:
+    if not bench.isolates:
+        pytest.skip("this runtime has no file systems")
+    confined = runtime.run(bench.spec(Program.COUNTS, read_only=True, tmpfs={"/tmp": 2 << 20})).name
+    free = runtime.run(bench.spec(Program.COUNTS)).name
+
+    assert bench.writes(confined, "/tmp/file", mebibytes=1)
+    assert not bench.writes(confined, "/tmp/file", mebibytes=3)
+    assert not bench.writes(confined, "/file", mebibytes=1)
+    assert not bench.writes(confined, "/www/file", mebibytes=1)
+    assert bench.writes(free, "/www/file", mebibytes=1)
+
+
+def test_what_a_container_has_written_is_listed_on_request(bench: Bench, runtime: ContainerRuntime) -> None:
+    if not bench.isolates:
+        pytest.skip("this runtime has no file systems")
+    name = runtime.run(bench.spec(Program.COUNTS)).name
+    assert bench.writes(name, "/www/file", mebibytes=4)
+
+    (measured,) = runtime.containers(bench.labels, sizes=True)
+    (listed,) = runtime.containers(bench.labels)
+
+    assert measured.written == 4 << 20
+    assert listed.written is None

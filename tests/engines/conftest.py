@@ -96,6 +96,8 @@ class Starter:
             host_address="127.0.0.1",
             host_port=port,
             container_port=entry.port,
+            read_only=entry.filesystem == "read-only",
+            tmpfs=entry.directories_in_memory,
             memory=entry.limits.memory,
             pids=entry.limits.pids,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from datetime import timedelta
 
@@ -88,3 +89,13 @@ def test_an_unknown_argument_is_reported(start: Starter, wrong: str) -> None:
     assert eventually(lambda: ended(dial))
 
     assert "unknown argument" in dial.lines()[-1]
+
+
+@pytest.mark.docker
+def test_its_file_system_is_read_only_in_docker(in_docker: Starter) -> None:
+    dial = in_docker("dial-cpu")
+
+    write = ["docker", "exec", dial.name, "sh", "-c", "echo x > /bin/aima-dial || echo x > /new || echo x > /tmp/new"]
+    said = subprocess.run(write, capture_output=True, text=True)
+
+    assert (said.returncode, said.stderr.count("Read-only file system")) == (0, 2)

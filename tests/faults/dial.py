@@ -25,5 +25,5 @@ def a_dial(
 
 def a_dial_from(image: str, **facts: Any) -> StartService:
     """The dial with another image and these facts; its size is unknown unless given."""
-    engine = engine_of("dial-cpu").model_copy(update={"image": image, "image_size": None, **facts})
+    engine = engine_of("dial-cpu").model_copy(update={"image": image, "image_size": None, "pull": "missing", **facts})
     return StartService(service=SERVICE, engine=engine)

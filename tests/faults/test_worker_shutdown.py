@@ -7,7 +7,6 @@ from datetime import timedelta
 from signal import SIGQUIT, SIGTERM, Signals
 
 import pytest
-from faults.dial import DIAL_IMAGE
 from faults.processes import SeparateProcesses
 from lab.parts import eventually
 from lab.redis_server import RedisServer
@@ -62,8 +61,8 @@ def requeue(redis: RedisServer, ids: list[str]) -> None:
 def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(
     aima: SeparateProcesses, own_redis: RedisServer
 ) -> None:
-    ids = [aima.submit("image", "pull", DIAL_IMAGE, "--host", "alpha") for _ in range(3)]
-    ids.append(aima.submit("service", "start", SERVICE))
+    services = [f"{SERVICE}-{name}" for name in ("one", "two", "three", "four")]
+    ids = [aima.submit("service", "start", service, "--model", "Dial") for service in services]
     assert eventually(lambda: bool(aima.operation(ids[0])["ended_at"]))
 
     aima.tell_worker(SIGTERM, SIGQUIT)
@@ -74,8 +73,8 @@ def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(
     assert eventually(lambda: all(aima.operation(id)["ended_at"] for id in ids), within=TAKEN_OVER_WITHIN)
     with own_redis.client() as client:
         logs = [client.xrange(f"aima:log:{id}") for id in ids]
-    ends = [sum('"ready"' in entry["event"] or '"pulled"' in entry["event"] for _, entry in log) for log in logs]
+    ends = [sum('"ready"' in entry["event"] for _, entry in log) for log in logs]
     assert ends == [1] * len(ids)
-    assert len(aima.processes()) == 1
-    stop = aima.aima("service", "stop", SERVICE, "--wait")
+    assert len(aima.processes()) == len(services)
+    stop = aima.aima("service", "stop", *services, "--wait")
     assert stop.returncode == 0, stop.stderr

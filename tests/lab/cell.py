@@ -96,7 +96,10 @@ def cell() -> Iterator[Cell]:
     )
     try:
         assert outermost.stdout is not None
-        assert outermost.stdout.readline() == "ready\n", "the cell did not come up"
+        with (
+            outermost.stdout
+        ):  # closed at once: a cell of several tests must not look like a descriptor that one leaves
+            assert outermost.stdout.readline() == "ready\n", "the cell did not come up"
         (first,) = psutil.Process(outermost.pid).children()
         made = Cell(first)
         try:
@@ -106,7 +109,7 @@ def cell() -> Iterator[Cell]:
             made.wait_until_empty()
     finally:
         outermost.kill()
-        outermost.communicate()
+        outermost.wait()
 
 
 def require_root(*programs: str) -> None:

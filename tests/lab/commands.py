@@ -9,13 +9,23 @@ from pydantic import SecretStr
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.ids import HostName, OperationId, Route, ServiceId, SignedText
-from aima_core.domain.operations import Command, Kind, Operation, Phase, PullImage, StartService, State, StopService
+from aima_core.domain.operations import (
+    Command,
+    Kind,
+    Operation,
+    Phase,
+    PullImage,
+    RemoveImage,
+    StartService,
+    State,
+    StopService,
+)
 from aima_core.domain.resources import resources_of
 from aima_core.domain.services import Service
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.trust.keys import KeyRing, SigningKey
-from aima_core.trust.orders import DEFAULT_EXPIRY, Order, SignedOrder, digest_of, images_of
+from aima_core.trust.orders import DEFAULT_EXPIRY, Order, SignedOrder, digest_of, images_of, pull_policy_of
 from aima_core.trust.records import SignedService
 from aima_worker.operations.container_spec import Granted
 
@@ -81,9 +91,9 @@ def enqueue_signed(
         route=where,
         routes=(where,),
         needs=resources_of(command.engine, command.model) if isinstance(command, StartService) else None,
-        service=None if isinstance(command, PullImage) else command.service,
+        service=None if isinstance(command, PullImage | RemoveImage) else command.service,
         engine=command.engine.name if isinstance(command, StartService) else None,
-        image=command.images[0] if isinstance(command, PullImage) else None,
+        image=images_of(command)[0] if isinstance(command, PullImage | RemoveImage) else None,
         created_at=created_at,
         expires_at=created_at + DEFAULT_EXPIRY,
     )
@@ -118,5 +128,5 @@ def granted_to(
 def order_of(operation: Operation, command: Command, *, key: SecretStr = SIGNING_KEY, **changes: Any) -> SignedOrder:
     """The signed order of an operation; `changes` are fields that it has in place of the operation's own."""
     digest = digest_of(command.model_dump_json())
-    order = Order.of(operation, command=digest, images=images_of(command), caller="test")
+    order = Order.of(operation, command=digest, images=images_of(command), pull=pull_policy_of(command), caller="test")
     return order.model_copy(update=changes).sign(SigningKey(key))

@@ -16,6 +16,7 @@ import psutil
 from docker.errors import DockerException
 from lab.cell import Cell, cell, require_root
 from lab.parts import eventually, missing
+from lab.unpacked import Unpacked, engine_command
 
 STARTS_WITHIN = timedelta(seconds=60)
 
@@ -42,18 +43,17 @@ class EngineAt:
 class OwnEngine(EngineAt):
     """One Docker Engine in a cell. Its containers outlive it, but not the cell."""
 
-    def __init__(self, inside: Cell, directory: Path, *, live_restore: bool, download_attempts: int) -> None:
+    def __init__(self, inside: Cell, directory: Path, *command: str) -> None:
         super().__init__(f"unix://{directory}/docker.sock")
         self.cell = inside
         self._directory = directory
-        self._live_restore = live_restore
-        self._download_attempts = download_attempts
+        self._command = command
         self._process: psutil.Process | None = None
         self._entering: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         log = self._directory / "dockerd.log"
-        self._entering = self.cell.run("dockerd", *self._options(), log=log)
+        self._entering = self.cell.run(*self._command, log=log)
         if not eventually(self.answers, within=STARTS_WITHIN):
             raise AssertionError(f"dockerd did not answer:\n{log.read_text(errors='replace')[-2000:]}")
         (self._process,) = psutil.Process(self._entering.pid).children()
@@ -76,34 +76,40 @@ class OwnEngine(EngineAt):
             self._entering.wait(30)
             self._process = None
 
-    def _options(self) -> list[str]:
-        options = {
-            "host": self.address,
-            "data-root": self._directory / "data",
-            "shutdown-timeout": 1,
-            "max-download-attempts": self._download_attempts,
-            "log-level": "warn",
-        }
-        flags = ["--live-restore"] if self._live_restore else []
-        return [*(f"--{name}={value}" for name, value in options.items()), *flags]
-
 
 @contextmanager
 def own_engine(
-    *, disk: str | None = None, live_restore: bool = False, download_attempts: int = 1
+    *,
+    disk: str | None = None,
+    filesystem: str = "ext4",
+    live_restore: bool = False,
+    download_attempts: int = 1,
+    pools: str | None = None,
+    system: Unpacked | None = None,
 ) -> Iterator[OwnEngine]:
     """A running Docker Engine in a new cell, with its images and containers on a disk of that size.
 
-    Its default of five attempts to download a layer would take 75 seconds.
+    `pools` has the addresses of all its networks. The default of five attempts to download a layer would take 75 s.
+    `system` has another engine than this machine's.
     """
-    if shutil.which("dockerd") is None:
+    if system is None and shutil.which("dockerd") is None:
         missing("there is no dockerd; `tests/check` installs one")
     directory = Path(tempfile.mkdtemp(prefix="aima-engine-"))  # pytest's own paths are too long for a socket
     data = directory / "data"
     data.mkdir()
+    flags = {
+        "host": f"unix://{directory}/docker.sock",
+        "data-root": str(data),
+        "shutdown-timeout": "1",
+        "max-download-attempts": str(download_attempts),
+        "log-level": "warn",
+        "live-restore": str(live_restore).lower(),
+    }
+    if pools:
+        flags["default-address-pool"] = f"base={pools},size={pools.partition('/')[2]}"
     try:
-        with _disk(data, disk) if disk else nullcontext(), cell() as inside:
-            engine = OwnEngine(inside, directory, live_restore=live_restore, download_attempts=download_attempts)
+        with _disk(data, disk, filesystem) if disk else nullcontext(), cell() as inside:
+            engine = OwnEngine(inside, directory, *engine_command(inside, directory, flags, system=system))
             engine.start()
             yield engine
     finally:
@@ -111,13 +117,13 @@ def own_engine(
 
 
 @contextmanager
-def _disk(place: Path, size: str) -> Iterator[None]:
+def _disk(place: Path, size: str, filesystem: str) -> Iterator[None]:
     """Mounts a disk of that size, outside the cell because clients of the engine check it too."""
-    require_root("mkfs.ext4", "mount", "umount")
+    require_root(f"mkfs.{filesystem}", "mount", "umount")
     image = place.with_suffix(".disk")
     for command in (
         ("truncate", "--size", size, image),
-        ("mkfs.ext4", "-q", image),
+        (f"mkfs.{filesystem}", "-q", image),
         ("mount", "-o", "loop", image, place),
     ):
         subprocess.run(command, check=True)

@@ -188,6 +188,8 @@ class FleetOfHosts:
         for engine, changes in changed:
             file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
             entry = {**yaml.safe_load(file.read_text()), **changes}
+            if "image" in changes and "pull" not in changes:
+                entry["pull"] = "never" if entry["image"].startswith("aima/") else "missing"
             overlay = self._catalog / f"engines/{entry['type']}/{entry['name']}.yaml"
             overlay.parent.mkdir(parents=True, exist_ok=True)
             overlay.write_text(yaml.safe_dump(entry))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from lab.engine import EngineAt
 from lab.network import Link, Network
 from lab.program import Program
 from lab.running import AIMA
+from lab.unpacked import Unpacked, engine_command
 
 PORTS = "20000-20099"
 _GPU_HOOK = "#!/bin/sh\nexec cat >/dev/null\n"
@@ -27,6 +28,10 @@ class HostPlan(NamedTuple):
     gives_gpus: bool = False
     settings: Mapping[str, str] = {}
     """More `AIMA_…` variables of its worker."""
+    system: Unpacked | None = None
+    """Has its engine; None for this machine's own."""
+    worker: Callable[[Cell], tuple[str, ...]] | None = None
+    """Prepares the cell and returns the worker's command; None for this machine's own `aima worker`."""
 
     @property
     def arch(self) -> str | None:
@@ -54,11 +59,13 @@ def a_cpu_host(name: str, *, facts: Mapping[str, Any] | None = None, **settings:
 class HostEngine(EngineAt, Program):
     """A host's Docker Engine. Its containers survive its kill, until the cell ends."""
 
-    def __init__(self, inside: Cell, link: Link, *, home: Path, log: Path, **options: str) -> None:
+    def __init__(
+        self, inside: Cell, link: Link, *, home: Path, log: Path, system: Unpacked | None, **options: str
+    ) -> None:
         self.socket = f"unix://{home}/docker.sock"
         """The address within the host; `address` is for the test."""
         EngineAt.__init__(self, f"unix://{inside.outside(home)}/docker.sock")
-        command = link.inside("dockerd", f"--host={self.socket}", *_flags(home, options))
+        command = link.inside(*engine_command(inside, home, _flags(home, options), system=system))
         self.path = f"{home}/bin:{os.environ['PATH']}"
         """The host's PATH, with the hook for GPUs."""
         Program.__init__(self, inside, *command, log=log, environment={"PATH": self.path})
@@ -111,7 +118,7 @@ def make_host(
         hook = inside.outside(home) / "bin/nvidia-container-runtime-hook"
         hook.write_text(_GPU_HOOK)
         hook.chmod(0o755)
-    docker = HostEngine(inside, link, home=home, log=logs / f"{plan.name}-engine.log", **engine)
+    docker = HostEngine(inside, link, home=home, log=logs / f"{plan.name}-engine.log", system=plan.system, **engine)
     environment = {
         **worker,
         "AIMA_HOST__NAME": plan.name,
@@ -124,7 +131,7 @@ def make_host(
         "PATH": docker.path,
         **plan.settings,
     }
-    command = link.inside(str(AIMA), "worker")
+    command = link.inside(*(plan.worker(inside) if plan.worker else (str(AIMA), "worker")))
     return LabHost(
         plan,
         link,
@@ -134,8 +141,9 @@ def make_host(
     )
 
 
-def _flags(home: Path, options: Mapping[str, str]) -> list[str]:
-    said = {
+def _flags(home: Path, options: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "host": f"unix://{home}/docker.sock",
         "data-root": f"{home}/data",
         "exec-root": f"{home}/exec",
         "pidfile": f"{home}/docker.pid",
@@ -146,4 +154,3 @@ def _flags(home: Path, options: Mapping[str, str]) -> list[str]:
         "log-level": "warn",
         **{name.replace("_", "-"): value for name, value in options.items()},
     }
-    return [f"--{name}={value}" for name, value in said.items()]

@@ -19,35 +19,42 @@ from pathlib import Path
 import docker
 from lab.parts import missing
 
-BUSYBOX_IMAGE = "aima-lab/busybox:1"
+from aima_worker.node.hardware import arch
+
+BUSYBOX_IMAGE = "aima-lab/busybox:2"
 _APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf", "cat", "echo", "id", "touch", "env")
 
 
 @cache
-def busybox_image() -> str:
-    """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200."""
-    with closing(docker.from_env()) as client:
+def busybox_image(address: str | None = None) -> str:
+    """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200.
+
+    On the engine at that address; None for the shared one.
+    """
+    with closing(docker.DockerClient(address) if address else docker.from_env()) as client:
         if not client.images.list(BUSYBOX_IMAGE):
-            repository, _, tag = BUSYBOX_IMAGE.rpartition(":")
-            client.api.import_image_from_data(_busybox_tar().getvalue(), repository=repository, tag=tag)
+            client.images.load(one_layer_archive(BUSYBOX_IMAGE, _busybox_tar().getvalue(), arch=arch()))
     return BUSYBOX_IMAGE
 
 
 def foreign_image(name: str, *, arch: str) -> str:
     """The same under `name`, declared for another architecture."""
-    layer = _busybox_tar().getvalue()
+    with closing(docker.from_env()) as client:
+        client.images.load(one_layer_archive(name, _busybox_tar().getvalue(), arch=arch))
+    return name
+
+
+def one_layer_archive(name: str, layer: bytes, *, arch: str, user: str = "") -> bytes:
+    """An archive for `docker load`: `docker import` cannot declare another architecture."""
     config = {
         "architecture": arch,
         "os": "linux",
-        "config": {},
+        "config": {"User": user},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     parts = [("config.json", json.dumps(config)), ("manifest.json", json.dumps(manifest))]
-    archive = _tar([*((part, text.encode()) for part, text in parts), ("layer.tar", layer)])
-    with closing(docker.from_env()) as client:
-        client.images.load(archive)
-    return name
+    return tar_of([*((part, text.encode()) for part, text in parts), ("layer.tar", layer)]).getvalue()
 
 
 def layered_image(
@@ -56,7 +63,7 @@ def layered_image(
     """An image `name` with layers of these sizes; random ones neither compress nor are shared."""
     files = [(f"layer-{number}", content(size)) for number, size in enumerate(layers)]
     steps = [f"FROM {base}", *(f"COPY {file} /{file}" for file, _ in files)]
-    context = _tar([("Dockerfile", "\n".join(steps).encode()), *files])
+    context = tar_of([("Dockerfile", "\n".join(steps).encode()), *files])
     with closing(docker.from_env()) as client:
         client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)
     return name
@@ -66,15 +73,26 @@ def _busybox_tar() -> io.BytesIO:
     program = shutil.which("busybox")
     if program is None:
         missing("there is no busybox; `apt-get install busybox-static` brings one")
-    return _tar(
+    return tar_of(
         [("bin/busybox", Path(program).read_bytes()), ("www/health", b"well\n")],
         links=[(f"bin/{applet}", "busybox") for applet in _APPLETS],
     )
 
 
-def _tar(files: Sequence[tuple[str, bytes]], *, links: Sequence[tuple[str, str]] = ()) -> io.BytesIO:
+def tar_of(
+    files: Sequence[tuple[str, bytes]], *, links: Sequence[tuple[str, str]] = (), writable: Sequence[str] = ()
+) -> io.BytesIO:
+    """`writable` are directories for every user, such as `tmp`."""
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as tar:
+        for directory in dict.fromkeys(name.rpartition("/")[0] for name, _ in files if "/" in name):
+            entry = tarfile.TarInfo(directory)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755  # else some storage drivers make it unreadable
+            tar.addfile(entry)
+        for name in writable:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(entry)
         for name, content in files:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o755

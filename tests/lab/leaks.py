@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,10 +18,12 @@ from lab.redis_server import RedisServer
 from redis import RedisError
 
 from aima_core.domain.ids import HostName
+from aima_core.errors import EngineRefused
 from aima_core.redis.interface import TextRedis
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_worker.runtime import ContainerRuntime
+from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 SETTLES_WITHIN = timedelta(seconds=12)
 LEFT_TO_THE_COLLECTOR = "anon_inode:[eventpoll]"
@@ -81,7 +83,17 @@ def no_container_of(installation: str, *, settles_within: timedelta = SETTLES_WI
     yield
     eventually(lambda: not containers_of(installation), within=settles_within)
     left = containers_of(installation)
+    remove_networks(installation)
     assert not left, f"containers left behind: {', '.join(left)}"
+
+
+def remove_networks(*installations: str) -> None:
+    """The engines' networks of these installations, or of all; one that is in use stays."""
+    with closing(docker.from_env()) as client, closing(DockerSdkRuntime(host="leaks")) as runtime:
+        labelled = client.networks.list(filters={"label": INSTALLATION_LABEL})
+        for installation in installations or [each.attrs["Labels"][INSTALLATION_LABEL] for each in labelled]:
+            with suppress(EngineRefused):
+                runtime.remove_network(installation)
 
 
 @contextmanager

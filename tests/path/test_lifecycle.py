@@ -21,7 +21,7 @@ def an_overlay_with(image: str, directory: Path) -> Path:
     """An overlay catalog with another image for the engine."""
     file = directory / "engines/llamacpp" / ENGINE.name
     file.parent.mkdir(parents=True)
-    file.write_text(yaml.safe_dump({**yaml.safe_load(ENGINE.read_text()), "image": image}))
+    file.write_text(yaml.safe_dump({**yaml.safe_load(ENGINE.read_text()), "image": image, "pull": "missing"}))
     return directory
 
 

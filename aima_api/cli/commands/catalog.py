@@ -1,4 +1,4 @@
-"""`aima catalog …`, `aima engine …`, `aima model …`, `aima image …` and `aima schema`"""
+"""`aima catalog …`, `aima engine …`, `aima model …` and `aima schema`"""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,8 @@ from aima_api.cli.options import (
     ResourceGroup,
     calls_the_api,
     complete,
-    engine_option,
-    expires_option,
     lists,
-    only_hosts_option,
     output_option,
-    route_option,
-    service_body,
-    submits_operations,
 )
 from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
 from aima_api.client import Api, path_of
@@ -35,10 +28,9 @@ from aima_core.logs.sanitize import sanitized, sanitized_lines
 catalog = ResourceGroup("catalog", help="Show and reload what an API node has loaded.")
 engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
 model = ResourceGroup("model", help="Show the models of the catalog.")
-image = ResourceGroup("image", help="Pull images before they are needed.")
 
 _BUILT_HERE = "aima/"
-"""The images that no registry has."""
+"""The images that are built on the hosts."""
 
 
 @catalog.command("show")
@@ -156,34 +148,6 @@ def list_models(api: Api) -> RecordList:
 def show_model(api: Api, name: str, output: Format) -> None:
     """Show one model."""
     print_record(api.get(path_of("models", name)), output, row=_readable)
-
-
-@image.command()
-@click.argument("image", metavar="[IMAGE]", required=False)
-@engine_option("The image of this engine.")
-@only_hosts_option
-@route_option("On every live host of this class, such as gb10.arm64.")
-@expires_option
-@submits_operations
-def pull(
-    api: Api,
-    image: str | None,
-    engine: str | None,
-    hosts: tuple[str, ...],
-    route: str | None,
-    expires: timedelta | None,
-) -> Any:
-    """Pull IMAGE, or the image of an engine, on several hosts in parallel.
-
-    Without --host or --route, an engine's image is pulled on every live host that can run the engine, and another
-    IMAGE on the only live host. If one of the given hosts cannot have it, nothing is pulled.
-    """
-    if (image is None) == (engine is None):
-        raise click.UsageError("Specify IMAGE or --engine.", click.get_current_context())
-    if hosts and route:
-        raise click.UsageError("Specify --host or --route.", click.get_current_context())
-    body = service_body({"image": image, "engine": engine, "hosts": hosts, "route": route, "expires": expires})
-    return api.post("/v1/images:pull", body)
 
 
 def _show_catalog(status: dict[str, Any], output: Format) -> int:

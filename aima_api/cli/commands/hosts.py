@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import click
 
+from aima_api.cli.commands.images import described
 from aima_api.cli.options import (
     ResourceGroup,
     calls_the_api,
@@ -21,7 +23,7 @@ from aima_api.cli.options import (
     wait_option,
 )
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, titled
-from aima_api.client import Api, path_of
+from aima_api.client import Api, ApiError, path_of
 from aima_core.logs.sanitize import sanitized
 
 COLUMNS = {
@@ -36,8 +38,6 @@ _SHOWN_OTHERWISE = (
     *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers", "wire"),
     *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory", "gives_gpus", "allows"),
 )
-_DIGEST = len("sha256:") + 12
-"""Characters of a digest that identify it on a host."""
 
 host = ResourceGroup("host", help="Show, drain, resume and forget hosts.")
 port = ResourceGroup("port", help="Show the ports that instances hold.")
@@ -66,7 +66,11 @@ def list_hosts(api: Api, labels: tuple[tuple[str, object], ...]) -> RecordList:
 @calls_the_api
 def show(api: Api, name: str, output: Format) -> None:
     """Show one host."""
-    print_record(_on_full_name(api, name, lambda full: api.get(_path(full))), output, row=_fields)
+    record = _on_full_name(api, name, lambda full: api.get(_path(full)))
+    if output == "table":
+        with suppress(ApiError):  # an API node of an earlier version has no such listing
+            record["images"] = api.every("/v1/images", host=record["name"])
+    print_record(record, output, row=_fields)
 
 
 @host.command()
@@ -162,7 +166,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "memory_reserve": format_size(host["memory_reserve"]),
         "disk_free": format_size(host["disk_free"]),
         "runtime": _runtime(host),
-        "images": "\n".join([str(len(host["images"])), *map(_image, host["images"])]),
+        "images": "\n".join([str(len(host["images"])), *map(described, host["images"])]),
         "containers_get_gpus": host["gives_gpus"],
         "allowed_images": host["allows"],
         "ports": f"{first}-{last}",
@@ -201,11 +205,6 @@ def _version(host: dict[str, Any]) -> str:
 
     other = host.get("wire", 1) != WIRE_VERSION
     return f"{host['version']} (wire {host['wire']}, here {WIRE_VERSION})" if other else str(host["version"])
-
-
-def _image(image: dict[str, Any]) -> str:
-    reference: str = image["reference"]
-    return f"{reference} ({image['digest'][:_DIGEST]})" if image["digest"] and "@" not in reference else reference
 
 
 def _clock(host: dict[str, Any]) -> str | None:

@@ -37,13 +37,13 @@ _VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "wou
 def operation() -> None:
     """List, watch and cancel operations.
 
-    Each start, pull or stop on one host is an operation.
+    Each start, pull, stop or removal of an image on one host is an operation.
     """
 
 
 @operation.command("list")
 @click.option("--state", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled"]))
-@click.option("--kind", type=click.Choice(["start", "pull", "stop"]))
+@click.option("--kind", type=click.Choice(["start", "pull", "stop", "remove"]))
 @click.option("--service", metavar="ID", shell_complete=complete("services", "id"))
 @click.option("--host", metavar="H", shell_complete=complete("hosts", "name"))
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest N.", metavar="N")

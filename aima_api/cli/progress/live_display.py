@@ -27,7 +27,14 @@ BAR_WIDTH = 24
 FINISHED_BAR = f"[{'=' * 20}]"
 _STEP_COLOURS = {LayerStep.DOWNLOADING: "cyan", LayerStep.EXTRACTING: "magenta"}
 _ACTIVE = (LayerStep.DOWNLOADING, LayerStep.EXTRACTING)
-_ENDS = {Phase.READY: "✓", Phase.PULLED: "✓", Phase.STOPPED: "✓", Phase.FAILED: "✗", Phase.CANCELLED: "✗"}
+_ENDS = {
+    Phase.READY: "✓",
+    Phase.PULLED: "✓",
+    Phase.STOPPED: "✓",
+    Phase.REMOVED: "✓",
+    Phase.FAILED: "✗",
+    Phase.CANCELLED: "✗",
+}
 
 Item = TypeVar("Item")
 

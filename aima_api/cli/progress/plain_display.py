@@ -28,6 +28,7 @@ _TITLES = {
     Phase.STARTING: "Starting container",
     Phase.LOADING: "Loading model",
     Phase.STOPPING: "Stopping",
+    Phase.REMOVING: "Removing",
 }
 
 

@@ -146,12 +146,14 @@ def _conclude(trackers: list[OperationTracker], output: Format) -> int:
 
 
 def _print_success(tracker: OperationTracker, *, err: bool) -> None:
-    """`✓ svc-asr-x on box: ready in 12 s at http://…`, and the times of the phases that took any."""
+    """`✓ svc-asr-x on box: ready in 12 s at http://…`, its outcome, and the times of the phases that took any."""
     times = tracker.times()
     total = readable(sum((duration for _, duration in times), timedelta()))
     endpoint = f" at {tracker.endpoint}" if tracker.endpoint else ""
     text = sanitized(f"{tracker.title}: {tracker.phase} in {total}{endpoint}")
     click.echo(f"{click.style('✓', fg='green')} {text}", err=err)
+    if tracker.reason:
+        click.echo(f"  {sanitized(tracker.reason)}", err=err)
     if shown := [f"{phase} {readable(duration)}" for phase, duration in times if duration >= SHORTEST_SHOWN]:
         click.echo(click.style(f"  {', '.join(shown)}", dim=True), err=err)
 

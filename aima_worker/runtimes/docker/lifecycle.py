@@ -4,13 +4,22 @@ A start is idempotent: the engine's name is the lock, the fingerprint decides wh
 and start leaves a container that the next start adopts or replaces, and a refused start is rolled back.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from aima_core.errors import AimaError, DockerUnavailable, EngineRefused, GpuUnavailable, ModelPathChanged, PortTaken
+from aima_core.errors import (
+    AimaError,
+    DockerUnavailable,
+    EngineRefused,
+    GpuUnavailable,
+    ModelPathChanged,
+    PortTaken,
+    SecretUnsafe,
+)
 from aima_worker.runtime import Container, ContainerSpec, Status
 from aima_worker.runtimes.docker.container_config import FINGERPRINT_LABEL
 from aima_worker.runtimes.docker.parsing import engine_refused
@@ -24,6 +33,7 @@ REMOVAL_TIMEOUT = timedelta(seconds=10)
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices", "no known gpu")
 _REMOVING = "already in progress"
+_NETWORK_GONE = re.compile(r"network \S+ not found")
 POLL_INTERVAL = timedelta(milliseconds=50)
 
 
@@ -32,6 +42,10 @@ class ContainerCalls(Protocol):
 
     def create(self, spec: ContainerSpec) -> str | None:
         """The id of the container created; None if its name is taken. Raises ImageNotFound, EngineRefused."""
+        ...
+
+    def grant_secrets(self, container: str, spec: ContainerSpec) -> None:
+        """Lets the user of the container read its files of secrets. Raises EngineRefused, SecretUnsafe."""
         ...
 
     def start(self, container: str) -> None:
@@ -45,6 +59,10 @@ class ContainerCalls(Protocol):
     def delete(self, name: str, *, grace: timedelta) -> None:
         """Stop it and delete it with its volumes; do nothing if there is none. Raises EngineRefused."""
         ...
+
+
+class _NetworkRemoved(Exception):
+    """Between create and start: the container was rolled back."""
 
 
 class ContainerLifecycle:
@@ -61,7 +79,10 @@ class ContainerLifecycle:
         deadline = time.monotonic() + NAME_TIMEOUT.total_seconds()
         while time.monotonic() < deadline:
             if (created := self._calls.create(spec)) is not None:
-                return self._start(created, spec, {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash})
+                try:
+                    return self._start(created, spec, {**spec.labels, FINGERPRINT_LABEL: spec.spec_hash})
+                except _NetworkRemoved:  # race: the next create makes it again
+                    continue
             if (existing := self._calls.find(spec.name)) is None:
                 # Race: a name is taken before its container is visible, and released after the container is gone.
                 time.sleep(POLL_INTERVAL.total_seconds())
@@ -83,17 +104,24 @@ class ContainerLifecycle:
         if existing.status is Status.EXITED or existing.labels[FINGERPRINT_LABEL] != spec.spec_hash:
             self.remove(existing.id, grace=timedelta(0))
             return None
-        # Left by a crash, or a race with another worker that is about to start it: starting is idempotent.
-        return existing if existing.status is Status.RUNNING else self._start(existing.id, spec, existing.labels)
+        if existing.status is Status.RUNNING:
+            return existing
+        try:  # left by a crash, or a race with another worker that is about to start it: starting is idempotent
+            return self._start(existing.id, spec, existing.labels)
+        except _NetworkRemoved:
+            return None
 
     def _start(self, container: str, spec: ContainerSpec, labels: Mapping[str, str]) -> Container:
         started_at = datetime.now(UTC)
         try:
+            self._calls.grant_secrets(container, spec)
             self._calls.start(container)
         except EngineRefused as refused:
             self._roll_back(container)
+            if _NETWORK_GONE.search(str(refused)):
+                raise _NetworkRemoved from refused
             raise _start_failure(refused, spec=spec, host=self._host) from refused
-        except DockerUnavailable:
+        except (DockerUnavailable, SecretUnsafe):
             self._roll_back(container)
             raise
         return Container(

@@ -1,8 +1,10 @@
 """Translates the engine's answers into our types and errors. Pure, except for the free disk space."""
 
+import io
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +36,7 @@ def container_inspected(raw: Mapping[str, Any], *, local: bool) -> Container:
         status=status,
         labels=config["Labels"] or {},
         image=config["Image"],
+        image_id=raw["Image"],
         started_at=None if state["StartedAt"].startswith(NEVER) else moment(state["StartedAt"]),
         exit_code=state["ExitCode"] if status is Status.EXITED else None,
         oom_killed=bool(state["OOMKilled"]),
@@ -54,20 +57,22 @@ def container_listed(raw: Mapping[str, Any]) -> Container:
         status=_status(raw["State"]),
         labels=raw["Labels"] or {},
         image=raw["Image"],
+        image_id=raw["ImageID"],
         host_ports={port["PrivatePort"]: port["PublicPort"] for port in raw["Ports"] if "PublicPort" in port},
+        written=raw.get("SizeRw"),
     )
 
 
 def image_inspected(raw: Mapping[str, Any], *, image: str) -> ImageFacts:
-    """From `GET /images/<name>/json`; the digest is that of the image's repository, if it was pulled from there."""
-    try:
-        repository = image_name(image).repository
-    except ValueError:
-        repository = ""  # an id
+    """From `GET /images/<name>/json`; of an image that is named by its id, the digest of any of its repositories."""
     digests = dict(each.rsplit("@", 1) for each in raw.get("RepoDigests") or [])
+    try:
+        digest = digests.get(image_name(image).repository)
+    except ValueError:
+        digest = next(iter(digests.values()), None)
     return ImageFacts(
         id=raw["Id"],
-        digest=digests.get(repository) or next(iter(digests.values()), None),
+        digest=digest,
         arch=raw["Architecture"],
         size=raw["Size"],
     )
@@ -88,9 +93,10 @@ def _references(image: Mapping[str, Any]) -> list[ImageOnHost]:
     """Its tags; without any, its digest, by which it was pulled."""
     tags = [tag for tag in image["RepoTags"] or () if not tag.startswith(NONE)]
     digests = dict(each.rsplit("@", 1) for each in image["RepoDigests"] or () if not each.startswith(NONE))
-    if not tags:
-        return [ImageOnHost(reference=f"{name}@{digest}", digest=digest) for name, digest in digests.items()]
-    return [ImageOnHost(reference=tag, digest=digests.get(tag.rpartition(":")[0])) for tag in tags]
+    by_tag = {tag: digests.get(tag.rpartition(":")[0]) for tag in tags}
+    references = by_tag or {f"{name}@{digest}": digest for name, digest in digests.items()}
+    id, size = image["Id"], image["Size"]
+    return [ImageOnHost(reference=each, digest=digest, id=id, size=size) for each, digest in references.items()]
 
 
 def _status(word: str) -> Status:
@@ -106,6 +112,11 @@ def engine_refused(words: str, *, status: int | None = None) -> EngineRefused:
     return refused
 
 
+def lacks_quotas(refused: EngineRefused) -> bool:
+    """Whether a storage option was refused. The engine has no code for it, so its words are matched."""
+    return any(sign in str(refused.facts["detail"]).lower() for sign in ("storage-opt", "storage opt"))
+
+
 GPU_HOOK = "nvidia-container-runtime-hook"
 """An engine that found this program at its last restart can give GPUs to containers."""
 SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
@@ -113,26 +124,50 @@ SHIMS_OF_RUNC = {"io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 
 
-def facts_of(info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool) -> RuntimeFacts:
+def facts_of(
+    info: Mapping[str, Any], *, kind: Literal["docker", "docker-cli"], local: bool, may_filter: bool
+) -> RuntimeFacts:
     """From `GET /info`; `local` if the engine's files are on this machine."""
     runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
+    disks = _disks(info) if local else []
     has_gpus = "nvidia" in runtimes or any("nvidia.com/gpu" in str(device.get("ID")) for device in devices)
     return RuntimeFacts(
         kind=kind,
         version=info["ServerVersion"],
         gpus=has_gpus or (local and shutil.which(GPU_HOOK) is not None),
         container_runtimes=tuple(sorted(set(runtimes) - SHIMS_OF_RUNC)),
-        disk_free=_disk_free(info) if local else None,
+        disk_free=min(map(_free, disks), default=None),
+        disks=tuple(map(str, disks)),
+        isolates_engines=may_filter,
         live_restore=bool(info.get("LiveRestoreEnabled")),
     )
 
 
-def _disk_free(info: Mapping[str, Any]) -> int | None:
+def _disks(info: Mapping[str, Any]) -> list[Path]:
     roots = [Path(info["DockerRootDir"])]
     if any("containerd.snapshotter" in str(each) for each in info.get("DriverStatus") or []):
         roots.append(CONTAINERD_ROOT)
-    free = [usage.f_bavail * usage.f_frsize for usage in map(os.statvfs, filter(Path.exists, roots))]
-    return min(free, default=None)
+    return [root for root in roots if root.exists()]
+
+
+def _free(directory: Path) -> int:
+    usage = os.statvfs(directory)
+    return usage.f_bavail * usage.f_frsize
+
+
+def first_uid(info: Mapping[str, Any]) -> int:
+    """The host's uid of root in containers: 0, unless the engine maps users, and then its directory is named by it."""
+    mapped = re.search(r"/(\d+)\.\d+/?$", info["DockerRootDir"])
+    return int(mapped[1]) if mapped and "name=userns" in (info.get("SecurityOptions") or []) else 0
+
+
+def uid_in(archive: bytes, user: str) -> int | None:
+    """The uid of a user of an image, from the archive of its /etc/passwd; None if it has no such user."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        file = tar.extractfile(tar.getmembers()[0])
+        lines = file.read().decode(errors="replace").splitlines() if file else []
+    entries = (line.split(":") for line in lines if line.startswith(f"{user}:"))
+    return next((int(entry[2]) for entry in entries if entry[2:3] and entry[2].isdecimal()), None)
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,14 @@ class FakeEngine:
     spec: ContainerSpec
     behaviour: Behaviour
     now: Callable[[], datetime]
+    image_id: str | None = None
     started_at: datetime = field(init=False)
     exit_code: int | None = None
     oom_killed: bool = False
     log: list[LogLine] = field(default_factory=list)
     counted: int = 0
+    written: int = 0
+    """Bytes on the disk."""
 
     def __post_init__(self) -> None:
         self.started_at = self.now()
@@ -84,15 +87,17 @@ class FakeEngine:
             self.counted = max(self.counted, due)
         return self.log
 
-    def as_container(self) -> Container:
+    def as_container(self, *, sizes: bool = False) -> Container:
         return Container(
             id=self.id,
             name=self.spec.name,
             status=Status.RUNNING if self.running else Status.EXITED,
             labels=self.spec.labels,
             image=self.spec.image,
+            image_id=self.image_id,
             started_at=self.started_at,
             exit_code=self.exit_code,
             oom_killed=self.oom_killed,
             host_ports={self.spec.container_port: self.spec.host_port},
+            written=self.written if sizes else None,
         )

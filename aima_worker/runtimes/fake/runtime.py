@@ -14,7 +14,7 @@ from threading import Condition
 from urllib.parse import urlsplit
 
 from aima_core.domain.hosts import ImageOnHost
-from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageNotFound, PortTaken
+from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageInUse, ImageNotFound, PortTaken
 from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
 from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
 from aima_worker.runtimes.fake.streams import FakeChanges, FakeLogs, FakePull, Outcome, Published
@@ -95,6 +95,11 @@ class FakeRuntime:
             engine.write(last_words.encode(), "stderr")
             engine.exit(exit_code, oom_killed=oom_killed)
 
+    def write(self, name: str, size: int) -> None:
+        """A running container writes so many bytes to its file system."""
+        with self._changed:
+            self._engines[name].written += size
+
     def behave(self, name: str, behaviour: Behaviour) -> None:
         """Script a running container from now on."""
         with self._changed:
@@ -122,12 +127,15 @@ class FakeRuntime:
 
     def image(self, image: str) -> ImageFacts | None:
         with self._answering():
-            return self._images.get(image) or next((has for has in self._images.values() if has.id == image), None)
+            return self._image(image)
 
     def images(self) -> list[ImageOnHost]:
         with self._answering():
             newest_first = reversed(self._images.items())
-            return [ImageOnHost(reference=image, digest=facts.digest) for image, facts in newest_first]
+            return [
+                ImageOnHost(reference=image, digest=facts.digest, id=facts.id, size=facts.size)
+                for image, facts in newest_first
+            ]
 
     def registry_architectures(self, image: str) -> frozenset[str]:
         with self._answering():
@@ -149,6 +157,14 @@ class FakeRuntime:
                 arrived=lambda: self._arrive(image, published),
             )
 
+    def remove_image(self, image: str) -> None:
+        with self._answering():
+            facts = self._images.get(image)
+            users = [engine.spec.name for engine in self._engines.values() if facts and engine.image_id == facts.id]
+            if users:
+                raise ImageInUse(image=image, host=self._host, users=", ".join(users))
+            self._images.pop(image, None)
+
     def run(self, spec: ContainerSpec) -> Container:
         with self._answering():
             existing = self._engines.get(spec.name)
@@ -156,11 +172,12 @@ class FakeRuntime:
                 return existing.as_container()
             if existing is not None:
                 self._kill(existing)
-            self._check(spec)
+            image = self._check(spec)
             behaviour = self.behaviours.get(spec.image, Behaviour())
             if self._next_behaviours:
                 behaviour = self._next_behaviours.pop(0)
-            engine = self._engines[spec.name] = FakeEngine(uuid.uuid4().hex, spec, behaviour, self._now)
+            engine = FakeEngine(uuid.uuid4().hex, spec, behaviour, self._now, image.id)
+            self._engines[spec.name] = engine
             with self._changing(spec.name):
                 started = engine.as_container()
                 engine.start()
@@ -171,10 +188,11 @@ class FakeRuntime:
             engine = self._engines.get(name)
             return engine.as_container() if engine else None
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
         with self._answering():
             existing = list(self._engines.values())
-            return [engine.as_container() for engine in existing if labels.items() <= engine.spec.labels.items()]
+            found = [engine for engine in existing if labels.items() <= engine.spec.labels.items()]
+            return [engine.as_container(sizes=sizes) for engine in found]
 
     def logs(self, name: str, *, follow: bool, tail: int | None = None, since: datetime | None = None) -> LogStream:
         with self._answering():
@@ -216,20 +234,34 @@ class FakeRuntime:
             self._changes.append(engine.spec)
             self._changed.notify_all()
 
-    def _arrive(self, image: str, published: Published) -> None:
-        with self._changed:
-            self._images[image] = ImageFacts(
-                id="sha256:" + sha256(f"id of {image}".encode()).hexdigest(),
-                digest="sha256:" + sha256(image.encode()).hexdigest(),
-                arch=published.arch or self._arch,
-                size=2 * sum(published.layers),
-            )
+    def build_image(self, image: str) -> None:
+        """The image is on the host, and no registry has its digest."""
+        self._arrive(image, Published())
+        self._images[image] = self._images[image].model_copy(update={"digest": None})
 
-    def _check(self, spec: ContainerSpec) -> None:
-        if not any(spec.image in (name, image.id) for name, image in self._images.items()):
+    def _image(self, image: str) -> ImageFacts | None:
+        return self._images.get(image) or next((has for has in self._images.values() if has.id == image), None)
+
+    def _arrive(self, image: str, published: Published) -> None:
+        """As a real engine does, it keeps what the reference named before by its digest."""
+        new = ImageFacts(
+            id="sha256:" + sha256(f"id of {image} {published.version}".encode()).hexdigest(),
+            digest="sha256:" + sha256(f"{image} {published.version}".encode()).hexdigest(),
+            arch=published.arch or self._arch,
+            size=2 * sum(published.layers),
+        )
+        with self._changed:
+            before = self._images.pop(image, None)
+            if before is not None and before != new and before.digest:
+                self._images[f"{image.rpartition(':')[0]}@{before.digest}"] = before
+            self._images[image] = new
+
+    def _check(self, spec: ContainerSpec) -> ImageFacts:
+        if (image := self._image(spec.image)) is None:
             raise ImageNotFound(image=spec.image, detail="No such image")
         if spec.gpus is not None and not self._gpus:
             raise GpuUnavailable(host=self._host, detail='could not select device driver "" with capabilities: [[gpu]]')
         used = {engine.spec.host_port for engine in self._engines.values() if engine.running}
         if spec.host_port in used | self.taken_ports:
             raise PortTaken(port=spec.host_port, host=self._host, holder="another container or program")
+        return image

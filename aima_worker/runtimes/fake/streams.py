@@ -112,6 +112,8 @@ class Published:
     """None for the architecture of the host that pulls."""
     announces_arch: bool = True
     """Whether the registry announces the architecture before the pull."""
+    version: int = 1
+    """Another one is another image under the same reference."""
 
     def messages(self) -> list[dict[str, Any]]:
         """What a real engine reports of a pull."""

@@ -23,6 +23,8 @@ from aima_worker.runtimes.process.cgroup import Cgroup
 from aima_worker.runtimes.process.users import become
 
 OWN_DIRECTORY = "/var/tmp"
+SECRETS_DIRECTORY = "/dev/shm/secrets"
+"""Where an engine with a user of its own finds the files of its secrets."""
 DESCRIPTORS = 65_536
 SHARED_MEMORY = 64 << 20
 """Bytes of /dev/shm where the engine's YAML names none: what containers get."""
@@ -63,6 +65,8 @@ class Confinement:
     groups: tuple[int, ...] = ()
     reads: tuple[str, ...] = ()
     """Model directories."""
+    secrets: str | None = None
+    """The directory with the files of its secrets, below directories that are closed to it."""
     words: tuple[str, ...] = ()
     """Of the command and the environment: paths in them stay visible."""
 
@@ -93,6 +97,7 @@ class Confinement:
     def _hide_files(self) -> None:
         checked(libc.unshare(_NEW_NAMESPACES), "unshare")
         work = f"/proc/self/fd/{os.open(self.work, os.O_PATH | os.O_CLOEXEC)}"  # its path may lie in what is hidden
+        secrets = f"/proc/self/fd/{os.open(self.secrets, os.O_PATH | os.O_CLOEXEC)}" if self.secrets else None
         _mount(None, "/", None, _RECURSIVE | _SLAVE)
         _make_read_only()
         for private in (OWN_DIRECTORY, "/tmp"):
@@ -100,6 +105,9 @@ class Confinement:
                 _mount(work, private, None, _BIND)
                 _set_read_only(private, 0)
         _mount("shm", "/dev/shm", "tmpfs", _NOSUID | _NODEV, f"size={self.shared_memory},mode=1777")
+        if secrets is not None:
+            Path(SECRETS_DIRECTORY).mkdir(mode=0o700)
+            _mount(secrets, SECRETS_DIRECTORY, None, _BIND)
 
     def _needs(self, directory: str) -> bool:
         return any(directory in word for word in (self.program, *self.reads, *self.words))

@@ -26,10 +26,12 @@ from aima_core.errors import (
     ModelPathChanged,
     NativeAccessDenied,
     NativeProgramMissing,
+    NoImagesHere,
     PortTaken,
 )
 from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import (
+    SECRETS_VARIABLE,
     ChangeStream,
     Container,
     ContainerSpec,
@@ -40,12 +42,13 @@ from aima_worker.runtime import (
     Status,
 )
 from aima_worker.runtimes.mounts import SeenMount, verify_mounts
-from aima_worker.runtimes.process.confinement import DENIED, OWN_DIRECTORY, SHARED_MEMORY
+from aima_worker.runtimes.process.confinement import DENIED, OWN_DIRECTORY, SECRETS_DIRECTORY, SHARED_MEMORY
 from aima_worker.runtimes.process.disk import free_space, remove_tree
 from aima_worker.runtimes.process.files import LOG
 from aima_worker.runtimes.process.launcher import environment, find_program, launch, reap
 from aima_worker.runtimes.process.run_record import NATIVE, RunRecord, empty
-from aima_worker.runtimes.process.streams import NothingToPull, PolledChanges, ProcessLogs
+from aima_worker.runtimes.process.streams import PolledChanges, ProcessLogs
+from aima_worker.secret_files import FILES, variables_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -83,8 +86,11 @@ class ProcessRuntime:
     def registry_architectures(self, image: str) -> frozenset[str]:  # noqa: ARG002 there are no images
         return frozenset()
 
-    def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 nothing is fetched
-        return NothingToPull(image)
+    def pull(self, image: str, *, stall: timedelta) -> PullStream:  # noqa: ARG002 there are no images
+        raise NoImagesHere(host=self._host)
+
+    def remove_image(self, image: str) -> None:  # noqa: ARG002 there are no images
+        raise NoImagesHere(host=self._host)
 
     def run(self, spec: ContainerSpec) -> Container:
         reap()
@@ -112,7 +118,7 @@ class ProcessRuntime:
         record = self._record(name)
         return record.container() if record else None
 
-    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+    def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:  # noqa: ARG002 no file system of its own
         reap()
         directories = sorted(self._root.iterdir()) if self._root.exists() else []
         records = (RunRecord.of(directory) for directory in directories)
@@ -151,7 +157,11 @@ class ProcessRuntime:
         order = {
             "id": record.id,
             "command": [program, *spec.command[1:]],
-            "environment": environment(spec, mark=record.id, home=OWN_DIRECTORY if self._users else None),
+            "environment": {
+                **environment(spec, mark=record.id, home=OWN_DIRECTORY if self._users else None),
+                **self._secrets(spec),
+            },
+            "secrets": _files_of(spec),
             "memory": spec.memory,
             "cores": spec.cores,
             "pids": spec.pids,
@@ -168,6 +178,13 @@ class ProcessRuntime:
             raise self._refused(refusal)
         self._verify(record)
         return record.container()
+
+    def _secrets(self, spec: ContainerSpec) -> dict[str, str]:
+        """Variables, which the supervisor gets by its stdin: no value is in an argument or in a file of the run."""
+        variables = variables_of(spec.secrets) if spec.secrets else {}
+        if (files := _files_of(spec)) is not None:
+            variables[SECRETS_VARIABLE] = SECRETS_DIRECTORY if self._users else files
+        return variables
 
     def _verify(self, record: RunRecord) -> None:
         """The engine opens its model by itself: it finds what was checked, or is killed."""
@@ -217,6 +234,11 @@ class ProcessRuntime:
                     return
             finally:
                 os.close(descriptor)
+
+
+def _files_of(spec: ContainerSpec) -> str | None:
+    """The directory with the files of its secrets."""
+    return str(Path(spec.secrets.source) / FILES) if spec.secrets and spec.secrets.files else None
 
 
 def _is_free(address: str, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""The streams of native processes: a log polled from disk, changes polled from listings, and a pull without an image.
+"""The streams of native processes: a log polled from disk, and changes polled from listings.
 
 A log's rotation races with its reader, which therefore checks for it before each read.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
-from aima_core.domain.operations import PullProgress
 from aima_core.logs.protocol import LogLine
 from aima_worker.runtime import Container, LogStream, Status
 from aima_worker.runtimes.process.files import older, parse, time_text
@@ -106,19 +105,6 @@ class PolledChanges:
 
     def _snapshot(self) -> set[tuple[str, str, Status]]:
         return {(container.name, container.id, container.status) for container in self._listing()}
-
-
-class NothingToPull:
-    """A PullStream that is complete from the beginning."""
-
-    def __init__(self, image: str) -> None:
-        self._image = image
-
-    def __iter__(self) -> Iterator[PullProgress]:
-        yield PullProgress(image=self._image, downloaded=0, extracted=0, total=0, total_known=True)
-
-    def close(self) -> None:
-        pass
 
 
 def _opened(path: Path, files: ExitStack) -> BinaryIO | None:

@@ -61,6 +61,9 @@ def _own_user(order: dict[str, Any], work: Path) -> int | None:
         return None
     user, _ = claimed(range(*order["users"]))
     os.chown(work, user, user)
+    if order["secrets"] is not None:
+        for path in (Path(order["secrets"]), *Path(order["secrets"]).iterdir()):
+            os.chown(path, user, user)
     return user
 
 
@@ -75,6 +78,7 @@ def _confinement(order: dict[str, Any], work: Path, user: int | None) -> Confine
         user=user,
         groups=tuple(gpu_groups()) if order["gpus"] else (),
         reads=tuple(order["reads"]),
+        secrets=order["secrets"],
         words=(*order["command"], *order["environment"].values()),
     )
 

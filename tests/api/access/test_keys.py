@@ -265,7 +265,7 @@ def test_the_signed_order_names_the_key_on_whose_behalf_it_was_submitted(guarded
     key = guarded.create("ci", "operate")
     guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={"hosts": ["alpha"]})
 
-    answer = guarded.ask("POST", path, key, json={"engine": "dial-cpu"} if "images" in path else {})
+    answer = guarded.ask("POST", path, key, json={"engine": "ollama-cpu"} if "images" in path else {})
 
     [operation] = answer.json()["operations"]
     order = redis.hget(redis_keys.operation(operation["id"]), "order")

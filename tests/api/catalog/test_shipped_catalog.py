@@ -22,6 +22,13 @@ def test_the_shipped_catalog_has_no_mistakes() -> None:
     assert find_mistakes(SHIPPED) == []
 
 
+def test_every_engine_that_is_built_here_runs_on_a_read_only_file_system(catalog: Catalog) -> None:
+    built = [engine for engine in catalog.engines if engine.image.startswith("aima/")]
+
+    assert len(built) == 4
+    assert {engine.filesystem for engine in built} == {"read-only"}
+
+
 def test_vllm_on_the_gb10_has_the_facts_of_the_old_program(catalog: Catalog) -> None:
     engine = catalog.engine("vllm-0.14.0-cu131-gb10")
 

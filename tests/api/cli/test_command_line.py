@@ -51,6 +51,10 @@ GRAMMAR = [
     ["engine", "validate", "/"],
     ["model", "list"],
     ["model", "show", "M"],
+    ["image", "list", "--host", "box", "-o", "wide"],
+    ["image", "pull", "a:1", "--host", "a", "--force"],
+    ["image", "remove", "a:1", "b:2", "--host", "a", "--wait"],
+    ["image", "rm", "--unused"],
     ["host", "list"],
     ["host", "show", "box"],
     ["host", "drain", "box", "--stop", "--wait", "--timeout", "1m"],
@@ -323,3 +327,38 @@ def completed(line: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout
+
+
+def test_variables_and_secrets_are_sent_by_name(script: StandIn, aima: Aima) -> None:
+    script.answer("POST /v1/services", A_SERVICE)
+
+    words = ("--env", "HF_HUB_OFFLINE=1", "--env", "EMPTY=", "--secret", "HF_TOKEN", "--secret", "API_KEY=mine")
+    outcome = aima("service", "create", SERVICE, *words)
+
+    [request] = script.asked("POST /v1/services")
+    assert request.body["environment"] == {"HF_HUB_OFFLINE": "1", "EMPTY": ""}
+    assert request.body["secrets"] == {"HF_TOKEN": "HF_TOKEN", "API_KEY": "mine"}
+    assert "Note:" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "hinted"),
+    [("HF_TOKEN", True), ("API_KEY", True), ("db_password", True), ("TOKENIZERS_PARALLELISM", False), ("KEYS", False)],
+)
+def test_a_variable_that_looks_like_a_secret_is_answered_with_a_hint(
+    variable: str, hinted: bool, script: StandIn, aima: Aima
+) -> None:
+    script.answer("POST /v1/services", A_SERVICE)
+
+    outcome = aima("service", "create", SERVICE, "--env", f"{variable}=a-value-of-its-own")
+
+    assert (f"`--secret {variable}` keeps its value on the hosts" in outcome.err) is hinted
+    assert "a-value-of-its-own" not in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize("words", [("--env", "X"), ("--env", "=1"), ("--secret", "X="), ("--secret", "=entry")])
+def test_a_malformed_variable_or_secret_is_refused_without_a_request(
+    words: tuple[str, str], script: StandIn, aima: Aima
+) -> None:
+    assert aima("service", "create", SERVICE, *words).code == 2
+    assert script.received == []

@@ -185,6 +185,17 @@ def test_a_host_that_cannot_verify_mounts_is_reported(redis: TextRedis, redis_ur
 
 
 @pytest.mark.redis
+def test_a_host_that_cannot_isolate_engines_is_reported(redis: TextRedis, redis_url: str) -> None:
+    ScriptedWorker(redis, "alpha")
+    ScriptedWorker(redis, "beta", isolates_engines=False)
+
+    (finding,) = check_hosts(Settings.model_validate({"redis": {"url": redis_url}}))
+
+    assert (finding.about, finding.verdict) == ("network", CheckStatus.WARNING)
+    assert finding.message.startswith("engines on beta can reach each other's published ports")
+
+
+@pytest.mark.redis
 def test_a_host_whose_engines_run_as_the_worker_s_user_is_reported(redis: TextRedis, redis_url: str) -> None:
     ScriptedWorker(redis, "alpha")
     ScriptedWorker(redis, "beta", separates_engines=False)

@@ -19,6 +19,9 @@ class RecordedNvml:
     NVMLError = pynvml.NVMLError
     NVMLError_NotSupported = pynvml.NVMLError_NotSupported
     NVMLError_FunctionNotFound = pynvml.NVMLError_FunctionNotFound
+    NVMLError_InvalidArgument = pynvml.NVMLError_InvalidArgument
+    NVMLError_NotFound = pynvml.NVMLError_NotFound
+    NVML_DEVICE_MIG_DISABLE = pynvml.NVML_DEVICE_MIG_DISABLE
 
     def __init__(self, said: dict[str, Any]) -> None:
         self.open = 0
@@ -50,6 +53,16 @@ class RecordedNvml:
     def nvmlDeviceGetCudaComputeCapability(self, handle: dict[str, Any]) -> Any:
         return _answer(handle["nvmlDeviceGetCudaComputeCapability"])
 
+    def nvmlDeviceGetMigMode(self, handle: dict[str, Any]) -> Any:
+        return _answer(handle.get("nvmlDeviceGetMigMode", {"error": "NotSupported"}))
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: dict[str, Any]) -> int:
+        return len(handle["migDevices"])
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: dict[str, Any], index: int) -> dict[str, Any]:
+        instance: dict[str, Any] = _answer(handle["migDevices"][index])
+        return instance
+
 
 def nvml_of(name: str) -> RecordedNvml:
     return RecordedNvml(_recorded(name)["nvml"])
@@ -70,6 +83,6 @@ def _recorded(name: str) -> dict[str, Any]:
 
 
 def _answer(said: Any) -> Any:
-    if isinstance(said, dict):
+    if isinstance(said, dict) and "error" in said:
         raise getattr(pynvml, f"NVMLError_{said['error']}")
     return said

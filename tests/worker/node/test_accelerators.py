@@ -28,6 +28,7 @@ def shared(machine: str) -> bool:
         ("no_driver", []),
         ("one_card", ["cuda"]),
         ("two_cards", ["cuda", "cuda"]),
+        ("a100_with_instances", ["cuda", "cuda"]),
         ("gb10", ["gb10"]),
         ("gb10_that_counts_host_memory", ["gb10"]),
         ("orin", ["orin"]),
@@ -55,6 +56,25 @@ def test_a_card_has_dedicated_memory_and_a_device_id() -> None:
         ),
     )
     assert not shared("one_card")
+
+
+def test_a_card_in_mig_mode_is_its_instances_with_their_ids_and_memory() -> None:
+    card = "NVIDIA A100-SXM4-40GB"
+
+    assert [(each.name, each.id, each.memory) for each in found_on("a100_with_instances").accelerators] == [
+        (f"{card} MIG 3g.20gb", "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", 20_937_965_568),
+        (f"{card} MIG 1g.5gb", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb", 5_100_273_664),
+    ]
+    assert {each.compute_capability for each in found_on("a100_with_instances").accelerators} == {"8.0"}
+
+
+def test_a_card_in_mig_mode_without_instances_cannot_be_used_and_the_fix_is_named() -> None:
+    found = found_on("a100_without_instances")
+
+    assert found.accelerators == ()
+    assert found.trouble is not None
+    assert "MIG mode" in found.trouble.said
+    assert "nvidia-smi mig" in found.trouble.mend
 
 
 def test_two_cards_of_one_model_have_different_ids() -> None:

@@ -21,9 +21,10 @@ from aima_core.domain.ids import InstanceId
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState
 from aima_core.errors import BrokerUnavailable
-from aima_worker.app import start_guarding
+from aima_worker.app import start_guarding, stop_guarding
 from aima_worker.context import Timings
 from aima_worker.node.facts import host_facts
+from aima_worker.node.guarding import Violations
 from aima_worker.node.memory_guard import MemoryGuard, MemoryLevels, MemoryReading, levels_of, read_memory
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Container, Status
@@ -66,7 +67,7 @@ def desk(settings, redis, runtime, memory):
         reconciler.start()
         yield desk
         reconciler.stop()
-        desk.host.memory_guard.stop()
+        stop_guarding(desk.host)
 
 
 def begin_loading(desk, runtime, service: str = "svc-tiny-dial") -> Any:
@@ -290,7 +291,7 @@ def engines(*names: str) -> Iterator[list[Engine]]:
 
 
 def guard_of(memory: Memory, running: list[Engine]) -> MemoryGuard:
-    guard = MemoryGuard(LEVELS, memory, interval=timedelta(seconds=1))
+    guard = MemoryGuard(LEVELS, memory, violations=Violations(), interval=timedelta(seconds=1))
     containers = {engine.id: engine.container for engine in running}
     guard.observe(containers, {each.name: each for each in containers.values()}.get)
     return guard
@@ -309,7 +310,7 @@ def test_the_engine_that_grew_most_is_killed_before_the_one_that_was_started_las
 
         assert eventually(lambda: greedy.process.poll() is not None)
         assert other.process.poll() is None
-        violation = guard.violation_of(greedy.id)
+        violation = guard._violations.of(greedy.id)
         assert violation is not None
         assert "It grew most, by 1" in str(violation)
 
@@ -353,7 +354,7 @@ def test_stalled_tasks_count_as_the_floor_below_the_reserve_only(memory, availab
         assert eventually(lambda: (only.process.poll() is not None) is killed)
         if killed:
             assert "less than its reserve of 3 GB (all tasks waited for memory 38% of the time)" in str(
-                guard.violation_of(only.id)
+                guard._violations.of(only.id)
             )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import docker
 import pytest
 from contract.bench import Bench, Program
+from contract.on_docker import DockerBench
+from lab.engine import own_engine
 from lab.parts import eventually
 
 from aima_core.errors import EngineRefused, GpuUnavailable
@@ -114,6 +116,34 @@ def test_a_gpu_that_the_docker_engine_cannot_provide_has_its_own_failure(bench: 
         bench.runtime.run(bench.spec(Program.SERVES, gpus=1))
 
     assert bench.runtime.containers(bench.labels) == []
+
+
+def test_a_limit_of_the_disk_is_left_out_where_the_storage_driver_has_no_quotas(
+    bench: Bench, api: docker.APIClient
+) -> None:
+    container = bench.runtime.run(bench.spec(Program.COUNTS, disk=20 << 20))
+
+    if not api.inspect_container(container.id)["HostConfig"].get("StorageOpt"):
+        assert bench.writes(container.name, "/file", mebibytes=21)
+
+
+def test_a_limit_of_the_disk_is_enforced_by_a_storage_driver_with_quotas() -> None:
+    if "btrfs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("this kernel has no btrfs, the one file system with quotas that needs no mount option")
+    with own_engine(disk="300M", filesystem="btrfs") as engine, closing(DockerBench()) as bench:
+        engine.take(bench.image)
+        with closing(DockerSdkRuntime(engine.address, host="bench-01")) as runtime:
+            name = runtime.run(bench.spec(Program.COUNTS, disk=20 << 20)).name
+
+        with engine.client() as client:
+            inside = client.containers.get(name)
+            within, beyond = (
+                inside.exec_run(["busybox", "dd", "if=/dev/zero", f"of=/file-{size}", "bs=1M", f"count={size}"])
+                for size in (10, 30)
+            )
+
+    assert within.exit_code == 0
+    assert b"Disk quota exceeded" in beyond.output
 
 
 def test_a_container_that_cannot_start_is_refused_and_removed(bench: Bench, tmp_path: Path) -> None:

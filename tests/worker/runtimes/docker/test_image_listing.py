@@ -15,6 +15,7 @@ from aima_worker.runtimes.docker.parsing import images_listed
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 DIGEST = f"sha256:{'1' * 64}"
+KEPT = {"Id": f"sha256:{'2' * 64}", "Size": 2_000_000}
 
 
 def listed(runtime: ContainerRuntime, name: str) -> dict[str, str | None]:
@@ -55,14 +56,15 @@ def test_an_image_without_a_tag_is_listed_by_its_digest(
 
 
 def test_the_newest_image_comes_first_in_any_order_of_the_docker_engine() -> None:
-    old = {"Created": 1, "RepoTags": ["old:1"], "RepoDigests": None}
-    new = {"Created": 2, "RepoTags": ["new:1"], "RepoDigests": None}
+    old = {**KEPT, "Created": 1, "RepoTags": ["old:1"], "RepoDigests": None}
+    new = {**KEPT, "Created": 2, "RepoTags": ["new:1"], "RepoDigests": None}
 
     assert [each.reference for each in images_listed([old, new])] == ["new:1", "old:1"]
 
 
 def test_every_tag_of_an_image_is_listed_with_the_digest_of_its_repository() -> None:
     image = {
+        **KEPT,
         "Created": 1,
         "RepoTags": ["box:5000/a:1", "b:2", "<none>:<none>"],
         "RepoDigests": [f"box:5000/a@{DIGEST}", "<none>@<none>"],
@@ -72,5 +74,7 @@ def test_every_tag_of_an_image_is_listed_with_the_digest_of_its_repository() -> 
 
 
 def test_an_image_without_tag_and_digest_is_not_listed() -> None:
-    assert images_listed([{"Created": 1, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}]) == []
-    assert images_listed([{"Created": 1, "RepoTags": [], "RepoDigests": []}]) == []
+    assert (
+        images_listed([{**KEPT, "Created": 1, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}]) == []
+    )
+    assert images_listed([{**KEPT, "Created": 1, "RepoTags": [], "RepoDigests": []}]) == []

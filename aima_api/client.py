@@ -108,6 +108,10 @@ class Api:
         headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
         return self._request("POST", path, content=json.dumps(dict(body or {})).encode(), headers=headers)
 
+    def patch(self, path: str, changes: Mapping[str, Any]) -> Any:
+        headers = {"Content-Type": "application/json"}
+        return self._request("PATCH", path, content=json.dumps(dict(changes)).encode(), headers=headers)
+
     def delete(self, path: str) -> None:
         self._request("DELETE", path)
 

@@ -48,6 +48,10 @@ class AimaError(Exception):
         if log_tail and not self.failure.log_tail:
             self.failure = self.failure.model_copy(update={"log_tail": log_tail})
 
+    def conclude(self, sentence: str) -> None:
+        """Appends what runs now, after the failure."""
+        self.failure = self.failure.model_copy(update={"message": f"{self.failure.message} {sentence}"})
+
 
 def table() -> list[type[AimaError]]:
     """Every row, in the order of exit codes."""
@@ -75,6 +79,11 @@ class BadId(AimaError, code="bad_id", status=400, exit_code=11):
 class UnknownService(AimaError, code="unknown_service", status=404, exit_code=12):
     sentence = "Unknown service: {service}."
     hint = "List services with `aima service list`; create this one with `aima service start {service}`."
+
+
+class UnknownRevision(AimaError, code="unknown_revision", status=404, exit_code=101):
+    sentence = "{service} has no revision {revision}."
+    hint = "The last ten are kept: see them with `aima service history {service}`."
 
 
 class UnknownEngine(AimaError, code="unknown_engine", status=404, exit_code=13):
@@ -487,7 +496,7 @@ class Cancelled(AimaError, code="cancelled", status=409, exit_code=85):
 
 
 class Superseded(AimaError, code="superseded", status=409, exit_code=96):
-    sentence = "A later operation on {what} has superseded this one."
+    sentence = "Superseded by {by}."
     hint = "See what runs with `aima service list`; submit it again if it is still wanted."
 
 

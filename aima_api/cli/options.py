@@ -253,47 +253,7 @@ def route_option(text: str) -> Decorator:
 
 
 only_hosts_option = hosts_option("Only on this host; repeat for several.")
-_MODEL_HELP = "Model of the catalog; omit to derive it from the id."
-_SERVICE_OPTIONS = (
-    engine_option("Engine of the catalog; omit to derive it from the id."),
-    click.option("--model", metavar="M", shell_complete=complete("models", "name"), help=_MODEL_HELP),
-    click.option("--model-path", metavar="P", help="Directory of the weights on the hosts."),
-    hosts_option("Run on this host; repeat for several."),
-    route_option("Run on hosts of this class only, such as gb10.arm64."),
-    click.option("--replicas", type=click.IntRange(1, 1000), metavar="N", help="Number of hosts to run on."),
-    click.option(
-        "--port", type=click.IntRange(1, 65535), metavar="P", help="Port on the host. Omit --port to have one chosen."
-    ),
-    click.option(
-        "--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image; as the engine says."
-    ),
-    click.option(
-        "--set",
-        "arguments",
-        multiple=True,
-        type=Assignment(),
-        metavar="ARG=VALUE",
-        help="Set an argument of the engine; repeat for several.",
-    ),
-    click.option(
-        "--env",
-        "environment",
-        multiple=True,
-        type=Variable(),
-        metavar="NAME=VALUE",
-        help="Set a variable of the engine, stored in clear text; repeat for several.",
-    ),
-    click.option(
-        "--secret",
-        "secrets",
-        multiple=True,
-        type=SecretReference(),
-        metavar="NAME[=ENTRY]",
-        help="Give the engine a secret that its host holds; repeat for several.",
-    ),
-)
 _SECRET_WORDS = {"TOKEN", "KEY", "APIKEY", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "CREDENTIALS"}
-_ASSIGNMENTS = {"arguments", "environment", "secrets"}
 
 
 def submits_operations(command: Command) -> Command:
@@ -312,23 +272,6 @@ def submits_operations(command: Command) -> Command:
         return code or reply.get("exit_code", 0)
 
     return submitting
-
-
-def service_options(command: Command) -> Command:
-    """The options that specify a service; collected by `service_body`."""
-    for option in reversed(_SERVICE_OPTIONS):
-        command = option(command)
-    return command
-
-
-def service_body(options: dict[str, Any]) -> dict[str, Any]:
-    """The request's fields for the options that were given."""
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    for name in given.keys() & {"expires", "grace"}:
-        from aima_core.domain.units import format_duration
-
-        given[name] = format_duration(given[name])
-    return {name: dict(value) if name in _ASSIGNMENTS else value for name, value in given.items()}
 
 
 def _authority(ctx: click.Context) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -19,12 +19,17 @@ from aima_core.domain.catalog import (
     Word,
 )
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
+from aima_core.domain.services import METADATA, HealthPatience, LimitOverrides, RequestedResources, Service
 from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
 
 Hosts = Annotated[tuple[HostName, ...], Field(max_length=1000)]
 ModelPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@+-]+$", max_length=500)]
 """Relative to one of the host's `model_roots`, or absolute; the host resolves and checks it."""
+
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]*$", max_length=63)]
+SPEC_FIELDS = set(Service.model_fields) - METADATA
 
 Expiry = Annotated[Duration, Field(gt=timedelta(), le=MAX_EXPIRY)]
 
@@ -35,28 +40,46 @@ MAX_GRACE = parse_duration("1h")
 class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
-    def given(self) -> dict[str, Any]:
-        """The fields that were set to a value."""
-        fields = {name: getattr(self, name) for name in self.model_fields_set}
-        return {name: value for name, value in fields.items() if value not in (None, (), {})}
+
+class ResourceOptions(RequestedResources):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LimitOptions(LimitOverrides):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HealthOptions(HealthPatience):
+    model_config = ConfigDict(extra="forbid")
 
 
 class ServiceOptions(RequestBody):
+    """A change of a service's spec, as a JSON merge patch: an absent field stays, null removes it or one key of it."""
+
     engine: EngineName | None = None
     model: ModelName | None = None
     model_path: ModelPath | None = None
-    hosts: Hosts = ()
+    hosts: Hosts | None = None
     route: Route | None = None
     """The class of hosts to run on; the engine must accept it."""
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    arguments: dict[ArgumentName, Scalar | None] | None = Field(None, max_length=100)
     pull: PullPolicy | None = None
     """When a host asks the registry for the image; by default as the engine says."""
-    arguments: dict[ArgumentName, Scalar] = Field({}, max_length=100)
-    environment: dict[Variable, Word] = Field({}, max_length=100)
+    environment: dict[Variable, Word | None] | None = Field(None, max_length=100)
     """Variables of the engine, stored and shown in clear text."""
-    secrets: dict[SecretName, SecretEntry] = Field({}, max_length=50)
+    secrets: dict[SecretName, SecretEntry | None] | None = Field(None, max_length=50)
     """The entries of the hosts that the engine gets, by the name under which it finds them; never their values."""
+    resources: ResourceOptions | None = None
+    limits: LimitOptions | None = None
+    health: HealthOptions | None = None
+    priority: int | None = Field(None, ge=-100, le=100)
+    labels: dict[LabelName, LabelValue | None] | None = Field(None, max_length=50)
+
+    def changes(self) -> dict[str, Any]:
+        """The merge patch: the fields of the spec that were given."""
+        return self.model_dump(mode="json", exclude_unset=True, include=SPEC_FIELDS)
 
     @model_validator(mode="after")
     def check_target(self) -> Self:
@@ -67,12 +90,15 @@ class ServiceOptions(RequestBody):
         return self
 
 
-class StartOptions(ServiceOptions):
+class StartLimits(RequestBody):
     expires: Expiry = DEFAULT_EXPIRY
     """How long it may wait for a host; not part of the service."""
+    on_failure: Literal["restore", "keep"] = "restore"
+    """`restore` what ran before, or `keep` the failed container for debugging; not part of the service."""
 
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in super().given().items() if name != "expires"}
+
+class StartOptions(ServiceOptions, StartLimits):
+    pass
 
 
 class CreateService(ServiceOptions):
@@ -88,6 +114,11 @@ class StopOptions(RequestBody):
 
 class RestartOptions(RequestBody):
     hosts: Hosts = ()
+
+
+class RollbackOptions(StartLimits):
+    to: int | None = Field(None, ge=1)
+    """The number of the revision; the one before the current one by default."""
 
 
 class DrainOptions(RequestBody):

@@ -127,8 +127,17 @@ class Placement:
             best = min(has, key=lambda host: self._preference(host, requirements, obstacles))
             return _target(best, obstacles[best.name])
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
+        if not able:
+            self.require_able_host(requirements)
         reason = None if self._any_free(able, requirements) else self._pending_reason(hosts, requirements)
         return Target(route, reason=reason, routes=routes)
+
+    def require_able_host(self, requirements: PlacementRequirements) -> None:
+        """Raises RequirementsNotMet if there are hosts of the routes, and none, live or away, can ever run it."""
+        obstacles = self.obstacles(requirements, self._hosts_on(requirements.routes))
+        refused = {name: permanent(found) for name, found in obstacles.items()}
+        if refused and all(refused.values()):
+            raise _refusal(requirements.subject, refused, among=len(refused))
 
     def every_host(self, routes: Sequence[Route], requirements: PlacementRequirements) -> list[Target]:
         """Every live host of the routes that has images; if there is no live one, the first route, pending.
@@ -197,8 +206,6 @@ class Placement:
             return _no_live_host(requirements.routes)
         obstacles = self.obstacles(requirements, hosts)
         why, routes = explain(obstacles), " or ".join(requirements.routes)
-        if all(map(permanent, obstacles.values())):
-            return f"No host of {routes} can run it. {why}. It starts when one joins that can."
         return f"No host of {routes} has capacity now. {why}."
 
     def _preference(self, host: Host, requirements: PlacementRequirements, obstacles: Obstacles) -> tuple[object, ...]:

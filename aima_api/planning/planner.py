@@ -1,44 +1,31 @@
-"""The planner: merges a spec, and turns it into a start command and its targets; for starts, previews and failover.
+"""The planner: turns a spec into a start command and its targets; for starts, previews and failover.
 
 It writes nothing: the request is checked against the catalog and a snapshot of the hosts before anything is stored.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from aima_api.catalog.live import LiveCatalog
 from aima_api.catalog.selection import Catalog, with_arguments, with_environment, with_pull
-from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.ids import HostName, Route, ServiceId, SignedText
+from aima_core.domain.ids import HostName, Route, SignedText
 from aima_core.domain.operations import StartService
 from aima_core.domain.resources import resources_of
-from aima_core.domain.services import Service
-from aima_core.errors import InvalidRequest
+from aima_core.domain.services import InstanceState, Service
+from aima_core.errors import EngineDoesNotServe, InvalidRequest
 from aima_core.scheduling.feasibility import PlacementRequirements
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
-from aima_core.store.operations import now
-
-
-def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions) -> Service:
-    """The one merge rule: given options replace the stored ones, all others stay; without a stored service, a new one.
-
-    Named hosts exclude a route and replicas, and vice versa. A change makes a new revision.
-    """
-    if stored is None:
-        return Service(**{**options.given(), "id": id, "created_at": now()})
-    fields = options.given()
-    if "hosts" in fields:
-        fields = {"replicas": 1, **fields, "route": None}
-    elif "replicas" in fields or "route" in fields:
-        fields["hosts"] = ()
-    merged = stored.model_copy(update=fields)
-    return merged if merged == stored else merged.model_copy(update={"revision": stored.revision + 1})
+from aima_core.store.whereabouts import Whereabouts
 
 
 class PlannedStart(NamedTuple):
@@ -53,6 +40,38 @@ class PlannedStart(NamedTuple):
         """The hosts that the service names; empty if its hosts are chosen by placement."""
         route = self.service.route
         return self.service.hosts or ((route.host,) if route and route.host else ())
+
+    def with_command(self, **changes: Any) -> PlannedStart:
+        """With other ways to carry it out, which change nothing of what runs."""
+        return self._replace(command=self.command.model_copy(update=changes))
+
+    @property
+    def is_alone(self) -> bool:
+        """It has one instance, on a host that placement chooses."""
+        return not self.bound_hosts and self.service.replicas == 1
+
+    @property
+    def asks_for(self) -> str:
+        """Equal for starts that ask for the same."""
+        wanted = json.dumps([self.service.content, self.command.digest, self.command.replace], sort_keys=True)
+        return sha256(wanted.encode()).hexdigest()[:16]
+
+    def runs_as_asked(self, target: Target, where: Whereabouts, placement: Placement) -> bool:
+        """Whether the target's host has a ready instance of this very command, and no start is to change it."""
+        instance = where.wanted.get(target.host) if target.host else None
+        if instance is None or self.command.replace or not placement.answers(target):
+            return False
+        changing = where.candidate is not None and where.candidate.spec.content != self.service.content
+        return not changing and instance.state is InstanceState.READY and instance.runs == self.command.digest
+
+    def is_starting(self, target: Target, where: Whereabouts) -> bool:
+        """Whether a start that has not ended does the same there: a start would join it."""
+        return any(
+            start.command.digest == self.command.digest
+            and start.command.replace == self.command.replace
+            and (self.is_alone or target.host in (start.operation.host, start.operation.route.host))
+            for start in where.starts[-1:]
+        )
 
     def targets(
         self, placement: Placement, *, current: Sequence[HostName], hosts: Sequence[HostName] = ()
@@ -84,27 +103,34 @@ class StartPlanner:
         """A snapshot of the hosts now."""
         return Placement(self.hosts, self.allocations)
 
-    def plan(self, service: Service, *, record: SignedText | None = None, replace: bool = False) -> PlannedStart:
+    def plan(self, service: Service, *, record: SignedText | None = None) -> PlannedStart:
         """The command carries the service's signed `record` for its worker.
 
         Raises UnknownEngine, UnknownModel, EngineDoesNotServe, UnknownArgument, InvalidRequest.
         """
-        engine = with_arguments(self.catalog.engine_for(service.id, service.engine), dict(service.arguments))
+        engine = self.catalog.engine_for(service.id, service.engine, model=service.model)
+        model = self._model(service, engine)
+        _check_serves(engine, service, model)
+        adjusted = _adjusted(with_pull(with_arguments(engine, dict(service.arguments)), service.pull), service)
         command = StartService(
             service=service.id,
-            engine=with_environment(with_pull(engine, service.pull), service.environment, secrets=service.secrets),
-            model=self._model(service, engine),
+            engine=with_environment(adjusted, service.environment, secrets=service.secrets),
+            model=model,
             model_path=service.model_path,
             port=service.port,
             secrets=service.secrets,
-            replace=replace,
+            priority=service.priority,
             spec=record,
         )
         return PlannedStart(service, command, _requirements(service, command))
 
     def check(self, service: Service) -> None:
         """Raises what a start of the service would raise now, transient obstacles excepted."""
-        self.placement().on_hosts(service.hosts, self.plan(service).requirements)
+        planned, placement = self.plan(service), self.placement()
+        if planned.bound_hosts:
+            placement.on_hosts(planned.bound_hosts, planned.requirements)
+        else:
+            placement.require_able_host(planned.requirements)
 
     def _model(self, service: Service, engine: Engine) -> Model | None:
         """The catalog's entry; None if a path replaces it, or the engine is bound to no model of the catalog."""
@@ -115,6 +141,44 @@ class StartPlanner:
         if named or service.model_path or (engine.model_mount is None and not bound):
             return named
         return self.catalog.model(service.id.model)  # raises UnknownModel with the nearest names
+
+
+def _check_serves(engine: Engine, service: Service, model: Model | None) -> None:
+    """Raises EngineDoesNotServe if the engine cannot read the weights that the service names."""
+    if engine.model_mount is not None or (engine.native and any("{model}" in part for part in engine.native.command)):
+        return
+    if service.model_path:
+        raise EngineDoesNotServe(
+            engine=engine.name,
+            what=f"the model path {service.model_path}: it reads no weights from the host",
+            remedy=f"Remove the path: `aima service unset {service.id} model-path`; or choose another `--engine`.",
+        )
+    if model is not None and engine.name not in model.engines:
+        raise EngineDoesNotServe(
+            engine=engine.name,
+            what=f"{model.name}: its image holds the weights of another model",
+            remedy=f"These serve it: {', '.join(model.engines)}. Name the service after one, such as "
+            f"`svc-TYPE-{model.id}`.",
+        )
+
+
+def _adjusted(engine: Engine, service: Service) -> Engine:
+    """The engine with the resources, limits and patience of the service in place of its own. Raises InvalidRequest."""
+    parts = {"requires": service.resources, "limits": service.limits, "health_check": service.health}
+    adjusted: dict[str, Any] = {}
+    for name, options in parts.items():
+        given = {field: value for field, value in options if value is not None}
+        if given:
+            own = getattr(engine, name)
+            try:
+                adjusted[name] = type(own).model_validate({**dict(own), **given})
+            except ValidationError as wrong:
+                raise InvalidRequest(
+                    detail=f"{engine.name} cannot run with {', '.join(sorted(given))} as given: it "
+                    f"{wrong.errors()[0]['msg'].removeprefix('Value error, ')}.",
+                    remedy=f"Correct the value, or remove it with `aima service unset {service.id}`.",
+                ) from wrong
+    return engine.model_copy(update=adjusted) if adjusted else engine
 
 
 def _requirements(service: Service, command: StartService) -> PlacementRequirements:

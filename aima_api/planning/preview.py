@@ -10,17 +10,23 @@ from enum import StrEnum
 
 from pydantic import BaseModel
 
+from aima_api.planning.merge import changed_fields
 from aima_api.planning.placement import Placement, Target
-from aima_api.planning.planner import StartPlanner
+from aima_api.planning.planner import PlannedStart, StartPlanner
+from aima_api.planning.steps import Action, Step, steps_of
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
 from aima_core.domain.resources import ObstacleKind, ResourceRequest
 from aima_core.domain.services import Service
-from aima_core.errors import Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
+from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
 from aima_core.scheduling.feasibility import Obstacle, allowed_images, image_there
+from aima_core.store.whereabouts import Whereabouts
+from aima_core.trust.records import SignedService
 
 
 class Verdict(StrEnum):
+    UNCHANGED = "unchanged"
+    """It runs as asked: a start would do nothing."""
     STARTS = "starts"
     WAITS = "waits"
     """Pending, for the reasons given with its operations."""
@@ -40,6 +46,19 @@ class PlannedOperation(BaseModel):
     """None if the host chooses one."""
     reason: str | None
     """Why it would be pending; None if it would start now."""
+
+
+class PlannedInstance(BaseModel):
+    """What a start would do to one instance."""
+
+    action: Action
+    host: HostName | None
+    """None if workers of the route compete for it."""
+    route: Route | None
+    fields: tuple[str, ...] = ()
+    """Of a container that would be replaced: what differs from the revision that it runs."""
+    moved_from: HostName | None = None
+    reason: str | None = None
 
 
 class Reason(BaseModel):
@@ -66,37 +85,76 @@ class Plan(BaseModel):
     needs: ResourceRequest
     routes: tuple[Route, ...]
     """The classes of hosts that can run it, best first."""
+    instances: tuple[PlannedInstance, ...]
     operations: tuple[PlannedOperation, ...]
     hosts: tuple[HostInPlan, ...]
     """Every known host, by name."""
 
 
-def preview(planner: StartPlanner, service: Service, *, current: Sequence[HostName]) -> Plan:
-    """The plan of a service whose instances are on `current`: running ones first, then stopped ones.
+def preview(planner: StartPlanner, service: Service, where: Whereabouts, kept: Sequence[SignedService]) -> Plan:
+    """The plan of a start of the service, from the steps that the start would take; `kept` are its revisions.
 
     Raises the catalog's errors, UnknownHost, and InvalidRequest for a route that the engine does not accept.
     """
     planned, placement = planner.plan(service), planner.placement()
-    targets, refusal = list[Target](), None
+    steps, refusal = list[Step](), None
     try:
-        targets = planned.targets(placement, current=current)
+        steps = steps_of(planned, where, placement)
     except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
         refusal = refused
+    targets = [step.target for step in steps if step.target and step.submits]
     operations = tuple(_planned_operation(target, planned.command, placement) for target in targets)
     reasons = [each.reason for each in operations if each.reason]
     failure = refusal or (WouldWait(detail=" ".join(reasons)) if reasons else None)
     command, requirements = planned.command, planned.requirements
+    does_nothing = all(step.action is Action.UNCHANGED for step in steps)
     return Plan(
         service=service.id,
-        verdict=Verdict.REFUSED if refusal else Verdict.WAITS if failure else Verdict.STARTS,
+        verdict=_verdict(refusal, waits=bool(reasons), does_nothing=does_nothing),
         failure=failure and failure.failure,
         engine=command.engine.name,
         model=service.model_path or (command.model and command.model.name),
         needs=requirements.resources,
         routes=requirements.routes,
+        instances=tuple(_planned_instance(step, service, where, kept) for step in steps) or _refused(planned, refusal),
         operations=operations,
         hosts=tuple(_host_in_plan(host, found) for host, found in placement.obstacles(requirements).items()),
     )
+
+
+def _verdict(refusal: AimaError | None, *, waits: bool, does_nothing: bool) -> Verdict:
+    if refusal:
+        return Verdict.REFUSED
+    if waits:
+        return Verdict.WAITS
+    return Verdict.UNCHANGED if does_nothing else Verdict.STARTS
+
+
+def _planned_instance(
+    step: Step, service: Service, where: Whereabouts, kept: Sequence[SignedService]
+) -> PlannedInstance:
+    fields: tuple[str, ...] = ()
+    if step.action is Action.RECREATE and step.instance is not None and step.reason is None:
+        known = [
+            *(each.spec for each in kept),
+            *([where.stored.spec] if isinstance(where.stored, SignedService) else []),
+        ]
+        ran = next((each for each in known if each.revision == step.instance.revision), None)
+        fields = tuple(changed_fields(ran.content, service.content)) if ran else ()
+        fields = fields or ("catalog",)  # the same spec, and another command: the engine's entry was edited
+    route = step.target and step.target.route
+    host = step.target.host if step.target else step.stopped and step.stopped.host
+    moved_from = step.stopped.host if step.stopped and step.target else None
+    return PlannedInstance(
+        action=step.action, host=host, route=route, fields=fields, moved_from=moved_from, reason=step.reason
+    )
+
+
+def _refused(planned: PlannedStart, refusal: AimaError | None) -> tuple[PlannedInstance, ...]:
+    """One for each host that the service names, or one for all."""
+    reason = refusal and str(refusal)
+    hosts = planned.bound_hosts or (None,)
+    return tuple(PlannedInstance(action=Action.REFUSED, host=host, route=None, reason=reason) for host in hosts)
 
 
 def _planned_operation(target: Target, command: StartService, placement: Placement) -> PlannedOperation:

@@ -11,8 +11,14 @@ from pydantic import BaseModel
 from aima_api.access.scopes import RequestAccess
 from aima_api.dependencies import Access, Api, Dependencies, GivenKey, IdempotencyKey
 from aima_api.http.idempotency import OwnedKey
-from aima_api.http.schemas import RestartOptions, ServiceOptions, StartOptions, StopOptions
-from aima_api.planning.planner import merged_service
+from aima_api.http.schemas import (
+    RestartOptions,
+    RollbackOptions,
+    ServiceOptions,
+    StartOptions,
+    StopOptions,
+)
+from aima_api.planning.merge import earlier_revision, merged_service
 from aima_api.planning.preview import Plan, preview
 from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
@@ -27,7 +33,12 @@ class Submitted(BaseModel):
     operations: list[Operation]
 
 
-@router.post("/{id}:start", status_code=202, response_model=Submitted)
+class Started(Submitted):
+    unchanged: bool
+    """It runs as asked already: nothing was submitted."""
+
+
+@router.post("/{id}:start", status_code=202, response_model=Started)
 async def start(
     http: Request, id: ServiceId, body: StartOptions | None = None, idempotency_key: GivenKey = None
 ) -> Response:
@@ -36,7 +47,8 @@ async def start(
     api: Dependencies = http.app.state.dependencies
     access: RequestAccess = http.state.access
     options = body or StartOptions()
-    request = StartRequest(id, options, mandate=Mandate(access.caller.name, options.expires))
+    mandate = Mandate(access.caller.name, options.expires)
+    request = StartRequest(id, options, mandate=mandate, keep_failed=options.on_failure == "keep")
     if idempotency_key is None:
         return _accepted(await api.batched_start(request))
     key, submit = OwnedKey(access.caller.id, idempotency_key), partial(api.starts.start, request)
@@ -68,15 +80,33 @@ def restart(
     return Submitted(operations=api.idempotency.once(idempotency_key, f"restart {id}", options, submit))
 
 
+@router.post("/{id}:rollback", status_code=202)
+def rollback(
+    api: Api, access: Access, id: ServiceId, body: RollbackOptions | None = None, idempotency_key: IdempotencyKey = None
+) -> Started:
+    """Make an earlier revision the newest one: started where the service is to run, else stored only."""
+    options, caller = body or RollbackOptions(), access.caller.name
+    stored = api.services.get(id)
+    spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
+    if not api.services.placements([id])[id].wanted:
+        api.services.put(api.submitter.signed_service(stored, id, spec, caller))
+        return Started(operations=[], unchanged=False)
+    mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
+    request = StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec)
+    operations = api.idempotency.once(idempotency_key, f"rollback {id}", options, partial(api.starts.start, request))
+    return Started(operations=operations, unchanged=not operations)
+
+
 @router.post("/{id}:plan")
 def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
     """Preview a start with these options: where it would go, and the obstacles of every other host."""
     known = api.services.placements([id])[id]
-    service = merged_service(known.service and known.service.spec, id, body or ServiceOptions())
-    return preview(api.planner, service, current=known.hosts)
+    base = known.candidate or known.service
+    service = merged_service(base and base.spec, id, body or ServiceOptions())
+    return preview(api.planner, service, known, api.services.revisions(id) if known.wanted else [])
 
 
 def _accepted(operations: list[Operation]) -> Response:
     """Serialized here: the framework would validate each of a thousand operations again."""
-    text = Submitted.model_construct(operations=operations).model_dump_json()
+    text = Started.model_construct(operations=operations, unchanged=not operations).model_dump_json()
     return Response(text, status_code=202, media_type="application/json")

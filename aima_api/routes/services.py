@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Response
+from pydantic import AwareDatetime, BaseModel
 
 from aima_api.dependencies import Access, Api, Cursor, Limit
-from aima_api.http.schemas import CreateService
-from aima_api.planning.planner import merged_service
+from aima_api.http.schemas import CreateService, ServiceOptions
+from aima_api.planning.merge import changed_fields, earlier_revision, merged_service, revised
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import GONE, Instance, Service
 from aima_core.errors import Failure, OperationInProgress, ServiceRunning, UnknownService, UnverifiedService
@@ -40,10 +41,22 @@ class Services(BaseModel):
 def create(api: Api, access: Access, body: CreateService) -> Service:
     """Store a service's spec without starting it; replaces a stored one."""
     access.target = body.id
-    service = merged_service(None, body.id, body)
+    stored = None
     with suppress(UnknownService, UnverifiedService):
-        replaced = api.services.get(body.id).spec
-        service = service.model_copy(update={"created_at": replaced.created_at, "revision": replaced.revision + 1})
+        stored = api.services.get(body.id).spec
+    spec = merged_service(None, body.id, body).content
+    return _store(api, revised(stored, body.id, spec, caller=access.caller.name))
+
+
+@router.patch("/{id}")
+def change(api: Api, access: Access, id: ServiceId, body: ServiceOptions) -> Service:
+    """Change a service's stored spec by a JSON merge patch, without starting it: null removes a field or a key."""
+    stored = api.services.get(id).spec
+    return _store(api, merged_service(stored, id, body, caller=access.caller.name))
+
+
+def _store(api: Api, service: Service) -> Service:
+    """Stores a new revision, unless it is the stored one. Raises what a start of it would raise."""
     api.planner.check(service)
     api.services.put(SignedService.of(service, api.submitter.signing_key))
     return service
@@ -62,12 +75,54 @@ def show(api: Api, id: ServiceId) -> Response:
     return _json(api.services.status(id))
 
 
+RevisionNumber = Annotated[int, Path(ge=1, description="The number of the revision.")]
+
+
+class Revision(BaseModel):
+    revision: int
+    changed_at: AwareDatetime | None
+    changed_by: str | None
+    current: bool
+    changed: list[str]
+    """The fields that differ from the revision before; empty for the oldest revision."""
+    spec: dict[str, Any]
+
+
+class Revisions(BaseModel):
+    items: list[Revision]
+
+
+@router.get("/{id}/revisions")
+def history(api: Api, id: ServiceId) -> Revisions:
+    """List the last ten revisions of a service, newest first."""
+    current, kept = api.services.get(id).spec, [each.spec for each in api.services.revisions(id)]
+    before = [*kept[1:], None]
+    return Revisions(items=[_revision(each, current, older) for each, older in zip(kept, before, strict=True)])
+
+
+@router.get("/{id}/revisions/{revision}")
+def show_revision(api: Api, id: ServiceId, revision: RevisionNumber) -> Service:
+    """Show a service as it was at an earlier revision."""
+    return earlier_revision(api.services.revisions(id), api.services.get(id).spec, revision)
+
+
+def _revision(service: Service, current: Service, older: Service | None) -> Revision:
+    return Revision(
+        revision=service.revision,
+        changed_at=service.changed_at,
+        changed_by=service.changed_by,
+        current=service.version == current.version,
+        changed=changed_fields(older.content, service.content) if older else [],
+        spec=service.content,
+    )
+
+
 @router.delete("/{id}", status_code=204)
 def remove(api: Api, id: ServiceId) -> None:
     """Remove a service without running instances."""
     if not api.services.exists(id):
         raise UnknownService(service=id)
-    if up := [instance.id.host for instance in api.services.instances_of(id) if instance.state not in GONE]:
+    if up := [each.id.host for each in api.services.instances_of(id) if each.state not in GONE or each.kept]:
         raise ServiceRunning(service=id, hosts=", ".join(up))
     for operation in api.operations.list_active():
         if operation.service == id:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Kind, Operation, Phase
 from aima_core.domain.services import Desired, InstanceState
-from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData, Failure, UnknownOperation
+from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData, Failure, Superseded, UnknownOperation
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
 from aima_core.system.background import BackgroundLoop
@@ -43,9 +44,17 @@ class Cancellations:
         self.cancel_now(id, Phase.CANCELLED, Cancelled().failure)
         return self._operations.get(id)
 
-    def cancel_now(self, id: OperationId, phase: Phase, failure: Failure) -> None:
+    def supersede(self, start: Operation, by: Operation) -> None:
+        """Cancels a start that a later one replaces. Raises BrokerUnavailable."""
+        failure = Superseded(by=f"operation {by.id} on {by.service}").failure
+        with suppress(UnknownOperation):
+            self.cancel_now(start.id, Phase.CANCELLED, failure, superseded_by=by.id)
+
+    def cancel_now(
+        self, id: OperationId, phase: Phase, failure: Failure, *, superseded_by: OperationId | None = None
+    ) -> None:
         """Cancels it, with this end if no worker has claimed it. Raises UnknownOperation, BrokerUnavailable."""
-        if not self._operations.request_cancel(id):
+        if not self._operations.request_cancel(id, superseded_by=superseded_by):
             return
         operation = self._operations.get(id)
         self._operations.append_event(Event(operation=id, at=now(), phase=phase, failure=failure))

@@ -6,21 +6,24 @@ Each request is checked before anything of it is written; a refused one affects 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from operator import add
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, PlacementLocks, Target
-from aima_api.planning.planner import StartPlanner
+from aima_api.planning.planner import PlannedStart, StartPlanner
+from aima_api.planning.steps import Action, Step, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StopService
 from aima_core.errors import AimaError, UnverifiedService
-from aima_core.store.services import ServiceStore, Whereabouts
+from aima_core.store.services import ServiceStore
+from aima_core.store.whereabouts import Whereabouts
 from aima_core.trust.orders import Mandate
 from aima_core.trust.records import SignedService
 
@@ -33,6 +36,9 @@ class StartRequest(NamedTuple):
     """Override the stored service's hosts, for this start only."""
     replace: bool = False
     """Removes the running container first."""
+    keep_failed: bool = False
+    spec: Mapping[str, Any] | None = None
+    """The whole spec, in place of options: a rollback."""
 
     def chooses_hosts(self, stored: SignedService | UnverifiedService | None) -> bool:
         """For several replicas, and for secrets, which not every host of a route has."""
@@ -43,11 +49,15 @@ class StartRequest(NamedTuple):
 
 class _AcceptedStart(NamedTuple):
     service: SignedService
-    start: Dispatch
+    starts: list[Dispatch]
+    """None where it runs as asked: there is nothing to do."""
     replaced: list[Target]
     """Hosts whose instance these targets replace: it is stopped, on an offline host when that is back."""
-    changed: bool
-    """The service differs from the stored one."""
+    put: bool
+    """The spec becomes the current one now: there is none before, or nothing is to be started for it."""
+    mandate: Mandate
+    before: list[Operation]
+    """Starts that have not ended, which this one supersedes unless it joins them."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +92,17 @@ class StartSubmission:
         placement = self.planner.placement()
         results = [self._accept(each, known, placement) for each in requests]
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
-        self.services.put(*(each.service for each in accepted if each.changed))
-        replacing = [each for each in accepted if each.replaced]
+        self.services.put(*(each.service for each in accepted if each.put))
         stops = [
-            Dispatch(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced, each.start.mandate)
-            for each in replacing
+            Dispatch(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced, each.mandate)
+            for each in accepted
+            if each.replaced
         ]
-        submitted = iter(self.submitter.submit_all([*stops, *(each.start for each in accepted)]))
+        starts = [dispatch for each in accepted for dispatch in each.starts]
+        submitted = iter(self.submitter.submit_all([*stops, *starts]))
         replaced = [[(target, next(submitted)) for target in each.replaced] for each in accepted]
-        started = [list(islice(submitted, len(each.start.targets))) for each in accepted]
+        started = [list(islice(submitted, sum(len(it.targets) for it in each.starts))) for each in accepted]
+        self._supersede(accepted, started)
         # A client that waits for these operations must not wait for an offline host.
         stopped = [[stop for target, stop in pairs if placement.answers(target)] for pairs in replaced]
         replies = map(add, started, stopped)
@@ -99,20 +111,50 @@ class StartSubmission:
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
     ) -> _AcceptedStart | AimaError:
-        current, desired = known[request.id].hosts, known[request.id].wanted
+        where = known[request.id]
         try:
-            stored = known[request.id].service
-            service = self.submitter.signed_service(stored, request.id, request.options)
-            planned = self.planner.plan(service.spec, record=service.record, replace=request.replace)
-            targets = planned.targets(placement, hosts=request.hosts, current=current)
-            self.submitter.backlog.reserve(len(targets))
+            current, caller = where.service, request.mandate.caller
+            base = where.candidate or current
+            service = self.submitter.signed_service(base, request.id, request.spec or request.options, caller)
+            planned = self.planner.plan(service.spec, record=service.record)
+            planned = planned.with_command(replace=request.replace, keep_failed=request.keep_failed)
+            steps = steps_of(planned, where, placement, hosts=request.hosts)
+            starts = _dispatches(planned, steps, request.mandate)
+            self.submitter.backlog.reserve(sum(len(each.targets) for each in starts))
         except AimaError as refusal:
             return refusal
-        known[request.id] = Whereabouts(service, current, desired)
-        bound = request.hosts or planned.bound_hosts
-        replaced = [] if bound else placement.replaced(desired, targets)
-        start = Dispatch(planned.command, targets, request.mandate)
-        return _AcceptedStart(service, start, replaced, changed=service is not stored)
+        put = service is not current and (current is None or not starts)
+        known[request.id] = where._replace(stored=service if put else current, candidate=None if put else service)
+        replaced = [step.stopped for step in steps if step.stopped]
+        before = [start.operation for start in where.starts if _concerns(start.operation, request.hosts)]
+        return _AcceptedStart(service, starts, replaced, put, request.mandate, before)
+
+    def _supersede(self, accepted: Sequence[_AcceptedStart], started: Sequence[Sequence[Operation]]) -> None:
+        """Cancels the starts that these replace, also those before in the same batch."""
+        batch: defaultdict[ServiceId, list[Operation]] = defaultdict(list)
+        for each, now in zip(accepted, started, strict=True):
+            earlier, joined = batch[each.service.spec.id], {operation.id for operation in now}
+            by = next((operation for operation in now if not operation.state.ended), None)
+            for old in (*each.before, *earlier):
+                if by and old.id not in joined and not old.state.ended:
+                    self.submitter.cancellations.supersede(old, by)
+            earlier += now
+
+
+def _dispatches(planned: PlannedStart, steps: Sequence[Step], mandate: Mandate) -> list[Dispatch]:
+    """The starts of the steps: a container that is planned to be replaced is never adopted."""
+    asks_for, alone = planned.asks_for, planned.is_alone
+    targets: dict[bool, list[Target]] = {}
+    for step in steps:
+        if step.submits and step.target:
+            targets.setdefault(planned.command.replace or step.action is Action.RECREATE, []).append(step.target)
+    commands = {replace: planned.with_command(replace=replace).command for replace in targets}
+    return [Dispatch(commands[replace], those, mandate, asks_for, alone) for replace, those in targets.items()]
+
+
+def _concerns(start: Operation, hosts: Sequence[HostName]) -> bool:
+    """Whether a start on these hosts, or all if none is named, replaces this one."""
+    return not hosts or bool({start.host, start.route.host} & set(hosts))
 
 
 BATCH_DELAY = timedelta(milliseconds=1)

@@ -8,15 +8,15 @@ answers, since the client was refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any, NamedTuple
 
 from aima_api.http.schemas import ServiceOptions
+from aima_api.planning.merge import merged_service, revised
 from aima_api.planning.placement import Target
-from aima_api.planning.planner import merged_service
 from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.domain.operations import (
@@ -48,6 +48,10 @@ class Dispatch(NamedTuple):
     command: Command
     targets: Sequence[Target]
     mandate: Mandate
+    asks_for: str = ""
+    """Of a start: what identical ones have in common."""
+    alone: bool = False
+    """The service has one instance only, wherever that is."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,16 @@ class Submitter:
             self.cancellations.cancel_when_redis_answers(submitted, outage.failure)
             raise
 
-    def signed_service(self, stored: SignedService | None, id: ServiceId, options: ServiceOptions) -> SignedService:
-        """The service as changed by the options, signed again if they change it."""
-        service = merged_service(stored and stored.spec, id, options)
-        return stored if stored and service == stored.spec else SignedService.of(service, self.signing_key)
+    def signed_service(
+        self, stored: SignedService | None, id: ServiceId, change: ServiceOptions | Mapping[str, Any], caller: str
+    ) -> SignedService:
+        """The service as changed by options, or with a whole spec; signed again if changed. Raises InvalidRequest."""
+        before = stored and stored.spec
+        if isinstance(change, ServiceOptions):
+            service = merged_service(before, id, change, caller=caller)
+        else:
+            service = revised(before, id, change, caller=caller)
+        return stored if stored and service is stored.spec else SignedService.of(service, self.signing_key)
 
     def _queued(
         self, dispatch: Dispatch, fences: Iterator[int], at: datetime, submitted: list[OperationId]
@@ -95,7 +105,8 @@ class Submitter:
             submitted += [record.id for record in records]
             orders = sign_orders([Order.of(record, **signed) for record in records], self.signing_key)
             for record, order, target in zip(records, orders, targets, strict=True):
-                yield QueuedOperation(record, text, order, waits=target.reason is not None and target.host is None)
+                waits = target.reason is not None and target.host is None
+                yield QueuedOperation(record, text, order, waits, dispatch.asks_for, dispatch.alone)
 
 
 class BacklogLimit:
@@ -131,8 +142,9 @@ def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Opera
     """A template without id, fence and route, which differ by target."""
     subject: dict[str, Any]
     match command:
-        case StartService(service=service, engine=engine, model=model):
+        case StartService(service=service, engine=engine, model=model, priority=priority):
             subject = {"service": service, "engine": engine.name, "needs": resources_of(engine, model)}
+            subject |= {"priority": priority}
         case StopService(service=service):
             subject = {"service": service}
         case PullImage(images=images):

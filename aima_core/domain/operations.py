@@ -7,6 +7,7 @@ reopen it.
 
 from collections.abc import Mapping
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
@@ -97,8 +98,18 @@ class StartService(WireModel):
     """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
     """Tear down a running instance first."""
+    keep_failed: bool = False
+    """Leave the container of a failed start for debugging, instead of restoring the previous revision."""
+    priority: int = 0
+    """Pending starts with a higher one are claimed first."""
     spec: SignedText | None = None
-    """The service's signed spec, verbatim, which the worker restores if Redis has lost it."""
+    """The service's signed spec, verbatim: the worker makes it the current one once the engine is ready."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest."""
+        runs = self.model_dump_json(exclude={"spec", "replace", "keep_failed", "priority"}, exclude_defaults=True)
+        return sha256(runs.encode()).hexdigest()[:16]
 
 
 class PullImage(WireModel):
@@ -208,6 +219,8 @@ class Operation(WireModel):
     """The resource request; None for a stop."""
     service: ServiceId | None = None
     engine: EngineName | None = None
+    priority: int = 0
+    """Of a start: pending starts are offered to hosts by priority, then by age."""
     image: str | None = None
     host: HostName | None = None
     """The host that claimed it; only a lost host's operation moves to another."""

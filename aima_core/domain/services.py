@@ -3,12 +3,42 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, computed_field
 
 from aima_core.domain.catalog import PullPolicy, Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
+from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
+
+METADATA = frozenset({"id", "created_at", "revision", "changed_at", "changed_by"})
+"""Fields of a service that are not its spec: no request sets them."""
+
+
+class RequestedResources(WireModel):
+    """What a host must have, in place of what the engine requires; None leaves a value to the engine."""
+
+    memory: Size | None = None
+    gpus: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    gpu_memory: Size | None = None
+    cores: Annotated[int, Field(ge=1)] | None = None
+
+
+class LimitOverrides(WireModel):
+    """Limits of the container in place of its engine's; None leaves a limit to the engine."""
+
+    memory: Size | None = None
+    cores: Annotated[float, Field(gt=0)] | None = None
+    shared_memory: Size | None = None
+    pids: Annotated[int, Field(ge=16)] | None = None
+
+
+class HealthPatience(WireModel):
+    """How long the engine may load, in place of its health check's times; None leaves a time to the engine."""
+
+    timeout: Duration | None = None
+    at_most: Duration | None = None
 
 
 class Service(WireModel):
@@ -33,14 +63,29 @@ class Service(WireModel):
     """Variables of the engine, on top of those in its catalog entry."""
     secrets: Mapping[str, str] = {}
     """References only: the name in the container, and the entry on the host. A value never leaves its host."""
+    resources: RequestedResources = RequestedResources()
+    limits: LimitOverrides = LimitOverrides()
+    health: HealthPatience = HealthPatience()
+    priority: int = Field(0, ge=-100, le=100)
+    """Pending starts with a higher one are claimed first."""
+    labels: Mapping[str, str] = {}
     created_at: AwareDatetime
     revision: int = Field(1, ge=1)
     """The number of this version, counted since the service was created."""
+    changed_at: AwareDatetime | None = None
+    """When this revision was made."""
+    changed_by: str | None = None
+    """The name of the API key with which it was made."""
 
     @property
     def version(self) -> tuple[datetime, int]:
         """Of two specs of a service, the newer has the higher one. Signed with the spec, so Redis cannot change it."""
         return self.created_at, self.revision
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The spec as JSON without defaults and metadata: equal for two revisions that run the same."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(METADATA))
 
 
 class Desired(StrEnum):
@@ -84,6 +129,12 @@ class Instance(WireModel):
     port: int | None = None
     endpoint: str | None = None
     operation: OperationId | None = None
+    revision: int | None = None
+    """Of the spec that it runs; None if its worker does not report it."""
+    runs: str | None = None
+    """The digest of the start command that it runs."""
+    kept: bool = False
+    """Failed, and its container is left as it is for debugging."""
     failure: Failure | None = None
     since: AwareDatetime
     """The time of the last transition."""
@@ -92,6 +143,10 @@ class Instance(WireModel):
     @property
     def host(self) -> HostName:
         return self.id.host
+
+    def status_json(self) -> str:
+        """The status, which Redis holds beside desired state and fence."""
+        return self.model_dump_json(exclude={"desired", "fence"})
 
     @property
     def is_down(self) -> bool:

@@ -124,7 +124,9 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
         (keys.EVENTS, *_celery_channels(database)),
     )
     # Restores the signed specs that Redis has lost; it cannot delete one.
-    yield Grant(("get", "mget", "set", "zadd", "zrange", "evalsha"), tuple(_both(f"{keys.service}*", keys.SERVICES)))
+    specs = _both(f"{keys.service}*", f"{keys.revisions}*", keys.SERVICES)
+    yield Grant(("get", "mget", "set", "zadd", "zrange", "evalsha"), tuple(specs))
+    yield Grant(("hset", "hkeys", "hdel", "type", "del"), tuple(_both(f"{keys.revisions}*")))
     yield Grant(_LISTS, tuple(_queues(host)))
     yield Grant((*_LISTS, *_TEMPORARY), _queue("~", "*.celery.pidbox"))
 

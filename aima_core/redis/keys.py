@@ -14,6 +14,8 @@ aima:events                    channel  api, worker   each event as it is record
 aima:services, aima:instances  zset     api, worker   ids in order; never
 aima:services:at               hash     worker        the host that last claimed each service; until removed
 aima:service:<id>              string   api, worker   the signed spec; until removed
+aima:starts:<service>          set      api           its starts that may not have ended; pruned by the next start
+aima:revisions:<service>       hash     api, worker   its last ten signed specs by number; until removed
 aima:instance:<id>             hash     api, worker   desired state and status; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed
 aima:routes                    zset     api           routes by when they last had a live consumer; HEARD_FOR after that
@@ -112,6 +114,8 @@ operation: Final = KeyPrefix[OperationId]("aima:operation:")
 claim: Final = KeyPrefix[OperationId]("aima:claim:")
 log: Final = KeyPrefix[OperationId]("aima:log:")
 service: Final = KeyPrefix[ServiceId]("aima:service:")
+revisions: Final = KeyPrefix[ServiceId]("aima:revisions:")
+starts: Final = KeyPrefix[ServiceId]("aima:starts:")
 instance: Final = KeyPrefix[InstanceId]("aima:instance:")
 instances_on: Final = KeyPrefix[HostName]("aima:instances:")
 ports: Final = KeyPrefix[HostName]("aima:ports:")

@@ -18,7 +18,6 @@ from aima_core.errors import Superseded
 from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call, in_ms
-from aima_core.store.services import status_json
 from aima_core.trust.orders import SignedOrder, highest_fence
 
 BATCH_SIZE = 50
@@ -39,6 +38,10 @@ class QueuedOperation:
     order: SignedOrder
     waits: bool = False
     """Its queue has no consumer: the first feasible host may claim it."""
+    asks_for: str = ""
+    """The digest of a start's request: it joins an active start with the same digest."""
+    alone: bool = False
+    """Its service has one instance only, wherever that is."""
 
     @property
     def instance(self) -> Instance | None:
@@ -60,7 +63,7 @@ class QueuedOperation:
 
 def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     """The calls of `operations/enqueue`, in the order of the operations."""
-    prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on)
+    prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on, keys.starts)
     ttl = int(keys.ENDED_TTL.total_seconds())
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, ttl, in_ms(keys.LOOK_AFTER), highest_fence())
     untaken = iter(queued)
@@ -72,9 +75,16 @@ def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), *texts]
 
 
+def as_stored(queued: Operation, other: str | None, joined: Mapping[str, Operation]) -> Operation:
+    """As the reply of `operations/enqueue` says: stored, superseded ('') or joined to another operation."""
+    if other is None:
+        return queued
+    return joined[other] if other else superseded(queued)
+
+
 def superseded(operation: Operation) -> Operation:
     """An operation that ended as it was enqueued: a later one on its instance has a higher fence."""
-    failure = Superseded(what=operation.service).failure
+    failure = Superseded(by=f"a later operation on {operation.service}").failure
     end = {"state": State.CANCELLED, "phase": Phase.CANCELLED, "ended_at": operation.created_at, "reason": None}
     return operation.model_copy(update={**end, "failure": failure, "seq": 2})
 
@@ -82,8 +92,8 @@ def superseded(operation: Operation) -> Operation:
 def _shared(queued: QueuedOperation) -> tuple[object, ...]:
     """Operations with the same key differ only in ids, fences, routes and orders."""
     it = queued.operation
-    subject = (it.kind, it.service, it.engine, it.image, it.needs, it.reason, it.created_at, it.expires_at)
-    return queued.command, queued.waits, it.route.host is None, *subject
+    subject = (it.kind, it.service, it.engine, it.image, it.needs, it.priority, it.reason, it.created_at, it.expires_at)
+    return queued.command, queued.waits, queued.asks_for, queued.alone, it.route.host is None, *subject
 
 
 def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
@@ -105,8 +115,10 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
         "late_event": _template(event_text(end), operation.id),
         "each": [_own(each) for each in alike],
     }
+    if first.asks_for and operation.service:
+        group |= {"asks_for": first.asks_for, "alone": first.alone, "service": operation.service}
     if instance:
-        group |= {"desired": instance.desired, "instance": _template(status_json(instance), operation.id, instance.id)}
+        group |= {"desired": instance.desired, "instance": _template(instance.status_json(), operation.id, instance.id)}
     return group
 
 

@@ -22,11 +22,11 @@ from aima_core.store.operation_records import (
     QueuedOperation,
     age_of,
     as_fields,
+    as_stored,
     enqueue_calls,
     event_from,
     event_text,
     operation_from,
-    superseded,
 )
 from aima_core.store.readable import UNREADABLE, readable, reason_of, replies
 from aima_core.trust.orders import clock_ms, highest_fence
@@ -85,8 +85,7 @@ class OperationStore:
     def enqueue(self, queued: Iterable[QueuedOperation]) -> list[Operation]:
         """Stores operations, each with its first event and its message; idempotent.
 
-        They are taken from the iterable, and so signed, while Redis stores those before. Returns them as stored: with
-        their end if a later operation has superseded them.
+        They are taken from the iterable, and so signed, while Redis stores those before. Returns them `as_stored`.
         """
         taken: list[QueuedOperation] = []
 
@@ -95,8 +94,9 @@ class OperationStore:
                 taken.append(each)
                 yield each
 
-        late = set(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take()))))
-        return [superseded(each.operation) if each.operation.id in late else each.operation for each in taken]
+        late = pairs(list(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))))
+        joined = {other: self.get(OperationId(other)) for other in set(late.values()) if other}
+        return [as_stored(each.operation, late.get(each.operation.id), joined) for each in taken]
 
     def get(self, id: OperationId) -> Operation:
         """Raises UnknownOperation, CorruptData."""
@@ -143,8 +143,9 @@ class OperationStore:
         return Stalled(waiting, [(id, queues[id]) for id in _ids(queues)], without_reason=_ids(pending))
 
     def list_pending(self, *, at_most: int = 200) -> list[Operation]:
-        """Operations pending for capacity, oldest first."""
-        return _records(self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation))
+        """Operations pending for capacity: by priority, then the oldest first."""
+        found = self._run("operations/list_pending", [keys.WAITING], at_most, keys.operation)
+        return sorted(_records(found), key=lambda operation: -operation.priority)
 
     def find_overdue(self, live: Collection[Route], *, after: timedelta, at_most: int = 500) -> Overdue:
         """`live` are the routes that have a live consumer."""
@@ -203,15 +204,17 @@ class OperationStore:
         fields = chain.from_iterable(record.items())
         return bool(self._run("operations/record_lost", where, *lost, *_PUBLISHING, *fields))
 
-    def request_cancel(self, id: OperationId) -> bool:
-        """Requests a cancel. True if no worker has claimed it: then the caller must end it.
-
-        Raises UnknownOperation.
-        """
-        status = self._run("operations/request_cancel", [keys.operation(id), keys.claim(id)], in_ms(keys.CLAIM_TTL))
+    def request_cancel(self, id: OperationId, *, superseded_by: OperationId | None = None) -> bool:
+        """Requests a cancel. True if no worker has claimed it: then the caller must end it. Raises UnknownOperation."""
+        where, by = [keys.operation(id), keys.claim(id)], superseded_by or ""
+        status = self._run("operations/request_cancel", where, in_ms(keys.CLAIM_TTL), by)
         if status == "lost":
             raise UnknownOperation(operation=id)
         return str(status) == "free"
+
+    def superseded_by(self, id: OperationId) -> str | None:
+        """The operation for which its cancel was requested; None if by a person."""
+        return self._redis.hget(keys.operation(id), "superseded_by")
 
     def events(self, id: OperationId, *, after: int = 0) -> list[Event]:
         """Those with a higher number, in order; the first exceeds `after + 1` if the log was trimmed."""

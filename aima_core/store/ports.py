@@ -37,16 +37,24 @@ class PortStore:
         self._run("ports/set_range", self._keys[:1], ports[0], ports[-1])
 
     def lease(
-        self, holder: InstanceId, *, fence: int, wanted: int | None = None, avoid: tuple[int, timedelta] | None = None
+        self,
+        holder: InstanceId,
+        *,
+        fence: int,
+        wanted: int | None = None,
+        avoid: tuple[int, timedelta] | None = None,
+        keep: int | None = None,
     ) -> int:
         """Leases the wanted port, else the holder's last one, else the first free one, for PORT_LEASE.
 
-        `avoid` is a port found in use by another program, and for how long to avoid it. Raises NoFreePort, PortTaken,
+        `avoid` is a port found in use by another program, and for how long to avoid it; `keep` is a leased port
+        that the holder keeps beside the new one. Raises NoFreePort, PortTaken,
         PortOutOfRange.
         """
         requested = "" if wanted is None else str(wanted)
         avoided = (str(avoid[0]), in_ms(avoid[1])) if avoid else ("", 0)
-        lease = (self._prefix, holder, fence, in_ms(keys.PORT_LEASE), requested, *avoided)
+        kept = "" if keep is None else str(keep)
+        lease = (self._prefix, holder, fence, in_ms(keys.PORT_LEASE), requested, *avoided, kept)
         reply = self._run("ports/lease", self._keys, *lease)
         if reply in ("none", "out of range"):  # also the reply of a Redis that has lost the range
             self.set_range(self._ports)
@@ -69,9 +77,13 @@ class PortStore:
         """
         return bool(self._run("ports/persist", self._keys, self._prefix, holder, fence, str(port)))
 
-    def release(self, holder: InstanceId, *, fence: int) -> bool:
-        """False if the holder has no lease, or a later operation leased it since (fencing)."""
-        return bool(self._run("ports/release", self._keys, self._prefix, holder, fence))
+    def release(self, holder: InstanceId, *, fence: int, port: int | None = None) -> bool:
+        """Releases its last port, or another that it has kept.
+
+        False if the holder has no lease of it, or a later operation leased it since (fencing).
+        """
+        kept = "" if port is None else str(port)
+        return bool(self._run("ports/release", self._keys, self._prefix, holder, fence, kept))
 
     def all(self) -> list[PortLease]:
         """The leases in force on the host, by port."""

@@ -19,6 +19,7 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Call, Scripts, comma_list, in_ms, pairs
 from aima_core.store.readable import instance_from, readable, replies
+from aima_core.store.whereabouts import Whereabouts, whereabouts
 from aima_core.trust.keys import KeyRing
 from aima_core.trust.orders import highest_fence
 from aima_core.trust.records import SignedService
@@ -26,7 +27,6 @@ from aima_core.trust.records import SignedService
 RESTORE_ATTEMPTS = 3
 VERIFIED_CACHE = 8192
 """Records whose verification is remembered: listings are requested repeatedly."""
-_DESIRED = {"desired", "fence"}
 
 _log = structlog.get_logger()
 
@@ -34,22 +34,6 @@ _log = structlog.get_logger()
 class Taken(NamedTuple):
     before: Instance | None
     """The instance before; None if there was none."""
-
-
-class Whereabouts(NamedTuple):
-    stored: SignedService | UnverifiedService | None
-    """Its spec, or why that is not used; None if there is none."""
-    hosts: list[HostName]
-    """Those where it runs, then those where it has stopped."""
-    wanted: list[HostName]
-    """Those where it is desired to run."""
-
-    @property
-    def service(self) -> SignedService | None:
-        """Its spec; None if there is none. Raises UnverifiedService."""
-        if isinstance(self.stored, UnverifiedService):
-            raise self.stored
-        return self.stored
 
 
 class Listing(NamedTuple):
@@ -73,12 +57,18 @@ class ServiceStore:
         self._verified = lru_cache(VERIFIED_CACHE)(self._verify)
 
     def put(self, *services: SignedService) -> None:
-        """Stores specs, replacing those with the same id."""
-        with self._redis.pipeline() as pipe:
-            for each in services:
-                pipe.set(keys.service(each.spec.id), each.record.model_dump_json())
-                pipe.zadd(keys.SERVICES, {each.spec.id: 0})
-            pipe.execute()
+        """Makes specs the current ones of their services, and keeps them among the revisions."""
+        if services:
+            self._run.each("services/put", map(_putting, services))
+
+    def revisions(self, id: ServiceId) -> list[SignedService]:
+        """The last ten verified revisions, newest first."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.revisions(id))
+            [records] = replies(pipe)  # another type, which another writer made, counts as none
+        found = (self._stored(id, record) for record in (records or {}).values())
+        verified = [each for each in found if isinstance(each, SignedService)]
+        return sorted(verified, key=lambda each: each.spec.version, reverse=True)
 
     def get(self, id: ServiceId) -> SignedService:
         """Raises UnknownService, UnverifiedService."""
@@ -122,11 +112,12 @@ class ServiceStore:
 
     def placements(self, ids: Collection[ServiceId]) -> dict[ServiceId, Whereabouts]:
         """The placements of several services, in one round trip."""
-        prefixes = (keys.service, keys.instance)
+        prefixes = (keys.service, keys.instance, keys.operation, keys.starts)
         found = self._run("services/placements", [keys.INSTANCES], *prefixes, json.dumps(list(ids)))
+        each = zip(ids, *(found[at::4] for at in range(4)), strict=True)
         return {
-            id: Whereabouts(self._stored(id, record) if record else None, _hosts_of(known), _hosts_of(wanted))
-            for id, record, known, wanted in zip(ids, found[::3], found[1::3], found[2::3], strict=True)
+            id: whereabouts(self._stored(id, record) if record else None, more, self._stored)
+            for id, record, *more in each
         }
 
     def remove(self, id: ServiceId) -> None:
@@ -134,6 +125,7 @@ class ServiceStore:
         instances = self._redis.zrange(keys.INSTANCES, f"[{id}@", f"[{id}@\xff", bylex=True)
         with self._redis.pipeline() as pipe:
             pipe.delete(keys.service(id), *(f"{keys.instance}{each}" for each in instances))
+            pipe.delete(keys.revisions(id), keys.starts(id))
             pipe.zrem(keys.SERVICES, id)
             pipe.hdel(keys.SERVICES_AT, id)
             if instances:
@@ -172,7 +164,7 @@ class ServiceStore:
         id = instance.id
         where = [keys.instance(id), keys.INSTANCES, keys.instances_on(id.host)]
         expected = "" if seen_with is None else str(seen_with)
-        record = (id, instance.fence, instance.desired, status_json(instance), expected)
+        record = (id, instance.fence, instance.desired, instance.status_json(), expected)
         return bool(self._run("services/adopt", where, *record))
 
     def raise_fence(self, seen: int) -> bool:
@@ -182,11 +174,15 @@ class ServiceStore:
     def update_status(self, instance: Instance) -> bool:
         """False if the desired state has changed since (fencing)."""
         where = [keys.instance(instance.id)]
-        return bool(self._run("services/update_status", where, str(instance.fence), status_json(instance)))
+        return bool(self._run("services/update_status", where, str(instance.fence), instance.status_json()))
 
     def instance(self, id: InstanceId) -> Instance | None:
         """None also if its record is unreadable: it is as good as lost."""
         return next(iter(self.instances([id])), None)
+
+    def requested_by(self, id: InstanceId) -> str | None:
+        """The id of the last operation that was sent to the host for this instance."""
+        return self._redis.hget(keys.instance(id), "asked_by")
 
     def instances_of(self, id: ServiceId) -> list[Instance]:
         """The instances of a service, by host."""
@@ -267,17 +263,18 @@ class ServiceStore:
     def _set_desired(self, instance: Instance, *, replace: bool) -> Any:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
         desired = (instance.id, instance.fence, highest_fence(), instance.desired)
-        return self._run("services/set_desired", where, *desired, status_json(instance), "1" if replace else "")
+        return self._run("services/set_desired", where, *desired, instance.status_json(), "1" if replace else "")
 
 
 def _restoring(service: SignedService, before: str | None) -> Call:
+    where, [id, number, record] = _putting(service)
+    return where, [id, before or "", number, record]
+
+
+def _putting(service: SignedService) -> Call:
     id = service.spec.id
-    return [keys.service(id), keys.SERVICES], [id, before or "", service.record.model_dump_json()]
-
-
-def status_json(instance: Instance) -> str:
-    """The status, which Redis holds beside the desired state."""
-    return instance.model_dump_json(exclude=_DESIRED)
+    where = [keys.service(id), keys.SERVICES, keys.revisions(id)]
+    return where, [id, service.spec.revision, service.record.model_dump_json()]
 
 
 @lru_cache(maxsize=4096)
@@ -288,8 +285,3 @@ def _readable_json(instances: str) -> str:
     """
     lines = filter(None, instances.split("\n"))
     return ",".join(line for line in lines if readable("instance", line, Instance.model_validate_json, line))
-
-
-def _hosts_of(instances: Iterable[str]) -> list[HostName]:
-    found = (readable("instance", each, InstanceId, each) for each in instances)
-    return [id.host for id in found if id]

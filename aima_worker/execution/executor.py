@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import Command, Event, Kind, Phase
 from aima_core.domain.resources import ObstacleKind
+from aima_core.domain.services import Desired
 from aima_core.errors import (
     AimaError,
     BrokerUnavailable,
@@ -64,7 +65,9 @@ def execute(host: HostContext, id: OperationId) -> None:
         case NotClaimable():
             _log.info("operation skipped", operation=id, reason=claimed.reason)
             if claimed.cancel_pending:
-                cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=Cancelled().failure)
+                by = host.operations.superseded_by(id)
+                end = Superseded(by=f"operation {by}") if by else Cancelled()
+                cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=end.failure)
                 host.operations.append_event(cancelled)
         case Unreadable():
             _end_unreadable(host, id, claimed)
@@ -120,14 +123,26 @@ def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
         log.warning("attempt interrupted", reason=str(unavailable))
         raise
     except (Cancelled, Superseded) as cancelled:
-        attempt.finish(Phase.CANCELLED, failure=cancelled.failure)
-        log.info("operation cancelled", reason=str(cancelled))
+        ended = _superseded(host, attempt) or cancelled
+        attempt.finish(Phase.CANCELLED, failure=ended.failure)
+        log.info("operation cancelled", reason=str(ended))
     except AimaError as failed:
         attempt.finish(Phase.FAILED, failure=failed.failure)
         log.warning("operation failed", code=failed.code, reason=str(failed))
     except Exception as bug:
         attempt.finish(Phase.FAILED, failure=AimaError(detail=f"{type(bug).__name__}: {bug}").failure)
         log.exception("operation failed by a bug")
+
+
+def _superseded(host: HostContext, attempt: Attempt) -> Superseded | None:
+    """By which later start it was cancelled; None if a person or a stop cancelled it."""
+    operation = attempt.operation
+    by = host.operations.superseded_by(operation.id)
+    if by is None and operation.kind is Kind.START and operation.service:
+        latest = host.services.instance(operation.service.on(host.name))
+        if latest and latest.fence > operation.fence and latest.desired is Desired.RUNNING:
+            by = host.services.requested_by(latest.id)
+    return Superseded(by=f"operation {by} on {operation.service}") if by else None
 
 
 def _verified_command(host: HostContext, claimed: Claimed) -> Command:

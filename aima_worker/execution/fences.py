@@ -4,6 +4,8 @@ Redis may lose its data, or forge it: an order below the host's own fence is a r
 replaced before a start executes. One that cannot be written refuses starts, and lets stops proceed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
@@ -16,6 +18,7 @@ from aima_core.errors import BadId, Superseded
 from aima_core.system.state_dir import write_atomically
 from aima_core.trust.orders import CLOCK_DIFFERENCE, MAX_EXPIRY, clock_ms
 from aima_core.trust.records import SignedRecord
+from aima_worker.operations.previous import PreviousRevision
 
 MOST_SERVICES = 1000
 """Remembered beside those whose orders may still be valid."""
@@ -28,6 +31,8 @@ class ServiceMemory(WireModel):
     operation: OperationId
     record: SignedRecord | None = None
     """The last verified record of the service."""
+    previous: PreviousRevision | None = None
+    """The revision to restore if a change fails; None while no change is under way."""
 
 
 class FenceMemory:
@@ -46,15 +51,34 @@ class FenceMemory:
         with self._lock:
             known = self._known.get(service)
             if known and (known.fence > fence or (known.fence == fence and known.operation != operation)):
-                raise Superseded(what=service)
-            record = known and known.record
-            self._store(service, ServiceMemory(fence=fence, operation=operation, record=record), written=written)
+                raise Superseded(by=f"operation {known.operation} on {service}")
+            kept = {"record": known.record, "previous": known.previous} if known else {}
+            self._store(service, ServiceMemory(fence=fence, operation=operation, **kept), written=written)
 
     def keep(self, service: ServiceId, record: SignedRecord | None) -> None:
         """Keeps a verified record beside the fence of a service that has one; None drops it. Raises OSError."""
         with self._lock:
             if (known := self._known.get(service)) and known.record != record:
                 self._store(service, known.model_copy(update={"record": record}), written=True)
+
+    def remember(self, service: ServiceId, previous: PreviousRevision | None) -> None:
+        """Records the revision to restore if the change fails; None once the change is settled. Raises OSError."""
+        with self._lock:
+            if (known := self._known.get(service)) and known.previous != previous:
+                self._store(service, known.model_copy(update={"previous": previous}), written=previous is not None)
+
+    def previous(self, service: ServiceId) -> PreviousRevision | None:
+        with self._lock:
+            return known.previous if (known := self._known.get(service)) else None
+
+    def fence(self, service: ServiceId) -> int:
+        with self._lock:
+            return known.fence if (known := self._known.get(service)) else 0
+
+    def changing(self) -> set[ServiceId]:
+        """The services that are being changed here."""
+        with self._lock:
+            return {service for service, known in self._known.items() if known.previous}
 
     def records(self) -> dict[ServiceId, SignedRecord]:
         with self._lock:

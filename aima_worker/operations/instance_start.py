@@ -10,17 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
+import structlog
+
 from aima_core.domain.operations import StartService
+from aima_core.domain.resources import Allocation, host_memory_of, resources_of
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnavailable, EngineRefused, Superseded
 from aima_core.store.operations import now
 from aima_worker.attempt import Attempt, WorkerShutdown
 from aima_worker.context import HostContext
+from aima_worker.operations.container_spec import ORDER_LABEL, PORT_LABEL
+from aima_worker.operations.known_specs import keep_spec
+from aima_worker.operations.managed import revision_of
 from aima_worker.operations.model_paths import ModelDirectory
+from aima_worker.operations.previous import remember_previous, restore_previous, settle_change
 from aima_worker.operations.pull import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
 from aima_worker.runtime import Container, ContainerSpec
+
+_log = structlog.get_logger()
 
 
 @contextmanager
@@ -29,7 +38,7 @@ def starting_instance(host: HostContext, attempt: Attempt, command: StartService
     starting = InstanceStart(host, attempt, command)
     if not starting.set_desired():
         host.release_allocation(command.service, fence=attempt.operation.fence)
-        raise Superseded(what=starting.id)
+        raise Superseded(by=f"a later operation on {starting.id}")
     try:
         yield starting
     except WorkerShutdown:
@@ -48,9 +57,7 @@ class InstanceStart:
         self.id = command.service.on(host.name)
         self._host = host
         self._attempt = attempt
-        self._replaced: Instance | None = None
-        """The ready instance of another operation; one of an earlier attempt at this operation is its own."""
-        self._touched = False
+        self._command = command
         self._container: Container | None = None
         self._instance = Instance(
             id=self.id,
@@ -59,15 +66,19 @@ class InstanceStart:
             state=InstanceState.STARTING,
             engine=command.engine.name,
             operation=operation.id,
+            revision=revision_of(command),
+            runs=command.digest,
             since=now(),
         )
 
     def set_desired(self) -> bool:
-        """Sets the desired state to running; False if a higher fence has set it since."""
+        """Sets the desired state to running; False if a higher fence has set it since.
+
+        What runs is remembered on disk first, so that a crash in between loses nothing. Raises FenceNotRecorded.
+        """
+        before = self._attempt.retry_until_redis_answers(lambda: self._host.services.instance(self.id))
+        remember_previous(self._host, before, operation=self._attempt.operation.id)
         taken = self._attempt.retry_until_redis_answers(lambda: self._host.services.replace_desired(self._instance))
-        before = taken.before if taken else None
-        if before and before.state is InstanceState.READY and before.operation != self._instance.operation:
-            self._replaced = before
         return taken is not None
 
     def run(self, spec: ContainerSpec) -> None:
@@ -75,7 +86,6 @@ class InstanceStart:
         self._attempt.raise_if_cancelled()
         with self._host.service_lock(self.id.service):
             self._raise_if_superseded()
-            self._touched = True
             self._container = self._host.runtime.run(spec)
 
     def loading_message(self, directory: ModelDirectory | None) -> str:
@@ -87,7 +97,6 @@ class InstanceStart:
         """Raises Cancelled if superseded."""
         with self._host.service_lock(self.id.service):
             self._raise_if_superseded()
-            self._touched = True
             remove_container(self._host, self.id.service, grace=GRACE)
 
     def inspect(self) -> Container | None:
@@ -105,14 +114,27 @@ class InstanceStart:
         ready |= {"image": image.reference or None, "digest": image.digest, "image_id": image.id}
         if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
-        self._host.mark_loaded(self.id.service)
+        self._attempt.retry_until_redis_answers(lambda: self._make_current(port))
+
+    def _make_current(self, port: int) -> None:
+        """Every step can be repeated; after a crash in between, the next attempt repeats them."""
+        keep_spec(self._host, self._command)
+        if self._command.spec is not None:
+            self._host.services.restore({self.id.service: self._command.spec})
+        self._host.allocations.keep(self._host.name, self.id.service, self._allocation())
+        self._host.capacity_freed.set()
+        settle_change(self._host, self._instance.model_copy(update={"port": port}))
+
+    def _allocation(self) -> Allocation:
+        request = resources_of(self._command.engine, self._command.model)
+        memory = host_memory_of(request, unified=self._host.capacity().unified)
+        return Allocation(memory=memory, gpus=self._attempt.claimed.gpus, loading=False, fence=self._instance.fence)
 
     def hand_over(self) -> None:
         """At worker shutdown: if any host of its route may take the operation, nothing here may look desired."""
         if self._attempt.operation.route.host is not None or not self._attempt.is_portable:
             return
-        if self._replaced is not None:
-            self._restore(self._replaced)
+        if restore_previous(self._host, self._instance):
             return
         stopped = self._instance.model_copy(
             update={"desired": Desired.STOPPED, "state": InstanceState.STOPPED, "since": now()}
@@ -125,15 +147,36 @@ class InstanceStart:
         latest = self._latest()
         if latest.fence > self._instance.fence and latest.desired is Desired.RUNNING:
             return  # superseded by a later start, which owns container and lease by now
-        if not self._touched and self._replaced is not None:
-            self._restore(self._replaced)
-            return
         with suppress(AimaError):
-            failed.remember(last_lines(self._host, self._host.container_name(self.id.service)))
+            if self._container is not None or self._host.fences.previous(self.id.service) is None:
+                failed.remember(last_lines(self._host, self._host.container_name(self.id.service)))
+        if latest.desired is Desired.RUNNING:
+            if self._command.keep_failed and not isinstance(failed, Cancelled) and self._keep_for_debugging(failed):
+                return
+            if self._restore_previous(failed):
+                return
         if isinstance(failed, Cancelled):  # else failover would start it elsewhere if this host were lost
             self._host.services.set_desired(self._instance.model_copy(update={"desired": Desired.STOPPED}))
         failing = self._instance.model_copy(update={"failure": failed.failure})
         teardown(self._host, failing, grace=GRACE, postponed_on=(DockerUnavailable, EngineRefused))
+
+    def _keep_for_debugging(self, failed: AimaError) -> bool:
+        """Leaves the failed candidate's container, with its port and allocation, until a stop or another start."""
+        container = self.inspect()
+        if container is None or container.labels.get(ORDER_LABEL) != self._attempt.claimed.order.text:
+            return False
+        failed.conclude(f"Its container {container.name} is kept for debugging.")
+        settle_change(self._host, self._instance.model_copy(update={"port": int(container.labels[PORT_LABEL])}))
+        kept = {"state": InstanceState.FAILED, "failure": failed.failure, "kept": True}
+        update_status(self._host, self._instance, **kept)
+        return True
+
+    def _restore_previous(self, failed: AimaError) -> bool:
+        try:
+            return restore_previous(self._host, self._instance, why=failed)
+        except DockerUnavailable as unavailable:
+            _log.warning("previous revision not restored yet", instance=self.id, reason=str(unavailable))
+            return self._host.fences.previous(self.id.service) is not None  # the reconciler does, once it answers
 
     def _raise_if_superseded(self) -> None:
         if self._attempt.retry_until_redis_answers(self._latest).fence > self._instance.fence:
@@ -141,12 +184,3 @@ class InstanceStart:
 
     def _latest(self) -> Instance:
         return self._host.services.instance(self.id) or self._instance
-
-    def _restore(self, replaced: Instance) -> None:
-        """Restores record and lease, under the higher fence of this start."""
-        fence = self._instance.fence
-        self._host.services.update_status(replaced.model_copy(update={"fence": fence}))
-        self._host.mark_loaded(self.id.service)
-        if replaced.port is not None:
-            self._host.ports.release(self.id, fence=fence)
-            self._host.ports.persist(self.id, replaced.port, fence=fence)

@@ -13,6 +13,7 @@ from aima_core.domain.ids import InstanceId
 from aima_core.errors import NoFreePort, PortTaken
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
+from aima_worker.operations.previous import reserved_port
 from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import Container, Status
 
@@ -27,10 +28,10 @@ def run_on_leased_port(
 
     Raises PortTaken for a requested port, NoFreePort, PortOutOfRange, and what `run` raises.
     """
-    fence = attempt.operation.fence
+    fence, reserved = attempt.operation.fence, reserved_port(host, instance.service)
     avoid: tuple[int, timedelta] | None = None
     for _ in range(MAX_TRIES):
-        lease = partial(host.ports.lease, instance, fence=fence, wanted=requested, avoid=avoid)
+        lease = partial(host.ports.lease, instance, fence=fence, wanted=requested, avoid=avoid, keep=reserved)
         port = attempt.retry_until_redis_answers(lease)
         try:
             _check_free(host, instance, port)

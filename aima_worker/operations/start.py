@@ -5,16 +5,16 @@ from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.operations.instance_start import starting_instance
-from aima_worker.operations.known_specs import keep_spec
 from aima_worker.operations.model_paths import model_directory
 from aima_worker.operations.ports import run_on_leased_port
 from aima_worker.operations.pull import NO_IMAGE, WantedImage, ensure_image
 from aima_worker.operations.readiness import wait_until_ready
+from aima_worker.operations.stop import ROLLBACK_TIMEOUT
 
 
 def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
+    host.claims.cancel_starts_of(command.service, below=attempt.operation.fence, within=ROLLBACK_TIMEOUT)
     with starting_instance(host, attempt, command) as instance:
-        keep_spec(host, command)
         engine = command.engine
         directory = model_directory(host, command)  # before a pull that may be in vain
         host.secrets.check(command)

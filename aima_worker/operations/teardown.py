@@ -50,11 +50,20 @@ def teardown(
                 update_status(host, instance, state=InstanceState.STOPPING)
             return False
         host.release_resources(service, fence=instance.fence)
+        _forget_previous(host, instance)
         if not keep_status:
             failed = instance.failure is not None and instance.failure.code != Cancelled.code
             state = InstanceState.FAILED if failed else InstanceState.STOPPED
             update_status(host, instance, state=state, port=None, endpoint=None)
         return True
+
+
+def _forget_previous(host: HostContext, instance: Instance) -> None:
+    """Drops the previous revision, and releases its port."""
+    if (previous := host.fences.previous(instance.id.service)) is not None:
+        if previous.instance.port is not None:
+            host.ports.release(instance.id, fence=instance.fence, port=previous.instance.port)
+        host.fences.remember(instance.id.service, None)
 
 
 def teardown_if_current(host: HostContext, seen: Instance, *, grace: timedelta = GRACE) -> None:

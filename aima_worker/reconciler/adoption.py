@@ -7,14 +7,12 @@ import structlog
 
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Kind, Operation, Phase, State
-from aima_core.domain.resources import Allocation, host_memory_of, resources_of
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import Failure, OperationLost
 from aima_core.store.operations import now
-from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
+from aima_worker.operations.managed import ManagedContainer, fence_of, recognize, restore_resources, revision_of
 from aima_worker.operations.teardown import update_status
-from aima_worker.reconciler.inventory import ManagedContainer, recognize
 from aima_worker.runtime import Status
 
 _log = structlog.get_logger()
@@ -31,7 +29,7 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
         if managed is None or managed.container.status is Status.CREATED:
             return
         state, failure = _status(host, managed)
-        instance = _instance(host, managed, state, fence=_fence(managed, instead_of), failure=failure)
+        instance = _instance(host, managed, state, fence=fence_of(managed, instead_of), failure=failure)
         seen_with = instead_of.fence if instead_of else None
         if managed.command.spec is not None:  # first: after a crash in between, the next pass adopts again
             host.services.restore({managed.service: managed.command.spec})
@@ -41,17 +39,6 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
         restore_resources(host, managed, instance)
     if instance.state is InstanceState.STARTING:
         _record_lost_start(host, managed)
-
-
-def restore_resources(host: HostContext, managed: ManagedContainer, instance: Instance | None) -> None:
-    """Records the container's port lease and allocation: the container is the ground truth."""
-    fence, loading = _fence(managed, instance), instance is not None and instance.state is InstanceState.STARTING
-    if not host.ports.persist(managed.id, managed.port, fence=fence):
-        _log.warning("port of a container leased by another instance", instance=managed.id, port=managed.port)
-    request = resources_of(managed.command.engine, managed.command.model)
-    memory = host_memory_of(request, unified=host.capacity().unified)
-    allocation = Allocation(memory=memory, gpus=managed.granted.gpus, loading=loading, fence=fence)
-    host.allocations.keep(host.name, managed.service, allocation)
 
 
 def mark_ready(host: HostContext, instance: Instance, managed: ManagedContainer) -> None:
@@ -74,12 +61,6 @@ def _status(host: HostContext, managed: ManagedContainer) -> tuple[InstanceState
     return InstanceState.UNHEALTHY, problem.failure
 
 
-def _fence(managed: ManagedContainer, instance: Instance | None) -> int:
-    """A start that found its container running as specified adopted it, with the labels of the earlier start."""
-    known = instance.fence if instance else 0
-    return max(managed.fence, known if known <= highest_fence() else 0)
-
-
 def _instance(
     host: HostContext, managed: ManagedContainer, state: InstanceState, *, fence: int, failure: Failure | None = None
 ) -> Instance:
@@ -99,6 +80,8 @@ def _instance(
         port=managed.port,
         endpoint=host.endpoint(managed.port),
         operation=managed.order.operation,
+        revision=revision_of(managed.command),
+        runs=managed.command.digest,
         failure=failure,
         since=now(),
     )

@@ -18,8 +18,9 @@ from aima_core.system.background import BackgroundLoop
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ours
 from aima_worker.operations.known_specs import drop_removed_specs, restore_specs
+from aima_worker.operations.managed import ManagedContainer
 from aima_worker.operations.teardown import fail_instance, teardown_if_current
-from aima_worker.reconciler.inventory import ConditionTimer, Inventory, ManagedContainer, scan
+from aima_worker.reconciler.inventory import ConditionTimer, Inventory, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
 from aima_worker.reconciler.supervision import HealthSupervisor, was_ready
@@ -97,25 +98,34 @@ class ReconcileLoop:
         drop_removed_specs(self._host, present=instances.keys())
         self._timer.next_pass()
         doubtful = self._mass_loss(instances, inventory.managed) | self._unread(instances, inventory)
-        for service in (instances.keys() | inventory.managed.keys()) - doubtful:
+        for service in (instances.keys() | inventory.managed.keys() | self._host.fences.changing()) - doubtful:
             if not self._host.claims.is_running(service):
-                self._reconcile_separately(instances.get(service), inventory.managed.get(service))
+                self._reconcile_separately(service, instances.get(service), inventory.managed.get(service))
         if time.monotonic() >= self._resources_due:
             settled = self._resources.reconcile(instances, inventory.managed)
             interval = self._host.timings.resources_interval if settled else timedelta()
             self._resources_due = time.monotonic() + interval.total_seconds()
 
-    def _reconcile_separately(self, instance: Instance | None, managed: ManagedContainer | None) -> None:
+    def _reconcile_separately(
+        self, service: ServiceId, instance: Instance | None, managed: ManagedContainer | None
+    ) -> None:
         try:
-            self._reconcile_service(instance, managed)
+            self._reconcile_service(service, instance, managed)
         except (BrokerUnavailable, DockerUnavailable):
             raise
         except Exception:  # noqa: BLE001 the error boundary of a service: its bad data must not disturb the others
-            _log.exception("service not reconciled", instance=instance.id if instance else managed and managed.id)
+            _log.exception("service not reconciled", service=service)
 
-    def _reconcile_service(self, instance: Instance | None, managed: ManagedContainer | None) -> None:
+    def _reconcile_service(
+        self, service: ServiceId, instance: Instance | None, managed: ManagedContainer | None
+    ) -> None:
+        if instance and instance.kept and instance.state is InstanceState.FAILED and managed:
+            return  # for debugging, until a stop or a start
+        if (instance or not managed) and self._instances.undo_abandoned_change(service, instance):
+            return
         if instance is None:
-            assert managed is not None
+            if managed is None:
+                return
             self._instances.adopt(managed)
         elif instance.state is InstanceState.STOPPING:
             teardown_if_current(self._host, instance, grace=timedelta())  # the container engine had not answered

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import structlog
 
+from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation, State
 from aima_core.domain.services import GONE, Desired, Instance, InstanceState
 from aima_core.domain.units import format_duration
@@ -21,9 +22,11 @@ from aima_core.errors import (
 )
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
+from aima_worker.operations.managed import ManagedContainer
+from aima_worker.operations.previous import WAS_READY, restore_previous, settle_change
 from aima_worker.operations.teardown import GRACE, fail_instance, teardown, teardown_if_current
 from aima_worker.reconciler.adoption import adopt, mark_ready
-from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
+from aima_worker.reconciler.inventory import ConditionTimer
 from aima_worker.runtime import Status
 
 NEVER_STARTED_TIMEOUT = timedelta(seconds=4)
@@ -62,6 +65,26 @@ class InstanceReconciler:
                 adopt(self._host, managed, instead_of=instance)
         elif self._is_stable(instance, "left over"):
             self._remove_leftover(managed)
+
+    def undo_abandoned_change(self, service: ServiceId, instance: Instance | None) -> bool:
+        """Brings the previous revision back where a change ended without being made or undone, as after a crash.
+
+        Returns whether it did, or waits until that is certain.
+        """
+        if (previous := self._host.fences.previous(service)) is None:
+            return False
+        if instance is None:
+            fence, at = self._host.fences.fence(service), now()
+            id, state = service.on(self._host.name), InstanceState.STARTING
+            lost = Instance(id=id, desired=Desired.RUNNING, fence=fence, state=state, since=at)
+            return not self._is_stable(lost, "change lost") or restore_previous(self._host, lost)
+        operation = self._operation_of(instance)
+        if instance.desired is Desired.STOPPED or (operation and not operation.state.ended):
+            return False
+        if instance.operation == previous.instance.operation or instance.state in WAS_READY:
+            settle_change(self._host, instance)
+            return False
+        return restore_previous(self._host, instance)
 
     def _resume_start(self, instance: Instance, managed: ManagedContainer | None) -> None:
         operation = self._operation_of(instance)

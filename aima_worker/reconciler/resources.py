@@ -18,8 +18,8 @@ from aima_core.errors import BadId
 from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import SECRETS_LABEL
-from aima_worker.reconciler.adoption import restore_resources
-from aima_worker.reconciler.inventory import ConditionTimer, ManagedContainer
+from aima_worker.operations.managed import ManagedContainer, restore_resources
+from aima_worker.reconciler.inventory import ConditionTimer
 from aima_worker.runtime import Container, Status
 
 _log = structlog.get_logger()

@@ -17,24 +17,21 @@ from aima_core.domain.services import Instance, InstanceState
 from aima_core.errors import AimaError, BrokerUnavailable, ContainerRemoved, DockerUnavailable, EngineDied
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
-from aima_worker.operations.container_spec import container_spec
-from aima_worker.operations.model_paths import model_directory
+from aima_worker.operations.managed import ManagedContainer, spec_as_it_was
+from aima_worker.operations.previous import WAS_READY
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import fail_instance, is_current, update_status
-from aima_worker.reconciler.inventory import ManagedContainer
-from aima_worker.runtime import ContainerSpec
 
 FAILED_CHECKS = 3
 """In a row, after which a running engine is unhealthy."""
 RESTART_WINDOW = timedelta(minutes=10)
 """Restarts that are older no longer count."""
-_WAS_READY = {InstanceState.READY, InstanceState.UNHEALTHY, InstanceState.RESTARTING, InstanceState.UNKNOWN}
 
 _log = structlog.get_logger()
 
 
 def was_ready(instance: Instance) -> bool:
-    return instance.state in _WAS_READY
+    return instance.state in WAS_READY
 
 
 class HealthSupervisor:
@@ -98,7 +95,7 @@ class HealthSupervisor:
         try:
             with self._host.service_lock(managed.service):
                 if guard() and not self._host.claims.is_running(managed.service):
-                    self._host.runtime.run(_spec_as_it_was(self._host, managed))
+                    self._host.runtime.run(spec_as_it_was(self._host, managed))
                     _log.warning("engine restarted", instance=managed.id, reason=reason)
         except (DockerUnavailable, BrokerUnavailable):
             raise
@@ -161,10 +158,3 @@ class RestartTracker:
         if not self._planned:
             return timedelta.max
         return timedelta(seconds=max(0.0, min(self._planned.values()) - self._clock()))
-
-
-def _spec_as_it_was(host: HostContext, managed: ManagedContainer) -> ContainerSpec:
-    command, directory = managed.command, model_directory(host, managed.command)
-    return container_spec(
-        host, command, image=managed.image, directory=directory, port=managed.port, granted=managed.granted
-    )

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 import httpx2
-from lab.commands import SIGNING_KEY
+from lab.commands import KEYS, SIGNING_KEY
 from lab.parts import eventually
 
 from aima_api.app import Server, create_app
@@ -22,7 +22,7 @@ from aima_api.controllers.failure_detector import VisibilityWindow
 from aima_api.controllers.loop import ControllerLoop
 from aima_core.domain.hosts import HostFacts
 from aima_core.domain.ids import HostName, OperationId, ServiceId
-from aima_core.domain.operations import Event, Phase
+from aima_core.domain.operations import Event, Phase, StartService
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.queue.celery_app import celery_app
 from aima_core.redis.interface import TextRedis
@@ -31,6 +31,7 @@ from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
 from aima_core.store.services import ServiceStore
+from aima_worker.operations.managed import revision_of
 
 SERVICE = "svc-tiny-dial"
 PORTS = (20000, 20999)
@@ -115,7 +116,7 @@ class ScriptedWorker:
         self._operations = OperationStore(redis)
         self._claims = ClaimStore(redis)
         self._hosts = HostStore(redis)
-        self._services = ServiceStore(redis)
+        self._services = ServiceStore(redis, KEYS)
         self._hosts.announce(_facts(name, (f"host.{name}", *routes), facts))
         self._hosts.join(self.name, identity=f"identity of {name}", session="the test's")
 
@@ -137,11 +138,19 @@ class ScriptedWorker:
         self.claim_start(operation["id"])
         self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
 
-    def is_ready(self, operation: dict[str, Any]) -> None:
-        """Records a start from claim to end."""
-        attempt = self.claim_start(operation["id"]).attempt
+    def is_ready(self, operation: dict[str, Any], *, reports: bool = False) -> None:
+        """Records a start from claim to end, and makes its spec the current one.
+
+        Only if it `reports` what it runs, as workers of this version do, the API can tell whether that is as asked.
+        """
+        claimed = self.claim_start(operation["id"])
+        attempt, command = claimed.attempt, claimed.command
+        assert isinstance(command, StartService)
         self.says(operation["id"], Phase.STARTING)
-        self._observes(operation, Desired.RUNNING, InstanceState.READY)
+        runs = {"runs": command.digest, "revision": revision_of(command)} if reports else {}
+        self._observes(operation, Desired.RUNNING, InstanceState.READY, **runs)
+        if command.spec is not None:
+            self._services.restore({command.service: command.spec})
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
         self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
@@ -153,9 +162,9 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STOPPED)
         self._claims.release(OperationId(operation["id"]), self.name, attempt)
 
-    def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState) -> None:
+    def _observes(self, operation: dict[str, Any], desired: Desired, state: InstanceState, **runs: Any) -> None:
         id = ServiceId(operation["service"]).on(self.name)
-        instance = Instance(id=id, desired=desired, fence=operation["fence"], state=state, since=now())
+        instance = Instance(id=id, desired=desired, fence=operation["fence"], state=state, since=now(), **runs)
         self._services.set_desired(instance)
         self._services.update_status(instance)
 

@@ -328,7 +328,7 @@ def test_a_malformed_log_request_is_dropped_and_counted(redis, request_text):
 def test_the_message_of_a_cancelled_operation_is_removed_from_a_queue_without_a_consumer(node, redis):  # noqa: F811
     silent = ScriptedWorker(redis, routes=("cpu.amd64",))
     silent.leave()
-    ended, other = node.start()[0], node.start()[0]
+    ended, other = node.start()[0], node.start("svc-asr-pocketsphinx-en-us")[0]
     queue = keys.queue(ended["route"])
     before = redis.llen(queue)
 

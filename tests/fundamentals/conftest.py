@@ -37,7 +37,7 @@ def make_host(fake_redis: fakeredis.FakeRedis, tmp_path: Path) -> Iterator[Calla
                     "docker": {"stall": "5s"},
                 }
             )
-            runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1"])
+            runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1", "aima/dial:1"])
             desk = stack.enter_context(desk_of(settings, fake_redis, runtime, probe=runtime.probe, timings=TIMINGS))
             host = Host(desk, runtime, fake_redis)
             host.join()

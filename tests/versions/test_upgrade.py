@@ -167,6 +167,8 @@ class Installation:
         """Submits an operation and returns the state in which it ends."""
         reply = self.client.post(path, json=body)
         assert reply.status_code == 202, reply.text
+        if reply.json().get("unchanged"):
+            return "unchanged"
         [operation] = reply.json()["operations"]
 
         def state() -> str:

@@ -18,7 +18,7 @@ from aima_core.store.operations import now
 from aima_core.trust import orders
 from aima_worker.context import Timings
 from aima_worker.operations.container_spec import WIRE_LABEL, container_spec
-from aima_worker.reconciler.inventory import recognize
+from aima_worker.operations.managed import recognize
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import ContainerSpec, Status
 from aima_worker.runtimes.process.files import SPEC, write

@@ -17,9 +17,9 @@ from aima_api.cli.options import (
     lists,
     only_hosts_option,
     route_option,
-    service_body,
     submits_operations,
 )
+from aima_api.cli.service_options import service_body
 from aima_api.cli.tables import RecordList, titled
 from aima_api.client import Api
 

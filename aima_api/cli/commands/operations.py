@@ -18,10 +18,9 @@ from aima_api.cli.options import (
     on_each_id,
     on_full_id,
     output_option,
-    service_body,
-    service_options,
     timeout_option,
 )
+from aima_api.cli.service_options import service_body, service_options
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.units import counted
@@ -30,7 +29,12 @@ from aima_core.logs.sanitize import sanitized
 complete_id = complete("operations", "id")
 id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
-_VERDICTS = {"starts": "would start now", "waits": "would wait", "refused": "would be refused"}
+_VERDICTS = {
+    "unchanged": "runs as asked: a start would change nothing",
+    "starts": "would start now",
+    "waits": "would wait",
+    "refused": "would be refused",
+}
 
 
 @click.group(cls=ResourceGroup)
@@ -228,6 +232,9 @@ def _print_plan(found: dict[str, Any]) -> None:
     click.echo(sanitized(f"{found['service']} with {found['engine']}{model} {verdict}."))
     click.echo(sanitized(f"Requires {_requirements(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
     click.echo()
+    if any(each["action"] != "refused" for each in found["instances"]):
+        print_records(found["instances"], titled("action", "where", "reason"), row=_planned_instance)
+        click.echo()
     if found["operations"]:
         columns = {"OPERATION": "kind", **titled("route", "image", "port", "status")}
         print_records(found["operations"], columns, row=_planned)
@@ -272,6 +279,13 @@ def _planned(operation: dict[str, Any]) -> dict[str, Any]:
         "port": operation["port"] or "any free",
         "status": "waits" if operation["reason"] else "starts",
     }
+
+
+def _planned_instance(instance: dict[str, Any]) -> dict[str, Any]:
+    fields = f" ({', '.join(instance['fields'])})" if instance["fields"] else ""
+    moved = f" from {instance['moved_from']}" if instance["moved_from"] else ""
+    where = instance["host"] or instance["route"]
+    return {**instance, "action": instance["action"] + fields, "where": f"{where}{moved}"}
 
 
 def _candidate(host: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from aima_api.cli.options import (
     on_full_id,
     only_hosts_option,
     output_option,
-    service_body,
-    service_options,
     submits_operations,
 )
+from aima_api.cli.service_options import service_body, service_options, unset_body
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, path_of
 
@@ -63,11 +62,38 @@ def create(api: Api, service_id: str, output: Format, **options: Any) -> None:
         print_data(record, output)
 
 
+@service.command("set")
+@id_argument
+@service_options
+@output_option
+@calls_the_api
+def set_options(api: Api, service_id: str, output: Format, **options: Any) -> None:
+    """Change a service's specification without starting it; other fields stay."""
+    changes = service_body(options)
+    _print_changed(on_full_id(api, "services", service_id, lambda id: api.patch(_path(id), changes)), output)
+
+
+@service.command()
+@id_argument
+@click.argument("fields", metavar="FIELD...", nargs=-1, required=True)
+@output_option
+@calls_the_api
+def unset(api: Api, service_id: str, fields: tuple[str, ...], output: Format) -> None:
+    """Remove fields of a service's specification, such as port, model-path, set.max-model-len or label.team."""
+    changes = unset_body(fields)
+    _print_changed(on_full_id(api, "services", service_id, lambda id: api.patch(_path(id), changes)), output)
+
+
 @service.command()
 @ids_argument
 @all_option
 @service_options
 @expires_option
+@click.option(
+    "--on-failure",
+    type=click.Choice(["restore", "keep"]),
+    help="Restore what ran before, as by default, or keep the failed container for debugging.",
+)
 @submits_operations
 def start(api: Api, service_ids: tuple[str, ...], every: bool, **options: Any) -> Any:
     """Start services, and create those first that do not exist."""
@@ -97,6 +123,28 @@ def restart(api: Api, service_ids: tuple[str, ...], every: bool, hosts: tuple[st
 
 
 @service.command()
+@id_argument
+@lists
+@calls_the_api
+def history(api: Api, service_id: str) -> RecordList:
+    """List the last ten revisions of a service: changed fields, API key and time."""
+    found = on_full_id(api, "services", service_id, lambda id: api.get(_path(id, "/revisions")))["items"]
+    columns = {"REVISION": "revision", "AGE": "age", "BY": "changed_by", "CHANGED": "changed", "CURRENT": "current"}
+    return RecordList(found, columns, "No revisions.", row=_revision_row)
+
+
+@service.command()
+@id_argument
+@click.option("--to", type=click.IntRange(1), metavar="N", help="The revision; the one before the current by default.")
+@expires_option
+@submits_operations
+def rollback(api: Api, service_id: str, **options: Any) -> Any:
+    """Make an earlier revision the newest one, and start it where the service is to run."""
+    body = service_body(options)
+    return on_full_id(api, "services", service_id, lambda id: api.post(_path(id, ":rollback"), body))
+
+
+@service.command()
 @ids_argument
 @all_option
 @calls_the_api
@@ -123,10 +171,13 @@ def list_services(api: Api) -> RecordList:
 
 @service.command()
 @ids_argument
+@click.option("--revision", type=click.IntRange(1), metavar="N", help="The specification as it was at revision N.")
 @output_option
 @calls_the_api
-def show(api: Api, service_ids: tuple[str, ...], output: Format) -> int:
+def show(api: Api, service_ids: tuple[str, ...], revision: int | None, output: Format) -> int:
     """Show services and their instances; without ID, the instances of all services."""
+    if revision is not None:
+        return _show_revision(api, service_ids, revision, output)
     if not service_ids:
         instances = [instance for each in api.every("/v1/services") for instance in each["instances"]]
         print_records(instances, _INSTANCE_COLUMNS, output, row=_instance_row, nothing="No instances.")
@@ -173,6 +224,22 @@ def logs(api: Api, service_id: str, follow: bool, timestamps: bool | None, outpu
     return 0
 
 
+def _show_revision(api: Api, service_ids: Sequence[str], revision: int, output: Format) -> int:
+    path = f"/revisions/{revision}"
+    found, code = on_each_id(api, "services", service_ids, lambda id: api.get(_path(id, path)))
+    for record in found:
+        print_record(record, output)
+    return code
+
+
+def _print_changed(record: dict[str, Any], output: Format) -> None:
+    if output == "table":
+        click.echo(f"Service {record['id']} is at revision {record['revision']}.")
+        click.echo(f"Apply it: aima service start {record['id']} --wait", err=True)
+    else:
+        print_data(record, output)
+
+
 def _checked(service_id: str) -> ServiceId:
     """Raises BadId before any request."""
     from aima_core.domain.ids import ServiceId
@@ -183,7 +250,11 @@ def _checked(service_id: str) -> ServiceId:
 def _submitted(api: Api, ids: Sequence[str], action: str, body: dict[str, Any]) -> dict[str, Any]:
     """The operations of all accepted requests, and the exit code of the first refusal."""
     replies, code = on_each_id(api, "services", ids, lambda id: api.post(_path(id, action), body))
-    return {"operations": [each for reply in replies for each in reply["operations"]], "exit_code": code}
+    return {
+        "operations": [each for reply in replies for each in reply["operations"]],
+        "exit_code": code,
+        "unchanged": bool(replies) and all(each.get("unchanged") for each in replies),
+    }
 
 
 def _path(service_id: str, action: str = "") -> str:
@@ -204,6 +275,15 @@ def _service_row(service: dict[str, Any]) -> dict[str, Any]:
         "hosts": [instance["id"].partition("@")[2] for instance in service["instances"]],
         "endpoints": [instance["endpoint"] for instance in service["instances"] if instance.get("endpoint")],
         "reason": [instance["failure"]["message"] for instance in service["instances"] if instance.get("failure")],
+    }
+
+
+def _revision_row(revision: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **revision,
+        "age": age(revision["changed_at"]) if revision["changed_at"] else None,
+        "changed": revision["changed"] or None,
+        "current": "current" if revision["current"] else None,
     }
 
 

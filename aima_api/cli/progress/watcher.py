@@ -38,7 +38,7 @@ def show_submitted(api: Api, reply: Any, *, wait: bool, timeout: timedelta | Non
     """Watches the operations that a request submitted, or prints how to. Returns the exit code."""
     operations = [api.read(Operation, each) for each in reply["operations"]]
     if not operations:
-        click.echo("Nothing to do.", err=True)
+        click.echo("Unchanged: it runs as asked." if reply.get("unchanged") else "Nothing to do.", err=True)
     elif wait or timeout is not None:
         return watch(api, operations, timeout=timeout, output=output)
     if output != "table":

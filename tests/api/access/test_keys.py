@@ -265,7 +265,8 @@ def test_the_signed_order_names_the_key_on_whose_behalf_it_was_submitted(guarded
     key = guarded.create("ci", "operate")
     guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={"hosts": ["alpha"]})
 
-    answer = guarded.ask("POST", path, key, json={"engine": "ollama-cpu"} if "images" in path else {})
+    body = {"engine": "ollama-cpu"} if "images" in path else {"port": 20001} if "start" in path else {}
+    answer = guarded.ask("POST", path, key, json=body)
 
     [operation] = answer.json()["operations"]
     order = redis.hget(redis_keys.operation(operation["id"]), "order")

@@ -55,7 +55,7 @@ def test_a_path_is_found_by_its_template(row, scope):
         ("POST", "/v1/hosts"),
         ("GET", "/v1/keys/"),
         ("GET", "/V1/hosts"),
-        ("PATCH", "/v1/services/svc-tiny-dial"),
+        ("PUT", "/v1/services/svc-tiny-dial"),
     ],
 )
 def test_what_the_table_does_not_name_has_no_scope(method, path):
@@ -83,7 +83,7 @@ def test_a_refusal_names_the_key_and_the_scope_that_it_lacks():
     LOCAL.require(Scope.ADMIN)
 
 
-@pytest.mark.parametrize(("path", "body"), [(":start", {}), (":stop", {}), (":restart", {})])
+@pytest.mark.parametrize(("path", "body"), [(":start", {"port": 20001}), (":stop", {}), (":restart", {})])
 def test_an_order_names_the_key_of_its_request(guarded, redis, path, body):
     ScriptedWorker(redis, arch=arch(), routes=(f"cpu.{arch()}",))
     guarded.ask("POST", f"/v1/services/{SERVICE}:start", json={"hosts": ["alpha"]})

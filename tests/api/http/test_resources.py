@@ -16,7 +16,7 @@ pytestmark = pytest.mark.redis
 
 PATHS = {
     "/v1/services": "GET, HEAD, OPTIONS, POST",
-    f"/v1/services/{SERVICE}": "DELETE, GET, HEAD, OPTIONS",
+    f"/v1/services/{SERVICE}": "DELETE, GET, HEAD, OPTIONS, PATCH",
     f"/v1/services/{SERVICE}:start": "OPTIONS, POST",
     f"/v1/services/{SERVICE}/logs": "GET, HEAD, OPTIONS",
     "/v1/hosts/alpha": "DELETE, GET, HEAD, OPTIONS",

@@ -190,12 +190,12 @@ def test_hosts_and_a_route_are_mutually_exclusive(node, worker):
 
 
 def test_hosts_named_later_replace_the_route_and_the_other_way_round(node, redis):
-    ScriptedWorker(redis, "a")
-    node.start(route="cpu.amd64", replicas=1)
+    worker = ScriptedWorker(redis, "a")
+    worker.is_ready(node.start(route="cpu.amd64", replicas=1)[0])
 
-    node.start(hosts=["a"])
+    worker.is_ready(node.start(hosts=["a"])[0])
     by_host = node.get(f"/v1/services/{SERVICE}").json()
-    node.start(route="cpu.amd64")
+    worker.is_ready(node.start(route="cpu.amd64")[0])
     by_route = node.get(f"/v1/services/{SERVICE}").json()
 
     assert (by_host["hosts"], by_host["route"]) == (["a"], None)
@@ -221,11 +221,11 @@ def test_a_class_without_free_capacity_is_waited_for_with_the_reason_of_every_ho
 def test_a_class_without_any_suitable_host_is_refused_as_such(node, redis):
     ScriptedWorker(redis, "spark-01", **SPARK | {"gives_gpus": False})
 
-    [operation] = node.start(VLLM)
+    refused = node.post(f"/v1/services/{VLLM}:start")
 
-    assert operation["reason"] == (
-        "No host of gb10.arm64 can run it. spark-01: cannot give GPUs to containers. It starts when one joins that can."
-    )
+    assert (refused.status_code, refused.json()["code"]) == (422, "requirements_not_met")
+    assert "cannot give GPUs to containers" in refused.json()["detail"]
+    assert node.get("/v1/operations").json()["items"] == node.get("/v1/services").json()["items"] == []
 
 
 def test_a_class_of_too_small_hosts_is_skipped_for_the_next_one(node, redis):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.redis
 
 
 def test_operations_are_paged_newest_first(node, worker):
-    ids = [node.start()[0]["id"] for _ in range(5)]
+    ids = [node.start(port=20001 + number)[0]["id"] for number in range(5)]
 
     first = node.get("/v1/operations", params={"limit": 3}).json()
     second = node.get("/v1/operations", params={"limit": 3, "cursor": first["next"]}).json()

@@ -97,7 +97,7 @@ def test_a_start_avoids_a_drained_host_and_uses_it_again_once_it_is_resumed(node
     node.post("/v1/hosts/alpha:drain")
     [drained] = node.start(replicas=1)
     node.post("/v1/hosts/alpha:resume")
-    [resumed] = node.start()
+    [resumed] = node.start(port=20001)
 
     assert drained["route"] == "cpu.amd64"
     assert resumed["route"] == "host.alpha"

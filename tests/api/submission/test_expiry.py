@@ -30,7 +30,7 @@ def passes(redis, limit: timedelta) -> None:
 
 def test_an_operation_expires_after_a_day_or_as_its_request_says(node, worker):
     [start] = node.start()
-    [hasty] = node.start(expires="90s")
+    [hasty] = node.start(expires="90s", port=20001)
     pull = node.post("/v1/images:pull", {"image": "repo/name:1", "expires": "2h"}).json()["operations"][0]
 
     assert [limit_of(each) for each in (start, hasty, pull)] == [

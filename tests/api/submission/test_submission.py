@@ -56,7 +56,7 @@ def test_the_requirements_of_a_start_are_recorded_with_it(node, worker):
     assert operation == node.operation(operation["id"])
 
 
-def test_concurrent_starts_each_get_their_own_result(node, worker):
+def test_concurrent_different_starts_each_get_their_own_result_and_one_supersedes_the_others(node, worker):
     ports = [20001, 20002, 8080, 20004, 20005]
 
     with ThreadPoolExecutor(len(ports)) as crowd:
@@ -64,18 +64,15 @@ def test_concurrent_starts_each_get_their_own_result(node, worker):
 
     assert [answer.status_code for answer in answers] == [202, 202, 422, 202, 202]
     accepted = [answer.json()["operations"] for answer in answers if answer.status_code == 202]
-    assert accepted == [[node.operation(operation["id"])] for [operation] in accepted]
-    assert [worker.claim_start(operation["id"]).command.port for [operation] in accepted] == [
-        20001,
-        20002,
-        20004,
-        20005,
-    ]
-    assert node.get(f"/v1/services/{SERVICE}").json()["port"] in ports
+    ended = [node.operation(operation["id"]) for [operation] in accepted]
+    assert len({operation["id"] for operation in ended}) == 4
+    [left] = [operation for operation in ended if operation["state"] == "queued"]
+    assert [each["failure"]["code"] for each in ended if each is not left] == 3 * ["superseded"]
+    assert worker.claim_start(left["id"]).command.port in ports
 
 
 def test_an_order_is_valid_for_its_own_operation_only(node, worker):
-    first, second = (worker.claim_start(node.start()[0]["id"]) for _ in range(2))
+    first, second = (worker.claim_start(node.start(port=port)[0]["id"]) for port in (20001, 20002))
 
     with pytest.raises(OrderRefused, match="it is for operation"):
         Order.read(first.order, KEYS).check(second.operation, first.command_text)
@@ -211,10 +208,10 @@ def test_a_start_without_options_uses_the_stored_service(node, worker):
     assert command.engine.arguments["flood"] == 3
 
 
-def test_options_of_a_start_change_the_stored_service(node, worker):
+def test_options_of_a_start_change_the_stored_service_once_it_is_ready(node, worker):
     node.post("/v1/services", {"id": SERVICE, "port": 20007, "arguments": {"flood": 3}})
 
-    node.start(port=20008)
+    worker.is_ready(node.start(port=20008)[0])
 
     service = node.get(f"/v1/services/{SERVICE}").json()
     assert (service["port"], service["arguments"]) == (20008, {"flood": 3})
@@ -458,11 +455,11 @@ class CutOff(OperationStore):
         super().__init__(redis)
         self.left = times
 
-    def request_cancel(self, id: OperationId) -> bool:
+    def request_cancel(self, id: OperationId, *, superseded_by: OperationId | None = None) -> bool:
         if self.left:
             self.left -= 1
             raise BrokerUnavailable(detail="cut off")
-        return super().request_cancel(id)
+        return super().request_cancel(id, superseded_by=superseded_by)
 
 
 class NeverAnswered(OperationStore):

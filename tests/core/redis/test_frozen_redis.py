@@ -200,12 +200,12 @@ def routes_that_need_redis(node: Node, operation: str) -> Iterator[tuple[str, st
         noun = path.split("/")[2].split(":")[0] if path.startswith("/v1/") else ""
         named = {"services": SERVICE, "operations": operation}.get(noun, "alpha")
         for method in methods:
-            yield method.upper(), re.sub(r"\{\w+\}", named, path)
+            yield method.upper(), re.sub(r"\{\w+\}", named, path.replace("{revision}", "1"))
 
 
 def timed(node: Node, method: str, path: str) -> tuple[Any, float]:
     began = time.monotonic()
-    body = {"json": BODIES.get(path, {})} if method == "POST" else {}
+    body = {"json": BODIES.get(path, {})} if method in ("POST", "PATCH") else {}
     answer = node.client.request(method, path, **body)
     return answer, time.monotonic() - began
 

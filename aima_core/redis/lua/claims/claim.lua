@@ -92,29 +92,47 @@ local function use_of_other_services()
   return use
 end
 
-local function choose_gpus(count, gpus_in_use)
-  local free = {}
-  for _, gpu in ipairs(gpu_ids) do
-    if not gpus_in_use[gpu] then free[#free + 1] = gpu end
+-- GPUs of the running revision come first: they stay allocated.
+local function choose_gpus(count, gpus_in_use, previous)
+  local free, own = {}, {}
+  for _, gpu in ipairs(previous and previous.gpus or {}) do own[gpu] = true end
+  for _, preferred in ipairs({true, false}) do
+    for _, gpu in ipairs(gpu_ids) do
+      if not gpus_in_use[gpu] and (own[gpu] or false) == preferred then free[#free + 1] = gpu end
+    end
   end
   local least = count == 'all' and #gpu_ids or count
   if #free == 0 or #free < least then return nil end
   return {unpack(free, 1, least)}
 end
 
+-- The allocation of the running revision stays reserved until this start is ready, so that it can be restored.
+local function with_previous(memory, gpus, previous)
+  local held, seen = {unpack(gpus)}, {}
+  for _, gpu in ipairs(gpus) do seen[gpu] = true end
+  for _, gpu in ipairs(previous and previous.gpus or {}) do
+    if not seen[gpu] then held[#held + 1] = gpu end
+  end
+  return math.max(memory, previous and previous.memory or 0), held
+end
+
 local function allocate()
-  local is_new = redis.call('HEXISTS', allocations, service) == 0
+  local text = redis.call('HGET', allocations, service)
+  local is_new, previous = not text, parse_allocation(text or '')
   if is_new and redis.call('HEXISTS', drained_hosts, host) == 1 then return 'drained' end
   local shares_memory, use = unified == '1', use_of_other_services()
   local memory = (request.memory or 0) + (shares_memory and request.gpu_memory or 0)
   local fits = use.memory + memory <= tonumber(memory_limit)
-  if not fits or use.memory_loading + memory > tonumber(memory_available) then return 'memory' end
+  local freed = previous and not previous.loading and previous.memory or 0 -- its container is removed first
+  local loads = use.memory_loading + math.max(0, memory - freed)
+  if not fits or loads > tonumber(memory_available) then return 'memory' end
   if (request.gpus or 0) ~= 0 then
     if shares_memory and use.loading_on_gpus then return 'loading' end
-    allocated_gpus = choose_gpus(request.gpus, shares_memory and {} or use.gpus)
+    allocated_gpus = choose_gpus(request.gpus, shares_memory and {} or use.gpus, previous)
     if not allocated_gpus then return 'gpus' end
   end
-  local allocation = {memory = memory, loading = true, fence = fence, gpus = allocated_gpus}
+  local held_memory, held_gpus = with_previous(memory, allocated_gpus, previous)
+  local allocation = {memory = held_memory, loading = true, fence = fence, gpus = held_gpus}
   redis.call('HSET', allocations, service, format_allocation(allocation))
 end
 

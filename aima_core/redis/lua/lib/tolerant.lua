@@ -13,6 +13,8 @@ local function hash_value(key, field) return unless_wrong_type(redis.pcall('HGET
 
 local function text_of(key) return unless_wrong_type(redis.pcall('GET', key), false) end
 
+local function set(key) return unless_wrong_type(redis.pcall('SMEMBERS', key), {}) end
+
 local function length(key) return unless_wrong_type(redis.pcall('LLEN', key), 0) end
 
 -- The decoded JSON object; nil if the text is none.

@@ -11,11 +11,13 @@
 -- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
 -- `texts` are the order and the message of each operation: long texts that JSON would have to escape.
--- Returns the ids of superseded operations.
+-- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
+-- is not stored. If the service is `alone`, having one instance, any host is the same.
+-- Returns {id, '', …} of superseded operations, and {id, the joined operation, …} of joining starts.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
-local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix = unpack(ARGV, 1, 5)
-local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 6, 12)
-local texts = {unpack(ARGV, 13)}
+local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, starts_prefix = unpack(ARGV, 1, 6)
+local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 7, 13)
+local texts = {unpack(ARGV, 14)}
 local now, published = now_ms(), {}
 
 local function filled(template, own)
@@ -51,10 +53,26 @@ local function store_superseded(own, group)
   redis.call('EXPIRE', log, ended_ttl)
 end
 
+local function joined(own, group)
+  if not group.asks_for then return nil end
+  for _, id in ipairs(set(starts_prefix .. group.service)) do
+    local state, asks_for, route, host, cancelled =
+      unpack(hash_values(operation_prefix .. id, 'state', 'asks_for', 'route', 'host', 'cancel'))
+    if state ~= 'queued' and state ~= 'running' then
+      redis.call('SREM', starts_prefix .. group.service, id)
+    elseif id ~= own.id and asks_for == group.asks_for and not cancelled then
+      local same_host = route == own.route or (own.host and host == own.host)
+      if group.alone or same_host then return id end
+    end
+  end
+end
+
 local function enqueue(own, group, order, message)
   local record = operation_prefix .. own.id
   local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
-  if known then return known == 'cancelled' and superseded end
+  if known then return known == 'cancelled' and superseded and '' end
+  local other = not superseded and joined(own, group)
+  if other then return other end
 
   redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', order,
     'signature', own.signature, 'route', own.route, 'routes', own.routes, 'queue', own.queue, unpack(group.fields))
@@ -62,7 +80,12 @@ local function enqueue(own, group, order, message)
   publish(own, 1, group.event)
   if superseded then
     store_superseded(own, group)
-    return true
+    return ''
+  end
+  if group.asks_for then
+    redis.call('HSET', record, 'asks_for', group.asks_for)
+    delete_unless('set', starts_prefix .. group.service)
+    redis.call('SADD', starts_prefix .. group.service, own.id)
   end
   if own.instance then set_desired(own, group) end
   redis.call('ZADD', active, now + retry_ms, own.id)
@@ -73,7 +96,11 @@ end
 local late, at = {}, 1
 for _, group in ipairs(cjson.decode(groups)) do
   for _, own in ipairs(group.each) do
-    if enqueue(own, group, texts[at], texts[at + 1]) then late[#late + 1] = own.id end
+    local other = enqueue(own, group, texts[at], texts[at + 1])
+    if other then
+      late[#late + 1] = own.id
+      late[#late + 1] = other
+    end
     at = at + 2
   end
 end

@@ -1,0 +1,75 @@
+"""The whereabouts of a service: its current spec and its candidate, its instances, and its active starts."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aima_core.domain.ids import HostName, InstanceId, OperationId
+from aima_core.domain.operations import Operation, StartService
+from aima_core.domain.services import Instance
+from aima_core.errors import UnverifiedService
+from aima_core.redis.scripts import pairs
+from aima_core.store.operation_records import operation_from
+from aima_core.store.readable import instance_from, readable
+from aima_core.trust.records import SignedService
+
+Stored = SignedService | UnverifiedService
+
+
+class ActiveStart(NamedTuple):
+    operation: Operation
+    command: StartService
+
+
+class Whereabouts(NamedTuple):
+    stored: SignedService | UnverifiedService | None
+    """Its spec, or why that is not used; None if there is none."""
+    hosts: list[HostName]
+    """Those where it runs, then those where it has stopped."""
+    wanted: dict[HostName, Instance | None]
+    """Those where it is desired to run, with its instance there; None if its record is unreadable."""
+    starts: list[ActiveStart]
+    """Active starts in the order of their fences."""
+    candidate: SignedService | None = None
+    """The spec that the last of the starts makes the current one; None if none changes it."""
+
+    @property
+    def service(self) -> SignedService | None:
+        """Its spec; None if there is none. Raises UnverifiedService."""
+        if isinstance(self.stored, UnverifiedService):
+            raise self.stored
+        return self.stored
+
+
+def whereabouts(current: Stored | None, found_in: Sequence[Any], verify: Callable[[str, str], Stored]) -> Whereabouts:
+    """From the reply of `services/placements` after the record; `verify` reads a spec."""
+    known, wanted, starts = found_in
+    active = _starts(starts)
+    found = Whereabouts(current, _hosts_of(known), _wanted(wanted), active)
+    signed = active[-1].command.spec if active else None
+    candidate = verify(active[-1].command.service, signed.model_dump_json()) if signed else None
+    if isinstance(current, UnverifiedService) or not isinstance(candidate, SignedService):
+        return found
+    is_newer = current is None or candidate.spec.version > current.spec.version
+    return found._replace(candidate=candidate if is_newer else None)
+
+
+def _wanted(flat: Sequence[Any]) -> dict[HostName, Instance | None]:
+    records = zip(flat[::2], flat[1::2], strict=True)
+    found = {id: readable("instance", id, instance_from, pairs(fields)) for id, fields in records}
+    return {host: found[id] for id in found for host in _hosts_of([id])}
+
+
+def _starts(flat: Sequence[Any]) -> list[ActiveStart]:
+    records = zip(flat[::2], flat[1::2], strict=True)
+    found = (readable("operation", id, _active_start, id, pairs(fields)) for id, fields in records)
+    return sorted((each for each in found if each), key=lambda start: start.operation.fence)
+
+
+def _active_start(id: str, fields: Mapping[str, str]) -> ActiveStart:
+    command = StartService.model_validate_json(fields["command"])
+    return ActiveStart(operation_from(OperationId(id), fields), command)
+
+
+def _hosts_of(instances: Iterable[str]) -> list[HostName]:
+    found = (readable("instance", each, InstanceId, each) for each in instances)
+    return [id.host for id in found if id]

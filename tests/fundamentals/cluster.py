@@ -46,7 +46,8 @@ class Host:
         self._loop = ReconcileLoop(desk.host)
 
     def join(self) -> None:
-        """Announces the host and records a heartbeat."""
+        """Announces the host, on which the engines that come with AIMA were built, and records a heartbeat."""
+        self.runtime.build_image("aima/dial:1")
         self._desk.host.hosts.announce(host_facts(self._desk.host.settings, self.runtime))
         self._desk.host.hosts.join(self.name, identity=self.name, session="first")
 

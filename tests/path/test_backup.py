@@ -25,7 +25,7 @@ RUNNING, STOPPED = "svc-tiny-dial", "svc-tiny-other"
 def aima(tmp_path: Path) -> Iterator[Aima]:
     engines("install-native", "dial", "--prefix", str(tmp_path / "native"))
     path = f"{tmp_path}/native/bin:{os.environ['PATH']}"
-    running = Aima(tmp_path, installation="backup", runtime="process", PATH=path)
+    running = Aima(tmp_path, installation="backup", runtime="process", PATH=path, AIMA_NATIVE__USERS="none")
     running.up()
     try:
         yield running

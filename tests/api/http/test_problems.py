@@ -44,7 +44,7 @@ def test_an_unknown_resource_is_named(node, path, status, code, says):
         (START, {"engine": "qwen-tts-cpu"}, 422, "engine_does_not_serve", "of type tts"),
         (START, {"engine": "No such"}, 400, "bad_id", "engine name"),
         (START, {"model": "Quen"}, 404, "unknown_model", "Quen"),
-        ("/v1/services/svc-llamacpp-nosuch:start", {}, 404, "unknown_model", "nosuch"),
+        ("/v1/services/svc-tiny-nosuch:start", {}, 404, "unknown_model", "nosuch"),
         ("/v1/services/svc-nosuch-dial:start", {}, 422, "engine_does_not_serve", "nosuch"),
         ("/v1/services/svc--dial:start", {}, 400, "bad_id", "svc--dial"),
         (START, {"hosts": ["nowhere"]}, 404, "unknown_host", "nowhere"),

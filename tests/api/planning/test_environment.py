@@ -8,7 +8,11 @@ import pytest
 from api.node import SERVICE, ScriptedWorker, waiting_on
 
 pytestmark = pytest.mark.redis
-HOLDS = {"secrets": ("huggingface",), "secrets_at": "/var/lib/aima/secrets"}
+HOLDS = {
+    "secrets": ("huggingface",),
+    "secrets_at": "/var/lib/aima/secrets",
+    "images": ({"reference": "aima/dial:1", "digest": None},),
+}
 GIVEN = {"environment": {"HF_HUB_OFFLINE": "1"}, "secrets": {"HF_TOKEN": "huggingface"}}
 
 

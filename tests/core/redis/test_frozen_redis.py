@@ -41,7 +41,7 @@ WITHOUT_REDIS = {
 }
 BODIES = {
     "/v1/images:pull": {"image": "a:1"},
-    "/v1/images:remove": {"images": ["a:1"]},
+    "/v1/images:remove": {"unused": True},
     "/v1/services": {"id": SERVICE},
     "/v1/keys": {"name": "ci", "scopes": ["read"]},
 }

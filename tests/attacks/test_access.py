@@ -101,7 +101,7 @@ def test_a_key_cannot_read_or_occupy_the_idempotency_keys_of_another(guarded, re
     same = {"headers": {"Idempotency-Key": "order-1"}, "json": {"port": 20001}}
 
     theirs = guarded.ask("POST", START, victim, **same).json()["operations"][0]["id"]
-    stolen = guarded.ask("POST", START, thief, **same)
+    stolen = guarded.ask("POST", START, thief, headers=same["headers"], json={"port": 20002})
     other_request = guarded.ask("POST", f"/v1/services/{SERVICE}:stop", thief, headers={"Idempotency-Key": "order-1"})
     again = guarded.ask("POST", START, victim, **same).json()["operations"][0]["id"]
 

@@ -8,9 +8,8 @@ import sys
 import uuid
 from contextlib import closing
 
-import docker
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
-from lab.images import busybox_image, layered_image
+from lab.images import busybox_image, engine_client, layered_image
 from lab.parts import missing
 
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
@@ -57,7 +56,7 @@ class DockerBench(Bench):
 
     @property
     def gateway(self) -> str:  # type: ignore[override]  # read from the engine
-        with closing(docker.from_env()) as client:
+        with closing(engine_client(self._address)) as client:
             return str(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
 
     @property
@@ -65,7 +64,9 @@ class DockerBench(Bench):
         return busybox_image(self._address)
 
     def spare_image(self) -> str:
-        return layered_image(f"aima-lab/spare:{uuid.uuid4().hex[:12]}", layers=[50], base=self.image)
+        return layered_image(
+            f"aima-lab/spare:{uuid.uuid4().hex[:12]}", layers=[50], base=self.image, address=self._address
+        )
 
     def command(self, program: Program, *, port: int) -> tuple[str, ...]:
         if program is Program.SERVES:
@@ -74,7 +75,9 @@ class DockerBench(Bench):
 
     def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
         write = f"busybox dd if=/dev/zero of={path} bs=1M count={mebibytes}"
-        return subprocess.run(["docker", "exec", name, "sh", "-c", write], capture_output=True).returncode == 0
+        engine = ["--host", self._address] if self._address else []
+        inside = ["docker", *engine, "exec", name, "sh", "-c", write]
+        return subprocess.run(inside, capture_output=True).returncode == 0
 
     def reaches(self, name: str, address: str, port: int) -> bool:
         if os.geteuid() != 0:

@@ -35,8 +35,7 @@ def dial_image() -> str:
 def fleet_of_this_file(
     plans: tuple[HostPlan, ...], dial_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FleetOfHosts]:
-    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet")) as fleet:
-        fleet.take(dial_image)
+    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), images=[dial_image]) as fleet:
         fleet.wait_live()
         yield fleet
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 import psutil
 import pytest
 from engines.conftest import script
-from hosts.conftest import WEIGHTS, offer_dials, on_any_cpu
+from hosts.conftest import VLLM, WEIGHTS, offer_dials, on_any_cpu
 from hosts.requests import (
     CPU_ROUTE,
     ended,
@@ -91,7 +91,7 @@ def test_a_model_for_an_offline_gb10_is_pending_with_the_reason_and_starts_when_
 
 
 def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet):
-    model = {"model_path": WEIGHTS, "arguments": {"load-seconds": 3}}
+    model = {"engine": VLLM, "model_path": WEIGHTS, "arguments": {"load-seconds": 3}}
     loads = start_one(fleet, "svc-vllm-1", **model)
     until_phase(fleet, loads, "loading")
     (waits,) = start(fleet, "svc-vllm-2", **model)
@@ -100,7 +100,7 @@ def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet)
 
     assert "spark-01: loading another model" in waits["reason"]
     assert 0 <= (time_of(second, "started_at") - time_of(first, "ended_at")).total_seconds() < WAITERS_BEGIN_WITHIN
-    third = start_one(fleet, "svc-vllm-3", model_path=WEIGHTS)
+    third = start_one(fleet, "svc-vllm-3", engine=VLLM, model_path=WEIGHTS)
     (reason,) = until_waiting(fleet, third)
     assert "spark-01: needs 48 GB memory (host: 19.2 GB free)" in reason
 

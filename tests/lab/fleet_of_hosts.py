@@ -91,9 +91,11 @@ class FleetOfHosts:
     def __getitem__(self, name: str) -> LabHost:
         return next(host for host in self.hosts if host.name == name)
 
-    def start(self) -> None:
-        """Start everything, concurrently where possible."""
+    def start(self, *, images: Sequence[str] = ()) -> None:
+        """Start everything, concurrently where possible; with these images of the shared engine on every host."""
         self._all_start(self.redis, self.registry, *(host.engine for host in self.hosts))
+        for image in images:
+            self.take(image)  # before the workers, which announce what they find
         self._all_start(*self.nodes, *(host.worker for host in self.hosts))
 
     def node(self) -> ApiNode:
@@ -213,14 +215,19 @@ class FleetOfHosts:
 
 @contextmanager
 def fleet_of_hosts(
-    *plans: HostPlan, logs: Path, nodes: int = 2, api: Mapping[str, str] | None = None, **engine: str
+    *plans: HostPlan,
+    logs: Path,
+    nodes: int = 2,
+    api: Mapping[str, str] | None = None,
+    images: Sequence[str] = (),
+    **engine: str,
 ) -> Iterator[FleetOfHosts]:
     """These hosts and `nodes` API nodes, all started; `engine` are options of dockerd (`live_restore="true"`),
-    `api` more of the nodes' `AIMA_…`.
+    `api` more of the nodes' `AIMA_…`, and `images` those of the shared engine that every host has.
 
     Skips the test if this process cannot create a cell. Hosts become live later: `wait_live`.
     """
     with own_cgroups() as group, cell() as inside, network(inside) as net:
         fleet = FleetOfHosts(inside, net, plans, logs=logs, nodes=nodes, api=api or {}, cgroup_parent=group, **engine)
-        fleet.start()
+        fleet.start(images=images)
         yield fleet

@@ -25,13 +25,18 @@ BUSYBOX_IMAGE = "aima-lab/busybox:2"
 _APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf", "cat", "echo", "id", "touch", "env")
 
 
+def engine_client(address: str | None) -> docker.DockerClient:
+    """Of the engine at that address; None for the shared one."""
+    return docker.DockerClient(address) if address else docker.from_env()
+
+
 @cache
 def busybox_image(address: str | None = None) -> str:
     """The reference of an image with a shell and an HTTP server, whose `/www/health` answers 200.
 
     On the engine at that address; None for the shared one.
     """
-    with closing(docker.DockerClient(address) if address else docker.from_env()) as client:
+    with closing(engine_client(address)) as client:
         if not client.images.list(BUSYBOX_IMAGE):
             client.images.load(one_layer_archive(BUSYBOX_IMAGE, _busybox_tar().getvalue(), arch=arch()))
     return BUSYBOX_IMAGE
@@ -58,13 +63,18 @@ def one_layer_archive(name: str, layer: bytes, *, arch: str, user: str = "") -> 
 
 
 def layered_image(
-    name: str, *, layers: Sequence[int], base: str = "scratch", content: Callable[[int], bytes] = os.urandom
+    name: str,
+    *,
+    layers: Sequence[int],
+    base: str = "scratch",
+    content: Callable[[int], bytes] = os.urandom,
+    address: str | None = None,
 ) -> str:
     """An image `name` with layers of these sizes; random ones neither compress nor are shared."""
     files = [(f"layer-{number}", content(size)) for number, size in enumerate(layers)]
     steps = [f"FROM {base}", *(f"COPY {file} /{file}" for file, _ in files)]
     context = tar_of([("Dockerfile", "\n".join(steps).encode()), *files])
-    with closing(docker.from_env()) as client:
+    with closing(engine_client(address)) as client:
         client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)
     return name
 

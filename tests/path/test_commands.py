@@ -31,7 +31,7 @@ def test_invalid_input_is_reported_with_code_sentence_and_next_step_and_changes_
         (("service", "start", "tiny-dial"), errors.BadId),
         (("service", "start", "svc-nope-nothing"), errors.UnknownEngine),
         (("service", "start", "svc-tiny-nothing", "--engine", "no-such-engine"), errors.UnknownEngine),
-        (("service", "start", "svc-vllm-qwen9"), errors.UnknownModel),
+        (("service", "start", "svc-tiny-qwen9"), errors.UnknownModel),
         (("service", "start", SERVICE, "--host", "nowhere"), errors.UnknownHost),
         (("service", "start", SERVICE, "--set", "speed=9"), errors.UnknownArgument),
         (("service", "start", SERVICE, "--port", "80", "--wait"), errors.PortOutOfRange),

@@ -38,6 +38,7 @@ STARTS = {
     "model": "GLM-4.7-Flash",
     "needs": {"memory": 32 * GB, "gpus": 1, "gpu_memory": 60 * GB, "cores": 8},
     "routes": ["gb10.arm64"],
+    "instances": [],
     "operations": [
         {
             "kind": "start",

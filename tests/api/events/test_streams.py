@@ -244,7 +244,7 @@ def test_a_follower_of_all_operations_receives_new_events_and_resumes_where_it_w
         worker.says(start, message="one")
         first = next(stream)
     worker.says(start, message="two")
-    [other] = node.start()
+    [other] = node.post("/v1/images:pull", {"engine": "ollama-cpu", "hosts": ["alpha"]}).json()["operations"]
 
     with node.following(None, after=first.id) as stream:
         received = [next(stream), next(stream)]

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker
 from api.planning.test_placement import SPARK, VLLM, drain, fill
+from lab.parts import eventually
 
+from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 
 pytestmark = pytest.mark.redis
@@ -148,6 +150,7 @@ def test_a_plan_changes_nothing(node, redis):
     worker.is_ready(node.start(hosts=["alpha"])[0])
     ScriptedWorker(redis, "beta")
     fill(redis, "beta", 4)
+    assert eventually(lambda: redis.xlen(keys.AUDIT) == 1)
     before = everything(redis)
 
     plan(node)

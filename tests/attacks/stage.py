@@ -67,6 +67,7 @@ class AttackStage:
         self.mishaps: list[str] = []
         self.others_operate = False
         """The adversary may start what the catalog offers, on any host."""
+        self._operated_until = 0.0
         self._enough = Flag()
         self._before = self._held()
 
@@ -157,7 +158,7 @@ class AttackStage:
         service, command = created["service"], list(created["command"])
         if created["image"] != IMAGE or created["mounts"] or command[:2] != ["serve", "--size"]:
             return f"{host} ran what no engine of the catalog is: {created}"
-        if self.others_operate:
+        if self.others_operate or created["at"] < self._operated_until:
             return None
         if command[2] not in self.asked.arguments[service]:
             return f"{host} ran what the owner never asked for: {created}"
@@ -209,6 +210,7 @@ class AttackStage:
         for service in SERVICES:
             self.stop(service)
             self.owner.delete(f"/v1/services/{service}")
+        self._operated_until = time.time()
 
     def _all_listings(self) -> bool:
         try:

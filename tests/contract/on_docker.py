@@ -8,6 +8,7 @@ import sys
 import uuid
 from contextlib import closing
 
+import pytest
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
 from lab.images import busybox_image, engine_client, layered_image
 from lab.parts import missing
@@ -74,14 +75,19 @@ class DockerBench(Bench):
         return ("sh", "-c", _SCRIPTS[program])
 
     def writes(self, name: str, path: str, *, mebibytes: int) -> bool:
+        self._require_processes()
         write = f"busybox dd if=/dev/zero of={path} bs=1M count={mebibytes}"
-        engine = ["--host", self._address] if self._address else []
-        inside = ["docker", *engine, "exec", name, "sh", "-c", write]
-        return subprocess.run(inside, capture_output=True).returncode == 0
+        return subprocess.run(["docker", "exec", name, "sh", "-c", write], capture_output=True).returncode == 0
 
     def reaches(self, name: str, address: str, port: int) -> bool:
+        self._require_processes()
         if os.geteuid() != 0:
             missing("only root may enter a container's network")
         container = self.runtime.find(name)
         assert container is not None and container.pid is not None
         return connects_from(container.pid, address, port)
+
+    def _require_processes(self) -> None:
+        """An engine in a chroot of a cell reads the /proc of outside: `docker exec` would enter another process."""
+        if self._address:
+            pytest.skip("the processes of this engine's containers have other ids outside of its cell")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import uvloop
@@ -12,18 +12,20 @@ import uvloop
 CONNECTIONS = 12
 
 
-def seconds_for(url: str, body: bytes | None = None, *, times: int, status: int = 202) -> float:
-    """Seconds from the first request to the last response; POSTs, or GETs without a body.
+def seconds_for(url: str | Sequence[str], body: bytes | None = None, *, times: int, status: int = 202) -> float:
+    """Seconds from the first request to the last response; POSTs, or GETs without a body. Several URLs take turns.
 
     Raises RuntimeError on another status.
     """
-    address = urlsplit(url)
+    urls = [url] if isinstance(url, str) else url
+    address = urlsplit(urls[0])
     head = {"Host": address.netloc}
     if body is not None:
         head |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
-    request = _request("GET" if body is None else "POST", address.path, head) + (body or b"")
+    method = "GET" if body is None else "POST"
+    requests = [_request(method, urlsplit(each).path, head) + (body or b"") for each in urls]
     return uvloop.run(
-        _ask(str(address.hostname), int(address.port or 80), request, times, f"HTTP/1.1 {status}".encode())
+        _ask(str(address.hostname), int(address.port or 80), requests, times, f"HTTP/1.1 {status}".encode())
     )
 
 
@@ -32,11 +34,11 @@ def _request(method: str, path: str, head: Mapping[str, str]) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-async def _ask(host: str, port: int, request: bytes, times: int, expected: bytes) -> float:
+async def _ask(host: str, port: int, requests: Sequence[bytes], times: int, expected: bytes) -> float:
     left = iter(range(times))
     lines = [await asyncio.open_connection(host, port, limit=1 << 24) for _ in range(min(CONNECTIONS, times))]
     began = time.perf_counter()
-    await asyncio.gather(*(_keep_asking(*line, request, left, expected) for line in lines))
+    await asyncio.gather(*(_keep_asking(*line, requests, left, expected) for line in lines))
     took = time.perf_counter() - began
     for _, writer in lines:
         writer.close()
@@ -44,10 +46,14 @@ async def _ask(host: str, port: int, request: bytes, times: int, expected: bytes
 
 
 async def _keep_asking(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, left: Iterator[int], expected: bytes
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    requests: Sequence[bytes],
+    left: Iterator[int],
+    expected: bytes,
 ) -> None:
-    for _ in left:
-        writer.write(request)
+    for number in left:
+        writer.write(requests[number % len(requests)])
         head = await reader.readuntil(b"\r\n\r\n")
         answer = await reader.readexactly(_length(head))
         if not head.startswith(expected):

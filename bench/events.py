@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import count
 from statistics import median, quantiles
 
 import redis
@@ -39,6 +40,9 @@ def measure(rounds: int) -> list[Result]:
         return [_to_one(rounds, aima), *_to_crowd(rounds, aima)]
 
 
+_numbers = count()
+
+
 class _Worker:
     """A worker of one operation that only records events."""
 
@@ -48,7 +52,10 @@ class _Worker:
     def __init__(self, aima: Installation) -> None:
         link = command_link(aima.redis_url)
         self._operations = OperationStore(link)
-        self.id = OperationId(aima.submit("/v1/services/svc-tiny-dial:start"))
+        # A service of its own: an equal start would join the one in progress.
+        service = f"svc-tiny-{next(_numbers)}"
+        body = {"engine": "dial-cpu", "model": "Dial"}
+        self.id = OperationId(aima.submit(f"/v1/services/{service}:start", body))
         claimed = ClaimStore(link).claim(self.id, HostName("host-0"))
         if not isinstance(claimed, Claimed):
             raise RuntimeError(f"it is not to be carried out: {claimed}")

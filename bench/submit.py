@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.error import URLError
@@ -30,6 +31,7 @@ NEEDS = ("redis",)
 SERVICE = "svc-tiny-dial"
 ENGINE = "dial-cpu"
 STARTS = 500
+_AS_DIAL = json.dumps({"engine": ENGINE, "model": "Dial"}).encode()
 INSTANCES = 1000
 """Instances of one service, each on another host."""
 
@@ -39,11 +41,12 @@ def measure(rounds: int) -> list[Comparison]:
 
 
 def _one_by_one(rounds: int) -> list[Comparison]:
+    number = count()
     with installation(hosts=3) as aima, _flower(aima.redis_url) as flower, rival.application(aima.redis_url) as app:
         seconds = take_turns(
             rounds,
             {
-                "aima": lambda: seconds_for(_starting(aima), b"{}", times=STARTS),
+                "aima": lambda: seconds_for(_starting_others(aima, next(number)), _AS_DIAL, times=STARTS),
                 "apply_async": lambda: _loop(app, STARTS),
                 "Flower": lambda: seconds_for(flower, _asked_of_flower(), times=STARTS, status=200),
             },
@@ -56,12 +59,13 @@ def _one_by_one(rounds: int) -> list[Comparison]:
 
 
 def _all_at_once(rounds: int) -> Comparison:
-    body = json.dumps({"replicas": INSTANCES}).encode()
+    number = count()
+    body = json.dumps({"engine": ENGINE, "model": "Dial", "replicas": INSTANCES}).encode()
     with installation(hosts=INSTANCES) as aima, rival.application(aima.redis_url) as app:
         seconds = take_turns(
             rounds,
             {
-                "aima": lambda: seconds_for(_starting(aima), body, times=1),
+                "aima": lambda: seconds_for(_starting_others(aima, next(number))[0], body, times=1),
                 "apply_async": lambda: _loop(app, INSTANCES),
             },
         )
@@ -69,8 +73,9 @@ def _all_at_once(rounds: int) -> Comparison:
     return Comparison(what, seconds["aima"], seconds["apply_async"], RateAtLeast(3))
 
 
-def _starting(aima: Installation) -> str:
-    return f"{aima.url}/v1/services/{SERVICE}:start"
+def _starting_others(aima: Installation, number: int) -> list[str]:
+    """Of services that no round before has started: an equal start would join the one in progress."""
+    return [f"{aima.url}/v1/services/svc-tiny-{number}-{each}:start" for each in range(STARTS)]
 
 
 def _loop(app: Celery, times: int) -> float:

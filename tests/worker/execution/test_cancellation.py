@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Event
 
 import pytest
@@ -273,6 +274,7 @@ def test_a_start_superseded_by_a_later_start_leaves_its_container_alone(desk, ru
 def test_a_start_superseded_during_its_pull_does_not_replace_the_later_container(desk, runtime, monkeypatch):
     runtime.published["far:1"] = Published()
     pull, later = runtime.pull, []
+    monkeypatch.setattr("aima_worker.operations.start.ROLLBACK_TIMEOUT", timedelta(seconds=1))
 
     def overtaken(image, *, stall):
         later.append(desk.run_command(a_start_of()))

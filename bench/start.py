@@ -136,5 +136,9 @@ def _options(same: Mapping[str, Any]) -> list[str]:
         "memory": [host["Memory"]],
         "memory-swap": [host["MemorySwap"]],
         "init": ["true"] if host["Init"] else [],
+        "network": [host["NetworkMode"]],
+        "read-only": ["true"] if host["ReadonlyRootfs"] else [],
+        "tmpfs": [f"{target}:{mounted}" for target, mounted in (host["Tmpfs"] or {}).items()],
+        "oom-score-adj": [host["OomScoreAdj"]],
     }
     return [f"--{name}={value}" for name, values in options.items() for value in values or ()]

@@ -34,7 +34,7 @@ from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.system.state_dir import lock
-from aima_core.trust.keys import key_ring
+from aima_core.trust.keys import KeyRing, key_ring
 from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
@@ -149,10 +149,7 @@ def make_host(
     timings: Timings | None = None,
 ) -> HostContext:
     """Raises BadSettings without a key to verify orders with."""
-    keys = key_ring(settings)
-    if not keys.trusts_any:
-        where = "AIMA_TRUSTED_KEYS: the API nodes' public key, as `aima key public` prints it there"
-        raise BadSettings(detail="There is no key to verify orders with.", where=where)
+    keys = _trusted_keys(settings)
     settings = settings.model_copy(update={"signing_key": None})
     operations, hosts, allocations = OperationStore(redis), HostStore(redis), AllocationStore(redis)
     claims = ClaimStore(redis)
@@ -191,6 +188,14 @@ def make_host(
         capacity_freed=capacity_freed,
         timings=timings,
     )
+
+
+def _trusted_keys(settings: Settings) -> KeyRing:
+    keys = key_ring(settings)
+    if not keys.trusts_any:
+        where = "AIMA_TRUSTED_KEYS: the API nodes' public key, as `aima key public` prints it there"
+        raise BadSettings(detail="There is no key to verify orders with.", where=where)
+    return keys
 
 
 def start_guarding(host: HostContext, *, low_changed: Callable[[], None], killed: Callable[[], None]) -> None:

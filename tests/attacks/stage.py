@@ -144,7 +144,11 @@ class AttackStage:
     def violations(self) -> list[str]:
         """While or after the adversary acts: crashes, leaks, and containers beyond what the owner asked for."""
         found = list(self.mishaps)
-        found += [f"{each.name} ended: {each.log()[-2000:]}" for each in self.fleet.processes if not each.up]
+        found += [
+            f"{each.name} ended with {each.ended_by}: {each.log()[-6000:]}"
+            for each in self.fleet.processes
+            if not each.up
+        ]
         if not psutil.pid_exists(self.api.pid) or not self.api.answers():
             found.append("the API node does not answer")
         found += [problem for host, each in self._created() if (problem := self._not_asked(host, each))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api.catalog.entries import ENGINE, a_catalog, an_engine
 from api.cli.outcome import Aima
 from api.node import ScriptedWorker
 from lab.parts import free_port
@@ -41,6 +42,17 @@ def test_without_a_docker_engine_the_doctor_says_how_to_install_one(monkeypatch:
 
 
 @pytest.mark.docker
+def test_a_mistake_in_the_overlay_of_the_catalog_is_a_finding(monkeypatch: Env, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIMA_API__CATALOG", str(a_catalog(tmp_path)))
+    assert [each.verdict for each in about("catalog")] == [CheckStatus.OK]
+
+    an_engine(tmp_path, ENGINE.replace("port: 8000", "port: many"))
+
+    (finding,) = about("catalog")
+    assert finding.verdict is CheckStatus.FAILED
+    assert "parrot-cpu.yaml:" in finding.message
+
+
 def test_a_docker_engine_that_answers_is_listed_with_its_version() -> None:
     assert any("Docker Engine" in each.message and each.verdict is CheckStatus.OK for each in about("Docker"))
 

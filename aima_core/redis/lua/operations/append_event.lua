@@ -18,7 +18,7 @@ if from_states ~= '' and not string.find(from_states, ',' .. state .. ',', 1, tr
 if attempt ~= '' and attempt ~= redis.call('HGET', operation, 'attempt') then return 0 end
 
 local seq = redis.call('HGET', operation, 'seq') or ''
-seq = #seq < 10 and tonumber(seq) or 0 -- a longer one is forged, and would not fit the log
+seq = #seq < 10 and string.match(seq, '^%d+$') or 0 -- another one is forged, and would be no id of an entry
 seq = string.format('%d', seq + 1)
 redis.call('HSET', operation, 'seq', seq, unpack(changes))
 publish_lines(channel, {log_event(id, seq, event, log, log_cap, common_log, common_log_cap)})

@@ -54,7 +54,7 @@ class LiveCatalog:
             self._reload(stamp)
 
     def request_reload(self) -> None:
-        """Of the watching thread; for signal handlers."""
+        """Wakes the watching thread, which reloads whether or not a file has changed; for signal handlers."""
         self._stamp = None
         self.loop.wake()
 
@@ -75,7 +75,7 @@ class LiveCatalog:
                 _log.info("catalog reloaded", engines=len(self.current.engines), models=len(self.current.models))
             except CatalogMistake as wrong:
                 self._mistakes = str(wrong.facts["mistakes"])
-                _log.error("catalog not reloaded: the previous one stays in force", reason=self._mistakes)
+                _log.error("catalog reload failed", reason=self._mistakes)
             return self.status()
 
     def _load(self) -> Catalog:

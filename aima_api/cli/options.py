@@ -38,7 +38,7 @@ class ResourceGroup(click.Group):
 
 
 def on_full_id(api: Api, collection: str, text: str, call: Callable[[str], Reply], *, field: str = "id") -> Reply:
-    """Calls with the given id, else with the only one that it is a prefix of. Raises AmbiguousId, and as `call`."""
+    """Resolves a unique prefix of an id, if no record has the id itself. Raises AmbiguousId, and as `call`."""
     from aima_core.errors import AmbiguousId, BadId
 
     try:
@@ -203,7 +203,7 @@ def lists(command: Command) -> Command:
 
 
 def _list_again(command: Command, shown: RecordList, output: ListingFormat) -> int:
-    """On a terminal in place of the previous table, elsewhere below it."""
+    """Polls the listing, and prints it when it has changed: on a terminal in place of the last one, else below it."""
     from aima_api.cli.main import INTERRUPTED
 
     with suppress(KeyboardInterrupt):

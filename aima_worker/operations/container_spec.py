@@ -16,7 +16,7 @@ from aima_core.errors import NoNativeSection
 from aima_core.trust.orders import SignedOrder
 from aima_worker.context import HostContext
 from aima_worker.operations.model_paths import ModelDirectory
-from aima_worker.runtime import ContainerSpec, Mount
+from aima_worker.runtime import INSTALLATION_LABEL, ContainerSpec, Mount
 
 SERVICE_LABEL = "aima.service"
 IMAGE_LABEL = "aima.image"
@@ -104,7 +104,7 @@ def container_spec(
 
 def of_installation(host: HostContext) -> dict[str, str]:
     """The label that all containers of this installation carry, of every host."""
-    return {"aima.installation": host.settings.installation}
+    return {INSTALLATION_LABEL: host.settings.installation}
 
 
 def ours(host: HostContext) -> dict[str, str]:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from aima_core.errors import AimaError, EngineRefused, NoNetwork
+from aima_worker.runtime import INSTALLATION_LABEL
 
-INSTALLATION_LABEL = "aima.installation"
 NO_ICC = {"com.docker.network.bridge.enable_icc": "false"}
 BRIDGE_OPTION = "com.docker.network.bridge.name"
 _LONGEST_INTERFACE = 15

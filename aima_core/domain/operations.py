@@ -104,11 +104,15 @@ class StartService(WireModel):
     """Pending starts with a higher one are claimed first."""
     spec: SignedText | None = None
     """The service's signed spec, verbatim: the worker makes it the current one once the engine is ready."""
+    change: tuple[OperationId, ...] = ()
+    """The starts of a change of several instances, this one among them: the spec becomes the current one once all have
+    succeeded, and each host brings its previous revision back if one has not."""
 
     @property
     def digest(self) -> str:
         """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest."""
-        runs = self.model_dump_json(exclude={"spec", "replace", "keep_failed", "priority"}, exclude_defaults=True)
+        how = {"spec", "replace", "keep_failed", "priority", "change"}
+        runs = self.model_dump_json(exclude=how, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 

@@ -49,6 +49,8 @@ class NotClaimable(NamedTuple):
     reason: str
     cancel_pending: bool = False
     """It was cancelled, and its end is not recorded yet."""
+    change_not_made: bool = False
+    """A start that must succeed before it did not; its end is not recorded yet."""
 
 
 class InsufficientCapacity(NamedTuple):
@@ -100,7 +102,8 @@ class ClaimStore:
         try:
             match outcome:
                 case 0:
-                    return NotClaimable(str(what), cancel_pending=what == "cancelled")
+                    not_made = what == "its change was not made"
+                    return NotClaimable(str(what), cancel_pending=what == "cancelled", change_not_made=not_made)
                 case 2:
                     return InsufficientCapacity(ObstacleKind(what), operation_from(id, pairs(more[0])))
                 case 3:

@@ -77,7 +77,8 @@ class ResourceReconciler:
             return
         with self._host.service_lock(managed.service):
             found = self._host.runtime.find(managed.container.name)
-            if found is not None and not self._host.claims.is_running(managed.service):
+            replaced = found is None or found.labels != managed.container.labels  # in this pass, by another revision
+            if not replaced and not self._host.claims.is_running(managed.service):
                 _log.info("port lease and allocation restored", instance=managed.id, port=managed.port)
                 restore_resources(self._host, managed, instance)
 

@@ -5,6 +5,8 @@
 -- the last memory of a host. A start that any host may claim goes to the host that has its service already, so that
 -- two starts of one service never run it on two hosts. A claim whose reply was lost is granted again to its token.
 --
+-- A stop that waits for starts is not claimed before all of them have succeeded.
+--
 -- Without `slots`, the host admits everything. A record with values that no API node writes is not claimed.
 -- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, {3, host that has the service, record}, or
 -- {4, the defect of the record}.
@@ -27,6 +29,16 @@ local function not_claimable()
   if not state then return {0, 'there is no record of it'} end
   if redis.call('PTTL', operation) >= 0 then return {0, 'it has ended: ' .. state} end
   if cancelled and not attempt then return {0, 'cancelled'} end -- an attempt may have left a container to remove
+end
+
+local function awaits_starts()
+  local waits = nil
+  for start in string.gmatch(hash_value(operation, 'after') or '', '[^,]+') do
+    local state = hash_value(operation_prefix .. start, 'state')
+    if not state or not is_claimable(state) and state ~= 'succeeded' then return {0, 'its change was not made'} end
+    if state ~= 'succeeded' then waits = {0, 'it waits for a start'} end
+  end
+  return waits
 end
 
 local function unreadable()
@@ -159,4 +171,4 @@ local function grant()
   return {1, record(), allocated_gpus}
 end
 
-return not_claimable() or unreadable() or already_claimed() or placed_elsewhere() or admit() or grant()
+return not_claimable() or unreadable() or awaits_starts() or already_claimed() or placed_elsewhere() or admit() or grant()

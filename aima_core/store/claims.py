@@ -6,6 +6,7 @@ refused by its number, so that a worker back from a partition changes nothing.
 
 import uuid
 from enum import StrEnum
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from aima_core.domain.ids import HostName, OperationId
@@ -124,7 +125,8 @@ class ClaimStore:
         claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
         capacity: tuple[str | int, ...] = ()
         if room:
-            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus)
+            gpus = ((id, "" if memory is None else memory) for id, memory in zip_longest(room.gpus, room.gpu_memory))
+            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *chain(*gpus))
         return self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:

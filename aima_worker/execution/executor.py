@@ -46,6 +46,7 @@ STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {
 _LACKS = {
     ObstacleKind.SLOTS: "all start slots busy",
     ObstacleKind.LOADING: "loading another model",
+    ObstacleKind.GPU_MEMORY: "no GPU with enough memory free",
     ObstacleKind.DRAINED: "drained",
 }
 

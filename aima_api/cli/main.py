@@ -29,7 +29,7 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
-        "profile": ("profiles:profile", "Start the services recommended for a kind of machine together."),
+        "profile": ("profiles:profile", "Show kinds of machines, and start the services recommended for one together."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),

@@ -82,5 +82,5 @@ def _memory_mismatches(profile: Profile, host: Host) -> Iterator[Obstacle]:
         sentence = f"needs {format_size(profile.memory)} memory (host: {format_size(host.memory)})"
         yield Obstacle(ObstacleKind.MEMORY, sentence, False)
     if host.unified_memory != profile.unified_memory:
-        has = "share it" if host.unified_memory else "do not share it"
-        yield Obstacle(ObstacleKind.MEMORY, f"is of another kind: its CPU and GPU {has}", False)
+        sentence = f"has {'' if host.unified_memory else 'no '}memory that CPU and GPU share"
+        yield Obstacle(ObstacleKind.MEMORY, sentence, False)

@@ -20,10 +20,11 @@ _COLUMNS = {"HOST / INSTANCE": "name", **titled("cpu", "memory", "gpus", "restar
 @output_option
 @calls_the_api
 def top(api: Api, output: Format) -> int:
-    """Show the CPU and memory that hosts and their instances use, restarts, and allocated GPUs.
+    """Show the CPU and memory that hosts and instances use.
 
-    On a terminal it refreshes until interrupted. The CPU of a host is in percent of all its cores, that of an instance
-    in percent of one. Restarts are those of the last 10 minutes. `-` is not known.
+    Also their restarts of the last 10 minutes, and allocated GPUs. On a terminal it refreshes until interrupted.
+
+    The CPU of a host is in percent of all its cores, that of an instance in percent of one. `-` is not known.
     """
     from aima_api.cli.main import INTERRUPTED
 

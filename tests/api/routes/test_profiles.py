@@ -56,7 +56,7 @@ def test_a_host_matches_if_it_is_live_and_of_the_profiles_kind(node, redis):
     assert found["spark"] == []
     assert found["small"] == ["needs 128 GB memory (host: 64 GB)"]
     assert found["few"] == ["needs 20 cores (host: 8)"]
-    assert found["apart"] == ["is of another kind: its CPU and GPU do not share it"]
+    assert found["apart"] == ["has no memory that CPU and GPU share"]
     assert found["away"] == ["not live"]
     assert found["box"][0] == "needs arm64 (host: amd64)"
 

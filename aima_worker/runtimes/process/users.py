@@ -34,7 +34,8 @@ _CAPABILITIES = {
     "SYS_PTRACE": 19,
     "SYS_ADMIN": 21,
 }
-"""FOWNER removes what engines leave in directories of theirs; SYS_PTRACE measures the memory of other users' processes; SYS_ADMIN makes the engine's own view of the files."""
+"""FOWNER removes what engines leave in directories of theirs; SYS_PTRACE measures the memory of other users' processes;
+SYS_ADMIN makes the engine's own view of the files."""
 _PROC = Path("/proc")
 _KILL_TIMEOUT = timedelta(seconds=10)
 _POLL_INTERVAL = timedelta(milliseconds=10)

@@ -73,7 +73,7 @@ def allocation_for(host: Host, needs: ResourceRequest, others: Iterable[Allocati
 
 
 def choose_gpus(host: Host, needs: ResourceRequest, *, taken: Collection[str] = ()) -> tuple[str, ...] | ObstacleKind:
-    """The ids of the GPUs, or why those that are not taken do not suffice: as `lua/claims/claim.lua` allocates them."""
+    """The ids of the GPUs, as `lua/claims/claim.lua` allocates them, or the obstacle."""
     count = _gpus_wanted(host, needs)
     there = zip(device_ids(host.accelerators), host.accelerators, strict=True)
     usable = [(id, gpu.memory) for id, gpu in there if id not in taken and not (gpu.is_slice and count > 1)]

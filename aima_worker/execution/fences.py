@@ -34,7 +34,7 @@ class ServiceMemory(WireModel):
     previous: PreviousRevision | None = None
     """The revision to restore if a change fails; None while no change is under way."""
     candidate: Candidate | None = None
-    """What is ready here of a change of several instances, until the change is made or has failed."""
+    """The instance that is ready here, of a change of several, until the change is made or has failed."""
 
 
 class FenceMemory:
@@ -66,7 +66,7 @@ class FenceMemory:
     def remember(
         self, service: ServiceId, previous: PreviousRevision | None, candidate: Candidate | None = None
     ) -> None:
-        """Records the revision to restore if the change fails, and what is ready of it; neither once it is settled.
+        """Records the revision to restore if the change fails, and its ready candidate; neither once it is settled.
 
         Raises OSError.
         """

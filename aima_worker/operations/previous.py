@@ -66,7 +66,7 @@ def remember_previous(host: HostContext, before: Instance | None, *, operation: 
     if candidate := host.fences.candidate(service):
         if outcome_of(host, service, candidate) is Outcome.MADE:
             make_current(host, before, candidate.spec)
-        else:  # what is ready of it was never the current revision
+        else:  # its instance here was never the current revision
             host.fences.remember(service, host.fences.previous(service))
             return
     if before.state in GONE:
@@ -111,7 +111,7 @@ def outcome_of(host: HostContext, service: ServiceId, candidate: Candidate) -> O
 
 
 def make_current(host: HostContext, instance: Instance, spec: SignedText | None) -> None:
-    """Makes the instance's spec the current one of its service; what was kept for the previous one is dropped.
+    """Makes the instance's spec the current one of its service, and drops the previous revision.
 
     Every step can be repeated, so that a crash in between loses nothing. Raises BrokerUnavailable.
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from lab.desk import host_of
@@ -23,14 +22,14 @@ from aima_worker.execution.executor import execute
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 
-def main(settings: Path, redis_url: str, operation: str, writes: int) -> None:
+def main(settings: str, redis_url: str, operation: str, writes: int) -> None:
     left = [writes]
     for owner, name in ((Scripts, "__call__"), (Scripts, "each"), (DockerSdkRuntime, "run")):
         killed_after(left, owner, name)
     killed_after(left, DockerSdkRuntime, "remove")
     killed_after(left, fences, "write_atomically")
     link, runtime = command_link(redis_url), DockerSdkRuntime(host="alpha")
-    with host_of(Settings.model_validate_json(settings.read_bytes()), link, runtime) as host:
+    with host_of(Settings.model_validate_json(settings), link, runtime) as host:
         execute(host, OperationId(operation))
 
 
@@ -48,4 +47,4 @@ def killed_after(left: list[int], owner: Any, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

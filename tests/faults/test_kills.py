@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,12 +38,12 @@ def a_revision(number: int, **dialled: Any) -> StartService:
     return start.model_copy(update={"spec": record})
 
 
-def execute_and_kill(settings: Settings, directory: Path, redis_url: str, operation: str, *, after: int) -> int:
+def execute_and_kill(settings: Settings, redis_url: str, operation: str, *, after: int) -> int:
     """The exit code of the worker process: -9 if it was killed."""
-    file = directory / "settings.json"
-    own = settings.model_dump(mode="json") | {"signing_key": SIGNING_KEY.get_secret_value()}
-    file.write_text(json.dumps(own, default=str))
-    words = [sys.executable, "-m", "faults.killed_worker", str(file), redis_url, operation, str(after)]
+    host = {"name": settings.host.name, "ports": f"{settings.host.ports[0]}-{settings.host.ports[-1]}"}
+    own = {"state_dir": str(settings.state_dir), "installation": settings.installation, "host": host}
+    own |= {"signing_key": SIGNING_KEY.get_secret_value()}
+    words = [sys.executable, "-m", "faults.killed_worker", json.dumps(own), redis_url, operation, str(after)]
     done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True)
     assert done.returncode in (0, -9), done.stderr
     return done.returncode
@@ -53,7 +52,7 @@ def execute_and_kill(settings: Settings, directory: Path, redis_url: str, operat
 @pytest.mark.slow
 @pytest.mark.parametrize("crashes", [False, True], ids=["made", "undone"])
 def test_a_change_whose_worker_is_killed_between_two_writes_is_wholly_made_or_undone(
-    desk: Desk, settings: Settings, redis_url: str, tmp_path: Path, crashes: bool
+    desk: Desk, settings: Settings, redis_url: str, crashes: bool
 ) -> None:
     candidate = a_revision(2, **({"load-seconds": 9, "crash-after": 0} if crashes else {"flood": 1}))
     revision, port = (1, OLD_PORT) if crashes else (2, NEW_PORT)
@@ -62,7 +61,7 @@ def test_a_change_whose_worker_is_killed_between_two_writes_is_wholly_made_or_un
         desk.run_command(a_revision(1))
         operation = desk.ask(candidate)
 
-        codes.append(execute_and_kill(settings, tmp_path, redis_url, operation, after=after))
+        codes.append(execute_and_kill(settings, redis_url, operation, after=after))
         desk.host.fences._known = dict(desk.host.fences._read())
         desk.host.claim_store.release_all_of_host(desk.host.name)
         execute(desk.host, operation)

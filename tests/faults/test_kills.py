@@ -54,7 +54,7 @@ def execute_and_kill(settings: Settings, redis_url: str, operation: str, *, afte
 def test_a_change_whose_worker_is_killed_between_two_writes_is_wholly_made_or_undone(
     desk: Desk, settings: Settings, redis_url: str, crashes: bool
 ) -> None:
-    candidate = a_revision(2, **({"load-seconds": 9, "crash-after": 0} if crashes else {"flood": 1}))
+    candidate = a_revision(2, **({"load-seconds": 9, "crash-after": 1} if crashes else {"flood": 1}))
     revision, port = (1, OLD_PORT) if crashes else (2, NEW_PORT)
     codes, loop = [], ReconcileLoop(desk.host)
     for after in MAIN_WRITES:

@@ -13,12 +13,13 @@ from typing import Any
 
 import docker
 from lab.commands import SIGNING_KEY
-from lab.parts import eventually, free_port
+from lab.parts import eventually, free_port, own_ports
 from lab.running import Commands
 
 from aima_core.domain.ids import OperationId
 
 UP_WITHIN = timedelta(seconds=40)
+PORTS = own_ports(18800)
 _DIES_BEFORE_STARTING_A_CONTAINER = """
 import os, signal, sys
 from docker import APIClient
@@ -47,7 +48,7 @@ class SeparateProcesses(Commands):
                 "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
                 "AIMA_INSTALLATION": installation,
                 "AIMA_HOST__NAME": "alpha",
-                "AIMA_HOST__PORTS": "18720-18729",
+                "AIMA_HOST__PORTS": f"{PORTS[0]}-{PORTS[-1]}",
                 "AIMA_RUNTIME": "docker",
             }
         )

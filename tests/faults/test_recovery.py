@@ -13,7 +13,7 @@ from threading import Thread
 import docker
 import pytest
 from faults.dial import DIAL_IMAGE
-from faults.processes import SeparateProcesses
+from faults.processes import PORTS, SeparateProcesses
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
@@ -247,9 +247,9 @@ def test_an_orphaned_port_lease_is_released_within_half_a_minute(
 ) -> None:
     start(aima)
     link = command_link(own_redis.url)
-    PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
+    PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), PORTS[5], fence=1)
     link.close()
-    assert leased(aima) == [*labelled(aima), 18725]
+    assert leased(aima) == [*labelled(aima), PORTS[5]]
 
     assert eventually(lambda: leased(aima) == labelled(aima), within=FREE_WITHIN), aima.log("worker")
     aima.kill_worker()

@@ -56,7 +56,7 @@ class SeparateProcesses(Commands):
     def up(self) -> None:
         self._begin("api", "-m", "aima_api")
         self.start_worker()
-        assert eventually(self._is_up, within=UP_WITHIN), self.log("worker") + self.log("api")
+        assert eventually(self.has_a_live_host, within=UP_WITHIN), self.log("worker") + self.log("api")
 
     def start_worker(self) -> None:
         self._begin("worker", "-m", "aima_worker")
@@ -106,7 +106,3 @@ class SeparateProcesses(Commands):
     def _begin(self, part: str, *words: str) -> None:
         with (self._logs / f"{part}.log").open("ab") as log:
             self._parts[part] = subprocess.Popen([sys.executable, *words], env=self.environment, stdout=log, stderr=log)
-
-    def _is_up(self) -> bool:
-        said = self.aima("host", "list", "-o", "json")
-        return said.returncode == 0 and any(host["live"] for host in json.loads(said.stdout))

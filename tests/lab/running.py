@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import docker
+import pytest
 from lab.parts import eventually, free_port
+
+from aima_api.cli.main import run
 
 ROOT = Path(__file__).parents[2]
 AIMA = Path(sys.executable).with_name("aima")
@@ -40,8 +44,14 @@ class Commands:
         )
 
     def record(self, *words: str) -> Any:
-        """The output of a command with `-o json`."""
-        return json.loads(self.aima(*words, "-o", "json").stdout)
+        """The output of a command with `-o json`, run here: a poll by processes would keep a core busy."""
+        code, out, err = self._here(*words, "-o", "json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def has_a_live_host(self) -> bool:
+        code, out, _ = self._here("host", "list", "-o", "json")
+        return code == 0 and any(host["live"] for host in json.loads(out))
 
     def instance(self, service: str) -> Any:
         (instance,) = self.record("service", "status", service)["instances"]
@@ -50,8 +60,20 @@ class Commands:
     def clear(self) -> None:
         """Stops and removes every service."""
         for service in self.record("service", "list"):
-            self.aima("service", "stop", service["id"], "--wait")
-            self.aima("service", "remove", service["id"])
+            self._here("service", "stop", service["id"], "--wait")
+            self._here("service", "remove", service["id"])
+
+    def _here(self, *words: str) -> tuple[int, str, str]:
+        """Executes a command in this process; returns its exit code and output."""
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            redirect_stdout(StringIO()) as out,
+            redirect_stderr(StringIO()) as err,
+        ):
+            for name, value in self.environment.items():
+                patched.setenv(name, value)
+            code = run(words)
+        return code, out.getvalue(), err.getvalue()
 
 
 class Aima(Commands):
@@ -78,11 +100,7 @@ class Aima(Commands):
     def up(self) -> None:
         with (self.directory / "up.log").open("ab") as log:
             self._up = subprocess.Popen([AIMA, "up"], env=self.environment, stdout=log, stderr=log)
-        assert eventually(self._is_up, within=UP_WITHIN), self.log()
-
-    def _is_up(self) -> bool:
-        said = self.aima("host", "list", "-o", "json")
-        return said.returncode == 0 and any(host["live"] for host in json.loads(said.stdout))
+        assert eventually(self.has_a_live_host, within=UP_WITHIN), self.log()
 
     def down(self) -> int:
         """SIGINT, as Ctrl-C sends it; returns the exit code."""

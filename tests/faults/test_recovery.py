@@ -62,7 +62,7 @@ def kept_spec(aima: SeparateProcesses, service: str) -> object:
 
 
 def is_ready(aima: SeparateProcesses) -> bool:
-    said = aima.aima("service", "status", SERVICE, "-o", "json")
+    said = aima.here("service", "status", SERVICE, "-o", "json")
     return said.returncode == 0 and '"ready"' in said.stdout
 
 
@@ -160,7 +160,7 @@ def test_a_running_start_without_a_record_fails_as_lost_and_its_engine_becomes_r
     ran = aima.processes()
 
     own_redis.empty()
-    assert eventually(lambda: aima.aima("operation", "show", id).returncode == 0), aima.log("worker")
+    assert eventually(lambda: aima.here("operation", "show", id).returncode == 0), aima.log("worker")
 
     assert aima.operation(id)["failure"]["code"] == "operation_lost"
     assert eventually(lambda: is_ready(aima), within=KNOWN_WITHIN), aima.log("worker")

@@ -38,33 +38,8 @@ class Commands:
             [AIMA, *words], env=self.environment, capture_output=True, text=True, timeout=within, check=False
         )
 
-    def begin(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [AIMA, *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def record(self, *words: str) -> Any:
-        """The output of a command with `-o json`, run here: a poll by processes would keep a core busy."""
-        code, out, err = self._here(*words, "-o", "json")
-        assert code == 0, err
-        return json.loads(out)
-
-    def has_a_live_host(self) -> bool:
-        code, out, _ = self._here("host", "list", "-o", "json")
-        return code == 0 and any(host["live"] for host in json.loads(out))
-
-    def instance(self, service: str) -> Any:
-        (instance,) = self.record("service", "status", service)["instances"]
-        return instance
-
-    def clear(self) -> None:
-        """Stops and removes every service."""
-        for service in self.record("service", "list"):
-            self._here("service", "stop", service["id"], "--wait")
-            self._here("service", "remove", service["id"])
-
-    def _here(self, *words: str) -> tuple[int, str, str]:
-        """Executes a command in this process; returns its exit code and output."""
+    def here(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """As `aima`, in this process: of polls by processes, each takes 0.3 s of a core."""
         with (
             pytest.MonkeyPatch.context() as patched,
             redirect_stdout(StringIO()) as out,
@@ -73,7 +48,32 @@ class Commands:
             for name, value in self.environment.items():
                 patched.setenv(name, value)
             code = run(words)
-        return code, out.getvalue(), err.getvalue()
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [AIMA, *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def record(self, *words: str) -> Any:
+        """The output of a command with `-o json`."""
+        said = self.here(*words, "-o", "json")
+        assert said.returncode == 0, said.stderr
+        return json.loads(said.stdout)
+
+    def has_a_live_host(self) -> bool:
+        said = self.here("host", "list", "-o", "json")
+        return said.returncode == 0 and any(host["live"] for host in json.loads(said.stdout))
+
+    def instance(self, service: str) -> Any:
+        (instance,) = self.record("service", "status", service)["instances"]
+        return instance
+
+    def clear(self) -> None:
+        """Stops and removes every service."""
+        for service in self.record("service", "list"):
+            self.here("service", "stop", service["id"], "--wait")
+            self.here("service", "remove", service["id"])
 
 
 class Aima(Commands):

@@ -46,7 +46,19 @@ from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import access, catalog, health, hosts, images, logs, operations, service_actions, services
+from aima_api.routes import (
+    access,
+    catalog,
+    health,
+    hosts,
+    images,
+    logs,
+    operations,
+    profiles,
+    service_actions,
+    services,
+    usage,
+)
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
@@ -76,6 +88,8 @@ ROUTERS = (
     operations.router,
     images.router,
     catalog.router,
+    profiles.router,
+    usage.router,
     hosts.router,
     hosts.port_router,
     health.router,

@@ -29,6 +29,7 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
+        "profile": ("profiles:profile", "Show kinds of machines, and start the services recommended for one together."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),
@@ -39,6 +40,7 @@ SECTIONS: Sections = {
         "engine": ("catalog:engine", "Show, validate and build the engines of the catalog."),
         "model": ("catalog:model", "Show the models of the catalog."),
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
+        "top": ("top:top", "Show the CPU and memory that hosts and instances use."),
         "schema": ("catalog:schema", "Print the JSON Schema of a catalog file, for editors."),
         "port": ("hosts:port", "Show the ports that instances hold."),
         "context": ("contexts:context", "Choose which API nodes, CA and key the commands use."),

@@ -29,6 +29,9 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
+        "apply": ("documents:apply", "Apply documents: services and labels of hosts, as YAML files say."),
+        "diff": ("documents:diff", "Show what documents would change, without changing anything."),
+        "export": ("documents:export", "Print services and labels of hosts as documents."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),
@@ -39,7 +42,7 @@ SECTIONS: Sections = {
         "engine": ("catalog:engine", "Show, validate and build the engines of the catalog."),
         "model": ("catalog:model", "Show the models of the catalog."),
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
-        "schema": ("catalog:schema", "Print the JSON Schema of a catalog file, for editors."),
+        "schema": ("catalog:schema", "Print the JSON Schema of a document or a catalog file, for editors."),
         "port": ("hosts:port", "Show the ports that instances hold."),
         "context": ("contexts:context", "Choose which API nodes, CA and key the commands use."),
     },

@@ -95,8 +95,16 @@ class HostFacts(WireModel):
     """The newest version of orders and labels that its worker knows."""
 
 
+class AssignedLabels(WireModel):
+    """Labels that a document gave to a host."""
+
+    labels: Mapping[str, str] = {}
+    owner: str | None = None
+    """Of the document."""
+
+
 class Host(HostFacts):
-    """A host's facts with its liveness."""
+    """A host's facts with its liveness. `labels` are the announced ones, under those that a document assigned."""
 
     live: bool
     left: bool = False
@@ -106,6 +114,7 @@ class Host(HostFacts):
     """Seconds since its last heartbeat, by Redis' clock."""
     drained_since: AwareDatetime | None = None
     """Set while it takes no starts."""
+    assigned: AssignedLabels = AssignedLabels()
     messages_dropped: int = 0
     """Malformed messages dropped; reset after a day without any on all hosts."""
 

@@ -6,6 +6,7 @@ and aliases (which expand exponentially) can be refused only as events. Fields a
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -29,7 +30,7 @@ Plain = bool | int | float | str | None | tuple["Plain", ...] | dict[str, "Plain
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_PLAIN_FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,18}(?:[eE][-+][0-9]{1,2})?")
+_PLAIN_FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,24}(?:[eE][-+][0-9]{1,3})?")
 _RESOLVE = Resolver()
 
 
@@ -243,7 +244,7 @@ class _Builder:
                 return event.value.lower() in ("true", "yes", "on")
             case "int" if _PLAIN_INTEGER.fullmatch(event.value):
                 return int(event.value)
-            case "float" if _PLAIN_FLOAT.fullmatch(event.value):
+            case "float" if _PLAIN_FLOAT.fullmatch(event.value) and math.isfinite(float(event.value)):
                 return float(event.value)
             case "int" | "float":
                 problem = f"`{event.value}` is a number in a notation special to YAML"

@@ -29,9 +29,9 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
-        "apply": ("documents:apply", "Apply documents: services and labels of hosts, as YAML files say."),
+        "apply": ("documents:apply", "Apply documents: services, and labels of hosts."),
         "diff": ("documents:diff", "Show what documents would change, without changing anything."),
-        "export": ("documents:export", "Print services and labels of hosts as documents."),
+        "export": ("documents:export", "Print services and labels of hosts as documents, for `aima apply`."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),

@@ -1,4 +1,4 @@
-"""Routes of documents: what they would do, applying them, and exporting what is there."""
+"""Routes of documents: plan, apply and export."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_documents(api: Api, access: Access, body: ApplyOptions) -> Changes:
 def apply(api: Api, access: Access, body: ApplyOptions, idempotency_key: IdempotencyKey = None) -> Submitted:
     """Apply documents: all are checked before anything is written. Idempotent.
 
-    What is pruned is stopped, and removed at once if it runs nowhere; remove the others once their stops have ended.
+    A pruned service is stopped, and removed at once if it runs nowhere; remove the others after their stops.
     """
     access.target = ", ".join(each.subject for each in body.documents)[:MOST_IN_THE_AUDIT]
     if body.prune:

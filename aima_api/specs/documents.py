@@ -102,7 +102,7 @@ class ServiceDocument(SpecDocument):
 
 
 class HostDocument(SpecDocument):
-    """The labels of a host, on top of those that it announces."""
+    """The labels of a host, on top of its announced ones."""
 
     kind: Literal["host"]
     name: NamedHost

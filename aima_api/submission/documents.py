@@ -64,7 +64,7 @@ class Change(BaseModel):
 
 class Changes(BaseModel):
     items: list[Change]
-    """In the order of the documents, then what is pruned."""
+    """In the order of the documents, then the removals."""
     digest: str
     """Of what would be done; an apply with `expected` does this or nothing."""
 

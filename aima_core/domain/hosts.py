@@ -104,7 +104,7 @@ class AssignedLabels(WireModel):
 
 
 class Host(HostFacts):
-    """A host's facts with its liveness. `labels` are the announced ones, under those that a document assigned."""
+    """A host's facts with its liveness. `labels` are the announced ones, below the assigned ones."""
 
     live: bool
     left: bool = False

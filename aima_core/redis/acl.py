@@ -134,9 +134,15 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
 
 def _gateway() -> Grant:
     read = ("get", "mget", "hget", "hmget", "hgetall", "smembers", "zrange", "zscore", "evalsha", "script|load")
-    records = (keys.SERVICES, f"{keys.service}*", keys.INSTANCES, f"{keys.instance}*", f"{keys.instances_on}*")
-    hosts = (*_HOSTS, keys.HOST_LABELS, keys.DROPPED)
-    return Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in (*records, *hosts)), (keys.EVENTS,))
+    records: tuple[str, ...] = (
+        keys.SERVICES,
+        f"{keys.service}*",
+        keys.INSTANCES,
+        f"{keys.instance}*",
+        f"{keys.instances_on}*",
+    )
+    records += (*_HOSTS, keys.HOST_LABELS)
+    return Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
 
 
 def _flower(database: int) -> Iterator[Grant]:

@@ -141,7 +141,7 @@ def export(api: Api, services: tuple[str, ...], output: Format) -> int:
     if output == "json":
         print_data(found["documents"], output)
     else:
-        click.echo(_as_yaml(found["documents"]), nl=False)
+        click.echo(as_yaml(found["documents"]), nl=False)
     failures = [api.read(Failure, each) for each in found["failures"]]
     for each in failures:
         print_failure(each)
@@ -169,12 +169,12 @@ def _conclude(
     timeout: timedelta | None,
     output: Format,
 ) -> int:
-    """Stops of what is pruned are waited for, since it is removed afterwards, unless their host is away."""
+    """Waits for the stops of pruned services, which are removed afterwards, unless their host is away."""
     from aima_api.cli.progress.watcher import show_submitted
 
     pruned = [each["name"] for each in changes if (each["kind"], each["action"]) == ("service", "remove")]
     first = [each for each in operations if each.get("service") in pruned]
-    waiting = {each["service"]: each["host"] or each["route"] for each in first if each.get("reason")}
+    waiting = {each["service"]: each["route"].removeprefix("host.") for each in first if each.get("reason")}
     first = [each for each in first if each["service"] not in waiting]
     others = [each for each in operations if each not in first]
     code = 0
@@ -253,7 +253,7 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _as_yaml(documents: Sequence[dict[str, Any]]) -> str:
+def as_yaml(documents: Sequence[dict[str, Any]]) -> str:
     """In ASCII: other characters are escaped, so that the text is safe to show and reads back as it was."""
     import yaml
 

@@ -55,8 +55,10 @@ from aima_api.routes import (
     images,
     logs,
     operations,
+    profiles,
     service_actions,
     services,
+    usage,
 )
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.document_kinds import HostDocuments, ServiceDocuments
@@ -90,6 +92,8 @@ ROUTERS = (
     operations.router,
     images.router,
     catalog.router,
+    profiles.router,
+    usage.router,
     hosts.router,
     hosts.port_router,
     health.router,

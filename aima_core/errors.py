@@ -540,6 +540,21 @@ class WouldWait(AimaError, code="would_wait", status=503, exit_code=87):
     hint = "Start it anyway: it stays pending, and starts as soon as a host has the capacity."
 
 
+class NoHostMatches(AimaError, code="no_host_matches", status=422, exit_code=102):
+    sentence = "No live host matches the profile {profile}: {detail}."
+    hint = "`aima profile show {profile}` shows what each host lacks. Name a host with `--host` to start it there."
+
+
+class ProfileDoesNotFit(AimaError, code="profile_does_not_fit", status=409, exit_code=103):
+    sentence = "The services of {profile} would not all start now, so none was started: {detail}"
+    hint = "Free that capacity, choose another `--host`, or start the services that fit with `aima service start`."
+
+
+class UnknownProfile(AimaError, code="unknown_profile", status=404, exit_code=104):
+    sentence = "Unknown profile: {profile}."
+    hint = "List profiles with `aima profile list`. Nearest: {nearest}."
+
+
 class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=88):
     sentence = "This API node has {most} open event streams, which is its limit."
     hint = "Retry later, use another node, or raise `api.streams`."

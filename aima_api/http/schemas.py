@@ -135,6 +135,11 @@ class DrainOptions(RequestBody):
     """Also stop the services that run there."""
 
 
+class ProfileOptions(RequestBody):
+    hosts: Hosts = ()
+    """Empty takes every live host that matches the profile and is not drained."""
+
+
 class PullOptions(RequestBody):
     image: ImageReference | None = None
     engine: EngineName | None = None

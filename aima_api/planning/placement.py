@@ -75,6 +75,11 @@ class Placement:
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         return [Target(Route.to_host(host.name), reason=_offline(host)) for host in hosts]
 
+    @property
+    def hosts(self) -> list[Host]:
+        """By name, live or not."""
+        return list(self._hosts.values())
+
     def known(self, names: Iterable[HostName]) -> list[HostName]:
         """Without hosts that were forgotten, or that only a forged record names."""
         return [name for name in names if name in self._hosts]

@@ -141,7 +141,7 @@ class StartPlanner:
         named = next((model for model in self.catalog.models if model.id == service.id.model), None)
         if named or service.model_path or (engine.model_mount is None and not bound):
             return named
-        return self.catalog.model(service.id.model)  # raises UnknownModel with the nearest names
+        return self.catalog.model(service.id.model, service=service.id)  # raises UnknownModel with the nearest ids
 
 
 def _check_serves(engine: Engine, service: Service, model: Model | None) -> None:

@@ -151,7 +151,7 @@ def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> 
         routes=requirements.routes,
         instances=tuple(_planned_instance(step, request) for step in steps) or _refused(planned, refusal),
         operations=operations,
-        hosts=tuple(_host_in_plan(host, found) for host, found in obstacles.items()),
+        hosts=tuple(host_in_plan(host, found) for host, found in obstacles.items()),
     )
 
 
@@ -212,6 +212,6 @@ def _image(target: Target, command: StartService, placement: Placement) -> tuple
     return there or allowed[0], there is not None
 
 
-def _host_in_plan(host: HostName, obstacles: Sequence[Obstacle]) -> HostInPlan:
+def host_in_plan(host: HostName, obstacles: Sequence[Obstacle]) -> HostInPlan:
     why_not = tuple(Reason(obstacle=it.kind, sentence=it.sentence, passes=it.transient) for it in obstacles)
     return HostInPlan(host=host, would_do=not obstacles, why_not=why_not)

@@ -21,7 +21,7 @@ from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StopService
-from aima_core.errors import AimaError, UnverifiedService
+from aima_core.errors import AimaError, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
 from aima_core.trust.orders import Mandate
@@ -37,6 +37,8 @@ class StartRequest(NamedTuple):
     replace: bool = False
     """Removes the running container first."""
     keep_failed: bool = False
+    only_now: bool = False
+    """Refused where it would be pending."""
     spec: Mapping[str, Any] | None = None
     """The whole spec, in place of options: of a rollback, and of a document."""
     owner: str | None = None
@@ -142,6 +144,8 @@ class StartSubmission:
             planned = self.planner.plan(service.spec, record=service.record)
             planned = planned.with_command(replace=request.replace, keep_failed=request.keep_failed)
             steps = steps_of(planned, where, placement, hosts=request.hosts)
+            if request.only_now and (reasons := [step.reason for step in steps if step.action is Action.PENDING]):
+                raise WouldWait(detail=" ".join(filter(None, reasons)))
             starts = _dispatches(planned, steps, request.mandate)
             self.submitter.backlog.reserve(sum(len(each.targets) for each in starts))
         except AimaError as refusal:

@@ -79,6 +79,8 @@ class HostFacts(WireModel):
     """Bytes of disk free while it takes no starts, since they are less than `disk_reserve`."""
     disk_reserve: int = 0
     """Bytes of disk that starts leave free."""
+    models: tuple[str, ...] | None = None
+    """Directories below its model roots that hold files, relative to their root; None while they are not known."""
     secrets: tuple[str, ...] = ()
     """Names of the entries that services may refer to."""
     secrets_at: str | None = None
@@ -122,6 +124,27 @@ class Host(HostFacts):
     @property
     def drained(self) -> bool:
         return self.drained_since is not None
+
+
+class InstanceUsage(WireModel):
+    cpu: float | None
+    """In percent of one core, since the measurement before; None at the first one."""
+    memory: int
+    """Bytes of its processes' own; memory of a GPU with its own is not counted."""
+    restarts: int = 0
+    """In the last 10 minutes, and since its last start."""
+
+
+class HostUsage(WireModel):
+    """What a host and its running instances use, as its worker measured it."""
+
+    host: HostName
+    at: AwareDatetime
+    cpu: float
+    """In percent of all cores."""
+    memory: int
+    """Bytes that the kernel cannot give to others."""
+    instances: Mapping[InstanceId, InstanceUsage] = {}
 
 
 class PortLease(WireModel):

@@ -108,7 +108,7 @@ def _api() -> Grant:
 
 
 def _worker(host: str, database: int) -> Iterator[Grant]:
-    own = [keys.instances_on, keys.slots, keys.held, keys.asked]
+    own = [keys.instances_on, keys.usage, keys.slots, keys.held, keys.asked]
     yield Grant(
         (*commands(), *_CONNECTION, *_TRANSACTION, *_SUBSCRIBE, *_CELERY),
         (

@@ -26,6 +26,7 @@ aima:hosts:identities          hash     worker        the name of each identity;
 aima:hosts:drained             hash     api, worker   drained hosts, and since when; until resumed
 aima:hosts:labels              hash     api           labels that documents gave to hosts; until forgotten
 aima:hosts:dropped             hash     worker        malformed messages dropped by each; DROPPED_TTL after the last
+aima:usage:<host>              string   worker        what it and its instances use; USAGE_TTL
 aima:slots:<host>              zset     worker        its running starts and pulls, by when their claim expires
 aima:held:<host>               hash     worker        the allocation of each service there; until released
 aima:<queue>                   list     api, worker   queued messages, as Celery reads them
@@ -67,6 +68,7 @@ ENDED_TTL: Final = timedelta(days=7)
 CLAIM_TTL: Final = timedelta(seconds=15)
 HOST_DEAD: Final = timedelta(seconds=15)
 """A host without a heartbeat for this long is not live."""
+USAGE_TTL: Final = timedelta(seconds=20)
 PORT_LEASE: Final = timedelta(minutes=2)
 IDEMPOTENCY_TTL: Final = timedelta(days=1)
 AUDIT_CAP: Final = 10_000
@@ -122,6 +124,7 @@ instance: Final = KeyPrefix[InstanceId]("aima:instance:")
 instances_on: Final = KeyPrefix[HostName]("aima:instances:")
 ports: Final = KeyPrefix[HostName]("aima:ports:")
 port: Final = KeyPrefix[str]("aima:port:")
+usage: Final = KeyPrefix[HostName]("aima:usage:")
 slots: Final = KeyPrefix[HostName]("aima:slots:")
 held: Final = KeyPrefix[HostName]("aima:held:")
 idempotency: Final = KeyPrefix[str]("aima:idempotency:")

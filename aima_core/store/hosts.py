@@ -4,12 +4,13 @@ A host without a heartbeat for HOST_DEAD is not live; its worker joins again whe
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from aima_core.domain.hosts import AssignedLabels, Host, HostFacts
+from aima_core.domain.hosts import AssignedLabels, Host, HostFacts, HostUsage
 from aima_core.domain.ids import HostName, Route
 from aima_core.errors import CorruptData, HostLives, HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.queue.notifier import stop_queue
@@ -73,6 +74,18 @@ class HostStore:
     def leave(self, host: HostName) -> None:
         """Records that the host's worker has shut down: the host is not live from now on."""
         self._redis.zadd(keys.HOSTS_SEEN, {host: LEFT})
+
+    def report_usage(self, usage: HostUsage) -> None:
+        """Records what the host uses now, until USAGE_TTL has passed."""
+        self._redis.set(keys.usage(usage.host), usage.model_dump_json(), px=in_ms(keys.USAGE_TTL))
+
+    def usage_of(self, hosts: Sequence[HostName]) -> dict[HostName, HostUsage]:
+        """In one round trip; without hosts that have reported none lately, or an unreadable one."""
+        texts = self._redis.mget([keys.usage(host) for host in hosts]) if hosts else []
+        found = (
+            readable("usage of host", host, _usage, host, text) for host, text in zip(hosts, texts, strict=True) if text
+        )
+        return {usage.host: usage for usage in found if usage}
 
     def count_dropped(self, host: HostName, number: int) -> None:
         """Counts malformed messages that the host has dropped; a lost reply may count some twice."""
@@ -149,6 +162,14 @@ class HostStore:
     def is_live(self, host: HostName) -> bool:
         """Whether its heartbeats arrive, even if its record is unreadable."""
         return _is_live(self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0, _seconds(self._redis.time()))
+
+
+def _usage(host: HostName, text: str) -> HostUsage:
+    """Raises ValueError if it is another host's."""
+    usage = HostUsage.model_validate_json(text)
+    if usage.host != host or any(id.host != host for id in usage.instances):
+        raise ValueError("it names another host")
+    return usage
 
 
 def _seconds(time: tuple[int, int]) -> float:

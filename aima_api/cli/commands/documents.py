@@ -120,7 +120,7 @@ def diff(api: Api, files: tuple[str, ...], owner: str | None, prune: bool, outpu
     "services",
     multiple=True,
     metavar="ID",
-    shell_complete=complete("services", "id"),
+    shell_complete=complete(("services", "id")),
     help="Only this service; repeat for several.",
 )
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)

@@ -49,6 +49,7 @@ from aima_api.planning.planner import StartPlanner
 from aima_api.routes import (
     access,
     catalog,
+    documents,
     health,
     hosts,
     images,
@@ -60,6 +61,8 @@ from aima_api.routes import (
     usage,
 )
 from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.document_kinds import HostDocuments, ServiceDocuments
+from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import BacklogLimit, Submitter
@@ -84,6 +87,7 @@ THREADS = 64
 ROUTERS = (
     service_actions.router,
     services.router,
+    documents.router,
     logs.router,
     operations.router,
     images.router,
@@ -222,6 +226,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
     starts = StartSubmission(planner, submitter, services, locks)
+    stops = Stops(planner, submitter, operations, services, hosts, cancellations)
     failover = Failover(
         planner, submitter, operations, ClaimStore(redis), services, hosts, notifier, cancellations, locks
     )
@@ -238,7 +243,10 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         planner=planner,
         starts=starts,
         batched_start=Batcher(starts.start_each),
-        stops=Stops(planner, submitter, operations, services, hosts, cancellations),
+        stops=stops,
+        documents=Documents(
+            {"service": ServiceDocuments(planner, services, starts, stops), "host": HostDocuments(hosts)}
+        ),
         submitter=submitter,
         cancellations=cancellations,
         failover=failover,

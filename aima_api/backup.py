@@ -39,7 +39,10 @@ REPLY_TIMEOUT = timedelta(seconds=30)
 """Of a command that reads or restores many records."""
 BATCH = 500
 """Records read in one round trip."""
-HASHES = (keys.HOSTS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.SERVICES_AT, keys.API_KEYS, keys.API_KEYS_USED)
+HASHES = (
+    *(keys.HOSTS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.HOST_LABELS, keys.SERVICES_AT),
+    *(keys.API_KEYS, keys.API_KEYS_USED),
+)
 STREAMS = (keys.AUDIT, keys.AUDIT_REFUSED)
 
 Entry = tuple[str, list[str]]

@@ -22,6 +22,7 @@ from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import Submitter
@@ -48,6 +49,7 @@ class Dependencies:
     starts: StartSubmission
     batched_start: Batcher[StartRequest, list[Operation]]
     stops: Stops
+    documents: Documents
     submitter: Submitter
     cancellations: Cancellations
     failover: Failover

@@ -29,6 +29,9 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
+        "apply": ("documents:apply", "Apply documents: services, and labels of hosts."),
+        "diff": ("documents:diff", "Show what documents would change, without changing anything."),
+        "export": ("documents:export", "Print services and labels of hosts as documents, for `aima apply`."),
         "profile": ("profiles:profile", "Show kinds of machines, and start the services recommended for one together."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
@@ -41,7 +44,7 @@ SECTIONS: Sections = {
         "model": ("catalog:model", "Show the models of the catalog."),
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
         "top": ("top:top", "Show the CPU and memory that hosts and instances use."),
-        "schema": ("catalog:schema", "Print the JSON Schema of a catalog file, for editors."),
+        "schema": ("catalog:schema", "Print the JSON Schema of a document or a catalog file, for editors."),
         "port": ("hosts:port", "Show the ports that instances hold."),
         "context": ("contexts:context", "Choose which API nodes, CA and key the commands use."),
     },

@@ -97,8 +97,16 @@ class HostFacts(WireModel):
     """The newest version of orders and labels that its worker knows."""
 
 
+class AssignedLabels(WireModel):
+    """Labels that a document gave to a host."""
+
+    labels: Mapping[str, str] = {}
+    owner: str | None = None
+    """Of the document."""
+
+
 class Host(HostFacts):
-    """A host's facts with its liveness."""
+    """A host's facts with its liveness. `labels` are the announced ones, below the assigned ones."""
 
     live: bool
     left: bool = False
@@ -108,6 +116,7 @@ class Host(HostFacts):
     """Seconds since its last heartbeat, by Redis' clock."""
     drained_since: AwareDatetime | None = None
     """Set while it takes no starts."""
+    assigned: AssignedLabels = AssignedLabels()
     messages_dropped: int = 0
     """Malformed messages dropped; reset after a day without any on all hosts."""
 

@@ -119,6 +119,7 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
             *_both(f"{keys.port}{host}:*"),
             *_both(*(f"{prefix}*@{host}" for prefix in (keys.instance, keys.lines, keys.last_lines))),
             *(f"%R~{prefix}*" for prefix in (keys.instance, keys.slots, keys.held)),
+            f"%R~{keys.HOST_LABELS}",
             *_both(f"{keys.PREFIX}unacked*", f"{keys.PREFIX}_kombu.*"),
         ),
         (keys.EVENTS, *_celery_channels(database)),
@@ -133,7 +134,14 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
 
 def _gateway() -> Grant:
     read = ("get", "mget", "hget", "hmget", "hgetall", "smembers", "zrange", "zscore", "evalsha", "script|load")
-    records = (keys.SERVICES, f"{keys.service}*", keys.INSTANCES, f"{keys.instance}*", f"{keys.instances_on}*", *_HOSTS)
+    records: tuple[str, ...] = (
+        keys.SERVICES,
+        f"{keys.service}*",
+        keys.INSTANCES,
+        f"{keys.instance}*",
+        f"{keys.instances_on}*",
+    )
+    records += (*_HOSTS, keys.HOST_LABELS)
     return Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
 
 

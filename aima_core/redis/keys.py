@@ -24,6 +24,7 @@ aima:hosts:seen                zset     worker        hosts by the time of their
 aima:hosts:sessions            hash     worker        the worker that has each name; never
 aima:hosts:identities          hash     worker        the name of each identity; never
 aima:hosts:drained             hash     api, worker   drained hosts, and since when; until resumed
+aima:hosts:labels              hash     api           labels that documents gave to hosts; until forgotten
 aima:hosts:dropped             hash     worker        malformed messages dropped by each; DROPPED_TTL after the last
 aima:usage:<host>              string   worker        what it and its instances use; USAGE_TTL
 aima:slots:<host>              zset     worker        its running starts and pulls, by when their claim expires
@@ -106,6 +107,7 @@ HOSTS_SEEN: Final = "aima:hosts:seen"
 HOSTS_SESSIONS: Final = "aima:hosts:sessions"
 HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
+HOST_LABELS: Final = "aima:hosts:labels"
 DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"

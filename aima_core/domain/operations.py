@@ -94,6 +94,9 @@ class StartService(WireModel):
     """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
     """The requested host port; None leases the last one again, or a free one."""
+    expose: bool | None = None
+    """Whether the port is published on the host's address, and not on its loopback only; None in commands of earlier
+    versions, whose containers stay published there."""
     secrets: Mapping[SecretName, SecretEntry] = {}
     """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
@@ -107,8 +110,12 @@ class StartService(WireModel):
 
     @property
     def digest(self) -> str:
-        """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest."""
-        runs = self.model_dump_json(exclude={"spec", "replace", "keep_failed", "priority"}, exclude_defaults=True)
+        """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest.
+
+        Nor does a port that is not exposed: it must not replace the containers of an earlier version.
+        """
+        left_out = {"spec", "replace", "keep_failed", "priority", *(() if self.expose else ("expose",))}
+        runs = self.model_dump_json(exclude=left_out, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 

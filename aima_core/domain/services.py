@@ -56,6 +56,8 @@ class Service(WireModel):
     """The only class of hosts, or host, to use; None uses the engine's routes."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    expose: bool = False
+    """Whether its port is published on the host's address, and not on the host's loopback only."""
     pull: PullPolicy | None = None
     """None takes the engine's."""
     arguments: Mapping[str, Scalar] = {}

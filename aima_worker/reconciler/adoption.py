@@ -78,7 +78,7 @@ def _instance(
         digest=image and image.digest,
         image_id=own,
         port=managed.port,
-        endpoint=host.endpoint(managed.port),
+        endpoint=host.endpoint(managed.command, managed.port),
         operation=managed.order.operation,
         revision=revision_of(managed.command),
         runs=managed.command.digest,

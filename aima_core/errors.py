@@ -187,8 +187,8 @@ class BodyTooLarge(AimaError, code="body_too_large", status=413, exit_code=31):
 
 
 class WrongContentType(AimaError, code="wrong_content_type", status=415, exit_code=32):
-    sentence = "The request body is {given}, and the API requires JSON."
-    hint = "Send it with `Content-Type: application/json`."
+    sentence = "The request body is {given}, and {accepted} is required."
+    hint = "Send it with `Content-Type: {accepted}`."
 
 
 class ForeignRequest(AimaError, code="foreign_request", status=403, exit_code=33):
@@ -440,6 +440,44 @@ class SecretUnsafe(AimaError, code="secret_unsafe", status=403, exit_code=99):
     hint = "{remedy}"
 
 
+# Requests through the gateway -------------------------------------------------------------------------------------
+
+
+class ModelNotFound(AimaError, code="model_not_found", status=404, exit_code=160):
+    sentence = "Nothing serves a model named {model}."
+    hint = "Nearest: {nearest}. GET /v1/models lists what is served; `aima service start ID` starts a service."
+
+
+class ModelNotAllowed(AimaError, code="model_not_allowed", status=403, exit_code=161):
+    sentence = "The key {key} may not use {model}."
+    hint = "It may use: {models}. An admin creates another with `aima key create NAME --scope infer --model {model}`."
+
+
+class PathNotServed(AimaError, code="path_not_served", status=404, exit_code=162):
+    sentence = "{model} does not serve {path}."
+    hint = "Its engine serves: {served}. Use one of these paths, or a model whose engine lists it in `serves`."
+
+
+class NoInstanceReady(AimaError, code="no_instance_ready", status=503, exit_code=163):
+    sentence = "{model} has no instance that can take requests: {why}."
+    hint = "Retry in {wait} s. `aima service show {service}` has the state of each instance."
+
+
+class GatewayBusy(AimaError, code="gateway_busy", status=429, exit_code=164):
+    sentence = "All instances of {model} are busy: {why}."
+    hint = "Retry in {wait} s, start more replicas, or raise `gateway.running` or `gateway.waiting`."
+
+
+class EngineBroke(AimaError, code="engine_broke", status=502, exit_code=165):
+    sentence = "{instance} did not complete its answer: {why}."
+    hint = "Retry. If it fails again, see `aima service logs {service}`."
+
+
+class EngineTimeout(AimaError, code="engine_timeout", status=504, exit_code=166):
+    sentence = "{instance} sent nothing for {limit}: the request was ended."
+    hint = "Retry, ask for less at once, or raise `gateway.{setting}`."
+
+
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------
 
 
@@ -592,8 +630,8 @@ class AmbiguousId(AimaError, code="ambiguous_id", status=400, exit_code=115):
 
 
 class ApiPortTaken(AimaError, code="api_port_taken", status=409, exit_code=93):
-    sentence = "The API cannot listen: port {port} on {address} is in use."
-    hint = "Choose another with `--port`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."
+    sentence = "The {what} cannot listen: port {port} on {address} is in use."
+    hint = "Choose another with `{option}`, or stop its owner (`ss -ltnp 'sport = :{port}'` shows it)."
 
 
 class BadBackup(AimaError, code="bad_backup", status=422, exit_code=118):

@@ -24,7 +24,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
-from aima_core.system.loopback import LOOPBACK, is_loopback
+from aima_core.system.loopback import LOOPBACK, is_loopback, loopback_id
 from aima_core.trust.keys import KeyRing
 from aima_worker.dataplane.files import EngineAddresses
 from aima_worker.runtime import ContainerRuntime
@@ -151,3 +151,10 @@ class HostContext:
         """Of its engine, as this host reaches it."""
         address = self.address_of(command)
         return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+
+    def reached_by(self) -> dict[str, str | None]:
+        """How gateways reach the engines of this host: fields of their instances' records."""
+        return {
+            "dataplane": self.settings.dataplane_url,
+            "loopback": loopback_id() if self.runtime.is_local else None,
+        }

@@ -23,7 +23,7 @@ from aima_core.domain.units import counted, format_size
 from aima_core.errors import AimaError
 from aima_core.logs.sanitize import sanitized
 from aima_core.settings import ApiSettings, Settings, load_settings
-from aima_core.system.loopback import find_api_port
+from aima_core.system.loopback import find_port
 from aima_core.system.state_dir import lock, secret
 
 API_STOP_TIMEOUT = timedelta(seconds=5)
@@ -73,7 +73,7 @@ class _Installation:
         self._directory = directory
         self._log = log
         self._started_at = datetime.now(UTC)
-        self._port = find_api_port(settings.api.bind, settings.api.port)
+        self._port = find_port(settings.api.bind, settings.api.port)
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
         self._certificate = settings.api.tls.certificate
         self._url = f"{'https' if self._certificate else 'http'}://{_local_address(settings.api.bind)}:{self._port}"

@@ -91,8 +91,6 @@ class HostFacts(WireModel):
     """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     dataplane: str | None = None
     """The URL of its data plane, by which gateways of other machines reach its engines; None if it has none."""
-    loopback: str | None = None
-    """Identifies the loopback on which its engines listen, equal for processes that share it; None if unknown."""
     version: str
     """AIMA's own."""
     wire: int = 1

@@ -21,6 +21,8 @@ TOKEN_LIFETIME = timedelta(seconds=60)
 LONGEST_CERTIFICATE = timedelta(days=1)
 LONGEST_TOKEN = 4096
 """Characters."""
+OF_DATAPLANE = "AIMA-Error"
+"""The header with the code of a data plane's own error, which no engine's answer has."""
 MOST_VERIFIED = 1024
 """Tokens that a data plane remembers, so that each is verified once."""
 
@@ -94,7 +96,7 @@ class TokenSigner:
             return known[0]
         if self._certificate is None or self._expires is None:
             raise NotCertified(why="none has answered yet")
-        if now > self._expires:
+        if now > self._expires + CLOCK_DIFFERENCE:  # by the clock of the API node
             raise NotCertified(why=f"its certificate expired at {self._expires:%Y-%m-%d %H:%M:%S} UTC")
         self._tokens = {each: kept for each, kept in self._tokens.items() if now < kept[1]}
         access = _Access(instance=instance, not_after=now + TOKEN_LIFETIME).model_dump_json()

@@ -25,9 +25,9 @@ from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
 from aima_core.errors import AimaError, EngineUnreachable, NotForwarded, TokenRefused
-from aima_core.trust.gateways import TokenVerifier
+from aima_core.trust.gateways import OF_DATAPLANE, TokenVerifier
 from aima_worker.dataplane.files import AddressReader, EngineAddress
-from aima_worker.dataplane.headers import ERROR, METHODS, forwarded_answer, forwarded_request, path_of
+from aima_worker.dataplane.headers import METHODS, forwarded_answer, forwarded_request, path_of
 
 CONNECT_TIMEOUT = timedelta(seconds=2)
 KEEPALIVE = timedelta(seconds=2)
@@ -163,5 +163,5 @@ def _problem(error: AimaError) -> Response:
     return Response(
         body=json.dumps(document).encode(),
         status=error.status,
-        headers={ERROR: failure.code, "Content-Type": "application/problem+json"},
+        headers={OF_DATAPLANE: failure.code, "Content-Type": "application/problem+json"},
     )

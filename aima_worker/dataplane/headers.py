@@ -7,6 +7,8 @@ from urllib.parse import unquote_to_bytes
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from aima_core.trust.gateways import OF_DATAPLANE
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _HOP_BY_HOP = frozenset(
     {
@@ -21,10 +23,8 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-ERROR = "AIMA-Error"
-"""The code of an error of the data plane itself, so that no engine's answer is mistaken for one."""
 _OF_REQUESTS = _HOP_BY_HOP | {"authorization", "expect", "host"}
-_OF_ANSWERS = _HOP_BY_HOP | {ERROR.lower()}
+_OF_ANSWERS = _HOP_BY_HOP | {OF_DATAPLANE.lower()}
 
 
 class Path(NamedTuple):

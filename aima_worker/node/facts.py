@@ -22,7 +22,6 @@ from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.system.loopback import loopback_id
 from aima_core.system.state_dir import mint
 from aima_worker.directories import may_examine_processes
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
@@ -73,7 +72,6 @@ def host_facts(
         routes=(Route.to_host(host.name), *(Route(f"{kind}.{has.arch}") for kind in kinds)),
         labels=host.labels,
         dataplane=settings.dataplane_url,
-        loopback=loopback_id() if runtime.is_local else None,
         version=version("aima-engines"),
         wire=WIRE_VERSION,
         clock_offset=clock_offset,

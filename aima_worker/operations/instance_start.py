@@ -68,6 +68,9 @@ class InstanceStart:
             operation=operation.id,
             revision=revision_of(command),
             runs=command.digest,
+            model=command.model_id,
+            serves=command.serves,
+            names=command.names,
             since=now(),
         )
 
@@ -114,6 +117,7 @@ class InstanceStart:
         self._host.addresses.put(self.id, address, port, fence=fence)  # before gateways may read that it is ready
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
         ready |= {"image": image.reference or None, "digest": image.digest, "image_id": image.id}
+        ready |= self._host.reached_by()
         if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
         self._attempt.retry_until_redis_answers(lambda: self._make_current(port))

@@ -79,9 +79,13 @@ def _instance(
         image_id=own,
         port=managed.port,
         endpoint=host.endpoint(managed.command, managed.port),
+        **host.reached_by(),
         operation=managed.order.operation,
         revision=revision_of(managed.command),
         runs=managed.command.digest,
+        model=managed.command.model_id,
+        serves=managed.command.serves,
+        names=managed.command.names,
         failure=failure,
         since=now(),
     )

@@ -19,6 +19,8 @@ from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import SECRETS_LABEL
 from aima_worker.operations.managed import ManagedContainer, recognize, restore_resources
+from aima_worker.operations.previous import WAS_READY
+from aima_worker.operations.teardown import is_current
 from aima_worker.reconciler.inventory import ConditionTimer
 from aima_worker.runtime import Container, Status
 
@@ -77,6 +79,10 @@ class ResourceReconciler:
         listens = (self._host.address_of(managed.command), managed.port)
         recorded = self._host.addresses.find(managed.id)
         addressed = recorded is not None and (recorded.address, recorded.port) == listens
+        if instance is not None and instance.state in WAS_READY and self._is_reached_otherwise(instance):
+            with self._host.service_lock(managed.service):
+                if is_current(self._host, instance):
+                    self._host.services.update_status(instance.model_copy(update=self._host.reached_by()))
         if persistent and addressed and held is not None and (loading or not held.loading):
             return
         with self._host.service_lock(managed.service):
@@ -85,6 +91,10 @@ class ResourceReconciler:
             if current is not None and not self._host.claims.is_running(managed.service):
                 _log.info("port lease and allocation restored", instance=managed.id, port=current.port)
                 restore_resources(self._host, current, instance)
+
+    def _is_reached_otherwise(self, instance: Instance) -> bool:
+        """Since its record was written, as after an upgrade, a reboot or a change of the settings."""
+        return any(getattr(instance, name) != value for name, value in self._host.reached_by().items())
 
     def _release(self, service: ServiceId, lease: PortLease | None, held: Allocation | None) -> bool:
         """Returns False until they have been orphaned for long enough."""

@@ -39,7 +39,18 @@ from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import access, catalog, health, hosts, images, logs, operations, service_actions, services
+from aima_api.routes import (
+    access,
+    catalog,
+    gateways,
+    health,
+    hosts,
+    images,
+    logs,
+    operations,
+    service_actions,
+    services,
+)
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
@@ -71,6 +82,7 @@ ROUTERS = (
     hosts.port_router,
     health.router,
     access.router,
+    gateways.router,
     docs_router,
 )
 
@@ -187,6 +199,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         keys=KeyStore(redis, key_ring(settings)),
         audit=AuditLog(redis),
         signing_key=signing_key,
+        certified_for=settings.gateway.keys_for,
     )
     app.state.controllers = ControllerLoop(
         redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts

@@ -59,6 +59,7 @@ class Dependencies:
     keys: KeyStore
     audit: AuditLog
     signing_key: SigningKey
+    certified_for: timedelta
     unreadable: UnreadableRecords
 
     @property

@@ -573,6 +573,34 @@ class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_
     hint = "Wait, cancel some, or raise `api.operations`. Stops are always accepted."
 
 
+# The way from gateways to engines -----------------------------------------------------------------------------------
+
+
+class TokenRefused(AimaError, code="token_refused", status=401, exit_code=175):
+    sentence = "The data plane refused the token: {why}."
+    hint = "Only gateways send requests there; compare the clocks of both machines, and the host's `trusted_keys`."
+
+
+class NotForwarded(AimaError, code="not_forwarded", status=404, exit_code=176):
+    sentence = "The data plane forwards no such request."
+    hint = "It forwards requests of gateways to the instances of its host; `aima service list` shows those."
+
+
+class EngineUnreachable(AimaError, code="engine_unreachable", status=502, exit_code=177):
+    sentence = "The engine of {instance} cannot be reached: {why}."
+    hint = "`aima service show` has the state of the instance, and `aima service logs` what its engine wrote."
+
+
+class NotCertified(AimaError, code="not_certified", status=503, exit_code=178):
+    sentence = "No API node has certified the key of this gateway: {why}."
+    hint = "Set `gateway.api` to the URLs of API nodes, and `gateway.key` to an API key with the scope `gateway`."
+
+
+class DataplanePortTaken(AimaError, code="dataplane_port_taken", status=409, exit_code=179):
+    sentence = "The data plane cannot listen on port {port} of {address}: {why}."
+    hint = "Stop the owner of the port (`ss -ltnp 'sport = :{port}'` shows it), or set `dataplane.port`."
+
+
 # `aima up` on this machine ------------------------------------------------------------------------------------------
 
 

@@ -168,6 +168,25 @@ class GatewaySettings(ListenerSettings):
     """From a request that is not streamed until its answer."""
     silence: Duration = parse_duration("2m")
     """Between two parts of a stream."""
+    api: tuple[str, ...] = ()
+    """URLs of API nodes, which certify the gateway's own key for `keys_for`; without one it reaches engines of its own
+    machine, and those that are exposed."""
+    key: SecretStr | None = None
+    """An API key with the scope `gateway`."""
+    ca: Path | None = None
+    """PEM: the authorities of the certificates of API nodes and data planes; None takes the system's."""
+
+
+class DataplaneSettings(Section):
+    bind: str | None = None
+    """None is `host.address`. On loopback no data plane runs: no gateway of another machine reaches this host."""
+    port: int = Field(7091, ge=0, le=65535)
+    """0 runs none."""
+    tls: TlsSettings = TlsSettings()
+    connections: int = Field(1024, ge=1)
+    """The limit of open connections of gateways to this host."""
+    run_by: Literal["worker", "systemd"] = "worker"
+    """`systemd` where it has a unit of its own, so that a restart of the worker leaves it alone."""
 
 
 class FlowerSettings(Section):
@@ -262,10 +281,20 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
     gateway: GatewaySettings = GatewaySettings()
+    dataplane: DataplaneSettings = DataplaneSettings()
     flower: FlowerSettings = FlowerSettings()
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()
     native: NativeSettings = NativeSettings()
+
+    @property
+    def dataplane_url(self) -> str | None:
+        """Of this host's data plane; None without one."""
+        bind, port = self.dataplane.bind or self.host.address, self.dataplane.port
+        if port == 0 or is_loopback(bind) or is_loopback(self.host.address):
+            return None
+        host = f"[{self.host.address}]" if ":" in self.host.address else self.host.address
+        return f"{'https' if self.dataplane.tls.certificate else 'http'}://{host}:{port}"
 
     @classmethod
     def settings_customise_sources(

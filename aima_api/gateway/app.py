@@ -7,14 +7,17 @@ import gc
 import socket
 from datetime import timedelta
 
+from pydantic import SecretStr
+
 from aima_api.access.keys import KeyCache, KeyStore
 from aima_api.events.hub import EventHub
 from aima_api.gateway.balancer import Balancer
+from aima_api.gateway.certification import keep_certified, tls_to_hosts
 from aima_api.gateway.exchange import Exchanges
 from aima_api.gateway.front import Gateway
 from aima_api.gateway.metrics import GatewayMetrics
 from aima_api.gateway.proxy import Proxy
-from aima_api.gateway.reach import target_of
+from aima_api.gateway.reach import Reach
 from aima_api.gateway.table import Table, TableKeeper
 from aima_api.http.callers import KeyLookup
 from aima_api.http.connections import raise_descriptor_limit
@@ -22,8 +25,11 @@ from aima_api.http.server import LimitedServer, redis_state
 from aima_api.http.tls import check_transport
 from aima_core.redis.connection import command_link, following_link
 from aima_core.settings import Settings
-from aima_core.system.loopback import find_port
-from aima_core.trust.keys import key_ring
+from aima_core.store.operations import now
+from aima_core.system.loopback import find_port, loopback_id
+from aima_core.system.state_dir import secret
+from aima_core.trust.gateways import TokenSigner
+from aima_core.trust.keys import SigningKey, key_ring
 
 BODY_TIMEOUT = timedelta(minutes=2)
 """For a client's body, beside the time for its headers."""
@@ -41,12 +47,15 @@ class GatewayServer(LimitedServer):
         self._redis = command_link(self._redis_url)
         self._hub = EventHub(following_link(self._redis_url))
         gateway = settings.gateway
-        self.table = Table(target_of, keep_for=gateway.keys_for)
+        self._settings = gateway
+        own_key = SigningKey(SecretStr(secret(settings.state_dir.expanduser() / "gateway.key")))
+        self._tokens = TokenSigner(own_key, now=now) if gateway.api else None
+        self.table = Table(Reach(self._tokens, loopback=loopback_id()).target_of, keep_for=gateway.keys_for)
         self.balancer = Balancer(running=gateway.running, waiting=gateway.waiting, wait=gateway.wait)
         clock = self.balancer.clock
         self.exchanges = Exchanges(clock)
         metrics = GatewayMetrics(backends=lambda: self.table.backends, waiting=lambda: self.balancer.waiting)
-        self.proxy = Proxy(self.table, self.balancer, metrics, gateway)
+        self.proxy = Proxy(self.table, self.balancer, metrics, gateway, tls=tls_to_hosts(gateway))
         self._keeper = TableKeeper(self.table, self._hub, self._redis, changed=self.balancer.dispatch)
         keys = KeyCache(KeyStore(self._redis, key_ring(settings)), keys_for=gateway.keys_for)
         app = Gateway(
@@ -72,7 +81,9 @@ class GatewayServer(LimitedServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.proxy.open()
         await self._keeper.read()
-        loops = (self._hub.run(), self._keeper.run(), self.exchanges.sweep(), self._dispatch())
+        loops = [self._hub.run(), self._keeper.run(), self.exchanges.sweep(), self._dispatch()]
+        if self._tokens is not None:
+            loops.append(keep_certified(self._tokens, self._settings))
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         await super().startup(sockets)
 

@@ -7,6 +7,7 @@ before is replaced by another. After that the client gets an error in the stream
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterable
 from math import inf
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from aima_api.gateway.table import ModelRoute, Table
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import AimaError, EngineBroke, EngineTimeout, NoInstanceReady, PathNotServed, Unauthorized
 from aima_core.settings import GatewaySettings
+from aima_core.trust.gateways import OF_DATAPLANE
 
 RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after")
 """Headers of an engine's answer that the client gets."""
@@ -62,18 +64,28 @@ class _Failed(Exception):
 
 
 class Proxy:
-    def __init__(self, table: Table, balancer: Balancer, metrics: GatewayMetrics, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        table: Table,
+        balancer: Balancer,
+        metrics: GatewayMetrics,
+        settings: GatewaySettings,
+        *,
+        tls: ssl.SSLContext,
+    ) -> None:
         self._table = table
         self._balancer = balancer
         self._metrics = metrics
         self._settings = settings
         self._clock = balancer.clock
+        self._tls = tls
+        """To data planes."""
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
         """In the event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._tls),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect.total_seconds()),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -203,7 +215,7 @@ class Proxy:
     ) -> None:
         status = response.status
         body = await _read(response, MAX_ERROR)
-        if status in REFUSING_STATUSES or status < 400:
+        if status in REFUSING_STATUSES or status < 400 or OF_DATAPLANE in response.headers:
             raise self._failed(backend, Failing.STATUS, f"it answered the gateway with status {status}")
         kept = [each for each in headers if each[0] == b"retry-after"]
         reply = _Reply(status, [JSON, *kept], engine_error_body(status, body, exchange.request.operation))

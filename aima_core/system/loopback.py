@@ -6,8 +6,12 @@ import errno
 import ipaddress
 import socket
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 
 from aima_core.errors import ApiPortTaken, BadSettings
+
+LOOPBACK = "127.0.0.1"
 
 
 @lru_cache(maxsize=256)
@@ -16,6 +20,19 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def loopback_id() -> str | None:
+    """Equal for all processes that share this one's loopback: of one boot, in one network namespace. None if unknown.
+
+    Names and addresses do not suffice: containers have namespaces of their own, and copied machines their names.
+    """
+    try:
+        namespace = Path("/proc/self/ns/net").stat()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return sha256(f"{boot} {namespace.st_dev} {namespace.st_ino}".encode()).hexdigest()[:16]
 
 
 def find_port(address: str, port: int, *, what: str = "API", section: str = "api", option: str = "--port") -> int:

@@ -40,7 +40,7 @@ def key() -> None:
     "scopes",
     multiple=True,
     required=True,
-    type=click.Choice(["read", "operate", "admin", "infer"]),
+    type=click.Choice(["read", "operate", "admin", "infer", "gateway"]),
     help="What it may do; operate includes read, and admin includes operate. Repeat for several.",
 )
 @click.option(

@@ -15,6 +15,7 @@ import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
+from aima_api.access.aliases import AliasStore
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyCache, KeyStore
 from aima_api.access.limits import TokenBuckets
@@ -46,7 +47,7 @@ from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
-from aima_api.routes import access, catalog, health, hosts, images, logs, operations, service_actions, services
+from aima_api.routes import access, aliases, catalog, health, hosts, images, logs, operations, service_actions, services
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
@@ -80,6 +81,7 @@ ROUTERS = (
     hosts.port_router,
     health.router,
     access.router,
+    aliases.router,
     docs_router,
 )
 
@@ -241,6 +243,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
             dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
         ),
         unreadable=UnreadableRecords(redis),
+        aliases=AliasStore(redis, key_ring(settings)),
         keys=KeyStore(redis, key_ring(settings)),
         audit=AuditLog(redis),
         signing_key=signing_key,

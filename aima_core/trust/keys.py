@@ -30,6 +30,7 @@ class Purpose(StrEnum):
     ORDER = "order"
     SERVICE = "service"
     API_KEY = "api-key"
+    ALIAS = "alias"
 
 
 class PublicKey(str):

@@ -14,10 +14,10 @@ from lab.parts import eventually
 from lab.scripted_engine import ScriptedEngine
 
 from aima_api.gateway.app import GatewayServer
-from aima_core.domain.ids import InstanceId
+from aima_core.domain.ids import InstanceId, OperationId
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.redis import keys
-from aima_core.redis.interface import TextRedis
+from aima_core.redis.connection import RedisClient
 from aima_core.settings import Settings
 from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
@@ -38,7 +38,7 @@ EVERYTHING = (
 class Fleet:
     """Instances as hosts report them."""
 
-    def __init__(self, redis: TextRedis) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._services = ServiceStore(redis)
         self._fence = 0
@@ -64,6 +64,7 @@ class Fleet:
         self._services.set_desired(instance)
         self._services.update_status(instance)
         self.beats(instance.host)
+        self._redis.publish(keys.EVENTS, f'{OperationId.new()} 1 1-1 {{"phase":"ready"}}')
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class ApiKey(WireModel):
     def may_use(self, name: str, services: Mapping[str, str]) -> bool:
         """Whether it may send requests for this name: `services` are those that may answer, with their model ids.
 
-        The name itself is allowed to it, or each service or its model is. So a name that it may not use is refused alike
+        The name itself is allowed to it, or each service or its model is: a name that it may not use is refused alike
         whether it exists.
         """
         allowed = {each.lower() for each in self.models}

@@ -54,7 +54,8 @@ def remove(api: Api, name: Name) -> None:
 def _check(api: Dependencies, name: str, to: AliasTargets) -> None:
     """Raises AliasConflict, AliasTargetUnknown."""
     services = api.services.ids()
-    models = {each.id: each.name for each in api.catalog.models} | {each.model: each.model for each in services}
+    models = dict[str, str]({each.model: each.model for each in services})
+    models |= {each.id: each.name for each in api.catalog.models}
     if name.startswith("svc-"):
         raise AliasConflict(alias=name, what="written like the id of a service")
     if model := models.get(name.lower()):

@@ -247,8 +247,9 @@ class ServiceStore:
         return not isinstance(stored, SignedService) or stored.spec.version < service.spec.version
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
+        where = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN, keys.DRAINED]
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
+        prefixes = (keys.service, keys.instance)
         after, ids, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         if not ids:
             return Listing("", after or None)

@@ -242,6 +242,26 @@ def test_a_record_with_wider_scopes_than_were_signed_opens_nothing(guarded, redi
     assert guarded.ask("GET", "/v1/keys", reader).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        ('"requests_per_minute":60', '"requests_per_minute":6000'),
+        ('"concurrent_requests":2', '"concurrent_requests":null'),
+        ('"models":["Dial"]', '"models":[]'),
+    ],
+)
+def test_a_record_with_wider_quotas_or_models_than_were_signed_opens_nothing(guarded, redis, store, narrow, wide):
+    client = guarded.create("client", "infer", models=["Dial"], requests_per_minute=60, concurrent_requests=2)
+    record = json.loads(str(redis.hget(keys.API_KEYS, digest_of(client))))
+    redis.hset(keys.API_KEYS, digest_of(client), json.dumps({**record, "text": record["text"].replace(narrow, wide)}))
+
+    found, _ = store.find(digest_of(client))
+
+    assert narrow in record["text"]
+    assert found is None
+    assert guarded.ask("GET", HOSTS, client).status_code == 401
+
+
 def test_a_record_without_its_expiry_or_of_another_purpose_opens_nothing(guarded, redis):
     expiring = guarded.create("reader", "read", expires="1s")
     record = json.loads(str(redis.hget(keys.API_KEYS, digest_of(expiring))))

@@ -174,7 +174,7 @@ def _public_key() -> str | None:
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    limits = {"/min": record["requests_per_minute"], " at once": record["concurrent_requests"]}
+    limits = {"/min": record.get("requests_per_minute"), " at once": record.get("concurrent_requests")}
     return {
         **record,
         "limits": [f"{most}{unit}" for unit, most in limits.items() if most],

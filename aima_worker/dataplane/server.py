@@ -6,6 +6,7 @@ At SIGTERM it stops listening at once, so that a successor can, and ends with it
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -91,6 +92,7 @@ class _LimitedServer(Server):
             forwarder,
             handler_cancellation=True,
             access_log=None,
+            logger=_unlogged(),
             auto_decompress=False,
             keepalive_timeout=HEAD_TIMEOUT.total_seconds(),
             max_line_size=MAX_LINE,
@@ -102,6 +104,13 @@ class _LimitedServer(Server):
         super().connection_made(handler, transport)
         if len(self.connections) > self._most:
             transport.abort()
+
+
+def _unlogged() -> logging.Logger:
+    """The HTTP server logs every malformed request with its traceback, by which a stranger could fill the disk."""
+    logger = logging.getLogger("aima.dataplane.http")
+    logger.disabled = True
+    return logger
 
 
 class _Certificate:

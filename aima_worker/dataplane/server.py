@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -21,7 +21,6 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 
 from aima_core.errors import AimaError, DataplanePortTaken
-from aima_core.store.operations import now
 from aima_core.trust.gateways import TokenVerifier
 from aima_core.trust.keys import KeyRing
 from aima_worker.dataplane.files import AddressReader, Config, config_file, stamp_of
@@ -164,7 +163,7 @@ async def _drained(server: Server, forwarder: Forwarder) -> None:
 
 
 def _verifier(config: Config) -> TokenVerifier:
-    return TokenVerifier(KeyRing(config.public_keys), config.host, now=now)
+    return TokenVerifier(KeyRing(config.public_keys), config.host, now=lambda: datetime.now(UTC))
 
 
 def _reload_keys(forwarder: Forwarder, directory: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
+from aima_api.access.aliases import AliasStore
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyCache, KeyStore
 from aima_api.access.limits import TokenBuckets
@@ -41,6 +42,7 @@ from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
 from aima_api.routes import (
     access,
+    aliases,
     catalog,
     gateways,
     health,
@@ -83,6 +85,7 @@ ROUTERS = (
     health.router,
     access.router,
     gateways.router,
+    aliases.router,
     docs_router,
 )
 
@@ -196,6 +199,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
             dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
         ),
         unreadable=UnreadableRecords(redis),
+        aliases=AliasStore(redis, key_ring(settings)),
         keys=KeyStore(redis, key_ring(settings)),
         audit=AuditLog(redis),
         signing_key=signing_key,

@@ -249,6 +249,16 @@ class TooManyRequests(AimaError, code="too_many_requests", status=429, exit_code
     hint = "Retry in {wait} s, or raise `api.requests_per_minute`."
 
 
+class KeyRateExceeded(AimaError, code="key_rate_exceeded", status=429, exit_code=170):
+    sentence = "The key {key} may send {most} requests in a minute, and has sent them."
+    hint = "Retry in {wait} s, or use a key with a higher `--requests-per-minute`."
+
+
+class KeyBusy(AimaError, code="key_busy", status=429, exit_code=171):
+    sentence = "The key {key} may have {most} requests at once, and has them."
+    hint = "Retry once one has ended, such as in {wait} s, or use a key with more `--concurrent`."
+
+
 class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code=57):
     sentence = "The request's line and headers exceed {limit} or {number} headers."
     hint = "Send fewer or shorter headers; a browser's cookies for this address count as well."
@@ -257,6 +267,24 @@ class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code
 class PlainRequest(AimaError, code="plain_request", status=400, exit_code=38):
     sentence = "The API requires TLS here, and the request was plain HTTP."
     hint = "Write https:// in place of http:// in the URL, and name the authority with `--ca FILE` or AIMA_CA."
+
+
+# Aliases ----------------------------------------------------------------------------------------------------------
+
+
+class AliasTargetUnknown(AimaError, code="alias_target_unknown", status=422, exit_code=172):
+    sentence = "The alias {alias} would lead to {service}, and there is no such service."
+    hint = "Create it first with `aima service create {service}`, or name one of those that exist. Nearest: {nearest}."
+
+
+class UnknownAlias(AimaError, code="unknown_alias", status=404, exit_code=173):
+    sentence = "Unknown alias: {alias}."
+    hint = "List aliases with `aima alias list`; set this one with `aima alias set {alias} SERVICE`."
+
+
+class AliasConflict(AimaError, code="alias_conflict", status=409, exit_code=174):
+    sentence = "{alias} cannot be an alias: it is {what}, and requests for that would go elsewhere."
+    hint = "Choose another name."
 
 
 # Image pulls ------------------------------------------------------------------------------------------------------

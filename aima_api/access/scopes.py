@@ -105,6 +105,10 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("POST", "/v1/services/{id}:plan"): Scope.READ,
     ("GET", "/v1/services/{id}/revisions"): Scope.READ,
     ("GET", "/v1/services/{id}/revisions/{revision}"): Scope.READ,
+    ("GET", "/v1/aliases"): Scope.READ,
+    ("GET", "/v1/aliases/{name:path}"): Scope.READ,
+    ("PUT", "/v1/aliases/{name:path}"): Scope.OPERATE,
+    ("DELETE", "/v1/aliases/{name:path}"): Scope.OPERATE,
     ("GET", "/v1/keys"): Scope.ADMIN,
     ("POST", "/v1/keys"): Scope.ADMIN,
     ("DELETE", "/v1/keys/{name}"): Scope.ADMIN,
@@ -114,7 +118,11 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
 """Method and path template, as the router has them; HEAD requires what GET does."""
 _EXACT = {row: scope for row, scope in SCOPES.items() if "{" not in row[1]}
 _PATTERNS = [
-    (method, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), scope)
+    (
+        method,
+        re.compile(re.sub(r"\\{\w+(:path)?\\}", lambda part: ".+" if part[1] else "[^/]+", re.escape(path))),
+        scope,
+    )
     for (method, path), scope in SCOPES.items()
     if "{" in path
 ]

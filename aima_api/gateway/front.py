@@ -90,6 +90,9 @@ class Gateway:
             return
         except AimaError as refused:
             await _refuse(refused, operation, send, returned)
+        except Exception as unexpected:
+            _log.exception("request failed", path=path[:200])
+            await _refuse(AimaError(detail=f"an unexpected {type(unexpected).__name__}."), operation, send, returned)
 
     async def _infer(
         self,

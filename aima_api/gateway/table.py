@@ -157,11 +157,11 @@ class Table:
             known.serves, known.names = frozenset(instance.serves), instance.names
             return known
         return Backend(
-            instance.id,
+            str(instance.id),
             target,
             serves=instance.serves,
             names=instance.names,
-            model=instance.model or instance.id.service.model,
+            model=str(instance.model or instance.id.service.model),
             version=version,
             since=float("-inf") if fresh else self._clock(),  # a gateway that starts knows nothing of their age
         )

@@ -30,13 +30,14 @@ class Purpose(StrEnum):
     ORDER = "order"
     SERVICE = "service"
     API_KEY = "api-key"
+    ALIAS = "alias"
     GATEWAY = "gateway"
     """A certificate, by an API node, of a gateway's own key."""
     ACCESS = "access"
     """A token, by a gateway's own key, for one instance."""
 
 
-_STORED = frozenset({Purpose.SERVICE, Purpose.API_KEY})
+_STORED = frozenset({Purpose.SERVICE, Purpose.API_KEY, Purpose.ALIAS})
 """Kept for longer than the key that signed them."""
 
 

@@ -212,7 +212,15 @@ def _response(name: str, text: str, counted: dict[str, int]) -> dict[str, Any]:
     usage = {**counted, "total_tokens": 7 + counted["output_tokens"]}
     details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
     more = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "error": None, "status": "completed"}
-    return {"id": "r", "object": "response", "created_at": 1, "model": name, "output": output, "usage": usage | details, **more}
+    return {
+        "id": "r",
+        "object": "response",
+        "created_at": 1,
+        "model": name,
+        "output": output,
+        "usage": usage | details,
+        **more,
+    }
 
 
 def _chat_events(name: str, asked: dict[str, Any], script: Script) -> Iterator[bytes]:
@@ -230,7 +238,9 @@ def _completion_events(name: str, asked: dict[str, Any], script: Script) -> Iter
     common = {"id": "id-1", "object": "text_completion", "created": 1, "model": name}
     for number in range(script.tokens):
         last = number == script.tokens - 1
-        yield _event(common | {"choices": [{"index": 0, "text": script.token, "finish_reason": "stop" if last else None}]})
+        yield _event(
+            common | {"choices": [{"index": 0, "text": script.token, "finish_reason": "stop" if last else None}]}
+        )
     if script.reports_usage and (asked.get("stream_options") or {}).get("include_usage"):
         yield _event(common | {"choices": [], "usage": _usage(script)})
     yield DONE
@@ -252,7 +262,10 @@ def _message_events(name: str, _: dict[str, Any], script: Script) -> Iterator[by
 
 def _response_events(name: str, _: dict[str, Any], script: Script) -> Iterator[bytes]:
     whole = _response(name, script.token * script.tokens, {"input_tokens": 7, "output_tokens": script.tokens})
-    yield _named("response.created", {"sequence_number": 0, "response": {**whole, "status": "in_progress", "output": [], "usage": None}})
+    yield _named(
+        "response.created",
+        {"sequence_number": 0, "response": {**whole, "status": "in_progress", "output": [], "usage": None}},
+    )
     for number in range(script.tokens):
         place = {"item_id": "m", "output_index": 0, "content_index": 0, "logprobs": [], "sequence_number": number + 1}
         yield _named("response.output_text.delta", {**place, "delta": script.token})

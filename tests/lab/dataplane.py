@@ -26,6 +26,7 @@ from aima_core.trust.gateways import Certificate, TokenSigner
 from aima_core.trust.keys import SigningKey
 from aima_worker.dataplane.files import Config, EngineAddresses
 
+STRANGER_LOOPBACK = "fedcba9876543210"
 HOST = HostName("spark-01")
 INSTANCE = InstanceId("svc-tiny-dial@spark-01")
 API_NODE = SigningKey(SecretStr("3f9c1b7a5d2e8f60" * 2))

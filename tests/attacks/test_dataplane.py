@@ -261,25 +261,6 @@ def test_the_size_of_a_head_is_limited(plane, head):
     assert plane.send(head + b"\r\n\r\n").startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
 
 
-def test_connections_are_limited_and_those_that_are_open_go_on(plane):
-    plane.end()
-    plane.start(connections=10)
-    try:
-        with ExitStack() as stack:
-            first, *others = [
-                stack.enter_context(socket.create_connection(("127.0.0.1", plane.port), 5)) for _ in range(30)
-            ]
-
-            closed = sum(map(is_closed, others[10:]))
-            first.sendall(raw("GET", f"/i/{INSTANCE}/echo", plane.headers()))
-
-            assert closed == 19
-            assert first.recv(100).startswith(b"HTTP/1.1 200")
-    finally:
-        plane.end()
-        plane.start()
-
-
 def test_the_process_of_the_data_plane_holds_no_secret_of_the_worker(plane):
     from aima_worker.dataplane.process import _environment
 
@@ -292,6 +273,21 @@ def test_the_process_of_the_data_plane_holds_no_secret_of_the_worker(plane):
     assert "secret" not in given.values()
     assert eventually(lambda: set(each.name for each in plane.directory.iterdir()) == {"config.json", "engines.json"})
     assert all(each.stat().st_mode & 0o077 == 0 for each in plane.directory.iterdir())
+
+
+def test_connections_are_limited_and_those_that_are_open_go_on(plane):
+    plane.end()
+    plane.start(connections=10)
+    with ExitStack() as stack:
+        first, *others = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", plane.port), 5)) for _ in range(30)
+        ]
+
+        closed = sum(map(is_closed, others[10:]))
+        first.sendall(raw("GET", f"/i/{INSTANCE}/echo", plane.headers()))
+
+        assert closed == 19
+        assert first.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def raw(method: str, target: str, headers: dict[str, str]) -> bytes:

@@ -68,9 +68,9 @@ def test_a_client_that_leaves_ends_the_work_of_the_engine(running, path):
 
 
 def test_an_answer_that_the_engine_breaks_off_does_not_look_complete(running):
-    answer = running.send(
-        f"GET /i/{INSTANCE}/cut HTTP/1.1\r\nHost: x\r\nAuthorization: {running.headers()['Authorization']}\r\n\r\n".encode()
-    )
+    token = running.headers()["Authorization"]
+
+    answer = running.send(f"GET /i/{INSTANCE}/cut HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode())
 
     assert b"data: x" in answer
     assert not answer.endswith(b"0\r\n\r\n")

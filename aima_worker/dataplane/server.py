@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import signal
 import socket
@@ -37,13 +36,12 @@ CHECK_INTERVAL = timedelta(seconds=1)
 POLL_INTERVAL = timedelta(milliseconds=50)
 MAX_LINE = 16_384
 """Bytes of a request line or of one header; there may be 128 headers."""
-_FIRST_SYSTEMD_SOCKET = 3
 
 _log = structlog.get_logger()
 
 
-async def serve(directory: Path, *, listener: socket.socket | None = None) -> None:
-    """Until SIGTERM or SIGINT. `listener` is a socket of systemd's. Raises BadSettings, DataplanePortTaken."""
+async def serve(directory: Path) -> None:
+    """Until SIGTERM or SIGINT. Raises BadSettings, DataplanePortTaken."""
     config, stamp = Config.load(directory), stamp_of(config_file(directory))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -55,7 +53,7 @@ async def serve(directory: Path, *, listener: socket.socket | None = None) -> No
         server = _LimitedServer(forwarder, most=_most_connections(config))
         listening = await loop.create_server(
             server,
-            sock=listener or await _bound(config, stopping),
+            sock=await _bound(config, stopping),
             ssl=certificate.context if certificate else None,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT.total_seconds() if certificate else None,
             backlog=BACKLOG,
@@ -74,13 +72,6 @@ async def serve(directory: Path, *, listener: socket.socket | None = None) -> No
         await _drained(server, forwarder)
         await server.shutdown(0)
     _log.info("data plane ended")
-
-
-def socket_of_systemd() -> socket.socket | None:
-    """None unless this process was activated by a socket."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        return None
-    return socket.socket(fileno=_FIRST_SYSTEMD_SOCKET)
 
 
 class _LimitedServer(Server):

@@ -271,7 +271,7 @@ def test_the_process_of_the_data_plane_holds_no_secret_of_the_worker(plane):
         given = _environment()
 
     assert "secret" not in given.values()
-    assert eventually(lambda: set(each.name for each in plane.directory.iterdir()) == {"config.json", "engines.json"})
+    assert eventually(lambda: {each.name for each in plane.directory.iterdir()} == {"config.json", "engines.json"})
     assert all(each.stat().st_mode & 0o077 == 0 for each in plane.directory.iterdir())
 
 

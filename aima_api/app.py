@@ -67,6 +67,7 @@ from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.traffic import TrafficStore
 from aima_core.store.unreadable import UnreadableRecords
 from aima_core.system.loopback import find_port
 from aima_core.trust.keys import SigningKey, key_ring
@@ -198,6 +199,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
             followed_logs=lambda: fanout.followed,
             dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
         ),
+        traffic=TrafficStore(redis),
         unreadable=UnreadableRecords(redis),
         aliases=AliasStore(redis, key_ring(settings)),
         keys=KeyStore(redis, key_ring(settings)),

@@ -33,6 +33,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.traffic import TrafficStore
 from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey
 
@@ -57,6 +58,7 @@ class Dependencies:
     logs: LogStreams
     open_streams: OpenStreams
     metrics: Metrics
+    traffic: TrafficStore
     aliases: AliasStore
     keys: KeyStore
     audit: AuditLog

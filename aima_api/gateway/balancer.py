@@ -67,6 +67,7 @@ class Backend:
         "serves",
         "service",
         "since",
+        "started",
         "target",
         "version",
     )
@@ -97,6 +98,8 @@ class Backend:
         self.leaving = False
         """Gets no new requests."""
         self.in_flight = 0
+        self.started = 0
+        """Requests sent to it so far."""
         self.last_used = 0
         self.since = since
         """When its slow start began."""
@@ -145,6 +148,7 @@ class Slot:
         self._probes = bool(backend.cool_until)
         backend.probing |= self._probes
         backend.in_flight += 1
+        backend.started += 1
 
     def __enter__(self) -> Self:
         return self

@@ -14,15 +14,21 @@ from enum import StrEnum
 from math import inf
 from typing import Any
 
-from aima_api.access.keys import ApiKey
+import structlog
+
+from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey
 from aima_api.gateway.balancer import Backend
 from aima_api.gateway.errors import Headers
 from aima_api.gateway.requests import ModelRequest
 from aima_api.gateway.streams import Usage
+from aima_api.http.callers import KeyLookup
+from aima_core.errors import AimaError, Unauthorized
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 SWEEP_INTERVAL = timedelta(milliseconds=250)
+
+_log = structlog.get_logger()
 
 
 class Interrupt(StrEnum):
@@ -145,14 +151,6 @@ class Exchanges:
             self._open.discard(exchange)
             watch.cancel()
 
-    def by_digest(self) -> dict[str, list[Exchange]]:
-        """By the key that sent them."""
-        found: dict[str, list[Exchange]] = {}
-        for exchange in self._open:
-            if exchange.digest is not None:
-                found.setdefault(exchange.digest, []).append(exchange)
-        return found
-
     async def sweep(self) -> None:
         """Until cancelled."""
         while True:
@@ -160,6 +158,19 @@ class Exchanges:
             now = self._clock()
             for exchange in [each for each in self._open if each.deadline < now]:
                 exchange.interrupt(exchange.limit)
+
+    async def watch_keys(self, keys: KeyLookup) -> None:
+        """Until cancelled: interrupts the requests of a key that was revoked."""
+        while True:
+            await asyncio.sleep(CONFIRM_INTERVAL.total_seconds())
+            for digest in {each.digest for each in self._open if each.digest is not None}:
+                try:
+                    await keys.confirm(digest)
+                except Unauthorized:
+                    for exchange in [each for each in self._open if each.digest == digest]:
+                        exchange.interrupt(Interrupt.REVOKED)
+                except AimaError as unknown:
+                    _log.warning("key not confirmed", reason=str(unknown))
 
 
 async def _interrupt_when_left(exchange: Exchange, receive: Receive) -> None:

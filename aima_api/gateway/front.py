@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from aima_api.access.keys import KEY_PREFIX, ApiKey, digest_of
+from aima_api.access.quotas import Quotas
 from aima_api.access.scopes import LOCAL, Caller, Scope
 from aima_api.gateway.errors import JSON, Headers, error_body, error_headers
 from aima_api.gateway.exchange import Exchange, Exchanges, Receive, Send
@@ -22,7 +23,7 @@ from aima_api.gateway.proxy import Proxy
 from aima_api.gateway.requests import ClientLeft, ModelRequest, read_body
 from aima_api.gateway.table import ModelRoute, Table
 from aima_api.http.callers import KeyLookup, SettingsKeys, bearer_key, check_origin
-from aima_api.http.metrics import CONTENT_TYPE
+from aima_api.http.server import METRICS_TYPE
 from aima_core.errors import AimaError, MethodNotAllowed, ModelNotAllowed, NotFound, Unauthorized
 from aima_core.settings import Settings
 from aima_core.system.loopback import is_loopback
@@ -55,6 +56,7 @@ class Gateway:
         exchanges: Exchanges,
         metrics: GatewayMetrics,
         keys: KeyLookup,
+        quotas: Quotas,
         clock: Callable[[], float],
         redis_answers: Callable[[], bool],
     ) -> None:
@@ -68,6 +70,7 @@ class Gateway:
         self._exchanges = exchanges
         self._metrics = metrics
         self._keys = keys
+        self._quotas = quotas
         self._clock = clock
         self._redis_answers = redis_answers
 
@@ -89,9 +92,10 @@ class Gateway:
         except ClientLeft:
             return
         except AimaError as refused:
+            self._metrics.refused.labels(refused.code).inc()
             await _refuse(refused, operation, send, returned)
-        except Exception as unexpected:
-            _log.exception("request failed", path=path[:200])
+        except Exception as unexpected:  # noqa: BLE001 the error boundary: the client gets an error in the API's shape
+            _log.exception("request failed", request=returned[0][1].decode("latin-1"))
             await _refuse(AimaError(detail=f"an unexpected {type(unexpected).__name__}."), operation, send, returned)
 
     async def _infer(
@@ -105,26 +109,27 @@ class Gateway:
         began: float,
     ) -> None:
         """Raises AimaError before a byte was sent, ClientLeft."""
-        try:
-            digest = _digest(headers, placeholder=self._open)
-            key = await self._key(digest, scope)
+        digest = _digest(headers, placeholder=self._open)
+        key = await self._key(digest, scope)
+        with self._quotas.admit(key):
             stated = headers.get(b"content-length", b"").decode("latin-1")
             body = await read_body(receive, limit=self._max_body, stated=stated)
             request = ModelRequest(operation, headers.get(b"content-type", b"").decode("latin-1"), body)
             route = self._route(request.model, key)
-        except AimaError as refused:
-            self._metrics.refused.labels(refused.code).inc()
-            raise
-        exchange = Exchange(
-            returned[0][1].decode("latin-1"),
-            request,
-            key=key,
-            digest=digest,
-            passed=_passed(headers, returned),
-            returned=returned,
-            send=send,
-            began=began,
-        )
+            exchange = Exchange(
+                returned[0][1].decode("latin-1"),
+                request,
+                key=key,
+                digest=digest,
+                passed=_passed(headers, returned),
+                returned=returned,
+                send=send,
+                began=began,
+            )
+            await self._pass_on(exchange, route, receive)
+
+    async def _pass_on(self, exchange: Exchange, route: ModelRoute, receive: Receive) -> None:
+        """Raises AimaError before a byte was sent, ClientLeft."""
         try:
             with self._exchanges.watched(exchange, receive):
                 await self._proxy.pass_on(exchange, route)
@@ -140,8 +145,9 @@ class Gateway:
 
     def _check_origin(self, headers: RawHeaders, method: str) -> None:
         """Raises ForeignRequest."""
-        host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin")
-        check_origin(host, origin and origin.decode("latin-1"), method, loopback_only=self._loopback_only)
+        host = headers.get(b"host", b"").decode("latin-1")
+        origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
+        check_origin(host, origin, method, loopback_only=self._loopback_only)
 
     async def _key(self, digest: str | None, scope: dict[str, Any]) -> ApiKey:
         """Raises Unauthorized, TooManyWrongKeys, InsufficientScope, BrokerUnavailable."""
@@ -158,10 +164,9 @@ class Gateway:
 
     def _route(self, model: str, key: ApiKey) -> ModelRoute:
         """Raises ModelNotFound, ModelNotAllowed, NoInstanceReady, BrokerUnavailable."""
-        route = self._table.route(model)
-        if key.models and not _may_use(key, model, route):
-            raise ModelNotAllowed(key=key.name, model=model, models=", ".join(key.models))
-        return route
+        if not key.may_use(model, self._table.services_of(model)):
+            raise ModelNotAllowed(key=key.name, model=repr(model), models=", ".join(key.models))
+        return self._table.route(model)
 
     async def _answer_itself(self, scope: dict[str, Any], headers: RawHeaders, send: Send, returned: Headers) -> None:
         path = scope["path"]
@@ -177,14 +182,14 @@ class Gateway:
             case "/metrics":
                 await self._check_reader(headers)
                 text = await asyncio.to_thread(self._metrics.read)
-                await _answer(send, 200, [(b"content-type", CONTENT_TYPE.encode()), *returned], text)
+                await _answer(send, 200, [(b"content-type", METRICS_TYPE.encode()), *returned], text)
             case "/v1/models":
                 key = await self._key(_digest(headers, placeholder=self._open), scope)
                 await _answer(send, 200, [JSON, *returned], msgspec.json.encode(self._models(key)))
             case _ if path.startswith("/v1/models/"):
                 key = await self._key(_digest(headers, placeholder=self._open), scope)
                 name = path.removeprefix("/v1/models/")
-                self._route(name, key)
+                self._route(name, key)  # a name that is not served raises
                 await _answer(send, 200, [JSON, *returned], msgspec.json.encode(_model(name)))
             case _:
                 raise NotFound(path=path[:200], remedy=_PATHS_HINT)
@@ -204,8 +209,7 @@ class Gateway:
         if not self._table.is_read:
             self._table.route("")
         names = self._table.names()
-        if key.models:
-            names = [name for name in names if _may_use(key, name, self._table.route(name))]
+        names = [name for name in names if key.may_use(name, self._table.services_of(name))]
         first, last = (names[0], names[-1]) if names else (None, None)
         data = [_model(name) for name in names]
         return {"object": "list", "data": data, "has_more": False, "first_id": first, "last_id": last}
@@ -255,12 +259,6 @@ def _returned(headers: RawHeaders) -> Headers:
 def _passed(headers: RawHeaders, returned: Headers) -> dict[str, str]:
     kept = {name.decode(): headers[name].decode("latin-1") for name in PASSED if name in headers}
     return {**kept, "x-request-id": returned[0][1].decode("latin-1"), "accept-encoding": "identity"}
-
-
-def _may_use(key: ApiKey, model: str, route: ModelRoute) -> bool:
-    allowed = {each.lower() for each in key.models}
-    services = {service for pool in route.pools for service in pool}
-    return model.lower() in allowed or all(service.split("-", 2)[2] in allowed for service in services)
 
 
 def _model(name: str) -> dict[str, Any]:

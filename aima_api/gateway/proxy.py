@@ -26,7 +26,15 @@ from aima_api.gateway.requests import ClientLeft
 from aima_api.gateway.streams import EventStream, EventTooLarge, ModelName, read_usage
 from aima_api.gateway.table import ModelRoute, Table
 from aima_core.domain.units import format_duration, format_size
-from aima_core.errors import AimaError, EngineBroke, EngineTimeout, NoInstanceReady, PathNotServed, Unauthorized
+from aima_core.errors import (
+    AimaError,
+    EngineBroke,
+    EngineTimeout,
+    NoInstanceReady,
+    NotCertified,
+    PathNotServed,
+    Unauthorized,
+)
 from aima_core.settings import GatewaySettings
 from aima_core.trust.gateways import OF_DATAPLANE
 
@@ -181,6 +189,9 @@ class Proxy:
             )
             rename = ModelName(request.model) if own != request.model else None
             await self._relay(exchange, backend, response, rename)
+        except NotCertified as uncertified:
+            self._fail(backend, Failing.CONNECTION)
+            raise _Failed(uncertified) from uncertified
         except _BREAKS as broke:
             await self._broke(exchange, backend, broke)
         except asyncio.CancelledError:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import structlog
 
+from aima_api.access.aliases import Alias, AliasStore, NameResolver, Pools
 from aima_api.events.hub import EventHub
 from aima_api.gateway.balancer import Backend, Target
 from aima_core.domain.services import Desired, Instance
@@ -36,15 +37,16 @@ _log = structlog.get_logger()
 
 
 class Listing(NamedTuple):
-    """What Redis holds, read in two round trips."""
+    """What Redis holds."""
 
     epoch: str | None
     instances: Sequence[Instance]
     live: frozenset[str]
     """Hosts that send heartbeats."""
+    aliases: Sequence[Alias] = ()
 
 
-def read_listing(redis: TextRedis, services: ServiceStore) -> Listing:
+def read_listing(redis: TextRedis, services: ServiceStore, aliases: AliasStore) -> Listing:
     """Raises BrokerUnavailable."""
     with redis.pipeline(transaction=False) as pipe:
         pipe.get(keys.EPOCH)
@@ -54,7 +56,7 @@ def read_listing(redis: TextRedis, services: ServiceStore) -> Listing:
         epoch, ids, seen, (seconds, _) = replies(pipe)
     dead = keys.HOST_DEAD.total_seconds()
     live = frozenset(host for host, at in seen or () if abs(seconds - at) < dead)
-    return Listing(epoch, services.instances(ids or ()), live)
+    return Listing(epoch, services.instances(ids or ()), live, aliases.all().items)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class ModelRoute:
     """Where requests for a model go: pools of services, the later ones where the earlier have nothing usable."""
 
     model: str
-    pools: tuple[tuple[str, ...], ...]
+    pools: Pools
 
 
 class Table:
@@ -85,6 +87,7 @@ class Table:
         """Those that serve or have requests in flight, by instance."""
         self._by_service: Mapping[str, Sequence[Backend]] = {}
         self._by_model: Mapping[str, tuple[str, ...]] = {}
+        self._resolver = NameResolver()
         self._states: Mapping[str, str] = {}
         """Of services that should run: what their instances do."""
         self.is_read = False
@@ -97,15 +100,27 @@ class Table:
         return self._by_service.get(service, ())
 
     def names(self) -> list[str]:
-        """Model ids and service ids that are served, in order."""
-        return sorted({*self._by_model, *self._by_service})
+        """What is served, in order: aliases, model ids and service ids."""
+        aliases = [
+            each.name for each in self._resolver.aliases if self.services_of(each.name).keys() & self._by_service
+        ]
+        return sorted({*aliases, *self._by_model, *self._by_service})
+
+    def services_of(self, name: str) -> Mapping[str, str]:
+        """All services that may answer to the name, with their model ids; empty for an unknown one."""
+        alias = next((each for each in self._resolver.aliases if each.name == name), None)
+        if alias is not None:
+            found: Iterable[str] = (*alias.targets, *alias.fallback)
+        elif name in self._by_service or name in self._states:
+            found = (name,)
+        else:
+            found = self._by_model.get(name.lower(), ())
+        return {service: service.split("-", 2)[2] for service in found}
 
     def route(self, model: str) -> ModelRoute:
         """Raises ModelNotFound; NoInstanceReady for a service that starts or restarts; BrokerUnavailable at first."""
-        if model in self._by_service:
-            return ModelRoute(model, ((model,),))
-        if services := self._by_model.get(model) or self._by_model.get(model.lower()):
-            return ModelRoute(model, (services,))
+        if pools := self._resolver.resolve(model, services=self._by_service, models=self._by_model):
+            return ModelRoute(model, pools)
         if not self.is_read:
             raise BrokerUnavailable(detail="this gateway has not read yet what is served.")
         for service, state in self._states.items():
@@ -134,6 +149,8 @@ class Table:
         self._by_service = dict(by_service)
         self._by_model = {model: tuple(services) for model, services in by_model.items()}
         self._states = _states(listed.values(), serving)
+        if self._lost_at is None:
+            self._resolver.replace(listing.aliases)
         self.is_read = True
 
     def _note_epoch(self, epoch: str | None) -> None:
@@ -180,11 +197,14 @@ def _states(instances: Iterable[Instance], serving: Mapping[str, Backend]) -> Ma
 class TableKeeper:
     """Reads the table in the background."""
 
-    def __init__(self, table: Table, hub: EventHub, redis: TextRedis, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, table: Table, hub: EventHub, redis: TextRedis, aliases: AliasStore, *, changed: Callable[[], None]
+    ) -> None:
         self._table = table
         self._hub = hub
         self._redis = redis
         self._services = ServiceStore(redis)
+        self._aliases = aliases
         self._changed = changed
         self.redis_answers = False
 
@@ -199,7 +219,7 @@ class TableKeeper:
 
     async def read(self) -> None:
         try:
-            listing = await asyncio.to_thread(read_listing, self._redis, self._services)
+            listing = await asyncio.to_thread(read_listing, self._redis, self._services, self._aliases)
             self._table.replace(listing)
         except BrokerUnavailable as outage:
             if self.redis_answers:

@@ -23,6 +23,7 @@ from aima_core.redis.connection import without_credentials
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import ListenerSettings
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
 """For requests in progress when the node receives a signal."""
 

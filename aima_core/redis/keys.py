@@ -35,6 +35,7 @@ aima:idempotency:<digest>      string   api           the response to a request 
 aima:keys                      hash     api           the signed record of each API key by the key's digest; never
 aima:keys:used                 hash     api           when each API key was last used; until revoked
 aima:aliases                   hash     api           the signed record of each alias by its name; until removed
+aima:traffic                   hash     gateway       requests by instance of each gateway; TRAFFIC_TTL after the last
 aima:audit                     stream   api           requests that change something, capped; never
 aima:audit:refused             stream   api           refused requests, counted per address, capped; never
 aima:upkeep                    string   api           the lock of the node that runs the controllers; seconds
@@ -68,6 +69,8 @@ CLAIM_TTL: Final = timedelta(seconds=15)
 HOST_DEAD: Final = timedelta(seconds=15)
 """A host without a heartbeat for this long is not live."""
 PORT_LEASE: Final = timedelta(minutes=2)
+TRAFFIC_TTL: Final = timedelta(seconds=15)
+"""Of a gateway's last report."""
 IDEMPOTENCY_TTL: Final = timedelta(days=1)
 AUDIT_CAP: Final = 10_000
 """About how many entries of each of the two audit streams are kept."""
@@ -109,6 +112,7 @@ DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"
 ALIASES: Final = "aima:aliases"
+TRAFFIC: Final = "aima:traffic"
 AUDIT: Final = "aima:audit"
 AUDIT_REFUSED: Final = "aima:audit:refused"
 

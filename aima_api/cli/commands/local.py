@@ -46,8 +46,8 @@ def up(
 ) -> int:
     """Run all of AIMA on this machine, in the foreground.
 
-    Runs an API node, a gateway, this host's worker, and a Redis if none is configured. Ctrl-C stops them, a second Ctrl-C kills
-    them; `aima down` stops them from elsewhere. Engines keep running, and the next `aima up` adopts them.
+    Runs an API node, a gateway, this host's worker, and a Redis if none is configured. Ctrl-C stops them, a second
+    Ctrl-C kills them; `aima down` stops them from elsewhere. Engines keep running, and the next `aima up` adopts them.
     """
     from aima_api.up.app import run
 

@@ -185,8 +185,6 @@ class DataplaneSettings(Section):
     tls: TlsSettings = TlsSettings()
     connections: int = Field(1024, ge=1)
     """The limit of open connections of gateways to this host."""
-    run_by: Literal["worker", "systemd"] = "worker"
-    """`systemd` where it has a unit of its own, so that a restart of the worker leaves it alone."""
 
 
 class FlowerSettings(Section):

@@ -57,7 +57,8 @@ class GatewayServer(LimitedServer):
         self._settings = gateway
         own_key = SigningKey(SecretStr(secret(settings.state_dir.expanduser() / "gateway.key")))
         self._tokens = TokenSigner(own_key, now=lambda: datetime.now(UTC)) if gateway.api else None
-        self.table = Table(Reach(self._tokens, loopback=loopback_id()).target_of, keep_for=gateway.keys_for)
+        self._reach = Reach(self._tokens, loopback=loopback_id())
+        self.table = Table(self._reach.target_of, keep_for=gateway.keys_for)
         self.balancer = Balancer(running=gateway.running, waiting=gateway.waiting, wait=gateway.wait)
         clock = self.balancer.clock
         self.exchanges = Exchanges(clock)
@@ -94,9 +95,13 @@ class GatewayServer(LimitedServer):
         loops = [self._hub.run(), self._keeper.run(), self.exchanges.sweep(), self._dispatch()]
         loops += [self.exchanges.watch_keys(self._keys), self._publish_traffic()]
         if self._tokens is not None:
-            loops.append(keep_certified(self._tokens, self._settings))
+            loops.append(self._keep_certified(self._tokens))
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         await super().startup(sockets)
+
+    async def _keep_certified(self, tokens: TokenSigner) -> None:
+        await self._reach.needs_tokens.wait()
+        await keep_certified(tokens, self._settings)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)

@@ -6,6 +6,7 @@ leads to gets no requests, and never another instance those meant for it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -40,6 +41,8 @@ class ThroughDataplane:
 class Reach:
     def __init__(self, tokens: TokenSigner | None, *, loopback: str | None) -> None:
         """Without tokens, no data plane is used; `loopback` identifies the gateway's own."""
+        self.needs_tokens = asyncio.Event()
+        """Set once an instance is reached by a data plane."""
         self._tokens = tokens
         self._loopback = loopback
 
@@ -51,5 +54,6 @@ class Reach:
         if instance.loopback is None or instance.loopback == self._loopback:
             return Direct(endpoint)
         if instance.dataplane and self._tokens:
+            self.needs_tokens.set()
             return ThroughDataplane(f"{instance.dataplane}/i/{instance.id}", instance.id, self._tokens)
         return None if is_loopback(urlsplit(endpoint).hostname or "") else Direct(endpoint)

@@ -125,7 +125,7 @@ class _Installation:
         yield Part(
             name="The gateway",
             command=programs.gateway,
-            environment=self._verifying(environment),
+            environment={**self._verifying(environment), **self._certifying()},
             is_ready=lambda: self._get("/readyz", of_gateway=True) is not None,
             stop_timeout=GATEWAY_STOP_TIMEOUT,
             print_line=partial(_print_line, "gateway"),
@@ -156,6 +156,14 @@ class _Installation:
         public = SigningKey(SecretStr(environment["AIMA_SIGNING_KEY"])).public
         others = {name: value for name, value in environment.items() if name != "AIMA_SIGNING_KEY"}
         return {**others, "AIMA_TRUSTED_KEYS": json.dumps([*self._settings.trusted_keys, public])}
+
+    def _certifying(self) -> Mapping[str, str]:
+        """For the gateway: this API node certifies its key, unless the settings name others."""
+        if self._settings.gateway.api or self._settings.api.tls.certificate:
+            return {}
+        keys = [each for each in (self._settings.gateway.key, *self._settings.api.keys) if each]
+        given = {"AIMA_GATEWAY__KEY": keys[0].get_secret_value()} if keys else {}
+        return {"AIMA_GATEWAY__API": json.dumps([self._url]), **given}
 
     def _print_ready(self) -> None:
         host = self._host()

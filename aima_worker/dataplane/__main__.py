@@ -8,7 +8,7 @@ from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
 from aima_core.logs.sanitize import sanitized_lines
 from aima_core.system.hardening import deny_memory_access, forbid_new_privileges
-from aima_worker.dataplane.server import serve, socket_of_systemd
+from aima_worker.dataplane.server import serve
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     forbid_new_privileges()
     log_as_logfmt()
     try:
-        asyncio.run(serve(Path(sys.argv[1]), listener=socket_of_systemd()))
+        asyncio.run(serve(Path(sys.argv[1])))
     except (AimaError, OSError) as failed:
         sys.stderr.write(f"error: {sanitized_lines(failed)}\n")
         return getattr(failed, "exit_code", 1)

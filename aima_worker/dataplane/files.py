@@ -13,7 +13,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aima_core.domain.ids import HostName, InstanceId
-from aima_core.errors import BadSettings
+from aima_core.errors import BadId, BadSettings
 from aima_core.settings import Settings
 from aima_core.system.state_dir import write_atomically
 from aima_core.trust.keys import PublicKey, key_ring
@@ -157,6 +157,6 @@ def read_addresses(file: Path) -> dict[str, EngineAddress]:
         return {InstanceId(each): EngineAddress(*its) for each, its in json.loads(file.read_bytes()).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as wrong:
+    except (OSError, ValueError, TypeError, AttributeError, BadId) as wrong:
         _log.warning("addresses of engines unreadable", file=str(file), reason=str(wrong))
         return {}

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from aiohttp import (
     ClientError,
     ClientResponse,
@@ -36,6 +37,8 @@ SHORT_BODY = 65_536
 """Bytes up to which a body is sent together with its head."""
 SILENCE = timedelta(minutes=15)
 """The longest time without a byte in either direction; gateways have shorter limits, which they can set."""
+_log = structlog.get_logger()
+
 _GENERATED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 """Headers that the HTTP client would add."""
 
@@ -67,6 +70,9 @@ class Forwarder:
             return await self._forward(request)
         except AimaError as refused:
             return _problem(refused)
+        except Exception:  # the error boundary of a request: the server itself logs nothing
+            _log.exception("request not forwarded")
+            raise
         finally:
             del self._active[request.protocol]
 

@@ -1,4 +1,4 @@
-"""The worker's side: writes the configuration, and keeps the process running where systemd does not.
+"""The worker's side: writes the configuration, and keeps the process running.
 
 The process gets SIGTERM when the worker ends, however it ends, and then serves its open streams to their end, while
 that of the next worker listens already.
@@ -23,7 +23,7 @@ from aima_worker.dataplane.files import Config, directory_of
 CHECK_INTERVAL = timedelta(seconds=1)
 STABLE_AFTER = timedelta(minutes=1)
 LONGEST_DELAY = timedelta(seconds=30)
-_FROM_SYSTEMD = ("LISTEN_PID", "LISTEN_FDS", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
+_FROM_SYSTEMD = ("NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
 
 _log = structlog.get_logger()
 
@@ -32,7 +32,6 @@ class DataplaneProcess:
     def __init__(self, settings: Settings) -> None:
         self._directory = directory_of(settings)
         self._config = Config.of(settings) if settings.dataplane_url else None
-        self._supervises = settings.dataplane.run_by == "worker"
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._failures = 0
@@ -43,8 +42,7 @@ class DataplaneProcess:
         if self._config is None:
             return
         self._config.save(self._directory)
-        if self._supervises:
-            self._loop.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """It ends by itself, with its last stream."""

@@ -6,13 +6,13 @@ At SIGTERM it stops listening at once, so that a successor can, and ends with it
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import resource
 import signal
 import socket
 import ssl
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -20,7 +20,6 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 
 from aima_core.errors import AimaError, DataplanePortTaken
-from aima_core.store.operations import now
 from aima_core.trust.gateways import TokenVerifier
 from aima_core.trust.keys import KeyRing
 from aima_worker.dataplane.files import AddressReader, Config, config_file, stamp_of
@@ -37,13 +36,12 @@ CHECK_INTERVAL = timedelta(seconds=1)
 POLL_INTERVAL = timedelta(milliseconds=50)
 MAX_LINE = 16_384
 """Bytes of a request line or of one header; there may be 128 headers."""
-_FIRST_SYSTEMD_SOCKET = 3
 
 _log = structlog.get_logger()
 
 
-async def serve(directory: Path, *, listener: socket.socket | None = None) -> None:
-    """Until SIGTERM or SIGINT. `listener` is a socket of systemd's. Raises BadSettings, DataplanePortTaken."""
+async def serve(directory: Path) -> None:
+    """Until SIGTERM or SIGINT. Raises BadSettings, DataplanePortTaken."""
     config, stamp = Config.load(directory), stamp_of(config_file(directory))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -55,7 +53,7 @@ async def serve(directory: Path, *, listener: socket.socket | None = None) -> No
         server = _LimitedServer(forwarder, most=_most_connections(config))
         listening = await loop.create_server(
             server,
-            sock=listener or await _bound(config, stopping),
+            sock=await _bound(config, stopping),
             ssl=certificate.context if certificate else None,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT.total_seconds() if certificate else None,
             backlog=BACKLOG,
@@ -76,13 +74,6 @@ async def serve(directory: Path, *, listener: socket.socket | None = None) -> No
     _log.info("data plane ended")
 
 
-def socket_of_systemd() -> socket.socket | None:
-    """None unless this process was activated by a socket."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        return None
-    return socket.socket(fileno=_FIRST_SYSTEMD_SOCKET)
-
-
 class _LimitedServer(Server):
     """Closes connections beyond the limit unanswered."""
 
@@ -91,6 +82,7 @@ class _LimitedServer(Server):
             forwarder,
             handler_cancellation=True,
             access_log=None,
+            logger=_unlogged(),
             auto_decompress=False,
             keepalive_timeout=HEAD_TIMEOUT.total_seconds(),
             max_line_size=MAX_LINE,
@@ -102,6 +94,13 @@ class _LimitedServer(Server):
         super().connection_made(handler, transport)
         if len(self.connections) > self._most:
             transport.abort()
+
+
+def _unlogged() -> logging.Logger:
+    """The HTTP server logs every malformed request with its traceback, by which a stranger could fill the disk."""
+    logger = logging.getLogger("aima.dataplane.http")
+    logger.disabled = True
+    return logger
 
 
 class _Certificate:
@@ -155,7 +154,7 @@ async def _drained(server: Server, forwarder: Forwarder) -> None:
 
 
 def _verifier(config: Config) -> TokenVerifier:
-    return TokenVerifier(KeyRing(config.public_keys), config.host, now=now)
+    return TokenVerifier(KeyRing(config.public_keys), config.host, now=lambda: datetime.now(UTC))
 
 
 def _reload_keys(forwarder: Forwarder, directory: Path) -> None:

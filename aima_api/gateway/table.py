@@ -41,6 +41,7 @@ class Listing(NamedTuple):
 
     epoch: str | None
     instances: Sequence[Instance]
+    """On hosts that are not drained."""
     live: frozenset[str]
     """Hosts that send heartbeats."""
     aliases: Sequence[Alias] = ()
@@ -52,11 +53,13 @@ def read_listing(redis: TextRedis, services: ServiceStore, aliases: AliasStore) 
         pipe.get(keys.EPOCH)
         pipe.zrange(keys.INSTANCES, 0, -1)
         pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
+        pipe.hgetall(keys.DRAINED)
         pipe.time()
-        epoch, ids, seen, (seconds, _) = replies(pipe)
+        epoch, ids, seen, drained, (seconds, _) = replies(pipe)
     dead = keys.HOST_DEAD.total_seconds()
     live = frozenset(host for host, at in seen or () if abs(seconds - at) < dead)
-    return Listing(epoch, services.instances(ids or ()), live, aliases.all().items)
+    instances = [each for each in services.instances(ids or ()) if each.host not in (drained or {})]
+    return Listing(epoch, instances, live, aliases.all().items)
 
 
 @dataclass(frozen=True)

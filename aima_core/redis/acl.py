@@ -132,7 +132,15 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
 
 def _gateway() -> Iterator[Grant]:
     read = ("get", "hgetall", "hget", "zrange", "type", "evalsha", "script|load")
-    records = (keys.EPOCH, keys.ALIASES, keys.INSTANCES, f"{keys.instance}*", keys.HOSTS_SEEN, keys.API_KEYS)
+    records = (
+        keys.EPOCH,
+        keys.ALIASES,
+        keys.INSTANCES,
+        f"{keys.instance}*",
+        keys.HOSTS_SEEN,
+        keys.DRAINED,
+        keys.API_KEYS,
+    )
     yield Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
     yield Grant(("hset", "expire", "multi", "exec"), (f"%W~{keys.TRAFFIC}", f"%W~{keys.API_KEYS_USED}"))
 

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
+from aima_api.access.aliases import Alias, AliasStore
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyStore
 from aima_api.access.scopes import RequestAccess
@@ -33,6 +34,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.traffic import TrafficStore
 from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey
 
@@ -58,9 +60,12 @@ class Dependencies:
     logs: LogStreams
     open_streams: OpenStreams
     metrics: Metrics
+    traffic: TrafficStore
+    aliases: AliasStore
     keys: KeyStore
     audit: AuditLog
     signing_key: SigningKey
+    certified_for: timedelta
     unreadable: UnreadableRecords
 
     @property
@@ -101,7 +106,7 @@ IdempotencyKey = Annotated[OwnedKey | None, Depends(_owned_key)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items of a page.")]
 WholeLimit = Annotated[int | None, Query(ge=1, le=1000, description="The most items of a page; all without one.")]
 Cursor = Annotated[str | None, Query(max_length=400, description="The `next` of the previous page.")]
-Named = TypeVar("Named", Host, Engine, Model, Profile)
+Named = TypeVar("Named", Host, Engine, Model, Profile, Alias)
 
 
 def page_of(items: Iterable[Named], *, limit: int | None, after: str | None) -> tuple[list[Named], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -20,8 +21,17 @@ from aima_core.trust.records import SignedService
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
 
+class InstanceTraffic(BaseModel):
+    """Of all gateways."""
+
+    in_flight: int
+    per_minute: int
+
+
 class ServiceStatus(Service):
     instances: tuple[Instance, ...]
+    traffic: Mapping[str, InstanceTraffic] | None = None
+    """By instance that gateways send requests to; only where one service is shown."""
 
 
 class RefusedService(BaseModel):
@@ -71,8 +81,9 @@ def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Respon
 
 @router.get("/{id}", response_model=ServiceStatus | RefusedService)
 def show(api: Api, id: ServiceId) -> Response:
-    """Show a service with the status of its instances."""
-    return _json(api.services.status(id))
+    """Show a service with the status of its instances and their traffic."""
+    found = {each: traffic._asdict() for each, traffic in api.traffic.read().items() if each.startswith(f"{id}@")}
+    return _json(f'{api.services.status(id)[:-1]},"traffic":{json.dumps(found)}}}')
 
 
 RevisionNumber = Annotated[int, Path(ge=1, description="The number of the revision.")]

@@ -44,7 +44,6 @@ class Role(StrEnum):
     WORKER = "worker"
     """Of one host, or of all hosts together."""
     GATEWAY = "gateway"
-    """Prepared: no gateway reads Redis yet."""
     FLOWER = "flower"
 
 
@@ -88,7 +87,7 @@ def users(roles: Iterable[Role], *, hosts: Sequence[HostName] = (), database: in
                 if not hosts:
                     yield RedisUser("aima-worker", tuple(_worker(ANY, database)))
             case Role.GATEWAY:
-                yield RedisUser("aima-gateway", (_gateway(),))
+                yield RedisUser("aima-gateway", tuple(_gateway()))
             case Role.FLOWER:
                 yield RedisUser("aima-flower", tuple(_flower(database)))
 
@@ -132,17 +131,19 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
     yield Grant((*_LISTS, *_TEMPORARY), _queue("~", "*.celery.pidbox"))
 
 
-def _gateway() -> Grant:
-    read = ("get", "mget", "hget", "hmget", "hgetall", "smembers", "zrange", "zscore", "evalsha", "script|load")
-    records: tuple[str, ...] = (
-        keys.SERVICES,
-        f"{keys.service}*",
+def _gateway() -> Iterator[Grant]:
+    read = ("get", "hgetall", "hget", "zrange", "type", "evalsha", "script|load")
+    records = (
+        keys.EPOCH,
+        keys.ALIASES,
         keys.INSTANCES,
         f"{keys.instance}*",
-        f"{keys.instances_on}*",
+        keys.HOSTS_SEEN,
+        keys.DRAINED,
+        keys.API_KEYS,
     )
-    records += (*_HOSTS, keys.HOST_LABELS)
-    return Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
+    yield Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
+    yield Grant(("hset", "expire", "multi", "exec"), (f"%W~{keys.TRAFFIC}", f"%W~{keys.API_KEYS_USED}"))
 
 
 def _flower(database: int) -> Iterator[Grant]:

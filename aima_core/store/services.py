@@ -80,6 +80,11 @@ class ServiceStore:
         """Whether there is a record, verified or not."""
         return self._record(id) is not None
 
+    def ids(self) -> list[ServiceId]:
+        """Of all services that have a record, verified or not, in order."""
+        found = (readable("service", id, ServiceId, id) for id in self._redis.zrange(keys.SERVICES, 0, -1))
+        return [id for id in found if id]
+
     def all(self) -> dict[str, SignedService | UnverifiedService]:
         """Every service, or why its spec is not used, by id and in order."""
         ids = self._redis.zrange(keys.SERVICES, 0, -1)
@@ -246,8 +251,9 @@ class ServiceStore:
         return not isinstance(stored, SignedService) or stored.spec.version < service.spec.version
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
+        where = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN, keys.DRAINED]
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
+        prefixes = (keys.service, keys.instance)
         after, ids, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         if not ids:
             return Listing("", after or None)

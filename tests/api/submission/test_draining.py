@@ -62,6 +62,20 @@ def test_instances_on_a_drained_host_keep_running(node, worker):
     assert (instance["state"], instance["desired"]) == ("ready", "running")
 
 
+def test_instances_on_a_drained_host_no_longer_serve_until_it_is_resumed(node, worker):
+    [start] = node.start()
+    worker.is_ready(start)
+
+    serving = []
+    for action in (None, "drain", "resume"):
+        if action:
+            node.post(f"/v1/hosts/alpha:{action}")
+        [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+        serving.append((instance["state"], instance["serving"]))
+
+    assert serving == [("ready", True), ("ready", False), ("ready", True)]
+
+
 def test_draining_with_stop_stops_present_and_pending_instances_there_and_none_elsewhere(node, redis):
     alpha, beta = ScriptedWorker(redis, "alpha"), ScriptedWorker(redis, "beta")
     alpha.is_ready(node.start(hosts=["alpha"])[0])

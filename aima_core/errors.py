@@ -372,6 +372,11 @@ class HealthTimeout(AimaError, code="health_timeout", status=504, exit_code=62):
     hint = "See its last log lines; if it needs longer, raise `health_check.timeout` in its YAML."
 
 
+class EngineAnswersWrong(AimaError, code="engine_answers_wrong", status=502, exit_code=180):
+    sentence = "The engine is healthy, but its answer to {path} is wrong: {problem}."
+    hint = "Check its model and its last log lines; what it must answer is `ready` in `aima engine show {engine}`."
+
+
 class PortTaken(AimaError, code="port_taken", status=409, exit_code=63):
     sentence = "Port {port} on {host} is in use by {holder}."
     hint = "Omit --port to have one chosen, or stop its holder."

@@ -24,6 +24,7 @@ from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import KeyRing
+from aima_worker.inference.http import Ask
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.secrets import HostSecrets
 
@@ -94,6 +95,7 @@ class HostContext:
     pulls: PullCoordinator
     secrets: HostSecrets
     probe: Probe
+    ask: Ask
     capacity_freed: Flag
     """Wakes the redelivery loop, which notifies this host's workers of pending operations that now fit."""
     timings: Timings = field(default_factory=Timings)

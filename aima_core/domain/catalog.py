@@ -6,6 +6,7 @@ and labels it is dropped, since a newer API node or worker wrote it (tolerant re
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from docker_image import reference
@@ -107,6 +108,12 @@ def _above_nothing(size: ByteSize) -> ByteSize:
     return size
 
 
+def _names(text: str) -> str:
+    if "{names}" not in text.split() and "{name}" not in text:
+        raise ValueError(f"{text!r} has no place for a name; write it such as `--served-model-name {{names}}`")
+    return _word(text)
+
+
 def _word(text: str) -> str:
     if "\0" in text:
         raise ValueError("it holds a zero byte, which no command can be given; take it out")
@@ -181,6 +188,22 @@ ContainerPort = Annotated[int, Field(ge=1, le=65535)]
 NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
 NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
 
+
+InferenceApi = Literal[
+    "chat", "completions", "responses", "messages", "embeddings", "rerank", "speech", "transcriptions", "translations"
+]
+"""A kind of request in the shapes of OpenAI's API; `messages` in Anthropic's, `rerank` in Cohere's and Jina's."""
+_TEXT: tuple[InferenceApi, ...] = ("chat", "completions", "responses", "messages")
+_APIS_OF_TYPE: Mapping[str, tuple[InferenceApi, ...]] = {
+    "llm": _TEXT,
+    "vision": _TEXT,
+    "embedding": ("embeddings",),
+    "rerank": ("rerank",),
+    "asr": ("transcriptions", "translations"),
+    "tts": ("speech",),
+    "image": (),
+}
+"""What a model can do, whatever else its engine serves with others; every API for a type without an entry."""
 
 UNRESOLVED = "unresolved"
 """In place of a digest that was not looked up in a registry."""
@@ -322,6 +345,12 @@ class Engine(Entry):
     tmpfs: dict[TmpfsTarget, TmpfsSize] = {}
     """Directories in memory, by their size, which counts towards the memory limit. A read-only engine has `/tmp` of
     64 MB and `/run` of 16 MB unless they are named here."""
+    serves: tuple[InferenceApi, ...] = ()
+    """The APIs that it answers: gateways send it no other requests."""
+    names: Annotated[Word, AfterValidator(_names)] | None = None
+    """Arguments by which it is given the model names that it answers to, appended to `arguments`: `{name}` stands for
+    the model's id, `{names}` for that and the service's id. None for an engine that has a name of its own, or ignores
+    the name in a request."""
     health_check: HealthCheck
     ready: Ready | None = None
     """What it must answer, beyond its health check, to be ready."""
@@ -368,6 +397,11 @@ class Model(Entry):
     @property
     def id(self) -> ModelId:
         return ModelId(self.name.lower())
+
+    def served_of(self, engine: Engine) -> tuple[InferenceApi, ...]:
+        """The APIs of the engine that this model can answer."""
+        able = _APIS_OF_TYPE.get(self.type, engine.serves)
+        return tuple(api for api in engine.serves if api in able)
 
 
 class Recommendation(Entry):

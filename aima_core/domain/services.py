@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field, computed_field
 
 from aima_core.domain.catalog import PullPolicy, Scalar
-from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
+from aima_core.domain.ids import EngineName, HostName, InstanceId, ModelId, OperationId, Route, ServiceId, WireModel
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
 
@@ -128,6 +128,13 @@ class Instance(WireModel):
     """The local id of the image that its container was created from."""
     port: int | None = None
     endpoint: str | None = None
+    model: ModelId | None = None
+    serves: tuple[str, ...] = ()
+    """The APIs that it answers, such as `chat`; empty if its worker does not report them."""
+    names: tuple[str, ...] = ()
+    """The model names that its engine was given, the first one being that of its answers; empty if it takes none."""
+    serving: bool = False
+    """Whether gateways may send it requests: an engine answers at `endpoint`, and its host is not drained."""
     operation: OperationId | None = None
     revision: int | None = None
     """Of the spec that it runs; None if its worker does not report it."""
@@ -145,8 +152,12 @@ class Instance(WireModel):
         return self.id.host
 
     def status_json(self) -> str:
-        """The status, which Redis holds beside desired state and fence."""
-        return self.model_dump_json(exclude={"desired", "fence"})
+        """The status, which Redis holds beside desired state and fence.
+
+        A ready instance serves. One that starts may serve by its previous revision; no other one does.
+        """
+        serving = self.state is InstanceState.READY or (self.serving and self.state is InstanceState.STARTING)
+        return self.model_copy(update={"serving": serving}).model_dump_json(exclude={"desired", "fence"})
 
     @property
     def is_down(self) -> bool:

@@ -72,7 +72,7 @@ def container_spec(
         name=host.container_name(command.service),
         image=image,
         entrypoint=() if host.native else engine.entrypoint,
-        command=(*program, *rendered_arguments(engine.arguments)),
+        command=(*program, *rendered_arguments(engine.arguments), *command.names_arguments),
         environment=engine.environment,
         host_address=host.settings.host.address,
         host_port=port,

@@ -68,6 +68,9 @@ class InstanceStart:
             operation=operation.id,
             revision=revision_of(command),
             runs=command.digest,
+            model=command.model_id,
+            serves=command.serves,
+            names=command.names,
             since=now(),
         )
 

@@ -82,6 +82,9 @@ def _instance(
         operation=managed.order.operation,
         revision=revision_of(managed.command),
         runs=managed.command.digest,
+        model=managed.command.model_id,
+        serves=managed.command.serves,
+        names=managed.command.names,
         failure=failure,
         since=now(),
     )

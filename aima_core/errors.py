@@ -468,6 +468,11 @@ class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82
     hint = "Start one with `aima up`, or name it with `--url`, AIMA_URL or `aima context`."
 
 
+class GatewayUnavailable(AimaError, code="gateway_unavailable", status=503, exit_code=181):
+    sentence = "No gateway answers at {url}: {detail}"
+    hint = "Start one with `aima gateway` or `aima up`, or name it with `--gateway` or AIMA_GATEWAY."
+
+
 class UntrustedCertificate(AimaError, code="untrusted_certificate", status=502, exit_code=77):
     sentence = "The certificate of {url} was refused: {detail}."
     hint = (

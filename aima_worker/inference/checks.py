@@ -11,7 +11,7 @@ import json
 import math
 import re
 import wave
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -23,6 +23,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from aima_core.domain.catalog import AnswerCheck, EmbeddingsCheck, Ready
+from aima_core.domain.operations import StartService
 from aima_worker.inference.http import Ask, Request, Response
 
 ANSWER_TIMEOUT = timedelta(seconds=60)
@@ -38,6 +39,10 @@ RECORDING = Path(__file__).with_name("question.wav")
 FITTING = "Paris is the capital of France."
 UNRELATED = "Bread is baked from flour, water and yeast."
 LIKE, UNLIKE = ("A cat sleeps on the sofa.", "The cat is asleep on the couch."), "Shares fell sharply on Monday."
+
+METRICS_TIMEOUT = timedelta(seconds=5)
+_SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{.*\})?\s+(?P<value>\S+)")
+"""A line of the Prometheus text format."""
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -71,6 +76,12 @@ class Check:
         self.judge(response.body)
 
 
+def checks_of_start(command: StartService) -> tuple[Check, ...]:
+    """What a started engine must answer. Weights of which only the path is known may be of any kind: nothing."""
+    serves = command.serves if command.model or not command.model_path else ()
+    return tuple(checks_of(command.engine.ready, serves=serves, names=command.names))
+
+
 def checks_of(ready: Ready | None, *, serves: Collection[str], names: tuple[str, ...]) -> Iterator[Check]:
     """Those of `ready` that are among the APIs that are served; `names` were given to the engine."""
     if ready is None:
@@ -85,6 +96,17 @@ def checks_of(ready: Ready | None, *, serves: Collection[str], names: tuple[str,
         yield _speech(_Name.of(ready.speech, names))
     if ready.transcriptions and "transcriptions" in serves:
         yield _transcriptions(_Name.of(ready.transcriptions, names))
+
+
+def is_idle(ask: Ask, endpoint: str, busy: Collection[str]) -> bool:
+    """Whether all these gauges at the engine's /metrics are 0. False without gauges, and if one is missing."""
+    try:
+        response = ask(Request(f"{endpoint}/metrics"), METRICS_TIMEOUT, ANSWER_LIMIT)
+    except OSError:
+        return False
+    samples = [_SAMPLE.match(line) for line in response.body.decode(errors="replace").splitlines()]
+    values = [(sample["name"], sample["value"]) for sample in samples if sample and sample["name"] in busy]
+    return bool(busy) and {name for name, _ in values} == {*busy} and all(_is_zero(value) for _, value in values)
 
 
 @dataclass(frozen=True)
@@ -227,7 +249,7 @@ def _transcriptions(name: _Name) -> Check:
     return Check("/v1/audio/transcriptions", form, judge, f"multipart/form-data; boundary={boundary}")
 
 
-def _json_check(path: str, request: dict[str, object], judge: Callable[[bytes], None]) -> Check:
+def _json_check(path: str, request: Mapping[str, object], judge: Callable[[bytes], None]) -> Check:
     return Check(path, json.dumps(request).encode(), judge)
 
 
@@ -260,6 +282,13 @@ def _cosine(one: list[float], other: list[float]) -> float:
     """NaN if a vector has no direction."""
     norm = math.hypot(*one) * math.hypot(*other)
     return sum(map(mul, one, other)) / norm if norm else math.nan
+
+
+def _is_zero(value: str) -> bool:
+    try:
+        return float(value) == 0
+    except ValueError:
+        return False
 
 
 def _words(text: str) -> list[str]:

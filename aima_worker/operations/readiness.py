@@ -28,7 +28,7 @@ from aima_core.errors import (
 )
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
-from aima_worker.inference.checks import Unanswered, WrongAnswer, checks_of
+from aima_worker.inference.checks import Unanswered, WrongAnswer, checks_of_start
 from aima_worker.inference.http import Request, ask
 from aima_worker.runtime import Status
 
@@ -132,7 +132,7 @@ class _Answers:
         self._host = host
         self._endpoint = endpoint
         self._engine = command.engine.name
-        self._checks = tuple(checks_of(command.engine.ready, serves=command.serves, names=command.names))
+        self._checks = checks_of_start(command)
         self._wrong_answers = 0
         self.failure: EngineAnswersWrong | None = None
         """Of the last time; None if all answers were right."""

@@ -26,6 +26,7 @@ from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 REPOSITORY = Path(__file__).parents[2]
 ENGINES = ("dial", "espeak", "llamacpp-smollm2", "pocketsphinx")
+"""Those that are run natively, too."""
 READY_WITHIN = timedelta(seconds=60)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.scripted_engine import RIGHT_TEXT, ScriptedEngine, chat, embeddings, ranks, scripted_engine, speech
+from lab.answering_engine import RIGHT_TEXT, AnsweringEngine, answering_engine, chat, embeddings, ranks, speech
 
 from aima_core.domain.catalog import Ready
 from aima_worker.inference import checks
-from aima_worker.inference.checks import Check, Unanswered, WrongAnswer, checks_of
-from aima_worker.inference.http import ask
+from aima_worker.inference.checks import Check, Unanswered, WrongAnswer, checks_of, is_idle
+from aima_worker.inference.http import Response, ask
 
 CHAT, EMBEDDINGS, RERANK = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"
 SPEECH, TRANSCRIPTIONS = "/v1/audio/speech", "/v1/audio/transcriptions"
@@ -25,13 +25,13 @@ PAIR = ([1.0, 0.1], [1.0, 0.2])
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[ScriptedEngine]:
-    with scripted_engine() as engine:
+def shared() -> Iterator[AnsweringEngine]:
+    with answering_engine() as engine:
         yield engine
 
 
 @pytest.fixture
-def engine(shared: ScriptedEngine) -> ScriptedEngine:
+def engine(shared: AnsweringEngine) -> AnsweringEngine:
     shared.wrong.clear()
     shared.asked.clear()
     return shared
@@ -41,7 +41,7 @@ def check_of(path: str, *, names: tuple[str, ...] = NAMES) -> Check:
     return next(check for check in checks_of(READY, serves=EVERY_API, names=names) if check.path == path)
 
 
-def test_right_answers_pass(engine: ScriptedEngine) -> None:
+def test_right_answers_pass(engine: AnsweringEngine) -> None:
     for check in checks_of(READY, serves=EVERY_API, names=NAMES):
         check.run(ask, engine.url)
 
@@ -84,7 +84,7 @@ def test_only_what_the_model_serves_is_asked() -> None:
         (TRANSCRIPTIONS, {"text": "x" * 100_000}, "…'"),
     ],
 )
-def test_a_wrong_answer_is_named(engine: ScriptedEngine, path: str, answer: Any, problem: str) -> None:
+def test_a_wrong_answer_is_named(engine: AnsweringEngine, path: str, answer: Any, problem: str) -> None:
     engine.wrong[path] = answer
 
     with pytest.raises(WrongAnswer) as wrong:
@@ -95,7 +95,7 @@ def test_a_wrong_answer_is_named(engine: ScriptedEngine, path: str, answer: Any,
 
 
 @pytest.mark.parametrize("answer", [503, 404, 500, b" " * (checks.ANSWER_LIMIT + 1)])
-def test_an_error_or_an_endless_answer_is_none(engine: ScriptedEngine, answer: Any) -> None:
+def test_an_error_or_an_endless_answer_is_none(engine: AnsweringEngine, answer: Any) -> None:
     engine.wrong[CHAT] = answer
 
     with pytest.raises(Unanswered):
@@ -107,13 +107,13 @@ def test_nothing_that_listens_is_no_answer() -> None:
         check_of(CHAT).run(ask, "http://127.0.0.1:9")
 
 
-def test_any_name_is_right_for_an_engine_whose_names_are_unknown(engine: ScriptedEngine) -> None:
+def test_any_name_is_right_for_an_engine_whose_names_are_unknown(engine: AnsweringEngine) -> None:
     engine.wrong[CHAT] = chat("whatever")
 
     check_of(CHAT, names=()).run(ask, engine.url)
 
 
-def test_a_transcript_is_compared_by_its_words(engine: ScriptedEngine) -> None:
+def test_a_transcript_is_compared_by_its_words(engine: AnsweringEngine) -> None:
     engine.wrong[TRANSCRIPTIONS] = {"text": f"  {RIGHT_TEXT.lower().rstrip('?')}."}
 
     check_of(TRANSCRIPTIONS).run(ask, engine.url)
@@ -152,3 +152,22 @@ def test_no_json_breaks_a_judgement(answer: Any, path: str) -> None:
 
 def test_the_recording_is_small() -> None:
     assert checks.RECORDING.stat().st_size <= 60_000
+
+
+@pytest.mark.parametrize(
+    ("metrics", "idle"),
+    [
+        ('# HELP running x\nrunning 0\nwaiting{engine="0",model="a b"} 0.0\n', True),
+        ("running 0\nwaiting 1\n", False),
+        ('running 0\nwaiting{a="1"} 0\nwaiting{a="2"} 3\n', False),
+        ("running 0\n", False),
+        ("running 0\nwaiting nonsense\n", False),
+        ("", False),
+    ],
+)
+def test_an_engine_is_idle_if_all_its_gauges_are_zero(metrics: str, idle: bool) -> None:
+    assert is_idle(lambda *_: Response(200, metrics.encode()), "http://engine", ["running", "waiting"]) is idle
+
+
+def test_an_engine_without_gauges_is_never_known_to_be_idle() -> None:
+    assert not is_idle(lambda *_: Response(200, b"running 0"), "http://engine", [])

@@ -16,13 +16,15 @@ from typing import Any
 RIGHT_TEXT = "What is the capital of France?"
 
 
-class ScriptedEngine:
+class AnsweringEngine:
     """`wrong` maps a path to what is answered instead: an object as JSON, bytes as they are, a number as a status."""
 
     def __init__(self, model: str) -> None:
         self.model = model
         self.wrong: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.running = 0
+        """The gauge `requests` at /metrics."""
         self.url = ""
 
     def right(self, path: str, request: bytes) -> Any:
@@ -68,8 +70,8 @@ def speech(*, loudness: int = 8000, seconds: float = 1.5, rate: int = 16_000) ->
 
 
 @contextmanager
-def scripted_engine(model: str = "smollm2-135m") -> Iterator[ScriptedEngine]:
-    engine = ScriptedEngine(model)
+def answering_engine(model: str = "smollm2-135m") -> Iterator[AnsweringEngine]:
+    engine = AnsweringEngine(model)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -79,6 +81,13 @@ def scripted_engine(model: str = "smollm2-135m") -> Iterator[ScriptedEngine]:
             status = answer if isinstance(answer, int) else 200
             content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self) -> None:
+            content = f"requests {engine.running}".encode()
+            self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

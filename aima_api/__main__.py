@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from aima_api.app import serve
 from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
 from aima_core.logs.sanitize import sanitized_lines
-from aima_core.settings import load_settings
+from aima_core.settings import Settings, load_settings
 from aima_core.system.hardening import deny_memory_access
 
 
-def main() -> int:
+def run(serve: Callable[[Settings], None]) -> int:
+    """Serves with the loaded settings, and prints why it could not. Returns the exit code."""
     deny_memory_access()  # before it reads any key
     log_as_logfmt()
     try:
@@ -21,6 +22,12 @@ def main() -> int:
         sys.stderr.write(f"error: {sanitized_lines(error)}\nhint: {error.failure.hint}\ncode: {error.code}\n")
         return error.exit_code
     return 0
+
+
+def main() -> int:
+    from aima_api.app import serve
+
+    return run(serve)
 
 
 if __name__ == "__main__":

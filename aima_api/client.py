@@ -112,6 +112,10 @@ class Api:
         headers = {"Content-Type": "application/json"}
         return self._request("PATCH", path, content=json.dumps(dict(changes)).encode(), headers=headers)
 
+    def put(self, path: str, content: Mapping[str, Any]) -> Any:
+        headers = {"Content-Type": "application/json"}
+        return self._request("PUT", path, content=json.dumps(dict(content)).encode(), headers=headers)
+
     def delete(self, path: str) -> None:
         self._request("DELETE", path)
 

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
+from aima_api.access.aliases import Alias, AliasStore
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyStore
 from aima_api.access.scopes import RequestAccess
@@ -56,9 +57,11 @@ class Dependencies:
     logs: LogStreams
     open_streams: OpenStreams
     metrics: Metrics
+    aliases: AliasStore
     keys: KeyStore
     audit: AuditLog
     signing_key: SigningKey
+    certified_for: timedelta
     unreadable: UnreadableRecords
 
     @property
@@ -99,7 +102,7 @@ IdempotencyKey = Annotated[OwnedKey | None, Depends(_owned_key)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items of a page.")]
 WholeLimit = Annotated[int | None, Query(ge=1, le=1000, description="The most items of a page; all without one.")]
 Cursor = Annotated[str | None, Query(max_length=400, description="The `next` of the previous page.")]
-Named = TypeVar("Named", Host, Engine, Model)
+Named = TypeVar("Named", Host, Engine, Model, Alias)
 
 
 def page_of(items: Iterable[Named], *, limit: int | None, after: str | None) -> tuple[list[Named], str | None]:

@@ -36,6 +36,8 @@ from aima_core.store.services import ServiceStore
 from aima_core.system.state_dir import lock
 from aima_core.trust.keys import KeyRing, key_ring
 from aima_worker.context import HostContext, Probe, Timings
+from aima_worker.dataplane.files import EngineAddresses, directory_of
+from aima_worker.dataplane.process import DataplaneProcess
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.fences import FenceMemory
@@ -118,9 +120,11 @@ def worker_with_loops(
         requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
+        dataplane = DataplaneProcess(settings)
         address = without_credentials(url)
         _log.info("worker starting", host=host.name, runtime=facts.runtime, queues=" ".join(host.routes), redis=address)
         start_guarding(host, low_changed=heartbeat.announce_now, killed=reconciler.wake)
+        dataplane.start()
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
             _join(host, heartbeat, reconciler)
@@ -130,6 +134,7 @@ def worker_with_loops(
             yield worker
             logs.stop()
         finally:
+            dataplane.stop()
             heartbeat.stop()
             redelivery.stop()
             reconciler.stop()
@@ -186,6 +191,7 @@ def make_host(
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         secrets=HostSecrets(settings),
+        addresses=EngineAddresses(directory_of(settings)),
         probe=probe,
         ask=ask,
         capacity_freed=capacity_freed,

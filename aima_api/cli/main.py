@@ -20,6 +20,7 @@ SECTIONS: Sections = {
         "up": ("local:up", "Run all of AIMA on this machine, in the foreground."),
         "down": ("local:down", "Stop what `aima up` runs on this machine."),
         "api": ("local:api", "Run an API node."),
+        "gateway": ("local:gateway", "Run a gateway: one endpoint for the models of all hosts."),
         "worker": ("local:worker", "Run this host's worker."),
         "flower": ("local:flower", "Run Flower, the web interface to workers, queues and tasks."),
         "doctor": ("local:doctor", "Check this machine, and show the command that fixes each problem."),
@@ -29,6 +30,7 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
+        "alias": ("aliases:alias", "Set, list, show and remove names of models for applications."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),

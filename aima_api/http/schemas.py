@@ -64,6 +64,8 @@ class ServiceOptions(RequestBody):
     """The class of hosts to run on; the engine must accept it."""
     replicas: int | None = Field(None, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    expose: bool | None = None
+    """Whether other machines reach its port on the host, too, besides a gateway."""
     arguments: dict[ArgumentName, Scalar | None] | None = Field(None, max_length=100)
     pull: PullPolicy | None = None
     """When a host asks the registry for the image; by default as the engine says."""

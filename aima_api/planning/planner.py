@@ -118,6 +118,7 @@ class StartPlanner:
             model=model,
             model_path=service.model_path,
             port=service.port,
+            expose=service.expose,
             secrets=service.secrets,
             priority=service.priority,
             spec=record,

@@ -89,6 +89,8 @@ class HostFacts(WireModel):
     """Whether its worker refuses engines in containers the ports that other engines publish on the host."""
     separates_engines: bool = True
     """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
+    dataplane: str | None = None
+    """The URL of its data plane, by which gateways of other machines reach its engines; None if it has none."""
     version: str
     """AIMA's own."""
     wire: int = 1

@@ -99,6 +99,9 @@ class StartService(WireModel):
     """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
     """The requested host port; None leases the last one again, or a free one."""
+    expose: bool | None = None
+    """Whether the port is published on the host's address, and not on its loopback only; None in commands of earlier
+    versions, whose containers stay published there."""
     secrets: Mapping[SecretName, SecretEntry] = {}
     """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
@@ -140,9 +143,10 @@ class StartService(WireModel):
     def digest(self) -> str:
         """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest.
 
-        Nor does how the engine is addressed and checked: an edit of that alone must not replace what runs.
+        Nor does how the engine is addressed and checked, or a port that is not exposed: an edit or an upgrade of that
+        alone must not replace what runs.
         """
-        left_out = {"spec": True, "replace": True, "keep_failed": True, "priority": True}
+        left_out = {"spec": True, "replace": True, "keep_failed": True, "priority": True, "expose": not self.expose}
         runs = self.model_dump_json(exclude={**left_out, "engine": ADDRESSED_BY}, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 

@@ -56,6 +56,8 @@ class Service(WireModel):
     """The only class of hosts, or host, to use; None uses the engine's routes."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    expose: bool = False
+    """Whether its port is published on the host's address, and not on the host's loopback only."""
     pull: PullPolicy | None = None
     """None takes the engine's."""
     arguments: Mapping[str, Scalar] = {}
@@ -128,6 +130,10 @@ class Instance(WireModel):
     """The local id of the image that its container was created from."""
     port: int | None = None
     endpoint: str | None = None
+    dataplane: str | None = None
+    """The URL of its host's data plane, by which gateways of other machines reach it; None if there is none."""
+    loopback: str | None = None
+    """Identifies the loopback of its host: a process with the same one reaches `endpoint`. None if unknown."""
     model: ModelId | None = None
     serves: tuple[str, ...] = ()
     """The APIs that it answers, such as `chat`; empty if its worker does not report them."""

@@ -133,7 +133,15 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
 
 def _gateway() -> Grant:
     read = ("get", "mget", "hget", "hmget", "hgetall", "smembers", "zrange", "zscore", "evalsha", "script|load")
-    records = (keys.SERVICES, f"{keys.service}*", keys.INSTANCES, f"{keys.instance}*", f"{keys.instances_on}*", *_HOSTS)
+    records = (
+        keys.ALIASES,
+        keys.SERVICES,
+        f"{keys.service}*",
+        keys.INSTANCES,
+        f"{keys.instance}*",
+        f"{keys.instances_on}*",
+        *_HOSTS,
+    )
     return Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
 
 

@@ -34,6 +34,7 @@ aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE unti
 aima:idempotency:<digest>      string   api           the response to a request of one API key; IDEMPOTENCY_TTL
 aima:keys                      hash     api           the signed record of each API key by the key's digest; never
 aima:keys:used                 hash     api           when each API key was last used; until revoked
+aima:aliases                   hash     api           the signed record of each alias by its name; until removed
 aima:audit                     stream   api           requests that change something, capped; never
 aima:audit:refused             stream   api           refused requests, counted per address, capped; never
 aima:upkeep                    string   api           the lock of the node that runs the controllers; seconds
@@ -107,6 +108,7 @@ DRAINED: Final = "aima:hosts:drained"
 DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"
+ALIASES: Final = "aima:aliases"
 AUDIT: Final = "aima:audit"
 AUDIT_REFUSED: Final = "aima:audit:refused"
 

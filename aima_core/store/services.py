@@ -80,6 +80,11 @@ class ServiceStore:
         """Whether there is a record, verified or not."""
         return self._record(id) is not None
 
+    def ids(self) -> list[ServiceId]:
+        """Of all services that have a record, verified or not, in order."""
+        found = (readable("service", id, ServiceId, id) for id in self._redis.zrange(keys.SERVICES, 0, -1))
+        return [id for id in found if id]
+
     def unverified(self) -> list[str]:
         """The ids of all services whose record does not verify, in order."""
         ids = self._redis.zrange(keys.SERVICES, 0, -1)

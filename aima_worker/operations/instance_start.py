@@ -113,8 +113,11 @@ class InstanceStart:
 
     def mark_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it was stopped meanwhile."""
+        address, fence = self._host.address_of(self._command), self._instance.fence
+        self._host.addresses.put(self.id, address, port, fence=fence)  # before gateways may read that it is ready
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
         ready |= {"image": image.reference or None, "digest": image.digest, "image_id": image.id}
+        ready |= self._host.reached_by()
         if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
         self._attempt.retry_until_redis_answers(lambda: self._make_current(port))

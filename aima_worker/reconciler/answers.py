@@ -54,7 +54,7 @@ class IdleChecks:
 
     def check(self, managed: ManagedContainer) -> None:
         """Does nothing to an engine that is busy, or starts."""
-        ready, endpoint = managed.command.engine.ready, self._host.endpoint(managed.port)
+        ready, endpoint = managed.command.engine.ready, self._host.endpoint(managed.command, managed.port)
         if ready is None or self._host.claims.is_running(managed.service):
             return
         if not is_idle(self._host.ask, endpoint, ready.busy):

@@ -19,7 +19,7 @@ from aima_api.access import audit
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyOptions, KeyStore, digest_of
 from aima_api.access.scopes import SCOPES, Caller, Scope
-from aima_api.http.auth import WRONG_KEYS_PER_MINUTE
+from aima_api.http.callers import WRONG_KEYS_PER_MINUTE
 from aima_core.errors import BadSettings
 from aima_core.redis import keys
 from aima_core.settings import load_settings

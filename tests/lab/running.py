@@ -60,11 +60,13 @@ class Aima(Commands):
     def __init__(self, directory: Path, *, installation: str, runtime: str, **settings: str) -> None:
         self.directory = directory
         self.url = f"http://127.0.0.1:{free_port()}"
+        self.gateway_url = f"http://127.0.0.1:{free_port()}"
         environment = {
             **os.environ,
             "AIMA_CONFIG": os.devnull,
             "AIMA_STATE_DIR": str(directory / "state"),
             "AIMA_API__PORT": self.url.rpartition(":")[2],
+            "AIMA_GATEWAY__PORT": self.gateway_url.rpartition(":")[2],
             "AIMA_URL": self.url,
             "AIMA_INSTALLATION": installation,
             "AIMA_HOST__NAME": "alpha",

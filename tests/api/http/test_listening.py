@@ -10,7 +10,7 @@ from lab.api_process import ApiProcess
 from lab.parts import eventually, free_port
 
 from aima_core.errors import ApiPortTaken, BadSettings
-from aima_core.system.loopback import find_api_port
+from aima_core.system.loopback import find_port
 
 
 def first_line(node: ApiProcess, log: Path) -> str:
@@ -43,7 +43,7 @@ def test_a_port_in_use_ends_the_node_with_the_port_and_the_command_that_shows_it
 
 def test_an_address_of_another_machine_is_a_settings_error() -> None:
     with pytest.raises(BadSettings, match="cannot listen on port 0 of 192\\.0\\.2\\.1"):
-        find_api_port("192.0.2.1", 0)
+        find_port("192.0.2.1", 0)
 
 
 @pytest.mark.redis

@@ -536,7 +536,7 @@ class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82
 
 class GatewayUnavailable(AimaError, code="gateway_unavailable", status=503, exit_code=181):
     sentence = "No gateway answers at {url}: {detail}"
-    hint = "Start one with `aima gateway` or `aima up`, or name it with `--gateway` or AIMA_GATEWAY."
+    hint = "Start one with `aima gateway` or `aima up`, or name it with `--gateway` or AIMA_GATEWAY_URL."
 
 
 class UntrustedCertificate(AimaError, code="untrusted_certificate", status=502, exit_code=77):

@@ -17,7 +17,7 @@ from aima_api.cli.options import complete
 from aima_core.logs.sanitize import sanitized, sanitized_lines
 
 Command = Callable[..., Any]
-GATEWAY_HELP = "The gateway, or AIMA_GATEWAY; by default port 7090 of the API node's machine."
+GATEWAY_HELP = "The gateway, or AIMA_GATEWAY_URL; by default port 7090 of the API node's machine."
 model_argument = click.argument("model", shell_complete=complete("models", "id"))
 text_argument = click.argument("text", nargs=-1)
 
@@ -25,7 +25,7 @@ text_argument = click.argument("text", nargs=-1)
 def asks_the_gateway(command: Command) -> Command:
     """Passes an open Gateway as the command's first argument."""
 
-    @click.option("--gateway", envvar="AIMA_GATEWAY", metavar="URL", help=GATEWAY_HELP)
+    @click.option("--gateway", envvar="AIMA_GATEWAY_URL", metavar="URL", help=GATEWAY_HELP)
     @click.option("--debug", is_flag=True, hidden=True, expose_value=False)
     @click.pass_context
     @functools.wraps(command)

@@ -20,7 +20,7 @@ CHAT = "POST /v1/chat/completions"
 @pytest.fixture(autouse=True)
 def gateway(script: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The same scripted server plays the gateway."""
-    monkeypatch.setenv("AIMA_GATEWAY", script.url)
+    monkeypatch.setenv("AIMA_GATEWAY_URL", script.url)
     return script
 
 
@@ -99,7 +99,7 @@ def test_a_server_that_is_no_gateway_is_named(aima: Aima, gateway: StandIn) -> N
 
 
 def test_without_a_gateway_the_error_names_how_to_start_one(aima: Aima, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIMA_GATEWAY", "http://127.0.0.1:9")
+    monkeypatch.setenv("AIMA_GATEWAY_URL", "http://127.0.0.1:9")
 
     done = aima("speak", "m", "hi", "--output", "-")
 

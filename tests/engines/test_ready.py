@@ -30,16 +30,14 @@ def test_an_engine_passes_its_checks_without_root_and_read_only(in_docker: Start
     assert engine.filesystem == "read-only"
 
 
-def test_a_spoken_question_is_recognized_answered_spoken_and_recognized_again(in_docker: Starter) -> None:
+def test_a_spoken_question_is_recognized_word_for_word_and_answered(in_docker: Starter) -> None:
     speaker, listener, model = (in_docker(name) for name in ("piper-cpu", "faster-whisper-cpu", "llamacpp-smollm2-cpu"))
 
     question = recognized(listener, spoken(speaker, QUESTION))
     answer = model.ask_json("/v1/chat/completions", {"messages": [{"role": "user", "content": question}]})
-    text = answer["choices"][0]["message"]["content"].strip()  # type: ignore[index]
-    repeated = recognized(listener, spoken(speaker, text))
 
     assert question == QUESTION
-    assert (text, repeated) == ("The capital of France is Paris.",) * 2
+    assert "The capital of France is Paris." in json.dumps(answer)
 
 
 def spoken(engine: Running, text: str) -> bytes:

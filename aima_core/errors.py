@@ -420,6 +420,11 @@ class HealthTimeout(AimaError, code="health_timeout", status=504, exit_code=62):
     hint = "See its last log lines; if it needs longer, raise `health_check.timeout` in its YAML."
 
 
+class EngineAnswersWrong(AimaError, code="engine_answers_wrong", status=502, exit_code=220):
+    sentence = "The engine is healthy, but its answer to {path} is wrong: {problem}."
+    hint = "Check its model and its last log lines; what it must answer is `ready` in `aima engine show {engine}`."
+
+
 class PortTaken(AimaError, code="port_taken", status=409, exit_code=63):
     sentence = "Port {port} on {host} is in use by {holder}."
     hint = "Omit --port to have one chosen, or stop its holder."
@@ -547,6 +552,11 @@ class DockerUnavailable(AimaError, code="docker_unavailable", status=503, exit_c
 class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82):
     sentence = "No AIMA API answers at {url}: {detail}"
     hint = "Start one with `aima up`, or name it with `--url`, AIMA_URL or `aima context`."
+
+
+class GatewayUnavailable(AimaError, code="gateway_unavailable", status=503, exit_code=221):
+    sentence = "No gateway answers at {url}: {detail}"
+    hint = "Start one with `aima gateway` or `aima up`, or name it with `--gateway` or AIMA_GATEWAY_URL."
 
 
 class UntrustedCertificate(AimaError, code="untrusted_certificate", status=502, exit_code=77):

@@ -40,6 +40,12 @@ SECTIONS: Sections = {
         "events": ("operations:events", "Show the events of all operations, and follow them."),
         "image": ("images:image", "List, pull and remove the images of hosts."),
     },
+    "Use models": {
+        "chat": ("inference:chat", "Chat with a model."),
+        "embed": ("inference:embed", "Print the embeddings of texts."),
+        "speak": ("inference:speak", "Speak a text into a WAV file."),
+        "transcribe": ("inference:transcribe", "Print what is said in a recording."),
+    },
     "Inspect": {
         "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),
         "engine": ("catalog:engine", "Show, validate and build the engines of the catalog."),

@@ -18,7 +18,7 @@ from aima_core.logs.sanitize import sanitized, sanitized_lines
 
 Command = Callable[..., Any]
 GATEWAY_HELP = "The gateway, or AIMA_GATEWAY_URL; by default port 7090 of the API node's machine."
-model_argument = click.argument("model", shell_complete=complete("models", "id"))
+model_argument = click.argument("model", shell_complete=complete(("models", "id")))
 text_argument = click.argument("text", nargs=-1)
 
 

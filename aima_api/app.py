@@ -36,7 +36,7 @@ from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.openapi import complete_openapi
 from aima_api.http.openapi import router as docs_router
-from aima_api.http.problems import Problem, install_error_handlers
+from aima_api.http.problems import install_error_handlers
 from aima_api.http.resources import ResourceMiddleware
 from aima_api.http.sse import OpenStreams
 from aima_api.http.tls import ReloadingCertificate, check_transport
@@ -112,16 +112,14 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
-        responses={"default": {"model": Problem, "description": "Why the request was refused (RFC 9457)"}},
     )
     _connect(app, settings, signing_key)
-    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
-    app.add_middleware(ResourceMiddleware, routes=routes)
+    # Not `include_router`, which builds every route again at the first request, and looks each request up twice.
+    app.routes.extend(route for router in ROUTERS for route in router.routes)
+    app.add_middleware(ResourceMiddleware, routes=app.routes)
     app.add_middleware(AuthMiddleware, settings=settings.api, guard=_guard(app.state.dependencies, settings))
     app.add_middleware(MetricsMiddleware, metrics=app.state.dependencies.metrics)
     install_error_handlers(app)
-    for router in ROUTERS:
-        app.include_router(router)
     complete_openapi(app)
     return app
 

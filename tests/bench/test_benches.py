@@ -43,7 +43,11 @@ def test_a_start_is_measured_and_no_container_is_left_behind() -> None:
 
     rows = ran.stdout.splitlines()[1:]
 
-    assert [row.split("  ")[0] for row in rows] == ["start, against docker run -d", "start, against two SDK calls"]
+    assert [row.split("  ")[0] for row in rows] == [
+        "start, against docker run -d",
+        "start, against two SDK calls",
+        "start, against one without signatures",
+    ]
     with closing(docker.from_env()) as engine:
         assert engine.containers.list(all=True, filters={"label": "aima.host=bench"}) == []
 

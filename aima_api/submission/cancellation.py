@@ -23,6 +23,8 @@ RETRY_DELAY = timedelta(seconds=1)
 IDLE_INTERVAL = timedelta(hours=1)
 MAX_UNANSWERED = 10_000
 """Operations kept for cancelling during an outage of Redis; the oldest are dropped first."""
+_GONE = (UnknownOperation, CorruptData)
+"""Of an operation that was never stored, or was deleted or overwritten since it was listed."""
 
 
 class Cancellations:
@@ -44,10 +46,15 @@ class Cancellations:
         self.cancel_now(id, Phase.CANCELLED, Cancelled().failure)
         return self._operations.get(id)
 
+    def cancel_listed(self, operation: Operation) -> None:
+        """Cancels one that was active when it was listed. Raises BrokerUnavailable."""
+        with suppress(*_GONE):
+            self.cancel_now(operation.id, Phase.CANCELLED, Cancelled().failure)
+
     def supersede(self, start: Operation, by: Operation) -> None:
         """Cancels a start that a later one replaces. Raises BrokerUnavailable."""
         failure = Superseded(by=f"operation {by.id} on {by.service}").failure
-        with suppress(UnknownOperation):
+        with suppress(*_GONE):
             self.cancel_now(start.id, Phase.CANCELLED, failure, superseded_by=by.id)
 
     def cancel_now(
@@ -88,8 +95,8 @@ class Cancellations:
             except BrokerUnavailable:
                 self._unanswered.appendleft((id, failure))
                 raise
-            except (UnknownOperation, CorruptData):
-                continue  # it was never stored, or no longer is an operation
+            except _GONE:
+                continue
 
     def _reset_desired(self, start: Operation, failure: Failure | None) -> None:
         """The instance is no longer desired, unless it runs or a later operation has a higher fence."""

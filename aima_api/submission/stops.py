@@ -48,7 +48,7 @@ class Stops:
         stops = self.submitter.submit(StopService(service=id, grace=grace), targets, mandate)
         for start in starts:
             if start.host is None and (not hosts or start.route.host in hosts):
-                self.cancellations.cancel(start.id)
+                self.cancellations.cancel_listed(start)
         return stops
 
     def drain(self, host: HostName, *, stop: bool, mandate: Mandate) -> list[Operation]:

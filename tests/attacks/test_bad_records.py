@@ -18,6 +18,7 @@ from lab.parts import eventually
 from worker.conftest import desk, model_root, runtime, settings, timings, worker_environment  # noqa: F401 fixtures
 
 from aima_api.doctor.checks import check_hosts
+from aima_api.submission.cancellation import Cancellations
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Event, Phase, State
 from aima_core.errors import BrokerUnavailable, CorruptData
@@ -27,6 +28,8 @@ from aima_core.settings import Settings
 from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore, now
+from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import KeyRing, SigningKey
 from aima_worker.execution.executor import execute
 
 pytestmark = pytest.mark.redis
@@ -214,6 +217,19 @@ def test_bad_data_is_an_error_of_its_own_and_no_outage(node, redis):  # noqa: F8
         redis.evalsha(redis.script_load("return cjson.decode('x')"), 0)
     with pytest.raises(BrokerUnavailable):
         redis.execute_command("CONFIG")
+
+
+def test_a_start_overwritten_between_its_listing_and_its_cancel_blocks_no_stop(node, redis):  # noqa: F811
+    ledger = OperationStore(redis)
+    cancellations = Cancellations(ledger, ServiceStore(redis, KeyRing([SigningKey(SIGNING_KEY).public])))
+    [start] = [ledger.get(OperationId(each["id"])) for each in node.start()]
+    redis.hset(keys.operation(start.id), "expires_at", "OWNED")
+
+    cancellations.cancel_listed(start)
+    cancellations.supersede(start, by=start)
+
+    with pytest.raises(CorruptData):
+        ledger.get(start.id)
 
 
 def test_a_host_with_an_unreadable_record_can_be_forgotten(node, redis):  # noqa: F811

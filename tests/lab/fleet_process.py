@@ -58,6 +58,7 @@ class Crowd:
         self._allocations = {
             settings.host.name: _room(host) for settings, host in zip(self._settings, hosts, strict=True)
         }
+        self._workers: dict[str, Any] = {}
         self._making = Lock()
         self._ready = 0
         self._threads = [
@@ -71,7 +72,8 @@ class Crowd:
 
     def hand_on(self) -> None:
         """Shuts every host down, as a worker does at SIGTERM."""
-        exit_within_deadline(lambda: 0)
+        if not any(getattr(worker, "displaced", False) for worker in self._workers.values()):
+            exit_within_deadline(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
 
@@ -117,12 +119,19 @@ class Crowd:
         return {"threads": threads, "descriptors": len(list(Path("/proc/self/fd").iterdir()))}
 
     def _live(self, settings: Settings) -> None:
+        while self._live_until_displaced(settings):
+            state.should_stop = None
+
+    def _live_until_displaced(self, settings: Settings) -> bool:
+        """Whether the worker was displaced: it joins again, as `aima worker` does by re-executing itself."""
         room = self._allocations[settings.host.name]
         with ExitStack() as life:
             with self._making:
                 set_event_loop(None)
                 worker = life.enter_context(worker_with_loops(settings, room, probe=room.probe))
+                self._workers[settings.host.name] = worker
             worker.start()
+        return getattr(worker, "displaced", False)
 
     def _count(self, **_: Any) -> None:
         with self._making:

@@ -139,7 +139,10 @@ def _handler(script: StandIn) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             self._note(json.loads(self.rfile.read(length) or b"null"))
-            self._answer(f"POST {self.path}")
+            self._answer(f"{self.command} {self.path}")
+
+        def do_PUT(self) -> None:
+            self.do_POST()
 
         def do_DELETE(self) -> None:
             self._note(None)

@@ -213,14 +213,16 @@ class ServiceStore:
         return found
 
     def instances(self, ids: Iterable[str]) -> list[Instance]:
-        """The records of these instances, as far as Redis has readable ones."""
+        """The records of these instances, as far as Redis has readable ones. On a drained host none serves."""
         names = list(ids)
         with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.DRAINED)
             for name in names:
                 pipe.hgetall(f"{keys.instance}{name}")
-            found = zip(names, replies(pipe), strict=True)
-        records = (readable("instance", name, instance_from, fields) for name, fields in found if fields)
-        return [instance for instance in records if instance]
+            drained, *found = replies(pipe)
+        listed = zip(names, found, strict=True)
+        records = (readable("instance", name, instance_from, fields) for name, fields in listed if fields)
+        return [_withdrawn(each) if each.host in (drained or ()) else each for each in records if each]
 
     def _record(self, id: ServiceId) -> str | None:
         return self._records([id])[0]
@@ -274,6 +276,10 @@ class ServiceStore:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
         desired = (instance.id, instance.fence, highest_fence(), instance.desired)
         return self._run("services/set_desired", where, *desired, instance.status_json(), "1" if replace else "")
+
+
+def _withdrawn(instance: Instance) -> Instance:
+    return instance.model_copy(update={"serving": False})
 
 
 def _restoring(service: SignedService, before: str | None) -> Call:

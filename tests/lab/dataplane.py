@@ -133,7 +133,7 @@ class DataplaneUnderTest:
         Config.model_validate({**defaults, "connections": 100, **config}).save(self.directory)
         program = [sys.executable, "-m", "aima_worker.dataplane", str(self.directory)]
         self.process = subprocess.Popen(program, stdin=subprocess.DEVNULL)
-        assert eventually(self.listens)
+        assert eventually(self.listens, within=timedelta(seconds=60))  # an interpreter on a busy machine
 
     def listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):

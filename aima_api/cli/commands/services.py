@@ -315,4 +315,15 @@ def _revision_row(revision: dict[str, Any]) -> dict[str, Any]:
 
 def _instance_row(instance: dict[str, Any]) -> dict[str, Any]:
     failure = instance.get("failure") or {}
-    return {**instance, "age": age(instance["since"]), "reason": failure.get("message")}
+    state = f"{instance['state']}{_unlike_its_state(instance)}"
+    return {**instance, "state": state, "age": age(instance["since"]), "reason": failure.get("message")}
+
+
+def _unlike_its_state(instance: dict[str, Any]) -> str:
+    """A ready instance gets requests of gateways, and others do not, apart from those named here."""
+    match instance["state"], instance.get("serving"):
+        case "ready", False:
+            return ", not serving"
+        case "starting", True:
+            return ", serving as before"
+    return ""

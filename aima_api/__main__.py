@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from aima_api.app import serve
-from aima_core.errors import AimaError
-from aima_core.logs.output import log_as_logfmt
-from aima_core.logs.sanitize import sanitized_lines
-from aima_core.settings import load_settings
-from aima_core.system.hardening import deny_memory_access
+from aima_api.process import run
+
+if TYPE_CHECKING:
+    from aima_core.settings import Settings
 
 
-def main() -> int:
-    deny_memory_access()  # before it reads any key
-    log_as_logfmt()
-    try:
-        serve(load_settings())
-    except AimaError as error:
-        sys.stderr.write(f"error: {sanitized_lines(error)}\nhint: {error.failure.hint}\ncode: {error.code}\n")
-        return error.exit_code
-    return 0
+def _load() -> Callable[[Settings], None]:
+    from aima_api.app import serve
+
+    return serve
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(_load))

@@ -9,12 +9,11 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
-import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
+from aima_api.access.aliases import AliasStore
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyCache, KeyStore
 from aima_api.access.limits import TokenBuckets
@@ -25,21 +24,16 @@ from aima_api.dependencies import Dependencies
 from aima_api.events.hub import EventHub
 from aima_api.events.stream import EventStreams
 from aima_api.http.auth import AuthMiddleware, Guard, check_bind
-from aima_api.http.connections import (
-    KEEP_ALIVE_TIMEOUT,
-    ConnectionLimits,
-    connection_factory,
-    most_connections,
-    raise_descriptor_limit,
-)
+from aima_api.http.connections import raise_descriptor_limit
 from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.openapi import complete_openapi
 from aima_api.http.openapi import router as docs_router
-from aima_api.http.problems import Problem, install_error_handlers
+from aima_api.http.problems import install_error_handlers
 from aima_api.http.resources import ResourceMiddleware
+from aima_api.http.server import LimitedServer, redis_state
 from aima_api.http.sse import OpenStreams
-from aima_api.http.tls import ReloadingCertificate, check_transport
+from aima_api.http.tls import check_transport
 from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
@@ -48,7 +42,10 @@ from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
 from aima_api.routes import (
     access,
+    aliases,
     catalog,
+    documents,
+    gateways,
     health,
     hosts,
     images,
@@ -60,30 +57,32 @@ from aima_api.routes import (
     usage,
 )
 from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.document_kinds import HostDocuments, ServiceDocuments
+from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import BacklogLimit, Submitter
 from aima_core.domain.units import counted
-from aima_core.errors import BadSettings, BrokerUnavailable
+from aima_core.errors import BadSettings
 from aima_core.queue.notifier import Notifier
-from aima_core.redis.connection import command_link, following_link, without_credentials
+from aima_core.redis.connection import command_link, following_link
 from aima_core.settings import Settings
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.claims import ClaimStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.traffic import TrafficStore
 from aima_core.store.unreadable import UnreadableRecords
-from aima_core.system.loopback import find_api_port
+from aima_core.system.loopback import find_port
 from aima_core.trust.keys import SigningKey, key_ring
 
-SHUTDOWN_TIMEOUT = timedelta(seconds=5)
-"""For requests in progress when the node receives a signal."""
 THREADS = 64
 """Threads for requests that wait for Redis. If it freezes, these fail at its timeout and queued requests follow."""
 ROUTERS = (
     service_actions.router,
     services.router,
+    documents.router,
     logs.router,
     operations.router,
     images.router,
@@ -94,6 +93,8 @@ ROUTERS = (
     hosts.port_router,
     health.router,
     access.router,
+    gateways.router,
+    aliases.router,
     docs_router,
 )
 
@@ -108,25 +109,20 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
-        responses={"default": {"model": Problem, "description": "Why the request was refused (RFC 9457)"}},
     )
     _connect(app, settings, signing_key)
-    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
-    app.add_middleware(ResourceMiddleware, routes=routes)
+    # Not `include_router`, which builds every route again at the first request, and looks each request up twice.
+    app.routes.extend(route for router in ROUTERS for route in router.routes)
+    app.add_middleware(ResourceMiddleware, routes=app.routes)
     app.add_middleware(AuthMiddleware, settings=settings.api, guard=_guard(app.state.dependencies, settings))
     app.add_middleware(MetricsMiddleware, metrics=app.state.dependencies.metrics)
     install_error_handlers(app)
-    for router in ROUTERS:
-        app.include_router(router)
     complete_openapi(app)
     return app
 
 
-class Server(uvicorn.Server):
-    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout.
-
-    Raises BadSettings if its certificate cannot be loaded.
-    """
+class Server(LimitedServer):
+    """Closes event streams at the first signal; otherwise they would block the shutdown until its timeout."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.hub: EventHub = app.state.hub
@@ -134,68 +130,23 @@ class Server(uvicorn.Server):
         self.open_streams: OpenStreams = app.state.dependencies.open_streams
         self._dependencies: Dependencies = app.state.dependencies
         self._redis_url = settings.redis.url.get_secret_value()
-        self._scheme = "https" if settings.api.tls.certificate else "http"
-        metrics: Metrics = app.state.dependencies.metrics
-        proxies, files = settings.api.trusted_proxies, settings.api.tls
-        tls = ReloadingCertificate(files.certificate, files.key).context if files.certificate and files.key else None
-        self.limits = ConnectionLimits(
-            most=most_connections(settings.api.connections),
-            per_address=settings.api.connections_per_address,
-            trusted=proxies,
-            count_refused=lambda reason: metrics.refused.labels(reason).inc(),
-        )
-        metrics.connections.set_function(lambda: len(self.limits))
-        super().__init__(
-            uvicorn.Config(
-                app,
-                host=settings.api.bind,
-                port=settings.api.port,
-                http=connection_factory(self.limits, tls),  # type: ignore[arg-type]  # a factory
-                ws="none",  # an upgraded connection would leave the limits
-                proxy_headers=bool(proxies),
-                forwarded_allow_ips=[str(network) for network in proxies],
-                timeout_keep_alive=int(KEEP_ALIVE_TIMEOUT.total_seconds()),
-                access_log=False,
-                server_header=False,
-                log_level="warning",
-                timeout_graceful_shutdown=int(SHUTDOWN_TIMEOUT.total_seconds()),
-            )
-        )
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            await asyncio.to_thread(self._print_listening)
-
-    async def on_tick(self, counter: int) -> bool:
-        self.limits.sweep()
-        return await super().on_tick(counter)
+        super().__init__(app, settings.api, self._dependencies.metrics.connections)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
         self.logs.close()
         await super().shutdown(sockets)
 
-    def _print_listening(self) -> None:
-        """The first line of a node's output: where it listens, and whether Redis answers."""
-        address = self.config.host
-        port = self.servers[0].sockets[0].getsockname()[1]
-        url = f"{self._scheme}://{f'[{address}]' if ':' in address else address}:{port}"
+    def describe(self) -> str:
         offered = self._dependencies.catalog
         catalog = f"{counted(len(offered.engines), 'engine')}, {counted(len(offered.models), 'model')}"
-        try:
-            self._dependencies.redis.ping()
-            state = "connected"
-        except BrokerUnavailable:
-            state = "waiting"
-        redis = f"{without_credentials(self._redis_url)} ({state})"
-        sys.stderr.write(f"Listening on {url}; catalog: {catalog}; Redis: {redis}\n")
+        return f"catalog: {catalog}; {redis_state(self._dependencies.redis, self._redis_url)}"
 
 
 def serve(settings: Settings) -> None:
     """Serves until a signal; SIGHUP reloads the catalog. Raises ApiPortTaken, and as `create_app` does."""
     raise_descriptor_limit()
-    find_api_port(settings.api.bind, settings.api.port)
+    find_port(settings.api.bind, settings.api.port)
     app = create_app(settings)
     server = Server(app, settings)
     if not sys.stderr.isatty():  # there, it means that the terminal was closed
@@ -224,6 +175,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
     starts = StartSubmission(planner, submitter, services, locks)
+    stops = Stops(planner, submitter, operations, services, hosts, cancellations)
     failover = Failover(
         planner, submitter, operations, ClaimStore(redis), services, hosts, notifier, cancellations, locks
     )
@@ -240,7 +192,10 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         planner=planner,
         starts=starts,
         batched_start=Batcher(starts.start_each),
-        stops=Stops(planner, submitter, operations, services, hosts, cancellations),
+        stops=stops,
+        documents=Documents(
+            {"service": ServiceDocuments(planner, services, starts, stops), "host": HostDocuments(hosts)}
+        ),
         submitter=submitter,
         cancellations=cancellations,
         failover=failover,
@@ -254,10 +209,13 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
             followed_logs=lambda: fanout.followed,
             dropped=lambda: {"events": hub.dropped, "logs": log_channel.dropped},
         ),
+        traffic=TrafficStore(redis),
         unreadable=UnreadableRecords(redis),
+        aliases=AliasStore(redis, key_ring(settings)),
         keys=KeyStore(redis, key_ring(settings)),
         audit=AuditLog(redis),
         signing_key=signing_key,
+        certified_for=settings.gateway.keys_for,
     )
     app.state.controllers = ControllerLoop(
         redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
+from aima_api.access.aliases import Alias, AliasStore
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyStore
 from aima_api.access.scopes import RequestAccess
@@ -22,6 +23,7 @@ from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import Submitter
@@ -32,6 +34,7 @@ from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
+from aima_core.store.traffic import TrafficStore
 from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey
 
@@ -48,6 +51,7 @@ class Dependencies:
     starts: StartSubmission
     batched_start: Batcher[StartRequest, list[Operation]]
     stops: Stops
+    documents: Documents
     submitter: Submitter
     cancellations: Cancellations
     failover: Failover
@@ -56,9 +60,12 @@ class Dependencies:
     logs: LogStreams
     open_streams: OpenStreams
     metrics: Metrics
+    traffic: TrafficStore
+    aliases: AliasStore
     keys: KeyStore
     audit: AuditLog
     signing_key: SigningKey
+    certified_for: timedelta
     unreadable: UnreadableRecords
 
     @property
@@ -99,7 +106,7 @@ IdempotencyKey = Annotated[OwnedKey | None, Depends(_owned_key)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items of a page.")]
 WholeLimit = Annotated[int | None, Query(ge=1, le=1000, description="The most items of a page; all without one.")]
 Cursor = Annotated[str | None, Query(max_length=400, description="The `next` of the previous page.")]
-Named = TypeVar("Named", Host, Engine, Model, Profile)
+Named = TypeVar("Named", Host, Engine, Model, Profile, Alias)
 
 
 def page_of(items: Iterable[Named], *, limit: int | None, after: str | None) -> tuple[list[Named], str | None]:

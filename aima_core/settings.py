@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, get_origin
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     IPvAnyNetwork,
@@ -42,7 +43,7 @@ from aima_core.system.loopback import is_loopback
 MIN_KEY_LENGTH = 16
 """Characters of a key in `api.keys`."""
 KEY_EXAMPLE = "`openssl rand -hex 32` makes one"
-CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
+CLIENT_VARIABLES = {"AIMA_URL", "AIMA_GATEWAY_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
 """Not settings of a node: the API's address, key and authority, and the path of the settings file."""
 
 
@@ -97,26 +98,14 @@ class TlsSettings(Section):
         return self
 
 
-class ApiSettings(Section):
+class ListenerSettings(Section):
+    """Where an API node or a gateway listens."""
+
     bind: str = "127.0.0.1"
-    port: int = Field(7080, ge=0, le=65535)
-    keys: tuple[SecretStr, ...] = ()
-    """Bearer keys with the scope `admin`; without one the API binds to loopback only."""
-    requests_per_minute: int = Field(6000, ge=1)
-    """Of one API key to this node; beyond it, requests get 429."""
+    port: int = Field(0, ge=0, le=65535)
     tls: TlsSettings = TlsSettings()
     plain: bool = False
     """Whether it may serve beyond loopback without TLS, as behind a proxy that adds it."""
-    move_after: Duration = parse_duration("60s")
-    """A host without a heartbeat for this long is lost: its instances fail over."""
-    wait_for_hosts: Duration = parse_duration("10m")
-    """An operation whose routes had no live consumer for this long fails."""
-    streams: int = Field(2000, ge=1)
-    """The limit of open event streams on this node; beyond it, requests get 429."""
-    operations: int = Field(20_000, ge=1)
-    """The limit of active operations; beyond it, starts and pulls get 429."""
-    catalog: Path | None = None
-    """A directory that overlays the shipped catalog."""
     connections: int = Field(4096, ge=1)
     """The limit of open connections of this node; the process' limit of descriptors can lower it."""
     connections_per_address: int = Field(512, ge=1)
@@ -128,6 +117,24 @@ class ApiSettings(Section):
     def is_exposed(self) -> bool:
         """Reachable from the network."""
         return not is_loopback(self.bind)
+
+
+class ApiSettings(ListenerSettings):
+    port: int = Field(7080, ge=0, le=65535)
+    keys: tuple[SecretStr, ...] = ()
+    """Bearer keys with the scope `admin`; without one the API binds to loopback only."""
+    requests_per_minute: int = Field(6000, ge=1)
+    """Of one API key to this node; beyond it, requests get 429."""
+    move_after: Duration = parse_duration("60s")
+    """A host without a heartbeat for this long is lost: its instances fail over."""
+    wait_for_hosts: Duration = parse_duration("10m")
+    """An operation whose routes had no live consumer for this long fails."""
+    streams: int = Field(2000, ge=1)
+    """The limit of open event streams on this node; beyond it, requests get 429."""
+    operations: int = Field(20_000, ge=1)
+    """The limit of active operations; beyond it, starts and pulls get 429."""
+    catalog: Path | None = None
+    """A directory that overlays the shipped catalog."""
 
     @field_validator("keys")
     @classmethod
@@ -141,9 +148,43 @@ class ApiSettings(Section):
         return keys
 
 
-class GatewaySettings(Section):
+class GatewaySettings(ListenerSettings):
+    port: int = Field(7090, ge=0, le=65535)
     keys_for: Duration = parse_duration("5m")
     """How long API nodes and gateways accept a key that they know while Redis does not answer or has lost its data."""
+    body: Size = ByteSize(64_000_000)
+    """The limit of a request's body, and of an answer that is not streamed."""
+    running: int = Field(256, ge=1)
+    """The limit of requests in flight to one instance from this gateway; further ones wait."""
+    waiting: int = Field(512, ge=0)
+    """The limit of requests that wait for the instances of one service; beyond it, requests get 429."""
+    wait: Duration = parse_duration("60s")
+    """How long a request waits for an instance that can take it."""
+    connect: Duration = parse_duration("2s")
+    """Until an engine accepts a connection."""
+    first_byte: Duration = parse_duration("5m")
+    """From a streamed request until its first byte."""
+    answer: Duration = parse_duration("15m")
+    """From a request that is not streamed until its answer."""
+    silence: Duration = parse_duration("2m")
+    """Between two parts of a stream."""
+    api: tuple[str, ...] = ()
+    """URLs of API nodes, which certify the gateway's own key for `keys_for`; without one it reaches engines of its own
+    machine, and those that are exposed."""
+    key: SecretStr | None = None
+    """An API key with the scope `gateway`."""
+    ca: Path | None = None
+    """PEM: the authorities of the certificates of API nodes and data planes; None takes the system's."""
+
+
+class DataplaneSettings(Section):
+    bind: str | None = None
+    """None is `host.address`. On loopback no data plane runs: no gateway of another machine reaches this host."""
+    port: int = Field(7091, ge=0, le=65535)
+    """0 runs none."""
+    tls: TlsSettings = TlsSettings()
+    connections: int = Field(1024, ge=1)
+    """The limit of open connections of gateways to this host."""
 
 
 class FlowerSettings(Section):
@@ -238,10 +279,20 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
     gateway: GatewaySettings = GatewaySettings()
+    dataplane: DataplaneSettings = DataplaneSettings()
     flower: FlowerSettings = FlowerSettings()
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()
     native: NativeSettings = NativeSettings()
+
+    @property
+    def dataplane_url(self) -> str | None:
+        """Of this host's data plane; None without one."""
+        bind, port = self.dataplane.bind or self.host.address, self.dataplane.port
+        if port == 0 or is_loopback(bind) or is_loopback(self.host.address):
+            return None
+        host = f"[{self.host.address}]" if ":" in self.host.address else self.host.address
+        return f"{'https' if self.dataplane.tls.certificate else 'http'}://{host}:{port}"
 
     @classmethod
     def settings_customise_sources(

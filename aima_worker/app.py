@@ -36,10 +36,13 @@ from aima_core.store.services import ServiceStore
 from aima_core.system.state_dir import lock
 from aima_core.trust.keys import KeyRing, key_ring
 from aima_worker.context import HostContext, Probe, Timings
+from aima_worker.dataplane.files import EngineAddresses, directory_of
+from aima_worker.dataplane.process import DataplaneProcess
 from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.fences import FenceMemory
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
+from aima_worker.inference.http import Ask, ask
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
@@ -123,9 +126,11 @@ def worker_with_loops(
         requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
         logs = LogServer(host, LogCollector(host, answers), requests=requests, answers=answers)
         redelivery = RedeliveryLoop(host)
+        dataplane = DataplaneProcess(settings)
         address = without_credentials(url)
         _log.info("worker starting", host=host.name, runtime=facts.runtime, queues=" ".join(host.routes), redis=address)
         start_guarding(host, low_changed=heartbeat.announce_now, killed=reconciler.wake)
+        dataplane.start()
         reconciler.start(records=False)  # before Redis answers: after a reboot without a network it restarts engines
         try:
             _join(host, heartbeat, reconciler)
@@ -139,6 +144,7 @@ def worker_with_loops(
         finally:
             model_files.stop()
             usage.stop()
+            dataplane.stop()
             heartbeat.stop()
             redelivery.stop()
             reconciler.stop()
@@ -154,6 +160,7 @@ def make_host(
     facts: HostFacts | None = None,
     native: bool = False,
     probe: Probe = http_status,
+    ask: Ask = ask,
     memory: Callable[[], MemoryReading] = read_memory,
     disk: Callable[[], DiskReading | None] | None = None,
     timings: Timings | None = None,
@@ -194,7 +201,9 @@ def make_host(
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         secrets=HostSecrets(settings),
+        addresses=EngineAddresses(directory_of(settings)),
         probe=probe,
+        ask=ask,
         capacity_freed=capacity_freed,
         timings=timings,
     )

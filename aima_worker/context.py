@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, Route, ServiceId
+from aima_core.domain.operations import StartService
 from aima_core.domain.resources import HostCapacity
 from aima_core.queue.notifier import Notifier
 from aima_core.scheduling.pending import PendingReasons
@@ -23,7 +24,10 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
+from aima_core.system.loopback import LOOPBACK, is_loopback, loopback_id
 from aima_core.trust.keys import KeyRing
+from aima_worker.dataplane.files import EngineAddresses
+from aima_worker.inference.http import Ask
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.secrets import HostSecrets
 
@@ -93,7 +97,9 @@ class HostContext:
     fences: FenceMemory
     pulls: PullCoordinator
     secrets: HostSecrets
+    addresses: EngineAddresses
     probe: Probe
+    ask: Ask
     capacity_freed: Flag
     """Wakes the redelivery loop, which notifies this host's workers of pending operations that now fit."""
     timings: Timings = field(default_factory=Timings)
@@ -116,6 +122,7 @@ class HostContext:
 
     def release_resources(self, service: ServiceId, *, fence: int) -> None:
         """Releases port, memory and GPUs of a container that is gone, unless a higher fence holds them by now."""
+        self.addresses.drop(service.on(self.name), fence=fence)  # first: the port may be leased to another instance
         self.ports.release(service.on(self.name), fence=fence)
         self.release_allocation(service, fence=fence)
 
@@ -133,5 +140,23 @@ class HostContext:
         """One name per instance and installation, so that a duplicate start cannot create a second container."""
         return f"{self.settings.installation}.{service}.{self.name}"
 
-    def endpoint(self, port: int) -> str:
-        return f"http://{self.settings.host.address}:{port}"
+    def address_of(self, command: StartService) -> str:
+        """Where its engine listens: on the loopback of this host, unless the service is exposed.
+
+        A command of an earlier version was exposed. A container engine on another machine has another loopback.
+        """
+        address = self.settings.host.address
+        exposed = command.expose is not False or not self.runtime.is_local
+        return address if exposed or is_loopback(address) else LOOPBACK
+
+    def endpoint(self, command: StartService, port: int) -> str:
+        """Of its engine, as this host reaches it."""
+        address = self.address_of(command)
+        return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+
+    def reached_by(self) -> dict[str, str | None]:
+        """How gateways reach the engines of this host: fields of their instances' records."""
+        return {
+            "dataplane": self.settings.dataplane_url,
+            "loopback": loopback_id() if self.runtime.is_local else None,
+        }

@@ -201,6 +201,11 @@ class ContainerRuntime(Protocol):
 
     Every call may raise DockerUnavailable: no answer, or none before its timeout. Every call may be retried."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its engines run on this machine, whose loopback then reaches them."""
+        ...
+
     def facts(self) -> RuntimeFacts:
         """Its kind, version and abilities, never from a cache."""
         ...

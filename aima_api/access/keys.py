@@ -11,7 +11,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from aima_api.access.aliases import AliasName
 from aima_api.access.scopes import Caller, Scope
-from aima_core.domain.catalog import ModelName
 from aima_core.domain.ids import WireModel
 from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, KeyExists, Unauthorized, UnknownKey
 from aima_core.redis import keys
@@ -54,13 +54,18 @@ class KeyOptions(BaseModel):
 
     name: KeyName
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=len(Scope))]
-    models: Annotated[tuple[ModelName, ...], Field(max_length=100)] = ()
-    """Of `infer`: the only models that the key may use; empty allows all."""
+    models: Annotated[tuple[AliasName, ...], Field(max_length=100)] = ()
+    """Of `infer`: the only models, services and aliases that the key may use; empty allows all."""
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Of `infer`, at each gateway; None sets no limit."""
+    concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Of `infer`, in flight at each gateway; None sets no limit."""
 
     @model_validator(mode="after")
-    def check_models(self) -> Self:
-        if self.models and Scope.INFER not in self.scopes:
-            raise ValueError("`models` restricts the scope `infer`, which this key would not have")
+    def check_limits(self) -> Self:
+        limits = {name: getattr(self, name) for name in ("models", "requests_per_minute", "concurrent_requests")}
+        if Scope.INFER not in self.scopes and (given := [name for name, limit in limits.items() if limit]):
+            raise ValueError(f"`{given[0]}` restricts the scope `infer`, which this key would not have")
         return self
 
 
@@ -71,6 +76,8 @@ class ApiKey(WireModel):
     name: str
     scopes: tuple[Scope, ...]
     models: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    concurrent_requests: int | None = None
     created_at: datetime
     created_by: str
     expires_at: datetime | None = None
@@ -81,6 +88,17 @@ class ApiKey(WireModel):
     @property
     def caller(self) -> Caller:
         return Caller(self.name, self.id, frozenset(self.scopes))
+
+    def may_use(self, name: str, services: Mapping[str, str]) -> bool:
+        """Whether it may send requests for this name: `services` are those that may answer, with their model ids.
+
+        The name itself is allowed to it, or each service or its model is: a name that it may not use is refused alike
+        whether it exists.
+        """
+        allowed = {each.lower() for each in self.models}
+        if not allowed or name.lower() in allowed:
+            return True
+        return bool(services) and all(allowed & {service, model} for service, model in services.items())
 
 
 class _Record(ApiKey):

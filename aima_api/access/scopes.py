@@ -23,13 +23,16 @@ class Scope(StrEnum):
     """Keys, the audit log, removals, and images that the catalog does not name; includes `operate`."""
     INFER = "infer"
     """Requests to models through a gateway; included in no other scope."""
+    GATEWAY = "gateway"
+    """Certificates for the key of a gateway, which then reaches all engines; included in `admin`."""
 
 
 _INCLUDED = {
     Scope.READ: frozenset({Scope.READ}),
     Scope.OPERATE: frozenset({Scope.READ, Scope.OPERATE}),
-    Scope.ADMIN: frozenset({Scope.READ, Scope.OPERATE, Scope.ADMIN}),
+    Scope.ADMIN: frozenset({Scope.READ, Scope.OPERATE, Scope.ADMIN, Scope.GATEWAY}),
     Scope.INFER: frozenset({Scope.INFER}),
+    Scope.GATEWAY: frozenset({Scope.GATEWAY}),
 }
 
 
@@ -107,15 +110,27 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("POST", "/v1/services/{id}:plan"): Scope.READ,
     ("GET", "/v1/services/{id}/revisions"): Scope.READ,
     ("GET", "/v1/services/{id}/revisions/{revision}"): Scope.READ,
+    ("POST", "/v1/apply"): Scope.OPERATE,
+    ("POST", "/v1/apply:plan"): Scope.READ,
+    ("GET", "/v1/export"): Scope.READ,
+    ("GET", "/v1/aliases"): Scope.READ,
+    ("GET", "/v1/aliases/{name:path}"): Scope.READ,
+    ("PUT", "/v1/aliases/{name:path}"): Scope.OPERATE,
+    ("DELETE", "/v1/aliases/{name:path}"): Scope.OPERATE,
     ("GET", "/v1/keys"): Scope.ADMIN,
     ("POST", "/v1/keys"): Scope.ADMIN,
     ("DELETE", "/v1/keys/{name}"): Scope.ADMIN,
     ("GET", "/v1/audit"): Scope.ADMIN,
+    ("POST", "/v1/gateways"): Scope.GATEWAY,
 }
 """Method and path template, as the router has them; HEAD requires what GET does."""
 _EXACT = {row: scope for row, scope in SCOPES.items() if "{" not in row[1]}
 _PATTERNS = [
-    (method, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), scope)
+    (
+        method,
+        re.compile(re.sub(r"\\{\w+(:path)?\\}", lambda part: ".+" if part[1] else "[^/]+", re.escape(path))),
+        scope,
+    )
     for (method, path), scope in SCOPES.items()
     if "{" in path
 ]

@@ -36,6 +36,9 @@ _SERVICE_OPTIONS = (
         "--port", type=click.IntRange(1, 65535), metavar="P", help="Port on the host. Omit --port to have one chosen."
     ),
     click.option(
+        "--expose/--no-expose", default=None, help="Publish the port on the host's address, beside the gateway's way."
+    ),
+    click.option(
         "--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image; as the engine says."
     ),
     click.option(

@@ -17,7 +17,7 @@ Format = Literal["table", "json", "yaml"]
 ListingFormat = Literal["table", "wide", "json", "yaml", "name"]
 Record = Mapping[str, Any]
 _EMPTY: tuple[object, ...] = (None, [], {}, "")
-_USER_KEYS = ("arguments", "environment", "labels", "secrets", "digests")
+_USER_KEYS = ("arguments", "environment", "labels", "secrets", "digests", "targets")
 """Fields whose keys are the user's own, and are printed as they are."""
 _COLOURS = {
     **dict.fromkeys(("ready", "succeeded", "live"), "green"),

@@ -20,7 +20,9 @@ from enum import StrEnum
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from socket import create_connection
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import ByteSize
@@ -41,6 +43,7 @@ from aima_core.store.unreadable import UnreadableRecord, find_unreadable
 from aima_core.trust.keys import key_ring
 
 DOCKER_TIMEOUT = timedelta(seconds=3)
+DATAPLANE_TIMEOUT = timedelta(seconds=2)
 REPORT_TIMEOUT = timedelta(seconds=20)
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 MOST_RECORDS = 20
@@ -157,6 +160,7 @@ def check_hosts(settings: Settings) -> Iterator[Finding]:
     yield from _other_versions(hosts)
     yield from _unrecognized_containers(hosts)
     yield from _powerless_workers(hosts)
+    yield from _dataplanes(hosts)
     if unverified:
         yield Finding(
             "services",
@@ -347,6 +351,25 @@ def _powerless_workers(hosts: Sequence[Host]) -> Iterator[Finding]:
         for fact, about, lack, fix in _PROTECTIONS:
             if host.live and not getattr(host, fact):
                 yield Finding(about, WARNING, lack.format(host=host.name), f"on {host.name}: {fix}")
+
+
+def _dataplanes(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """Those of live hosts that this machine does not reach, as a gateway here would not."""
+    for host in hosts:
+        if host.live and host.dataplane and (why := _unreachable(host.dataplane)):
+            message = f"the data plane of {host.name} at {host.dataplane} is not reached from here: {why}"
+            fix = f"open its port on {host.name} for gateways, and look for `data plane` in the log of its worker"
+            yield Finding("data plane", WARNING, message, fix)
+
+
+def _unreachable(url: str) -> str | None:
+    """The reason; None if it accepts a connection."""
+    parts = urlsplit(url)
+    try:
+        with create_connection((parts.hostname or "", parts.port or 0), DATAPLANE_TIMEOUT.total_seconds()):
+            return None
+    except OSError as failed:
+        return failed.strerror or str(failed)
 
 
 def _state(directory: Path) -> Finding:

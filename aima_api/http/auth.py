@@ -7,35 +7,31 @@ that a page cannot send without a preflight).
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
-from pydantic import ByteSize, SecretStr
+from pydantic import ByteSize
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aima_api.access.audit import AuditLog
-from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey, KeyCache, digest_of
-from aima_api.access.limits import TokenBuckets, network_of
+from aima_api.access.keys import CONFIRM_INTERVAL, KeyCache, digest_of
+from aima_api.access.limits import TokenBuckets
 from aima_api.access.scopes import LOCAL, OPEN_PATHS, Caller, RequestAccess, required_scope
 from aima_api.access.scopes import Scope as AccessScope
+from aima_api.http.callers import SAFE_METHODS, KeyLookup, SettingsKeys, bearer_key, check_origin
 from aima_api.http.problems import PATHS_HINT, problem
 from aima_core.domain.units import format_size
 from aima_core.errors import (
     AimaError,
     BodyTooLarge,
-    ForeignRequest,
     NotFound,
     TooManyRequests,
-    TooManyWrongKeys,
     Unauthorized,
     UnsafeBind,
     WrongContentType,
@@ -45,11 +41,6 @@ from aima_core.settings import ApiSettings
 from aima_core.system.loopback import is_loopback
 
 MAX_BODY: ByteSize = ByteSize(1 << 20)
-WRONG_KEYS_PER_MINUTE = 10
-"""Per address, IPv6 by network; beyond it, requests with a wrong key get 429."""
-LOOKUP_THREADS = 8
-"""Apart from those of requests: unknown keys must not use up the threads that valid ones need."""
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _AUDITED_REFUSALS = (401, 403, 429)
 
 
@@ -69,8 +60,6 @@ class Guard:
     """Counts a refusal by its code."""
     requests: TokenBuckets
     """Per key."""
-    wrong_keys: TokenBuckets = field(default_factory=lambda: TokenBuckets(per_minute=WRONG_KEYS_PER_MINUTE))
-    """Per address."""
 
 
 class AuthMiddleware:
@@ -78,10 +67,10 @@ class AuthMiddleware:
 
     def __init__(self, app: ASGIApp, *, settings: ApiSettings, guard: Guard) -> None:
         self._app = app
-        self._settings_keys = [_settings_key(number, key) for number, key in enumerate(settings.keys)]
+        self._settings_keys = SettingsKeys(settings.keys)
         self._loopback_only = is_loopback(settings.bind)
         self._guard = guard
-        self._lookups = CapacityLimiter(LOOKUP_THREADS)
+        self._lookup = KeyLookup(guard.keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,16 +80,17 @@ class AuthMiddleware:
         audited: _AuditedSend | None = None
         try:
             headers = Headers(scope=scope)
-            self._check_origin(headers, scope["method"])
+            origin = headers.get("origin")
+            check_origin(headers.get("host", ""), origin, scope["method"], loopback_only=self._loopback_only)
             if scope["path"] not in OPEN_PATHS:
                 digest = _given_digest(headers)
                 access = RequestAccess(await self._caller(digest, _address(scope)))
                 required = self._admit(access.caller, scope["method"], scope["path"])
                 scope.setdefault("state", {})["access"] = access
                 send = self._revocable(digest, send)
-                if scope["method"] not in _SAFE_METHODS and required is not AccessScope.READ:
+                if scope["method"] not in SAFE_METHODS and required is not AccessScope.READ:
                     send = audited = _AuditedSend(send, partial(self._record, self._guard.audit.record, scope, access))
-            if scope["method"] not in _SAFE_METHODS:
+            if scope["method"] not in SAFE_METHODS:
                 receive = await _checked_body(headers, receive)
         except ClientDisconnect:
             return
@@ -118,34 +108,13 @@ class AuthMiddleware:
             if audited is not None:
                 audited.finish()
 
-    def _check_origin(self, headers: Headers, method: str) -> None:
-        host = headers.get("host", "")
-        if self._loopback_only and not is_loopback(_without_port(host)):
-            raise ForeignRequest(what=f"the host {host[:200]!r}")
-        origin = headers.get("origin")
-        if method not in _SAFE_METHODS and origin is not None and origin.partition("://")[2] != host:
-            raise ForeignRequest(what=f"the origin {origin[:200]!r}")
-
     async def _caller(self, digest: str | None, address: str) -> Caller:
         """Raises Unauthorized, TooManyWrongKeys, BrokerUnavailable."""
         if digest is None:
             if self._settings_keys:
                 raise Unauthorized(what="none")
             return LOCAL
-        # Compares with every key, each in constant time: the duration reveals nothing of a key.
-        matching = [caller for its, caller in self._settings_keys if hmac.compare_digest(its, digest)]
-        try:
-            return matching[0] if matching else (await self._stored_key(digest)).caller
-        except Unauthorized as wrong:
-            if (wait := self._guard.wrong_keys.take(network_of(address))) is None:
-                raise
-            raise TooManyWrongKeys(address=address, wait=math.ceil(wait.total_seconds())) from wrong
-
-    async def _stored_key(self, digest: str) -> ApiKey:
-        """Raises Unauthorized, BrokerUnavailable."""
-        if (key := self._guard.keys.confirmed(digest)) is not None:
-            return key
-        return await run_sync(self._guard.keys.check, digest, limiter=self._lookups)
+        return self._settings_keys.caller(digest) or (await self._lookup.find(digest, address=address)).caller
 
     def _admit(self, caller: Caller, method: str, path: str) -> AccessScope | None:
         """The required scope. Raises TooManyRequests, InsufficientScope, NotFound."""
@@ -161,7 +130,7 @@ class AuthMiddleware:
 
     def _revocable(self, digest: str | None, send: Send) -> Send:
         """Confirms the key again before each part of a stream: a revoked one receives nothing more."""
-        if digest is None or any(hmac.compare_digest(its, digest) for its, _ in self._settings_keys):
+        if digest is None or self._settings_keys.caller(digest):
             return send
         confirmed_at = time.monotonic()
 
@@ -170,7 +139,7 @@ class AuthMiddleware:
             late = time.monotonic() - confirmed_at > CONFIRM_INTERVAL.total_seconds()
             if late and message["type"] == "http.response.body" and message.get("more_body", False):
                 try:
-                    await self._stored_key(digest)
+                    await self._lookup.confirm(digest)
                 except AimaError as refused:
                     raise _Revoked from refused
                 confirmed_at = time.monotonic()
@@ -235,7 +204,7 @@ async def _checked_body(headers: Headers, receive: Receive) -> Receive:
             raise BodyTooLarge(limit=format_size(MAX_BODY))
     given = headers.get("content-type", "")
     if body and given.partition(";")[0].strip().lower() != "application/json":
-        raise WrongContentType(given=repr(given[:100]) if given else "of no stated type")
+        raise WrongContentType(given=repr(given[:100]) if given else "of no stated type", accepted="application/json")
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -244,16 +213,10 @@ async def _checked_body(headers: Headers, receive: Receive) -> Receive:
     return replay
 
 
-def _settings_key(number: int, key: SecretStr) -> tuple[str, Caller]:
-    """The digest of a key in the settings, and its caller, who is an admin."""
-    name = f"api.keys[{number}]"
-    return digest_of(key.get_secret_value()), Caller(name, name, frozenset({AccessScope.ADMIN}))
-
-
 def _given_digest(headers: Headers) -> str | None:
     """Of the bearer key; None without one."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return digest_of(key.strip()) if scheme.lower() == "bearer" and key.strip() else None
+    key = bearer_key(headers.get("authorization", ""))
+    return digest_of(key) if key else None
 
 
 def _address(scope: Scope) -> str:
@@ -268,9 +231,3 @@ def _code_of(body: bytes) -> str | None:
     except (ValueError, KeyError, TypeError):
         return AimaError.code
     return code if isinstance(code, str) else None
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0].lower()

@@ -38,7 +38,7 @@ MAX_PIPELINED = 16
 RECEIVE_TIMEOUT = timedelta(seconds=20)
 """From a connection, or the first byte of its next request, until that request is received with its body."""
 SEND_TIMEOUT = timedelta(minutes=2)
-"""From the end of a response until the client has received it."""
+"""From the end of a response until the client has received it, and for a client that reads nothing of a long one."""
 HANDSHAKE_TIMEOUT = timedelta(seconds=10)
 KEEP_ALIVE_TIMEOUT = timedelta(seconds=5)
 """For the next request on an idle connection."""
@@ -73,11 +73,14 @@ class ConnectionLimits:
         per_address: int,
         trusted: Sequence[IPv4Network | IPv6Network] = (),
         count_refused: Callable[[str], None] = lambda _: None,
+        body_timeout: timedelta = timedelta(),
     ) -> None:
+        """`body_timeout` is added to RECEIVE_TIMEOUT once a request's headers are received."""
         self._most = most
         self._per_address = per_address
         self._trusted = trusted
         self._count_refused = count_refused
+        self.body_timeout = body_timeout.total_seconds()
         self._open: dict[ClientConnection | TlsConnection, str] = {}
         """With the address that each counts for; empty for a trusted proxy."""
         self._by_address: Counter[str] = Counter()
@@ -92,7 +95,7 @@ class ConnectionLimits:
         address = "" if self._is_trusted(peer) else _counted_address(peer)
         if len(self._open) >= self._most:
             self.report(Refused.NODE, peer)
-            raise TooManyConnections(who="This API node", most=self._most)
+            raise TooManyConnections(who="This node", most=self._most)
         if address and self._by_address[address] >= self._per_address:
             self.report(Refused.ADDRESS, peer)
             raise TooManyConnections(who=f"The address {address}", most=self._per_address)
@@ -143,6 +146,8 @@ class ClientConnection(HttpToolsProtocol):
         """TlsConnection has admitted it, and releases it."""
         self._receive_by = inf
         self._flush_by = inf
+        self._resume_by = inf
+        """The client must have read by then what its response's buffer holds beyond its limit."""
         self._receiving = False
         """A request has begun, and its end is not received."""
         self._unparsed = 0
@@ -191,6 +196,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self._receive_by += self._limits.body_timeout
         if len(self.pipeline) > MAX_PIPELINED:
             raise self._too_large()
 
@@ -206,6 +212,14 @@ class ClientConnection(HttpToolsProtocol):
         self._flush_by = time.monotonic() + SEND_TIMEOUT.total_seconds()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        self._resume_by = time.monotonic() + SEND_TIMEOUT.total_seconds()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._resume_by = inf
+        super().resume_writing()
+
     def send_400_response(self, msg: str) -> None:
         """The parser has raised: by a limit of this class, or because the request is malformed."""
         if self._refusal is None:
@@ -215,7 +229,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def is_overdue(self, now: float, *, unsent: int | None = None) -> bool:
         """`unsent` bytes are those of its own transport, unless that is encrypted."""
-        if now > self._receive_by:
+        if now > self._receive_by or now > self._resume_by:
             return True
         return now > self._flush_by and bool(self.transport.get_write_buffer_size() or unsent)
 

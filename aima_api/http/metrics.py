@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aima_api.http.server import ConnectionMetrics
 from aima_core.errors import BrokerUnavailable, CorruptData
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
@@ -17,7 +18,6 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.readable import replies
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Seconds; the timeout of every request is five."""
 _NO_ROUTE = "none"
@@ -43,10 +43,7 @@ class Metrics:
         self._refused = Counter(
             "aima_requests_refused", "Requests refused for their key or their rate.", ["code"], registry=registry
         )
-        self.connections = Gauge("aima_connections", "Connections open to this node.", registry=registry)
-        self.refused = Counter(
-            "aima_connections_refused", "Connections refused or cut by a limit.", ("reason",), registry=registry
-        )
+        self.connections = ConnectionMetrics(registry)
         open_streams = Gauge("aima_event_streams", "Event streams open on this node.", registry=registry)
         open_streams.set_function(streams)
         logs = Gauge("aima_followed_logs", "Instances whose log is followed on this node.", registry=registry)

@@ -72,7 +72,7 @@ class ResourceMiddleware:
         for route in routes:
             if isinstance(route, Route | APIRoute):
                 resources.setdefault(route.path, Resource(route.path_regex)).add(route)
-        most_literal_first = sorted(resources, key=lambda path: -len(re.sub(r"{\w+}", "", path)))
+        most_literal_first = sorted(resources, key=lambda path: -len(re.sub(r"{\w+(:path)?}", "", path)))
         self._resources = [resources[path] for path in most_literal_first]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

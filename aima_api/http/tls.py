@@ -1,4 +1,4 @@
-"""TLS of an API node: what its certificate must be, and the one that it serves."""
+"""TLS of an API node or a gateway: what its certificate must be, and the one that it serves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from aima_core.errors import BadSettings
-from aima_core.settings import ApiSettings
+from aima_core.settings import ListenerSettings
 
 _log = structlog.get_logger()
 
@@ -16,14 +16,16 @@ Stamp = tuple[int, ...]
 """Inode, time and size of both files."""
 
 
-def check_transport(settings: ApiSettings) -> None:
-    """Raises BadSettings if keys would cross a network in clear text without `api.plain`."""
+def check_transport(settings: ListenerSettings, section: str = "api") -> None:
+    """Raises BadSettings if keys would cross a network in clear text without `plain`."""
     if settings.is_exposed and settings.tls.certificate is None and not settings.plain:
+        variable = f"AIMA_{section.upper()}__"
         raise BadSettings(
-            detail=f"`api.bind` = {settings.bind} is beyond loopback, and there is no certificate: keys and responses "
-            "would cross the network in clear text.",
-            where="`api.tls.certificate` and `api.tls.key` (AIMA_API__TLS__CERTIFICATE=/etc/aima/tls.crt, "
-            "AIMA_API__TLS__KEY=/etc/aima/tls.key), or set `api.plain` (AIMA_API__PLAIN=true) where a proxy adds TLS",
+            detail=f"`{section}.bind` = {settings.bind} is beyond loopback, and there is no certificate: keys and "
+            "responses would cross the network in clear text.",
+            where=f"`{section}.tls.certificate` and `{section}.tls.key` ({variable}TLS__CERTIFICATE=/etc/aima/tls.crt, "
+            f"{variable}TLS__KEY=/etc/aima/tls.key), or set `{section}.plain` ({variable}PLAIN=true) where a proxy "
+            "adds TLS",
         )
 
 
@@ -42,7 +44,7 @@ class ReloadingCertificate:
         except OSError as wrong:
             raise BadSettings(
                 detail=f"{certificate} and {key} cannot be used for TLS: {wrong.strerror or wrong}.",
-                where="`api.tls.certificate` (PEM, the server's certificate first, then its chain) and `api.tls.key` "
+                where="`tls.certificate` (PEM, the server's certificate first, then its chain) and `tls.key` "
                 "(PEM, without a password)",
             ) from wrong
 

@@ -53,7 +53,8 @@ class PlannedStart(NamedTuple):
     @property
     def asks_for(self) -> str:
         """Equal for starts that ask for the same."""
-        wanted = json.dumps([self.service.content, self.command.digest, self.command.replace], sort_keys=True)
+        spec = [self.service.content, self.service.owner]
+        wanted = json.dumps([*spec, self.command.digest, self.command.replace], sort_keys=True)
         return sha256(wanted.encode()).hexdigest()[:16]
 
     def runs_as_asked(self, target: Target, where: Whereabouts, placement: Placement) -> bool:
@@ -120,6 +121,7 @@ class StartPlanner:
             model=model,
             model_path=service.model_path,
             port=service.port,
+            expose=service.expose,
             secrets=service.secrets,
             priority=service.priority,
             spec=record,

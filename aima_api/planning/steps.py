@@ -72,7 +72,8 @@ def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: 
     instance = where.wanted.get(target.host) if target.host else None
     runs = instance is not None and instance.state in _RUNS
     if planned.runs_as_asked(target, where, placement):
-        return Step(Action.UNCHANGED, target, instance=instance, submits=False)
+        reason = _outdated_address(instance, planned) if instance else None
+        return Step(Action.UNCHANGED, target, instance=instance, reason=reason, submits=False)
     if planned.is_starting(target, where):
         return Step(Action.UNCHANGED, target, instance=instance, reason="it is being started")
     if target.reason:
@@ -88,3 +89,10 @@ def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: 
     if instance.state is InstanceState.READY:  # a candidate that is about to change it is superseded
         return Step(Action.UNCHANGED, target, instance=instance, reason="a pending change of it is superseded")
     return Step(Action.RECREATE, target, instance=instance, reason=f"it is {instance.state}")
+
+
+def _outdated_address(instance: Instance, planned: PlannedStart) -> str | None:
+    """Of an instance that runs as asked: an edit, or an upgrade of AIMA, must not replace it for this."""
+    if (instance.serves, instance.names) == (planned.command.serves, planned.command.names):
+        return None
+    return f"`aima service restart {instance.id.service}` applies what gateways may send it, and its names"

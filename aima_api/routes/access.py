@@ -48,7 +48,7 @@ class Audit(BaseModel):
 def create(api: Api, access: Access, response: Response, body: CreateKey) -> CreatedKey:
     """Create an API key. The answer is the only place where it is shown."""
     access.target = body.name
-    options = KeyOptions(name=body.name, scopes=body.scopes, models=body.models)
+    options = KeyOptions(**body.model_dump(exclude={"expires"}))
     key, record = api.keys.create(options, expires=body.expires, by=access.caller.name, signing_key=api.signing_key)
     response.headers["Cache-Control"] = "no-store"
     return CreatedKey(**record.model_dump(), key=key)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from aima_api.controllers.failure_detector import detect_lost_hosts
 from aima_api.dependencies import Api
-from aima_api.http.metrics import CONTENT_TYPE
+from aima_api.http.server import METRICS_TYPE
 from aima_core.errors import BrokerUnavailable
 
 router = APIRouter(tags=["health"])
@@ -37,4 +37,4 @@ async def ready(api: Api) -> dict[str, str | None]:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(api: Api) -> Response:
     """The Prometheus exposition."""
-    return Response(api.metrics.read(), media_type=CONTENT_TYPE)
+    return Response(api.metrics.read(), media_type=METRICS_TYPE)

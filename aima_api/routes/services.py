@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -13,15 +14,24 @@ from aima_api.dependencies import Access, Api, Cursor, Limit
 from aima_api.http.schemas import CreateService, ServiceOptions
 from aima_api.planning.merge import changed_fields, earlier_revision, merged_service, revised
 from aima_core.domain.ids import ServiceId
-from aima_core.domain.services import GONE, Instance, Service
-from aima_core.errors import Failure, OperationInProgress, ServiceRunning, UnknownService, UnverifiedService
+from aima_core.domain.services import Instance, Service
+from aima_core.errors import Failure, UnknownService, UnverifiedService
 from aima_core.trust.records import SignedService
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
 
+class InstanceTraffic(BaseModel):
+    """Of all gateways."""
+
+    in_flight: int
+    per_minute: int
+
+
 class ServiceStatus(Service):
     instances: tuple[Instance, ...]
+    traffic: Mapping[str, InstanceTraffic] | None = None
+    """By instance that gateways send requests to; only where one service is shown."""
 
 
 class RefusedService(BaseModel):
@@ -71,8 +81,9 @@ def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Respon
 
 @router.get("/{id}", response_model=ServiceStatus | RefusedService)
 def show(api: Api, id: ServiceId) -> Response:
-    """Show a service with the status of its instances."""
-    return _json(api.services.status(id))
+    """Show a service with the status of its instances and their traffic."""
+    found = {each: traffic._asdict() for each, traffic in api.traffic.read().items() if each.startswith(f"{id}@")}
+    return _json(f'{api.services.status(id)[:-1]},"traffic":{json.dumps(found)}}}')
 
 
 RevisionNumber = Annotated[int, Path(ge=1, description="The number of the revision.")]
@@ -120,14 +131,7 @@ def _revision(service: Service, current: Service, older: Service | None) -> Revi
 @router.delete("/{id}", status_code=204)
 def remove(api: Api, id: ServiceId) -> None:
     """Remove a service without running instances."""
-    if not api.services.exists(id):
-        raise UnknownService(service=id)
-    if up := [each.id.host for each in api.services.instances_of(id) if each.state not in GONE or each.kept]:
-        raise ServiceRunning(service=id, hosts=", ".join(up))
-    for operation in api.operations.list_active():
-        if operation.service == id:
-            raise OperationInProgress(what=id, operation=operation.id)
-    api.services.remove(id)
+    api.stops.remove(id)
 
 
 def _json(text: str) -> Response:

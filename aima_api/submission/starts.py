@@ -42,10 +42,14 @@ class StartRequest(NamedTuple):
     only_now: bool = False
     """Refused where it would be pending."""
     spec: Mapping[str, Any] | None = None
-    """The whole spec, in place of options: a rollback."""
+    """The whole spec, in place of options: of a rollback, and of a document."""
+    owner: str | None = None
+    """Of the document; None leaves it as it is."""
 
     def chooses_hosts(self, stored: SignedService | UnverifiedService | None) -> bool:
         """For several replicas, and for secrets, which not every host of a route has."""
+        if self.spec is not None:
+            return self.spec.get("replicas", 1) > 1 or bool(self.spec.get("secrets"))
         spec = stored.spec if isinstance(stored, SignedService) else None
         replicas = self.options.replicas or (spec.replicas if spec else 1)
         return replicas > 1 or bool(self.options.secrets or (spec and spec.secrets))
@@ -137,8 +141,8 @@ class StartSubmission:
         where = known[request.id]
         try:
             current, caller = where.service, request.mandate.caller
-            base = where.candidate or current
-            service = self.submitter.signed_service(base, request.id, request.spec or request.options, caller)
+            base, change = where.candidate or current, request.options if request.spec is None else request.spec
+            service = self.submitter.signed_service(base, request.id, change, caller, request.owner)
             planned = self.planner.plan(service.spec, record=service.record)
             planned = planned.with_command(replace=request.replace, keep_failed=request.keep_failed)
             steps = steps_of(planned, where, placement, hosts=request.hosts)

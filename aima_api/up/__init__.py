@@ -1,1 +1,1 @@
-"""`aima up`: Redis, an API node and a worker of one machine under one supervisor."""
+"""`aima up`: Redis, an API node, a gateway and a worker of one machine under one supervisor."""

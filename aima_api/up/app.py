@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import SecretStr
 
 from aima_api.client import Api, ApiError, path_of, pinning
 from aima_api.up.detached import LOCK, LOG, RotatingLog, announce
@@ -22,23 +23,27 @@ from aima_api.up.supervisor import Part, ProcessSupervisor
 from aima_core.domain.units import counted, format_size
 from aima_core.errors import AimaError
 from aima_core.logs.sanitize import sanitized
-from aima_core.settings import ApiSettings, Settings, load_settings
-from aima_core.system.loopback import find_api_port
+from aima_core.settings import ApiSettings, ListenerSettings, Settings, load_settings
+from aima_core.system.loopback import find_port
 from aima_core.system.state_dir import lock, secret
+from aima_core.trust.keys import SigningKey
 
 API_STOP_TIMEOUT = timedelta(seconds=5)
+GATEWAY_STOP_TIMEOUT = timedelta(seconds=10)
+"""For the answers in progress."""
 WORKER_STOP_TIMEOUT = timedelta(seconds=15)
 REPLY_TIMEOUT = timedelta(seconds=2)
-"""Of the API node started here."""
+"""Of the API node and the gateway started here."""
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 _NOT_FIELDS = ("event", "level", "timestamp", "exception")
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Commands of the API and the worker."""
+    """Commands of the API, the gateway and the worker."""
 
     api: tuple[str, ...] = (sys.executable, "-m", "aima_api")
+    gateway: tuple[str, ...] = (sys.executable, "-m", "aima_api.gateway")
     worker: tuple[str, ...] = (sys.executable, "-m", "aima_worker")
 
 
@@ -47,6 +52,7 @@ def run(
     runtime: str | None,
     state_dir: Path | None,
     port: int | None,
+    gateway_port: int | None = None,
     detached: bool = False,
     programs: Programs | None = None,
 ) -> int:
@@ -54,7 +60,12 @@ def run(
 
     `detached` writes to the log of the state directory, which is rotated, instead of stdout.
     """
-    options = {"runtime": runtime, "state_dir": state_dir, "api": None if port is None else {"port": port}}
+    options = {
+        "runtime": runtime,
+        "state_dir": state_dir,
+        "api": None if port is None else {"port": port},
+        "gateway": None if gateway_port is None else {"port": gateway_port},
+    }
     settings = load_settings(**{name: value for name, value in options.items() if value is not None})
     directory = directory_of(settings)
     log = directory / LOG if detached else None
@@ -73,10 +84,12 @@ class _Installation:
         self._directory = directory
         self._log = log
         self._started_at = datetime.now(UTC)
-        self._port = find_api_port(settings.api.bind, settings.api.port)
+        self._port = find_port(settings.api.bind, settings.api.port)
+        bind, port = settings.gateway.bind, settings.gateway.port
+        self._gateway_port = find_port(bind, port, what="gateway", section="gateway", option="--gateway-port")
         self._redis = None if "url" in settings.redis.model_fields_set else ManagedRedis(directory / "redis")
-        self._certificate = settings.api.tls.certificate
-        self._url = f"{'https' if self._certificate else 'http'}://{_local_address(settings.api.bind)}:{self._port}"
+        self._url = _local_url(settings.api, self._port)
+        self._gateway_url = _local_url(settings.gateway, self._gateway_port)
         self._engines = 0
         self._supervisor = ProcessSupervisor(list(self._parts(programs)), print_note=_print_note)
 
@@ -110,6 +123,14 @@ class _Installation:
             print_line=partial(_print_line, "api"),
         )
         yield Part(
+            name="The gateway",
+            command=programs.gateway,
+            environment={**self._verifying(environment), **self._certifying()},
+            is_ready=lambda: self._get("/readyz", of_gateway=True) is not None,
+            stop_timeout=GATEWAY_STOP_TIMEOUT,
+            print_line=partial(_print_line, "gateway"),
+        )
+        yield Part(
             name="The worker",
             command=programs.worker,
             environment=environment,
@@ -126,13 +147,29 @@ class _Installation:
             "AIMA_STATE_DIR": str(self._directory),
             "AIMA_RUNTIME": self._settings.runtime,
             "AIMA_API__PORT": str(self._port),
+            "AIMA_GATEWAY__PORT": str(self._gateway_port),
             "PYTHONUNBUFFERED": "1",
         }
+
+    def _verifying(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """Of a part that verifies what the API node signs, and signs nothing."""
+        public = SigningKey(SecretStr(environment["AIMA_SIGNING_KEY"])).public
+        others = {name: value for name, value in environment.items() if name != "AIMA_SIGNING_KEY"}
+        return {**others, "AIMA_TRUSTED_KEYS": json.dumps([*self._settings.trusted_keys, public])}
+
+    def _certifying(self) -> Mapping[str, str]:
+        """For the gateway: this API node certifies its key, unless the settings name others."""
+        if self._settings.gateway.api or self._settings.api.tls.certificate:
+            return {}
+        keys = [each for each in (self._settings.gateway.key, *self._settings.api.keys) if each]
+        given = {"AIMA_GATEWAY__KEY": keys[0].get_secret_value()} if keys else {}
+        return {"AIMA_GATEWAY__API": json.dumps([self._url]), **given}
 
     def _print_ready(self) -> None:
         host = self._host()
         rows = {
             "API": self._url,
+            "gateway": f"{self._gateway_url}/v1",
             "host": _describe_host(host) if host else "unknown",
             "runtime": _describe_runtime(host, configured=self._settings.runtime != "auto") if host else "unknown",
             "Redis": f"managed, on 127.0.0.1:{self._redis.port}" if self._redis else "the one in `redis.url`",
@@ -150,7 +187,7 @@ class _Installation:
     def _print_stopping(self, signal_name: str) -> None:
         services = (self._get(path_of("services")) or {}).get("items", [])
         self._engines = sum(instance["state"] == "ready" for service in services for instance in service["instances"])
-        parts = "the worker, the API and Redis" if self._redis else "the worker and the API"
+        parts = "the worker, the gateway, the API" + (" and Redis" if self._redis else "")
         click.echo(f"\n{signal_name}: stopping {parts} …" + (" (Ctrl-C again kills them)" if self._log is None else ""))
 
     def _stopped_by(self) -> str:
@@ -162,22 +199,24 @@ class _Installation:
         current = host and host["live"] and datetime.fromisoformat(host["seen_at"]) >= self._started_at
         return host if current else None
 
-    def _get(self, path: str) -> Any:
-        """None while the API node is not ready."""
+    def _get(self, path: str, *, of_gateway: bool = False) -> Any:
+        """None while the API node, or the gateway, is not ready."""
         keys = self._settings.api.keys
         key = keys[0].get_secret_value() if keys else None
+        url, listener = (self._gateway_url, self._settings.gateway) if of_gateway else (self._url, self._settings.api)
         try:
-            tls = pinning(self._certificate) if self._certificate else None
-            with Api(self._url, key=key, tls=tls, reply_timeout=REPLY_TIMEOUT) as api:
+            tls = pinning(listener.tls.certificate) if listener.tls.certificate else None
+            with Api(url, key=key, tls=tls, reply_timeout=REPLY_TIMEOUT) as api:
                 return api.get(path)
         except (AimaError, ApiError):
             return None
 
 
-def _local_address(address: str) -> str:
-    """The address under which this machine reaches a listener on `address`."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"[{local}]" if ":" in local else local
+def _local_url(listener: ListenerSettings, port: int) -> str:
+    """Under which this machine reaches a listener."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.bind, listener.bind)
+    scheme = "https" if listener.tls.certificate else "http"
+    return f"{scheme}://{f'[{local}]' if ':' in local else local}:{port}"
 
 
 def _print_note(text: str) -> None:
@@ -205,7 +244,7 @@ def _print_line(part: str, line: str) -> None:
     text, level = _readable(line)
     for each in text.splitlines():
         with suppress(OSError):  # a closed stdout must not stop the part, whose pipe would fill
-            click.echo(click.style(f"{part:<6} │ ", dim=True) + click.style(sanitized(each), fg=_COLOURS.get(level)))
+            click.echo(click.style(f"{part:<7} │ ", dim=True) + click.style(sanitized(each), fg=_COLOURS.get(level)))
 
 
 def _readable(line: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ and labels it is dropped, since a newer API node or worker wrote it (tolerant re
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from docker_image import reference
@@ -48,7 +49,7 @@ _TMPFS_OVER_THE_SYSTEM = {"/tmp", "/run", "/var/tmp", "/var/run", "/root", "/hom
 _READ_ONLY_TMPFS = {"/tmp": ByteSize(64_000_000), "/run": ByteSize(16_000_000)}
 
 
-def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+def collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     # A BadId would stop the validation at the first mistake; a ValueError is collected with the others.
     try:
         return parse(value)
@@ -105,6 +106,12 @@ def _above_nothing(size: ByteSize) -> ByteSize:
     if not size:
         raise ValueError("has room for nothing; write a size, such as `64MB`")
     return size
+
+
+def _names(text: str) -> str:
+    if "{names}" not in text.split() and "{name}" not in text:
+        raise ValueError(f"{text!r} has no place for a name; write it such as `--served-model-name {{names}}`")
+    return _word(text)
 
 
 def _word(text: str) -> str:
@@ -171,11 +178,32 @@ SecretEntry = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
 ]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
+MetricName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200),
+    Field(examples=["vllm:num_requests_running"]),
+]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
-NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
-NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
+NamedEngine = Annotated[EngineName, WrapValidator(collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
+NamedType = Annotated[EngineType, WrapValidator(collect_bad_id), Field(examples=["vllm"])]
 
+
+InferenceApi = Literal[
+    "chat", "completions", "responses", "messages", "embeddings", "rerank", "speech", "transcriptions", "translations"
+]
+"""A kind of request in the shapes of OpenAI's API; `messages` in Anthropic's, `rerank` in Cohere's and Jina's."""
+_TEXT: tuple[InferenceApi, ...] = ("chat", "completions", "responses", "messages")
+_APIS_OF_TYPE: Mapping[str, tuple[InferenceApi, ...]] = {
+    "llm": _TEXT,
+    "vision": _TEXT,
+    "embedding": ("embeddings",),
+    "rerank": ("rerank",),
+    "asr": ("transcriptions", "translations"),
+    "tts": ("speech",),
+    "image": (),
+}
+"""What a model can do, whatever else its engine serves with others; every API for a type without an entry."""
 
 UNRESOLVED = "unresolved"
 """In place of a digest that was not looked up in a registry."""
@@ -208,6 +236,42 @@ class HealthCheck(Entry):
             raise ValueError("has a `timeout` of nothing; give it time, such as `60s`")
         if self.at_most is not None and self.at_most < self.timeout:
             raise ValueError("has an `at_most` below its `timeout`; raise `at_most`, or leave it away")
+        return self
+
+
+class AnswerCheck(Entry):
+    """A request that a healthy engine must answer correctly before it is ready."""
+
+    model: Annotated[Word, Field(min_length=1, max_length=200)] | None = None
+    """The model's name in requests and answers; None if the engine is given its names, or answers with none."""
+
+
+class EmbeddingsCheck(AnswerCheck):
+    dimensions: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """The length of a vector; None accepts any."""
+
+
+class Ready(Entry):
+    """Which answers are checked, once the health check succeeds. Of several, those that the model can give."""
+
+    chat: AnswerCheck | None = None
+    """A few tokens."""
+    embeddings: EmbeddingsCheck | None = None
+    """Finite vectors; like texts are nearer than unlike ones."""
+    rerank: AnswerCheck | None = None
+    """The fitting document is ranked first."""
+    speech: AnswerCheck | None = None
+    """A sentence as WAV: not silent, and as long as a sentence."""
+    transcriptions: AnswerCheck | None = None
+    """A recorded English sentence; its words are recognized."""
+    busy: tuple[MetricName, ...] = ()
+    """Gauges of running and waiting requests at the engine's /metrics. While all are 0, the check is repeated every few
+    minutes; without them, at starts only."""
+
+    @model_validator(mode="after")
+    def checks_an_answer(self) -> Self:
+        if not (self.chat or self.embeddings or self.rerank or self.speech or self.transcriptions):
+            raise ValueError("checks no answer; name one, such as `chat: {}`")
         return self
 
 
@@ -281,7 +345,15 @@ class Engine(Entry):
     tmpfs: dict[TmpfsTarget, TmpfsSize] = {}
     """Directories in memory, by their size, which counts towards the memory limit. A read-only engine has `/tmp` of
     64 MB and `/run` of 16 MB unless they are named here."""
+    serves: tuple[InferenceApi, ...] = ()
+    """The APIs that it answers: gateways send it no other requests."""
+    names: Annotated[Word, AfterValidator(_names)] | None = None
+    """Arguments by which it is given the model names that it answers to, appended to `arguments`: `{name}` stands for
+    the model's id, `{names}` for that and the service's id. None for an engine that has a name of its own, or ignores
+    the name in a request."""
     health_check: HealthCheck
+    ready: Ready | None = None
+    """What it must answer, beyond its health check, to be ready."""
     requires: Requirements
     limits: Limits = Limits()
     native: Native | None = None
@@ -325,6 +397,11 @@ class Model(Entry):
     @property
     def id(self) -> ModelId:
         return ModelId(self.name.lower())
+
+    def served_of(self, engine: Engine) -> tuple[InferenceApi, ...]:
+        """The APIs of the engine that this model can answer."""
+        able = _APIS_OF_TYPE.get(self.type, engine.serves)
+        return tuple(api for api in engine.serves if api in able)
 
 
 class Recommendation(Entry):

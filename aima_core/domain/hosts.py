@@ -101,14 +101,24 @@ class HostFacts(WireModel):
     """Whether its worker refuses engines in containers the ports that other engines publish on the host."""
     separates_engines: bool = True
     """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
+    dataplane: str | None = None
+    """The URL of its data plane, by which gateways of other machines reach its engines; None if it has none."""
     version: str
     """AIMA's own."""
     wire: int = 1
     """The newest version of orders and labels that its worker knows."""
 
 
+class AssignedLabels(WireModel):
+    """Labels that a document gave to a host."""
+
+    labels: Mapping[str, str] = {}
+    owner: str | None = None
+    """Of the document."""
+
+
 class Host(HostFacts):
-    """A host's facts with its liveness."""
+    """A host's facts with its liveness. `labels` are the announced ones, below the assigned ones."""
 
     live: bool
     left: bool = False
@@ -118,6 +128,7 @@ class Host(HostFacts):
     """Seconds since its last heartbeat, by Redis' clock."""
     drained_since: AwareDatetime | None = None
     """Set while it takes no starts."""
+    assigned: AssignedLabels = AssignedLabels()
     messages_dropped: int = 0
     """Malformed messages dropped; reset after a day without any on all hosts."""
 

@@ -8,12 +8,13 @@ reopen it.
 from collections.abc import Mapping
 from enum import StrEnum
 from hashlib import sha256
+from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from aima_core.domain.catalog import Engine, ImageReference, Model, PullPolicy, SecretEntry, SecretName
-from aima_core.domain.ids import EngineName, HostName, OperationId, Route, ServiceId, SignedText, WireModel
+from aima_core.domain.ids import EngineName, HostName, ModelId, OperationId, Route, ServiceId, SignedText, WireModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
@@ -81,6 +82,10 @@ _STATE_OF = {
 }
 
 
+ADDRESSED_BY = {"serves", "names", "ready"}
+"""Fields of an engine by which gateways address it, and by which its answers are checked."""
+
+
 # Commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +99,9 @@ class StartService(WireModel):
     """The weights' directory on the host: absolute, or relative to one of its `model_roots`."""
     port: int | None = None
     """The requested host port; None leases the last one again, or a free one."""
+    expose: bool | None = None
+    """Whether the port is published on the host's address, and not on its loopback only; None in commands of earlier
+    versions, whose containers stay published there."""
     secrets: Mapping[SecretName, SecretEntry] = {}
     """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
@@ -109,10 +117,41 @@ class StartService(WireModel):
     succeeded, and each host brings its previous revision back if one has not."""
 
     @property
+    def model_id(self) -> ModelId:
+        return self.model.id if self.model else self.service.model
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """The APIs for which gateways send requests to it."""
+        return self.model.served_of(self.engine) if self.model else self.engine.serves
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model names that the engine is given, the first one being that of its answers; empty if it takes none.
+
+        No alias is among them, since setting one must not restart engines.
+        """
+        all_names = (self.model_id, self.service)
+        placeholders = (self.engine.names or "").split()
+        return all_names if "{names}" in placeholders else all_names[:1] if placeholders else ()
+
+    @property
+    def names_arguments(self) -> tuple[str, ...]:
+        """The arguments that give it these names."""
+        words = (self.engine.names or "").split()
+        filled = (self.names if word == "{names}" else (word.replace("{name}", self.model_id),) for word in words)
+        return tuple(chain.from_iterable(filled))
+
+    @property
     def digest(self) -> str:
-        """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest."""
-        how = {"spec", "replace", "keep_failed", "priority", "change"}
-        runs = self.model_dump_json(exclude=how, exclude_defaults=True)
+        """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest.
+
+        Nor does how the engine is addressed and checked, or a port that is not exposed: an edit or an upgrade of that
+        alone must not replace what runs.
+        """
+        port = () if self.expose else ("expose",)
+        how = dict.fromkeys(("spec", "replace", "keep_failed", "priority", "change", *port), True)
+        runs = self.model_dump_json(exclude={**how, "engine": ADDRESSED_BY}, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 

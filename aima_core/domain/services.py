@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field, computed_field
 
 from aima_core.domain.catalog import PullPolicy, Scalar
-from aima_core.domain.ids import EngineName, HostName, InstanceId, OperationId, Route, ServiceId, WireModel
+from aima_core.domain.ids import EngineName, HostName, InstanceId, ModelId, OperationId, Route, ServiceId, WireModel
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
 
-METADATA = frozenset({"id", "created_at", "revision", "changed_at", "changed_by"})
+METADATA = frozenset({"id", "created_at", "revision", "changed_at", "changed_by", "owner"})
 """Fields of a service that are not its spec: no request sets them."""
 
 
@@ -56,6 +56,8 @@ class Service(WireModel):
     """The only class of hosts, or host, to use; None uses the engine's routes."""
     replicas: int = Field(1, ge=1, le=1000)
     port: int | None = Field(None, ge=1, le=65535)
+    expose: bool = False
+    """Whether its port is published on the host's address, and not on the host's loopback only."""
     pull: PullPolicy | None = None
     """None takes the engine's."""
     arguments: Mapping[str, Scalar] = {}
@@ -76,6 +78,8 @@ class Service(WireModel):
     """When this revision was made."""
     changed_by: str | None = None
     """The name of the API key with which it was made."""
+    owner: str | None = None
+    """Of the documents with which it was applied; kept by changes that name none."""
 
     @property
     def version(self) -> tuple[datetime, int]:
@@ -128,6 +132,17 @@ class Instance(WireModel):
     """The local id of the image that its container was created from."""
     port: int | None = None
     endpoint: str | None = None
+    dataplane: str | None = None
+    """The URL of its host's data plane, by which gateways of other machines reach it; None if there is none."""
+    loopback: str | None = None
+    """Identifies the loopback of its host: a process with the same one reaches `endpoint`. None if unknown."""
+    model: ModelId | None = None
+    serves: tuple[str, ...] = ()
+    """The APIs that it answers, such as `chat`; empty if its worker does not report them."""
+    names: tuple[str, ...] = ()
+    """The model names that its engine was given, the first one being that of its answers; empty if it takes none."""
+    serving: bool = False
+    """Whether gateways may send it requests: an engine answers at `endpoint`, and its host is not drained."""
     operation: OperationId | None = None
     revision: int | None = None
     """Of the spec that it runs; None if its worker does not report it."""
@@ -145,8 +160,12 @@ class Instance(WireModel):
         return self.id.host
 
     def status_json(self) -> str:
-        """The status, which Redis holds beside desired state and fence."""
-        return self.model_dump_json(exclude={"desired", "fence"})
+        """The status, which Redis holds beside desired state and fence.
+
+        A ready instance serves. One that starts may serve by its previous revision; no other one does.
+        """
+        serving = self.state is InstanceState.READY or (self.serving and self.state is InstanceState.STARTING)
+        return self.model_copy(update={"serving": serving}).model_dump_json(exclude={"desired", "fence"})
 
     @property
     def is_down(self) -> bool:

@@ -44,7 +44,6 @@ class Role(StrEnum):
     WORKER = "worker"
     """Of one host, or of all hosts together."""
     GATEWAY = "gateway"
-    """Prepared: no gateway reads Redis yet."""
     FLOWER = "flower"
 
 
@@ -88,7 +87,7 @@ def users(roles: Iterable[Role], *, hosts: Sequence[HostName] = (), database: in
                 if not hosts:
                     yield RedisUser("aima-worker", tuple(_worker(ANY, database)))
             case Role.GATEWAY:
-                yield RedisUser("aima-gateway", (_gateway(),))
+                yield RedisUser("aima-gateway", tuple(_gateway()))
             case Role.FLOWER:
                 yield RedisUser("aima-flower", tuple(_flower(database)))
 
@@ -119,6 +118,7 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
             *_both(f"{keys.port}{host}:*"),
             *_both(*(f"{prefix}*@{host}" for prefix in (keys.instance, keys.lines, keys.last_lines))),
             *(f"%R~{prefix}*" for prefix in (keys.instance, keys.slots, keys.held)),
+            f"%R~{keys.HOST_LABELS}",
             *_both(f"{keys.PREFIX}unacked*", f"{keys.PREFIX}_kombu.*"),
         ),
         (keys.EVENTS, *_celery_channels(database)),
@@ -131,10 +131,19 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
     yield Grant((*_LISTS, *_TEMPORARY), _queue("~", "*.celery.pidbox"))
 
 
-def _gateway() -> Grant:
-    read = ("get", "mget", "hget", "hmget", "hgetall", "smembers", "zrange", "zscore", "evalsha", "script|load")
-    records = (keys.SERVICES, f"{keys.service}*", keys.INSTANCES, f"{keys.instance}*", f"{keys.instances_on}*", *_HOSTS)
-    return Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
+def _gateway() -> Iterator[Grant]:
+    read = ("get", "hgetall", "hget", "zrange", "type", "evalsha", "script|load")
+    records = (
+        keys.EPOCH,
+        keys.ALIASES,
+        keys.INSTANCES,
+        f"{keys.instance}*",
+        keys.HOSTS_SEEN,
+        keys.DRAINED,
+        keys.API_KEYS,
+    )
+    yield Grant((*_CONNECTION, *_SUBSCRIBE, *read), tuple(f"%R~{key}" for key in records), (keys.EVENTS,))
+    yield Grant(("hset", "expire", "multi", "exec"), (f"%W~{keys.TRAFFIC}", f"%W~{keys.API_KEYS_USED}"))
 
 
 def _flower(database: int) -> Iterator[Grant]:

@@ -24,6 +24,7 @@ aima:hosts:seen                zset     worker        hosts by the time of their
 aima:hosts:sessions            hash     worker        the worker that has each name; never
 aima:hosts:identities          hash     worker        the name of each identity; never
 aima:hosts:drained             hash     api, worker   drained hosts, and since when; until resumed
+aima:hosts:labels              hash     api           labels that documents gave to hosts; until forgotten
 aima:hosts:dropped             hash     worker        malformed messages dropped by each; DROPPED_TTL after the last
 aima:usage:<host>              string   worker        what it and its instances use; USAGE_TTL
 aima:slots:<host>              zset     worker        its running starts and pulls, by when their claim expires
@@ -35,6 +36,8 @@ aima:port:<host>:<port>        string   worker        the lease; PORT_LEASE unti
 aima:idempotency:<digest>      string   api           the response to a request of one API key; IDEMPOTENCY_TTL
 aima:keys                      hash     api           the signed record of each API key by the key's digest; never
 aima:keys:used                 hash     api           when each API key was last used; until revoked
+aima:aliases                   hash     api           the signed record of each alias by its name; until removed
+aima:traffic                   hash     gateway       requests by instance of each gateway; TRAFFIC_TTL after the last
 aima:audit                     stream   api           requests that change something, capped; never
 aima:audit:refused             stream   api           refused requests, counted per address, capped; never
 aima:upkeep                    string   api           the lock of the node that runs the controllers; seconds
@@ -69,6 +72,8 @@ HOST_DEAD: Final = timedelta(seconds=15)
 """A host without a heartbeat for this long is not live."""
 USAGE_TTL: Final = timedelta(seconds=20)
 PORT_LEASE: Final = timedelta(minutes=2)
+TRAFFIC_TTL: Final = timedelta(seconds=15)
+"""Of a gateway's last report."""
 IDEMPOTENCY_TTL: Final = timedelta(days=1)
 AUDIT_CAP: Final = 10_000
 """About how many entries of each of the two audit streams are kept."""
@@ -106,9 +111,12 @@ HOSTS_SEEN: Final = "aima:hosts:seen"
 HOSTS_SESSIONS: Final = "aima:hosts:sessions"
 HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
+HOST_LABELS: Final = "aima:hosts:labels"
 DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"
+ALIASES: Final = "aima:aliases"
+TRAFFIC: Final = "aima:traffic"
 AUDIT: Final = "aima:audit"
 AUDIT_REFUSED: Final = "aima:audit:refused"
 

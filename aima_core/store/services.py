@@ -80,11 +80,20 @@ class ServiceStore:
         """Whether there is a record, verified or not."""
         return self._record(id) is not None
 
-    def unverified(self) -> list[str]:
-        """The ids of all services whose record does not verify, in order."""
+    def ids(self) -> list[ServiceId]:
+        """Of all services that have a record, verified or not, in order."""
+        found = (readable("service", id, ServiceId, id) for id in self._redis.zrange(keys.SERVICES, 0, -1))
+        return [id for id in found if id]
+
+    def all(self) -> dict[str, SignedService | UnverifiedService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ids = self._redis.zrange(keys.SERVICES, 0, -1)
         found = zip(ids, self._records(ids), strict=True)
-        return [id for id, record in found if record and isinstance(self._stored(id, record), UnverifiedService)]
+        return {id: self._stored(id, record) for id, record in found if record}
+
+    def unverified(self) -> list[str]:
+        """The ids of all services whose record does not verify, in order."""
+        return [id for id, stored in self.all().items() if isinstance(stored, UnverifiedService)]
 
     def restore(self, known: Mapping[ServiceId, SignedText]) -> list[ServiceId]:
         """Stores each spec whose record is missing, does not verify, or is older, as after a loss of Redis' data.
@@ -209,14 +218,16 @@ class ServiceStore:
         return found
 
     def instances(self, ids: Iterable[str]) -> list[Instance]:
-        """The records of these instances, as far as Redis has readable ones."""
+        """The records of these instances, as far as Redis has readable ones. On a drained host none serves."""
         names = list(ids)
         with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.DRAINED)
             for name in names:
                 pipe.hgetall(f"{keys.instance}{name}")
-            found = zip(names, replies(pipe), strict=True)
-        records = (readable("instance", name, instance_from, fields) for name, fields in found if fields)
-        return [instance for instance in records if instance]
+            drained, *found = replies(pipe)
+        listed = zip(names, found, strict=True)
+        records = (readable("instance", name, instance_from, fields) for name, fields in listed if fields)
+        return [_withdrawn(each) if each.host in (drained or ()) else each for each in records if each]
 
     def _record(self, id: ServiceId) -> str | None:
         return self._records([id])[0]
@@ -247,8 +258,9 @@ class ServiceStore:
         return not isinstance(stored, SignedService) or stored.spec.version < service.spec.version
 
     def _listing(self, first: str, last: str, *, limit: int) -> Listing:
-        where, prefixes = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN], (keys.service, keys.instance)
+        where = [keys.SERVICES, keys.INSTANCES, keys.HOSTS_SEEN, keys.DRAINED]
         hosts = (in_ms(keys.HOST_DEAD), comma_list(GONE))
+        prefixes = (keys.service, keys.instance)
         after, ids, *found = self._run("services/list", where, *prefixes, first, last, limit, *hosts)
         if not ids:
             return Listing("", after or None)
@@ -269,6 +281,10 @@ class ServiceStore:
         where = [keys.instance(instance.id), keys.INSTANCES, keys.instances_on(instance.id.host)]
         desired = (instance.id, instance.fence, highest_fence(), instance.desired)
         return self._run("services/set_desired", where, *desired, instance.status_json(), "1" if replace else "")
+
+
+def _withdrawn(instance: Instance) -> Instance:
+    return instance.model_copy(update={"serving": False})
 
 
 def _restoring(service: SignedService, before: str | None) -> Call:

@@ -30,6 +30,15 @@ class Purpose(StrEnum):
     ORDER = "order"
     SERVICE = "service"
     API_KEY = "api-key"
+    ALIAS = "alias"
+    GATEWAY = "gateway"
+    """A certificate, by an API node, of a gateway's own key."""
+    ACCESS = "access"
+    """A token, by a gateway's own key, for one instance."""
+
+
+_STORED = frozenset({Purpose.SERVICE, Purpose.API_KEY, Purpose.ALIAS})
+"""Kept for longer than the key that signed them."""
 
 
 class PublicKey(str):
@@ -94,11 +103,18 @@ class SigningKey:
 
 
 class KeyRing:
-    """The public keys of an installation. A retired key verifies stored records and labels, never a new order."""
+    """The public keys of an installation.
+
+    A retired key verifies stored records and labels, never a new order or the certificate of a gateway.
+    """
 
     def __init__(self, trusted: Iterable[PublicKey], *, retired: Iterable[PublicKey] = ()) -> None:
         self._trusted = {key.key_id: key for key in trusted}
         self._retired = {key.key_id: key for key in retired}
+
+    @property
+    def trusted(self) -> Iterable[PublicKey]:
+        return self._trusted.values()
 
     @property
     def trusts_any(self) -> bool:
@@ -110,8 +126,8 @@ class KeyRing:
         `executed` is an order that this host has executed, and keeps.
         """
         key_id, encoded, *batch = [*signature.split("."), ""][: max(2, signature.count(".") + 1)]
-        is_new_order = purpose is Purpose.ORDER and not executed
-        key = self._trusted.get(key_id) or (None if is_new_order else self._retired.get(key_id))
+        is_stored = purpose in _STORED or executed
+        key = self._trusted.get(key_id) or (self._retired.get(key_id) if is_stored else None)
         try:
             signed = _batch(_root(text, int(batch[0]), _decoded(batch[1]))) if len(batch) == 2 else text
             if key is not None and key.is_signed(_payload(signed, purpose), _decoded(encoded)):

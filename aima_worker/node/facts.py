@@ -72,6 +72,7 @@ def host_facts(
         ports=(host.ports[0], host.ports[-1]),
         routes=(Route.to_host(host.name), *(Route(f"{kind}.{has.arch}") for kind in kinds)),
         labels=host.labels,
+        dataplane=settings.dataplane_url,
         version=version("aima-engines"),
         wire=WIRE_VERSION,
         clock_offset=clock_offset,

@@ -67,14 +67,14 @@ def container_spec(
     """Its secrets are copied to where the engine will find them. Raises SecretMissing, SecretUnsafe."""
     engine = command.engine
     secrets = host.secrets.provide(host.container_name(command.service), command)
-    program = _native_program(host, engine, directory, port) if host.native else engine.command
+    program = _native_program(host, command, directory, port) if host.native else engine.command
     return ContainerSpec(
         name=host.container_name(command.service),
         image=image,
         entrypoint=() if host.native else engine.entrypoint,
-        command=(*program, *rendered_arguments(engine.arguments)),
+        command=(*program, *rendered_arguments(engine.arguments), *command.names_arguments),
         environment=engine.environment,
-        host_address=host.settings.host.address,
+        host_address=host.address_of(command),
         host_port=port,
         container_port=engine.port,
         mounts=_mounts(engine, directory),
@@ -129,8 +129,9 @@ def _mounts(engine: Engine, directory: ModelDirectory | None) -> tuple[Mount, ..
     return (Mount(source=directory.path, target=engine.model_mount, identity=directory.identity),)
 
 
-def _native_program(host: HostContext, engine: Engine, directory: ModelDirectory | None, port: int) -> list[str]:
+def _native_program(host: HostContext, command: StartService, directory: ModelDirectory | None, port: int) -> list[str]:
+    engine = command.engine
     if engine.native is None:
         raise NoNativeSection(engine=engine.name, host=host.name)
-    filled = {"{address}": host.settings.host.address, "{port}": str(port), "{model}": str(directory or "")}
+    filled = {"{address}": host.address_of(command), "{port}": str(port), "{model}": str(directory or "")}
     return [filled.get(part, part) for part in engine.native.command]

@@ -37,6 +37,9 @@ from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
 from aima_worker.runtime import Container, ContainerSpec
 
+REACHED_BY = ("port", "endpoint", "model", "serves", "names", "serving")
+"""Fields of an instance by which gateways reach its engine."""
+
 _log = structlog.get_logger()
 
 
@@ -67,6 +70,7 @@ class InstanceStart:
         self._attempt = attempt
         self._command = command
         self._container: Container | None = None
+        self._previous_serves = False
         self._instance = Instance(
             id=self.id,
             desired=Desired.RUNNING,
@@ -76,17 +80,25 @@ class InstanceStart:
             operation=operation.id,
             revision=revision_of(command),
             runs=command.digest,
+            model=command.model_id,
+            serves=command.serves,
+            names=command.names,
             since=now(),
         )
 
     def set_desired(self) -> bool:
         """Sets the desired state to running; False if a higher fence has set it since.
 
-        What runs is remembered on disk first, so that a crash in between loses nothing. Raises FenceNotRecorded.
+        What runs is remembered on disk first, so that a crash in between loses nothing, and serves on until it is
+        replaced. Raises FenceNotRecorded.
         """
         before = self._attempt.retry_until_redis_answers(lambda: self._host.services.instance(self.id))
         remember_previous(self._host, before, operation=self._attempt.operation.id)
-        taken = self._attempt.retry_until_redis_answers(lambda: self._host.services.replace_desired(self._instance))
+        self._previous_serves = before is not None and before.serving
+        starting = self._instance
+        if before is not None and before.serving:
+            starting = starting.model_copy(update={name: getattr(before, name) for name in REACHED_BY})
+        taken = self._attempt.retry_until_redis_answers(lambda: self._host.services.replace_desired(starting))
         return taken is not None
 
     def run(self, spec: ContainerSpec) -> None:
@@ -94,6 +106,7 @@ class InstanceStart:
         self._attempt.raise_if_cancelled()
         with self._host.service_lock(self.id.service):
             self._raise_if_superseded()
+            self._withdraw_previous()
             self._container = self._host.runtime.run(spec)
 
     def loading_message(self, directory: ModelDirectory | None) -> str:
@@ -105,6 +118,7 @@ class InstanceStart:
         """Raises Cancelled if superseded."""
         with self._host.service_lock(self.id.service):
             self._raise_if_superseded()
+            self._withdraw_previous()
             remove_container(self._host, self.id.service, grace=GRACE)
 
     def inspect(self) -> Container | None:
@@ -118,8 +132,11 @@ class InstanceStart:
 
     def mark_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
         """Raises Cancelled if it was stopped meanwhile."""
+        address, fence = self._host.address_of(self._command), self._instance.fence
+        self._host.addresses.put(self.id, address, port, fence=fence)  # before gateways may read that it is ready
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}
         ready |= {"image": image.reference or None, "digest": image.digest, "image_id": image.id}
+        ready |= self._host.reached_by()
         if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
         self._instance = self._instance.model_copy(update={"port": port})
@@ -199,6 +216,12 @@ class InstanceStart:
         except DockerUnavailable as unavailable:
             _log.warning("previous revision not restored yet", instance=self.id, reason=str(unavailable))
             return self._host.fences.previous(self.id.service) is not None  # the reconciler does, once it answers
+
+    def _withdraw_previous(self) -> None:
+        """Before its container is replaced: gateways send it no further requests."""
+        if self._previous_serves:
+            self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance))
+            self._previous_serves = False
 
     def _raise_if_superseded(self) -> None:
         if self._attempt.retry_until_redis_answers(self._latest).fence > self._instance.fence:

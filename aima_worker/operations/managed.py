@@ -61,7 +61,7 @@ class ManagedContainer:
         return max(check.timeout, check.at_most or timedelta())
 
     def health_url(self, host: HostContext) -> str:
-        return f"{host.endpoint(self.port)}{self.command.engine.health_check.path}"
+        return f"{host.endpoint(self.command, self.port)}{self.command.engine.health_check.path}"
 
     def healthy(self, host: HostContext) -> bool:
         return self.check_health(host) is None
@@ -111,7 +111,7 @@ def spec_as_it_was(host: HostContext, managed: ManagedContainer) -> ContainerSpe
 
 
 def restore_resources(host: HostContext, managed: ManagedContainer, instance: Instance | None) -> None:
-    """Records the container's port lease and allocation: the container is the ground truth."""
+    """Records the container's port lease, allocation and address: the container is the ground truth."""
     fence, loading = fence_of(managed, instance), instance is not None and instance.state is InstanceState.STARTING
     if not host.ports.persist(managed.id, managed.port, fence=fence):
         _log.warning("port of a container leased by another instance", instance=managed.id, port=managed.port)
@@ -119,6 +119,7 @@ def restore_resources(host: HostContext, managed: ManagedContainer, instance: In
     memory = host_memory_of(request, unified=host.capacity().unified)
     allocation = Allocation(memory=memory, gpus=managed.granted.gpus, loading=loading, fence=fence)
     host.allocations.keep(host.name, managed.service, allocation)
+    host.addresses.put(managed.id, host.address_of(managed.command), managed.port, fence=fence)
 
 
 def fence_of(managed: ManagedContainer, instance: Instance | None) -> int:

@@ -22,7 +22,13 @@ MAX_TRIES = 5
 
 
 def run_on_leased_port(
-    host: HostContext, attempt: Attempt, instance: InstanceId, *, requested: int | None, run: Callable[[int], None]
+    host: HostContext,
+    attempt: Attempt,
+    instance: InstanceId,
+    *,
+    requested: int | None,
+    address: str,
+    run: Callable[[int], None],
 ) -> int:
     """Leases a port and runs the instance's container on it; the lease is kept for as long as the container exists.
 
@@ -34,7 +40,7 @@ def run_on_leased_port(
         lease = partial(host.ports.lease, instance, fence=fence, wanted=requested, avoid=avoid, keep=reserved)
         port = attempt.retry_until_redis_answers(lease)
         try:
-            _check_free(host, instance, port)
+            _check_free(host, instance, address, port)
             run(port)
             attempt.retry_until_redis_answers(partial(host.ports.persist, instance, port, fence=fence))
             return port
@@ -46,9 +52,9 @@ def run_on_leased_port(
     raise NoFreePort(first=host.settings.host.ports[0], last=host.settings.host.ports[-1], host=host.name)
 
 
-def _check_free(host: HostContext, instance: InstanceId, port: int) -> None:
+def _check_free(host: HostContext, instance: InstanceId, address: str, port: int) -> None:
     try:
-        with socket.create_server((host.settings.host.address, port)):
+        with socket.create_server((address, port)):
             pass
     except OSError as refused:
         # The containers first: the process that listens for one is the container engine's. The instance's own, of an

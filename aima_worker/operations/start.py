@@ -30,10 +30,12 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
         attempt.enter_phase(Phase.STARTING)
         if command.replace:
             instance.remove_container()
-        port = run_on_leased_port(host, attempt, instance.id, requested=command.port, run=run)
+        port = run_on_leased_port(
+            host, attempt, instance.id, requested=command.port, address=host.address_of(command), run=run
+        )
 
         attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
-        endpoint = host.endpoint(port)
+        endpoint = host.endpoint(command, port)
         guarded = host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect)
         with host.violations.raised(instance.id), guarded:
             wait_until_ready(host, attempt, command, endpoint=endpoint)

@@ -18,7 +18,9 @@ from aima_core.errors import BadId
 from aima_core.trust.orders import highest_fence
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import SECRETS_LABEL
-from aima_worker.operations.managed import ManagedContainer, restore_resources
+from aima_worker.operations.managed import ManagedContainer, recognize, restore_resources
+from aima_worker.operations.previous import WAS_READY
+from aima_worker.operations.teardown import is_current
 from aima_worker.reconciler.inventory import ConditionTimer
 from aima_worker.runtime import Container, Status
 
@@ -43,7 +45,8 @@ class ResourceReconciler:
             if managed[service].container.status is not Status.CREATED:
                 self._restore(managed[service], leases.get(service), held.get(service), instances.get(service))
         self._discard_secrets()
-        orphaned = self._idle((leases.keys() | held.keys()) - managed.keys())
+        addressed = {instance.service for instance in self._host.addresses.instances()}
+        orphaned = self._idle((leases.keys() | held.keys() | addressed) - managed.keys())
         released = [self._release(service, leases.get(service), held.get(service)) for service in orphaned]
         return all(released)
 
@@ -73,18 +76,30 @@ class ResourceReconciler:
     ) -> None:
         loading = instance is not None and instance.state is InstanceState.STARTING
         persistent = lease is not None and lease.until is None and lease.port == managed.port
-        if persistent and held is not None and (loading or not held.loading):
+        listens = (self._host.address_of(managed.command), managed.port)
+        recorded = self._host.addresses.find(managed.id)
+        addressed = recorded is not None and (recorded.address, recorded.port) == listens
+        if instance is not None and instance.state in WAS_READY and self._is_reached_otherwise(instance):
+            with self._host.service_lock(managed.service):
+                if is_current(self._host, instance):
+                    self._host.services.update_status(instance.model_copy(update=self._host.reached_by()))
+        if persistent and addressed and held is not None and (loading or not held.loading):
             return
         with self._host.service_lock(managed.service):
             found = self._host.runtime.find(managed.container.name)
-            replaced = found is None or found.labels != managed.container.labels  # in this pass, by another revision
-            if not replaced and not self._host.claims.is_running(managed.service):
-                _log.info("port lease and allocation restored", instance=managed.id, port=managed.port)
-                restore_resources(self._host, managed, instance)
+            current = recognize(self._host, found) if found else None  # race: a start may have replaced it since
+            if current is not None and not self._host.claims.is_running(managed.service):
+                _log.info("port lease and allocation restored", instance=managed.id, port=current.port)
+                restore_resources(self._host, current, instance)
+
+    def _is_reached_otherwise(self, instance: Instance) -> bool:
+        """Since its record was written, as after an upgrade, a reboot or a change of the settings."""
+        return any(getattr(instance, name) != value for name, value in self._host.reached_by().items())
 
     def _release(self, service: ServiceId, lease: PortLease | None, held: Allocation | None) -> bool:
         """Returns False until they have been orphaned for long enough."""
-        fence = max(lease.fence if lease else 0, held.fence if held else 0)
+        addressed = self._host.addresses.find(service.on(self._host.name))
+        fence = max(each.fence if each else 0 for each in (lease, held, addressed))
         if self._timer.held_for((service, fence, "orphaned")) < self._host.timings.orphaned_after:
             return False
         with self._host.service_lock(service):

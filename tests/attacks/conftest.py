@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api.access.conftest import guarded
+from api.access.conftest import guarded, store
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "store"]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from aima_api.access import audit
 from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyOptions, KeyStore, digest_of
 from aima_api.access.scopes import SCOPES, Caller, Scope
-from aima_api.http.auth import WRONG_KEYS_PER_MINUTE
+from aima_api.http.callers import WRONG_KEYS_PER_MINUTE
 from aima_core.errors import BadSettings
 from aima_core.redis import keys
 from aima_core.settings import load_settings
@@ -240,6 +240,26 @@ def test_a_record_with_wider_scopes_than_were_signed_opens_nothing(guarded, redi
     redis.hset(keys.API_KEYS, digest_of(reader), json.dumps(record))
 
     assert guarded.ask("GET", "/v1/keys", reader).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        ('"requests_per_minute":60', '"requests_per_minute":6000'),
+        ('"concurrent_requests":2', '"concurrent_requests":null'),
+        ('"models":["Dial"]', '"models":[]'),
+    ],
+)
+def test_a_record_with_wider_quotas_or_models_than_were_signed_opens_nothing(guarded, redis, store, narrow, wide):
+    client = guarded.create("client", "infer", models=["Dial"], requests_per_minute=60, concurrent_requests=2)
+    record = json.loads(str(redis.hget(keys.API_KEYS, digest_of(client))))
+    redis.hset(keys.API_KEYS, digest_of(client), json.dumps({**record, "text": record["text"].replace(narrow, wide)}))
+
+    found, _ = store.find(digest_of(client))
+
+    assert narrow in record["text"]
+    assert found is None
+    assert guarded.ask("GET", HOSTS, client).status_code == 401
 
 
 def test_a_record_without_its_expiry_or_of_another_purpose_opens_nothing(guarded, redis):

@@ -203,7 +203,7 @@ def test_a_trusted_proxy_has_no_limit_but_that_of_the_node(redis_url: str) -> No
 
         assert len(node.server.limits) == 9
 
-    assert refused.count(b"This API node has 9 open connections") == 3
+    assert refused.count(b"This node has 9 open connections") == 3
 
 
 def test_refusals_are_counted_in_the_metrics(redis_url: str) -> None:

@@ -108,7 +108,7 @@ class Host(SeparateProcesses):
             return client.containers.get(self._name(service)).logs(tail=60).decode(errors="replace").splitlines()
 
     def start(self, service: str) -> str:
-        started = self.aima("service", "start", service, "--wait")
+        started = self.aima("service", "start", service, "--expose", "--wait")
         assert started.returncode == 0, started.stderr
         return str(self.instance(service)["endpoint"])
 

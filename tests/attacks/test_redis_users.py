@@ -283,7 +283,7 @@ OF_A_WORKER = (
     *(f"BRPOP aima:host.{OTHER}{queue} 1" for queue in ("", ".stop", "\x06\x163")),
     f"DEL aima:host.{OTHER}",
     *("SET aima:idempotency:one x", "GET aima:idempotency:one", "SET aima:upkeep x", "SET aima:turn:svc-a-b x"),
-    "ZADD aima:routes 1 gb10.arm64",
+    *("ZADD aima:routes 1 gb10.arm64", "HSET aima:aliases gpt-4o x"),
 )
 OF_A_READER = (
     *("SET aima:service:svc-a-b x", f"HSET aima:instance:svc-a-b@{ONE} desired stopped", "PUBLISH aima:events x"),
@@ -292,7 +292,7 @@ OF_A_READER = (
 OF_FLOWER = ("GET aima:service:svc-a-b", "HGETALL aima:operation:x", f"DEL aima:host.{ONE}", f"BRPOP aima:host.{ONE} 1")
 DENIED = {
     f"aima-worker-{ONE}": OF_A_WORKER,
-    "aima-gateway": (*OF_A_READER, "XADD aima:log * event x"),
+    "aima-gateway": (*OF_A_READER, "XADD aima:log * event x", "HSET aima:aliases gpt-4o x"),
     "aima-flower": (*OF_FLOWER, "PUBLISH aima:events x"),
     "aima-api": ("PUBLISH aima:/0.celery.pidbox x", "PSUBSCRIBE aima:/0.celeryev/*"),
 }
@@ -304,7 +304,12 @@ ALLOWED = {
         f"LPUSH aima:host.{OTHER} doorbell",
         "PSUBSCRIBE aima:/0.celery.pidbox",
     ),
-    "aima-gateway": ("GET aima:service:svc-a-b", f"HGETALL aima:instance:svc-a-b@{ONE}", "SUBSCRIBE aima:events"),
+    "aima-gateway": (
+        "HGETALL aima:aliases",
+        "GET aima:service:svc-a-b",
+        f"HGETALL aima:instance:svc-a-b@{ONE}",
+        "SUBSCRIBE aima:events",
+    ),
     "aima-flower": (f"LLEN aima:host.{ONE}", "PUBLISH aima:/0.celery.pidbox {}"),
 }
 

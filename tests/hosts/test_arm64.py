@@ -68,7 +68,7 @@ def test_a_worker_of_arm64_starts_logs_and_stops_by_its_route_and_refuses_images
     assert "cpu.arm64" in facts["routes"]
 
     host.engine.load(dial_archive(DIAL_IMAGE))
-    started = node.aima("service", "start", SERVICE, "--route", "cpu.arm64", "--wait")
+    started = node.aima("service", "start", SERVICE, "--route", "cpu.arm64", "--expose", "--wait")
 
     assert started.returncode == 0, started.stderr
     assert node.instance(SERVICE)["id"] == f"{SERVICE}@{HOST}"

@@ -28,7 +28,7 @@ def test_on_docker_28_a_service_is_pulled_started_queried_crashed_restarted_and_
         client.images.remove(DIAL_IMAGE)
     fleet.offer("dial-cpu", image=image)
 
-    started = node.aima("service", "start", SERVICE, "--host", HOST, "--wait")
+    started = node.aima("service", "start", SERVICE, "--host", HOST, "--expose", "--wait")
 
     assert started.returncode == 0, started.stderr
     assert "pulling" in started.stdout

@@ -9,8 +9,9 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import docker
 import psutil
@@ -18,11 +19,18 @@ import pytest
 from docker.errors import APIError
 from docker.types import DeviceRequest
 from hosts.conftest import DIAL_IMAGE
-from lab.fleet_of_hosts import FleetOfHosts
+from lab.dataplane import signer
+from lab.fleet_of_hosts import SIGNING_KEY, FleetOfHosts
 from lab.host import a_cpu_host
 from lab.look_alike import look_alike_image
 from lab.parts import eventually
 from lab.running import ROOT
+from pydantic import SecretStr
+
+from aima_api.gateway.reach import Reach, ThroughDataplane
+from aima_core.domain.services import Instance
+from aima_core.system.loopback import loopback_id
+from aima_core.trust.keys import SigningKey
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
 SERVICE = "svc-tiny-dial"
@@ -46,7 +54,7 @@ with fleet_of_hosts(a_cpu_host("cpu-01"), logs=Path(sys.argv[1]), nodes=1) as fl
 
 def start_on(fleet: FleetOfHosts, host: str) -> str:
     """Starts a dial there; returns its endpoint."""
-    started = fleet.node().aima("service", "start", SERVICE, "--host", host, "--wait")
+    started = fleet.node().aima("service", "start", SERVICE, "--host", host, "--expose", "--wait")
     assert started.returncode == 0, started.stderr
     (instance,) = (each for each in instances(fleet) if each["id"] == f"{SERVICE}@{host}")
     return str(instance["endpoint"])
@@ -86,6 +94,22 @@ def test_a_service_started_on_a_host_answers_at_the_address_of_the_host(host, fl
     assert urlsplit(endpoint).hostname == fleet[host].address
     assert says(endpoint) == b"ok\n"
     assert [each.name for each in fleet.hosts if each.engine.containers()] == [host]
+
+
+def test_an_engine_that_is_not_exposed_is_reached_through_the_data_plane_of_its_host_only(fleet):
+    started = fleet.node().aima("service", "start", SERVICE, "--host", "cpu-01", "--no-expose", "--wait")
+    assert started.returncode == 0, started.stderr
+    (instance,) = (each for each in instances(fleet) if each["id"] == f"{SERVICE}@cpu-01")
+    tokens = signer(SigningKey(SecretStr(SIGNING_KEY)))
+    reached = Reach(tokens, loopback=loopback_id()).target_of(Instance.model_validate(instance | {"fence": 1}))
+    assert isinstance(reached, ThroughDataplane)
+
+    with urlopen(Request(f"{reached.url}/health", headers=dict(reached.headers())), timeout=5) as answer:
+        assert answer.read() == b"ok\n"
+    with pytest.raises(OSError, match="refused"):
+        says(f"http://{fleet['cpu-01'].address}:{instance['port']}")
+    with pytest.raises(HTTPError, match="401"):
+        says(reached.url)
 
 
 def test_hosts_reach_the_engines_of_each_other(fleet):

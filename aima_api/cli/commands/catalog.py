@@ -56,16 +56,18 @@ def reload(api: Api, output: Format) -> int:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["engine", "model", "profile"]))
+@click.argument("kind", type=click.Choice(["document", "engine", "model", "profile"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of a catalog file, for editors.
+    """Print the JSON Schema of a document or a catalog file, for editors.
 
     With it in engine.schema.json, the first line `# yaml-language-server: $schema=engine.schema.json` of a file gives
     completion and marks mistakes.
     """
     from aima_api.catalog import loader
+    from aima_api.specs import documents
 
-    click.echo(json.dumps(loader.json_schema(kind), indent=2, ensure_ascii=False))
+    found = documents.json_schema() if kind == "document" else loader.json_schema(kind)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 @engine.command("list")

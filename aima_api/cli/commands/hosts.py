@@ -81,7 +81,7 @@ def show(api: Api, name: str, output: Format) -> None:
 @output_option
 @calls_the_api
 def drain(api: Api, name: str, stop: bool, wait: bool, timeout: timedelta | None, output: Format) -> int:
-    """Stop a host from taking starts. Its instances keep running unless --stop is given."""
+    """Stop a host from taking starts and requests of gateways. Its instances run on unless --stop is given."""
     from aima_api.cli.progress.watcher import show_submitted
 
     def drain_one(full: str) -> Any:

@@ -40,22 +40,35 @@ def key() -> None:
     "scopes",
     multiple=True,
     required=True,
-    type=click.Choice(["read", "operate", "admin", "infer"]),
+    type=click.Choice(["read", "operate", "admin", "infer", "gateway"]),
     help="What it may do; operate includes read, and admin includes operate. Repeat for several.",
 )
 @click.option(
     "--expires", type=DurationType(), metavar="DURATION", help="Valid for this long, such as 90d; else forever."
 )
-@click.option("--model", "models", multiple=True, metavar="M", help="Of infer: only this model; repeat for several.")
+@click.option(
+    "--model", "models", multiple=True, metavar="M", help="Of infer: only this model, service or alias; repeatable."
+)
+@click.option("--requests-per-minute", type=click.IntRange(1), metavar="N", help="Of infer: at most N at each gateway.")
+@click.option("--concurrent", type=click.IntRange(1), metavar="N", help="Of infer: at most N at once at each gateway.")
 @output_option
 @calls_the_api
 def create(
-    api: Api, name: str, scopes: tuple[str, ...], expires: timedelta | None, models: tuple[str, ...], output: Format
+    api: Api,
+    name: str,
+    scopes: tuple[str, ...],
+    expires: timedelta | None,
+    models: tuple[str, ...],
+    requests_per_minute: int | None,
+    concurrent: int | None,
+    output: Format,
 ) -> None:
     """Create an API key. It is printed once: AIMA stores its digest only."""
     from aima_core.domain.units import format_duration
 
     body: dict[str, Any] = {"name": name, "scopes": scopes, "models": models}
+    limits = {"requests_per_minute": requests_per_minute, "concurrent_requests": concurrent}
+    body |= {limit: value for limit, value in limits.items() if value is not None}
     if expires is not None:
         body["expires"] = format_duration(expires)
     created = api.post("/v1/keys", body)
@@ -76,7 +89,7 @@ def create(
 def list_keys(api: Api, output: Format) -> None:
     """List the API keys with their last use. Keys of the settings (`api.keys`) are not listed."""
     reply = api.get("/v1/keys")
-    columns = titled("name", "id", "scopes", "models", "created", "created_by", "expires", "last_used")
+    columns = titled("name", "id", "scopes", "models", "limits", "created", "created_by", "expires", "last_used")
     print_records(reply["items"], columns, output, row=_row, nothing="No keys. Create one with `aima key create`.")
     if reply["unverified"]:
         reasons = "forged, unreadable, or signed by a key that is not trusted"
@@ -161,8 +174,10 @@ def _public_key() -> str | None:
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
+    limits = {"/min": record.get("requests_per_minute"), " at once": record.get("concurrent_requests")}
     return {
         **record,
+        "limits": [f"{most}{unit}" for unit, most in limits.items() if most],
         "created": age(record["created_at"]),
         "expires": record["expires_at"] or "never",
         "last_used": age(record["last_used_at"]) or "never",

@@ -31,20 +31,35 @@ _state_dir_option = click.option(
 @click.option("--runtime", type=_RUNTIMES, help="What runs the engines; auto by default.")
 @_state_dir_option
 @click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="Port of the API; 7080 by default, 0: any.")
+@click.option(
+    "--gateway-port", type=click.IntRange(0, 65535), metavar="P", help="Port of the gateway; 7090 by default, 0: any."
+)
 @click.option("--detach", is_flag=True, help="Run in the background; returns once everything is ready.")
 @click.option("--detached", is_flag=True, hidden=True)
-def up(runtime: str | None, state_dir: Path | None, port: int | None, detach: bool, detached: bool) -> int:
+def up(
+    runtime: str | None,
+    state_dir: Path | None,
+    port: int | None,
+    gateway_port: int | None,
+    detach: bool,
+    detached: bool,
+) -> int:
     """Run all of AIMA on this machine, in the foreground.
 
-    Runs an API node, this host's worker, and a Redis if none is configured. Ctrl-C stops them, a second Ctrl-C kills
-    them; `aima down` stops them from elsewhere. Engines keep running, and the next `aima up` adopts them.
+    Runs an API node, a gateway, this host's worker, and a Redis if none is configured. Ctrl-C stops them, a second
+    Ctrl-C kills them; `aima down` stops them from elsewhere. Engines keep running, and the next `aima up` adopts them.
     """
     from aima_api.up.app import run
 
     if detach:
-        options = {"--runtime": runtime, "--state-dir": state_dir and state_dir.resolve(), "--port": port}
+        options = {
+            "--runtime": runtime,
+            "--state-dir": state_dir and state_dir.resolve(),
+            "--port": port,
+            "--gateway-port": gateway_port,
+        }
         return _detach(state_dir, [f"{name}={value}" for name, value in options.items() if value is not None])
-    return run(runtime=runtime, state_dir=state_dir, port=port, detached=detached)
+    return run(runtime=runtime, state_dir=state_dir, port=port, gateway_port=gateway_port, detached=detached)
 
 
 def _detach(state_dir: Path | None, options: list[str]) -> int:
@@ -164,6 +179,17 @@ def api(bind: str | None, port: int | None) -> None:
 
 
 @click.command()
+@click.option("--bind", metavar="ADDRESS", help="Address to listen on; 127.0.0.1 by default.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="7090 by default.")
+def gateway(bind: str | None, port: int | None) -> None:
+    """Run a gateway: one endpoint for the models of all hosts.
+
+    It answers as OpenAI's API does, and Anthropic's messages.
+    """
+    _execute("aima_api.gateway", AIMA_GATEWAY__BIND=bind, AIMA_GATEWAY__PORT=port)
+
+
+@click.command()
 @click.option("--name", metavar="N", help="Name of the host; the machine's by default.")
 @click.option("--runtime", type=_RUNTIMES, help="What runs the engines; auto by default.")
 def worker(name: str | None, runtime: str | None) -> None:
@@ -249,7 +275,7 @@ def redis_acl(
     """Print Redis users with least privilege, for its ACL file.
 
     Without --variables or --generate, each password is a placeholder that Redis refuses: replace it by the SHA-256 of
-    the password. The gateway's user is prepared: no gateway reads Redis yet.
+    the password.
     """
     from secrets import token_urlsafe
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Selected = tuple[tuple[str, object], ...]
 _INSTANCE_COLUMNS = {"INSTANCE": "id", "STATE": "state", "AGE": "age", "ENDPOINT": "endpoint", "REASON": "reason"}
+_TRAFFIC_COLUMNS = {"IN FLIGHT": "in_flight", "PER MINUTE": "per_minute"}
+"""Where gateways send requests to an instance."""
 _TAIL_HELP = "Only the last N lines of each host; 100 unless --since is given."
 id_argument = click.argument("service_id", metavar="ID", shell_complete=complete(("services", "id")))
 ids_argument = click.argument("service_ids", metavar="[ID]...", nargs=-1, shell_complete=complete(("services", "id")))
@@ -210,9 +212,12 @@ def show(api: Api, service_ids: tuple[str, ...], revision: int | None, output: F
     for number, service in enumerate(services):
         if number:
             click.echo()
+        traffic = service.pop("traffic", None) or {}
         print_record({field: value for field, value in service.items() if field != "instances"}, output)
         click.echo()
-        print_records(service["instances"], _INSTANCE_COLUMNS, row=_instance_row, nothing="No instances.")
+        instances = [{**each, **traffic.get(each["id"], {})} for each in service["instances"]]
+        columns = _INSTANCE_COLUMNS | (_TRAFFIC_COLUMNS if traffic else {})
+        print_records(instances, columns, row=_instance_row, nothing="No instances.")
     return code
 
 
@@ -310,4 +315,15 @@ def _revision_row(revision: dict[str, Any]) -> dict[str, Any]:
 
 def _instance_row(instance: dict[str, Any]) -> dict[str, Any]:
     failure = instance.get("failure") or {}
-    return {**instance, "age": age(instance["since"]), "reason": failure.get("message")}
+    state = f"{instance['state']}{_unlike_its_state(instance)}"
+    return {**instance, "state": state, "age": age(instance["since"]), "reason": failure.get("message")}
+
+
+def _unlike_its_state(instance: dict[str, Any]) -> str:
+    """A ready instance gets requests of gateways, and others do not, apart from those named here."""
+    match instance["state"], instance.get("serving"):
+        case "ready", False:
+            return ", not serving"
+        case "starting", True:
+            return ", serving as before"
+    return ""

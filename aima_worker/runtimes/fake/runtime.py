@@ -121,6 +121,10 @@ class FakeRuntime:
 
     # ContainerRuntime -------------------------------------------------------------------------------------------
 
+    @property
+    def is_local(self) -> bool:
+        return True
+
     def facts(self) -> RuntimeFacts:
         with self._answering():
             return RuntimeFacts(kind="fake", version="0", gpus=self._gpus, disk_free=DISK_FREE)

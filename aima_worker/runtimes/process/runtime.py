@@ -66,6 +66,10 @@ class ProcessRuntime:
         self._users = users
         self._disk = disk
 
+    @property
+    def is_local(self) -> bool:
+        return True
+
     def facts(self) -> RuntimeFacts:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return RuntimeFacts(

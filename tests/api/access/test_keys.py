@@ -82,6 +82,15 @@ def test_a_key_is_listed_with_its_last_use_and_without_its_digest(guarded):
     assert digest_of(key) not in answer.text
 
 
+def test_a_key_is_created_and_listed_with_its_quotas(guarded):
+    guarded.create("app", "infer", requests_per_minute=600, concurrent_requests=8, models=["Qwen/Qwen3-32B"])
+
+    [listed] = guarded.ask("GET", "/v1/keys").json()["items"]
+
+    assert (listed["requests_per_minute"], listed["concurrent_requests"]) == (600, 8)
+    assert listed["models"] == ["Qwen/Qwen3-32B"]
+
+
 def test_keys_are_listed_in_pages(guarded):
     for name in ("b", "a", "c"):
         guarded.create(name)
@@ -112,6 +121,10 @@ def test_a_name_is_taken_until_its_key_is_revoked(guarded):
         {"name": "(local)", "scopes": ["read"]},
         {"name": "x", "scopes": ["read"], "expires": "0s"},
         {"name": "x", "scopes": ["read"], "models": ["Qwen3-32B"]},
+        {"name": "x", "scopes": ["read"], "requests_per_minute": 10},
+        {"name": "x", "scopes": ["operate"], "concurrent_requests": 10},
+        {"name": "x", "scopes": ["infer"], "requests_per_minute": 0},
+        {"name": "x", "scopes": ["infer"], "concurrent_requests": -1},
         {"name": "x", "scopes": ["read"], "digest": "0" * 64},
     ],
 )

@@ -69,7 +69,13 @@ def test_head_requires_what_get_does_and_a_preview_only_reads():
 
 @pytest.mark.parametrize(
     ("scope", "included"),
-    [("read", "read"), ("operate", "read operate"), ("admin", "read operate admin"), ("infer", "infer")],
+    [
+        ("read", "read"),
+        ("operate", "read operate"),
+        ("admin", "read operate admin gateway"),
+        ("infer", "infer"),
+        ("gateway", "gateway"),
+    ],
 )
 def test_a_scope_includes_the_narrower_ones_and_infer_stands_alone(scope, included):
     caller = Caller("ci", "1", frozenset({Scope(scope)}))

@@ -17,6 +17,8 @@ KEY = {
     "name": "ci",
     "scopes": ["operate", "infer"],
     "models": ["Qwen3-32B"],
+    "requests_per_minute": 600,
+    "concurrent_requests": 8,
     "created_at": "2026-01-01T12:00:00Z",
     "created_by": "(local)",
     "expires_at": None,
@@ -47,6 +49,15 @@ def test_a_created_key_alone_is_printed_on_stdout(aima, script):
     assert asked.body == {"name": "ci", "scopes": ["operate", "infer"], "models": ["Qwen3-32B"]}
 
 
+def test_quotas_are_sent_as_they_are_given(aima, script):
+    script.answer("POST /v1/keys", {**KEY, "key": "aima_secret"}, status=201)
+
+    aima("key", "create", "app", "--scope", "infer", "--requests-per-minute", "600", "--concurrent", "8")
+
+    body = {"name": "app", "scopes": ["infer"], "models": [], "requests_per_minute": 600, "concurrent_requests": 8}
+    assert script.asked("POST /v1/keys")[0].body == body
+
+
 def test_an_expiry_is_sent_as_a_duration_and_printed_as_a_moment(aima, script):
     script.answer("POST /v1/keys", {**KEY, "expires_at": "2026-04-01T12:00:00Z", "key": "aima_secret"}, status=201)
 
@@ -62,7 +73,7 @@ def test_keys_are_listed_and_skipped_records_reported(aima, script):
     outcome = aima("key", "list")
 
     assert outcome.code == 0
-    for cell in ("ci", "0a1b2c", "operate, infer", "Qwen3-32B", "(local)", "never"):
+    for cell in ("ci", "0a1b2c", "operate, infer", "Qwen3-32B", "600/min, 8 at once", "(local)", "never"):
         assert cell in outcome.out
     assert "2 stored records were skipped" in outcome.err
 

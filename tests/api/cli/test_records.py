@@ -409,6 +409,28 @@ def test_an_age_has_one_unit(seconds: int, reported: str) -> None:
     assert age(then.isoformat(), now=then + timedelta(seconds=seconds)) == reported
 
 
+@pytest.mark.parametrize(
+    ("state", "serving", "printed"),
+    [
+        ("ready", True, "ready"),
+        ("ready", False, "ready, not serving"),
+        ("ready", None, "ready"),  # its worker does not report it
+        ("starting", True, "starting, serving as before"),
+        ("starting", False, "starting"),
+        ("failed", False, "failed"),
+    ],
+)
+def test_an_instance_is_shown_with_whether_it_serves_where_its_state_does_not_tell(
+    script, aima, state, serving, printed
+):
+    instance = {**INSTANCE, "state": state, **({} if serving is None else {"serving": serving})}
+    script.answer(f"GET /v1/services/{SERVICE}", {**STATUS, "instances": [instance]})
+
+    shown = aima("service", "show", SERVICE)
+
+    assert re.split(r"  +", shown.out.splitlines()[-1])[1] == printed
+
+
 def test_a_wide_listing_has_the_reason_and_a_listing_of_names_has_nothing_else(script: StandIn, aima: Aima) -> None:
     unhealthy = {
         "id": "svc-a-b@box",

@@ -35,7 +35,9 @@ class Up:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, str(STAND_INS), "up", str(state_dir), str(self.port)],
-            env=os.environ | {"AIMA_HOST__NAME": "box", "PYTHONUNBUFFERED": "1"} | environment,
+            env=os.environ
+            | {"AIMA_HOST__NAME": "box", "AIMA_GATEWAY__PORT": "0", "PYTHONUNBUFFERED": "1"}
+            | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,7 +66,7 @@ class Up:
         self.process.kill()
         with suppress(OSError, ValueError):
             os.kill(int((self.state_dir / "redis" / "redis.pid").read_text()), signal.SIGKILL)
-        for role in ("api", "worker"):
+        for role in ("api", "gateway", "worker"):
             with suppress(OSError, ValueError):
                 os.kill(self.pid_of(role), signal.SIGKILL)
 
@@ -105,18 +107,21 @@ def begin(begun: list[Up], state_dir: Path, *, until: str = READY, **environment
 
 def test_all_processes_start_and_one_ctrl_c_ends_them(begun: list[Up], state_dir: Path) -> None:
     up = begin(begun, state_dir)
-    pids = [up.pid_of("api"), up.pid_of("worker"), int((state_dir / "redis" / "redis.pid").read_text())]
+    pids = [*map(up.pid_of, ("api", "gateway", "worker")), int((state_dir / "redis" / "redis.pid").read_text())]
 
     up.process.send_signal(signal.SIGINT)
 
     assert up.ended() == 0
     assert not any(map(alive, pids))
-    assert up.lines.index("worker │ the worker ends") < up.lines.index("api    │ the API ends")
+    ends = [
+        f"{part:<7} │ the {name} ends" for part, name in (("worker", "worker"), ("gateway", "gateway"), ("api", "API"))
+    ]
+    assert [line for line in up.lines if line.endswith(" ends")] == ends
     assert "1 engine keeps running" in up.lines[-1]
     reported = "\n".join(up.lines)
     for fact in (f"http://127.0.0.1:{up.port}", "box", "the Docker Engine is unavailable", str(state_dir)):
         assert fact in reported
-    assert "worker │ looking for a GPU  found=0" in reported
+    assert "worker  │ looking for a GPU  found=0" in reported
 
 
 def test_the_next_up_finds_its_state(begun: list[Up], state_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""`aima up` with a fake API and a fake worker: run as a file, once for each role.
+"""`aima up` with a fake API, a fake gateway and a fake worker: run as a file, once for each role.
 
 The worker behaves as WORKER says: `well`, `crash` before it is ready, or `stubborn` against SIGTERM.
 """
@@ -38,7 +38,7 @@ def be_up(state_dir: str, port: str, *, detached: bool = False) -> None:
                 state_dir=Path(state_dir),
                 port=int(port),
                 detached=detached,
-                programs=Programs((*me, "api"), (*me, "worker")),
+                programs=Programs((*me, "api"), (*me, "gateway"), (*me, "worker")),
             )
         )
     except Exception as problem:  # noqa: BLE001 the process boundary
@@ -64,6 +64,17 @@ def be_the_api() -> None:
             if worker.exists():
                 api.answers["GET /v1/hosts/box"] = [(200, HOST | {"seen_at": datetime.now(UTC).isoformat()})]
     _say("the API ends")
+
+
+def be_the_gateway() -> None:
+    from api.cli.stand_in import stand_in_api
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _note_pid("gateway")
+    with stand_in_api(int(os.environ["AIMA_GATEWAY__PORT"])) as gateway:
+        gateway.answer("GET /readyz", {"ready": True})
+        signal.sigwait({signal.SIGTERM})
+    _say("the gateway ends")
 
 
 def be_the_worker() -> None:
@@ -95,4 +106,5 @@ def _note_pid(role: str) -> None:
 
 
 if __name__ == "__main__":
-    {"up": be_up, "detached": be_detached, "api": be_the_api, "worker": be_the_worker}[sys.argv[1]](*sys.argv[2:])
+    roles = {"api": be_the_api, "gateway": be_the_gateway, "worker": be_the_worker}
+    ({"up": be_up, "detached": be_detached} | roles)[sys.argv[1]](*sys.argv[2:])

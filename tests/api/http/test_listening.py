@@ -6,17 +6,17 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab.api_process import ApiProcess
+from lab.api_process import UP_WITHIN, ApiProcess
 from lab.parts import eventually, free_port
 
 from aima_core.errors import ApiPortTaken, BadSettings
-from aima_core.system.loopback import find_api_port
+from aima_core.system.loopback import find_port
 
 
 def first_line(node: ApiProcess, log: Path) -> str:
     node.begin()
     try:
-        assert eventually(lambda: "Listening" in log.read_text()), log.read_text()
+        assert eventually(lambda: "Listening" in log.read_text(), within=UP_WITHIN), log.read_text()
     finally:
         node.kill()
     return next(line for line in log.read_text().splitlines() if line.startswith("Listening"))
@@ -43,7 +43,7 @@ def test_a_port_in_use_ends_the_node_with_the_port_and_the_command_that_shows_it
 
 def test_an_address_of_another_machine_is_a_settings_error() -> None:
     with pytest.raises(BadSettings, match="cannot listen on port 0 of 192\\.0\\.2\\.1"):
-        find_api_port("192.0.2.1", 0)
+        find_port("192.0.2.1", 0)
 
 
 @pytest.mark.redis

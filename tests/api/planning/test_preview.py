@@ -13,6 +13,7 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 
 pytestmark = pytest.mark.redis
+LLAMA = "svc-llamacpp-smollm2-135m"
 
 
 def plan(node: Node, service: str = SERVICE, **options: Any) -> dict[str, Any]:
@@ -159,3 +160,16 @@ def test_a_plan_changes_nothing(node, redis):
     plan(node, VLLM, hosts=["beta"])
 
     assert everything(redis) == before
+
+
+def test_an_upgrade_that_gives_engines_names_replaces_nothing_that_runs(node, redis):
+    worker = ScriptedWorker(redis)
+    [start] = node.start(LLAMA)
+    worker.is_ready(start, reports=True)  # as a worker of an earlier version, which knows no names
+
+    found = plan(node, LLAMA)
+
+    assert (found["verdict"], found["operations"]) == ("unchanged", [])
+    [instance] = found["instances"]
+    assert (instance["action"], instance["fields"]) == ("unchanged", [])
+    assert f"aima service restart {LLAMA}" in instance["reason"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from api.node import SERVICE, ScriptedWorker
 
+from aima_core.store.services import ServiceStore
+
 pytestmark = pytest.mark.redis
 
 OTHER = "svc-asr-pocketsphinx-en-us"
@@ -60,6 +62,21 @@ def test_instances_on_a_drained_host_keep_running(node, worker):
 
     [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
     assert (instance["state"], instance["desired"]) == ("ready", "running")
+
+
+def test_instances_on_a_drained_host_no_longer_serve_until_it_is_resumed(node, worker, redis):
+    [start] = node.start()
+    worker.is_ready(start)
+
+    serving = []
+    for action in (None, "drain", "resume"):
+        if action:
+            node.post(f"/v1/hosts/alpha:{action}")
+        [instance] = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+        [read] = ServiceStore(redis).instances_on(worker.name)  # as a gateway does
+        serving.append((instance["state"], instance["serving"], read.serving))
+
+    assert serving == [("ready", True, True), ("ready", False, False), ("ready", True, True)]
 
 
 def test_draining_with_stop_stops_present_and_pending_instances_there_and_none_elsewhere(node, redis):

@@ -8,7 +8,7 @@ import pytest
 from lab.commands import SIGNING_KEY, a_start_of, a_stop_of
 from lab.parts import eventually
 
-from aima_core.domain.ids import ServiceId
+from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Phase, StartService, State
 from aima_core.domain.services import Desired, InstanceState, Service
 from aima_core.redis import keys
@@ -21,6 +21,7 @@ from aima_worker.runtimes.fake.engine import Behaviour
 
 pytestmark = pytest.mark.redis
 SERVICE = ServiceId("svc-tiny-dial")
+INSTANCE = SERVICE.on(HostName("alpha"))
 NAME = "test.svc-tiny-dial.alpha"
 CREATED = now()
 
@@ -78,6 +79,44 @@ def test_a_candidate_that_crashes_brings_the_running_revision_back(desk, runtime
     assert "out of tokens" in outcome.operation.failure.log_tail
     assert "On alpha, revision 1 was started again" in outcome.operation.failure.message
     assert_runs_as_before(desk, runtime, running, services)
+
+
+def test_while_a_candidate_s_image_is_pulled_what_runs_goes_on_serving(desk, runtime, running, services):
+    before = services.instance(INSTANCE)
+    runtime.stall_next_pull()
+
+    operation, outcome = desk.begin(a_revision(2, image="mirror/tiny:1", serves=["chat"]))
+    desk.until_phase(operation, Phase.PULLING)
+    pulling = services.instance(INSTANCE)
+    desk.host.operations.request_cancel(operation)
+    outcome.result(20)
+
+    assert (before.serving, pulling.serving) == (True, True)
+    assert (pulling.state, pulling.endpoint, pulling.serves) == (InstanceState.STARTING, before.endpoint, before.serves)
+    assert services.instance(INSTANCE).serving
+    assert_runs_as_before(desk, runtime, running, services)
+
+
+def test_an_instance_serves_nothing_from_the_end_of_what_ran_until_its_candidate_is_ready(
+    desk, runtime, running, services
+):
+    runtime.next_runs(Behaviour(answers=False))
+
+    operation, outcome = desk.begin(a_revision(2, serves=["chat"], names="--alias {name}"))
+    desk.until_phase(operation, Phase.LOADING)
+    loading = services.instance(INSTANCE)
+    runtime.behave(NAME, Behaviour())
+    outcome.result(20)
+    ready = services.instance(INSTANCE)
+
+    assert (loading.serving, loading.state) == (False, InstanceState.STARTING)
+    assert (ready.serving, ready.serves, ready.names, ready.model) == (True, ("chat",), ("dial",), "dial")
+
+
+def test_a_stopped_instance_does_not_serve(desk, running, services):
+    desk.run_command(a_stop_of())
+
+    assert not services.instance(INSTANCE).serving
 
 
 def test_a_candidate_on_another_port_that_fails_leaves_the_port_and_the_spec_as_before(

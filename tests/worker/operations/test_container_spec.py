@@ -32,6 +32,44 @@ def test_every_engine_of_the_catalog_gets_the_container_its_entry_describes(desk
     assert spec.model_dump(mode="json", exclude={"labels"}, exclude_defaults=True) == snapshot
 
 
+@pytest.mark.parametrize(
+    ("names", "given", "arguments"),
+    [
+        (
+            "--served-model-name {names}",
+            ("glm-4.7-flash", "svc-vllm-mine"),
+            "--served-model-name glm-4.7-flash svc-vllm-mine",
+        ),
+        ("--alias {name}", ("glm-4.7-flash",), "--alias glm-4.7-flash"),
+        ("--alias={name} --quiet", ("glm-4.7-flash",), "--alias=glm-4.7-flash --quiet"),
+        (None, (), ""),
+    ],
+)
+def test_an_engine_is_given_the_names_of_its_model_and_service_as_its_entry_says(names, given, arguments):
+    [model] = (model for model in load_catalog().models if model.name == "GLM-4.7-Flash")
+    command = a_start_of("svc-vllm-mine", names=names).model_copy(update={"model": model})
+
+    assert (command.model_id, command.names) == ("glm-4.7-flash", given)
+    assert " ".join(command.names_arguments) == arguments
+
+
+def test_a_model_is_asked_for_those_apis_of_its_engine_that_its_type_has():
+    models = {model.type: model for model in load_catalog().models}
+    command = a_start_of(serves=["chat", "embeddings", "transcriptions"])
+
+    served = {type: command.model_copy(update={"model": model}).serves for type, model in models.items()}
+
+    assert served == {"llm": ("chat",), "asr": ("transcriptions",), "tts": (), "test": command.engine.serves}
+    assert command.serves == command.engine.serves
+
+
+def test_how_gateways_address_an_engine_does_not_count_towards_what_it_runs():
+    addressed = a_start_of(serves=["chat"], names="--alias {name}")
+
+    assert addressed.digest == a_start_of().digest
+    assert addressed.digest != a_start_of(arguments={"threads": 2}).digest
+
+
 @pytest.mark.redis
 def test_the_labels_are_enough_to_run_the_container_again(desk):
     command = a_start_of(arguments={"threads": 2})

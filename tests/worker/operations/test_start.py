@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from lab.commands import a_start_of, a_stop_of
+from lab.desk import desk_of
 from pydantic import SecretStr
 
 from aima_core.domain.operations import Phase, State
@@ -292,3 +293,33 @@ def test_a_start_older_than_a_stop_does_nothing(desk):
     assert outcome.operation.state is State.CANCELLED
     assert outcome.instance.state is InstanceState.STOPPED
     assert_nothing_is_left(desk)
+
+
+def test_an_engine_listens_on_loopback_unless_its_service_is_exposed_or_of_an_earlier_version(settings, redis, runtime):
+    away = settings.model_copy(update={"host": settings.host.model_copy(update={"address": "0.0.0.0"})})
+    with desk_of(away, redis, runtime, probe=runtime.probe) as desk:
+        for number, (expose, address) in enumerate([(False, "127.0.0.1"), (True, "0.0.0.0"), (None, "0.0.0.0")]):
+            command = a_start_of(f"svc-tiny-m{number}").model_copy(update={"expose": expose})
+
+            instance = desk.run_command(command).instance
+
+            assert instance.endpoint == f"http://{address}:{instance.port}"
+            assert instance.dataplane == "http://0.0.0.0:7091"
+            assert desk.host.addresses.find(instance.id)[:2] == (address, instance.port)
+
+
+def test_a_stopped_instance_has_no_address_any_more(desk):
+    started = desk.run_command(a_start_of()).instance
+    assert desk.host.addresses.find(started.id) is not None
+
+    desk.run_command(a_stop_of())
+
+    assert desk.host.addresses.find(started.id) is None
+
+
+def test_a_command_that_does_not_expose_has_the_digest_of_an_earlier_version():
+    command = a_start_of()
+
+    digests = [command.model_copy(update={"expose": expose}).digest for expose in (None, False, True)]
+
+    assert digests[0] == digests[1] != digests[2]

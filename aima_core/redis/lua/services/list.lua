@@ -3,13 +3,13 @@
 -- caller checks once per text: dashboards request listings of hundreds of services repeatedly.
 --
 -- The status of an instance on a host that is not live may be stale: it is listed as unknown, unless nothing is left
--- of the instance. `gone_states` are those states, with a comma on both sides of each.
+-- of the instance. `gone_states` are those states, with a comma on both sides of each. On a drained host none serves.
 -- Returns {the id after which the next page starts or '', ids, records, instances}: a line for each id and record, and
 -- an empty line between the instances of two services. A client reads four long texts faster than hundreds of short
 -- ones.
-local services, instances, hosts_seen = unpack(KEYS)
+local services, instances, hosts_seen, drained_hosts = unpack(KEYS)
 local service_prefix, instance_prefix, first, last, limit, dead_ms, gone_states = unpack(ARGV)
-local live = {}
+local live, drained = {}, {}
 
 -- Only another writer's text has several lines; where they matter, it does not verify.
 local function one_line(text) return string.find(text, '\n', 1, true) and string.gsub(text, '\n', ' ') or text end
@@ -19,7 +19,13 @@ local function is_host_live(host)
   return live[host]
 end
 
+local function is_drained(host)
+  if drained[host] == nil then drained[host] = hash_value(drained_hosts, host) ~= false end
+  return drained[host]
+end
+
 local function status(record, host)
+  if is_drained(host) then record = string.gsub(record, '"serving":true', '"serving":false', 1) end
   if is_host_live(host) then return record end
   local state = string.match(record, '"state":"(%l+)"') or '' -- the first one is its own: texts have their quotes escaped
   if string.find(gone_states, ',' .. state .. ',', 1, true) then return record end

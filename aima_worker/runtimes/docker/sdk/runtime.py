@@ -75,6 +75,10 @@ class DockerSdkRuntime:
         """Close the connections to the engine; the next call opens new ones."""
         self._engine.close()
 
+    @property
+    def is_local(self) -> bool:
+        return self._engine.local
+
     def facts(self) -> RuntimeFacts:
         with self._engine.calling() as client:
             info = client.info()

@@ -1,0 +1,59 @@
+"""The way to an instance: directly where the gateway shares its loopback, else through its host's data plane.
+
+Names and addresses do not decide what is local: containers and copied machines share them. An instance that no way
+leads to gets no requests, and never another instance those meant for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aima_core.domain.ids import InstanceId
+from aima_core.domain.services import Instance
+from aima_core.system.loopback import is_loopback
+from aima_core.trust.gateways import TokenSigner
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The address that the instance's worker reports."""
+
+    url: str
+
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True)
+class ThroughDataplane:
+    url: str
+    instance: InstanceId
+    tokens: TokenSigner
+
+    def headers(self) -> Mapping[str, str]:
+        """Raises NotCertified."""
+        return {"Authorization": f"Bearer {self.tokens.token(self.instance)}"}
+
+
+class Reach:
+    def __init__(self, tokens: TokenSigner | None, *, loopback: str | None) -> None:
+        """Without tokens, no data plane is used; `loopback` identifies the gateway's own."""
+        self.needs_tokens = asyncio.Event()
+        """Set once an instance is reached by a data plane."""
+        self._tokens = tokens
+        self._loopback = loopback
+
+    def target_of(self, instance: Instance) -> Direct | ThroughDataplane | None:
+        """None if no way leads to it."""
+        endpoint = instance.endpoint
+        if endpoint is None:
+            return None
+        if instance.loopback is None or instance.loopback == self._loopback:
+            return Direct(endpoint)
+        if instance.dataplane and self._tokens:
+            self.needs_tokens.set()
+            return ThroughDataplane(f"{instance.dataplane}/i/{instance.id}", instance.id, self._tokens)
+        return None if is_loopback(urlsplit(endpoint).hostname or "") else Direct(endpoint)

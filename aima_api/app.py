@@ -29,7 +29,7 @@ from aima_api.http.idempotency import Idempotency
 from aima_api.http.metrics import Metrics, MetricsMiddleware
 from aima_api.http.openapi import complete_openapi
 from aima_api.http.openapi import router as docs_router
-from aima_api.http.problems import Problem, install_error_handlers
+from aima_api.http.problems import install_error_handlers
 from aima_api.http.resources import ResourceMiddleware
 from aima_api.http.server import LimitedServer, redis_state
 from aima_api.http.sse import OpenStreams
@@ -44,16 +44,21 @@ from aima_api.routes import (
     access,
     aliases,
     catalog,
+    documents,
     gateways,
     health,
     hosts,
     images,
     logs,
     operations,
+    profiles,
     service_actions,
     services,
+    usage,
 )
 from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.document_kinds import HostDocuments, ServiceDocuments
+from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import BacklogLimit, Submitter
@@ -77,10 +82,13 @@ THREADS = 64
 ROUTERS = (
     service_actions.router,
     services.router,
+    documents.router,
     logs.router,
     operations.router,
     images.router,
     catalog.router,
+    profiles.router,
+    usage.router,
     hosts.router,
     hosts.port_router,
     health.router,
@@ -101,16 +109,14 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
-        responses={"default": {"model": Problem, "description": "Why the request was refused (RFC 9457)"}},
     )
     _connect(app, settings, signing_key)
-    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
-    app.add_middleware(ResourceMiddleware, routes=routes)
+    # Not `include_router`, which builds every route again at the first request, and looks each request up twice.
+    app.routes.extend(route for router in ROUTERS for route in router.routes)
+    app.add_middleware(ResourceMiddleware, routes=app.routes)
     app.add_middleware(AuthMiddleware, settings=settings.api, guard=_guard(app.state.dependencies, settings))
     app.add_middleware(MetricsMiddleware, metrics=app.state.dependencies.metrics)
     install_error_handlers(app)
-    for router in ROUTERS:
-        app.include_router(router)
     complete_openapi(app)
     return app
 
@@ -169,6 +175,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
     starts = StartSubmission(planner, submitter, services, locks)
+    stops = Stops(planner, submitter, operations, services, hosts, cancellations)
     failover = Failover(
         planner, submitter, operations, ClaimStore(redis), services, hosts, notifier, cancellations, locks
     )
@@ -185,7 +192,10 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         planner=planner,
         starts=starts,
         batched_start=Batcher(starts.start_each),
-        stops=Stops(planner, submitter, operations, services, hosts, cancellations),
+        stops=stops,
+        documents=Documents(
+            {"service": ServiceDocuments(planner, services, starts, stops), "host": HostDocuments(hosts)}
+        ),
         submitter=submitter,
         cancellations=cancellations,
         failover=failover,

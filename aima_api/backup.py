@@ -40,7 +40,7 @@ REPLY_TIMEOUT = timedelta(seconds=30)
 BATCH = 500
 """Records read in one round trip."""
 HASHES = (
-    *(keys.HOSTS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.SERVICES_AT),
+    *(keys.HOSTS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.HOST_LABELS, keys.SERVICES_AT),
     *(keys.API_KEYS, keys.API_KEYS_USED, keys.ALIASES),
 )
 STREAMS = (keys.AUDIT, keys.AUDIT_REFUSED)

@@ -23,10 +23,11 @@ from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.cancellation import Cancellations
+from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
 from aima_api.submission.stops import Stops
 from aima_api.submission.submitter import Submitter
-from aima_core.domain.catalog import Engine, Model
+from aima_core.domain.catalog import Engine, Model, Profile
 from aima_core.domain.hosts import Host
 from aima_core.domain.operations import Operation
 from aima_core.redis.interface import TextRedis
@@ -50,6 +51,7 @@ class Dependencies:
     starts: StartSubmission
     batched_start: Batcher[StartRequest, list[Operation]]
     stops: Stops
+    documents: Documents
     submitter: Submitter
     cancellations: Cancellations
     failover: Failover
@@ -104,7 +106,7 @@ IdempotencyKey = Annotated[OwnedKey | None, Depends(_owned_key)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items of a page.")]
 WholeLimit = Annotated[int | None, Query(ge=1, le=1000, description="The most items of a page; all without one.")]
 Cursor = Annotated[str | None, Query(max_length=400, description="The `next` of the previous page.")]
-Named = TypeVar("Named", Host, Engine, Model, Alias)
+Named = TypeVar("Named", Host, Engine, Model, Profile, Alias)
 
 
 def page_of(items: Iterable[Named], *, limit: int | None, after: str | None) -> tuple[list[Named], str | None]:

@@ -136,6 +136,26 @@ class CatalogMistake(AimaError, code="catalog_mistake", status=422, exit_code=22
     hint = "Fix these lines; check again with `aima engine validate PATH`."
 
 
+class DocumentMistake(AimaError, code="document_mistake", status=422, exit_code=121):
+    sentence = "{count} mistake(s) in the documents, and nothing was sent:\n{mistakes}"
+    hint = "Fix these lines; `aima schema document` prints the JSON Schema."
+
+
+class DocumentsRefused(AimaError, code="documents_refused", status=422, exit_code=122):
+    sentence = "Nothing was changed, since {number} of {count} documents are refused: {details}"
+    hint = "Fix them; `aima diff -f FILE` checks again without a change."
+
+
+class PlanChanged(AimaError, code="plan_changed", status=409, exit_code=123):
+    sentence = "Nothing was changed: what the documents would do is no longer what was shown."
+    hint = "Something has changed meanwhile: run the command again, and look at the new plan."
+
+
+class Drift(AimaError, code="drift", status=409, exit_code=120):
+    sentence = "{number} of {count} documents differ from what is stored or runs."
+    hint = "Apply them with `aima apply -f FILE`, or take over what is there with `aima export`."
+
+
 class BadSettings(AimaError, code="bad_settings", status=422, exit_code=23):
     sentence = "Invalid settings: {detail}"
     hint = "Fix {where}."
@@ -584,6 +604,21 @@ class OperationLost(AimaError, code="operation_lost", status=410, exit_code=86):
 class WouldWait(AimaError, code="would_wait", status=503, exit_code=87):
     sentence = "It would not start now: {detail}"
     hint = "Start it anyway: it stays pending, and starts as soon as a host has the capacity."
+
+
+class NoHostMatches(AimaError, code="no_host_matches", status=422, exit_code=102):
+    sentence = "No live host matches the profile {profile}: {detail}."
+    hint = "`aima profile show {profile}` shows what each host lacks. Name a host with `--host` to start it there."
+
+
+class ProfileDoesNotFit(AimaError, code="profile_does_not_fit", status=409, exit_code=103):
+    sentence = "The services of {profile} would not all start now, so none was started: {detail}"
+    hint = "Free that capacity, choose another `--host`, or start the services that fit with `aima service start`."
+
+
+class UnknownProfile(AimaError, code="unknown_profile", status=404, exit_code=104):
+    sentence = "Unknown profile: {profile}."
+    hint = "List profiles with `aima profile list`. Nearest: {nearest}."
 
 
 class TooManyStreams(AimaError, code="too_many_streams", status=429, exit_code=88):

@@ -50,6 +50,8 @@ from aima_worker.node.facts import capacity_of, clock_offset, host_facts, sessio
 from aima_worker.node.guarding import Violations
 from aima_worker.node.heartbeat import Heartbeat
 from aima_worker.node.memory_guard import MemoryGuard, MemoryReading, levels_of, read_memory
+from aima_worker.node.model_files import ModelFiles
+from aima_worker.node.usage import UsageReport
 from aima_worker.operations.container_spec import SERVICE_LABEL, ours
 from aima_worker.operations.pull import PullCoordinator
 from aima_worker.operations.readiness import http_status, last_lines
@@ -107,6 +109,7 @@ def worker_with_loops(
                 memory_low=host.memory_guard.low,
                 disk_low=host.disk_guard.low and host.disk_guard.low.available,
                 disk_reserve=host.disk_guard.levels.reserve,
+                models=model_files.directories,
             ),
             identity=facts.identity,
             session=session_of(settings.state_dir.expanduser()),
@@ -114,6 +117,9 @@ def worker_with_loops(
             redis_is_new=reconciler.on_redis_reset,
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
+        model_files = ModelFiles(settings.host.model_roots, changed=heartbeat.announce_now)
+        processes, restarts = host.memory_guard.processes, reconciler.restarts_of
+        usage = UsageReport(host.name, host.hosts, processes=processes, restarts=restarts)
         host.pulls.images_changed = heartbeat.announce_now
         answers = LogChannel(redis)
         requests = LogChannel(command_link(url, answers_within=BLOCKING_TIMEOUT), dropped=dropped)
@@ -129,11 +135,15 @@ def worker_with_loops(
             _join(host, heartbeat, reconciler)
             logs.start()
             redelivery.start()
+            model_files.start()
+            usage.start()
             on_worker_shutdown(lambda: _begin_shutdown(host, heartbeat))
             yield worker
             logs.stop()
         finally:
             dataplane.stop()
+            model_files.stop()
+            usage.stop()
             heartbeat.stop()
             redelivery.stop()
             reconciler.stop()

@@ -99,10 +99,11 @@ class Installation:
 
 
 @contextmanager
-def installation(*, hosts: int = 0) -> Iterator[Installation]:
+def installation(*, hosts: int = 0, signed: bool = True) -> Iterator[Installation]:
     """A running installation; its processes and records are removed afterwards.
 
-    With `hosts`, that many hosts are simulated by records, and no operation is executed.
+    With `hosts`, that many hosts are simulated by records, and no operation is executed. One that is not `signed`
+    neither signs, verifies nor writes fences.
     """
     name = f"b{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
@@ -113,8 +114,9 @@ def installation(*, hosts: int = 0) -> Iterator[Installation]:
         if hosts:
             stack.enter_context(_simulated(command_link(redis.url), hosts))
         modules = ("aima_api",) if hosts else ("aima_api", "aima_worker")
+        python = [sys.executable, "-m", *([] if signed else ["bench.unsigned"])]
         pids = [
-            stack.enter_context(process([sys.executable, "-m", module], environment, log=directory / f"{module}.log"))
+            stack.enter_context(process([*python, module], environment, log=directory / f"{module}.log"))
             for module in modules
         ]
         url = f"http://127.0.0.1:{port}"

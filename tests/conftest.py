@@ -46,7 +46,7 @@ def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
     """The tests of the Docker Engine begin where the second xdist worker begins, exclusive ones first.
 
     xdist gives each worker a run of tests of equal length, and an idle worker steals from the end of another's. So
-    the first worker needs no Docker Engine during an exclusive test, and no long test is the last.
+    the other workers need no Docker Engine during an exclusive test, and no long test is the last.
     """
     sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE]
     others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE]

@@ -13,13 +13,12 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from aima_api.catalog.yaml_source import Document, Path_
-from aima_core.domain.catalog import Entry
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=BaseModel)
 Schema = Mapping[str, Any]
 Sentence = tuple[str, str]
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from aima_api.catalog.diagnostics import nearest
 from aima_core.domain.catalog import Engine, Model, Profile, PullPolicy, Scalar
 from aima_core.domain.ids import ServiceId
-from aima_core.errors import EngineDoesNotServe, InvalidRequest, UnknownArgument, UnknownEngine, UnknownModel
+from aima_core.errors import (
+    EngineDoesNotServe,
+    InvalidRequest,
+    UnknownArgument,
+    UnknownEngine,
+    UnknownModel,
+    UnknownProfile,
+)
 
 _NUMBERS = {
     int: ("a whole number", re.compile(r"-?[0-9]{1,18}")),
@@ -31,10 +38,29 @@ class Catalog:
                 return engine
         raise UnknownEngine(engine=name, nearest=_nearest(name, [engine.name for engine in self.engines]))
 
-    def model(self, name_or_id: str) -> Model:
+    def model(self, name_or_id: str, *, service: ServiceId | None = None) -> Model:
+        """With the `service` whose id names it, the error suggests ids of services. Raises UnknownModel."""
         if found := self._model(name_or_id):
             return found
-        raise UnknownModel(model=name_or_id, nearest=_nearest(name_or_id, [model.name for model in self.models]))
+        names = [model.name for model in self.models]
+        near = self.nearest_services(service) if service else ""
+        raise UnknownModel(model=name_or_id, nearest=near or _nearest(name_or_id, names))
+
+    def profile(self, name: str) -> Profile:
+        if found := next((profile for profile in self.profiles if profile.name == name), None):
+            return found
+        raise UnknownProfile(profile=name, nearest=_nearest(name, [profile.name for profile in self.profiles]))
+
+    def services_of(self, model: Model) -> dict[ServiceId, Engine]:
+        """The ids that start it without a further option, each with the engine that it selects; best first."""
+        services: dict[ServiceId, Engine] = {}
+        for engine in map(self.engine, model.engines):
+            services.setdefault(ServiceId.of(engine.type, model.id), engine)
+        return services
+
+    def nearest_services(self, service: ServiceId) -> str:
+        """Ids that start a model and are spelled alike, best first; empty if there is none."""
+        return ", ".join(nearest(service, [id for model in self.models for id in self.services_of(model)], 3))
 
     def engine_for(self, service: ServiceId, engine: str | None = None, *, model: str | None = None) -> Engine:
         """The requested engine, else the first of the service's type that the model's entry lists.
@@ -80,12 +106,13 @@ class Catalog:
         if len(of_type) == 1:
             return of_type[0]
         if of_type:
-            names = ", ".join(engine.name for engine in of_type)
-            remedy = f"Name one with `--engine`: {names}."
+            names, near = ", ".join(engine.name for engine in of_type), self.nearest_services(service)
+            remedy = f"{f'Did you mean {near}? ' if near else ''}Name an engine with `--engine`: {names}."
             raise EngineDoesNotServe(engine=f"type {service.engine_type}", what=f"{service} for sure", remedy=remedy)
         types = sorted({engine.type for engine in self.engines})
         raise UnknownEngine(
-            engine=f"{service.engine_type} (in {service})", nearest=_nearest(service.engine_type, [*types])
+            engine=f"{service.engine_type} (in {service})",
+            nearest=self.nearest_services(service) or _nearest(service.engine_type, [*types]),
         )
 
 

@@ -6,6 +6,7 @@ and aliases (which expand exponentially) can be refused only as events. Fields a
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -29,7 +30,7 @@ Plain = bool | int | float | str | None | tuple["Plain", ...] | dict[str, "Plain
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_PLAIN_FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,18}(?:[eE][-+][0-9]{1,2})?")
+_PLAIN_FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,24}(?:[eE][-+][0-9]{1,3})?")
 _RESOLVE = Resolver()
 
 
@@ -100,13 +101,32 @@ def read_yaml(file: Path) -> Document:
     return document
 
 
+def read_each(file: Path, content: bytes | None = None, *, most: int) -> list[Document]:
+    """The documents of a file, or of what was read from a pipe, without empty ones; at most so many.
+
+    Like `read_yaml` each has its own mistakes; those of the file as a whole belong to the last one.
+    """
+    found = [Document(file)]
+    with suppress(_Unreadable):
+        text = _text(found[0]) if content is None else _decoded(found[0], content)
+        _Builder(found[0], text).build_each(found, most)
+    return [each for each in found if each.value is not None or each.mistakes]
+
+
 def _text(document: Document) -> str:
     try:
         content = _content(document)
-        text = content.decode("utf-8-sig")
     except OSError as wrong:
         fix = "name one that exists" if isinstance(wrong, FileNotFoundError) else "make it readable"
         raise _fatal(document, (1, 1), f"cannot be read ({wrong.strerror})", fix) from None
+    return _decoded(document, content)
+
+
+def _decoded(document: Document, content: bytes) -> str:
+    if len(content) > MAX_BYTES:
+        raise _fatal(document, (1, 1), "is larger than 1 MiB", "an entry takes a few dozen lines")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
         at = _position(content[: wrong.start].decode("utf-8", "replace"))
         raise _fatal(document, at, "contains bytes that are not UTF-8", "save the file as UTF-8") from None
@@ -121,10 +141,7 @@ def _content(document: Document) -> bytes:
     with os.fdopen(os.open(document.file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise _fatal(document, (1, 1), "is not a regular file", "replace it with a YAML file")
-        content = opened.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise _fatal(document, (1, 1), "is larger than 1 MiB", "an entry takes a few dozen lines")
-    return content
+        return opened.read(MAX_BYTES + 1)
 
 
 def _position(before: str) -> tuple[int, int]:
@@ -155,6 +172,23 @@ class _Builder:
         if not isinstance(value, dict):
             raise _fatal(self._document, (1, 1), "is not a mapping", "write fields, such as `name: my-engine`")
         return value
+
+    def build_each(self, found: list[Document], most: int) -> None:
+        """Appends each document as it begins, so that what ends the reading is one of its mistakes."""
+        next(self._events)  # the stream's start
+        while not isinstance(begin := next(self._events), yaml.StreamEndEvent):
+            if len(found) > most:
+                raise _fatal(self._document, _at(begin), f"has more than {most} documents", "split the file")
+            self._document = Document(self._document.file)
+            found.append(self._document)
+            first = next(self._events)
+            is_empty = isinstance(first, yaml.ScalarEvent) and first.value == "" and first.implicit[0]
+            value = None if is_empty else self._value(first, (), None)
+            next(self._events)  # the document's end
+            if isinstance(value, dict):
+                self._document.value = value
+            elif not is_empty:
+                self._document.report(_at(first), (), "is not a mapping", "write fields, such as `kind: service`")
 
     def _parsed(self, text: str) -> Iterator[yaml.Event]:
         try:
@@ -210,7 +244,7 @@ class _Builder:
                 return event.value.lower() in ("true", "yes", "on")
             case "int" if _PLAIN_INTEGER.fullmatch(event.value):
                 return int(event.value)
-            case "float" if _PLAIN_FLOAT.fullmatch(event.value):
+            case "float" if _PLAIN_FLOAT.fullmatch(event.value) and math.isfinite(float(event.value)):
                 return float(event.value)
             case "int" | "float":
                 problem = f"`{event.value}` is a number in a notation special to YAML"

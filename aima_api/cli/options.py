@@ -87,13 +87,20 @@ def on_each_id(
 
 def having_labels(records: Sequence[dict[str, Any]], labels: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
     wanted = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in labels}
-    return [each for each in records if wanted.items() <= each["labels"].items()]
+    return [each for each in records if wanted.items() <= each.get("labels", {}).items()]
 
 
-def chosen_services(api: Api, ids: Sequence[str], every: bool) -> Sequence[str]:
-    if bool(ids) == every:
-        raise click.UsageError("Specify one or more IDs, or --all.", click.get_current_context())
-    return [each["id"] for each in api.every("/v1/services")] if every else ids
+def chosen_services(
+    api: Api, ids: Sequence[str], every: bool, labels: Sequence[tuple[str, object]] = ()
+) -> Sequence[str]:
+    if bool(ids) == (every or bool(labels)):
+        raise click.UsageError("Specify one or more IDs, --all, or -l LABEL=VALUE.", click.get_current_context())
+    if ids:
+        return ids
+    found = having_labels(api.every("/v1/services"), labels)
+    if labels and not found:
+        click.echo(f"No service has {' and '.join(f'{name}={value}' for name, value in labels)}.", err=True)
+    return [each["id"] for each in found]
 
 
 def calls_the_api(command: Command) -> Command:
@@ -110,23 +117,29 @@ def calls_the_api(command: Command) -> Command:
     return with_api
 
 
-def complete(collection: str, field: str) -> Completer:
-    """Completes from one field of a collection's records. Offers nothing after a timeout of one second."""
+def complete(*sources: tuple[str, str]) -> Completer:
+    """Completes from fields of collections' records. Offers nothing of a collection after a timeout of one second."""
 
     def complete_id(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
         from aima_core.errors import AimaError
 
         # While completing, no command runs, so ctx.obj is unset.
         urls = ctx.params.get("url") or ctx.find_root().params.get("url")
-        try:
-            with open_api(urls, ca=_authority(ctx), reply_timeout=COMPLETION_TIMEOUT) as api:
-                values = [item[field] for item in api.every(path_of(collection), at_most=1000)]
-        except (AimaError, ApiError):
-            return []
-        texts = [str(text) for value in values for text in (value if isinstance(value, list) else [value])]
+        values: list[Any] = []
+        with (
+            suppress(AimaError, ApiError),
+            open_api(urls, ca=_authority(ctx), reply_timeout=COMPLETION_TIMEOUT) as api,
+        ):
+            for collection, field in sources:
+                values += [item.get(field) or () for item in api.every(path_of(collection), at_most=1000)]
+        texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
         return [text for text in dict.fromkeys(texts) if text.startswith(incomplete) and text.isprintable()]
 
     return complete_id
+
+
+complete_startable = complete(("services", "id"), ("models", "services"))
+"""Ids of services, and those that start a model of the catalog."""
 
 
 class DurationType(click.ParamType[timedelta]):
@@ -226,6 +239,16 @@ label_option = click.option(
     metavar="LABEL=VALUE",
     help="Only those with this label; repeat for several, which must all match.",
 )
+selector_option = click.option(
+    "-l",
+    "--selector",
+    "selected",
+    multiple=True,
+    type=Assignment(),
+    metavar="LABEL=VALUE",
+    help="The services with this label; repeat for several, which must all match.",
+)
+"""Of commands on services, where --label sets one."""
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
 )
@@ -240,16 +263,16 @@ timeout_option = click.option("--timeout", type=DurationType(), help="Give up af
 
 
 def engine_option(text: str) -> Decorator:
-    return click.option("--engine", metavar="E", shell_complete=complete("engines", "name"), help=text)
+    return click.option("--engine", metavar="E", shell_complete=complete(("engines", "name")), help=text)
 
 
 def hosts_option(text: str) -> Decorator:
-    completer = complete("hosts", "name")
+    completer = complete(("hosts", "name"))
     return click.option("--host", "hosts", multiple=True, metavar="H", shell_complete=completer, help=text)
 
 
 def route_option(text: str) -> Decorator:
-    return click.option("--route", metavar="R", shell_complete=complete("hosts", "routes"), help=text)
+    return click.option("--route", metavar="R", shell_complete=complete(("hosts", "routes")), help=text)
 
 
 only_hosts_option = hosts_option("Only on this host; repeat for several.")

@@ -27,7 +27,7 @@ def _assignments(option: str, field: str, text: str) -> Decorator:
 _MODEL_HELP = "Model of the catalog; omit to derive it from the id."
 _SERVICE_OPTIONS = (
     engine_option("Engine of the catalog; omit to derive it from the id."),
-    click.option("--model", metavar="M", shell_complete=complete("models", "name"), help=_MODEL_HELP),
+    click.option("--model", metavar="M", shell_complete=complete(("models", "name")), help=_MODEL_HELP),
     click.option("--model-path", metavar="P", help="Directory of the weights on the hosts."),
     hosts_option("Run on this host; repeat for several."),
     route_option("Run on hosts of this class only, such as gb10.arm64."),

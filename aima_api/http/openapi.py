@@ -12,10 +12,11 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
-from aima_api.http.problems import MEDIA_TYPE
+from aima_api.http.problems import MEDIA_TYPE, Problem
 
 router = APIRouter(include_in_schema=False)
 
+_SCHEMAS = "#/components/schemas/"
 _METHODS = ("get", "post", "put", "patch", "delete")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
@@ -43,8 +44,10 @@ def complete_openapi(app: FastAPI) -> None:
         for item in document["paths"].values():
             for operation in item.values():
                 _complete(operation)
+        schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
+            schemas.pop(unused, None)
+        schemas["Problem"] = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
         return document
 
     app.openapi = completed  # type: ignore[method-assign]  # FastAPI's documented way to change its document
@@ -66,8 +69,10 @@ def _complete(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", ()):
         parameter.setdefault("description", _alternatives(parameter["schema"])[0].get("description", ""))
     operation["responses"].pop("422", None)
-    refusal = operation["responses"]["default"]
-    refusal["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    operation["responses"]["default"] = {
+        "description": "Why the request was refused (RFC 9457)",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}},
+    }
 
 
 def _rendered(document: Mapping[str, Any]) -> Iterator[str]:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aima_api.specs.documents import MOST_DOCUMENTS, AnyDocument
+from aima_api.specs.fields import (
+    HealthOptions,
+    LabelName,
+    LabelValue,
+    LimitOptions,
+    ModelPath,
+    OwnerName,
+    ResourceOptions,
+)
 from aima_core.domain.catalog import (
     ArgumentName,
     ImageReference,
@@ -19,16 +29,11 @@ from aima_core.domain.catalog import (
     Word,
 )
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
-from aima_core.domain.services import METADATA, HealthPatience, LimitOverrides, RequestedResources, Service
+from aima_core.domain.services import METADATA, Service
 from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
 
 Hosts = Annotated[tuple[HostName, ...], Field(max_length=1000)]
-ModelPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@+-]+$", max_length=500)]
-"""Relative to one of the host's `model_roots`, or absolute; the host resolves and checks it."""
-
-LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]*$", max_length=63)]
 SPEC_FIELDS = set(Service.model_fields) - METADATA
 
 Expiry = Annotated[Duration, Field(gt=timedelta(), le=MAX_EXPIRY)]
@@ -39,18 +44,6 @@ MAX_GRACE = parse_duration("1h")
 
 class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class ResourceOptions(RequestedResources):
-    model_config = ConfigDict(extra="forbid")
-
-
-class LimitOptions(LimitOverrides):
-    model_config = ConfigDict(extra="forbid")
-
-
-class HealthOptions(HealthPatience):
-    model_config = ConfigDict(extra="forbid")
 
 
 class ServiceOptions(RequestBody):
@@ -123,9 +116,30 @@ class RollbackOptions(StartLimits):
     """The number of the revision; the one before the current one by default."""
 
 
+class ApplyOptions(RequestBody):
+    documents: Annotated[tuple[AnyDocument, ...], Field(min_length=1, max_length=MOST_DOCUMENTS)]
+    owner: OwnerName | None = None
+    """Recorded with what is applied; left out, recorded owners stay."""
+    prune: bool = False
+    """Also stop and remove what the owner applied before and no document names; requires the scope `admin`."""
+    expected: str | None = Field(None, max_length=64)
+    """The digest of a plan: apply these changes, or none."""
+
+    @model_validator(mode="after")
+    def check_owner(self) -> Self:
+        if self.prune and self.owner is None:
+            raise ValueError("`prune` requires an `owner`: only what it applied before is removed")
+        return self
+
+
 class DrainOptions(RequestBody):
     stop: bool = False
     """Also stop the services that run there."""
+
+
+class ProfileOptions(RequestBody):
+    hosts: Hosts = ()
+    """Empty takes every live host that matches the profile and is not drained."""
 
 
 class PullOptions(RequestBody):

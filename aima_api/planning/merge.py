@@ -7,7 +7,7 @@ replaced. Only fields that exclude each other are named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -28,19 +28,26 @@ def merged_service(stored: Service | None, id: ServiceId, options: ServiceOption
     )
 
 
-def revised(stored: Service | None, id: ServiceId, spec: Mapping[str, Any], *, caller: str) -> Service:
-    """The next revision of a service, with this spec; `stored` itself if that is its spec. Raises InvalidRequest."""
-    at = now()
+def revised(
+    stored: Service | None, id: ServiceId, spec: Mapping[str, Any], *, caller: str = _LOCAL, owner: str | None = None
+) -> Service:
+    """The next revision of a service, with this spec; `stored` itself if that is its spec. Raises InvalidRequest.
+
+    The owner stays unless another is given.
+    """
+    at, owner = now(), owner or (stored.owner if stored else None)
     known = {"created_at": stored.created_at, "revision": stored.revision + 1} if stored else {"created_at": at}
     try:
-        service = Service.model_validate({**spec, **known, "id": id, "changed_at": at, "changed_by": caller})
+        made = {"id": id, "changed_at": at, "changed_by": caller, "owner": owner}
+        service = Service.model_validate({**spec, **known, **made})
     except ValidationError as wrong:
         first = wrong.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise InvalidRequest(
             detail=f"The changed spec is invalid: {field}: {first['msg']}.", remedy=f"Correct or unset {field}."
         ) from wrong
-    return stored if stored and stored.content == service.content else service
+    same = stored is not None and (stored.content, stored.owner) == (service.content, service.owner)
+    return stored if stored and same else service
 
 
 def earlier_revision(kept: Sequence[SignedService], current: Service, number: int | None) -> Service:
@@ -65,16 +72,28 @@ def merge_patch(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The fields in which two specs differ, such as `port` and `arguments.max-model-len`."""
-    changed: list[str] = []
+class Difference(NamedTuple):
+    field: str
+    """Such as `port` and `arguments.max-model-len`."""
+    before: Any
+    """None if it is absent."""
+    after: Any
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[Difference]:
+    """The fields in which two specs differ."""
+    found: list[Difference] = []
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)
         if isinstance(one or {}, Mapping) and isinstance(other or {}, Mapping) and (one or other):
-            changed += changed_fields(one or {}, other or {}, f"{prefix}{name}.")
+            found += differences(one or {}, other or {}, f"{prefix}{name}.")
         elif one != other:
-            changed.append(f"{prefix}{name}")
-    return changed
+            found.append(Difference(f"{prefix}{name}", one, other))
+    return found
+
+
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [each.field for each in differences(before, after)]
 
 
 def _exclusive(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from aima_core.redis.interface import TextLock, TextRedis
 from aima_core.scheduling.feasibility import (
     Obstacle,
     PlacementRequirements,
+    allocation_for,
     describe,
     find_obstacles,
     has_what_is_never_pulled,
@@ -73,6 +74,11 @@ class Placement:
         """These hosts, whatever their capacity. Raises UnknownHost."""
         hosts = [self.host(name) for name in dict.fromkeys(names)]
         return [Target(Route.to_host(host.name), reason=_offline(host)) for host in hosts]
+
+    @property
+    def hosts(self) -> list[Host]:
+        """By name, live or not."""
+        return list(self._hosts.values())
 
     def known(self, names: Iterable[HostName]) -> list[HostName]:
         """Without hosts that were forgotten, or that only a forged record names."""
@@ -175,6 +181,30 @@ class Placement:
         if requirements.service is not None and unread:
             self._allocated |= self._allocations.held_on(unread)
         return {host.name: find_obstacles(host, requirements, self._allocated.get(host.name, {})) for host in chosen}
+
+    def reserve(self, target: Target, requirements: PlacementRequirements) -> None:
+        """Counts the start's resources as allocated from now on in this snapshot; those of one that waits are not.
+
+        For a class of hosts: on the host that has the service, else on that with the most free memory.
+        """
+        hosts = [self.host(target.host)] if target.host else self._hosts_on(target.routes)
+        obstacles = self.obstacles(requirements, hosts)
+        service, free = requirements.service, [host for host in hosts if not obstacles[host.name]]
+        if service is None or not free:
+            return
+        host = min(
+            free,
+            key=lambda host: (
+                service not in self._allocated[host.name],
+                *self._preference(host, requirements, obstacles),
+            ),
+        )
+        held = self._allocated[host.name]
+        others = [holding for name, holding in held.items() if name != service]
+        wanted = allocation_for(host, requirements.resources, others)
+        now = held.get(service)  # while a running container is replaced, the larger of both requests is allocated
+        most = wanted.memory if now is None else max(wanted.memory, now.memory)
+        self._allocated[host.name] = {**held, service: wanted.model_copy(update={"memory": most})}
 
     def _host_of_route(self, hosts: Sequence[Host], requirements: PlacementRequirements) -> Target:
         """A host rather than its route, whose other hosts lack the image or a secret: they would claim it, and fail.

@@ -53,7 +53,8 @@ class PlannedStart(NamedTuple):
     @property
     def asks_for(self) -> str:
         """Equal for starts that ask for the same."""
-        wanted = json.dumps([self.service.content, self.command.digest, self.command.replace], sort_keys=True)
+        spec = [self.service.content, self.service.owner]
+        wanted = json.dumps([*spec, self.command.digest, self.command.replace], sort_keys=True)
         return sha256(wanted.encode()).hexdigest()[:16]
 
     def runs_as_asked(self, target: Target, where: Whereabouts, placement: Placement) -> bool:
@@ -141,7 +142,7 @@ class StartPlanner:
         named = next((model for model in self.catalog.models if model.id == service.id.model), None)
         if named or service.model_path or (engine.model_mount is None and not bound):
             return named
-        return self.catalog.model(service.id.model)  # raises UnknownModel with the nearest names
+        return self.catalog.model(service.id.model, service=service.id)  # raises UnknownModel with the nearest ids
 
 
 def _check_serves(engine: Engine, service: Service, model: Model | None) -> None:

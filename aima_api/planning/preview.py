@@ -1,19 +1,20 @@
-"""Plan preview: where a start would go and the obstacles of every other host, from the planner that starts use.
+"""Plan preview: where starts would go and the obstacles of every other host, from the planner that starts use.
 
 Obstacles that only the host itself can find are not included: missing weights, and ports used by other programs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
 from aima_api.planning.merge import changed_fields
 from aima_api.planning.placement import Placement, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
-from aima_api.planning.steps import Action, Step, steps_of
+from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
 from aima_core.domain.resources import ObstacleKind, ResourceRequest
@@ -91,23 +92,55 @@ class Plan(BaseModel):
     """Every known host, by name."""
 
 
-def preview(planner: StartPlanner, service: Service, where: Whereabouts, kept: Sequence[SignedService]) -> Plan:
-    """The plan of a start of the service, from the steps that the start would take; `kept` are its revisions.
+class PlanRequest(NamedTuple):
+    """A service as it is to be, and as it is."""
+
+    service: Service
+    where: Whereabouts
+    kept: Sequence[SignedService] = ()
+    """Its revisions, which name the fields that differ from what an instance runs."""
+
+
+def preview(planner: StartPlanner, request: PlanRequest) -> Plan:
+    """The plan of a start of the service, from the steps that the start would take.
 
     Raises the catalog's errors, UnknownHost, and InvalidRequest for a route that the engine does not accept.
     """
-    planned, placement = planner.plan(service), planner.placement()
-    steps, refusal = list[Step](), None
+    [plan] = plan_together(planner, [request])
+    if isinstance(plan, AimaError):
+        raise plan
+    return plan
+
+
+def plan_together(planner: StartPlanner, requests: Iterable[PlanRequest]) -> list[Plan | AimaError]:
+    """One plan of several services in this order, from one snapshot: each sees what those before it will allocate.
+
+    In place of a plan, what `preview` would raise; it does not affect the others. `StartSubmission.start_together`
+    executes the same steps.
+    """
+    placement = planner.placement()
+    return [_plan(planner, each, placement) for each in requests]
+
+
+def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> Plan | AimaError:
+    service, where, steps = request.service, request.where, list[Step]()
+    refusal: AimaError | None = None
     try:
-        steps = steps_of(planned, where, placement)
-    except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
-        refusal = refused
+        planned = planner.plan(service)
+        try:
+            steps = steps_of(planned, where, placement)
+        except (RequirementsNotMet, PortOutOfRange, InvalidRequest) as refused:
+            refusal = refused
+    except AimaError as refused:
+        return refused
     targets = [step.target for step in steps if step.target and step.submits]
     operations = tuple(_planned_operation(target, planned.command, placement) for target in targets)
     reasons = [each.reason for each in operations if each.reason]
     failure = refusal or (WouldWait(detail=" ".join(reasons)) if reasons else None)
     command, requirements = planned.command, planned.requirements
     does_nothing = all(step.action is Action.UNCHANGED for step in steps)
+    obstacles = placement.obstacles(requirements)
+    reserve(planned, steps, placement)
     return Plan(
         service=service.id,
         verdict=_verdict(refusal, waits=bool(reasons), does_nothing=does_nothing),
@@ -116,9 +149,9 @@ def preview(planner: StartPlanner, service: Service, where: Whereabouts, kept: S
         model=service.model_path or (command.model and command.model.name),
         needs=requirements.resources,
         routes=requirements.routes,
-        instances=tuple(_planned_instance(step, service, where, kept) for step in steps) or _refused(planned, refusal),
+        instances=tuple(_planned_instance(step, request) for step in steps) or _refused(planned, refusal),
         operations=operations,
-        hosts=tuple(_host_in_plan(host, found) for host, found in placement.obstacles(requirements).items()),
+        hosts=tuple(host_in_plan(host, found) for host, found in obstacles.items()),
     )
 
 
@@ -130,9 +163,8 @@ def _verdict(refusal: AimaError | None, *, waits: bool, does_nothing: bool) -> V
     return Verdict.UNCHANGED if does_nothing else Verdict.STARTS
 
 
-def _planned_instance(
-    step: Step, service: Service, where: Whereabouts, kept: Sequence[SignedService]
-) -> PlannedInstance:
+def _planned_instance(step: Step, request: PlanRequest) -> PlannedInstance:
+    service, where, kept = request
     fields: tuple[str, ...] = ()
     if step.action is Action.RECREATE and step.instance is not None and step.reason is None:
         known = [
@@ -180,6 +212,6 @@ def _image(target: Target, command: StartService, placement: Placement) -> tuple
     return there or allowed[0], there is not None
 
 
-def _host_in_plan(host: HostName, obstacles: Sequence[Obstacle]) -> HostInPlan:
+def host_in_plan(host: HostName, obstacles: Sequence[Obstacle]) -> HostInPlan:
     why_not = tuple(Reason(obstacle=it.kind, sentence=it.sentence, passes=it.transient) for it in obstacles)
     return HostInPlan(host=host, would_do=not obstacles, why_not=why_not)

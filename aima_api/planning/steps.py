@@ -61,6 +61,13 @@ def steps_of(
     return [*steps, *(Step(Action.STOP, stopped=target) for target in replaced)]
 
 
+def reserve(planned: PlannedStart, steps: Sequence[Step], placement: Placement) -> None:
+    """Counts what these steps start as allocated, so that the next service planned from this snapshot sees less."""
+    for step in steps:
+        if step.submits and step.target:
+            placement.reserve(step.target, planned.requirements)
+
+
 def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: Placement) -> Step:
     instance = where.wanted.get(target.host) if target.host else None
     runs = instance is not None and instance.state in _RUNS

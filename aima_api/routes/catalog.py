@@ -10,7 +10,8 @@ from pydantic import BaseModel, computed_field
 
 from aima_api.catalog.live import CatalogStatus
 from aima_api.dependencies import Api, Cursor, WholeLimit, page_of
-from aima_core.domain.catalog import Engine, Model, digest_in
+from aima_api.planning.startable import StartableModel, startable
+from aima_core.domain.catalog import Engine, digest_in
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
@@ -31,7 +32,7 @@ class Engines(BaseModel):
 
 
 class Models(BaseModel):
-    items: list[Model]
+    items: list[StartableModel]
     next: str | None
 
 
@@ -73,16 +74,17 @@ async def show_engine(api: Api, name: Name) -> EngineRecord:
 
 
 @router.get("/models")
-async def list_models(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Models:
-    """List the models of the catalog, by name."""
+def list_models(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Models:
+    """List the models of the catalog by name, with the services that start them and the hosts that could run them."""
     items, after = page_of(api.catalog.models, limit=limit, after=cursor)
-    return Models(items=items, next=after)
+    return Models(items=startable(api.planner, items), next=after)
 
 
 @router.get("/models/{name}")
-async def show_model(api: Api, name: Name) -> Model:
-    """Show a model of the catalog."""
-    return api.catalog.model(name[:200])
+def show_model(api: Api, name: Name) -> StartableModel:
+    """Show a model of the catalog, with the services that start it and the hosts that could run it."""
+    [found] = startable(api.planner, [api.catalog.model(name[:200])])
+    return found
 
 
 def _record(engine: Engine) -> EngineRecord:

@@ -19,7 +19,7 @@ from aima_api.http.schemas import (
     StopOptions,
 )
 from aima_api.planning.merge import earlier_revision, merged_service
-from aima_api.planning.preview import Plan, preview
+from aima_api.planning.preview import Plan, PlanRequest, preview
 from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
@@ -103,7 +103,8 @@ def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> P
     known = api.services.placements([id])[id]
     base = known.candidate or known.service
     service = merged_service(base and base.spec, id, body or ServiceOptions())
-    return preview(api.planner, service, known, api.services.revisions(id) if known.wanted else [])
+    kept = api.services.revisions(id) if known.wanted else []
+    return preview(api.planner, PlanRequest(service, known, kept))
 
 
 def _accepted(operations: list[Operation]) -> Response:

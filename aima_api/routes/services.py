@@ -14,8 +14,8 @@ from aima_api.dependencies import Access, Api, Cursor, Limit
 from aima_api.http.schemas import CreateService, ServiceOptions
 from aima_api.planning.merge import changed_fields, earlier_revision, merged_service, revised
 from aima_core.domain.ids import ServiceId
-from aima_core.domain.services import GONE, Instance, Service
-from aima_core.errors import Failure, OperationInProgress, ServiceRunning, UnknownService, UnverifiedService
+from aima_core.domain.services import Instance, Service
+from aima_core.errors import Failure, UnknownService, UnverifiedService
 from aima_core.trust.records import SignedService
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
@@ -131,14 +131,7 @@ def _revision(service: Service, current: Service, older: Service | None) -> Revi
 @router.delete("/{id}", status_code=204)
 def remove(api: Api, id: ServiceId) -> None:
     """Remove a service without running instances."""
-    if not api.services.exists(id):
-        raise UnknownService(service=id)
-    if up := [each.id.host for each in api.services.instances_of(id) if each.state not in GONE or each.kept]:
-        raise ServiceRunning(service=id, hosts=", ".join(up))
-    for operation in api.operations.list_active():
-        if operation.service == id:
-            raise OperationInProgress(what=id, operation=operation.id)
-    api.services.remove(id)
+    api.stops.remove(id)
 
 
 def _json(text: str) -> Response:

@@ -17,11 +17,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
-from aima_api.planning.steps import Action, Step, steps_of
+from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Operation, StopService
-from aima_core.errors import AimaError, UnverifiedService
+from aima_core.errors import AimaError, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
 from aima_core.trust.orders import Mandate
@@ -37,11 +37,17 @@ class StartRequest(NamedTuple):
     replace: bool = False
     """Removes the running container first."""
     keep_failed: bool = False
+    only_now: bool = False
+    """Refused where it would be pending."""
     spec: Mapping[str, Any] | None = None
-    """The whole spec, in place of options: a rollback."""
+    """The whole spec, in place of options: of a rollback, and of a document."""
+    owner: str | None = None
+    """Of the document; None leaves it as it is."""
 
     def chooses_hosts(self, stored: SignedService | UnverifiedService | None) -> bool:
         """For several replicas, and for secrets, which not every host of a route has."""
+        if self.spec is not None:
+            return self.spec.get("replicas", 1) > 1 or bool(self.spec.get("secrets"))
         spec = stored.spec if isinstance(stored, SignedService) else None
         replicas = self.options.replicas or (spec.replicas if spec else 1)
         return replicas > 1 or bool(self.options.secrets or (spec and spec.secrets))
@@ -76,22 +82,41 @@ class StartSubmission:
             raise result
         return result
 
-    def start_each(self, requests: Sequence[StartRequest]) -> list[list[Operation] | AimaError]:
-        """The operations or the refusal of each; a later request sees the spec that an earlier one stored."""
+    def start_together(self, requests: Sequence[StartRequest]) -> list[list[Operation]]:
+        """The operations of each in this order, as `plan_together` plans them. All are accepted, or nothing is written.
+
+        Raises the first refusal.
+        """
+        accepted = list[list[Operation]]()
+        for result in self.start_each(requests, together=True):
+            if isinstance(result, AimaError):
+                raise result
+            accepted.append(result)
+        return accepted
+
+    def start_each(
+        self, requests: Sequence[StartRequest], *, together: bool = False
+    ) -> list[list[Operation] | AimaError]:
+        """The operations or the refusal of each; a later request sees the spec that an earlier one stored.
+
+        With `together`, it also sees what an earlier one will allocate, and one refusal keeps all from being written.
+        """
         locked = {each.id for each in requests if each.chooses_hosts(None)}
         known = self.services.placements({each.id for each in requests} - locked)
         locked |= {each.id for each in requests if each.id in known and each.chooses_hosts(known[each.id].stored)}
         if not locked:
-            return self._submit(requests, known)
+            return self._submit(requests, known, together)
         with self.locks.holding(locked):  # then read, or read again: the first snapshot may be stale
-            return self._submit(requests, known | self.services.placements(locked))
+            return self._submit(requests, known | self.services.placements(locked), together)
 
     def _submit(
-        self, requests: Sequence[StartRequest], known: dict[ServiceId, Whereabouts]
+        self, requests: Sequence[StartRequest], known: dict[ServiceId, Whereabouts], together: bool
     ) -> list[list[Operation] | AimaError]:
         placement = self.planner.placement()
-        results = [self._accept(each, known, placement) for each in requests]
+        results = [self._accept(each, known, placement, together) for each in requests]
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
+        if together and len(accepted) < len(results):
+            return [each if isinstance(each, AimaError) else [] for each in results]
         self.services.put(*(each.service for each in accepted if each.put))
         stops = [
             Dispatch(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced, each.mandate)
@@ -109,20 +134,24 @@ class StartSubmission:
         return [each if isinstance(each, AimaError) else next(replies) for each in results]
 
     def _accept(
-        self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement
+        self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement, together: bool
     ) -> _AcceptedStart | AimaError:
         where = known[request.id]
         try:
             current, caller = where.service, request.mandate.caller
-            base = where.candidate or current
-            service = self.submitter.signed_service(base, request.id, request.spec or request.options, caller)
+            base, change = where.candidate or current, request.options if request.spec is None else request.spec
+            service = self.submitter.signed_service(base, request.id, change, caller, request.owner)
             planned = self.planner.plan(service.spec, record=service.record)
             planned = planned.with_command(replace=request.replace, keep_failed=request.keep_failed)
             steps = steps_of(planned, where, placement, hosts=request.hosts)
+            if request.only_now and (reasons := [step.reason for step in steps if step.action is Action.PENDING]):
+                raise WouldWait(detail=" ".join(filter(None, reasons)))
             starts = _dispatches(planned, steps, request.mandate)
             self.submitter.backlog.reserve(sum(len(each.targets) for each in starts))
         except AimaError as refusal:
             return refusal
+        if together:
+            reserve(planned, steps, placement)
         put = service is not current and (current is None or not starts)
         known[request.id] = where._replace(stored=service if put else current, candidate=None if put else service)
         replaced = [step.stopped for step in steps if step.stopped]

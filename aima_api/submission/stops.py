@@ -1,4 +1,4 @@
-"""Stops: stops a service on its hosts, and drains hosts."""
+"""Stops: stops a service on its hosts, removes a stopped one, and drains hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Kind, Operation, StopService
-from aima_core.errors import UnknownService
+from aima_core.domain.services import GONE
+from aima_core.errors import OperationInProgress, ServiceRunning, UnknownService
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
@@ -50,6 +51,20 @@ class Stops:
             if start.host is None and (not hosts or start.route.host in hosts):
                 self.cancellations.cancel_listed(start)
         return stops
+
+    def remove(self, id: ServiceId) -> None:
+        """Removes a service without running instances.
+
+        Raises UnknownService, ServiceRunning, OperationInProgress.
+        """
+        if not self.services.exists(id):
+            raise UnknownService(service=id)
+        if up := [each.id.host for each in self.services.instances_of(id) if each.state not in GONE or each.kept]:
+            raise ServiceRunning(service=id, hosts=", ".join(up))
+        for operation in self.operations.list_active():
+            if operation.service == id:
+                raise OperationInProgress(what=id, operation=operation.id)
+        self.services.remove(id)
 
     def drain(self, host: HostName, *, stop: bool, mandate: Mandate) -> list[Operation]:
         """Excludes the host from starts; with `stop`, stops what runs or starts there. Raises UnknownHost."""

@@ -82,14 +82,19 @@ class Submitter:
             raise
 
     def signed_service(
-        self, stored: SignedService | None, id: ServiceId, change: ServiceOptions | Mapping[str, Any], caller: str
+        self,
+        stored: SignedService | None,
+        id: ServiceId,
+        change: ServiceOptions | Mapping[str, Any],
+        caller: str,
+        owner: str | None = None,
     ) -> SignedService:
         """The service as changed by options, or with a whole spec; signed again if changed. Raises InvalidRequest."""
         before = stored and stored.spec
         if isinstance(change, ServiceOptions):
             service = merged_service(before, id, change, caller=caller)
         else:
-            service = revised(before, id, change, caller=caller)
+            service = revised(before, id, change, caller=caller, owner=owner)
         return stored if stored and service is stored.spec else SignedService.of(service, self.signing_key)
 
     def _queued(

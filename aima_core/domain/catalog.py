@@ -49,7 +49,7 @@ _TMPFS_OVER_THE_SYSTEM = {"/tmp", "/run", "/var/tmp", "/var/run", "/root", "/hom
 _READ_ONLY_TMPFS = {"/tmp": ByteSize(64_000_000), "/run": ByteSize(16_000_000)}
 
 
-def _collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+def collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     # A BadId would stop the validation at the first mistake; a ValueError is collected with the others.
     try:
         return parse(value)
@@ -180,8 +180,8 @@ SecretEntry = Annotated[
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
-NamedEngine = Annotated[EngineName, WrapValidator(_collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
-NamedType = Annotated[EngineType, WrapValidator(_collect_bad_id), Field(examples=["vllm"])]
+NamedEngine = Annotated[EngineName, WrapValidator(collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
+NamedType = Annotated[EngineType, WrapValidator(collect_bad_id), Field(examples=["vllm"])]
 
 
 InferenceApi = Literal[

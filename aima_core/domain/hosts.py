@@ -79,6 +79,8 @@ class HostFacts(WireModel):
     """Bytes of disk free while it takes no starts, since they are less than `disk_reserve`."""
     disk_reserve: int = 0
     """Bytes of disk that starts leave free."""
+    models: tuple[str, ...] | None = None
+    """Directories below its model roots that hold files, relative to their root; None while they are not known."""
     secrets: tuple[str, ...] = ()
     """Names of the entries that services may refer to."""
     secrets_at: str | None = None
@@ -97,8 +99,16 @@ class HostFacts(WireModel):
     """The newest version of orders and labels that its worker knows."""
 
 
+class AssignedLabels(WireModel):
+    """Labels that a document gave to a host."""
+
+    labels: Mapping[str, str] = {}
+    owner: str | None = None
+    """Of the document."""
+
+
 class Host(HostFacts):
-    """A host's facts with its liveness."""
+    """A host's facts with its liveness. `labels` are the announced ones, below the assigned ones."""
 
     live: bool
     left: bool = False
@@ -108,6 +118,7 @@ class Host(HostFacts):
     """Seconds since its last heartbeat, by Redis' clock."""
     drained_since: AwareDatetime | None = None
     """Set while it takes no starts."""
+    assigned: AssignedLabels = AssignedLabels()
     messages_dropped: int = 0
     """Malformed messages dropped; reset after a day without any on all hosts."""
 
@@ -115,6 +126,27 @@ class Host(HostFacts):
     @property
     def drained(self) -> bool:
         return self.drained_since is not None
+
+
+class InstanceUsage(WireModel):
+    cpu: float | None
+    """In percent of one core, since the measurement before; None at the first one."""
+    memory: int
+    """Bytes of its processes' own; memory of a GPU with its own is not counted."""
+    restarts: int = 0
+    """In the last 10 minutes, and since its last start."""
+
+
+class HostUsage(WireModel):
+    """What a host and its running instances use, as its worker measured it."""
+
+    host: HostName
+    at: AwareDatetime
+    cpu: float
+    """In percent of all cores."""
+    memory: int
+    """Bytes that the kernel cannot give to others."""
+    instances: Mapping[InstanceId, InstanceUsage] = {}
 
 
 class PortLease(WireModel):

@@ -12,7 +12,7 @@ from aima_core.domain.ids import EngineName, HostName, InstanceId, ModelId, Oper
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
 
-METADATA = frozenset({"id", "created_at", "revision", "changed_at", "changed_by"})
+METADATA = frozenset({"id", "created_at", "revision", "changed_at", "changed_by", "owner"})
 """Fields of a service that are not its spec: no request sets them."""
 
 
@@ -78,6 +78,8 @@ class Service(WireModel):
     """When this revision was made."""
     changed_by: str | None = None
     """The name of the API key with which it was made."""
+    owner: str | None = None
+    """Of the documents with which it was applied; kept by changes that name none."""
 
     @property
     def version(self) -> tuple[datetime, int]:

@@ -60,6 +60,13 @@ def format_size(size: float) -> str:
     return f"{size:.3g} TB"
 
 
+def exact_size(size: int) -> str:
+    """The shortest text that parses back to the same size: `8GB`, `4GiB`."""
+    units = [(1000**power, unit) for power, unit in enumerate(("B", "kB", "MB", "GB", "TB"))]
+    units += [(1024**power, unit) for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), 1)]
+    return min((f"{size // length}{unit}" for length, unit in units if size % length == 0), key=len)
+
+
 def describe_accelerators(accelerators: Sequence[Mapping[str, Any]]) -> list[str]:
     """Equal devices share a line, with their number: `2 × NVIDIA L4 (cuda, 24 GB, compute 8.9)`."""
     counts = Counter(map(_accelerator, accelerators))

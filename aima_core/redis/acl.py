@@ -107,7 +107,7 @@ def _api() -> Grant:
 
 
 def _worker(host: str, database: int) -> Iterator[Grant]:
-    own = [keys.instances_on, keys.slots, keys.held, keys.asked]
+    own = [keys.instances_on, keys.usage, keys.slots, keys.held, keys.asked]
     yield Grant(
         (*commands(), *_CONNECTION, *_TRANSACTION, *_SUBSCRIBE, *_CELERY),
         (
@@ -118,6 +118,7 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
             *_both(f"{keys.port}{host}:*"),
             *_both(*(f"{prefix}*@{host}" for prefix in (keys.instance, keys.lines, keys.last_lines))),
             *(f"%R~{prefix}*" for prefix in (keys.instance, keys.slots, keys.held)),
+            f"%R~{keys.HOST_LABELS}",
             *_both(f"{keys.PREFIX}unacked*", f"{keys.PREFIX}_kombu.*"),
         ),
         (keys.EVENTS, *_celery_channels(database)),

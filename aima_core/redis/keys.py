@@ -24,7 +24,9 @@ aima:hosts:seen                zset     worker        hosts by the time of their
 aima:hosts:sessions            hash     worker        the worker that has each name; never
 aima:hosts:identities          hash     worker        the name of each identity; never
 aima:hosts:drained             hash     api, worker   drained hosts, and since when; until resumed
+aima:hosts:labels              hash     api           labels that documents gave to hosts; until forgotten
 aima:hosts:dropped             hash     worker        malformed messages dropped by each; DROPPED_TTL after the last
+aima:usage:<host>              string   worker        what it and its instances use; USAGE_TTL
 aima:slots:<host>              zset     worker        its running starts and pulls, by when their claim expires
 aima:held:<host>               hash     worker        the allocation of each service there; until released
 aima:<queue>                   list     api, worker   queued messages, as Celery reads them
@@ -68,6 +70,7 @@ ENDED_TTL: Final = timedelta(days=7)
 CLAIM_TTL: Final = timedelta(seconds=15)
 HOST_DEAD: Final = timedelta(seconds=15)
 """A host without a heartbeat for this long is not live."""
+USAGE_TTL: Final = timedelta(seconds=20)
 PORT_LEASE: Final = timedelta(minutes=2)
 TRAFFIC_TTL: Final = timedelta(seconds=15)
 """Of a gateway's last report."""
@@ -108,6 +111,7 @@ HOSTS_SEEN: Final = "aima:hosts:seen"
 HOSTS_SESSIONS: Final = "aima:hosts:sessions"
 HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
+HOST_LABELS: Final = "aima:hosts:labels"
 DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"
@@ -126,6 +130,7 @@ instance: Final = KeyPrefix[InstanceId]("aima:instance:")
 instances_on: Final = KeyPrefix[HostName]("aima:instances:")
 ports: Final = KeyPrefix[HostName]("aima:ports:")
 port: Final = KeyPrefix[str]("aima:port:")
+usage: Final = KeyPrefix[HostName]("aima:usage:")
 slots: Final = KeyPrefix[HostName]("aima:slots:")
 held: Final = KeyPrefix[HostName]("aima:held:")
 idempotency: Final = KeyPrefix[str]("aima:idempotency:")

@@ -64,6 +64,15 @@ def find_obstacles(
     return found
 
 
+def allocation_for(host: Host, needs: ResourceRequest, others: Iterable[Allocation]) -> Allocation:
+    """What a claim would allocate on the host for a start that it can run now, as loaded."""
+    ids = [gpu.id or str(index) for index, gpu in enumerate(host.accelerators)]
+    taken = set() if host.unified_memory else {gpu for holding in others for gpu in holding.gpus}
+    free = [id for id in ids if id not in taken]
+    gpus = free if needs.gpus == "all" else free[: needs.gpus]
+    return Allocation(memory=host_memory_of(needs, unified=host.unified_memory), gpus=tuple(gpus), fence=0)
+
+
 def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
     """Obstacles that do not pass without a change to the host."""
     return [reason for reason in reasons if not reason.transient]

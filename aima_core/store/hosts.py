@@ -4,12 +4,13 @@ A host without a heartbeat for HOST_DEAD is not live; its worker joins again whe
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from aima_core.domain.hosts import Host, HostFacts
+from aima_core.domain.hosts import AssignedLabels, Host, HostFacts, HostUsage
 from aima_core.domain.ids import HostName, Route
 from aima_core.errors import CorruptData, HostLives, HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.queue.notifier import stop_queue
@@ -20,6 +21,8 @@ from aima_core.store.readable import UNREADABLE, check_facts, readable, reason_o
 
 _EARLIEST = 1.0
 """Of a heartbeat that no worker has sent, such as one in the future."""
+_BESIDE = (keys.DRAINED, keys.DROPPED, keys.HOST_LABELS)
+"""Hashes of all hosts beside their facts."""
 LEFT = 0.0
 """The last heartbeat of a host whose worker has shut down."""
 
@@ -72,6 +75,18 @@ class HostStore:
         """Records that the host's worker has shut down: the host is not live from now on."""
         self._redis.zadd(keys.HOSTS_SEEN, {host: LEFT})
 
+    def report_usage(self, usage: HostUsage) -> None:
+        """Records what the host uses now, until USAGE_TTL has passed."""
+        self._redis.set(keys.usage(usage.host), usage.model_dump_json(), px=in_ms(keys.USAGE_TTL))
+
+    def usage_of(self, hosts: Sequence[HostName]) -> dict[HostName, HostUsage]:
+        """In one round trip; without hosts that have reported none lately, or an unreadable one."""
+        texts = self._redis.mget([keys.usage(host) for host in hosts]) if hosts else []
+        found = (
+            readable("usage of host", host, _usage, host, text) for host, text in zip(hosts, texts, strict=True) if text
+        )
+        return {usage.host: usage for usage in found if usage}
+
     def count_dropped(self, host: HostName, number: int) -> None:
         """Counts malformed messages that the host has dropped; a lost reply may count some twice."""
         with self._redis.pipeline() as pipe:
@@ -89,10 +104,19 @@ class HostStore:
         self.get(host)
         self._redis.hdel(keys.DRAINED, host)
 
+    def assign_labels(self, host: HostName, assigned: AssignedLabels) -> None:
+        """In place of those that were assigned before. Raises UnknownHost."""
+        self.get(host)
+        if assigned == AssignedLabels():
+            self._redis.hdel(keys.HOST_LABELS, host)
+        else:
+            self._redis.hset(keys.HOST_LABELS, host, assigned.model_dump_json())
+
     def forget(self, host: HostName) -> None:
         """Deletes every record of the host, and its queued messages. Raises UnknownHost, HostLives."""
         queues = [Route.to_host(host), stop_queue(host)]
-        where = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED, keys.DROPPED]
+        where = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED]
+        where += [keys.HOST_LABELS, keys.DROPPED]
         where += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
         where += [keys.queue("unacked"), keys.queue("unacked_index")]
         where += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
@@ -111,14 +135,15 @@ class HostStore:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.HOSTS)
             pipe.zrange(keys.HOSTS_SEEN, 0, -1, withscores=True)
-            pipe.hgetall(keys.DRAINED)
-            pipe.hgetall(keys.DROPPED)
+            for each in _BESIDE:
+                pipe.hgetall(each)
             pipe.time()
-            facts, scores, drained, dropped, time = replies(pipe)
+            facts, scores, *beside, time = replies(pipe)
         seen, now = dict(scores or ()), _seconds(time)
-        drained, dropped = drained or {}, dropped or {}
         found = (
-            readable("host", name, _host, name, text, seen.get(name, 0.0), now, drained.get(name), dropped.get(name))
+            readable(
+                "host", name, _host, name, text, seen.get(name, 0.0), now, *((it or {}).get(name) for it in beside)
+            )
             for name, text in sorted((facts or {}).items())
         )
         return [host for host in found if host]
@@ -128,15 +153,23 @@ class HostStore:
         if (text := self._redis.hget(keys.HOSTS, host)) is None:
             raise UnknownHost(host=host)
         seen = self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0
-        drained, dropped = self._redis.hget(keys.DRAINED, host), self._redis.hget(keys.DROPPED, host)
+        beside = [self._redis.hget(each, host) for each in _BESIDE]
         try:
-            return _host(host, text, seen, _seconds(self._redis.time()), drained, dropped)
+            return _host(host, text, seen, _seconds(self._redis.time()), *beside)
         except UNREADABLE as wrong:
             raise CorruptData(detail=f"the record of host {host}: {reason_of(wrong)}.") from wrong
 
     def is_live(self, host: HostName) -> bool:
         """Whether its heartbeats arrive, even if its record is unreadable."""
         return _is_live(self._redis.zscore(keys.HOSTS_SEEN, host) or 0.0, _seconds(self._redis.time()))
+
+
+def _usage(host: HostName, text: str) -> HostUsage:
+    """Raises ValueError if it is another host's."""
+    usage = HostUsage.model_validate_json(text)
+    if usage.host != host or any(id.host != host for id in usage.instances):
+        raise ValueError("it names another host")
+    return usage
 
 
 def _seconds(time: tuple[int, int]) -> float:
@@ -148,11 +181,17 @@ def _is_live(seen: float, now: float) -> bool:
     return abs(now - seen) < keys.HOST_DEAD.total_seconds()
 
 
-def _host(name: str, text: str, seen: float, now: float, drained: str | None, dropped: str | None) -> Host:
+def _host(
+    name: str, text: str, seen: float, now: float, drained: str | None, dropped: str | None, labels: str | None
+) -> Host:
     if seen != LEFT and not _EARLIEST <= seen <= now + keys.HOST_DEAD.total_seconds():
         seen = _EARLIEST
-    return _announced(name, text).model_copy(
+    announced = _announced(name, text)
+    assigned = _assigned(name, labels) if labels else AssignedLabels()
+    return announced.model_copy(
         update={
+            "labels": {**announced.labels, **assigned.labels},
+            "assigned": assigned,
             "live": _is_live(seen, now),
             "left": seen == LEFT,
             "seen_at": datetime.fromtimestamp(seen, UTC),
@@ -166,6 +205,12 @@ def _host(name: str, text: str, seen: float, now: float, drained: str | None, dr
 def _moment(text: str) -> datetime | None:
     """None for another writer's: the host is drained nevertheless."""
     return readable("drained host", text, lambda: datetime.fromisoformat(text).astimezone())
+
+
+@lru_cache(maxsize=2048)
+def _assigned(name: str, text: str) -> AssignedLabels:
+    """None of another writer's."""
+    return readable("labels of host", name, AssignedLabels.model_validate_json, text) or AssignedLabels()
 
 
 @lru_cache(maxsize=2048)

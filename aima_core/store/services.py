@@ -85,11 +85,15 @@ class ServiceStore:
         found = (readable("service", id, ServiceId, id) for id in self._redis.zrange(keys.SERVICES, 0, -1))
         return [id for id in found if id]
 
-    def unverified(self) -> list[str]:
-        """The ids of all services whose record does not verify, in order."""
+    def all(self) -> dict[str, SignedService | UnverifiedService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ids = self._redis.zrange(keys.SERVICES, 0, -1)
         found = zip(ids, self._records(ids), strict=True)
-        return [id for id, record in found if record and isinstance(self._stored(id, record), UnverifiedService)]
+        return {id: self._stored(id, record) for id, record in found if record}
+
+    def unverified(self) -> list[str]:
+        """The ids of all services whose record does not verify, in order."""
+        return [id for id, stored in self.all().items() if isinstance(stored, UnverifiedService)]
 
     def restore(self, known: Mapping[ServiceId, SignedText]) -> list[ServiceId]:
         """Stores each spec whose record is missing, does not verify, or is older, as after a loss of Redis' data.

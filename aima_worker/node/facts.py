@@ -45,6 +45,7 @@ def host_facts(
     memory_low: int | None = None,
     disk_low: int | None = None,
     disk_reserve: int = 0,
+    models: tuple[str, ...] | None = None,
 ) -> HostFacts:
     has, host, secrets = hardware(settings), settings.host, HostSecrets(settings)
     engine, images, answers = _runtime_facts(runtime)
@@ -79,6 +80,7 @@ def host_facts(
         memory_low=memory_low,
         disk_low=disk_low,
         disk_reserve=disk_reserve,
+        models=models,
         secrets=secrets.names(),
         secrets_at=str(secrets.directory),
         verifies_mounts=_verifies_mounts(engine),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import structlog
@@ -57,6 +58,7 @@ class Heartbeat:
         self._own_mark = f"{host.name} {identity} {session.partition(':')[2]}\n"
         self._drained = False
         self._heartbeats_to_announcement = 0
+        self._facts_changed = Event()
         self._loop = BackgroundLoop("heartbeat", self._run_pass, interval=interval)
 
     def start(self) -> None:
@@ -73,7 +75,7 @@ class Heartbeat:
 
     def announce_now(self) -> None:
         """The facts have changed: announces them with a heartbeat at once."""
-        self._heartbeats_to_announcement = 0
+        self._facts_changed.set()
         self._loop.wake()
 
     def stop(self) -> None:
@@ -92,9 +94,8 @@ class Heartbeat:
         reply = self._hosts.heartbeat(self._host, identity=self._identity, session=self._session)
         if reply.membership is not Membership.OK:
             self._join()
-        if self._heartbeats_to_announcement == 0:
-            self._hosts.announce(self._facts())
-            self._heartbeats_to_announcement = HEARTBEATS_PER_ANNOUNCEMENT
+        if self._heartbeats_to_announcement == 0 or self._facts_changed.is_set():
+            self._announce()
             self._capacity_changed()
         self._heartbeats_to_announcement -= 1
         self._apply(reply)
@@ -105,6 +106,12 @@ class Heartbeat:
         self._heartbeats_to_announcement = 0
         if not self.has_joined_before:
             write_atomically(self._joined, self._own_mark)
+
+    def _announce(self) -> None:
+        self._facts_changed.clear()  # before they are read: a change meanwhile is announced by the next heartbeat
+        self._heartbeats_to_announcement = 0  # until it has succeeded
+        self._hosts.announce(self._facts())
+        self._heartbeats_to_announcement = HEARTBEATS_PER_ANNOUNCEMENT
 
     def _run_pass(self) -> None:
         try:

@@ -123,7 +123,7 @@ class MemoryGuard:
         violations: Violations,
         interval: timedelta,
     ) -> None:
-        """Without levels, it does nothing."""
+        """Without levels, it only observes."""
         self.low: int | None = None
         """Bytes available while the host takes no starts, since they are less than its reserve."""
         self._levels = levels
@@ -158,8 +158,6 @@ class MemoryGuard:
 
     def observe(self, running: Mapping[InstanceId, Container], inspect: Callable[[str], Container | None]) -> None:
         """The running containers; `inspect` returns one by its name, with its first process."""
-        if self._levels is None:
-            return
         with self._lock:
             known = {engine.container for engine in self._engines.values()}
         details = {each.id: inspect(each.name) for each in running.values() if each.id not in known}
@@ -173,6 +171,11 @@ class MemoryGuard:
                     self._engines[id] = _of(id, found, kill=loading.kill if loading else None)
             for engine in self._engines.values():
                 engine.measure(time.monotonic())
+
+    def processes(self) -> dict[InstanceId, Process]:
+        """The first process of each instance whose processes this worker can see."""
+        with self._lock:
+            return {id: engine.process for id, engine in self._engines.items() if engine.process}
 
     @contextmanager
     def guarding(

@@ -11,7 +11,7 @@ from threading import Event as Flag
 
 import structlog
 
-from aima_core.domain.ids import ServiceId
+from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.services import GONE, Desired, Instance, InstanceState
 from aima_core.errors import AimaError, BrokerUnavailable, CorruptData, DockerUnavailable
 from aima_core.system.background import BackgroundLoop
@@ -76,6 +76,10 @@ class ReconcileLoop:
         self._resources = ResourceReconciler(self._host, self._timer)
         self._resources_due = 0.0
         self._loop.wake()
+
+    def restarts_of(self, instance: InstanceId) -> int:
+        """Those made lately, by which its restart budget is counted."""
+        return self._supervisor.restarts.made(instance)
 
     def stop(self) -> None:
         """Leaves every container as it is."""

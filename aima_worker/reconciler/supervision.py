@@ -150,6 +150,11 @@ class RestartTracker:
         self._planned.pop(instance, None)
         self._made[instance].append(self._clock())
 
+    def made(self, instance: InstanceId) -> int:
+        """Restarts within RESTART_WINDOW, and since the instance's last start."""
+        earliest = self._clock() - RESTART_WINDOW.total_seconds()
+        return sum(at >= earliest for at in self._made.get(instance, ()))
+
     def exhausted(self, instance: InstanceId) -> bool:
         return len(self._made[instance]) >= len(self._delays)
 

@@ -43,7 +43,11 @@ def test_a_start_is_measured_and_no_container_is_left_behind() -> None:
 
     rows = ran.stdout.splitlines()[1:]
 
-    assert [row.split("  ")[0] for row in rows] == ["start, against docker run -d", "start, against two SDK calls"]
+    assert [row.split("  ")[0] for row in rows] == [
+        "start, against docker run -d",
+        "start, against two SDK calls",
+        "start, against one without signatures",
+    ]
     with closing(docker.from_env()) as engine:
         assert engine.containers.list(all=True, filters={"label": "aima.host=bench"}) == []
 
@@ -110,6 +114,16 @@ def test_port_leases_are_measured_and_none_is_granted_twice() -> None:
 
 @pytest.mark.redis
 @pytest.mark.slow
+def test_an_apply_that_changes_nothing_is_measured() -> None:
+    ran = _bench("apply", "--rounds", "1")
+
+    (row,) = ran.stdout.splitlines()[1:]
+
+    assert row.startswith("aima apply of 100 unchanged services  ")
+
+
+@pytest.mark.redis
+@pytest.mark.slow
 def test_events_are_measured_and_a_thousand_followers_miss_none() -> None:
     ran = _bench("events", "--rounds", "1")
 
@@ -165,7 +179,7 @@ def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
     ran = _bench("strat", succeeds=False)
 
     assert (
-        "there is no bench strat; there are start, pull, submit, list, ports, events, recovery, hosts, cli"
+        "there is no bench strat; there are start, pull, submit, apply, list, ports, events, recovery, hosts, cli"
         in ran.stderr
     )
 

@@ -20,6 +20,7 @@ from lab.commands import SIGNING_KEY, a_stop_of
 from lab.desk import Desk, desk_of
 from lab.engine import OwnEngine, own_engine
 from lab.leaks import nothing_held
+from lab.parts import own_ports
 from lab.redis_server import RedisServer, redis_program
 
 from aima_core.redis.connection import RedisClient, command_link
@@ -31,6 +32,7 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 STALL = timedelta(seconds=2)
 WAIT = timedelta(milliseconds=300)
 AT_ONCE = 8
+PORTS = own_ports(18700)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +52,7 @@ def settings(tmp_path: Path, installation: str, stall: timedelta) -> Settings:
         state_dir=tmp_path / "state",
         installation=installation,
         signing_key=SIGNING_KEY,
-        host=HostSettings.model_validate({"name": "alpha", "ports": "18700-18709"}),
+        host=HostSettings.model_validate({"name": "alpha", "ports": PORTS}),
         docker=DockerSettings(stall=stall),
     )
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import docker
 from lab.commands import SIGNING_KEY
-from lab.parts import eventually, free_port
+from lab.parts import eventually, free_port, own_ports
 from lab.running import Commands
 
 from aima_core.domain.ids import OperationId
 
 UP_WITHIN = timedelta(seconds=40)
+PORTS = own_ports(18800)
 _DIES_BEFORE_STARTING_A_CONTAINER = """
 import os, signal, sys
 from docker import APIClient
@@ -47,7 +48,7 @@ class SeparateProcesses(Commands):
                 "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
                 "AIMA_INSTALLATION": installation,
                 "AIMA_HOST__NAME": "alpha",
-                "AIMA_HOST__PORTS": "18720-18729",
+                "AIMA_HOST__PORTS": f"{PORTS[0]}-{PORTS[-1]}",
                 "AIMA_RUNTIME": "docker",
             }
         )
@@ -55,7 +56,7 @@ class SeparateProcesses(Commands):
     def up(self) -> None:
         self._begin("api", "-m", "aima_api")
         self.start_worker()
-        assert eventually(self._is_up, within=UP_WITHIN), self.log("worker") + self.log("api")
+        assert eventually(self.has_a_live_host, within=UP_WITHIN), self.log("worker") + self.log("api")
 
     def start_worker(self) -> None:
         self._begin("worker", "-m", "aima_worker")
@@ -105,7 +106,3 @@ class SeparateProcesses(Commands):
     def _begin(self, part: str, *words: str) -> None:
         with (self._logs / f"{part}.log").open("ab") as log:
             self._parts[part] = subprocess.Popen([sys.executable, *words], env=self.environment, stdout=log, stderr=log)
-
-    def _is_up(self) -> bool:
-        said = self.aima("host", "list", "-o", "json")
-        return said.returncode == 0 and any(host["live"] for host in json.loads(said.stdout))

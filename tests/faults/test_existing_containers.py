@@ -9,6 +9,7 @@ import docker
 import pytest
 from docker.errors import NotFound
 from docker.models.containers import Container
+from faults.conftest import PORTS
 from faults.dial import DIAL_IMAGE, a_dial
 from lab.commands import SERVICE, a_stop_of, granted_to
 from lab.desk import Desk
@@ -45,7 +46,7 @@ def test_a_container_that_a_crashed_attempt_created_and_never_started_does_not_b
 ) -> None:
     command = a_dial(dialled=dialled)
     granted = granted_to(command)
-    spec = container_spec(desk.host, command, image=DIAL_IMAGE, directory=None, port=18700, granted=granted)
+    spec = container_spec(desk.host, command, image=DIAL_IMAGE, directory=None, port=PORTS[0], granted=granted)
     client.api.create_container_from_config(container_config(spec), spec.name)
     assert desk.host.runtime.find(spec.name).status is Status.CREATED
 

@@ -13,7 +13,7 @@ from threading import Thread
 import docker
 import pytest
 from faults.dial import DIAL_IMAGE
-from faults.processes import SeparateProcesses
+from faults.processes import PORTS, SeparateProcesses
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
@@ -62,7 +62,7 @@ def kept_spec(aima: SeparateProcesses, service: str) -> object:
 
 
 def is_ready(aima: SeparateProcesses) -> bool:
-    said = aima.aima("service", "status", SERVICE, "-o", "json")
+    said = aima.here("service", "status", SERVICE, "-o", "json")
     return said.returncode == 0 and '"ready"' in said.stdout
 
 
@@ -160,7 +160,7 @@ def test_a_running_start_without_a_record_fails_as_lost_and_its_engine_becomes_r
     ran = aima.processes()
 
     own_redis.empty()
-    assert eventually(lambda: aima.aima("operation", "show", id).returncode == 0), aima.log("worker")
+    assert eventually(lambda: aima.here("operation", "show", id).returncode == 0), aima.log("worker")
 
     assert aima.operation(id)["failure"]["code"] == "operation_lost"
     assert eventually(lambda: is_ready(aima), within=KNOWN_WITHIN), aima.log("worker")
@@ -247,9 +247,9 @@ def test_an_orphaned_port_lease_is_released_within_half_a_minute(
 ) -> None:
     start(aima)
     link = command_link(own_redis.url)
-    PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), 18725, fence=1)
+    PortStore(link, HostName("alpha")).persist(InstanceId("svc-tiny-gone@alpha"), PORTS[5], fence=1)
     link.close()
-    assert leased(aima) == [*labelled(aima), 18725]
+    assert leased(aima) == [*labelled(aima), PORTS[5]]
 
     assert eventually(lambda: leased(aima) == labelled(aima), within=FREE_WITHIN), aima.log("worker")
     aima.kill_worker()

@@ -51,6 +51,11 @@ class Host:
         self._desk.host.hosts.announce(host_facts(self._desk.host.settings, self.runtime))
         self._desk.host.hosts.join(self.name, identity=self.name, session="first")
 
+    def announce_labels(self, **labels: str) -> None:
+        """As with other settings after a restart of the worker."""
+        facts = host_facts(self._desk.host.settings, self.runtime)
+        self._desk.host.hosts.announce(facts.model_copy(update={"labels": labels}))
+
     def submit(self, command: Command, *, route: Route | None = None) -> OperationId:
         """Enqueues a command for this host, or for every host of a route."""
         return self._desk.ask(command, route=route)
@@ -117,6 +122,9 @@ class Api:
 
     def get(self, path: str) -> Any:
         return self._request("GET", path).json()
+
+    def refusal(self, path: str) -> Any:
+        return self._request("GET", path, refused_too=True).json()
 
     def start(self, service: str, **options: Any) -> OperationId:
         """Submits a start of one replica; returns the operation's id."""

@@ -34,12 +34,14 @@ HTTP_SERVERS = {
 }
 WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
+    ("aima_api/cli/commands/catalog.py", "aima_api.specs"),
+    ("aima_api/cli/commands/documents.py", "aima_api.specs.files"),
     ("aima_api/cli/commands/local.py", "aima_api.backup"),
     ("aima_api/cli/commands/local.py", "aima_api.doctor.checks"),
     ("aima_api/cli/commands/local.py", "aima_api.up.app"),
     ("aima_api/cli/commands/local.py", "aima_api.up.detached"),
 }
-"""The commands that are no client of the API: they check a catalog, check a machine, or run everything on it."""
+"""The commands that are more than a client of the API: they check files or a machine, or run everything on it."""
 MOST_ON_THE_PATH = 58
 VALUES = ("aima_core/domain/", "aima_api/http/schemas.py", "aima_api/access/scopes.py", "aima_worker/runtimes/")
 EXAMPLES = {"aima_core/domain/ids.py", "aima_core/domain/catalog.py"}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from lab.parts import missing
 
-_AUTHORITY = "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"
+_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+_AUTHORITY = f"req -x509 {_KEY} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"
 _SERVER = (
-    "req -newkey rsa:2048 -nodes -keyout new.key -out server.csr -subj /CN=127.0.0.1",
+    f"req {_KEY} -keyout new.key -out server.csr -subj /CN=127.0.0.1",
     "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out new.crt -days {days} -extfile names",
 )
 

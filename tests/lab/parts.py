@@ -35,6 +35,12 @@ def free_port() -> int:
             return port
 
 
+def own_ports(first: int) -> range:
+    """Ten ports of this process, by the number of its xdist worker: tests that run at once do not share them."""
+    first += 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return range(first, first + 10)
+
+
 def eventually(fact: Callable[[], bool], *, within: timedelta = timedelta(seconds=10)) -> bool:
     """Whether `fact` becomes true in time; polled every 20 ms."""
     deadline = time.monotonic() + within.total_seconds()

@@ -136,6 +136,7 @@ class RedisServer:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
+            "repl-diskless-sync-delay": "0",  # 5 s by default
             **self._wanted,
         }
         return [word for name, value in settings.items() for word in (f"--{name}", str(value))]

@@ -39,7 +39,7 @@ def test_invalid_input_is_reported_with_code_sentence_and_next_step_and_changes_
         (("operation", "show", "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"), errors.UnknownOperation),
         (("service", "start", SERVICE, "--model-path", "/etc", "--wait"), errors.EngineDoesNotServe),
     ]:
-        assert_failed(aima.aima(*words), failure)
+        assert_failed(aima.here(*words), failure)
 
     assert aima.record("port", "list") == []
 

@@ -27,7 +27,7 @@ import pytest
 from api.catalog.entries import write
 from lab.commands import SIGNING_KEY
 from lab.fleet import fleet_engine
-from lab.parts import eventually, free_port, missing
+from lab.parts import eventually, free_port, missing, own_ports
 from lab.redis_server import RedisServer
 from lab.running import ROOT
 
@@ -35,8 +35,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 COMMIT = Path(__file__).with_name("earlier_commit").read_text().strip()
 SERVICE = "svc-plain-one"
-FIRST_PORT = 19400 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-"""Two of these tests may run at once."""
+PORTS = own_ports(19400)
 WITHIN = timedelta(seconds=30)
 BUILD_TIMEOUT = 120
 _UV = ROOT / "var/uv/bin/uv"
@@ -136,7 +135,7 @@ class Installation:
             "AIMA_STATE_DIR": str(directory / "state"),
             "AIMA_RUNTIME": "process",
             "AIMA_HOST__NAME": "alpha",
-            "AIMA_HOST__PORTS": f"{FIRST_PORT}-{FIRST_PORT + 9}",
+            "AIMA_HOST__PORTS": f"{PORTS[0]}-{PORTS[-1]}",
             "AIMA_API__PORT": str(port),
             "AIMA_API__CATALOG": str(directory / "catalog"),
         }

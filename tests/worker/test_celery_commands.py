@@ -10,6 +10,8 @@ import pytest
 pytestmark = pytest.mark.redis
 
 ENDS_WITHIN = 30
+OF_THE_WORKER = ("--destination", "aima@alpha")
+"""Without it, Celery waits for the whole timeout for the answers of others."""
 
 
 @pytest.fixture
@@ -24,14 +26,14 @@ def celery(worker, worker_environment):
 
 
 def test_celery_status_lists_the_worker(celery):
-    status = celery("status", "--timeout", "5")
+    status = celery("status", "--timeout", "5", *OF_THE_WORKER)
 
     assert (status.returncode, status.stderr) == (0, "")
     assert "aima@alpha: OK" in status.stdout
 
 
 def test_celery_inspect_lists_the_queues_of_the_worker(celery):
-    queues = celery("inspect", "--timeout", "5", "active_queues")
+    queues = celery("inspect", "--timeout", "5", *OF_THE_WORKER, "active_queues")
 
     assert (queues.returncode, queues.stderr) == (0, "")
     assert "aima@alpha: OK" in queues.stdout

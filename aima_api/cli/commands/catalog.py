@@ -29,6 +29,8 @@ catalog = ResourceGroup("catalog", help="Show and reload what an API node has lo
 engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
 model = ResourceGroup("model", help="Show the models of the catalog.")
 
+MOST_HOSTS = 3
+"""Named in a row of a table."""
 _BUILT_HERE = "aima/"
 """The images that are built on the hosts."""
 
@@ -54,16 +56,18 @@ def reload(api: Api, output: Format) -> int:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["engine", "model", "profile"]))
+@click.argument("kind", type=click.Choice(["document", "engine", "model", "profile"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of a catalog file, for editors.
+    """Print the JSON Schema of a document or a catalog file, for editors.
 
     With it in engine.schema.json, the first line `# yaml-language-server: $schema=engine.schema.json` of a file gives
     completion and marks mistakes.
     """
     from aima_api.catalog import loader
+    from aima_api.specs import documents
 
-    click.echo(json.dumps(loader.json_schema(kind), indent=2, ensure_ascii=False))
+    found = documents.json_schema() if kind == "document" else loader.json_schema(kind)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 @engine.command("list")
@@ -77,7 +81,7 @@ def list_engines(api: Api) -> RecordList:
 
 
 @engine.command("show")
-@click.argument("name", shell_complete=complete("engines", "name"))
+@click.argument("name", shell_complete=complete(("engines", "name")))
 @output_option
 @calls_the_api
 def show_engine(api: Api, name: str, output: Format) -> None:
@@ -111,7 +115,7 @@ def validate(path: Path | None, output: Format) -> int:
 
 
 @engine.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete("engines", "name"))
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete(("engines", "name")))
 @click.option("--native", is_flag=True, help="Install the program below ~/.local, for hosts without Docker.")
 def build(names: tuple[str, ...], native: bool) -> int:
     """Build the images of engines that come with AIMA, on this machine. Without NAME, list these engines."""
@@ -136,18 +140,19 @@ def build(names: tuple[str, ...], native: bool) -> int:
 @lists
 @calls_the_api
 def list_models(api: Api) -> RecordList:
-    """List the models."""
-    columns = {"MODEL": "name", **titled("type", "size", "engines")}
-    return RecordList(api.every("/v1/models"), columns, "No models in the catalog.", row=_readable)
+    """List the models, the services that start them, and the hosts that have or could run them."""
+    columns = {"MODEL": "name", **titled("type", "size", "service", "files_on", "could_run_on")}
+    nothing = "No models in the catalog."
+    return RecordList(api.every("/v1/models"), columns, nothing, row=_model_row, wide=titled("engines", "path"))
 
 
 @model.command("show")
-@click.argument("name", shell_complete=complete("models", "name"))
+@click.argument("name", shell_complete=complete(("models", "name")))
 @output_option
 @calls_the_api
 def show_model(api: Api, name: str, output: Format) -> None:
-    """Show one model."""
-    print_record(api.get(path_of("models", name)), output, row=_readable)
+    """Show one model, the services that start it, and the hosts that have or could run it."""
+    print_record(api.get(path_of("models", name)), output, row=_model_fields)
 
 
 def _show_catalog(status: dict[str, Any], output: Format) -> int:
@@ -172,6 +177,32 @@ def _files_below(root: Path) -> int:
 
 def _engine_row(engine: dict[str, Any]) -> dict[str, Any]:
     return _readable(engine | engine["requires"])
+
+
+def _model_row(model: dict[str, Any]) -> dict[str, Any]:
+    """Of many hosts, the first and the number of the others; an API node of an earlier version names none."""
+    services = model.get("services", {})
+    able = dict.fromkeys(host for each in services.values() for host in each["hosts"])
+    return {
+        **_readable(model),
+        "service": list(services),
+        "files_on": _shortened(model.get("files", [])),
+        "could_run_on": _shortened(list(able)),
+    }
+
+
+def _model_fields(model: dict[str, Any]) -> dict[str, Any]:
+    fields = _readable(model) | {"files_on": model.get("files")}
+    services = model.get("services", {}).items()
+    fields["services"] = "\n".join(
+        f"{id} with {each['engine']}: {', '.join(each['hosts']) or 'no live host'} could run it now"
+        for id, each in services
+    )
+    return {name: value for name, value in fields.items() if name != "files"}
+
+
+def _shortened(hosts: list[str]) -> str:
+    return ", ".join([*hosts[:MOST_HOSTS], *([f"{len(hosts) - MOST_HOSTS} more"] if len(hosts) > MOST_HOSTS else [])])
 
 
 def _readable(entry: dict[str, Any]) -> dict[str, Any]:

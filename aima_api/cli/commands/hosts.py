@@ -41,7 +41,7 @@ _SHOWN_OTHERWISE = (
 
 host = ResourceGroup("host", help="Show, drain, resume and forget hosts.")
 port = ResourceGroup("port", help="Show the ports that instances hold.")
-name_argument = click.argument("name", shell_complete=complete("hosts", "name"))
+name_argument = click.argument("name", shell_complete=complete(("hosts", "name")))
 
 
 @host.command("list")
@@ -169,6 +169,7 @@ def _fields(host: dict[str, Any]) -> dict[str, Any]:
         "images": "\n".join([str(len(host["images"])), *map(described, host["images"])]),
         "containers_get_gpus": host["gives_gpus"],
         "allowed_images": host["allows"],
+        "models": "\n".join(host.get("models") or ()),
         "ports": f"{first}-{last}",
         "clock_offset": _clock(host),
         "version": _version(host),

@@ -30,7 +30,7 @@ _DIGEST = len("sha256:") + 12
 
 
 @image.command("list")
-@click.option("--host", metavar="H", shell_complete=complete("hosts", "name"), help="Only those on this host.")
+@click.option("--host", metavar="H", shell_complete=complete(("hosts", "name")), help="Only those on this host.")
 @lists
 @calls_the_api
 def list_images(api: Api, host: str | None) -> RecordList:
@@ -77,7 +77,7 @@ def pull(
 
 
 @image.command()
-@click.argument("images", metavar="[IMAGE]...", nargs=-1, shell_complete=complete("images", "reference"))
+@click.argument("images", metavar="[IMAGE]...", nargs=-1, shell_complete=complete(("images", "reference")))
 @click.option("--unused", is_flag=True, help="Those of the catalog that nothing uses and that can be pulled again.")
 @hosts_option("Only from this host; repeat for several.")
 @expires_option

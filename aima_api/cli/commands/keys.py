@@ -97,7 +97,7 @@ def list_keys(api: Api, output: Format) -> None:
 
 
 @key.command()
-@click.argument("name", shell_complete=complete("keys", "name"))
+@click.argument("name", shell_complete=complete(("keys", "name")))
 @calls_the_api
 def revoke(api: Api, name: str) -> None:
     """Revoke an API key: all nodes refuse it within a second."""
@@ -138,7 +138,7 @@ def rotate_signing(output: Format) -> None:
 
 @click.command()
 @click.option("--follow", "-f", is_flag=True, help="Print later entries as they come.")
-@click.option("--key", metavar="NAME", shell_complete=complete("keys", "name"), help="Only requests with this key.")
+@click.option("--key", metavar="NAME", shell_complete=complete(("keys", "name")), help="Only requests with this key.")
 @click.option("--since", metavar="T", help="A duration before now, such as 10m, or a time with its zone.")
 @click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True, metavar="N", help="The last N.")
 @output_option

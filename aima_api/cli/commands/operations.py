@@ -14,6 +14,7 @@ from aima_api.cli.options import (
     ResourceGroup,
     calls_the_api,
     complete,
+    complete_startable,
     lists,
     on_each_id,
     on_full_id,
@@ -26,10 +27,10 @@ from aima_api.client import Api, ApiError, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized
 
-complete_id = complete("operations", "id")
+complete_id = complete(("operations", "id"))
 id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
-_VERDICTS = {
+VERDICTS = {
     "unchanged": "runs as asked: a start would change nothing",
     "starts": "would start now",
     "waits": "would wait",
@@ -48,8 +49,8 @@ def operation() -> None:
 @operation.command("list")
 @click.option("--state", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled"]))
 @click.option("--kind", type=click.Choice(["start", "pull", "stop", "remove"]))
-@click.option("--service", metavar="ID", shell_complete=complete("services", "id"))
-@click.option("--host", metavar="H", shell_complete=complete("hosts", "name"))
+@click.option("--service", metavar="ID", shell_complete=complete(("services", "id")))
+@click.option("--host", metavar="H", shell_complete=complete(("hosts", "name")))
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest N.", metavar="N")
 @lists
 @calls_the_api
@@ -127,7 +128,7 @@ def events(api: Api, follow: bool, limit: int, output: str) -> int:
 
 
 @click.command()
-@click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
+@click.argument("service_id", metavar="ID", shell_complete=complete_startable)
 @service_options
 @output_option
 @calls_the_api
@@ -215,7 +216,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     from aima_core.domain.operations import PullProgress
 
     fields = {name: value for name, value in record.items() if name not in ("seq", "progress", "failure")}
-    fields["needs"] = _requirements(record["needs"]) if record.get("service") and record.get("needs") else None
+    fields["needs"] = requirements(record["needs"]) if record.get("service") and record.get("needs") else None
     if record.get("progress"):
         fields["pull"] = amounts(PullProgress.model_validate(record["progress"]))
     for name, value in (record.get("failure") or {}).items():
@@ -228,9 +229,9 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
 
 def _print_plan(found: dict[str, Any]) -> None:
     model = f" and {found['model']}" if found["model"] else ""
-    verdict = _VERDICTS.get(found["verdict"], found["verdict"])
+    verdict = VERDICTS.get(found["verdict"], found["verdict"])
     click.echo(sanitized(f"{found['service']} with {found['engine']}{model} {verdict}."))
-    click.echo(sanitized(f"Requires {_requirements(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
+    click.echo(sanitized(f"Requires {requirements(found['needs'])}, on a host of {' or '.join(found['routes'])}."))
     click.echo()
     if any(each["action"] != "refused" for each in found["instances"]):
         print_records(found["instances"], titled("action", "where", "reason"), row=_planned_instance)
@@ -240,7 +241,7 @@ def _print_plan(found: dict[str, Any]) -> None:
         print_records(found["operations"], columns, row=_planned)
         click.echo()
     nothing = "No hosts. Start a worker on one with `aima worker`."
-    print_records(found["hosts"], titled("host", "eligible", "reason"), row=_candidate, nothing=nothing)
+    print_records(found["hosts"], titled("host", "eligible", "reason"), row=candidate, nothing=nothing)
 
 
 def _conclude_plan(api: Api, found: dict[str, Any]) -> int:
@@ -260,7 +261,7 @@ def _conclude_plan(api: Api, found: dict[str, Any]) -> int:
     return exit_code_of(failure.code)
 
 
-def _requirements(needs: dict[str, Any]) -> str:
+def requirements(needs: dict[str, Any]) -> str:
     from aima_core.domain.units import format_size
 
     parts = [f"{format_size(needs['memory'])} memory", counted(needs["cores"], "core")]
@@ -288,7 +289,7 @@ def _planned_instance(instance: dict[str, Any]) -> dict[str, Any]:
     return {**instance, "action": instance["action"] + fields, "where": f"{where}{moved}"}
 
 
-def _candidate(host: dict[str, Any]) -> dict[str, Any]:
+def candidate(host: dict[str, Any]) -> dict[str, Any]:
     from aima_core.scheduling.feasibility import joined
 
     obstacles = host["why_not"]

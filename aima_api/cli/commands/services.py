@@ -16,12 +16,15 @@ from aima_api.cli.options import (
     calls_the_api,
     chosen_services,
     complete,
+    complete_startable,
     expires_option,
+    having_labels,
     lists,
     on_each_id,
     on_full_id,
     only_hosts_option,
     output_option,
+    selector_option,
     submits_operations,
 )
 from aima_api.cli.service_options import service_body, service_options, unset_body
@@ -32,12 +35,15 @@ if TYPE_CHECKING:
     from aima_api.cli.progress.log_follower import Output
     from aima_core.domain.ids import ServiceId
 
+Selected = tuple[tuple[str, object], ...]
 _INSTANCE_COLUMNS = {"INSTANCE": "id", "STATE": "state", "AGE": "age", "ENDPOINT": "endpoint", "REASON": "reason"}
 _TRAFFIC_COLUMNS = {"IN FLIGHT": "in_flight", "PER MINUTE": "per_minute"}
 """Where gateways send requests to an instance."""
 _TAIL_HELP = "Only the last N lines of each host; 100 unless --since is given."
-id_argument = click.argument("service_id", metavar="ID", shell_complete=complete("services", "id"))
-ids_argument = click.argument("service_ids", metavar="[ID]...", nargs=-1, shell_complete=complete("services", "id"))
+id_argument = click.argument("service_id", metavar="ID", shell_complete=complete(("services", "id")))
+ids_argument = click.argument("service_ids", metavar="[ID]...", nargs=-1, shell_complete=complete(("services", "id")))
+new_id_argument = click.argument("service_id", metavar="ID", shell_complete=complete_startable)
+new_ids_argument = click.argument("service_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_startable)
 all_option = click.option("--all", "every", is_flag=True, help="All services.")
 
 
@@ -50,7 +56,7 @@ def service() -> None:
 
 
 @service.command()
-@id_argument
+@new_id_argument
 @service_options
 @output_option
 @calls_the_api
@@ -87,8 +93,9 @@ def unset(api: Api, service_id: str, fields: tuple[str, ...], output: Format) ->
 
 
 @service.command()
-@ids_argument
+@new_ids_argument
 @all_option
+@selector_option
 @service_options
 @expires_option
 @click.option(
@@ -97,31 +104,42 @@ def unset(api: Api, service_id: str, fields: tuple[str, ...], output: Format) ->
     help="Restore what ran before, as by default, or keep the failed container for debugging.",
 )
 @submits_operations
-def start(api: Api, service_ids: tuple[str, ...], every: bool, **options: Any) -> Any:
+def start(api: Api, service_ids: tuple[str, ...], every: bool, selected: Selected, **options: Any) -> Any:
     """Start services, and create those first that do not exist."""
-    return _submitted(api, chosen_services(api, service_ids, every), ":start", service_body(options))
+    return _submitted(api, chosen_services(api, service_ids, every, selected), ":start", service_body(options))
 
 
 @service.command()
 @ids_argument
 @all_option
+@selector_option
 @only_hosts_option
 @click.option("--grace", type=DurationType(), help="Time for the engine to end by itself before it is killed.")
 @submits_operations
-def stop(api: Api, service_ids: tuple[str, ...], every: bool, hosts: tuple[str, ...], grace: timedelta | None) -> Any:
+def stop(
+    api: Api,
+    service_ids: tuple[str, ...],
+    every: bool,
+    selected: Selected,
+    hosts: tuple[str, ...],
+    grace: timedelta | None,
+) -> Any:
     """Stop services; stopped instances are left as they are."""
     body = service_body({"hosts": hosts, "grace": grace})
-    return _submitted(api, chosen_services(api, service_ids, every), ":stop", body)
+    return _submitted(api, chosen_services(api, service_ids, every, selected), ":stop", body)
 
 
 @service.command()
 @ids_argument
 @all_option
+@selector_option
 @only_hosts_option
 @submits_operations
-def restart(api: Api, service_ids: tuple[str, ...], every: bool, hosts: tuple[str, ...]) -> Any:
+def restart(api: Api, service_ids: tuple[str, ...], every: bool, selected: Selected, hosts: tuple[str, ...]) -> Any:
     """Stop services and start them again with the same specification."""
-    return _submitted(api, chosen_services(api, service_ids, every), ":restart", service_body({"hosts": hosts}))
+    return _submitted(
+        api, chosen_services(api, service_ids, every, selected), ":restart", service_body({"hosts": hosts})
+    )
 
 
 @service.command()
@@ -149,26 +167,29 @@ def rollback(api: Api, service_id: str, **options: Any) -> Any:
 @service.command()
 @ids_argument
 @all_option
+@selector_option
 @calls_the_api
-def remove(api: Api, service_ids: tuple[str, ...], every: bool) -> int:
+def remove(api: Api, service_ids: tuple[str, ...], every: bool, selected: Selected) -> int:
     """Remove services that have no running instance."""
 
     def remove_one(id: str) -> None:
         api.delete(_path(id))
         click.echo(f"Service {id} removed.")
 
-    return on_each_id(api, "services", chosen_services(api, service_ids, every), remove_one)[1]
+    return on_each_id(api, "services", chosen_services(api, service_ids, every, selected), remove_one)[1]
 
 
 @service.command("list")
+@selector_option
 @lists
 @calls_the_api
-def list_services(api: Api) -> RecordList:
+def list_services(api: Api, selected: Selected) -> RecordList:
     """List the services."""
     columns = {"SERVICE": "id", "ENGINE": "engine", "MODEL": "model", "INSTANCES": "states", "AGE": "age"}
     nothing = "No services. Create one with `aima service start ID`."
     wide = titled("hosts", "endpoints", "reason")
-    return RecordList(api.every("/v1/services"), columns, nothing, row=_service_row, wide=wide)
+    found = having_labels(api.every("/v1/services"), selected)
+    return RecordList(found, columns, nothing, row=_service_row, wide=wide)
 
 
 @service.command()

@@ -108,10 +108,17 @@ def proportional_memory(processes: list[Process]) -> int:
     return sum(_field(process.pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for process in processes)
 
 
+def cpu_ticks(processes: list[Process]) -> int:
+    """Ticks of CPU time that they have used, with their threads and without children that have ended."""
+    rows = (_row(process.pid) for process in processes)
+    return sum(row.ticks for row in rows if row)
+
+
 class _Row(NamedTuple):
     state: str
     session: int
     started: int
+    ticks: int
 
 
 def _row(pid: int) -> _Row | None:
@@ -121,7 +128,7 @@ def _row(pid: int) -> _Row | None:
         return None
     # The program's name is in parentheses and may contain any character, parentheses too.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return _Row(fields[0].decode(), int(fields[3]), int(fields[19]))
+    return _Row(fields[0].decode(), int(fields[3]), int(fields[19]), int(fields[11]) + int(fields[12]))
 
 
 def _carries(pid: int, mark: str) -> bool:

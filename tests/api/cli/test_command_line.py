@@ -42,9 +42,20 @@ GRAMMAR = [
     ["service", "describe", SERVICE],
     ["service", "rm", SERVICE, "svc-tts-other"],
     ["service", "stop", "--all"],
+    ["service", "start", "-l", "team=speech", "--label", "team=text", "--wait"],
+    ["service", "ls", "-l", "team=speech"],
+    ["top", "-o", "json"],
+    ["profile", "list"],
+    ["profile", "show", "nvidia-gb10", "-o", "json"],
+    ["profile", "apply", "nvidia-gb10", "--host", "spark-01", "--wait", "--timeout", "30m"],
     ["service", "show", SERVICE],
     ["catalog", "reload"],
     ["schema", "engine"],
+    ["schema", "document"],
+    ["apply", "-f", "fleet", "-f", "-", "--owner", "text", "--prune", "--dry-run"],
+    ["apply", "--file", "fleet.yaml", "--yes", "--wait", "--timeout", "1m", "-o", "json"],
+    ["diff", "-f", "fleet.yaml", "--owner", "text", "--prune", "-o", "yaml"],
+    ["export", "--service", SERVICE, "-o", "json"],
     ["engine", "build", "dial-cpu", "--native"],
     ["engine", "list", "-o", "yaml"],
     ["engine", "show", "e", "-o", "json"],
@@ -329,6 +340,17 @@ def test_ids_are_completed_from_the_api(words: str, script: StandIn) -> None:
     script.answer("GET /v1/services", {"items": [{"id": "svc-asr-a"}, {"id": "svc-tts-b"}], "next": None})
 
     assert "svc-asr-a" in completed(f"aima --url {script.url} {words}")
+
+
+@pytest.mark.parametrize("words", ["service start svc-", "service create svc-", "plan svc-"])
+def test_ids_that_start_a_model_of_the_catalog_are_completed(words: str, script: StandIn) -> None:
+    models = [{"name": "M", "services": {"svc-vllm-m": {}, "svc-llamacpp-m": {}}}]
+    script.answer("GET /v1/services", {"items": [{"id": "svc-asr-a"}], "next": None})
+    script.answer("GET /v1/models", {"items": models, "next": None})
+
+    offered = completed(f"aima --url {script.url} {words}")
+
+    assert all(id in offered for id in ("svc-asr-a", "svc-vllm-m", "svc-llamacpp-m"))
 
 
 def test_completion_prints_nothing_when_the_api_is_unreachable() -> None:

@@ -93,6 +93,31 @@ def test_all_services_are_stopped_and_none_is_without_being_named(script: StandI
     assert aima("service", "stop", "--all").out.count("Stop of") == 2
 
 
+@pytest.mark.parametrize(
+    ("action", "request_of"),
+    [
+        ("start", "POST /v1/services/{}:start"),
+        ("stop", "POST /v1/services/{}:stop"),
+        ("restart", "POST /v1/services/{}:restart"),
+        ("remove", "DELETE /v1/services/{}"),
+    ],
+)
+def test_an_action_takes_exactly_the_services_with_a_label(
+    action: str, request_of: str, script: StandIn, aima: Aima
+) -> None:
+    labelled = a_service(DIAL, "box") | {"labels": {"team": "speech"}}
+    script.answer("GET /v1/services", {"items": [labelled, a_service(OTHER)], "next": None})
+    for id in (DIAL, OTHER):
+        script.answer(request_of.format(id), {"operations": [an_operation(service=id)]})
+
+    taken, none = aima("service", action, "-l", "team=speech"), aima("service", action, "-l", "team=text")
+
+    assert (taken.code, none.code) == (0, 0), taken.err
+    assert [len(script.asked(request_of.format(id))) for id in (DIAL, OTHER)] == [1, 0]
+    assert "No service has team=text." in none.err
+    assert aima("service", action, DIAL, "-l", "team=speech").code == 2
+
+
 def test_a_refused_id_does_not_keep_the_others_from_being_served(script: StandIn, aima: Aima) -> None:
     two_services(script)
     script.refuse("POST /v1/services/svc-vllm-x:stop", code="unknown_service", status=404)

@@ -98,7 +98,17 @@ ENGINE = {
     "requires": {"platforms": ["linux/arm64"], "accelerator": "gb10", "memory": "32000000000B", "gpu_memory": None},
     "limits": {"memory": None, "shared_memory": "1000000000B"},
 }
-MODEL = {"name": "GLM-4.7-Flash", "type": "llm", "size": "60000000000B", "engines": ["vllm-1"]}
+MODEL = {
+    "name": "GLM-4.7-Flash",
+    "type": "llm",
+    "size": "60000000000B",
+    "engines": ["vllm-1", "llama-1"],
+    "services": {
+        "svc-vllm-glm-4.7-flash": {"engine": "vllm-1", "hosts": ["box"]},
+        "svc-llama-glm-4.7-flash": {"engine": "llama-1", "hosts": ["box", "server", "third", "fourth", "fifth"]},
+    },
+    "files": ["box", "away"],
+}
 LEASE = {"host": "box", "port": 20000, "holder": f"{SERVICE}@box", "fence": 1, "since": LONG_AGO, "until": None}
 OPERATION = an_operation(
     state="failed", phase="failed", host="box", created_at=LONG_AGO, failure=a_failure(), progress=a_pull(1, 1, 2)
@@ -158,6 +168,15 @@ def test_hosts_are_filtered_by_all_given_labels(script: StandIn, aima: Aima) -> 
     assert aima("host", "list", "-l", "fast=true", "-o", "name").out == "two\nthree\n"
 
 
+def test_services_are_filtered_by_all_given_labels(script: StandIn, aima: Aima) -> None:
+    labels = {"svc-tiny-a": {"team": "speech"}, "svc-tiny-b": {"team": "speech", "tier": "1"}}
+    services = [STATUS | {"id": id, "labels": each} for id, each in labels.items()]
+    script.answer("GET /v1/services", {"items": [*services, STATUS, REFUSED], "next": None})
+
+    assert aima("service", "list", "-l", "team=speech", "-o", "name").out == "svc-tiny-a\nsvc-tiny-b\n"
+    assert aima("service", "list", "-l", "team=speech", "-l", "tier=1", "-o", "name").out == "svc-tiny-b\n"
+
+
 def test_a_service_whose_spec_is_refused_is_listed_as_such(script: StandIn, aima: Aima) -> None:
     script.answer("GET /v1/services", {"items": [STATUS, REFUSED], "next": None})
     script.answer("GET /v1/services/svc-tiny-forged", REFUSED)
@@ -190,6 +209,110 @@ def test_json_and_yaml_are_the_response_of_the_api(words: tuple[str, ...], scrip
 
     assert json.loads(aima(*words, "-o", "json").out) == records
     assert yaml.safe_load(aima(*words, "-o", "yaml").out) == records
+
+
+USAGE = {
+    "items": [
+        {
+            "host": "spark-01",
+            "live": True,
+            "cores": 20,
+            "memory": 128_000_000_000,
+            "gpus": 1,
+            "gpus_allocated": 1,
+            "usage": {
+                "host": "spark-01",
+                "at": LONG_AGO,
+                "cpu": 12.4,
+                "memory": 71_000_000_000,
+                "instances": {
+                    "svc-tts-qwen3-tts-0.6b@spark-01": {"cpu": None, "memory": 900_000_000, "restarts": 0},
+                    "svc-vllm-glm-4.7-flash@spark-01": {"cpu": 180.2, "memory": 64_000_000_000, "restarts": 2},
+                },
+            },
+        },
+        {"host": "box", "live": False, "cores": 2, "memory": 4_000_000_000, "gpus": 0, "gpus_allocated": 0}
+        | {"usage": None},
+    ]
+}
+
+
+def test_the_usage_of_hosts_and_instances_is_one_table_without_a_terminal(
+    script: StandIn, aima: Aima, snapshot: SnapshotAssertion
+) -> None:
+    script.answer("GET /v1/usage", USAGE)
+
+    outcome = aima("top")
+
+    assert (outcome.code, outcome.out) == (0, snapshot)
+    assert json.loads(aima("top", "-o", "json").out) == USAGE["items"]
+
+
+def test_the_usage_is_refreshed_on_a_terminal_until_interrupted(
+    script: StandIn, aima: Aima, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = iter([None])
+
+    def pause(_: float) -> None:
+        if next(pauses, KeyboardInterrupt) is KeyboardInterrupt:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("aima_api.cli.commands.top.colours", lambda: True)
+    monkeypatch.setattr("aima_api.cli.commands.top.time.sleep", pause)
+    script.answer("GET /v1/usage", USAGE)
+
+    outcome = aima("top")
+
+    assert (outcome.code, outcome.out.count("spark-01 ")) == (130, 2)
+
+
+PROFILE = {
+    "name": "nvidia-gb10",
+    "arch": "arm64",
+    "accelerator": "gb10",
+    "cores": 20,
+    "memory": "128000000000B",
+    "unified_memory": True,
+    "recommends": [{"engine": "vllm-1", "model": "GLM-4.7-Flash"}],
+    "services": [
+        {
+            "service": "svc-vllm-glm-4.7-flash",
+            "engine": "vllm-1",
+            "model": "GLM-4.7-Flash",
+            "needs": {"memory": 32_000_000_000, "gpus": 1, "gpu_memory": 60_000_000_000, "cores": 8},
+        }
+    ],
+    "hosts": [
+        {"host": "spark-01", "would_do": True, "why_not": []},
+        {
+            "host": "box",
+            "would_do": False,
+            "why_not": [{"obstacle": "arch", "sentence": "needs arm64 (host: amd64)", "passes": False}],
+        },
+    ],
+}
+
+
+def test_a_profile_is_shown_with_its_services_its_hosts_and_what_apply_would_do(
+    script: StandIn, aima: Aima, snapshot: SnapshotAssertion
+) -> None:
+    plan = {"service": "svc-vllm-glm-4.7-flash", "verdict": "starts", "failure": None}
+    script.answer("GET /v1/profiles", {"items": [PROFILE], "next": None})
+    script.answer("GET /v1/profiles/nvidia-gb10", PROFILE)
+    script.answer("POST /v1/profiles/nvidia-gb10:plan", {"items": [plan]})
+
+    assert aima("profile", "list").out + aima("profile", "show", "nvidia-gb10").out == snapshot
+    assert json.loads(aima("profile", "show", "nvidia-gb10", "-o", "json").out) == PROFILE | {"plans": [plan]}
+
+
+def test_a_profile_that_no_host_matches_is_shown_without_a_plan(script: StandIn, aima: Aima) -> None:
+    script.answer("GET /v1/profiles/nvidia-gb10", PROFILE)
+    script.refuse("POST /v1/profiles/nvidia-gb10:plan", code="no_host_matches", status=422)
+
+    shown = aima("profile", "show", "nvidia-gb10")
+
+    assert shown.code == 0
+    assert "needs arm64 (host: amd64)" in shown.out
 
 
 def test_columns_without_a_value_are_omitted(script: StandIn, aima: Aima) -> None:

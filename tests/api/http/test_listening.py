@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab.api_process import ApiProcess
+from lab.api_process import UP_WITHIN, ApiProcess
 from lab.parts import eventually, free_port
 
 from aima_core.errors import ApiPortTaken, BadSettings
@@ -16,7 +16,7 @@ from aima_core.system.loopback import find_port
 def first_line(node: ApiProcess, log: Path) -> str:
     node.begin()
     try:
-        assert eventually(lambda: "Listening" in log.read_text()), log.read_text()
+        assert eventually(lambda: "Listening" in log.read_text(), within=UP_WITHIN), log.read_text()
     finally:
         node.kill()
     return next(line for line in log.read_text().splitlines() if line.startswith("Listening"))

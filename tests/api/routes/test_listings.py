@@ -6,7 +6,12 @@ import pytest
 from api.node import SERVICE, ScriptedWorker
 
 from aima_api.routes.services import ServiceStatus
+from aima_core.domain.hosts import HostUsage
 from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.resources import Allocation
+from aima_core.store.allocations import AllocationStore
+from aima_core.store.hosts import HostStore
+from aima_core.store.operations import now
 from aima_core.store.ports import PortStore
 
 pytestmark = pytest.mark.redis
@@ -39,6 +44,21 @@ def test_operations_are_filtered_by_their_fields(node, worker, asked, found):
     node.post("/v1/images:pull", {"image": "repo/name:1"})
 
     assert len(node.get("/v1/operations", params=asked).json()["items"]) == found
+
+
+def test_usage_is_listed_for_hosts_that_report_it_with_their_allocated_gpus(node, redis):
+    gpus = [{"kind": "cuda", "name": "L4", "id": f"GPU-{number}"} for number in range(2)]
+    box = ScriptedWorker(redis, "box", accelerators=gpus).name
+    ScriptedWorker(redis, "old")
+    AllocationStore(redis).keep(box, ServiceId(SERVICE), Allocation(memory=1, gpus=("GPU-1",), fence=1))
+    used = HostUsage(host=box, at=now(), cpu=7.5, memory=1000, instances={})
+    HostStore(redis).report_usage(used)
+
+    found, without = node.get("/v1/usage").json()["items"]
+
+    assert (found["gpus"], found["gpus_allocated"]) == (2, 1)
+    assert HostUsage.model_validate(found["usage"]) == used
+    assert (without["host"], without["usage"]) == ("old", None)
 
 
 def test_services_are_listed_by_id_with_their_instances(node, worker):

@@ -183,7 +183,7 @@ def assert_refused(url: str, reason: str | None = None) -> None:
     with closing_link(url) as link, pytest.raises(BrokerUnavailable, match=reason):
         link.ping()
     with pytest.raises((TimeoutError, OSError)):  # it retries until it is stopped
-        asyncio.run(followed(url))
+        asyncio.run(followed(url, within=timedelta(milliseconds=500)))
     connection = celery_app(url, answer_within=ANSWERS_WITHIN).connection_for_read()
     with connection, pytest.raises(connection.connection_errors, match=reason):
         connection.connect()
@@ -198,10 +198,10 @@ def closing_link(url: str) -> Iterator:
         link.close()
 
 
-async def followed(url: str) -> bool:
+async def followed(url: str, *, within: timedelta = ANSWERS_WITHIN) -> bool:
     link = following_link(url)
     try:
-        async with asyncio.timeout(ANSWERS_WITHIN.total_seconds()):
+        async with asyncio.timeout(within.total_seconds()):
             return bool(await link.ping())
     finally:
         await link.aclose()

@@ -98,6 +98,25 @@ def test_a_redis_that_lost_its_data_is_detected_and_the_host_registers_again(hos
     assert hosts.get(ALPHA).live
 
 
+def test_facts_that_change_while_they_are_read_are_announced_by_the_next_heartbeat(hosts, beat_of):
+    beat = joined(beat_of([]))
+    before = beat._facts
+    changed = before().model_copy(update={"models": ("Qwen3-32B",)})
+
+    def facts_that_change():
+        beat._facts = lambda: changed
+        beat.announce_now()
+        return before()
+
+    beat._facts = facts_that_change
+    beat.announce_now()
+    beat.send()
+    assert hosts.get(ALPHA).models is None
+    beat.send()
+
+    assert hosts.get(ALPHA).models == ("Qwen3-32B",)
+
+
 def test_a_drained_host_is_drained_again_after_redis_forgot_it_while_the_worker_was_down(hosts, redis, beat_of):
     beat = joined(beat_of([]))
     hosts.drain(ALPHA)

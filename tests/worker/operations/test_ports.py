@@ -7,10 +7,20 @@ import socket
 
 import pytest
 from lab.commands import a_start_of
+from lab.parts import own_ports
 
 from aima_core.redis import keys
+from aima_core.settings import Settings
 
 pytestmark = pytest.mark.redis
+
+PORTS = own_ports(18600)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """With ports that no test beside this one leases."""
+    return settings.model_copy(update={"host": settings.host.model_copy(update={"ports": PORTS})})
 
 
 def assert_nothing_is_left(desk) -> None:
@@ -19,8 +29,8 @@ def assert_nothing_is_left(desk) -> None:
 
 
 def test_an_explicitly_requested_port_in_use_fails_the_start_and_names_its_holder(desk):
-    with socket.create_server(("127.0.0.1", 18555)):
-        outcome = desk.run_command(a_start_of(port=18555))
+    with socket.create_server(("127.0.0.1", PORTS[5])):
+        outcome = desk.run_command(a_start_of(port=PORTS[5]))
 
     assert outcome.code == "port_taken"
     assert f"(pid {os.getpid()})" in outcome.operation.failure.message
@@ -35,11 +45,11 @@ def test_a_port_outside_the_range_of_the_host_is_refused(desk):
 
 
 def test_a_port_in_use_is_replaced_by_the_next_free_one(desk):
-    with socket.create_server(("127.0.0.1", 18500)):
+    with socket.create_server(("127.0.0.1", PORTS[0])):
         outcome = desk.run_command(a_start_of())
 
-    assert outcome.operation.endpoint == "http://127.0.0.1:18501"
-    assert any("18500" in (event.message or "") for event in outcome.events)
+    assert outcome.operation.endpoint == f"http://127.0.0.1:{PORTS[1]}"
+    assert any(f"{PORTS[0]}" in (event.message or "") for event in outcome.events)
 
 
 def test_a_port_in_use_is_skipped_for_a_minute_and_five_of_them_fail_the_start(desk, runtime, redis):
@@ -48,7 +58,7 @@ def test_a_port_in_use_is_skipped_for_a_minute_and_five_of_them_fail_the_start(d
     outcome = desk.run_command(a_start_of())
 
     seconds, _ = redis.time()
-    set_aside = [f"{port}" for port in range(18500, 18505)]
+    set_aside = [f"{port}" for port in PORTS[:5]]
     assert outcome.code == "no_free_port"
     assert [event.message.split()[1] for event in outcome.events if event.message] == set_aside
     until = [redis.zscore(keys.ports(desk.host.name), port) / 1000 - seconds for port in set_aside[:-1]]

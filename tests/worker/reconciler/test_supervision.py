@@ -105,8 +105,10 @@ def test_the_budget_allows_three_restarts_in_ten_minutes_and_forgets_older_ones(
 
     clock[0] = 10 * 60
     assert not budget.plan(instance, fence=1)
+    assert budget.made(instance) == 3
     clock[0] = third + 10 * 60
     assert budget.plan(instance, fence=1)
+    assert budget.made(instance) == 1
 
 
 def test_a_later_start_has_a_restart_budget_of_its_own(desk, watch, ready, runtime):

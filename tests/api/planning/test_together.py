@@ -1,0 +1,121 @@
+"""Several services planned and started together: one snapshot, in which each counts what those before it allocate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from api.node import Node, ScriptedWorker
+
+from aima_api.dependencies import Dependencies
+from aima_api.http.schemas import ServiceOptions
+from aima_api.planning.merge import merged_service
+from aima_api.planning.preview import Plan, PlannedOperation, PlanRequest, plan_together
+from aima_api.submission.starts import StartRequest
+from aima_core.domain.ids import ServiceId
+from aima_core.errors import AimaError
+from aima_core.trust.orders import Mandate
+
+pytestmark = pytest.mark.redis
+
+GB = 10**9
+LARGE: dict[str, Any] = {"model": "Dial", "resources": {"memory": "60GB"}}
+BOX: dict[str, Any] = {"memory": 100 * GB, "images": [{"reference": "aima/dial:1", "digest": None}]}
+GPU_SERVER: dict[str, Any] = {
+    "routes": ("cuda.amd64", "cpu.amd64"),
+    "accelerators": [{"kind": "cuda", "name": "L4", "id": f"GPU-{n}", "memory": 24 * GB} for n in range(2)],
+    "gives_gpus": True,
+    "cores": 64,
+    "memory": 500 * GB,
+    "disk_free": 500 * GB,
+}
+
+Specs = dict[str, dict[str, Any]]
+
+
+def dependencies(node: Node) -> Dependencies:
+    found = node.server.config.app.state.dependencies
+    assert isinstance(found, Dependencies)
+    return found
+
+
+def plans(node: Node, specs: Specs) -> list[Plan | AimaError]:
+    api, ids = dependencies(node), [ServiceId(each) for each in specs]
+    found = api.services.placements(ids)
+    services = [merged_service(None, id, ServiceOptions.model_validate(specs[id])) for id in ids]
+    return plan_together(api.planner, [PlanRequest(each, found[each.id]) for each in services])
+
+
+def operations_of(plan: Plan | AimaError) -> tuple[PlannedOperation, ...]:
+    assert isinstance(plan, Plan), plan
+    return plan.operations
+
+
+def verdicts(node: Node, specs: Specs) -> list[str]:
+    return [each.verdict if isinstance(each, Plan) else each.code for each in plans(node, specs)]
+
+
+def start_together(node: Node, specs: Specs) -> list[dict[str, Any]]:
+    given = {ServiceId(id): ServiceOptions.model_validate(spec) for id, spec in specs.items()}
+    requests = [StartRequest(id, options, Mandate("tests")) for id, options in given.items()]
+    started = dependencies(node).starts.start_together(requests)
+    return [operation.model_dump(mode="json") for each in started for operation in each]
+
+
+@pytest.mark.parametrize("where", [{"hosts": ["box"]}, {"route": "cpu.amd64"}, {"replicas": 1}])
+def test_the_memory_of_services_planned_together_is_counted_together(node, redis, where):
+    ScriptedWorker(redis, "box", **BOX)
+
+    found = plans(node, {"svc-tiny-a": LARGE | where, "svc-tiny-b": LARGE | where})
+
+    assert [each.verdict for each in found if isinstance(each, Plan)] == ["starts", "waits"]
+    assert "needs 60 GB memory (host: 40 GB free)" in str(found[1])
+
+
+def test_a_service_that_waits_takes_nothing_from_the_next_one(node, redis):
+    ScriptedWorker(redis, "box", **BOX)
+    small = LARGE | {"resources": {"memory": "30GB"}}
+
+    found = verdicts(node, {"svc-tiny-a": LARGE, "svc-tiny-b": LARGE, "svc-tiny-c": small})
+
+    assert found == ["starts", "waits", "starts"]
+
+
+def test_each_gpu_is_counted_for_one_service_only(node, redis):
+    ScriptedWorker(redis, "box", **GPU_SERVER)
+    on_a_gpu = {"engine": "llamacpp-server-cuda", "model_path": "any.gguf", "resources": {"gpus": 1}}
+
+    found = verdicts(node, dict.fromkeys(["svc-llamacpp-a", "svc-llamacpp-b", "svc-llamacpp-c"], on_a_gpu))
+
+    assert found == ["starts", "starts", "waits"]
+
+
+def test_a_mistake_in_one_leaves_the_plans_of_the_others(node, redis):
+    ScriptedWorker(redis, "box", **BOX)
+
+    found = verdicts(node, {"svc-tiny-a": LARGE, "svc-tiny-none": {}, "svc-tiny-b": LARGE | {"hosts": ["nowhere"]}})
+
+    assert found == ["starts", "unknown_model", "unknown_host"]
+
+
+def test_services_started_together_go_where_their_plan_says(node, redis):
+    for name in ("box", "other"):
+        ScriptedWorker(redis, name, **BOX)
+    specs = {"svc-tiny-a": LARGE, "svc-tiny-b": LARGE | {"replicas": 2}, "svc-tiny-c": LARGE | {"hosts": ["box"]}}
+
+    planned = [(each.route, each.reason) for plan in plans(node, specs) for each in operations_of(plan)]
+    started = start_together(node, specs)
+
+    assert [(each["route"], each["reason"]) for each in started] == planned
+    assert sum(each["reason"] is None for each in started) == 2
+
+
+def test_one_refusal_keeps_all_that_are_started_together_from_being_written(node, redis):
+    ScriptedWorker(redis, "box", **BOX)
+
+    with pytest.raises(AimaError) as refused:
+        start_together(node, {"svc-tiny-a": LARGE, "svc-tiny-none": {}})
+
+    assert refused.value.code == "unknown_model"
+    assert node.get("/v1/services").json()["items"] == []
+    assert node.get("/v1/operations").json()["items"] == []

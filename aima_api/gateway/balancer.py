@@ -14,7 +14,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol, Self
 
-from aima_api.gateway.operations import Operation
+from aima_api.gateway.inference import Inference
 from aima_core.errors import GatewayBusy, NoInstanceReady
 
 SLOW_START = timedelta(seconds=10)
@@ -35,7 +35,7 @@ class Failing(StrEnum):
     SILENCE = "silence"
 
 
-class Target(Protocol):
+class EngineTarget(Protocol):
     """The way to an instance."""
 
     @property
@@ -75,7 +75,7 @@ class Backend:
     def __init__(
         self,
         instance: str,
-        target: Target,
+        target: EngineTarget,
         *,
         serves: Collection[str],
         names: Iterable[str] = (),
@@ -232,7 +232,7 @@ class Balancer:
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def pick(self, pool: Iterable[Backend], operation: Operation, *, without: Collection[Backend] = ()) -> Slot | None:
+    def pick(self, pool: Iterable[Backend], operation: Inference, *, without: Collection[Backend] = ()) -> Slot | None:
         """A slot of the instance with the fewest requests in flight for its share; None if none can take one."""
         now, best, least = self.clock(), None, (True, 0.0, 0)
         for backend in pool:

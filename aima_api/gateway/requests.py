@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aima_api.gateway.operations import FORMS, STREAM_OPTIONS, Operation
+from aima_api.gateway.inference import FORMS, STREAM_OPTIONS, Inference
 from aima_core.domain.units import format_size
 from aima_core.errors import BodyTooLarge, InvalidRequest, WrongContentType
 
@@ -49,7 +49,7 @@ class ModelRequest:
 
     __slots__ = ("_usage_wanted", "body", "boundary", "content_type", "model", "operation", "stream")
 
-    def __init__(self, operation: Operation, content_type: str, body: bytes) -> None:
+    def __init__(self, operation: Inference, content_type: str, body: bytes) -> None:
         """Raises InvalidRequest, WrongContentType."""
         self.operation = operation
         self.content_type = content_type

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from aima_api.gateway.operations import ENDS, Operation
+from aima_api.gateway.inference import ENDS, Inference
 from aima_core.domain.units import format_size
 
 MAX_EVENT = 16 << 20
@@ -99,12 +99,12 @@ class ModelName:
         return whole[: -len(found[1])] + self._asked if found[1] == self._engines else whole
 
 
-class EventStream:
+class EngineStream:
     """One stream of an engine; `feed` returns what the client gets."""
 
     __slots__ = ("_held", "_held_size", "_hides_usage", "_last", "_operation", "_rename", "events", "usage")
 
-    def __init__(self, operation: Operation, *, hides_usage: bool, rename: ModelName | None) -> None:
+    def __init__(self, operation: Inference, *, hides_usage: bool, rename: ModelName | None) -> None:
         self._operation = operation
         self._hides_usage = hides_usage
         self._rename = rename

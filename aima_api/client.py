@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from aima_core.errors import ApiUnavailable, Failure
+    from aima_core.errors import AimaError, Failure
 
 REPLY_TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -144,7 +144,7 @@ class Api:
                 response = self._send(connection, "GET", path, None, headers)
                 if response.status >= 300:
                     self._raise_refusal(response, response.read())
-                yield _events(response)
+                yield events_of(response)
             finally:
                 self._streams.discard(stream)
                 connection.close()
@@ -233,7 +233,7 @@ class Api:
                 raise self._unavailable(f"it does not use TLS; write http://{self._parts.netloc}") from wrong
             raise self._unavailable(re.sub(r"^\[Errno -?\d+\] ", "", str(wrong)) or type(wrong).__name__) from wrong
 
-    def _unavailable(self, detail: str) -> ApiUnavailable:
+    def _unavailable(self, detail: str) -> AimaError:
         from aima_core.errors import ApiUnavailable
 
         return ApiUnavailable(url=self.url, detail=detail)
@@ -281,7 +281,7 @@ def path_of(*words: str) -> str:
     return "/v1/" + "/".join(quote(word, safe=":@") for word in words)
 
 
-def _events(response: HTTPResponse) -> Iterator[ServerSentEvent]:
+def events_of(response: HTTPResponse) -> Iterator[ServerSentEvent]:
     name, data, id = "message", list[str](), ""
     for line in _lines(response):
         field, _, value = line.partition(":")

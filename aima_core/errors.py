@@ -269,12 +269,12 @@ class TooManyRequests(AimaError, code="too_many_requests", status=429, exit_code
     hint = "Retry in {wait} s, or raise `api.requests_per_minute`."
 
 
-class KeyRateExceeded(AimaError, code="key_rate_exceeded", status=429, exit_code=170):
+class KeyRateExceeded(AimaError, code="key_rate_exceeded", status=429, exit_code=210):
     sentence = "The key {key} may send {most} requests in a minute, and has sent them."
     hint = "Retry in {wait} s, or use a key with a higher `--requests-per-minute`."
 
 
-class KeyBusy(AimaError, code="key_busy", status=429, exit_code=171):
+class KeyBusy(AimaError, code="key_busy", status=429, exit_code=211):
     sentence = "The key {key} may have {most} requests at once, and has them."
     hint = "Retry once one has ended, such as in {wait} s, or use a key with more `--concurrent`."
 
@@ -292,17 +292,17 @@ class PlainRequest(AimaError, code="plain_request", status=400, exit_code=38):
 # Aliases ----------------------------------------------------------------------------------------------------------
 
 
-class AliasTargetUnknown(AimaError, code="alias_target_unknown", status=422, exit_code=172):
+class AliasTargetUnknown(AimaError, code="alias_target_unknown", status=422, exit_code=212):
     sentence = "The alias {alias} would lead to {service}, and there is no such service."
     hint = "Create it first with `aima service create {service}`, or name one of those that exist. Nearest: {nearest}."
 
 
-class UnknownAlias(AimaError, code="unknown_alias", status=404, exit_code=173):
+class UnknownAlias(AimaError, code="unknown_alias", status=404, exit_code=213):
     sentence = "Unknown alias: {alias}."
     hint = "List aliases with `aima alias list`; set this one with `aima alias set {alias} SERVICE`."
 
 
-class AliasConflict(AimaError, code="alias_conflict", status=409, exit_code=174):
+class AliasConflict(AimaError, code="alias_conflict", status=409, exit_code=214):
     sentence = "{alias} cannot be an alias: it is {what}, and requests for that would go elsewhere."
     hint = "Choose another name."
 
@@ -420,6 +420,11 @@ class HealthTimeout(AimaError, code="health_timeout", status=504, exit_code=62):
     hint = "See its last log lines; if it needs longer, raise `health_check.timeout` in its YAML."
 
 
+class EngineAnswersWrong(AimaError, code="engine_answers_wrong", status=502, exit_code=220):
+    sentence = "The engine is healthy, but its answer to {path} is wrong: {problem}."
+    hint = "Check its model and its last log lines; what it must answer is `ready` in `aima engine show {engine}`."
+
+
 class PortTaken(AimaError, code="port_taken", status=409, exit_code=63):
     sentence = "Port {port} on {host} is in use by {holder}."
     hint = "Omit --port to have one chosen, or stop its holder."
@@ -491,37 +496,37 @@ class SecretUnsafe(AimaError, code="secret_unsafe", status=403, exit_code=99):
 # Requests through the gateway -------------------------------------------------------------------------------------
 
 
-class ModelNotFound(AimaError, code="model_not_found", status=404, exit_code=160):
+class ModelNotFound(AimaError, code="model_not_found", status=404, exit_code=200):
     sentence = "Nothing serves a model named {model}."
     hint = "Nearest: {nearest}. GET /v1/models lists what is served; `aima service start ID` starts a service."
 
 
-class ModelNotAllowed(AimaError, code="model_not_allowed", status=403, exit_code=161):
+class ModelNotAllowed(AimaError, code="model_not_allowed", status=403, exit_code=201):
     sentence = "The key {key} may not use {model}."
     hint = "It may use: {models}. An admin creates another with `aima key create NAME --scope infer --model {model}`."
 
 
-class PathNotServed(AimaError, code="path_not_served", status=404, exit_code=162):
+class PathNotServed(AimaError, code="path_not_served", status=404, exit_code=202):
     sentence = "{model} does not serve {path}."
     hint = "Its engine serves: {served}. Use one of these paths, or a model whose engine lists it in `serves`."
 
 
-class NoInstanceReady(AimaError, code="no_instance_ready", status=503, exit_code=163):
+class NoInstanceReady(AimaError, code="no_instance_ready", status=503, exit_code=203):
     sentence = "{model} has no instance that can take requests: {why}."
     hint = "Retry in {wait} s. `aima service show {service}` has the state of each instance."
 
 
-class GatewayBusy(AimaError, code="gateway_busy", status=429, exit_code=164):
+class GatewayBusy(AimaError, code="gateway_busy", status=429, exit_code=204):
     sentence = "All instances of {model} are busy: {why}."
     hint = "Retry in {wait} s, start more replicas, or raise `gateway.running` or `gateway.waiting`."
 
 
-class EngineBroke(AimaError, code="engine_broke", status=502, exit_code=165):
+class EngineBroke(AimaError, code="engine_broke", status=502, exit_code=205):
     sentence = "{instance} did not complete its answer: {why}."
     hint = "Retry. If it fails again, see `aima service logs {service}`."
 
 
-class EngineTimeout(AimaError, code="engine_timeout", status=504, exit_code=166):
+class EngineTimeout(AimaError, code="engine_timeout", status=504, exit_code=206):
     sentence = "{instance} sent nothing for {limit}: the request was ended."
     hint = "Retry, ask for less at once, or raise `gateway.{setting}`."
 
@@ -547,6 +552,11 @@ class DockerUnavailable(AimaError, code="docker_unavailable", status=503, exit_c
 class ApiUnavailable(AimaError, code="api_unavailable", status=503, exit_code=82):
     sentence = "No AIMA API answers at {url}: {detail}"
     hint = "Start one with `aima up`, or name it with `--url`, AIMA_URL or `aima context`."
+
+
+class GatewayUnavailable(AimaError, code="gateway_unavailable", status=503, exit_code=221):
+    sentence = "No gateway answers at {url}: {detail}"
+    hint = "Start one with `aima gateway` or `aima up`, or name it with `--gateway` or AIMA_GATEWAY_URL."
 
 
 class UntrustedCertificate(AimaError, code="untrusted_certificate", status=502, exit_code=77):
@@ -639,27 +649,27 @@ class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_
 # The way from gateways to engines -----------------------------------------------------------------------------------
 
 
-class TokenRefused(AimaError, code="token_refused", status=401, exit_code=175):
+class TokenRefused(AimaError, code="token_refused", status=401, exit_code=215):
     sentence = "The data plane refused the token: {why}."
     hint = "Only gateways send requests there; compare the clocks of both machines, and the host's `trusted_keys`."
 
 
-class NotForwarded(AimaError, code="not_forwarded", status=404, exit_code=176):
+class NotForwarded(AimaError, code="not_forwarded", status=404, exit_code=216):
     sentence = "The data plane forwards no such request."
     hint = "It forwards requests of gateways to the instances of its host; `aima service list` shows those."
 
 
-class EngineUnreachable(AimaError, code="engine_unreachable", status=502, exit_code=177):
+class EngineUnreachable(AimaError, code="engine_unreachable", status=502, exit_code=217):
     sentence = "The engine of {instance} cannot be reached: {why}."
     hint = "`aima service show` has the state of the instance, and `aima service logs` what its engine wrote."
 
 
-class NotCertified(AimaError, code="not_certified", status=503, exit_code=178):
+class NotCertified(AimaError, code="not_certified", status=503, exit_code=218):
     sentence = "No API node has certified the key of this gateway: {why}."
     hint = "Set `gateway.api` to the URLs of API nodes, and `gateway.key` to an API key with the scope `gateway`."
 
 
-class DataplanePortTaken(AimaError, code="dataplane_port_taken", status=409, exit_code=179):
+class DataplanePortTaken(AimaError, code="dataplane_port_taken", status=409, exit_code=219):
     sentence = "The data plane cannot listen on port {port} of {address}: {why}."
     hint = "Stop the owner of the port (`ss -ltnp 'sport = :{port}'` shows it), or set `dataplane.port`."
 

@@ -43,7 +43,7 @@ from aima_core.system.loopback import is_loopback
 MIN_KEY_LENGTH = 16
 """Characters of a key in `api.keys`."""
 KEY_EXAMPLE = "`openssl rand -hex 32` makes one"
-CLIENT_VARIABLES = {"AIMA_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
+CLIENT_VARIABLES = {"AIMA_URL", "AIMA_GATEWAY_URL", "AIMA_KEY", "AIMA_CA", "AIMA_CONFIG"}
 """Not settings of a node: the API's address, key and authority, and the path of the settings file."""
 
 

@@ -42,6 +42,7 @@ from aima_worker.execution.celery_worker import exit_within_deadline, make_celer
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.fences import FenceMemory
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
+from aima_worker.inference.http import Ask, ask
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
@@ -141,9 +142,9 @@ def worker_with_loops(
             yield worker
             logs.stop()
         finally:
-            dataplane.stop()
             model_files.stop()
             usage.stop()
+            dataplane.stop()
             heartbeat.stop()
             redelivery.stop()
             reconciler.stop()
@@ -159,6 +160,7 @@ def make_host(
     facts: HostFacts | None = None,
     native: bool = False,
     probe: Probe = http_status,
+    ask: Ask = ask,
     memory: Callable[[], MemoryReading] = read_memory,
     disk: Callable[[], DiskReading | None] | None = None,
     timings: Timings | None = None,
@@ -201,6 +203,7 @@ def make_host(
         secrets=HostSecrets(settings),
         addresses=EngineAddresses(directory_of(settings)),
         probe=probe,
+        ask=ask,
         capacity_freed=capacity_freed,
         timings=timings,
     )

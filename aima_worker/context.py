@@ -27,6 +27,7 @@ from aima_core.store.services import ServiceStore
 from aima_core.system.loopback import LOOPBACK, is_loopback, loopback_id
 from aima_core.trust.keys import KeyRing
 from aima_worker.dataplane.files import EngineAddresses
+from aima_worker.inference.http import Ask
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.secrets import HostSecrets
 
@@ -98,6 +99,7 @@ class HostContext:
     secrets: HostSecrets
     addresses: EngineAddresses
     probe: Probe
+    ask: Ask
     capacity_freed: Flag
     """Wakes the redelivery loop, which notifies this host's workers of pending operations that now fit."""
     timings: Timings = field(default_factory=Timings)

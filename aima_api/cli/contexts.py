@@ -11,11 +11,16 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from aima_api.client import REPLY_TIMEOUT, Api, verifying
 
+if TYPE_CHECKING:
+    from aima_api.cli.gateway import Gateway
+
 DEFAULT_URL = "http://127.0.0.1:7080"
+GATEWAY_PORT = 7090
 
 
 class ApiContext(NamedTuple):
@@ -105,6 +110,27 @@ def open_api(urls: str | None, *, ca: str | None = None, reply_timeout: timedelt
     from aima_api.cli.nodes import ApiNodes
 
     return ApiNodes(nodes, note=_print_note)
+
+
+def open_gateway(gateway: str | None, *, urls: str | None, ca: str | None = None) -> Gateway:
+    """The client of that gateway, else of one beside the API node that `open_api` would ask.
+
+    A context's key goes to the context's own machines only. Raises as `open_api` does, with GatewayUnavailable.
+    """
+    from aima_api.cli.gateway import Gateway
+
+    context = ApiContext(split_urls(urls or "")) if urls else _current_context()
+    url = gateway or _beside((context.urls or (DEFAULT_URL,))[0])
+    key = os.environ.get("AIMA_KEY") or (None if gateway else context.read_key())
+    authority = ca or context.ca
+    return Gateway(url, key=key, tls=verifying(authority) if authority and url.startswith("https:") else None)
+
+
+def _beside(api: str) -> str:
+    """`http://127.0.0.1:7090` for `http://127.0.0.1:7080`."""
+    parts = urlsplit(api)
+    address = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{address}:{GATEWAY_PORT}"
 
 
 def _current_context() -> ApiContext:

@@ -30,15 +30,21 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
-        "alias": ("aliases:alias", "Set, list, show and remove names of models for applications."),
         "apply": ("documents:apply", "Apply documents: services, and labels of hosts."),
         "diff": ("documents:diff", "Show what documents would change, without changing anything."),
         "export": ("documents:export", "Print services and labels of hosts as documents, for `aima apply`."),
         "profile": ("profiles:profile", "Show kinds of machines, and start the services recommended for one together."),
+        "alias": ("aliases:alias", "Set, list, show and remove names of models for applications."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),
         "operation": ("operations:operation", "List, watch and cancel operations."),
         "events": ("operations:events", "Show the events of all operations, and follow them."),
         "image": ("images:image", "List, pull and remove the images of hosts."),
+    },
+    "Use models": {
+        "chat": ("inference:chat", "Chat with a model."),
+        "embed": ("inference:embed", "Print the embeddings of texts."),
+        "speak": ("inference:speak", "Speak a text into a WAV file."),
+        "transcribe": ("inference:transcribe", "Print what is said in a recording."),
     },
     "Inspect": {
         "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),

@@ -178,6 +178,11 @@ SecretEntry = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
 ]
 Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
+MetricName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200),
+    Field(examples=["vllm:num_requests_running"]),
+]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
 NamedEngine = Annotated[EngineName, WrapValidator(collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
@@ -231,6 +236,42 @@ class HealthCheck(Entry):
             raise ValueError("has a `timeout` of nothing; give it time, such as `60s`")
         if self.at_most is not None and self.at_most < self.timeout:
             raise ValueError("has an `at_most` below its `timeout`; raise `at_most`, or leave it away")
+        return self
+
+
+class AnswerCheck(Entry):
+    """A request that a healthy engine must answer correctly before it is ready."""
+
+    model: Annotated[Word, Field(min_length=1, max_length=200)] | None = None
+    """The model's name in requests and answers; None if the engine is given its names, or answers with none."""
+
+
+class EmbeddingsCheck(AnswerCheck):
+    dimensions: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """The length of a vector; None accepts any."""
+
+
+class Ready(Entry):
+    """Which answers are checked, once the health check succeeds. Of several, those that the model can give."""
+
+    chat: AnswerCheck | None = None
+    """A few tokens."""
+    embeddings: EmbeddingsCheck | None = None
+    """Finite vectors; like texts are nearer than unlike ones."""
+    rerank: AnswerCheck | None = None
+    """The fitting document is ranked first."""
+    speech: AnswerCheck | None = None
+    """A sentence as WAV: not silent, and as long as a sentence."""
+    transcriptions: AnswerCheck | None = None
+    """A recorded English sentence; its words are recognized."""
+    busy: tuple[MetricName, ...] = ()
+    """Gauges of running and waiting requests at the engine's /metrics. While all are 0, the check is repeated every few
+    minutes; without them, at starts only."""
+
+    @model_validator(mode="after")
+    def checks_an_answer(self) -> Self:
+        if not (self.chat or self.embeddings or self.rerank or self.speech or self.transcriptions):
+            raise ValueError("checks no answer; name one, such as `chat: {}`")
         return self
 
 
@@ -311,6 +352,8 @@ class Engine(Entry):
     the model's id, `{names}` for that and the service's id. None for an engine that has a name of its own, or ignores
     the name in a request."""
     health_check: HealthCheck
+    ready: Ready | None = None
+    """What it must answer, beyond its health check, to be ready."""
     requires: Requirements
     limits: Limits = Limits()
     native: Native | None = None

@@ -82,8 +82,8 @@ _STATE_OF = {
 }
 
 
-ADDRESSED_BY = {"serves", "names"}
-"""Fields of an engine by which gateways address it."""
+ADDRESSED_BY = {"serves", "names", "ready"}
+"""Fields of an engine by which gateways address it, and by which its answers are checked."""
 
 
 # Commands ---------------------------------------------------------------------------------------------------------
@@ -143,8 +143,8 @@ class StartService(WireModel):
     def digest(self) -> str:
         """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest.
 
-        Nor does how gateways address the engine, or a port that is not exposed: an edit or an upgrade of that alone
-        must not replace what runs.
+        Nor does how the engine is addressed and checked, or a port that is not exposed: an edit or an upgrade of that
+        alone must not replace what runs.
         """
         left_out = {"spec": True, "replace": True, "keep_failed": True, "priority": True, "expose": not self.expose}
         runs = self.model_dump_json(exclude={**left_out, "engine": ADDRESSED_BY}, exclude_defaults=True)

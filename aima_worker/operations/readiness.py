@@ -1,6 +1,8 @@
 """Waits for an engine to become ready: polls its health check and its container, and streams its log lines.
 
-The timeout is a stall, not a wall clock, where the engine's check says so: each log line restarts it.
+Ready is an engine whose health check succeeds and whose answers are right. Wrong answers end the wait after
+WRONG_ANSWERS in a row; an engine that does not answer yet is waited for. The timeout is a stall, not a wall clock,
+where the engine's check says so: each log line restarts it.
 """
 
 from __future__ import annotations
@@ -10,22 +12,32 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from http.client import HTTPConnection, HTTPException
+from functools import partial
 from threading import Lock, Thread
-from urllib.parse import urlsplit
 
 from aima_core.domain.catalog import HealthCheck
 from aima_core.domain.operations import StartService
 from aima_core.domain.units import format_duration, format_size
-from aima_core.errors import ContainerExited, DockerUnavailable, EngineRefused, HealthTimeout, OutOfMemory
+from aima_core.errors import (
+    ContainerExited,
+    DockerUnavailable,
+    EngineAnswersWrong,
+    EngineRefused,
+    HealthTimeout,
+    OutOfMemory,
+)
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
+from aima_worker.inference.checks import Unanswered, WrongAnswer, checks_of_start
+from aima_worker.inference.http import Request, ask
 from aima_worker.runtime import Status
 
 FIRST_PROBE_INTERVAL = timedelta(seconds=0.1)
 """Each failed probe lengthens it, up to LONGEST_PROBE_INTERVAL."""
 LONGEST_PROBE_INTERVAL = timedelta(seconds=1)
 PROBE_TIMEOUT = timedelta(seconds=5)
+WRONG_ANSWERS = 3
+"""In a row, after which waiting longer is in vain."""
 READER_END_TIMEOUT = timedelta(seconds=5)
 LINES_PER_EVENT = 50
 """Of a flood of lines; the number of the others is reported."""
@@ -33,13 +45,13 @@ TAIL_LINES = 100
 
 
 def wait_until_ready(host: HostContext, attempt: Attempt, command: StartService, *, endpoint: str) -> None:
-    """Returns as soon as the health check succeeds.
+    """Returns as soon as the health check succeeds and the engine's answers are right.
 
-    Raises ContainerExited or OutOfMemory as soon as the container has exited, HealthTimeout when the check's patience
-    is exhausted, all with the last log lines; and what cancelled the attempt.
+    Raises ContainerExited or OutOfMemory as soon as the container has exited, HealthTimeout or EngineAnswersWrong when
+    the check's patience is exhausted, all with the last log lines; and what cancelled the attempt.
     """
     url = f"{endpoint}{command.engine.health_check.path}"
-    patience = _Patience(command.engine.health_check)
+    patience, answers = _Patience(command.engine.health_check), _Answers(host, command, endpoint)
     name = host.container_name(command.service)
     interval = FIRST_PROBE_INTERVAL
     with _streamed_log(host, attempt, name) as log:
@@ -49,8 +61,11 @@ def wait_until_ready(host: HostContext, attempt: Attempt, command: StartService,
                 attempt.report(lines=lines)
             _raise_if_exited(host, command, name, log)
             problem = check_health(host, url)
-            if problem is None:
+            if problem is None and not answers.wrong(attempt):
                 return
+            if answers.failure is not None and (answers.hopeless or (problem is None and patience.exhausted())):
+                answers.failure.remember(log.tail())
+                raise answers.failure
             if patience.exhausted():
                 waited = format_duration(patience.waited())
                 raise HealthTimeout(waited=waited, url=url, last=problem, log_tail=log.tail())
@@ -69,15 +84,7 @@ def check_health(host: HostContext, url: str) -> str | None:
 
 def http_status(url: str) -> int:
     """Returns the status of a GET. Raises OSError if nothing answers within PROBE_TIMEOUT."""
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=PROBE_TIMEOUT.total_seconds())
-    try:
-        connection.request("GET", parts.path or "/")
-        return connection.getresponse().status
-    except HTTPException as broken:
-        raise OSError(str(broken) or type(broken).__name__) from broken
-    finally:
-        connection.close()
+    return ask(Request(url), PROBE_TIMEOUT, 0).status
 
 
 def last_lines(host: HostContext, name: str) -> tuple[str, ...]:
@@ -116,6 +123,35 @@ class _Patience:
 
     def waited(self) -> timedelta:
         return timedelta(seconds=round(time.monotonic() - self._began))
+
+
+class _Answers:
+    """Asks the engine what its `ready` section wants, each time in a thread that a cancel abandons."""
+
+    def __init__(self, host: HostContext, command: StartService, endpoint: str) -> None:
+        self._host = host
+        self._endpoint = endpoint
+        self._engine = command.engine.name
+        self._checks = checks_of_start(command)
+        self._wrong_answers = 0
+        self.failure: EngineAnswersWrong | None = None
+        """Of the last time; None if all answers were right."""
+
+    def wrong(self, attempt: Attempt) -> bool:
+        """Whether an answer is missing or wrong. Raises what cancelled the attempt."""
+        self.failure = None
+        for check in self._checks:
+            try:
+                attempt.run_in_thread(partial(check.run, self._host.ask, self._endpoint))
+            except (Unanswered, WrongAnswer) as problem:
+                self._wrong_answers = self._wrong_answers + 1 if isinstance(problem, WrongAnswer) else 0
+                self.failure = EngineAnswersWrong(path=check.path, problem=problem, engine=self._engine)
+                return True
+        return False
+
+    @property
+    def hopeless(self) -> bool:
+        return self._wrong_answers >= WRONG_ANSWERS
 
 
 class _LogBuffer:

@@ -20,6 +20,7 @@ from aima_worker.operations.container_spec import ours
 from aima_worker.operations.known_specs import drop_removed_specs, restore_specs
 from aima_worker.operations.managed import ManagedContainer
 from aima_worker.operations.teardown import fail_instance, teardown_if_current
+from aima_worker.reconciler.answers import IdleChecks
 from aima_worker.reconciler.inventory import ConditionTimer, Inventory, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
@@ -45,7 +46,8 @@ class ReconcileLoop:
         """The names of containers with our labels that this version cannot parse."""
         self._secrets = host.secrets.names()
         self._timer = ConditionTimer()
-        self._supervisor = HealthSupervisor(host)
+        self._answers = IdleChecks(host)
+        self._supervisor = HealthSupervisor(host, self._answers)
         self._instances = InstanceReconciler(host, self._timer)
         self._resources = ResourceReconciler(host, self._timer)
         self._resources_due = 0.0
@@ -60,6 +62,7 @@ class ReconcileLoop:
             self._records_enabled.set()
         self._loop.start()
         self._subscription.start()
+        self._answers.start()
 
     def enable_records(self) -> None:
         """The host's records belong to this worker from now on: no other live worker uses its name."""
@@ -85,6 +88,7 @@ class ReconcileLoop:
         """Leaves every container as it is."""
         self._subscription.stop()
         self._loop.stop()
+        self._answers.stop()
         if self._changes is not None:
             self._changes.close()
 

@@ -21,6 +21,7 @@ from aima_worker.operations.managed import ManagedContainer, spec_as_it_was
 from aima_worker.operations.previous import WAS_READY
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import fail_instance, is_current, update_status
+from aima_worker.reconciler.answers import IdleChecks
 
 FAILED_CHECKS = 3
 """In a row, after which a running engine is unhealthy."""
@@ -35,8 +36,9 @@ def was_ready(instance: Instance) -> bool:
 
 
 class HealthSupervisor:
-    def __init__(self, host: HostContext) -> None:
+    def __init__(self, host: HostContext, answers: IdleChecks) -> None:
         self._host = host
+        self._answers = answers
         self.restarts = RestartTracker(host.timings.restart_delays)
         self._failed_checks: Counter[InstanceId] = Counter()
 
@@ -63,7 +65,8 @@ class HealthSupervisor:
 
     def _check_health(self, instance: Instance, managed: ManagedContainer) -> None:
         state, failure = instance.state, instance.failure
-        if (problem := managed.check_health(self._host)) is None:
+        problem = managed.check_health(self._host) or self._answers.failure_of(instance.id)
+        if problem is None:
             self._failed_checks.pop(instance.id, None)
             state, failure = InstanceState.READY, None
         else:

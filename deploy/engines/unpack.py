@@ -22,6 +22,10 @@ class CannotBuild(Exception):
     """Something is missing; the text says what, and what would help."""
 
 
+SHARED = "openai_audio"
+"""A module that several programs import, put beside them."""
+
+
 @dataclass(frozen=True)
 class Python:
     """An interpreter that will run an engine."""
@@ -49,8 +53,11 @@ def put_program(engine: str, prefix: Path, *, home: str, links: str, python: Pyt
     for path in (program, link):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-    program.write_text(_for(python, (HERE / engine / "serve").read_text()))
+    source = (HERE / engine / "serve").read_text()
+    program.write_text(_for(python, source))
     program.chmod(0o755)
+    if f"from {SHARED} import" in source:
+        shutil.copy(HERE / f"{SHARED}.py", program.parent)
     link.symlink_to(os.path.relpath(program, link.parent))
     return link
 

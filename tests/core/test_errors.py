@@ -28,7 +28,7 @@ def test_no_two_failures_share_an_exit_code() -> None:
 
 @ROW
 def test_an_exit_code_is_nonzero_and_not_reserved_by_shells(row: type[AimaError]) -> None:
-    assert 1 <= row.exit_code < 126 or 160 <= row.exit_code < 255, "the codes between are those of signals"
+    assert 1 <= row.exit_code < 126 or 193 <= row.exit_code < 255, "126 to 192 are errors of shells and signals"
     assert row.exit_code != 2, "2 is a mistake in the command line"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -26,6 +27,7 @@ from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 REPOSITORY = Path(__file__).parents[2]
 ENGINES = ("dial", "espeak", "llamacpp-smollm2", "pocketsphinx")
+"""Those that are run natively, too."""
 READY_WITHIN = timedelta(seconds=60)
 
 
@@ -86,6 +88,8 @@ class Starter:
 
     def _spec(self, entry: Engine, arguments: dict[str, Scalar]) -> ContainerSpec:
         port = free_port()
+        if not self._native:
+            build_image(entry.image)
         assert entry.native is not None
         command = entry.native.command if self._native else entry.command
         filled = {"{address}": "127.0.0.1", "{port}": str(port)}
@@ -125,10 +129,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix / "bin"
 
 
-@pytest.fixture(scope="session")
-def images() -> None:
-    """Builds the engines' images."""
-    script("build", "--all")
+@cache
+def build_image(image: str) -> None:
+    """Of one engine, when the first test needs it."""
+    script("build", image.removeprefix("aima/").removesuffix(":1"))
 
 
 @pytest.fixture
@@ -140,7 +144,7 @@ def natively(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def in_docker(images: None) -> Iterator[Starter]:
+def in_docker() -> Iterator[Starter]:
     with closing(DockerSdkRuntime(host="host-01")) as engine:
         starter = Starter(engine, native=False)
         yield starter

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
+from lab.parts import eventually
 from lab.running import Aima
 
 from aima_core.errors import ContainerExited, DocumentsRefused, Drift
@@ -16,7 +19,9 @@ DOCUMENT = f"kind: service\nid: {SERVICE}\nhosts: [alpha]\nlimits: {{pids: 64}}\
 
 
 def container(aima: Aima) -> Any:
-    [found] = aima.containers()
+    label = f"aima.installation={aima.environment['AIMA_INSTALLATION']}"
+    with closing(docker.from_env()) as engine:
+        [found] = engine.containers.list(filters={"label": label})
     return found
 
 
@@ -41,7 +46,7 @@ def test_a_file_is_applied_changed_broken_and_exported(aima: Aima, tmp_path: Pat
 
     file.write_text(f"{file.read_text()}arguments: {{crash-after: 1, load-seconds: 60}}\n")
     assert apply().returncode == ContainerExited.exit_code
-    assert aima.instance(SERVICE)["state"] == "ready"
+    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
     assert container(aima).attrs["HostConfig"]["PidsLimit"] == 65
     assert "crash" not in aima.aima("export").stdout
 

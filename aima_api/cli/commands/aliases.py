@@ -11,8 +11,8 @@ from aima_api.cli.tables import Format, age, print_data, print_record, print_rec
 from aima_api.client import Api, path_of
 from aima_core.logs.sanitize import sanitized
 
-name_argument = click.argument("name", shell_complete=complete("aliases", "name"))
-complete_services = complete("services", "id")
+name_argument = click.argument("name", shell_complete=complete(("aliases", "name")))
+complete_services = complete(("services", "id"))
 
 
 @click.group(cls=ResourceGroup)

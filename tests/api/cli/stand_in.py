@@ -137,8 +137,9 @@ def _handler(script: StandIn) -> type[BaseHTTPRequestHandler]:
                 self._answer(f"GET {path}")
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            self._note(json.loads(self.rfile.read(length) or b"null"))
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            is_form = self.headers.get("Content-Type", "").startswith("multipart/")
+            self._note(content if is_form else json.loads(content or b"null"))
             self._answer(f"{self.command} {self.path}")
 
         def do_PUT(self) -> None:

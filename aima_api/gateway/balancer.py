@@ -115,7 +115,7 @@ class Backend:
         return not self.cool_until or (now >= self.cool_until and not self.probing)
 
     def load(self, now: float) -> float:
-        """Requests in flight for its share: one that starts slowly counts as fuller than it is."""
+        """Requests in flight for its share: during its slow start it counts as fuller."""
         share = min(1.0, FIRST_SHARE + (now - self.since) / SLOW_START.total_seconds())
         return (self.in_flight + 1) / share
 

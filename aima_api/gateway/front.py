@@ -17,8 +17,8 @@ from aima_api.access.quotas import Quotas
 from aima_api.access.scopes import LOCAL, Caller, Scope
 from aima_api.gateway.errors import JSON, Headers, error_body, error_headers
 from aima_api.gateway.exchange import Exchange, Exchanges, Receive, Send
-from aima_api.gateway.metrics import GatewayMetrics
 from aima_api.gateway.inference import PATHS, Inference
+from aima_api.gateway.metrics import GatewayMetrics
 from aima_api.gateway.proxy import Proxy
 from aima_api.gateway.requests import ClientLeft, ModelRequest, read_body
 from aima_api.gateway.table import ModelRoute, Table
@@ -44,7 +44,7 @@ _log = structlog.get_logger()
 RawHeaders = dict[bytes, bytes]
 
 
-class Gateway:
+class GatewayApp:
     """A raw ASGI application."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """Reads of a request's body what routing needs: `model` and `stream`, from JSON or from a form.
 
-The body is kept as bytes, so that a retry sends it again. It is written anew only where the engine knows the model by
+The body is kept as bytes, so that a retry sends it again. It is encoded again only where the engine knows the model by
 another name, or a stream must report its usage.
 """
 

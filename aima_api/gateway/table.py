@@ -87,7 +87,7 @@ class Table:
         self._epoch: str | None = None
         self._lost_at: float | None = None
         self._known: dict[str, Backend] = {}
-        """Those that serve or have requests in flight, by instance."""
+        """Backends that serve or have requests in flight, by instance."""
         self._by_service: Mapping[str, Sequence[Backend]] = {}
         self._by_model: Mapping[str, tuple[str, ...]] = {}
         self._resolver = NameResolver()
@@ -103,7 +103,7 @@ class Table:
         return self._by_service.get(service, ())
 
     def names(self) -> list[str]:
-        """What is served, in order: aliases, model ids and service ids."""
+        """The names of served models, in order: aliases, model ids and service ids."""
         aliases = [
             each.name for each in self._resolver.aliases if self.services_of(each.name).keys() & self._by_service
         ]
@@ -133,7 +133,7 @@ class Table:
         raise ModelNotFound(model=repr(model), nearest=", ".join(near) or "nothing is served")
 
     def replace(self, listing: RoutingRecords) -> None:
-        """Instances that are gone get no new requests; those in flight go on."""
+        """Instances that no longer serve get no new requests; requests in flight continue."""
         self._note_epoch(listing.epoch)
         fresh = not self.is_read
         listed = {str(each.id): each for each in listing.instances}

@@ -18,19 +18,22 @@ from aima_api.gateway.inference import Inference
 from aima_core.errors import GatewayBusy, NoInstanceReady
 
 SLOW_START = timedelta(seconds=10)
-"""An instance that is new, or was cooled down, gets a growing share of the requests for so long."""
+"""An instance that is new, or was cooled down, gets a growing share of the requests during this time."""
 FIRST_SHARE = 0.1
 FIRST_COOL_DOWN = timedelta(seconds=1)
 LONGEST_COOL_DOWN = timedelta(seconds=30)
 ERRORS_IN_A_ROW = 3
-"""Answers with an error of the server after which an instance cools down. A broken connection counts at once."""
+"""Errors of the server after which an instance cools down. A broken connection and 502 to 504 count at once."""
 
 
 class Failing(StrEnum):
     """Why an instance failed a request; a label of the metric."""
 
     CONNECTION = "connection"
+    UNAVAILABLE = "unavailable"
+    """It, or what is before it, answered 502 to 504."""
     STATUS = "status"
+    """Another error of the server, which may be due to the request."""
     FIRST_BYTE = "first byte"
     SILENCE = "silence"
 

@@ -235,9 +235,9 @@ class Proxy:
             exchange.outcome = "error"
             await exchange.answer(*reply)
             return
-        failed = self._failed(backend, Failing.STATUS, f"it answered with status {status}", reply)
         if status in RETRIED_STATUSES:
-            raise failed
+            raise self._failed(backend, Failing.UNAVAILABLE, f"it answered with status {status}", reply)
+        self._fail(backend, Failing.STATUS)
         exchange.outcome = "error"
         await exchange.answer(*reply)
 

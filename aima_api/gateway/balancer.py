@@ -14,28 +14,31 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol, Self
 
-from aima_api.gateway.operations import Operation
+from aima_api.gateway.inference import Inference
 from aima_core.errors import GatewayBusy, NoInstanceReady
 
 SLOW_START = timedelta(seconds=10)
-"""An instance that is new, or was cooled down, gets a growing share of the requests for so long."""
+"""An instance that is new, or was cooled down, gets a growing share of the requests during this time."""
 FIRST_SHARE = 0.1
 FIRST_COOL_DOWN = timedelta(seconds=1)
 LONGEST_COOL_DOWN = timedelta(seconds=30)
 ERRORS_IN_A_ROW = 3
-"""Answers with an error of the server after which an instance cools down. A broken connection counts at once."""
+"""Errors of the server after which an instance cools down. A broken connection and 502 to 504 count at once."""
 
 
 class Failing(StrEnum):
     """Why an instance failed a request; a label of the metric."""
 
     CONNECTION = "connection"
+    UNAVAILABLE = "unavailable"
+    """It, or what is before it, answered 502 to 504."""
     STATUS = "status"
+    """Another error of the server, which may be due to the request."""
     FIRST_BYTE = "first byte"
     SILENCE = "silence"
 
 
-class Target(Protocol):
+class EngineTarget(Protocol):
     """The way to an instance."""
 
     @property
@@ -75,7 +78,7 @@ class Backend:
     def __init__(
         self,
         instance: str,
-        target: Target,
+        target: EngineTarget,
         *,
         serves: Collection[str],
         names: Iterable[str] = (),
@@ -115,7 +118,7 @@ class Backend:
         return not self.cool_until or (now >= self.cool_until and not self.probing)
 
     def load(self, now: float) -> float:
-        """Requests in flight for its share: one that starts slowly counts as fuller than it is."""
+        """Requests in flight for its share: during its slow start it counts as fuller."""
         share = min(1.0, FIRST_SHARE + (now - self.since) / SLOW_START.total_seconds())
         return (self.in_flight + 1) / share
 
@@ -232,7 +235,7 @@ class Balancer:
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def pick(self, pool: Iterable[Backend], operation: Operation, *, without: Collection[Backend] = ()) -> Slot | None:
+    def pick(self, pool: Iterable[Backend], operation: Inference, *, without: Collection[Backend] = ()) -> Slot | None:
         """A slot of the instance with the fewest requests in flight for its share; None if none can take one."""
         now, best, least = self.clock(), None, (True, 0.0, 0)
         for backend in pool:

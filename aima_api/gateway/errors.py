@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aima_api.gateway.operations import Operation
+from aima_api.gateway.inference import Inference
 from aima_core.errors import AimaError
 
 Headers = list[tuple[bytes, bytes]]
@@ -24,7 +24,7 @@ _RETRY_AFTER = 2
 """Seconds, for a 503 that states none."""
 
 
-def error_body(error: AimaError, operation: Operation | None) -> bytes:
+def error_body(error: AimaError, operation: Inference | None) -> bytes:
     return _body(error.code, error.status, error.failure.message, error.failure.hint, operation)
 
 
@@ -37,14 +37,14 @@ def error_headers(error: AimaError) -> Headers:
     return headers
 
 
-def error_event(error: AimaError, operation: Operation) -> bytes:
+def error_event(error: AimaError, operation: Inference) -> bytes:
     """The event that ends a broken stream. Clients of either API raise it as an error."""
     body = error_body(error, operation)
-    named = operation in (Operation.MESSAGES, Operation.RESPONSES)
+    named = operation in (Inference.MESSAGES, Inference.RESPONSES)
     return b"%sdata: %s\n\n" % (b"event: error\n" if named else b"", body)
 
 
-def engine_error_body(status: int, body: bytes, operation: Operation) -> bytes:
+def engine_error_body(status: int, body: bytes, operation: Inference) -> bytes:
     """An engine's own error; put into the shape of the API unless it has it."""
     try:
         found = msgspec.json.decode(body)
@@ -57,12 +57,12 @@ def engine_error_body(status: int, body: bytes, operation: Operation) -> bytes:
     return _body("engine_error", status, text or f"The engine answered {status}.", "", operation)
 
 
-def _body(code: str, status: int, message: str, hint: str, operation: Operation | None) -> bytes:
+def _body(code: str, status: int, message: str, hint: str, operation: Inference | None) -> bytes:
     kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     error: dict[str, Any] = {"message": message, "type": kind, "param": None, "code": code, "hint": hint}
     document: dict[str, Any] = {"error": error}
-    if operation is Operation.MESSAGES:
+    if operation is Inference.MESSAGES:
         document = {"type": "error", "error": error}
-    if operation is Operation.RESPONSES:
+    if operation is Inference.RESPONSES:
         document = {"type": "error", "code": code, "message": message, "param": None, "error": error}
     return msgspec.json.encode(document)

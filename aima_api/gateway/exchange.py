@@ -1,4 +1,4 @@
-"""One request of a client from its arrival to the end of its answer: its limits in time, and what is counted of it.
+"""One request of a client from its arrival to the end of its answer: its deadlines, and its counts.
 
 A client that leaves and a limit that passes both cancel the request's task, which closes the connection to the engine
 wherever it waits. The limits are looked at by one sweep over all requests, so that a part of a stream costs no timer.
@@ -20,7 +20,7 @@ from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey
 from aima_api.gateway.balancer import Backend
 from aima_api.gateway.errors import Headers
 from aima_api.gateway.requests import ModelRequest
-from aima_api.gateway.streams import Usage
+from aima_api.gateway.streams import TokenUsage
 from aima_api.http.callers import KeyLookup
 from aima_core.errors import AimaError, Unauthorized
 
@@ -98,7 +98,7 @@ class Exchange:
         self.outcome = "left"
         self.backend: Backend | None = None
         self.first_byte_at: float | None = None
-        self.usage = Usage()
+        self.usage = TokenUsage()
         self._task = asyncio.current_task()
 
     def allow(self, until: float, limit: Interrupt) -> None:
@@ -111,7 +111,7 @@ class Exchange:
             self._task.cancel()
 
     def resume(self) -> None:
-        """After the cancellation was caught: the task goes on to answer the client."""
+        """After the cancellation was caught: the task answers the client."""
         if self._task is not None:
             self._task.uncancel()
 

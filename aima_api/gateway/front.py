@@ -17,8 +17,8 @@ from aima_api.access.quotas import Quotas
 from aima_api.access.scopes import LOCAL, Caller, Scope
 from aima_api.gateway.errors import JSON, Headers, error_body, error_headers
 from aima_api.gateway.exchange import Exchange, Exchanges, Receive, Send
+from aima_api.gateway.inference import PATHS, Inference
 from aima_api.gateway.metrics import GatewayMetrics
-from aima_api.gateway.operations import PATHS, Operation
 from aima_api.gateway.proxy import Proxy
 from aima_api.gateway.requests import ClientLeft, ModelRequest, read_body
 from aima_api.gateway.table import ModelRoute, Table
@@ -44,7 +44,7 @@ _log = structlog.get_logger()
 RawHeaders = dict[bytes, bytes]
 
 
-class Gateway:
+class GatewayApp:
     """A raw ASGI application."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Gateway:
 
     async def _infer(
         self,
-        operation: Operation,
+        operation: Inference,
         scope: dict[str, Any],
         headers: RawHeaders,
         receive: Receive,
@@ -266,7 +266,7 @@ def _model(name: str) -> dict[str, Any]:
     return known | {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-async def _refuse(refused: AimaError, operation: Operation | None, send: Send, returned: Headers) -> None:
+async def _refuse(refused: AimaError, operation: Inference | None, send: Send, returned: Headers) -> None:
     await _answer(send, refused.status, [*error_headers(refused), *returned], error_body(refused, operation))
 
 

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from aima_api.gateway.balancer import Backend
-from aima_api.gateway.streams import Usage
+from aima_api.gateway.streams import TokenUsage
 from aima_api.http.server import ConnectionMetrics
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -82,7 +82,7 @@ class GatewayMetrics:
         total.counts = [a + b for a, b in zip(total.counts, gaps.counts, strict=True)]
         total.total += gaps.total
 
-    def add_tokens(self, backend: Backend, key: str, usage: Usage) -> None:
+    def add_tokens(self, backend: Backend, key: str, usage: TokenUsage) -> None:
         estimated = str(usage.estimated).lower()
         for direction, number in (("input", usage.input), ("output", usage.output)):
             if number:
@@ -93,7 +93,7 @@ class GatewayMetrics:
 
 
 class _Instances(Collector):
-    """What is read when it is asked for."""
+    """Gauges of the balancer, read at each scrape."""
 
     def __init__(
         self,

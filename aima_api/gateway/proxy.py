@@ -20,10 +20,10 @@ from yarl import URL
 from aima_api.gateway.balancer import Backend, Balancer, Failing, Slot
 from aima_api.gateway.errors import JSON, Headers, engine_error_body, error_event
 from aima_api.gateway.exchange import Exchange, Interrupt
+from aima_api.gateway.inference import PATH_OF
 from aima_api.gateway.metrics import Gaps, GatewayMetrics
-from aima_api.gateway.operations import PATH_OF
 from aima_api.gateway.requests import ClientLeft
-from aima_api.gateway.streams import EventStream, EventTooLarge, ModelName, read_usage
+from aima_api.gateway.streams import EventRelay, EventTooLarge, ModelName, read_usage
 from aima_api.gateway.table import ModelRoute, Table
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import (
@@ -235,9 +235,9 @@ class Proxy:
             exchange.outcome = "error"
             await exchange.answer(*reply)
             return
-        failed = self._failed(backend, Failing.STATUS, f"it answered with status {status}", reply)
         if status in RETRIED_STATUSES:
-            raise failed
+            raise self._failed(backend, Failing.UNAVAILABLE, f"it answered with status {status}", reply)
+        self._fail(backend, Failing.STATUS)
         exchange.outcome = "error"
         await exchange.answer(*reply)
 
@@ -285,7 +285,7 @@ class Proxy:
     ) -> None:
         clock, send, read = self._clock, exchange.send, response.content.readany
         silence, gaps = self._settings.silence.total_seconds(), Gaps()
-        stream = EventStream(exchange.request.operation, hides_usage=exchange.request.hides_usage, rename=rename)
+        stream = EventRelay(exchange.request.operation, hides_usage=exchange.request.hides_usage, rename=rename)
         exchange.usage, exchange.sends_events = stream.usage, True
         last = self._clock()
         try:
@@ -361,7 +361,7 @@ class Proxy:
             _log.warning("instance left out", instance=backend.instance, reason=reason)
 
     async def _own_name(self, backend: Backend) -> str:
-        """The model's name in the engine's answers: the first that it was given, else the one that it lists."""
+        """The model's name in the engine's answers: the first of its `names`, else the first of its own listing."""
         if backend.names:
             return backend.names[0]
         if backend.own_name is None:

@@ -1,6 +1,6 @@
 """Reads of a request's body what routing needs: `model` and `stream`, from JSON or from a form.
 
-The body is kept as bytes, so that a retry sends it again. It is written anew only where the engine knows the model by
+The body is kept as bytes, so that a retry sends it again. It is encoded again only where the engine knows the model by
 another name, or a stream must report its usage.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aima_api.gateway.operations import FORMS, STREAM_OPTIONS, Operation
+from aima_api.gateway.inference import FORMS, STREAM_OPTIONS, Inference
 from aima_core.domain.units import format_size
 from aima_core.errors import BodyTooLarge, InvalidRequest, WrongContentType
 
@@ -49,7 +49,7 @@ class ModelRequest:
 
     __slots__ = ("_usage_wanted", "body", "boundary", "content_type", "model", "operation", "stream")
 
-    def __init__(self, operation: Operation, content_type: str, body: bytes) -> None:
+    def __init__(self, operation: Inference, content_type: str, body: bytes) -> None:
         """Raises InvalidRequest, WrongContentType."""
         self.operation = operation
         self.content_type = content_type

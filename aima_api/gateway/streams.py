@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from aima_api.gateway.operations import ENDS, Operation
+from aima_api.gateway.inference import ENDS, Inference
 from aima_core.domain.units import format_size
 
 MAX_EVENT = 16 << 20
@@ -30,7 +30,7 @@ class EventTooLarge(Exception):
 
 
 @dataclass
-class Usage:
+class TokenUsage:
     """Tokens of a request, as the engine counted them, or estimated by the events that arrived."""
 
     input: int = 0
@@ -62,7 +62,7 @@ class _Reported(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Reported, strict=False).decode
 
 
-def read_usage(answer: bytes, usage: Usage) -> bool:
+def read_usage(answer: bytes, usage: TokenUsage) -> bool:
     """Adds what an answer or event reports. Returns whether it reports usage and nothing else."""
     try:
         reported = _decode(answer)
@@ -78,7 +78,7 @@ def read_usage(answer: bytes, usage: Usage) -> bool:
 
 
 class ModelName:
-    """Renames the model in an answer from the engine's name to the one that was asked for."""
+    """Renames the model in an answer from the engine's name to the requested one."""
 
     def __init__(self, asked: str) -> None:
         self._asked = msgspec.json.encode(asked)
@@ -99,12 +99,12 @@ class ModelName:
         return whole[: -len(found[1])] + self._asked if found[1] == self._engines else whole
 
 
-class EventStream:
+class EventRelay:
     """One stream of an engine; `feed` returns what the client gets."""
 
     __slots__ = ("_held", "_held_size", "_hides_usage", "_last", "_operation", "_rename", "events", "usage")
 
-    def __init__(self, operation: Operation, *, hides_usage: bool, rename: ModelName | None) -> None:
+    def __init__(self, operation: Inference, *, hides_usage: bool, rename: ModelName | None) -> None:
         self._operation = operation
         self._hides_usage = hides_usage
         self._rename = rename
@@ -112,7 +112,7 @@ class EventStream:
         self._held_size = 0
         self._last = b""
         self.events = 0
-        self.usage = Usage()
+        self.usage = TokenUsage()
 
     def feed(self, part: bytes) -> bytes:
         """The events that this part completes. Raises EventTooLarge."""
@@ -131,12 +131,12 @@ class EventStream:
 
     @property
     def ended(self) -> bool:
-        """Whether the last event is the one that ends a complete stream."""
+        """Whether the last event ends a complete stream."""
         end = ENDS.get(self._operation)
         return end is None or bool(end.search(self._last))
 
     def _whole_events(self, part: bytes) -> bytes:
-        """With what was held back; holds back what follows the last whole event."""
+        """With the bytes held back before; holds back those after the last whole event."""
         seam = self._held[-1][-3:] if self._held else b""
         joined = seam + part
         at, with_return = joined.rfind(b"\n\n"), joined.rfind(b"\n\r\n")

@@ -20,7 +20,7 @@ import structlog
 
 from aima_api.access.aliases import Alias, AliasStore, NameResolver, Pools
 from aima_api.events.hub import EventHub
-from aima_api.gateway.balancer import Backend, Target
+from aima_api.gateway.balancer import Backend, EngineTarget
 from aima_core.domain.services import Desired, Instance
 from aima_core.errors import BrokerUnavailable, ModelNotFound, NoInstanceReady
 from aima_core.redis import keys
@@ -36,7 +36,7 @@ NEAREST = 3
 _log = structlog.get_logger()
 
 
-class Listing(NamedTuple):
+class RoutingRecords(NamedTuple):
     """What Redis holds."""
 
     epoch: str | None
@@ -47,7 +47,7 @@ class Listing(NamedTuple):
     aliases: Sequence[Alias] = ()
 
 
-def read_listing(redis: TextRedis, services: ServiceStore, aliases: AliasStore) -> Listing:
+def read_listing(redis: TextRedis, services: ServiceStore, aliases: AliasStore) -> RoutingRecords:
     """Raises BrokerUnavailable."""
     with redis.pipeline(transaction=False) as pipe:
         pipe.get(keys.EPOCH)
@@ -59,7 +59,7 @@ def read_listing(redis: TextRedis, services: ServiceStore, aliases: AliasStore) 
     dead = keys.HOST_DEAD.total_seconds()
     live = frozenset(host for host, at in seen or () if abs(seconds - at) < dead)
     instances = [each for each in services.instances(ids or ()) if each.host not in (drained or {})]
-    return Listing(epoch, instances, live, aliases.all().items)
+    return RoutingRecords(epoch, instances, live, aliases.all().items)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Table:
 
     def __init__(
         self,
-        target_of: Callable[[Instance], Target | None],
+        target_of: Callable[[Instance], EngineTarget | None],
         *,
         keep_for: timedelta,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +87,7 @@ class Table:
         self._epoch: str | None = None
         self._lost_at: float | None = None
         self._known: dict[str, Backend] = {}
-        """Those that serve or have requests in flight, by instance."""
+        """Backends that serve or have requests in flight, by instance."""
         self._by_service: Mapping[str, Sequence[Backend]] = {}
         self._by_model: Mapping[str, tuple[str, ...]] = {}
         self._resolver = NameResolver()
@@ -103,7 +103,7 @@ class Table:
         return self._by_service.get(service, ())
 
     def names(self) -> list[str]:
-        """What is served, in order: aliases, model ids and service ids."""
+        """The names of served models, in order: aliases, model ids and service ids."""
         aliases = [
             each.name for each in self._resolver.aliases if self.services_of(each.name).keys() & self._by_service
         ]
@@ -132,8 +132,8 @@ class Table:
         near = get_close_matches(model.lower(), self.names(), NEAREST, cutoff=0.4)
         raise ModelNotFound(model=repr(model), nearest=", ".join(near) or "nothing is served")
 
-    def replace(self, listing: Listing) -> None:
-        """Instances that are gone get no new requests; those in flight go on."""
+    def replace(self, listing: RoutingRecords) -> None:
+        """Instances that no longer serve get no new requests; requests in flight continue."""
         self._note_epoch(listing.epoch)
         fresh = not self.is_read
         listed = {str(each.id): each for each in listing.instances}

@@ -1,4 +1,4 @@
-"""TLS of an API node or a gateway: what its certificate must be, and the one that it serves."""
+"""TLS of an API node or a gateway: when it is required, and the certificate, reloaded when it changes."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 
 from aima_api.gateway.balancer import FIRST_COOL_DOWN, LONGEST_COOL_DOWN, SLOW_START, Backend, Balancer, Failing
-from aima_api.gateway.operations import Operation
+from aima_api.gateway.inference import Inference
 from aima_core.errors import GatewayBusy, NoInstanceReady
 
-CHAT = Operation.CHAT
+CHAT = Inference.CHAT
 
 
 @dataclass

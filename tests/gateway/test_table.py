@@ -8,7 +8,7 @@ import pytest
 
 from aima_api.access.aliases import Alias
 from aima_api.gateway.reach import Direct
-from aima_api.gateway.table import Listing, Table
+from aima_api.gateway.table import RoutingRecords, Table
 from aima_core.domain.ids import InstanceId
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import BrokerUnavailable, ModelNotFound, NoInstanceReady
@@ -41,8 +41,8 @@ def instance(id: str = "svc-tiny-dial@alpha", **having) -> Instance:
     )
 
 
-def listing(*instances: Instance, epoch: str | None = "one", live=("alpha",), aliases=()) -> Listing:
-    return Listing(epoch, instances, frozenset(live), aliases)
+def listing(*instances: Instance, epoch: str | None = "one", live=("alpha",), aliases=()) -> RoutingRecords:
+    return RoutingRecords(epoch, instances, frozenset(live), aliases)
 
 
 def served(table: Table) -> list[str]:

@@ -23,6 +23,7 @@ LOOK_AT_THE_CLOCK = {
     "aima_core/store/hosts.py": "since when a host is drained, for people",
     "aima_api/access/keys.py": "when a key expires: the clock of Redis is not trusted for that",
     "aima_api/access/audit.py": "when something happened, for people",
+    "aima_api/gateway/app.py": "when the tokens and the certificate of a gateway expire",
     "aima_api/doctor/checks.py": "when the certificate of the API expires",
     "aima_api/logs/stream.py": "which lines a follower is too late for, by the host's own times with a margin",
     "aima_api/up/app.py": "which lines of its parts are this run's",

@@ -15,8 +15,8 @@ HOMES = {
     "celery": ("aima_core/queue/", "aima_worker/execution/", "aima_worker/celery.py"),
     "fastapi": ("aima_api/app.py", "aima_api/dependencies.py", *HTTP_ROOMS),
     "starlette": HTTP_ROOMS,
-    "uvicorn": ("aima_api/app.py", "aima_api/http/connections.py"),
-    "prometheus_client": ("aima_api/http/metrics.py",),
+    "uvicorn": ("aima_api/http/server.py", "aima_api/http/connections.py"),
+    "prometheus_client": ("aima_api/http/metrics.py", "aima_api/http/server.py", "aima_api/gateway/metrics.py"),
     "pynvml": ("aima_worker/node/nvml.py",),
     "yaml": ("aima_api/catalog/", "aima_api/cli/"),
 }

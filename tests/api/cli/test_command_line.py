@@ -32,6 +32,7 @@ GRAMMAR = [
     ["restore", "f", "--state-dir", "s"],
     ["down", "--state-dir", "s", "--engines"],
     ["api", "--bind", "127.0.0.1", "--port", "7081"],
+    ["gateway", "--bind", "127.0.0.1", "--port", "7091"],
     ["doctor", "-o", "json"],
     ["redis-acl", "--role", "worker", "--host", "spark-01", "--variables"],
     ["worker", "--name", "box", "--runtime", "docker"],

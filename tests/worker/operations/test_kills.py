@@ -37,8 +37,8 @@ MOST_WRITES = 60
 CREATED = now()
 
 
-class Killed(BaseException):
-    """No code of the worker runs any more: not even its error boundaries."""
+class Killed(SystemExit):
+    """No code of the worker runs any more: not even its error boundaries. It ends the thread of a loop silently."""
 
 
 class Killer:

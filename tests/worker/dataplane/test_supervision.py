@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,10 +20,10 @@ from aima_worker.dataplane.files import directory_of
 
 STARTED = timedelta(seconds=60)  # an interpreter on a busy machine
 WORKER = """
-import sys, threading
+import json, sys, threading
 from aima_core.settings import Settings
 from aima_worker.dataplane.process import DataplaneProcess
-DataplaneProcess(Settings.model_validate_json(sys.argv[1])).start()
+DataplaneProcess(Settings(**json.loads(sys.argv[1]))).start()
 threading.Event().wait()
 """
 
@@ -28,9 +31,11 @@ threading.Event().wait()
 class Supervised(DataplaneUnderTest):
     """Started by a process that has of a worker only its data plane."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(directory_of(settings), settings.dataplane.port)
-        self.worker = subprocess.Popen([sys.executable, "-c", WORKER, settings.model_dump_json()])
+    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+        super().__init__(directory, settings["dataplane"]["port"])
+        self.worker = subprocess.Popen([sys.executable, "-c", WORKER, json.dumps(settings)])
+
+    def wait_until_it_listens(self) -> None:
         assert eventually(self.listens, within=STARTED)
         [self.first] = psutil.Process(self.worker.pid).children()
 
@@ -39,9 +44,10 @@ class Supervised(DataplaneUnderTest):
 def supervised(tmp_path) -> Iterator[Supervised]:
     own = {"name": HOST, "address": "192.0.2.1"}
     plane = {"bind": "0.0.0.0", "port": free_port()}
-    settings = {"state_dir": tmp_path, "trusted_keys": [API_NODE.public], "host": own, "dataplane": plane}
-    supervised = Supervised(Settings.model_validate(settings))
+    settings = {"state_dir": str(tmp_path), "trusted_keys": [API_NODE.public], "host": own, "dataplane": plane}
+    supervised = Supervised(directory_of(Settings(**settings)), settings)
     try:
+        supervised.wait_until_it_listens()
         yield supervised
     finally:
         supervised.worker.kill()

@@ -596,6 +596,11 @@ class Superseded(AimaError, code="superseded", status=409, exit_code=96):
     hint = "See what runs with `aima service list`; submit it again if it is still wanted."
 
 
+class ChangeNotMade(AimaError, code="change_not_made", status=409, exit_code=124):
+    sentence = "Another start of the same change did not succeed, so the change was not made."
+    hint = "`aima operation list` shows the start that failed; start the service again once its cause is gone."
+
+
 class Expired(AimaError, code="expired", status=504, exit_code=97):
     sentence = "It did not begin within {expires}, the limit of its request."
     hint = "Submit it again once a host has room, or with a longer limit (`--expires`)."

@@ -62,6 +62,8 @@ class PlannedStart(NamedTuple):
         instance = where.wanted.get(target.host) if target.host else None
         if instance is None or self.command.replace or not placement.answers(target):
             return False
+        if where.candidate is None and where.is_ahead(instance):
+            return False  # it is ready, of a change that failed elsewhere and is about to be undone
         changing = where.candidate is not None and where.candidate.spec.content != self.service.content
         return not changing and instance.state is InstanceState.READY and instance.runs == self.command.digest
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 from operator import add
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -19,13 +19,15 @@ from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
-from aima_core.domain.ids import HostName, ServiceId
-from aima_core.domain.operations import Operation, StopService
+from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.operations import Operation, StartService, StopService
 from aima_core.errors import AimaError, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
-from aima_core.trust.orders import Mandate
+from aima_core.trust.orders import MAX_EXPIRY, Mandate
 from aima_core.trust.records import SignedService
+
+AFTER_STARTS = "It waits until the instances that take its place are ready."
 
 
 class StartRequest(NamedTuple):
@@ -57,13 +59,17 @@ class _AcceptedStart(NamedTuple):
     service: SignedService
     starts: list[Dispatch]
     """None where it runs as asked: there is nothing to do."""
-    replaced: list[Target]
-    """Hosts whose instance these targets replace: it is stopped, on an offline host when that is back."""
+    stops: list[Dispatch]
+    """Of instances that the starts replace, once those have succeeded; on an offline host when that is back."""
     put: bool
     """The spec becomes the current one now: there is none before, or nothing is to be started for it."""
     mandate: Mandate
     before: list[Operation]
     """Starts that have not ended, which this one supersedes unless it joins them."""
+
+    @property
+    def dispatches(self) -> list[Dispatch]:
+        return [*self.starts, *self.stops]
 
 
 @dataclass(frozen=True)
@@ -117,16 +123,12 @@ class StartSubmission:
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
         if together and len(accepted) < len(results):
             return [each if isinstance(each, AimaError) else [] for each in results]
-        self.services.put(*(each.service for each in accepted if each.put))
-        stops = [
-            Dispatch(StopService(service=each.service.spec.id, grace=DEFAULT_GRACE), each.replaced, each.mandate)
-            for each in accepted
-            if each.replaced
-        ]
+        self.services.put(*(each.service for each in accepted if each.put and not each.dispatches))
         starts = [dispatch for each in accepted for dispatch in each.starts]
-        submitted = iter(self.submitter.submit_all([*stops, *starts]))
-        replaced = [[(target, next(submitted)) for target in each.replaced] for each in accepted]
+        stops = [dispatch for each in accepted for dispatch in each.stops]
+        submitted = iter(self.submitter.submit_all([*starts, *stops]))
         started = [list(islice(submitted, sum(len(it.targets) for it in each.starts))) for each in accepted]
+        replaced = [[(target, next(submitted)) for it in each.stops for target in it.targets] for each in accepted]
         self._supersede(accepted, started)
         # A client that waits for these operations must not wait for an offline host.
         stopped = [[stop for target, stop in pairs if placement.answers(target)] for pairs in replaced]
@@ -146,7 +148,7 @@ class StartSubmission:
             steps = steps_of(planned, where, placement, hosts=request.hosts)
             if request.only_now and (reasons := [step.reason for step in steps if step.action is Action.PENDING]):
                 raise WouldWait(detail=" ".join(filter(None, reasons)))
-            starts = _dispatches(planned, steps, request.mandate)
+            starts = _starts(planned, steps, request.mandate, change=current is not None and service is not current)
             self.submitter.backlog.reserve(sum(len(each.targets) for each in starts))
         except AimaError as refusal:
             return refusal
@@ -154,9 +156,12 @@ class StartSubmission:
             reserve(planned, steps, placement)
         put = service is not current and (current is None or not starts)
         known[request.id] = where._replace(stored=service if put else current, candidate=None if put else service)
-        replaced = [step.stopped for step in steps if step.stopped]
+        stops = _stops(request, steps, starts)
+        if put and (starts or stops):  # in one step, so that a crash of this node stores both or neither
+            first = starts or stops
+            first[0] = first[0]._replace(put=service)
         before = [start.operation for start in where.starts if _concerns(start.operation, request.hosts)]
-        return _AcceptedStart(service, starts, replaced, put, request.mandate, before)
+        return _AcceptedStart(service, starts, stops, put, request.mandate, before)
 
     def _supersede(self, accepted: Sequence[_AcceptedStart], started: Sequence[Sequence[Operation]]) -> None:
         """Cancels the starts that these replace, also those before in the same batch."""
@@ -170,15 +175,45 @@ class StartSubmission:
             earlier += now
 
 
-def _dispatches(planned: PlannedStart, steps: Sequence[Step], mandate: Mandate) -> list[Dispatch]:
-    """The starts of the steps: a container that is planned to be replaced is never adopted."""
+def _starts(planned: PlannedStart, steps: Sequence[Step], mandate: Mandate, *, change: bool) -> list[Dispatch]:
+    """The starts of the steps: a container that is planned to be replaced is never adopted.
+
+    Several starts of a `change` of the spec belong together: it becomes the current one once all have succeeded.
+    """
     asks_for, alone = planned.asks_for, planned.is_alone
     targets: dict[bool, list[Target]] = {}
     for step in steps:
         if step.submits and step.target:
             targets.setdefault(planned.command.replace or step.action is Action.RECREATE, []).append(step.target)
-    commands = {replace: planned.with_command(replace=replace).command for replace in targets}
-    return [Dispatch(commands[replace], those, mandate, asks_for, alone) for replace, those in targets.items()]
+    ids = {recreates: tuple(OperationId.new() for _ in those) for recreates, those in targets.items()}
+    every = tuple(chain.from_iterable(ids.values()))
+    together = every if change and len(every) > 1 else ()
+    commands = {each: planned.with_command(replace=each, change=together).command for each in targets}
+    return [
+        Dispatch(commands[recreates], those, mandate, asks_for, alone, ids[recreates])
+        for recreates, those in targets.items()
+    ]
+
+
+def _stops(request: StartRequest, steps: Sequence[Step], starts: Sequence[Dispatch]) -> list[Dispatch]:
+    """A stop waits for all starts of its change, else for that of the instance that takes its place.
+
+    If any host of a class may claim that start, the stop does not wait: the host that has the instance would claim it.
+    """
+    by_target = {target: id for start in starts for target, id in zip(start.targets, start.ids, strict=True)}
+    change = next((start.command.change for start in starts if isinstance(start.command, StartService)), ())
+    command, stops = StopService(service=request.id, grace=DEFAULT_GRACE), list[Dispatch]()
+    for step in steps:
+        if step.stopped is None:
+            continue
+        own = (by_target[step.target],) if step.target and step.target.host else ()
+        if after := change or own:
+            waiting = replace(step.stopped, reason=step.stopped.reason or AFTER_STARTS)
+            mandate = request.mandate._replace(expires=MAX_EXPIRY)  # the starts may take as long as they need
+            stops.append(Dispatch(command, [waiting], mandate, after=after))
+        else:
+            stops.append(Dispatch(command, [step.stopped], request.mandate))
+    return stops
 
 
 def _concerns(start: Operation, hosts: Sequence[HostName]) -> bool:

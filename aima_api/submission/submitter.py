@@ -52,6 +52,12 @@ class Dispatch(NamedTuple):
     """Of a start: what identical ones have in common."""
     alone: bool = False
     """The service has one instance only, wherever that is."""
+    ids: Sequence[OperationId] = ()
+    """Of the operations, one per target, where others refer to them; empty for new ones."""
+    after: tuple[OperationId, ...] = ()
+    """Of a stop: the starts that must succeed before."""
+    put: SignedService | None = None
+    """The spec that becomes the current one of its service, in one step with the first operation."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,19 @@ class Submitter:
         text, operation = command.model_dump_json(), _operation(command, at, expires_at=at + mandate.expires)
         signed: dict[str, Any] = {"command": digest_of(text), "images": images_of(command), "caller": mandate.caller}
         signed["pull"] = pull_policy_of(command)
+        together = command.change[0] if isinstance(command, StartService) and command.change else ""
+        ids = iter(dispatch.ids or [OperationId.new() for _ in dispatch.targets])
+        put = dispatch.put
         for start in range(0, len(dispatch.targets), BATCH_SIZE):
             targets = dispatch.targets[start : start + BATCH_SIZE]
-            records = [operation.model_copy(update=_own(target, next(fences))) for target in targets]
+            records = [operation.model_copy(update=_own(target, next(fences), next(ids))) for target in targets]
             submitted += [record.id for record in records]
             orders = sign_orders([Order.of(record, **signed) for record in records], self.signing_key)
             for record, order, target in zip(records, orders, targets, strict=True):
                 waits = target.reason is not None and target.host is None
-                yield QueuedOperation(record, text, order, waits, dispatch.asks_for, dispatch.alone)
+                joins = (dispatch.asks_for, dispatch.alone, together, dispatch.after)
+                yield QueuedOperation(record, text, order, waits, *joins, put)
+                put = None
 
 
 class BacklogLimit:
@@ -137,10 +148,10 @@ class BacklogLimit:
         self._active += number
 
 
-def _own(target: Target, fence: int) -> dict[str, Any]:
+def _own(target: Target, fence: int, id: OperationId) -> dict[str, Any]:
     """The fields in which the operations of one command differ."""
     where = {"route": target.route, "routes": target.routes or (target.route,), "reason": target.reason}
-    return {"id": OperationId.new(), "fence": fence, **where}
+    return {"id": id, "fence": fence, **where}
 
 
 def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Operation:

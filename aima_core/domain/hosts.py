@@ -1,6 +1,6 @@
 """Hosts: the facts that each worker announces, its liveness, and its port leases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import AwareDatetime, computed_field
@@ -21,6 +21,16 @@ class Accelerator(WireModel):
     """Bytes; None if it shares the host's memory."""
     compute_capability: str | None = None
     """Such as `12.1`."""
+
+    @property
+    def is_slice(self) -> bool:
+        """An instance of a GPU in MIG mode: CUDA uses one of these at most, and no other device beside it."""
+        return self.id is not None and self.id.startswith("MIG-")
+
+
+def device_ids(accelerators: Sequence[Accelerator]) -> tuple[str, ...]:
+    """Those without an id by their index, as drivers count."""
+    return tuple(each.id or str(index) for index, each in enumerate(accelerators))
 
 
 class ImageOnHost(WireModel):

@@ -112,6 +112,9 @@ class StartService(WireModel):
     """Pending starts with a higher one are claimed first."""
     spec: SignedText | None = None
     """The service's signed spec, verbatim: the worker makes it the current one once the engine is ready."""
+    change: tuple[OperationId, ...] = ()
+    """The starts of a change of several instances, this one among them: the spec becomes the current one once all have
+    succeeded, and each host brings its previous revision back if one has not."""
 
     @property
     def model_id(self) -> ModelId:
@@ -146,8 +149,9 @@ class StartService(WireModel):
         Nor does how the engine is addressed and checked, or a port that is not exposed: an edit or an upgrade of that
         alone must not replace what runs.
         """
-        left_out = {"spec": True, "replace": True, "keep_failed": True, "priority": True, "expose": not self.expose}
-        runs = self.model_dump_json(exclude={**left_out, "engine": ADDRESSED_BY}, exclude_defaults=True)
+        port = () if self.expose else ("expose",)
+        how = dict.fromkeys(("spec", "replace", "keep_failed", "priority", "change", *port), True)
+        runs = self.model_dump_json(exclude={**how, "engine": ADDRESSED_BY}, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 

@@ -30,6 +30,8 @@ class HostCapacity(WireModel):
     """Bytes that the kernel reports as available, less the reserve."""
     gpus: tuple[str, ...] = ()
     """The ids of its devices."""
+    gpu_memory: tuple[int | None, ...] = ()
+    """Bytes of each device; None for an unknown one, which is left to the engine."""
     unified: bool = False
     """CPU and GPU share the memory: engines share the GPU, too, and load one at a time."""
     slots: int

@@ -6,11 +6,12 @@ delays an operation, and never overcommits a host.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from typing import NamedTuple
 
 from pydantic import ByteSize
 
-from aima_core.domain.hosts import Accelerator, Host
+from aima_core.domain.hosts import Host, device_ids
 from aima_core.domain.ids import Route, ServiceId
 from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest, host_memory_of
 from aima_core.domain.units import counted, format_size
@@ -66,11 +67,24 @@ def find_obstacles(
 
 def allocation_for(host: Host, needs: ResourceRequest, others: Iterable[Allocation]) -> Allocation:
     """What a claim would allocate on the host for a start that it can run now, as loaded."""
-    ids = [gpu.id or str(index) for index, gpu in enumerate(host.accelerators)]
-    taken = set() if host.unified_memory else {gpu for holding in others for gpu in holding.gpus}
-    free = [id for id in ids if id not in taken]
-    gpus = free if needs.gpus == "all" else free[: needs.gpus]
-    return Allocation(memory=host_memory_of(needs, unified=host.unified_memory), gpus=tuple(gpus), fence=0)
+    chosen = choose_gpus(host, needs, taken=_taken(host, others)) if needs.gpus else ()
+    gpus = () if isinstance(chosen, ObstacleKind) else chosen
+    return Allocation(memory=host_memory_of(needs, unified=host.unified_memory), gpus=gpus, fence=0)
+
+
+def choose_gpus(host: Host, needs: ResourceRequest, *, taken: Collection[str] = ()) -> tuple[str, ...] | ObstacleKind:
+    """The ids of the GPUs, as `lua/claims/claim.lua` allocates them, or the obstacle."""
+    count = _gpus_wanted(host, needs)
+    there = zip(device_ids(host.accelerators), host.accelerators, strict=True)
+    usable = [(id, gpu.memory) for id, gpu in there if id not in taken and not (gpu.is_slice and count > 1)]
+    if len(usable) < count:
+        return ObstacleKind.GPUS
+    biggest = sorted(usable, key=lambda gpu: -_or_unlimited(gpu[1]))
+    for order in (usable, biggest):
+        memory = sum(_or_unlimited(gpu) for _, gpu in order[:count])
+        if host.unified_memory or memory >= needs.gpu_memory:
+            return tuple(id for id, _ in order[:count])
+    return ObstacleKind.GPU_MEMORY
 
 
 def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
@@ -187,25 +201,53 @@ def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) 
 def _check_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> Iterator[Obstacle]:
     if not needs.gpus:
         return
-    there = host.accelerators
-    least = max(len(there), 1) if needs.gpus == "all" else needs.gpus
-    if len(there) < least:
-        yield Obstacle(ObstacleKind.GPUS, f"needs {counted(least, 'GPU')} (host: {len(there)})", False)
+    ever, now = choose_gpus(host, needs), choose_gpus(host, needs, taken=_taken(host, others))
+    if ever is ObstacleKind.GPUS:
+        yield Obstacle(ever, f"needs {counted(_gpus_wanted(host, needs), 'GPU')} (host: {_gpus_there(host)})", False)
     elif not host.gives_gpus:
         yield Obstacle(ObstacleKind.GPUS, "cannot give GPUs to containers", False)
-    elif not host.unified_memory:
-        yield from _check_free_gpus(there, least, needs, others)
-    elif any(holding.loading and holding.gpus for holding in others):
+    elif isinstance(ever, ObstacleKind) or isinstance(now, ObstacleKind):
+        yield _lack_of_gpus(host, needs, others, ever, now)
+    elif host.unified_memory and any(holding.loading and holding.gpus for holding in others):
         yield Obstacle(ObstacleKind.LOADING, "loading another model", True)
 
 
-def _check_free_gpus(
-    there: tuple[Accelerator, ...], least: int, needs: ResourceRequest, others: list[Allocation]
-) -> Iterator[Obstacle]:
-    biggest = sorted((gpu.memory for gpu in there if gpu.memory is not None), reverse=True)[:least]
-    free = len(there) - len({gpu for holding in others for gpu in holding.gpus})
-    if len(biggest) == least and needs.gpu_memory > sum(biggest):  # a GPU of unknown memory is left to the engine
-        sentence = f"needs {format_size(needs.gpu_memory)} GPU memory (host: {format_size(sum(biggest))})"
-        yield Obstacle(ObstacleKind.GPU_MEMORY, sentence, False)
-    elif free < least:
-        yield Obstacle(ObstacleKind.GPUS, f"needs {counted(least, 'GPU')} (host: {max(0, free)} free)", True)
+def _lack_of_gpus(
+    host: Host,
+    needs: ResourceRequest,
+    others: list[Allocation],
+    ever: tuple[str, ...] | ObstacleKind,
+    now: tuple[str, ...] | ObstacleKind,
+) -> Obstacle:
+    count, taken = _gpus_wanted(host, needs), _taken(host, others)
+    there = dict(zip(device_ids(host.accelerators), host.accelerators, strict=True))
+    free = [gpu for id, gpu in there.items() if id not in taken]
+    if ever is not ObstacleKind.GPU_MEMORY and now is ObstacleKind.GPUS:
+        return Obstacle(now, f"needs {counted(count, 'GPU')} (host: {len(free)} free)", True)
+    lasts = ever is ObstacleKind.GPU_MEMORY
+    considered = list(there.values()) if lasts else free
+    most = sum(sorted((gpu.memory or 0 for gpu in considered), reverse=True)[:count])
+    has = f"{format_size(most)}{'' if lasts else ' free'}"
+    return Obstacle(
+        ObstacleKind.GPU_MEMORY, f"needs {format_size(needs.gpu_memory)} GPU memory (host: {has})", not lasts
+    )
+
+
+def _gpus_wanted(host: Host, needs: ResourceRequest) -> int:
+    return max(len(host.accelerators), 1) if needs.gpus == "all" else needs.gpus
+
+
+def _gpus_there(host: Host) -> str:
+    slices = sum(gpu.is_slice for gpu in host.accelerators)
+    limit = ", slices of which an engine can use one" if slices else ""
+    return f"{len(host.accelerators)}{limit}"
+
+
+def _taken(host: Host, others: Iterable[Allocation]) -> set[str]:
+    """Engines share a GPU that shares the memory of the host."""
+    return set() if host.unified_memory else {gpu for holding in others for gpu in holding.gpus}
+
+
+def _or_unlimited(memory: int | None) -> float:
+    """A GPU of unknown memory is left to the engine."""
+    return inf if memory is None else memory

@@ -6,6 +6,7 @@ refused by its number, so that a worker back from a partition changes nothing.
 
 import uuid
 from enum import StrEnum
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from aima_core.domain.ids import HostName, OperationId
@@ -49,6 +50,8 @@ class NotClaimable(NamedTuple):
     reason: str
     cancel_pending: bool = False
     """It was cancelled, and its end is not recorded yet."""
+    change_not_made: bool = False
+    """A start that must succeed before it did not; its end is not recorded yet."""
 
 
 class InsufficientCapacity(NamedTuple):
@@ -100,7 +103,8 @@ class ClaimStore:
         try:
             match outcome:
                 case 0:
-                    return NotClaimable(str(what), cancel_pending=what == "cancelled")
+                    not_made = what == "its change was not made"
+                    return NotClaimable(str(what), cancel_pending=what == "cancelled", change_not_made=not_made)
                 case 2:
                     return InsufficientCapacity(ObstacleKind(what), operation_from(id, pairs(more[0])))
                 case 3:
@@ -121,7 +125,8 @@ class ClaimStore:
         claim = (id, host, in_ms(keys.CLAIM_TTL), _CLAIMABLE, now().isoformat(), uuid.uuid4().hex)
         capacity: tuple[str | int, ...] = ()
         if room:
-            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *room.gpus)
+            gpus = ((id, "" if memory is None else memory) for id, memory in zip_longest(room.gpus, room.gpu_memory))
+            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *chain(*gpus))
         return self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:

@@ -19,6 +19,7 @@ from aima_core.queue.notifier import encode_message, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call, in_ms
 from aima_core.trust.orders import SignedOrder, highest_fence
+from aima_core.trust.records import SignedService
 
 BATCH_SIZE = 50
 """Operations in one call of the script, which blocks Redis."""
@@ -42,6 +43,12 @@ class QueuedOperation:
     """The digest of a start's request: it joins an active start with the same digest."""
     alone: bool = False
     """Its service has one instance only, wherever that is."""
+    together: str = ""
+    """Names its change: it joins another start only if all starts of the change do."""
+    after: tuple[OperationId, ...] = ()
+    """Of a stop: the starts that must succeed before it is claimed; it ends cancelled if one does not."""
+    put: SignedService | None = None
+    """The spec that becomes the current one of its service in the same step."""
 
     @property
     def instance(self) -> Instance | None:
@@ -93,7 +100,8 @@ def _shared(queued: QueuedOperation) -> tuple[object, ...]:
     """Operations with the same key differ only in ids, fences, routes and orders."""
     it = queued.operation
     subject = (it.kind, it.service, it.engine, it.image, it.needs, it.priority, it.reason, it.created_at, it.expires_at)
-    return queued.command, queued.waits, queued.asks_for, queued.alone, it.route.host is None, *subject
+    joins = (queued.asks_for, queued.alone, queued.together, queued.after, queued.put)
+    return queued.command, queued.waits, *joins, it.route.host is None, *subject
 
 
 def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
@@ -117,6 +125,13 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     }
     if first.asks_for and operation.service:
         group |= {"asks_for": first.asks_for, "alone": first.alone, "service": operation.service}
+        group |= {"together": first.together} if first.together else {}
+    if first.after:
+        group |= {"after": first.after}
+    if first.put:
+        id, number = first.put.spec.id, first.put.spec.revision
+        stored = {"service": keys.service(id), "services": keys.SERVICES, "revisions": keys.revisions(id)}
+        group |= {"put": {**stored, "id": id, "number": number, "record": first.put.record.model_dump_json()}}
     if instance:
         group |= {"desired": instance.desired, "instance": _template(instance.status_json(), operation.id, instance.id)}
     return group

@@ -212,6 +212,14 @@ class OperationStore:
             raise UnknownOperation(operation=id)
         return str(status) == "free"
 
+    def states(self, ids: Sequence[OperationId]) -> list[State | None]:
+        """The state of each; None for one without a readable record."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.hget(keys.operation(id), "state")
+            found = replies(pipe)
+        return [State(state) if state in list(State) else None for state in found]
+
     def superseded_by(self, id: OperationId) -> str | None:
         """The operation for which its cancel was requested; None if by a person."""
         return self._redis.hget(keys.operation(id), "superseded_by")

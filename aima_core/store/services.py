@@ -111,6 +111,11 @@ class ServiceStore:
             left = {each.spec.id: each for each, stored in zip(newer, done, strict=True) if not stored}
         return restored
 
+    def has_current(self, id: ServiceId, spec: SignedText) -> bool:
+        """Whether this verified spec, or a newer one, is the current one of its service."""
+        signed = self._verified_among({id: spec})
+        return bool(signed) and not self._is_newer(signed[id], self._record(id))
+
     def missing(self, ids: Sequence[ServiceId]) -> tuple[str | None, list[ServiceId]]:
         """The id of Redis' data set, and those of the services that have no record in it: one snapshot of both."""
         with self._redis.pipeline() as pipe:

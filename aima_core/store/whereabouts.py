@@ -39,6 +39,11 @@ class Whereabouts(NamedTuple):
             raise self.stored
         return self.stored
 
+    def is_ahead(self, instance: Instance) -> bool:
+        """Whether it runs a revision that has not become the current one."""
+        current = self.stored.spec.revision if isinstance(self.stored, SignedService) else None
+        return current is not None and instance.revision is not None and instance.revision > current
+
 
 def whereabouts(current: Stored | None, found_in: Sequence[Any], verify: Callable[[str, str], Stored]) -> Whereabouts:
     """From the reply of `services/placements` after the record; `verify` reads a spec."""

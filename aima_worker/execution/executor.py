@@ -20,6 +20,7 @@ from aima_core.errors import (
     AimaError,
     BrokerUnavailable,
     Cancelled,
+    ChangeNotMade,
     FenceNotRecorded,
     InvalidRequest,
     OrderRefused,
@@ -45,6 +46,7 @@ STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {
 _LACKS = {
     ObstacleKind.SLOTS: "all start slots busy",
     ObstacleKind.LOADING: "loading another model",
+    ObstacleKind.GPU_MEMORY: "no GPU with enough memory free",
     ObstacleKind.DRAINED: "drained",
 }
 
@@ -64,11 +66,11 @@ def execute(host: HostContext, id: OperationId) -> None:
             _forward_to_owner(host, claimed)
         case NotClaimable():
             _log.info("operation skipped", operation=id, reason=claimed.reason)
-            if claimed.cancel_pending:
+            if claimed.cancel_pending or claimed.change_not_made:
                 by = host.operations.superseded_by(id)
-                end = Superseded(by=f"operation {by}") if by else Cancelled()
-                cancelled = Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=end.failure)
-                host.operations.append_event(cancelled)
+                cancelled = Superseded(by=f"operation {by}") if by else Cancelled()
+                end = ChangeNotMade() if claimed.change_not_made else cancelled
+                host.operations.append_event(Event(operation=id, at=now(), phase=Phase.CANCELLED, failure=end.failure))
         case Unreadable():
             _end_unreadable(host, id, claimed)
         case Claimed():

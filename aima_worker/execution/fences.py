@@ -18,7 +18,7 @@ from aima_core.errors import BadId, Superseded
 from aima_core.system.state_dir import write_atomically
 from aima_core.trust.orders import CLOCK_DIFFERENCE, MAX_EXPIRY, clock_ms
 from aima_core.trust.records import SignedRecord
-from aima_worker.operations.previous import PreviousRevision
+from aima_worker.operations.previous import Candidate, PreviousRevision
 
 MOST_SERVICES = 1000
 """Remembered beside those whose orders may still be valid."""
@@ -33,6 +33,8 @@ class ServiceMemory(WireModel):
     """The last verified record of the service."""
     previous: PreviousRevision | None = None
     """The revision to restore if a change fails; None while no change is under way."""
+    candidate: Candidate | None = None
+    """The instance that is ready here, of a change of several, until the change is made or has failed."""
 
 
 class FenceMemory:
@@ -52,7 +54,7 @@ class FenceMemory:
             known = self._known.get(service)
             if known and (known.fence > fence or (known.fence == fence and known.operation != operation)):
                 raise Superseded(by=f"operation {known.operation} on {service}")
-            kept = {"record": known.record, "previous": known.previous} if known else {}
+            kept = {"record": known.record, "previous": known.previous, "candidate": known.candidate} if known else {}
             self._store(service, ServiceMemory(fence=fence, operation=operation, **kept), written=written)
 
     def keep(self, service: ServiceId, record: SignedRecord | None) -> None:
@@ -61,15 +63,25 @@ class FenceMemory:
             if (known := self._known.get(service)) and known.record != record:
                 self._store(service, known.model_copy(update={"record": record}), written=True)
 
-    def remember(self, service: ServiceId, previous: PreviousRevision | None) -> None:
-        """Records the revision to restore if the change fails; None once the change is settled. Raises OSError."""
+    def remember(
+        self, service: ServiceId, previous: PreviousRevision | None, candidate: Candidate | None = None
+    ) -> None:
+        """Records the revision to restore if the change fails, and its ready candidate; neither once it is settled.
+
+        Raises OSError.
+        """
         with self._lock:
-            if (known := self._known.get(service)) and known.previous != previous:
-                self._store(service, known.model_copy(update={"previous": previous}), written=previous is not None)
+            if (known := self._known.get(service)) and (known.previous, known.candidate) != (previous, candidate):
+                changed = known.model_copy(update={"previous": previous, "candidate": candidate})
+                self._store(service, changed, written=previous is not None or candidate is not None)
 
     def previous(self, service: ServiceId) -> PreviousRevision | None:
         with self._lock:
             return known.previous if (known := self._known.get(service)) else None
+
+    def candidate(self, service: ServiceId) -> Candidate | None:
+        with self._lock:
+            return known.candidate if (known := self._known.get(service)) else None
 
     def fence(self, service: ServiceId) -> int:
         with self._lock:
@@ -78,7 +90,7 @@ class FenceMemory:
     def changing(self) -> set[ServiceId]:
         """The services that are being changed here."""
         with self._lock:
-            return {service for service, known in self._known.items() if known.previous}
+            return {service for service, known in self._known.items() if known.previous or known.candidate}
 
     def records(self) -> dict[ServiceId, SignedRecord]:
         with self._lock:

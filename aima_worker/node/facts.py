@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from aima_core.domain.hosts import HostFacts, ImageOnHost
+from aima_core.domain.hosts import HostFacts, ImageOnHost, device_ids
 from aima_core.domain.ids import Route
 from aima_core.domain.resources import HostCapacity
 from aima_core.domain.wire import WIRE_VERSION
@@ -123,7 +123,8 @@ def capacity_of(facts: HostFacts, *, measured: bool) -> HostCapacity:
     return HostCapacity(
         memory=memory,
         available=max(0, left) if measured else memory,
-        gpus=tuple(gpu.id or str(index) for index, gpu in enumerate(facts.accelerators)),  # by index, as drivers count
+        gpus=device_ids(facts.accelerators),
+        gpu_memory=tuple(gpu.memory for gpu in facts.accelerators),
         unified=facts.unified_memory,
         slots=facts.slots,
     )

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import structlog
 
-from aima_core.domain.operations import StartService
+from aima_core.domain.operations import Phase, StartService, State
 from aima_core.domain.resources import Allocation, host_memory_of, resources_of
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnavailable, EngineRefused, Superseded
@@ -20,10 +20,18 @@ from aima_core.store.operations import now
 from aima_worker.attempt import Attempt, WorkerShutdown
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import ORDER_LABEL, PORT_LABEL
-from aima_worker.operations.known_specs import keep_spec
 from aima_worker.operations.managed import revision_of
 from aima_worker.operations.model_paths import ModelDirectory
-from aima_worker.operations.previous import remember_previous, restore_previous, settle_change
+from aima_worker.operations.previous import (
+    Candidate,
+    Outcome,
+    make_current,
+    outcome_of,
+    propose,
+    remember_previous,
+    restore_previous,
+    settle_change,
+)
 from aima_worker.operations.pull import HeldImage
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import GRACE, remove_container, teardown, update_status
@@ -131,16 +139,30 @@ class InstanceStart:
         ready |= self._host.reached_by()
         if not self._attempt.retry_until_redis_answers(lambda: update_status(self._host, self._instance, **ready)):
             raise Cancelled
-        self._attempt.retry_until_redis_answers(lambda: self._make_current(port))
+        self._instance = self._instance.model_copy(update={"port": port})
+        self._attempt.retry_until_redis_answers(self._make_current_unless_others_start)
 
-    def _make_current(self, port: int) -> None:
-        """Every step can be repeated; after a crash in between, the next attempt repeats them."""
-        keep_spec(self._host, self._command)
-        if self._command.spec is not None:
-            self._host.services.restore({self.id.service: self._command.spec})
+    def finish(self, endpoint: str) -> None:
+        """Records the success. The last start of a change makes its spec the current one; else a reconciler does."""
+        self._attempt.finish(Phase.READY, endpoint=endpoint)
+        candidate = self._host.fences.candidate(self.id.service)
+        if candidate and outcome_of(self._host, self.id.service, candidate) is Outcome.MADE:
+            self._make_current()
+
+    def _make_current_unless_others_start(self) -> None:
+        """While others start, what ran before stays remembered and reserved. Raises FenceNotRecorded."""
+        command, own = self._command, self._attempt.operation.id
+        others = [start for start in command.change if start != own]
+        if command.spec and any(state is not State.SUCCEEDED for state in self._host.operations.states(others)):
+            candidate = Candidate(operation=own, change=command.change, spec=command.spec)
+            propose(self._host, self.id.service, candidate)
+        else:
+            self._make_current()
+
+    def _make_current(self) -> None:
         self._host.allocations.keep(self._host.name, self.id.service, self._allocation())
         self._host.capacity_freed.set()
-        settle_change(self._host, self._instance.model_copy(update={"port": port}))
+        make_current(self._host, self._instance, self._command.spec)
 
     def _allocation(self) -> Allocation:
         request = resources_of(self._command.engine, self._command.model)

@@ -8,8 +8,7 @@ from collections.abc import Collection
 
 import structlog
 
-from aima_core.domain.ids import ServiceId
-from aima_core.domain.operations import StartService
+from aima_core.domain.ids import ServiceId, SignedText
 from aima_core.errors import UnverifiedService
 from aima_core.trust.records import SignedRecord, SignedService
 from aima_worker.context import HostContext
@@ -18,16 +17,14 @@ from aima_worker.node.heartbeat import RedisState
 _log = structlog.get_logger()
 
 
-def keep_spec(host: HostContext, command: StartService) -> None:
+def keep_spec(host: HostContext, service: ServiceId, spec: SignedText) -> None:
     """Keeps the spec of a service that is started here, if it verifies. A failure does not fail the start."""
-    if command.spec is None:
-        return
     try:
-        record = SignedService.verified(command.spec, host.keys, id=command.service).record
+        record = SignedService.verified(spec, host.keys, id=service).record
     except UnverifiedService as refused:
-        _log.warning("spec not kept", service=command.service, reason=str(refused))
+        _log.warning("spec not kept", service=service, reason=str(refused))
     else:
-        _keep(host, command.service, record)
+        _keep(host, service, record)
 
 
 def restore_specs(host: HostContext) -> None:

@@ -57,10 +57,12 @@ def _check_free(host: HostContext, instance: InstanceId, address: str, port: int
         with socket.create_server((address, port)):
             pass
     except OSError as refused:
-        # The containers first: the process that listens for one is the container engine's.
-        publisher = next((each.name for each in host.runtime.containers({}) if _publishes(each, port)), None)
-        if publisher == host.container_name(instance.service):
+        # The containers first: the process that listens for one is the container engine's. The instance's own, of an
+        # attempt that a crash ended, is inspected: a listing may lack the ports of a container that has just started.
+        own = host.runtime.find(host.container_name(instance.service))
+        if own is not None and _publishes(own, port):
             return
+        publisher = next((each.name for each in host.runtime.containers({}) if _publishes(each, port)), None)
         owner = f"the container {publisher}" if publisher else owner_of_port(port)
         holder = owner or f"something else ({os.strerror(refused.errno or 0)})"
         raise PortTaken(port=port, host=host.name, holder=holder) from refused

@@ -8,15 +8,18 @@ has lost its data.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 import structlog
 
-from aima_core.domain.ids import OperationId, ServiceId, WireModel
+from aima_core.domain.ids import OperationId, ServiceId, SignedText, WireModel
+from aima_core.domain.operations import State
 from aima_core.domain.services import GONE, Instance, InstanceState
 from aima_core.errors import AimaError, BrokerUnavailable, DockerUnavailable, FenceNotRecorded
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.operations.container_spec import PORT_LABEL
+from aima_worker.operations.known_specs import keep_spec
 from aima_worker.operations.managed import ManagedContainer, recognize, restore_resources, spec_as_it_was
 from aima_worker.operations.teardown import GRACE, remove_container
 from aima_worker.runtime import Container, Status
@@ -35,14 +38,37 @@ class PreviousRevision(WireModel):
     """Of the image that it ran: its reference may lead to another one by now."""
 
 
+class Candidate(WireModel):
+    """An instance that is ready, of a change of several: the change is made once all of its starts have succeeded."""
+
+    operation: OperationId
+    change: tuple[OperationId, ...]
+    spec: SignedText
+
+
+class Outcome(StrEnum):
+    """Of a change of several instances. Every host finds the same: starts that have ended stay as they are."""
+
+    OPEN = "open"
+    MADE = "made"
+    """All starts have succeeded, or another host has made the spec the current one."""
+    FAILED = "failed"
+
+
 def remember_previous(host: HostContext, before: Instance | None, *, operation: OperationId) -> None:
     """Remembers what runs before an operation changes it; an earlier change that was not made keeps what it remembered.
 
-    Raises FenceNotRecorded, DockerUnavailable.
+    Raises FenceNotRecorded, DockerUnavailable, BrokerUnavailable.
     """
     if before is None or before.operation == operation:
         return
     service = before.id.service
+    if candidate := host.fences.candidate(service):
+        if outcome_of(host, service, candidate) is Outcome.MADE:
+            make_current(host, before, candidate.spec)
+        else:  # its instance here was never the current revision
+            host.fences.remember(service, host.fences.previous(service))
+            return
     if before.state in GONE:
         host.fences.remember(service, None)
     if before.state not in WAS_READY or host.fences.previous(service):
@@ -63,6 +89,36 @@ def reserved_port(host: HostContext, service: ServiceId) -> int | None:
     """The port of the previous revision, which stays leased until the change is made."""
     previous = host.fences.previous(service)
     return int(previous.labels[PORT_LABEL]) if previous else None
+
+
+def propose(host: HostContext, service: ServiceId, candidate: Candidate) -> None:
+    """The candidate is ready, and other starts of its change may not be. Raises FenceNotRecorded."""
+    try:
+        host.fences.remember(service, host.fences.previous(service), candidate)
+    except OSError as failed:
+        raise FenceNotRecorded(host=host.name, service=service, detail=f"{failed}.") from failed
+
+
+def outcome_of(host: HostContext, service: ServiceId, candidate: Candidate) -> Outcome:
+    """Raises BrokerUnavailable."""
+    states = host.operations.states(candidate.change)
+    if all(state is State.SUCCEEDED for state in states):
+        return Outcome.MADE
+    if all(state and (state is State.SUCCEEDED or not state.ended) for state in states):
+        return Outcome.OPEN
+    # Race: read after the states, since a host makes the spec the current one before its own start ends.
+    return Outcome.MADE if host.services.has_current(service, candidate.spec) else Outcome.FAILED
+
+
+def make_current(host: HostContext, instance: Instance, spec: SignedText | None) -> None:
+    """Makes the instance's spec the current one of its service, and drops the previous revision.
+
+    Every step can be repeated, so that a crash in between loses nothing. Raises BrokerUnavailable.
+    """
+    if spec is not None:
+        keep_spec(host, instance.id.service, spec)
+        host.services.restore({instance.id.service: spec})
+    settle_change(host, instance)
 
 
 def settle_change(host: HostContext, instance: Instance) -> None:

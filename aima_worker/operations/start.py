@@ -41,4 +41,4 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 
         instance.mark_ready(image=image, port=port, endpoint=endpoint)
-        attempt.finish(Phase.READY, endpoint=endpoint)
+        instance.finish(endpoint)

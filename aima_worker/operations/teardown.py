@@ -60,10 +60,10 @@ def teardown(
 
 def _forget_previous(host: HostContext, instance: Instance) -> None:
     """Drops the previous revision, and releases its port."""
-    if (previous := host.fences.previous(instance.id.service)) is not None:
-        if previous.instance.port is not None:
-            host.ports.release(instance.id, fence=instance.fence, port=previous.instance.port)
-        host.fences.remember(instance.id.service, None)
+    previous = host.fences.previous(instance.id.service)
+    if previous is not None and previous.instance.port is not None:
+        host.ports.release(instance.id, fence=instance.fence, port=previous.instance.port)
+    host.fences.remember(instance.id.service, None)
 
 
 def teardown_if_current(host: HostContext, seen: Instance, *, grace: timedelta = GRACE) -> None:

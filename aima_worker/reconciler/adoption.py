@@ -31,7 +31,8 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
         state, failure = _status(host, managed)
         instance = _instance(host, managed, state, fence=fence_of(managed, instead_of), failure=failure)
         seen_with = instead_of.fence if instead_of else None
-        if managed.command.spec is not None:  # first: after a crash in between, the next pass adopts again
+        settled = host.fences.candidate(seen.service) is None
+        if managed.command.spec is not None and settled:  # first: after a crash in between, the next pass adopts again
             host.services.restore({managed.service: managed.command.spec})
         if not host.services.adopt(instance, seen_with=seen_with):
             return

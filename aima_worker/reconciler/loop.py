@@ -129,7 +129,7 @@ class ReconcileLoop:
     ) -> None:
         if instance and instance.kept and instance.state is InstanceState.FAILED and managed:
             return  # for debugging, until a stop or a start
-        if (instance or not managed) and self._instances.undo_abandoned_change(service, instance):
+        if (instance or not managed) and self._instances.undo_abandoned_change(service, instance, managed):
             return
         if instance is None:
             if managed is None:

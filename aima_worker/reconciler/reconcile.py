@@ -13,6 +13,7 @@ from aima_core.domain.operations import Operation, State
 from aima_core.domain.services import GONE, Desired, Instance, InstanceState
 from aima_core.domain.units import format_duration
 from aima_core.errors import (
+    ChangeNotMade,
     ContainerExited,
     ContainerRemoved,
     EngineRefused,
@@ -22,8 +23,16 @@ from aima_core.errors import (
 )
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
-from aima_worker.operations.managed import ManagedContainer
-from aima_worker.operations.previous import WAS_READY, restore_previous, settle_change
+from aima_worker.operations.managed import ManagedContainer, restore_resources
+from aima_worker.operations.previous import (
+    WAS_READY,
+    Candidate,
+    Outcome,
+    make_current,
+    outcome_of,
+    restore_previous,
+    settle_change,
+)
 from aima_worker.operations.teardown import GRACE, fail_instance, teardown, teardown_if_current
 from aima_worker.reconciler.adoption import adopt, mark_ready
 from aima_worker.reconciler.inventory import ConditionTimer
@@ -66,17 +75,19 @@ class InstanceReconciler:
         elif self._is_stable(instance, "left over"):
             self._remove_leftover(managed)
 
-    def undo_abandoned_change(self, service: ServiceId, instance: Instance | None) -> bool:
+    def undo_abandoned_change(
+        self, service: ServiceId, instance: Instance | None, managed: ManagedContainer | None
+    ) -> bool:
         """Brings the previous revision back where a change ended without being made or undone, as after a crash.
 
         Returns whether it did, or waits until that is certain.
         """
+        if candidate := self._host.fences.candidate(service):
+            return self._settle(service, instance, managed, candidate)
         if (previous := self._host.fences.previous(service)) is None:
             return False
         if instance is None:
-            fence, at = self._host.fences.fence(service), now()
-            id, state = service.on(self._host.name), InstanceState.STARTING
-            lost = Instance(id=id, desired=Desired.RUNNING, fence=fence, state=state, since=at)
+            lost = self._lost(service)
             return not self._is_stable(lost, "change lost") or restore_previous(self._host, lost)
         operation = self._operation_of(instance)
         if instance.desired is Desired.STOPPED or (operation and not operation.state.ended):
@@ -85,6 +96,35 @@ class InstanceReconciler:
             settle_change(self._host, instance)
             return False
         return restore_previous(self._host, instance)
+
+    def _settle(
+        self, service: ServiceId, instance: Instance | None, managed: ManagedContainer | None, candidate: Candidate
+    ) -> bool:
+        """Makes the change here, or undoes it, as its other starts have ended; returns whether it undoes it."""
+        current = instance or self._lost(service)
+        outcome = outcome_of(self._host, service, candidate)
+        if outcome is Outcome.OPEN or current.desired is Desired.STOPPED:
+            return False
+        if outcome is Outcome.MADE:
+            make_current(self._host, current, candidate.spec)
+            if managed:
+                restore_resources(self._host, managed, instance)
+                self._host.capacity_freed.set()
+            return False
+        if not self._is_stable(current, "change failed"):
+            return True
+        _log.warning("change undone", instance=current.id, operation=candidate.operation)
+        if restore_previous(self._host, current):
+            return True
+        undone = current.model_copy(update={"desired": Desired.STOPPED, "failure": ChangeNotMade().failure})
+        self._host.services.set_desired(undone)
+        return teardown(self._host, undone, grace=GRACE, postponed_on=(EngineRefused,))
+
+    def _lost(self, service: ServiceId) -> Instance:
+        """An instance without a record."""
+        fence, at = self._host.fences.fence(service), now()
+        id, state = service.on(self._host.name), InstanceState.STARTING
+        return Instance(id=id, desired=Desired.RUNNING, fence=fence, state=state, since=at)
 
     def _resume_start(self, instance: Instance, managed: ManagedContainer | None) -> None:
         operation = self._operation_of(instance)

@@ -149,8 +149,8 @@ class ScriptedWorker:
         self.claim_start(operation["id"])
         self._observes(operation, Desired.RUNNING, InstanceState.STARTING)
 
-    def is_ready(self, operation: dict[str, Any], *, reports: bool = False) -> None:
-        """Records a start from claim to end, and makes its spec the current one.
+    def is_ready(self, operation: dict[str, Any], *, reports: bool = False, makes_current: bool = True) -> None:
+        """Records a start from claim to end, and makes its spec the current one unless others of its change start.
 
         Only if it `reports` what it runs, as workers of this version do, the API can tell whether that is as asked.
         """
@@ -160,7 +160,7 @@ class ScriptedWorker:
         self.says(operation["id"], Phase.STARTING)
         runs = {"runs": command.digest, "revision": revision_of(command)} if reports else {}
         self._observes(operation, Desired.RUNNING, InstanceState.READY, **runs)
-        if command.spec is not None:
+        if command.spec is not None and makes_current:
             self._services.restore({command.service: command.spec})
         self.says(operation["id"], Phase.READY, host=self.name, endpoint="http://127.0.0.1:20000")
         self._claims.release(OperationId(operation["id"]), self.name, attempt)

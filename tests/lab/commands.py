@@ -77,12 +77,14 @@ def enqueue_signed(
     fence: int | None = None,
     seconds_later: int = 0,
     key: SecretStr = SIGNING_KEY,
+    id: OperationId | None = None,
+    after: tuple[OperationId, ...] = (),
 ) -> Operation:
     """Enqueues a signed operation on the queue of the host, or of the route, as the API does."""
     text, where = command.model_dump_json(), route or Route.to_host(HostName(host))
     created_at = now() + timedelta(seconds=seconds_later)
     operation = Operation(
-        id=OperationId.new(),
+        id=id or OperationId.new(),
         kind=Kind(command.kind),
         state=State.QUEUED,
         phase=Phase.QUEUED,
@@ -97,7 +99,8 @@ def enqueue_signed(
         created_at=created_at,
         expires_at=created_at + DEFAULT_EXPIRY,
     )
-    return store.enqueue([QueuedOperation(operation, text, order_of(operation, command, key=key))])[0]
+    order = order_of(operation, command, key=key)
+    return store.enqueue([QueuedOperation(operation, text, order, after=after)])[0]
 
 
 def granted_to(

@@ -24,8 +24,18 @@ LOCKS = Path("/run/aima/users")
 """A file per user id, locked while an engine has it."""
 GPU_GROUPS = ("video", "render")
 """The owners of GPU devices, where not every user may open them."""
-_CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
-"""SYS_PTRACE measures the memory of other users' processes; SYS_ADMIN makes the engine's own view of the files."""
+_CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+}
+"""FOWNER removes what engines leave in directories of theirs; SYS_PTRACE measures the memory of other users' processes;
+SYS_ADMIN makes the engine's own view of the files."""
 _PROC = Path("/proc")
 _KILL_TIMEOUT = timedelta(seconds=10)
 _POLL_INTERVAL = timedelta(milliseconds=10)

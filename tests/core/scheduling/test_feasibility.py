@@ -193,6 +193,26 @@ def test_the_memory_of_several_gpus_is_summed() -> None:
     assert obstacles(host, wanted(gpus=2, gpu_memory=49 * GB)) == [(ObstacleKind.GPU_MEMORY, False)]
 
 
+def test_a_free_gpu_that_is_too_small_is_no_reason_to_start_before_a_bigger_one_is_free() -> None:
+    host = a_server(80 * GB, 8_600_000_000)
+
+    [found] = find_obstacles(host, wanted(gpus=1, gpu_memory=17 * GB), {OTHER: a_load_of(1, "GPU-0")})
+
+    assert (found.kind, found.transient) == (ObstacleKind.GPU_MEMORY, True)
+    assert found.sentence == "needs 17 GB GPU memory (host: 8.6 GB free)"
+
+
+def test_an_engine_uses_one_slice_of_a_gpu_and_never_two() -> None:
+    slices = [{"kind": "rtx", "name": "A100 MIG", "id": f"MIG-{at}", "memory": 20 * GB} for at in range(2)]
+    host = a_server(accelerators=slices)
+
+    assert obstacles(host, wanted(gpus=1, gpu_memory=17 * GB)) == []
+    [found] = find_obstacles(host, wanted(gpus=2, gpu_memory=17 * GB), {})
+
+    assert (found.kind, found.transient) == (ObstacleKind.GPUS, False)
+    assert found.sentence == "needs 2 GPUs (host: 2, slices of which an engine can use one)"
+
+
 def test_a_gpu_of_unknown_memory_is_left_to_the_engine() -> None:
     assert obstacles(a_server(None), wanted(gpus=1, gpu_memory=48 * GB)) == []
 

@@ -5,6 +5,9 @@
 -- the last memory of a host. A start that any host may claim goes to the host that has its service already, so that
 -- two starts of one service never run it on two hosts. A claim whose reply was lost is granted again to its token.
 --
+-- A stop that waits for starts is not claimed before all of them have succeeded.
+--
+-- `ids_and_memory` are the id and the bytes of each GPU in turn; '' for unknown memory.
 -- Without `slots`, the host admits everything. A record with values that no API node writes is not claimed.
 -- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, {3, host that has the service, record}, or
 -- {4, the defect of the record}.
@@ -12,12 +15,15 @@ local operation, claim, waiting, host_slots, allocations, drained_hosts, service
 local id, host, claim_ms, claimable_states, started_at, token = unpack(ARGV, 1, 6)
 local operation_prefix, instance_prefix, allocations_prefix = unpack(ARGV, 7, 9)
 local slots, memory_limit, memory_available, unified = unpack(ARGV, 10, 13)
-local gpu_ids = {unpack(ARGV, 14)}
+local ids_and_memory = {unpack(ARGV, 14)}
 
 local state, cancelled, attempt, owner, kind, needs, service, fence, route = unpack(hash_values(operation,
   'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence', 'route'))
 local request = json_object(needs or '{}')
-local allocated_gpus = {}
+local allocated_gpus, gpus = {}, {}
+for at = 1, #ids_and_memory, 2 do
+  gpus[#gpus + 1] = {id = ids_and_memory[at], memory = tonumber(ids_and_memory[at + 1])}
+end
 
 local function record() return redis.call('HGETALL', operation) end
 
@@ -27,6 +33,16 @@ local function not_claimable()
   if not state then return {0, 'there is no record of it'} end
   if redis.call('PTTL', operation) >= 0 then return {0, 'it has ended: ' .. state} end
   if cancelled and not attempt then return {0, 'cancelled'} end -- an attempt may have left a container to remove
+end
+
+local function awaits_starts()
+  local waits = nil
+  for start in string.gmatch(hash_value(operation, 'after') or '', '[^,]+') do
+    local state = hash_value(operation_prefix .. start, 'state')
+    if not state or not is_claimable(state) and state ~= 'succeeded' then return {0, 'its change was not made'} end
+    if state ~= 'succeeded' then waits = {0, 'it waits for a start'} end
+  end
+  return waits
 end
 
 local function unreadable()
@@ -92,18 +108,34 @@ local function use_of_other_services()
   return use
 end
 
--- GPUs of the running revision come first: they stay allocated.
-local function choose_gpus(count, gpus_in_use, previous)
-  local free, own = {}, {}
-  for _, gpu in ipairs(previous and previous.gpus or {}) do own[gpu] = true end
+-- The first `count` GPUs, by their ids; nil if their memory does not suffice. Unknown memory is left to the engine.
+local function first_gpus(usable, count, shares_memory)
+  local ids, memory = {}, shares_memory and math.huge or 0
+  for at = 1, count do
+    ids[at] = usable[at].id
+    memory = memory + (usable[at].memory or math.huge)
+  end
+  return memory >= (request.gpu_memory or 0) and ids or nil
+end
+
+-- GPUs of the running revision come first: they stay allocated; else the biggest, if others are too small. Devices that
+-- are slices of a GPU (MIG) are used alone. As `choose_gpus` in `scheduling/feasibility.py`.
+-- Returns their ids, or nil and the obstacle.
+local function choose_gpus(gpus_in_use, previous, shares_memory)
+  local usable, own, count = {}, {}, request.gpus == 'all' and math.max(#gpus, 1) or request.gpus
+  for _, id in ipairs(previous and previous.gpus or {}) do own[id] = true end
   for _, preferred in ipairs({true, false}) do
-    for _, gpu in ipairs(gpu_ids) do
-      if not gpus_in_use[gpu] and (own[gpu] or false) == preferred then free[#free + 1] = gpu end
+    for _, gpu in ipairs(gpus) do
+      local alone = string.sub(gpu.id, 1, 4) == 'MIG-' and count > 1
+      if not alone and not gpus_in_use[gpu.id] and (own[gpu.id] or false) == preferred then usable[#usable + 1] = gpu end
     end
   end
-  local least = count == 'all' and #gpu_ids or count
-  if #free == 0 or #free < least then return nil end
-  return {unpack(free, 1, least)}
+  if #usable < count then return nil, 'gpus' end
+  local ids = first_gpus(usable, count, shares_memory)
+  if ids then return ids end
+  table.sort(usable, function(one, other) return (one.memory or math.huge) > (other.memory or math.huge) end)
+  ids = first_gpus(usable, count, shares_memory)
+  return ids, not ids and 'gpu_memory'
 end
 
 -- The allocation of the running revision stays reserved until this start is ready, so that it can be restored.
@@ -128,8 +160,9 @@ local function allocate()
   if not fits or loads > tonumber(memory_available) then return 'memory' end
   if (request.gpus or 0) ~= 0 then
     if shares_memory and use.loading_on_gpus then return 'loading' end
-    allocated_gpus = choose_gpus(request.gpus, shares_memory and {} or use.gpus, previous)
-    if not allocated_gpus then return 'gpus' end
+    local chosen, obstacle = choose_gpus(shares_memory and {} or use.gpus, previous, shares_memory)
+    if not chosen then return obstacle end
+    allocated_gpus = chosen
   end
   local held_memory, held_gpus = with_previous(memory, allocated_gpus, previous)
   local allocation = {memory = held_memory, loading = true, fence = fence, gpus = held_gpus}
@@ -159,4 +192,4 @@ local function grant()
   return {1, record(), allocated_gpus}
 end
 
-return not_claimable() or unreadable() or already_claimed() or placed_elsewhere() or admit() or grant()
+return not_claimable() or unreadable() or awaits_starts() or already_claimed() or placed_elsewhere() or admit() or grant()

@@ -1,4 +1,4 @@
--- uses: clock, events, tolerant
+-- uses: clock, events, tolerant, revisions
 -- Enqueues operations: stores each with its first event and the desired state of its instance, and pushes its message.
 --
 -- One step, so that a crash of the API node leaves no stored operation without a message. An operation that is stored
@@ -12,13 +12,18 @@
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
 -- `texts` are the order and the message of each operation: long texts that JSON would have to escape.
 -- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
--- is not stored. If the service is `alone`, having one instance, any host is the same.
+-- is not stored. If the service is `alone`, having one instance, any host is the same. Starts with the same `together`,
+-- those of one change, join others only if all of them can.
+-- A group may `put` the spec of its service: it becomes the current one, among its last revisions.
+-- A stop `after` starts leaves the desired state of its instance: it is claimed once they have succeeded.
 -- Returns {id, '', …} of superseded operations, and {id, the joined operation, …} of joining starts.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, starts_prefix = unpack(ARGV, 1, 6)
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 7, 13)
 local texts = {unpack(ARGV, 14)}
 local now, published = now_ms(), {}
+local joins, joining = {}, {} -- the other start of each that joined; whether all starts of a change do
+groups = cjson.decode(groups)
 
 local function filled(template, own)
   local pieces = {}
@@ -67,11 +72,34 @@ local function joined(own, group)
   end
 end
 
+local function all_join(change)
+  for _, group in ipairs(groups) do
+    for _, own in ipairs(group.together == change and group.each or {}) do
+      if is_superseded(own) or not joined(own, group) then return false end
+    end
+  end
+  return true
+end
+
+local function other_start(own, group)
+  local change = group.together
+  if change and joining[change] == nil then joining[change] = all_join(change) end
+  if change and not joining[change] then return nil end
+  joins[own.id] = joined(own, group)
+  return joins[own.id]
+end
+
+local function starts_before(group)
+  local ids = {}
+  for at, id in ipairs(group.after) do ids[at] = joins[id] or id end
+  return table.concat(ids, ',')
+end
+
 local function enqueue(own, group, order, message)
   local record = operation_prefix .. own.id
   local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
   if known then return known == 'cancelled' and superseded and '' end
-  local other = not superseded and joined(own, group)
+  local other = not superseded and other_start(own, group)
   if other then return other end
 
   redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', order,
@@ -87,14 +115,25 @@ local function enqueue(own, group, order, message)
     delete_unless('set', starts_prefix .. group.service)
     redis.call('SADD', starts_prefix .. group.service, own.id)
   end
-  if own.instance then set_desired(own, group) end
+  if group.after then
+    redis.call('HSET', record, 'after', starts_before(group))
+  elseif own.instance then
+    set_desired(own, group)
+  end
   redis.call('ZADD', active, now + retry_ms, own.id)
   if group.waits then redis.call('ZADD', waiting, now, own.id) end
   redis.call('LPUSH', queue_prefix .. own.queue, message)
 end
 
+local function put_spec(put)
+  redis.call('SET', put.service, put.record)
+  redis.call('ZADD', put.services, 0, put.id)
+  keep_revision(put.revisions, put.number, put.record)
+end
+
 local late, at = {}, 1
-for _, group in ipairs(cjson.decode(groups)) do
+for _, group in ipairs(groups) do
+  if group.put then put_spec(group.put) end
   for _, own in ipairs(group.each) do
     local other = enqueue(own, group, texts[at], texts[at + 1])
     if other then

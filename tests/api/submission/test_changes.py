@@ -1,0 +1,156 @@
+"""Changes of several instances and moves as an API node submits them, and an API node that is killed between writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from api.node import SERVICE, Node, ScriptedWorker
+
+from aima_api.http.schemas import ServiceOptions
+from aima_api.submission.starts import StartRequest, StartSubmission
+from aima_core.domain.ids import OperationId, ServiceId
+from aima_core.redis import keys
+from aima_core.redis.scripts import Scripts
+from aima_core.store.claims import ClaimStore, NotClaimable
+from aima_core.trust.orders import Mandate
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def workers(redis) -> list[ScriptedWorker]:
+    return [ScriptedWorker(redis, name) for name in ("alpha", "beta", "gamma")]
+
+
+@pytest.fixture
+def replicas(node: Node, workers: list[ScriptedWorker]) -> list[ScriptedWorker]:
+    """Two ready replicas, and the workers of the hosts that have them."""
+    started = node.start(replicas=2)
+    hosts = {each["route"].removeprefix("host."): each for each in started}
+    found = [worker for worker in workers if worker.name in hosts]
+    for worker in found:
+        worker.is_ready(hosts[worker.name], reports=True)
+    return found
+
+
+def start_of(redis: Any, operation: dict[str, Any]) -> dict[str, str]:
+    record: dict[str, str] = redis.hgetall(keys.operation(OperationId(operation["id"])))
+    return record
+
+
+def test_the_starts_of_a_change_name_each_other(node, redis, replicas):
+    changed = node.start(arguments={"flood": 1})
+
+    ids = [operation["id"] for operation in changed]
+    assert len(ids) == 2
+    assert all(f'"change":["{ids[0]}","{ids[1]}"]' in start_of(redis, each)["command"] for each in changed)
+
+
+def test_identical_changes_at_once_join_as_a_whole(node, replicas):
+    first = node.start(arguments={"flood": 1})
+    again = node.start(arguments={"flood": 1})
+
+    assert {each["id"] for each in again} == {each["id"] for each in first}
+
+
+def test_a_change_of_which_one_start_was_cancelled_is_started_again_as_a_whole(node, replicas):
+    first = node.start(arguments={"flood": 1})
+    node.post(f"/v1/operations/{first[0]['id']}:cancel")
+
+    again = node.start(arguments={"flood": 1})
+
+    assert not {each["id"] for each in again} & {each["id"] for each in first}
+    assert {node.operation(each["id"])["state"] for each in first} == {"cancelled"}
+
+
+def test_an_instance_whose_change_failed_elsewhere_takes_part_in_the_next_one(node, redis, replicas):
+    one, other = replicas
+    first = {each["route"]: each for each in node.start(arguments={"flood": 1})}
+    one.is_ready(first[f"host.{one.name}"], reports=True, makes_current=False)
+    node.post(f"/v1/operations/{first[f'host.{other.name}']['id']}:cancel")
+
+    again = node.start(arguments={"flood": 1})
+
+    assert {each["route"] for each in again} == {f"host.{one.name}", f"host.{other.name}"}
+
+
+def test_a_stop_of_a_replaced_instance_waits_for_the_starts_and_leaves_it_desired(node, redis, replicas):
+    node.post(f"/v1/hosts/{replicas[0].name}:drain", {"stop": False})
+    operations = node.start(arguments={"flood": 1})
+    starts, [stop] = operations[:-1], operations[-1:]
+
+    claimed = ClaimStore(redis).claim(OperationId(stop["id"]), replicas[0].name)
+
+    assert [each["kind"] for each in operations] == ["start", "start", "stop"]
+    assert stop["route"] == f"host.{replicas[0].name}"
+    assert "waits until" in stop["reason"]
+    assert claimed == NotClaimable("it waits for a start")
+    instances = node.get(f"/v1/services/{SERVICE}").json()["instances"]
+    assert {each["desired"] for each in instances if each["host"] == replicas[0].name} == {"running"}
+    assert start_of(redis, stop)["after"] == ",".join(each["id"] for each in starts)
+
+
+def test_a_stop_of_a_replaced_instance_ends_with_a_start_that_failed(node, redis, replicas):
+    node.post(f"/v1/hosts/{replicas[0].name}:drain", {"stop": False})
+    *starts, stop = node.start(arguments={"flood": 1})
+    node.post(f"/v1/operations/{starts[0]['id']}:cancel")
+
+    claimed = ClaimStore(redis).claim(OperationId(stop["id"]), replicas[0].name)
+
+    assert isinstance(claimed, NotClaimable)
+    assert claimed.change_not_made
+
+
+class Killed(BaseException):
+    """No code of the API node runs any more."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The number of writes after which the API node is killed; 0 for never."""
+    left = [0]
+
+    def counted(name: str) -> None:
+        original = getattr(Scripts, name)
+
+        def call(self: Scripts, script: str, *args: Any) -> Any:
+            result = original(self, script, *args)
+            if script not in ("services/placements", "allocations/list"):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+            return result
+
+        monkeypatch.setattr(Scripts, name, call)
+
+    counted("__call__")
+    counted("each")
+    yield left
+
+
+@pytest.mark.parametrize("options", [{"arguments": {"flood": 1}}, {"replicas": 1}, {"labels": {"team": "speech"}}])
+def test_a_killed_api_node_leaves_a_change_wholly_submitted_or_not_at_all(node, replicas, kill_after, options):
+    submission: StartSubmission = node.server.config.app.state.dependencies.starts
+    request = StartRequest(ServiceId(SERVICE), ServiceOptions.model_validate(options), Mandate("test"))
+    before = len(node.get("/v1/operations").json()["items"])
+    outcomes, killed = set(), True
+
+    for after in range(1, 9):
+        kill_after[0] = after
+        try:
+            submission.start(request)
+            killed = False
+        except Killed:
+            killed = True
+        kill_after[0] = 0
+        active = node.get("/v1/operations", params={"state": "queued"}).json()["items"]
+        revision = node.get(f"/v1/services/{SERVICE}").json()["revision"]
+        outcomes.add((len(active), revision))
+        if not killed:
+            break
+
+    assert not killed
+    assert before
+    assert len(outcomes) <= 2, outcomes

@@ -1,0 +1,82 @@
+"""A worker killed by SIGKILL between two writes of a change, on a real Docker Engine: wholly old or wholly new."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from faults.dial import a_dial
+from lab.commands import SERVICE, SIGNING_KEY, a_stop_of
+from lab.desk import Desk
+from lab.fleet import TESTS
+
+from aima_core.domain.operations import StartService, State
+from aima_core.domain.services import InstanceState, Service
+from aima_core.settings import Settings
+from aima_core.store.operations import now
+from aima_core.trust.keys import SigningKey
+from aima_core.trust.records import SignedService
+from aima_worker.execution.executor import execute
+from aima_worker.operations.readiness import http_status
+from aima_worker.reconciler.loop import ReconcileLoop
+
+pytestmark = [pytest.mark.docker, pytest.mark.redis]
+CREATED = now()
+OLD_PORT, NEW_PORT = 18700, 18701
+MAIN_WRITES = (2, 5, 6, 7, 8, 9, 11, 13)
+"""The previous revision remembered, the lease, the new container, its record, the end, and what lies between."""
+
+
+def a_revision(number: int, **dialled: Any) -> StartService:
+    spec = Service(id=SERVICE, created_at=CREATED, revision=number)
+    record = SignedService.of(spec, SigningKey(SIGNING_KEY)).record
+    start = a_dial(port=NEW_PORT if number > 1 else OLD_PORT, dialled=dialled)
+    return start.model_copy(update={"spec": record})
+
+
+def execute_and_kill(settings: Settings, redis_url: str, operation: str, *, after: int) -> int:
+    """The exit code of the worker process: -9 if it was killed."""
+    host = {"name": settings.host.name, "ports": f"{settings.host.ports[0]}-{settings.host.ports[-1]}"}
+    own = {"state_dir": str(settings.state_dir), "installation": settings.installation, "host": host}
+    own |= {"signing_key": SIGNING_KEY.get_secret_value()}
+    words = [sys.executable, "-m", "faults.killed_worker", json.dumps(own), redis_url, operation, str(after)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True)
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crashes", [False, True], ids=["made", "undone"])
+def test_a_change_whose_worker_is_killed_between_two_writes_is_wholly_made_or_undone(
+    desk: Desk, settings: Settings, redis_url: str, crashes: bool
+) -> None:
+    candidate = a_revision(2, **({"load-seconds": 9, "crash-after": 1} if crashes else {"flood": 1}))
+    revision, port = (1, OLD_PORT) if crashes else (2, NEW_PORT)
+    codes, loop = [], ReconcileLoop(desk.host)
+    for after in MAIN_WRITES:
+        desk.run_command(a_revision(1))
+        operation = desk.ask(candidate)
+
+        codes.append(execute_and_kill(settings, redis_url, operation, after=after))
+        desk.host.fences._known = dict(desk.host.fences._read())
+        desk.host.claim_store.release_all_of_host(desk.host.name)
+        execute(desk.host, operation)
+        loop.reconcile_once()
+
+        instance = desk.host.services.instance(SERVICE.on(desk.host.name))
+        assert instance is not None
+        assert (instance.revision, instance.port) == (revision, port), after
+        assert instance.state in (InstanceState.READY, InstanceState.RESTARTING), after
+        assert desk.host.services.get(SERVICE).spec.revision == revision, after
+        assert (desk.leases(), desk.host.fences.changing(), len(desk.containers())) == ([port], set(), 1), after
+        assert desk.outcome(operation).operation.state is (State.FAILED if crashes else State.SUCCEEDED), after
+        if not crashes:
+            assert http_status(f"http://127.0.0.1:{port}/health") == 200, after
+        desk.run_command(a_stop_of())
+        desk.host.services.remove(SERVICE)
+
+    assert codes.count(-9) > len(MAIN_WRITES) // 2

@@ -25,7 +25,7 @@ Stamp = tuple[int, int] | None
 
 
 class Config(BaseModel):
-    """The configuration that a data plane reads when it starts; it reloads the keys when the worker replaces the file."""
+    """The configuration that a data plane reads when it starts; it reloads the keys when the file is replaced."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

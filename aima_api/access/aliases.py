@@ -173,7 +173,7 @@ class NameResolver:
     def resolve(self, name: str, *, services: Container[str], models: Mapping[str, Sequence[str]]) -> Pools:
         """The pools of services that may answer, each for when those before it cannot; empty for an unknown name.
 
-        `services` are all those that count, and `models` the services of each model id.
+        `services` are the ones that count, and `models` the services of each model id.
         """
         if found := self._aliases.get(name):
             alias, choice = found

@@ -44,7 +44,7 @@ WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/local.py", "aima_api.up.detached"),
 }
 """The commands that are more than a client of the API: they check files or a machine, or run everything on it."""
-MOST_ON_THE_PATH = 58
+MOST_ON_THE_PATH = 60
 VALUES = ("aima_core/domain/", "aima_api/http/schemas.py", "aima_api/access/scopes.py", "aima_worker/runtimes/")
 EXAMPLES = {"aima_core/domain/ids.py", "aima_core/domain/catalog.py"}
 """Where an engine's name shows what a good one looks like."""

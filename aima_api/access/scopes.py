@@ -77,7 +77,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/v1/engines/{name}"): Scope.READ,
     ("GET", "/v1/models"): Scope.READ,
     ("GET", "/v1/models/{name}"): Scope.READ,
-    ("GET", "/v1/usage"): Scope.READ,
+    ("GET", "/v1/hosts:usage"): Scope.READ,
     ("GET", "/v1/profiles"): Scope.READ,
     ("GET", "/v1/profiles/{name}"): Scope.READ,
     ("POST", "/v1/profiles/{name}:plan"): Scope.READ,

@@ -31,7 +31,7 @@ class Failing(StrEnum):
 
     CONNECTION = "connection"
     UNAVAILABLE = "unavailable"
-    """It, or what is before it, answered 502 to 504."""
+    """It, or a proxy before it, answered 502 to 504."""
     STATUS = "status"
     """Another error of the server, which may be due to the request."""
     FIRST_BYTE = "first byte"

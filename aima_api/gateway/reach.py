@@ -1,6 +1,6 @@
 """The way to an instance: directly where the gateway shares its loopback, else through its host's data plane.
 
-Names and addresses do not decide what is local: containers and copied machines share them. An instance that no way
+Names and addresses do not decide locality: containers and copied machines share them. An instance that no way
 leads to gets no requests, and never another instance those meant for it.
 """
 

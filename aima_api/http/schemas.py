@@ -133,7 +133,7 @@ class RollbackOptions(StartLimits):
 class ApplyOptions(RequestBody):
     documents: Annotated[tuple[AnyDocument, ...], Field(min_length=1, max_length=MOST_DOCUMENTS)]
     owner: OwnerName | None = None
-    """Recorded with what is applied; left out, recorded owners stay."""
+    """Recorded with each applied document; left out, recorded owners stay."""
     prune: bool = False
     """Also stop and remove what the owner applied before and no document names; requires the scope `admin`."""
     expected: str | None = Field(None, max_length=64)

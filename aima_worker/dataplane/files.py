@@ -1,4 +1,4 @@
-"""What the worker tells its data plane, in two files of the state directory that are replaced atomically."""
+"""The worker's configuration of its data plane, in two files of the state directory that are replaced atomically."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Stamp = tuple[int, int] | None
 
 
 class Config(BaseModel):
-    """All that a data plane is told when it starts, and what it loads again when the worker changes it: the keys."""
+    """The configuration that a data plane reads when it starts; it reloads the keys when the file is replaced."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

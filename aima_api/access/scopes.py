@@ -108,6 +108,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = {
     ("POST", "/v1/services/{id}:restart"): Scope.OPERATE,
     ("POST", "/v1/services/{id}:rollback"): Scope.OPERATE,
     ("POST", "/v1/services/{id}:plan"): Scope.READ,
+    ("POST", "/v1/services:plan"): Scope.READ,
     ("GET", "/v1/services/{id}/revisions"): Scope.READ,
     ("GET", "/v1/services/{id}/revisions/{revision}"): Scope.READ,
     ("POST", "/v1/apply"): Scope.OPERATE,

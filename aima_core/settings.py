@@ -170,7 +170,7 @@ class GatewaySettings(ListenerSettings):
     """Between two parts of a stream."""
     api: tuple[str, ...] = ()
     """URLs of API nodes, which certify the gateway's own key for `keys_for`; without one it reaches engines of its own
-    machine, and those that are exposed."""
+    machine, and exposed ones."""
     key: SecretStr | None = None
     """An API key with the scope `gateway`."""
     ca: Path | None = None

@@ -90,7 +90,7 @@ class ApiKey(WireModel):
         return Caller(self.name, self.id, frozenset(self.scopes))
 
     def may_use(self, name: str, services: Mapping[str, str]) -> bool:
-        """Whether it may send requests for this name: `services` are those that may answer, with their model ids.
+        """Whether it may send requests for this name: `services` are the ones that may answer, with their model ids.
 
         The name itself is allowed to it, or each service or its model is: a name that it may not use is refused alike
         whether it exists.

@@ -102,7 +102,7 @@ def read_yaml(file: Path) -> Document:
 
 
 def read_each(file: Path, content: bytes | None = None, *, most: int) -> list[Document]:
-    """The documents of a file, or of what was read from a pipe, without empty ones; at most so many.
+    """The documents of a file or a pipe, without empty ones; at most so many.
 
     Like `read_yaml` each has its own mistakes; those of the file as a whole belong to the last one.
     """

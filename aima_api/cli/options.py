@@ -139,7 +139,7 @@ def complete(*sources: tuple[str, str]) -> Completer:
 
 
 complete_startable = complete(("services", "id"), ("models", "services"))
-"""Ids of services, and those that start a model of the catalog."""
+"""Ids of services, and ids that would start a model of the catalog."""
 
 
 class DurationType(click.ParamType[timedelta]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from aima_api.specs.documents import MOST_DOCUMENTS, AnyDocument
 from aima_api.specs.fields import (
@@ -34,6 +34,8 @@ from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
 
 Hosts = Annotated[tuple[HostName, ...], Field(max_length=1000)]
+MOST_PLANNED = 1000
+"""Services planned by one request."""
 SPEC_FIELDS = set(Service.model_fields) - METADATA
 
 Expiry = Annotated[Duration, Field(gt=timedelta(), le=MAX_EXPIRY)]
@@ -100,6 +102,18 @@ class CreateService(ServiceOptions):
     id: ServiceId
 
 
+class PlanOptions(RequestBody):
+    services: Annotated[tuple[CreateService, ...], Field(min_length=1, max_length=MOST_PLANNED)]
+    """Planned in this order."""
+
+    @field_validator("services")
+    @classmethod
+    def check_differ(cls, services: tuple[CreateService, ...]) -> tuple[CreateService, ...]:
+        if len({each.id for each in services}) < len(services):
+            raise ValueError("names a service twice; name each once")
+        return services
+
+
 class StopOptions(RequestBody):
     hosts: Hosts = ()
     """Empty stops it on all hosts."""
@@ -119,7 +133,7 @@ class RollbackOptions(StartLimits):
 class ApplyOptions(RequestBody):
     documents: Annotated[tuple[AnyDocument, ...], Field(min_length=1, max_length=MOST_DOCUMENTS)]
     owner: OwnerName | None = None
-    """Recorded with what is applied; left out, recorded owners stay."""
+    """Recorded with each applied document; left out, recorded owners stay."""
     prune: bool = False
     """Also stop and remove what the owner applied before and no document names; requires the scope `admin`."""
     expected: str | None = Field(None, max_length=64)

@@ -183,7 +183,7 @@ class Placement:
         return {host.name: find_obstacles(host, requirements, self._allocated.get(host.name, {})) for host in chosen}
 
     def reserve(self, target: Target, requirements: PlacementRequirements) -> None:
-        """Counts the start's resources as allocated from now on in this snapshot; those of one that waits are not.
+        """Counts the start's resources as allocated from now on in this snapshot; those of a queued start are not.
 
         For a class of hosts: on the host that has the service, else on that with the most free memory.
         """

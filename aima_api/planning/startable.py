@@ -1,4 +1,4 @@
-"""Models as they can be started: the services that start each, the hosts with its files, and those that could run it.
+"""Models as they can be started: services that start each, hosts with its files, and hosts that could run it.
 
 Feasibility is that of placement, from one snapshot of the hosts for all models.
 """
@@ -69,7 +69,7 @@ class _Known(NamedTuple):
         return self.models is not None and model.path in self.models
 
     def may_run(self, engine: Engine, model: Model) -> bool:
-        """Live, and an image can be pulled; where the paths are not known, only a start can tell."""
+        """Live, and an image can be pulled; where the paths are not known, only a start finds out."""
         has_weights = engine.model_mount is None or (model.path is not None and self.models is None)
         return self.host.live and (has_weights or self.has(engine, model))
 

@@ -38,7 +38,7 @@ _FORBIDDEN_VARIABLES = re.compile(
     r"GCONV_PATH|GETCONF_DIR|GLIBC_TUNABLES|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH|NLSPATH|RESOLV_HOST_CONF|"
     r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|CREDENTIALS_DIRECTORY|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
 )
-"""They make an interpreter, a shell or the C library load code, or choose devices other than those that are granted."""
+"""They make an interpreter, a shell or the C library load code, or choose devices that are not granted."""
 _SYSTEM_PATH = re.compile(
     r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys)(/.*)?|/(home|opt|root|srv|tmp|usr|var)|"
     r"/usr/(bin|include|lib\w*|sbin)(/.*)?|/usr/local(/(?!share/|src/).*)?|/var/(lib|run)"
@@ -252,7 +252,7 @@ class EmbeddingsCheck(AnswerCheck):
 
 
 class Ready(Entry):
-    """Which answers are checked, once the health check succeeds. Of several, those that the model can give."""
+    """Which answers are checked, once the health check succeeds. Of several, only what the model can answer."""
 
     chat: AnswerCheck | None = None
     """A few tokens."""
@@ -374,7 +374,7 @@ class Engine(Entry):
 
     @property
     def directories_in_memory(self) -> dict[str, int]:
-        """The sizes of the `tmpfs`, with those that a read-only engine has anyway."""
+        """The sizes of the `tmpfs`, defaults of a read-only engine included."""
         return {**(_READ_ONLY_TMPFS if self.filesystem == "read-only" else {}), **self.tmpfs}
 
     @property

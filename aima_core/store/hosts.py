@@ -105,7 +105,7 @@ class HostStore:
         self._redis.hdel(keys.DRAINED, host)
 
     def assign_labels(self, host: HostName, assigned: AssignedLabels) -> None:
-        """In place of those that were assigned before. Raises UnknownHost."""
+        """Replaces the assigned labels atomically. Raises UnknownHost."""
         self.get(host)
         if assigned == AssignedLabels():
             self._redis.hdel(keys.HOST_LABELS, host)

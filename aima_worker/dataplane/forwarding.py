@@ -142,7 +142,7 @@ class Forwarder:
 
 
 def _break_off(connection: RequestHandler) -> None:
-    """At once, so that what was sent does not look complete."""
+    """Without a shutdown of the stream, so that a partial answer does not look complete."""
     if isinstance(connection.transport, asyncio.WriteTransport):
         connection.transport.abort()
 

@@ -45,7 +45,7 @@ def path_of(target: str) -> Path | None:
 
 
 def _is_plain(segment: str) -> bool:
-    """Whether it is one segment, and no parent, whoever decodes it."""
+    """Whether it is one segment, and no parent, however often it is decoded."""
     decoded = unquote_to_bytes(segment)
     return decoded not in (b".", b"..") and not any(each in b"/\\" or each < 0x20 for each in decoded)
 
@@ -60,7 +60,7 @@ def forwarded_answer(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 def _without(headers: CIMultiDictProxy[str], names: frozenset[str]) -> CIMultiDict[str]:
-    """Without these and those that `Connection` names, apart from the length, which frames the body."""
+    """Without these and the ones named by `Connection`, apart from the length, which frames the body."""
     named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
     left_out = names | (named - {"content-length"})
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left_out)

@@ -1,6 +1,7 @@
 """Checks of an engine's answers, by API: each asks one question whose right answer is known.
 
-An engine that does not answer yet differs from one that answers wrong: the first may still load.
+An engine that does not answer yet may still load: it is polled until the timeout of its health check. Wrong answers are
+retried three times, then fail the start.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Unanswered(Exception):
 
 
 class WrongAnswer(Exception):
-    """The answer is not what was asked for; the text says how it differs."""
+    """The answer differs from the expected one; the text says how."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def is_idle(ask: Ask, endpoint: str, busy: Collection[str]) -> bool:
 
 @dataclass(frozen=True)
 class _Name:
-    """The model's name in requests, and those that an answer may have."""
+    """The model's name in requests, and the names that an answer may have."""
 
     asked: str
     expected: tuple[str, ...]

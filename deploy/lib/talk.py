@@ -6,13 +6,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 ANSWER_SECONDS = 120
 ASK_AGAIN_SECONDS = 0.1
+SERVED_SECONDS = 20
 opener = build_opener(ProxyHandler({}))  # what is asked is on this machine: no proxy stands in between
 
 
@@ -28,12 +27,11 @@ def main() -> None:
     wait.add_argument("--pid", type=int, required=True)
     wait.add_argument("--seconds", type=float, default=60)
     wait.set_defaults(run=lambda options: wait_for(options.url, options.pid, options.seconds))
-    endpoint = commands.add_parser("endpoint", help="print the endpoint in the JSON on standard input")
-    endpoint.set_defaults(run=lambda _: endpoint_in(json.load(sys.stdin)))
-    ask = commands.add_parser("ask", help="print what the model at ENDPOINT answers to QUESTION")
-    ask.add_argument("endpoint")
+    ask = commands.add_parser("ask", help="print what MODEL answers to QUESTION, by way of the gateway at URL")
+    ask.add_argument("url")
+    ask.add_argument("model")
     ask.add_argument("question")
-    ask.set_defaults(run=lambda options: answer(options.endpoint, options.question))
+    ask.set_defaults(run=lambda options: answer(options.url, options.model, options.question))
     options = parser.parse_args()
     print(options.run(options))  # noqa: T201 a command's answer is what it prints
 
@@ -72,33 +70,34 @@ def alive(pid: int) -> bool:
     return True
 
 
-def endpoint_in(record: Any) -> str:
-    found = next(endpoints(record), None)
-    return found or sys.exit("the service's status names no endpoint")
-
-
-def endpoints(record: Any) -> Iterator[str]:
-    """Every text under a key `endpoint`, however deep."""
-    if isinstance(record, list):
-        for each in record:
-            yield from endpoints(each)
-    elif isinstance(record, dict):
-        if isinstance(record.get("endpoint"), str):
-            yield record["endpoint"]
-        for each in record.values():
-            yield from endpoints(each)
-
-
-def answer(endpoint: str, question: str) -> str:
-    said = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 60}
+def answer(url: str, model: str, question: str) -> str:
+    wait_until_served(url, model)
+    said = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 60}
     request = Request(
-        f"{endpoint.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
+        f"{url}/v1/chat/completions",
         json.dumps(said).encode(),
         {"Content-Type": "application/json"},
     )
     with opener.open(request, timeout=ANSWER_SECONDS) as response:
         text: str = json.load(response)["choices"][0]["message"]["content"]
         return text.strip()
+
+
+def wait_until_served(url: str, model: str) -> None:
+    """The gateway learns of a ready instance from an event, which may arrive after the operation has ended."""
+    deadline = time.monotonic() + SERVED_SECONDS
+    while not is_served(url, model):
+        if time.monotonic() > deadline:
+            sys.exit(f"the gateway at {url} did not serve {model} within {SERVED_SECONDS} s")
+        time.sleep(ASK_AGAIN_SECONDS)
+
+
+def is_served(url: str, model: str) -> bool:
+    try:
+        with opener.open(f"{url}/v1/models", timeout=5) as response:
+            return any(served["id"] == model for served in json.load(response)["data"])
+    except (URLError, OSError):
+        return False
 
 
 if __name__ == "__main__":

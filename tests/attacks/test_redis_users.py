@@ -306,7 +306,8 @@ ALLOWED = {
     ),
     "aima-gateway": (
         "HGETALL aima:aliases",
-        "GET aima:service:svc-a-b",
+        "HGET aima:keys x",
+        "HSET aima:traffic box {}",
         f"HGETALL aima:instance:svc-a-b@{ONE}",
         "SUBSCRIBE aima:events",
     ),

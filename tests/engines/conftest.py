@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -131,8 +133,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def build_image(image: str) -> None:
-    """Of one engine, when the first test needs it."""
-    script("build", image.removeprefix("aima/").removesuffix(":1"))
+    """Of one engine, when the first test needs it; one process builds, the others find the image up to date."""
+    engine = image.removeprefix("aima/").removesuffix(":1")
+    with (Path(tempfile.gettempdir()) / f"aima-test-build-{engine}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        script("build", engine)
 
 
 @pytest.fixture

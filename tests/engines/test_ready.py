@@ -11,7 +11,9 @@ from engines.test_serving import QUESTION
 from aima_worker.inference.checks import checks_of
 from aima_worker.inference.http import ask
 
-pytestmark = [pytest.mark.slow, pytest.mark.docker]
+BUILDS_WITHIN = 420
+"""Up to three images are built by the first test that needs them."""
+pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(BUILDS_WITHIN)]
 
 NAMES = {"llamacpp-smollm2-cpu": ("SmolLM2-135M",)}
 """Given by `names` in a real start."""

@@ -54,7 +54,6 @@ from aima_api.routes import (
     profiles,
     service_actions,
     services,
-    usage,
 )
 from aima_api.submission.aliases import AliasDocuments, AliasSubmission
 from aima_api.submission.cancellation import Cancellations
@@ -89,7 +88,7 @@ ROUTERS = (
     images.router,
     catalog.router,
     profiles.router,
-    usage.router,
+    hosts.usage_router,
     hosts.router,
     hosts.port_router,
     health.router,

@@ -19,7 +19,7 @@ complete_services = complete(("services", "id"))
 def alias() -> None:
     """Set, list, show and remove names of models for applications.
 
-    An alias is a name of a model for applications, such as gpt-4o, which spreads requests over services by weight.
+    An alias, such as gpt-4o, spreads requests over services by weight.
     """
 
 

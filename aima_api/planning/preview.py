@@ -117,9 +117,7 @@ def plan_changes(
         except AimaError as refusal:
             requests[id] = refusal
     placement = planner.placement()
-    return [
-        each if isinstance(each, AimaError) else _plan(planner, each, placement) for each in requests.values()
-    ]
+    return [each if isinstance(each, AimaError) else _plan(planner, each, placement) for each in requests.values()]
 
 
 def plan_together(planner: StartPlanner, requests: Iterable[PlanRequest]) -> list[Plan | AimaError]:

@@ -29,7 +29,7 @@ class Profiles(BaseModel):
     next: str | None
 
 
-class Plans(BaseModel):
+class ProfilePlans(BaseModel):
     items: list[Plan]
 
 
@@ -48,7 +48,7 @@ def show_profile(api: Api, name: Name) -> ProfileRecord:
 
 
 @router.post("/{name}:plan")
-def plan_profile(api: Api, name: Name, body: ProfileOptions | None = None) -> Plans:
+def plan_profile(api: Api, name: Name, body: ProfileOptions | None = None) -> ProfilePlans:
     """Preview the start of a profile's services, planned together: each counts what those before it allocate."""
     options = _options(api, name, body or ProfileOptions())
     plans = []
@@ -56,7 +56,7 @@ def plan_profile(api: Api, name: Name, body: ProfileOptions | None = None) -> Pl
         if isinstance(plan, AimaError):
             raise plan
         plans.append(plan)
-    return Plans(items=plans)
+    return ProfilePlans(items=plans)
 
 
 @router.post("/{name}:apply", status_code=202)

@@ -12,7 +12,7 @@ from api.cli.outcome import Aima
 from api.cli.stand_in import StandIn
 
 from aima_api.cli.contexts import open_gateway
-from aima_core.errors import exit_code_of
+from aima_core.errors import GatewayUnavailable, exit_code_of
 
 CHAT = "POST /v1/chat/completions"
 

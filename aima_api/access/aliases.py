@@ -1,7 +1,8 @@
 """Aliases: names of models for applications, which spread requests over services by weight.
 
 An alias is a signed record: a writer in Redis can delete one, but can neither forge one nor lead it elsewhere. Gateways
-read all aliases at once, and keep the last ones while Redis does not answer.
+read all aliases in one snapshot, and keep the last one in a cache while Redis does not answer. No engine is restarted
+for an alias.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class WeightedChoice:
 class NameResolver:
     """Resolves the names in requests to services: an alias goes before a service's id, and that before a model's.
 
-    Holds the aliases as they were last read, and whose turn it is; for one thread.
+    A cache of the aliases as they were last read, and of whose turn it is. Not thread-safe: the event loop uses it.
     """
 
     def __init__(self) -> None:

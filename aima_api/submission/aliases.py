@@ -1,4 +1,7 @@
-"""Sets aliases: checked against services and models before anything is written, then signed."""
+"""Sets aliases: checked against a snapshot of services and models before anything is written, then signed. Idempotent.
+
+Race: a service that is removed concurrently leaves an alias that leads nowhere, for which gateways answer 503.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class AliasSubmission:
 
 @dataclass(frozen=True)
 class AliasDocuments:
-    """Written after the services, which may be those of the same request."""
+    """Written after the services, which may be those of the same request; after a crash in between, applied again."""
 
     submission: AliasSubmission
 
@@ -82,7 +85,7 @@ class AliasDocuments:
 
     def prune(self, names: Sequence[str], _: ApplyRequest) -> list[Operation]:
         for name in names:
-            with suppress(UnknownAlias):  # it was removed meanwhile
+            with suppress(UnknownAlias):  # race: it was removed concurrently
                 self.submission.aliases.remove(name)
         return []
 

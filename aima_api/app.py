@@ -54,8 +54,8 @@ from aima_api.routes import (
     profiles,
     service_actions,
     services,
-    usage,
 )
+from aima_api.submission.aliases import AliasDocuments, AliasSubmission
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.document_kinds import HostDocuments, ServiceDocuments
 from aima_api.submission.documents import Documents
@@ -88,7 +88,7 @@ ROUTERS = (
     images.router,
     catalog.router,
     profiles.router,
-    usage.router,
+    hosts.usage_router,
     hosts.router,
     hosts.port_router,
     health.router,
@@ -170,7 +170,8 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     redis, hub, log_channel = command_link(url), EventHub(following_link(url)), LogChannelClient(following_link(url))
     operations, services, hosts = OperationStore(redis), ServiceStore(redis, key_ring(settings)), HostStore(redis)
     locks, notifier = PlacementLocks(redis), Notifier(redis)
-    catalogs = LiveCatalog(settings.api.catalog)
+    catalogs, aliases = LiveCatalog(settings.api.catalog), AliasStore(redis, key_ring(settings))
+    alias_submission = AliasSubmission(aliases, services, catalogs, signing_key)
     planner = StartPlanner(catalogs, hosts, AllocationStore(redis))
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
@@ -194,7 +195,11 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         batched_start=Batcher(starts.start_each),
         stops=stops,
         documents=Documents(
-            {"service": ServiceDocuments(planner, services, starts, stops), "host": HostDocuments(hosts)}
+            {
+                "service": ServiceDocuments(planner, services, starts, stops),
+                "host": HostDocuments(hosts),
+                "alias": AliasDocuments(alias_submission),
+            }
         ),
         submitter=submitter,
         cancellations=cancellations,
@@ -211,7 +216,8 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         ),
         traffic=TrafficStore(redis),
         unreadable=UnreadableRecords(redis),
-        aliases=AliasStore(redis, key_ring(settings)),
+        aliases=aliases,
+        alias_submission=alias_submission,
         keys=KeyStore(redis, key_ring(settings)),
         audit=AuditLog(redis),
         signing_key=signing_key,

@@ -22,6 +22,7 @@ from aima_api.http.metrics import Metrics
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
 from aima_api.planning.planner import StartPlanner
+from aima_api.submission.aliases import AliasSubmission
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.documents import Documents
 from aima_api.submission.starts import Batcher, StartRequest, StartSubmission
@@ -62,6 +63,7 @@ class Dependencies:
     metrics: Metrics
     traffic: TrafficStore
     aliases: AliasStore
+    alias_submission: AliasSubmission
     keys: KeyStore
     audit: AuditLog
     signing_key: SigningKey

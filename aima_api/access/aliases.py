@@ -6,11 +6,10 @@ read all aliases at once, and keep the last ones while Redis does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AwareDatetime, ValidationError
 
 from aima_core.domain.ids import ServiceId, WireModel
 from aima_core.errors import BadSignature, UnknownAlias
@@ -20,55 +19,26 @@ from aima_core.store.readable import replies
 from aima_core.trust.keys import KeyRing, Purpose, SigningKey
 from aima_core.trust.records import SignedRecord
 
-MAX_WEIGHT = 1_000_000
-MAX_TARGETS = 32
 MAX_RECORD_BYTES = 16_384
 
-AliasName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._:/@+-]{0,126}[A-Za-z0-9])?$"),
-    Field(examples=["gpt-4o"]),
-]
-"""As applications write it in `model`, such as `gpt-4o` or `Qwen/Qwen3-32B`."""
-Weight = Annotated[int, Field(ge=0, le=MAX_WEIGHT)]
-Targets = Annotated[dict[ServiceId, Weight], Field(min_length=1, max_length=MAX_TARGETS)]
-Fallback = Annotated[tuple[ServiceId, ...], Field(max_length=MAX_TARGETS)]
-
-
 Pools = tuple[tuple[str, ...], ...]
-
-
-class AliasTargets(BaseModel):
-    """Where the requests for an alias go."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    targets: Targets
-    """Services by weight: each gets its share of the requests, and one of weight 0 none."""
-    fallback: Fallback = ()
-    """Services that get a request while none of the targets can take it, in order."""
-
-    @model_validator(mode="after")
-    def check_targets(self) -> AliasTargets:
-        if not any(self.targets.values()):
-            raise ValueError("has only targets of weight 0, which get no requests; give one a weight")
-        named = [service for service, weight in self.targets.items() if weight] + list(self.fallback)
-        if len(set(named)) < len(named):
-            raise ValueError("names a service twice; name it as a target or as a fallback")
-        return self
-
-    @property
-    def services(self) -> tuple[ServiceId, ...]:
-        return tuple(dict.fromkeys([*self.targets, *self.fallback]))
 
 
 class Alias(WireModel):
     name: str
     targets: Mapping[ServiceId, int]
     fallback: tuple[ServiceId, ...] = ()
+    owner: str | None = None
+    """Of the documents that set it."""
     changed_at: AwareDatetime
     changed_by: str
     """The name of the API key with which it was set."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a document says of it, as JSON."""
+        given = self.model_dump(mode="json", include={"targets", "fallback", "owner"})
+        return {field: value for field, value in given.items() if value}
 
 
 class StoredAliases(NamedTuple):
@@ -81,24 +51,23 @@ class StoredAliases(NamedTuple):
 class AliasStore:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(
-        self, redis: TextRedis, trusted: KeyRing, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, redis: TextRedis, trusted: KeyRing) -> None:
         self._redis = redis
         self._trusted = trusted
-        self._now = now
 
-    def set(self, name: str, to: AliasTargets, *, by: str, signing_key: SigningKey) -> Alias:
-        """Replaces the alias, if there is one."""
-        alias = Alias(name=name, **dict(to), changed_at=self._now(), changed_by=by)
-        signed = SignedRecord.of(alias.model_dump_json(), id=name, purpose=Purpose.ALIAS, key=signing_key)
-        self._redis.hset(keys.ALIASES, name, signed.model_dump_json())
-        return alias
+    def put(self, alias: Alias, signing_key: SigningKey) -> None:
+        """Replaces the alias of this name, if there is one."""
+        signed = SignedRecord.of(alias.model_dump_json(), id=alias.name, purpose=Purpose.ALIAS, key=signing_key)
+        self._redis.hset(keys.ALIASES, alias.name, signed.model_dump_json())
+
+    def find(self, name: str) -> Alias | None:
+        """None also for a record that does not verify."""
+        record = self._redis.hget(keys.ALIASES, name)
+        return self._verified(name, record) if record is not None else None
 
     def get(self, name: str) -> Alias:
         """Raises UnknownAlias, also for a record that does not verify."""
-        record = self._redis.hget(keys.ALIASES, name)
-        if record is None or (alias := self._verified(name, record)) is None:
+        if (alias := self.find(name)) is None:
             raise UnknownAlias(alias=name)
         return alias
 

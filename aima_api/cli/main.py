@@ -30,9 +30,9 @@ SECTIONS: Sections = {
     },
     "Deploy engines": {
         "service": ("services:service", "Create, start, stop and inspect services."),
-        "apply": ("documents:apply", "Apply documents: services, and labels of hosts."),
+        "apply": ("documents:apply", "Apply documents: services, aliases, and labels of hosts."),
         "diff": ("documents:diff", "Show what documents would change, without changing anything."),
-        "export": ("documents:export", "Print services and labels of hosts as documents, for `aima apply`."),
+        "export": ("documents:export", "Print services, aliases and labels of hosts as documents, for `aima apply`."),
         "profile": ("profiles:profile", "Show kinds of machines, and start the services recommended for one together."),
         "alias": ("aliases:alias", "Set, list, show and remove names of models for applications."),
         "plan": ("operations:plan", "Show what a start would do, without starting anything."),

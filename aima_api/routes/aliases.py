@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from aima_api.access.aliases import Alias, AliasName, AliasTargets
-from aima_api.catalog.diagnostics import nearest
-from aima_api.dependencies import Access, Api, Cursor, Dependencies, WholeLimit, page_of
-from aima_core.errors import AliasConflict, AliasTargetUnknown
+from aima_api.access.aliases import Alias
+from aima_api.dependencies import Access, Api, Cursor, WholeLimit, page_of
+from aima_api.specs.fields import AliasTargets
+from aima_core.domain.catalog import AliasName
 
 router = APIRouter(prefix="/v1/aliases", tags=["aliases"])
 
@@ -41,26 +41,10 @@ def show(api: Api, name: Name) -> Alias:
 @router.put("/{name:path}")
 def set_alias(api: Api, access: Access, name: Name, body: AliasTargets) -> Alias:
     """Set where the requests for an alias go, in place of what was set before. Gateways follow within seconds."""
-    _check(api, name, body)
-    return api.aliases.set(name, body, by=access.caller.name, signing_key=api.signing_key)
+    return api.alias_submission.set(name, body, by=access.caller.name)
 
 
 @router.delete("/{name:path}", status_code=204)
 def remove(api: Api, name: Name) -> None:
     """Remove an alias."""
     api.aliases.remove(name)
-
-
-def _check(api: Dependencies, name: str, to: AliasTargets) -> None:
-    """Raises AliasConflict, AliasTargetUnknown."""
-    services = api.services.ids()
-    models = dict[str, str]({each.model: each.model for each in services})
-    models |= {each.id: each.name for each in api.catalog.models}
-    if name.startswith("svc-"):
-        raise AliasConflict(alias=name, what="written like the id of a service")
-    if model := models.get(name.lower()):
-        raise AliasConflict(alias=name, what=f"the name of the model {model}")
-    for service in to.services:
-        if service not in services:
-            near = ", ".join(nearest(service, [*services], 3)) or "none"
-            raise AliasTargetUnknown(alias=name, service=service, nearest=near)

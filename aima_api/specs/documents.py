@@ -12,8 +12,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
-from aima_api.specs.fields import HealthOptions, LabelName, LabelValue, LimitOptions, ModelPath, ResourceOptions
+from aima_api.specs.fields import (
+    AliasTargets,
+    HealthOptions,
+    LabelName,
+    LabelValue,
+    LimitOptions,
+    ModelPath,
+    NamedService,
+    ResourceOptions,
+)
 from aima_core.domain.catalog import (
+    AliasName,
     Arguments,
     ModelName,
     NamedEngine,
@@ -24,7 +34,7 @@ from aima_core.domain.catalog import (
     Word,
     collect_bad_id,
 )
-from aima_core.domain.ids import HostName, Route, ServiceId
+from aima_core.domain.ids import HostName, Route
 from aima_core.domain.units import exact_size
 
 NamedHost = Annotated[HostName, WrapValidator(collect_bad_id), Field(examples=["spark-01"])]
@@ -53,7 +63,7 @@ class ServiceDocument(SpecDocument):
     """A service: its whole spec, and whether it is to run."""
 
     kind: Literal["service"]
-    id: Annotated[ServiceId, WrapValidator(collect_bad_id), Field(examples=["svc-vllm-qwen3-32b"])]
+    id: NamedService
     engine: NamedEngine | None = None
     """Left out, the catalog chooses it by the id."""
     model: ModelName | None = None
@@ -113,8 +123,19 @@ class HostDocument(SpecDocument):
         return self.name
 
 
-KINDS: Mapping[str, type[SpecDocument]] = {"service": ServiceDocument, "host": HostDocument}
-AnyDocument = Annotated[ServiceDocument | HostDocument, Field(discriminator="kind")]
+class AliasDocument(AliasTargets, SpecDocument):
+    """An alias: a name of a model for applications, and the services that its requests go to."""
+
+    kind: Literal["alias"]
+    name: AliasName
+
+    @property
+    def subject(self) -> str:
+        return self.name
+
+
+KINDS: Mapping[str, type[SpecDocument]] = {"service": ServiceDocument, "host": HostDocument, "alias": AliasDocument}
+AnyDocument = Annotated[ServiceDocument | HostDocument | AliasDocument, Field(discriminator="kind")]
 
 
 def written(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,12 @@ ImageReference = Annotated[
     str, StringConstraints(max_length=300), AfterValidator(_image_reference), Field(examples=["repo/name:tag"])
 ]
 ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=["Qwen3-32B"])]
+AliasName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._:/@+-]{0,126}[A-Za-z0-9])?$"),
+    Field(examples=["gpt-4o"]),
+]
+"""As applications write it in `model`, such as `gpt-4o` or `Qwen/Qwen3-32B`."""
 AbsolutePath = Annotated[
     str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
 ]

@@ -184,18 +184,50 @@ def test_pruning_removes_labels_of_the_owner_only(api: Api, host: Host, other_ho
 # Export -----------------------------------------------------------------------------------------------------------
 
 
+def test_an_alias_may_lead_to_a_service_of_the_same_documents_and_to_no_unknown_one(api: Api, host: Host) -> None:
+    alias = {"kind": "alias", "name": "gpt-4o", "targets": {"svc-tiny-a": 1}}
+
+    [refused] = plan(api, alias)
+    not_applied = apply(api, alias)
+    planned = plan(api, alias, a_service("svc-tiny-a"))
+    applied = apply(api, alias, a_service("svc-tiny-a"))
+
+    assert (refused["action"], refused["failure"]["code"]) == ("refused", "alias_target_unknown")
+    assert not_applied.status_code == 422
+    assert [each["action"] for each in planned] == ["create", "create"]
+    assert applied.status_code == 202
+    assert api.get("/v1/aliases/gpt-4o")["targets"] == alias["targets"]
+
+
+def test_pruning_removes_aliases_of_the_owner_only(api: Api, host: Host) -> None:
+    apply(api, a_service("svc-tiny-a"))
+    ours, theirs, by_hand = (
+        {"kind": "alias", "name": name, "targets": {"svc-tiny-a": 1}} for name in ("ours", "theirs", "by-hand")
+    )
+    apply(api, ours, owner="text")
+    apply(api, theirs, owner="speech")
+    apply(api, by_hand)
+
+    planned = plan(api, a_service("svc-tiny-a"), owner="text", prune=True)
+    apply(api, a_service("svc-tiny-a"), owner="text", prune=True)
+
+    assert [(each["name"], each["action"]) for each in planned if each["kind"] == "alias"] == [("ours", "remove")]
+    assert [each["name"] for each in api.get("/v1/aliases")["items"]] == ["by-hand", "theirs"]
+
+
 def test_an_export_is_what_was_applied(api: Api, host: Host) -> None:
     documents = [
         a_service("svc-tiny-a", hosts=["alpha"], resources={"memory": "32MB"}, limits={"memory": "64MiB"}),
         a_service("svc-tiny-b", arguments={"flood": 2, "last-words": "no"}, desired="stopped"),
         {"kind": "host", "name": "alpha", "labels": {"rack": "1"}},
+        {"kind": "alias", "name": "gpt-4o", "targets": {"svc-tiny-a": 9, "svc-tiny-b": 0}, "fallback": ["svc-tiny-b"]},
     ]
     execute(api, {host.name: host}, apply(api, *documents).json()["operations"])
 
     exported = api.get("/v1/export")
 
     assert exported == {"documents": documents, "failures": []}
-    assert [each["action"] for each in plan(api, *exported["documents"])] == ["unchanged"] * 3
+    assert [each["action"] for each in plan(api, *exported["documents"])] == ["unchanged"] * 4
     assert api.get("/v1/export?service=svc-tiny-b")["documents"] == [documents[1]]
 
 

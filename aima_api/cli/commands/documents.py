@@ -67,7 +67,7 @@ def _reads_documents(command: Command) -> Command:
 def apply(
     api: Api, files: tuple[str, ...], owner: str | None, prune: bool, dry_run: bool, yes: bool, **how: Any
 ) -> int:
-    """Apply documents: services, and labels of hosts.
+    """Apply documents: services, aliases, and labels of hosts.
 
     Shows the changes, asks on a terminal, and makes these changes or none. What a document leaves out has its default.
     `aima schema document` prints the fields.
@@ -126,7 +126,7 @@ def diff(api: Api, files: tuple[str, ...], owner: str | None, prune: bool, outpu
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 @calls_the_api
 def export(api: Api, services: tuple[str, ...], output: Format) -> int:
-    """Print services and labels of hosts as documents, for `aima apply`.
+    """Print services, aliases and labels of hosts as documents, for `aima apply`.
 
     A service that is not to run has `desired: stopped`.
     """

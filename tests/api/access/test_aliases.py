@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lab.commands import SIGNING_KEY
 from pydantic import SecretStr
 
-from aima_api.access.aliases import Alias, AliasStore, AliasTargets, NameResolver, StoredAliases, WeightedChoice
+from aima_api.access.aliases import Alias, AliasStore, NameResolver, StoredAliases, WeightedChoice
 from aima_core.domain.ids import ServiceId
 from aima_core.errors import UnknownAlias
 from aima_core.redis import keys
@@ -199,7 +199,9 @@ def store(redis) -> AliasStore:
 
 
 def set_alias(store: AliasStore, name: str, *, signer: SigningKey = SIGNER) -> Alias:
-    return store.set(name, AliasTargets(targets={A: 1}), by="the test", signing_key=signer)
+    alias = an_alias(name, a=1)
+    store.put(alias, signer)
+    return alias
 
 
 @pytest.mark.redis

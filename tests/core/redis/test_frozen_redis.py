@@ -36,6 +36,7 @@ WITHOUT_REDIS = {
     "/v1/catalog:reload",
     "/v1/engines",
     "/v1/engines/{name}",
+    "/v1/gateways",
     "/v1/models",
     "/v1/models/{name}",
 }
@@ -43,6 +44,10 @@ BODIES = {
     "/v1/images:pull": {"image": "a:1"},
     "/v1/images:remove": {"unused": True},
     "/v1/services": {"id": SERVICE},
+    "/v1/services:plan": {"services": [{"id": SERVICE}]},
+    "/v1/aliases/alpha": {"targets": {SERVICE: 1}},
+    "/v1/apply": {"documents": [{"kind": "service", "id": SERVICE}]},
+    "/v1/apply:plan": {"documents": [{"kind": "service", "id": SERVICE}]},
     "/v1/keys": {"name": "ci", "scopes": ["read"]},
 }
 
@@ -199,14 +204,14 @@ def routes_that_need_redis(node: Node, operation: str) -> Iterator[tuple[str, st
         if path in WITHOUT_REDIS:
             continue
         noun = path.split("/")[2].split(":")[0] if path.startswith("/v1/") else ""
-        named = {"services": SERVICE, "operations": operation}.get(noun, "alpha")
+        named = {"services": SERVICE, "operations": operation, "profiles": "nvidia-gb10"}.get(noun, "alpha")
         for method in methods:
             yield method.upper(), re.sub(r"\{\w+\}", named, path.replace("{revision}", "1"))
 
 
 def timed(node: Node, method: str, path: str) -> tuple[Any, float]:
     began = time.monotonic()
-    body = {"json": BODIES.get(path, {})} if method in ("POST", "PATCH") else {}
+    body = {"json": BODIES.get(path, {})} if method in ("POST", "PUT", "PATCH") else {}
     answer = node.client.request(method, path, **body)
     return answer, time.monotonic() - began
 

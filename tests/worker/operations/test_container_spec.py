@@ -59,7 +59,13 @@ def test_a_model_is_asked_for_those_apis_of_its_engine_that_its_type_has():
 
     served = {type: command.model_copy(update={"model": model}).serves for type, model in models.items()}
 
-    assert served == {"llm": ("chat",), "asr": ("transcriptions",), "tts": (), "test": command.engine.serves}
+    assert served == {
+        "llm": ("chat",),
+        "embedding": ("embeddings",),
+        "asr": ("transcriptions",),
+        "tts": (),
+        "test": command.engine.serves,
+    }
     assert command.serves == command.engine.serves
 
 

@@ -32,7 +32,13 @@ from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtimes.fake.engine import Behaviour
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
-pytestmark = pytest.mark.redis
+pytestmark = [
+    pytest.mark.redis,
+    # A dead worker's claim renewal ends as well: `Killed` leaves its thread.
+    pytest.mark.filterwarnings(
+        "ignore:(?s)Exception in thread claim renewal.*Killed:pytest.PytestUnhandledThreadExceptionWarning"
+    ),
+]
 MOST_WRITES = 60
 CREATED = now()
 

@@ -497,4 +497,4 @@ def test_a_pass_without_changes_sends_few_redis_commands(desk, watch, ready, red
         watch.reconcile_once()
     asked = redis.info("stats")["total_commands_processed"] - before - 1
 
-    assert asked <= 5 * 2
+    assert asked <= 5 * 3  # the instances' names; in one round trip, the drained hosts and the record

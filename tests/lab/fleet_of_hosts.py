@@ -15,6 +15,7 @@
         fleet.add(a_cpu_host("cpu-03", facts={"memory": "8GB"})); fleet.remove("cpu-03")
         fleet.redis.kill(); fleet.redis.start(); fleet.redis.lose_everything()
         first.kill(); first.start()
+        fleet.gateway.start()                              # `fleet.gateway.url` is one endpoint for all engines
         fleet.wait_until(lambda: fleet.states()["cpu-01"] == "away")
         fleet.make_whole(); fleet.clear()                  # undo all faults; stop all services
 
@@ -25,6 +26,7 @@ Create it in a thread that outlives it: the cell ends with the thread that creat
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +45,10 @@ from lab.network import Network, network
 from lab.parts import eventually
 from lab.program import Program
 from lab.running import ROOT
-from lab.servers import ApiNode, SharedRedis, SharedRegistry
+from lab.servers import ApiNode, SharedGateway, SharedRedis, SharedRegistry
+from pydantic import SecretStr
+
+from aima_core.trust.keys import SigningKey
 
 SIGNING_KEY = "the seed of the lab's own signing key"
 FIRST_API_PORT = 7081
@@ -84,6 +89,15 @@ class FleetOfHosts:
             )
             for number in range(nodes)
         ]
+        public_only = {name: value for name, value in reported.items() if name != "AIMA_SIGNING_KEY"}
+        nodes_of_gateway = {
+            "AIMA_TRUSTED_KEYS": json.dumps([SigningKey(SecretStr(SIGNING_KEY)).public]),
+            "AIMA_GATEWAY__API": json.dumps([node.url for node in self.nodes]),
+        }
+        self.gateway = SharedGateway(
+            inside, net.servers, log=logs / "gateway.log", settings={**public_only, **nodes_of_gateway}
+        )
+        """Started by tests that need it."""
         options = {"insecure_registry": net.subnet, **engine}
         self._make = partial(make_host, inside, net, logs=logs, worker=reported, **options)
         self.hosts = [self._make(plan) for plan in plans]

@@ -28,6 +28,8 @@ def archive_of(image: str, *, name: str | None = None, arch: str | None = None) 
     """An archive of an image of the shared engine; with that name and architecture, if given."""
     with closing(docker.from_env()) as shared:
         saved = b"".join(shared.images.get(image).save(chunk_size=BYTES, named=True))
+    if name is None and arch is None:
+        return saved
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
         return _packed(archive, name or image, arch)
 

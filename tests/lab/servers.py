@@ -1,4 +1,4 @@
-"""The shared servers of a lab: Redis, a registry and API nodes, as programs in its cell that can be killed singly."""
+"""The shared servers of a lab: Redis, a registry, API nodes, a gateway: programs in its cell, killed singly."""
 
 from __future__ import annotations
 
@@ -136,6 +136,33 @@ class ApiNode(Program, Commands):
         except HTTPError as refused:
             return refused.code == HTTPStatus.NOT_FOUND
         return True
+
+
+class SharedGateway(Program):
+    """A gateway on no host: it reaches engines through the data planes, and holds no key that signs."""
+
+    PORT = 7090
+
+    def __init__(self, inside: Cell, host: str, *, log: Path, settings: Mapping[str, str]) -> None:
+        self.url = f"http://{host}:{self.PORT}"
+        reported = {
+            **settings,
+            "AIMA_API__KEYS": json.dumps([API_KEY]),
+            "AIMA_GATEWAY__BIND": host,
+            "AIMA_GATEWAY__PLAIN": "true",
+            "AIMA_GATEWAY__KEY": API_KEY,
+            "AIMA_STATE_DIR": "/run/gateway",
+        }
+        super().__init__(inside, str(AIMA), "gateway", log=log, environment=reported)
+
+    def answers(self) -> bool:
+        return _status(Request(f"{self.url}/healthz")) == 200
+
+    def metrics(self) -> str:
+        asked = Request(f"{self.url}/metrics", headers={"authorization": f"Bearer {API_KEY}"})
+        with urlopen(asked, timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
 
 
 def _status(asked: Request) -> int | None:

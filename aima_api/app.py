@@ -54,7 +54,6 @@ from aima_api.routes import (
     profiles,
     service_actions,
     services,
-    usage,
 )
 from aima_api.submission.cancellation import Cancellations
 from aima_api.submission.document_kinds import HostDocuments, ServiceDocuments
@@ -88,7 +87,7 @@ ROUTERS = (
     images.router,
     catalog.router,
     profiles.router,
-    usage.router,
+    hosts.usage_router,
     hosts.router,
     hosts.port_router,
     health.router,

@@ -6,8 +6,7 @@ read all aliases at once, and keep the last ones while Redis does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -16,6 +15,7 @@ from aima_core.domain.ids import ServiceId, WireModel
 from aima_core.errors import BadSignature, UnknownAlias
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
+from aima_core.store.operations import now
 from aima_core.store.readable import replies
 from aima_core.trust.keys import KeyRing, Purpose, SigningKey
 from aima_core.trust.records import SignedRecord
@@ -81,16 +81,13 @@ class StoredAliases(NamedTuple):
 class AliasStore:
     """Every call may raise BrokerUnavailable within seconds."""
 
-    def __init__(
-        self, redis: TextRedis, trusted: KeyRing, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, redis: TextRedis, trusted: KeyRing) -> None:
         self._redis = redis
         self._trusted = trusted
-        self._now = now
 
     def set(self, name: str, to: AliasTargets, *, by: str, signing_key: SigningKey) -> Alias:
         """Replaces the alias, if there is one."""
-        alias = Alias(name=name, **dict(to), changed_at=self._now(), changed_by=by)
+        alias = Alias(name=name, **dict(to), changed_at=now(), changed_by=by)
         signed = SignedRecord.of(alias.model_dump_json(), id=name, purpose=Purpose.ALIAS, key=signing_key)
         self._redis.hset(keys.ALIASES, name, signed.model_dump_json())
         return alias

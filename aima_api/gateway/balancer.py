@@ -1,7 +1,7 @@
 """The balancer: fewest requests in flight, slow start, passive health, and a bounded queue that is fair between keys.
 
-An instance that fails is not used for a cool-down, which doubles with each failure; then one request probes it. A slot
-is released by its context manager only, so that a count can neither leak nor be released twice.
+An instance that fails is not used for a cool-down, a backoff that doubles with each failure; then one request probes
+it. A slot is released by its context manager only: no crash or race of a request leaks a count, or releases it twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One request of a client from its arrival to the end of its answer: its deadlines, and its counts.
 
-A client that leaves and a limit that passes both cancel the request's task, which closes the connection to the engine
-wherever it waits. The limits are looked at by one sweep over all requests, so that a part of a stream costs no timer.
+A client that leaves and a timeout both cancel the request's task, which closes the connection to the engine wherever it
+is blocked. One sweep over all requests polls their deadlines, so that a part of a stream costs no timer.
 """
 
 from __future__ import annotations

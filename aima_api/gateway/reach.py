@@ -1,7 +1,7 @@
 """The way to an instance: directly where the gateway shares its loopback, else through its host's data plane.
 
-Names and addresses do not decide locality: containers and copied machines share them. An instance that no way
-leads to gets no requests, and never another instance those meant for it.
+Names and addresses do not decide locality: containers and copied machines share them. An instance without a way gets
+no requests, and its stale address never leads to another instance: a token names the instance that it is for.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from aima_api.specs.documents import MOST_DOCUMENTS, AnyDocument
 from aima_api.specs.fields import (
@@ -34,6 +34,8 @@ from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
 
 Hosts = Annotated[tuple[HostName, ...], Field(max_length=1000)]
+MOST_PLANNED = 1000
+"""Services planned by one request."""
 SPEC_FIELDS = set(Service.model_fields) - METADATA
 
 Expiry = Annotated[Duration, Field(gt=timedelta(), le=MAX_EXPIRY)]
@@ -98,6 +100,18 @@ class StartOptions(ServiceOptions, StartLimits):
 
 class CreateService(ServiceOptions):
     id: ServiceId
+
+
+class PlanOptions(RequestBody):
+    services: Annotated[tuple[CreateService, ...], Field(min_length=1, max_length=MOST_PLANNED)]
+    """Planned in this order."""
+
+    @field_validator("services")
+    @classmethod
+    def check_differ(cls, services: tuple[CreateService, ...]) -> tuple[CreateService, ...]:
+        if len({each.id for each in services}) < len(services):
+            raise ValueError("names a service twice; name each once")
+        return services
 
 
 class StopOptions(RequestBody):

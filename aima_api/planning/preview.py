@@ -5,13 +5,14 @@ Obstacles that only the host itself can find are not included: missing weights, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from aima_api.planning.merge import changed_fields
+from aima_api.http.schemas import ServiceOptions
+from aima_api.planning.merge import changed_fields, merged_service
 from aima_api.planning.placement import Placement, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.steps import Action, Step, reserve, steps_of
@@ -21,6 +22,7 @@ from aima_core.domain.resources import ObstacleKind, ResourceRequest
 from aima_core.domain.services import Service
 from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
 from aima_core.scheduling.feasibility import Obstacle, allowed_images, image_there
+from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
 from aima_core.trust.records import SignedService
 
@@ -101,25 +103,41 @@ class PlanRequest(NamedTuple):
     """Its revisions, which name the fields that differ from what an instance runs."""
 
 
-def preview(planner: StartPlanner, request: PlanRequest) -> Plan:
-    """The plan of a start of the service, from the steps that the start would take.
-
-    Raises the catalog's errors, UnknownHost, and InvalidRequest for a route that the engine does not accept.
-    """
-    [plan] = plan_together(planner, [request])
-    if isinstance(plan, AimaError):
-        raise plan
-    return plan
+def plan_changes(
+    planner: StartPlanner, services: ServiceStore, changes: Mapping[ServiceId, ServiceOptions]
+) -> list[Plan | AimaError]:
+    """One plan of the starts of these services with these options, in this order, as `plan_together` makes it."""
+    known, requests = services.placements([*changes]), dict[ServiceId, PlanRequest | AimaError]()
+    for id, options in changes.items():
+        where = known[id]
+        try:
+            base = where.candidate or where.service
+            service = merged_service(base and base.spec, id, options)
+            requests[id] = PlanRequest(service, where, differing_revisions(services, where))
+        except AimaError as refusal:
+            requests[id] = refusal
+    placement = planner.placement()
+    return [
+        each if isinstance(each, AimaError) else _plan(planner, each, placement) for each in requests.values()
+    ]
 
 
 def plan_together(planner: StartPlanner, requests: Iterable[PlanRequest]) -> list[Plan | AimaError]:
     """One plan of several services in this order, from one snapshot: each sees what those before it will allocate.
 
-    In place of a plan, what `preview` would raise; it does not affect the others. `StartSubmission.start_together`
-    executes the same steps.
+    In place of a plan, the error that its start would raise: the catalog's, UnknownHost, and InvalidRequest for a route
+    that the engine does not accept. It does not affect the others. `StartSubmission.start_together` executes the same
+    steps.
     """
     placement = planner.placement()
     return [_plan(planner, each, placement) for each in requests]
+
+
+def differing_revisions(services: ServiceStore, where: Whereabouts) -> list[SignedService]:
+    """The service's revisions, if an instance runs another than the current one."""
+    current = where.service and where.service.spec.revision
+    differs = any(each and each.revision not in (None, current) for each in where.wanted.values())
+    return services.revisions(where.service.spec.id) if where.service and differs else []
 
 
 def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> Plan | AimaError:

@@ -1,4 +1,4 @@
-"""Models as they can be started: the services that start each, the hosts with its files, and the hosts that could run it.
+"""Models as they can be started: services that start each, hosts with its files, and hosts that could run it.
 
 Feasibility is that of placement, from one snapshot of the hosts for all models.
 """

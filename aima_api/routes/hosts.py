@@ -1,4 +1,4 @@
-"""Routes of hosts: their facts and last heartbeat, drain, resume and forget; and their port leases."""
+"""Routes of hosts: their facts and last heartbeat, drain, resume and forget; their usage; and their port leases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Access, Api, Cursor, IdempotencyKey, WholeLimit, page_of
 from aima_api.http.schemas import DrainOptions
-from aima_core.domain.hosts import Host, PortLease
+from aima_core.domain.hosts import Host, HostUsage, PortLease
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Operation
 from aima_core.store.ports import port_listing
@@ -18,6 +18,7 @@ from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/hosts", tags=["hosts"])
 port_router = APIRouter(prefix="/v1", tags=["ports"])
+usage_router = APIRouter(prefix="/v1", tags=["hosts"])
 
 
 class Hosts(BaseModel):
@@ -25,6 +26,23 @@ class Hosts(BaseModel):
     unreadable: list[str] = []
     """Records in Redis that AIMA did not write, of hosts and of anything else; they are skipped."""
     next: str | None
+
+
+class UsageOfHost(BaseModel):
+    host: HostName
+    live: bool
+    cores: int
+    memory: int
+    """Bytes."""
+    gpus: int
+    gpus_allocated: int
+    """Devices of which instances hold one or several."""
+    usage: HostUsage | None
+    """None while its worker reports none."""
+
+
+class HostsUsage(BaseModel):
+    items: list[UsageOfHost]
 
 
 class Drained(BaseModel):
@@ -80,3 +98,26 @@ def list_ports(api: Api, limit: WholeLimit = None, cursor: Cursor = None) -> Res
     """List the ports that instances hold, by host and port."""
     leases, after = port_listing(api.redis, limit=limit, after=cursor)
     return Response(f'{{"items":[{leases}],"next":{json.dumps(after)}}}', media_type="application/json")
+
+
+@usage_router.get("/hosts:usage")
+def show_usage(api: Api) -> HostsUsage:
+    """Show the CPU and memory that hosts and their instances use, measured every 5 seconds, and allocated GPUs."""
+    hosts = api.hosts.all()
+    names = [host.name for host in hosts]
+    usage, held = api.hosts.usage_of(names), api.planner.allocations.held_on(names)
+    gpus = {name: {gpu for each in held[name].values() for gpu in each.gpus} for name in names}
+    return HostsUsage(
+        items=[
+            UsageOfHost(
+                host=host.name,
+                live=host.live,
+                cores=host.cores,
+                memory=host.memory,
+                gpus=len(host.accelerators),
+                gpus_allocated=len(gpus[host.name]),
+                usage=usage.get(host.name),
+            )
+            for host in hosts
+        ]
+    )

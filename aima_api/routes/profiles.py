@@ -10,8 +10,7 @@ from pydantic import BaseModel
 
 from aima_api.dependencies import Access, Api, Cursor, Dependencies, IdempotencyKey, WholeLimit, page_of
 from aima_api.http.schemas import ProfileOptions, ServiceOptions
-from aima_api.planning.merge import merged_service
-from aima_api.planning.preview import Plan, PlanRequest, plan_together
+from aima_api.planning.preview import Plan, plan_changes
 from aima_api.planning.profiles import ProfileRecord, options_of, record_of
 from aima_api.routes.service_actions import Started
 from aima_api.submission.starts import StartRequest
@@ -52,15 +51,8 @@ def show_profile(api: Api, name: Name) -> ProfileRecord:
 def plan_profile(api: Api, name: Name, body: ProfileOptions | None = None) -> Plans:
     """Preview the start of a profile's services, planned together: each counts what those before it allocate."""
     options = _options(api, name, body or ProfileOptions())
-    found = api.services.placements(options)
-    requests = []
-    for id, each in options.items():
-        where = found[id]
-        base = where.candidate or where.service
-        service = merged_service(base and base.spec, id, each)
-        requests.append(PlanRequest(service, where, api.services.revisions(id) if where.wanted else ()))
     plans = []
-    for plan in plan_together(api.planner, requests):
+    for plan in plan_changes(api.planner, api.services, options):
         if isinstance(plan, AimaError):
             raise plan
         plans.append(plan)

@@ -12,18 +12,20 @@ from aima_api.access.scopes import RequestAccess
 from aima_api.dependencies import Access, Api, Dependencies, GivenKey, IdempotencyKey
 from aima_api.http.idempotency import OwnedKey
 from aima_api.http.schemas import (
+    PlanOptions,
     RestartOptions,
     RollbackOptions,
     ServiceOptions,
     StartOptions,
     StopOptions,
 )
-from aima_api.planning.merge import earlier_revision, merged_service
-from aima_api.planning.preview import Plan, PlanRequest, preview
+from aima_api.planning.merge import earlier_revision
+from aima_api.planning.preview import Plan, plan_changes
 from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
+from aima_core.errors import AimaError, Failure
 from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
@@ -36,6 +38,18 @@ class Submitted(BaseModel):
 class Started(Submitted):
     unchanged: bool
     """It runs as asked already: nothing was submitted."""
+
+
+class RefusedPlan(BaseModel):
+    """In place of the plan of a service that cannot be planned, such as one whose model the catalog does not have."""
+
+    service: ServiceId
+    failure: Failure
+
+
+class Plans(BaseModel):
+    items: list[Plan | RefusedPlan]
+    """In the order of the request."""
 
 
 @router.post("/{id}:start", status_code=202, response_model=Started)
@@ -100,11 +114,22 @@ def rollback(
 @router.post("/{id}:plan")
 def plan_start(api: Api, id: ServiceId, body: ServiceOptions | None = None) -> Plan:
     """Preview a start with these options: where it would go, and the obstacles of every other host."""
-    known = api.services.placements([id])[id]
-    base = known.candidate or known.service
-    service = merged_service(base and base.spec, id, body or ServiceOptions())
-    kept = api.services.revisions(id) if known.wanted else []
-    return preview(api.planner, PlanRequest(service, known, kept))
+    [plan] = plan_changes(api.planner, api.services, {id: body or ServiceOptions()})
+    if isinstance(plan, AimaError):
+        raise plan
+    return plan
+
+
+@router.post(":plan", response_model=Plans)
+def plan_starts(api: Api, body: PlanOptions) -> Response:
+    """Preview the starts of several services, planned together: each counts what those before it allocate."""
+    options = {each.id: each for each in body.services}
+    found = plan_changes(api.planner, api.services, options)
+    plans = [
+        RefusedPlan(service=id, failure=plan.failure) if isinstance(plan, AimaError) else plan
+        for id, plan in zip(options, found, strict=True)
+    ]
+    return Response(Plans.model_construct(items=plans).model_dump_json(), media_type="application/json")
 
 
 def _accepted(operations: list[Operation]) -> Response:

@@ -47,7 +47,7 @@ class Cancellations:
         return self._operations.get(id)
 
     def cancel_listed(self, operation: Operation) -> None:
-        """Cancels an operation that was active when it was listed; a race with its end or its loss is ignored. Raises BrokerUnavailable."""
+        """Cancels one listed as active; a race with its end or its loss is ignored. Raises BrokerUnavailable."""
         with suppress(*_GONE):
             self.cancel_now(operation.id, Phase.CANCELLED, Cancelled().failure)
 

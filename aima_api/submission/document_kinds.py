@@ -10,7 +10,7 @@ from typing import Any
 from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.merge import revised
 from aima_api.planning.planner import StartPlanner
-from aima_api.planning.preview import Plan, PlannedInstance, PlanRequest, Verdict, plan_together
+from aima_api.planning.preview import Plan, PlannedInstance, PlanRequest, Verdict, differing_revisions, plan_together
 from aima_api.planning.steps import Action
 from aima_api.specs.documents import HostDocument, ServiceDocument, written
 from aima_api.submission.documents import ApplyRequest, Change, ChangeKind, Exported, action_of, changes_of
@@ -52,7 +52,7 @@ class ServiceDocuments:
                 before = _base(where)
                 service = revised(before, document.id, document.spec, owner=request.owner)
                 if document.desired == "running":
-                    to_run.append(PlanRequest(service, where, self._kept(where)))
+                    to_run.append(PlanRequest(service, where, differing_revisions(self.services, where)))
                 else:
                     changes[document.id] = self._stopped(before, service, where)
             except AimaError as refusal:
@@ -126,12 +126,6 @@ class ServiceDocuments:
         if service is not before:
             self.planner.check(service)
         return _change(before, service, tuple(_stops(where)))
-
-    def _kept(self, where: Whereabouts) -> list[SignedService]:
-        """The revisions, where an instance runs another than the current one."""
-        current = where.service and where.service.spec.revision
-        older = any(each and each.revision not in (None, current) for each in where.wanted.values())
-        return self.services.revisions(where.service.spec.id) if where.service and older else []
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Applies documents: all are planned by the code that starts use, and refused as a whole before anything is written.
+"""Applies documents: all are planned from one snapshot by the code of starts, and refused before anything is written.
 
 Then the services are started together, and the rest is written. Applying again does what a crash left undone.
 """
@@ -57,7 +57,7 @@ class Change(BaseModel):
 
     @property
     def decision(self) -> list[object]:
-        """Without reasons, which change with the load of hosts."""
+        """Without reasons, which are a snapshot of the load of hosts."""
         instances = [(each.action, each.host, each.route, each.fields) for each in self.instances]
         return [self.kind, self.name, self.action, [each.model_dump() for each in self.fields], instances]
 
@@ -127,7 +127,7 @@ class Documents:
         return Changes.of(changes)
 
     def apply(self, request: ApplyRequest) -> list[Operation]:
-        """All or nothing. Raises DocumentsRefused, PlanChanged, InvalidRequest."""
+        """Atomic: all or nothing. Raises DocumentsRefused, PlanChanged, InvalidRequest."""
         changes = self.plan(request)
         _check_accepted(changes, request)
         if request.expected not in (None, changes.digest):

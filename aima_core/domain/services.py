@@ -162,7 +162,7 @@ class Instance(WireModel):
     def status_json(self) -> str:
         """The status, which Redis holds beside desired state and fence.
 
-        A ready instance serves. A starting instance may serve by its previous revision until its restart; no other one does.
+        A ready instance serves. A starting one may, by its previous revision; no other does.
         """
         serving = self.state is InstanceState.READY or (self.serving and self.state is InstanceState.STARTING)
         return self.model_copy(update={"serving": serving}).model_dump_json(exclude={"desired", "fence"})

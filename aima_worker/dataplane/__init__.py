@@ -1,1 +1,1 @@
-"""The data plane of a host: its only listener, a process that forwards requests of gateways to engines behind loopback."""
+"""The data plane: the only listener of a host, a process that forwards requests of gateways to engines on loopback."""

@@ -25,7 +25,7 @@ Stamp = tuple[int, int] | None
 
 
 class Config(BaseModel):
-    """The configuration that a data plane reads when it starts; it reloads the keys when the worker replaces the file."""
+    """The configuration that a data plane reads when it starts; it reloads the keys when the file is replaced."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -90,7 +90,7 @@ class EngineAddress(NamedTuple):
     address: str
     port: int
     fence: int
-    """Of the operation that has started it; a change with a lower one is late and is ignored."""
+    """Of the operation that has started it; a change with a lower fence is stale and is ignored."""
 
 
 class EngineAddresses:
@@ -138,7 +138,7 @@ class EngineAddresses:
 
 
 class AddressReader:
-    """The same file, as the data plane reads it: again whenever it has been replaced."""
+    """The same file, as the data plane reads it: a cached snapshot, read again once it has been replaced."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "engines.json"
@@ -152,7 +152,7 @@ class AddressReader:
 
 
 def read_addresses(file: Path) -> dict[str, EngineAddress]:
-    """Empty if it is missing or unreadable: the worker writes it again."""
+    """Empty if it is missing or unreadable, as after a crash: the worker reconciles it."""
     try:
         return {InstanceId(each): EngineAddress(*its) for each, its in json.loads(file.read_bytes()).items()}
     except FileNotFoundError:

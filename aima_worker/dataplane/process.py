@@ -35,7 +35,7 @@ class DataplaneProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._failures = 0
-        # The kernel ends the process with the thread that has started it, hence a thread that lives as long as the worker.
+        # The kernel ends the process with the thread that started it: a thread that lives as long as the worker.
         self._loop = BackgroundLoop("data plane", self._supervise, interval=CHECK_INTERVAL)
 
     def start(self) -> None:

@@ -97,7 +97,7 @@ class _LimitedServer(Server):
 
 
 def _unlogged() -> logging.Logger:
-    """The HTTP server logs every malformed request with its traceback, by which a client without a token could fill the disk."""
+    """The HTTP server logs malformed requests with a traceback, with which any client could fill the disk."""
     logger = logging.getLogger("aima.dataplane.http")
     logger.disabled = True
     return logger

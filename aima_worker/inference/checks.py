@@ -1,6 +1,7 @@
 """Checks of an engine's answers, by API: each asks one question whose right answer is known.
 
-An engine that does not answer yet differs from a wrong answer: it may still load, and is polled until the timeout of its health check.
+An engine that does not answer yet may still load: it is polled until the timeout of its health check. Wrong answers are
+retried three times, then fail the start.
 """
 
 from __future__ import annotations

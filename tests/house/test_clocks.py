@@ -22,7 +22,6 @@ LOOK_AT_THE_CLOCK = {
     "aima_core/trust/orders.py": "fences: they ascend with the clocks of API nodes, which Redis cannot forge",
     "aima_core/store/hosts.py": "since when a host is drained, for people",
     "aima_api/access/keys.py": "when a key expires: the clock of Redis is not trusted for that",
-    "aima_api/access/aliases.py": "when an alias was set, for people",
     "aima_api/access/audit.py": "when something happened, for people",
     "aima_api/gateway/app.py": "when the tokens and the certificate of a gateway expire",
     "aima_api/doctor/checks.py": "when the certificate of the API expires",

@@ -17,9 +17,9 @@ complete_services = complete(("services", "id"))
 
 @click.group(cls=ResourceGroup)
 def alias() -> None:
-    """Set, list, show and remove aliases.
+    """Set, list, show and remove names of models for applications.
 
-    An alias is a name of a model for applications, such as gpt-4o, which spreads requests over services by weight.
+    An alias, such as gpt-4o, spreads requests over services by weight.
     """
 
 

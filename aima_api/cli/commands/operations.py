@@ -128,21 +128,25 @@ def events(api: Api, follow: bool, limit: int, output: str) -> int:
 
 
 @click.command()
-@click.argument("service_id", metavar="ID", shell_complete=complete_startable)
+@click.argument("service_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_startable)
 @service_options
 @output_option
 @calls_the_api
-def plan(api: Api, service_id: str, output: Format, **options: Any) -> int:
+def plan(api: Api, service_ids: tuple[str, ...], output: Format, **options: Any) -> int:
     """Show what a start would do, without starting anything.
 
-    Takes the options of `aima service start`, and lists the obstacles of every host. Whether the weights exist is
-    checked by the host only, when it starts.
+    Takes the options of `aima service start`. For one service it lists the obstacles of every host; several are planned
+    together in this order, each counting what those before it allocate. Whether the weights exist is checked by the
+    host only, when it starts.
 
     Exits with 0 if everything would start now, else with the code of would_wait or of the refusal.
     """
     from aima_core.domain.ids import ServiceId
 
-    found = api.post(path_of("services", ServiceId(service_id)) + ":plan", service_body(options))
+    body, ids = service_body(options), [ServiceId(each) for each in dict.fromkeys(service_ids)]
+    if len(ids) > 1:
+        return _plan_together(api, {"services": [{"id": id, **body} for id in ids]}, output)
+    found = api.post(path_of("services", ids[0]) + ":plan", body)
     if output == "table":
         _print_plan(found)
     else:
@@ -242,6 +246,32 @@ def _print_plan(found: dict[str, Any]) -> None:
         click.echo()
     nothing = "No hosts. Start a worker on one with `aima worker`."
     print_records(found["hosts"], titled("host", "eligible", "reason"), row=candidate, nothing=nothing)
+
+
+def _plan_together(api: Api, body: dict[str, Any], output: Format) -> int:
+    from aima_core.errors import Failure, exit_code_of
+
+    found = api.post("/v1/services:plan", body)["items"]
+    if output == "table":
+        columns = titled("service", "engine", "needs", "verdict", "where", "reason")
+        print_records(found, columns, row=_planned_service)
+    else:
+        print_data(found, output)
+    failures = [api.read(Failure, each["failure"]) for each in found if each["failure"]]
+    return exit_code_of(failures[0].code) if failures else 0
+
+
+def _planned_service(plan: dict[str, Any]) -> dict[str, Any]:
+    failure, verdict = plan["failure"], plan.get("verdict", "refused")
+    instances = [each for each in plan.get("instances", ()) if each["action"] not in ("stop", "refused")]
+    return {
+        "service": plan["service"],
+        "engine": plan.get("engine"),
+        "needs": requirements(plan["needs"]) if "needs" in plan else None,
+        "verdict": verdict,
+        "where": [_planned_instance(each)["where"] for each in instances],
+        "reason": failure and failure["message"],
+    }
 
 
 def _conclude_plan(api: Api, found: dict[str, Any]) -> int:

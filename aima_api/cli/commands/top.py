@@ -31,7 +31,7 @@ def top(api: Api, output: Format) -> int:
     refreshes = output == "table" and colours()
     with suppress(KeyboardInterrupt):
         while True:
-            hosts = api.get("/v1/usage")["items"]
+            hosts = api.get("/v1/hosts:usage")["items"]
             if output != "table":
                 print_data(hosts, output)
                 return 0

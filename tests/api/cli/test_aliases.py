@@ -59,5 +59,5 @@ def test_an_alias_is_shown_and_removed_by_its_name(aima, script):
 
     shown, removed = aima("alias", "show", "gpt-4o"), aima("alias", "remove", "gpt-4o")
 
-    assert "svc-vllm-b  10" in shown.out
+    assert "svc-vllm-b: 10" in shown.out
     assert removed.out == "Alias gpt-4o removed.\n"

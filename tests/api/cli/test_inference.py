@@ -94,7 +94,7 @@ def test_a_server_that_is_no_gateway_is_named(aima: Aima, gateway: StandIn) -> N
 
     done = aima("chat", "m", "hi")
 
-    assert done.code == 181
+    assert done.code == GatewayUnavailable.exit_code
     assert "not a gateway" in done.err
 
 
@@ -103,7 +103,7 @@ def test_without_a_gateway_the_error_names_how_to_start_one(aima: Aima, monkeypa
 
     done = aima("speak", "m", "hi", "--output", "-")
 
-    assert done.code == 181
+    assert done.code == GatewayUnavailable.exit_code
     assert "aima gateway" in done.err
 
 

@@ -240,7 +240,7 @@ USAGE = {
 def test_the_usage_of_hosts_and_instances_is_one_table_without_a_terminal(
     script: StandIn, aima: Aima, snapshot: SnapshotAssertion
 ) -> None:
-    script.answer("GET /v1/usage", USAGE)
+    script.answer("GET /v1/hosts:usage", USAGE)
 
     outcome = aima("top")
 
@@ -259,7 +259,7 @@ def test_the_usage_is_refreshed_on_a_terminal_until_interrupted(
 
     monkeypatch.setattr("aima_api.cli.commands.top.colours", lambda: True)
     monkeypatch.setattr("aima_api.cli.commands.top.time.sleep", pause)
-    script.answer("GET /v1/usage", USAGE)
+    script.answer("GET /v1/hosts:usage", USAGE)
 
     outcome = aima("top")
 

@@ -54,7 +54,7 @@ def test_usage_is_listed_for_hosts_that_report_it_with_their_allocated_gpus(node
     used = HostUsage(host=box, at=now(), cpu=7.5, memory=1000, instances={})
     HostStore(redis).report_usage(used)
 
-    found, without = node.get("/v1/usage").json()["items"]
+    found, without = node.get("/v1/hosts:usage").json()["items"]
 
     assert (found["gpus"], found["gpus_allocated"]) == (2, 1)
     assert HostUsage.model_validate(found["usage"]) == used

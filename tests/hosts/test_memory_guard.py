@@ -165,7 +165,7 @@ def process_of(fleet: FleetOfHosts, service: str) -> Path:
 
 @pytest.fixture
 def neighbour(fleet: FleetOfHosts) -> str:
-    (record,) = ready(fleet, start_one(fleet, "svc-light-neighbour", hosts=[HOST]))
+    (record,) = ready(fleet, start_one(fleet, "svc-light-neighbour", hosts=[HOST], expose=True))
     return str(record["endpoint"])
 
 

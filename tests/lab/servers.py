@@ -22,6 +22,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 API_KEY = "the lab's own API key"
+REDIS_PASSWORD = "the-password-of-the-lab-s-Redis"
 STOPS_WITHIN = timedelta(seconds=35)
 """The time for a worker to reconnect to Redis after a partition."""
 _REGISTRY_CONFIG = """\
@@ -38,13 +39,13 @@ class SharedRedis(Program):
     PORT = 6379
 
     def __init__(self, inside: Cell, host: str, *, home: Path, log: Path) -> None:
-        self.url = f"redis://{host}:{self.PORT}/0"
+        self.url = f"redis://:{REDIS_PASSWORD}@{host}:{self.PORT}/0"
         self._data = inside.outside(home)
         self._data.mkdir(parents=True)
         settings = {
             "port": str(self.PORT),
             "bind": "0.0.0.0",
-            "protected-mode": "no",
+            "requirepass": REDIS_PASSWORD,
             "dir": str(home),
             "appendonly": "yes",
             "appendfsync": "everysec",

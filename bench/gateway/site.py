@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ from aima_worker.dataplane.files import Config, EngineAddresses
 from bench.gateway.clients import MODEL, Load, serves
 from bench.installation import ENDS_WITHIN_SECONDS, SIGNING_KEY, STARTS_WITHIN, own_redis, process, settings_of
 
+SERVES_WITHIN = timedelta(minutes=2)
 FAR_MODEL = "far"
 """Reached through a data plane."""
 HOSTS = ("alpha", "beta")
@@ -190,8 +192,8 @@ def _instance(number: int) -> str:
 
 
 def _await(fact: Any, what: str) -> None:
-    if not eventually(fact, within=STARTS_WITHIN):
-        raise RuntimeError(f"{what} does not answer within {STARTS_WITHIN.seconds} s")
+    if not eventually(fact, within=SERVES_WITHIN):
+        raise RuntimeError(f"{what} does not answer within {SERVES_WITHIN.seconds} s")
 
 
 def _answer(url: str, *, key: str = "") -> bytes:

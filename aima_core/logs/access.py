@@ -16,7 +16,10 @@ FLUSH_INTERVAL = timedelta(milliseconds=200)
 """How often `flush` is to be called."""
 BATCH = 500
 """Lines that are written without waiting for it."""
-_IS_PLAIN = re.compile(r"[!#-<>-\[\]-~]*").fullmatch
+_PLAIN = r"!#-<>-\[\]-~"
+_IS_PLAIN = re.compile(rf"[{_PLAIN}]*").fullmatch
+_ARE_PLAIN = re.compile(rf"[{_PLAIN}\0]*").fullmatch
+"""Several with a zero byte between two: one match for a line instead of one for each value."""
 
 
 def _write(text: str) -> None:
@@ -31,7 +34,11 @@ class AccessLog:
 
     def add(self, event: str, **fields: object) -> None:
         at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        pairs = " ".join([f"{name}={logfmt(value)}" for name, value in fields.items()])
+        texts = [str(value) for value in fields.values()]
+        together = "\0".join(texts)
+        if not _ARE_PLAIN(together) or together.count("\0") >= len(texts):
+            texts = list(map(logfmt, texts))
+        pairs = " ".join([f"{name}={text}" for name, text in zip(fields, texts, strict=True)])
         self._lines.append(f"timestamp={at} level=info event={logfmt(event)} {pairs}\n")
         if len(self._lines) >= BATCH:
             self.flush()

@@ -29,6 +29,17 @@ def test_a_value_is_rendered_as_in_other_log_events(value):
     assert f"name={logfmt(value)}" == rendered
 
 
+@pytest.mark.parametrize("value", [*AWKWARD, "zero\0byte"])
+def test_a_line_with_that_value_has_it_so(value):
+    written = []
+    log = AccessLog(written.append)
+
+    log.add("x", plain="id-1", awkward=value)
+    log.flush()
+
+    assert written[0].endswith(f" event=x plain=id-1 awkward={logfmt(value)}\n")
+
+
 def test_lines_are_written_at_a_flush_and_when_a_batch_is_full():
     written = []
     log = AccessLog(written.append)

@@ -28,10 +28,13 @@ class InstanceTraffic(BaseModel):
     per_minute: int
 
 
+TrafficByInstance = Mapping[str, InstanceTraffic] | None
+"""By instance that gateways send requests to; only where one service is shown."""
+
+
 class ServiceStatus(Service):
     instances: tuple[Instance, ...]
-    traffic: Mapping[str, InstanceTraffic] | None = None
-    """By instance that gateways send requests to; only where one service is shown."""
+    traffic: TrafficByInstance = None
 
 
 class RefusedService(BaseModel):
@@ -40,6 +43,7 @@ class RefusedService(BaseModel):
     id: ServiceId
     failure: Failure
     instances: tuple[Instance, ...]
+    traffic: TrafficByInstance = None
 
 
 class Services(BaseModel):

@@ -124,16 +124,26 @@ class StartSubmission:
         if together and len(accepted) < len(results):
             return [each if isinstance(each, AimaError) else [] for each in results]
         self.services.put(*(each.service for each in accepted if each.put and not each.dispatches))
-        starts = [dispatch for each in accepted for dispatch in each.starts]
-        stops = [dispatch for each in accepted for dispatch in each.stops]
-        submitted = iter(self.submitter.submit_all([*starts, *stops]))
-        started = [list(islice(submitted, sum(len(it.targets) for it in each.starts))) for each in accepted]
-        replaced = [[(target, next(submitted)) for it in each.stops for target in it.targets] for each in accepted]
+        submitted = self._dispatch([dispatch for each in accepted for dispatch in each.dispatches])
+        started = [[it for dispatch in each.starts for it in submitted[id(dispatch)]] for each in accepted]
+        replaced = [
+            [pair for dispatch in each.stops for pair in zip(dispatch.targets, submitted[id(dispatch)], strict=True)]
+            for each in accepted
+        ]
         self._supersede(accepted, started)
         # A client that waits for these operations must not wait for an offline host.
         stopped = [[stop for target, stop in pairs if placement.answers(target)] for pairs in replaced]
         replies = map(add, started, stopped)
         return [each if isinstance(each, AimaError) else next(replies) for each in results]
+
+    def _dispatch(self, dispatches: Sequence[Dispatch]) -> dict[int, list[Operation]]:
+        """The operations of each, by its `id()`, under fences that rise in the order of execution.
+
+        A stop that waits for no start precedes all starts: if its host claims the start, that supersedes the stop.
+        """
+        order = sorted(dispatches, key=_turn)
+        submitted = iter(self.submitter.submit_all(order))
+        return {id(each): list(islice(submitted, len(each.targets))) for each in order}
 
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement, together: bool
@@ -214,6 +224,12 @@ def _stops(request: StartRequest, steps: Sequence[Step], starts: Sequence[Dispat
         else:
             stops.append(Dispatch(command, [step.stopped], request.mandate))
     return stops
+
+
+def _turn(dispatch: Dispatch) -> int:
+    if isinstance(dispatch.command, StartService):
+        return 1
+    return 2 if dispatch.after else 0
 
 
 def _concerns(start: Operation, hosts: Sequence[HostName]) -> bool:

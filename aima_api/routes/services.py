@@ -32,6 +32,8 @@ class ServiceStatus(Service):
     instances: tuple[Instance, ...]
     traffic: Mapping[str, InstanceTraffic] | None = None
     """By instance that gateways send requests to; only where one service is shown."""
+    inference_url: str | None = None
+    """Where applications send their requests, with the service's id or model as the model; as `traffic`."""
 
 
 class RefusedService(BaseModel):
@@ -83,7 +85,8 @@ def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Respon
 def show(api: Api, id: ServiceId) -> Response:
     """Show a service with the status of its instances and their traffic."""
     found = {each: traffic._asdict() for each, traffic in api.traffic.read().items() if each.startswith(f"{id}@")}
-    return _json(f'{api.services.status(id)[:-1]},"traffic":{json.dumps(found)}}}')
+    shown = json.dumps({"traffic": found, "inference_url": api.inference_url})
+    return _json(f"{api.services.status(id)[:-1]},{shown[1:]}")
 
 
 RevisionNumber = Annotated[int, Path(ge=1, description="The number of the revision.")]

@@ -90,7 +90,7 @@ def gateway(redis_url: str, *, keys: tuple[str, ...] = (), **settings: Any) -> I
     thread.start()
     assert eventually(lambda: server.started or not thread.is_alive())
     address, port = server.servers[0].sockets[0].getsockname()[:2]
-    url = f"http://{address}:{port}"
+    url = f"{'https' if settings.get('tls') else 'http'}://{address}:{port}"
     try:
         with httpx2.Client(base_url=url, timeout=30) as client:
             yield RunningGateway(url, server, client)

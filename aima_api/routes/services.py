@@ -28,12 +28,16 @@ class InstanceTraffic(BaseModel):
     per_minute: int
 
 
+TrafficByInstance = Mapping[str, InstanceTraffic] | None
+"""By instance that gateways send requests to; only where one service is shown."""
+InferenceUrl = str | None
+"""Where applications send requests, with the service's id or its model as the model; only where one service is shown."""
+
+
 class ServiceStatus(Service):
     instances: tuple[Instance, ...]
-    traffic: Mapping[str, InstanceTraffic] | None = None
-    """By instance that gateways send requests to; only where one service is shown."""
-    inference_url: str | None = None
-    """Where applications send their requests, with the service's id or model as the model; as `traffic`."""
+    traffic: TrafficByInstance = None
+    inference_url: InferenceUrl = None
 
 
 class RefusedService(BaseModel):
@@ -42,6 +46,8 @@ class RefusedService(BaseModel):
     id: ServiceId
     failure: Failure
     instances: tuple[Instance, ...]
+    traffic: TrafficByInstance = None
+    inference_url: InferenceUrl = None
 
 
 class Services(BaseModel):

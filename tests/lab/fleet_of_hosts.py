@@ -195,7 +195,7 @@ class FleetOfHosts:
     def offer(self, engine: str, **changes: Any) -> None:
         """Change the catalog's entry of an engine, such as its `image`; restarts the API nodes.
 
-        With another `name` and `type` an engine is added.
+        None removes a field. With another `name` and `type` an engine is added.
         """
         self.offer_all((engine, changes))
 
@@ -203,7 +203,8 @@ class FleetOfHosts:
         """The same for several engines."""
         for engine, changes in changed:
             file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
-            entry = {**yaml.safe_load(file.read_text()), **changes}
+            merged = {**yaml.safe_load(file.read_text()), **changes}
+            entry = {name: value for name, value in merged.items() if value is not None}
             if "image" in changes and "pull" not in changes:
                 entry["pull"] = "never" if entry["image"].startswith("aima/") else "missing"
             overlay = self._catalog / f"engines/{entry['type']}/{entry['name']}.yaml"

@@ -193,7 +193,7 @@ class FleetOfHosts:
         return reference
 
     def offer(self, engine: str, **changes: Any) -> None:
-        """Change the catalog's entry of an engine, such as its `image`; restarts the API nodes.
+        """Change the catalog's entry of an engine, such as its `image`; the live API nodes read it again.
 
         None removes a field. With another `name` and `type` an engine is added.
         """
@@ -210,8 +210,9 @@ class FleetOfHosts:
             overlay = self._catalog / f"engines/{entry['type']}/{entry['name']}.yaml"
             overlay.parent.mkdir(parents=True, exist_ok=True)
             overlay.write_text(yaml.safe_dump(entry))
-        self._at_once([node.kill for node in self.nodes])
-        self._all_start(*self.nodes)
+        for node in (node for node in self.nodes if node.alive):
+            mistakes = node.post("/v1/catalog:reload", {})["mistakes"]
+            assert not mistakes, mistakes
 
     def _all_start(self, *programs: Program) -> None:
         self._at_once([program.start for program in programs])

@@ -11,7 +11,7 @@ from threading import Event, Thread
 import openai
 import pytest
 from engines.conftest import ONE_THREAD, SAME_SPEECH, build_image
-from hosts.requests import ready, start_one
+from hosts.requests import ready, start, start_one
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import a_cpu_host
 from lab.parts import eventually
@@ -48,9 +48,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetOfHosts]:
                 fleet.take(image, host)
         fleet.wait_live()
         fleet.gateway.start()
-        chat = fleet.node().post(f"/v1/services/{CHAT}:start", {"hosts": [*ENGINES], "arguments": ONE_THREAD})[
-            "operations"
-        ]
+        chat = start(fleet, CHAT, hosts=[*ENGINES], arguments=ONE_THREAD)
         others = [
             start_one(fleet, service, hosts=[host], arguments=ARGUMENTS.get(service, ONE_THREAD))
             for host, engines in ENGINES.items()

@@ -31,7 +31,7 @@ class InstanceTraffic(BaseModel):
 TrafficByInstance = Mapping[str, InstanceTraffic] | None
 """By instance that gateways send requests to; only where one service is shown."""
 InferenceUrl = str | None
-"""Where applications send requests, with the service's id or its model as the model; only where one service is shown."""
+"""Where applications send requests, with its id or its model as the model; only where one service is shown."""
 
 
 class ServiceStatus(Service):

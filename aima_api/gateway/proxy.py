@@ -48,6 +48,7 @@ KEEP_ALIVE = 2.0
 """Seconds of an idle connection to an engine; below the 5 s after which common engines close it."""
 _EVENTS = "text/event-stream"
 _BREAKS = (aiohttp.ClientError, OSError, EventTooLarge)
+_CLOSED = (aiohttp.ServerDisconnectedError, ConnectionResetError)
 
 _log = structlog.get_logger()
 
@@ -320,9 +321,9 @@ class Proxy:
 
     async def _broke(self, exchange: Exchange, backend: Backend, broke: Exception) -> None:
         """Raises _Failed, unless the client's stream has begun: then ends it with an error."""
-        why = str(broke) or type(broke).__name__
-        closed = isinstance(broke, aiohttp.ServerDisconnectedError | ConnectionResetError)
-        failed = self._failed(backend, Failing.CONNECTION, why, closed=closed)
+        _log.info("engine broke", instance=backend.instance, reason=str(broke) or type(broke).__name__)
+        closed = isinstance(broke, _CLOSED)
+        failed = self._failed(backend, Failing.CONNECTION, _reason_of(broke), closed=closed)
         if not exchange.started:
             raise failed from broke
         await self._end_broken(exchange, failed.error)
@@ -387,6 +388,18 @@ def _first_listed(answer: bytes) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return data[0].id if data else None
+
+
+def _reason_of(broke: Exception) -> str:
+    """For clients, so without the address of the host, which the exceptions of connections have."""
+    match broke:
+        case aiohttp.ClientConnectorError():
+            return "it accepts no connection"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
+            return "it closed the connection"
+        case aiohttp.ClientPayloadError() | EventTooLarge():
+            return str(broke)
+    return "the connection to it broke"
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import chain, islice
+from itertools import chain
 from operator import add
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -20,7 +20,7 @@ from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, OperationId, ServiceId
-from aima_core.domain.operations import Operation, StartService, StopService
+from aima_core.domain.operations import Kind, Operation, StartService, StopService
 from aima_core.errors import AimaError, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
@@ -69,7 +69,15 @@ class _AcceptedStart(NamedTuple):
 
     @property
     def dispatches(self) -> list[Dispatch]:
-        return [*self.starts, *self.stops]
+        """In the order of their fences.
+
+        A stop that waits for no start comes first: the host that it leads to may claim the start once it is back.
+        """
+        return [
+            *(stop for stop in self.stops if not stop.after),
+            *self.starts,
+            *(stop for stop in self.stops if stop.after),
+        ]
 
 
 @dataclass(frozen=True)
@@ -124,26 +132,16 @@ class StartSubmission:
         if together and len(accepted) < len(results):
             return [each if isinstance(each, AimaError) else [] for each in results]
         self.services.put(*(each.service for each in accepted if each.put and not each.dispatches))
-        submitted = self._dispatch([dispatch for each in accepted for dispatch in each.dispatches])
-        started = [[it for dispatch in each.starts for it in submitted[id(dispatch)]] for each in accepted]
-        replaced = [
-            [pair for dispatch in each.stops for pair in zip(dispatch.targets, submitted[id(dispatch)], strict=True)]
-            for each in accepted
-        ]
+        submitted = iter(self.submitter.submit_all([dispatch for each in accepted for dispatch in each.dispatches]))
+        pairs = [[(target, next(submitted)) for it in each.dispatches for target in it.targets] for each in accepted]
+        started = [[one for _, one in those if one.kind is Kind.START] for those in pairs]
         self._supersede(accepted, started)
         # A client that waits for these operations must not wait for an offline host.
-        stopped = [[stop for target, stop in pairs if placement.answers(target)] for pairs in replaced]
+        stopped = [
+            [one for target, one in those if one.kind is Kind.STOP and placement.answers(target)] for those in pairs
+        ]
         replies = map(add, started, stopped)
         return [each if isinstance(each, AimaError) else next(replies) for each in results]
-
-    def _dispatch(self, dispatches: Sequence[Dispatch]) -> dict[int, list[Operation]]:
-        """The operations of each, by its `id()`, under fences that rise in the order of execution.
-
-        A stop that waits for no start precedes all starts: if its host claims the start, that supersedes the stop.
-        """
-        order = sorted(dispatches, key=_turn)
-        submitted = iter(self.submitter.submit_all(order))
-        return {id(each): list(islice(submitted, len(each.targets))) for each in order}
 
     def _accept(
         self, request: StartRequest, known: dict[ServiceId, Whereabouts], placement: Placement, together: bool
@@ -224,12 +222,6 @@ def _stops(request: StartRequest, steps: Sequence[Step], starts: Sequence[Dispat
         else:
             stops.append(Dispatch(command, [step.stopped], request.mandate))
     return stops
-
-
-def _turn(dispatch: Dispatch) -> int:
-    if isinstance(dispatch.command, StartService):
-        return 1
-    return 2 if dispatch.after else 0
 
 
 def _concerns(start: Operation, hosts: Sequence[HostName]) -> bool:

@@ -17,6 +17,8 @@ VLLM = "vllm-0.14.0-cu131-gb10"
 WEIGHTS = "GLM-4.7-Flash"
 SMALL = {"memory": "4GB"}
 """3.8 GB without the reserve: memory for one `heavy`, and for any number of `light`."""
+PATIENT = {"path": "/health", "timeout": "2m"}
+"""A health check that allows any load time of a test."""
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +72,30 @@ def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:
     """Test engines under several names, each the only one of its type, and one that replaces vLLM.
 
     A host has memory for one `heavy` and any number of `light`; `more` adds engines by type, with their changes.
-    Their health timeouts allow any load time of a test.
     """
-    dial = engine_of("dial-cpu")
     kinds = {"light": {}, "heavy": {"requires": on_any_cpu(memory="2GB")}, **more}
-    in_place = {
+    dials = [
+        ("dial-cpu", {"name": f"{kind}-cpu", "type": kind, "health_check": PATIENT, **changes})
+        for kind, changes in kinds.items()
+    ]
+    fleet.offer_all((VLLM, dial_in_place()), *dials)
+
+
+def dial_in_place() -> dict[str, object]:
+    """What changes in an engine's entry to run the test engine, which serves no API and is given no names."""
+    dial = engine_of("dial-cpu")
+    return {
         "image": DIAL_IMAGE,
         "alternatives": [],
         "image_size": "2MB",
         "command": [*dial.command],
         "arguments": dict(dial.arguments),
+        "port": dial.port,
+        "serves": [],
+        "names": None,
+        "ready": None,
+        "health_check": PATIENT,
     }
-    patient = {"health_check": {"path": dial.health_check.path, "timeout": "2m"}}
-    dials = [
-        ("dial-cpu", {"name": f"{kind}-cpu", "type": kind, **patient, **changes}) for kind, changes in kinds.items()
-    ]
-    fleet.offer_all((VLLM, in_place), *dials)
 
 
 def on_any_cpu(*, memory: str) -> dict[str, object]:

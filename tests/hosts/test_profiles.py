@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engines.conftest import engine_of
-from hosts.conftest import DIAL_IMAGE
+from hosts.conftest import dial_in_place
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.host import HostPlan, a_gb10
 
@@ -25,22 +24,8 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> tuple[HostPlan, ...]:
     return (a_gb10("spark-01", AIMA_HOST__MODEL_ROOTS=json.dumps([str(root)])),)
 
 
-def stand_in_for_each(fleet: FleetOfHosts) -> None:
-    dial = engine_of("dial-cpu")
-    in_place = {
-        "image": DIAL_IMAGE,
-        "alternatives": [],
-        "image_size": "2MB",
-        "command": [*dial.command],
-        "arguments": dict(dial.arguments),
-        "port": dial.port,
-        "health_check": {"path": dial.health_check.path, "timeout": "2m"},
-    }
-    fleet.offer_all(*((name, in_place) for name in ENGINES))
-
-
 def test_the_gb10_profile_brings_up_its_three_services_side_by_side_within_its_memory(fleet: FleetOfHosts):
-    stand_in_for_each(fleet)
+    fleet.offer_all(*((engine, dial_in_place()) for engine in ENGINES))
     node = fleet.node()
 
     applied = node.aima("profile", "apply", "nvidia-gb10", "--wait")

@@ -15,6 +15,7 @@ from lab.host import HostPlan, a_cpu_host, a_gb10
 DIAL_IMAGE = "aima/dial:1"
 VLLM = "vllm-0.14.0-cu131-gb10"
 WEIGHTS = "GLM-4.7-Flash"
+OTHER_WEIGHTS = "SenseVoiceSmall", "Qwen3-TTS-0.6B"
 SMALL = {"memory": "4GB"}
 """3.8 GB without the reserve: memory for one `heavy`, and for any number of `light`."""
 PATIENT = {"path": "/health", "timeout": "2m"}
@@ -28,6 +29,12 @@ def plans() -> tuple[HostPlan, ...]:
 
 
 @pytest.fixture(scope="module")
+def nodes() -> int:
+    """The number of API nodes; overridden by files that need two."""
+    return 1
+
+
+@pytest.fixture(scope="module")
 def dial_image() -> str:
     script("build", "dial")
     return DIAL_IMAGE
@@ -35,9 +42,9 @@ def dial_image() -> str:
 
 @pytest.fixture(scope="module")
 def fleet_of_this_file(
-    plans: tuple[HostPlan, ...], dial_image: str, tmp_path_factory: pytest.TempPathFactory
+    plans: tuple[HostPlan, ...], nodes: int, dial_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FleetOfHosts]:
-    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), images=[dial_image]) as fleet:
+    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), nodes=nodes, images=[dial_image]) as fleet:
         fleet.wait_live()
         yield fleet
 
@@ -62,10 +69,12 @@ def small_plans(weights: Path) -> tuple[HostPlan, ...]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / WEIGHTS
-    directory.mkdir()
-    (directory / "config.json").write_text("{}")
-    return directory
+    """Of GLM-4.7-Flash, beside those of the other models of the GB10's profile."""
+    root = tmp_path_factory.mktemp("models")
+    for name in (WEIGHTS, *OTHER_WEIGHTS):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text("{}")
+    return root / WEIGHTS
 
 
 def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:

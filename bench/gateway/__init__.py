@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 
 from bench.comparison import Result
 from bench.gateway import costs, faults
+from bench.gateway.clients import MODEL
 from bench.gateway.costs import Way
-from bench.gateway.rivals import RIVALS
-from bench.gateway.site import FAR_MODEL, MODEL, site
+from bench.gateway.rivals import RIVALS, bare_proxy
+from bench.gateway.site import FAR_MODEL, running_site
 
 ROUNDS = 5
 NEEDS = ("redis",)
@@ -30,7 +31,7 @@ def measure(rounds: int) -> list[Result]:
 
 def _costs(rounds: int) -> list[Result]:
     with ExitStack() as stack:
-        ours = stack.enter_context(site())
+        ours = stack.enter_context(running_site())
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="aima-bench-")))
         engine = ours.engines[0].url
         ways = {
@@ -38,10 +39,12 @@ def _costs(rounds: int) -> list[Result]:
             "aima": Way(ours.url, MODEL, ours.key, ours.pid),
             "dataplane": Way(ours.url, FAR_MODEL, ours.key, ours.pid),
         }
+        url, pid = stack.enter_context(bare_proxy(engine, directory))
+        ways["bare proxy"] = Way(url, MODEL, "", pid)
         left_out = os.environ.get(LEFT_OUT, "").split(",")
         for name, rival in RIVALS.items():
             if name not in left_out:
-                url, pid = stack.enter_context(rival.running(engine, MODEL, ours.key, directory / name))
+                url, pid = stack.enter_context(rival.running(engine, ours.key, directory / name))
                 ways[name] = Way(url, MODEL, ours.key, pid, share=_SHARES.get(name, 1.0))
         print(f"{rounds} rounds of {', '.join(ways)}", file=sys.stderr, flush=True)
         for number in range(rounds):

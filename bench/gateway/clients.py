@@ -18,9 +18,10 @@ import uvloop
 
 from bench.gateway.engine import length_of
 
+MODEL = "dial"
 PATH = "/v1/chat/completions"
 _STEPS = 97
-"""Between the starts of requests at once, each waits another part of this."""
+"""Parts of a spread, one for each connection in turn."""
 _OWN_TIME = re.compile(rb'"content": ?"(\d+)"')
 _EVENT = b"data: {"
 
@@ -94,6 +95,14 @@ def answers_to(load: Load) -> list[Answer]:
     running = Running()
     uvloop.run(_send_all(load, running))
     return running.answers
+
+
+def serves(load: Load) -> bool:
+    """Whether its first request is answered."""
+    try:
+        return answers_to(load)[0].status == 200
+    except OSError:
+        return False
 
 
 @contextmanager

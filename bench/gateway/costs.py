@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from statistics import median, quantiles
 
 import psutil
 
-from bench.comparison import AddedAtMost, Bounded, Comparison, RateAtLeast, Result
+from bench.comparison import AddedAtMost, Bounded, Comparison, RateAtLeast, RatioAtMost, Result
 from bench.gateway.clients import Answer, Load, answers_to, held
 
 ONE_BY_ONE = 200
@@ -24,7 +25,7 @@ OPEN_STREAMS = 1000
 MOST_ADDED, MOST_P99 = timedelta(milliseconds=0.8), timedelta(milliseconds=3)
 MOST_DATAPLANE = timedelta(milliseconds=0.5)
 MOST_PER_REQUEST, MOST_PER_CHUNK, MOST_MEMORY = 0.35, 30, 200
-OF_VLLM_ROUTER, OF_LITELLM = 0.4, 8
+OF_VLLM_ROUTER, OF_LITELLM, OF_BARE = 0.4, 8, 2
 
 
 @dataclass
@@ -72,11 +73,16 @@ class Way:
 
 
 def cpu_of(pid: int | None) -> float:
+    """CPU seconds of a process and its children, to a nanosecond as the kernel's scheduler counts them."""
     if pid is None:
         return 0.0
     process = psutil.Process(pid)
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    threads = [
+        thread
+        for each in (process, *process.children(recursive=True))
+        for thread in Path(f"/proc/{each.pid}/task").glob("*/schedstat")
+    ]
+    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
 
 
 def judged(ways: dict[str, Way]) -> Iterator[Result]:
@@ -89,6 +95,10 @@ def judged(ways: dict[str, Way]) -> Iterator[Result]:
     yield Comparison("plain, p50, through the data plane", far.plain, ours.plain, AddedAtMost(MOST_DATAPLANE))
     yield Bounded("CPU per request", _times(ours.per_request, 1e3), "ms", most=MOST_PER_REQUEST)
     yield Bounded("CPU per chunk", _times(ours.per_chunk, 1e6), "µs", most=MOST_PER_CHUNK)
+    bare = ways["bare proxy"]
+    what = "against a proxy of a few lines with the same libraries"
+    yield Comparison(f"CPU per request, {what}", ours.per_request, bare.per_request, RatioAtMost(OF_BARE))
+    yield Comparison(f"CPU per chunk, {what}", ours.per_chunk, bare.per_chunk, RatioAtMost(OF_BARE))
     for name, goal in (("vllm-router", RateAtLeast(OF_VLLM_ROUTER)), ("LiteLLM", RateAtLeast(OF_LITELLM))):
         if name in ways:
             yield Comparison(f"requests per core, against {name}", ours.per_request, ways[name].per_request, goal)

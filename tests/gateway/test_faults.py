@@ -11,6 +11,9 @@ from lab.gateways import gateway
 from lab.parts import eventually
 from lab.scripted_engine import engine_thread
 
+from aima_api.gateway.inference import Inference
+from aima_api.gateway.streams import EventRelay
+
 MODEL, ASK = "dial", [{"role": "user", "content": "How are you?"}]
 STREAM = {"model": MODEL, "messages": ASK, "stream": True}
 pytestmark = pytest.mark.redis
@@ -128,6 +131,18 @@ def test_events_pass_whole_however_they_arrive(client, engine, split, line_end):
     chunks = list(client.chat.completions.create(**STREAM))
 
     assert [each.choices[0].delta.content for each in chunks] == ["word "] * 4
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_events_that_arrive_byte_by_byte_pass_whole_and_end_their_stream(line_end):
+    stream = line_end.join([b'data: {"choices": []}', b"", b"data: [DONE]", b"", b""])
+    relay = EventRelay(Inference.CHAT, hides_usage=False, rename=None)
+
+    blocks = [relay.feed(bytes([each])) for each in stream]
+
+    assert b"".join(blocks) == stream
+    assert len([each for each in blocks if each]) == 2
+    assert relay.ended
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 429, 500])

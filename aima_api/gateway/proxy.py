@@ -46,6 +46,7 @@ REFUSING_STATUSES = (401, 403, 407)
 MAX_ERROR = 1 << 20
 _EVENTS = "text/event-stream"
 _BREAKS = (aiohttp.ClientError, OSError, EventTooLarge)
+_CLOSED = (aiohttp.ServerDisconnectedError, ConnectionResetError)
 
 _log = structlog.get_logger()
 
@@ -312,9 +313,9 @@ class Proxy:
 
     async def _broke(self, exchange: Exchange, backend: Backend, broke: Exception) -> None:
         """Raises _Failed, unless the client's stream has begun: then ends it with an error."""
-        why = str(broke) or type(broke).__name__
-        closed = isinstance(broke, aiohttp.ServerDisconnectedError | ConnectionResetError)
-        failed = self._failed(backend, Failing.CONNECTION, why, closed=closed)
+        _log.info("engine broke", instance=backend.instance, reason=str(broke) or type(broke).__name__)
+        closed = isinstance(broke, _CLOSED)
+        failed = self._failed(backend, Failing.CONNECTION, _reason_of(broke), closed=closed)
         if not exchange.started:
             raise failed from broke
         await self._end_broken(exchange, failed.error)
@@ -381,6 +382,18 @@ def _first_listed(answer: bytes) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return data[0].id if data else None
+
+
+def _reason_of(broke: Exception) -> str:
+    """For clients, so without the address of the host, which the exceptions of connections have."""
+    match broke:
+        case aiohttp.ClientConnectorError():
+            return "it accepts no connection"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
+            return "it closed the connection"
+        case aiohttp.ClientPayloadError() | EventTooLarge():
+            return str(broke)
+    return "the connection to it broke"
 
 
 async def _read(response: EngineAnswer, limit: int) -> bytes:

@@ -4,7 +4,6 @@ A port that another program uses is set aside for QUARANTINE, and the next one i
 """
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -14,7 +13,7 @@ from aima_core.errors import NoFreePort, PortTaken
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.operations.previous import reserved_port
-from aima_worker.port_owner import owner_of_port
+from aima_worker.port_owner import owner_of_port, raise_if_in_use
 from aima_worker.runtime import Container, Status
 
 QUARANTINE = timedelta(seconds=60)
@@ -54,8 +53,7 @@ def run_on_leased_port(
 
 def _check_free(host: HostContext, instance: InstanceId, address: str, port: int) -> None:
     try:
-        with socket.create_server((address, port)):
-            pass
+        raise_if_in_use(address, port)
     except OSError as refused:
         # The containers first: the process that listens for one is the container engine's. The instance's own, of an
         # attempt that a crash ended, is inspected: a listing may lack the ports of a container that has just started.

@@ -206,6 +206,18 @@ def test_a_stream_that_has_begun_is_never_sent_again(two):
     assert (len(one.received), len(other.received)) == (1, 0)
 
 
+def test_a_client_learns_nothing_of_the_address_of_an_engine(two):
+    engines, *both, running = two
+    for each in both:
+        engines.kill(each)
+
+    status, text = streamed(running)
+
+    assert (status, json.loads(text)["error"]["code"]) == (502, "engine_broke")
+    assert b"it accepts no connection" in text
+    assert not [each for each in both if each.url.rpartition(":")[2].encode() in text]
+
+
 def test_killed_engines_fail_no_request_before_its_first_byte(two):
     engines, *both, running = two
     statuses = []

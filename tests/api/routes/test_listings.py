@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.node import SERVICE, ScriptedWorker
+from api.node import SERVICE, ScriptedWorker, as_listed
 
 from aima_api.routes.services import ServiceStatus
 from aima_core.domain.hosts import HostUsage
@@ -82,7 +82,7 @@ def test_a_listing_shows_each_service_like_the_service_alone(node, redis):
     listed = node.get("/v1/services").json()["items"]
 
     shown = [node.get(f"/v1/services/{each['id']}").json() for each in listed]
-    assert [{**each, "traffic": {}} for each in listed] == shown
+    assert listed == [as_listed(each) for each in shown]
     assert [[each["id"] for each in service["instances"]] for service in listed] == [
         ["svc-tiny-dial@alpha"],
         ["svc-tiny-dial-b@beta"],

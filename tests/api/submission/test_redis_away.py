@@ -68,7 +68,7 @@ def test_many_requests_waiting_for_a_frozen_redis_do_not_block_the_liveness_chec
     assert answer.status_code == 200
     assert took < REPLY_TIMEOUT.total_seconds()  # blocked, it waits until one of them has ended
     assert all(each.startswith(b"HTTP/1.1 503") for each in answers)
-    assert slowest < 5
+    assert slowest < 4 * REPLY_TIMEOUT.total_seconds()  # those that queue for a thread wait for no timeout of their own
 
 
 def test_requests_fail_fast_while_redis_is_down_and_succeed_once_it_is_back(node, own_redis):

@@ -134,8 +134,12 @@ class ScriptedWorker:
     def leave(self) -> None:
         self._hosts.leave(self.name)
 
+    def claim(self, operation: str) -> object:
+        """The result, also where the operation is not claimed."""
+        return self._claims.claim(OperationId(operation), self.name)
+
     def claim_start(self, operation: str) -> Claimed:
-        claimed = self._claims.claim(OperationId(operation), self.name)
+        claimed = self.claim(operation)
         assert isinstance(claimed, Claimed), claimed
         return claimed
 

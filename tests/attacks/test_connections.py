@@ -142,7 +142,7 @@ def test_a_request_whose_body_never_arrives_is_cut_and_not_executed(impatient: N
 
 
 def test_an_idle_connection_is_closed(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aima_api.app.KEEP_ALIVE_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr("aima_api.http.server.KEEP_ALIVE_TIMEOUT", timedelta(seconds=1))
     with api_node(redis_url) as node, connected(node.url) as line:
         line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 

@@ -168,8 +168,8 @@ def test_a_listing_shows_a_forged_spec_as_refused_and_every_other_one(node, redi
 
     assert sorted(refused) == ["failure", "id", "instances"]
     assert (refused["id"], refused["failure"]["code"]) == (SERVICE, "unverified_service")
-    assert other == before
-    assert node.get(f"/v1/services/{SERVICE}").json() == refused
+    assert {**other, "traffic": {}} == before
+    assert node.get(f"/v1/services/{SERVICE}").json() == {**refused, "traffic": {}}
 
 
 def test_the_doctor_names_services_whose_spec_is_forged(node, redis, redis_url):

@@ -4,6 +4,7 @@ A port that another program uses is set aside for QUARANTINE, and the next one i
 """
 
 import os
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -13,7 +14,7 @@ from aima_core.errors import NoFreePort, PortTaken
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.operations.previous import reserved_port
-from aima_worker.port_owner import owner_of_port, raise_if_in_use
+from aima_worker.port_owner import owner_of_port
 from aima_worker.runtime import Container, Status
 
 QUARANTINE = timedelta(seconds=60)
@@ -49,6 +50,16 @@ def run_on_leased_port(
             attempt.report(f"{taken} Trying another.")
             avoid = (port, QUARANTINE)
     raise NoFreePort(first=host.settings.host.ports[0], last=host.settings.host.ports[-1], host=host.name)
+
+
+def raise_if_in_use(address: str, port: int) -> None:
+    """Raises OSError if a program listens there, or the address is of elsewhere.
+
+    Race: it binds and does not listen, so that workers that check one port at once do not find it in use by each other.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as check:
+        check.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        check.bind((address, port))
 
 
 def _check_free(host: HostContext, instance: InstanceId, address: str, port: int) -> None:

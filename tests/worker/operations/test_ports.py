@@ -12,7 +12,7 @@ from lab.parts import own_ports
 
 from aima_core.redis import keys
 from aima_core.settings import Settings
-from aima_worker.port_owner import raise_if_in_use
+from aima_worker.operations.ports import raise_if_in_use
 
 pytestmark = pytest.mark.redis
 

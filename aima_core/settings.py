@@ -163,13 +163,13 @@ class GatewaySettings(ListenerSettings):
     wait: Duration = parse_duration("60s")
     """How long a request waits for an instance that can take it."""
     connect: Duration = parse_duration("2s")
-    """Until an engine accepts a connection."""
+    """The timeout until an engine accepts a connection."""
     first_byte: Duration = parse_duration("5m")
-    """From a streamed request until its first byte."""
+    """The timeout from a streamed request until its first byte."""
     answer: Duration = parse_duration("15m")
-    """From a request that is not streamed until its answer."""
+    """The timeout from a request that is not streamed until its answer."""
     silence: Duration = parse_duration("2m")
-    """Between two parts of a stream."""
+    """The timeout between two parts of a stream."""
     api: tuple[str, ...] = ()
     """URLs of API nodes, which certify the gateway's own key for `keys_for`; without one it reaches engines of its own
     machine, and exposed ones."""

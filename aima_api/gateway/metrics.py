@@ -74,7 +74,7 @@ class GatewayMetrics:
             "aima_gateway_aborted", "Requests whose client left.", ("model", "instance"), registry=registry
         )
         self._counted: dict[tuple[str, str, str, str, int], Counter] = {}
-        """Children of `requests` by their labels: to find one there costs more than to count."""
+        """A cache of the children of `requests` by their labels: to find one there costs more than to count."""
         self._first_bytes: dict[tuple[str, str], Histogram] = {}
         self._counted_tokens: dict[tuple[str, str, str, bool], Counter] = {}
         self._gaps: dict[tuple[str, str], Gaps] = {}

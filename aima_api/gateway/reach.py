@@ -27,7 +27,7 @@ from aima_core.system.loopback import is_loopback
 from aima_core.trust.gateways import TokenSigner
 
 KEEP_ALIVE = timedelta(seconds=2)
-"""Of an idle connection to an engine; below the 5 s after which common engines close it."""
+"""The idle timeout of a connection to an engine; below the timeout of common engines, 5 s."""
 COPIED_BODY = 65_536
 """Bytes up to which a body is copied behind its head, for one system call."""
 

@@ -13,7 +13,7 @@ from types import ModuleType
 try:
     from lab.available import why_not
 
-    from bench import apply, command_line, events, gateway, hosts, listing, ports, pull, recovery, start, submit
+    from bench import apply, command_line, events, gateway, hosts, listing, plan, ports, pull, recovery, start, submit
     from bench.comparison import Result
     from bench.report import as_json, as_table
 except ModuleNotFoundError as missing:
@@ -26,6 +26,7 @@ BENCHES: dict[str, ModuleType] = {
     "pull": pull,
     "submit": submit,
     "apply": apply,
+    "plan": plan,
     "list": listing,
     "ports": ports,
     "events": events,

@@ -1,7 +1,8 @@
 """Submission of starts over HTTP, against a loop that sends bare Celery tasks and against Flower's `async-apply`.
 
 Ours are recorded, signed and answered one by one by one API process. Theirs is the loop that a user would write,
-and the HTTP front end for Celery. Nothing is executed.
+and the HTTP front end for Celery. Nothing is executed. Starts of services that ran before are compared with those of
+new ones: one reads and verifies what the other signs and stores.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ from urllib.request import urlopen
 from celery import Celery
 from lab.parts import eventually, free_port
 
+from aima_core.domain.ids import EngineName, HostName, ServiceId
+from aima_core.domain.services import Desired, Instance, InstanceState, Service
+from aima_core.redis.connection import command_link
+from aima_core.store.operations import now
+from aima_core.store.services import ServiceStore
+from aima_core.trust.keys import SigningKey
+from aima_core.trust.records import SignedService
 from bench import rival
-from bench.comparison import Comparison, RateAtLeast, take_turns
+from bench.comparison import Comparison, RateAtLeast, RatioAtMost, take_turns
 from bench.crowd import seconds_for
-from bench.installation import STARTS_WITHIN, Installation, installation, process
+from bench.installation import SIGNING_KEY, STARTS_WITHIN, Installation, installation, process
 
 ROUNDS = 15
 NEEDS = ("redis",)
 SERVICE = "svc-tiny-dial"
 ENGINE = "dial-cpu"
 STARTS = 500
+NO_SLOWER = RatioAtMost(1.1)
+"""With the tolerance of one machine under its own load."""
 _AS_DIAL = json.dumps({"engine": ENGINE, "model": "Dial"}).encode()
 INSTANCES = 1000
 """Instances of one service, each on another host."""
@@ -47,6 +57,7 @@ def _one_by_one(rounds: int) -> list[Comparison]:
             rounds,
             {
                 "aima": lambda: seconds_for(_starting_others(aima, next(number)), _AS_DIAL, times=STARTS),
+                "aima again": lambda: seconds_for(_starting_again(aima, next(number)), b"{}", times=STARTS),
                 "apply_async": lambda: _loop(app, STARTS),
                 "Flower": lambda: seconds_for(flower, _asked_of_flower(), times=STARTS, status=200),
             },
@@ -55,6 +66,7 @@ def _one_by_one(rounds: int) -> list[Comparison]:
     return [
         Comparison(f"{STARTS} starts, against an apply_async loop", ours, seconds["apply_async"], RateAtLeast(0.8)),
         Comparison(f"{STARTS} starts, against Flower's async-apply", ours, seconds["Flower"], RateAtLeast(1.2)),
+        Comparison(f"{STARTS} starts of stopped services, against new ones", seconds["aima again"], ours, NO_SLOWER),
     ]
 
 
@@ -75,7 +87,26 @@ def _all_at_once(rounds: int) -> Comparison:
 
 def _starting_others(aima: Installation, number: int) -> list[str]:
     """Of services that no round before has started: an equal start would join the one in progress."""
-    return [f"{aima.url}/v1/services/svc-tiny-{number}-{each}:start" for each in range(STARTS)]
+    return [_start_of(aima, id) for id in _ids(number)]
+
+
+def _starting_again(aima: Installation, number: int) -> list[str]:
+    """Of services that ran on one host and were stopped."""
+    store, key = ServiceStore(command_link(aima.redis_url)), SigningKey(SIGNING_KEY)
+    for id in _ids(number):
+        service = Service(id=id, engine=EngineName(ENGINE), model="Dial", created_at=now())
+        store.put(SignedService.of(service, key))
+        stopped = {"desired": Desired.STOPPED, "state": InstanceState.STOPPED, "fence": 1, "since": now()}
+        store.replace_desired(Instance(id=id.on(HostName("host-0")), **stopped))
+    return [_start_of(aima, id) for id in _ids(number)]
+
+
+def _ids(number: int) -> list[ServiceId]:
+    return [ServiceId(f"svc-tiny-{number}-{each}") for each in range(STARTS)]
+
+
+def _start_of(aima: Installation, service: ServiceId) -> str:
+    return f"{aima.url}/v1/services/{service}:start"
 
 
 def _loop(app: Celery, times: int) -> float:

@@ -22,7 +22,7 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from aima_api.access.scopes import Caller, Scope
-from aima_core.domain.catalog import AliasName
+from aima_core.domain.fields import AliasName
 from aima_core.domain.ids import WireModel
 from aima_core.errors import AimaError, BadSignature, BrokerUnavailable, KeyExists, Unauthorized, UnknownKey
 from aima_core.redis import keys

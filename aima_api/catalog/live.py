@@ -13,8 +13,9 @@ from threading import Lock
 
 import structlog
 
-from aima_api.catalog.loader import load_catalog, yaml_files
+from aima_api.catalog.loader import load_catalog
 from aima_api.catalog.selection import Catalog
+from aima_api.catalog.yaml_source import yaml_files
 from aima_core.errors import CatalogMistake
 from aima_core.system.background import BackgroundLoop
 

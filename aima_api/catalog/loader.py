@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from aima_api.catalog.diagnostics import entry_in, suggestion
 from aima_api.catalog.selection import Catalog
-from aima_api.catalog.yaml_source import Document, Mistake, read_yaml
+from aima_api.catalog.yaml_source import Document, Mistake, read_yaml, yaml_files
 from aima_core.domain.catalog import Engine, Entry, Model, Profile, repository_of
 from aima_core.errors import CatalogMistake
 
@@ -106,12 +106,6 @@ def _read_all(root: Path) -> list[_File]:
     files = [_read(file, root) for file in yaml_files(root)]
     _check_names_differ(files)
     return files
-
-
-def yaml_files(root: Path) -> list[Path]:
-    """All but hidden ones."""
-    found = (file for file in root.rglob("*.y*ml") if file.suffix in (".yaml", ".yml") and not file.is_dir())
-    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(root).parts))
 
 
 def _read(file: Path, root: Path | None) -> _File:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from aima_api.catalog.diagnostics import nearest
-from aima_core.domain.catalog import Engine, Model, Profile, PullPolicy, Scalar
+from aima_core.domain.catalog import Engine, Model, Profile
+from aima_core.domain.fields import PullPolicy, Scalar
 from aima_core.domain.ids import ServiceId
 from aima_core.errors import (
     EngineDoesNotServe,

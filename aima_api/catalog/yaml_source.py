@@ -113,6 +113,12 @@ def read_each(file: Path, content: bytes | None = None, *, most: int) -> list[Do
     return [each for each in found if each.value is not None or each.mistakes]
 
 
+def yaml_files(root: Path) -> list[Path]:
+    """All but hidden ones."""
+    found = (file for file in root.rglob("*.y*ml") if file.suffix in (".yaml", ".yml") and not file.is_dir())
+    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(root).parts))
+
+
 def _text(document: Document) -> str:
     try:
         content = _content(document)

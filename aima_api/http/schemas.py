@@ -17,17 +17,8 @@ from aima_api.specs.fields import (
     OwnerName,
     ResourceOptions,
 )
-from aima_core.domain.catalog import (
-    ArgumentName,
-    ImageReference,
-    ModelName,
-    PullPolicy,
-    Scalar,
-    SecretEntry,
-    SecretName,
-    Variable,
-    Word,
-)
+from aima_core.domain.catalog import ImageReference
+from aima_core.domain.fields import ArgumentName, ModelName, PullPolicy, Scalar, SecretEntry, SecretName, Variable, Word
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.services import METADATA, Service
 from aima_core.domain.units import Duration, parse_duration

@@ -23,9 +23,10 @@ _LOCAL = "(local)"
 
 def merged_service(stored: Service | None, id: ServiceId, options: ServiceOptions, *, caller: str = _LOCAL) -> Service:
     """The service as changed by the options; `stored` itself if they change nothing. Raises InvalidRequest."""
-    return revised(
-        stored, id, merge_patch(stored.content if stored else {}, _exclusive(options.changes())), caller=caller
-    )
+    changes = _exclusive(options.changes())
+    if stored and not changes:
+        return stored
+    return revised(stored, id, merge_patch(stored.content if stored else {}, changes), caller=caller)
 
 
 def revised(

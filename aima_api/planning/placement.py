@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 from redis.exceptions import LockError
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName, Route, ServiceId
-from aima_core.domain.resources import Allocation
+from aima_core.domain.resources import Held
 from aima_core.domain.units import counted
 from aima_core.errors import InvalidRequest, NoImagesHere, PortOutOfRange, RequirementsNotMet, UnknownHost
 from aima_core.redis import keys
@@ -51,7 +52,7 @@ class Target:
     routes: tuple[Route, ...] = ()
     """All routes whose workers may claim it, best first; empty for a named host."""
 
-    @property
+    @cached_property
     def host(self) -> HostName | None:
         return self.route.host
 
@@ -68,7 +69,7 @@ class Placement:
     def __init__(self, hosts: HostStore, allocations: AllocationStore) -> None:
         self._hosts = {host.name: host for host in hosts.all()}
         self._allocations = allocations
-        self._allocated: dict[HostName, dict[ServiceId, Allocation]] = {}
+        self._allocated: dict[HostName, Held] = {}
 
     def for_stop(self, names: Iterable[HostName]) -> list[Target]:
         """These hosts, whatever their capacity. Raises UnknownHost."""
@@ -124,7 +125,7 @@ class Placement:
                 return Target(Route.to_host(name))
         hosts, routes = self._hosts_on(requirements.routes), requirements.routes
         _check_port([host for host in hosts if host.live], requirements.port)
-        able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, {}))]
+        able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, Held()))]
         has = [host for host in able if has_what_is_never_pulled(host, requirements)]
         if hosts and (requirements.secrets or 0 < len(has) < len(able)):
             return self._host_of_route(hosts, requirements)
@@ -177,10 +178,16 @@ class Placement:
     def obstacles(self, requirements: PlacementRequirements, hosts: Iterable[Host] | None = None) -> Obstacles:
         """The obstacles of each of these hosts, or of all; an empty list for a host that would start it now."""
         chosen = list(self._hosts.values() if hosts is None else hosts)
-        unread = [host.name for host in chosen if host.name not in self._allocated]
-        if requirements.service is not None and unread:
+        if requirements.service is not None:
+            self.read_allocations(host.name for host in chosen)
+        return {
+            host.name: find_obstacles(host, requirements, self._allocated.get(host.name, Held())) for host in chosen
+        }
+
+    def read_allocations(self, names: Iterable[HostName]) -> None:
+        """Reads those that were not read before, in one round trip: for several services at once."""
+        if unread := [name for name in names if name in self._hosts and name not in self._allocated]:
             self._allocated |= self._allocations.held_on(unread)
-        return {host.name: find_obstacles(host, requirements, self._allocated.get(host.name, {})) for host in chosen}
 
     def reserve(self, target: Target, requirements: PlacementRequirements) -> None:
         """Counts the start's resources as allocated from now on in this snapshot; those of a queued start are not.
@@ -200,11 +207,10 @@ class Placement:
             ),
         )
         held = self._allocated[host.name]
-        others = [holding for name, holding in held.items() if name != service]
-        wanted = allocation_for(host, requirements.resources, others)
+        wanted = allocation_for(host, requirements.resources, held.others(service))
         now = held.get(service)  # while a running container is replaced, the larger of both requests is allocated
         most = wanted.memory if now is None else max(wanted.memory, now.memory)
-        self._allocated[host.name] = {**held, service: wanted.model_copy(update={"memory": most})}
+        self._allocated[host.name] = held.replacing(service, wanted._replace(memory=most))
 
     def _host_of_route(self, hosts: Sequence[Host], requirements: PlacementRequirements) -> Target:
         """A host rather than its route, whose other hosts lack the image or a secret: they would claim it, and fail.
@@ -242,7 +248,7 @@ class Placement:
         return lacks_image, bool(obstacles[host.name]), -self._free(host), host.name
 
     def _free(self, host: Host) -> int:
-        return host.memory - host.memory_reserve - sum(each.memory for each in self._allocated[host.name].values())
+        return host.memory - host.memory_reserve - self._allocated[host.name].memory
 
 
 def _target(host: Host, obstacles: Sequence[Obstacle]) -> Target:

@@ -33,6 +33,8 @@ class PlannedStart(NamedTuple):
 
     service: Service
     command: StartService
+    runs: str
+    """The digest of the command: equal where an instance runs as asked."""
     requirements: PlacementRequirements
 
     @property
@@ -54,7 +56,7 @@ class PlannedStart(NamedTuple):
     def asks_for(self) -> str:
         """Equal for starts that ask for the same."""
         spec = [self.service.content, self.service.owner]
-        wanted = json.dumps([*spec, self.command.digest, self.command.replace], sort_keys=True)
+        wanted = json.dumps([*spec, self.runs, self.command.replace], sort_keys=True)
         return sha256(wanted.encode()).hexdigest()[:16]
 
     def runs_as_asked(self, target: Target, where: Whereabouts, placement: Placement) -> bool:
@@ -65,14 +67,14 @@ class PlannedStart(NamedTuple):
         if where.candidate is None and where.is_ahead(instance):
             return False  # it is ready, of a change that failed elsewhere and is about to be undone
         changing = where.candidate is not None and where.candidate.spec.content != self.service.content
-        return not changing and instance.state is InstanceState.READY and instance.runs == self.command.digest
+        return not changing and instance.state is InstanceState.READY and instance.runs == self.runs
 
     def is_starting(self, target: Target, where: Whereabouts) -> bool:
         """Whether a start that has not ended does the same there: a start would join it."""
         return any(
-            start.command.digest == self.command.digest
-            and start.command.replace == self.command.replace
+            start.command.replace == self.command.replace
             and (self.is_alone or target.host in (start.operation.host, start.operation.route.host))
+            and start.command.digest == self.runs
             for start in where.starts[-1:]
         )
 
@@ -126,7 +128,7 @@ class StartPlanner:
             priority=service.priority,
             spec=record,
         )
-        return PlannedStart(service, command, _requirements(service, command))
+        return PlannedStart(service, command, command.digest, _requirements(service, command))
 
     def check(self, service: Service) -> None:
         """Raises what a start of the service would raise now, transient obstacles excepted."""

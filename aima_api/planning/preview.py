@@ -108,12 +108,13 @@ def plan_changes(
 ) -> list[Plan | AimaError]:
     """One plan of the starts of these services with these options, in this order, as `plan_together` makes it."""
     known, requests = services.placements([*changes]), dict[ServiceId, PlanRequest | AimaError]()
+    kept = differing_revisions(services, known)
     for id, options in changes.items():
         where = known[id]
         try:
             base = where.candidate or where.service
             service = merged_service(base and base.spec, id, options)
-            requests[id] = PlanRequest(service, where, differing_revisions(services, where))
+            requests[id] = PlanRequest(service, where, kept.get(id, ()))
         except AimaError as refusal:
             requests[id] = refusal
     placement = planner.placement()
@@ -131,11 +132,11 @@ def plan_together(planner: StartPlanner, requests: Iterable[PlanRequest]) -> lis
     return [_plan(planner, each, placement) for each in requests]
 
 
-def differing_revisions(services: ServiceStore, where: Whereabouts) -> list[SignedService]:
-    """The service's revisions, if an instance runs another than the current one."""
-    current = where.service and where.service.spec.revision
-    differs = any(each and each.revision not in (None, current) for each in where.wanted.values())
-    return services.revisions(where.service.spec.id) if where.service and differs else []
+def differing_revisions(
+    services: ServiceStore, known: Mapping[ServiceId, Whereabouts]
+) -> dict[ServiceId, list[SignedService]]:
+    """The revisions of those services of which an instance runs another than the current one."""
+    return services.revisions_of([id for id, where in known.items() if where.differs])
 
 
 def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> Plan | AimaError:
@@ -156,6 +157,7 @@ def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> 
     command, requirements = planned.command, planned.requirements
     does_nothing = all(step.action is Action.UNCHANGED for step in steps)
     obstacles = placement.obstacles(requirements)
+    changed = {} if does_nothing else _changed_fields(request)
     reserve(planned, steps, placement)
     return Plan(
         service=service.id,
@@ -165,7 +167,7 @@ def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> 
         model=service.model_path or (command.model and command.model.name),
         needs=requirements.resources,
         routes=requirements.routes,
-        instances=tuple(_planned_instance(step, request) for step in steps) or _refused(planned, refusal),
+        instances=tuple(_planned_instance(step, changed) for step in steps) or _refused(planned, refusal),
         operations=operations,
         hosts=tuple(host_in_plan(host, found) for host, found in obstacles.items()),
     )
@@ -179,17 +181,18 @@ def _verdict(refusal: AimaError | None, *, waits: bool, does_nothing: bool) -> V
     return Verdict.UNCHANGED if does_nothing else Verdict.STARTS
 
 
-def _planned_instance(step: Step, request: PlanRequest) -> PlannedInstance:
-    service, where, kept = request
+def _changed_fields(request: PlanRequest) -> dict[int | None, tuple[str, ...]]:
+    """By the revision that an instance may run: what differs in the service as it is to be."""
+    stored, wanted = request.where.stored, request.service.content
+    known = [each.spec for each in (stored, *request.kept) if isinstance(each, SignedService)]
+    return {each.revision: tuple(changed_fields(each.content, wanted)) for each in known}
+
+
+def _planned_instance(step: Step, changed: Mapping[int | None, tuple[str, ...]]) -> PlannedInstance:
     fields: tuple[str, ...] = ()
     if step.action is Action.RECREATE and step.instance is not None and step.reason is None:
-        known = [
-            *(each.spec for each in kept),
-            *([where.stored.spec] if isinstance(where.stored, SignedService) else []),
-        ]
-        ran = next((each for each in known if each.revision == step.instance.revision), None)
-        fields = tuple(changed_fields(ran.content, service.content)) if ran else ()
-        fields = fields or ("catalog",)  # the same spec, and another command: the engine's entry was edited
+        # The same spec, and another command: the engine's entry was edited.
+        fields = changed.get(step.instance.revision) or ("catalog",)
     route = step.target and step.target.route
     host = step.target.host if step.target else step.stopped and step.stopped.host
     moved_from = step.stopped.host if step.stopped and step.target else None

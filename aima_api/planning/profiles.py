@@ -12,7 +12,7 @@ from aima_api.planning.preview import HostInPlan, host_in_plan
 from aima_core.domain.catalog import Profile
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
-from aima_core.domain.resources import ObstacleKind, ResourceRequest, host_memory_of, resources_of
+from aima_core.domain.resources import Held, ObstacleKind, ResourceRequest, host_memory_of, resources_of
 from aima_core.domain.units import format_size
 from aima_core.errors import NoHostMatches
 from aima_core.scheduling.feasibility import Obstacle, PlacementRequirements, describe, find_obstacles
@@ -74,7 +74,7 @@ def _matching(profile: Profile, hosts: Sequence[Host]) -> list[HostName]:
 def _mismatches(profile: Profile, host: Host) -> list[Obstacle]:
     kind = Route(f"{profile.accelerator}.{profile.arch}")
     wanted = PlacementRequirements(routes=(kind,), resources=ResourceRequest(cores=profile.cores))
-    return [*find_obstacles(host, wanted, {}), *_memory_mismatches(profile, host)]
+    return [*find_obstacles(host, wanted, Held()), *_memory_mismatches(profile, host)]
 
 
 def _memory_mismatches(profile: Profile, host: Host) -> Iterator[Obstacle]:

@@ -84,7 +84,7 @@ def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: 
         return Step(Action.RECREATE, target, instance=instance, reason="a restart was requested")
     if instance.runs is None:  # its worker does not report it: the worker adopts or replaces the container
         return Step(Action.UNCHANGED, target, instance=instance, reason="its host decides whether it runs as asked")
-    if instance.runs != planned.command.digest:
+    if instance.runs != planned.runs:
         return Step(Action.RECREATE, target, instance=instance)
     if instance.state is InstanceState.READY:  # a candidate that is about to change it is superseded
         return Step(Action.UNCHANGED, target, instance=instance, reason="a pending change of it is superseded")

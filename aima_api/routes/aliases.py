@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from aima_api.access.aliases import Alias
 from aima_api.dependencies import Access, Api, Cursor, WholeLimit, page_of
 from aima_api.specs.fields import AliasTargets
-from aima_core.domain.catalog import AliasName
+from aima_core.domain.fields import AliasName
 
 router = APIRouter(prefix="/v1/aliases", tags=["aliases"])
 

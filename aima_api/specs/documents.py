@@ -22,7 +22,7 @@ from aima_api.specs.fields import (
     NamedService,
     ResourceOptions,
 )
-from aima_core.domain.catalog import (
+from aima_core.domain.fields import (
     AliasName,
     Arguments,
     ModelName,

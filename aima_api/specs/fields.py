@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator, model_validator
 
-from aima_core.domain.catalog import collect_bad_id
+from aima_core.domain.fields import collect_bad_id
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import HealthPatience, LimitOverrides, RequestedResources
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aima_api.catalog.diagnostics import entry_in, suggestion
-from aima_api.catalog.loader import yaml_files
-from aima_api.catalog.yaml_source import MAX_BYTES, Document, read_each
+from aima_api.catalog.yaml_source import MAX_BYTES, Document, read_each, yaml_files
 from aima_api.specs.documents import KINDS, MOST_DOCUMENTS, SpecDocument
 from aima_core.errors import DocumentMistake
 

@@ -45,6 +45,7 @@ class ServiceDocuments:
     def plan(self, request: ApplyRequest) -> list[Change]:
         documents = _services(request)
         known = self.services.placements([each.id for each in documents])
+        kept = differing_revisions(self.services, known)
         changes, to_run = dict[ServiceId, Change](), list[PlanRequest]()
         for document in documents:
             where = known[document.id]
@@ -52,7 +53,7 @@ class ServiceDocuments:
                 before = _base(where)
                 service = revised(before, document.id, document.spec, owner=request.owner)
                 if document.desired == "running":
-                    to_run.append(PlanRequest(service, where, differing_revisions(self.services, where)))
+                    to_run.append(PlanRequest(service, where, kept.get(document.id, ())))
                 else:
                     changes[document.id] = self._stopped(before, service, where)
             except AimaError as refusal:

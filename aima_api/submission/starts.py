@@ -127,6 +127,7 @@ class StartSubmission:
         self, requests: Sequence[StartRequest], known: dict[ServiceId, Whereabouts], together: bool
     ) -> list[list[Operation] | AimaError]:
         placement = self.planner.placement()
+        placement.read_allocations({host for where in known.values() for host in where.hosts})
         results = [self._accept(each, known, placement, together) for each in requests]
         accepted = [each for each in results if isinstance(each, _AcceptedStart)]
         if together and len(accepted) < len(results):

@@ -4,7 +4,6 @@ An unknown field is refused in a file, where it is a mistake of its author; the 
 and labels it is dropped, since a newer API node or worker wrote it (tolerant reader).
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
@@ -18,27 +17,25 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
-from aima_core.domain.ids import EngineName, EngineType, ModelId
+from aima_core.domain.fields import (
+    Arguments,
+    ModelName,
+    NamedEngine,
+    PullPolicy,
+    SecretName,
+    Variable,
+    Word,
+    collect_bad_id,
+    variable_name,
+)
+from aima_core.domain.ids import EngineType, ModelId
 from aima_core.domain.units import Duration, Size
-from aima_core.errors import BadId
 
 Arch = Literal["arm64", "amd64"]
-Scalar = bool | int | float | str
-PullPolicy = Literal["missing", "always", "never"]
-"""When a host asks a registry for an image: if it lacks it, at every start, or never."""
-_MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-_ARGUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
-_FORBIDDEN_VARIABLES = re.compile(
-    r"LD_.*|PYTHON.*|PERL.*|RUBY.*|NODE_.*|_?(JAVA|JDK)_.*|PATH|HOME|IFS|ENV|BASH.*|SHELLOPTS|PS4|PROMPT_COMMAND|"
-    r"GCONV_PATH|GETCONF_DIR|GLIBC_TUNABLES|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH|NLSPATH|RESOLV_HOST_CONF|"
-    r"RES_OPTIONS|TMPDIR|TZDIR|OPENSSL_.*|DOCKER_.*|AIMA_.*|CREDENTIALS_DIRECTORY|NVIDIA_.*|CUDA_VISIBLE_DEVICES"
-)
-"""They make an interpreter, a shell or the C library load code, or choose devices that are not granted."""
 _SYSTEM_PATH = re.compile(
     r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys)(/.*)?|/(home|opt|root|srv|tmp|usr|var)|"
     r"/usr/(bin|include|lib\w*|sbin)(/.*)?|/usr/local(/(?!share/|src/).*)?|/var/(lib|run)"
@@ -49,15 +46,6 @@ _TMPFS_OVER_THE_SYSTEM = {"/tmp", "/run", "/var/tmp", "/var/run", "/root", "/hom
 _READ_ONLY_TMPFS = {"/tmp": ByteSize(64_000_000), "/run": ByteSize(16_000_000)}
 
 
-def collect_bad_id(value: object, parse: ValidatorFunctionWrapHandler) -> object:
-    # A BadId would stop the validation at the first mistake; a ValueError is collected with the others.
-    try:
-        return parse(value)
-    except BadId as wrong:
-        mistake = wrong.failure.message.rstrip(".")
-        raise ValueError(f"{mistake}; write one such as `{wrong.facts['example']}`") from wrong
-
-
 def _image_reference(text: str) -> str:
     try:
         reference.Reference.parse_normalized_named(text)
@@ -65,26 +53,6 @@ def _image_reference(text: str) -> str:
         raise ValueError(f"{text!r} is not an image reference ({wrong}); write it such as `repo/name:tag`") from wrong
     if not text.isprintable():
         raise ValueError(f"{text!r} is not an image reference (it holds a line end); write it such as `repo/name:tag`")
-    return text
-
-
-def _model_name(text: str) -> str:
-    if not _MODEL_NAME.fullmatch(text):
-        raise ValueError(f"{text!r} is not a model name; write letters, digits, dots and dashes, such as `Qwen3-32B`")
-    return text
-
-
-def _argument_name(text: str) -> str:
-    if not _ARGUMENT_NAME.fullmatch(text):
-        raise ValueError(f"{text!r} cannot name an argument; write it without its dashes, such as `max-model-len`")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise ValueError(f"{text!r} cannot name a variable; write letters, digits and underscores")
-    if _FORBIDDEN_VARIABLES.fullmatch(text):
-        raise ValueError(f"{text!r} may not be set; name a variable of the engine's own")
     return text
 
 
@@ -111,23 +79,7 @@ def _above_nothing(size: ByteSize) -> ByteSize:
 def _names(text: str) -> str:
     if "{names}" not in text.split() and "{name}" not in text:
         raise ValueError(f"{text!r} has no place for a name; write it such as `--served-model-name {{names}}`")
-    return _word(text)
-
-
-def _word(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("it holds a zero byte, which no command can be given; take it out")
     return text
-
-
-def _scalar(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no usable number; write a finite one")
-    if isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, str):
-        return _word(value)
-    raise ValueError("it is neither text, a number, true nor false; write one of these")
 
 
 def _gpus(value: object) -> object:
@@ -145,13 +97,6 @@ def _below_a_root(text: str) -> str:
 ImageReference = Annotated[
     str, StringConstraints(max_length=300), AfterValidator(_image_reference), Field(examples=["repo/name:tag"])
 ]
-ModelName = Annotated[str, AfterValidator(_model_name), Field(examples=["Qwen3-32B"])]
-AliasName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._:/@+-]{0,126}[A-Za-z0-9])?$"),
-    Field(examples=["gpt-4o"]),
-]
-"""As applications write it in `model`, such as `gpt-4o` or `Qwen/Qwen3-32B`."""
 AbsolutePath = Annotated[
     str, StringConstraints(pattern=r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$", max_length=300), Field(examples=["/models"])
 ]
@@ -168,22 +113,12 @@ UrlPath = Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=300)
 ProfileName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=126), Field(examples=["nvidia-gb10"])
 ]
-ArgumentName = Annotated[str, AfterValidator(_argument_name)]
 AcceleratorKind = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=32), Field(examples=["gb10"])
-]
-Arguments = dict[ArgumentName, Annotated[Scalar, BeforeValidator(_scalar)]]
-Variable = Annotated[str, AfterValidator(_variable)]
-SecretName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"), Field(examples=["HF_TOKEN"])
 ]
 SecretUse = Literal["file", "environment"]
 """A file in the directory that the engine's variable CREDENTIALS_DIRECTORY names (/run/secrets in a container), or a
 variable, which users of the Docker Engine on the host can read, too."""
-SecretEntry = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), Field(examples=["huggingface"])
-]
-Word = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_word)]
 MetricName = Annotated[
     str,
     StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200),
@@ -191,7 +126,6 @@ MetricName = Annotated[
 ]
 GpuId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]+$", max_length=80)]
 ContainerPort = Annotated[int, Field(ge=1, le=65535)]
-NamedEngine = Annotated[EngineName, WrapValidator(collect_bad_id), Field(examples=["vllm-0.14.0-cu131-gb10"])]
 NamedType = Annotated[EngineType, WrapValidator(collect_bad_id), Field(examples=["vllm"])]
 
 
@@ -373,7 +307,7 @@ class Engine(Entry):
     @model_validator(mode="after")
     def secret_variables_can_be_set(self) -> Self:
         for name in [name for name, use in self.secrets.items() if use == "environment"]:
-            _variable(name)
+            variable_name(name)
             if name in self.environment:
                 raise ValueError(f"has {name} in `environment` and in `secrets`; take it out of one")
         return self

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from aima_core.domain.catalog import Engine, ImageReference, Model, PullPolicy, SecretEntry, SecretName
+from aima_core.domain.catalog import Engine, ImageReference, Model
+from aima_core.domain.fields import PullPolicy, SecretEntry, SecretName
 from aima_core.domain.ids import EngineName, HostName, ModelId, OperationId, Route, ServiceId, SignedText, WireModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size

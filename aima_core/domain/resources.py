@@ -1,12 +1,13 @@
 """Resource requests of starts, the capacity of hosts, allocations, and the obstacles to placement."""
 
 from enum import StrEnum
-from typing import Literal, Self
+from functools import cached_property
+from typing import Literal, NamedTuple, Self
 
 from pydantic import ByteSize
 
 from aima_core.domain.catalog import Engine, Model
-from aima_core.domain.ids import WireModel
+from aima_core.domain.ids import ServiceId, WireModel
 
 
 class ResourceRequest(WireModel):
@@ -38,15 +39,15 @@ class HostCapacity(WireModel):
     """The limit of concurrent starts and pulls."""
 
 
-class Allocation(WireModel):
+class Allocation(NamedTuple):
     """Resources of a host that are allocated to one service."""
 
     memory: int
+    fence: int
+    """Of the operation that allocated it."""
     gpus: tuple[str, ...] = ()
     loading: bool = False
     """The kernel does not report all of its memory as used yet."""
-    fence: int
-    """Of the operation that allocated it."""
 
     def __str__(self) -> str:
         """As `lua/lib/allocations.lua` reads and writes it."""
@@ -57,6 +58,26 @@ class Allocation(WireModel):
         memory, loading, fence, gpus = text.split(" ")
         ids = filter(None, gpus.split(","))
         return cls(memory=int(memory), loading=loading == "1", fence=int(fence), gpus=tuple(ids))
+
+
+class Held(dict[ServiceId, Allocation]):
+    """The allocations of one host by service. It is never changed: a plan compares it with many requests."""
+
+    @cached_property
+    def memory(self) -> int:
+        return sum(each.memory for each in self.values())
+
+    def memory_of_others(self, service: ServiceId) -> int:
+        own = self.get(service)
+        return self.memory - (own.memory if own else 0)
+
+    def others(self, service: ServiceId) -> list[Allocation]:
+        return [each for name, each in self.items() if name != service]
+
+    def replacing(self, service: ServiceId, own: Allocation) -> "Held":
+        held = Held({**self, service: own})
+        held.memory = self.memory_of_others(service) + own.memory
+        return held
 
 
 class ObstacleKind(StrEnum):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, computed_field
 
-from aima_core.domain.catalog import PullPolicy, Scalar
+from aima_core.domain.fields import PullPolicy, Scalar
 from aima_core.domain.ids import EngineName, HostName, InstanceId, ModelId, OperationId, Route, ServiceId, WireModel
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure

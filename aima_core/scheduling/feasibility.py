@@ -4,7 +4,7 @@ It predicts and explains what the claim decides: the claim checks capacity again
 delays an operation, and never overcommits a host.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from math import inf
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from pydantic import ByteSize
 
 from aima_core.domain.hosts import Host, device_ids
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest, host_memory_of
+from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest, host_memory_of
 from aima_core.domain.units import counted, format_size
 
 NEEDS = "needs "
@@ -52,16 +52,14 @@ class PlacementRequirements(NamedTuple):
     """Named in messages, such as the engine's name."""
 
 
-def find_obstacles(
-    host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation], *, busy: int = 0
-) -> list[Obstacle]:
+def find_obstacles(host: Host, wanted: PlacementRequirements, held: Held, *, busy: int = 0) -> list[Obstacle]:
     """Every obstacle; empty if the host is feasible now. `busy` is the number of its slots in use."""
     found = [*_check_availability(host, wanted, held), *_check_properties(host, wanted)]
     if busy >= host.slots:
         found.append(Obstacle(ObstacleKind.SLOTS, f"all {host.slots} start slots busy", True))
     if wanted.service is not None:
-        others = [holding for service, holding in held.items() if service != wanted.service]
-        found += [*_check_memory(host, wanted.resources, others), *_check_gpus(host, wanted.resources, others)]
+        found += _check_memory(host, wanted.resources, held.memory_of_others(wanted.service))
+        found += _check_gpus(host, wanted.resources, held.others(wanted.service)) if wanted.resources.gpus else ()
     return found
 
 
@@ -122,9 +120,7 @@ def joined(sentences: Iterable[str]) -> str:
     return "; ".join([*merged, *others])
 
 
-def _check_availability(
-    host: Host, wanted: PlacementRequirements, held: Mapping[ServiceId, Allocation]
-) -> Iterator[Obstacle]:
+def _check_availability(host: Host, wanted: PlacementRequirements, held: Held) -> Iterator[Obstacle]:
     if not host.live:
         yield Obstacle(ObstacleKind.OFFLINE, "not live", True)
     elif not host.runtime_answers:
@@ -187,9 +183,10 @@ def _check_routes(host: Host, routes: tuple[Route, ...]) -> Iterator[Obstacle]:
         yield Obstacle(ObstacleKind.ACCELERATOR, f"needs {' or '.join(kinds)} (host: none)", False)
 
 
-def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) -> Iterator[Obstacle]:
+def _check_memory(host: Host, needs: ResourceRequest, allocated: int) -> Iterator[Obstacle]:
+    """`allocated` to others."""
     wanted, most = host_memory_of(needs, unified=host.unified_memory), host.memory - host.memory_reserve
-    free = max(0, most - sum(holding.memory for holding in others))
+    free = max(0, most - allocated)
     if wanted > most:
         sentence = f"needs {format_size(wanted)} memory (host: {format_size(most)})"
         yield Obstacle(ObstacleKind.MEMORY, sentence, False)
@@ -199,8 +196,6 @@ def _check_memory(host: Host, needs: ResourceRequest, others: list[Allocation]) 
 
 
 def _check_gpus(host: Host, needs: ResourceRequest, others: list[Allocation]) -> Iterator[Obstacle]:
-    if not needs.gpus:
-        return
     ever, now = choose_gpus(host, needs), choose_gpus(host, needs, taken=_taken(host, others))
     if ever is ObstacleKind.GPUS:
         yield Obstacle(ever, f"needs {counted(_gpus_wanted(host, needs), 'GPU')} (host: {_gpus_there(host)})", False)

@@ -1,10 +1,10 @@
 """Resource allocations of services on hosts: granted by the claim of a start, released once the container is gone."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from aima_core.domain.ids import HostName, ServiceId
-from aima_core.domain.resources import Allocation
+from aima_core.domain.resources import Allocation, Held
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Scripts, pairs
@@ -18,14 +18,14 @@ class AllocationStore:
         self._redis = redis
         self._run = Scripts(redis)
 
-    def held(self, host: HostName) -> dict[ServiceId, Allocation]:
+    def held(self, host: HostName) -> Held:
         return self.held_on([host])[host]
 
-    def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, dict[ServiceId, Allocation]]:
+    def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, Held]:
         """The allocations of several hosts, in one round trip; without unreadable ones, which the claim skips, too."""
         names = list(hosts)
         found = pairs(self._run("allocations/list", [], keys.held, json.dumps(names)))
-        return {host: _allocations(host, pairs(found.get(host, ()))) for host in names}
+        return {host: _held(host, found.get(host, "")) for host in names}
 
     def busy_on(self, hosts: Iterable[HostName]) -> dict[HostName, int]:
         """The number of slots in use on several hosts, in one round trip."""
@@ -48,9 +48,10 @@ class AllocationStore:
         return bool(self._run("allocations/release", [keys.held(host)], service, fence))
 
 
-def _allocations(host: HostName, texts: Mapping[str, str]) -> dict[ServiceId, Allocation]:
-    found = (readable(f"allocation on {host}", service, _allocation, service, text) for service, text in texts.items())
-    return dict(each for each in found if each)
+def _held(host: HostName, lines: str) -> Held:
+    each = (line.partition(" ") for line in lines.split("\n") if line)
+    found = (readable(f"allocation on {host}", service, _allocation, service, text) for service, _, text in each)
+    return Held(allocation for allocation in found if allocation)
 
 
 def _allocation(service: str, text: str) -> tuple[ServiceId, Allocation]:

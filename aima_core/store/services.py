@@ -63,12 +63,15 @@ class ServiceStore:
 
     def revisions(self, id: ServiceId) -> list[SignedService]:
         """The last ten verified revisions, newest first."""
+        return self.revisions_of([id])[id]
+
+    def revisions_of(self, ids: Sequence[ServiceId]) -> dict[ServiceId, list[SignedService]]:
+        """Those of several services, in one round trip."""
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(keys.revisions(id))
-            [records] = replies(pipe)  # another type, which another writer made, counts as none
-        found = (self._stored(id, record) for record in (records or {}).values())
-        verified = [each for each in found if isinstance(each, SignedService)]
-        return sorted(verified, key=lambda each: each.spec.version, reverse=True)
+            for id in ids:
+                pipe.hgetall(keys.revisions(id))
+            found = replies(pipe)  # another type, which another writer made, counts as none
+        return {id: self._newest_first(id, records or {}) for id, records in zip(ids, found, strict=True)}
 
     def get(self, id: ServiceId) -> SignedService:
         """Raises UnknownService, UnverifiedService."""
@@ -228,6 +231,11 @@ class ServiceStore:
         listed = zip(names, found, strict=True)
         records = (readable("instance", name, instance_from, fields) for name, fields in listed if fields)
         return [_withdrawn(each) if each.host in (drained or ()) else each for each in records if each]
+
+    def _newest_first(self, id: ServiceId, records: Mapping[str, str]) -> list[SignedService]:
+        stored = [self._stored(id, record) for record in records.values()]
+        verified = [each for each in stored if isinstance(each, SignedService)]
+        return sorted(verified, key=lambda each: each.spec.version, reverse=True)
 
     def _record(self, id: ServiceId) -> str | None:
         return self._records([id])[0]

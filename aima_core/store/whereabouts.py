@@ -9,7 +9,7 @@ from aima_core.domain.services import Instance
 from aima_core.errors import UnverifiedService
 from aima_core.redis.scripts import pairs
 from aima_core.store.operation_records import operation_from
-from aima_core.store.readable import instance_from, readable
+from aima_core.store.readable import readable
 from aima_core.trust.records import SignedService
 
 Stored = SignedService | UnverifiedService
@@ -39,17 +39,27 @@ class Whereabouts(NamedTuple):
             raise self.stored
         return self.stored
 
+    @property
+    def differs(self) -> bool:
+        """Whether an instance runs another revision than the current one."""
+        current, running = self._current_revision, [each.revision for each in self.wanted.values() if each]
+        return current is not None and any(each not in (None, current) for each in running)
+
     def is_ahead(self, instance: Instance) -> bool:
         """Whether it runs a revision that has not become the current one."""
-        current = self.stored.spec.revision if isinstance(self.stored, SignedService) else None
+        current = self._current_revision
         return current is not None and instance.revision is not None and instance.revision > current
+
+    @property
+    def _current_revision(self) -> int | None:
+        return self.stored.spec.revision if isinstance(self.stored, SignedService) else None
 
 
 def whereabouts(current: Stored | None, found_in: Sequence[Any], verify: Callable[[str, str], Stored]) -> Whereabouts:
     """From the reply of `services/placements` after the record; `verify` reads a spec."""
     known, wanted, starts = found_in
     active = _starts(starts)
-    found = Whereabouts(current, _hosts_of(known), _wanted(wanted), active)
+    found = Whereabouts(current, _hosts_of(_lines(known)), _wanted(_lines(wanted)), active)
     signed = active[-1].command.spec if active else None
     candidate = verify(active[-1].command.service, signed.model_dump_json()) if signed else None
     if isinstance(current, UnverifiedService) or not isinstance(candidate, SignedService):
@@ -58,9 +68,9 @@ def whereabouts(current: Stored | None, found_in: Sequence[Any], verify: Callabl
     return found._replace(candidate=candidate if is_newer else None)
 
 
-def _wanted(flat: Sequence[Any]) -> dict[HostName, Instance | None]:
-    records = zip(flat[::2], flat[1::2], strict=True)
-    found = {id: readable("instance", id, instance_from, pairs(fields)) for id, fields in records}
+def _wanted(lines: Iterable[str]) -> dict[HostName, Instance | None]:
+    records = (line.partition(" ") for line in lines)
+    found = {id: readable("instance", id, Instance.model_validate_json, record) for id, _, record in records}
     return {host: found[id] for id in found for host in _hosts_of([id])}
 
 
@@ -73,6 +83,10 @@ def _starts(flat: Sequence[Any]) -> list[ActiveStart]:
 def _active_start(id: str, fields: Mapping[str, str]) -> ActiveStart:
     command = StartService.model_validate_json(fields["command"])
     return ActiveStart(operation_from(OperationId(id), fields), command)
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n") if text else []
 
 
 def _hosts_of(instances: Iterable[str]) -> list[HostName]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from pydantic import ConfigDict, ValidationError
 
-from aima_core.domain.catalog import PullPolicy
+from aima_core.domain.fields import PullPolicy
 from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId, WireModel
 from aima_core.domain.operations import Command, Kind, Operation, PullImage, RemoveImage, StartService
 from aima_core.domain.resources import ResourceRequest

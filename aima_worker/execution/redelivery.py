@@ -5,16 +5,15 @@ ones it has capacity for, as soon as capacity is freed. The takeover continues w
 """
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 
 import structlog
 
 from aima_core.domain.hosts import Host
-from aima_core.domain.ids import OperationId, Route, ServiceId
+from aima_core.domain.ids import OperationId, Route
 from aima_core.domain.operations import Kind, Operation
-from aima_core.domain.resources import Allocation, ResourceRequest
+from aima_core.domain.resources import Held, ResourceRequest
 from aima_core.errors import CorruptData, UnknownHost, UnknownOperation
 from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
 from aima_core.scheduling.pending import redeliver
@@ -66,7 +65,7 @@ class RedeliveryLoop:
                 self._notified[operation.id] = now
                 slots -= 1
 
-    def _fits(self, operation: Operation, me: Host, held: Mapping[ServiceId, Allocation]) -> bool:
+    def _fits(self, operation: Operation, me: Host, held: Held) -> bool:
         if operation.host is not None or not {operation.route, *operation.routes} & set(self._host.routes):
             return False
         needs = operation.needs or ResourceRequest()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from aima_core.domain.catalog import Engine, Scalar
+from aima_core.domain.catalog import Engine
+from aima_core.domain.fields import Scalar
 from aima_core.domain.operations import StartService
 from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import NoNativeSection

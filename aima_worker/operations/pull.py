@@ -12,7 +12,8 @@ from datetime import timedelta
 from threading import Condition, Thread
 from typing import NamedTuple
 
-from aima_core.domain.catalog import UNRESOLVED, Engine, PullPolicy
+from aima_core.domain.catalog import UNRESOLVED, Engine
+from aima_core.domain.fields import PullPolicy
 from aima_core.domain.operations import Phase, PullImage, PullProgress
 from aima_core.domain.units import format_duration, format_size
 from aima_core.errors import (

@@ -21,7 +21,8 @@ import pytest
 import yaml
 from lab.parts import eventually, free_port, missing
 
-from aima_core.domain.catalog import Engine, Scalar
+from aima_core.domain.catalog import Engine
+from aima_core.domain.fields import Scalar
 from aima_worker.operations.container_spec import rendered_arguments
 from aima_worker.runtime import ContainerRuntime, ContainerSpec
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime

@@ -7,7 +7,7 @@ from typing import Any
 from engines.conftest import engine_of
 from lab.commands import SERVICE
 
-from aima_core.domain.catalog import Scalar
+from aima_core.domain.fields import Scalar
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import StartService
 

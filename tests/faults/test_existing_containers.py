@@ -14,7 +14,7 @@ from faults.dial import DIAL_IMAGE, a_dial
 from lab.commands import SERVICE, a_stop_of, granted_to
 from lab.desk import Desk
 
-from aima_core.domain.catalog import Scalar
+from aima_core.domain.fields import Scalar
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import InstanceState
 from aima_worker.operations.container_spec import container_spec

@@ -46,7 +46,7 @@ WORKS_ON_THIS_MACHINE = {
 """The commands that are more than a client of the API: they check files or a machine, or run everything on it."""
 MOST_ON_THE_PATH = 60
 VALUES = ("aima_core/domain/", "aima_api/http/schemas.py", "aima_api/access/scopes.py", "aima_worker/runtimes/")
-EXAMPLES = {"aima_core/domain/ids.py", "aima_core/domain/catalog.py"}
+EXAMPLES = {f"aima_core/domain/{name}.py" for name in ("ids", "fields", "catalog")}
 """Where an engine's name shows what a good one looks like."""
 
 

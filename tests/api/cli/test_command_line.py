@@ -186,6 +186,15 @@ def test_a_listing_imports_no_slow_module(script: StandIn) -> None:
     assert outcome.stderr.strip() == ""
 
 
+def test_documents_are_read_without_the_catalog_s_schema() -> None:
+    slow = ("aima_core.domain.catalog", "docker_image", "redis")
+    check = f"import sys, aima_api.specs.files; print(*[name for name in {slow} if name in sys.modules])"
+
+    outcome = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+
+    assert outcome.stdout.strip() == ""
+
+
 @pytest.mark.parametrize("words", [("--help",), *((*path, "--help") for path, _ in commands())], ids=" ".join)
 def test_help(words: tuple[str, ...], aima: Aima, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")

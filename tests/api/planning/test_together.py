@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ from aima_api.http.schemas import ServiceOptions
 from aima_api.planning.merge import merged_service
 from aima_api.planning.preview import Plan, PlannedOperation, PlanRequest, plan_together
 from aima_api.submission.starts import StartRequest
-from aima_core.domain.ids import ServiceId
+from aima_core.domain.ids import HostName, ServiceId
+from aima_core.domain.resources import Held
 from aima_core.errors import AimaError
+from aima_core.redis.interface import TextRedis
+from aima_core.store.allocations import AllocationStore
 from aima_core.trust.orders import Mandate
 
 pytestmark = pytest.mark.redis
@@ -60,6 +65,34 @@ def start_together(node: Node, specs: Specs) -> list[dict[str, Any]]:
     requests = [StartRequest(id, options, Mandate("tests")) for id, options in given.items()]
     started = dependencies(node).starts.start_together(requests)
     return [operation.model_dump(mode="json") for each in started for operation in each]
+
+
+class CountedAllocations(AllocationStore):
+    """Records which hosts were read together."""
+
+    def __init__(self, redis: TextRedis) -> None:
+        super().__init__(redis)
+        self.read: list[set[HostName]] = []
+
+    def held_on(self, hosts: Iterable[HostName]) -> dict[HostName, Held]:
+        names = list(hosts)
+        self.read.append(set(names))
+        return super().held_on(names)
+
+
+def test_starts_of_several_services_read_the_allocations_of_their_hosts_at_once(node, redis):
+    services = {ServiceId(f"svc-tiny-{host}"): HostName(host) for host in ("a", "b", "c")}
+    for id, host in services.items():
+        worker = ScriptedWorker(redis, host)
+        worker.is_ready(node.start(id, engine="dial-cpu", model="Dial", hosts=[host])[0])
+        node.client.patch(f"/v1/services/{id}", json={"hosts": None})
+    allocations, api = CountedAllocations(redis), dependencies(node)
+    starts = replace(api.starts, planner=replace(api.planner, allocations=allocations))
+
+    started = starts.start_each([StartRequest(id, ServiceOptions(port=20001), Mandate("tests")) for id in services])
+
+    assert [each[0].host for each in started if isinstance(each, list)] == list(services.values())
+    assert allocations.read == [set(services.values())]
 
 
 @pytest.mark.parametrize("where", [{"hosts": ["box"]}, {"route": "cpu.amd64"}, {"replicas": 1}])

@@ -207,6 +207,19 @@ def test_a_plan_names_the_fields_for_which_a_container_is_replaced(node, worker)
     assert (instance["action"], instance["fields"]) == ("recreate", ["arguments.flood", "port"])
 
 
+def test_a_plan_of_several_compares_each_with_the_revision_that_its_instance_runs(node, worker):
+    ran = {"svc-tiny-a": {"port": 20001}, "svc-tiny-b": {"arguments": {"flood": 1}}}
+    for id, options in ran.items():
+        worker.is_ready(node.start(id, engine="dial-cpu", model="Dial", **options)[0], reports=True)
+        node.post(f"/v1/services/{id}:start", {"labels": {"team": "speech"}})
+
+    asked = [{"id": id, "priority": 5, "environment": {"THREADS": "2"}} for id in ran]
+    plans = node.post("/v1/services:plan", {"services": asked}).json()["items"]
+
+    fields = {each["service"]: each["instances"][0]["fields"] for each in plans}
+    assert fields == {id: ["environment.THREADS", "labels.team", "priority"] for id in ran}
+
+
 def test_a_plan_of_what_is_being_started_says_so(node, worker):
     node.start()
 

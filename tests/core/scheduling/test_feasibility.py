@@ -9,7 +9,7 @@ import pytest
 
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Allocation, ObstacleKind, ResourceRequest
+from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest
 from aima_core.scheduling.feasibility import PlacementRequirements, describe, find_obstacles, permanent
 
 GB = 10**9
@@ -77,14 +77,23 @@ def a_load_of(memory: int, *gpus: str, loading: bool = False) -> Allocation:
 def obstacles(
     host: Host, asked: PlacementRequirements, *, other: Allocation | None = None
 ) -> list[tuple[ObstacleKind, bool]]:
-    found = find_obstacles(host, asked, {OTHER: other} if other else {})
+    found = find_obstacles(host, asked, Held({OTHER: other}) if other else Held())
     return [(reason.kind, reason.transient) for reason in found]
 
 
+def test_an_allocation_that_replaces_another_is_counted_once_and_leaves_the_former_as_they_were() -> None:
+    before = Held({SERVICE: a_load_of(10), OTHER: a_load_of(30)})
+
+    after = before.replacing(SERVICE, a_load_of(20))
+
+    assert (after.memory, after.memory_of_others(SERVICE), after.memory_of_others(OTHER)) == (50 * GB, 30 * GB, 20 * GB)
+    assert (before.memory, before[SERVICE]) == (40 * GB, a_load_of(10))
+
+
 def test_a_host_that_meets_every_requirement_has_no_obstacle() -> None:
-    assert find_obstacles(a_host(), wanted("cpu.arm64", "cpu.amd64"), {}) == []
-    assert find_obstacles(a_spark(), wanted("gb10.arm64", gpus=1, gpu_memory=60 * GB), {}) == []
-    assert find_obstacles(a_server(24 * GB), wanted("rtx.amd64", gpus=1, gpu_memory=24 * GB), {}) == []
+    assert find_obstacles(a_host(), wanted("cpu.arm64", "cpu.amd64"), Held()) == []
+    assert find_obstacles(a_spark(), wanted("gb10.arm64", gpus=1, gpu_memory=60 * GB), Held()) == []
+    assert find_obstacles(a_server(24 * GB), wanted("rtx.amd64", gpus=1, gpu_memory=24 * GB), Held()) == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +137,7 @@ def test_permanent_obstaclees_are_not_waited_for(
 def test_every_obstacle_is_reported_and_not_only_the_first() -> None:
     host = a_host(live=False, drained_since=datetime.now(UTC), memory=GB)
 
-    reasons = find_obstacles(host, wanted("gb10.arm64"), {})
+    reasons = find_obstacles(host, wanted("gb10.arm64"), Held())
 
     assert [each.kind for each in reasons] == ["offline", "drained", "arch", "memory"]
     assert [each.kind for each in permanent(reasons)] == ["arch", "memory"]
@@ -136,28 +145,28 @@ def test_every_obstacle_is_reported_and_not_only_the_first() -> None:
 
 
 def test_a_host_with_every_slot_busy_is_waited_for() -> None:
-    [reason] = find_obstacles(a_host(slots=3), wanted(), {}, busy=3)
+    [reason] = find_obstacles(a_host(slots=3), wanted(), Held(), busy=3)
 
     assert (reason.kind, reason.sentence, reason.transient) == ("slots", "all 3 start slots busy", True)
-    assert find_obstacles(a_host(slots=3), wanted(), {}, busy=2) == []
+    assert find_obstacles(a_host(slots=3), wanted(), Held(), busy=2) == []
 
 
 # Memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_allocated_memory_is_waited_for_and_the_free_memory_is_reported() -> None:
-    [reason] = find_obstacles(a_host(), wanted(memory=40 * GB), {OTHER: a_load_of(30)})
+    [reason] = find_obstacles(a_host(), wanted(memory=40 * GB), Held({OTHER: a_load_of(30)}))
 
     assert reason.transient
     assert reason.sentence == "needs 40 GB memory (host: 34 GB free)"
 
 
 def test_the_allocation_of_the_service_itself_does_not_count_against_it() -> None:
-    assert find_obstacles(a_host(), wanted(memory=40 * GB), {SERVICE: a_load_of(40)}) == []
+    assert find_obstacles(a_host(), wanted(memory=40 * GB), Held({SERVICE: a_load_of(40)})) == []
 
 
 def test_allocations_beyond_the_memory_leave_zero_free_rather_than_less() -> None:
-    [reason] = find_obstacles(a_host(), wanted(), {OTHER: a_load_of(80)})
+    [reason] = find_obstacles(a_host(), wanted(), Held({OTHER: a_load_of(80)}))
 
     assert reason.sentence == "needs 4 GB memory (host: 0 B free)"
 
@@ -196,7 +205,7 @@ def test_the_memory_of_several_gpus_is_summed() -> None:
 def test_a_free_gpu_that_is_too_small_is_no_reason_to_start_before_a_bigger_one_is_free() -> None:
     host = a_server(80 * GB, 8_600_000_000)
 
-    [found] = find_obstacles(host, wanted(gpus=1, gpu_memory=17 * GB), {OTHER: a_load_of(1, "GPU-0")})
+    [found] = find_obstacles(host, wanted(gpus=1, gpu_memory=17 * GB), Held({OTHER: a_load_of(1, "GPU-0")}))
 
     assert (found.kind, found.transient) == (ObstacleKind.GPU_MEMORY, True)
     assert found.sentence == "needs 17 GB GPU memory (host: 8.6 GB free)"
@@ -207,7 +216,7 @@ def test_an_engine_uses_one_slice_of_a_gpu_and_never_two() -> None:
     host = a_server(accelerators=slices)
 
     assert obstacles(host, wanted(gpus=1, gpu_memory=17 * GB)) == []
-    [found] = find_obstacles(host, wanted(gpus=2, gpu_memory=17 * GB), {})
+    [found] = find_obstacles(host, wanted(gpus=2, gpu_memory=17 * GB), Held())
 
     assert (found.kind, found.transient) == (ObstacleKind.GPUS, False)
     assert found.sentence == "needs 2 GPUs (host: 2, slices of which an engine can use one)"
@@ -253,14 +262,14 @@ def test_a_pull_needs_neither_memory_nor_an_undrained_host() -> None:
     pull = PlacementRequirements((), ResourceRequest(), images=("repo/name:1",))
     host = a_host(drained_since=datetime.now(UTC))
 
-    assert find_obstacles(host, pull, {OTHER: a_load_of(64)}) == []
+    assert find_obstacles(host, pull, Held({OTHER: a_load_of(64)})) == []
 
 
 def test_the_routes_of_a_named_host_do_not_matter() -> None:
-    assert find_obstacles(a_host(routes=("host.box",)), wanted(), {}) == []
+    assert find_obstacles(a_host(routes=("host.box",)), wanted(), Held()) == []
 
 
 def test_a_host_that_consumes_none_of_the_accepted_routes_is_reported_as_such() -> None:
-    [reason] = find_obstacles(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), {})
+    [reason] = find_obstacles(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), Held())
 
     assert reason.sentence == "needs route cpu.arm64 or cpu.amd64 (host: host.box)"

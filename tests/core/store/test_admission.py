@@ -201,6 +201,20 @@ def test_allocations_are_read_as_they_were_written():
     assert Allocation.parse(str(Allocation(memory=0, fence=1))) == Allocation(memory=0, fence=1)
 
 
+def test_lines_of_another_writer_are_no_allocations_of_a_host(allocations, redis):
+    allocations.keep(ALPHA, ServiceId("svc-tiny-a"), Allocation(memory=1, fence=1))
+    allocations.keep(BETA, ServiceId("svc-tiny-b"), Allocation(memory=2, fence=1, gpus=("GPU-a",)))
+    redis.hset(keys.held(ALPHA), mapping={"svc-tiny-x": "1 0 1 \nsvc-tiny-y 1 0 1 ", "evil\nsvc-tiny-z": "1 0 1 "})
+
+    found = allocations.held_on([ALPHA, BETA, HostName("gamma")])
+
+    assert found == {
+        ALPHA: {"svc-tiny-a": Allocation(memory=1, fence=1)},
+        BETA: {"svc-tiny-b": Allocation(memory=2, fence=1, gpus=("GPU-a",))},
+        HostName("gamma"): {},
+    }
+
+
 # One instance per service ------------------------------------------------------------------------------------------
 
 

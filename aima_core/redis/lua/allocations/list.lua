@@ -1,14 +1,15 @@
--- uses: tolerant
+-- uses: texts, tolerant
 -- Lists the allocations of several hosts, without those hosts that have none.
--- Returns {host, {service, allocation, …}, host, …}.
+-- Returns {host, lines, host, …}: a line `service allocation` for each.
 local prefix, hosts = unpack(ARGV)
 
 local found = {}
 for _, host in ipairs(cjson.decode(hosts)) do
-  local held = hash(prefix .. host)
-  if #held > 0 then
+  local held, listed = hash(prefix .. host), {}
+  for at = 1, #held, 2 do listed[#listed + 1] = one_line(held[at] .. ' ' .. held[at + 1]) end
+  if #listed > 0 then
     found[#found + 1] = host
-    found[#found + 1] = held
+    found[#found + 1] = table.concat(listed, '\n')
   end
 end
 return found

@@ -1,18 +1,14 @@
--- uses: clock, hosts, routes, tolerant
+-- uses: clock, hosts, routes, texts, tolerant
 -- Lists services by id: the record of each, with its signed spec, and its instances as JSON, a line each, which the
 -- caller checks once per text: dashboards request listings of hundreds of services repeatedly.
 --
 -- The status of an instance on a host that is not live may be stale: it is listed as unknown, unless nothing is left
 -- of the instance. `gone_states` are those states, with a comma on both sides of each. On a drained host none serves.
 -- Returns {the id after which the next page starts or '', ids, records, instances}: a line for each id and record, and
--- an empty line between the instances of two services. A client reads four long texts faster than hundreds of short
--- ones.
+-- an empty line between the instances of two services.
 local services, instances, hosts_seen, drained_hosts = unpack(KEYS)
 local service_prefix, instance_prefix, first, last, limit, dead_ms, gone_states = unpack(ARGV)
 local live, drained = {}, {}
-
--- Only another writer's text has several lines; where they matter, it does not verify.
-local function one_line(text) return string.find(text, '\n', 1, true) and string.gsub(text, '\n', ' ') or text end
 
 local function is_host_live(host)
   if live[host] == nil then live[host] = is_live(hosts_seen, host, dead_ms) end
@@ -37,9 +33,7 @@ local function listed_instances(service)
   for _, id in ipairs(instances_of(service, instances)) do
     local record, fence, desired = unpack(hash_values(instance_prefix .. id, 'record', 'fence', 'desired'))
     if record and fence and desired then
-      local text = status(record, string.sub(id, #service + 2))
-      text = string.sub(text, 1, -2) .. ',"fence":' .. fence .. ',"desired":"' .. desired .. '"}'
-      parts[#parts + 1] = (one_line(text))
+      parts[#parts + 1] = one_line(instance_json(status(record, string.sub(id, #service + 2)), fence, desired))
     end
   end
   return table.concat(parts, '\n')
@@ -57,7 +51,7 @@ local listed = {ids = {}, records = {}, instances = {}}
 for at, id in ipairs(ids) do
   if records[at] then
     local next = #listed.ids + 1
-    listed.ids[next], listed.records[next] = (one_line(id)), (one_line(records[at]))
+    listed.ids[next], listed.records[next] = one_line(id), one_line(records[at])
     listed.instances[next] = listed_instances(id)
   end
 end

@@ -1,7 +1,7 @@
--- uses: routes, tolerant
--- Returns the records of services, with their signed specs, and their instances, in the order of the services; stopped
--- instances come last; and the starts that have not ended:
--- {record or '', {instance, …}, {instance desired to run, its record, …}, {start, its record, …}, record or '', …}.
+-- uses: routes, texts, tolerant
+-- Returns the records of services, with their signed specs, their instances, and the starts that have not ended, in the
+-- order of the services: {record or '', instances, those desired to run, {start, its record, …}, record or '', …}.
+-- Instances are a line each, stopped ones the last; after the id of one that is desired to run comes its JSON.
 local instances = unpack(KEYS)
 local service_prefix, instance_prefix, operation_prefix, starts_prefix, service_ids = unpack(ARGV)
 
@@ -21,20 +21,19 @@ local found = {}
 for _, service in ipairs(cjson.decode(service_ids)) do
   local placed, stopped, running = {}, {}, {}
   for _, id in ipairs(instances_of(service, instances)) do
-    local desired, record = unpack(hash_values(instance_prefix .. id, 'desired', 'record'))
+    local record, fence, desired = unpack(hash_values(instance_prefix .. id, 'record', 'fence', 'desired'))
     if record then
       local is_stopped = desired == 'stopped' and (json_object(record) or {}).state == 'stopped'
-      table.insert(is_stopped and stopped or placed, id)
+      table.insert(is_stopped and stopped or placed, one_line(id))
       if desired == 'running' then
-        running[#running + 1] = id
-        running[#running + 1] = hash(instance_prefix .. id)
+        running[#running + 1] = one_line(id .. ' ' .. instance_json(record, fence, desired))
       end
     end
   end
   for _, id in ipairs(stopped) do placed[#placed + 1] = id end
   found[#found + 1] = text_of(service_prefix .. service) or ''
-  found[#found + 1] = placed
-  found[#found + 1] = running
+  found[#found + 1] = table.concat(placed, '\n')
+  found[#found + 1] = table.concat(running, '\n')
   found[#found + 1] = active_starts(service)
 end
 return found

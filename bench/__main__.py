@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 
 try:
+    import structlog
     from lab.available import why_not
 
     from bench import apply, command_line, events, gateway, hosts, listing, plan, ports, pull, recovery, start, submit
@@ -39,6 +40,7 @@ BENCHES: dict[str, ModuleType] = {
 
 def main() -> int:
     options = _options()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
     results: list[Result] = []
     for name in options.name or BENCHES:
         bench = BENCHES[name]

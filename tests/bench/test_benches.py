@@ -178,10 +178,8 @@ def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
 def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
     ran = _bench("strat", succeeds=False)
 
-    assert (
-        "there is no bench strat; there are start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, cli"
-        in ran.stderr
-    )
+    names = "start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, cli"
+    assert f"there is no bench strat; there are {names}" in ran.stderr
 
 
 def _bench(*arguments: str, succeeds: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from contextlib import closing
+from ipaddress import ip_network
 
 import pytest
 from contract.bench import EXIT_STATUS, FLOOD, LAST_WORDS, LONG, Bench, Program
@@ -58,7 +59,9 @@ class DockerBench(Bench):
     @property
     def gateway(self) -> str:  # type: ignore[override]  # read from the engine
         with closing(engine_client(self._address)) as client:
-            return str(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
+            configured = client.networks.get("bridge").attrs["IPAM"]["Config"][0]
+        # An engine that was restarted reports the subnet only, of which it has the first address.
+        return str(configured.get("Gateway") or next(ip_network(configured["Subnet"]).hosts()))
 
     @property
     def image(self) -> str:

@@ -387,6 +387,8 @@ def _first_listed(answer: bytes) -> str | None:
 def _reason_of(broke: Exception) -> str:
     """For clients, so without the address of the host, which the exceptions of connections have."""
     match broke:
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not trusted"
         case aiohttp.ClientConnectorError():
             return "it accepts no connection"
         case aiohttp.ServerDisconnectedError() | ConnectionResetError():

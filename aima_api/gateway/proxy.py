@@ -388,7 +388,7 @@ def _reason_of(broke: Exception) -> str:
     """For clients, so without the address of the host, which the exceptions of connections have."""
     match broke:
         case aiohttp.ClientConnectorCertificateError():
-            return "the certificate of its host is not trusted"
+            return "its certificate is not trusted"
         case aiohttp.ClientConnectorError():
             return "it accepts no connection"
         case aiohttp.ServerDisconnectedError() | ConnectionResetError():

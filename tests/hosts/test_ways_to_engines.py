@@ -6,7 +6,8 @@ import json
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -30,6 +31,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytes
 HOSTILE, OTHER = "cpu-01", "cpu-02"
 GATEWAY_PORT = 7090
 DATAPLANE_PORT = 7091
+CERTIFIED_WITHIN = timedelta(seconds=30)
+"""A gateway on a busy machine."""
 TALKER = "svc-talker-1"
 HOSTILE_SERVICE = "svc-light-hostile"
 ANSWER = '{"id":"1","object":"chat.completion","model":"1","choices":[{"index":0,"message":{"role":"assistant","content":"Paris"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}'  # noqa: E501
@@ -143,6 +146,13 @@ class Gateway(Program):
         except OSError:
             return False
 
+    def close(self) -> None:
+        self.kill()
+
+    def trust(self, authority: Path) -> None:
+        """Restarts it with the certificates of hosts of this authority."""
+        self._start_anew({**(self._settings or {}), "AIMA_GATEWAY__CA": str(authority)})
+
     def chat(self, model: str, key: str) -> tuple[int, Any]:
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": "The capital of France?"}]})
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
@@ -175,25 +185,26 @@ def test_a_gateway_that_an_api_node_certified_reaches_an_engine_of_another_host_
     ready(fleet, start_one(fleet, TALKER, hosts=[OTHER]))
     key = fleet.node().record("key", "create", "app", "--scope", "infer")["key"]
     dataplane = fleet.node().instance(TALKER)["dataplane"]
-    with ExitStack() as stack:
-        gateway = Gateway(fleet, served, authority)
-        stack.callback(gateway.kill)
+    gateway = Gateway(fleet, served, served.authority)
 
+    def has_refused() -> bool:
+        return "its certificate is not trusted" in gateway.chat(TALKER, key)[1]
+
+    with closing(gateway):
         gateway.start()
-        assert eventually(lambda: gateway.chat(TALKER, key)[0] == 200), gateway.chat(TALKER, key)
+        assert eventually(has_refused, within=CERTIFIED_WITHIN), gateway.said()
+
+        gateway.trust(authority)
+        answered = eventually(lambda: gateway.chat(TALKER, key)[0] == 200, within=CERTIFIED_WITHIN)
+        assert answered, gateway.chat(TALKER, key)
         said = json.loads(gateway.chat(TALKER, key)[1])
         for node in fleet.nodes:
             node.kill()
         without_api_nodes = gateway.chat(TALKER, key)
         stranger = gateway.chat(TALKER, "aima_stranger")
 
-        assert dataplane == f"https://{fleet[OTHER].address}:{DATAPLANE_PORT}"
-        assert said["choices"][0]["message"]["content"] == "Paris"
-        assert without_api_nodes[0] == 200, without_api_nodes
-        assert stranger[0] == 401
-        assert fleet[OTHER].address not in str(said)
-
-        for node in fleet.nodes:
-            node.start()
-        with gateway.reported(AIMA_GATEWAY__CA=str(served.authority)):
-            assert eventually(lambda: "certificate of its host" in gateway.chat(TALKER, key)[1]), gateway.said()
+    assert dataplane == f"https://{fleet[OTHER].address}:{DATAPLANE_PORT}"
+    assert said["choices"][0]["message"]["content"] == "Paris"
+    assert without_api_nodes[0] == 200, without_api_nodes
+    assert stranger[0] == 401
+    assert fleet[OTHER].address not in str(said)

@@ -55,7 +55,7 @@ def run_on_leased_port(
 def raise_if_in_use(address: str, port: int) -> None:
     """Raises OSError if a program listens there, or the address is of elsewhere.
 
-    Race: it binds and does not listen, so that workers that check one port at once do not find it in use by each other.
+    Race: it binds and does not listen, so that workers that check a port concurrently do not find each other there.
     """
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as check:
         check.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -229,5 +229,5 @@ class ReconcileLoop:
 
 
 def _is_stale(instance: Instance, managed: ManagedContainer | None) -> bool:
-    """Whether Redis has lost the last writes to the record, as by a failover: the container runs a later order."""
+    """A stale record: Redis has lost its last writes, as by a failover, and the container has a higher fence."""
     return managed is not None and managed.running and managed.fence > instance.fence

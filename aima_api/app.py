@@ -222,6 +222,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         audit=AuditLog(redis),
         signing_key=signing_key,
         certified_for=settings.gateway.keys_for,
+        inference_url=settings.inference_url,
     )
     app.state.controllers = ControllerLoop(
         redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts

@@ -68,6 +68,7 @@ class Dependencies:
     audit: AuditLog
     signing_key: SigningKey
     certified_for: timedelta
+    inference_url: str | None
     unreadable: UnreadableRecords
 
     @property

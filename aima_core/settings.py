@@ -150,7 +150,9 @@ class ApiSettings(ListenerSettings):
 
 class GatewaySettings(ListenerSettings):
     port: int = Field(7090, ge=0, le=65535)
-    keys_for: Duration = parse_duration("5m")
+    url: str | None = Field(None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    """By which applications reach the gateways, such as a load balancer's; None is built from `bind` and `port`."""
+    keys_for: Duration = parse_duration("15m")
     """How long API nodes and gateways accept a key that they know while Redis does not answer or has lost its data."""
     body: Size = ByteSize(64_000_000)
     """The limit of a request's body, and of an answer that is not streamed."""
@@ -161,13 +163,13 @@ class GatewaySettings(ListenerSettings):
     wait: Duration = parse_duration("60s")
     """How long a request waits for an instance that can take it."""
     connect: Duration = parse_duration("2s")
-    """Until an engine accepts a connection."""
+    """The timeout until an engine accepts a connection."""
     first_byte: Duration = parse_duration("5m")
-    """From a streamed request until its first byte."""
+    """The timeout from a streamed request until its first byte."""
     answer: Duration = parse_duration("15m")
-    """From a request that is not streamed until its answer."""
+    """The timeout from a request that is not streamed until its answer."""
     silence: Duration = parse_duration("2m")
-    """Between two parts of a stream."""
+    """The timeout between two parts of a stream."""
     api: tuple[str, ...] = ()
     """URLs of API nodes, which certify the gateway's own key for `keys_for`; without one it reaches engines of its own
     machine, and exposed ones."""
@@ -291,8 +293,16 @@ class Settings(BaseSettings):
         bind, port = self.dataplane.bind or self.host.address, self.dataplane.port
         if port == 0 or is_loopback(bind) or is_loopback(self.host.address):
             return None
-        host = f"[{self.host.address}]" if ":" in self.host.address else self.host.address
-        return f"{'https' if self.dataplane.tls.certificate else 'http'}://{host}:{port}"
+        return _url(self.host.address, port, self.dataplane.tls)
+
+    @property
+    def inference_url(self) -> str | None:
+        """The base URL of OpenAI's API for applications; None while the gateway's port is not known."""
+        gateway = self.gateway
+        if gateway.url is None and gateway.port == 0:
+            return None
+        address = self.host.address if gateway.bind in ("0.0.0.0", "::") else gateway.bind
+        return f"{(gateway.url or _url(address, gateway.port, gateway.tls)).rstrip('/')}/v1"
 
     @classmethod
     def settings_customise_sources(
@@ -304,6 +314,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class names it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, _Variables(settings_cls), TomlConfigSettingsSource(settings_cls, toml_file=_file())
+
+
+def _url(address: str, port: int, tls: TlsSettings) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"{'https' if tls.certificate else 'http'}://{host}:{port}"
 
 
 class _Variables(EnvSettingsSource):

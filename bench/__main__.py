@@ -13,7 +13,7 @@ from types import ModuleType
 try:
     from lab.available import why_not
 
-    from bench import apply, command_line, events, hosts, listing, plan, ports, pull, recovery, start, submit
+    from bench import apply, command_line, events, gateway, hosts, listing, plan, ports, pull, recovery, start, submit
     from bench.comparison import Result
     from bench.report import as_json, as_table
 except ModuleNotFoundError as missing:
@@ -32,6 +32,7 @@ BENCHES: dict[str, ModuleType] = {
     "events": events,
     "recovery": recovery,
     "hosts": hosts,
+    "gateway": gateway,
     "cli": command_line,
 }
 

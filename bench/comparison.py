@@ -78,7 +78,7 @@ class AddedAtMost:
         return figure <= self.most.total_seconds()
 
     def reported(self, figure: float) -> str:
-        return f"{figure * 1000:+.1f} ms"
+        return f"{figure * 1000:+.2f} ms"
 
     def __str__(self) -> str:
         return f"≤ {self.most.total_seconds() * 1000:+g} ms"

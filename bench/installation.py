@@ -131,7 +131,7 @@ def own_redis(directory: Path) -> Iterator[RedisServer]:
     program = redis_program()
     if program is None:
         raise RuntimeError("there is no Redis server; `apt-get install redis-server` brings one")
-    server = RedisServer(program, directory)
+    server = RedisServer(program, directory, appendfsync="everysec")
     server.start()
     try:
         yield server

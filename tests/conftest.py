@@ -89,7 +89,7 @@ def require(part: str) -> None:
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = _new_redis(tmp_path_factory.mktemp("redis"))
+    server = _new_redis(tmp_path_factory.mktemp("redis"), appendfsync="everysec")  # no test kills it
     yield server
     server.stop()
 
@@ -131,11 +131,11 @@ def fake_redis() -> Iterator[fakeredis.FakeRedis]:
     client.close()
 
 
-def _new_redis(directory: Path) -> RedisServer:
+def _new_redis(directory: Path, **settings: str) -> RedisServer:
     require("redis")
     program = redis_program()
     assert program is not None
-    server = RedisServer(program, directory)
+    server = RedisServer(program, directory, **settings)
     server.start()
     return server
 

@@ -36,7 +36,7 @@ from aima_core.errors import BrokerUnavailable, CorruptData, NoRedisProgram
 from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.scheduling.pending import join_with_and
-from aima_core.settings import ApiSettings, Settings
+from aima_core.settings import ListenerSettings, Settings
 from aima_core.store.hosts import HostStore
 from aima_core.store.services import ServiceStore
 from aima_core.store.unreadable import UnreadableRecord, find_unreadable
@@ -56,8 +56,8 @@ MACHINE_REPORT = (sys.executable, "-m", "aima_worker", "--facts")
 PACKAGES = ("celery", "fastapi", "uvicorn", "docker", "psutil")
 PACKAGE = "aima-engines"
 INSTALL = "deploy/install in AIMA's source directory"
-SET_TLS = "export AIMA_API__TLS__CERTIFICATE=/etc/aima/tls.crt AIMA_API__TLS__KEY=/etc/aima/tls.key"
-RENEW = "renew it and replace {file} and its key: API nodes load them for new connections, without a restart"
+SET_TLS = "export AIMA_{section}__TLS__CERTIFICATE=/etc/aima/tls.crt AIMA_{section}__TLS__KEY=/etc/aima/tls.key"
+RENEW = "renew it and replace {file} and its key: they are loaded for new connections, without a restart"
 INSTALL_TOOLKIT = "sudo apt-get install nvidia-container-toolkit"
 CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure && sudo systemctl restart docker"
 LIVE_RESTORE = """put {"live-restore": true} into /etc/docker/daemon.json, then: systemctl reload docker"""
@@ -107,7 +107,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield check_packages()
     yield _redis(settings)
     yield from _catalog(settings.api.catalog)
-    yield from _transport(settings.api)
+    yield from _transport(settings.api, "API")
+    yield from _transport(settings.gateway, "gateway")
     yield from _docker(settings)
     yield from check_hardware()
     yield from check_hosts(settings)
@@ -196,31 +197,33 @@ def _catalog(overlay: Path | None) -> Iterator[Finding]:
         yield Finding("catalog", OK, f"every file in {overlay} is valid")
 
 
-def _transport(api: ApiSettings) -> Iterator[Finding]:
-    """Only for an API that is reachable from the network."""
-    if not api.is_exposed:
+def _transport(listener: ListenerSettings, name: str) -> Iterator[Finding]:
+    """Only for a listener that is reachable from the network."""
+    if not listener.is_exposed:
         return
-    if api.tls.certificate and api.tls.key:
+    tls, fix = listener.tls, SET_TLS.format(section=name.upper())
+    if tls.certificate and tls.key:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(api.tls.certificate, api.tls.key, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
         except OSError as wrong:
-            message = f"{api.tls.certificate} and {api.tls.key} cannot be used for TLS: {wrong.strerror or wrong}"
-            yield Finding("TLS", FAILED, message, f"openssl x509 -noout -text -in {api.tls.certificate}")
+            message = f"{tls.certificate} and {tls.key} cannot be used for TLS: {wrong.strerror or wrong}"
+            yield Finding("TLS", FAILED, message, f"openssl x509 -noout -text -in {tls.certificate}")
         else:
-            yield _certificate(api.tls.certificate, api.bind)
-    elif api.plain:
-        message = f"`api.plain`: keys and responses cross the network in clear text on {api.bind}"
-        yield Finding("TLS", WARNING, message, SET_TLS)
+            yield _certificate(tls.certificate, f"the {name} serves TLS on {listener.bind}")
+    elif listener.plain:
+        message = f"`{name.lower()}.plain`: keys and responses cross the network in clear text on {listener.bind}"
+        yield Finding("TLS", WARNING, message, fix)
     else:
-        yield Finding("TLS", FAILED, f"the API must not serve on {api.bind} without TLS", SET_TLS)
+        yield Finding("TLS", FAILED, f"the {name} must not serve on {listener.bind} without TLS", fix)
 
 
-def _certificate(file: Path, address: str) -> Finding:
+def _certificate(file: Path, valid: str) -> Finding:
+    """`valid` is the message about one that clients accept."""
     from cryptography.x509 import load_pem_x509_certificate
 
     expires_at = load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
     if (left := expires_at - datetime.now(UTC)) > LEAST_VALIDITY:
-        return Finding("TLS", OK, f"the API serves TLS on {address}")
+        return Finding("TLS", OK, valid)
     when = f"{'expires' if left > timedelta() else 'expired'} at {expires_at.isoformat(timespec='seconds')}"
     message = f"the certificate {file} {when}: clients refuse it then"
     return Finding("TLS", WARNING if left > timedelta() else FAILED, message, RENEW.format(file=file))

@@ -28,6 +28,7 @@ from aima_api.http.connections import raise_descriptor_limit
 from aima_api.http.server import LimitedServer, redis_state
 from aima_api.http.tls import check_transport
 from aima_core.errors import AimaError
+from aima_core.logs.access import FLUSH_INTERVAL, AccessLog
 from aima_core.redis.connection import command_link, following_link
 from aima_core.settings import Settings
 from aima_core.store.traffic import Traffic, TrafficStore
@@ -68,6 +69,7 @@ class GatewayServer(LimitedServer):
         aliases = AliasStore(self._redis, trusted)
         self._keeper = TableKeeper(self.table, self._hub, self._redis, aliases, changed=self.balancer.dispatch)
         self._keys = KeyLookup(KeyCache(KeyStore(self._redis, trusted), keys_for=gateway.keys_for))
+        self._access_log = AccessLog()
         app = GatewayApp(
             settings,
             table=self.table,
@@ -77,6 +79,7 @@ class GatewayServer(LimitedServer):
             keys=self._keys,
             quotas=Quotas(clock=clock),
             clock=clock,
+            access_log=self._access_log,
             redis_answers=lambda: self._keeper.redis_answers,
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,7 +96,7 @@ class GatewayServer(LimitedServer):
         self.proxy.open()
         await self._keeper.read()
         loops = [self._hub.run(), self._keeper.run(), self.exchanges.sweep(), self._dispatch()]
-        loops += [self.exchanges.watch_keys(self._keys), self._publish_traffic()]
+        loops += [self.exchanges.watch_keys(self._keys), self._publish_traffic(), self._write_log()]
         if self._tokens is not None:
             loops.append(self._keep_certified(self._tokens))
         self._tasks = [asyncio.create_task(loop) for loop in loops]
@@ -109,6 +112,7 @@ class GatewayServer(LimitedServer):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.proxy.close()
+        self._access_log.flush()
         self._redis.close()
 
     def describe(self) -> str:
@@ -129,6 +133,11 @@ class GatewayServer(LimitedServer):
             }
             with suppress(AimaError):  # for people only; the table's outage is logged
                 await asyncio.to_thread(store.publish, name, traffic)
+
+    async def _write_log(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL.total_seconds())
+            self._access_log.flush()
 
     async def _dispatch(self) -> None:
         while True:

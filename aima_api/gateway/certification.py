@@ -1,6 +1,6 @@
-"""Keeps the key of a gateway certified: by any API node, renewed at half of the certificate's lifetime.
+"""Keeps the key of a gateway certified: by any API node, renewed after a third of the certificate's lifetime.
 
-While no API node answers, the last certificate is used until it expires.
+While no API node answers, the last certificate is used until it expires: for at least two thirds of `gateway.keys_for`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from aima_core.trust.gateways import TokenSigner
 REPLY_TIMEOUT = timedelta(seconds=5)
 FIRST_RETRY = timedelta(seconds=0.5)
 LONGEST_RETRY = timedelta(seconds=10)
+RENEWALS = 3
+"""Within a certificate's lifetime: API nodes may be away for the rest of it."""
 
 _log = structlog.get_logger()
 
@@ -45,7 +47,7 @@ async def keep_certified(tokens: TokenSigner, settings: GatewaySettings) -> None
                 delay = min(delay * 2, LONGEST_RETRY)
             else:
                 delay = FIRST_RETRY
-                await asyncio.sleep(lifetime / 2)
+                await asyncio.sleep(lifetime / RENEWALS)
 
 
 async def _certified(session: aiohttp.ClientSession, tokens: TokenSigner, settings: GatewaySettings) -> float:

@@ -25,7 +25,8 @@ from aima_api.http.callers import KeyLookup
 from aima_core.errors import AimaError, Unauthorized
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+Watch = Callable[[Callable[[], None] | None], None]
+"""As `ClientConnection.watch`."""
 SWEEP_INTERVAL = timedelta(milliseconds=250)
 
 _log = structlog.get_logger()
@@ -140,16 +141,16 @@ class Exchanges:
         return len(self._open)
 
     @contextmanager
-    def watched(self, exchange: Exchange, receive: Receive) -> Iterator[None]:
+    def watched(self, exchange: Exchange, watch: Watch) -> Iterator[None]:
         """Interrupts the request if its client leaves or a limit passes."""
-        watch = asyncio.create_task(_interrupt_when_left(exchange, receive))
         self._open.add(exchange)
         try:
+            watch(lambda: exchange.interrupt(Interrupt.LEFT))
             yield
         finally:
             exchange.done = True
             self._open.discard(exchange)
-            watch.cancel()
+            watch(None)
 
     async def sweep(self) -> None:
         """Until cancelled."""
@@ -171,9 +172,3 @@ class Exchanges:
                         exchange.interrupt(Interrupt.REVOKED)
                 except AimaError as unknown:
                     _log.warning("key not confirmed", reason=str(unknown))
-
-
-async def _interrupt_when_left(exchange: Exchange, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    exchange.interrupt(Interrupt.LEFT)

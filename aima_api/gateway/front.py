@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -16,15 +17,17 @@ from aima_api.access.keys import KEY_PREFIX, ApiKey, digest_of
 from aima_api.access.quotas import Quotas
 from aima_api.access.scopes import LOCAL, Caller, Scope
 from aima_api.gateway.errors import JSON, Headers, error_body, error_headers
-from aima_api.gateway.exchange import Exchange, Exchanges, Receive, Send
+from aima_api.gateway.exchange import Exchange, Exchanges, Send, Watch
 from aima_api.gateway.inference import PATHS, Inference
 from aima_api.gateway.metrics import GatewayMetrics
 from aima_api.gateway.proxy import Proxy
-from aima_api.gateway.requests import ClientLeft, ModelRequest, read_body
+from aima_api.gateway.requests import ClientLeft, ModelRequest, Receive, read_body
 from aima_api.gateway.table import ModelRoute, Table
 from aima_api.http.callers import KeyLookup, SettingsKeys, bearer_key, check_origin
+from aima_api.http.connections import WATCH
 from aima_api.http.server import METRICS_TYPE
 from aima_core.errors import AimaError, MethodNotAllowed, ModelNotAllowed, NotFound, Unauthorized
+from aima_core.logs.access import AccessLog
 from aima_core.settings import Settings
 from aima_core.system.loopback import is_loopback
 
@@ -41,6 +44,8 @@ _LOCAL_KEY = ApiKey(
 _PATHS_HINT = f"A gateway serves {', '.join(PATHS)}, /v1/models, /healthz, /readyz and /metrics."
 
 _log = structlog.get_logger()
+_ids = (f"{prefix}{number:016x}".encode() for prefix in [secrets.token_hex(8)] for number in count())
+"""Of requests without one: random by process, then counted, since a random one for each costs a system call."""
 RawHeaders = dict[bytes, bytes]
 
 
@@ -58,6 +63,7 @@ class GatewayApp:
         keys: KeyLookup,
         quotas: Quotas,
         clock: Callable[[], float],
+        access_log: AccessLog,
         redis_answers: Callable[[], bool],
     ) -> None:
         self._settings_keys = SettingsKeys(settings.api.keys)
@@ -72,6 +78,7 @@ class GatewayApp:
         self._keys = keys
         self._quotas = quotas
         self._clock = clock
+        self._access_log = access_log
         self._redis_answers = redis_answers
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -126,12 +133,12 @@ class GatewayApp:
                 send=send,
                 began=began,
             )
-            await self._pass_on(exchange, route, receive)
+            await self._pass_on(exchange, route, scope["extensions"][WATCH]["watch"])
 
-    async def _pass_on(self, exchange: Exchange, route: ModelRoute, receive: Receive) -> None:
+    async def _pass_on(self, exchange: Exchange, route: ModelRoute, watch: Watch) -> None:
         """Raises AimaError before a byte was sent, ClientLeft."""
         try:
-            with self._exchanges.watched(exchange, receive):
+            with self._exchanges.watched(exchange, watch):
                 await self._proxy.pass_on(exchange, route)
         except AimaError as failed:
             exchange.outcome, exchange.status = failed.code, failed.status
@@ -155,16 +162,18 @@ class GatewayApp:
             if not self._open:
                 raise Unauthorized(what="none")
             return _LOCAL_KEY
-        if admin := self._settings_keys.caller(digest):
-            admin.require(Scope.INFER)
-        client = scope.get("client")
-        key = await self._keys.find(digest, address=str(client[0]) if client else "unknown")
-        key.caller.require(Scope.INFER)
+        if (key := self._keys.confirmed(digest)) is None:
+            if admin := self._settings_keys.caller(digest):
+                admin.require(Scope.INFER)
+            client = scope.get("client")
+            key = await self._keys.find(digest, address=str(client[0]) if client else "unknown")
+        if Scope.INFER not in key.scopes:
+            key.caller.require(Scope.INFER)
         return key
 
     def _route(self, model: str, key: ApiKey) -> ModelRoute:
         """Raises ModelNotFound, ModelNotAllowed, NoInstanceReady, BrokerUnavailable."""
-        if not key.may_use(model, self._table.services_of(model)):
+        if key.models and not key.may_use(model, self._table.services_of(model)):
             raise ModelNotAllowed(key=key.name, model=repr(model), models=", ".join(key.models))
         return self._table.route(model)
 
@@ -217,12 +226,12 @@ class GatewayApp:
     def _record(self, exchange: Exchange) -> None:
         backend, request, metrics = exchange.backend, exchange.request, self._metrics
         model, instance = (backend.model, backend.instance) if backend else ("", "")
-        metrics.requests.labels(request.operation, model, instance, exchange.key.id, exchange.status).inc()
+        metrics.count_request(request.operation, model, instance, exchange.key.id, exchange.status)
         if backend is not None:
             metrics.add_tokens(backend, exchange.key.id, exchange.usage)
             if exchange.outcome == "left":
                 metrics.aborted.labels(model, instance).inc()
-        _log.info(
+        self._access_log.add(
             "request answered",
             request=exchange.id,
             key=exchange.key.name,
@@ -251,7 +260,7 @@ def _digest(headers: RawHeaders, *, placeholder: bool) -> str | None:
 def _returned(headers: RawHeaders) -> Headers:
     """The request's id, its own if it has a usable one, and its trace."""
     given = headers.get(b"x-request-id", b"")
-    id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+    id = given if given and _REQUEST_ID.fullmatch(given) else next(_ids)
     trace = headers.get(b"traceparent")
     return [(b"x-request-id", id), *([(b"traceparent", trace)] if trace else [])]
 

@@ -73,6 +73,10 @@ class GatewayMetrics:
         self.aborted = Counter(
             "aima_gateway_aborted", "Requests whose client left.", ("model", "instance"), registry=registry
         )
+        self._counted: dict[tuple[str, str, str, str, int], Counter] = {}
+        """A cache of the children of `requests` by their labels: to find one there costs more than to count."""
+        self._first_bytes: dict[tuple[str, str], Histogram] = {}
+        self._counted_tokens: dict[tuple[str, str, str, bool], Counter] = {}
         self._gaps: dict[tuple[str, str], Gaps] = {}
         ProcessCollector(registry=registry)
         registry.register(_Instances(self._gaps, backends, waiting))
@@ -82,11 +86,26 @@ class GatewayMetrics:
         total.counts = [a + b for a, b in zip(total.counts, gaps.counts, strict=True)]
         total.total += gaps.total
 
+    def count_request(self, operation: str, model: str, instance: str, key: str, status: int) -> None:
+        labels = operation, model, instance, key, status
+        if (counter := self._counted.get(labels)) is None:
+            counter = self._counted[labels] = self.requests.labels(*labels)
+        counter.inc()
+
+    def observe_first_byte(self, backend: Backend, seconds: float) -> None:
+        labels = backend.model, backend.instance
+        if (histogram := self._first_bytes.get(labels)) is None:
+            histogram = self._first_bytes[labels] = self.first_byte.labels(*labels)
+        histogram.observe(seconds)
+
     def add_tokens(self, backend: Backend, key: str, usage: TokenUsage) -> None:
-        estimated = str(usage.estimated).lower()
         for direction, number in (("input", usage.input), ("output", usage.output)):
             if number:
-                self.tokens.labels(backend.model, key, direction, estimated).inc(number)
+                labels = backend.model, key, direction, usage.estimated
+                if (counter := self._counted_tokens.get(labels)) is None:
+                    counter = self.tokens.labels(backend.model, key, direction, str(usage.estimated).lower())
+                    self._counted_tokens[labels] = counter
+                counter.inc(number)
 
     def read(self) -> bytes:
         return generate_latest(self._registry)

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 import structlog
-from yarl import URL
 
 from aima_api.gateway.balancer import Backend, Balancer, Failing, Slot
 from aima_api.gateway.errors import JSON, Headers, engine_error_body, error_event
 from aima_api.gateway.exchange import Exchange, Interrupt
 from aima_api.gateway.inference import PATH_OF
 from aima_api.gateway.metrics import Gaps, GatewayMetrics
+from aima_api.gateway.reach import EngineAnswer, EngineConnections
 from aima_api.gateway.requests import ClientLeft
 from aima_api.gateway.streams import EventRelay, EventTooLarge, ModelName, read_usage
 from aima_api.gateway.table import ModelRoute, Table
@@ -44,10 +44,9 @@ RETRIED_STATUSES = (502, 503, 504)
 REFUSING_STATUSES = (401, 403, 407)
 """Of an engine or a host that refuses the gateway: the client's key is valid."""
 MAX_ERROR = 1 << 20
-KEEP_ALIVE = 2.0
-"""Seconds of an idle connection to an engine; below the 5 s after which common engines close it."""
 _EVENTS = "text/event-stream"
 _BREAKS = (aiohttp.ClientError, OSError, EventTooLarge)
+_CLOSED = (aiohttp.ServerDisconnectedError, ConnectionResetError)
 
 _log = structlog.get_logger()
 
@@ -88,21 +87,15 @@ class Proxy:
         self._clock = balancer.clock
         self._tls = tls
         """To data planes."""
-        self._session: aiohttp.ClientSession | None = None
+        self._engines: EngineConnections | None = None
 
     def open(self) -> None:
         """In the event loop."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._tls),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect.total_seconds()),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
+        self._engines = EngineConnections(connect=self._settings.connect, tls=self._tls)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._engines is not None:
+            await self._engines.close()
 
     async def pass_on(self, exchange: Exchange, route: ModelRoute) -> None:
         """Raises AimaError if the client got no byte; ClientLeft."""
@@ -173,7 +166,7 @@ class Proxy:
 
     async def _attempt(self, exchange: Exchange, backend: Backend) -> None:
         """Raises _Failed before the client got a byte, AimaError, ClientLeft."""
-        assert self._session is not None
+        assert self._engines is not None
         request, response = exchange.request, None
         exchange.backend = backend
         limit = Interrupt.FIRST_BYTE if request.stream else Interrupt.ANSWER
@@ -181,11 +174,11 @@ class Proxy:
         try:
             own = await self._own_name(backend)
             name = request.model if request.model in backend.names else own
-            response = await self._session.post(
-                URL(backend.target.url + PATH_OF[request.operation], encoded=True),
-                data=request.body_for(name),
-                headers={**exchange.passed, **backend.target.headers()},
-                allow_redirects=False,
+            response = await self._engines.request(
+                "POST",
+                backend.target.url + PATH_OF[request.operation],
+                {**exchange.passed, **backend.target.headers()},
+                request.body_for(name),
             )
             rename = ModelName(request.model) if own != request.model else None
             await self._relay(exchange, backend, response, rename)
@@ -204,7 +197,7 @@ class Proxy:
                 response.close()
 
     async def _relay(
-        self, exchange: Exchange, backend: Backend, response: aiohttp.ClientResponse, rename: ModelName | None
+        self, exchange: Exchange, backend: Backend, response: EngineAnswer, rename: ModelName | None
     ) -> None:
         headers = [
             (name.encode(), value.encode("latin-1"))
@@ -222,7 +215,7 @@ class Proxy:
             await self._relay_bytes(exchange, backend, response, headers)
 
     async def _relay_error(
-        self, exchange: Exchange, backend: Backend, response: aiohttp.ClientResponse, headers: Headers
+        self, exchange: Exchange, backend: Backend, response: EngineAnswer, headers: Headers
     ) -> None:
         status = response.status
         body = await _read(response, MAX_ERROR)
@@ -245,7 +238,7 @@ class Proxy:
         self,
         exchange: Exchange,
         backend: Backend,
-        response: aiohttp.ClientResponse,
+        response: EngineAnswer,
         headers: Headers,
         rename: ModelName | None,
     ) -> None:
@@ -258,7 +251,7 @@ class Proxy:
         await exchange.answer(response.status, headers, body)
 
     async def _relay_bytes(
-        self, exchange: Exchange, backend: Backend, response: aiohttp.ClientResponse, headers: Headers
+        self, exchange: Exchange, backend: Backend, response: EngineAnswer, headers: Headers
     ) -> None:
         """Such as audio. A client sees that it is cut off by its missing end only."""
         silence = self._settings.silence.total_seconds()
@@ -279,7 +272,7 @@ class Proxy:
         self,
         exchange: Exchange,
         backend: Backend,
-        response: aiohttp.ClientResponse,
+        response: EngineAnswer,
         headers: Headers,
         rename: ModelName | None,
     ) -> None:
@@ -315,14 +308,14 @@ class Proxy:
         now = exchange.first_byte_at = self._clock()
         exchange.deadline = inf
         backend.succeeded(now)
-        self._metrics.first_byte.labels(backend.model, backend.instance).observe(now - exchange.began)
+        self._metrics.observe_first_byte(backend, now - exchange.began)
         return now
 
     async def _broke(self, exchange: Exchange, backend: Backend, broke: Exception) -> None:
         """Raises _Failed, unless the client's stream has begun: then ends it with an error."""
-        why = str(broke) or type(broke).__name__
-        closed = isinstance(broke, aiohttp.ServerDisconnectedError | ConnectionResetError)
-        failed = self._failed(backend, Failing.CONNECTION, why, closed=closed)
+        _log.info("engine broke", instance=backend.instance, reason=str(broke) or type(broke).__name__)
+        closed = isinstance(broke, _CLOSED)
+        failed = self._failed(backend, Failing.CONNECTION, _reason_of(broke), closed=closed)
         if not exchange.started:
             raise failed from broke
         await self._end_broken(exchange, failed.error)
@@ -365,10 +358,12 @@ class Proxy:
         if backend.names:
             return backend.names[0]
         if backend.own_name is None:
-            assert self._session is not None
-            url = URL(f"{backend.target.url}/v1/models", encoded=True)
-            async with self._session.get(url, headers=backend.target.headers(), allow_redirects=False) as response:
+            assert self._engines is not None
+            response = await self._engines.request("GET", f"{backend.target.url}/v1/models", backend.target.headers())
+            try:
                 listed = await _read(response, MAX_ERROR)
+            finally:
+                response.close()
             backend.own_name = _first_listed(listed) or backend.model
         return backend.own_name
 
@@ -389,7 +384,19 @@ def _first_listed(answer: bytes) -> str | None:
     return data[0].id if data else None
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+def _reason_of(broke: Exception) -> str:
+    """For clients, so without the address of the host, which the exceptions of connections have."""
+    match broke:
+        case aiohttp.ClientConnectorError():
+            return "it accepts no connection"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
+            return "it closed the connection"
+        case aiohttp.ClientPayloadError() | EventTooLarge():
+            return str(broke)
+    return "the connection to it broke"
+
+
+async def _read(response: EngineAnswer, limit: int) -> bytes:
     """The whole body."""
     parts, size = [], 0
     while part := await response.content.readany():

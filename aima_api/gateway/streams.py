@@ -102,7 +102,7 @@ class ModelName:
 class EventRelay:
     """One stream of an engine; `feed` returns what the client gets."""
 
-    __slots__ = ("_held", "_held_size", "_hides_usage", "_last", "_operation", "_rename", "events", "usage")
+    __slots__ = ("_held", "_held_size", "_hides_usage", "_last", "_operation", "_rename", "_seam", "events", "usage")
 
     def __init__(self, operation: Inference, *, hides_usage: bool, rename: ModelName | None) -> None:
         self._operation = operation
@@ -110,6 +110,8 @@ class EventRelay:
         self._rename = rename
         self._held: list[bytes] = []
         self._held_size = 0
+        self._seam = b""
+        """The last bytes held back, with which the next part may complete the end of an event."""
         self._last = b""
         self.events = 0
         self.usage = TokenUsage()
@@ -137,18 +139,19 @@ class EventRelay:
 
     def _whole_events(self, part: bytes) -> bytes:
         """With the bytes held back before; holds back those after the last whole event."""
-        seam = self._held[-1][-3:] if self._held else b""
-        joined = seam + part
+        joined = self._seam + part
         at, with_return = joined.rfind(b"\n\n"), joined.rfind(b"\n\r\n")
         cut = max(at + 2 if at >= 0 else 0, with_return + 3 if with_return >= 0 else 0)
         if not cut:
             self._hold(part)
+            self._seam = joined[-3:]
             return b""
         whole = b"".join([*self._held, part])
         left = len(joined) - cut
-        self._held, self._held_size = [], 0
+        self._held, self._held_size, self._seam = [], 0, b""
         if left:
             self._hold(whole[-left:])
+            self._seam = whole[-left:][-3:]
             return whole[:-left]
         return whole
 

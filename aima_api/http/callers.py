@@ -73,9 +73,13 @@ class KeyLookup:
                 raise
             raise TooManyWrongKeys(address=address, wait=math.ceil(wait.total_seconds())) from wrong
 
+    def confirmed(self, digest: str) -> ApiKey | None:
+        """A key that needs no lookup. Raises Unauthorized."""
+        return self._keys.confirmed(digest)
+
     async def confirm(self, digest: str) -> ApiKey:
         """Of a key that was valid. Raises Unauthorized, BrokerUnavailable."""
-        if (key := self._keys.confirmed(digest)) is not None:
+        if (key := self.confirmed(digest)) is not None:
             return key
         return await run_sync(self._keys.check, digest, limiter=self._lookups)
 

@@ -47,6 +47,8 @@ RESERVED_DESCRIPTORS = 256
 """For Redis, files, and connections that are being refused."""
 LOG_INTERVAL = timedelta(seconds=10)
 """Refusals in between are counted by the metric only, so that they cannot flood the log."""
+WATCH = "aima.watch"
+"""The extension of an ASGI scope whose `watch` is that of the connection."""
 _HANDSHAKE_RECORD = 22
 """The first byte that a TLS client sends."""
 
@@ -151,9 +153,9 @@ class ClientConnection(HttpToolsProtocol):
         self._receiving = False
         """A request has begun, and its end is not received."""
         self._unparsed = 0
-        """Bytes since the parser last returned a piece of a body, or the end of a request."""
-        self._head_size = 0
+        """Bytes since the parser last returned a head, a piece of a body, or the end of a request."""
         self._refusal: AimaError | None = None
+        self._left: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         self.peer = _peer_of(transport)
@@ -168,15 +170,28 @@ class ClientConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._limits.release(self)
         super().connection_lost(exc)
+        if self._left is not None:
+            self._left()
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Calls it when the client closes the connection, at once if it has; None ends that.
+
+        It costs less than a task that waits for `http.disconnect`.
+        """
+        self._left = left
+        if left is not None:
+            if self.parser is None:
+                left()
+            else:
+                self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
-        if self._unparsed > MAX_HEAD:
-            self._refuse(self._too_large())
-            return
         self._unparsed += len(data)
         super().data_received(data)
+        if self._unparsed > MAX_HEAD and not self.transport.is_closing():
+            self._refuse(self._too_large())
         if not (self._receiving or self._unparsed):
             self._receive_by = inf
         elif self._receive_by == inf:
@@ -184,18 +199,18 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._receiving, self._unparsed, self._head_size = True, 0, 0
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count_head(len(name) + len(value))
+        self.scope["extensions"] = {WATCH: {"watch": self.watch}}
+        self._receiving = True
 
     def on_headers_complete(self) -> None:
+        size = len(self.url)
+        for name, value in self.headers:
+            size += len(name) + len(value)
+        if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
+            raise self._too_large()
+        self._unparsed = 0
         super().on_headers_complete()
+        self.cycle.transport = _HeadWithBody(self.transport, self.loop)  # type: ignore[assignment]  # as much of one as it uses
         self._receive_by += self._limits.body_timeout
         if len(self.pipeline) > MAX_PIPELINED:
             raise self._too_large()
@@ -236,11 +251,6 @@ class ClientConnection(HttpToolsProtocol):
     def abort(self) -> None:
         self.transport.abort()
 
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
-            raise self._too_large()
-
     def _too_large(self) -> HeadersTooLarge:
         """Raised in a callback of the parser, which stops and calls `send_400_response`."""
         self._refusal = HeadersTooLarge(limit=format_size(MAX_HEAD), number=MAX_HEADERS)
@@ -253,6 +263,41 @@ class ClientConnection(HttpToolsProtocol):
         self.transport.write(_response(refusal))
         self._flush_by = time.monotonic() + RECEIVE_TIMEOUT.total_seconds()
         self.transport.close()
+
+
+class _HeadWithBody:
+    """Sends the head of an answer together with the first part of its body: one system call, and one segment.
+
+    The head waits for the body until the event loop's next iteration at most.
+    """
+
+    __slots__ = ("_head", "_is_sent", "_loop", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_closing = transport.is_closing
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._is_sent = False
+
+    def write(self, data: bytes) -> None:
+        if self._is_sent:
+            self._transport.write(data)
+        elif self._head:
+            self._is_sent = True
+            self._transport.write(self._head + data)
+        else:
+            self._head = data
+            self._loop.call_soon(self._send_head)
+
+    def close(self) -> None:
+        self._send_head()
+        self._transport.close()
+
+    def _send_head(self) -> None:
+        if not self._is_sent:
+            self._is_sent = True
+            self._transport.write(self._head)
 
 
 class TlsConnection(SSLProtocol):

@@ -21,6 +21,7 @@ router = APIRouter(prefix="/v1", tags=["documents"])
 
 MOST_IN_THE_AUDIT = 200
 """Characters of the names of what an apply is about."""
+ExportedServices = Annotated[list[ServiceId], Query(max_length=1000, description="Only these; repeat for several.")]
 
 
 class Export(BaseModel):
@@ -50,7 +51,7 @@ def apply(api: Api, access: Access, body: ApplyOptions, idempotency_key: Idempot
 
 
 @router.get("/export")
-def export(api: Api, service: Annotated[list[ServiceId], Query(max_length=1000)] = []) -> Export:  # noqa: B006  # the framework's way
+def export(api: Api, service: ExportedServices = []) -> Export:  # noqa: B006  # the framework's way
     """Export services, or everything, as documents."""
     found = api.documents.export(service or None)
     return Export(documents=[each.plain() for each in found.documents], failures=found.failures)

@@ -30,7 +30,7 @@ class CertifiedGateway(BaseModel):
     """For the gateway, verbatim."""
     expires: AwareDatetime
     lifetime: float
-    """Seconds; the gateway renews it after half of them."""
+    """Seconds; the gateway renews it after a third of them."""
 
 
 @router.post("/gateways", status_code=201)

@@ -28,10 +28,16 @@ class InstanceTraffic(BaseModel):
     per_minute: int
 
 
+TrafficByInstance = Mapping[str, InstanceTraffic] | None
+"""By instance that gateways send requests to; only where one service is shown."""
+InferenceUrl = str | None
+"""Where applications send requests, with its id or its model as the model; only where one service is shown."""
+
+
 class ServiceStatus(Service):
     instances: tuple[Instance, ...]
-    traffic: Mapping[str, InstanceTraffic] | None = None
-    """By instance that gateways send requests to; only where one service is shown."""
+    traffic: TrafficByInstance = None
+    inference_url: InferenceUrl = None
 
 
 class RefusedService(BaseModel):
@@ -40,6 +46,8 @@ class RefusedService(BaseModel):
     id: ServiceId
     failure: Failure
     instances: tuple[Instance, ...]
+    traffic: TrafficByInstance = None
+    inference_url: InferenceUrl = None
 
 
 class Services(BaseModel):
@@ -83,7 +91,8 @@ def list_services(api: Api, limit: Limit = 100, cursor: Cursor = None) -> Respon
 def show(api: Api, id: ServiceId) -> Response:
     """Show a service with the status of its instances and their traffic."""
     found = {each: traffic._asdict() for each, traffic in api.traffic.read().items() if each.startswith(f"{id}@")}
-    return _json(f'{api.services.status(id)[:-1]},"traffic":{json.dumps(found)}}}')
+    shown = json.dumps({"traffic": found, "inference_url": api.inference_url})
+    return _json(f"{api.services.status(id)[:-1]},{shown[1:]}")
 
 
 RevisionNumber = Annotated[int, Path(ge=1, description="The number of the revision.")]

@@ -77,6 +77,8 @@ class ServiceDocument(SpecDocument):
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Left out, each host chooses one."""
+    expose: bool = False
+    """Whether other machines reach its port on the host, too, besides a gateway."""
     pull: PullPolicy | None = None
     arguments: Annotated[Arguments, Field(max_length=100)] = {}
     environment: Annotated[dict[Variable, Word], Field(max_length=100)] = {}

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import chain, islice
+from itertools import chain
 from operator import add
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -20,7 +20,7 @@ from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, OperationId, ServiceId
-from aima_core.domain.operations import Operation, StartService, StopService
+from aima_core.domain.operations import Kind, Operation, StartService, StopService
 from aima_core.errors import AimaError, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
@@ -69,7 +69,15 @@ class _AcceptedStart(NamedTuple):
 
     @property
     def dispatches(self) -> list[Dispatch]:
-        return [*self.starts, *self.stops]
+        """In the order of their fences.
+
+        A stop that waits for no start comes first: the host that it leads to may claim the start once it is back.
+        """
+        return [
+            *(stop for stop in self.stops if not stop.after),
+            *self.starts,
+            *(stop for stop in self.stops if stop.after),
+        ]
 
 
 @dataclass(frozen=True)
@@ -125,14 +133,14 @@ class StartSubmission:
         if together and len(accepted) < len(results):
             return [each if isinstance(each, AimaError) else [] for each in results]
         self.services.put(*(each.service for each in accepted if each.put and not each.dispatches))
-        starts = [dispatch for each in accepted for dispatch in each.starts]
-        stops = [dispatch for each in accepted for dispatch in each.stops]
-        submitted = iter(self.submitter.submit_all([*starts, *stops]))
-        started = [list(islice(submitted, sum(len(it.targets) for it in each.starts))) for each in accepted]
-        replaced = [[(target, next(submitted)) for it in each.stops for target in it.targets] for each in accepted]
+        submitted = iter(self.submitter.submit_all([dispatch for each in accepted for dispatch in each.dispatches]))
+        pairs = [[(target, next(submitted)) for it in each.dispatches for target in it.targets] for each in accepted]
+        started = [[one for _, one in those if one.kind is Kind.START] for those in pairs]
         self._supersede(accepted, started)
         # A client that waits for these operations must not wait for an offline host.
-        stopped = [[stop for target, stop in pairs if placement.answers(target)] for pairs in replaced]
+        stopped = [
+            [one for target, one in those if one.kind is Kind.STOP and placement.answers(target)] for those in pairs
+        ]
         replies = map(add, started, stopped)
         return [each if isinstance(each, AimaError) else next(replies) for each in results]
 

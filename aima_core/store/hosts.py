@@ -120,7 +120,7 @@ class HostStore:
         where += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
         where += [keys.queue("unacked"), keys.queue("unacked_index")]
         where += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]
-        where += [keys.held(host), keys.slots(host), keys.asked(host)]
+        where += [keys.held(host), keys.slots(host), keys.asked(host), keys.usage(host)]
         where += [key for queue in queues for key in (keys.queue(queue), *keys.celery_s_own(queue))]
         prefixes = [keys.port_prefix(host), keys.instance, keys.lines, keys.last_lines]
         prefixes += [keys.operation, keys.claim]

@@ -52,10 +52,19 @@ def run_on_leased_port(
     raise NoFreePort(first=host.settings.host.ports[0], last=host.settings.host.ports[-1], host=host.name)
 
 
+def raise_if_in_use(address: str, port: int) -> None:
+    """Raises OSError if a program listens there, or the address is of elsewhere.
+
+    Race: it binds and does not listen, so that workers that check one port at once do not find it in use by each other.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as check:
+        check.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        check.bind((address, port))
+
+
 def _check_free(host: HostContext, instance: InstanceId, address: str, port: int) -> None:
     try:
-        with socket.create_server((address, port)):
-            pass
+        raise_if_in_use(address, port)
     except OSError as refused:
         # The containers first: the process that listens for one is the container engine's. The instance's own, of an
         # attempt that a crash ended, is inspected: a listing may lack the ports of a container that has just started.

@@ -139,7 +139,7 @@ class ReconcileLoop:
             teardown_if_current(self._host, instance, grace=timedelta())  # the container engine had not answered
         elif violation := self._violation(instance):
             fail_instance(self._host, instance, violation)
-        elif instance.desired is Desired.RUNNING and was_ready(instance):
+        elif instance.desired is Desired.RUNNING and was_ready(instance) and not _is_stale(instance, managed):
             self._supervisor.check(instance, managed)
         else:
             self._instances.reconcile(instance, managed)
@@ -226,3 +226,8 @@ class ReconcileLoop:
                     self._loop.wake()
         except DockerUnavailable:
             self._loop.wake()
+
+
+def _is_stale(instance: Instance, managed: ManagedContainer | None) -> bool:
+    """Whether Redis has lost the last writes to the record, as by a failover: the container runs a later order."""
+    return managed is not None and managed.running and managed.fence > instance.fence

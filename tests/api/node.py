@@ -35,7 +35,14 @@ from aima_core.store.services import ServiceStore
 from aima_worker.operations.managed import revision_of
 
 SERVICE = "svc-tiny-dial"
+SHOWN_ALONE = ("traffic", "inference_url")
+"""Fields of a service that its listing has not."""
 PORTS = (20000, 20999)
+
+
+def as_listed(service: Mapping[str, Any]) -> dict[str, Any]:
+    """A service that was shown alone."""
+    return {name: value for name, value in service.items() if name not in SHOWN_ALONE}
 
 
 @dataclass(frozen=True)
@@ -134,8 +141,12 @@ class ScriptedWorker:
     def leave(self) -> None:
         self._hosts.leave(self.name)
 
+    def claim(self, operation: str) -> object:
+        """The result, also where the operation is not claimed."""
+        return self._claims.claim(OperationId(operation), self.name)
+
     def claim_start(self, operation: str) -> Claimed:
-        claimed = self._claims.claim(OperationId(operation), self.name)
+        claimed = self.claim(operation)
         assert isinstance(claimed, Claimed), claimed
         return claimed
 

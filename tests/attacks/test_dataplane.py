@@ -6,6 +6,7 @@ Each attack is sent to a real process in front of an engine that records what re
 from __future__ import annotations
 
 import json
+import select
 import socket
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
@@ -280,14 +281,14 @@ def test_connections_are_limited_and_those_that_are_open_go_on(plane):
     plane.start(connections=10)
     with ExitStack() as stack:
         first, *others = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", plane.port), 5)) for _ in range(30)
+            stack.enter_context(socket.create_connection(("127.0.0.1", plane.port), 20)) for _ in range(30)
         ]
 
-        closed = sum(map(is_closed, others[10:]))
+        assert eventually(lambda: len(closed(others)) >= 20)
         first.sendall(raw("GET", f"/i/{INSTANCE}/echo", plane.headers()))
 
-        assert closed == 19
         assert first.recv(100).startswith(b"HTTP/1.1 200")
+        assert len(closed(others)) in (20, 21)  # the connection that tests whether it listens may still be open
 
 
 def raw(method: str, target: str, headers: dict[str, str]) -> bytes:
@@ -299,8 +300,6 @@ def authorization(plane: DataplaneUnderTest) -> list[str]:
     return [f"Authorization: {plane.headers()['Authorization']}"]
 
 
-def is_closed(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:
-        return True
+def closed(connections: list[socket.socket]) -> list[socket.socket]:
+    """Those that the data plane, which has sent nothing, has closed."""
+    return select.select(connections, [], [], 0)[0]

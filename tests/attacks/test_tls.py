@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
+import openai
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker, api_node
 from lab.certificates import Certificate, certificate_in
 from lab.commands import SIGNING_KEY
+from lab.gateways import Fleet, gateway
 from lab.parts import eventually
 from lab.running import Aima
+from lab.scripted_engine import engine_thread
 
 from aima_api.app import create_app
 from aima_api.cli.main import run
@@ -24,6 +29,7 @@ from aima_api.http import connections
 from aima_api.http.tls import ReloadingCertificate
 from aima_core.domain.operations import Phase
 from aima_core.errors import ApiUnavailable, BadSettings, UntrustedCertificate
+from aima_core.redis.connection import RedisClient
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings, load_settings
 
@@ -224,14 +230,15 @@ def test_half_a_pair_or_another_key_is_a_settings_error(made: Certificate, monke
         load_settings()
 
 
-def test_doctor_reports_an_api_in_clear_text(made: Certificate) -> None:
+@pytest.mark.parametrize("section", ["api", "gateway"])
+def test_doctor_reports_a_listener_in_clear_text(made: Certificate, section: str) -> None:
     tls = {"certificate": made.certificate, "key": made.key}
 
-    assert found({"plain": True}) == CheckStatus.WARNING
-    assert found({}) == CheckStatus.FAILED
-    assert found({"tls": tls}) == CheckStatus.OK
-    assert found({"tls": {**tls, "key": made.authority}}) == CheckStatus.FAILED
-    assert found({"bind": "127.0.0.1"}) is None
+    assert found({"plain": True}, section) == CheckStatus.WARNING
+    assert found({}, section) == CheckStatus.FAILED
+    assert found({"tls": tls}, section) == CheckStatus.OK
+    assert found({"tls": {**tls, "key": made.authority}}, section) == CheckStatus.FAILED
+    assert found({"bind": "127.0.0.1"}, section) is None
 
 
 def test_doctor_reports_a_certificate_that_expires(made: Certificate) -> None:
@@ -243,6 +250,29 @@ def test_doctor_reports_a_certificate_that_expires(made: Certificate) -> None:
         verdicts.append(found({"tls": tls}))
 
     assert verdicts == [CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED]
+
+
+@pytest.mark.redis
+def test_applications_reach_a_gateway_over_tls_and_no_other_authority_is_accepted(
+    redis_url: str, redis: RedisClient, made: Certificate, tmp_path: Path
+) -> None:
+    tls = {"certificate": made.certificate, "key": made.key}
+    messages = [{"role": "user", "content": "How are you?"}]
+    with engine_thread() as engines, gateway(redis_url, tls=tls) as running:
+        Fleet(redis).serves(engines.engine())
+        running.knows("dial")
+        for authority in (made.authority, certificate_in(tmp_path / "of-the-attacker").authority):
+            trusting = httpx2.Client(verify=ssl.create_default_context(cafile=authority))
+            application = openai.OpenAI(
+                base_url=f"{running.url}/v1", api_key="unused", max_retries=0, http_client=trusting
+            )
+            with application, ExitStack() as refused:
+                if authority != made.authority:
+                    refused.enter_context(pytest.raises(openai.APIConnectionError))
+                assert len(list(application.chat.completions.create(model="dial", messages=messages, stream=True)))
+        with closing(socket.create_connection(("127.0.0.1", urlsplit(running.url).port))) as plain:
+            plain.sendall(b"GET /v1/models HTTP/1.1\r\nHost: gateway\r\n\r\n")
+            assert plain.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.redis
@@ -289,6 +319,8 @@ def settings(**api: object) -> Settings:
     return Settings.model_validate({"signing_key": SIGNING_KEY, "api": api})
 
 
-def found(api: dict[str, object]) -> CheckStatus | None:
-    given = settings(**{"bind": "0.0.0.0", "keys": [KEY], **api})
+def found(listener: dict[str, object], section: str = "api") -> CheckStatus | None:
+    sections: dict[str, dict[str, object]] = {"api": {"keys": [KEY]}}
+    sections[section] = {**sections.get(section, {}), "bind": "0.0.0.0", **listener}
+    given = Settings.model_validate({"signing_key": SIGNING_KEY, **sections})
     return next((each.verdict for each in findings(given) if each.about == "TLS"), None)

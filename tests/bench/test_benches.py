@@ -179,7 +179,7 @@ def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
     ran = _bench("strat", succeeds=False)
 
     assert (
-        "there is no bench strat; there are start, pull, submit, apply, plan, list, ports, events, recovery, hosts, cli"
+        "there is no bench strat; there are start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, cli"
         in ran.stderr
     )
 

@@ -163,7 +163,7 @@ def sure_redis(directory: Path) -> Iterator[RedisServer]:
     program = redis_program()
     assert program is not None, "there is no Redis server"
     (directory / "redis").mkdir(parents=True, exist_ok=True)
-    server = RedisServer(program, directory / "redis", appendfsync="always")
+    server = RedisServer(program, directory / "redis")
     server.start()
     try:
         yield server

@@ -126,3 +126,23 @@ def test_a_credential_that_cannot_be_read_is_a_mistake(monkeypatch, tmp_path):
 
     with pytest.raises(BadSettings, match=r"The credential .*/absent cannot be read: No such file or directory\."):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, "http://127.0.0.1:7090/v1"),
+        ({"BIND": "10.0.0.7", "PORT": "8000"}, "http://10.0.0.7:8000/v1"),
+        ({"BIND": "::1"}, "http://[::1]:7090/v1"),
+        ({"BIND": "0.0.0.0"}, "http://box.lan:7090/v1"),
+        ({"URL": "https://models.lan/"}, "https://models.lan/v1"),
+        ({"URL": "https://models.lan", "PORT": "0"}, "https://models.lan/v1"),
+        ({"PORT": "0"}, None),
+    ],
+)
+def test_the_url_for_applications_is_the_set_one_or_where_the_gateway_listens(monkeypatch, variables, url):
+    monkeypatch.setenv("AIMA_HOST__ADDRESS", "box.lan")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"AIMA_GATEWAY__{name}", value)
+
+    assert load_settings().inference_url == url

@@ -31,6 +31,10 @@ from aima_worker.runtimes.process.runtime import ProcessRuntime
 REPOSITORY = Path(__file__).parents[2]
 ENGINES = ("dial", "espeak", "llamacpp-smollm2", "pocketsphinx")
 """Those that are run natively, too."""
+ONE_THREAD: dict[str, Scalar] = {"threads": 1}
+"""Threads that wait for each other are slow where several engines share two cores."""
+SAME_SPEECH: dict[str, Scalar] = {"noise-scale": 0, "noise-w-scale": 0}
+"""Arguments with which Piper speaks a text the same way each time: Whisper misunderstands some of its variations."""
 READY_WITHIN = timedelta(seconds=60)
 
 
@@ -73,11 +77,10 @@ class Starter:
         self._started: list[str] = []
 
     def __call__(self, engine: str, *, wait: bool = True, **arguments: Scalar) -> Running:
-        """Starts the engine; waits until it is ready if `wait`."""
+        """Starts the engine, with one thread; waits until it is ready if `wait`."""
         entry = engine_of(engine)
-        spec = self._spec(
-            entry, entry.arguments | {name.replace("_", "-"): reported for name, reported in arguments.items()}
-        )
+        given = {name.replace("_", "-"): value for name, value in arguments.items()}
+        spec = self._spec(entry, {**entry.arguments, **(ONE_THREAD if "threads" in entry.arguments else {}), **given})
         self._started.append(spec.name)
         self._runtime.run(spec)
         running = Running(self._runtime, spec.name, f"http://127.0.0.1:{spec.host_port}")

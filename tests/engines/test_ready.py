@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engines.conftest import Running, Starter, engine_of
+from engines.conftest import SAME_SPEECH, Running, Starter, engine_of
 from engines.test_serving import QUESTION
 
 from aima_worker.inference.checks import checks_of
@@ -33,7 +33,8 @@ def test_an_engine_passes_its_checks_without_root_and_read_only(in_docker: Start
 
 
 def test_a_spoken_question_is_recognized_word_for_word_and_answered(in_docker: Starter) -> None:
-    speaker, listener, model = (in_docker(name) for name in ("piper-cpu", "faster-whisper-cpu", "llamacpp-smollm2-cpu"))
+    speaker = in_docker("piper-cpu", **SAME_SPEECH)
+    listener, model = in_docker("faster-whisper-cpu"), in_docker("llamacpp-smollm2-cpu")
 
     question = recognized(listener, spoken(speaker, QUESTION))
     answer = model.ask_json("/v1/chat/completions", {"messages": [{"role": "user", "content": question}]})

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from faults.conftest import PORTS
 from faults.dial import a_dial
 from lab.commands import SERVICE, SIGNING_KEY, a_stop_of
 from lab.desk import Desk
@@ -21,12 +22,13 @@ from aima_core.store.operations import now
 from aima_core.trust.keys import SigningKey
 from aima_core.trust.records import SignedService
 from aima_worker.execution.executor import execute
+from aima_worker.operations.container_spec import ours
 from aima_worker.operations.readiness import http_status
 from aima_worker.reconciler.loop import ReconcileLoop
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 CREATED = now()
-OLD_PORT, NEW_PORT = 18700, 18701
+OLD_PORT, NEW_PORT = PORTS[:2]
 MAIN_WRITES = (2, 5, 6, 7, 8, 9, 11, 13)
 """The previous revision remembered, the lease, the new container, its record, the end, and what lies between."""
 
@@ -68,11 +70,12 @@ def test_a_change_whose_worker_is_killed_between_two_writes_is_wholly_made_or_un
         loop.reconcile_once()
 
         instance = desk.host.services.instance(SERVICE.on(desk.host.name))
+        containers = desk.host.runtime.containers(ours(desk.host))  # the engine has those of other tests, too
         assert instance is not None
         assert (instance.revision, instance.port) == (revision, port), after
         assert instance.state in (InstanceState.READY, InstanceState.RESTARTING), after
         assert desk.host.services.get(SERVICE).spec.revision == revision, after
-        assert (desk.leases(), desk.host.fences.changing(), len(desk.containers())) == ([port], set(), 1), after
+        assert (desk.leases(), desk.host.fences.changing(), len(containers)) == ([port], set(), 1), after
         assert desk.outcome(operation).operation.state is (State.FAILED if crashes else State.SUCCEEDED), after
         if not crashes:
             assert http_status(f"http://127.0.0.1:{port}/health") == 200, after

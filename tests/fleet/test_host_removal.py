@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from lab.api_process import ApiProcess
-from lab.fleet import Fleet, FleetProcess, fake_hosts
+from lab.fleet import UP_WITHIN, Fleet, FleetProcess, fake_hosts
 from lab.keyspace import odd_keys
 from lab.parts import eventually
 from lab.redis_server import RedisServer
@@ -58,7 +58,7 @@ def test_the_container_of_a_forgotten_host_is_adopted_again_and_never_removed(
     assert forgotten.status_code == 204, forgotten.text
     assert (left, odd) == ([], [])
     assert removed.status_code == 204, removed.text
-    assert eventually(lambda: is_ready_again(api)), process.log()
+    assert eventually(lambda: is_ready_again(api), within=UP_WITHIN), process.log()
     assert process.running() == before == {HOST: [f"fleet.{SERVICE}.{HOST}"]}
     assert process.made() == {f"fleet.{SERVICE}.{HOST}": 1}
     assert [port["holder"] for port in api.all("ports")] == [f"{SERVICE}@{HOST}"]
@@ -77,6 +77,6 @@ def works(api: ApiProcess, operations: OperationStore) -> bool:
     """Whether the host executes starts and stops as before."""
     [start] = api.start("svc-fleet-two", hosts=[HOST])
     [stop] = api.stop(SERVICE)
-    return eventually(lambda: not operations.active()) and [
+    return eventually(lambda: not operations.active(), within=UP_WITHIN) and [
         api.client.get(f"/v1/operations/{each['id']}").json()["state"] for each in (start, stop)
     ] == ["succeeded", "succeeded"]

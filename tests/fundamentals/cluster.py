@@ -51,6 +51,10 @@ class Host:
         self._desk.host.hosts.announce(host_facts(self._desk.host.settings, self.runtime))
         self._desk.host.hosts.join(self.name, identity=self.name, session="first")
 
+    def beat(self) -> None:
+        """Records a heartbeat: a test that lasts longer than HOST_DEAD needs more than the first one."""
+        self._desk.host.hosts.heartbeat(self.name, identity=self.name, session="first")
+
     def announce_labels(self, **labels: str) -> None:
         """As with other settings after a restart of the worker."""
         facts = host_facts(self._desk.host.settings, self.runtime)

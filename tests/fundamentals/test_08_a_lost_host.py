@@ -38,3 +38,17 @@ def test_the_copy_of_a_host_that_returns_is_stopped_and_the_newer_one_stays(api,
 
     assert host.containers() == []
     assert len(other_host.containers()) == 1
+
+
+def test_a_start_for_a_host_that_is_away_runs_there_once_it_is_back(api, host):
+    host.execute(api.start(SERVICE, model="Dial"))
+    host.fall_silent()
+    again = api.start(SERVICE, arguments={"flood": 1})
+    (stop,) = [each["id"] for each in api.operations() if each["kind"] == "stop"]
+
+    host.join()
+    host.execute(stop)
+    host.execute(again)
+
+    assert api.operation(again)["state"] == "succeeded"
+    assert len(host.containers()) == 1

@@ -31,7 +31,8 @@ def test_a_stopped_service_comes_back_with_the_spec_that_was_signed(api, host, l
     lose_redis_data()
     host.notice_lost_data()
 
-    assert api.get("/v1/services")["items"] == [{**before, "instances": []}]
+    assert api.get(f"/v1/services/{SERVICE}") == {**before, "instances": []}
+    assert [each["id"] for each in api.get("/v1/services")["items"]] == [SERVICE]
 
 
 def test_a_stop_after_the_loss_counts_as_later_than_the_start_before_it(host, lose_redis_data):

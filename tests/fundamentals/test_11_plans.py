@@ -68,6 +68,8 @@ def test_containers_change_exactly_as_planned(
 ) -> None:
     service, hosts = f"svc-tiny-m{next(NUMBERS)}", {host.name: host, other_host.name: other_host}
     for change in ({"model": "Dial"}, *changes):
+        for each in hosts.values():
+            each.beat()
         before = ids(hosts, service)
         planned = api.post(f"/v1/services/{service}:plan", change).json()
 

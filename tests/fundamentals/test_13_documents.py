@@ -49,6 +49,8 @@ def test_containers_change_exactly_as_the_plan_of_the_documents_says(
     hosts = {host.name: host, other_host.name: other_host}
     first, second = f"svc-tiny-a{next(NUMBERS)}", f"svc-tiny-b{next(NUMBERS)}"
     for specs in rounds:
+        host.beat()
+        other_host.beat()
         documents = [a_service(id, **spec) for id, spec in zip((first, second), specs, strict=True)]
         before = {id: ids(hosts, id) for id in (first, second)}
         planned = plan(api, *documents)

@@ -11,6 +11,9 @@ from lab.gateways import gateway
 from lab.parts import eventually
 from lab.scripted_engine import engine_thread
 
+from aima_api.gateway.inference import Inference
+from aima_api.gateway.streams import EventRelay
+
 MODEL, ASK = "dial", [{"role": "user", "content": "How are you?"}]
 STREAM = {"model": MODEL, "messages": ASK, "stream": True}
 pytestmark = pytest.mark.redis
@@ -130,6 +133,18 @@ def test_events_pass_whole_however_they_arrive(client, engine, split, line_end):
     assert [each.choices[0].delta.content for each in chunks] == ["word "] * 4
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_events_that_arrive_byte_by_byte_pass_whole_and_end_their_stream(line_end):
+    stream = line_end.join([b'data: {"choices": []}', b"", b"data: [DONE]", b"", b""])
+    relay = EventRelay(Inference.CHAT, hides_usage=False, rename=None)
+
+    blocks = [relay.feed(bytes([each])) for each in stream]
+
+    assert b"".join(blocks) == stream
+    assert len([each for each in blocks if each]) == 2
+    assert relay.ended
+
+
 @pytest.mark.parametrize("status", [400, 404, 422, 429, 500])
 def test_an_error_of_the_engine_passes_with_its_status(door, engine, status):
     engine.plays(status=status)
@@ -189,6 +204,18 @@ def test_a_stream_that_has_begun_is_never_sent_again(two):
 
     assert error_in(text)["code"] == "engine_broke"
     assert (len(one.received), len(other.received)) == (1, 0)
+
+
+def test_a_client_learns_nothing_of_the_address_of_an_engine(two):
+    engines, *both, running = two
+    for each in both:
+        engines.kill(each)
+
+    status, text = streamed(running)
+
+    assert (status, json.loads(text)["error"]["code"]) == (502, "engine_broke")
+    assert b"it accepts no connection" in text
+    assert not [each for each in both if each.url.rpartition(":")[2].encode() in text]
 
 
 def test_killed_engines_fail_no_request_before_its_first_byte(two):

@@ -72,16 +72,20 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(redis_url, fleet, e
     with gateway(redis_url, running=1) as running:
 
         async def leave():
-            request = request_of(running, stream=True)
-            leaving = [asyncio.create_task(abort_after(running, request, 100_000)) for _ in range(3)]
-            assert await asyncio.to_thread(eventually, lambda: running.server.balancer.waiting == 2)
+            request, waiting = request_of(running, stream=True), lambda: running.server.balancer.waiting
+            served = asyncio.create_task(abort_after(running, request, 100_000))
+            assert await asyncio.to_thread(eventually, lambda: engine.received)
+            leaving = [asyncio.create_task(abort_after(running, request, 100_000)) for _ in range(2)]
+            assert await asyncio.to_thread(eventually, lambda: waiting() == 2)
             for each in leaving:
                 each.cancel()
-            await asyncio.gather(*leaving, return_exceptions=True)
+            assert await asyncio.to_thread(eventually, lambda: waiting() == 0)
+            served.cancel()
+            await asyncio.gather(served, *leaving, return_exceptions=True)
 
         asyncio.run(leave())
 
-        assert eventually(lambda: running.server.balancer.waiting == running.in_flight == engine.busy == 0)
+        assert eventually(lambda: running.in_flight == len(running.server.exchanges) == engine.busy == 0)
         assert len(engine.received) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Event, Thread
 
 import pytest
@@ -10,11 +11,14 @@ from lab.gateways import Fleet, gateway
 from lab.parts import eventually
 
 from aima_api.access.keys import KeyOptions, KeyStore
+from aima_api.gateway.certification import RENEWALS
 from aima_core.redis.connection import command_link
+from aima_core.settings import GatewaySettings
 from aima_core.trust.keys import SigningKey
 
 CHAT, BODY = "/v1/chat/completions", {"model": "dial", "messages": [{"role": "user", "content": "x"}]}
 SETTINGS_KEY = "a-key-of-the-settings"
+OUTAGE = timedelta(minutes=10)
 pytestmark = pytest.mark.redis
 
 
@@ -71,6 +75,25 @@ def test_restarts_of_redis_fail_no_request(own_redis, link, key, engine, loses_d
                 own_redis.empty()
 
     assert set(load.statuses) == {200}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(720)
+def test_ten_minutes_without_redis_fail_no_request(own_redis, link, key, engine):
+    Fleet(link).serves(engine)
+    with gateway(own_redis.url, keys=(SETTINGS_KEY,)) as running, Load(running, key) as load:
+        assert load.has_sent(30)
+        own_redis.stop()
+        assert not eventually(lambda: set(load.statuses) != {200}, within=OUTAGE)
+
+    assert len(load.statuses) > OUTAGE.total_seconds()
+
+
+def test_a_certificate_and_the_routing_table_outlast_ten_minutes_without_redis_and_api_nodes():
+    keys_for = GatewaySettings().keys_for
+
+    assert keys_for > OUTAGE
+    assert keys_for - keys_for / RENEWALS >= OUTAGE
 
 
 def test_a_gateway_that_starts_during_an_outage_is_unavailable_and_not_unauthorized(own_redis, link, key, engine):

@@ -15,14 +15,23 @@ from lab.host import HostPlan, a_cpu_host, a_gb10
 DIAL_IMAGE = "aima/dial:1"
 VLLM = "vllm-0.14.0-cu131-gb10"
 WEIGHTS = "GLM-4.7-Flash"
+OTHER_WEIGHTS = "SenseVoiceSmall", "Qwen3-TTS-0.6B"
 SMALL = {"memory": "4GB"}
 """3.8 GB without the reserve: memory for one `heavy`, and for any number of `light`."""
+PATIENT = {"path": "/health", "timeout": "2m"}
+"""A health check that allows any load time of a test."""
 
 
 @pytest.fixture(scope="module")
 def plans() -> tuple[HostPlan, ...]:
     """The hosts; overridden by files that need others."""
     return a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> int:
+    """The number of API nodes; overridden by files that need two."""
+    return 1
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +42,9 @@ def dial_image() -> str:
 
 @pytest.fixture(scope="module")
 def fleet_of_this_file(
-    plans: tuple[HostPlan, ...], dial_image: str, tmp_path_factory: pytest.TempPathFactory
+    plans: tuple[HostPlan, ...], nodes: int, dial_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FleetOfHosts]:
-    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), images=[dial_image]) as fleet:
+    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), nodes=nodes, images=[dial_image]) as fleet:
         fleet.wait_live()
         yield fleet
 
@@ -60,32 +69,42 @@ def small_plans(weights: Path) -> tuple[HostPlan, ...]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / WEIGHTS
-    directory.mkdir()
-    (directory / "config.json").write_text("{}")
-    return directory
+    """Of GLM-4.7-Flash, beside those of the other models of the GB10's profile."""
+    root = tmp_path_factory.mktemp("models")
+    for name in (WEIGHTS, *OTHER_WEIGHTS):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text("{}")
+    return root / WEIGHTS
 
 
 def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:
     """Test engines under several names, each the only one of its type, and one that replaces vLLM.
 
     A host has memory for one `heavy` and any number of `light`; `more` adds engines by type, with their changes.
-    Their health timeouts allow any load time of a test.
     """
-    dial = engine_of("dial-cpu")
     kinds = {"light": {}, "heavy": {"requires": on_any_cpu(memory="2GB")}, **more}
-    in_place = {
+    dials = [
+        ("dial-cpu", {"name": f"{kind}-cpu", "type": kind, "health_check": PATIENT, **changes})
+        for kind, changes in kinds.items()
+    ]
+    fleet.offer_all((VLLM, dial_in_place()), *dials)
+
+
+def dial_in_place() -> dict[str, object]:
+    """What changes in an engine's entry to run the test engine, which serves no API and is given no names."""
+    dial = engine_of("dial-cpu")
+    return {
         "image": DIAL_IMAGE,
         "alternatives": [],
         "image_size": "2MB",
         "command": [*dial.command],
         "arguments": dict(dial.arguments),
+        "port": dial.port,
+        "serves": [],
+        "names": None,
+        "ready": None,
+        "health_check": PATIENT,
     }
-    patient = {"health_check": {"path": dial.health_check.path, "timeout": "2m"}}
-    dials = [
-        ("dial-cpu", {"name": f"{kind}-cpu", "type": kind, **patient, **changes}) for kind, changes in kinds.items()
-    ]
-    fleet.offer_all((VLLM, in_place), *dials)
 
 
 def on_any_cpu(*, memory: str) -> dict[str, object]:

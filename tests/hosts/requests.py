@@ -57,8 +57,17 @@ def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Ope
 
 
 def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 40) -> Operation:
-    fleet.wait_until(lambda: reported(fleet, operation)["phase"] in phases, within=timedelta(seconds=within))
-    return reported(fleet, operation)
+    """Its record in that phase. Raises AssertionError after a timeout, or if the operation ends in another one."""
+    seen: list[Operation] = []
+
+    def has_reached() -> bool:
+        seen[:] = [reported(fleet, operation)]
+        return seen[0]["phase"] in phases or bool(seen[0]["ended_at"])
+
+    fleet.wait_until(has_reached, within=timedelta(seconds=within))
+    (record,) = seen
+    assert record["phase"] in phases, record
+    return record
 
 
 def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> list[str]:

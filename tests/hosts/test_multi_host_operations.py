@@ -32,6 +32,11 @@ def plans(small_plans):
 
 
 @pytest.fixture(scope="module")
+def nodes():
+    return 2
+
+
+@pytest.fixture(scope="module")
 def fleet_of_this_file(fleet_of_this_file):
     offer_dials(fleet_of_this_file, far={"image": fleet_of_this_file.publish(DIAL_IMAGE, name="dial:1")})
     return fleet_of_this_file
@@ -41,15 +46,18 @@ def fleet_of_this_file(fleet_of_this_file):
 def image_forgotten(fleet: FleetOfHosts) -> Iterator[str]:
     """The reference of an image that is in the registry and on no host, during the block."""
     reference = f"{fleet.registry.address}/dial:1"
+    forget(fleet, reference)  # the pulls of an earlier test may have ended after it
     try:
         yield reference
     finally:
-        for host in fleet.hosts:
-            with host.engine.client() as client:
-                for image in client.images.list(reference):
-                    for tag in image.tags:
-                        if tag == reference:
-                            client.images.remove(reference, force=True)
+        forget(fleet, reference)
+
+
+def forget(fleet: FleetOfHosts, reference: str) -> None:
+    for host in fleet.hosts:
+        with host.engine.client() as client:
+            if client.images.list(reference):
+                client.images.remove(reference, force=True)
 
 
 # Requests for several hosts -------------------------------------------------------------------------------------------

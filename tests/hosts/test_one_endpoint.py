@@ -10,8 +10,8 @@ from threading import Event, Thread
 
 import openai
 import pytest
-from engines.conftest import build_image
-from hosts.requests import ready, start_one
+from engines.conftest import ONE_THREAD, SAME_SPEECH, build_image
+from hosts.requests import ready, start, start_one
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import a_cpu_host
 from lab.parts import eventually
@@ -29,8 +29,8 @@ ENGINES = {
 }
 QUESTION, ANSWER = "What is the capital of Italy? Answer in one sentence.", "The capital of Italy is Rome."
 DIMENSIONS = 384
-ONE_THREAD = {"arguments": {"threads": 1}}
-"""Threads that wait for each other are slow where several engines share two cores."""
+ARGUMENTS = {SPEECH: {**ONE_THREAD, **SAME_SPEECH}}
+"""Of others, one thread."""
 LOADS_WITHIN = 120
 TURNS_WITHIN = timedelta(seconds=100)
 """A turn takes less than a second of an idle core, and ten of a busy one."""
@@ -48,9 +48,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetOfHosts]:
                 fleet.take(image, host)
         fleet.wait_live()
         fleet.gateway.start()
-        chat = fleet.node().post(f"/v1/services/{CHAT}:start", {"hosts": [*ENGINES], **ONE_THREAD})["operations"]
+        chat = start(fleet, CHAT, hosts=[*ENGINES], arguments=ONE_THREAD)
         others = [
-            start_one(fleet, service, hosts=[host], **ONE_THREAD)
+            start_one(fleet, service, hosts=[host], arguments=ARGUMENTS.get(service, ONE_THREAD))
             for host, engines in ENGINES.items()
             for service in engines
             if service != CHAT

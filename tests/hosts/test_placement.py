@@ -10,7 +10,7 @@ from datetime import timedelta
 import psutil
 import pytest
 from engines.conftest import script
-from hosts.conftest import VLLM, WEIGHTS, offer_dials, on_any_cpu
+from hosts.conftest import OTHER_WEIGHTS, VLLM, WEIGHTS, dial_in_place, offer_dials, on_any_cpu
 from hosts.requests import (
     CPU_ROUTE,
     ended,
@@ -30,6 +30,7 @@ from lab.parts import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
 LLM = "svc-vllm-glm-4.7-flash"
+OTHERS_OF_THE_PROFILE = "svc-asr-sensevoicesmall", "svc-tts-qwen3-tts-0.6b"
 MB = 1_000_000
 WAITERS_BEGIN_WITHIN = 8.0
 """Seconds after capacity was freed."""
@@ -47,6 +48,7 @@ def fleet_of_this_file(fleet_of_this_file):
         greedy={"limits": {"memory": "4GB"}},
         giant={"image": "elsewhere/giant:1", "image_size": "90TB", "requires": on_any_cpu(memory="3.9GB")},
     )
+    fleet_of_this_file.offer_all(*((name, dial_in_place()) for name in ("funasr-sensevoice-cpu", "qwen-tts-cpu")))
     return fleet_of_this_file
 
 
@@ -103,6 +105,22 @@ def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet)
     third = start_one(fleet, "svc-vllm-3", engine=VLLM, model_path=WEIGHTS)
     (reason,) = until_waiting(fleet, third)
     assert "spark-01: needs 48 GB memory (host: 19.2 GB free)" in reason
+
+
+def test_the_gb10_profile_brings_up_its_three_services_side_by_side_within_its_memory(fleet):
+    node = fleet.node()
+
+    applied = node.aima("profile", "apply", "nvidia-gb10", "--wait")
+
+    assert applied.returncode == 0, applied.stderr
+    succeeded = [line for line in applied.stdout.splitlines() if line.startswith("✓")]
+    assert {line.split()[1] for line in succeeded} == {LLM, *OTHERS_OF_THE_PROFILE}
+    hosts = {each["id"]: each["instances"][0]["host"] for each in node.record("service", "list")}
+    assert hosts == dict.fromkeys([LLM, *OTHERS_OF_THE_PROFILE], "spark-01")
+    models = {each["name"]: each["files"] for each in node.record("model", "list")}
+    assert [models[name] for name in (WEIGHTS, *OTHER_WEIGHTS)] == [["spark-01"]] * 3
+    again = node.aima("profile", "apply", "nvidia-gb10", "--wait")
+    assert (again.returncode, again.stderr) == (0, "Unchanged: it runs as asked.\n")
 
 
 # CPU hosts ------------------------------------------------------------------------------------------------------------

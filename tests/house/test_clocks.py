@@ -29,6 +29,7 @@ LOOK_AT_THE_CLOCK = {
     "aima_api/up/app.py": "which lines of its parts are this run's",
     "aima_api/cli/tables.py": "how long ago something was, for people",
     "aima_api/routes/logs.py": "what `--since 10m` means",
+    "aima_core/logs/access.py": "the time of a line",
     "aima_worker/dataplane/server.py": "when the token of a gateway expires",
     "aima_worker/logs/buffer.py": "when the last lines were stored, for people",
     "aima_worker/logs/collector.py": "which lines were said before this worker",

@@ -17,7 +17,7 @@ import httpx2
 from lab.commands import SIGNING_KEY
 from lab.parts import eventually, free_port
 
-UP_WITHIN = timedelta(seconds=30)
+UP_WITHIN = timedelta(seconds=60)
 CLIENTS = 4
 """Concurrent requests."""
 

@@ -193,9 +193,9 @@ class FleetOfHosts:
         return reference
 
     def offer(self, engine: str, **changes: Any) -> None:
-        """Change the catalog's entry of an engine, such as its `image`; restarts the API nodes.
+        """Change the catalog's entry of an engine, such as its `image`; the live API nodes read it again.
 
-        With another `name` and `type` an engine is added.
+        None removes a field. With another `name` and `type` an engine is added.
         """
         self.offer_all((engine, changes))
 
@@ -203,14 +203,16 @@ class FleetOfHosts:
         """The same for several engines."""
         for engine, changes in changed:
             file = next((ROOT / "catalog/engines").rglob(f"{engine}.yaml"))
-            entry = {**yaml.safe_load(file.read_text()), **changes}
+            merged = {**yaml.safe_load(file.read_text()), **changes}
+            entry = {name: value for name, value in merged.items() if value is not None}
             if "image" in changes and "pull" not in changes:
                 entry["pull"] = "never" if entry["image"].startswith("aima/") else "missing"
             overlay = self._catalog / f"engines/{entry['type']}/{entry['name']}.yaml"
             overlay.parent.mkdir(parents=True, exist_ok=True)
             overlay.write_text(yaml.safe_dump(entry))
-        self._at_once([node.kill for node in self.nodes])
-        self._all_start(*self.nodes)
+        for node in (node for node in self.nodes if node.alive):
+            mistakes = node.post("/v1/catalog:reload", {})["mistakes"]
+            assert not mistakes, mistakes
 
     def _all_start(self, *programs: Program) -> None:
         self._at_once([program.start for program in programs])

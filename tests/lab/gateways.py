@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 from lab.commands import SIGNING_KEY
 from lab.parts import eventually
-from lab.scripted_engine import ScriptedEngine
 
 from aima_api.gateway.app import GatewayServer
 from aima_core.domain.ids import InstanceId, OperationId
@@ -35,6 +34,11 @@ EVERYTHING = (
 )
 
 
+class Reachable(Protocol):
+    @property
+    def url(self) -> str: ...
+
+
 class Fleet:
     """Instances as hosts report them."""
 
@@ -43,7 +47,7 @@ class Fleet:
         self._services = ServiceStore(redis)
         self._fence = 0
 
-    def serves(self, engine: ScriptedEngine, instance: str = "svc-tiny-dial@alpha", **having: Any) -> None:
+    def serves(self, engine: Reachable, instance: str = "svc-tiny-dial@alpha", **having: Any) -> None:
         """Records a ready instance of the engine."""
         self._record(instance, Desired.RUNNING, InstanceState.READY, endpoint=engine.url, **having)
 
@@ -90,7 +94,7 @@ def gateway(redis_url: str, *, keys: tuple[str, ...] = (), **settings: Any) -> I
     thread.start()
     assert eventually(lambda: server.started or not thread.is_alive())
     address, port = server.servers[0].sockets[0].getsockname()[:2]
-    url = f"http://{address}:{port}"
+    url = f"{'https' if settings.get('tls') else 'http'}://{address}:{port}"
     try:
         with httpx2.Client(base_url=url, timeout=30) as client:
             yield RunningGateway(url, server, client)

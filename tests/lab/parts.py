@@ -41,11 +41,16 @@ def own_ports(first: int) -> range:
     return range(first, first + 10)
 
 
-def eventually(fact: Callable[[], bool], *, within: timedelta = timedelta(seconds=10)) -> bool:
-    """Whether `fact` becomes true in time; polled every 20 ms."""
+def eventually(
+    fact: Callable[[], bool],
+    *,
+    within: timedelta = timedelta(seconds=10),
+    every: timedelta = timedelta(milliseconds=20),
+) -> bool:
+    """Whether `fact` becomes true in time."""
     deadline = time.monotonic() + within.total_seconds()
     while time.monotonic() < deadline:
         if fact():
             return True
-        time.sleep(0.02)
+        time.sleep(every.total_seconds())
     return fact()

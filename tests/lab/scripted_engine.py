@@ -111,8 +111,8 @@ class ScriptedEngine:
             ended = True
             return answer
         finally:
+            self.aborted += not ended  # before `busy`, for which tests wait
             self.busy -= 1
-            self.aborted += not ended
 
     async def _play(self, request: web.Request, body: bytes) -> web.StreamResponse:
         script = self.script

@@ -48,7 +48,7 @@ class SharedRedis(Program):
             "requirepass": REDIS_PASSWORD,
             "dir": str(home),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",  # `everysec` loses up to 2 s of writes while an fsync takes long
             "save": "",
         }
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]

@@ -32,7 +32,6 @@ def test_every_test_starts_with_an_empty_redis(round: int, redis: RedisClient) -
 @pytest.mark.redis
 def test_a_killed_redis_restarts_with_its_data(own_redis: RedisServer) -> None:
     with client_of(own_redis) as client:
-        client.config_set("appendfsync", "always")
         client.set(keys.UPKEEP, "yes", px=60_000)
 
     own_redis.kill()

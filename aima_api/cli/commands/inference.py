@@ -43,9 +43,10 @@ def asks_the_gateway(command: Command) -> Command:
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="The limit of each answer.")
 @asks_the_gateway
 def chat(gateway: Gateway, model: str, text: tuple[str, ...], system: str | None, max_tokens: int | None) -> None:
-    """Chat with a model: one question from TEXT or stdin, or a conversation on a terminal.
+    """Chat with a model.
 
-    The model is an alias, a model's id or a service's id.
+    TEXT or stdin is one question; without them, a terminal has a conversation. The model is an alias, a model's id or
+    a service's id.
     """
     messages = [{"role": "system", "content": system}] if system else []
     request: dict[str, Any] = {"model": model, "messages": messages}
@@ -72,7 +73,10 @@ def chat(gateway: Gateway, model: str, text: tuple[str, ...], system: str | None
 @text_argument
 @asks_the_gateway
 def embed(gateway: Gateway, model: str, text: tuple[str, ...]) -> None:
-    """Embed texts: each TEXT, or each line of stdin, is printed as one line of JSON with its numbers."""
+    """Print the embeddings of texts.
+
+    Each TEXT, or each line of stdin, is printed as one line of JSON with its numbers.
+    """
     texts = list(text) or [line for line in _text(()).splitlines() if line]
     request = {"model": model, "input": texts, "encoding_format": "float"}
     answer = _parsed(gateway, gateway.ask("/v1/embeddings", request), "data")
@@ -88,7 +92,10 @@ def embed(gateway: Gateway, model: str, text: tuple[str, ...]) -> None:
 @click.option("--speed", type=click.FloatRange(0.25, 4.0), default=1.0, show_default=True)
 @asks_the_gateway
 def speak(gateway: Gateway, model: str, text: tuple[str, ...], output: str | None, voice: str, speed: float) -> None:
-    """Speak TEXT, or stdin, into a WAV file."""
+    """Speak a text into a WAV file.
+
+    The text is TEXT, or stdin.
+    """
     if output is None and sys.stdout.isatty():
         raise click.UsageError("Specify --output FILE, or redirect stdout.", click.get_current_context())
     wanted = {"model": model, "input": _text(text), "voice": voice, "speed": speed, "response_format": "wav"}
@@ -103,7 +110,10 @@ def speak(gateway: Gateway, model: str, text: tuple[str, ...], output: str | Non
 @click.option("--language", metavar="CODE", help="Such as `en`; detected otherwise, where the engine can.")
 @asks_the_gateway
 def transcribe(gateway: Gateway, model: str, recording: BinaryIO, language: str | None) -> None:
-    """Print what is said in a recording; FILE `-` is stdin."""
+    """Print what is said in a recording.
+
+    FILE `-` is stdin.
+    """
     fields = {"model": model, "response_format": "json"} | ({"language": language} if language else {})
     name = Path(recording.name).name if isinstance(recording.name, str) else "recording.wav"
     answer = gateway.send_file("/v1/audio/transcriptions", recording.read(), name=name, fields=fields)

@@ -199,6 +199,8 @@ def list_services(api: Api, selected: Selected) -> RecordList:
 @calls_the_api
 def show(api: Api, service_ids: tuple[str, ...], revision: int | None, output: Format) -> int:
     """Show services and their instances; without ID, the instances of all services."""
+    from aima_api.cli.progress.watcher import inference_url
+
     if revision is not None:
         return _show_revision(api, service_ids, revision, output)
     if not service_ids:
@@ -213,10 +215,14 @@ def show(api: Api, service_ids: tuple[str, ...], revision: int | None, output: F
         if number:
             click.echo()
         traffic = service.pop("traffic", None) or {}
+        if (url := inference_url(service)) is None:
+            service.pop("inference_url", None)
         print_record({field: value for field, value in service.items() if field != "instances"}, output)
         click.echo()
         instances = [{**each, **traffic.get(each["id"], {})} for each in service["instances"]]
         columns = _INSTANCE_COLUMNS | (_TRAFFIC_COLUMNS if traffic else {})
+        if url is not None:
+            del columns["ENDPOINT"]
         print_records(instances, columns, row=_instance_row, nothing="No instances.")
     return code
 
@@ -299,7 +305,11 @@ def _service_row(service: dict[str, Any]) -> dict[str, Any]:
         "states": ", ".join([*refused, *(f"{count} {state}" for state, count in states.items())]),
         "age": age(service.get("created_at")),
         "hosts": [instance["id"].partition("@")[2] for instance in service["instances"]],
-        "endpoints": [instance["endpoint"] for instance in service["instances"] if instance.get("endpoint")],
+        "endpoints": [
+            instance["endpoint"]
+            for instance in service["instances"]
+            if instance.get("endpoint") and (service.get("expose") or not instance.get("serves"))
+        ],
         "reason": [instance["failure"]["message"] for instance in service["instances"] if instance.get("failure")],
     }
 

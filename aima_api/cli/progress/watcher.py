@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -62,7 +62,7 @@ def watch(api: Api, operations: Iterable[Operation], *, timeout: timedelta | Non
     except KeyboardInterrupt:
         _print_how_to_resume(trackers)
         return INTERRUPTED
-    code = _conclude(trackers, output)
+    code = _conclude(api, trackers, output)
     if output != "table":
         print_data([api.get(path_of("operations", tracker.operation.id)) for tracker in trackers], output)
     return code
@@ -132,12 +132,12 @@ def _apply(received: tuple[OperationTracker, Update | Exception] | str, display:
             display.show(tracker, update)
 
 
-def _conclude(trackers: list[OperationTracker], output: Format) -> int:
+def _conclude(api: Api, trackers: list[OperationTracker], output: Format) -> int:
     several = len(trackers) > 1
     failed = [tracker for tracker in trackers if not tracker.succeeded]
     for tracker in trackers:
         if tracker.succeeded:
-            _print_success(tracker, err=output != "table")
+            _print_success(tracker, _reached_at(api, tracker), err=output != "table")
     codes = [_print_failed(tracker, titled=several) for tracker in failed]
     if failed and several:
         names = ", ".join(sanitized(tracker.label) for tracker in failed)
@@ -145,11 +145,27 @@ def _conclude(trackers: list[OperationTracker], output: Format) -> int:
     return codes[0] if codes else 0
 
 
-def _print_success(tracker: OperationTracker, *, err: bool) -> None:
+def _reached_at(api: Api, tracker: OperationTracker) -> str | None:
+    """Of an instance that has become ready: its service's URL, else its own."""
+    if tracker.endpoint is None or tracker.operation.service is None:
+        return None
+    with suppress(AimaError, ApiError):  # the start has succeeded, also if its service is removed by now
+        return inference_url(api.get(path_of("services", tracker.operation.service))) or tracker.endpoint
+    return tracker.endpoint
+
+
+def inference_url(service: Mapping[str, Any]) -> str | None:
+    """Where applications reach a service through gateways; None if its instances are reached at their own ports."""
+    instances = service.get("instances", ())
+    served = any(each.get("serves") for each in instances)
+    return service.get("inference_url") if served and not service.get("expose") else None
+
+
+def _print_success(tracker: OperationTracker, reached_at: str | None, *, err: bool) -> None:
     """`✓ svc-asr-x on box: ready in 12 s at http://…`, its outcome, and the times of the phases that took any."""
     times = tracker.times()
     total = readable(sum((duration for _, duration in times), timedelta()))
-    endpoint = f" at {tracker.endpoint}" if tracker.endpoint else ""
+    endpoint = f" at {reached_at}" if reached_at else ""
     text = sanitized(f"{tracker.title}: {tracker.phase} in {total}{endpoint}")
     click.echo(f"{click.style('✓', fg='green')} {text}", err=err)
     if tracker.reason:

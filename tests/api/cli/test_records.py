@@ -431,6 +431,20 @@ def test_an_instance_is_shown_with_whether_it_serves_where_its_state_does_not_te
     assert re.split(r"  +", shown.out.splitlines()[-1])[1] == printed
 
 
+@pytest.mark.parametrize("expose", [False, True])
+def test_a_service_is_shown_with_the_url_of_the_gateways_or_its_exposed_ports(
+    script: StandIn, aima: Aima, expose: bool
+) -> None:
+    instance = {**INSTANCE, "state": "ready", "endpoint": "http://box:20000", "serves": ["chat"]}
+    service = {**STATUS, "expose": expose, "instances": [instance], "inference_url": "http://gateway:7090/v1"}
+    script.answer(f"GET /v1/services/{SERVICE}", service)
+    script.answer("GET /v1/services", {"items": [service], "next": None})
+
+    shown = aima("service", "show", SERVICE).out + aima("service", "list", "-o", "wide").out
+
+    assert (shown.count("http://gateway:7090/v1"), shown.count("http://box:20000")) == ((0, 2) if expose else (1, 0))
+
+
 def test_a_wide_listing_has_the_reason_and_a_listing_of_names_has_nothing_else(script: StandIn, aima: Aima) -> None:
     unhealthy = {
         "id": "svc-a-b@box",

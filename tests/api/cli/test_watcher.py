@@ -129,6 +129,26 @@ def test_several_hosts_get_a_line_each_and_the_first_failure_determines_the_exit
     assert sorted(outcome.out.splitlines()) + outcome.err.splitlines() == snapshot
 
 
+@pytest.mark.parametrize(
+    ("instance", "expose", "shown"),
+    [
+        ({"serves": ["chat"]}, False, "http://gateway:7090/v1"),
+        ({"serves": ["chat"]}, True, "http://127.0.0.1:20000"),
+        ({"serves": []}, False, "http://127.0.0.1:20000"),
+    ],
+)
+def test_a_start_ends_with_the_url_of_the_gateways_unless_the_instance_is_reached_at_its_port(
+    started: StandIn, aima: Aima, instance: dict[str, object], expose: bool, shown: str
+) -> None:
+    started.stream(an_event(1, "ready", after=2, name="end", endpoint="http://127.0.0.1:20000"))
+    service = {"expose": expose, "instances": [instance], "inference_url": "http://gateway:7090/v1"}
+    started.answer(f"GET /v1/services/{SERVICE}", service)
+
+    outcome = aima("service", "start", SERVICE, "--wait")
+
+    assert outcome.out.splitlines()[-2].endswith(f"ready in 2.0 s at {shown}")
+
+
 def test_with_json_stdout_contains_only_the_record(started: StandIn, aima: Aima) -> None:
     started.stream(an_event(1, "ready", name="end"))
     started.answer(f"GET /v1/operations/{ID}", an_operation(state="succeeded", phase="ready"))

@@ -13,7 +13,7 @@ from aima_api.controllers.failure_detector import detect_lost_hosts
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import OperationId
 from aima_core.redis import keys
-from aima_core.store.claims import ClaimStatus, ClaimStore
+from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore, NotClaimable
 
 AFTER = timedelta(seconds=60)
 SERVICE = "svc-tiny-dial"
@@ -297,19 +297,20 @@ def test_an_operation_without_events_is_redelivered(node, redis, redis_url, work
 
 
 @pytest.mark.redis
-def test_a_start_that_moves_stops_the_copy_on_an_offline_host_once_it_is_back(node, redis, redis_url, worker):
+def test_a_start_that_moves_stops_the_copy_on_an_offline_host_once_the_new_one_is_ready(node, redis, redis_url, worker):
     ScriptedWorker(redis, "beta")
-    node_start = node.start(replicas=2)
-    for operation, host in zip(node_start, ("alpha", "beta"), strict=True):
+    for operation, host in zip(node.start(replicas=2), ("alpha", "beta"), strict=True):
         ScriptedWorker(redis, host).is_ready(operation)
-    ScriptedWorker(redis, "gamma")
+    gamma = ScriptedWorker(redis, "gamma")
     silence(redis, worker)
 
-    again = node.start(replicas=2)
+    again = {each["route"]: each for each in node.start(replicas=2)}
 
-    assert sorted(each["route"] for each in again) == ["host.beta", "host.gamma"]
+    assert sorted(again) == ["host.beta", "host.gamma"]
     (stop,) = waiting_on(redis_url, "host.alpha.stop")
-    assert node.operation(stop)["fence"] < min(each["fence"] for each in again)
+    assert worker.claim(stop) == NotClaimable("it waits for a start")
+    gamma.is_ready(again["host.gamma"])
+    assert isinstance(worker.claim(stop), Claimed)
 
 
 @pytest.mark.redis
@@ -317,11 +318,12 @@ def test_a_start_that_moves_stops_the_copy_on_a_host_whose_docker_engine_is_unav
     ScriptedWorker(redis, "beta")
     for operation, host in zip(node.start(replicas=2), ("alpha", "beta"), strict=True):
         ScriptedWorker(redis, host).is_ready(operation)
-    ScriptedWorker(redis, "gamma")
+    gamma = ScriptedWorker(redis, "gamma")
     ScriptedWorker(redis, "alpha", runtime_answers=False)
 
-    again = node.start(replicas=2)
+    again = {each["route"]: each for each in node.start(replicas=2)}
 
-    assert sorted(each["route"] for each in again) == ["host.beta", "host.gamma"]
+    assert sorted(again) == ["host.beta", "host.gamma"]
     (stop,) = waiting_on(redis_url, "host.alpha.stop")
-    assert node.operation(stop)["fence"] < min(each["fence"] for each in again)
+    gamma.is_ready(again["host.gamma"])
+    assert isinstance(worker.claim(stop), Claimed)

@@ -9,6 +9,7 @@ import pytest
 from api.node import SERVICE, ScriptedWorker, waiting_on
 from lab.keyspace import odd_keys
 
+from aima_core.domain.hosts import HostUsage
 from aima_core.domain.ids import InstanceId, OperationId, ServiceId
 from aima_core.domain.resources import Allocation
 from aima_core.errors import HostLives
@@ -16,6 +17,7 @@ from aima_core.queue.notifier import encode_message
 from aima_core.redis import keys
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore, Membership
+from aima_core.store.operations import now
 from aima_core.store.ports import PortStore
 
 pytestmark = pytest.mark.redis
@@ -62,6 +64,7 @@ def test_no_key_of_a_forgotten_host_remains(node, redis, worker):
     redis.set(keys.last_lines(instance), "its last words")
     redis.set(keys.last_lines(InstanceId("svc-tiny-removed@alpha")), "its last words")
     redis.hset(keys.SERVICES_AT, mapping={SERVICE: "alpha", OTHER: "beta"})
+    hosts.report_usage(HostUsage(host=worker.name, at=now(), cpu=1, memory=1, instances={}))
     redis.zadd(keys.slots(worker.name), {"an operation": 1})
     redis.zadd(keys.ROUTES, {"host.alpha": 1, "host.beta": 1})
     node.start(OTHER, hosts=["alpha"])

@@ -24,6 +24,7 @@ VALUES: dict[str, Any] = {
     "route": "cpu.amd64",
     "replicas": 3,
     "port": 20005,
+    "expose": True,
     "arguments": {"flood": 3, "memory": 2},
     "resources": {"memory": "1000000000B", "cores": 2},
     "limits": {"pids": 100},

@@ -15,7 +15,7 @@ def test_a_certified_gateway_is_admitted_by_the_data_planes_of_the_installation(
     answer = node.post("/v1/gateways", {"public_key": GATEWAY.public})
 
     assert answer.status_code == 201, answer.text
-    assert answer.json()["lifetime"] == 300
+    assert answer.json()["lifetime"] == 900
     tokens = TokenSigner(GATEWAY, now=now)
     tokens.certify(SignedText.model_validate(answer.json()["certificate"]))
     keys = KeyRing([PUBLIC_KEY])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from api.node import SERVICE, ScriptedWorker
+from api.node import SERVICE, ScriptedWorker, as_listed
 
 from aima_api.routes.services import ServiceStatus
 from aima_core.domain.hosts import HostUsage
@@ -13,6 +13,7 @@ from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 from aima_core.store.ports import PortStore
+from aima_core.store.traffic import Traffic, TrafficStore
 
 pytestmark = pytest.mark.redis
 
@@ -80,13 +81,25 @@ def test_a_listing_shows_each_service_like_the_service_alone(node, redis):
 
     listed = node.get("/v1/services").json()["items"]
 
-    assert listed == [node.get(f"/v1/services/{each['id']}").json() for each in listed]
+    shown = [node.get(f"/v1/services/{each['id']}").json() for each in listed]
+    assert listed == [as_listed(each) for each in shown]
     assert [[each["id"] for each in service["instances"]] for service in listed] == [
         ["svc-tiny-dial@alpha"],
         ["svc-tiny-dial-b@beta"],
     ]
     assert [service["instances"][0]["state"] for service in listed] == ["ready", "unknown"]
-    assert [ServiceStatus.model_validate(each).model_dump(mode="json") for each in listed] == listed
+    assert [ServiceStatus.model_validate(each).model_dump(mode="json") for each in shown] == shown
+
+
+def test_a_service_alone_has_the_traffic_of_its_instances_from_all_gateways(node, redis, worker):
+    worker.is_ready(node.start()[0])
+    own, other = f"{SERVICE}@alpha", f"{SERVICE}-b@alpha"
+    TrafficStore(redis).publish("one", {own: Traffic(2, 30), other: Traffic(9, 9)})
+    TrafficStore(redis).publish("two", {own: Traffic(1, 4)})
+
+    shown = node.get(f"/v1/services/{SERVICE}").json()
+
+    assert shown["traffic"] == {own: {"in_flight": 3, "per_minute": 34}}
 
 
 def test_the_last_page_has_no_next_page(node):

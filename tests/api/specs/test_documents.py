@@ -30,6 +30,7 @@ WHOLE: dict[str, Any] = {
     "route": "cpu.amd64",
     "replicas": 3,
     "port": 20005,
+    "expose": True,
     "pull": "always",
     "arguments": {"flood": 3, "ratio": 0.5, "greedy": True, "last-words": "on"},
     "environment": {"MODE": "1.0", "EMPTY": ""},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lab.commands import a_start_of
@@ -11,10 +12,13 @@ from lab.parts import own_ports
 
 from aima_core.redis import keys
 from aima_core.settings import Settings
+from aima_worker.operations.ports import raise_if_in_use
 
 pytestmark = pytest.mark.redis
 
 PORTS = own_ports(18600)
+CHECKS = 3000
+"""More than enough for two that listen to meet."""
 
 
 @pytest.fixture
@@ -35,6 +39,15 @@ def test_an_explicitly_requested_port_in_use_fails_the_start_and_names_its_holde
     assert outcome.code == "port_taken"
     assert f"(pid {os.getpid()})" in outcome.operation.failure.message
     assert_nothing_is_left(desk)
+
+
+def test_workers_that_check_one_port_at_once_do_not_find_it_in_use_by_each_other():
+    def check_often(_):
+        for _ in range(CHECKS):
+            raise_if_in_use("127.0.0.1", PORTS[0])
+
+    with ThreadPoolExecutor(2) as workers:
+        assert list(workers.map(check_often, range(2))) == [None, None]
 
 
 def test_a_port_outside_the_range_of_the_host_is_refused(desk):

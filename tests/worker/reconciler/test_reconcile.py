@@ -10,7 +10,7 @@ import pytest
 from lab.commands import SERVICE, a_spec_of, a_start_of, a_stop_of, granted_to
 from lab.parts import eventually
 
-from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.ids import HostName, OperationId, ServiceId, SignedText
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.resources import Allocation
 from aima_core.domain.services import Desired, Instance, InstanceState
@@ -240,6 +240,20 @@ def test_an_engine_that_exited_meanwhile_is_restarted(desk, watch, ready, runtim
 
     assert looks_until(watch, lambda: runtime.find(NAME).status is Status.RUNNING)
     assert looks_until(watch, lambda: record(desk).state is InstanceState.READY)
+
+
+def test_a_record_whose_last_writes_are_lost_follows_the_container_of_the_later_start(desk, watch, ready, redis):
+    service, older = ServiceId(SERVICE), redis.dump(keys.instance(ready.id))
+    spec = redis.get(keys.service(service))
+    newer = a_start_of(port=18577).model_copy(update={"spec": SignedText(**dict(a_spec_of(revision=2).record))})
+    later = desk.run_command(newer).instance
+
+    redis.restore(keys.instance(ready.id), 0, older, replace=True)
+    redis.set(keys.service(service), spec)
+
+    assert looks_until(watch, lambda: record(desk).model_copy(update={"since": later.since}) == later)
+    assert desk.host.services.get(service).spec.revision == 2
+    assert desk.leases() == [18577]
 
 
 # Abandoned starts -------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_starts_of_several_services_read_the_allocations_of_their_hosts_at_once(
 
     started = starts.start_each([StartRequest(id, ServiceOptions(port=20001), Mandate("tests")) for id in services])
 
-    assert [each[0].host for each in started if isinstance(each, list)] == list(services.values())
+    assert [each[0].route.host for each in started if isinstance(each, list)] == list(services.values())
     assert allocations.read == [set(services.values())]
 
 

@@ -76,6 +76,7 @@ def test_submissions_are_measured() -> None:
     assert [row.split(", against ")[1].split("  ")[0] for row in rows] == [
         "an apply_async loop",
         "Flower's async-apply",
+        "new ones",
         "an apply_async loop",
     ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from lab.images import references
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +69,7 @@ def test_a_pull_is_measured_and_no_image_is_left_behind() -> None:
 
 def _pulled_images() -> set[str]:
     with closing(docker.from_env()) as engine:
-        return {tag for image in engine.images.list() for tag in image.tags if "bench/layers" in tag}
+        return {reference for reference in references(engine) if "bench/layers" in reference}
 
 
 @pytest.mark.redis

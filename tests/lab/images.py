@@ -25,6 +25,12 @@ BUSYBOX_IMAGE = "aima-lab/busybox:2"
 _APPLETS = ("sh", "httpd", "sleep", "seq", "sed", "head", "tail", "tr", "printf", "cat", "echo", "id", "touch", "env")
 
 
+def references(client: docker.DockerClient) -> list[str]:
+    """The tags and digests of all images by one request; `images.list` inspects each one, which may be gone by then."""
+    listed = client.api.images(all=True)
+    return [reference for each in listed for kind in ("RepoTags", "RepoDigests") for reference in each[kind] or ()]
+
+
 def engine_client(address: str | None) -> docker.DockerClient:
     """Of the engine at that address; None for the shared one."""
     return docker.DockerClient(address) if address else docker.from_env()

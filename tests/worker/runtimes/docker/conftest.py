@@ -11,6 +11,7 @@ import pytest
 from contract.bench import Bench
 from contract.on_docker import DockerBench
 from docker.errors import ImageNotFound
+from lab.images import references
 from lab.proxy import Proxy, proxy
 from lab.registry import Registry, registry
 
@@ -55,8 +56,7 @@ def new_name() -> Iterator[str]:
     name = f"pulled-{uuid.uuid4().hex[:12]}"
     yield f"{name}:1"
     with closing(docker.from_env()) as client:
-        for image in client.images.list(all=True):
-            for reference in [*image.tags, *image.attrs.get("RepoDigests", [])]:
-                if name in reference:
-                    with suppress(ImageNotFound):
-                        client.images.remove(reference, force=True)
+        for reference in references(client):
+            if name in reference:
+                with suppress(ImageNotFound):
+                    client.images.remove(reference, force=True)

@@ -121,7 +121,7 @@ class Aima(Commands):
 
     def containers(self) -> list[Any]:
         label = f"aima.installation={self.environment['AIMA_INSTALLATION']}"
-        return list(docker.from_env().containers.list(all=True, filters={"label": label}))
+        return list(docker.from_env().containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
     def log(self) -> str:
         return (self.directory / "up.log").read_text()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -73,10 +74,10 @@ class GatewayMetrics:
         self.aborted = Counter(
             "aima_gateway_aborted", "Requests whose client left.", ("model", "instance"), registry=registry
         )
-        self._counted: dict[tuple[str, str, str, str, int], Counter] = {}
-        """A cache of the children of `requests` by their labels: to find one there costs more than to count."""
-        self._first_bytes: dict[tuple[str, str], Histogram] = {}
-        self._counted_tokens: dict[tuple[str, str, str, bool], Counter] = {}
+        # Caches of their children by labels: to look one up costs more than to count.
+        self._requests_of = cache(self.requests.labels)
+        self._first_byte_of = cache(self.first_byte.labels)
+        self._tokens_of = cache(self.tokens.labels)
         self._gaps: dict[tuple[str, str], Gaps] = {}
         ProcessCollector(registry=registry)
         registry.register(_Instances(self._gaps, backends, waiting))
@@ -87,25 +88,16 @@ class GatewayMetrics:
         total.total += gaps.total
 
     def count_request(self, operation: str, model: str, instance: str, key: str, status: int) -> None:
-        labels = operation, model, instance, key, status
-        if (counter := self._counted.get(labels)) is None:
-            counter = self._counted[labels] = self.requests.labels(*labels)
-        counter.inc()
+        self._requests_of(operation, model, instance, key, status).inc()
 
     def observe_first_byte(self, backend: Backend, seconds: float) -> None:
-        labels = backend.model, backend.instance
-        if (histogram := self._first_bytes.get(labels)) is None:
-            histogram = self._first_bytes[labels] = self.first_byte.labels(*labels)
-        histogram.observe(seconds)
+        self._first_byte_of(backend.model, backend.instance).observe(seconds)
 
     def add_tokens(self, backend: Backend, key: str, usage: TokenUsage) -> None:
+        estimated = "true" if usage.estimated else "false"
         for direction, number in (("input", usage.input), ("output", usage.output)):
             if number:
-                labels = backend.model, key, direction, usage.estimated
-                if (counter := self._counted_tokens.get(labels)) is None:
-                    counter = self.tokens.labels(backend.model, key, direction, str(usage.estimated).lower())
-                    self._counted_tokens[labels] = counter
-                counter.inc(number)
+                self._tokens_of(backend.model, key, direction, estimated).inc(number)
 
     def read(self) -> bytes:
         return generate_latest(self._registry)

@@ -1,6 +1,7 @@
 """The access log: one logfmt line per request, like other log events, but rendered at once and written in batches.
 
-A log event costs a gateway a fifth of a request, half of it for the write. A crash loses the lines of the last batch.
+A log event costs a gateway a fifth of a request, half of it for the write. A crash loses the lines of the last batch,
+and so does a write that fails, as on a full disk: requests must not fail with it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from aima_core.logs.sanitize import sanitized_lines
@@ -45,8 +47,9 @@ class AccessLog:
 
     def flush(self) -> None:
         if self._lines:
-            self._write("".join(self._lines))
-            self._lines.clear()
+            batch, self._lines = self._lines, []
+            with suppress(OSError, ValueError):  # ValueError: the stream is closed
+                self._write("".join(batch))
 
 
 def logfmt(value: object) -> str:

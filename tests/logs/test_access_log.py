@@ -52,3 +52,20 @@ def test_lines_are_written_at_a_flush_and_when_a_batch_is_full():
 
     assert [text.count("\n") for text in written] == [1, BATCH]
     assert written[0].endswith('level=info event="request answered" request=id-1\n')
+
+
+@pytest.mark.parametrize("failure", [OSError("No space left on device"), ValueError("I/O operation on closed file")])
+def test_a_write_that_fails_loses_its_lines_and_no_request(failure):
+    written = []
+
+    def write(text):
+        written.append(text)
+        if len(written) == 1:
+            raise failure
+
+    log = AccessLog(write)
+    for number in range(BATCH + 1):
+        log.add("request answered", request=number)
+    log.flush()
+
+    assert [text.count("\n") for text in written] == [BATCH, 1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aima_api.cli.endpoints import direct_endpoints, inference_url
 from aima_api.cli.options import (
     DurationType,
     ResourceGroup,
@@ -199,8 +200,6 @@ def list_services(api: Api, selected: Selected) -> RecordList:
 @calls_the_api
 def show(api: Api, service_ids: tuple[str, ...], revision: int | None, output: Format) -> int:
     """Show services and their instances; without ID, the instances of all services."""
-    from aima_api.cli.progress.watcher import inference_url
-
     if revision is not None:
         return _show_revision(api, service_ids, revision, output)
     if not service_ids:
@@ -305,11 +304,7 @@ def _service_row(service: dict[str, Any]) -> dict[str, Any]:
         "states": ", ".join([*refused, *(f"{count} {state}" for state, count in states.items())]),
         "age": age(service.get("created_at")),
         "hosts": [instance["id"].partition("@")[2] for instance in service["instances"]],
-        "endpoints": [
-            instance["endpoint"]
-            for instance in service["instances"]
-            if instance.get("endpoint") and (service.get("expose") or not instance.get("serves"))
-        ],
+        "endpoints": direct_endpoints(service),
         "reason": [instance["failure"]["message"] for instance in service["instances"] if instance.get("failure")],
     }
 

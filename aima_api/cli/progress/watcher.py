@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import click
 
+from aima_api.cli.endpoints import inference_url
 from aima_api.cli.errors import print_failure, report_error
 from aima_api.cli.main import INTERRUPTED
 from aima_api.cli.nodes import ApiNodes
@@ -152,13 +153,6 @@ def _reached_at(api: Api, tracker: OperationTracker) -> str | None:
     with suppress(AimaError, ApiError):  # the start has succeeded, also if its service is removed by now
         return inference_url(api.get(path_of("services", tracker.operation.service))) or tracker.endpoint
     return tracker.endpoint
-
-
-def inference_url(service: Mapping[str, Any]) -> str | None:
-    """Where applications reach a service through gateways; None if its instances are reached at their own ports."""
-    instances = service.get("instances", ())
-    served = any(each.get("serves") for each in instances)
-    return service.get("inference_url") if served and not service.get("expose") else None
 
 
 def _print_success(tracker: OperationTracker, reached_at: str | None, *, err: bool) -> None:

@@ -41,7 +41,6 @@ def test_without_a_docker_engine_the_doctor_says_how_to_install_one(monkeypatch:
     assert "docker" in docker.fix
 
 
-@pytest.mark.docker
 def test_a_mistake_in_the_overlay_of_the_catalog_is_a_finding(monkeypatch: Env, tmp_path: Path) -> None:
     monkeypatch.setenv("AIMA_API__CATALOG", str(a_catalog(tmp_path)))
     assert [each.verdict for each in about("catalog")] == [CheckStatus.OK]
@@ -53,6 +52,7 @@ def test_a_mistake_in_the_overlay_of_the_catalog_is_a_finding(monkeypatch: Env, 
     assert "parrot-cpu.yaml:" in finding.message
 
 
+@pytest.mark.docker
 def test_a_docker_engine_that_answers_is_listed_with_its_version() -> None:
     assert any("Docker Engine" in each.message and each.verdict is CheckStatus.OK for each in about("Docker"))
 
@@ -104,6 +104,7 @@ def test_a_failing_driver_is_a_finding_with_its_remedy(as_reported: Told) -> Non
 
 
 @pytest.mark.parametrize(("gives", "verdict"), [(True, CheckStatus.OK), (False, CheckStatus.FAILED)])
+@pytest.mark.docker
 def test_a_docker_engine_that_provides_no_gpus_is_a_finding(
     as_reported: Told, gives: bool, verdict: CheckStatus
 ) -> None:

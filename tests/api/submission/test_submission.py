@@ -167,6 +167,18 @@ def test_replicas_are_placed_on_distinct_suitable_live_hosts(node, redis):
     assert [each["route"] for each in operations] == ["host.beta", "host.gamma"]
 
 
+def test_many_starts_of_one_service_are_compared_with_each_other_once(node, redis):
+    hosts = 40
+    for number in range(hosts):
+        ScriptedWorker(redis, f"host-{number:02}")
+    redis.config_resetstat()
+
+    assert len(node.start(replicas=hosts)) == hosts
+
+    reads = redis.info("commandstats").get("cmdstat_hmget", {"calls": 0})
+    assert reads["calls"] < hosts
+
+
 def test_replicas_go_first_to_hosts_that_run_the_service(node, redis):
     for name in ("alpha", "beta", "gamma"):
         worker = ScriptedWorker(redis, name)

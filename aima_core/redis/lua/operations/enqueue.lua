@@ -23,6 +23,7 @@ local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = u
 local texts = {unpack(ARGV, 14)}
 local now, published = now_ms(), {}
 local joins, joining = {}, {} -- the other start of each that joined; whether all starts of a change do
+local active_starts = {} -- by service
 groups = cjson.decode(groups)
 
 local function filled(template, own)
@@ -58,16 +59,38 @@ local function store_superseded(own, group)
   redis.call('EXPIRE', log, ended_ttl)
 end
 
-local function joined(own, group)
-  if not group.asks_for then return nil end
-  for _, id in ipairs(set(starts_prefix .. group.service)) do
+local function add_start(starts, id, asks_for, route, host)
+  for _, key in ipairs({asks_for, asks_for .. route, host and asks_for .. '@' .. host or nil}) do
+    starts[key] = starts[key] or {}
+    table.insert(starts[key], id)
+  end
+end
+
+-- The starts of a service that have not ended: ids by what they ask for, with their route, and with their host. They are
+-- read once, since each of a thousand starts of one service looks for another.
+local function starts_of(service)
+  if active_starts[service] then return active_starts[service] end
+  local starts = {}
+  for _, id in ipairs(set(starts_prefix .. service)) do
     local state, asks_for, route, host, cancelled =
       unpack(hash_values(operation_prefix .. id, 'state', 'asks_for', 'route', 'host', 'cancel'))
     if state ~= 'queued' and state ~= 'running' then
-      redis.call('SREM', starts_prefix .. group.service, id)
-    elseif id ~= own.id and asks_for == group.asks_for and not cancelled then
-      local same_host = route == own.route or (own.host and host == own.host)
-      if group.alone or same_host then return id end
+      redis.call('SREM', starts_prefix .. service, id)
+    elseif asks_for and route and not cancelled then
+      add_start(starts, id, asks_for, route, host)
+    end
+  end
+  active_starts[service] = starts
+  return starts
+end
+
+local function joined(own, group)
+  if not group.asks_for then return nil end
+  local starts, where = starts_of(group.service), {own.route, own.host and '@' .. own.host or nil}
+  if group.alone then where = {''} end
+  for _, each in ipairs(where) do
+    for _, id in ipairs(starts[group.asks_for .. each] or {}) do
+      if id ~= own.id then return id end
     end
   end
 end
@@ -114,6 +137,7 @@ local function enqueue(own, group, order, message)
     redis.call('HSET', record, 'asks_for', group.asks_for)
     delete_unless('set', starts_prefix .. group.service)
     redis.call('SADD', starts_prefix .. group.service, own.id)
+    add_start(starts_of(group.service), own.id, group.asks_for, own.route)
   end
   if group.after then
     redis.call('HSET', record, 'after', starts_before(group))

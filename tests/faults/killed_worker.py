@@ -1,7 +1,8 @@
-"""A worker process that executes one operation on a real Docker Engine, and is killed by SIGKILL after its n-th write.
+"""A worker process that executes one operation on a real Docker Engine, and is killed by SIGKILL after a write.
 
-A write is one to Redis, to the container runtime or to the state directory: as `tests/worker/operations/test_kills.py`
-counts them. It exits 0 if it made fewer.
+A write is one to Redis, to the container runtime or to the state directory, known by the name of its script or function:
+their total number depends on how often a slow Docker Engine lets the claim be renewed. It exits 0 if it does not come
+so far.
 """
 
 from __future__ import annotations
@@ -22,29 +23,32 @@ from aima_worker.execution.executor import execute
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 
-def main(settings: str, redis_url: str, operation: str, writes: int) -> None:
-    left = [writes]
-    for owner, name in ((Scripts, "__call__"), (Scripts, "each"), (DockerSdkRuntime, "run")):
-        killed_after(left, owner, name)
-    killed_after(left, DockerSdkRuntime, "remove")
-    killed_after(left, fences, "write_atomically")
+def main(settings: str, redis_url: str, operation: str, write: str, times: int) -> None:
+    """`write` is `services/restore`, `run`, `remove` or `write_atomically`; it is killed after so many of them."""
+    left = [times]
+    killed_after(Scripts, "__call__", if_named=write, left=left)
+    killed_after(Scripts, "each", if_named=write, left=left)
+    for owner, name in ((DockerSdkRuntime, "run"), (DockerSdkRuntime, "remove"), (fences, "write_atomically")):
+        if name == write:
+            killed_after(owner, name, left=left)
     link, runtime = command_link(redis_url), DockerSdkRuntime(host="alpha")
     with host_of(Settings.model_validate_json(settings), link, runtime) as host:
         execute(host, OperationId(operation))
 
 
-def killed_after(left: list[int], owner: Any, name: str) -> None:
+def killed_after(owner: Any, name: str, *, left: list[int], if_named: str | None = None) -> None:
     original = getattr(owner, name)
 
     def call(*args: Any, **more: Any) -> Any:
         result = original(*args, **more)
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if if_named is None or if_named in args:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
         return result
 
     setattr(owner, name, call)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(*sys.argv[1:5], times=int(sys.argv[5]))

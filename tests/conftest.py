@@ -46,11 +46,13 @@ def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
     """The tests of the Docker Engine begin where the second xdist worker begins, exclusive ones first.
 
     xdist gives each worker a run of tests of equal length, and an idle worker steals from the end of another's. So
-    the other workers need no Docker Engine during an exclusive test, and no long test is the last.
+    the other workers need no Docker Engine during an exclusive test, and no long test is the last. The other tests of
+    their files follow at once, for the same fixtures.
     """
-    sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE]
-    others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE]
-    sharing.sort(key=lambda item: ("alone" not in marks_of(item), "hosts" not in item.path.parts, not is_slow(item)))
+    exclusive = {item.path for item in items if "alone" in marks_of(item)}
+    sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE or item.path in exclusive]
+    others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE and item.path not in exclusive]
+    sharing.sort(key=lambda item: (item.path not in exclusive, "hosts" not in item.path.parts, not is_slow(item)))
     others.sort(key=lambda item: not is_slow(item))
     first = len(items) // workers
     return others[:first] + sharing + others[first:]

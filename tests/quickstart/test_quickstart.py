@@ -12,11 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from engines.conftest import build_image
 from lab.parts import eventually
 
 ROOT = Path(__file__).parents[2]
 NOT_CLONED = shutil.ignore_patterns(".venv", ".git", "var", ".*_cache", "__pycache__")
-ENGINE_IMAGE = "aima/llamacpp-smollm2"
+ENGINE_IMAGE = "aima/llamacpp-smollm2:1"
 WITHIN = 240
 INTERRUPTED = 130
 
@@ -52,6 +53,7 @@ def test_the_model_answers_and_nothing_is_left_behind(clone: Path, directory: Pa
 @pytest.mark.docker
 @pytest.mark.alone
 def test_ctrl_c_leaves_nothing_behind_and_is_reported_with_its_exit_code(clone: Path, directory: Path) -> None:
+    build_image(ENGINE_IMAGE)  # kept for the tests that follow
     before = what_there_is()
 
     with running(clone, directory) as process:
@@ -143,7 +145,7 @@ def no_index() -> dict[str, str]:
 def what_there_is() -> set[str]:
     """The quickstart containers of this machine, and its images of the engine."""
     containers = docker("ps", "--all", "--format", '{{.Names}} {{.Label "aima.installation"}}')
-    images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", ENGINE_IMAGE)
+    images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", ENGINE_IMAGE.partition(":")[0])
     return {line for line in containers if " qs" in line} | set(images)
 
 

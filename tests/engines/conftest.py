@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -29,8 +29,6 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 from aima_worker.runtimes.process.runtime import ProcessRuntime
 
 REPOSITORY = Path(__file__).parents[2]
-ENGINES = ("dial", "espeak", "llamacpp-smollm2", "pocketsphinx")
-"""Those that are run natively, too."""
 ONE_THREAD: dict[str, Scalar] = {"threads": 1}
 """Threads that wait for each other are slow where several engines share two cores."""
 SAME_SPEECH: dict[str, Scalar] = {"noise-scale": 0, "noise-w-scale": 0}
@@ -71,9 +69,10 @@ class Running:
 class Starter:
     """Starts an engine of the catalog on one kind of runtime."""
 
-    def __init__(self, runtime: ContainerRuntime, *, native: bool) -> None:
+    def __init__(self, runtime: ContainerRuntime, *, prefix: Path | None = None) -> None:
+        """Native programs are installed below `prefix`; without it, engines run in containers."""
         self._runtime = runtime
-        self._native = native
+        self._prefix = prefix
         self._started: list[str] = []
 
     def __call__(self, engine: str, *, wait: bool = True, **arguments: Scalar) -> Running:
@@ -94,10 +93,12 @@ class Starter:
 
     def _spec(self, entry: Engine, arguments: dict[str, Scalar]) -> ContainerSpec:
         port = free_port()
-        if not self._native:
-            build_image(entry.image)
         assert entry.native is not None
-        command = entry.native.command if self._native else entry.command
+        command = entry.native.command if self._prefix else entry.command
+        if self._prefix:
+            install_natively(self._prefix, command[0].removeprefix("aima-"))
+        else:
+            build_image(entry.image)
         filled = {"{address}": "127.0.0.1", "{port}": str(port)}
         return ContainerSpec(
             name=f"aima-test-{uuid.uuid4().hex[:12]}",
@@ -128,26 +129,39 @@ def script(name: str, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the natively installed launchers."""
-    prefix = tmp_path_factory.mktemp("engines")
-    script("install-native", "--prefix", str(prefix), *ENGINES)
-    return prefix / "bin"
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of natively installed engines, shared by the processes of a run."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "engines"
 
 
 @cache
 def build_image(image: str) -> None:
     """Of one engine, when the first test needs it; one process builds, the others find the image up to date."""
     engine = image.removeprefix("aima/").removesuffix(":1")
-    with (Path(tempfile.gettempdir()) / f"aima-test-build-{engine}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(Path(tempfile.gettempdir()) / f"aima-test-build-{engine}.lock"):
         script("build", engine)
 
 
+@cache
+def install_natively(prefix: Path, engine: str) -> None:
+    """When the first test needs it; one process installs, the others find it installed."""
+    prefix.mkdir(exist_ok=True)
+    with locked(prefix / f"{engine}.lock"):
+        script("install-native", "--prefix", str(prefix), engine)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture
-def natively(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
-    monkeypatch.setenv("PATH", f"{installed}:{os.environ['PATH']}")
-    starter = Starter(ProcessRuntime(tmp_path / "processes", host="host-01"), native=True)
+def natively(prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
+    monkeypatch.setenv("PATH", f"{prefix / 'bin'}:{os.environ['PATH']}")
+    starter = Starter(ProcessRuntime(tmp_path / "processes", host="host-01"), prefix=prefix)
     yield starter
     starter.stop_all()
 
@@ -155,7 +169,7 @@ def natively(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def in_docker() -> Iterator[Starter]:
     with closing(DockerSdkRuntime(host="host-01")) as engine:
-        starter = Starter(engine, native=False)
+        starter = Starter(engine)
         yield starter
         starter.stop_all()
 

@@ -70,6 +70,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Race: a process that has run its tests removes no network of a container that another is about to start."""
+    if not hasattr(session.config, "workerinput") and why_not("docker") is None:
+        remove_networks()
+
+
 def marks_of(item: pytest.Item) -> set[str]:
     return {marker.name for marker in item.iter_markers()}
 
@@ -148,13 +154,6 @@ def _new_redis(directory: Path, **settings: str) -> RedisServer:
 @pytest.fixture(scope="session", autouse=True)
 def opens_what_lasts() -> None:
     open_what_lasts()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def leaves_no_network() -> Iterator[None]:
-    yield
-    if why_not("docker") is None:
-        remove_networks()
 
 
 @pytest.fixture(autouse=True)

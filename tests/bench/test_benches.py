@@ -131,6 +131,18 @@ def test_an_apply_that_changes_nothing_is_measured() -> None:
 
 @pytest.mark.redis
 @pytest.mark.slow
+def test_plans_of_a_large_fleet_are_measured() -> None:
+    ran = _bench("plan", "--rounds", "1")
+
+    rows = ran.stdout.splitlines()[1:]
+
+    fleet = "plan of 50 services, 50 hosts with 5000 instances: "
+    actions = ("unchanged 50", "recreate 50", "unchanged 2500", "recreate 2500")
+    assert [row.split("  ")[0] for row in rows] == [f"{fleet}{each}" for each in actions]
+
+
+@pytest.mark.redis
+@pytest.mark.slow
 def test_events_are_measured_and_a_thousand_followers_miss_none() -> None:
     ran = _bench("events", "--rounds", "1")
 

@@ -194,23 +194,29 @@ class Placement:
 
         For a class of hosts: on the host that has the service, else on that with the most free memory.
         """
-        hosts = [self.host(target.host)] if target.host else self._hosts_on(target.routes)
-        obstacles = self.obstacles(requirements, hosts)
-        service, free = requirements.service, [host for host in hosts if not obstacles[host.name]]
-        if service is None or not free:
+        service, host = requirements.service, self._claimant(target, requirements)
+        if service is None or host is None:
             return
-        host = min(
-            free,
-            key=lambda host: (
-                service not in self._allocated[host.name],
-                *self._preference(host, requirements, obstacles),
-            ),
-        )
         held = self._allocated[host.name]
         wanted = allocation_for(host, requirements.resources, held.others(service))
         now = held.get(service)  # while a running container is replaced, the larger of both requests is allocated
         most = wanted.memory if now is None else max(wanted.memory, now.memory)
         self._allocated[host.name] = held.replacing(service, wanted._replace(memory=most))
+
+    def _claimant(self, target: Target, requirements: PlacementRequirements) -> Host | None:
+        """The host that would claim the start now; None if it is pending."""
+        if target.host:
+            return None if target.reason else self.host(target.host)
+        hosts, service = self._hosts_on(target.routes), requirements.service
+        obstacles = self.obstacles(requirements, hosts)
+        return min(
+            (host for host in hosts if not obstacles[host.name]),
+            key=lambda host: (
+                service not in self._allocated[host.name],
+                *self._preference(host, requirements, obstacles),
+            ),
+            default=None,
+        )
 
     def _host_of_route(self, hosts: Sequence[Host], requirements: PlacementRequirements) -> Target:
         """A host rather than its route, whose other hosts lack the image or a secret: they would claim it, and fail.

@@ -58,8 +58,8 @@ class Whereabouts(NamedTuple):
 def whereabouts(current: Stored | None, found_in: Sequence[Any], verify: Callable[[str, str], Stored]) -> Whereabouts:
     """From the reply of `services/placements` after the record; `verify` reads a spec."""
     known, wanted, starts = found_in
-    active = _starts(starts)
-    found = Whereabouts(current, _hosts_of(_lines(known)), _wanted(_lines(wanted)), active)
+    hosts, active = _hosts_of(_lines(known)), _starts(starts)
+    found = Whereabouts(current, [*hosts.values()], _wanted(_lines(wanted), hosts), active)
     signed = active[-1].command.spec if active else None
     candidate = verify(active[-1].command.service, signed.model_dump_json()) if signed else None
     if isinstance(current, UnverifiedService) or not isinstance(candidate, SignedService):
@@ -68,10 +68,10 @@ def whereabouts(current: Stored | None, found_in: Sequence[Any], verify: Callabl
     return found._replace(candidate=candidate if is_newer else None)
 
 
-def _wanted(lines: Iterable[str]) -> dict[HostName, Instance | None]:
+def _wanted(lines: Iterable[str], hosts: Mapping[str, HostName]) -> dict[HostName, Instance | None]:
     records = (line.partition(" ") for line in lines)
     found = {id: readable("instance", id, Instance.model_validate_json, record) for id, _, record in records}
-    return {host: found[id] for id in found for host in _hosts_of([id])}
+    return {hosts[id]: instance for id, instance in found.items() if id in hosts}
 
 
 def _starts(flat: Sequence[Any]) -> list[ActiveStart]:
@@ -89,6 +89,7 @@ def _lines(text: str) -> list[str]:
     return text.split("\n") if text else []
 
 
-def _hosts_of(instances: Iterable[str]) -> list[HostName]:
+def _hosts_of(instances: Iterable[str]) -> dict[str, HostName]:
+    """By the id of the instance; without those that are no ids."""
     found = (readable("instance", each, InstanceId, each) for each in instances)
-    return [id.host for id in found if id]
+    return {id: id.host for id in found if id}

@@ -10,11 +10,13 @@ import pytest
 from api.node import SERVICE, Node, ScriptedWorker
 
 from aima_api.http.schemas import ServiceOptions
+from aima_api.submission import submitter
 from aima_api.submission.starts import StartRequest, StartSubmission
 from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.redis import keys
 from aima_core.redis.scripts import Scripts
 from aima_core.store.claims import ClaimStore, NotClaimable
+from aima_core.store.operation_records import BATCH_SIZE
 from aima_core.trust.orders import Mandate
 
 pytestmark = pytest.mark.redis
@@ -156,3 +158,52 @@ def test_a_killed_api_node_leaves_a_change_wholly_submitted_or_not_at_all(node, 
     assert not killed
     assert before
     assert len(outcomes) <= 2, outcomes
+
+
+# More instances than a batch ------------------------------------------------------------------------------------------
+
+MANY = 2 * BATCH_SIZE + 5
+
+
+@pytest.fixture
+def many_workers(redis) -> list[ScriptedWorker]:
+    return [ScriptedWorker(redis, f"host-{number:03}") for number in range(MANY)]
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "changed"])
+def test_an_api_node_killed_while_it_submits_many_instances_leaves_none_of_them(
+    node, many_workers, monkeypatch, exists
+):
+    submission: StartSubmission = node.server.config.app.state.dependencies.starts
+    node.start("svc-tiny-other", engine="dial-cpu", model="Dial")  # loads the script
+    if exists:
+        node.post("/v1/services", {"id": SERVICE, "replicas": MANY})
+    request = StartRequest(ServiceId(SERVICE), ServiceOptions(replicas=MANY, priority=3), Mandate("test"))
+    sign, left = submitter.sign_orders, [2]
+
+    def sign_or_die(*args: Any) -> Any:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return sign(*args)
+
+    monkeypatch.setattr(submitter, "sign_orders", sign_or_die)
+    with pytest.raises(Killed):
+        submission.start(request)
+
+    assert left == [0]
+    services = {each["id"]: each["priority"] for each in node.get("/v1/services").json()["items"]}
+    assert [each["service"] for each in node.get("/v1/operations").json()["items"]] == ["svc-tiny-other"]
+    assert services == {"svc-tiny-other": 0, **({SERVICE: 0} if exists else {})}
+
+
+def test_a_change_of_many_instances_joins_another_as_a_whole_or_not_at_all(node, many_workers):
+    for start, worker in zip(node.start(replicas=MANY), many_workers, strict=True):
+        worker.is_ready(start)
+    first = node.start(arguments={"flood": 1})
+    node.post(f"/v1/operations/{first[-1]['id']}:cancel")
+
+    again = node.start(arguments={"flood": 1})
+
+    assert len(first) == len(again) == MANY
+    assert not {each["id"] for each in again} & {each["id"] for each in first}

@@ -10,7 +10,7 @@
 -- and, if they lead to a host, desired and instance (its status).
 -- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
--- `texts` are the order and the message of each operation: long texts that JSON would have to escape.
+-- `texts` are lines, the order and the message of each operation: long texts that JSON would have to escape.
 -- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
 -- is not stored. If the service is `alone`, having one instance, any host is the same. Starts with the same `together`,
 -- those of one change, join others only if all of them can.
@@ -19,12 +19,12 @@
 -- Returns {id, '', …} of superseded operations, and {id, the joined operation, …} of joining starts.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, starts_prefix = unpack(ARGV, 1, 6)
-local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 7, 13)
-local texts = {unpack(ARGV, 14)}
+local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups, texts = unpack(ARGV, 7, 14)
 local now, published = now_ms(), {}
 local joins, joining = {}, {} -- the other start of each that joined; whether all starts of a change do
-local active_starts = {} -- by service
+local active_starts, lines = {}, {} -- by service; of `texts`
 groups = cjson.decode(groups)
+for line in string.gmatch(texts, '[^\n]+') do lines[#lines + 1] = line end
 
 local function filled(template, own)
   local pieces = {}
@@ -159,7 +159,7 @@ local late, at = {}, 1
 for _, group in ipairs(groups) do
   if group.put then put_spec(group.put) end
   for _, own in ipairs(group.each) do
-    local other = enqueue(own, group, texts[at], texts[at + 1])
+    local other = enqueue(own, group, lines[at], lines[at + 1])
     if other then
       late[#late + 1] = own.id
       late[#late + 1] = other

@@ -207,3 +207,11 @@ def test_a_change_of_many_instances_joins_another_as_a_whole_or_not_at_all(node,
 
     assert len(first) == len(again) == MANY
     assert not {each["id"] for each in again} & {each["id"] for each in first}
+
+
+def test_the_events_of_many_instances_all_reach_a_follower(node, many_workers):
+    with node.following(None) as stream:
+        operations = node.start(replicas=MANY)
+        queued = [next(stream).json()["operation"] for _ in operations]
+
+    assert queued == [each["id"] for each in operations]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker
 
 from aima_api.http.schemas import ServiceOptions
+from aima_api.specs.documents import ServiceDocument
 from aima_api.submission import submitter
+from aima_api.submission.documents import ApplyRequest, Documents
 from aima_api.submission.starts import StartRequest, StartSubmission
 from aima_core.domain.ids import OperationId, ServiceId
 from aima_core.redis import keys
@@ -160,6 +163,25 @@ def test_a_killed_api_node_leaves_a_change_wholly_submitted_or_not_at_all(node, 
     assert len(outcomes) <= 2, outcomes
 
 
+def test_a_killed_api_node_stops_a_service_with_its_new_spec_or_leaves_both(node, replicas, kill_after):
+    documents: Documents = node.server.config.app.state.dependencies.documents
+    spec = {"kind": "service", "id": SERVICE, "replicas": 2, "priority": 3, "desired": "stopped"}
+    request = ApplyRequest([ServiceDocument.model_validate(spec)], Mandate("test"))
+    outcomes = list[tuple[int, int]]()
+
+    while len(outcomes) < 9:
+        kill_after[0] = len(outcomes) + 1
+        with suppress(Killed):
+            documents.apply(request)
+        is_killed, kill_after[0] = kill_after[0] <= 0, 0
+        stops = node.get("/v1/operations", params={"kind": "stop"}).json()["items"]
+        outcomes.append((len(stops), node.get(f"/v1/services/{SERVICE}").json()["priority"]))
+        if not is_killed or stops:
+            break
+
+    assert set(outcomes) == {(0, 0), (2, 3)}
+
+
 # More instances than a batch ------------------------------------------------------------------------------------------
 
 MANY = 2 * BATCH_SIZE + 5
@@ -215,3 +237,4 @@ def test_the_events_of_many_instances_all_reach_a_follower(node, many_workers):
         queued = [next(stream).json()["operation"] for _ in operations]
 
     assert queued == [each["id"] for each in operations]
+    assert node.server.config.app.state.hub.dropped == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -28,6 +29,43 @@ def test_every_engine_that_is_built_here_runs_on_a_read_only_file_system(catalog
 
     sources = (ROOT / "deploy/engines").glob("*/Dockerfile")
     assert built == {f"aima/{each.parent.name}:1": "read-only" for each in sources}
+
+
+FIXED = {"vllm-0.14.0-cu131-gb10", "funasr-sensevoice-cpu", "qwen-tts-cpu"}
+"""They keep the facts of the old program."""
+
+
+def test_an_engine_says_whether_ci_runs_it_and_the_digest_of_its_image_or_that_it_is_unresolved() -> None:
+    for file in (SHIPPED / "engines").rglob("*.yaml"):
+        text = file.read_text()
+        marks = re.findall(r"\b(Run|Not run) in CI", text)
+        images = re.findall(r"^(?:image:|  -) (\S+[:@]\S+)( # digest: unresolved)?$", text, re.MULTILINE)
+
+        assert marks == (["Run"] if "\nimage: aima/" in text else ["Not run"]), file
+        assert images, file
+        for image, unresolved in images:
+            assert image.startswith("aima/") or ("@sha256:" in image) != bool(unresolved), file
+
+
+def test_no_engine_but_a_fixed_one_trusts_code_beside_the_weights_unless_the_model_asks_for_it(
+    catalog: Catalog,
+) -> None:
+    trusting = {engine.name for engine in catalog.engines if engine.arguments.get("trust-remote-code")}
+
+    assert trusting == {"vllm-0.14.0-cu131-gb10"}
+
+
+def test_there_is_an_engine_with_a_public_image_for_each_kind_of_ordinary_hardware(catalog: Catalog) -> None:
+    own = {engine.name for engine in catalog.engines if engine.image.startswith("aima/")} | FIXED
+    public = {(engine.type, engine.requires.accelerator) for engine in catalog.engines if engine.name not in own}
+
+    assert public >= {
+        *(("vllm", gpu) for gpu in ("cuda", "gb10")),
+        *(("llamacpp", where) for where in ("cpu", "cuda", "gb10")),
+        *(("ollama", where) for where in ("cpu", "cuda")),
+        ("embeddings", "cpu"),
+        ("asr", "cpu"),
+    }
 
 
 def test_vllm_on_the_gb10_has_the_facts_of_the_old_program(catalog: Catalog) -> None:

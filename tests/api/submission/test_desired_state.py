@@ -135,6 +135,14 @@ def test_a_change_during_another_change_contains_both(node, worker):
     assert (command.port, command.engine.arguments["flood"]) == (20009, 3)
 
 
+@pytest.mark.parametrize(("options", "keeps"), [({}, False), ({"on_failure": "keep"}, True)])
+def test_a_failed_candidate_is_kept_only_on_request(node, worker, options, keeps):
+    [start] = node.start(**options)
+
+    assert worker.claim_start(start["id"]).command.keep_failed is keeps
+    assert "on_failure" not in node.get(f"/v1/services/{SERVICE}").json()
+
+
 # Revisions ----------------------------------------------------------------------------------------------------------
 
 

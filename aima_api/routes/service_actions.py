@@ -100,15 +100,19 @@ def rollback(
 ) -> Started:
     """Make an earlier revision the newest one: started where the service is to run, else stored only."""
     options, caller = body or RollbackOptions(), access.caller.name
-    stored = api.services.get(id)
-    spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
-    if not api.services.placements([id])[id].wanted:
-        api.services.put(api.submitter.signed_service(stored, id, spec, caller))
-        return Started(operations=[], unchanged=False)
-    mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
-    request = StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec)
-    operations = api.idempotency.once(idempotency_key, f"rollback {id}", options, partial(api.starts.start, request))
-    return Started(operations=operations, unchanged=not operations)
+    runs = bool(api.services.placements([id])[id].wanted)
+
+    def submit() -> list[Operation]:
+        stored = api.services.get(id)
+        spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
+        if not runs:
+            api.services.put(api.submitter.signed_service(stored, id, spec, caller))
+            return []
+        mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
+        return api.starts.start(StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec))
+
+    operations = api.idempotency.once(idempotency_key, f"rollback {id}", options, submit)
+    return Started(operations=operations, unchanged=runs and not operations)
 
 
 @router.post("/{id}:plan")

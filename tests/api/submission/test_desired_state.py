@@ -183,6 +183,18 @@ def test_a_rollback_of_a_service_that_does_not_run_changes_its_spec_only(node):
     assert node.get("/v1/operations").json()["items"] == []
 
 
+def test_a_repeated_rollback_of_a_service_that_does_not_run_is_made_once(node):
+    node.post("/v1/services", {"id": SERVICE, "port": 20001})
+    node.client.patch(f"/v1/services/{SERVICE}", json={"port": 20002})
+
+    for _ in range(2):
+        answer = node.post(f"/v1/services/{SERVICE}:rollback", headers={"Idempotency-Key": "once"})
+        assert answer.json() == {"operations": [], "unchanged": False}
+
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (service["revision"], service["port"]) == (3, 20001)
+
+
 def test_an_unknown_revision_cannot_be_rolled_back_to(node):
     node.post("/v1/services", {"id": SERVICE})
 

@@ -100,12 +100,14 @@ def rollback(
 ) -> Started:
     """Make an earlier revision the newest one: started where the service is to run, else stored only."""
     options, caller = body or RollbackOptions(), access.caller.name
-    runs = bool(api.services.placements([id])[id].wanted)
+    where = api.services.placements([id])[id]
+    runs = bool(where.wanted)
 
     def submit() -> list[Operation]:
         stored = api.services.get(id)
         spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
         if not runs:
+            where.check_no_candidate()
             api.services.put(api.submitter.signed_service(stored, id, spec, caller))
             return []
         mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"

@@ -74,7 +74,11 @@ def change(api: Api, access: Access, id: ServiceId, body: ServiceOptions) -> Ser
 
 
 def _store(api: Api, service: Service) -> Service:
-    """Stores a new revision, unless it is the stored one. Raises what a start of it would raise."""
+    """Stores a new revision, unless it is the stored one.
+
+    Raises what a start of it would raise, and OperationInProgress while a start changes the spec.
+    """
+    api.services.placements([service.id])[service.id].check_no_candidate()
     api.planner.check(service)
     api.services.put(SignedService.of(service, api.submitter.signing_key))
     return service

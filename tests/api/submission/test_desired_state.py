@@ -135,6 +135,46 @@ def test_a_change_during_another_change_contains_both(node, worker):
     assert (command.port, command.engine.arguments["flood"]) == (20009, 3)
 
 
+def test_a_label_given_during_a_change_does_not_make_the_change_current_before_it_is_ready(node, worker):
+    worker.is_ready(node.start()[0], reports=True)
+    node.start(port=20009)
+
+    answer = node.post(f"/v1/services/{SERVICE}:start", {"labels": {"team": "speech"}})
+
+    assert answer.status_code == 202
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] is None
+    for operation in node.get("/v1/operations", params={"state": "queued"}).json()["items"]:
+        worker.is_ready(operation, reports=True)
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (service["port"], service["labels"]) == (20009, {"team": "speech"})
+
+
+def test_a_stored_spec_is_not_changed_during_a_change(node, worker):
+    worker.is_ready(node.start()[0], reports=True)
+    [change] = node.start(port=20009)
+
+    patched = node.client.patch(f"/v1/services/{SERVICE}", json={"labels": {"team": "speech"}})
+    created = node.post("/v1/services", {"id": SERVICE})
+    worker.is_ready(change, reports=True)
+
+    assert [(each.status_code, each.json()["code"]) for each in (patched, created)] == 2 * [
+        (409, "operation_in_progress")
+    ]
+    assert change["id"] in patched.json()["detail"]
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20009
+
+
+def test_a_rollback_of_a_service_that_does_not_run_waits_for_the_end_of_its_change(node):
+    node.post("/v1/services", {"id": SERVICE, "port": 20001})
+    node.client.patch(f"/v1/services/{SERVICE}", json={"port": 20002})
+    node.start(port=20003)
+
+    refused = node.post(f"/v1/services/{SERVICE}:rollback").json()
+
+    assert refused["code"] == "operation_in_progress"
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20002
+
+
 @pytest.mark.parametrize(("options", "keeps"), [({}, False), ({"on_failure": "keep"}, True)])
 def test_a_failed_candidate_is_kept_only_on_request(node, worker, options, keeps):
     [start] = node.start(**options)

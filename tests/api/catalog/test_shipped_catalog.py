@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from lab.running import ROOT
@@ -29,6 +31,25 @@ def test_every_engine_that_is_built_here_runs_on_a_read_only_file_system(catalog
 
     sources = (ROOT / "deploy/engines").glob("*/Dockerfile")
     assert built == {f"aima/{each.parent.name}:1": "read-only" for each in sources}
+
+
+@pytest.mark.parametrize("name", ["llamacpp-server-cpu", "llamacpp-server-cuda", "llamacpp-server-gb10"])
+def test_the_server_of_llama_cpp_loads_any_gguf_of_the_model_path_with_its_projector(
+    catalog: Catalog, name: str, tmp_path: Path
+) -> None:
+    engine = catalog.engine(name)
+    shell, option, script = engine.entrypoint
+    script = script.replace("/models", str(tmp_path)).replace("/app/llama-server", "echo")
+    command = [shell, option, script, *engine.command]
+
+    nothing = subprocess.run(command, capture_output=True, text=True)
+    for file in ("config.json", "mmproj-model.gguf", "model-00001-of-00002.gguf", "model-00002-of-00002.gguf"):
+        (tmp_path / file).touch()
+    found = subprocess.run(command, capture_output=True, text=True)
+
+    assert (nothing.returncode, "no .gguf file" in nothing.stderr) == (1, True)
+    files = f"--model {tmp_path}/model-00001-of-00002.gguf --mmproj {tmp_path}/mmproj-model.gguf"
+    assert found.stdout == f"{files} {' '.join(engine.command[1:])}\n"
 
 
 FIXED = {"vllm-0.14.0-cu131-gb10", "funasr-sensevoice-cpu", "qwen-tts-cpu"}

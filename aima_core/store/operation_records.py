@@ -95,15 +95,15 @@ def _batches(queued: Iterable[QueuedOperation]) -> Iterator[list[QueuedOperation
 
 
 def as_stored(queued: Operation, other: str | None, joined: Mapping[str, Operation]) -> Operation:
-    """As the reply of `operations/enqueue` says: stored, superseded ('') or joined to another operation."""
+    """As the reply of `operations/enqueue` says: stored, joined to another operation or superseded by one."""
     if other is None:
         return queued
-    return joined[other] if other else superseded(queued)
+    return joined[other] if other in joined else _superseded(queued, by=other)
 
 
-def superseded(operation: Operation) -> Operation:
+def _superseded(operation: Operation, *, by: str = "<by>") -> Operation:
     """An operation that ended as it was enqueued: a later one on its instance has a higher fence."""
-    failure = Superseded(by=f"a later operation on {operation.service}").failure
+    failure = Superseded(by=f"{by} on {operation.service}").failure
     end = {"state": State.CANCELLED, "phase": Phase.CANCELLED, "ended_at": operation.created_at, "reason": None}
     return operation.model_copy(update={**end, "failure": failure, "seq": 2})
 
@@ -120,7 +120,7 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     first, instance, operation = alike[0], alike[0].instance, alike[0].operation
     record = as_fields(operation.model_dump(mode="json", exclude=_OWN))
     queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
-    late = superseded(operation)
+    late = _superseded(operation)
     end = Event(operation=late.id, at=operation.created_at, phase=late.phase, failure=late.failure)
     late_fields = as_fields(late.model_dump(mode="json", include=_OF_THE_END)) | {"reason": ""}
     if operation.expires_at:

@@ -95,7 +95,7 @@ class OperationStore:
                 yield each
 
         late = pairs(list(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))))
-        joined = {other: self.get(OperationId(other)) for other in set(late.values()) if other}
+        joined = {other: self.get(OperationId(other)) for other in set(late.values()) if " " not in other}
         return [as_stored(each.operation, late.get(each.operation.id), joined) for each in taken]
 
     def get(self, id: OperationId) -> Operation:

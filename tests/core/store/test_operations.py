@@ -248,3 +248,22 @@ def test_the_operations_of_one_service_are_stored_by_one_call_of_the_script():
     assert list(chain.from_iterable(stored)) == [each.operation.id for each in queued]
     assert [len(ids) for ids in stored] == [30, 33, 2 * BATCH_SIZE, 1]
     assert sum(map(len, services)) == len(set().union(*services)) == len(sizes)
+
+
+def test_an_operation_that_is_enqueued_after_a_later_one_ends_superseded_and_names_it(store):
+    later = enqueue_signed(store, a_start_of(port=20002), fence=9)
+
+    earlier = enqueue_signed(store, a_start_of(port=20001), fence=8)
+
+    assert (earlier.state, earlier.failure.code) == (State.CANCELLED, "superseded")
+    assert earlier.failure.message == f"Superseded by operation {later.id} on {later.service}."
+    assert store.get(earlier.id).failure == store.events(earlier.id)[-1].failure == earlier.failure
+
+
+def test_a_later_operation_that_is_not_known_is_not_named(store, redis):
+    later = enqueue_signed(store, a_start_of(port=20002), fence=9)
+    redis.hset(keys.instance(later.service.on(ALPHA)), "asked_by", "%1 is forged")
+
+    earlier = enqueue_signed(store, a_start_of(port=20001), fence=8)
+
+    assert store.get(earlier.id).failure.message == f"Superseded by a later operation on {later.service}."

@@ -6,8 +6,8 @@
 -- fence already is stored as superseded, with its end; a fence beyond `highest` is forged, and counts as none.
 --
 -- `groups` is a JSON array; the operations of a group share command, fields (names and values of their records), waits
--- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`)
--- and, if they lead to a host, desired and instance (its status).
+-- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`,
+-- with `<by>` for the later operation) and, if they lead to a host, desired and instance (its status).
 -- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
 -- `texts` are lines, the order and the message of each operation: long texts that JSON would have to escape.
@@ -16,7 +16,8 @@
 -- those of one change, join others only if all of them can.
 -- A group may `put` the spec of its service: it becomes the current one, among its last revisions.
 -- A stop `after` starts leaves the desired state of its instance: it is claimed once they have succeeded.
--- Returns {id, '', …} of superseded operations, and {id, the joined operation, …} of joining starts.
+-- Returns {id, 'operation <the later one>' or 'a later operation', …} of superseded operations, and {id, the joined
+-- operation, …} of joining starts.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, starts_prefix = unpack(ARGV, 1, 6)
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups, texts = unpack(ARGV, 7, 14)
@@ -46,15 +47,25 @@ local function set_desired(own, group)
   redis.call('SADD', host_prefix .. own.host, own.instance)
 end
 
-local function publish(own, seq, event)
-  local log = log_prefix .. own.id
-  published[#published + 1] = log_event(own.id, seq, filled(event, own), log, log_cap, common_log, common_log_cap)
+local function publish(own, seq, event, by)
+  local log, text = log_prefix .. own.id, filled(event, own)
+  if by then text = string.gsub(text, '<by>', by) end
+  published[#published + 1] = log_event(own.id, seq, text, log, log_cap, common_log, common_log_cap)
 end
 
-local function store_superseded(own, group)
+local function later_operation(own)
+  local id = string.match(hash_value(instance_prefix .. own.instance, 'asked_by') or '', '^[%w-]+$')
+  local fence = id and tonumber(hash_value(operation_prefix .. id, 'fence') or nil) or 0
+  return fence > tonumber(own.fence) and 'operation ' .. id or 'a later operation'
+end
+
+local function store_superseded(own, group, by)
   local record, log = operation_prefix .. own.id, log_prefix .. own.id
-  redis.call('HSET', record, 'seq', 2, unpack(group.late_fields))
-  publish(own, 2, group.late_event)
+  for at = 1, #group.late_fields, 2 do
+    redis.call('HSET', record, group.late_fields[at], (string.gsub(group.late_fields[at + 1], '<by>', by)))
+  end
+  redis.call('HSET', record, 'seq', 2)
+  publish(own, 2, group.late_event, by)
   redis.call('EXPIRE', record, ended_ttl)
   redis.call('EXPIRE', log, ended_ttl)
 end
@@ -121,7 +132,7 @@ end
 local function enqueue(own, group, order, message)
   local record = operation_prefix .. own.id
   local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
-  if known then return known == 'cancelled' and superseded and '' end
+  if known then return known == 'cancelled' and superseded and later_operation(own) end
   local other = not superseded and other_start(own, group)
   if other then return other end
 
@@ -130,8 +141,9 @@ local function enqueue(own, group, order, message)
   redis.call('ZADD', operations, 0, group.age .. ' ' .. own.id)
   publish(own, 1, group.event)
   if superseded then
-    store_superseded(own, group)
-    return ''
+    local by = later_operation(own)
+    store_superseded(own, group, by)
+    return by
   end
   if group.asks_for then
     redis.call('HSET', record, 'asks_for', group.asks_for)

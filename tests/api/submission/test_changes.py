@@ -20,6 +20,7 @@ from aima_core.redis import keys
 from aima_core.redis.scripts import Scripts
 from aima_core.store.claims import ClaimStore, NotClaimable
 from aima_core.store.operation_records import BATCH_SIZE
+from aima_core.store.operations import OperationStore
 from aima_core.trust.orders import Mandate
 
 pytestmark = pytest.mark.redis
@@ -180,6 +181,28 @@ def test_a_killed_api_node_stops_a_service_with_its_new_spec_or_leaves_both(node
             break
 
     assert set(outcomes) == {(0, 0), (2, 3)}
+
+
+def test_of_two_nodes_that_create_a_service_at_once_the_later_start_and_its_spec_win(node, workers, monkeypatch):
+    """The other node creates the service while this one has reserved its fence and not yet enqueued its start."""
+    reserve, host = OperationStore.reserve_fences, [workers[0].name]
+    later = list[dict[str, Any]]()
+
+    def reserve_and_wait(self: OperationStore, count: int) -> int:
+        fence = reserve(self, count)
+        monkeypatch.setattr(OperationStore, "reserve_fences", reserve)
+        later.extend(node.start(port=20002, hosts=host))
+        return fence
+
+    monkeypatch.setattr(OperationStore, "reserve_fences", reserve_and_wait)
+    submission: StartSubmission = node.server.config.app.state.dependencies.starts
+    options = ServiceOptions.model_validate({"port": 20001, "hosts": host})
+    [earlier] = submission.start(StartRequest(ServiceId(SERVICE), options, Mandate("test")))
+
+    assert (earlier.state, node.operation(later[0]["id"])["state"]) == ("cancelled", "queued")
+    assert earlier.failure is not None
+    assert later[0]["id"] in earlier.failure.message
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20002
 
 
 # More instances than a batch ------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@
 -- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
 -- is not stored. If the service is `alone`, having one instance, any host is the same. Starts with the same `together`,
 -- those of one change, join others only if all of them can.
--- A group may `put` the spec of its service: it becomes the current one, among its last revisions.
+-- A group may `put` the spec of its service: it becomes the current one, among its last revisions, unless the first
+-- operation is superseded or stored already: a retry must not replace a newer spec.
 -- A stop `after` starts leaves the desired state of its instance: it is claimed once they have succeeded.
 -- Returns {id, 'operation <the later one>' or 'a later operation', …} of superseded operations, and {id, the joined
 -- operation, …} of joining starts.
@@ -169,7 +170,9 @@ end
 
 local late, at = {}, 1
 for _, group in ipairs(groups) do
-  if group.put then put_spec(group.put) end
+  local first = group.each[1]
+  local is_stored = redis.call('EXISTS', operation_prefix .. first.id) == 1
+  if group.put and not is_stored and not is_superseded(first) then put_spec(group.put) end
   for _, own in ipairs(group.each) do
     local other = enqueue(own, group, lines[at], lines[at + 1])
     if other then

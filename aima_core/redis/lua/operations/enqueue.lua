@@ -89,7 +89,7 @@ end
 
 local function joined_at(place, own, group)
   for _, start in ipairs(starts_of(group.service)[place] or {}) do
-    if start.id ~= own.id and is_active(start) and start.asks_for == group.asks_for then
+    if is_active(start) and start.asks_for == group.asks_for then
       local same_host = start.route == own.route or (own.host and start.host == own.host)
       if group.alone or same_host then return start.id end
     end

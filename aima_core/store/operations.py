@@ -282,6 +282,7 @@ def _ids(texts: Iterable[str]) -> list[OperationId]:
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     state = event.phase.state
     yield from ("" if attempt is None else str(attempt), _SOURCES[state], "1" if state.ended else "0")
+    yield keys.starts
     yield from (event.operation, event_text(event), *_PUBLISHING)
     yield from chain.from_iterable(_changes(event).items())
 

@@ -62,6 +62,16 @@ def test_identical_changes_at_once_join_as_a_whole(node, replicas):
     assert {each["id"] for each in again} == {each["id"] for each in first}
 
 
+def test_identical_changes_of_one_batch_join_as_a_whole(node, replicas):
+    submission: StartSubmission = node.server.config.app.state.dependencies.starts
+    request = StartRequest(ServiceId(SERVICE), ServiceOptions(arguments={"flood": 1}), Mandate("test"))
+
+    first, again = submission.start_each([request, request])
+
+    assert len(first) == 2
+    assert {each.id for each in again} == {each.id for each in first}
+
+
 def test_a_change_of_which_one_start_was_cancelled_is_started_again_as_a_whole(node, replicas):
     first = node.start(arguments={"flood": 1})
     node.post(f"/v1/operations/{first[0]['id']}:cancel")

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker, api_node
 
+from aima_api.http.schemas import ServiceOptions
+from aima_api.submission.starts import StartRequest, StartSubmission
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import InstanceState
+from aima_core.trust.orders import Mandate
 
 pytestmark = pytest.mark.redis
 
@@ -58,6 +61,17 @@ def test_identical_starts_at_once_join_one_operation(node, worker):
     assert [each["id"] for each in node.get("/v1/operations").json()["items"]] == [answers[0][0]["id"]]
 
 
+def test_identical_starts_of_one_batch_join_one_operation(node, worker):
+    submission: StartSubmission = node.server.config.app.state.dependencies.starts
+    request = StartRequest(ServiceId(SERVICE), ServiceOptions(port=20005), Mandate("test"))
+
+    answers = submission.start_each([request, request])
+
+    [id] = {operation.id for operations in answers for operation in operations}
+    assert [len(operations) for operations in answers] == [1, 1]
+    assert [(each["id"], each["state"]) for each in node.get("/v1/operations").json()["items"]] == [(id, "queued")]
+
+
 def test_an_identical_start_on_another_api_node_joins_one_that_runs(node, worker, redis_url):
     [first] = node.start(arguments={"flood": 3})
     worker.begins(first)
@@ -70,6 +84,16 @@ def test_an_identical_start_on_another_api_node_joins_one_that_runs(node, worker
 
 def test_a_start_after_an_identical_one_was_cancelled_is_a_new_one(node, worker):
     [first] = node.start()
+    node.post(f"/v1/operations/{first['id']}:cancel")
+
+    [second] = node.start()
+
+    assert second["id"] != first["id"]
+
+
+def test_a_start_after_an_identical_one_that_is_being_cancelled_is_a_new_one(node, worker):
+    [first] = node.start()
+    worker.begins(first)
     node.post(f"/v1/operations/{first['id']}:cancel")
 
     [second] = node.start()

@@ -24,7 +24,7 @@ local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, 
 local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups, texts = unpack(ARGV, 7, 14)
 local now, published = now_ms(), {}
 local joins, joining = {}, {} -- the other start of each that joined; whether all starts of a change do
-local active_starts, lines = {}, {} -- by service; of `texts`
+local starts, lines = {}, {} -- by service and place; of `texts`
 groups = cjson.decode(groups)
 for line in string.gmatch(texts, '[^\n]+') do lines[#lines + 1] = line end
 
@@ -71,40 +71,51 @@ local function store_superseded(own, group, by)
   redis.call('EXPIRE', log, ended_ttl)
 end
 
-local function add_start(starts, id, asks_for, route, host)
-  for _, key in ipairs({asks_for, asks_for .. route, host and asks_for .. '@' .. host or nil}) do
-    starts[key] = starts[key] or {}
-    table.insert(starts[key], id)
-  end
+local function add_start(service, id, route)
+  local place = string.sub(route, 1, 5) == 'host.' and route or ''
+  starts[service][place] = starts[service][place] or {}
+  table.insert(starts[service][place], {id = id})
 end
 
--- The starts of a service that have not ended: ids by what they ask for, with their route, and with their host. They are
--- read once, since each of a thousand starts of one service looks for another.
+-- The starts of a service by their route to one host, '' for others; without their records: a thousand starts of one
+-- service go to as many hosts.
 local function starts_of(service)
-  if active_starts[service] then return active_starts[service] end
-  local starts = {}
-  for _, id in ipairs(set(starts_prefix .. service)) do
-    local state, asks_for, route, host, cancelled =
-      unpack(hash_values(operation_prefix .. id, 'state', 'asks_for', 'route', 'host', 'cancel'))
-    if state ~= 'queued' and state ~= 'running' then
-      redis.call('SREM', starts_prefix .. service, id)
-    elseif asks_for and route and not cancelled then
-      add_start(starts, id, asks_for, route, host)
+  if not starts[service] then
+    starts[service] = {}
+    local found = hash(starts_prefix .. service)
+    for at = 1, #found, 2 do add_start(service, found[at], found[at + 1]) end
+  end
+  return starts[service]
+end
+
+-- Whether the start has not ended, nor shall be; its record is read once.
+local function is_active(start)
+  if start.active == nil then
+    local state, cancelled
+    state, start.asks_for, start.route, start.host, cancelled =
+      unpack(hash_values(operation_prefix .. start.id, 'state', 'asks_for', 'route', 'host', 'cancel'))
+    start.active = (state == 'queued' or state == 'running') and not cancelled
+  end
+  return start.active
+end
+
+local function joined_at(place, own, group)
+  for _, start in ipairs(starts_of(group.service)[place] or {}) do
+    if is_active(start) and start.asks_for == group.asks_for then
+      local same_host = start.route == own.route or (own.host and start.host == own.host)
+      if group.alone or same_host then return start.id end
     end
   end
-  active_starts[service] = starts
-  return starts
 end
 
 local function joined(own, group)
   if not group.asks_for then return nil end
-  local starts, where = starts_of(group.service), {own.route, own.host and '@' .. own.host or nil}
-  if group.alone then where = {''} end
-  for _, each in ipairs(where) do
-    for _, id in ipairs(starts[group.asks_for .. each] or {}) do
-      if id ~= own.id then return id end
-    end
+  local found = joined_at('', own, group) or joined_at(own.route, own, group)
+  if found or not group.alone then return found end
+  for place in pairs(starts_of(group.service)) do
+    found = found or joined_at(place, own, group)
   end
+  return found
 end
 
 local function all_join(change)
@@ -148,9 +159,10 @@ local function enqueue(own, group, order, message)
   end
   if group.asks_for then
     redis.call('HSET', record, 'asks_for', group.asks_for)
-    delete_unless('set', starts_prefix .. group.service)
-    redis.call('SADD', starts_prefix .. group.service, own.id)
-    add_start(starts_of(group.service), own.id, group.asks_for, own.route)
+    starts_of(group.service)
+    add_start(group.service, own.id, own.route)
+    delete_unless('hash', starts_prefix .. group.service)
+    redis.call('HSET', starts_prefix .. group.service, own.id, own.route)
   end
   if group.after then
     redis.call('HSET', record, 'after', starts_before(group))

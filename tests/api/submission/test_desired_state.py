@@ -188,6 +188,21 @@ def test_a_stored_spec_is_not_changed_during_a_change(node, worker):
     assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20009
 
 
+def test_changes_made_at_once_are_all_kept(node):
+    node.post("/v1/services", {"id": SERVICE})
+    labels = [f"label-{number}" for number in range(24)]
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = [
+            clients.submit(node.client.patch, f"/v1/services/{SERVICE}", json={"labels": {label: "set"}})
+            for label in labels
+        ]
+
+    assert {each.result().status_code for each in answers} == {200}
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (sorted(service["labels"]), service["revision"]) == (sorted(labels), 1 + len(labels))
+
+
 def test_a_rollback_of_a_service_that_does_not_run_waits_for_the_end_of_its_change(node):
     node.post("/v1/services", {"id": SERVICE, "port": 20001})
     node.client.patch(f"/v1/services/{SERVICE}", json={"port": 20002})

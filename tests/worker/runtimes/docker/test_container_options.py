@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -106,6 +108,24 @@ def test_gpus_are_requested_as_devices(bench: Bench, gpus: object, asked: dict[s
     config = container_config(bench.spec(Program.SERVES, gpus=gpus))
 
     assert config["HostConfig"]["DeviceRequests"] == [{"Driver": "", "Capabilities": [["gpu"]], **asked}]
+
+
+def test_the_environment_of_an_image_grants_no_gpu(bench: Bench, api: docker.APIClient) -> None:
+    name = f"aima-lab/takes-gpus:{uuid.uuid4().hex[:12]}"
+    text = f"FROM {bench.image}\nENV NVIDIA_VISIBLE_DEVICES=all\n"
+    list(api.build(fileobj=io.BytesIO(text.encode()), tag=name, rm=True, forcerm=True))
+
+    try:
+        assert printed(bench, 'echo "$NVIDIA_VISIBLE_DEVICES"', image=name) == ["void"]
+    finally:
+        api.remove_image(name, force=True)
+
+
+@pytest.mark.parametrize("gpus", ["all", 1, ("GPU-1",)])
+def test_the_docker_engine_names_the_gpus_of_a_container_that_requests_some(bench: Bench, gpus: object) -> None:
+    environment = container_config(bench.spec(Program.SERVES, gpus=gpus))["Env"]
+
+    assert [each for each in environment if each.startswith("NVIDIA_")] == []
 
 
 def test_a_gpu_that_the_docker_engine_cannot_provide_has_its_own_failure(bench: Bench) -> None:

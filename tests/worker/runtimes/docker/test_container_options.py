@@ -13,7 +13,8 @@ import docker
 import pytest
 from contract.bench import Bench, Program
 from contract.on_docker import DockerBench
-from lab.engine import own_engine
+from docker.models.containers import ExecResult
+from lab.engine import OwnEngine, own_engine
 from lab.parts import eventually
 
 from aima_core.errors import EngineRefused, GpuUnavailable
@@ -24,6 +25,7 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 pytestmark = pytest.mark.docker
 
 NOW = timedelta(0)
+REMAPPED = 231_072
 
 
 @pytest.fixture
@@ -155,15 +157,35 @@ def test_a_limit_of_the_disk_is_enforced_by_a_storage_driver_with_quotas() -> No
         with closing(DockerSdkRuntime(engine.address, host="bench-01")) as runtime:
             name = runtime.run(bench.spec(Program.COUNTS, disk=20 << 20)).name
 
-        with engine.client() as client:
-            inside = client.containers.get(name)
-            within, beyond = (
-                inside.exec_run(["busybox", "dd", "if=/dev/zero", f"of=/file-{size}", "bs=1M", f"count={size}"])
-                for size in (10, 30)
-            )
+        within, beyond = (writes(engine, name, mebibytes=size) for size in (10, 30))
 
     assert within.exit_code == 0
     assert b"Disk quota exceeded" in beyond.output
+
+
+def test_users_of_containers_can_be_remapped(tmp_path: Path) -> None:
+    with own_engine(remapped_to=REMAPPED) as engine, closing(DockerBench()) as bench:
+        engine.take(bench.image)
+        mounts = (Mount(source=str(tmp_path), target="/models"),)
+        with closing(DockerSdkRuntime(engine.address, host="bench-01")) as runtime:
+            spec = bench.spec(Program.COUNTS, read_only=True, tmpfs={"/tmp": 1 << 20}, disk=20 << 20, mounts=mounts)
+            container = runtime.run(spec)
+            with engine.client() as client:
+                process = client.api.inspect_container(container.id)["State"]["Pid"]
+            status = engine.cell.outside(Path(f"/proc/{process}/status")).read_text()
+            wrote = [writes(engine, container.name, mebibytes=0, file=file).exit_code for file in ("/tmp/x", "/x")]
+            found = runtime.find(container.name)
+
+    assert f"Uid:\t{REMAPPED}\t" in status
+    assert wrote == [0, 1]
+    assert found is not None
+    assert found.status is Status.RUNNING
+
+
+def writes(engine: OwnEngine, name: str, *, mebibytes: int, file: str | None = None) -> ExecResult:
+    with engine.client() as client:
+        command = ["busybox", "dd", "if=/dev/zero", f"of={file or f'/file-{mebibytes}'}", "bs=1M", f"count={mebibytes}"]
+        return client.containers.get(name).exec_run(command)
 
 
 def test_a_container_that_cannot_start_is_refused_and_removed(bench: Bench, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class HostDocuments:
 
     def prune(self, names: Sequence[str], _: ApplyRequest) -> list[Operation]:
         for name in names:
-            with suppress(UnknownHost):  # it was forgotten meanwhile
+            with suppress(UnknownHost):  # race: it was forgotten
                 self.hosts.assign_labels(HostName(name), AssignedLabels())
         return []
 

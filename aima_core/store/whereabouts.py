@@ -40,7 +40,7 @@ class Whereabouts(NamedTuple):
         return self.stored
 
     def check_no_candidate(self) -> None:
-        """Raises OperationInProgress while a start changes the spec: a spec stored meanwhile would lack that change."""
+        """Raises OperationInProgress while a start changes the spec, which one stored concurrently would lose."""
         if self.candidate:
             start = self.starts[-1].operation
             raise OperationInProgress(what=self.candidate.spec.id, operation=start.id)

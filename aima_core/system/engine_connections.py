@@ -1,4 +1,4 @@
-"""HTTP connections to engines and data planes, kept between requests.
+"""A pool of HTTP connections to engines and data planes; an idle one expires before its timeout at the engine.
 
 It uses the connector and the parser of aiohttp without its session: redirects, cookies and generated headers, of which
 neither gateways nor data planes want any, cost more than all that they do for a request themselves.
@@ -60,7 +60,7 @@ class EngineConnections:
     async def request(
         self, method: str, url: str, headers: HeaderPairs, body: bytes | StreamedBody = b""
     ) -> EngineAnswer:
-        """Raises ClientError, OSError, ValueError for a header that would end its line."""
+        """Does not retry. Raises ClientError, OSError, ValueError for a header that would end its line."""
         destination, start = self._destination(method, url)
         head = _head(start, headers, len(body) if isinstance(body, bytes) else body.length)
         try:

@@ -1,6 +1,7 @@
 """The process of the data plane: its listener, its limits, and an end that breaks off no stream.
 
-At SIGTERM it stops listening at once, so that a successor can, and ends with its last stream or after DRAIN_TIMEOUT.
+Graceful shutdown: at SIGTERM it stops listening at once, so that a successor can, and ends with its last stream or
+after DRAIN_TIMEOUT.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ local function starts_of(service)
   return starts[service]
 end
 
--- Whether the start has not ended, nor shall be; its record is read once.
+-- Whether the start is neither ended nor cancelled; its record is cached.
 local function is_active(start)
   if start.active == nil then
     local state, cancelled

@@ -54,7 +54,7 @@ AT_GATEWAY = (
 
 
 class KeyHolder(Adversary):
-    passes = 0.4
+    passes = 0.5
 
     def __init__(self, stage: AttackStage, seed: int, *, scope: str) -> None:
         super().__init__(stage, seed)

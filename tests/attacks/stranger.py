@@ -51,7 +51,7 @@ GUESSES = ("", "x", "admin", "\x00", "Bearer", "aima_" + "A" * 43, "é", "an-own
 
 class Stranger(Adversary):
     name = "network"
-    passes = 0.3
+    passes = 0.4
 
     def __init__(self, stage: AttackStage, seed: int) -> None:
         super().__init__(stage, seed)

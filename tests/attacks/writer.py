@@ -46,7 +46,7 @@ JUNK: tuple[Any, ...] = ("", "x", -1, 0, 2**53, 2**63, None, True, [], {}, "../.
 
 class RedisWriter(Adversary):
     name = "redis"
-    passes = 0.2
+    passes = 0.3
 
     def __init__(self, stage: AttackStage, seed: int) -> None:
         super().__init__(stage, seed)

@@ -311,7 +311,7 @@ class AttackStage:
 
 @contextmanager
 def attack_stage(server: RedisServer, directory: Path) -> Iterator[AttackStage]:
-    engine = fleet_engine("owned", image=IMAGE) + "arguments:\n  size: 0\n"
+    engine = fleet_engine("owned", image=IMAGE) + "serves: [chat]\narguments:\n  size: 0\n"
     write(directory / "catalog/engines/owned/owned-cpu.yaml", engine)
     api = ApiProcess(server.url, directory, catalog=directory / "catalog", **SETTINGS)
     with ExitStack() as stack:
@@ -321,7 +321,8 @@ def attack_stage(server: RedisServer, directory: Path) -> Iterator[AttackStage]:
         api.up()
         for name in HOSTS:
             fleet.add([FakeHost(name, images=(IMAGE,), engines=(IMAGE,))])
-        gateway = GatewayProcess(server.url, api.url, directory, key=_gateway_key(api), api_key=ADMIN_KEY)
+        keys = {"key": _gateway_key(api), "api_key": ADMIN_KEY}
+        gateway = GatewayProcess(server.url, api.url, directory, **keys, AIMA_GATEWAY__WAIT="2s")
         stack.callback(gateway.kill)
         gateway.up()
         plane = stack.enter_context(dataplane(directory / "plane"))

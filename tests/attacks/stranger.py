@@ -46,7 +46,7 @@ LEADING_OUT = (
 )
 REFUSED_FIRST = (b"400", b"408", b"413", b"414", b"429", b"431")
 """Not parsed, or refused for the number of requests."""
-GUESSES = ("", "x", "admin", "\x00", "Bearer", "aima_" + "A" * 43, "é", "an-owner-holds-this-key-7f3b", "a" * 5000)
+GUESSES = ("x", "admin", "Bearer", "aima_" + "A" * 43, "é", "an-owner-holds-this-key-7f3b", "a" * 5000)
 
 
 class Stranger(Adversary):
@@ -72,6 +72,7 @@ class Stranger(Adversary):
             (3, self.many_headers),
             (4, self.garbage),
             (4, self.smuggling),
+            (4, self.malformed_head),
             (6, self.guess),
             (3, self.large_body),
             (3, self.hang_up),
@@ -138,6 +139,25 @@ class Stranger(Adversary):
             b"Content-Length: -1\r\n",
         )
         connection.send(b"POST " + path + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n" + self.pick(forms) + b"\r\n" + body)
+        return self._said(connection)
+
+    def malformed_head(self) -> str:
+        connection = self._connect()
+        forms: tuple[bytes, ...] = (
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \x00\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nX\r\n\r\n",
+            b"GET  HTTP/1.1\r\n\r\n",
+            b"GET /v1/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /v1/models HTTP/9.9\r\nHost: x\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"CONNECT 127.0.0.1:6379 HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        )
+        connection.sendall(self.pick(forms))
         return self._said(connection)
 
     def guess(self) -> str:

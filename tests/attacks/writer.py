@@ -268,10 +268,17 @@ class RedisWriter(Adversary):
                 {"endpoint": "http://10.255.255.1:1", "dataplane": url, "loopback": "0123456789abcdef"},
             ]
         )
-        self._redis.hset(keys.instance(id), mapping={**way, "state": "ready", "desired": "running"})
+        stored = self._redis.hget(keys.instance(id), "record")
+        try:
+            record = {**json.loads(stored or ""), **way, "state": "ready", "serves": ["chat"]}
+        except (ValueError, TypeError, RecursionError):
+            return f"{id} has no record"
+        self._redis.hset(keys.instance(id), mapping={"record": json.dumps(record), "desired": "running"})
+        self._redis.publish(keys.EVENTS, f'{uuid.uuid4()} 1 1-1 {{"phase":"ready"}}')  # gateways read at once
+        self.stage.infer(id.service)
         told = [head for head in self._trap.heads if any(secret.encode() in head for secret in self.stage.secrets)]
         self.stage.mishaps += [f"a forged endpoint was sent a key: {head[:300]!r}" for head in told[:1]]
-        return f"{id}: {way}"[:120]
+        return f"{len(self._trap.heads)} requests trapped, {id}: {way}"[:120]
 
     def send_a_captured_token(self) -> str:
         """Tokens that a gateway has sent to a forged data plane open no engine of another host."""
@@ -337,7 +344,7 @@ class RedisWriter(Adversary):
     def _mutated(self, text: str) -> str:
         try:
             return json.dumps(self._mutate(json.loads(text)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.pick([text + "x", text[:-1], "", str(self.pick(JUNK)), text.swapcase()])
 
     def _mutate(self, value: Any) -> Any:

@@ -18,7 +18,9 @@ UP_WITHIN = timedelta(seconds=60)
 
 
 class GatewayProcess:
-    def __init__(self, redis_url: str, api_url: str, directory: Path, *, key: str, api_key: str) -> None:
+    def __init__(
+        self, redis_url: str, api_url: str, directory: Path, *, key: str, api_key: str, **settings: str
+    ) -> None:
         """`key` has the scope `gateway`; with `api_key` in its settings it asks for keys."""
         self.key = key
         port = free_port()
@@ -33,6 +35,7 @@ class GatewayProcess:
             "AIMA_GATEWAY__PORT": str(port),
             "AIMA_GATEWAY__API": json.dumps([api_url]),
             "AIMA_GATEWAY__KEY": key,
+            **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -12,12 +12,14 @@ import uuid
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import httpx2
 from attacks.adversary import Act, Adversary
 from attacks.stage import ALIAS, HOSTS, SERVICES, TARGETS, AttackStage
 from lab.dataplane import GATEWAY, INSTANCE, RecordingEngine, signer
+from lab.parts import eventually
 from pydantic import SecretStr
 
 from aima_api.access.keys import digest_of
@@ -260,7 +262,8 @@ class RedisWriter(Adversary):
 
     def forge_endpoint(self) -> str:
         """Leads gateways to an address that no worker reports, directly or as a data plane: no key may follow."""
-        id = InstanceId(f"{self.pick(SERVICES)}@{self.pick(HOSTS)}")
+        service = self.pick(SERVICES)
+        id = InstanceId(f"{service}@{self.stage.asked.hosts[service]}")
         url = f"http://127.0.0.1:{self._trap.port}"
         way = self.pick(
             [
@@ -275,7 +278,13 @@ class RedisWriter(Adversary):
             return f"{id} has no record"
         self._redis.hset(keys.instance(id), mapping={"record": json.dumps(record), "desired": "running"})
         self._redis.publish(keys.EVENTS, f'{uuid.uuid4()} 1 1-1 {{"phase":"ready"}}')  # gateways read at once
-        self.stage.infer(id.service)
+        before = len(self._trap.heads)
+
+        def lured() -> bool:
+            self.stage.infer(service)
+            return len(self._trap.heads) > before
+
+        eventually(lured, within=timedelta(seconds=1))
         told = [head for head in self._trap.heads if any(secret.encode() in head for secret in self.stage.secrets)]
         self.stage.mishaps += [f"a forged endpoint was sent a key: {head[:300]!r}" for head in told[:1]]
         return f"{len(self._trap.heads)} requests trapped, {id}: {way}"[:120]

@@ -10,18 +10,24 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flower.app import Flower  # type: ignore[import-untyped]  # ships no types
+from flower.api.tasks import GetQueueLengths  # type: ignore[import-untyped]  # ships no types
+from flower.app import Flower  # type: ignore[import-untyped]
 from flower.options import options  # type: ignore[import-untyped]
 from flower.urls import settings as pages  # type: ignore[import-untyped]
+from flower.views.broker import BrokerView  # type: ignore[import-untyped]
 from flower.views.monitor import Metrics  # type: ignore[import-untyped]
+from redis import ResponseError
 from tornado.web import authenticated
 
 from aima_core.errors import AimaError, BadSettings
 from aima_core.queue.celery_app import celery_app
+from aima_core.redis import keys
 from aima_core.settings import FlowerSettings, Settings, load_settings
 from aima_core.system.loopback import is_loopback
 from aima_core.system.state_dir import secret
@@ -29,6 +35,8 @@ from aima_core.system.state_dir import secret
 REDIS_TIMEOUT = timedelta(seconds=10)
 MAX_TASKS = 10_000
 """Cached in memory; the oldest are dropped first."""
+PENDING = "pending: no host has capacity"
+"""Beside the names of queues."""
 TASK_COLUMNS = "name,uuid,state,kwargs,worker,received,runtime"
 
 
@@ -68,7 +76,8 @@ def make_flower(settings: Settings, *, password: str) -> Any:
     options.tasks_columns = TASK_COLUMNS
     app = celery_app(settings.redis.url.get_secret_value(), answer_within=REDIS_TIMEOUT)
     flower = Flower(capp=app, options=options, **pages)
-    flower.add_handlers(".*", [("/metrics", _LockedMetrics)])
+    own = [("/metrics", _LockedMetrics), ("/broker", _Broker), ("/api/queues/length", _QueueLengths)]
+    flower.add_handlers(".*", own)
     return flower
 
 
@@ -78,6 +87,31 @@ class _LockedMetrics(Metrics):  # type: ignore[misc]  # its base has no types
     @authenticated
     async def get(self) -> None:
         await super().get()
+
+
+class _WithPending:
+    """Adds the pending operations to the queues: they have no message, so that no queue counts them."""
+
+    def get_broker(self) -> Any:
+        broker = super().get_broker()  # type: ignore[misc]  # of the page
+        queues_of = broker.queues
+
+        async def queues(names: Iterable[str]) -> list[dict[str, Any]]:
+            pending = 0
+            with suppress(ResponseError):  # of another type, which another writer made
+                pending = await broker.redis.zcard(keys.WAITING)
+            return [*await queues_of(names), {"name": PENDING, "messages": pending}]
+
+        broker.queues = queues
+        return broker
+
+
+class _Broker(_WithPending, BrokerView):  # type: ignore[misc]  # its base has no types
+    pass
+
+
+class _QueueLengths(_WithPending, GetQueueLengths):  # type: ignore[misc]  # its base has no types
+    pass
 
 
 def _password(settings: Settings) -> tuple[str, str]:

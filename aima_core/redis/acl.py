@@ -155,6 +155,7 @@ def _flower(database: int) -> Iterator[Grant]:
     )
     yield Grant((*_LISTS, *_TEMPORARY), (*_queue("~", "celeryev.*"), *_queue("~", "*.celery.pidbox")))
     yield Grant(("llen", "rpush"), tuple(pattern for queue in _QUEUES for pattern in _queue("%W~", queue)))
+    yield Grant(("zcard",), (f"%R~{keys.WAITING}",))
 
 
 def _both(*patterns: str) -> Iterator[str]:

@@ -39,6 +39,8 @@ def main() -> int:
                     violations += played(adversary, duration=duration, seed=chosen.seed)
                     sys.stdout.write("".join(f"{line}\n" for line in adversary.log))
                     sys.stdout.write(f"{adversary.name}: {dict(adversary.outcomes)}\n")
+                    if isinstance(adversary, KeyHolder):
+                        sys.stdout.write(f"never requested: {', '.join(adversary.never_requested()) or 'none'}\n")
         finally:
             server.kill()
     sys.stdout.write("".join(f"violation: {each}\n" for each in violations) or "no violation\n")

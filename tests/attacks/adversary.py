@@ -20,6 +20,8 @@ class Adversary:
     """Base of the three. Subclasses return their actions with weights."""
 
     name: str
+    passes: float
+    """The least share of its tries that has to pass the first check."""
 
     def __init__(self, stage: AttackStage, seed: int) -> None:
         self.stage = stage
@@ -32,6 +34,10 @@ class Adversary:
 
     def withdraw(self) -> None:
         """After its time: closes what it holds open."""
+
+    def accepted(self) -> tuple[int, int]:
+        """How many of how many tries passed the first check; the others cannot find what lies behind it."""
+        raise NotImplementedError
 
     def attack(self, duration: timedelta) -> None:
         begun = time.monotonic()
@@ -55,11 +61,19 @@ def played(adversary: Adversary, *, duration: timedelta, seed: int) -> list[str]
     try:
         with stage.owner_at_work(seed):
             adversary.attack(duration)
-            found = stage.violations_of_memory()
+            found = stage.violations_of_memory() + _blunt(adversary)
             adversary.withdraw()
         return [*found, *stage.violations(), *stage.denials(), *stage.violations()]
     finally:
         written_to(adversary, stage.directory, seed)
+
+
+def _blunt(adversary: Adversary) -> list[str]:
+    accepted, tried = adversary.accepted()
+    adversary.log.append(f"{accepted} of {tried} tries passed the first check")
+    if accepted >= adversary.passes * tried > 0:
+        return []
+    return [f"{accepted} of {tried} tries passed the first check, less than {adversary.passes:.0%}: it attacks nothing"]
 
 
 def written_to(adversary: Adversary, directory: Path, seed: int) -> Path:

@@ -1,7 +1,8 @@
 """The stage of the adversaries: a fleet of fakes, an API node with keys, a real Redis, and an owner who uses them.
 
-The owner starts and stops services with his own key while the adversary acts, and keeps a record of what he asked for.
-Containers are read from the hosts, never from Redis.
+The owner starts and stops services with his own key while the adversary acts, sends requests to models through a
+gateway, and keeps a record of what he asked for. Containers are read from the hosts, never from Redis. A data plane
+stands in front of an engine that records what reaches it.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 from threading import Event as Flag
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import psutil
 from api.catalog.entries import write
 from lab.api_process import ApiProcess
+from lab.commands import PUBLIC_KEY
+from lab.dataplane import API_NODE, INSTANCE, DataplaneUnderTest, dataplane
 from lab.fleet import FakeHost, Fleet, fleet_engine, fleet_on
+from lab.gateway_process import GatewayProcess
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
@@ -31,6 +36,8 @@ ADMIN_KEY = "an-owner-holds-this-key-7f3a"
 IMAGE = "owned:1"
 SERVICES = tuple(f"svc-owned-{number}" for number in range(4))
 HOSTS = ("fake-00", "fake-01", "fake-02")
+ALIAS = "owned"
+TARGETS = {SERVICES[0]: 1}
 RECOVERS_WITHIN = timedelta(seconds=60)
 ENDED = ("succeeded", "failed", "cancelled")
 MOST_MORE_DESCRIPTORS = 40
@@ -58,16 +65,34 @@ class Asked:
 
 
 class AttackStage:
-    def __init__(self, fleet: Fleet, api: ApiProcess, server: RedisServer, *, directory: Path) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        api: ApiProcess,
+        server: RedisServer,
+        gateway: GatewayProcess,
+        plane: DataplaneUnderTest,
+        *,
+        directory: Path,
+    ) -> None:
         self.fleet, self.api, self.server, self.directory = fleet, api, server, directory
+        self.gateway, self.plane = gateway, plane
         self.owner = httpx2.Client(
             base_url=api.url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}, timeout=20, trust_env=False
         )
         self.asked = Asked({service: HOSTS[at % len(HOSTS)] for at, service in enumerate(SERVICES)})
         self.mishaps: list[str] = []
-        self.others_operate = False
-        """The adversary may start what the catalog offers, on any host."""
-        self._operated_until = 0.0
+        self.others_may: Literal["operate", "admin"] | None = None
+        """What the adversary may do: start what the catalog offers on any host; or run any image."""
+        self._until = {"operate": 0.0, "admin": 0.0}
+        """When what such an adversary had done was undone."""
+        self.secrets = [ADMIN_KEY, gateway.key]
+        """Keys that must reach no forger."""
+        infer = self.owner.post("/v1/keys", json={"name": "applications", "scopes": ["infer"]}).json()["key"]
+        self.secrets.append(infer)
+        self.application = httpx2.Client(
+            base_url=gateway.url, headers={"Authorization": f"Bearer {infer}"}, timeout=20, trust_env=False
+        )
         self._enough = Flag()
         self._before = self._held()
 
@@ -87,10 +112,15 @@ class AttackStage:
     def _work(self, random: Random) -> None:
         while not self._enough.is_set():
             service = random.choice(SERVICES)
-            if random.random() < 0.6:
-                self.start(service, size=random.randrange(1000))
-            else:
-                self.stop(service)
+            match random.random():
+                case chance if chance < 0.5:
+                    self.start(service, size=random.randrange(1000))
+                case chance if chance < 0.8:
+                    self.stop(service)
+                case chance if chance < 0.9:
+                    self.infer(random.choice([ALIAS, service]))
+                case _:
+                    self.set_alias()
             self._enough.wait(random.uniform(0.05, 0.4))
 
     def start(self, service: str, *, size: int) -> list[str]:
@@ -109,6 +139,17 @@ class AttackStage:
         if ids and self._ended(ids, within=timedelta(seconds=5)) == {"succeeded"}:
             self.asked.stopped |= dict.fromkeys(starts, time.time())
         return ids
+
+    def infer(self, model: str) -> None:
+        """Its answer is nobody's concern: engines of fakes have no port, and a forged one answers anything."""
+        with suppress(httpx2.TransportError):
+            answer = self.application.post("/v1/chat/completions", json={"model": model, "messages": []})
+            self.note_answer(answer, of="an application")
+
+    def set_alias(self) -> bool:
+        with suppress(httpx2.TransportError):
+            return self.owner.put(f"/v1/aliases/{ALIAS}", json={"targets": TARGETS}).status_code == 200
+        return False
 
     def _request(self, path: str, body: Mapping[str, Any]) -> list[str]:
         try:
@@ -151,18 +192,29 @@ class AttackStage:
         ]
         if not psutil.pid_exists(self.api.pid) or not self.api.answers():
             found.append("the API node does not answer")
+        if not self.gateway.answers():
+            found.append(f"the gateway does not answer: {self.gateway.log()[-6000:]}")
+        if not eventually(self._plane_serves, within=RECOVERS_WITHIN):
+            found.append("the data plane does not forward a request with a token")
         found += [problem for host, each in self._created() if (problem := self._not_asked(host, each))]
         return found + self._leaks()
+
+    def _plane_serves(self) -> bool:
+        with suppress(OSError, HTTPException):
+            return self.plane.request(f"/i/{INSTANCE}/echo")[0] == 200
+        return False
 
     def _created(self) -> list[tuple[str, dict[str, Any]]]:
         live = [process for process in self.fleet.processes if process.up]
         return [(host, each) for process in live for host, many in process.created().items() for each in many]
 
     def _not_asked(self, host: str, created: Mapping[str, Any]) -> str | None:
+        if self._others_may("admin", created["at"]):
+            return None
         service, command = created["service"], list(created["command"])
         if created["image"] != IMAGE or created["mounts"] or command[:2] != ["serve", "--size"]:
             return f"{host} ran what no engine of the catalog is: {created}"
-        if self.others_operate or created["at"] < self._operated_until:
+        if self._others_may("operate", created["at"]):
             return None
         if command[2] not in self.asked.arguments[service]:
             return f"{host} ran what the owner never asked for: {created}"
@@ -172,6 +224,9 @@ class AttackStage:
         if stopped is not None and created["at"] > stopped + 0.5:
             return f"{host} ran the start {created['operation']} again {created['at'] - stopped:.1f} s after its stop"
         return None
+
+    def _others_may(self, scope: str, at: float) -> bool:
+        return self.others_may in (scope, "admin") or at < max(self._until[scope], self._until["admin"])
 
     def violations_of_memory(self) -> list[str]:
         """Also while the adversary holds on to what it has opened."""
@@ -193,28 +248,53 @@ class AttackStage:
         return leaks()
 
     def _held(self) -> dict[str, tuple[int, int]]:
-        pids = {each.name: each.pid for each in self.fleet.processes if each.up} | {"the API node": self.api.pid}
+        pids = {each.name: each.pid for each in self.fleet.processes if each.up}
+        pids |= {"the API node": self.api.pid, "the gateway": self.gateway.pid}
+        if self.plane.process is not None:
+            pids["the data plane"] = self.plane.process.pid
         processes = {name: psutil.Process(pid) for name, pid in pids.items() if psutil.pid_exists(pid)}
         return {name: (each.num_fds(), each.memory_info().rss) for name, each in processes.items()}
 
     def denials(self) -> list[str]:
         """After the adversary has left: what the owner still cannot do."""
         found = []
-        if self.others_operate:
-            self._undo_operations()
+        if self.others_may is not None:
+            self._undo_operations(self.others_may)
         if not eventually(self._all_listings, within=RECOVERS_WITHIN):
             found.append("a listing is refused")
+        if not eventually(self._models_are_listed, within=RECOVERS_WITHIN):
+            found.append("the gateway does not list models to an application")
         dead = [each for each in SERVICES if not eventually(partial(self._lives, each), within=RECOVERS_WITHIN)]
+        if not eventually(self.set_alias, within=RECOVERS_WITHIN):
+            found.append("an alias is not set")
         return found + [f"{service} neither starts nor stops" for service in dead]
 
-    def _undo_operations(self) -> None:
+    def _undo_operations(self, scope: str) -> None:
         """An operator may drain hosts and change specs: the owner resumes them, and creates his services again."""
         for host in HOSTS:
             self.owner.post(f"/v1/hosts/{host}:resume", json={})
-        for service in SERVICES:
-            self.stop(service)
-            self.owner.delete(f"/v1/services/{service}")
-        self._operated_until = time.time()
+        for service in self._listed("services"):
+            self.stop(service["id"])
+            self.owner.delete(f"/v1/services/{service['id']}")
+        for operation in self._listed("operations", state="queued") + self._listed("operations", state="running"):
+            self._ended([operation["id"]] if self._cancelled(operation["id"]) else [], within=timedelta(seconds=5))
+        if scope == "admin":
+            pulls = self._request("/v1/images:pull", {"image": IMAGE, "hosts": [*HOSTS]})
+            self._ended(pulls, within=RECOVERS_WITHIN)
+        self._until[scope] = time.time()
+        self.others_may = None
+
+    def _listed(self, what: str, **having: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = self.owner.get(f"/v1/{what}", params={"limit": 1000, **having}).json()["items"]
+        return items
+
+    def _cancelled(self, operation: str) -> bool:
+        return self.owner.post(f"/v1/operations/{operation}:cancel").status_code == 202
+
+    def _models_are_listed(self) -> bool:
+        with suppress(httpx2.TransportError):
+            return self.application.get("/v1/models").status_code == 200
+        return False
 
     def _all_listings(self) -> bool:
         try:
@@ -231,21 +311,36 @@ class AttackStage:
 
 @contextmanager
 def attack_stage(server: RedisServer, directory: Path) -> Iterator[AttackStage]:
-    engine = fleet_engine("owned", image=IMAGE) + "arguments:\n  size: 0\n"
+    engine = fleet_engine("owned", image=IMAGE) + "serves: [chat]\narguments:\n  size: 0\n"
     write(directory / "catalog/engines/owned/owned-cpu.yaml", engine)
     api = ApiProcess(server.url, directory, catalog=directory / "catalog", **SETTINGS)
-    with fleet_on(server.url, directory) as fleet:
-        try:
-            api.up()
-            for name in HOSTS:
-                fleet.add([FakeHost(name, images=(IMAGE,), engines=(IMAGE,))])
-            fleet.until_ready()
-            stage = AttackStage(fleet, api, server, directory=directory)
-            for service in SERVICES:
-                assert stage._lives(service), service
-            stage._before = stage._held()
-            yield stage
-            stage.owner.close()
-        finally:
-            api.kill()
-            api.client.close()
+    with ExitStack() as stack:
+        fleet = stack.enter_context(fleet_on(server.url, directory))
+        stack.callback(api.client.close)
+        stack.callback(api.kill)
+        api.up()
+        for name in HOSTS:
+            fleet.add([FakeHost(name, images=(IMAGE,), engines=(IMAGE,))])
+        keys = {"key": _gateway_key(api), "api_key": ADMIN_KEY}
+        gateway = GatewayProcess(server.url, api.url, directory, **keys, AIMA_GATEWAY__WAIT="2s")
+        stack.callback(gateway.kill)
+        gateway.up()
+        plane = stack.enter_context(dataplane(directory / "plane"))
+        plane.end()
+        plane.start(keys=(API_NODE.public, PUBLIC_KEY))
+        fleet.until_ready()
+        stage = AttackStage(fleet, api, server, gateway, plane, directory=directory)
+        stack.callback(stage.application.close)
+        stack.callback(stage.owner.close)
+        for service in SERVICES:
+            assert stage._lives(service), service
+        assert stage.set_alias() and stage._models_are_listed() and stage._plane_serves()
+        stage._before = stage._held()
+        yield stage
+
+
+def _gateway_key(api: ApiProcess) -> str:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    created = api.client.post("/v1/keys", json={"name": "gateway", "scopes": ["gateway"]}, headers=headers)
+    assert created.status_code == 201, created.text
+    return str(created.json()["key"])

@@ -7,19 +7,30 @@ forgeries passes the first checks.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
+import httpx2
 from attacks.adversary import Act, Adversary
-from attacks.stage import HOSTS, SERVICES, AttackStage
+from attacks.stage import ALIAS, HOSTS, SERVICES, TARGETS, AttackStage
+from lab.dataplane import GATEWAY, INSTANCE, RecordingEngine, signer
+from lab.parts import eventually
+from pydantic import SecretStr
 
+from aima_api.access.keys import digest_of
 from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
 from aima_core.redis import keys
+from aima_core.trust.keys import SigningKey
 
 MOST_CAPTURED = 300
+FIRST_ATTEMPT = 100_000
+"""Beyond all attempts of the owner's operations."""
+OF_AN_ATTEMPT = ("cancel", "ended_at", "failure", "host")
 CHANNELS = (keys.EVENTS, "aima:/0.celery.pidbox", "aima:/0.celeryev/worker.heartbeat")
 POISON = (
     "[" * 100_000,
@@ -37,12 +48,16 @@ JUNK: tuple[Any, ...] = ("", "x", -1, 0, 2**53, 2**63, None, True, [], {}, "../.
 
 class RedisWriter(Adversary):
     name = "redis"
+    passes = 0.3
 
     def __init__(self, stage: AttackStage, seed: int) -> None:
         super().__init__(stage, seed)
         self._redis = stage.server.client()
         self._captured: list[dict[str, str]] = []
         self._messages: list[tuple[str, str]] = []
+        self._forged: list[str] = []
+        """The ids of its operations. The attempt of each tells in the hosts' logs which one a host has claimed."""
+        self._trap = RecordingEngine()
 
     def actions(self) -> Sequence[tuple[int, Act]]:
         return (
@@ -61,21 +76,36 @@ class RedisWriter(Adversary):
             (2, self.forge_fence),
             (2, self.cancel_something),
             (2, self.forge_session),
-            (1, self.forge_key_record),
+            (2, self.forge_key_record),
+            (3, self.forge_alias),
+            (3, self.forge_endpoint),
+            (2, self.forge_usage),
+            (2, self.send_a_captured_token),
         )
 
     def withdraw(self) -> None:
         """Leaves its forgeries where they are, but for what only a person can tell from the truth."""
         self._redis.close()
+        self._trap.close()
+
+    def accepted(self) -> tuple[int, int]:
+        """Of its operations, those that a host has claimed and whose signature it has verified."""
+        logs = "".join(each.log() for each in self.stage.fleet.processes)
+        claimed = {int(attempt) for attempt in re.findall(r"operation started .*attempt=(\d+)", logs)}
+        unsigned = re.findall(r"operation failed .*code=bad_signature", logs)
+        tried = len(self._forged)
+        return len(claimed & {*range(FIRST_ATTEMPT + 1, FIRST_ATTEMPT + tried + 1)}) - len(unsigned), tried
 
     # Orders -----------------------------------------------------------------------------------------------------
 
     def capture(self) -> str:
         entries = self._redis.zrange(keys.OPERATIONS, -60, -1)
         for entry in entries:
-            record = self._redis.hgetall(keys.operation(OperationId(entry.split()[-1])))
-            if record and len(self._captured) < MOST_CAPTURED:
-                self._captured.append({**record, "id": entry.split()[-1]})
+            id = OperationId(entry.split()[-1])
+            record = {} if id in self._forged else self._redis.hgetall(keys.operation(id))
+            if "order" in record:
+                self._captured.append({**record, "id": id})
+        del self._captured[:-MOST_CAPTURED]
         for host in HOSTS:
             for queue in (f"host.{host}", f"host.{host}.stop"):
                 self._messages += [(queue, text) for text in self._redis.lrange(keys.queue(queue), 0, 5)]
@@ -101,7 +131,7 @@ class RedisWriter(Adversary):
         for name in self.random.sample(sorted(record), k=min(len(record), self.random.randrange(1, 4))):
             if name == "id":
                 continue
-            value = self.pick([other.get(name, ""), self._mutated(record[name]), self._mutated(record[name])])
+            value = self.pick([other.get(name, ""), other.get(name, ""), self._mutated(record[name])])
             record[name] = value
         record["state"] = "queued"
         return self._put(self.pick([record["id"], str(uuid.uuid4())]), record)
@@ -197,11 +227,83 @@ class RedisWriter(Adversary):
         return name
 
     def forge_key_record(self) -> str:
-        forged = json.dumps({"text": json.dumps({"name": "evil", "scope": "admin"}), "signature": "0" * 80})
-        for name in self._redis.scan_iter(match="aima:*key*", count=200):
-            if self._redis.type(name) == "hash":
-                self._redis.hset(name, "evil", forged)
-        return "an API key"
+        """A captured record, or one with wider scopes, under the digest of a key of its own, which it then uses."""
+        key = f"aima_{self.random.getrandbits(250):064x}"
+        captured = [*self._redis.hvals(keys.API_KEYS), json.dumps({"text": "{}", "signature": "0" * 80})]
+        record = self.pick(captured)
+        scope = self.pick(["admin", "gateway", "infer"])
+        forged = self.pick([record, self._mutated(record), record.replace("gateway", scope).replace("infer", scope)])
+        self._redis.hset(keys.API_KEYS, digest_of(key), forged)
+        headers = {"Authorization": f"Bearer {key}"}
+        answers = [
+            httpx2.post(f"{self.stage.api.url}/v1/gateways", json={"public_key": GATEWAY.public}, headers=headers),
+            httpx2.get(f"{self.stage.api.url}/v1/hosts", headers=headers),
+            httpx2.get(f"{self.stage.gateway.url}/v1/models", headers=headers),
+        ]
+        for answer in answers:
+            self.stage.note_answer(answer, of="a forged API key")
+            if answer.is_success:
+                self.stage.mishaps.append(f"a forged API key was answered {answer.status_code}: {answer.request.url}")
+        return str([each.status_code for each in answers])
+
+    # Ways to engines --------------------------------------------------------------------------------------------
+
+    def forge_alias(self) -> str:
+        """The owner's alias under another name, or changed: no alias but the owner's may be read."""
+        record = self._redis.hget(keys.ALIASES, ALIAS) or "{}"
+        elsewhere = record.replace(SERVICES[0], SERVICES[1])
+        name = self.pick([ALIAS, "evil", *SERVICES])
+        self._redis.hset(keys.ALIASES, name, self.pick([record, elsewhere, self._mutated(record), *POISON]))
+        answer = self.stage.owner.get("/v1/aliases")
+        for alias in answer.json()["items"]:
+            if (alias["name"], alias["targets"]) != (ALIAS, TARGETS):
+                self.stage.mishaps.append(f"a forged alias was read: {alias}")
+        return name
+
+    def forge_endpoint(self) -> str:
+        """Leads gateways to an address that no worker reports, directly or as a data plane: no key may follow."""
+        service = self.pick(SERVICES)
+        id = InstanceId(f"{service}@{self.stage.asked.hosts[service]}")
+        url = f"http://127.0.0.1:{self._trap.port}"
+        way = self.pick(
+            [
+                {"endpoint": self.pick([url, "http://127.0.0.1:1", "file:///etc/passwd", "http://[", "x" * 5000])},
+                {"endpoint": "http://10.255.255.1:1", "dataplane": url, "loopback": "0123456789abcdef"},
+            ]
+        )
+        stored = self._redis.hget(keys.instance(id), "record")
+        try:
+            record = {**json.loads(stored or ""), **way, "state": "ready", "serves": ["chat"]}
+        except (ValueError, TypeError, RecursionError):
+            return f"{id} has no record"
+        self._redis.hset(keys.instance(id), mapping={"record": json.dumps(record), "desired": "running"})
+        self._redis.publish(keys.EVENTS, f'{uuid.uuid4()} 1 1-1 {{"phase":"ready"}}')  # gateways read at once
+        before = len(self._trap.heads)
+
+        def lured() -> bool:
+            self.stage.infer(service)
+            return len(self._trap.heads) > before
+
+        eventually(lured, within=timedelta(seconds=1))
+        told = [head for head in self._trap.heads if any(secret.encode() in head for secret in self.stage.secrets)]
+        self.stage.mishaps += [f"a forged endpoint was sent a key: {head[:300]!r}" for head in told[:1]]
+        return f"{len(self._trap.heads)} requests trapped, {id}: {way}"[:120]
+
+    def send_a_captured_token(self) -> str:
+        """Tokens that a gateway has sent to a forged data plane open no engine of another host."""
+        tokens = {token for head in self._trap.heads for token in re.findall(rb"(?i)authorization: Bearer (\S+)", head)}
+        tokens |= {signer(SigningKey(SecretStr("the forger's own seed, 0123456789abcdef"))).token(INSTANCE).encode()}
+        token = self.pick(sorted(tokens)).decode()
+        status, _, _ = self.stage.plane.request(f"/i/{INSTANCE}/echo", headers={"Authorization": f"Bearer {token}"})
+        if status != 401:
+            self.stage.mishaps.append(f"a data plane answered {status} to a token that is not for its instance")
+        return f"{len(tokens) - 1} captured: {status}"
+
+    def forge_usage(self) -> str:
+        name = keys.usage(HostName(self.pick(HOSTS)))
+        forged = self.pick([self._mutated(self._redis.get(name) or "{}"), *POISON])
+        self._redis.set(name, forged, ex=60)
+        return name
 
     def cancel_something(self) -> str:
         record = self._record()
@@ -228,8 +330,14 @@ class RedisWriter(Adversary):
         return queue, encode_message(operation, queue)
 
     def _put(self, id: str, record: dict[str, str]) -> str:
-        fields = {name: value for name, value in record.items() if name != "id"}
-        self._redis.hset(keys.operation(OperationId(id)), mapping=fields)
+        """As an operation that nobody has claimed yet: without an end, and without the expiry of an ended one."""
+        fields = {name: value for name, value in record.items() if name not in ("id", *OF_AN_ATTEMPT)}
+        fields["attempt"] = str(FIRST_ATTEMPT + len(self._forged))
+        self._forged.append(id)
+        stored = keys.operation(OperationId(id))
+        self._redis.hdel(stored, *OF_AN_ATTEMPT)
+        self._redis.hset(stored, mapping=fields)
+        self._redis.persist(stored)
         self._redis.zadd(keys.ACTIVE, {id: 0})
         queue = fields.get("queue", "")
         try:
@@ -245,7 +353,7 @@ class RedisWriter(Adversary):
     def _mutated(self, text: str) -> str:
         try:
             return json.dumps(self._mutate(json.loads(text)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.pick([text + "x", text[:-1], "", str(self.pick(JUNK)), text.swapcase()])
 
     def _mutate(self, value: Any) -> Any:

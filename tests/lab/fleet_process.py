@@ -12,6 +12,7 @@ The other shared state (active requests, for statistics and remote control) deci
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -123,15 +124,29 @@ class Crowd:
             state.should_stop = None
 
     def _live_until_displaced(self, settings: Settings) -> bool:
-        """Whether the worker was displaced: it joins again, as `aima worker` does by re-executing itself."""
+        """Whether the worker was displaced: it joins again, as `aima worker` does by re-executing itself.
+
+        That closes what it held open; here its receiver of the signal is removed, which holds all of it.
+        """
         room = self._allocations[settings.host.name]
+        receivers = signals.worker_shutting_down.receivers
         with ExitStack() as life:
             with self._making:
                 set_event_loop(None)
+                before = [*receivers]
                 worker = life.enter_context(worker_with_loops(settings, room, probe=room.probe))
+                own = [each for each in receivers if each not in before]
                 self._workers[settings.host.name] = worker
             worker.start()
-        return getattr(worker, "displaced", False)
+        if not getattr(worker, "displaced", False):
+            return False
+        with self._making:
+            receivers[:] = [each for each in receivers if each not in own]
+            del self._workers[settings.host.name]
+        del worker, own, before, life
+        set_event_loop(None)
+        gc.collect()
+        return True
 
     def _count(self, **_: Any) -> None:
         with self._making:

@@ -22,6 +22,7 @@ from lab.parts import eventually, free_port
 from lab.running import AIMA, Aima
 from tornado.web import URLSpec
 
+from aima_api.flower import PENDING
 from aima_core.errors import BadSettings
 from aima_core.queue.celery_app import celery_app
 
@@ -114,6 +115,22 @@ def test_an_operation_is_listed_as_a_task_under_its_id(aima: Aima, flower: Flowe
     assert task()["name"] == "aima.pull"
     assert "'what': 'tiny:1'" in task()["kwargs"]
     assert operation["id"] in flower.answer(f"/task/{operation['id']}")
+
+
+def test_pending_operations_are_listed_beside_the_queues(aima: Aima, flower: Flower) -> None:
+    assert aima.here("host", "drain", "alpha").returncode == 0
+    (operation,) = json.loads(aima.aima("service", "start", "svc-tiny-dial", "-o", "json").stdout)
+
+    def lengths() -> dict[str, int]:
+        return {each["name"]: each["messages"] for each in flower.read("/api/queues/length")["active_queues"]}
+
+    assert eventually(lambda: lengths()[PENDING] == 1, within=COMES_WITHIN), lengths()
+    assert sum(lengths().values()) == 1
+    assert PENDING in flower.answer("/broker")
+
+    assert aima.here("operation", "cancel", operation["id"]).returncode == 0
+    assert eventually(lambda: lengths()[PENDING] == 0, within=COMES_WITHIN), lengths()
+    assert aima.here("host", "resume", "alpha").returncode == 0
 
 
 @pytest.mark.parametrize("user", [None, "aima:wrong", "aima:", "nobody:x"])

@@ -11,6 +11,8 @@ import asyncio
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from yarl import URL
+
 from aima_core.domain.ids import InstanceId
 from aima_core.domain.services import Instance
 from aima_core.system.engine_connections import HeaderPairs
@@ -48,13 +50,21 @@ class Reach:
         self._loopback = loopback
 
     def target_of(self, instance: Instance) -> Direct | ThroughDataplane | None:
-        """None if no way leads to it."""
+        """None if no way leads to it, such as to a forged endpoint that is no URL."""
         endpoint = instance.endpoint
-        if endpoint is None:
+        if endpoint is None or not _is_url(endpoint):
             return None
         if instance.loopback is None or instance.loopback == self._loopback:
             return Direct(endpoint)
-        if instance.dataplane and self._tokens:
+        if instance.dataplane and self._tokens and _is_url(instance.dataplane):
             self.needs_tokens.set()
             return ThroughDataplane(f"{instance.dataplane}/i/{instance.id}", instance.id, self._tokens)
         return None if is_loopback(urlsplit(endpoint).hostname or "") else Direct(endpoint)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = URL(text, encoded=True)
+        return url.scheme in ("http", "https") and bool(url.host) and url.explicit_port is not None
+    except ValueError:
+        return False

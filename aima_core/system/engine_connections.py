@@ -60,9 +60,12 @@ class EngineConnections:
     async def request(
         self, method: str, url: str, headers: HeaderPairs, body: bytes | StreamedBody = b""
     ) -> EngineAnswer:
-        """Does not retry. Raises ClientError, OSError, ValueError for a header that would end its line."""
-        destination, start = self._destination(method, url)
-        head = _head(start, headers, len(body) if isinstance(body, bytes) else body.length)
+        """Does not retry. Raises ClientError, OSError."""
+        try:
+            destination, start = self._destination(method, url)
+            head = _head(start, headers, len(body) if isinstance(body, bytes) else body.length)
+        except ValueError as malformed:
+            raise aiohttp.InvalidURL(url, str(malformed)) from malformed
         try:
             connection = await self._connector.connect(destination, traces=[], timeout=self._timeout)
         except TimeoutError as expired:

@@ -118,7 +118,7 @@ class UnknownArgument(AimaError, code="unknown_argument", status=422, exit_code=
 
 class ModelPathMissing(AimaError, code="model_path_missing", status=422, exit_code=19):
     sentence = "No model at {path} on {host}."
-    hint = "Copy the weights there, or set their directory with `--model-path`. Searched: {looked}."
+    hint = "Copy the weights there, fetch them with `aima model pull`, or set `--model-path`. Searched: {looked}."
 
 
 class ModelPathOutside(AimaError, code="model_path_outside", status=403, exit_code=20):
@@ -537,6 +537,11 @@ class EngineTimeout(AimaError, code="engine_timeout", status=504, exit_code=206)
 class ModelHasNoSource(AimaError, code="model_has_no_source", status=422, exit_code=222):
     sentence = "The catalog names no source of {model}, so that no host can fetch it."
     hint = "Add one to its file, such as `source: hf:org/repo@main`, or copy its files below a model root of each host."
+
+
+class SourceUnresolved(AimaError, code="source_unresolved", status=409, exit_code=234):
+    sentence = "The source of {model} is not resolved to a manifest yet, and no live host has its files."
+    hint = "Resolve and fetch it with `aima model pull {model}`."
 
 
 class SourceUnknown(AimaError, code="source_unknown", status=404, exit_code=223):

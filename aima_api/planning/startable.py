@@ -31,7 +31,8 @@ class StartableModel(Model):
     services: dict[ServiceId, StartableService]
     """By the id that starts the model; the best engine first."""
     files: tuple[HostName, ...]
-    """Hosts with its weights below a model root, or with the image that contains them."""
+    """Hosts with its weights in their store or below a model root, or with the image that contains them. In place of
+    the patterns of the catalog's entry."""
 
 
 def startable(planner: StartPlanner, models: Iterable[Model]) -> list[StartableModel]:
@@ -66,10 +67,13 @@ class _Known(NamedTuple):
         """The weights that the engine reads."""
         if engine.model_mount is None:
             return image_there(self.host, engine.images) is not None
-        return self.models is not None and model.path in self.models
+        fetched = any(each.verified and each.model == model.id for each in self.host.stored or ())
+        return fetched or (self.models is not None and model.path in self.models)
 
     def may_run(self, engine: Engine, model: Model) -> bool:
-        """Live, and an image can be pulled; where the paths are not known, only a start finds out."""
+        """Live, and images and weights can be pulled; where the paths are not known, only a start finds out."""
+        if model.source is not None and self.host.stored is not None:
+            return self.host.live
         has_weights = engine.model_mount is None or (model.path is not None and self.models is None)
         return self.host.live and (has_weights or self.has(engine, model))
 

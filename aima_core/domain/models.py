@@ -230,5 +230,7 @@ class ModelOnHost(WireModel):
     """Bytes of all its files."""
     received: int
     """Bytes that are there; fewer than `size` while it is fetched, or after that was interrupted."""
+    published: bool
+    """Engines may read it: every file had the digest of the manifest."""
     verified: bool
-    """Whether every file has the digest of the manifest."""
+    """It is published, and no file has changed since."""

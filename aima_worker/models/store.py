@@ -79,7 +79,7 @@ class ModelStore:
             manifest = stored.manifest
             received = running.get(manifest.digest)
             received = _journalled(place, manifest) if received is None else received
-            found.append(_on_host(place, manifest, received=received, verified=False))
+            found.append(_on_host(place, manifest, received=received))
         return tuple(found[:MOST_LISTED])
 
     @contextmanager
@@ -295,20 +295,23 @@ def _closing(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _on_host(place: Path, manifest: Manifest, *, received: int, verified: bool) -> ModelOnHost:
+def _on_host(
+    place: Path, manifest: Manifest, *, received: int, published: bool = False, verified: bool = False
+) -> ModelOnHost:
     return ModelOnHost(
         model=manifest.model,
         revision=manifest.revision,
         name=place.name,
         size=manifest.size,
         received=received,
+        published=published,
         verified=verified,
     )
 
 
 def _listed(place: Path, stored: StoredModel) -> ModelOnHost:
     unaltered = _is_unaltered(place / FILES, stored)
-    return _on_host(place, stored.manifest, received=stored.manifest.size, verified=unaltered)
+    return _on_host(place, stored.manifest, received=stored.manifest.size, published=True, verified=unaltered)
 
 
 def _journalled(place: Path, manifest: Manifest) -> int:

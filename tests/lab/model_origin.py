@@ -1,7 +1,7 @@
 """An origin of models on loopback: Hugging Face and ModelScope look-alikes that do what a test scripts.
 
-`huggingface_hub` resolves repositories against it. Tests set `faults` of a path before a request; `sent` counts the bytes
-of bodies by path, and `tokens` has the Authorization header of each request by the server's name in the URL.
+`huggingface_hub` resolves repositories against it. Tests set `faults` of a path before a request; `sent` counts the
+bytes of bodies by path, and `tokens` has the Authorization header of each request by the server's name in the URL.
 """
 
 from __future__ import annotations

@@ -137,9 +137,7 @@ def test_a_start_uses_what_people_put_at_the_path_of_the_model(desk, origin, mod
 
     assert outcome.operation.state is State.SUCCEEDED
     assert origin.requests.total() == 0
-    assert [mount.source for mount in runtime.spec_of("test.svc-tiny-dial.alpha").mounts] == [
-        str(model_root / "small")
-    ]
+    assert [mount.source for mount in runtime.spec_of("test.svc-tiny-dial.alpha").mounts] == [str(model_root / "small")]
 
 
 # Interruptions --------------------------------------------------------------------------------------------------------
@@ -385,5 +383,3 @@ def test_a_model_that_is_being_fetched_is_not_removed(desk, origin):
 
     assert refused.code == "model_in_use"
     assert fetched.result(20).operation.state is State.SUCCEEDED
-
-

@@ -7,8 +7,10 @@ a gated repository, which takes a token that API nodes do not have, are pinned b
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx2
@@ -21,8 +23,10 @@ if TYPE_CHECKING:  # it takes a fifth of a second to import
     from huggingface_hub.hf_api import RepoSibling
 
 TIMEOUT = timedelta(seconds=15)
+_SECONDS = TIMEOUT.total_seconds()
 MOST_READ = ByteSize(8 << 20)
 """Of one small file; a larger one is pinned by the id of its Git blob."""
+_LOCK = Lock()
 
 
 class Resolved(NamedTuple):
@@ -38,16 +42,26 @@ def resolve(source: Source, patterns: tuple[str, ...], *, model: str) -> Resolve
 
     hub = HfApi(endpoint=source.endpoint, token=False)
     try:
-        found = hub.model_info(source.where, revision=source.revision, files_metadata=True, timeout=_SECONDS)
-        siblings = [each for each in found.siblings or () if chosen(each.rfilename, patterns)]
-        return Resolved(found.sha or "", [*_files(source, found.sha or "", siblings)])
+        with _session():
+            found = hub.model_info(source.where, revision=source.revision, files_metadata=True, timeout=_SECONDS)
+            siblings = [each for each in found.siblings or () if chosen(each.rfilename, patterns)]
+            return Resolved(found.sha or "", [*_files(source, found.sha or "", siblings)])
     except HFValidationError as wrong:
         raise SourceUnusable(source=source.where, detail=f"{wrong}".rstrip("."), remedy="Correct its name.") from wrong
     except (httpx2.HTTPError, OSError) as failed:
         raise _failure(source, model, failed) from failed
 
 
-_SECONDS = TIMEOUT.total_seconds()
+@contextmanager
+def _session() -> Iterator[None]:
+    """Locked: the library has one session for all threads, which would keep its connections open."""
+    from huggingface_hub import close_session
+
+    with _LOCK:
+        try:
+            yield
+        finally:
+            close_session()
 
 
 def _files(source: Source, commit: str, siblings: list[RepoSibling]) -> Iterator[ManifestFile]:

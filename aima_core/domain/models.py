@@ -187,7 +187,7 @@ def chosen(path: str, patterns: tuple[str, ...]) -> bool:
     """By any of the patterns, in which `*` also stands for slashes; without patterns, all but hidden files."""
     if patterns:
         return any(fnmatchcase(path, pattern) for pattern in patterns)
-    return not any(part.startswith(".") for part in path.split("/"))
+    return not any(part.startswith(".") and part.strip(".") for part in path.split("/"))  # `..` is refused later
 
 
 def url_manifest(model: ModelId, text: str, size: int) -> Manifest:

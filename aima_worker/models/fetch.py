@@ -32,6 +32,8 @@ from aima_worker.node.disk_guard import disk_levels
 from aima_worker.rate import RateWindow
 
 PROGRESS_INTERVAL = timedelta(seconds=0.2)
+JOURNALLED_EVERY = 1 << 20
+"""Bytes of a piece: what a kill costs each connection at most."""
 CHANCES = 2
 """Downloads of a file before its bytes count as wrong at the origin."""
 
@@ -133,7 +135,12 @@ class ModelFetch:
         queue = PieceQueue(self._files, ())
         linked = (number for number, file in enumerate(self._files) if file in partial.linked)
         there = [piece for number in linked for piece in queue.of(number)]
-        journalled = [piece for piece in partial.journal.hashes if partial.path(self._files[piece.file]).exists()]
+        journal = partial.journal
+        for piece in [*journal.hashes, *journal.prefixes]:
+            if not partial.path(self._files[piece.file]).exists():
+                journal.forget(piece)
+        self._arriving = {piece: prefix.length for piece, prefix in journal.prefixes.items()}
+        journalled = journal.hashes
         return PieceQueue(self._files, {*there, *journalled})
 
     # Downloads ------------------------------------------------------------------------------------------------------
@@ -156,14 +163,32 @@ class ModelFetch:
 
     def _download_piece(self, client: OriginClient, piece: Piece) -> None:
         """Raises NoRanges."""
-        target, hashed, done = self._targets[piece.file], sha256(), 0
+        target = self._targets[piece.file]
+        kept = self._kept_prefix(piece, target.file)
+        hashed, done, journalled = sha256(kept), len(kept), len(kept)
         with self._partial.opened(target.file, write=True) as descriptor:
-            for chunk in client.read_on(target, piece.start, piece.length, self._patience):
+            for chunk in client.read_on(target, piece.start + done, piece.length - done, self._patience):
                 self._write(descriptor, chunk, piece.start + done)
                 hashed.update(chunk)
                 done += len(chunk)
                 self._has_arrived(piece, done, len(chunk))
+                if done - journalled >= JOURNALLED_EVERY:
+                    self._partial.journal.record(piece, done, hashed.hexdigest())
+                    journalled = done
             self._journal(descriptor, piece, hashed.hexdigest())
+
+    def _kept_prefix(self, piece: Piece, file: ManifestFile) -> bytes:
+        """What an earlier fetch has left of it; nothing if that has changed on the disk, such as by a power failure."""
+        prefix = self._partial.journal.prefixes.pop(piece, None)
+        content = b""
+        if prefix is not None:
+            with self._partial.opened(file) as descriptor:
+                content = os.pread(descriptor, prefix.length, piece.start)
+            if sha256(content).hexdigest() != prefix.sha256:
+                content = b""
+        with self._lock:
+            self._arriving[piece] = len(content)
+        return content
 
     def _download_whole(self, client: OriginClient, number: int) -> None:
         """From an origin without ranges: pieces that are there already are passed over, since they are sent again."""
@@ -183,7 +208,7 @@ class ModelFetch:
 
     def _journal(self, descriptor: int, piece: Piece, digest: str) -> None:
         os.fdatasync(descriptor)
-        self._partial.journal.record(piece, digest)
+        self._partial.journal.record(piece, piece.length, digest)
         self._queue.add(piece)
         with self._lock:
             self._arriving.pop(piece, None)
@@ -212,6 +237,8 @@ class ModelFetch:
                 return
             _log.warning("file of a model differs", model=self._order.manifest.model, file=file.path, found=found)
             self._partial.discard(file)
+            for piece in self._queue.of(number):
+                self._partial.journal.forget(piece)
             self._queue.put_back(self._queue.of(number))
         target = self._targets[number]
         detail = f"they have the digest {found} instead of {file.digest}"

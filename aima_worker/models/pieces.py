@@ -1,7 +1,7 @@
 """Pieces of a model that is fetched: a queue for the threads that download them, and the journal of those on the disk.
 
-A piece is journalled after its bytes, so that a fetch which is killed resumes with every journalled piece; these are
-hashed again before their file counts as verified.
+A piece is journalled after its bytes, and its prefix once in a while, so that a fetch which is killed resumes with what
+is journalled; this is hashed again before its file counts as verified.
 """
 
 from __future__ import annotations
@@ -109,24 +109,52 @@ class PieceQueue:
             return None if self._closed else heapq.heappop(self._missing)
 
 
+class Prefix(NamedTuple):
+    """The beginning of a piece that is on the disk."""
+
+    length: int
+    sha256: str
+
+
 class Journal:
-    """A line per piece with its SHA-256, appended; a line that a crash has cut is ignored. For several threads."""
+    """Lines with the SHA-256 of pieces and of their prefixes, appended; one that a crash has cut is ignored.
+
+    For several threads.
+    """
 
     def __init__(self, path: Path, files: Sequence[ManifestFile]) -> None:
-        self._path = path
         known = {(piece.file, piece.number): piece for pieces in pieces_of(files) for piece in pieces}
         self.hashes: dict[Piece, str] = {}
         """Of the pieces that were on the disk when it was opened."""
+        self.prefixes: dict[Piece, Prefix] = {}
+        """Of those that were there in part: the longest."""
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-            parts = line.split(" ")
-            is_whole = len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit() and len(parts[2]) == 64
-            if is_whole and (piece := known.get((int(parts[0]), int(parts[1])))):
-                self.hashes[piece] = parts[2]
+            if (entry := _entry(line)) and (piece := known.get(entry[:2])):
+                self.prefixes[piece] = Prefix(*entry[2:])
+        for piece in [piece for piece, prefix in self.prefixes.items() if prefix.length == piece.length]:
+            self.hashes[piece] = self.prefixes.pop(piece).sha256
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.write(self._file, b"\n")  # ends a line that was cut
 
-    def record(self, piece: Piece, sha256: str) -> None:
-        os.write(self._file, f"{piece.file} {piece.number} {sha256}\n".encode())
+    @property
+    def bytes(self) -> int:
+        """That were on the disk when it was opened."""
+        return sum(piece.length for piece in self.hashes) + sum(prefix.length for prefix in self.prefixes.values())
+
+    def record(self, piece: Piece, length: int, sha256: str) -> None:
+        os.write(self._file, f"{piece.file} {piece.number} {length} {sha256}\n".encode())
+
+    def forget(self, piece: Piece) -> None:
+        """Its bytes are not there any longer, whatever was journalled."""
+        self.hashes.pop(piece, None)
+        self.prefixes.pop(piece, None)
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _entry(line: str) -> tuple[int, int, int, str] | None:
+    file, number, length, digest = (line.split(" ") + [""] * 4)[:4]
+    if not (file.isdigit() and number.isdigit() and length.isdigit() and len(digest) == 64):
+        return None
+    return int(file), int(number), int(length), digest

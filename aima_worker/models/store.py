@@ -318,7 +318,7 @@ def _journalled(place: Path, manifest: Manifest) -> int:
     partial = PartialModel(place, manifest)
     try:
         linked = sum(file.size for file in partial.files if _links(partial.path(file)) > 1)
-        return linked + sum(piece.length for piece in partial.journal.hashes)
+        return linked + partial.journal.bytes
     finally:
         partial.close()
 

@@ -50,7 +50,7 @@ class PlannedStart(NamedTuple):
         return self._replace(command=self.command.model_copy(update=changes))
 
     def unresolved(self, targets: Iterable[Target], placement: Placement) -> Model | None:
-        """The model whose source must be resolved first; None if hosts that may run it have its files already."""
+        """The model whose source must be resolved first; None if a host that may run it has, or may have, its files."""
         model, engine = self.command.model, self.command.engine
         if self.command.manifest or self.command.model_path or engine.model_mount is None:
             return None
@@ -58,7 +58,8 @@ class PlannedStart(NamedTuple):
         if model is None or model.source is None or not routes:
             return None
         able = [host for host in placement.hosts if host.live and routes.intersection(host.routes)]
-        return None if any(has_model_at(host, model.path) for host in able) else model
+        unknown = model.path is not None and any(host.models is None for host in able)
+        return None if unknown or any(has_model_at(host, model.path) for host in able) else model
 
     @property
     def is_alone(self) -> bool:

@@ -54,7 +54,7 @@ def startable(planner: StartPlanner, models: Iterable[Model]) -> list[StartableM
         services = planner.catalog.services_of(model)
         ways = {id: StartableService(engine=it.name, hosts=able(id, it, model)) for id, it in services.items()}
         files = tuple(each.host.name for each in hosts if any(each.has(it, model) for it in services.values()))
-        found.append(StartableModel.model_construct(**dict(model), services=ways, files=files))
+        found.append(StartableModel.model_construct(**{**dict(model), "services": ways, "files": files}))
     return found
 
 

@@ -91,6 +91,8 @@ _STATE_OF = {
 ADDRESSED_BY = {"serves", "names", "ready"}
 """Fields of an engine by which gateways address it, and by which its answers are checked."""
 
+FETCHED_BY = {"source", "files"}
+"""Fields of a model that say what hosts fetch which have not its files at its path."""
 SHOWN_OF_MODEL = {"licence", "token"}
 """Fields of a model that change nothing of what an engine reads."""
 
@@ -162,12 +164,14 @@ class StartService(WireModel):
     def digest(self) -> str:
         """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest.
 
-        Nor does how the engine is addressed and checked, a port that is not exposed, or the manifest of a source that
-        is named already: an edit or an upgrade of that alone must not replace what runs.
+        Nor does how the engine is addressed and checked, a port that is not exposed, the manifest of a source, or the
+        source of a model with a path: an edit or an upgrade of that alone must not replace what runs.
         """
         port = () if self.expose else ("expose",)
         how = dict.fromkeys(("spec", "replace", "keep_failed", "priority", "change", "manifest", *port), True)
-        left_out: dict[str, Any] = {**how, "engine": ADDRESSED_BY, "model": SHOWN_OF_MODEL}
+        left_out: dict[str, Any] = {**how, "engine": ADDRESSED_BY, "model": set(SHOWN_OF_MODEL)}
+        if self.model and self.model.path:
+            left_out["model"] |= FETCHED_BY
         runs = self.model_dump_json(exclude=left_out, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 

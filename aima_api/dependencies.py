@@ -81,7 +81,7 @@ class Dependencies:
         return self.catalogs.current
 
     def resolving(self, submit: Callable[[], _T]) -> _T:
-        """Submits again once the sources of models are resolved which a start needs; each of them once.
+        """Retries a start once the sources of the models that it needs are resolved; each of them once.
 
         Raises what `submit` and `ModelResolver.resolve` raise.
         """

@@ -228,10 +228,10 @@ class HostSettings(Section):
     trusted_model_roots: tuple[Path, ...] = ()
     """Those of `model_roots` in which others than root and the worker may write: who does chooses what engines read."""
     model_store: Path | None = None
-    """The directory into which the worker fetches models, and nobody else writes. None is the state directory's name
-    with `-models` after it."""
+    """The directory into which the worker fetches models; no other process may write it. None is the state directory's
+    name with `-models` after it."""
     model_stall: Duration = parse_duration("2m")
-    """A fetch of a model without a new byte for this long fails; what is there stays for the next one."""
+    """The stall timeout of a fetch of a model; after it, a retry resumes with the bytes on the disk."""
     model_connections: int = Field(4, ge=1, le=32)
     """To the origin of a model that is fetched."""
     images: tuple[str, ...] = ("*",)

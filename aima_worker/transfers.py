@@ -1,7 +1,7 @@
 """Transfers that operations share: one per key on this host, such as the pull of an image or the fetch of a model.
 
-Each operation follows and leaves the transfer by itself. It is closed once no operation follows it any longer, so that
-a cancel of one does not cancel the others.
+Concurrent operations follow one transfer, and leave it by themselves: a cancel of one does not cancel the others. The
+thread of the transfer is closed once no operation follows it any longer.
 """
 
 from __future__ import annotations

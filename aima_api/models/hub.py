@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # it takes a fifth of a second to import
     from huggingface_hub.hf_api import RepoSibling
 
 TIMEOUT = timedelta(seconds=15)
-_SECONDS = TIMEOUT.total_seconds()
 MOST_READ = ByteSize(8 << 20)
 """Of one small file; a larger one is pinned by the id of its Git blob."""
 _LOCK = Lock()
@@ -43,7 +42,9 @@ def resolve(source: Source, patterns: tuple[str, ...], *, model: str) -> Resolve
     hub = HfApi(endpoint=source.endpoint, token=False)
     try:
         with _session():
-            found = hub.model_info(source.where, revision=source.revision, files_metadata=True, timeout=_SECONDS)
+            found = hub.model_info(
+                source.where, revision=source.revision, files_metadata=True, timeout=TIMEOUT.total_seconds()
+            )
             siblings = [each for each in found.siblings or () if chosen(each.rfilename, patterns)]
             return Resolved(found.sha or "", [*_files(source, found.sha or "", siblings)])
     except HFValidationError as wrong:
@@ -82,7 +83,7 @@ def _read(source: Source, commit: str, path: str) -> bytes | None:
     from huggingface_hub import get_session, hf_hub_url
 
     url = hf_hub_url(source.where, path, revision=commit, endpoint=source.endpoint)
-    with get_session().stream("GET", url, timeout=_SECONDS) as response:
+    with get_session().stream("GET", url, timeout=TIMEOUT.total_seconds()) as response:
         if response.status_code in (401, 403):
             return None
         response.raise_for_status()

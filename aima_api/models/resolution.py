@@ -1,4 +1,7 @@
-"""Resolves the source of a model to a manifest, once: every host gets the same files, whatever a branch names later."""
+"""Resolves the source of a model to a manifest, once: every worker gets a snapshot of the same files.
+
+A branch that moves later changes nothing. Concurrent resolutions are idempotent: the last one is stored.
+"""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def remove_model(
     body: RemoveModelOptions | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Submitted:
-    """Remove what was fetched of a model from the hosts, or from every live host that has some, unless it is used."""
+    """Remove a fetched model from the hosts, or from every live host that has it, unless something uses it."""
     options, model = body or RemoveModelOptions(), ModelId(name.lower()[:200])
     submit = partial(_remove_model, api, model, options, caller=access.caller.name)
     return Submitted(operations=api.idempotency.once(idempotency_key, f"remove model {model}", options, submit))

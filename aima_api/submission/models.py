@@ -1,4 +1,4 @@
-"""Pulls and removals of models: one operation per host. What is pulled is the manifest of an API node, never a name."""
+"""Pulls and removals of models: one operation per host, on the queue of its worker, with a resolved manifest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Weights of models: the source that a catalog entry names, and the manifest that an API node resolves it to.
 
-A manifest pins each file by its size and digest. It travels in a signed command: a worker fetches nothing else, and
-publishes no file that differs. A path that could lead out of the model's directory is refused where it is read.
+A manifest is a snapshot: it pins each file by its size and digest. It travels in a signed command: a worker fetches
+nothing else, and publishes no file that differs. A path that could lead out of the model's directory is refused by both
+API nodes and workers.
 """
 
 import json

@@ -212,7 +212,7 @@ class PullModel(WireModel):
 class RemoveModel(WireModel):
     kind: Literal[Kind.REMOVE_MODEL] = Kind.REMOVE_MODEL
     model: ModelId
-    """All of its revisions, and what is there of one that was not fetched to its end."""
+    """All of its revisions, and the pieces of interrupted fetches. Refused while a concurrent start uses it."""
 
 
 AnyCommand = StartService | PullImage | StopService | RemoveImage | PullModel | RemoveModel

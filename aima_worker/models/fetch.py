@@ -1,7 +1,8 @@
 """The fetch of one model: threads download pieces, one thread hashes the files behind them, and the whole is published.
 
-A file counts as verified once its digest is that of the signed manifest; nothing is published before all of them are.
-A fetch that is cancelled or killed keeps its journalled pieces for the next one. On a full disk all of it is removed.
+A file counts as verified once its digest is that of the signed manifest; the model is published atomically once all of
+them are. After a cancel, a crash or a restart of the worker, the next fetch resumes with the journalled pieces. A full
+disk removes them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from aima_core.domain.models import FetchProgress, Manifest, ManifestFile
 from aima_core.domain.units import format_size
 from aima_core.errors import AimaError, Cancelled, ModelDiskFull, ModelStoreUnusable, WrongBytes
 from aima_core.settings import Settings
-from aima_worker.models.origin import NoRanges, OriginClient, Patience, Target
+from aima_worker.models.origin import NoRanges, OriginClient, Patience, RemoteFile
 from aima_worker.models.pieces import PIECE_SIZE, Piece, PieceQueue
 from aima_worker.models.store import ModelStore, PartialModel
 from aima_worker.node.disk_guard import disk_levels
@@ -41,14 +42,14 @@ _log = structlog.get_logger()
 
 
 class FetchOrder(NamedTuple):
-    """What is to be fetched, and with which token."""
+    """The manifest and the token of a fetch; concurrent operations with the same content share it."""
 
     manifest: Manifest
     token: str | None
 
 
 class ModelFetch:
-    """A transfer: iterated by one thread, closed from any."""
+    """A transfer: iterated by one thread, closed from any thread. Its own threads end with it."""
 
     def __init__(self, store: ModelStore, order: FetchOrder, settings: Settings) -> None:
         self._store = store
@@ -90,7 +91,9 @@ class ModelFetch:
 
     def _fetch(self, partial: PartialModel) -> Iterator[FetchProgress]:
         self._partial, self._files = partial, partial.files
-        self._targets = [Target(partial.manifest.model, file, partial.manifest.url_of(file)) for file in self._files]
+        self._targets = [
+            RemoteFile(partial.manifest.model, file, partial.manifest.url_of(file)) for file in self._files
+        ]
         self._patience = Patience(
             partial.manifest.model, host=self._host, stall=self._settings.host.model_stall, stop=self._ended
         )
@@ -131,7 +134,7 @@ class ModelFetch:
         return self._queue.held + sum(list(self._arriving.values()))
 
     def _opened_queue(self, partial: PartialModel) -> PieceQueue:
-        """With the pieces that an earlier fetch has journalled, and those of linked files."""
+        """The queue without pieces that were journalled before a restart, and without linked files."""
         queue = PieceQueue(self._files, ())
         linked = (number for number, file in enumerate(self._files) if file in partial.linked)
         there = [piece for number in linked for piece in queue.of(number)]
@@ -178,7 +181,7 @@ class ModelFetch:
             self._journal(descriptor, piece, hashed.hexdigest())
 
     def _kept_prefix(self, piece: Piece, file: ManifestFile) -> bytes:
-        """What an earlier fetch has left of it; nothing if that has changed on the disk, such as by a power failure."""
+        """The journalled prefix, for a retry; nothing if its bytes are stale, such as after a crash of the machine."""
         prefix = self._partial.journal.prefixes.pop(piece, None)
         content = b""
         if prefix is not None:
@@ -191,7 +194,7 @@ class ModelFetch:
         return content
 
     def _download_whole(self, client: OriginClient, number: int) -> None:
-        """From an origin without ranges: pieces that are there already are passed over, since they are sent again."""
+        """From an origin without ranges: a retry reads the file again, and writes the missing pieces only."""
         target = self._targets[number]
         pieces = {piece.start: piece for piece in self._queue.of(number)}
         with self._partial.opened(target.file, write=True) as descriptor:
@@ -245,14 +248,14 @@ class ModelFetch:
         raise WrongBytes(origin=target.origin, file=file.path, model=target.model, detail=detail, host=self._host)
 
     def _digest(self, number: int, file: ManifestFile) -> str:
-        """Of the file's bytes, read behind the downloads. Raises Cancelled."""
+        """Of the file's bytes, read by this thread behind the threads that download. Raises Cancelled."""
         hashed: Any = sha256() if file.sha256 else sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
         for piece in self._queue.of(number):
             hashed.update(self._content(piece, file))
         return str(hashed.hexdigest()) if file.sha256 else f"git-{hashed.hexdigest()}"
 
     def _content(self, piece: Piece, file: ManifestFile) -> bytes:
-        """Of a piece once it is there; one of an earlier fetch that has changed on the disk is downloaded again."""
+        """Of a piece, once a thread has downloaded it; a stale one of an earlier fetch is put back into the queue."""
         for _ in range(CHANCES + 1):
             if not self._queue.wait_for(piece):
                 raise Cancelled

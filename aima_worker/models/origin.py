@@ -1,8 +1,8 @@
-"""Ranged downloads from the origin of a model: what the origin does wrong is told apart as an error or an interruption.
+"""Ranged downloads from the origin of a model, with retries until the stall timeout.
 
-An interruption (a broken or silent connection, a short body, 429, a status above 500) is retried for as long as bytes
-arrive within the stall timeout; `Retry-After` extends that. Other answers fail the fetch at once, with the remedy. The
-token is sent to the host of the first URL only, and never without TLS beyond this machine.
+An interruption (a broken or silent connection, a short body, 429, a status above 500) is retried with backoff while
+bytes arrive within the stall timeout, which `Retry-After` extends. Other answers are not retried: they fail the fetch
+at once, with the remedy. The token is sent to the host of the first URL only, and without TLS to this machine only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aima_core.errors import Cancelled, FetchStalled, OriginUnreachable, SourceC
 from aima_core.system.loopback import is_loopback
 
 SILENCE = timedelta(seconds=20)
-"""Without a byte for this long, a connection is replaced."""
+"""The timeout of one connection without a byte, before a retry on a new one."""
 CHUNK = 256 << 10
 MOST_REDIRECTS = 5
 MOST_RETRY_AFTER = timedelta(hours=1)
@@ -38,7 +38,7 @@ _BROKEN = (OSError, HTTPException, ValueError)
 
 
 class Interrupted(Exception):
-    """The download can be continued."""
+    """A retry can continue the download at its byte."""
 
     def __init__(self, why: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(why)
@@ -50,7 +50,7 @@ class NoRanges(Exception):
     """The origin sends the whole file, whatever range it is asked for."""
 
 
-class Target(NamedTuple):
+class RemoteFile(NamedTuple):
     """One file at the origin."""
 
     model: str
@@ -63,7 +63,7 @@ class Target(NamedTuple):
 
 
 class Patience:
-    """How long a fetch waits for the next byte, shared by its threads."""
+    """The stall timeout and the backoff of a fetch, shared by its threads."""
 
     def __init__(
         self, model: str, *, host: str, stall: timedelta, stop: Flag, clock: Callable[[], float] = time.monotonic
@@ -80,25 +80,25 @@ class Patience:
 
     @property
     def waits_for(self) -> str | None:
-        """Why nothing arrives; None while bytes do."""
+        """Why nothing arrives and a retry is due; None while bytes arrive."""
         with self._lock:
             return self._why if self._tries > 1 or self._clock() < self._not_before else None
 
     def moved(self) -> None:
-        """A new byte has arrived."""
+        """A new byte has arrived: resets the stall timeout and the backoff."""
         with self._lock:
             self._tries = 0
             self._until = max(self._until, self._clock() + self._stall.total_seconds())
 
     def hold(self) -> None:
-        """Before a request: until the time that the origin asked to wait for. Raises Cancelled."""
+        """Before a request: throttles all threads until the end of `Retry-After`. Raises Cancelled."""
         with self._lock:
             left = self._not_before - self._clock()
         if left > 0 and self._stop.wait(left):
             raise Cancelled
 
     def wait(self, interrupted: Interrupted, *, origin: str) -> None:
-        """Sleeps before the next try. Raises FetchStalled after the timeout, Cancelled if the fetch is closed."""
+        """Sleeps before a retry. Raises FetchStalled after the stall timeout, Cancelled if the fetch is closed."""
         with self._lock:
             at, asked = self._clock(), min(interrupted.retry_after or timedelta(), MOST_RETRY_AFTER)
             delay = RETRY_DELAYS[min(self._tries, len(RETRY_DELAYS) - 1)].total_seconds()
@@ -126,7 +126,7 @@ class OriginClient:
         self._timeout = min(SILENCE, stall).total_seconds()
         self._connections: dict[tuple[str, str], HTTPConnection] = {}
         self._direct: dict[str, str] = {}
-        """Where a URL was redirected to: such as a signed URL of a content network, until that refuses."""
+        """A cache of redirects, such as to signed URLs of a content network, until these expire."""
         self._context: ssl.SSLContext | None = None
         self._aborted = False
 
@@ -137,14 +137,14 @@ class OriginClient:
         self._close()
 
     def abort(self) -> None:
-        """Ends what another thread reads."""
+        """Shuts down its connections: a read that is blocked in another thread ends."""
         self._aborted = True
         for connection in list(self._connections.values()):
             if connection.sock is not None:
                 with suppress(OSError):
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # below TLS: no thread waits for a lock
 
-    def read(self, target: Target, start: int, length: int) -> Iterator[bytes]:
+    def read(self, target: RemoteFile, start: int, length: int) -> Iterator[bytes]:
         """The bytes of a range. Raises Interrupted, NoRanges, and what `_checked` raises."""
         whole = start == 0 and length == target.file.size
         headers = {} if whole else {"Range": f"bytes={start}-{start + length - 1}"}
@@ -159,8 +159,8 @@ class OriginClient:
                 _check_range(target, response.getheader("Content-Range"), start, length)
             yield from self._body(response, length)
 
-    def read_on(self, target: Target, start: int, length: int, patience: Patience) -> Iterator[bytes]:
-        """The same, continued after interruptions. Raises FetchStalled, Cancelled, NoRanges, and as `_checked` does."""
+    def read_on(self, target: RemoteFile, start: int, length: int, patience: Patience) -> Iterator[bytes]:
+        """The same with retries, each from the next byte. Raises FetchStalled and Cancelled, too."""
         at, end = start, start + length
         while at < end:
             patience.hold()
@@ -171,8 +171,8 @@ class OriginClient:
             except Interrupted as broken:
                 patience.wait(broken, origin=target.origin)
 
-    def read_blocks(self, target: Target, size: int, patience: Patience) -> Iterator[tuple[int, bytes]]:
-        """The file in blocks of `size` with their positions, from its beginning after each interruption.
+    def read_blocks(self, target: RemoteFile, size: int, patience: Patience) -> Iterator[tuple[int, bytes]]:
+        """The file in blocks of `size` with their positions; a retry restarts at the beginning.
 
         Raises FetchStalled, Cancelled, and as `_checked` does.
         """
@@ -202,7 +202,7 @@ class OriginClient:
         if response.length != 0:
             self._close()  # more than was asked for, or of unknown length: nothing further of it is read
 
-    def _request(self, target: Target, headers: dict[str, str]) -> HTTPResponse:
+    def _request(self, target: RemoteFile, headers: dict[str, str]) -> HTTPResponse:
         direct = self._direct.get(target.url)
         response = self._get(direct or target.url, target, headers)
         if direct and response.status in (401, 403, 404, 410):  # a signed URL has expired
@@ -218,7 +218,7 @@ class OriginClient:
             self._direct[target.url] = url
         raise OriginUnreachable(origin=target.origin, detail="it redirects in a circle.", where=self._host)
 
-    def _followed(self, target: Target, url: str, response: HTTPResponse) -> str:
+    def _followed(self, target: RemoteFile, url: str, response: HTTPResponse) -> str:
         there = urljoin(url, response.getheader("Location") or "")
         response.read(CHUNK)
         self._close()
@@ -228,7 +228,7 @@ class OriginClient:
             raise OriginUnreachable(origin=target.origin, detail=detail, where=self._host)
         return there
 
-    def _get(self, url: str, target: Target, headers: dict[str, str]) -> HTTPResponse:
+    def _get(self, url: str, target: RemoteFile, headers: dict[str, str]) -> HTTPResponse:
         if self._aborted:
             raise Interrupted("the fetch is cancelled")
         where = urlsplit(url)
@@ -238,7 +238,7 @@ class OriginClient:
         connection.request("GET", path, headers=own)
         return connection.getresponse()
 
-    def _authorization(self, where: SplitResult, target: Target) -> dict[str, str]:
+    def _authorization(self, where: SplitResult, target: RemoteFile) -> dict[str, str]:
         first = urlsplit(target.url)
         if self._token is None or (where.scheme, where.netloc) != (first.scheme, first.netloc):
             return {}
@@ -274,7 +274,7 @@ class OriginClient:
             return None
         return urlsplit(proxy if "//" in proxy else f"http://{proxy}")
 
-    def _checked(self, target: Target, response: HTTPResponse) -> HTTPResponse:
+    def _checked(self, target: RemoteFile, response: HTTPResponse) -> HTTPResponse:
         """Raises SourceDenied, SourceUnknown, SourceChanged, OriginUnreachable, Interrupted."""
         status, origin, what = response.status, target.origin, target.file.path
         if status in (200, 206):
@@ -324,13 +324,13 @@ class _Interrupting:
             self._close()
 
 
-def _check_size(target: Target, length: str | None) -> None:
+def _check_size(target: RemoteFile, length: str | None) -> None:
     if length is not None and length != str(target.file.size):
         detail = f"it has {length} bytes instead of {target.file.size}"
         raise SourceChanged(origin=target.origin, file=target.file.path, detail=detail, model=target.model)
 
 
-def _check_range(target: Target, found: str | None, start: int, length: int) -> None:
+def _check_range(target: RemoteFile, found: str | None, start: int, length: int) -> None:
     """Raises SourceChanged, Interrupted."""
     range, _, total = (found or "").removeprefix("bytes ").partition("/")
     if total not in ("*", ""):
@@ -341,5 +341,5 @@ def _check_range(target: Target, found: str | None, start: int, length: int) -> 
 
 
 def _retry_after(header: str | None) -> timedelta | None:
-    """Of a number of seconds; a date is not worth the trust in two clocks."""
+    """Of a number of seconds; a date would depend on two clocks."""
     return timedelta(seconds=int(header)) if header and header.isdigit() and len(header) < 7 else None

@@ -1,7 +1,7 @@
 """Pieces of a model that is fetched: a queue for the threads that download them, and the journal of those on the disk.
 
-A piece is journalled after its bytes, and its prefix once in a while, so that a fetch which is killed resumes with what
-is journalled; this is hashed again before its file counts as verified.
+A piece is journalled after its bytes, and its prefix after each megabyte, so that after a crash or a restart of the
+worker the next fetch resumes there. Journalled bytes are hashed again: a crash of the machine may leave them stale.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class PieceQueue:
         return self._pieces[file]
 
     def take(self) -> Iterator[Piece]:
-        """Missing pieces, each for one thread; waits for those that are put back, and ends once the queue is closed."""
+        """Missing pieces, each for one thread: blocked while the queue is empty, and ended once it is closed."""
         while (piece := self._next()) is not None:
             yield piece
 
     def take_file(self, file: int) -> bool:
-        """Takes all missing pieces of a file whose origin sends it as a whole only; False if another thread has."""
+        """Takes all missing pieces of a file that is sent as a whole only; False if another thread has (race)."""
         with self._changed:
             if file in self._as_a_whole:
                 return False
@@ -78,19 +78,19 @@ class PieceQueue:
             return piece in self._there
 
     def add(self, piece: Piece) -> None:
-        """It is on the disk, and in the journal."""
+        """It is on the disk and in the journal: wakes the threads that wait for it."""
         with self._changed:
             self._there.add(piece)
             self._changed.notify_all()
 
     def wait_for(self, piece: Piece) -> bool:
-        """Until it is there; False if the queue is closed before."""
+        """Blocked until a thread has added it; False if the queue is closed before."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or piece in self._there)
             return piece in self._there
 
     def put_back(self, pieces: Collection[Piece]) -> None:
-        """They are to be downloaded again."""
+        """Requeues pieces, which a thread downloads again."""
         with self._changed:
             for piece in pieces:
                 self._there.discard(piece)
@@ -117,7 +117,7 @@ class Prefix(NamedTuple):
 
 
 class Journal:
-    """Lines with the SHA-256 of pieces and of their prefixes, appended; one that a crash has cut is ignored.
+    """Lines with the SHA-256 of pieces and of their prefixes, appended; a line cut by a crash is ignored.
 
     For several threads.
     """
@@ -127,7 +127,7 @@ class Journal:
         self.hashes: dict[Piece, str] = {}
         """Of the pieces that were on the disk when it was opened."""
         self.prefixes: dict[Piece, Prefix] = {}
-        """Of those that were there in part: the longest."""
+        """The longest journalled prefix of each other piece, from which a retry continues."""
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             if (entry := _entry(line)) and (piece := known.get(entry[:2])):
                 self.prefixes[piece] = Prefix(*entry[2:])
@@ -145,7 +145,7 @@ class Journal:
         os.write(self._file, f"{piece.file} {piece.number} {length} {sha256}\n".encode())
 
     def forget(self, piece: Piece) -> None:
-        """Its bytes are not there any longer, whatever was journalled."""
+        """Its journal entry is stale: the bytes are gone."""
         self.hashes.pop(piece, None)
         self.prefixes.pop(piece, None)
 

@@ -1,4 +1,4 @@
-"""Ensures a model's files on this host, for a pull or a start, with what the operation reports meanwhile."""
+"""Ensures a model's files on this host, for a pull or a start. Concurrent operations share one fetch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aima_worker.transfers import SharedTransfers
 
 
 class FetchCoordinator:
-    """One fetch per content on this host, whichever operations need it."""
+    """One fetch per content on this host: concurrent starts and pulls join it, and a retry of an operation, too."""
 
     def __init__(self, store: ModelStore, settings: Settings) -> None:
         self._store = store
@@ -42,7 +42,7 @@ def pull_model(host: HostContext, attempt: Attempt, command: PullModel) -> None:
 
 
 def fetch_model(host: HostContext, attempt: Attempt, manifest: Manifest, *, token: str | None) -> None:
-    """Does nothing if it is published. Raises SecretMissing, SecretUnsafe, and what a fetch raises."""
+    """Idempotent: does nothing if it is published. Raises SecretMissing, SecretUnsafe, and as a fetch does."""
     if host.models.find(manifest):
         return
     source = f"{manifest.source.partition('#')[0]} ({manifest.revision[:12]})"

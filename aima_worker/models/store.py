@@ -2,10 +2,10 @@
 
     <model>/<name>/files/…        published by one rename, after every file was verified; read-only
     <model>/<name>/model.json     its manifest, and the size and time of each file when it was verified
-    .fetching/<model>/<name>/…    a fetch that runs or was interrupted, with its journal
+    .fetching/<model>/<name>/…    a running or interrupted fetch with its journal, until a retry completes it
 
-Files of equal content are hard links to one another. A published file that has changed since is not used any longer:
-the next fetch replaces it.
+Files of equal content are hard links to one another. A file that has changed since is stale: its model is not mounted,
+and the next fetch replaces it. A crash leaves a model published as a whole, or not at all.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ModelStore:
         return str((place / FILES).relative_to(self.root))
 
     def listing(self) -> tuple[ModelOnHost, ...]:
-        """Published models, then those that are not there to their end."""
+        """A snapshot: published models, then interrupted or running fetches."""
         found = [_listed(place, stored) for place, stored in self._published()]
         with self._lock:
             running = {name: each.received() for name, each in self._partial.items()}
@@ -84,7 +84,7 @@ class ModelStore:
 
     @contextmanager
     def fetching(self, manifest: Manifest, stop: Flag) -> Iterator[PartialModel]:
-        """What is there of a model that is not published, for one fetch at a time.
+        """The directory of a fetch, locked: a concurrent fetch of the same content waits until this one has ended.
 
         Raises ModelStoreUnusable, Cancelled.
         """
@@ -107,7 +107,7 @@ class ModelStore:
             lock.release()
 
     def publish(self, partial: PartialModel) -> None:
-        """By one rename; a directory of this name with a changed file goes away. Raises ModelStoreUnusable."""
+        """Atomically, by one rename; replaces a stale directory of this name. Raises ModelStoreUnusable."""
         manifest, place = partial.manifest, self._place(partial.manifest)
         with self._usable():
             verified = {file.path: partial.protect(file) for file in partial.files}
@@ -122,7 +122,7 @@ class ModelStore:
         self.changed()
 
     def abandon(self, partial: PartialModel) -> None:
-        """Removes all that a fetch has made, such as on a full disk."""
+        """Removes a fetch with its journal, such as on a full disk; a retry starts from zero."""
         _remove(partial.place)
 
     def remove(self, model: ModelId) -> int:
@@ -143,7 +143,7 @@ class ModelStore:
         return freed
 
     def sweep(self) -> None:
-        """Removes what a crash has left of a removal."""
+        """At the start of a worker: removes what a crash during a removal has left."""
         _remove(self.root / REMOVED)
 
     def _open(self, manifest: Manifest) -> PartialModel:
@@ -162,7 +162,7 @@ class ModelStore:
             return partial
 
     def _link(self, file: ManifestFile, partial: PartialModel) -> bool:
-        """Of equal content, from a published model; its bytes are hashed again before it is published again."""
+        """A hard link to a published file of equal content, which the verifying thread hashes again."""
         target = partial.path(file)
         if target.exists():
             return target.stat().st_nlink > 1
@@ -177,7 +177,7 @@ class ModelStore:
         return False
 
     def _check_own(self) -> None:
-        """Others than the worker must not write there: what is published is not verified again by its bytes."""
+        """Only the worker may write there: published bytes are not hashed again at each start or restart."""
         _make(self.root)
         found = self.root.stat()
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
@@ -218,7 +218,7 @@ class ModelStore:
         return stored if place.parent.name == stored.manifest.model else None
 
     def _discard(self, place: Path) -> None:
-        """Out of sight by one rename, since removing many files takes a while."""
+        """Renamed first, atomically: a crash while its files are removed leaves no half of a model."""
         away = self.root / REMOVED / f"{place.parent.name}-{place.name}"
         _make(away.parent)
         _remove(away)
@@ -237,7 +237,7 @@ class PartialModel:
         self.files = sorted(manifest.files, key=lambda file: file.path)
         """In the order of their numbers in pieces."""
         self.linked: set[ManifestFile] = set()
-        """Those that are links to files of published models."""
+        """Files that are hard links to those of published models."""
         self.received: Callable[[], int] = lambda: 0
         """Bytes that are there; set by the fetch."""
         self.journal = Journal(place / JOURNAL, self.files)

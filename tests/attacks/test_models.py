@@ -1,19 +1,41 @@
-"""Models as an attacker's way in: hostile origins and mirrors, forged manifests, paths that lead elsewhere, and the store."""
+"""Models as an attacker's way in: hostile origins, forged manifests, paths that lead elsewhere, and the store."""
 
 from __future__ import annotations
 
 import pytest
-from lab.commands import a_start_of, enqueue_signed
-from lab.model_origin import Faults
-from worker.conftest import desk, model_root, runtime, settings, timings  # noqa: F401  # the host that is attacked
-from worker.models.conftest import CONFIG, FILES, REPOSITORY, TOKENIZER, WEIGHTS, manifest_of, origin  # noqa: F401
+from lab.commands import SIGNING_KEY, a_start_of, enqueue_signed
+from lab.desk import desk_of
+from lab.model_origin import Faults, model_origin
+from worker.models.conftest import CONFIG, FILES, REPOSITORY, TOKENIZER, WEIGHTS, manifest_of
 
 from aima_core.domain.models import Manifest, ManifestFile
 from aima_core.domain.operations import PullModel, StartService, State
+from aima_core.settings import Settings
+from aima_worker.node.hardware import arch
+from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 pytestmark = pytest.mark.redis
 
 TOKEN = "hf_the_token_of_this_host"
+
+
+@pytest.fixture
+def origin():
+    with model_origin() as origin:
+        origin.publish(REPOSITORY, FILES)
+        yield origin
+
+
+@pytest.fixture
+def desk(tmp_path, redis):
+    """The host that is attacked."""
+    host = {"name": "alpha", "ports": "18500-18599", "model_stall": "1s", "disk_reserve": "1kB"}
+    settings = Settings.model_validate(
+        {"state_dir": tmp_path / "state", "installation": "test", "signing_key": SIGNING_KEY, "host": host}
+    )
+    runtime = FakeRuntime(host="alpha", arch=arch(), images=["tiny:1"])
+    with desk_of(settings, redis, runtime, probe=runtime.probe) as desk:
+        yield desk
 
 
 @pytest.fixture

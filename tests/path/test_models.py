@@ -1,4 +1,4 @@
-"""A model from its origin to an engine that reads it, by the command line alone: `aima up`, a pull, a start, a removal."""
+"""A model from its origin to an engine that reads it, by the command line alone."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def build(names: tuple[str, ...], native: bool) -> int:
 def list_models(api: Api, host: str | None) -> RecordList:
     """List the models, the services that start them, and the hosts that have or could run them.
 
-    With --host, list what is there instead: how far each revision is fetched, and whether its files were verified.
+    With --host, list the models there instead: how far each revision is fetched, and whether its files were verified.
     Files that people put below a model root are `by hand`: they can be used, and nothing verifies or removes them.
     """
     if host is not None:
@@ -183,7 +183,7 @@ def pull_model(api: Api, name: str, hosts: tuple[str, ...], route: str | None, e
     """Fetch the files of a model from its source in the catalog, on several hosts in parallel.
 
     Its source is resolved first, so that all hosts get the same files. Without --host or --route, the only live host
-    fetches it. What is there already is not fetched again.
+    fetches it. Files and pieces that the host has are not fetched again.
     """
     if hosts and route:
         raise click.UsageError("Specify --host or --route.", click.get_current_context())
@@ -197,7 +197,7 @@ def pull_model(api: Api, name: str, hosts: tuple[str, ...], route: str | None, e
 @expires_option
 @submits_operations
 def remove_model(api: Api, name: str, hosts: tuple[str, ...], expires: timedelta | None) -> Any:
-    """Remove what was fetched of a model, by default from every live host that has some of it.
+    """Remove a fetched model, by default from every live host that has it.
 
     A model that an instance or a running operation uses is not removed, nor are files that people put there.
     """

@@ -13,7 +13,10 @@ from lab.parts import eventually
 from worker.models.conftest import CONFIG, FILES, MIB, REPOSITORY, SIZE, TOKENIZER, WEIGHTS, manifest_of, random_bytes
 
 from aima_core.domain.catalog import Model
+from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, PullModel, RemoveModel, State
+from aima_worker.attempt import WorkerShutdown
+from aima_worker.node.hardware import arch
 
 pytestmark = pytest.mark.redis
 
@@ -161,6 +164,20 @@ def test_a_cancel_keeps_what_is_there_and_the_next_pull_fetches_the_rest(desk, o
     assert outcome.operation.state is State.SUCCEEDED
     assert origin.all_sent == SIZE - partial.received
     assert content_of(published(desk, manifest)) == FILES
+
+
+def test_a_worker_that_shuts_down_requeues_the_fetch_for_its_own_host_and_keeps_what_is_there(desk, origin):
+    manifest, origin.paused_from = manifest_of(origin), 16 * MIB
+    id, ending = desk.begin(a_start_with(manifest), route=Route(f"cpu.{arch()}"))
+    assert eventually(lambda: [each.received for each in desk.host.models.listing()] == [SIZE - 21 * MIB])
+
+    desk.host.claims.cancel_all()
+
+    with pytest.raises(WorkerShutdown):
+        ending.result(3)
+    record = desk.host.operations.get(id)
+    assert (record.state, record.host) == (State.QUEUED, "alpha")
+    assert [each.received for each in desk.host.models.listing()] == [SIZE - 21 * MIB]
 
 
 def test_a_connection_that_is_cut_is_continued_at_its_byte(desk, origin):

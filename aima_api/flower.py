@@ -28,7 +28,7 @@ from aima_core.system.state_dir import secret
 
 REDIS_TIMEOUT = timedelta(seconds=10)
 MAX_TASKS = 10_000
-"""Kept in memory; the oldest are dropped first."""
+"""Cached in memory; the oldest are dropped first."""
 TASK_COLUMNS = "name,uuid,state,kwargs,worker,received,runtime"
 
 

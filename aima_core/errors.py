@@ -284,6 +284,11 @@ class HeadersTooLarge(AimaError, code="headers_too_large", status=431, exit_code
     hint = "Send fewer or shorter headers; a browser's cookies for this address count as well."
 
 
+class RequestTimeout(AimaError, code="request_timeout", status=408, exit_code=105):
+    sentence = "The request was not received within {limit}."
+    hint = "Send it again, without pauses; check the network and any proxy between the client and this node."
+
+
 class PlainRequest(AimaError, code="plain_request", status=400, exit_code=38):
     sentence = "The API requires TLS here, and the request was plain HTTP."
     hint = "Write https:// in place of http:// in the URL, and name the authority with `--ca FILE` or AIMA_CA."

@@ -64,7 +64,7 @@ class Timings:
     orphaned_after: timedelta = timedelta(seconds=4)
     """A lease without a container that is younger may belong to a start that has just begun."""
     mass_loss_delay: timedelta = timedelta(seconds=3)
-    """How long most containers must be missing at once before they count as removed."""
+    """The timeout after which most containers, if missing concurrently, count as removed."""
     resources_interval: timedelta = timedelta(seconds=15)
     """Between two passes over port leases and allocations."""
 

@@ -18,7 +18,7 @@ from aima_core.domain.operations import Event, Phase
 from aima_core.redis.connection import command_link
 from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.operations import OperationStore, now
-from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, size, take_turns
 from bench.elsewhere import Elsewhere, elsewhere, follow, subscribe
 from bench.followers import Arrivals, followers
 from bench.installation import Installation, cpu_seconds, installation
@@ -27,7 +27,7 @@ ROUNDS = 11
 NEEDS = ("redis",)
 EVENTS = 100
 """Events to one follower, one at a time."""
-CROWD = 1000
+CROWD = size(1000)
 EVENTS_TO_CROWD = 10
 """Events per round."""
 PACE_SECONDS = 0.1

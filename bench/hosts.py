@@ -11,7 +11,7 @@ import time
 import redis
 
 from aima_core.redis import keys
-from bench.comparison import Bounded, Comparison, RatioAtMost, Result, take_turns
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size, take_turns
 from bench.crowd import seconds_for
 from bench.fleet_load import load_of
 from bench.idle import idle_worker
@@ -19,7 +19,7 @@ from bench.installation import cpu_seconds, installation
 
 ROUNDS = 5
 NEEDS = ("redis",)
-HOSTS = 1000
+HOSTS = size(1000)
 SETTLES_SECONDS = 5.0
 LOOK_SECONDS = 5.0
 IDLE_SECONDS = 6.0

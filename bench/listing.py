@@ -14,14 +14,14 @@ from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import KeyRing, SigningKey
 from aima_core.trust.records import SignedService
-from bench.comparison import Bounded, Comparison, RatioAtMost, Result, take_turns
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size, take_turns
 from bench.crowd import seconds_for
 from bench.installation import SIGNING_KEY, installation
 
 ROUNDS = 31
 NEEDS = ("redis",)
 PAGE = 100
-MANY = 10_000
+MANY = size(10_000)
 FLAT = 1.2
 """The tolerance against a page from few services."""
 HOSTS, LEASES_EACH = 50, 100

@@ -30,7 +30,7 @@ from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import SigningKey
 from aima_core.trust.records import SignedService
 from bench import rival
-from bench.comparison import Comparison, RateAtLeast, RatioAtMost, take_turns
+from bench.comparison import Comparison, RateAtLeast, RatioAtMost, size, take_turns
 from bench.crowd import seconds_for
 from bench.installation import SIGNING_KEY, STARTS_WITHIN, Installation, installation, process
 
@@ -38,11 +38,11 @@ ROUNDS = 15
 NEEDS = ("redis",)
 SERVICE = "svc-tiny-dial"
 ENGINE = "dial-cpu"
-STARTS = 500
+STARTS = size(500)
 NO_SLOWER = RatioAtMost(1.1)
 """With the tolerance of one machine under its own load."""
 _AS_DIAL = json.dumps({"engine": ENGINE, "model": "Dial"}).encode()
-INSTANCES = 1000
+INSTANCES = size(1000)
 """Instances of one service, each on another host."""
 
 

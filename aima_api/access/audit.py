@@ -101,7 +101,7 @@ class AuditLog:
             self._append(keys.AUDIT_REFUSED, first)
 
     def write(self) -> None:
-        """Writes what is not written yet. Raises BrokerUnavailable; after a lost reply, entries may be there twice."""
+        """Writes what is not written yet. Raises BrokerUnavailable; after a lost reply, entries may be duplicates."""
         if self._now() - self._window_began >= WINDOW:
             self._close_window()
         while batch := self._next_batch():

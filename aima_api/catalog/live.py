@@ -89,6 +89,6 @@ def _stamp_of(overlay: Path | None) -> Stamp:
         try:
             status = file.stat()
         except OSError:
-            continue  # removed meanwhile, or a dangling link: its absence is the change
+            continue  # race: removed, or a dangling link: its absence is the change
         found.add((file, status.st_ino, status.st_mtime_ns, status.st_size))
     return frozenset(found)

@@ -3,7 +3,7 @@
 A service is moved by its verified spec only: records of hosts and instances are not signed, so a writer in Redis can
 have a service started elsewhere as it was once requested, and not otherwise.
 
-Idempotent: a second pass moves nothing twice. The copy on the lost host is no longer desired, or gets a stop with a
+Idempotent: a retry moves nothing twice. The copy on the lost host is no longer desired, or gets a stop with a
 higher fence: its worker removes it when the host is back. A host that is gone for good is failed over and forgotten.
 """
 

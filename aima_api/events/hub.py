@@ -25,7 +25,7 @@ from aima_api.http.subscriptions import Subscription, Subscriptions
 from aima_core.domain.ids import OperationId
 from aima_core.domain.operations import Event, Phase
 from aima_core.redis import keys
-from aima_core.store.operation_records import BATCH_SIZE, event_text
+from aima_core.store.operation_records import event_text
 
 QUEUED_EVENTS = 512
 """Per follower."""
@@ -34,8 +34,8 @@ PING_INTERVAL = timedelta(seconds=5)
 RECONNECT_DELAY = timedelta(seconds=1)
 EVENT_LIMIT = ByteSize(1 << 20)
 """Characters of one event before it is decoded; a start reports at most a few log lines of 16 KiB at once."""
-MOST_IN_MESSAGE = 2 * BATCH_SIZE
-"""Events, a line each: a batch that is enqueued publishes the first event of each, and the end of superseded ones."""
+MOST_IN_MESSAGE = 100
+"""Events, a line each, that a script publishes in one message."""
 _ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 _log = structlog.get_logger()

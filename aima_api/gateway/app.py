@@ -17,6 +17,7 @@ from aima_api.access.quotas import Quotas
 from aima_api.events.hub import EventHub
 from aima_api.gateway.balancer import Balancer
 from aima_api.gateway.certification import keep_certified, tls_to_hosts
+from aima_api.gateway.errors import error_answer
 from aima_api.gateway.exchange import Exchanges
 from aima_api.gateway.front import GatewayApp
 from aima_api.gateway.metrics import GatewayMetrics
@@ -89,6 +90,7 @@ class GatewayServer(LimitedServer):
             metrics.connections,
             body_timeout=BODY_TIMEOUT,
             shutdown_timeout=DRAIN_TIMEOUT,
+            answer=error_answer,
             lifespan="off",
         )
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol, Self
 
 from aima_api.gateway.inference import Inference
 from aima_core.errors import GatewayBusy, NoInstanceReady
+from aima_core.system.engine_connections import HeaderPairs
 
 SLOW_START = timedelta(seconds=10)
 """An instance that is new, or was cooled down, gets a growing share of the requests during this time."""
@@ -46,7 +47,7 @@ class EngineTarget(Protocol):
         """Before the path of a request."""
         ...
 
-    def headers(self) -> Mapping[str, str]:
+    def headers(self) -> HeaderPairs:
         """Of each request."""
         ...
 

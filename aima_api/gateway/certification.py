@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +33,9 @@ def tls_to_hosts(settings: GatewaySettings) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
 
 
-async def keep_certified(tokens: TokenSigner, settings: GatewaySettings) -> None:
+async def keep_certified(
+    tokens: TokenSigner, settings: GatewaySettings, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
     """Until cancelled."""
     connector = aiohttp.TCPConnector(ssl=tls_to_hosts(settings), force_close=True)
     timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT.total_seconds())
@@ -43,11 +46,11 @@ async def keep_certified(tokens: TokenSigner, settings: GatewaySettings) -> None
                 lifetime = await _certified(session, tokens, settings)
             except NotCertified as failed:
                 _log.warning("gateway not certified", reason=str(failed), retry=delay.total_seconds())
-                await asyncio.sleep(delay.total_seconds())
+                await pause(delay.total_seconds())
                 delay = min(delay * 2, LONGEST_RETRY)
             else:
                 delay = FIRST_RETRY
-                await asyncio.sleep(lifetime / RENEWALS)
+                await pause(lifetime / RENEWALS)
 
 
 async def _certified(session: aiohttp.ClientSession, tokens: TokenSigner, settings: GatewaySettings) -> float:

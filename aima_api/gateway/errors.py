@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aima_api.gateway.inference import Inference
+from aima_api.gateway.inference import PATHS, Inference
 from aima_core.errors import AimaError
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,6 +35,12 @@ def error_headers(error: AimaError) -> Headers:
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
+
+
+def error_answer(error: AimaError, path: str) -> tuple[Headers, bytes]:
+    """The answer to a request that did not reach the application."""
+    body = error_body(error, PATHS.get(path))
+    return [*error_headers(error), (b"content-length", b"%d" % len(body))], body
 
 
 def error_event(error: AimaError, operation: Inference) -> bytes:

@@ -73,7 +73,7 @@ class Exchange:
         *,
         key: ApiKey,
         digest: str | None,
-        passed: dict[str, str],
+        passed: Headers,
         returned: Headers,
         send: Send,
         began: float,

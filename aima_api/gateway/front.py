@@ -265,9 +265,9 @@ def _returned(headers: RawHeaders) -> Headers:
     return [(b"x-request-id", id), *([(b"traceparent", trace)] if trace else [])]
 
 
-def _passed(headers: RawHeaders, returned: Headers) -> dict[str, str]:
-    kept = {name.decode(): headers[name].decode("latin-1") for name in PASSED if name in headers}
-    return {**kept, "x-request-id": returned[0][1].decode("latin-1"), "accept-encoding": "identity"}
+def _passed(headers: RawHeaders, returned: Headers) -> Headers:
+    kept = [(name, headers[name]) for name in PASSED if name in headers]
+    return [*kept, returned[0], (b"accept-encoding", b"identity")]
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from aima_api.gateway.errors import JSON, Headers, engine_error_body, error_even
 from aima_api.gateway.exchange import Exchange, Interrupt
 from aima_api.gateway.inference import PATH_OF
 from aima_api.gateway.metrics import Gaps, GatewayMetrics
-from aima_api.gateway.reach import EngineAnswer, EngineConnections
 from aima_api.gateway.requests import ClientLeft
 from aima_api.gateway.streams import EventRelay, EventTooLarge, ModelName, read_usage
 from aima_api.gateway.table import ModelRoute, Table
@@ -36,6 +35,7 @@ from aima_core.errors import (
     Unauthorized,
 )
 from aima_core.settings import GatewaySettings
+from aima_core.system.engine_connections import EngineAnswer, EngineConnections
 from aima_core.trust.gateways import OF_DATAPLANE
 
 RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after")
@@ -95,7 +95,7 @@ class Proxy:
 
     async def close(self) -> None:
         if self._engines is not None:
-            await self._engines.close()
+            await self._engines.aclose()
 
     async def pass_on(self, exchange: Exchange, route: ModelRoute) -> None:
         """Raises AimaError if the client got no byte; ClientLeft."""
@@ -177,7 +177,7 @@ class Proxy:
             response = await self._engines.request(
                 "POST",
                 backend.target.url + PATH_OF[request.operation],
-                {**exchange.passed, **backend.target.headers()},
+                [*exchange.passed, *backend.target.headers()],
                 request.body_for(name),
             )
             rename = ModelName(request.model) if own != request.model else None

@@ -1,6 +1,6 @@
 """The routing table: instances that serve, by service, read whole from Redis and replaced as one.
 
-It is a snapshot, read after each event that may change it, after each reconnect, and every few seconds. While Redis
+It is a snapshot, read after each event that may change it, after each reconnect, and by polling. While Redis
 does not answer, the last one stays in use; while Redis has lost its data, so do the instances that it lacks. The
 balancer's passive health decides what of it is reachable.
 """

@@ -2,7 +2,8 @@
 
 The server's own protocol buffers endless headers without a limit and never disconnects a silent client: both exhaust
 the node before any key is checked. Each connection here has a deadline until its request is received whole; a sweep,
-once a second, disconnects those that passed it. Event streams have no request to receive and are not affected.
+once a second, answers those that passed it with 408 and disconnects them, silent ones without an answer. Event streams
+have no request to receive and are not affected.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from pydantic import ByteSize
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aima_api.http.problems import problem
-from aima_core.domain.units import format_size
-from aima_core.errors import AimaError, HeadersTooLarge, PlainRequest, TooManyConnections
+from aima_core.domain.units import format_duration, format_size
+from aima_core.errors import AimaError, HeadersTooLarge, PlainRequest, RequestTimeout, TooManyConnections
 
 MAX_HEAD: ByteSize = ByteSize(32 << 10)
 """The request line and all headers and trailers."""
@@ -55,6 +56,15 @@ _HANDSHAKE_RECORD = 22
 _log = structlog.get_logger()
 
 
+Answer = Callable[[AimaError, str], tuple[list[tuple[bytes, bytes]], bytes]]
+"""The headers and the body that answer a request to a path, `*` if it is not known."""
+
+
+def problem_document(refusal: AimaError, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    response = problem(refusal, instance=path)
+    return response.raw_headers, bytes(response.body)
+
+
 class Refused(StrEnum):
     """Why a connection was refused or disconnected; a label of the metric."""
 
@@ -76,13 +86,15 @@ class ConnectionLimits:
         trusted: Sequence[IPv4Network | IPv6Network] = (),
         count_refused: Callable[[str], None] = lambda _: None,
         body_timeout: timedelta = timedelta(),
+        answer: Answer = problem_document,
     ) -> None:
         """`body_timeout` is added to RECEIVE_TIMEOUT once a request's headers are received."""
         self._most = most
         self._per_address = per_address
         self._trusted = trusted
         self._count_refused = count_refused
-        self.body_timeout = body_timeout.total_seconds()
+        self.body_timeout = body_timeout
+        self._answer = answer
         self._open: dict[ClientConnection | TlsConnection, str] = {}
         """With the address that each counts for; empty for a trusted proxy."""
         self._by_address: Counter[str] = Counter()
@@ -113,20 +125,26 @@ class ConnectionLimits:
                 del self._by_address[address]
 
     def sweep(self) -> None:
-        """Disconnects clients whose deadline has passed; at most once per interval."""
+        """Ends the connections whose deadline has passed; at most once per interval."""
         now = time.monotonic()
         if now - self._swept_at < SWEEP_INTERVAL.total_seconds():
             return
         self._swept_at = now
         for connection in [each for each in self._open if each.is_overdue(now)]:
             self.report(Refused.DEADLINE, connection.peer)
-            connection.abort()
+            connection.end()
 
     def report(self, reason: Refused, peer: str) -> None:
         self._count_refused(reason)
         if time.monotonic() - self._logged_at >= LOG_INTERVAL.total_seconds():
             self._logged_at = time.monotonic()
             _log.warning("connection refused", reason=reason.value, peer=peer, open=len(self._open))
+
+    def response(self, refusal: AimaError, path: str = "*") -> bytes:
+        """The whole response of a connection that is closed after it."""
+        headers, body = self._answer(refusal, path)
+        lines = b"".join(b"%s: %s\r\n" % header for header in (*headers, (b"connection", b"close")))
+        return b"HTTP/1.1 %d \r\n%s\r\n%s" % (refusal.status, lines, body)
 
     def _is_trusted(self, peer: str) -> bool:
         if not self._trusted:
@@ -152,6 +170,8 @@ class ClientConnection(HttpToolsProtocol):
         """The client must have read by then what its response's buffer holds beyond its limit."""
         self._receiving = False
         """A request has begun, and its end is not received."""
+        self._has_head = False
+        """The head of that request is received."""
         self._unparsed = 0
         """Bytes since the parser last returned a head, a piece of a body, or the end of a request."""
         self._refusal: AimaError | None = None
@@ -200,7 +220,7 @@ class ClientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {WATCH: {"watch": self.watch}}
-        self._receiving = True
+        self._receiving, self._has_head = True, False
 
     def on_headers_complete(self) -> None:
         size = len(self.url)
@@ -208,10 +228,10 @@ class ClientConnection(HttpToolsProtocol):
             size += len(name) + len(value)
         if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
             raise self._too_large()
-        self._unparsed = 0
+        self._unparsed, self._has_head = 0, True
         super().on_headers_complete()
         self.cycle.transport = _HeadWithBody(self.transport, self.loop)  # type: ignore[assignment]  # as much of one as it uses
-        self._receive_by += self._limits.body_timeout
+        self._receive_by += self._limits.body_timeout.total_seconds()
         if len(self.pipeline) > MAX_PIPELINED:
             raise self._too_large()
 
@@ -221,7 +241,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._receiving, self._unparsed = False, 0
+        self._receiving, self._has_head, self._unparsed = False, False, 0
 
     def on_response_complete(self) -> None:
         self._flush_by = time.monotonic() + SEND_TIMEOUT.total_seconds()
@@ -248,8 +268,29 @@ class ClientConnection(HttpToolsProtocol):
             return True
         return now > self._flush_by and bool(self.transport.get_write_buffer_size() or unsent)
 
-    def abort(self) -> None:
-        self.transport.abort()
+    def end(self) -> None:
+        """Disconnects the client, after an answer if it may have one."""
+        if not self.answer_overdue():
+            self.transport.abort()
+
+    def answer_overdue(self) -> bool:
+        """Answers a request that was not received in time, and closes the connection; returns whether it could."""
+        if not self._may_answer():
+            return False
+        limit = RECEIVE_TIMEOUT + (self._limits.body_timeout if self._has_head else timedelta())
+        if self._has_head:
+            self.cycle.disconnected = True  # the application reads no part of the body, and sends nothing
+            self.cycle.message_event.set()
+        self._refuse(RequestTimeout(limit=format_duration(limit)))
+        return True
+
+    def _may_answer(self) -> bool:
+        """A request has begun that has no answer yet, and so have none before it."""
+        if self._refusal is not None or time.monotonic() <= self._receive_by or not (self._receiving or self._unparsed):
+            return False
+        if self._has_head:
+            return not (self.cycle.response_started or self.pipeline)
+        return self.cycle is None or self.cycle.response_complete
 
     def _too_large(self) -> HeadersTooLarge:
         """Raised in a callback of the parser, which stops and calls `send_400_response`."""
@@ -260,7 +301,8 @@ class ClientConnection(HttpToolsProtocol):
         self._refusal = refusal
         if isinstance(refusal, HeadersTooLarge):
             self._limits.report(Refused.HEADERS, self.peer)
-        self.transport.write(_response(refusal))
+        self.transport.write(self._limits.response(refusal, self.scope["path"] if self._has_head else "*"))
+        self._receive_by = inf
         self._flush_by = time.monotonic() + RECEIVE_TIMEOUT.total_seconds()
         self.transport.close()
 
@@ -326,12 +368,13 @@ class TlsConnection(SSLProtocol):
         self._first: memoryview | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as above
-        self._raw, self.peer = transport, _peer_of(transport)
+        self.peer = _peer_of(transport)
         try:
             self._limits.admit(self, self.peer)
         except TooManyConnections:
-            transport.abort()
+            transport.abort()  # an answer would need the handshake, whose cost the limit saves
             return
+        self._raw = transport
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -352,7 +395,7 @@ class TlsConnection(SSLProtocol):
             self._first = memoryview(bytes([_HANDSHAKE_RECORD]))
             super().buffer_updated(nbytes)
         else:
-            self._raw.write(_response(PlainRequest()))
+            self._raw.write(self._limits.response(PlainRequest()))
             self._raw.close()
 
     def is_overdue(self, now: float) -> bool:
@@ -361,8 +404,8 @@ class TlsConnection(SSLProtocol):
             return False
         return self._client.is_overdue(now, unsent=self._raw.get_write_buffer_size())
 
-    def abort(self) -> None:
-        if self._raw is not None:
+    def end(self) -> None:
+        if not self._client.answer_overdue() and self._raw is not None:
             self._raw.abort()
 
 
@@ -385,13 +428,6 @@ def connection_factory(
 def _peer_of(transport: asyncio.BaseTransport) -> str:
     address = transport.get_extra_info("peername")
     return str(address[0]) if address else "unknown"
-
-
-def _response(refusal: AimaError) -> bytes:
-    """A problem document as the whole response of a connection that is closed after it."""
-    response = problem(refusal, instance="*", headers={"Connection": "close"})
-    headers = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
-    return b"HTTP/1.1 %d \r\n%s\r\n%s" % (response.status_code, headers, bytes(response.body))
 
 
 def raise_descriptor_limit() -> None:

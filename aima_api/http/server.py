@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from aima_api.http.connections import (
     KEEP_ALIVE_TIMEOUT,
+    Answer,
     ConnectionLimits,
     connection_factory,
     most_connections,
+    problem_document,
 )
 from aima_api.http.tls import ReloadingCertificate
 from aima_core.errors import BrokerUnavailable
@@ -52,9 +54,10 @@ class LimitedServer(uvicorn.Server):
         *,
         body_timeout: timedelta = timedelta(),
         shutdown_timeout: timedelta = SHUTDOWN_TIMEOUT,
+        answer: Answer = problem_document,
         **options: Any,
     ) -> None:
-        """`body_timeout` is added to the time that a client has for a request."""
+        """`body_timeout` is added to the time that a client has for a request; `answer` describes a refusal."""
         self._scheme = "https" if settings.tls.certificate else "http"
         proxies, files = settings.trusted_proxies, settings.tls
         tls = ReloadingCertificate(files.certificate, files.key).context if files.certificate and files.key else None
@@ -64,6 +67,7 @@ class LimitedServer(uvicorn.Server):
             trusted=proxies,
             count_refused=metrics.count_refused,
             body_timeout=body_timeout,
+            answer=answer,
         )
         metrics.open.set_function(lambda: len(self.limits))
         super().__init__(

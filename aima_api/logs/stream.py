@@ -137,7 +137,7 @@ class InstanceFollower:
         frames = await self._bridge(batch, missed=missed)
         number = self._cursor.next
         if batch.run != self._cursor.run or batch.next < number:
-            return frames  # stale: of a previous worker, or read from the host meanwhile
+            return frames  # stale: of a previous worker, or read from the host concurrently
         if left_out := batch.left_out_after(number):
             frames += self._note(f"{left_out} lines were left out: they came too fast to publish.")
         if batch.skipped and batch.next > number:

@@ -338,5 +338,5 @@ class PlacementLocks:
 
 
 def _release(lock: TextLock) -> None:
-    with suppress(LockError):  # it expired meanwhile, or was never acquired
+    with suppress(LockError):  # it expired concurrently, or was never acquired
         lock.release()

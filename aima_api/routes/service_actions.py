@@ -105,16 +105,22 @@ def rollback(
 ) -> Started:
     """Make an earlier revision the newest one: started where the service is to run, else stored only."""
     options, caller = body or RollbackOptions(), access.caller.name
-    stored = api.services.get(id)
-    spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
-    if not api.services.placements([id])[id].wanted:
-        api.services.put(api.submitter.signed_service(stored, id, spec, caller))
-        return Started(operations=[], unchanged=False)
-    mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
-    request = StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec)
-    submit = partial(api.resolving, partial(api.starts.start, request))
+    where = api.services.placements([id])[id]
+    runs = bool(where.wanted)
+
+    def submit() -> list[Operation]:
+        stored = api.services.get(id)
+        spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
+        if not runs:
+            where.check_no_candidate()
+            api.services.put(api.submitter.signed_service(stored, id, spec, caller))
+            return []
+        mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
+        request = StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec)
+        return api.resolving(partial(api.starts.start, request))
+
     operations = api.idempotency.once(idempotency_key, f"rollback {id}", options, submit)
-    return Started(operations=operations, unchanged=not operations)
+    return Started(operations=operations, unchanged=runs and not operations)
 
 
 @router.post("/{id}:plan")

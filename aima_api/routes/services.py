@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
@@ -16,6 +15,7 @@ from aima_api.planning.merge import changed_fields, earlier_revision, merged_ser
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Instance, Service
 from aima_core.errors import Failure, UnknownService, UnverifiedService
+from aima_core.store.whereabouts import Stored
 from aima_core.trust.records import SignedService
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
@@ -59,25 +59,42 @@ class Services(BaseModel):
 def create(api: Api, access: Access, body: CreateService) -> Service:
     """Store a service's spec without starting it; replaces a stored one."""
     access.target = body.id
-    stored = None
-    with suppress(UnknownService, UnverifiedService):
-        stored = api.services.get(body.id).spec
     spec = merged_service(None, body.id, body).content
-    return _store(api, revised(stored, body.id, spec, caller=access.caller.name))
+
+    def make(stored: Stored | None) -> Service:
+        before = stored.spec if isinstance(stored, SignedService) else None
+        return revised(before, body.id, spec, caller=access.caller.name)
+
+    return _store(api, body.id, make)
 
 
 @router.patch("/{id}")
 def change(api: Api, access: Access, id: ServiceId, body: ServiceOptions) -> Service:
     """Change a service's stored spec by a JSON merge patch, without starting it: null removes a field or a key."""
-    stored = api.services.get(id).spec
-    return _store(api, merged_service(stored, id, body, caller=access.caller.name))
+
+    def make(stored: Stored | None) -> Service:
+        if stored is None:
+            raise UnknownService(service=id)
+        if isinstance(stored, UnverifiedService):
+            raise stored
+        return merged_service(stored.spec, id, body, caller=access.caller.name)
+
+    return _store(api, id, make)
 
 
-def _store(api: Api, service: Service) -> Service:
-    """Stores a new revision, unless it is the stored one. Raises what a start of it would raise."""
-    api.planner.check(service)
-    api.services.put(SignedService.of(service, api.submitter.signing_key))
-    return service
+def _store(api: Api, id: ServiceId, make: Callable[[Stored | None], Service]) -> Service:
+    """Stores a new revision, unless it is the stored one.
+
+    Raises what a start of it would raise, and OperationInProgress while a start changes the spec.
+    """
+    api.services.placements([id])[id].check_no_candidate()
+
+    def signed(stored: Stored | None) -> SignedService:
+        service = make(stored)
+        api.planner.check(service)
+        return SignedService.of(service, api.submitter.signing_key)
+
+    return api.services.change(id, signed).spec
 
 
 @router.get("", response_model=Services)

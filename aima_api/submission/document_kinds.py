@@ -116,11 +116,12 @@ class ServiceDocuments:
         service = self.starts.submitter.signed_service(
             where.candidate or current, document.id, document.spec, mandate.caller, request.owner
         )
-        if service is not current:
-            self.services.put(service)
-        if not (where.wanted or where.starts):
-            return []
-        return self.stops.stop(document.id, grace=DEFAULT_GRACE, mandate=mandate)
+        put = service if service is not current else None
+        if where.wanted or where.starts:
+            return self.stops.stop(document.id, grace=DEFAULT_GRACE, mandate=mandate, put=put)
+        if put:
+            self.services.put(put)
+        return []
 
     def _stopped(self, before: Service | None, service: Service, where: Whereabouts) -> Change:
         """Raises what a start of a changed spec would raise."""
@@ -157,7 +158,7 @@ class HostDocuments:
 
     def prune(self, names: Sequence[str], _: ApplyRequest) -> list[Operation]:
         for name in names:
-            with suppress(UnknownHost):  # it was forgotten meanwhile
+            with suppress(UnknownHost):  # race: it was forgotten
                 self.hosts.assign_labels(HostName(name), AssignedLabels())
         return []
 

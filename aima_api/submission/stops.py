@@ -9,7 +9,7 @@ from datetime import timedelta
 from aima_api.http.schemas import DEFAULT_GRACE
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.cancellation import Cancellations
-from aima_api.submission.submitter import Submitter
+from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Kind, Operation, StopService
 from aima_core.domain.services import GONE
@@ -18,6 +18,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
 from aima_core.store.services import ServiceStore
 from aima_core.trust.orders import Mandate
+from aima_core.trust.records import SignedService
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,31 @@ class Stops:
     cancellations: Cancellations
 
     def stop(
-        self, id: ServiceId, *, hosts: Sequence[HostName] = (), grace: timedelta, mandate: Mandate
+        self,
+        id: ServiceId,
+        *,
+        hosts: Sequence[HostName] = (),
+        grace: timedelta,
+        mandate: Mandate,
+        put: SignedService | None = None,
     ) -> list[Operation]:
         """Stops the service on these hosts, or wherever it is up or starting; cancels starts that no worker claimed.
+
+        `put` becomes its current spec in one step with the stops, so that a crash of this node stores both or neither.
 
         Raises UnknownService, UnknownHost.
         """
         instances = self.services.instances_of(id)
-        if not instances and not self.services.exists(id):
+        if not (instances or put or self.services.exists(id)):
             raise UnknownService(service=id)
         starts = [each for each in self._active_starts() if each.service == id]
         up = [instance.id.host for instance in instances if not instance.is_down]
         starting = [each.host for each in starts if each.host]
         placement = self.planner.placement()
         targets = placement.for_stop(hosts or placement.known([*up, *starting]))
-        stops = self.submitter.submit(StopService(service=id, grace=grace), targets, mandate)
+        if put and not targets:
+            self.services.put(put)
+        stops = self.submitter.submit_all([Dispatch(StopService(service=id, grace=grace), targets, mandate, put=put)])
         for start in starts:
             if start.host is None and (not hosts or start.route.host in hosts):
                 self.cancellations.cancel_listed(start)

@@ -128,7 +128,7 @@ class Submitter:
 
 
 class BacklogLimit:
-    """Bounds the operations that have not ended, approximately: counted in Redis once a second, by this node between.
+    """Bounds the operations that have not ended, approximately: polled once a second, counted by this node between.
 
     A start so costs no round trip more. Stops are never refused: they shorten the backlog.
     """

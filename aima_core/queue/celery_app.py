@@ -38,7 +38,7 @@ def celery_app(redis_url: str, *, answer_within: timedelta, dropped: DroppedMess
     app = Celery("aima", set_as_current=False)
     app.amqp.Connection = type("Connection", (_Connection,), {"dropped": dropped or DroppedMessages()})
     app.conf.update(
-        result_backend=None,  # with one, a submission without Redis hangs for 19 s, and is executed twice
+        result_backend=None,  # with one, a submission without Redis hangs for 19 s, and is a duplicate
         task_ignore_result=True,
         task_acks_late=True,  # the message of a worker that dies is redelivered
         worker_prefetch_multiplier=1,  # a worker reserves no message that another could execute

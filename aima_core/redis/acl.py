@@ -127,6 +127,7 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
     specs = _both(f"{keys.service}*", f"{keys.revisions}*", keys.SERVICES)
     yield Grant(("get", "mget", "set", "zadd", "zrange", "evalsha"), tuple(specs))
     yield Grant(("hset", "hkeys", "hdel", "type", "del"), tuple(_both(f"{keys.revisions}*")))
+    yield Grant(("hdel",), tuple(_both(f"{keys.starts}*")))
     yield Grant(_LISTS, tuple(_queues(host)))
     yield Grant((*_LISTS, *_TEMPORARY), _queue("~", "*.celery.pidbox"))
 

@@ -109,9 +109,9 @@ class RedisClient(redis.Redis):
         return _GuardedPipeline(self, transaction, shard_hint)
 
     def run_ahead(self, commands: Iterable[Sequence[str | int]], sent: list[Sequence[str | int]]) -> list[Any]:
-        """Sends each command as it is made, so that Redis runs it meanwhile, and reads the replies in the end.
+        """Sends each command as it is made, so that Redis runs it concurrently, and reads the replies in the end.
 
-        Begins with those `sent` before, and adds the others to them: after a broken connection all are sent again.
+        Begins with those `sent` before, and adds the others to them: a retry after a broken connection sends all.
         """
         made = iter(commands)
 

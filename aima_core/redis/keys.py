@@ -14,7 +14,7 @@ aima:events                    channel  api, worker   each event as it is record
 aima:services, aima:instances  zset     api, worker   ids in order; never
 aima:services:at               hash     worker        the host that last claimed each service; until removed
 aima:service:<id>              string   api, worker   the signed spec; until removed
-aima:starts:<service>          set      api           its starts that may not have ended; pruned by the next start
+aima:starts:<service>          hash     api, worker   the route of each of its starts that has not ended; until removed
 aima:revisions:<service>       hash     api, worker   its last ten signed specs by number; until removed
 aima:instance:<id>             hash     api, worker   desired state and status; until removed
 aima:instances:<host>          set      api, worker   the ids of a host's instances; until removed

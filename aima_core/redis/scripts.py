@@ -45,7 +45,7 @@ class Scripts:
     def each(self, name: str, calls: Iterable[Call]) -> list[Any]:
         """Runs the script for each call, in order; Redis runs it while the next call is made.
 
-        The script must be idempotent: after a broken connection, or where Redis has lost it, every call is sent again.
+        The script must be idempotent: after a broken connection, or where Redis has lost it, every call is retried.
         """
         script, made = self._script(name), iter(calls)
         first = list(islice(made, 2))

@@ -1,6 +1,6 @@
 """Claims: 15-second leases on operations, so that exactly one worker executes each.
 
-A claim that is not renewed expires, and the operation is redelivered. An attempt that was superseded meanwhile is
+A claim that is not renewed expires, and the operation is redelivered. An attempt that was superseded concurrently is
 refused by its number, so that a worker back from a partition changes nothing.
 """
 

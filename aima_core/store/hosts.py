@@ -88,7 +88,7 @@ class HostStore:
         return {usage.host: usage for usage in found if usage}
 
     def count_dropped(self, host: HostName, number: int) -> None:
-        """Counts malformed messages that the host has dropped; a lost reply may count some twice."""
+        """Counts malformed messages that the host has dropped; a retry after a lost reply may count duplicates."""
         with self._redis.pipeline() as pipe:
             pipe.hincrby(keys.DROPPED, host, number)
             pipe.expire(keys.DROPPED, keys.DROPPED_TTL)

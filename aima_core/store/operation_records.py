@@ -22,7 +22,7 @@ from aima_core.trust.orders import SignedOrder, highest_fence
 from aima_core.trust.records import SignedService
 
 BATCH_SIZE = 50
-"""Operations in one call of the script, which blocks Redis."""
+"""Operations in one call of the script, which blocks Redis; those of one change are never split."""
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
 _OF_THE_END = {"state", "phase", "reason", "failure", "ended_at"}
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.INSTANCES]
@@ -73,25 +73,37 @@ def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     prefixes = (keys.operation, keys.log, keys.PREFIX, keys.instance, keys.instances_on, keys.starts)
     ttl = int(keys.ENDED_TTL.total_seconds())
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, ttl, in_ms(keys.LOOK_AFTER), highest_fence())
-    untaken = iter(queued)
-    while batch := list(islice(untaken, BATCH_SIZE)):
+    for batch in _batches(queued):
         groups = [_group(list(alike)) for _, alike in groupby(batch, _shared)]
         texts = chain.from_iterable(
             (each.order.text, encode_message(each.operation, queue_of(each.operation))) for each in batch
         )
-        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), *texts]
+        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), "\n".join(texts)]
+
+
+def _batches(queued: Iterable[QueuedOperation]) -> Iterator[list[QueuedOperation]]:
+    """Operations of one service that follow each other stay together: a crash between two calls splits no change."""
+    batch: list[QueuedOperation] = []
+    for service, those in groupby(queued, lambda each: each.operation.service):
+        while part := list(islice(those, None if service else BATCH_SIZE)):
+            if batch and len(batch) + len(part) > BATCH_SIZE:
+                yield batch
+                batch = []
+            batch += part
+    if batch:
+        yield batch
 
 
 def as_stored(queued: Operation, other: str | None, joined: Mapping[str, Operation]) -> Operation:
-    """As the reply of `operations/enqueue` says: stored, superseded ('') or joined to another operation."""
+    """As the reply of `operations/enqueue` says: stored, joined to another operation or superseded by one."""
     if other is None:
         return queued
-    return joined[other] if other else superseded(queued)
+    return joined[other] if other in joined else _superseded(queued, by=other)
 
 
-def superseded(operation: Operation) -> Operation:
+def _superseded(operation: Operation, *, by: str = "<by>") -> Operation:
     """An operation that ended as it was enqueued: a later one on its instance has a higher fence."""
-    failure = Superseded(by=f"a later operation on {operation.service}").failure
+    failure = Superseded(by=f"{by} on {operation.service}").failure
     end = {"state": State.CANCELLED, "phase": Phase.CANCELLED, "ended_at": operation.created_at, "reason": None}
     return operation.model_copy(update={**end, "failure": failure, "seq": 2})
 
@@ -108,7 +120,7 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     first, instance, operation = alike[0], alike[0].instance, alike[0].operation
     record = as_fields(operation.model_dump(mode="json", exclude=_OWN))
     queued = Event(operation=operation.id, at=operation.created_at, phase=Phase.QUEUED, message=operation.reason)
-    late = superseded(operation)
+    late = _superseded(operation)
     end = Event(operation=late.id, at=operation.created_at, phase=late.phase, failure=late.failure)
     late_fields = as_fields(late.model_dump(mode="json", include=_OF_THE_END)) | {"reason": ""}
     if operation.expires_at:

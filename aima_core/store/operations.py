@@ -95,7 +95,7 @@ class OperationStore:
                 yield each
 
         late = pairs(list(chain.from_iterable(self._run.each("operations/enqueue", enqueue_calls(take())))))
-        joined = {other: self.get(OperationId(other)) for other in set(late.values()) if other}
+        joined = {other: self.get(OperationId(other)) for other in set(late.values()) if " " not in other}
         return [as_stored(each.operation, late.get(each.operation.id), joined) for each in taken]
 
     def get(self, id: OperationId) -> Operation:
@@ -282,6 +282,7 @@ def _ids(texts: Iterable[str]) -> list[OperationId]:
 def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
     state = event.phase.state
     yield from ("" if attempt is None else str(attempt), _SOURCES[state], "1" if state.ended else "0")
+    yield keys.starts
     yield from (event.operation, event_text(event), *_PUBLISHING)
     yield from chain.from_iterable(_changes(event).items())
 

@@ -5,7 +5,7 @@ its signature verifies, since any writer in Redis can write a record.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.redis.scripts import Call, Scripts, comma_list, in_ms, pairs
 from aima_core.store.readable import instance_from, readable, replies
-from aima_core.store.whereabouts import Whereabouts, whereabouts
+from aima_core.store.whereabouts import Stored, Whereabouts, whereabouts
 from aima_core.trust.keys import KeyRing
 from aima_core.trust.orders import highest_fence
 from aima_core.trust.records import SignedService
@@ -60,6 +60,18 @@ class ServiceStore:
         """Makes specs the current ones of their services, and keeps them among the revisions."""
         if services:
             self._run.each("services/put", map(_putting, services))
+
+    def change(self, id: ServiceId, make: Callable[[Stored | None], SignedService]) -> SignedService:
+        """Makes what `make` returns of the stored spec, or of None, the current one.
+
+        If another writer was first, it is made anew of that one's (optimistic lock), so that no change is lost.
+        """
+        while True:
+            record = self._record(id)
+            service = make(self._stored(id, record) if record else None)
+            where, arguments = _restoring(service, record)
+            if self._run("services/restore", where, *arguments):
+                return service
 
     def revisions(self, id: ServiceId) -> list[SignedService]:
         """The last ten verified revisions, newest first."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from aima_core.domain.ids import HostName, InstanceId, OperationId
 from aima_core.domain.operations import Operation, StartService
 from aima_core.domain.services import Instance
-from aima_core.errors import UnverifiedService
+from aima_core.errors import OperationInProgress, UnverifiedService
 from aima_core.redis.scripts import pairs
 from aima_core.store.operation_records import operation_from
 from aima_core.store.readable import readable
@@ -38,6 +38,12 @@ class Whereabouts(NamedTuple):
         if isinstance(self.stored, UnverifiedService):
             raise self.stored
         return self.stored
+
+    def check_no_candidate(self) -> None:
+        """Raises OperationInProgress while a start changes the spec, which one stored concurrently would lose."""
+        if self.candidate:
+            start = self.starts[-1].operation
+            raise OperationInProgress(what=self.candidate.spec.id, operation=start.id)
 
     @property
     def differs(self) -> bool:

@@ -66,7 +66,7 @@ class _Token(_Signed):
 
 
 class TokenSigner:
-    """Signs the tokens of a gateway, each instance's at most twice a minute."""
+    """Signs the tokens of a gateway and caches each instance's until half of it has expired."""
 
     def __init__(self, key: SigningKey, *, now: Callable[[], datetime]) -> None:
         self.public_key = key.public

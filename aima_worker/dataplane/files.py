@@ -97,7 +97,7 @@ class EngineAddresses:
     """Where the engines of this host's instances listen, as the worker knows it.
 
     An address is removed before the lease of its port ends: a token for one instance must never reach another. A file
-    that cannot be written is tried again with the next change; until then, requests of new instances are refused.
+    that cannot be written is retried with the next change; until then, requests of new instances are refused.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -13,54 +13,31 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from aiohttp import (
-    ClientError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    DummyCookieJar,
-    TCPConnector,
-)
+from aiohttp import ClientError
 from aiohttp.web import BaseRequest, Response, StreamResponse
 from aiohttp.web_protocol import RequestHandler
-from yarl import URL
 
 from aima_core.errors import AimaError, EngineUnreachable, NotForwarded, TokenRefused
+from aima_core.system.engine_connections import EngineAnswer, EngineConnections, StreamedBody
 from aima_core.trust.gateways import OF_DATAPLANE, TokenVerifier
 from aima_worker.dataplane.files import AddressReader, EngineAddress
 from aima_worker.dataplane.headers import METHODS, forwarded_answer, forwarded_request, path_of
 
 CONNECT_TIMEOUT = timedelta(seconds=2)
-KEEPALIVE = timedelta(seconds=2)
-"""Less than that of every engine in use, so that none closes an idle connection as it is used again."""
 SHORT_BODY = 65_536
 """Bytes up to which a body is sent together with its head."""
 SILENCE = timedelta(minutes=15)
 """The longest time without a byte in either direction; gateways have shorter limits, which they can set."""
 _log = structlog.get_logger()
 
-_GENERATED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-"""Headers that the HTTP client would add."""
-
-
-def session_to_engines() -> ClientSession:
-    return ClientSession(
-        connector=TCPConnector(limit=0, keepalive_timeout=KEEPALIVE.total_seconds(), use_dns_cache=False),
-        timeout=ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT.total_seconds()),
-        cookie_jar=DummyCookieJar(),
-        auto_decompress=False,
-        skip_auto_headers=_GENERATED,
-        trust_env=False,
-    )
-
 
 class Forwarder:
     """The handler of the HTTP server."""
 
-    def __init__(self, tokens: TokenVerifier, addresses: AddressReader, session: ClientSession) -> None:
+    def __init__(self, tokens: TokenVerifier, addresses: AddressReader, engines: EngineConnections) -> None:
         self.tokens = tokens
         self._addresses = addresses
-        self._session = session
+        self._engines = engines
         self._active: dict[RequestHandler, float] = {}
         """Connections with a request in flight, with the time of the last byte."""
 
@@ -102,29 +79,28 @@ class Forwarder:
         finally:
             answer.close()
 
-    async def _send(self, request: BaseRequest, engine: EngineAddress, rest: str) -> ClientResponse:
+    async def _send(self, request: BaseRequest, engine: EngineAddress, rest: str) -> EngineAnswer:
         host = f"[{engine.address}]" if ":" in engine.address else engine.address
-        return await self._session.request(
+        return await self._engines.request(
             request.method,
-            URL(f"http://{host}:{engine.port}{rest}", encoded=True),
-            headers=forwarded_request(request.headers),
-            data=await self._body(request),
-            allow_redirects=False,
+            f"http://{host}:{engine.port}{rest}",
+            forwarded_request(request.headers, request.raw_headers),
+            await self._body(request),
         )
 
-    async def _body(self, request: BaseRequest) -> bytes | AsyncIterator[bytes] | None:
+    async def _body(self, request: BaseRequest) -> bytes | StreamedBody:
         if not request.body_exists:
-            return None
+            return b""
         if request.content_length is not None and request.content_length <= SHORT_BODY:
             return await request.content.read()
-        return self._parts(request)
+        return StreamedBody(self._parts(request), request.content_length)
 
     async def _parts(self, request: BaseRequest) -> AsyncIterator[bytes]:
         async for part in request.content.iter_any():
             self._touch(request)
             yield part
 
-    async def _stream(self, request: BaseRequest, answer: ClientResponse) -> StreamResponse:
+    async def _stream(self, request: BaseRequest, answer: EngineAnswer) -> StreamResponse:
         response = StreamResponse(status=answer.status, reason=answer.reason, headers=forwarded_answer(answer.headers))
         await response.prepare(request)
         try:

@@ -7,6 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from aima_core.system.engine_connections import HeaderPairs
 from aima_core.trust.gateways import OF_DATAPLANE
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
@@ -23,7 +24,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_OF_REQUESTS = _HOP_BY_HOP | {"authorization", "expect", "host"}
+_OF_REQUESTS = _HOP_BY_HOP | {"authorization", "content-length", "expect", "host"}
 _OF_ANSWERS = _HOP_BY_HOP | {OF_DATAPLANE.lower()}
 
 
@@ -50,17 +51,18 @@ def _is_plain(segment: str) -> bool:
     return decoded not in (b".", b"..") and not any(each in b"/\\" or each < 0x20 for each in decoded)
 
 
-def forwarded_request(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Without the token, which no engine sees."""
-    return _without(headers, _OF_REQUESTS)
+def forwarded_request(headers: CIMultiDictProxy[str], raw: HeaderPairs) -> HeaderPairs:
+    """Without the token, which no engine sees, and without the length, which follows from the body."""
+    left_out = {name.encode(errors="surrogateescape") for name in _OF_REQUESTS | _named(headers)}
+    return [header for header in raw if header[0].lower() not in left_out]
 
 
 def forwarded_answer(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    return _without(headers, _OF_ANSWERS)
-
-
-def _without(headers: CIMultiDictProxy[str], names: frozenset[str]) -> CIMultiDict[str]:
-    """Without these and the ones named by `Connection`, apart from the length, which frames the body."""
-    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
-    left_out = names | (named - {"content-length"})
+    """With the length, which frames the body."""
+    left_out = _OF_ANSWERS | (_named(headers) - {"content-length"})
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left_out)
+
+
+def _named(headers: CIMultiDictProxy[str]) -> set[str]:
+    """By `Connection`, as of this hop only."""
+    return {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}

@@ -1,6 +1,7 @@
 """The process of the data plane: its listener, its limits, and an end that breaks off no stream.
 
-At SIGTERM it stops listening at once, so that a successor can, and ends with its last stream or after DRAIN_TIMEOUT.
+Graceful shutdown: at SIGTERM it stops listening at once, so that a successor can, and ends with its last stream or
+after DRAIN_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import resource
 import signal
 import socket
 import ssl
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 
 from aima_core.errors import AimaError, DataplanePortTaken
+from aima_core.system.engine_connections import EngineConnections
 from aima_core.trust.gateways import TokenVerifier
 from aima_core.trust.keys import KeyRing
 from aima_worker.dataplane.files import AddressReader, Config, config_file, stamp_of
-from aima_worker.dataplane.forwarding import Forwarder, session_to_engines
+from aima_worker.dataplane.forwarding import CONNECT_TIMEOUT, Forwarder
 
 BACKLOG = 256
 BIND_TIMEOUT = timedelta(seconds=10)
@@ -48,8 +50,8 @@ async def serve(directory: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     certificate = _Certificate(config) if config.certificate else None
-    async with session_to_engines() as session:
-        forwarder = Forwarder(_verifier(config), AddressReader(directory), session)
+    async with aclosing(EngineConnections(connect=CONNECT_TIMEOUT)) as engines:
+        forwarder = Forwarder(_verifier(config), AddressReader(directory), engines)
         server = _LimitedServer(forwarder, most=_most_connections(config))
         listening = await loop.create_server(
             server,

@@ -108,7 +108,7 @@ class Heartbeat:
             write_atomically(self._joined, self._own_mark)
 
     def _announce(self) -> None:
-        self._facts_changed.clear()  # before they are read: a change meanwhile is announced by the next heartbeat
+        self._facts_changed.clear()  # before they are read: a concurrent change is announced by the next heartbeat
         self._heartbeats_to_announcement = 0  # until it has succeeded
         self._hosts.announce(self._facts())
         self._heartbeats_to_announcement = HEARTBEATS_PER_ANNOUNCEMENT

@@ -100,6 +100,7 @@ class _Engine:
     """Its first process, if this worker can see it."""
     kill: Callable[[], None] | None = None
     """While it loads."""
+    priority: int = 0
     memory: deque[tuple[float, int]] = field(
         default_factory=lambda: deque(maxlen=int(GROWTH_WINDOW / MEASURE_INTERVAL))
     )
@@ -156,7 +157,12 @@ class MemoryGuard:
     def stop(self) -> None:
         self._loop.stop(within=SETTLE_TIMEOUT)
 
-    def observe(self, running: Mapping[InstanceId, Container], inspect: Callable[[str], Container | None]) -> None:
+    def observe(
+        self,
+        running: Mapping[InstanceId, Container],
+        inspect: Callable[[str], Container | None],
+        priorities: Mapping[InstanceId, int],
+    ) -> None:
         """The running containers; `inspect` returns one by its name, with its first process."""
         with self._lock:
             known = {engine.container for engine in self._engines.values()}
@@ -168,7 +174,8 @@ class MemoryGuard:
             for id, container in running.items():
                 if found := details.get(container.id):
                     loading = self._engines.get(id)
-                    self._engines[id] = _of(id, found, kill=loading.kill if loading else None)
+                    kill = loading.kill if loading else None
+                    self._engines[id] = _of(id, found, kill=kill, priority=priorities[id])
             for engine in self._engines.values():
                 engine.measure(time.monotonic())
 
@@ -179,12 +186,17 @@ class MemoryGuard:
 
     @contextmanager
     def guarding(
-        self, instance: InstanceId, *, kill: Callable[[], None], inspect: Callable[[], Container | None]
+        self,
+        instance: InstanceId,
+        *,
+        kill: Callable[[], None],
+        inspect: Callable[[], Container | None],
+        priority: int = 0,
     ) -> Iterator[None]:
         """While inside, the instance loads."""
         container = inspect() if self._levels is not None else None
         with self._lock:
-            self._engines[instance] = _of(instance, container, kill=kill)
+            self._engines[instance] = _of(instance, container, kill=kill, priority=priority)
         try:
             yield
         finally:
@@ -246,13 +258,17 @@ class MemoryGuard:
         self._settled_at = time.monotonic() + SETTLE_TIMEOUT.total_seconds()
 
     def _victim(self, reading: MemoryReading, levels: MemoryLevels) -> tuple[_Engine, str]:
-        """The engine that grew most, if that explains at least half of what was lost; else the one started last."""
+        """The engine that grew most, if that explains at least half of what was lost, whatever its priority: neighbours
+        serve on. Else, of the engines of the lowest priority, the one started last."""
         since = reading.at - GROWTH_WINDOW.total_seconds()
         lost = self._series.lost(reading, GROWTH_WINDOW)
         engine = max(self._engines.values(), key=lambda each: (each.growth(since), each.started_at))
         if (grown := engine.growth(since)) >= max(lost / 2, levels.floor * LEAST_GROWTH):
             return engine, f"It grew most, by {format_size(grown)} in {format_duration(GROWTH_WINDOW)}."
-        return max(self._engines.values(), key=lambda each: each.started_at), "It was started last."
+        priorities = {each.priority for each in self._engines.values()}
+        lowest = [each for each in self._engines.values() if each.priority == min(priorities)]
+        why = "It was started last" + (", of those with the lowest priority." if len(priorities) > 1 else ".")
+        return max(lowest, key=lambda each: each.started_at), why
 
     def _violation(
         self, engine: _Engine, reading: MemoryReading, levels: MemoryLevels, stalled: float, why: str
@@ -281,13 +297,13 @@ class MemoryGuard:
         return ()  # it was not listed yet: the reconciler removes it
 
 
-def _of(id: InstanceId, container: Container | None, *, kill: Callable[[], None] | None) -> _Engine:
+def _of(id: InstanceId, container: Container | None, *, kill: Callable[[], None] | None, priority: int) -> _Engine:
     if container is None:
-        return _Engine(id, now(), kill=kill)
+        return _Engine(id, now(), kill=kill, priority=priority)
     process = None
     if container.pid is not None:
         with suppress(ProcessLookupError):  # race: it has exited
             process = Process.of(container.pid)
-    engine = _Engine(id, container.started_at or now(), container.id, process, kill)
+    engine = _Engine(id, container.started_at or now(), container.id, process, kill, priority)
     engine.measure(time.monotonic())
     return engine

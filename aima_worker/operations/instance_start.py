@@ -131,7 +131,7 @@ class InstanceStart:
             remove_container(self._host, self.id.service, grace=timedelta())
 
     def mark_ready(self, *, image: HeldImage, port: int, endpoint: str) -> None:
-        """Raises Cancelled if it was stopped meanwhile."""
+        """Raises Cancelled if it was stopped concurrently."""
         address, fence = self._host.address_of(self._command), self._instance.fence
         self._host.addresses.put(self.id, address, port, fence=fence)  # before gateways may read that it is ready
         ready = {"state": InstanceState.READY, "port": port, "endpoint": endpoint}

@@ -1,7 +1,7 @@
 """The signed specs of the services that this host has run: kept on its disk, and restored when Redis has lost its data.
 
 So stopped services come back, too. A spec that a person has removed is dropped within seconds, unless this host is away
-meanwhile. A host can restore signed specs only.
+concurrently. A host can restore signed specs only.
 """
 
 from collections.abc import Collection

@@ -39,7 +39,9 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
 
         attempt.enter_phase(Phase.LOADING, instance.loading_message(directory))
         endpoint = host.endpoint(command, port)
-        guarded = host.memory_guard.guarding(instance.id, kill=instance.kill, inspect=instance.inspect)
+        guarded = host.memory_guard.guarding(
+            instance.id, kill=instance.kill, inspect=instance.inspect, priority=command.priority
+        )
         with host.violations.raised(instance.id), guarded:
             wait_until_ready(host, attempt, command, endpoint=endpoint)
 

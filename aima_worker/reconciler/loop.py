@@ -149,7 +149,9 @@ class ReconcileLoop:
         managed = inventory.managed.values()
         self._supervisor.restarts.keep({each.id for each in managed if not each.running})
         self._host.memory_guard.observe(
-            {each.id: each.container for each in managed if each.running}, self._host.runtime.find
+            {each.id: each.container for each in managed if each.running},
+            self._host.runtime.find,
+            {each.id: each.command.priority for each in managed},
         )
         return inventory
 

@@ -142,7 +142,7 @@ class RestartTracker:
         return True
 
     def keep(self, exited: Collection[InstanceId]) -> None:
-        """Drops the planned restarts of all other instances, such as of one that was stopped meanwhile."""
+        """Drops the planned restarts of all other instances, such as of one that was stopped concurrently."""
         self._planned = {instance: due for instance, due in self._planned.items() if instance in exited}
 
     def is_due(self, instance: InstanceId) -> bool:

@@ -12,13 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from attacks.adversary import Adversary, played
-from attacks.key_holder import KeyHolder
+from attacks.key_holder import SCOPES, KeyHolder
 from attacks.stage import AttackStage, attack_stage
 from attacks.stranger import Stranger
 from attacks.writer import RedisWriter
 from lab.redis_server import RedisServer, redis_program
-
-SCOPES = ("read", "operate", "infer")
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import httpx2
 from attacks.adversary import Act, Adversary
 from attacks.stage import HOSTS, IMAGE, SERVICES, AttackStage
 
+SCOPES = ("read", "operate", "infer", "gateway")
 READS = ("GET", "HEAD", "OPTIONS")
 NAMES = (*SERVICES, *HOSTS, "svc-evil-1", "../../etc", "%00", "x" * 300, "é", "\x1b[31m")
 VALUES: tuple[Any, ...] = (
@@ -120,6 +121,8 @@ class KeyHolder(Adversary):
     def _may(self, method: str, path: str) -> bool:
         if path in ("/healthz", "/readyz") or self._scope == "admin":
             return True
+        if self._scope == "gateway":
+            return (method, path) == ("POST", "/v1/gateways")
         if self._scope == "infer" or path.startswith(ADMIN_ONLY):
             return False
         return method in READS or self._scope == "operate"

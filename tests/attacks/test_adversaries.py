@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from attacks.adversary import played
-from attacks.key_holder import KeyHolder
+from attacks.key_holder import SCOPES, KeyHolder
 from attacks.stage import attack_stage
 from attacks.stranger import Stranger
 from attacks.writer import RedisWriter
@@ -20,7 +20,6 @@ pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SEED = 12
 DURATION = timedelta(seconds=20)
-SCOPES = ("read", "operate", "infer")
 
 
 @pytest.fixture

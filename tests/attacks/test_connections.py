@@ -6,6 +6,7 @@ Descriptors and memory are those of an API node in a process of its own; deadlin
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -129,17 +130,52 @@ def test_slow_and_silent_connections_are_cut_and_event_streams_stay(impatient: N
         assert [each.event for each in stream][-1] == "end"
 
 
-def test_a_request_whose_body_never_arrives_is_cut_and_not_executed(impatient: Node, worker: ScriptedWorker) -> None:
-    head = f"POST /v1/services/{SERVICE}:start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+def test_a_request_whose_body_never_arrives_is_answered_with_408_and_not_executed(
+    impatient: Node, worker: ScriptedWorker
+) -> None:
+    path = f"/v1/services/{SERVICE}:start"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with ExitStack() as open_ones:
         lines = [open_ones.enter_context(connected(impatient.url)) for _ in range(2)]
         lines[0].sendall(f"{head}Content-Length: 20\r\n\r\n".encode())
         lines[1].sendall(f"{head}Content-Length: 20\r\n\r\n{{}}".encode())
+        answers = [received(line) for line in lines]
 
-        assert all(is_cut(line) for line in lines)
-
+    for answer in answers:
+        answered, _, body = answer.partition(b"\r\n\r\n")
+        problem = json.loads(body)
+        assert answered.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answered
+        assert (problem["status"], problem["code"], problem["instance"]) == (408, "request_timeout", path)
+        assert "400ms" in problem["detail"]
+        assert "again" in problem["hint"]
     assert eventually(lambda: not impatient.server.server_state.tasks)
     assert impatient.get("/v1/operations").json()["items"] == []
+    assert 'aima_connections_refused_total{reason="deadline exceeded"} 2.0' in impatient.get("/metrics").text
+
+
+def test_only_a_request_that_has_begun_is_answered_with_408(impatient: Node) -> None:
+    with ExitStack() as open_ones:
+        silent, half, second = (open_ones.enter_context(connected(impatient.url)) for _ in range(3))
+        half.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        second.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\n")
+
+        assert received(silent) == b""
+        assert received(half).startswith(b"HTTP/1.1 408 ")
+        assert statuses(received(second)) == [200, 408]
+
+
+def test_an_answer_that_has_begun_is_not_followed_by_a_408(impatient: Node, worker: ScriptedWorker) -> None:
+    [operation] = impatient.start()
+    worker.claim_start(operation["id"])
+    stream = f"GET /v1/operations/{operation['id']}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    cut = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n"
+    with ExitStack() as open_ones:
+        lines = [open_ones.enter_context(connected(impatient.url)) for _ in range(2)]
+        lines[0].sendall(f"{stream}GET /healthz HTTP/1.1\r\n".encode())
+        lines[1].sendall(cut.encode())
+
+        assert [statuses(received(line)) for line in lines] == [[200], [200]]
 
 
 def test_an_idle_connection_is_closed(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +304,19 @@ def trickled_until_cut(line: socket.socket, text: bytes) -> bool:
         except OSError:
             return True
     return False
+
+
+def received(line: socket.socket) -> bytes:
+    """All until the node closes the connection; raises TimeoutError if it does not."""
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := line.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", answers)]
 
 
 def is_cut(line: socket.socket) -> bool:

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from contract.on_docker import connects_from
 from faults.processes import SeparateProcesses
+from lab.hostile_engine import ATTACKS, GO, LIMITS, SERVES
 from lab.images import busybox_image
 from lab.parts import eventually, missing
 from lab.redis_server import RedisServer
@@ -36,38 +37,6 @@ MOST_LOG = 160 << 20
 HEARTBEAT_MISSED_AFTER = 10.0
 """Seconds without a heartbeat, which is sent every five."""
 WITHIN = timedelta(seconds=30)
-_SERVES = "busybox mkdir -p /tmp/www && echo ok > /tmp/www/health && exec busybox httpd -f -p 8000 -h /tmp/www"
-_ATTACKS = r"""
-trap '' TERM
-refused() { name=$1; shift; if "$@" 2>/dev/null; then echo "open $name"; else echo "closed $name"; fi; }
-busybox mkdir -p /tmp/m
-refused mount busybox mount -t tmpfs none /tmp/m
-refused bind busybox mount -o bind /proc /tmp/m
-refused sysctl sh -c 'echo 1 > /proc/sys/kernel/panic_on_oops'
-refused core-pattern sh -c 'echo "|/tmp/x" > /proc/sys/kernel/core_pattern'
-refused sysrq sh -c 'echo h > /proc/sysrq-trigger'
-refused cgroup sh -c 'busybox mkdir /sys/fs/cgroup/memory/x || busybox mkdir /sys/fs/cgroup/x'
-refused device busybox mknod /tmp/disk b 8 0
-refused memory-of-the-kernel sh -c 'head -c 1 /proc/kcore | busybox grep -q .'
-refused namespace busybox unshare -m true
-refused namespace-of-init busybox nsenter -t 1 -m true
-refused chroot busybox chroot /tmp true
-refused owner busybox chown 1000 /tmp/www
-refused host-name busybox hostname hostile
-refused interface busybox ifconfig eth0 down
-refused raw-socket busybox ping -c 1 127.0.0.1
-refused docker-socket test -S /var/run/docker.sock
-refused own-programs sh -c 'echo x > /bin/sh'
-echo tried
-(
-    until [ -e /tmp/go ]; do busybox sleep 0.1; done
-    (while :; do seq 1 1000000; done) &
-    (while :; do busybox dd if=/dev/zero of=/tmp/full bs=1M; busybox dd if=/dev/zero of=/full bs=1M; done) 2>/dev/null &
-    (while :; do head -c 200m /dev/zero | tail -c 200m > /dev/null; done) 2>/dev/null &
-    bomb() { bomb | bomb & }
-    while :; do bomb; done 2>/dev/null
-) &
-"""
 
 
 def engine_of(kind: str, command: str, **more: Any) -> dict[str, Any]:
@@ -81,7 +50,7 @@ def engine_of(kind: str, command: str, **more: Any) -> dict[str, Any]:
         "tmpfs": {"/tmp": "32MB"},
         "health_check": {"path": "/health", "timeout": "30s"},
         "requires": {"platforms": ["linux/amd64", "linux/arm64"], "memory": "16MB"},
-        "limits": {"memory": "96MB", "pids": 64, "cores": 0.5},
+        "limits": LIMITS,
         **more,
     }
 
@@ -159,7 +128,7 @@ class Watch:
 def host(tmp_path: Path, own_redis: RedisServer, installation: str) -> Iterator[Host]:
     if os.geteuid() != 0:
         missing("only root may write the firewall and enter a container's network")
-    for engine in (engine_of("neighbour", _SERVES), engine_of("hostile", _ATTACKS + _SERVES)):
+    for engine in (engine_of("neighbour", SERVES), engine_of("hostile", ATTACKS + SERVES)):
         file = tmp_path / f"catalog/engines/{engine['type']}/{engine['name']}.yaml"
         file.parent.mkdir(parents=True)
         file.write_text(yaml.safe_dump(engine))
@@ -190,7 +159,7 @@ def test_a_hostile_engine_harms_nothing_but_itself(host: Host, own_redis: RedisS
             for target in ((address, 8000), (gateway, port), ("172.17.0.1", port))
             if connects_from(host.pid_of(HOSTILE), *target)
         ]
-        host.does(HOSTILE, "touch", "/tmp/go")
+        host.does(HOSTILE, *GO)
         assert eventually(lambda: host.logs_of(HOSTILE) > 10 << 20, within=WITHIN)
         log = host.logs_of(HOSTILE)
         stopped = host.aima("service", "stop", HOSTILE, "--grace", "1s", "--wait")

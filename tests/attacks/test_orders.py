@@ -22,6 +22,7 @@ pytestmark = pytest.mark.redis
 
 SERVICE = "svc-tiny-dial"
 STRANGER = SecretStr("a seed of one's own, which no host trusts")
+NEXT = SecretStr("a seed that an API node signs with from now on")
 DAY = timedelta(days=1)
 
 
@@ -209,6 +210,15 @@ def test_an_order_signed_by_a_retired_key_is_refused(redis, tmp_path):
 
         assert outcome.code == "bad_signature"
         assert_nothing_runs(alpha)
+
+
+def test_during_a_rotation_a_host_executes_orders_of_both_keys_and_of_no_other(redis, tmp_path):
+    with a_host(redis, tmp_path, trusted_keys=[PUBLIC_KEY, SigningKey(NEXT).public]) as alpha:
+        before = alpha.run_command(a_start_of(), key=SIGNING_KEY)
+        after = alpha.run_command(a_stop_of(), key=NEXT)
+        other = alpha.run_command(a_start_of(), key=STRANGER)
+
+    assert [before.code, after.code, other.code] == [None, None, "bad_signature"]
 
 
 def test_the_signature_of_a_record_is_none_of_an_order(alpha, attacker):

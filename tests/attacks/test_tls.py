@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -195,6 +195,30 @@ def test_connections_without_a_handshake_are_counted_and_cut(
 
 
 @pytest.mark.redis
+def test_connections_over_the_limit_are_closed_before_their_handshake(
+    redis_url: str, made: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", timedelta(minutes=1))
+    tls = {"certificate": made.certificate, "key": made.key}
+    with api_node(redis_url, tls=tls, connections_per_address=3) as node, ExitStack() as open_ones:
+        url = node.url.replace("http:", "https:")
+        lines = [open_ones.enter_context(closing(connected(node))) for _ in range(3)]
+        assert eventually(lambda: len(node.server.limits) == 3, within=SOON)
+        over = [open_ones.enter_context(closing(connected(node))) for _ in range(2)]
+
+        assert [received(line) for line in over] == [b"", b""]
+        with client(url, made.authority) as api, pytest.raises(ApiUnavailable):
+            api.get("/healthz")
+        lines[0].close()
+        assert eventually(lambda: len(node.server.limits) == 2, within=SOON)
+        authority = ssl.create_default_context(cafile=made.authority)
+        counted = httpx2.get(f"{url}/metrics", verify=authority).text
+
+    assert 'reason="too many of its address"} 3.0' in counted
+    assert 'reason="no TLS handshake"} 1.0' in counted
+
+
+@pytest.mark.redis
 def test_a_slow_request_over_tls_is_cut(redis_url: str, made: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RECEIVE_TIMEOUT", "SWEEP_INTERVAL"):
         monkeypatch.setattr(connections, name, SHORT)
@@ -202,7 +226,7 @@ def test_a_slow_request_over_tls_is_cut(redis_url: str, made: Certificate, monke
         with verifying(str(made.authority)).wrap_socket(connected(node), server_hostname="127.0.0.1") as line:
             line.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
 
-            assert is_cut(line)
+            assert received(line).startswith(b"HTTP/1.1 408 ")
         assert eventually(lambda: len(node.server.limits) == 0, within=SOON)
 
 
@@ -301,6 +325,15 @@ def served(node: Node, made: Certificate) -> bytes:
     """The certificate of a new handshake."""
     with verifying(str(made.authority)).wrap_socket(connected(node), server_hostname="127.0.0.1") as line:
         return line.getpeercert(binary_form=True) or b""
+
+
+def received(line: socket.socket) -> bytes:
+    """All until the node closes the connection; raises TimeoutError if it does not."""
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := line.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
 
 
 def is_cut(line: socket.socket) -> bool:

@@ -1,7 +1,8 @@
 """A Debian machine with systemd in namespaces of its own: installed in a chroot, booted, used, and rebooted.
 
-Its root is made once from this distribution's packages and cached. systemd is its first process, with cgroup, mount,
-process and network namespaces of its own; killing the outermost process fells all of it.
+Its root is made once from packages of this distribution, or of another release, and cached. systemd is its first
+process, with control groups of its own, and mount, process and network namespaces; killing the outermost process fells
+all of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 from deploy.stand_in import CERTIFICATES, PASSED_ON, release_of_this_machine
 from lab.cell import require_root
+from lab.cgroups import own_cgroups
 from lab.parts import eventually, missing
 from lab.running import ROOT
 
@@ -24,22 +26,36 @@ PACKAGES = "systemd-sysv,python3,python3-venv,redis-server,ca-certificates,procp
 SOURCE = "/src"
 BOOTS_WITHIN = timedelta(seconds=60)
 UV_CACHE = Path("~/.cache/uv").expanduser()
-_NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup")
+_NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net")
 _DEVICES = "null zero full random urandom tty"
 _CHROOT = """
 mount --make-rprivate / && mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs tmpfs "$1/run"
 mkdir -p "$2" "$1/root/.cache/uv" && mount --bind "$2" "$1/root/.cache/uv"
 root=$1 && shift 2 && exec chroot "$root" "$@"
 """
+_CONTROLLERS = "memory pids"
+_ENTER_GROUPS = f"""
+set -e
+cd /sys/fs/cgroup
+for root in . systemd unified {_CONTROLLERS}; do
+    [ -e "$root/cgroup.procs" ] || continue
+    mkdir -p "$root$1" && echo 0 > "$root$1/cgroup.procs"
+done
+shift && exec unshare --cgroup -- "$@"
+"""
+"""The outermost process stays outside: in version 2 a group with controllers for groups in it has no processes."""
 _BOOT = f"""
 set -e
 mount --make-rprivate / && mount --bind "$1" "$1" && cd "$1"
 mount -t proc proc proc && mount -t sysfs -o ro sysfs sys
-if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
+if [ "$2" = unified ] || [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     mount -t cgroup2 cgroup2 sys/fs/cgroup
 else
     mount -t tmpfs -o mode=755 tmpfs sys/fs/cgroup && mkdir sys/fs/cgroup/systemd
     mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
+    for each in {_CONTROLLERS}; do
+        mkdir sys/fs/cgroup/$each && mount -t cgroup -o $each cgroup sys/fs/cgroup/$each
+    done
 fi
 mount -t tmpfs -o mode=755 tmpfs run && mount -t tmpfs tmpfs tmp && mount -t tmpfs -o mode=755 dev dev
 for each in {_DEVICES}; do touch dev/$each && mount --bind /dev/$each dev/$each; done
@@ -52,8 +68,12 @@ exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin /sbin/init </dev/nu
 
 
 class Machine:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, group: str, *, unified: bool) -> None:
+        """`unified`: with version 2 of control groups, which lacks controllers that this machine uses by version 1."""
         self.root = root
+        self.unified = unified
+        self._group = group
+        self._boots = 0
         self._outermost: subprocess.Popen[bytes] | None = None
 
     def install(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -72,8 +92,13 @@ class Machine:
     def boot(self) -> None:
         """Returns once systemd has started everything."""
         command = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", *_NAMESPACES, "--"]
-        self._outermost = subprocess.Popen([*command, "sh", "-c", _BOOT, "sh", str(self.root)])
+        self._boots += 1
+        enter = ["sh", "-c", _ENTER_GROUPS, "sh", f"{self._group}/boot-{self._boots}"]
+        self._outermost = subprocess.Popen([*command, *enter, "sh", "-c", _BOOT, "sh", str(self.root), self._layout()])
         assert eventually(self._has_booted, within=BOOTS_WITHIN), self.run("systemctl", "list-jobs").stdout
+
+    def _layout(self) -> str:
+        return "unified" if self.unified else "of this machine"
 
     def power_off(self) -> None:
         """At once, as by a cut."""
@@ -106,13 +131,17 @@ class Machine:
 
 
 @contextmanager
-def machine(directory: Path, *, cache: Path) -> Iterator[Machine]:
-    """A machine that is not booted yet, with the sources at /src; skips the test where none can be made."""
+def machine(directory: Path, *, cache: Path, release: str | None = None) -> Iterator[Machine]:
+    """A machine that is not booted yet, with the sources at /src; skips the test where none can be made.
+
+    Of another release of Debian, it has version 2 of control groups, as that release has by default.
+    """
     require_root("mmdebstrap", "unshare", "nsenter", "setpriv", "mount", "ip")
-    archive = cache / "machine-1.tar"
+    suite = release or release_of_this_machine()
+    archive = cache / f"machine-{suite}-1.tar"
     if not archive.exists():
         draft = archive.with_suffix(".draft")
-        included = ["--variant=apt", f"--include={PACKAGES}", release_of_this_machine(), str(draft)]
+        included = ["--variant=apt", f"--include={PACKAGES}", suite, str(draft)]
         if subprocess.run(["mmdebstrap", "--quiet", "--format=tar", *included]).returncode:
             missing("mmdebstrap cannot reach this distribution's packages")
         draft.replace(archive)
@@ -123,11 +152,12 @@ def machine(directory: Path, *, cache: Path) -> Iterator[Machine]:
     for file in (CERTIFICATES, Path("/etc/resolv.conf"), Path("/etc/hosts")):
         if file.exists():
             shutil.copy(file, root / file.relative_to("/"))
-    made = Machine(root)
-    try:
-        yield made
-    finally:
-        made.power_off()
+    with own_cgroups() as group:
+        made = Machine(root, group, unified=release is not None)
+        try:
+            yield made
+        finally:
+            made.power_off()
 
 
 def copy_sources(target: Path) -> None:

@@ -1,8 +1,8 @@
 """A worker process that executes one operation on a real Docker Engine, and is killed by SIGKILL after a write.
 
-A write is one to Redis, to the container runtime or to the state directory, known by the name of its script or function:
-their total number depends on how often a slow Docker Engine lets the claim be renewed. It exits 0 if it does not come
-so far.
+A write is one to Redis, to the container runtime or to the state directory, known by the name of its script or
+function: their total number depends on how often a slow Docker Engine lets the claim be renewed. It exits 0 if it does
+not come so far.
 """
 
 from __future__ import annotations

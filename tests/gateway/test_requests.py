@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import ExitStack
+from datetime import timedelta
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -11,7 +15,13 @@ from lab.gateways import gateway
 ASK = [{"role": "user", "content": "x"}]
 CHAT = "/v1/chat/completions"
 BODY = {"model": "dial", "messages": ASK}
+SHORT = timedelta(milliseconds=400)
 pytestmark = pytest.mark.redis
+
+
+def connected(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=10)
 
 
 def code_of(answer) -> tuple[int, str]:
@@ -124,6 +134,39 @@ def test_other_names_and_origins_are_refused(door, headers):
 )
 def test_other_methods_and_paths_are_refused(door, method, path, expected):
     assert door.client.request(method, path).status_code == expected
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+def test_a_body_that_does_not_arrive_in_time_is_answered_with_408(redis_url, monkeypatch, path):
+    for name in ("http.connections.RECEIVE_TIMEOUT", "http.connections.SWEEP_INTERVAL", "gateway.app.BODY_TIMEOUT"):
+        monkeypatch.setattr(f"aima_api.{name}", SHORT)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+    with gateway(redis_url) as running, connected(running.url) as line:
+        line.sendall(head.encode() + b"{}")
+        answer = line.makefile("rb").read()
+        metrics = running.client.get("/metrics").text
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"content-type: application/json" in head
+    assert (error["type"], error["code"]) == ("invalid_request_error", "request_timeout")
+    assert "within 800ms" in error["message"]
+    assert "again" in error["hint"]
+    assert ("type" in json.loads(body)) == (path == "/v1/messages")
+    assert 'aima_connections_refused_total{reason="deadline exceeded"} 1.0' in metrics
+
+
+def test_connections_and_heads_beyond_the_limits_are_refused_in_the_same_shape(redis_url):
+    with gateway(redis_url, connections_per_address=2) as running:
+        head = running.client.get("/v1/models", headers={"x-long": "x" * 40_000})
+        running.client.close()
+        with ExitStack() as lines:
+            *_, last = [lines.enter_context(connected(running.url)) for _ in range(3)]
+            body = last.makefile("rb").read().partition(b"\r\n\r\n")[2]
+
+    assert code_of(head) == (431, "headers_too_large")
+    assert json.loads(body)["error"]["code"] == "too_many_connections"
 
 
 def test_anthropics_paths_refuse_in_anthropics_shape(door):

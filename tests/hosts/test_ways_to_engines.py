@@ -16,10 +16,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 from hosts.conftest import offer_dials
-from hosts.requests import ready, start_one
+from hosts.requests import ended, ready, start_one, stop
 from lab.certificates import Certificate, certificate_in
 from lab.fleet_of_hosts import SIGNING_KEY, FleetOfHosts
 from lab.host import HostPlan, a_cpu_host
+from lab.hostile_engine import ATTACKS, GO, LIMITS, SERVES
 from lab.parts import eventually
 from lab.program import Program
 from lab.running import AIMA
@@ -61,7 +62,8 @@ def plans() -> tuple[HostPlan, ...]:
 @pytest.fixture(scope="module")
 def fleet_of_this_file(fleet_of_this_file: FleetOfHosts) -> FleetOfHosts:
     talks = {"command": ["sh", "-c", _TALKS], "arguments": {}, "tmpfs": {"/tmp": "1MB"}, "serves": ["chat"]}
-    offer_dials(fleet_of_this_file, talker=talks)
+    hostile = {"command": ["sh", "-c", ATTACKS + SERVES], "arguments": {}, "tmpfs": {"/tmp": "32MB"}, "limits": LIMITS}
+    offer_dials(fleet_of_this_file, talker=talks, hostile=hostile)
     return fleet_of_this_file
 
 
@@ -71,15 +73,18 @@ def fleet_of_this_file(fleet_of_this_file: FleetOfHosts) -> FleetOfHosts:
 class HostileEngine:
     """Commands in the container of an engine, with its network."""
 
-    def __init__(self, fleet: FleetOfHosts, service: str) -> None:
-        self._engine = fleet[HOSTILE].engine
-        self._container = f"aima.{service}.{HOSTILE}"
+    def __init__(self, fleet: FleetOfHosts, service: str, host: str = HOSTILE) -> None:
+        self._engine = fleet[host].engine
+        self._container = f"aima.{service}.{host}"
 
     def does(self, *words: str) -> tuple[int, str]:
         """The exit code and the output."""
         with self._engine.client() as client:
             code, said = client.containers.get(self._container).exec_run(list(words))
         return code, said.decode(errors="replace")
+
+    def log_size(self) -> int:
+        return self._engine.log_size(self._container)
 
     def connects(self, address: str, port: int) -> bool:
         return self.does("sh", "-c", f"busybox nc -w 2 {address} {port} < /dev/null")[0] == 0
@@ -115,6 +120,33 @@ def test_a_hostile_engine_reaches_no_engine_of_two_hosts_nor_redis_nor_an_api_no
     assert ["401" in refusal for refusal in refusals] == [True] * 3, refusals
     assert redis.splitlines() == ["-NOAUTH Authentication required."] * 2
     assert not any(secret in carried for secret in ("AIMA_", SIGNING_KEY, fleet.redis.url, servers))
+
+
+def test_a_hostile_engine_on_each_of_two_hosts_harms_nothing_but_itself(fleet: FleetOfHosts) -> None:
+    hosts, node = (HOSTILE, OTHER), fleet.node()
+    attacks = [start_one(fleet, f"svc-hostile-{host}", hosts=[host]) for host in hosts]
+    ready(fleet, *attacks, *(start_one(fleet, f"svc-light-{host}", hosts=[host]) for host in hosts))
+    hostile = [HostileEngine(fleet, f"svc-hostile-{host}", host) for host in hosts]
+    neighbours = [HostileEngine(fleet, f"svc-light-{host}", host) for host in hosts]
+    ready_since = [node.instance(f"svc-light-{host}")["since"] for host in hosts]
+    states: list[dict[str, str]] = []
+
+    def attacked() -> bool:
+        states.append(fleet.states())
+        return all(each.log_size() > 1 << 20 for each in hostile) and len(states) > 10
+
+    for each in hostile:
+        assert each.does(*GO)[0] == 0
+    fleet.wait_until(attacked, within=timedelta(minutes=1))
+    served = [each.connects("127.0.0.1", 8000) for each in neighbours]
+    stopped = ended(fleet, *(stop(fleet, f"svc-hostile-{host}") for host in hosts))
+
+    assert served == [True, True]
+    assert [state for state in states if state != dict.fromkeys(hosts, "live")] == []
+    assert [each["phase"] for each in stopped] == ["stopped", "stopped"]
+    assert [fleet[host].engine.containers() for host in hosts] == [[f"aima.svc-light-{host}.{host}"] for host in hosts]
+    kept = [node.instance(f"svc-light-{host}") for host in hosts]
+    assert [(each["state"], each["since"]) for each in kept] == [("ready", since) for since in ready_since]
 
 
 # A gateway over TLS -------------------------------------------------------------------------------------------------

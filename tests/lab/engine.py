@@ -18,6 +18,8 @@ from lab.cell import Cell, cell, require_root
 from lab.parts import eventually, missing
 from lab.unpacked import Unpacked, engine_command
 
+REMAPPED_USER = "daemon"
+"""With a group of that name; its numbers do not matter."""
 STARTS_WITHIN = timedelta(seconds=60)
 
 
@@ -85,11 +87,13 @@ def own_engine(
     live_restore: bool = False,
     download_attempts: int = 1,
     pools: str | None = None,
+    remapped_to: int | None = None,
     system: Unpacked | None = None,
 ) -> Iterator[OwnEngine]:
     """A running Docker Engine in a new cell, with its images and containers on a disk of that size.
 
     `pools` has the addresses of all its networks. The default of five attempts to download a layer would take 75 s.
+    Root of its containers is the user `remapped_to` outside.
     `system` has another engine than this machine's.
     """
     if system is None and shutil.which("dockerd") is None:
@@ -107,13 +111,25 @@ def own_engine(
     }
     if pools:
         flags["default-address-pool"] = f"base={pools},size={pools.partition('/')[2]}"
+    if remapped_to is not None:
+        flags["userns-remap"] = REMAPPED_USER
     try:
         with _disk(data, disk, filesystem) if disk else nullcontext(), cell() as inside:
+            if remapped_to is not None:
+                _remap(inside, directory, to=remapped_to)
             engine = OwnEngine(inside, directory, *engine_command(inside, directory, flags, system=system))
             engine.start()
             yield engine
     finally:
         shutil.rmtree(directory)
+
+
+def _remap(inside: Cell, directory: Path, *, to: int) -> None:
+    directory.chmod(0o711)
+    for name in ("subuid", "subgid"):
+        (directory / name).write_text(f"{REMAPPED_USER}:{to}:65536\n")
+        Path("/etc", name).touch()
+        inside.do("mount", "--bind", str(directory / name), f"/etc/{name}")
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class HostEngine(EngineAt, Program):
     def __init__(
         self, inside: Cell, link: Link, *, home: Path, log: Path, system: Unpacked | None, **options: str
     ) -> None:
+        self._inside = inside
         self.socket = f"unix://{home}/docker.sock"
         """The address within the host; `address` is for the test."""
         EngineAt.__init__(self, f"unix://{inside.outside(home)}/docker.sock")
@@ -73,6 +74,12 @@ class HostEngine(EngineAt, Program):
     def load(self, archive: bytes) -> None:
         with self.client() as client:
             client.images.load(archive)
+
+    def log_size(self, container: str) -> int:
+        """In bytes, of all its log files."""
+        with self.client() as client:
+            path = self._inside.outside(Path(client.api.inspect_container(container)["LogPath"]))
+        return sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*"))
 
     def containers(self, **labels: str) -> list[str]:
         """The names of its containers, running or not, with those labels (`installation` for `aima.installation`)."""

@@ -19,6 +19,9 @@ SECRETS_TARGET = "/run/secrets"
 OOM_SCORE_ADJUSTMENT = 500
 """So that the kernel's out-of-memory killer selects an engine before the worker, the Docker Engine and sshd."""
 
+NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}
+"""NVIDIA's runtime, where it is the Docker Engine's default, grants the GPUs that an image's environment names."""
+
 
 def container_config(
     spec: ContainerSpec, *, quota: bool = True, secret_variables: Mapping[str, str] | None = None
@@ -26,7 +29,7 @@ def container_config(
     """The body of the engine's `POST /containers/create`; without `quota`, the spec's limit of the disk is left out."""
     port = f"{spec.container_port}/tcp"
     found_at = {SECRETS_VARIABLE: SECRETS_TARGET} if spec.secrets and spec.secrets.files else {}
-    environment = {**spec.environment, **(secret_variables or {}), **found_at}
+    environment = {**({} if spec.gpus else NO_GPU), **spec.environment, **(secret_variables or {}), **found_at}
     return {
         "Image": spec.image,
         **({"Entrypoint": list(spec.entrypoint)} if spec.entrypoint else {}),

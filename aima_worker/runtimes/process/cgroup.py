@@ -1,8 +1,8 @@
 """A control group per native engine, where the supervisor may make one: the kernel limits memory that no poll sees.
 
 Beside the supervisor's own group, never around it, so that a worker's limits hold for its engines, too. Version 1 has a
-tree per controller; in version 2 the group that holds the supervisor's has to delegate both controllers already, since
-enabling them is up to its owner, such as systemd. The standard library only.
+tree per controller; in version 2 the group that holds the supervisor's has both controllers enabled already, or is one
+that systemd has delegated (`Delegate=memory pids`), in which they are enabled here. The standard library only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Self
 _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "pids")
 _MEMORY_FILES = ("memory.limit_in_bytes", "memory.max")
+_DELEGATED = ("trusted.delegate", "user.delegate")
+"""Attributes of a group that systemd leaves to the unit's processes; the second since systemd 251."""
 _OOM_FILES = ("memory.oom_control", "memory.events")
 _REMOVAL_TIMEOUT = timedelta(seconds=2)
 """For the kernel to forget killed processes."""
@@ -83,6 +85,18 @@ def _parents() -> list[Path]:
     own = _ROOT / paths.get("", "/").lstrip("/")
     parent = own if own == _ROOT else own.parent
     with suppress(OSError):
-        if set(_CONTROLLERS) <= set((parent / "cgroup.subtree_control").read_text().split()):
-            return [parent] if os.access(parent, os.W_OK) else []
+        if not _has_enabled(parent) and _is_delegated(parent):
+            (parent / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in _CONTROLLERS))
+        return [parent] if _has_enabled(parent) and os.access(parent, os.W_OK) else []
     return []
+
+
+def _has_enabled(group: Path) -> bool:
+    return set(_CONTROLLERS) <= set((group / "cgroup.subtree_control").read_text().split())
+
+
+def _is_delegated(group: Path) -> bool:
+    for attribute in _DELEGATED:
+        with suppress(OSError):
+            return os.getxattr(group, attribute) == b"1"
+    return False

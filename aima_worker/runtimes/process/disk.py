@@ -45,7 +45,7 @@ def floor_of(directory: Path) -> int:
 
 
 class DiskLimit:
-    """Checks what an engine holds of the disk: seldom while there is room, at once when there is little."""
+    """Polls what an engine holds of the disk: seldom while there is room, at once when there is little."""
 
     def __init__(self, directory: Path, limit: int) -> None:
         self._directory = directory

@@ -83,7 +83,7 @@ def become(user: int, groups: Sequence[int] = ()) -> None:
 
 
 def kill_processes_of(user: int, *, killer: int) -> bool:
-    """Kills them all, those that fork meanwhile, too. Returns False if some remain at the timeout.
+    """Kills them all, those that fork concurrently, too. Returns False if some remain at the timeout.
 
     kill(2) of -1, with that user as the effective one, is one pass in the kernel that no fork escapes; a fork bomb wins
     against single kills. The real and saved user is `killer`, so that the engine cannot stop or kill the process.

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from aima_api.access import audit
 from aima_api.access.audit import OTHERS, WINDOW, AuditLog
 from aima_core.errors import InvalidRequest
+from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 
 pytestmark = pytest.mark.redis
@@ -160,6 +161,20 @@ def test_refusals_of_many_addresses_are_counted_together_beyond_a_limit(log, clo
 
     assert len(entries) == 12
     assert sum(entry.count for entry in entries if entry.address == OTHERS) == 990
+
+
+def test_both_streams_keep_the_newest_entries_up_to_their_cap(log, redis, monkeypatch):
+    monkeypatch.setattr(keys, "AUDIT_CAP", 200)
+    monkeypatch.setattr(audit, "MOST_WINDOWS", 1000)
+    for number in range(1000):
+        log.record(**REQUEST | {"path": f"/v1/{number}"}, status=202)
+        log.record_refusal(**REQUEST | {"address": f"192.0.2.{number}"}, status=401, code="unauthorized")
+    log.write()
+
+    lengths = [redis.xlen(stream) for stream in (keys.AUDIT, keys.AUDIT_REFUSED)]
+
+    assert all(200 <= length <= 300 for length in lengths), lengths  # Redis removes whole nodes of 100 entries
+    assert {"/v1/999", "/v1/800"} <= set(paths(log.page(limit=1000)))
 
 
 def test_a_node_that_shuts_down_writes_what_it_has_counted(redis_url, redis):

@@ -10,6 +10,7 @@ from api.catalog.entries import ENGINE, a_catalog, an_engine
 from api.node import api_node
 from lab.api_process import ApiProcess
 from lab.parts import eventually
+from structlog.testing import capture_logs
 
 from aima_api.catalog.live import LiveCatalog
 from aima_core.errors import CatalogMistake
@@ -58,9 +59,11 @@ def test_a_mistake_keeps_the_previous_catalog_and_is_reported_until_it_is_fixed(
     live = LiveCatalog(overlay)
     an_engine(overlay, BROKEN)
 
-    live.reload_changed()
+    with capture_logs() as log:
+        live.reload_changed()
     assert live.current.engine("parrot-cpu").port == 8000
     assert "parrot-cpu.yaml" in live.status().mistakes
+    assert [(each["event"], "parrot-cpu.yaml" in each["reason"]) for each in log] == [("catalog reload failed", True)]
 
     an_engine(overlay, OTHER_PORT)
     live.reload_changed()

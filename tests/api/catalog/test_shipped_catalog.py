@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from lab.running import ROOT
@@ -28,6 +31,62 @@ def test_every_engine_that_is_built_here_runs_on_a_read_only_file_system(catalog
 
     sources = (ROOT / "deploy/engines").glob("*/Dockerfile")
     assert built == {f"aima/{each.parent.name}:1": "read-only" for each in sources}
+
+
+@pytest.mark.parametrize("name", ["llamacpp-server-cpu", "llamacpp-server-cuda", "llamacpp-server-gb10"])
+def test_the_server_of_llama_cpp_loads_any_gguf_of_the_model_path_with_its_projector(
+    catalog: Catalog, name: str, tmp_path: Path
+) -> None:
+    engine = catalog.engine(name)
+    shell, option, script = engine.entrypoint
+    script = script.replace("/models", str(tmp_path)).replace("/app/llama-server", "echo")
+    command = [shell, option, script, *engine.command]
+
+    nothing = subprocess.run(command, capture_output=True, text=True)
+    for file in ("config.json", "mmproj-model.gguf", "model-00001-of-00002.gguf", "model-00002-of-00002.gguf"):
+        (tmp_path / file).touch()
+    found = subprocess.run(command, capture_output=True, text=True)
+
+    assert (nothing.returncode, "no .gguf file" in nothing.stderr) == (1, True)
+    files = f"--model {tmp_path}/model-00001-of-00002.gguf --mmproj {tmp_path}/mmproj-model.gguf"
+    assert found.stdout == f"{files} {' '.join(engine.command[1:])}\n"
+
+
+FIXED = {"vllm-0.14.0-cu131-gb10", "funasr-sensevoice-cpu", "qwen-tts-cpu"}
+"""They keep the facts of the old program."""
+
+
+def test_an_engine_says_whether_ci_runs_it_and_the_digest_of_its_image_or_that_it_is_unresolved() -> None:
+    for file in (SHIPPED / "engines").rglob("*.yaml"):
+        text = file.read_text()
+        marks = re.findall(r"\b(Run|Not run) in CI", text)
+        images = re.findall(r"^(?:image:|  -) (\S+[:@]\S+)( # digest: unresolved)?$", text, re.MULTILINE)
+
+        assert marks == (["Run"] if "\nimage: aima/" in text else ["Not run"]), file
+        assert images, file
+        for image, unresolved in images:
+            assert image.startswith("aima/") or ("@sha256:" in image) != bool(unresolved), file
+
+
+def test_no_engine_but_a_fixed_one_trusts_code_beside_the_weights_unless_the_model_asks_for_it(
+    catalog: Catalog,
+) -> None:
+    trusting = {engine.name for engine in catalog.engines if engine.arguments.get("trust-remote-code")}
+
+    assert trusting == {"vllm-0.14.0-cu131-gb10"}
+
+
+def test_there_is_an_engine_with_a_public_image_for_each_kind_of_ordinary_hardware(catalog: Catalog) -> None:
+    own = {engine.name for engine in catalog.engines if engine.image.startswith("aima/")} | FIXED
+    public = {(engine.type, engine.requires.accelerator) for engine in catalog.engines if engine.name not in own}
+
+    assert public >= {
+        *(("vllm", gpu) for gpu in ("cuda", "gb10")),
+        *(("llamacpp", where) for where in ("cpu", "cuda", "gb10")),
+        *(("ollama", where) for where in ("cpu", "cuda")),
+        ("embeddings", "cpu"),
+        ("asr", "cpu"),
+    }
 
 
 def test_vllm_on_the_gb10_has_the_facts_of_the_old_program(catalog: Catalog) -> None:

@@ -145,6 +145,9 @@ def _handler(script: StandIn) -> type[BaseHTTPRequestHandler]:
         def do_PUT(self) -> None:
             self.do_POST()
 
+        def do_PATCH(self) -> None:
+            self.do_POST()
+
         def do_DELETE(self) -> None:
             self._note(None)
             self._answer(f"DELETE {self.path}")

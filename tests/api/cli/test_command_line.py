@@ -339,6 +339,27 @@ def test_a_start_sends_its_api_key_and_its_request(
     assert request.body == {"hosts": ["a"], "arguments": {"max-model-len": 8192}, "port": 20001, "expires": "1h30m"}
 
 
+def test_a_set_sends_just_that_argument_and_unset_the_fields_to_remove(script: StandIn, aima: Aima) -> None:
+    script.answer(f"PATCH /v1/services/{SERVICE}", {"id": SERVICE, "revision": 2})
+
+    changed = aima("service", "set", SERVICE, "--set", "a=1")
+    aima("service", "unset", SERVICE, "port", "set.a", "label.team", "env.THREADS")
+
+    assert changed.out == f"Service {SERVICE} is at revision 2.\n"
+    assert [request.body for request in script.asked(f"PATCH /v1/services/{SERVICE}")] == [
+        {"arguments": {"a": 1}},
+        {"port": None, "arguments": {"a": None}, "labels": {"team": None}, "environment": {"THREADS": None}},
+    ]
+
+
+def test_a_failed_container_is_kept_if_the_start_says_so(script: StandIn, aima: Aima) -> None:
+    script.answer(f"POST /v1/services/{SERVICE}:start", {"operations": [an_operation()]}, status=202)
+
+    aima("service", "start", SERVICE, "--on-failure", "keep")
+
+    assert [each.body for each in script.asked(f"POST /v1/services/{SERVICE}:start")] == [{"on_failure": "keep"}]
+
+
 @pytest.mark.parametrize("words", [[], ["x:1", "--engine", "e"], ["x:1", "--host", "a", "--route", "cpu.amd64"]])
 def test_a_pull_requires_one_image_and_one_target(words: list[str], aima: Aima) -> None:
     outcome = aima("image", "pull", *words)

@@ -460,3 +460,22 @@ def test_a_wide_listing_has_the_reason_and_a_listing_of_names_has_nothing_else(s
     assert wide.out.splitlines()[0].split()[-3:] == ["HOSTS", "ENDPOINTS", "REASON"]
     assert wide.out.rstrip().endswith("box    http://box:1  It fails.")
     assert names.out == "svc-a-b\n"
+
+
+def test_revisions_are_listed_with_what_was_changed_and_by_whom_and_shown_one_by_one(
+    script: StandIn, aima: Aima
+) -> None:
+    newer = {"revision": 2, "changed_at": LONG_AGO, "changed_by": "ann", "changed": ["port"], "current": True}
+    older = {"revision": 1, "changed_at": None, "changed_by": "ben", "changed": [], "current": False}
+    script.answer(f"GET /v1/services/{SERVICE}/revisions", {"items": [newer, older]})
+    script.answer(f"GET /v1/services/{SERVICE}/revisions/1", {"id": SERVICE, "port": 20001})
+    script.answer(f"POST /v1/services/{SERVICE}:rollback", {"operations": [an_operation()]}, status=202)
+
+    heading, *rows = aima("service", "history", SERVICE).out.splitlines()
+    shown = aima("service", "show", SERVICE, "--revision", "1")
+    aima("service", "rollback", SERVICE, "--to", "1")
+
+    assert heading.split() == ["REVISION", "AGE", "BY", "CHANGED", "CURRENT"]
+    assert [("ann" in row, "port" in row, "current" in row) for row in rows] == [(True,) * 3, (False,) * 3]
+    assert "20001" in shown.out
+    assert [each.body for each in script.asked(f"POST /v1/services/{SERVICE}:rollback")] == [{"to": 1}]

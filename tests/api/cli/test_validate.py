@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from api.cli.outcome import Aima
 from api.cli.stand_in import StandIn
+from lab.running import ROOT
 
 from aima_core.errors import CatalogMistake
 
@@ -76,3 +82,21 @@ def test_the_engines_that_can_be_built_are_listed_and_others_are_refused(aima: A
     refused = aima("engine", "build", "ollama-cpu")
     assert refused.code == 2
     assert "There is no build of `ollama-cpu`; choose one of dial-cpu" in refused.err
+
+
+def test_whoever_installed_the_wheel_can_build_an_engine(tmp_path: Path) -> None:
+    """As the build of the wheel lays out the packages, without the checkout."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    places = {each: each for each in ("aima_api", "aima_core")} | wheel["force-include"]
+    for source, place in places.items():
+        shutil.copytree(ROOT / source, tmp_path / "site" / place, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-P", "-c", "from aima_api.cli.main import main; main()"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path / "home")}
+
+    def aima(*words: str) -> bytes:
+        done = subprocess.run([*command, *words], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        return done.stdout
+
+    assert b"dial-cpu" in aima("engine", "build").splitlines()
+    aima("engine", "build", "--native", "dial-cpu")
+    assert (tmp_path / "home/.local/bin/aima-dial").exists()

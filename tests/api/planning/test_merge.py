@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from api.node import SERVICE, ScriptedWorker
+from api.node import SERVICE, Node, ScriptedWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,24 +155,54 @@ REFUSED = {
 }
 
 
+def refusal(node: Node, path: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """The failure with which this spec is refused, or with which its plan or document is."""
+    body: dict[str, Any] = spec
+    if path.startswith("/v1/apply"):
+        body = {"documents": [{"kind": "service", "id": SERVICE, **spec}]}
+    elif path == "/v1/services":
+        body = {"id": SERVICE, **spec}
+    found: dict[str, Any] = node.post(path, body).json()
+    [found] = found.get("items", [found])
+    failure: dict[str, Any] = found.get("failure") or found
+    return failure
+
+
 @pytest.mark.parametrize("code", REFUSED)
-@pytest.mark.parametrize("path", ["/v1/services", f"/v1/services/{SERVICE}:start", f"/v1/services/{SERVICE}:plan"])
+@pytest.mark.parametrize(
+    "path", ["/v1/services", f"/v1/services/{SERVICE}:start", f"/v1/services/{SERVICE}:plan", "/v1/apply:plan"]
+)
 def test_what_no_host_can_run_is_refused_alike_before_anything_is_written(node, worker, redis, path, code):
     before = sorted(redis.keys("aima:service*"))
 
-    options = REFUSED[code] | ({"id": SERVICE} if path == "/v1/services" else {})
-    refused = node.post(path, options).json()
-
-    assert (refused["failure"]["code"] if "failure" in refused else refused["code"]) == code
+    assert refusal(node, path, REFUSED[code])["code"] == code
     assert sorted(redis.keys("aima:service*")) == before
     assert node.get("/v1/operations").json()["items"] == []
 
 
-def test_a_model_path_that_the_engine_does_not_read_is_refused(node, worker):
-    refused = node.post(f"/v1/services/{SERVICE}:start", {"model_path": "some/where"})
+@pytest.mark.parametrize("code", REFUSED)
+@pytest.mark.parametrize("desired", ["running", "stopped"])
+def test_a_document_that_no_host_can_run_is_refused_with_the_reason_and_nothing_is_written(node, worker, code, desired):
+    [planned] = node.post(
+        "/v1/apply:plan", {"documents": [{"kind": "service", "id": SERVICE, "desired": desired, **REFUSED[code]}]}
+    ).json()["items"]
 
-    assert (refused.status_code, refused.json()["code"]) == (422, "engine_does_not_serve")
-    assert "some/where" in refused.json()["detail"]
+    refused = refusal(node, "/v1/apply", {"desired": desired, **REFUSED[code]})
+
+    assert (planned["failure"]["code"], refused["code"]) == (code, "documents_refused")
+    assert planned["failure"]["message"] in refused["detail"]
+    assert (node.get("/v1/services").json()["items"], node.get("/v1/operations").json()["items"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/services", f"/v1/services/{SERVICE}:start", f"/v1/services/{SERVICE}:plan", "/v1/apply:plan"]
+)
+def test_a_model_path_that_the_engine_does_not_read_is_refused(node, worker, path):
+    refused = refusal(node, path, {"model_path": "some/where"})
+
+    assert refused["code"] == "engine_does_not_serve"
+    assert "some/where" in refused.get("message", "") + refused.get("detail", "")
+    assert node.get("/v1/services").json()["items"] == []
 
 
 def test_a_host_that_is_away_may_still_have_what_is_needed(node, redis):

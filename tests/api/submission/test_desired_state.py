@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker, api_node
 
+from aima_api.http.schemas import ServiceOptions
+from aima_api.submission.starts import StartRequest, StartSubmission
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import InstanceState
+from aima_core.trust.orders import Mandate
 
 pytestmark = pytest.mark.redis
 
@@ -58,6 +61,17 @@ def test_identical_starts_at_once_join_one_operation(node, worker):
     assert [each["id"] for each in node.get("/v1/operations").json()["items"]] == [answers[0][0]["id"]]
 
 
+def test_identical_starts_of_one_batch_join_one_operation(node, worker):
+    submission: StartSubmission = node.server.config.app.state.dependencies.starts
+    request = StartRequest(ServiceId(SERVICE), ServiceOptions(port=20005), Mandate("test"))
+
+    answers = submission.start_each([request, request])
+
+    [id] = {operation.id for operations in answers for operation in operations}
+    assert [len(operations) for operations in answers] == [1, 1]
+    assert [(each["id"], each["state"]) for each in node.get("/v1/operations").json()["items"]] == [(id, "queued")]
+
+
 def test_an_identical_start_on_another_api_node_joins_one_that_runs(node, worker, redis_url):
     [first] = node.start(arguments={"flood": 3})
     worker.begins(first)
@@ -70,6 +84,16 @@ def test_an_identical_start_on_another_api_node_joins_one_that_runs(node, worker
 
 def test_a_start_after_an_identical_one_was_cancelled_is_a_new_one(node, worker):
     [first] = node.start()
+    node.post(f"/v1/operations/{first['id']}:cancel")
+
+    [second] = node.start()
+
+    assert second["id"] != first["id"]
+
+
+def test_a_start_after_an_identical_one_that_is_being_cancelled_is_a_new_one(node, worker):
+    [first] = node.start()
+    worker.begins(first)
     node.post(f"/v1/operations/{first['id']}:cancel")
 
     [second] = node.start()
@@ -135,6 +159,69 @@ def test_a_change_during_another_change_contains_both(node, worker):
     assert (command.port, command.engine.arguments["flood"]) == (20009, 3)
 
 
+def test_a_label_given_during_a_change_does_not_make_the_change_current_before_it_is_ready(node, worker):
+    worker.is_ready(node.start()[0], reports=True)
+    node.start(port=20009)
+
+    answer = node.post(f"/v1/services/{SERVICE}:start", {"labels": {"team": "speech"}})
+
+    assert answer.status_code == 202
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] is None
+    for operation in node.get("/v1/operations", params={"state": "queued"}).json()["items"]:
+        worker.is_ready(operation, reports=True)
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (service["port"], service["labels"]) == (20009, {"team": "speech"})
+
+
+def test_a_stored_spec_is_not_changed_during_a_change(node, worker):
+    worker.is_ready(node.start()[0], reports=True)
+    [change] = node.start(port=20009)
+
+    patched = node.client.patch(f"/v1/services/{SERVICE}", json={"labels": {"team": "speech"}})
+    created = node.post("/v1/services", {"id": SERVICE})
+    worker.is_ready(change, reports=True)
+
+    assert [(each.status_code, each.json()["code"]) for each in (patched, created)] == 2 * [
+        (409, "operation_in_progress")
+    ]
+    assert change["id"] in patched.json()["detail"]
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20009
+
+
+def test_changes_made_at_once_are_all_kept(node):
+    node.post("/v1/services", {"id": SERVICE})
+    labels = [f"label-{number}" for number in range(24)]
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = [
+            clients.submit(node.client.patch, f"/v1/services/{SERVICE}", json={"labels": {label: "set"}})
+            for label in labels
+        ]
+
+    assert {each.result().status_code for each in answers} == {200}
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (sorted(service["labels"]), service["revision"]) == (sorted(labels), 1 + len(labels))
+
+
+def test_a_rollback_of_a_service_that_does_not_run_waits_for_the_end_of_its_change(node):
+    node.post("/v1/services", {"id": SERVICE, "port": 20001})
+    node.client.patch(f"/v1/services/{SERVICE}", json={"port": 20002})
+    node.start(port=20003)
+
+    refused = node.post(f"/v1/services/{SERVICE}:rollback").json()
+
+    assert refused["code"] == "operation_in_progress"
+    assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20002
+
+
+@pytest.mark.parametrize(("options", "keeps"), [({}, False), ({"on_failure": "keep"}, True)])
+def test_a_failed_candidate_is_kept_only_on_request(node, worker, options, keeps):
+    [start] = node.start(**options)
+
+    assert worker.claim_start(start["id"]).command.keep_failed is keeps
+    assert "on_failure" not in node.get(f"/v1/services/{SERVICE}").json()
+
+
 # Revisions ----------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +260,18 @@ def test_a_rollback_of_a_service_that_does_not_run_changes_its_spec_only(node):
     assert answer.json() == {"operations": [], "unchanged": False}
     assert node.get(f"/v1/services/{SERVICE}").json()["port"] == 20001
     assert node.get("/v1/operations").json()["items"] == []
+
+
+def test_a_repeated_rollback_of_a_service_that_does_not_run_is_made_once(node):
+    node.post("/v1/services", {"id": SERVICE, "port": 20001})
+    node.client.patch(f"/v1/services/{SERVICE}", json={"port": 20002})
+
+    for _ in range(2):
+        answer = node.post(f"/v1/services/{SERVICE}:rollback", headers={"Idempotency-Key": "once"})
+        assert answer.json() == {"operations": [], "unchanged": False}
+
+    service = node.get(f"/v1/services/{SERVICE}").json()
+    assert (service["revision"], service["port"]) == (3, 20001)
 
 
 def test_an_unknown_revision_cannot_be_rolled_back_to(node):

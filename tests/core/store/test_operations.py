@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from itertools import chain
+from types import SimpleNamespace
+
 import pytest
-from lab.commands import a_pull, enqueue_signed
+from lab.commands import a_pull, a_start_of, enqueue_signed
 
 from aima_core.domain.ids import HostName, OperationId
 from aima_core.domain.operations import Event, Operation, Phase, State
@@ -11,6 +15,7 @@ from aima_core.errors import Cancelled, UnknownOperation
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore, NotClaimable
+from aima_core.store.operation_records import BATCH_SIZE, QueuedOperation, enqueue_calls
 from aima_core.store.operations import OperationStore, now
 
 pytestmark = pytest.mark.redis
@@ -226,3 +231,39 @@ def test_an_expired_record_leaves_the_listing(store, redis):
 
     assert [operation.id for operation in page.items] == [there.id]
     assert redis.zcard(keys.OPERATIONS) == 1
+
+
+def test_the_operations_of_one_service_are_stored_by_one_call_of_the_script():
+    sizes = [1] * 30 + [30, 3, 2 * BATCH_SIZE, 1]
+    queued = list[QueuedOperation]()
+    taking = SimpleNamespace(enqueue=lambda those: queued.extend(those) or those, reserve_fences=lambda _: 1)
+    for number, size in enumerate(sizes):
+        for _ in range(size):
+            enqueue_signed(taking, a_start_of(f"svc-tiny-{number}"))
+
+    calls = [json.loads(str(args[-2])) for _, args in enqueue_calls(queued)]
+
+    stored = [[own["id"] for group in groups for own in group["each"]] for groups in calls]
+    services = [{own["instance"] for group in groups for own in group["each"]} for groups in calls]
+    assert list(chain.from_iterable(stored)) == [each.operation.id for each in queued]
+    assert [len(ids) for ids in stored] == [30, 33, 2 * BATCH_SIZE, 1]
+    assert sum(map(len, services)) == len(set().union(*services)) == len(sizes)
+
+
+def test_an_operation_that_is_enqueued_after_a_later_one_ends_superseded_and_names_it(store):
+    later = enqueue_signed(store, a_start_of(port=20002), fence=9)
+
+    earlier = enqueue_signed(store, a_start_of(port=20001), fence=8)
+
+    assert (earlier.state, earlier.failure.code) == (State.CANCELLED, "superseded")
+    assert earlier.failure.message == f"Superseded by operation {later.id} on {later.service}."
+    assert store.get(earlier.id).failure == store.events(earlier.id)[-1].failure == earlier.failure
+
+
+def test_a_later_operation_that_is_not_known_is_not_named(store, redis):
+    later = enqueue_signed(store, a_start_of(port=20002), fence=9)
+    redis.hset(keys.instance(later.service.on(ALPHA)), "asked_by", "%1 is forged")
+
+    earlier = enqueue_signed(store, a_start_of(port=20001), fence=8)
+
+    assert store.get(earlier.id).failure.message == f"Superseded by a later operation on {later.service}."

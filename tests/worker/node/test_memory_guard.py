@@ -255,6 +255,7 @@ class Engine:
 
     def __init__(self, name: str, *, started: int) -> None:
         self.id = InstanceId(f"svc-tiny-{name}@alpha")
+        self.priority = 0
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-c", _PARENT, sys.executable, "-S", "-c", _HOLDS],
             stdin=subprocess.PIPE,
@@ -293,7 +294,8 @@ def engines(*names: str) -> Iterator[list[Engine]]:
 def guard_of(memory: Memory, running: list[Engine]) -> MemoryGuard:
     guard = MemoryGuard(LEVELS, memory, violations=Violations(), interval=timedelta(seconds=1))
     containers = {engine.id: engine.container for engine in running}
-    guard.observe(containers, {each.name: each for each in containers.values()}.get)
+    by_name = {each.name: each for each in containers.values()}
+    guard.observe(containers, by_name.get, {engine.id: engine.priority for engine in running})
     return guard
 
 
@@ -327,6 +329,34 @@ def test_growth_that_does_not_explain_the_loss_leaves_the_engine_started_last(me
 
         assert eventually(lambda: last.process.poll() is not None)
         assert first.process.poll() is None
+
+
+def test_of_the_lowest_priority_the_engine_started_last_is_killed_where_no_growth_explains_the_loss(memory):
+    with engines("first", "second", "preferred") as (first, second, preferred):
+        preferred.priority = 5
+        guard = guard_of(memory, [first, second, preferred])
+
+        memory.says(1_900_000_000)
+        guard.check()
+
+        assert eventually(lambda: second.process.poll() is not None)
+        assert (first.process.poll(), preferred.process.poll()) == (None, None)
+        assert "It was started last, of those with the lowest priority." in str(guard._violations.of(second.id))
+
+
+def test_an_engine_that_takes_the_memory_is_killed_whatever_its_priority(memory):
+    with engines("greedy", "other") as (greedy, other):
+        greedy.priority = 5
+        guard = guard_of(memory, [greedy, other])
+        memory.says(2_080_000_000)
+        guard.check()
+        greedy.allocate(120 * MB)
+
+        memory.says(1_950_000_000)
+        guard.check()
+
+        assert eventually(lambda: greedy.process.poll() is not None)
+        assert other.process.poll() is None
 
 
 def test_after_a_kill_the_guard_waits_for_the_memory_before_it_kills_another(memory):

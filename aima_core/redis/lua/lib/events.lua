@@ -1,5 +1,6 @@
 -- Appends an event to its operation's log and to the common log. It is published with its id in the common log; several
--- of one script are published as one message, a line each, since every API node reads each message.
+-- of one script are published together, a line each, since every API node reads each message.
+local EVENTS_IN_MESSAGE = 100 -- as `MOST_IN_MESSAGE` of the readers
 
 -- A log that takes no entry was written by something else, such as one of another type: it is replaced.
 local function append_to(log, ...)
@@ -20,5 +21,8 @@ local function log_event(id, seq, event, log, log_cap, common_log, common_log_ca
 end
 
 local function publish_lines(channel, lines)
-  if #lines > 0 then redis.call('PUBLISH', channel, table.concat(lines, '\n')) end
+  for from = 1, #lines, EVENTS_IN_MESSAGE do
+    local to = math.min(from + EVENTS_IN_MESSAGE - 1, #lines)
+    redis.call('PUBLISH', channel, table.concat(lines, '\n', from, to))
+  end
 end

@@ -7,8 +7,9 @@
 -- An event equal to the last one is a retry after a lost reply, and is not appended twice.
 -- Returns the event's number, or 0 if refused.
 local operation, log, common_log, active, waiting = unpack(KEYS)
-local attempt, from_states, is_last, id, event, channel, log_cap, common_log_cap, ended_ttl = unpack(ARGV, 1, 9)
-local changes = {unpack(ARGV, 10)}
+local attempt, from_states, is_last, starts_prefix = unpack(ARGV, 1, 4)
+local id, event, channel, log_cap, common_log_cap, ended_ttl = unpack(ARGV, 5, 10)
+local changes = {unpack(ARGV, 11)}
 
 local last = unless_wrong_type(redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1), {})[1]
 if last and last[2][2] == event then return tonumber(string.match(last[1], '^%d+')) end
@@ -28,5 +29,6 @@ if is_last == '1' then
   redis.call('EXPIRE', log, ended_ttl)
   redis.call('ZREM', active, id)
   redis.call('ZREM', waiting, id)
+  redis.pcall('HDEL', starts_prefix .. (hash_value(operation, 'service') or ''), id)
 end
 return tonumber(seq)

@@ -6,25 +6,27 @@
 -- fence already is stored as superseded, with its end; a fence beyond `highest` is forged, and counts as none.
 --
 -- `groups` is a JSON array; the operations of a group share command, fields (names and values of their records), waits
--- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`)
--- and, if they lead to a host, desired and instance (its status).
+-- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`,
+-- with `<by>` for the later operation) and, if they lead to a host, desired and instance (its status).
 -- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
--- `texts` are the order and the message of each operation: long texts that JSON would have to escape.
+-- `texts` are lines, the order and the message of each operation: long texts that JSON would have to escape.
 -- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
 -- is not stored. If the service is `alone`, having one instance, any host is the same. Starts with the same `together`,
 -- those of one change, join others only if all of them can.
--- A group may `put` the spec of its service: it becomes the current one, among its last revisions.
+-- A group may `put` the spec of its service: it becomes the current one, among its last revisions, unless the first
+-- operation is superseded or stored already: a retry must not replace a newer spec.
 -- A stop `after` starts leaves the desired state of its instance: it is claimed once they have succeeded.
--- Returns {id, '', …} of superseded operations, and {id, the joined operation, …} of joining starts.
+-- Returns {id, 'operation <the later one>' or 'a later operation', …} of superseded operations, and {id, the joined
+-- operation, …} of joining starts.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, starts_prefix = unpack(ARGV, 1, 6)
-local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 7, 13)
-local texts = {unpack(ARGV, 14)}
+local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups, texts = unpack(ARGV, 7, 14)
 local now, published = now_ms(), {}
 local joins, joining = {}, {} -- the other start of each that joined; whether all starts of a change do
-local active_starts = {} -- by service
+local starts, lines = {}, {} -- by service and place; of `texts`
 groups = cjson.decode(groups)
+for line in string.gmatch(texts, '[^\n]+') do lines[#lines + 1] = line end
 
 local function filled(template, own)
   local pieces = {}
@@ -46,53 +48,74 @@ local function set_desired(own, group)
   redis.call('SADD', host_prefix .. own.host, own.instance)
 end
 
-local function publish(own, seq, event)
-  local log = log_prefix .. own.id
-  published[#published + 1] = log_event(own.id, seq, filled(event, own), log, log_cap, common_log, common_log_cap)
+local function publish(own, seq, event, by)
+  local log, text = log_prefix .. own.id, filled(event, own)
+  if by then text = string.gsub(text, '<by>', by) end
+  published[#published + 1] = log_event(own.id, seq, text, log, log_cap, common_log, common_log_cap)
 end
 
-local function store_superseded(own, group)
+local function later_operation(own)
+  local id = string.match(hash_value(instance_prefix .. own.instance, 'asked_by') or '', '^[%w-]+$')
+  local fence = id and tonumber(hash_value(operation_prefix .. id, 'fence') or nil) or 0
+  return fence > tonumber(own.fence) and 'operation ' .. id or 'a later operation'
+end
+
+local function store_superseded(own, group, by)
   local record, log = operation_prefix .. own.id, log_prefix .. own.id
-  redis.call('HSET', record, 'seq', 2, unpack(group.late_fields))
-  publish(own, 2, group.late_event)
+  for at = 1, #group.late_fields, 2 do
+    redis.call('HSET', record, group.late_fields[at], (string.gsub(group.late_fields[at + 1], '<by>', by)))
+  end
+  redis.call('HSET', record, 'seq', 2)
+  publish(own, 2, group.late_event, by)
   redis.call('EXPIRE', record, ended_ttl)
   redis.call('EXPIRE', log, ended_ttl)
 end
 
-local function add_start(starts, id, asks_for, route, host)
-  for _, key in ipairs({asks_for, asks_for .. route, host and asks_for .. '@' .. host or nil}) do
-    starts[key] = starts[key] or {}
-    table.insert(starts[key], id)
-  end
+local function add_start(service, id, route)
+  local place = string.sub(route, 1, 5) == 'host.' and route or ''
+  starts[service][place] = starts[service][place] or {}
+  table.insert(starts[service][place], {id = id})
 end
 
--- The starts of a service that have not ended: ids by what they ask for, with their route, and with their host. They are
--- read once, since each of a thousand starts of one service looks for another.
+-- The starts of a service by their route to one host, '' for others; without their records: a thousand starts of one
+-- service go to as many hosts.
 local function starts_of(service)
-  if active_starts[service] then return active_starts[service] end
-  local starts = {}
-  for _, id in ipairs(set(starts_prefix .. service)) do
-    local state, asks_for, route, host, cancelled =
-      unpack(hash_values(operation_prefix .. id, 'state', 'asks_for', 'route', 'host', 'cancel'))
-    if state ~= 'queued' and state ~= 'running' then
-      redis.call('SREM', starts_prefix .. service, id)
-    elseif asks_for and route and not cancelled then
-      add_start(starts, id, asks_for, route, host)
+  if not starts[service] then
+    starts[service] = {}
+    local found = hash(starts_prefix .. service)
+    for at = 1, #found, 2 do add_start(service, found[at], found[at + 1]) end
+  end
+  return starts[service]
+end
+
+-- Whether the start is neither ended nor cancelled; its record is cached.
+local function is_active(start)
+  if start.active == nil then
+    local state, cancelled
+    state, start.asks_for, start.route, start.host, cancelled =
+      unpack(hash_values(operation_prefix .. start.id, 'state', 'asks_for', 'route', 'host', 'cancel'))
+    start.active = (state == 'queued' or state == 'running') and not cancelled
+  end
+  return start.active
+end
+
+local function joined_at(place, own, group)
+  for _, start in ipairs(starts_of(group.service)[place] or {}) do
+    if is_active(start) and start.asks_for == group.asks_for then
+      local same_host = start.route == own.route or (own.host and start.host == own.host)
+      if group.alone or same_host then return start.id end
     end
   end
-  active_starts[service] = starts
-  return starts
 end
 
 local function joined(own, group)
   if not group.asks_for then return nil end
-  local starts, where = starts_of(group.service), {own.route, own.host and '@' .. own.host or nil}
-  if group.alone then where = {''} end
-  for _, each in ipairs(where) do
-    for _, id in ipairs(starts[group.asks_for .. each] or {}) do
-      if id ~= own.id then return id end
-    end
+  local found = joined_at('', own, group) or joined_at(own.route, own, group)
+  if found or not group.alone then return found end
+  for place in pairs(starts_of(group.service)) do
+    found = found or joined_at(place, own, group)
   end
+  return found
 end
 
 local function all_join(change)
@@ -121,7 +144,7 @@ end
 local function enqueue(own, group, order, message)
   local record = operation_prefix .. own.id
   local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
-  if known then return known == 'cancelled' and superseded and '' end
+  if known then return known == 'cancelled' and superseded and later_operation(own) end
   local other = not superseded and other_start(own, group)
   if other then return other end
 
@@ -130,14 +153,16 @@ local function enqueue(own, group, order, message)
   redis.call('ZADD', operations, 0, group.age .. ' ' .. own.id)
   publish(own, 1, group.event)
   if superseded then
-    store_superseded(own, group)
-    return ''
+    local by = later_operation(own)
+    store_superseded(own, group, by)
+    return by
   end
   if group.asks_for then
     redis.call('HSET', record, 'asks_for', group.asks_for)
-    delete_unless('set', starts_prefix .. group.service)
-    redis.call('SADD', starts_prefix .. group.service, own.id)
-    add_start(starts_of(group.service), own.id, group.asks_for, own.route)
+    starts_of(group.service)
+    add_start(group.service, own.id, own.route)
+    delete_unless('hash', starts_prefix .. group.service)
+    redis.call('HSET', starts_prefix .. group.service, own.id, own.route)
   end
   if group.after then
     redis.call('HSET', record, 'after', starts_before(group))
@@ -157,9 +182,11 @@ end
 
 local late, at = {}, 1
 for _, group in ipairs(groups) do
-  if group.put then put_spec(group.put) end
+  local first = group.each[1]
+  local is_stored = redis.call('EXISTS', operation_prefix .. first.id) == 1
+  if group.put and not is_stored and not is_superseded(first) then put_spec(group.put) end
   for _, own in ipairs(group.each) do
-    local other = enqueue(own, group, texts[at], texts[at + 1])
+    local other = enqueue(own, group, lines[at], lines[at + 1])
     if other then
       late[#late + 1] = own.id
       late[#late + 1] = other

@@ -6,8 +6,9 @@ local instances = unpack(KEYS)
 local service_prefix, instance_prefix, operation_prefix, starts_prefix, service_ids = unpack(ARGV)
 
 local function active_starts(service)
-  local found = {}
-  for _, id in ipairs(set(starts_prefix .. service)) do
+  local found, starts = {}, hash(starts_prefix .. service)
+  for at = 1, #starts, 2 do
+    local id = starts[at]
     local state, cancelled = unpack(hash_values(operation_prefix .. id, 'state', 'cancel'))
     if (state == 'queued' or state == 'running') and not cancelled then
       found[#found + 1] = id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -11,7 +13,8 @@ import docker
 import pytest
 from contract.bench import Bench, Program
 from contract.on_docker import DockerBench
-from lab.engine import own_engine
+from docker.models.containers import ExecResult
+from lab.engine import OwnEngine, own_engine
 from lab.parts import eventually
 
 from aima_core.errors import EngineRefused, GpuUnavailable
@@ -22,6 +25,7 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 pytestmark = pytest.mark.docker
 
 NOW = timedelta(0)
+REMAPPED = 231_072
 
 
 @pytest.fixture
@@ -108,6 +112,24 @@ def test_gpus_are_requested_as_devices(bench: Bench, gpus: object, asked: dict[s
     assert config["HostConfig"]["DeviceRequests"] == [{"Driver": "", "Capabilities": [["gpu"]], **asked}]
 
 
+def test_the_environment_of_an_image_grants_no_gpu(bench: Bench, api: docker.APIClient) -> None:
+    name = f"aima-lab/takes-gpus:{uuid.uuid4().hex[:12]}"
+    text = f"FROM {bench.image}\nENV NVIDIA_VISIBLE_DEVICES=all\n"
+    list(api.build(fileobj=io.BytesIO(text.encode()), tag=name, rm=True, forcerm=True))
+
+    try:
+        assert printed(bench, 'echo "$NVIDIA_VISIBLE_DEVICES"', image=name) == ["void"]
+    finally:
+        api.remove_image(name, force=True)
+
+
+@pytest.mark.parametrize("gpus", ["all", 1, ("GPU-1",)])
+def test_the_docker_engine_names_the_gpus_of_a_container_that_requests_some(bench: Bench, gpus: object) -> None:
+    environment = container_config(bench.spec(Program.SERVES, gpus=gpus))["Env"]
+
+    assert [each for each in environment if each.startswith("NVIDIA_")] == []
+
+
 def test_a_gpu_that_the_docker_engine_cannot_provide_has_its_own_failure(bench: Bench) -> None:
     if bench.runtime.facts().gpus:
         pytest.skip("this engine gives GPUs")
@@ -135,15 +157,35 @@ def test_a_limit_of_the_disk_is_enforced_by_a_storage_driver_with_quotas() -> No
         with closing(DockerSdkRuntime(engine.address, host="bench-01")) as runtime:
             name = runtime.run(bench.spec(Program.COUNTS, disk=20 << 20)).name
 
-        with engine.client() as client:
-            inside = client.containers.get(name)
-            within, beyond = (
-                inside.exec_run(["busybox", "dd", "if=/dev/zero", f"of=/file-{size}", "bs=1M", f"count={size}"])
-                for size in (10, 30)
-            )
+        within, beyond = (writes(engine, name, mebibytes=size) for size in (10, 30))
 
     assert within.exit_code == 0
     assert b"Disk quota exceeded" in beyond.output
+
+
+def test_users_of_containers_can_be_remapped(tmp_path: Path) -> None:
+    with own_engine(remapped_to=REMAPPED) as engine, closing(DockerBench()) as bench:
+        engine.take(bench.image)
+        mounts = (Mount(source=str(tmp_path), target="/models"),)
+        with closing(DockerSdkRuntime(engine.address, host="bench-01")) as runtime:
+            spec = bench.spec(Program.COUNTS, read_only=True, tmpfs={"/tmp": 1 << 20}, disk=20 << 20, mounts=mounts)
+            container = runtime.run(spec)
+            with engine.client() as client:
+                process = client.api.inspect_container(container.id)["State"]["Pid"]
+            status = engine.cell.outside(Path(f"/proc/{process}/status")).read_text()
+            wrote = [writes(engine, container.name, mebibytes=0, file=file).exit_code for file in ("/tmp/x", "/x")]
+            found = runtime.find(container.name)
+
+    assert f"Uid:\t{REMAPPED}\t" in status
+    assert wrote == [0, 1]
+    assert found is not None
+    assert found.status is Status.RUNNING
+
+
+def writes(engine: OwnEngine, name: str, *, mebibytes: int, file: str | None = None) -> ExecResult:
+    with engine.client() as client:
+        command = ["busybox", "dd", "if=/dev/zero", f"of={file or f'/file-{mebibytes}'}", "bs=1M", f"count={mebibytes}"]
+        return client.containers.get(name).exec_run(command)
 
 
 def test_a_container_that_cannot_start_is_refused_and_removed(bench: Bench, tmp_path: Path) -> None:

@@ -109,6 +109,13 @@ def test_each_engine_has_a_user_of_its_own_without_groups_or_capabilities(runtim
     assert new_privileges == ["1"]
 
 
+def test_the_kernel_would_kill_an_engine_before_the_worker(runtime: ProcessRuntime) -> None:
+    runtime.run(shell("cat /proc/self/oom_score_adj; exec sleep 1000"))
+
+    assert eventually(lambda: said(runtime) == ["500"])
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 500
+
+
 def test_an_engine_gets_its_working_directory_as_home_and_nothing_of_the_worker_s_environment(
     runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

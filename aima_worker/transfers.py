@@ -6,13 +6,20 @@ thread of the transfer is closed once no operation follows it any longer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from threading import Condition, Thread
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from aima_core.errors import AimaError
-from aima_worker.attempt import Attempt
 
+if TYPE_CHECKING:  # an operation's attempt is made above the runtimes, which measure their rates by this module
+    from aima_worker.attempt import Attempt
+
+RATE_WINDOW = timedelta(seconds=5)
+RATE_NEEDS = timedelta(milliseconds=500)
+"""A rate over a shorter time would be noise."""
 Progress = TypeVar("Progress", covariant=True)
 Snapshot = TypeVar("Snapshot")
 
@@ -112,3 +119,24 @@ class _Running(Generic[Snapshot]):
         self.failure: AimaError | None = None
         self.done = False
         self.followers = 0
+
+
+class RateWindow:
+    """The rate over the last seconds. Pure: time is an argument. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, received: int, *, now: float) -> None:
+        """`received` counts all bytes so far, and never decreases."""
+        self._samples.append((now, received))
+        while now - self._samples[0][0] > RATE_WINDOW.total_seconds():
+            self._samples.popleft()
+
+    def rate(self, received: int, *, now: float) -> float | None:
+        """Bytes per second; None while it is not known."""
+        if not self._samples:
+            return None
+        since, before = self._samples[0]
+        span = now - since
+        return (received - before) / span if span >= RATE_NEEDS.total_seconds() else None

@@ -30,7 +30,7 @@ from aima_worker.models.origin import NoRanges, OriginClient, Patience, RemoteFi
 from aima_worker.models.pieces import PIECE_SIZE, Piece, PieceQueue
 from aima_worker.models.store import ModelStore, PartialModel
 from aima_worker.node.disk_guard import disk_levels
-from aima_worker.rate import RateWindow
+from aima_worker.transfers import RateWindow
 
 PROGRESS_INTERVAL = timedelta(seconds=0.2)
 JOURNALLED_EVERY = 1 << 20

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from aima_core.domain.operations import Layer, LayerStep, PullProgress
-from aima_worker.rate import RateWindow
+from aima_worker.transfers import RateWindow
 
 
 @dataclass(slots=True)

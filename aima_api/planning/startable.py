@@ -6,9 +6,9 @@ Feasibility is that of placement, from one snapshot of the hosts for all models.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from aima_api.planning.planner import StartPlanner
 from aima_core.domain.catalog import Engine, Model
@@ -33,6 +33,11 @@ class StartableModel(Model):
     files: tuple[HostName, ...]
     """Hosts with its weights in their store or below a model root, or with the image that contains them. In place of
     the patterns of the catalog's entry."""
+
+    @model_validator(mode="after")
+    def files_go_with_a_source(self) -> Self:
+        """Of a file's patterns only; replaces the rule of the catalog's entry."""
+        return self
 
 
 def startable(planner: StartPlanner, models: Iterable[Model]) -> list[StartableModel]:

@@ -38,6 +38,8 @@ from aima_api.logs.channel import LogChannelClient
 from aima_api.logs.fanout import LogFanout
 from aima_api.logs.history import LogHistory
 from aima_api.logs.stream import LogStreams
+from aima_api.models.manifests import ManifestStore
+from aima_api.models.resolution import ModelResolver
 from aima_api.planning.placement import PlacementLocks
 from aima_api.planning.planner import StartPlanner
 from aima_api.routes import (
@@ -172,7 +174,8 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
     locks, notifier = PlacementLocks(redis), Notifier(redis)
     catalogs, aliases = LiveCatalog(settings.api.catalog), AliasStore(redis, key_ring(settings))
     alias_submission = AliasSubmission(aliases, services, catalogs, signing_key)
-    planner = StartPlanner(catalogs, hosts, AllocationStore(redis))
+    manifests = ManifestStore(redis, key_ring(settings))
+    planner = StartPlanner(catalogs, hosts, AllocationStore(redis), manifests)
     cancellations = Cancellations(operations, services)
     submitter = Submitter(operations, cancellations, BacklogLimit(redis, most=settings.api.operations), signing_key)
     starts = StartSubmission(planner, submitter, services, locks)
@@ -191,6 +194,7 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         services=services,
         hosts=hosts,
         planner=planner,
+        resolver=ModelResolver(manifests, signing_key),
         starts=starts,
         batched_start=Batcher(starts.start_each),
         stops=stops,

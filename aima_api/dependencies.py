@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, TypeVar
@@ -21,6 +21,7 @@ from aima_api.http.idempotency import Idempotency, OwnedKey
 from aima_api.http.metrics import Metrics
 from aima_api.http.sse import OpenStreams
 from aima_api.logs.stream import LogStreams
+from aima_api.models.resolution import ModelResolver
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.aliases import AliasSubmission
 from aima_api.submission.cancellation import Cancellations
@@ -31,6 +32,7 @@ from aima_api.submission.submitter import Submitter
 from aima_core.domain.catalog import Engine, Model, Profile
 from aima_core.domain.hosts import Host
 from aima_core.domain.operations import Operation
+from aima_core.errors import SourceUnresolved
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.store.operations import OperationStore
@@ -38,6 +40,8 @@ from aima_core.store.services import ServiceStore
 from aima_core.store.traffic import TrafficStore
 from aima_core.store.unreadable import UnreadableRecords
 from aima_core.trust.keys import SigningKey
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Dependencies:
     services: ServiceStore
     hosts: HostStore
     planner: StartPlanner
+    resolver: ModelResolver
     starts: StartSubmission
     batched_start: Batcher[StartRequest, list[Operation]]
     stops: Stops
@@ -74,6 +79,22 @@ class Dependencies:
     @property
     def catalog(self) -> Catalog:
         return self.catalogs.current
+
+    def resolving(self, submit: Callable[[], _T]) -> _T:
+        """Retries a start once the sources of the models that it needs are resolved; each of them once.
+
+        Raises what `submit` and `ModelResolver.resolve` raise.
+        """
+        resolved = set[str]()
+        while True:
+            try:
+                return submit()
+            except SourceUnresolved as missing:
+                name = str(missing.facts["model"])
+                if name in resolved:
+                    raise
+                resolved.add(name)
+                self.resolver.resolve(self.catalog.model(name))
 
 
 async def _dependencies(request: Request) -> Dependencies:  # async: FastAPI runs a plain function in a thread

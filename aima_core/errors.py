@@ -118,7 +118,7 @@ class UnknownArgument(AimaError, code="unknown_argument", status=422, exit_code=
 
 class ModelPathMissing(AimaError, code="model_path_missing", status=422, exit_code=19):
     sentence = "No model at {path} on {host}."
-    hint = "Copy the weights there, or set their directory with `--model-path`. Searched: {looked}."
+    hint = "Copy the weights there, fetch them with `aima model pull`, or set `--model-path`. Searched: {looked}."
 
 
 class ModelPathOutside(AimaError, code="model_path_outside", status=403, exit_code=20):
@@ -534,6 +534,74 @@ class EngineBroke(AimaError, code="engine_broke", status=502, exit_code=205):
 class EngineTimeout(AimaError, code="engine_timeout", status=504, exit_code=206):
     sentence = "{instance} sent nothing for {limit}: the request was ended."
     hint = "Retry, ask for less at once, or raise `gateway.{setting}`."
+
+
+# Models and their origins ------------------------------------------------------------------------------------------
+
+
+class ModelHasNoSource(AimaError, code="model_has_no_source", status=422, exit_code=222):
+    sentence = "The catalog names no source of {model}, so that no host can fetch it."
+    hint = "Add one to its file, such as `source: hf:org/repo@main`, or copy its files below a model root of each host."
+
+
+class SourceUnresolved(AimaError, code="source_unresolved", status=409, exit_code=234):
+    sentence = "The source of {model} is not resolved to a manifest yet, and no live host has its files."
+    hint = "Resolve and fetch it with `aima model pull {model}`."
+
+
+class SourceUnknown(AimaError, code="source_unknown", status=404, exit_code=223):
+    sentence = "{origin} has no {what}."
+    hint = "Check the name and the revision in the `source` of {model}; a private one is shown as missing, too."
+
+
+class SourceDenied(AimaError, code="source_denied", status=403, exit_code=224):
+    sentence = "{origin} denied access to {what}: {detail}"
+    hint = "{remedy}"
+
+
+class SourceUnusable(AimaError, code="source_unusable", status=422, exit_code=225):
+    sentence = "The source {source} cannot be used: {detail}."
+    hint = "{remedy}"
+
+
+class OriginUnreachable(AimaError, code="origin_unreachable", status=502, exit_code=226):
+    sentence = "{origin} does not answer as expected: {detail}"
+    hint = "Check the network and the proxy of {where}, or name a mirror in its environment, such as HF_ENDPOINT."
+
+
+class FetchStalled(AimaError, code="fetch_stalled", status=504, exit_code=227):
+    sentence = "The fetch of {model} stalled: no byte arrived for {stall}. {why}"
+    hint = "What has arrived stays: start again once {origin} answers, or raise `host.model_stall` on {host}."
+
+
+class SourceChanged(AimaError, code="source_changed", status=409, exit_code=228):
+    sentence = "{origin} has another {file} than the one of the manifest: {detail}."
+    hint = "Nothing of it was published. Resolve the source again with `aima model pull {model}`."
+
+
+class WrongBytes(AimaError, code="wrong_bytes", status=502, exit_code=229):
+    sentence = "{origin} sent wrong bytes for {file} of {model}, twice: {detail}."
+    hint = "Nothing of it was published. Check the mirror, the proxy or the cache between {host} and the origin."
+
+
+class ModelDiskFull(AimaError, code="model_disk_full", status=507, exit_code=230):
+    sentence = "The disk of {host} is too full for {model}: {detail}."
+    hint = "Free space in {store}, such as with `aima model remove`, or move `host.model_store` to a larger disk."
+
+
+class ModelStoreUnusable(AimaError, code="model_store_unusable", status=507, exit_code=231):
+    sentence = "{host} cannot write its model store {store}: {detail}."
+    hint = "Make it writable for the worker, or set `host.model_store` on {host} to a directory that is."
+
+
+class ModelAbsent(AimaError, code="model_absent", status=404, exit_code=232):
+    sentence = "There is no fetched {model} {where}."
+    hint = "`aima model list --host HOST` shows the models of a host; files that people put there are theirs to remove."
+
+
+class ModelInUse(AimaError, code="model_in_use", status=409, exit_code=233):
+    sentence = "{model} on {host} is used by {users}."
+    hint = "Stop them, then remove it again."
 
 
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------

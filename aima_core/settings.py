@@ -227,6 +227,13 @@ class HostSettings(Section):
     """Directories below which engines may read."""
     trusted_model_roots: tuple[Path, ...] = ()
     """Those of `model_roots` in which others than root and the worker may write: who does chooses what engines read."""
+    model_store: Path | None = None
+    """The directory into which the worker fetches models; no other process may write it. None is the state directory's
+    name with `-models` after it."""
+    model_stall: Duration = parse_duration("2m")
+    """The stall timeout of a fetch of a model; after it, a retry resumes with the bytes on the disk."""
+    model_connections: int = Field(4, ge=1, le=32)
+    """To the origin of a model that is fetched."""
     images: tuple[str, ...] = ("*",)
     """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)
@@ -286,6 +293,12 @@ class Settings(BaseSettings):
     host: HostSettings = Field(default_factory=HostSettings)
     docker: DockerSettings = DockerSettings()
     native: NativeSettings = NativeSettings()
+
+    @property
+    def model_store(self) -> Path:
+        """Of this host."""
+        state = self.state_dir.expanduser()
+        return (self.host.model_store or state.with_name(f"{state.name}-models")).expanduser().absolute()
 
     @property
     def dataplane_url(self) -> str | None:

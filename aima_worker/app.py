@@ -46,6 +46,8 @@ from aima_worker.inference.http import Ask, ask
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
+from aima_worker.models.steps import FetchCoordinator
+from aima_worker.models.store import ModelStore
 from aima_worker.node.disk_guard import DiskGuard, DiskReading, EngineDisk
 from aima_worker.node.facts import capacity_of, clock_offset, host_facts, session_of
 from aima_worker.node.guarding import Violations
@@ -111,6 +113,7 @@ def worker_with_loops(
                 disk_low=host.disk_guard.low and host.disk_guard.low.available,
                 disk_reserve=host.disk_guard.levels.reserve,
                 models=model_files.directories,
+                stored=model_files.stored,
             ),
             identity=facts.identity,
             session=session_of(settings.state_dir.expanduser()),
@@ -118,7 +121,14 @@ def worker_with_loops(
             redis_is_new=reconciler.on_redis_reset,
             displaced=lambda reason: _exit_displaced(worker, reason),
         )
-        model_files = ModelFiles(settings.host.model_roots, changed=heartbeat.announce_now)
+        model_files = ModelFiles(
+            settings.host.model_roots,
+            changed=heartbeat.announce_now,
+            store=settings.model_store,
+            stored=host.models.listing,
+        )
+        host.models.changed = model_files.wake
+        host.models.sweep()
         processes, restarts = host.memory_guard.processes, reconciler.restarts_of
         usage = UsageReport(host.name, host.hosts, processes=processes, restarts=restarts)
         host.pulls.images_changed = heartbeat.announce_now
@@ -176,7 +186,7 @@ def make_host(
     levels = levels_of(settings.host, facts, measured=measured)
     timings, violations = timings or Timings(), Violations()
     memory_interval, disk_interval = timings.memory_check_interval, timings.disk_check_interval
-    capacity_freed = Flag()
+    capacity_freed, store = Flag(), ModelStore(settings.model_store, host=name)
     return HostContext(
         name=name,
         arch=facts.arch,
@@ -200,6 +210,8 @@ def make_host(
         claims=ClaimRenewer(operations, claims, name, capacity_freed=capacity_freed),
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
+        models=store,
+        fetches=FetchCoordinator(store, settings),
         secrets=HostSecrets(settings),
         addresses=EngineAddresses(directory_of(settings)),
         probe=probe,

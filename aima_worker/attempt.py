@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 
 from aima_core.domain.ids import HostName
+from aima_core.domain.models import FetchProgress
 from aima_core.domain.operations import Event, Phase, PullProgress
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, CorruptData
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
@@ -68,11 +69,19 @@ class Attempt:
         self.retry_until_redis_answers(lambda: self._record(event))
 
     def report(
-        self, message: str | None = None, *, progress: PullProgress | None = None, lines: tuple[str, ...] = ()
+        self,
+        message: str | None = None,
+        *,
+        progress: PullProgress | None = None,
+        fetch: FetchProgress | None = None,
+        lines: tuple[str, ...] = (),
     ) -> None:
-        """Appends a sentence for people, a pull's progress or log lines. Not retried: the next report supersedes it."""
+        """Appends a sentence for people, the progress of a pull or a fetch, or log lines.
+
+        Not retried: the next report supersedes it.
+        """
         with suppress(BrokerUnavailable, CorruptData):
-            self._record(self._event(message=message, progress=progress, lines=lines))
+            self._record(self._event(message=message, progress=progress, fetch=fetch, lines=lines))
 
     def finish(self, phase: Phase, **fields: Any) -> None:
         """Appends the last event, with further fields. Does nothing if the operation has ended otherwise."""

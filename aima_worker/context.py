@@ -34,6 +34,8 @@ from aima_worker.secrets import HostSecrets
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
+    from aima_worker.models.steps import FetchCoordinator
+    from aima_worker.models.store import ModelStore
     from aima_worker.node.disk_guard import DiskGuard
     from aima_worker.node.guarding import Violations
     from aima_worker.node.memory_guard import MemoryGuard
@@ -96,6 +98,8 @@ class HostContext:
     claims: ClaimRenewer
     fences: FenceMemory
     pulls: PullCoordinator
+    models: ModelStore
+    fetches: FetchCoordinator
     secrets: HostSecrets
     addresses: EngineAddresses
     probe: Probe

@@ -53,6 +53,14 @@ class HostSecrets:
             found |= {each.name.removeprefix(CREDENTIAL_PREFIX) for each in prefixed if _is_entry(each)}
         return tuple(sorted(name for name in found if _NAME.fullmatch(name)))[:MOST_NAMES]
 
+    def token(self, entry: str) -> str:
+        """Of an origin of models, without the line end that editors append. Raises SecretMissing, SecretUnsafe."""
+        text = self._read(entry, name="token").strip().decode(errors="replace")
+        if not text.isascii() or not text.isprintable():
+            path = self.directory / entry
+            raise self._unsafe(path, "it is no token that a request can carry", f"Write the token to {path}.")
+        return text
+
     def check(self, command: StartService) -> None:
         """Raises SecretMissing, SecretUnsafe."""
         self._values(command)

@@ -13,6 +13,7 @@ from typing import Any
 
 from aima_api.catalog.live import LiveCatalog
 from aima_api.client import Api
+from aima_api.models.manifests import ManifestStore
 from aima_api.planning.planner import StartPlanner
 from aima_core.domain.ids import EngineName, HostName, ServiceId
 from aima_core.domain.resources import Allocation
@@ -68,7 +69,7 @@ def _fill(redis_url: str, replicas: int) -> None:
     """Services that run as asked, each on as many hosts as it has replicas."""
     redis = command_link(redis_url)
     services, allocations = ServiceStore(redis, KeyRing([_KEY.public])), AllocationStore(redis)
-    planner = StartPlanner(LiveCatalog(), HostStore(redis), allocations)
+    planner = StartPlanner(LiveCatalog(), HostStore(redis), allocations, ManifestStore(redis, KeyRing([])))
     for number in range(INSTANCES // replicas):
         service = Service(
             id=_id(number), engine=EngineName("dial-cpu"), model="Dial", replicas=replicas, created_at=now()

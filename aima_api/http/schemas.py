@@ -166,6 +166,27 @@ class PullOptions(RequestBody):
         return self
 
 
+class PullModelOptions(RequestBody):
+    hosts: Hosts = ()
+    route: Route | None = None
+    """Every live host of this class."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+    @model_validator(mode="after")
+    def check_target(self) -> Self:
+        if self.hosts and self.route:
+            raise ValueError("specify `hosts` or `route`, not both")
+        return self
+
+
+class RemoveModelOptions(RequestBody):
+    hosts: Hosts = ()
+    """Empty removes from every live host whose store has it."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+
 class RemoveImages(RequestBody):
     images: Annotated[tuple[ImageReference, ...], Field(max_length=100)] = ()
     """As hosts list them."""

@@ -127,7 +127,8 @@ class Placement:
         _check_port([host for host in hosts if host.live], requirements.port)
         able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, Held()))]
         has = [host for host in able if has_what_is_never_pulled(host, requirements)]
-        if hosts and (requirements.secrets or 0 < len(has) < len(able)):
+        too_old = requirements.fetches and any(host.stored is None for host in hosts)
+        if hosts and (requirements.secrets or too_old or 0 < len(has) < len(able)):
             return self._host_of_route(hosts, requirements)
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
         if not able:

@@ -6,7 +6,7 @@ It writes nothing: the request is checked against the catalog and a snapshot of 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -15,14 +15,16 @@ from pydantic import ValidationError
 
 from aima_api.catalog.live import LiveCatalog
 from aima_api.catalog.selection import Catalog, with_arguments, with_environment, with_pull
+from aima_api.models.manifests import ManifestStore
 from aima_api.planning.placement import Placement, Target, routes_of
 from aima_core.domain.catalog import Engine, Model
 from aima_core.domain.ids import HostName, Route, SignedText
+from aima_core.domain.models import Manifest
 from aima_core.domain.operations import StartService
 from aima_core.domain.resources import resources_of
 from aima_core.domain.services import InstanceState, Service
 from aima_core.errors import EngineDoesNotServe, InvalidRequest
-from aima_core.scheduling.feasibility import PlacementRequirements
+from aima_core.scheduling.feasibility import PlacementRequirements, has_model_at
 from aima_core.store.allocations import AllocationStore
 from aima_core.store.hosts import HostStore
 from aima_core.store.whereabouts import Whereabouts
@@ -46,6 +48,18 @@ class PlannedStart(NamedTuple):
     def with_command(self, **changes: Any) -> PlannedStart:
         """With other ways to carry it out, which change nothing of what runs."""
         return self._replace(command=self.command.model_copy(update=changes))
+
+    def unresolved(self, targets: Iterable[Target], placement: Placement) -> Model | None:
+        """The model whose source must be resolved first; None if a host that may run it has, or may have, its files."""
+        model, engine = self.command.model, self.command.engine
+        if self.command.manifest or self.command.model_path or engine.model_mount is None:
+            return None
+        routes = {route for target in targets for route in target.routes or (target.route,)}
+        if model is None or model.source is None or not routes:
+            return None
+        able = [host for host in placement.hosts if host.live and routes.intersection(host.routes)]
+        unknown = model.path is not None and any(host.models is None for host in able)
+        return None if unknown or any(has_model_at(host, model.path) for host in able) else model
 
     @property
     def is_alone(self) -> bool:
@@ -99,6 +113,7 @@ class StartPlanner:
     catalogs: LiveCatalog
     hosts: HostStore
     allocations: AllocationStore
+    manifests: ManifestStore
 
     @property
     def catalog(self) -> Catalog:
@@ -122,6 +137,7 @@ class StartPlanner:
             engine=with_environment(adjusted, service.environment, secrets=service.secrets),
             model=model,
             model_path=service.model_path,
+            manifest=self._manifest(service, engine, model),
             port=service.port,
             expose=service.expose,
             secrets=service.secrets,
@@ -137,6 +153,12 @@ class StartPlanner:
             placement.on_hosts(planned.bound_hosts, planned.requirements)
         else:
             placement.require_able_host(planned.requirements)
+
+    def _manifest(self, service: Service, engine: Engine, model: Model | None) -> Manifest | None:
+        """What hosts may fetch; None where the service has a path of its own, and while the source is not resolved."""
+        if model is None or service.model_path or engine.model_mount is None:
+            return None
+        return self.manifests.of(model)
 
     def _model(self, service: Service, engine: Engine) -> Model | None:
         """The catalog's entry; None if a path replaces it, or the engine is bound to no model of the catalog."""
@@ -199,6 +221,8 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
         native=engine.native is not None,
         port=command.port,
         secrets=tuple(sorted(set(service.secrets.values()))),
+        fetches=command.fetches is not None,
+        model_path=command.model.path if command.model else None,
         subject=engine.name,
     )
 

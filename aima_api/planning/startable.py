@@ -6,9 +6,9 @@ Feasibility is that of placement, from one snapshot of the hosts for all models.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from aima_api.planning.planner import StartPlanner
 from aima_core.domain.catalog import Engine, Model
@@ -31,7 +31,13 @@ class StartableModel(Model):
     services: dict[ServiceId, StartableService]
     """By the id that starts the model; the best engine first."""
     files: tuple[HostName, ...]
-    """Hosts with its weights below a model root, or with the image that contains them."""
+    """Hosts with its weights in their store or below a model root, or with the image that contains them. In place of
+    the patterns of the catalog's entry."""
+
+    @model_validator(mode="after")
+    def files_go_with_a_source(self) -> Self:
+        """Of a file's patterns only; replaces the rule of the catalog's entry."""
+        return self
 
 
 def startable(planner: StartPlanner, models: Iterable[Model]) -> list[StartableModel]:
@@ -53,7 +59,7 @@ def startable(planner: StartPlanner, models: Iterable[Model]) -> list[StartableM
         services = planner.catalog.services_of(model)
         ways = {id: StartableService(engine=it.name, hosts=able(id, it, model)) for id, it in services.items()}
         files = tuple(each.host.name for each in hosts if any(each.has(it, model) for it in services.values()))
-        found.append(StartableModel.model_construct(**dict(model), services=ways, files=files))
+        found.append(StartableModel.model_construct(**{**dict(model), "services": ways, "files": files}))
     return found
 
 
@@ -66,10 +72,13 @@ class _Known(NamedTuple):
         """The weights that the engine reads."""
         if engine.model_mount is None:
             return image_there(self.host, engine.images) is not None
-        return self.models is not None and model.path in self.models
+        fetched = any(each.verified and each.model == model.id for each in self.host.stored or ())
+        return fetched or (self.models is not None and model.path in self.models)
 
     def may_run(self, engine: Engine, model: Model) -> bool:
-        """Live, and an image can be pulled; where the paths are not known, only a start finds out."""
+        """Live, and images and weights can be pulled; where the paths are not known, only a start finds out."""
+        if model.source is not None and self.host.stored is not None:
+            return self.host.live
         has_weights = engine.model_mount is None or (model.path is not None and self.models is None)
         return self.host.live and (has_weights or self.has(engine, model))
 

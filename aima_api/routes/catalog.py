@@ -1,17 +1,24 @@
-"""Routes of the catalog: the engines and models that this node loaded."""
+"""Routes of the catalog: the engines and models that this node loaded; pulls of models to hosts, and their removal."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, computed_field
 
 from aima_api.catalog.live import CatalogStatus
-from aima_api.dependencies import Api, Cursor, WholeLimit, page_of
+from aima_api.dependencies import Access, Api, Cursor, Dependencies, IdempotencyKey, WholeLimit, page_of
+from aima_api.http.schemas import PullModelOptions, RemoveModelOptions
+from aima_api.planning.host_models import HostModel, models_of_hosts
 from aima_api.planning.startable import StartableModel, startable
+from aima_api.routes.service_actions import Submitted
+from aima_api.submission.models import submit_model_pull, submit_model_removal
 from aima_core.domain.catalog import Engine, digest_in
+from aima_core.domain.ids import HostName, ModelId
+from aima_core.domain.operations import Operation
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
@@ -33,6 +40,11 @@ class Engines(BaseModel):
 
 class Models(BaseModel):
     items: list[StartableModel]
+    next: str | None
+
+
+class StoredModels(BaseModel):
+    items: list[HostModel]
     next: str | None
 
 
@@ -85,6 +97,66 @@ def show_model(api: Api, name: Name) -> StartableModel:
     """Show a model of the catalog, with the services that start it and the hosts that could run it."""
     [found] = startable(api.planner, [api.catalog.model(name[:200])])
     return found
+
+
+@router.get("/models:stored")
+def list_stored_models(
+    api: Api,
+    host: Annotated[HostName | None, Query(description="Only those on this host.")] = None,
+    limit: WholeLimit = None,
+    cursor: Cursor = None,
+) -> StoredModels:
+    """List the models of all hosts, as they last announced them: how far each is fetched, and what uses it.
+
+    Files that people put below a model root are listed, too, as not verified.
+    """
+    hosts = api.hosts.all() if host is None else [api.hosts.get(host)]
+    left = [each for each in models_of_hosts(hosts, api.services, api.catalog) if _place(each) > (cursor or "")]
+    left.sort(key=_place)
+    page = left[:limit]
+    return StoredModels(items=page, next=_place(page[-1]) if len(page) < len(left) else None)
+
+
+@router.post("/models/{name}:pull", status_code=202)
+def pull_model(
+    api: Api,
+    access: Access,
+    name: Name,
+    body: PullModelOptions | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Submitted:
+    """Resolve a model's source, and fetch its files to the hosts, or to every live host of the route."""
+    options = body or PullModelOptions()
+    submit = partial(_pull_model, api, name, options, caller=access.caller.name)
+    return Submitted(operations=api.idempotency.once(idempotency_key, f"pull model {name}", options, submit))
+
+
+@router.post("/models/{name}:remove", status_code=202)
+def remove_model(
+    api: Api,
+    access: Access,
+    name: Name,
+    body: RemoveModelOptions | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Submitted:
+    """Remove a fetched model from the hosts, or from every live host that has it, unless something uses it."""
+    options, model = body or RemoveModelOptions(), ModelId(name.lower()[:200])
+    submit = partial(_remove_model, api, model, options, caller=access.caller.name)
+    return Submitted(operations=api.idempotency.once(idempotency_key, f"remove model {model}", options, submit))
+
+
+def _pull_model(api: Dependencies, name: str, options: PullModelOptions, *, caller: str) -> list[Operation]:
+    model = api.catalog.model(name[:200])
+    manifest = api.resolver.resolve(model)
+    return submit_model_pull(api.planner, api.submitter, model, manifest, options, caller=caller)
+
+
+def _remove_model(api: Dependencies, model: ModelId, options: RemoveModelOptions, *, caller: str) -> list[Operation]:
+    return submit_model_removal(api.submitter, api.planner.placement(), model, options, caller=caller)
+
+
+def _place(model: HostModel) -> str:
+    return f"{model.host} {model.where == 'path'} {model.model or ''} {model.name}"
 
 
 def _record(engine: Engine) -> EngineRecord:

@@ -46,7 +46,7 @@ def apply(api: Api, access: Access, body: ApplyOptions, idempotency_key: Idempot
     access.target = ", ".join(each.subject for each in body.documents)[:MOST_IN_THE_AUDIT]
     if body.prune:
         access.caller.require(Scope.ADMIN)
-    submit = partial(api.documents.apply, _request(access, body))
+    submit = partial(api.resolving, partial(api.documents.apply, _request(access, body)))
     return Submitted(operations=api.idempotency.once(idempotency_key, "apply", body, submit))
 
 

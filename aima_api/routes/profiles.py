@@ -65,7 +65,7 @@ def apply_profile(
 ) -> Started:
     """Start the services that a profile recommends, the largest first; all of them, or none if one would wait."""
     options = body or ProfileOptions()
-    submit = partial(_apply, api, name, options, Mandate(access.caller.name))
+    submit = partial(api.resolving, partial(_apply, api, name, options, Mandate(access.caller.name)))
     operations = api.idempotency.once(idempotency_key, f"apply profile {name}", options, submit)
     return Started(operations=operations, unchanged=not operations)
 

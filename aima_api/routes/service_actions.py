@@ -25,7 +25,7 @@ from aima_api.submission.starts import StartRequest
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
-from aima_core.errors import AimaError, Failure
+from aima_core.errors import AimaError, Failure, SourceUnresolved
 from aima_core.trust.orders import Mandate
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
@@ -64,8 +64,13 @@ async def start(
     mandate = Mandate(access.caller.name, options.expires)
     request = StartRequest(id, options, mandate=mandate, keep_failed=options.on_failure == "keep")
     if idempotency_key is None:
-        return _accepted(await api.batched_start(request))
-    key, submit = OwnedKey(access.caller.id, idempotency_key), partial(api.starts.start, request)
+        try:
+            return _accepted(await api.batched_start(request))
+        except SourceUnresolved:
+            again = partial(api.starts.start, request)
+            return _accepted(await run_in_threadpool(api.resolving, again))
+    key = OwnedKey(access.caller.id, idempotency_key)
+    submit = partial(api.resolving, partial(api.starts.start, request))
     return _accepted(await run_in_threadpool(api.idempotency.once, key, f"start {id}", options, submit))
 
 
@@ -90,7 +95,7 @@ def restart(
     desired = [each for each in api.services.instances_of(id) if each.desired is Desired.RUNNING]
     hosts = options.hosts or [each.id.host for each in desired if each.state not in GONE]
     request = StartRequest(id, ServiceOptions(), hosts=hosts, replace=True, mandate=Mandate(access.caller.name))
-    submit = partial(api.starts.start, request)
+    submit = partial(api.resolving, partial(api.starts.start, request))
     return Submitted(operations=api.idempotency.once(idempotency_key, f"restart {id}", options, submit))
 
 
@@ -111,7 +116,8 @@ def rollback(
             api.services.put(api.submitter.signed_service(stored, id, spec, caller))
             return []
         mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
-        return api.starts.start(StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec))
+        request = StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec)
+        return api.resolving(partial(api.starts.start, request))
 
     operations = api.idempotency.once(idempotency_key, f"rollback {id}", options, submit)
     return Started(operations=operations, unchanged=runs and not operations)

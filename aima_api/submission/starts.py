@@ -21,7 +21,7 @@ from aima_api.planning.steps import Action, Step, reserve, steps_of
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, OperationId, ServiceId
 from aima_core.domain.operations import Kind, Operation, StartService, StopService
-from aima_core.errors import AimaError, UnverifiedService, WouldWait
+from aima_core.errors import AimaError, SourceUnresolved, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
 from aima_core.trust.orders import MAX_EXPIRY, Mandate
@@ -158,6 +158,8 @@ class StartSubmission:
             if request.only_now and (reasons := [step.reason for step in steps if step.action is Action.PENDING]):
                 raise WouldWait(detail=" ".join(filter(None, reasons)))
             starts = _starts(planned, steps, request.mandate, change=current is not None and service is not current)
+            if model := planned.unresolved(chain.from_iterable(each.targets for each in starts), placement):
+                raise SourceUnresolved(model=model.name)
             self.submitter.backlog.reserve(sum(len(each.targets) for each in starts))
         except AimaError as refusal:
             return refusal

@@ -24,7 +24,9 @@ from aima_core.domain.operations import (
     Operation,
     Phase,
     PullImage,
+    PullModel,
     RemoveImage,
+    RemoveModel,
     StartService,
     State,
     StopService,
@@ -167,5 +169,9 @@ def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Opera
             subject = {"image": images[0], "needs": ResourceRequest()}
         case RemoveImage(image=image):
             subject = {"image": image}
+        case PullModel(model=model):
+            subject = {"model": model, "needs": ResourceRequest()}
+        case RemoveModel(model=model):
+            subject = {"model": model}
     subject |= {"created_at": at, "expires_at": expires_at}
     return Operation.model_construct(kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, seq=1, **subject)

@@ -26,6 +26,7 @@ from aima_core.domain.fields import (
     ModelName,
     NamedEngine,
     PullPolicy,
+    SecretEntry,
     SecretName,
     Variable,
     Word,
@@ -33,6 +34,7 @@ from aima_core.domain.fields import (
     variable_name,
 )
 from aima_core.domain.ids import EngineType, ModelId
+from aima_core.domain.models import FilePattern, SourceText
 from aima_core.domain.units import Duration, Size
 
 Arch = Literal["arm64", "amd64"]
@@ -330,9 +332,27 @@ class Model(Entry):
     engines: tuple[NamedEngine, ...] = Field(min_length=1)
     """Engines known to serve it, best first."""
     path: RelativePath | None = None
-    """The weights' directory below one of a host's `model_roots`; None if the engine's image contains them."""
+    """The weights' directory below one of a host's `model_roots`, where people put them; None if the engine's image
+    contains them, or hosts fetch them from `source` only."""
+    source: SourceText | None = None
+    """Where hosts fetch the weights from: `hf:org/repo@revision`, `modelscope:org/repo@revision`, or a URL with the
+    SHA-256 of its file. A branch or tag is resolved to a commit when the model is pulled."""
+    files: Annotated[tuple[FilePattern, ...], Field(max_length=50)] = ()
+    """Patterns of the files of the source that are fetched, such as `*.safetensors`; all but hidden ones if empty."""
+    licence: Word | None = None
+    """Shown to people; such as `apache-2.0`."""
+    token: SecretEntry | None = None
+    """The entry of the hosts' secrets with the token of a gated source; only the host that fetches reads it."""
     arguments: Arguments = {}
     """Replace the defaults of the engines that have them, such as `trust-remote-code: true`; `--set` goes before."""
+
+    @model_validator(mode="after")
+    def files_go_with_a_source(self) -> Self:
+        if self.source is None and (self.files or self.token):
+            raise ValueError("has `files` or `token` without a `source`; name the source, or take them out")
+        if self.files and self.source and self.source.startswith("https:"):
+            raise ValueError("has `files` for the one file of a URL; take them out")
+        return self
 
     @property
     def id(self) -> ModelId:

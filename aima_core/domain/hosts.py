@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, computed_field
 
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, InstanceId, Route, WireModel
+from aima_core.domain.models import ModelOnHost
 
 
 class Accelerator(WireModel):
@@ -91,6 +92,8 @@ class HostFacts(WireModel):
     """Bytes of disk that starts leave free."""
     models: tuple[str, ...] | None = None
     """Directories below its model roots that hold files, relative to their root; None while they are not known."""
+    stored: tuple[ModelOnHost, ...] | None = None
+    """The models in its store; None if its worker's version fetches none."""
     secrets: tuple[str, ...] = ()
     """Names of the entries that services may refer to."""
     secrets_at: str | None = None

@@ -1,6 +1,6 @@
 """Operations: the command, the record and its events.
 
-An operation is one start, pull, stop or removal, of one instance or image. Its command is immutable; its state
+An operation is one start, pull, stop or removal, of one instance, image or model. Its command is immutable; its state
 changes only as `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot
 reopen it.
 """
@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from enum import StrEnum
 from hashlib import sha256
 from itertools import chain
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from aima_core.domain.catalog import Engine, ImageReference, Model
 from aima_core.domain.fields import PullPolicy, SecretEntry, SecretName
 from aima_core.domain.ids import EngineName, HostName, ModelId, OperationId, Route, ServiceId, SignedText, WireModel
+from aima_core.domain.models import FetchProgress, Manifest
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
@@ -27,6 +28,8 @@ class Kind(StrEnum):
     STOP = "stop"
     REMOVE = "remove"
     """Of an image."""
+    PULL_MODEL = "pull-model"
+    REMOVE_MODEL = "remove-model"
 
 
 class State(StrEnum):
@@ -54,6 +57,8 @@ TRANSITIONS: dict[State, tuple[State, ...]] = {
 
 class Phase(StrEnum):
     QUEUED = "queued"
+    FETCHING = "fetching"
+    """The weights of a model, from their origin."""
     PULLING = "pulling"
     STARTING = "starting"
     LOADING = "loading"
@@ -86,6 +91,11 @@ _STATE_OF = {
 ADDRESSED_BY = {"serves", "names", "ready"}
 """Fields of an engine by which gateways address it, and by which its answers are checked."""
 
+FETCHED_BY = {"source", "files"}
+"""Fields of a model that say what hosts fetch which have not its files at its path."""
+SHOWN_OF_MODEL = {"licence", "token"}
+"""Fields of a model that change nothing of what an engine reads."""
+
 
 # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -103,6 +113,8 @@ class StartService(WireModel):
     expose: bool | None = None
     """Whether the port is published on the host's address, and not on its loopback only; None in commands of earlier
     versions, whose containers stay published there."""
+    manifest: Manifest | None = None
+    """Of the model's source: what the host fetches if it has neither these files nor the model at its path."""
     secrets: Mapping[SecretName, SecretEntry] = {}
     """The entries of the host that the engine gets, by the name under which it finds them."""
     replace: bool = False
@@ -116,6 +128,11 @@ class StartService(WireModel):
     change: tuple[OperationId, ...] = ()
     """The starts of a change of several instances, this one among them: the spec becomes the current one once all have
     succeeded, and each host brings its previous revision back if one has not."""
+
+    @property
+    def fetches(self) -> Manifest | None:
+        """What the host may fetch; None where a path of the service replaces the model's own files."""
+        return None if self.model_path else self.manifest
 
     @property
     def model_id(self) -> ModelId:
@@ -147,12 +164,15 @@ class StartService(WireModel):
     def digest(self) -> str:
         """Equal for two commands that run the same. Defaults do not count, so that a new field changes no digest.
 
-        Nor does how the engine is addressed and checked, or a port that is not exposed: an edit or an upgrade of that
-        alone must not replace what runs.
+        Nor does how the engine is addressed and checked, a port that is not exposed, the manifest of a source, or the
+        source of a model with a path: an edit or an upgrade of that alone must not replace what runs.
         """
         port = () if self.expose else ("expose",)
-        how = dict.fromkeys(("spec", "replace", "keep_failed", "priority", "change", *port), True)
-        runs = self.model_dump_json(exclude={**how, "engine": ADDRESSED_BY}, exclude_defaults=True)
+        how = dict.fromkeys(("spec", "replace", "keep_failed", "priority", "change", "manifest", *port), True)
+        left_out: dict[str, Any] = {**how, "engine": ADDRESSED_BY, "model": set(SHOWN_OF_MODEL)}
+        if self.model and self.model.path:
+            left_out["model"] |= FETCHED_BY
+        runs = self.model_dump_json(exclude=left_out, exclude_defaults=True)
         return sha256(runs.encode()).hexdigest()[:16]
 
 
@@ -178,7 +198,24 @@ class RemoveImage(WireModel):
     """As the host lists it: a tag, or the digest of an image without one."""
 
 
-AnyCommand = StartService | PullImage | StopService | RemoveImage
+class PullModel(WireModel):
+    kind: Literal[Kind.PULL_MODEL] = Kind.PULL_MODEL
+    manifest: Manifest
+    token: SecretEntry | None = None
+    """The entry of the host's secrets that holds the token for the origin."""
+
+    @property
+    def model(self) -> ModelId:
+        return self.manifest.model
+
+
+class RemoveModel(WireModel):
+    kind: Literal[Kind.REMOVE_MODEL] = Kind.REMOVE_MODEL
+    model: ModelId
+    """All of its revisions, and the pieces of interrupted fetches. Refused while a concurrent start uses it."""
+
+
+AnyCommand = StartService | PullImage | StopService | RemoveImage | PullModel | RemoveModel
 Command = Annotated[AnyCommand, Field(discriminator="kind")]
 COMMAND: TypeAdapter[AnyCommand] = TypeAdapter(Command)
 
@@ -233,6 +270,7 @@ class Event(WireModel):
     message: str | None = None
     """A sentence for people, such as the pending reason."""
     progress: PullProgress | None = None
+    fetch: FetchProgress | None = None
     lines: tuple[str, ...] = ()
     """The container's log lines, sanitized."""
     host: HostName | None = None
@@ -266,11 +304,14 @@ class Operation(WireModel):
     priority: int = 0
     """Of a start: pending starts are offered to hosts by priority, then by age."""
     image: str | None = None
+    model: ModelId | None = None
+    """Of a pull or a removal of a model."""
     host: HostName | None = None
     """The host that claimed it; only a lost host's operation moves to another."""
     reason: str | None = None
     """The pending reason, or the last message."""
     progress: PullProgress | None = None
+    fetch: FetchProgress | None = None
     endpoint: str | None = None
     failure: Failure | None = None
     created_at: AwareDatetime

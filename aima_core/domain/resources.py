@@ -100,6 +100,8 @@ class ObstacleKind(StrEnum):
     NATIVE = "native"
     """The host runs native processes, and the engine has no way to run as one."""
     PORT = "port"
+    MODEL = "model"
+    """The host's worker fetches no models, and it has not the files of this one."""
     SECRET = "secret"
     """The host lacks an entry that the service refers to."""
 

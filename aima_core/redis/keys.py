@@ -37,6 +37,7 @@ aima:idempotency:<digest>      string   api           the response to a request 
 aima:keys                      hash     api           the signed record of each API key by the key's digest; never
 aima:keys:used                 hash     api           when each API key was last used; until revoked
 aima:aliases                   hash     api           the signed record of each alias by its name; until removed
+aima:manifests                 hash     api           the signed manifest of each model by its id; never
 aima:traffic                   hash     gateway       requests by instance of each gateway; TRAFFIC_TTL after the last
 aima:audit                     stream   api           requests that change something, capped; never
 aima:audit:refused             stream   api           refused requests, counted per address, capped; never
@@ -116,6 +117,7 @@ DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"
 ALIASES: Final = "aima:aliases"
+MANIFESTS: Final = "aima:manifests"
 TRAFFIC: Final = "aima:traffic"
 AUDIT: Final = "aima:audit"
 AUDIT_REFUSED: Final = "aima:audit:refused"

@@ -48,6 +48,10 @@ class PlacementRequirements(NamedTuple):
     """The host's port that was requested."""
     secrets: tuple[str, ...] = ()
     """Entries that the host must have."""
+    fetches: bool = False
+    """The host fetches a model, unless it has the files at `model_path`."""
+    model_path: str | None = None
+    """Where people put the model's files, below a model root."""
     subject: str = ""
     """Named in messages, such as the engine's name."""
 
@@ -101,6 +105,11 @@ def image_there(host: Host, images: Iterable[str]) -> str | None:
     return next((image for image in images if image in here), None)
 
 
+def has_model_at(host: Host, path: str | None) -> bool:
+    """Whether the host has announced files at or below that path."""
+    return path is not None and any(f"{each}/".startswith(f"{path}/") for each in host.models or ())
+
+
 def has_what_is_never_pulled(host: Host, wanted: PlacementRequirements) -> bool:
     """By what it has announced, up to a minute ago: a preference, and no obstacle."""
     return not wanted.never_pulled or host.runtime == "process" or image_there(host, wanted.images) is not None
@@ -145,6 +154,8 @@ def _check_properties(host: Host, wanted: PlacementRequirements) -> Iterator[Obs
             ObstacleKind.CORES, f"needs {counted(wanted.resources.cores, 'core')} (host: {host.cores})", False
         )
     yield from _check_secrets(host, wanted.secrets)
+    if wanted.fetches and host.stored is None and not has_model_at(host, wanted.model_path):
+        yield Obstacle(ObstacleKind.MODEL, "fetches no models (its worker is too old)", False)
     if host.runtime != "process":
         yield from _check_image(host, wanted)
     elif not wanted.native:

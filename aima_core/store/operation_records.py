@@ -26,7 +26,7 @@ BATCH_SIZE = 50
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
 _OF_THE_END = {"state", "phase", "reason", "failure", "ended_at"}
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.INSTANCES]
-_JSON_FIELDS = ("progress", "failure", "needs", "routes")
+_JSON_FIELDS = ("progress", "fetch", "failure", "needs", "routes")
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def _superseded(operation: Operation, *, by: str = "<by>") -> Operation:
 def _shared(queued: QueuedOperation) -> tuple[object, ...]:
     """Operations with the same key differ only in ids, fences, routes and orders."""
     it = queued.operation
-    subject = (it.kind, it.service, it.engine, it.image, it.needs, it.priority, it.reason, it.created_at, it.expires_at)
+    subject = (it.kind, it.service, it.engine, it.image, it.model, it.needs, it.priority, it.reason)
     joins = (queued.asks_for, queued.alone, queued.together, queued.after, queued.put)
-    return queued.command, queued.waits, *joins, it.route.host is None, *subject
+    return queued.command, queued.waits, *joins, it.route.host is None, *subject, it.created_at, it.expires_at
 
 
 def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:

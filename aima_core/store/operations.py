@@ -32,7 +32,7 @@ from aima_core.store.readable import UNREADABLE, readable, reason_of, replies
 from aima_core.trust.orders import clock_ms, highest_fence
 
 _log = structlog.get_logger()
-_IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "failure", "started_at", "ended_at", "state"}
+_IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "fetch", "failure", "started_at", "ended_at", "state"}
 RECORDS_AT_ONCE = 500
 """Records whose raw fields are held in memory while they are parsed."""
 START_OF_LOG = "0-0"
@@ -290,7 +290,9 @@ def _recording(event: Event, attempt: int | None) -> Iterator[str | int]:
 def _changes(event: Event) -> dict[str, str]:
     changes = event.model_dump(mode="json", include=_IN_RECORD, exclude_none=True)
     changes["state"] = str(event.phase.state)
-    if event.message or not (event.progress or event.lines):  # a new phase makes the reason of the last one stale
+    if event.message or not (
+        event.progress or event.fetch or event.lines
+    ):  # a new phase makes the reason of the last one stale
         changes["reason"] = event.message or ""
     if event.phase.state.ended:
         changes["ended_at"] = event.at.isoformat()

@@ -31,13 +31,15 @@ class Purpose(StrEnum):
     SERVICE = "service"
     API_KEY = "api-key"
     ALIAS = "alias"
+    MANIFEST = "manifest"
+    """Of a model's files."""
     GATEWAY = "gateway"
     """A certificate, by an API node, of a gateway's own key."""
     ACCESS = "access"
     """A token, by a gateway's own key, for one instance."""
 
 
-_STORED = frozenset({Purpose.SERVICE, Purpose.API_KEY, Purpose.ALIAS})
+_STORED = frozenset({Purpose.SERVICE, Purpose.API_KEY, Purpose.ALIAS, Purpose.MANIFEST})
 """Kept for longer than the key that signed them."""
 
 

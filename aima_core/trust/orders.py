@@ -13,8 +13,18 @@ from typing import NamedTuple, Self
 from pydantic import ConfigDict, ValidationError
 
 from aima_core.domain.fields import PullPolicy
-from aima_core.domain.ids import InstanceId, OperationId, Route, ServiceId, WireModel
-from aima_core.domain.operations import Command, Kind, Operation, PullImage, RemoveImage, StartService
+from aima_core.domain.ids import InstanceId, ModelId, OperationId, Route, ServiceId, WireModel
+from aima_core.domain.operations import (
+    Command,
+    Kind,
+    Operation,
+    PullImage,
+    PullModel,
+    RemoveImage,
+    RemoveModel,
+    StartService,
+    StopService,
+)
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import format_duration
 from aima_core.domain.wire import WIRE_VERSION, require_known_version
@@ -25,7 +35,7 @@ CLOCK_DIFFERENCE = timedelta(minutes=5)
 """How far the clocks of API nodes and hosts may be apart."""
 DEFAULT_EXPIRY = timedelta(days=1)
 MAX_EXPIRY = timedelta(days=7)
-_FROM_RECORD = ("kind", "service", "image", "routes", "fence", "needs")
+_FROM_RECORD = ("kind", "service", "image", "model", "routes", "fence", "needs")
 """The fields of a record that scripts read; they must be those of the order."""
 
 
@@ -61,6 +71,8 @@ class Order(WireModel):
     """With the host of the route, its instance; None for a pull or a removal."""
     image: str | None
     """The image of a pull or a removal."""
+    model: ModelId | None = None
+    """The model of a pull or a removal; left out of other signed texts, since earlier versions do not know it."""
     routes: tuple[Route, ...]
     """The route of the only host, or all those whose hosts may execute it."""
     fence: int
@@ -89,6 +101,7 @@ class Order(WireModel):
             kind=operation.kind,
             service=operation.service,
             image=operation.image,
+            model=operation.model,
             routes=operation.routes,
             fence=operation.fence,
             needs=operation.needs,
@@ -127,10 +140,8 @@ class Order(WireModel):
 
     def check_command(self, command: Command) -> None:
         """Raises OrderRefused unless the command is for the order's subject."""
-        images = images_of(command)
-        subject = (None, images[0]) if isinstance(command, PullImage | RemoveImage) else (command.service, None)
-        ordered = (self.kind, self.service, self.image, self.images, self.pull)
-        if (command.kind, *subject, images, pull_policy_of(command)) != ordered:
+        ordered = (self.kind, self.service, self.image, self.model, self.images, self.pull)
+        if (command.kind, *_subject_of(command), images_of(command), pull_policy_of(command)) != ordered:
             raise OrderRefused(detail="its command is for another subject.")
 
     def check_time(self, at: datetime) -> None:
@@ -143,8 +154,22 @@ class Order(WireModel):
 
 def sign_orders(orders: Sequence[Order], key: SigningKey) -> list[SignedOrder]:
     """At the cost of one signature, whatever their number."""
-    texts = [order.model_dump_json(exclude={"pull"} if order.pull == "missing" else None) for order in orders]
+    texts = [order.model_dump_json(exclude=_left_out(order)) for order in orders]
     return list(map(SignedOrder, texts, key.sign_batch(texts, Purpose.ORDER)))
+
+
+def _left_out(order: Order) -> set[str]:
+    return {name for name, default in (("pull", "missing"), ("model", None)) if getattr(order, name) == default}
+
+
+def _subject_of(command: Command) -> tuple[ServiceId | None, str | None, ModelId | None]:
+    match command:
+        case StartService(service=service) | StopService(service=service):
+            return service, None, None
+        case PullImage() | RemoveImage():
+            return None, images_of(command)[0], None
+        case PullModel(model=model) | RemoveModel(model=model):
+            return None, None, model
 
 
 def digest_of(command: str) -> str:

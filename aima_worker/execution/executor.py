@@ -32,8 +32,9 @@ from aima_core.store.operations import now
 from aima_core.trust.orders import Order
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
-from aima_worker.operations.image_removal import remove_image
+from aima_worker.models.steps import pull_model
 from aima_worker.operations.pull import pull
+from aima_worker.operations.removal import remove_image, remove_model
 from aima_worker.operations.start import start
 from aima_worker.operations.stop import stop
 
@@ -42,6 +43,8 @@ STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {
     Kind.PULL: pull,
     Kind.STOP: stop,
     Kind.REMOVE: remove_image,
+    Kind.PULL_MODEL: pull_model,
+    Kind.REMOVE_MODEL: remove_model,
 }
 _LACKS = {
     ObstacleKind.SLOTS: "all start slots busy",
@@ -111,7 +114,9 @@ def _forward_to_owner(host: HostContext, refused: AlreadyPlaced) -> None:
 @contextmanager
 def _recorded_outcome(host: HostContext, attempt: Attempt) -> Iterator[None]:
     operation = attempt.operation
-    log = _log.bind(operation=operation.id, kind=operation.kind, target=operation.service or operation.image)
+    log = _log.bind(
+        operation=operation.id, kind=operation.kind, target=operation.service or operation.image or operation.model
+    )
     log.info("operation started", attempt=attempt.claimed.attempt)
     try:
         yield

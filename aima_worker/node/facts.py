@@ -16,6 +16,7 @@ import psutil
 
 from aima_core.domain.hosts import HostFacts, ImageOnHost, device_ids
 from aima_core.domain.ids import Route
+from aima_core.domain.models import ModelOnHost
 from aima_core.domain.resources import HostCapacity
 from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
@@ -46,6 +47,7 @@ def host_facts(
     disk_low: int | None = None,
     disk_reserve: int = 0,
     models: tuple[str, ...] | None = None,
+    stored: tuple[ModelOnHost, ...] = (),
 ) -> HostFacts:
     has, host, secrets = hardware(settings), settings.host, HostSecrets(settings)
     engine, images, answers = _runtime_facts(runtime)
@@ -81,6 +83,7 @@ def host_facts(
         disk_low=disk_low,
         disk_reserve=disk_reserve,
         models=models,
+        stored=stored,
         secrets=secrets.names(),
         secrets_at=str(secrets.directory),
         verifies_mounts=_verifies_mounts(engine),

@@ -1,4 +1,4 @@
-"""Lists the directories below this host's model roots that hold files, in a loop of its own; the host announces them.
+"""Lists the directories with files below this host's model roots, and the models of its store; the host announces both.
 
 A model root on a network file system can hang: then the last list stays announced, and no heartbeat waits for it. No
 symbolic link to a directory is followed, as none is when a model is mounted.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from aima_core.domain.models import ModelOnHost
 from aima_core.system.background import BackgroundLoop
 
 SCAN_INTERVAL = timedelta(minutes=1)
@@ -25,11 +26,21 @@ MAX_ENTRIES = 20_000
 
 class ModelFiles:
     def __init__(
-        self, roots: Iterable[Path], *, changed: Callable[[], None], interval: timedelta = SCAN_INTERVAL
+        self,
+        roots: Iterable[Path],
+        *,
+        changed: Callable[[], None],
+        store: Path | None = None,
+        stored: Callable[[], tuple[ModelOnHost, ...]] = tuple,
+        interval: timedelta = SCAN_INTERVAL,
     ) -> None:
+        """`store` is left out of the directories, should it lie below a root."""
         self.directories: tuple[str, ...] | None = None
         """Relative to their roots; None before the first scan has ended."""
+        self.stored: tuple[ModelOnHost, ...] = ()
         self._roots = [root.expanduser() for root in roots]
+        self._store = store
+        self._list_stored = stored
         self._changed = changed
         self._loop = BackgroundLoop("model files", self.scan, interval=interval)
 
@@ -39,14 +50,19 @@ class ModelFiles:
     def stop(self) -> None:
         self._loop.stop()
 
+    def wake(self) -> None:
+        """Scans now, such as after a model was published."""
+        self._loop.wake()
+
     def scan(self) -> None:
-        found = tuple(sorted(_directories_with_files(self._roots)))[:MAX_DIRECTORIES]
-        if found != self.directories:
-            self.directories = found
+        found = tuple(sorted(_directories_with_files(self._roots, leaving_out=self._store)))[:MAX_DIRECTORIES]
+        stored = self._list_stored()
+        if (found, stored) != (self.directories, self.stored):
+            self.directories, self.stored = found, stored
             self._changed()
 
 
-def _directories_with_files(roots: Iterable[Path]) -> set[str]:
+def _directories_with_files(roots: Iterable[Path], *, leaving_out: Path | None) -> set[str]:
     """Breadth first, so that a large directory hides none that is nearer to a root."""
     found, entries = set[str](), 0
     queue = deque((root, "", 0) for root in roots)
@@ -55,7 +71,7 @@ def _directories_with_files(roots: Iterable[Path]) -> set[str]:
         for entry in _entries(directory):
             entries += 1
             if entry.is_dir(follow_symlinks=False):
-                if depth < MAX_DEPTH and not entry.name.startswith("."):
+                if depth < MAX_DEPTH and not entry.name.startswith(".") and Path(entry.path) != leaving_out:
                     queue.append((Path(entry.path), f"{relative}/{entry.name}".lstrip("/"), depth + 1))
             elif depth and entry.name.isprintable():
                 found.add(relative)

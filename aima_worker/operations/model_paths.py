@@ -51,11 +51,16 @@ class _ModelRoot(NamedTuple):
     real: Path
     trusted: bool
 
+    @classmethod
+    def of(cls, root: Path, *, trusted: bool = False) -> _ModelRoot:
+        return cls(root, root.resolve(), trusted=trusted)
+
 
 def model_directory(host: HostContext, command: StartService) -> ModelDirectory | None:
     """Returns the directory of the model's weights; None for an engine whose image contains its model.
 
-    Raises ModelPathMissing, ModelPathOutside, ModelPathUnsafe, EngineDoesNotServe.
+    These are its verified files in the store, else what people put at its path. Raises ModelPathMissing,
+    ModelPathOutside, ModelPathUnsafe, EngineDoesNotServe.
     """
     engine = command.engine
     path = command.model_path or (command.model.path if command.model else None)
@@ -64,6 +69,8 @@ def model_directory(host: HostContext, command: StartService) -> ModelDirectory 
             remedy = "It brings its own model along: leave `--model-path` away, or choose another engine."
             raise EngineDoesNotServe(engine=engine.name, what=f"a model at {command.model_path}", remedy=remedy)
         return None
+    if command.fetches and (stored := host.models.find(command.fetches)):
+        return _resolve(host.settings.host, [_ModelRoot.of(host.models.root)], stored)
     if path is None:
         raise EngineDoesNotServe(
             engine=engine.name, what="a model without a path", remedy="Name it with `--model-path`."
@@ -71,9 +78,23 @@ def model_directory(host: HostContext, command: StartService) -> ModelDirectory 
     return resolve_model(host.settings.host, path)
 
 
+def must_be_fetched(host: HostContext, command: StartService) -> bool:
+    """Whether the start needs the files of a manifest that are neither in the store nor at the model's path."""
+    if command.fetches is None or command.engine.model_mount is None or host.models.find(command.fetches):
+        return False
+    path = command.model.path if command.model else None
+    try:
+        return path is None or not resolve_model(host.settings.host, path)
+    except (ModelPathMissing, ModelPathOutside):
+        return True
+
+
 def resolve_model(settings: HostSettings, path: str) -> ModelDirectory:
     """Raises ModelPathMissing, ModelPathOutside, ModelPathUnsafe."""
-    roots = _roots(settings)
+    return _resolve(settings, _roots(settings), path)
+
+
+def _resolve(settings: HostSettings, roots: list[_ModelRoot], path: str) -> ModelDirectory:
     inside = [(root, relative) for root in roots if (relative := _relative(root, path)) is not None]
     if roots and not inside:
         names = ", ".join(str(root.configured) for root in roots)
@@ -92,7 +113,7 @@ def resolve_model(settings: HostSettings, path: str) -> ModelDirectory:
 def _roots(settings: HostSettings) -> list[_ModelRoot]:
     trusted = {_absolute(root).resolve() for root in settings.trusted_model_roots}
     configured = [_absolute(root) for root in settings.model_roots]
-    return [_ModelRoot(root, root.resolve(), trusted=root.resolve() in trusted) for root in configured]
+    return [_ModelRoot.of(root, trusted=root.resolve() in trusted) for root in configured]
 
 
 def _absolute(root: Path) -> Path:

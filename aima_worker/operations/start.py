@@ -3,9 +3,10 @@
 from aima_core.domain.operations import Phase, StartService
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
+from aima_worker.models.steps import fetch_model
 from aima_worker.operations.container_spec import Granted, container_spec
 from aima_worker.operations.instance_start import starting_instance
-from aima_worker.operations.model_paths import model_directory
+from aima_worker.operations.model_paths import model_directory, must_be_fetched
 from aima_worker.operations.ports import run_on_leased_port
 from aima_worker.operations.pull import NO_IMAGE, WantedImage, ensure_image
 from aima_worker.operations.readiness import wait_until_ready
@@ -16,6 +17,8 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
     host.claims.cancel_starts_of(command.service, below=attempt.operation.fence, within=ROLLBACK_TIMEOUT)
     with starting_instance(host, attempt, command) as instance:
         engine = command.engine
+        if command.manifest and must_be_fetched(host, command):
+            fetch_model(host, attempt, command.manifest, token=command.model.token if command.model else None)
         directory = model_directory(host, command)  # before a pull that may be in vain
         host.secrets.check(command)
         image = NO_IMAGE if host.native else ensure_image(host, attempt, WantedImage.of(engine))

@@ -3,17 +3,13 @@
 Layers that the host already had do not count. Sums decrease only when the engine restarts the download of a layer.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from aima_core.domain.operations import Layer, LayerStep, PullProgress
-
-RATE_WINDOW = timedelta(seconds=5)
-RATE_NEEDS = timedelta(milliseconds=500)
-"""A rate over a shorter time would be noise."""
+from aima_worker.transfers import RateWindow
 
 
 @dataclass(slots=True)
@@ -50,7 +46,7 @@ class PullTracker:
         self._layers: dict[str, _Layer] = {}
         self._received = 0
         self._restarts = 0
-        self._samples: deque[tuple[float, int]] = deque()
+        self._window = RateWindow()
         self.moved_at = now
         """When a byte last arrived, an extraction last advanced, or a layer last changed its step."""
         self.complete = False
@@ -103,17 +99,11 @@ class PullTracker:
         self._restarts += gained < 0
         if alive or before != (layer.step, layer.downloaded, layer.extracted):
             self.moved_at = now
-        self._samples.append((now, self._received))
-        while now - self._samples[0][0] > RATE_WINDOW.total_seconds():
-            self._samples.popleft()
+        self._window.add(self._received, now=now)
 
     def _rate(self, now: float) -> float | None:
         arriving = (at.step is LayerStep.DOWNLOADING and at.downloaded != at.total for at in self._layers.values())
-        if not any(arriving):
-            return None
-        since, received = self._samples[0]
-        span = now - since
-        return (self._received - received) / span if span >= RATE_NEEDS.total_seconds() else None
+        return self._window.rate(self._received, now=now) if any(arriving) else None
 
 
 _STEPS = {

@@ -58,7 +58,7 @@ def test_a_unit_reads_its_own_settings_and_credentials_and_has_a_state_directory
     assert service["EnvironmentFile"] == f"/etc/aima/{role}.env"
     assert (DIRECTORY / f"{role}.env").exists()
     assert service["LoadCredential"] == f"aima:/etc/aima/credentials/{role}"
-    assert f"AIMA_STATE_DIR=/var/lib/{service['StateDirectory']}" in service["Environment"].split()
+    assert f"AIMA_STATE_DIR=/var/lib/{service['StateDirectory'].split()[0]}" in service["Environment"].split()
     assert len({service_of(each)["StateDirectory"] for each in EXPOSURE}) == len(EXPOSURE)
 
 

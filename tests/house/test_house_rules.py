@@ -19,6 +19,7 @@ HOMES = {
     "prometheus_client": ("aima_api/http/metrics.py", "aima_api/http/server.py", "aima_api/gateway/metrics.py"),
     "pynvml": ("aima_worker/node/nvml.py",),
     "yaml": ("aima_api/catalog/", "aima_api/cli/"),
+    "huggingface_hub": ("aima_api/models/",),
 }
 """Libraries, and the only places that import them."""
 DATA_PLANE = "aima_worker/dataplane/"

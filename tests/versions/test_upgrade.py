@@ -25,11 +25,17 @@ import httpx2
 import psutil
 import pytest
 from api.catalog.entries import write
-from lab.commands import SIGNING_KEY
+from lab.commands import SIGNING_KEY, enqueue_signed
 from lab.fleet import fleet_engine
 from lab.parts import eventually, free_port, missing, own_ports
 from lab.redis_server import RedisServer
 from lab.running import ROOT
+
+from aima_core.domain.ids import ModelId
+from aima_core.domain.models import Manifest, ManifestFile
+from aima_core.domain.operations import PullModel
+from aima_core.queue.notifier import Notifier
+from aima_core.store.operations import OperationStore
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
@@ -298,3 +304,22 @@ def answers(endpoint: str) -> bool:
             return bool(reply.status == 200)
     except URLError:
         return False
+
+
+@pytest.mark.timeout(240)
+def test_an_earlier_worker_ends_a_pull_of_a_model_which_it_does_not_know(
+    earlier: Path, installation: Installation, own_redis: RedisServer
+) -> None:
+    installation.up(api=ROOT, worker=earlier)
+    file = ManifestFile(path="a.gguf", size=1, sha256="a" * 64)
+    manifest = Manifest(model=ModelId("polly"), source="hf:maker/polly", revision="1", files=(file,))
+
+    with own_redis.client() as redis:
+        id = enqueue_signed(OperationStore(redis), PullModel(manifest=manifest)).id
+        Notifier(redis).notify(OperationStore(redis).get(id))
+
+    def record() -> Mapping[str, Any]:
+        return dict(installation.client.get(f"/v1/operations/{id}").json())
+
+    assert eventually(lambda: record()["state"] == "failed", within=WITHIN), installation.log()
+    assert record()["failure"]["code"] == "corrupt_data"

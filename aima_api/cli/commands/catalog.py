@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from aima_api.cli.options import (
     ResourceGroup,
     calls_the_api,
     complete,
+    expires_option,
+    hosts_option,
     lists,
+    only_hosts_option,
     output_option,
+    route_option,
+    submits_operations,
 )
+from aima_api.cli.service_options import service_body
 from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
@@ -27,7 +34,7 @@ from aima_core.logs.sanitize import sanitized, sanitized_lines
 
 catalog = ResourceGroup("catalog", help="Show and reload what an API node has loaded.")
 engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
-model = ResourceGroup("model", help="Show the models of the catalog.")
+model = ResourceGroup("model", help="Show the models of the catalog; pull them to hosts, and remove them there.")
 
 MOST_HOSTS = 3
 """Named in a row of a table."""
@@ -137,10 +144,21 @@ def build(names: tuple[str, ...], native: bool) -> int:
 
 
 @model.command("list")
+@click.option(
+    "--host", metavar="H", shell_complete=complete(("hosts", "name")), help="What is on this host; * for all."
+)
 @lists
 @calls_the_api
-def list_models(api: Api) -> RecordList:
-    """List the models, the services that start them, and the hosts that have or could run them."""
+def list_models(api: Api, host: str | None) -> RecordList:
+    """List the models, the services that start them, and the hosts that have or could run them.
+
+    With --host, list the models there instead: how far each revision is fetched, and whether its files were verified.
+    Files that people put below a model root are `by hand`: they can be used, and nothing verifies or removes them.
+    """
+    if host is not None:
+        stored = api.every("/v1/models:stored", host=None if host == "*" else host)
+        columns = titled("model", "host", "size", "state", "revision", "used_by")
+        return RecordList(stored, columns, "No models.", row=_stored_row, wide=titled("where", "name"))
     columns = {"MODEL": "name", **titled("type", "size", "service", "files_on", "could_run_on")}
     nothing = "No models in the catalog."
     return RecordList(api.every("/v1/models"), columns, nothing, row=_model_row, wide=titled("engines", "path"))
@@ -153,6 +171,37 @@ def list_models(api: Api) -> RecordList:
 def show_model(api: Api, name: str, output: Format) -> None:
     """Show one model, the services that start it, and the hosts that have or could run it."""
     print_record(api.get(path_of("models", name)), output, row=_model_fields)
+
+
+@model.command("pull")
+@click.argument("name", shell_complete=complete(("models", "name")))
+@only_hosts_option
+@route_option("On every live host of this class, such as gb10.arm64.")
+@expires_option
+@submits_operations
+def pull_model(api: Api, name: str, hosts: tuple[str, ...], route: str | None, expires: timedelta | None) -> Any:
+    """Fetch the files of a model from its source in the catalog, on several hosts in parallel.
+
+    Its source is resolved first, so that all hosts get the same files. Without --host or --route, the only live host
+    fetches it. Files and pieces that the host has are not fetched again.
+    """
+    if hosts and route:
+        raise click.UsageError("Specify --host or --route.", click.get_current_context())
+    options = service_body({"hosts": hosts, "route": route, "expires": expires})
+    return api.post(f"{path_of('models', name)}:pull", options)
+
+
+@model.command("remove")
+@click.argument("name", shell_complete=complete(("models", "name")))
+@hosts_option("Only from this host; repeat for several.")
+@expires_option
+@submits_operations
+def remove_model(api: Api, name: str, hosts: tuple[str, ...], expires: timedelta | None) -> Any:
+    """Remove a fetched model, by default from every live host that has it.
+
+    A model that an instance or a running operation uses is not removed, nor are files that people put there.
+    """
+    return api.post(f"{path_of('models', name)}:remove", service_body({"hosts": hosts, "expires": expires}))
 
 
 def _show_catalog(status: dict[str, Any], output: Format) -> int:
@@ -189,6 +238,17 @@ def _model_row(model: dict[str, Any]) -> dict[str, Any]:
         "files_on": _shortened(model.get("files", [])),
         "could_run_on": _shortened(list(able)),
     }
+
+
+def _stored_row(model: dict[str, Any]) -> dict[str, Any]:
+    from aima_core.domain.units import format_size
+
+    if model["where"] == "path":
+        return {**model, "model": model["model"] or model["name"], "state": "by hand", "revision": None, "size": None}
+    state = "verified" if model["verified"] else "changed since"
+    if not model["published"]:
+        state = f"{model['received'] / (model['size'] or 1):.0%} fetched"
+    return {**model, "size": format_size(model["size"]), "state": state, "revision": model["revision"][:12]}
 
 
 def _model_fields(model: dict[str, Any]) -> dict[str, Any]:

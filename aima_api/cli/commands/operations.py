@@ -165,7 +165,9 @@ class _Titles:
         if id not in self._known:
             try:
                 record = self._api.get(_path(id))
-                self._known[id] = f"{record['kind']} {record.get('service') or record.get('image')}"
+                self._known[id] = (
+                    f"{record['kind']} {record.get('service') or record.get('image') or record.get('model')}"
+                )
             except ApiError:
                 self._known[id] = id[:8]
         return self._known[id]
@@ -186,12 +188,13 @@ def _print_event(event: dict[str, Any], titles: _Titles, output: str) -> None:
 
 
 def _amounts(event: dict[str, Any]) -> str | None:
-    if not event.get("progress"):
-        return None
-    from aima_api.cli.progress.tracker import amounts
+    from aima_api.cli.progress.tracker import amounts, fetched
+    from aima_core.domain.models import FetchProgress
     from aima_core.domain.operations import PullProgress
 
-    return amounts(PullProgress.model_validate(event["progress"]))
+    if event.get("fetch"):
+        return fetched(FetchProgress.model_validate(event["fetch"]))
+    return amounts(PullProgress.model_validate(event["progress"])) if event.get("progress") else None
 
 
 def _operation(api: Api, id: str) -> Any:
@@ -208,7 +211,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     failure = record.get("failure") or {}
     return {
         **record,
-        "target": record.get("service") or record.get("image"),
+        "target": record.get("service") or record.get("image") or record.get("model"),
         "age": age(record["created_at"]),
         "reason": failure.get("message") or (None if record.get("ended_at") else record.get("reason")),
     }

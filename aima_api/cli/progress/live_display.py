@@ -18,6 +18,7 @@ from rich.text import Text
 from aima_api.cli.progress.event_follower import Update
 from aima_api.cli.progress.plain_display import PlainDisplay
 from aima_api.cli.progress.tracker import OperationTracker, downloaded, fraction_done, joined, percent, rate, readable
+from aima_core.domain.models import FetchProgress
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -98,6 +99,8 @@ class LiveDisplay(PlainDisplay):
             parts.append(_line(f"  {tracker.reason}", "dim"))
         if tracker.phase is Phase.PULLING and tracker.progress is not None:
             parts.append(_pull(tracker.progress, rows=min(rows, LAYER_ROWS)))
+        if tracker.phase is Phase.FETCHING and tracker.fetch is not None:
+            parts.append(_fetch(tracker.fetch))
         return parts
 
 
@@ -143,6 +146,20 @@ def _pull(progress: PullProgress, *, rows: int) -> RenderableType:
     bar = ProgressBar(total=None if done is None else 1.0, completed=done or 0, width=BAR_WIDTH, pulse=done is None)
     table.add_row(Text("  total", style="bold"), bar, Text(joined(percent(progress), downloaded(progress))))
     table.add_row("", "", Text(joined(f"{format_size(progress.extracted)} extracted", rate(progress))))
+    return table
+
+
+def _fetch(progress: FetchProgress) -> RenderableType:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=15)
+    table.add_column(width=BAR_WIDTH)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for name, done in (("received", progress.received), ("verified", progress.verified)):
+        bar = ProgressBar(total=progress.total or 1, completed=done, width=BAR_WIDTH)
+        amount = f"{format_size(done)} of {format_size(progress.total)}"
+        more = percent(progress) if name == "received" else f"{progress.files_done} of {progress.files} files"
+        table.add_row(Text(f"  {name}", style="bold"), bar, Text(joined(more, amount)))
+    table.add_row("", "", _line(rate(progress) or progress.waits_for or "", ""))
     return table
 
 

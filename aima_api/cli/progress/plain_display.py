@@ -14,7 +14,17 @@ from typing import IO, NamedTuple
 import click
 
 from aima_api.cli.progress.event_follower import ConnectionLost, Update
-from aima_api.cli.progress.tracker import OperationTracker, amounts, fraction_done, joined, percent, rate, readable
+from aima_api.cli.progress.tracker import (
+    OperationTracker,
+    amounts,
+    fetched,
+    fraction_done,
+    joined,
+    percent,
+    rate,
+    readable,
+)
+from aima_core.domain.models import FetchProgress
 from aima_core.domain.operations import Event, Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.logs.sanitize import sanitized
@@ -24,6 +34,7 @@ PROGRESS_STEP = 0.1
 """Throttles the progress lines: one per interval of time, or of the work done if that is sooner."""
 _TITLES = {
     Phase.QUEUED: "Queued",
+    Phase.FETCHING: "Fetching model",
     Phase.PULLING: "Pulling image",
     Phase.STARTING: "Starting container",
     Phase.LOADING: "Loading model",
@@ -57,8 +68,8 @@ class Transcript:
             self._disconnected = True
             return
         self._disconnected = False
-        if update.phase is not Phase.PULLING:
-            yield from self._end_of_pull(update.phase)
+        if update.phase is not self._phase:
+            yield from self._end_of_phase(update.phase)
         if not self._tracker.ended:
             yield from self._phase_lines()
         if update.progress is not None:
@@ -66,13 +77,18 @@ class Transcript:
         if isinstance(update, Event):
             yield from (Line(f"  | {line}", style="dim") for line in update.lines)
 
-    def _end_of_pull(self, phase: Phase) -> Iterator[Line]:
-        if self._phase is not Phase.PULLING or phase in (Phase.FAILED, Phase.CANCELLED, Phase.QUEUED):
+    def _end_of_phase(self, phase: Phase) -> Iterator[Line]:
+        """Of a pull or a fetch that has succeeded."""
+        ended = self._phase
+        if ended not in (Phase.PULLING, Phase.FETCHING) or phase in (Phase.FAILED, Phase.CANCELLED, Phase.QUEUED):
             return
         self._phase = None
-        progress = self._tracker.progress
-        size = f"{format_size(progress.downloaded)} in " if progress is not None else ""
-        yield Line(f"Image pull complete ({size}{readable(dict(self._tracker.times())[Phase.PULLING])})", style="green")
+        progress, fetch = self._tracker.progress, self._tracker.fetch
+        what, size = "Image pull", progress.downloaded if progress else None
+        if ended is Phase.FETCHING:
+            what, size = "Model fetch", fetch.total if fetch else None
+        amount = f"{format_size(size)} in " if size is not None else ""
+        yield Line(f"{what} complete ({amount}{readable(dict(self._tracker.times())[ended])})", style="green")
 
     def _phase_lines(self) -> Iterator[Line]:
         phase, reason = self._tracker.phase, self._tracker.reason
@@ -117,16 +133,18 @@ class PlainDisplay(ExitStack):
         for line in self._transcripts[tracker.operation.id].lines(update):
             self._print(tracker, f"  {line.text}" if line.layer else line.text)
         if not isinstance(update, ConnectionLost) and update.progress is not None:
-            self._show_progress(tracker, update.progress)
+            self._show_progress(tracker, update.progress, amounts(update.progress))
+        if not isinstance(update, ConnectionLost) and update.fetch is not None:
+            self._show_progress(tracker, update.fetch, fetched(update.fetch))
 
-    def _show_progress(self, tracker: OperationTracker, progress: PullProgress) -> None:
+    def _show_progress(self, tracker: OperationTracker, progress: PullProgress | FetchProgress, amounts: str) -> None:
         done = fraction_done(progress) or 0.0
         printed_at, printed = self._pulls.get(tracker.operation.id, (float("-inf"), 0.0))
         now = time.monotonic()
         if now - printed_at < PROGRESS_INTERVAL.total_seconds() and done - printed < PROGRESS_STEP:
             return
         self._pulls[tracker.operation.id] = now, done
-        self._print(tracker, "  " + joined(percent(progress), amounts(progress), rate(progress)))
+        self._print(tracker, "  " + joined(percent(progress), amounts, rate(progress)))
 
     def _print(self, tracker: OperationTracker, text: str) -> None:
         label = f"{tracker.label}: " if self._several else ""

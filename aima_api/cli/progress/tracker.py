@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from aima_api.cli.progress.event_follower import ConnectionLost, Update
 from aima_core.domain.ids import HostName
+from aima_core.domain.models import FetchProgress
 from aima_core.domain.operations import Event, LayerStep, Operation, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.errors import Cancelled, Failure, OperationLost
@@ -24,6 +25,7 @@ class OperationTracker:
         self.host: HostName | None = operation.host or operation.route.host
         self.reason: str | None = None
         self.progress: PullProgress | None = None
+        self.fetch: FetchProgress | None = None
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         """The engine's log lines of the loading phase."""
         self.endpoint: str | None = None
@@ -47,7 +49,7 @@ class OperationTracker:
     @property
     def title(self) -> str:
         """`svc-asr-x on spark-01`."""
-        subject = self.operation.service or self.operation.image or self.operation.id
+        subject = self.operation.service or self.operation.image or self.operation.model or self.operation.id
         return f"{subject} on {self.host}" if self.host else subject
 
     @property
@@ -80,6 +82,7 @@ class OperationTracker:
         if update.progress is not None:
             self.progress = update.progress
             self._time_layers(update.progress, at)
+        self.fetch = update.fetch or self.fetch
         if isinstance(update, Event):
             self.reason = update.message or self.reason
             self.lines.extend(update.lines)
@@ -114,14 +117,16 @@ class OperationTracker:
                 self._layers_began.setdefault(layer.id, at)
 
 
-def fraction_done(progress: PullProgress) -> float | None:
-    """Of a pull's work, from 0 to 1; None while its total is unknown."""
+def fraction_done(progress: PullProgress | FetchProgress) -> float | None:
+    """Of the work of a pull or a fetch, from 0 to 1; None while its total is unknown."""
+    if isinstance(progress, FetchProgress):
+        return progress.received / progress.total if progress.total else None
     if not (progress.total_known and progress.total):
         return None
     return min((progress.downloaded + progress.extracted) / (2 * progress.total), 1.0)
 
 
-def percent(progress: PullProgress) -> str:
+def percent(progress: PullProgress | FetchProgress) -> str:
     fraction = fraction_done(progress)
     return "" if fraction is None else f"{fraction:.0%}"
 
@@ -140,7 +145,13 @@ def downloaded(progress: PullProgress) -> str:
     return f"{format_size(progress.downloaded)} of {total} downloaded{restarts}"
 
 
-def rate(progress: PullProgress) -> str:
+def fetched(progress: FetchProgress) -> str:
+    """`12 MB of 98 MB received, 8 MB verified, 1 of 4 files`."""
+    received = f"{format_size(progress.received)} of {format_size(progress.total)} received"
+    return f"{received}, {format_size(progress.verified)} verified, {progress.files_done} of {progress.files} files"
+
+
+def rate(progress: PullProgress | FetchProgress) -> str:
     """`4.1 MB/s, 21 s left`, as far as known."""
     speed = f"{format_size(progress.rate)}/s" if progress.rate else ""
     left = f"{readable(progress.eta)} left" if progress.eta is not None else ""

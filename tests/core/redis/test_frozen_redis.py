@@ -39,6 +39,7 @@ WITHOUT_REDIS = {
     "/v1/gateways",
     "/v1/models",
     "/v1/models/{name}",
+    "/v1/models/{name}:pull",  # looks for the model in the catalog first
 }
 BODIES = {
     "/v1/images:pull": {"image": "a:1"},

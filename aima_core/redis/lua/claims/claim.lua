@@ -54,7 +54,7 @@ local function unreadable()
   if request.gpus ~= 'all' and type(request.gpus or 0) ~= 'number' then return {4, 'its gpus are no number'} end
   if not tonumber(fence or nil) then return {4, 'its fence is no number'} end
   if attempt and (#attempt > 9 or not string.find(attempt, '^%d+$')) then return {4, 'its attempt is no number'} end
-  if kind ~= 'pull' and kind ~= 'remove' and not service or not route then return {4, 'it names no service or no route'} end
+  if kind ~= 'pull' and kind ~= 'remove' and kind ~= 'pull-model' and kind ~= 'remove-model' and not service or not route then return {4, 'it names no service or no route'} end
 end
 
 local function already_claimed()

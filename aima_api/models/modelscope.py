@@ -1,0 +1,55 @@
+"""ModelScope by its HTTP API: the files of a repository at a commit, each with its SHA-256."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx2
+
+from aima_api.models.hub import TIMEOUT, Resolved
+from aima_core.domain.models import ManifestFile, Source, chosen
+from aima_core.errors import OriginUnreachable, SourceUnknown
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def resolve(source: Source, patterns: tuple[str, ...], *, model: str) -> Resolved:
+    """Raises SourceUnknown, OriginUnreachable, and ValidationError for a hostile path."""
+    api = f"{source.endpoint}/api/v1/models/{source.where}"
+    with httpx2.Client(timeout=TIMEOUT.total_seconds(), follow_redirects=True) as client:
+        commit = source.revision
+        if not source.is_pinned:
+            page = {"Ref": source.revision, "PageNumber": "1", "PageSize": "1"}
+            commits = _answer(client, f"{api}/commits", page, source, model).get("Commit") or [{}]
+            commit = str(commits[0].get("Id", ""))
+        if not _COMMIT.fullmatch(commit):
+            raise SourceUnknown(
+                origin=_origin(source), what=f"revision {source.revision} of {source.where}", model=model
+            )
+        query = {"Revision": commit, "Recursive": "true"}
+        listed = _answer(client, f"{api}/repo/files", query, source, model).get("Files") or []
+    files = [each for each in listed if each.get("Type") != "tree" and chosen(str(each.get("Path")), patterns)]
+    return Resolved(
+        commit, [ManifestFile(path=each["Path"], size=each["Size"], sha256=each["Sha256"]) for each in files]
+    )
+
+
+def _answer(client: httpx2.Client, url: str, query: dict[str, str], source: Source, model: str) -> dict[str, Any]:
+    try:
+        response = client.get(url, params=query)
+        if response.status_code == 404:
+            raise SourceUnknown(origin=_origin(source), what=f"repository {source.where}", model=model)
+        response.raise_for_status()
+        document = response.json()
+        data = document["Data"]
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError) as failed:
+        detail = f"{str(failed).partition(chr(10))[0] or type(failed).__name__}."
+        raise OriginUnreachable(origin=_origin(source), detail=detail, where="this API node") from failed
+    if not document.get("Success") or not isinstance(data, dict):
+        raise SourceUnknown(origin=_origin(source), what=f"repository {source.where}", model=model)
+    return data
+
+
+def _origin(source: Source) -> str:
+    return httpx2.URL(source.endpoint).host

@@ -1,0 +1,336 @@
+"""The fetch of one model: threads download pieces, one thread hashes the files behind them, and the whole is published.
+
+A file counts as verified once its digest is that of the signed manifest; the model is published atomically once all of
+them are. After a cancel, a crash or a restart of the worker, the next fetch resumes with the journalled pieces. A full
+disk removes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from hashlib import sha1, sha256
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import Any, NamedTuple
+
+import structlog
+
+from aima_core.domain.ids import HostName
+from aima_core.domain.models import FetchProgress, Manifest, ManifestFile
+from aima_core.domain.units import format_size
+from aima_core.errors import AimaError, Cancelled, ModelDiskFull, ModelStoreUnusable, WrongBytes
+from aima_core.settings import Settings
+from aima_worker.models.origin import NoRanges, OriginClient, Patience, RemoteFile
+from aima_worker.models.pieces import PIECE_SIZE, Piece, PieceQueue
+from aima_worker.models.store import ModelStore, PartialModel
+from aima_worker.node.disk_guard import disk_levels
+from aima_worker.transfers import RateWindow
+
+PROGRESS_INTERVAL = timedelta(seconds=0.2)
+JOURNALLED_EVERY = 1 << 20
+"""Bytes of a piece: what a kill costs each connection at most."""
+CHANCES = 2
+"""Downloads of a file before its bytes count as wrong at the origin."""
+
+_log = structlog.get_logger()
+
+
+class FetchOrder(NamedTuple):
+    """The manifest and the token of a fetch; concurrent operations with the same content share it."""
+
+    manifest: Manifest
+    token: str | None
+
+
+class ModelFetch:
+    """A transfer: iterated by one thread, closed from any thread. Its own threads end with it."""
+
+    def __init__(self, store: ModelStore, order: FetchOrder, settings: Settings) -> None:
+        self._store = store
+        self._order = order
+        self._settings = settings
+        self._host: HostName = settings.host.name
+        self._stop = Flag()
+        self._ended = Flag()
+        self._failure: AimaError | None = None
+        self._lock = Lock()
+        self._clients: list[OriginClient] = []
+        self._arriving: dict[Piece, int] = {}
+        """Bytes of pieces that are not journalled yet."""
+        self._arrived = 0
+        """Bytes received by this fetch."""
+        self._verified = 0
+        self._files_done = 0
+        self._window = RateWindow()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._halt()
+
+    def __iter__(self) -> Iterator[FetchProgress]:
+        """Raises Cancelled after `close`, ModelDiskFull, ModelStoreUnusable, WrongBytes, and what an origin raises."""
+        if self._store.find(self._order.manifest):
+            return
+        with self._store.fetching(self._order.manifest, self._stop) as partial:
+            if self._store.find(self._order.manifest):  # race: another fetch has published it
+                self._store.abandon(partial)
+                return
+            try:
+                yield from self._fetch(partial)
+            except (OSError, ModelDiskFull) as failed:
+                failure = self._disk_failure(failed) if isinstance(failed, OSError) else failed
+                if isinstance(failure, ModelDiskFull):
+                    self._store.abandon(partial)
+                raise failure from failed
+
+    def _fetch(self, partial: PartialModel) -> Iterator[FetchProgress]:
+        self._partial, self._files = partial, partial.files
+        self._targets = [
+            RemoteFile(partial.manifest.model, file, partial.manifest.url_of(file)) for file in self._files
+        ]
+        self._patience = Patience(
+            partial.manifest.model, host=self._host, stall=self._settings.host.model_stall, stop=self._ended
+        )
+        self._queue = self._opened_queue(partial)
+        partial.received = lambda: self._received
+        self._check_disk(missing=partial.manifest.size - self._queue.held)
+        for file in self._files:
+            if file not in partial.linked:
+                partial.create(file)
+        threads = [
+            Thread(target=self._download, name=f"download {number}", daemon=True) for number in range(self._width)
+        ]
+        threads.append(Thread(target=self._verify, name="verify", daemon=True))
+        for thread in threads:
+            thread.start()
+        try:
+            while not self._ended.wait(PROGRESS_INTERVAL.total_seconds()):
+                yield self._progress()
+                self._check_disk(missing=0)
+        finally:
+            self._halt()
+            for thread in threads:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+        if self._stop.is_set():
+            raise Cancelled
+        self._store.publish(partial)
+        yield self._progress()
+
+    @property
+    def _width(self) -> int:
+        missing = self._order.manifest.size - self._queue.held
+        return max(1, min(self._settings.host.model_connections, -(-missing // PIECE_SIZE)))
+
+    @property
+    def _received(self) -> int:
+        return self._queue.held + sum(list(self._arriving.values()))
+
+    def _opened_queue(self, partial: PartialModel) -> PieceQueue:
+        """The queue without pieces that were journalled before a restart, and without linked files."""
+        queue = PieceQueue(self._files, ())
+        linked = (number for number, file in enumerate(self._files) if file in partial.linked)
+        there = [piece for number in linked for piece in queue.of(number)]
+        journal = partial.journal
+        for piece in [*journal.hashes, *journal.prefixes]:
+            if not partial.path(self._files[piece.file]).exists():
+                journal.forget(piece)
+        self._arriving = {piece: prefix.length for piece, prefix in journal.prefixes.items()}
+        journalled = journal.hashes
+        return PieceQueue(self._files, {*there, *journalled})
+
+    # Downloads ------------------------------------------------------------------------------------------------------
+
+    def _download(self) -> None:
+        with self._failing_together(), self._client() as client:
+            for piece in self._queue.take():
+                try:
+                    self._download_piece(client, piece)
+                except NoRanges:
+                    if self._queue.take_file(piece.file):
+                        self._download_whole(client, piece.file)
+
+    def _client(self) -> OriginClient:
+        stall = self._settings.host.model_stall
+        client = OriginClient(host=self._host, token=self._order.token, stall=stall)
+        with self._lock:
+            self._clients.append(client)
+        return client
+
+    def _download_piece(self, client: OriginClient, piece: Piece) -> None:
+        """Raises NoRanges."""
+        target = self._targets[piece.file]
+        kept = self._kept_prefix(piece, target.file)
+        hashed, done, journalled = sha256(kept), len(kept), len(kept)
+        with self._partial.opened(target.file, write=True) as descriptor:
+            for chunk in client.read_on(target, piece.start + done, piece.length - done, self._patience):
+                self._write(descriptor, chunk, piece.start + done)
+                hashed.update(chunk)
+                done += len(chunk)
+                self._has_arrived(piece, done, len(chunk))
+                if done - journalled >= JOURNALLED_EVERY:
+                    self._partial.journal.record(piece, done, hashed.hexdigest())
+                    journalled = done
+            self._journal(descriptor, piece, hashed.hexdigest())
+
+    def _kept_prefix(self, piece: Piece, file: ManifestFile) -> bytes:
+        """The journalled prefix, for a retry; nothing if its bytes are stale, such as after a crash of the machine."""
+        prefix = self._partial.journal.prefixes.pop(piece, None)
+        content = b""
+        if prefix is not None:
+            with self._partial.opened(file) as descriptor:
+                content = os.pread(descriptor, prefix.length, piece.start)
+            if sha256(content).hexdigest() != prefix.sha256:
+                content = b""
+        with self._lock:
+            self._arriving[piece] = len(content)
+        return content
+
+    def _download_whole(self, client: OriginClient, number: int) -> None:
+        """From an origin without ranges: a retry reads the file again, and writes the missing pieces only."""
+        target = self._targets[number]
+        pieces = {piece.start: piece for piece in self._queue.of(number)}
+        with self._partial.opened(target.file, write=True) as descriptor:
+            for start, block in client.read_blocks(target, PIECE_SIZE, self._patience):
+                if not self._queue.is_there(piece := pieces[start]):
+                    self._write(descriptor, block, start)
+                    self._has_arrived(piece, len(block), len(block))
+                    self._journal(descriptor, piece, sha256(block).hexdigest())
+
+    def _write(self, descriptor: int, content: bytes, at: int) -> None:
+        if self._ended.is_set():
+            raise Cancelled
+        self._partial.write(descriptor, content, at)
+
+    def _journal(self, descriptor: int, piece: Piece, digest: str) -> None:
+        os.fdatasync(descriptor)
+        self._partial.journal.record(piece, piece.length, digest)
+        self._queue.add(piece)
+        with self._lock:
+            self._arriving.pop(piece, None)
+
+    def _has_arrived(self, piece: Piece, done: int, more: int) -> None:
+        self._patience.moved()
+        with self._lock:
+            self._arriving[piece] = min(done, piece.length)
+            self._arrived += more
+
+    # Verification ---------------------------------------------------------------------------------------------------
+
+    def _verify(self) -> None:
+        with self._failing_together():
+            for number, file in enumerate(self._files):
+                self._verify_file(number, file)
+            self._halt()
+
+    def _verify_file(self, number: int, file: ManifestFile) -> None:
+        found = ""
+        for _ in range(CHANCES):
+            found = self._digest(number, file)
+            if found == file.digest:
+                self._verified += file.size
+                self._files_done += 1
+                return
+            _log.warning("file of a model differs", model=self._order.manifest.model, file=file.path, found=found)
+            self._partial.discard(file)
+            for piece in self._queue.of(number):
+                self._partial.journal.forget(piece)
+            self._queue.put_back(self._queue.of(number))
+        target = self._targets[number]
+        detail = f"they have the digest {found} instead of {file.digest}"
+        raise WrongBytes(origin=target.origin, file=file.path, model=target.model, detail=detail, host=self._host)
+
+    def _digest(self, number: int, file: ManifestFile) -> str:
+        """Of the file's bytes, read by this thread behind the threads that download. Raises Cancelled."""
+        hashed: Any = sha256() if file.sha256 else sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+        for piece in self._queue.of(number):
+            hashed.update(self._content(piece, file))
+        return str(hashed.hexdigest()) if file.sha256 else f"git-{hashed.hexdigest()}"
+
+    def _content(self, piece: Piece, file: ManifestFile) -> bytes:
+        """Of a piece, once a thread has downloaded it; a stale one of an earlier fetch is put back into the queue."""
+        for _ in range(CHANCES + 1):
+            if not self._queue.wait_for(piece):
+                raise Cancelled
+            with self._partial.opened(file) as descriptor:
+                content = os.pread(descriptor, piece.length, piece.start)
+            known = self._partial.journal.hashes.pop(piece, None)
+            if len(content) == piece.length and known in (None, sha256(content).hexdigest()):
+                return content
+            _log.warning("piece of a model damaged on disk", file=file.path, piece=piece.number)
+            self._queue.put_back([piece])
+        raise OSError(errno.EIO, f"{file.path} cannot be read back")
+
+    # Ends -----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _failing_together(self) -> Iterator[None]:
+        """The error boundary of a thread: the first failure counts, and ends all of them."""
+        try:
+            yield
+        except AimaError as failed:
+            self._fail(failed)
+        except OSError as failed:
+            self._fail(self._disk_failure(failed))
+        except Exception as bug:  # noqa: BLE001 the thread's boundary
+            _log.exception("fetch failed by a bug")
+            self._fail(AimaError(detail=f"{type(bug).__name__}: {bug}"))
+
+    def _fail(self, failure: AimaError) -> None:
+        with self._lock:
+            if not self._ended.is_set():
+                self._failure = failure
+        self._halt()
+
+    def _disk_failure(self, failed: OSError) -> AimaError:
+        detail = failed.strerror or str(failed)
+        if failed.errno == errno.ENOSPC:
+            return self._disk_full(detail)
+        return ModelStoreUnusable(host=self._host, store=self._store.root, detail=detail)
+
+    def _halt(self) -> None:
+        self._ended.set()
+        queue: PieceQueue | None = getattr(self, "_queue", None)
+        if queue is not None:
+            queue.close()
+        with self._lock:
+            clients = list(self._clients)
+        for client in clients:
+            client.abort()
+
+    def _check_disk(self, *, missing: int) -> None:
+        """Raises ModelDiskFull if the missing bytes do not fit above the reserve."""
+        usage = shutil.disk_usage(self._store.root)
+        reserve = disk_levels(self._settings.host, usage.total).reserve
+        if usage.free < missing + reserve:
+            needs = f"{format_size(missing)} are to be fetched, " if missing else ""
+            detail = f"{needs}{format_size(usage.free)} are free, and {format_size(reserve)} of them are reserved"
+            raise self._disk_full(detail)
+
+    def _disk_full(self, detail: str) -> ModelDiskFull:
+        return ModelDiskFull(host=self._host, model=self._order.manifest.model, detail=detail, store=self._store.root)
+
+    def _progress(self) -> FetchProgress:
+        now, received = time.monotonic(), self._received
+        self._window.add(self._arrived, now=now)
+        rate = self._window.rate(self._arrived, now=now) or None
+        left = self._order.manifest.size - received
+        eta = timedelta(seconds=round(left / rate, 1)) if rate and left else None
+        return FetchProgress(
+            model=self._order.manifest.model,
+            received=received,
+            verified=self._verified,
+            total=self._order.manifest.size,
+            files_done=self._files_done,
+            files=len(self._files),
+            rate=rate,
+            eta=eta,
+            waits_for=self._patience.waits_for,
+        )

@@ -1,0 +1,376 @@
+"""The model store of this host: a directory that only the worker writes, below which engines may read.
+
+    <model>/<name>/files/…        published by one rename, after every file was verified; read-only
+    <model>/<name>/model.json     its manifest, and the size and time of each file when it was verified
+    .fetching/<model>/<name>/…    a running or interrupted fetch with its journal, until a retry completes it
+
+Files of equal content are hard links to one another. A file that has changed since is stale: its model is not mounted,
+and the next fetch replaces it. A crash leaves a model published as a whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from threading import Event as Flag
+from threading import Lock
+
+import structlog
+from pydantic import ValidationError
+
+from aima_core.domain.ids import HostName, ModelId, WireModel
+from aima_core.domain.models import Manifest, ManifestFile, ModelOnHost
+from aima_core.errors import Cancelled, ModelAbsent, ModelStoreUnusable
+from aima_core.system.state_dir import write_atomically
+from aima_worker.models.pieces import Journal
+
+FETCHING = ".fetching"
+REMOVED = ".removed"
+FILES = "files"
+RECORD = "model.json"
+JOURNAL = "journal"
+MOST_LISTED = 200
+"""Announced: every listing of hosts carries them."""
+LOCK_POLL = timedelta(seconds=0.2)
+_DIRECTORY, _READ_ONLY_DIRECTORY, _READ_ONLY_FILE = 0o755, 0o555, 0o444
+
+_log = structlog.get_logger()
+
+
+class StoredModel(WireModel):
+    """What `model.json` holds."""
+
+    manifest: Manifest
+    verified: Mapping[str, tuple[int, int]] = {}
+    """Size and modification time, in nanoseconds, of each file when it was verified; empty while it is fetched."""
+
+
+class ModelStore:
+    """For several threads."""
+
+    def __init__(self, root: Path, *, host: HostName) -> None:
+        self.root = root
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a model was published or removed; set by the composition root."""
+        self._host = host
+        self._locks: dict[str, Lock] = {}
+        self._lock = Lock()
+        self._partial: dict[str, PartialModel] = {}
+
+    def find(self, manifest: Manifest) -> str | None:
+        """The published directory of its files, relative to the root; None if there is none, or a file has changed."""
+        place = self._place(manifest)
+        stored = self._record(place)
+        if stored is None or stored.manifest.digest != manifest.digest or not _is_unaltered(place / FILES, stored):
+            return None
+        return str((place / FILES).relative_to(self.root))
+
+    def listing(self) -> tuple[ModelOnHost, ...]:
+        """A snapshot: published models, then interrupted or running fetches."""
+        found = [_listed(place, stored) for place, stored in self._published()]
+        with self._lock:
+            running = {name: each.received() for name, each in self._partial.items()}
+        for place, stored in self._records(self.root / FETCHING):
+            manifest = stored.manifest
+            received = running.get(manifest.digest)
+            received = _journalled(place, manifest) if received is None else received
+            found.append(_on_host(place, manifest, received=received))
+        return tuple(found[:MOST_LISTED])
+
+    @contextmanager
+    def fetching(self, manifest: Manifest, stop: Flag) -> Iterator[PartialModel]:
+        """The directory of a fetch, locked: a concurrent fetch of the same content waits until this one has ended.
+
+        Raises ModelStoreUnusable, Cancelled.
+        """
+        with self._lock:
+            lock = self._locks.setdefault(manifest.digest, Lock())
+        while not lock.acquire(timeout=LOCK_POLL.total_seconds()):
+            if stop.is_set():
+                raise Cancelled
+        try:
+            partial = self._open(manifest)
+            try:
+                with self._lock:
+                    self._partial[manifest.digest] = partial
+                yield partial
+            finally:
+                with self._lock:
+                    del self._partial[manifest.digest]
+                partial.close()
+        finally:
+            lock.release()
+
+    def publish(self, partial: PartialModel) -> None:
+        """Atomically, by one rename; replaces a stale directory of this name. Raises ModelStoreUnusable."""
+        manifest, place = partial.manifest, self._place(partial.manifest)
+        with self._usable():
+            verified = {file.path: partial.protect(file) for file in partial.files}
+            stored = StoredModel(manifest=manifest, verified=verified)
+            write_atomically(partial.place / RECORD, stored.model_dump_json(), mode=_READ_ONLY_FILE)
+            if place.exists():
+                self._discard(place)
+            _make(place.parent)
+            partial.place.rename(place)
+            _sync(place.parent)
+            (place / JOURNAL).unlink(missing_ok=True)
+        self.changed()
+
+    def abandon(self, partial: PartialModel) -> None:
+        """Removes a fetch with its journal, such as on a full disk; a retry starts from zero."""
+        _remove(partial.place)
+
+    def remove(self, model: ModelId) -> int:
+        """Removes every revision of it; returns the bytes that it took. Raises ModelAbsent, ModelStoreUnusable."""
+        places = [place for place, stored in self._published() if stored.manifest.model == model]
+        with self._lock:
+            running = set(self._partial)
+        for place, stored in self._records(self.root / FETCHING):
+            if stored.manifest.model == model and stored.manifest.digest not in running:
+                places.append(place)
+        if not places:
+            raise ModelAbsent(model=model, where=f"on {self._host}")
+        freed = sum(_usage(place) for place in places)
+        with self._usable():
+            for place in places:
+                self._discard(place)
+        self.changed()
+        return freed
+
+    def sweep(self) -> None:
+        """At the start of a worker: removes what a crash during a removal has left."""
+        _remove(self.root / REMOVED)
+
+    def _open(self, manifest: Manifest) -> PartialModel:
+        place = self.root / FETCHING / manifest.model / manifest.name
+        with self._usable():
+            self._check_own()
+            known = self._record(place)
+            if known is None or known.manifest.digest != manifest.digest:
+                _remove(place)
+                _make(place / FILES)
+                stored = StoredModel(manifest=manifest)
+                write_atomically(place / RECORD, stored.model_dump_json())
+            _make_writable(place)
+            partial = PartialModel(place, manifest)
+            partial.linked = {file for file in partial.files if self._link(file, partial)}
+            return partial
+
+    def _link(self, file: ManifestFile, partial: PartialModel) -> bool:
+        """A hard link to a published file of equal content, which the verifying thread hashes again."""
+        target = partial.path(file)
+        if target.exists():
+            return target.stat().st_nlink > 1
+        for place, stored in self._published():
+            for other in stored.manifest.files:
+                is_equal = (other.size, other.digest) == (file.size, file.digest)
+                if is_equal and _stat(place / FILES / other.path) == stored.verified.get(other.path):
+                    with suppress(OSError):  # such as too many links: it is downloaded then
+                        _make(target.parent)
+                        os.link(place / FILES / other.path, target, follow_symlinks=False)
+                        return True
+        return False
+
+    def _check_own(self) -> None:
+        """Only the worker may write there: published bytes are not hashed again at each start or restart."""
+        _make(self.root)
+        found = self.root.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            detail = f"others can write it (owner {found.st_uid}, mode {found.st_mode & 0o7777:04o})"
+            raise ModelStoreUnusable(host=self._host, store=self.root, detail=detail)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as failed:
+            if failed.errno == errno.ENOSPC:
+                raise
+            detail = failed.strerror or str(failed)
+            raise ModelStoreUnusable(host=self._host, store=self.root, detail=detail) from failed
+
+    def _place(self, manifest: Manifest) -> Path:
+        return self.root / manifest.model / manifest.name
+
+    def _published(self) -> Iterator[tuple[Path, StoredModel]]:
+        for place, stored in self._records(self.root):
+            if stored.verified:
+                yield place, stored
+
+    def _records(self, below: Path) -> Iterator[tuple[Path, StoredModel]]:
+        for path in sorted(below.glob(f"[!.]*/*/{RECORD}")):
+            if stored := self._record(path.parent):
+                yield path.parent, stored
+
+    def _record(self, place: Path) -> StoredModel | None:
+        try:
+            stored = StoredModel.model_validate_json((place / RECORD).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as wrong:
+            _log.warning("record of a model not readable", place=str(place), reason=str(wrong))
+            return None
+        return stored if place.parent.name == stored.manifest.model else None
+
+    def _discard(self, place: Path) -> None:
+        """Renamed first, atomically: a crash while its files are removed leaves no half of a model."""
+        away = self.root / REMOVED / f"{place.parent.name}-{place.name}"
+        _make(away.parent)
+        _remove(away)
+        place.rename(away)
+        _remove(away)
+        with suppress(OSError):
+            place.parent.rmdir()
+
+
+class PartialModel:
+    """The directory of a fetch."""
+
+    def __init__(self, place: Path, manifest: Manifest) -> None:
+        self.place = place
+        self.manifest = manifest
+        self.files = sorted(manifest.files, key=lambda file: file.path)
+        """In the order of their numbers in pieces."""
+        self.linked: set[ManifestFile] = set()
+        """Files that are hard links to those of published models."""
+        self.received: Callable[[], int] = lambda: 0
+        """Bytes that are there; set by the fetch."""
+        self.journal = Journal(place / JOURNAL, self.files)
+
+    def path(self, file: ManifestFile) -> Path:
+        return self.place / FILES / file.path
+
+    def create(self, file: ManifestFile) -> None:
+        """Of its full size, and without blocks until they are written."""
+        path = self.path(file)
+        _make(path.parent)
+        if path.exists():
+            path.chmod(0o600)  # read-only where a crash interrupted its publication
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _closing(os.open(path, flags, 0o600)) as descriptor:
+            if os.fstat(descriptor).st_size != file.size:
+                os.ftruncate(descriptor, file.size)
+
+    def write(self, descriptor: int, content: bytes, at: int) -> None:
+        left = memoryview(content)
+        while left:
+            written = os.pwrite(descriptor, left, at)
+            left, at = left[written:], at + written
+
+    def discard(self, file: ManifestFile) -> None:
+        self.path(file).unlink(missing_ok=True)
+        self.create(file)
+
+    @contextmanager
+    def opened(self, file: ManifestFile, *, write: bool = False) -> Iterator[int]:
+        flags = (os.O_WRONLY if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _closing(os.open(self.path(file), flags)) as descriptor:
+            yield descriptor
+
+    def protect(self, file: ManifestFile) -> tuple[int, int]:
+        """Makes it read-only, and readable by engines; returns its size and modification time."""
+        path = self.path(file)
+        path.chmod(_READ_ONLY_FILE)
+        for directory in path.relative_to(self.place).parents:
+            if directory != Path():
+                (self.place / directory).chmod(_READ_ONLY_DIRECTORY)
+        self.place.chmod(_DIRECTORY)
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _on_host(
+    place: Path, manifest: Manifest, *, received: int, published: bool = False, verified: bool = False
+) -> ModelOnHost:
+    return ModelOnHost(
+        model=manifest.model,
+        revision=manifest.revision,
+        name=place.name,
+        size=manifest.size,
+        received=received,
+        published=published,
+        verified=verified,
+    )
+
+
+def _listed(place: Path, stored: StoredModel) -> ModelOnHost:
+    unaltered = _is_unaltered(place / FILES, stored)
+    return _on_host(place, stored.manifest, received=stored.manifest.size, published=True, verified=unaltered)
+
+
+def _journalled(place: Path, manifest: Manifest) -> int:
+    partial = PartialModel(place, manifest)
+    try:
+        linked = sum(file.size for file in partial.files if _links(partial.path(file)) > 1)
+        return linked + partial.journal.bytes
+    finally:
+        partial.close()
+
+
+def _links(path: Path) -> int:
+    try:
+        return path.stat().st_nlink
+    except OSError:
+        return 0
+
+
+def _is_unaltered(directory: Path, stored: StoredModel) -> bool:
+    return bool(stored.verified) and all(
+        _stat(directory / path) == tuple(known) for path, known in stored.verified.items()
+    )
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _usage(place: Path) -> int:
+    """Bytes that its removal frees: files that other revisions share stay."""
+    found = (Path(parent) / name for parent, _, names in os.walk(place) for name in names)
+    stats = [path.lstat() for path in found]
+    return sum(each.st_blocks * 512 for each in stats if each.st_nlink == 1)
+
+
+def _make(directory: Path) -> None:
+    """Readable by engines whatever the umask is."""
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(mode=_DIRECTORY, exist_ok=True)
+        directory.chmod(_DIRECTORY)
+
+
+def _make_writable(directory: Path) -> None:
+    """Read-only directories keep their entries, from others than root."""
+    for parent, _, _ in os.walk(directory):
+        with suppress(OSError):
+            Path(parent).chmod(_DIRECTORY)
+
+
+def _remove(directory: Path) -> None:
+    _make_writable(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    with _closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as descriptor:
+        os.fsync(descriptor)

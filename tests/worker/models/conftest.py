@@ -1,0 +1,55 @@
+"""A model of three files at a scripted origin, and a desk whose host fetches it."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from lab.model_origin import COMMIT, ModelOrigin, model_origin
+
+from aima_core.domain.ids import ModelId
+from aima_core.domain.models import Manifest, ManifestFile
+from aima_core.settings import HostSettings, Settings
+
+REPOSITORY = "maker/small"
+MIB = 1 << 20
+WEIGHTS, TOKENIZER, CONFIG = "weights-1.safetensors", "sub/tokenizer.json", "config.json"
+
+
+def random_bytes(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+FILES = {
+    CONFIG: b'{"layers": 2}',
+    TOKENIZER: random_bytes(3 * MIB, 1),
+    WEIGHTS: random_bytes(37 * MIB, 2),
+    "empty.txt": b"",
+}
+SIZE = sum(map(len, FILES.values()))
+
+
+@pytest.fixture
+def origin() -> Iterator[ModelOrigin]:
+    with model_origin() as origin:
+        origin.publish(REPOSITORY, FILES)
+        yield origin
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """With a short stall timeout, and no reserve of disk."""
+    host = {**dict(settings.host), "model_stall": timedelta(seconds=1), "disk_reserve": "1kB"}
+    return settings.model_copy(update={"host": HostSettings.model_validate(host)})
+
+
+def manifest_of(origin: ModelOrigin, files: dict[str, bytes] = FILES, *, revision: str = COMMIT) -> Manifest:
+    listed = tuple(
+        ManifestFile(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for path, content in files.items()
+    )
+    source = f"hf:{REPOSITORY}@main"
+    return Manifest(model=ModelId("small"), source=source, revision=revision, endpoint=origin.url, files=listed)

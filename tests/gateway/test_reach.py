@@ -29,9 +29,7 @@ def an_instance(**where: Any) -> Instance:
 
 
 @pytest.mark.parametrize("loopback", [OWN, "another", None])
-@pytest.mark.parametrize(
-    "forged", ["http://[::1", "http://a:99999", "http://a:b", "file:///etc", "http://:80", ""]
-)
+@pytest.mark.parametrize("forged", ["http://[::1", "http://a:99999", "http://a:b", "file:///etc", "http://:80", ""])
 def test_no_way_leads_to_a_forged_endpoint_that_is_no_url(loopback, forged):
     assert Reach(None, loopback=OWN).target_of(an_instance(endpoint=forged, loopback=loopback)) is None
 

@@ -93,13 +93,19 @@ def find_mistakes(path: Path) -> list[Mistake]:
 
 
 def _root_of(path: Path) -> Path | None:
-    """The catalog directory of the path; None for a file outside of any."""
+    """The catalog directory of the path, whatever the names above it are; None for a file outside of any."""
+    if _has_kinds(path):
+        return path
     above = next((at.parent for at in [path, *path.parents][:3] if at.name in _KINDS), None)
     return above or (path if path.is_dir() else None)
 
 
+def _has_kinds(path: Path) -> bool:
+    return any((path / folder).is_dir() for folder in _KINDS)
+
+
 def _read_all(root: Path) -> list[_File]:
-    if not any((root / folder).is_dir() for folder in _KINDS):
+    if not _has_kinds(root):
         document = Document(root)
         document.report((1, 1), (), "is not a catalog", "name a directory with `engines`, `models` or `profiles`")
         return [_File(document, Entry, None)]

@@ -14,6 +14,14 @@ from aima_api.catalog.loader import find_mistakes
 from aima_api.catalog.yaml_source import Mistake
 
 
+def test_a_catalog_may_lie_in_a_directory_named_as_one_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "models" / "own").mkdir(parents=True)
+    root = a_catalog(tmp_path / "models" / "own")
+
+    assert find_mistakes(root) == []
+    assert find_mistakes(root / "engines") == []
+
+
 def test_a_valid_catalog_has_no_mistakes(tmp_path: Path) -> None:
     assert find_mistakes(a_catalog(tmp_path)) == []
 

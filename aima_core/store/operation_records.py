@@ -125,6 +125,9 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
     late_fields = as_fields(late.model_dump(mode="json", include=_OF_THE_END)) | {"reason": ""}
     if operation.expires_at:
         record["not_after"] = str(int(operation.expires_at.timestamp() * 1000))
+    looked_for = bool(first.asks_for and operation.service)
+    if looked_for:
+        record["asks_for"] = first.asks_for
     group = {
         "command": first.command,
         "fields": list(chain.from_iterable(record.items())),
@@ -135,7 +138,7 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
         "late_event": _template(event_text(end), operation.id),
         "each": [_own(each) for each in alike],
     }
-    if first.asks_for and operation.service:
+    if looked_for:
         group |= {"asks_for": first.asks_for, "alone": first.alone, "service": operation.service}
         group |= {"together": first.together} if first.together else {}
     if first.after:

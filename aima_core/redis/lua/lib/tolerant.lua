@@ -28,3 +28,12 @@ local function delete_unless(type, key)
   local found = redis.call('TYPE', key).ok
   if found ~= type and found ~= 'none' then redis.call('DEL', key) end
 end
+
+-- Sets fields of a hash; a key of another type makes way for it.
+local function set_fields(key, ...)
+  local reply = unless_wrong_type(redis.pcall('HSET', key, ...), 'another type')
+  if reply == 'another type' then
+    redis.call('DEL', key)
+    redis.call('HSET', key, ...)
+  end
+end

@@ -58,7 +58,7 @@ class PlannedStart(NamedTuple):
         if model is None or model.source is None or not routes:
             return None
         able = [host for host in placement.hosts if host.live and routes.intersection(host.routes)]
-        unknown = model.path is not None and any(host.models is None for host in able)
+        unknown = model.path is not None and (not able or any(host.models is None for host in able))
         return None if unknown or any(has_model_at(host, model.path) for host in able) else model
 
     @property

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 from api.catalog.entries import write
 from lab.model_origin import COMMIT, Faults, ModelOrigin, model_origin
+from lab.parts import eventually
 from lab.running import Aima
 
 from aima_core import errors
@@ -104,6 +105,7 @@ def test_a_second_start_fetches_nothing(aima: Aima, origin: ModelOrigin) -> None
 
 def test_a_pulled_model_is_listed_and_removed(aima: Aima) -> None:
     said = aima.here("model", "pull", "pages", "--wait")
+    assert eventually(lambda: len(stored(aima)) == 1)  # announced by a heartbeat
     [listed] = stored(aima)
     in_the_catalog = aima.record("model", "show", "Pages")["files"]
     removed = aima.here("model", "remove", "Pages", "--wait")
@@ -112,7 +114,7 @@ def test_a_pulled_model_is_listed_and_removed(aima: Aima) -> None:
     assert (listed["model"], listed["revision"], listed["verified"]) == ("pages", COMMIT, True)
     assert in_the_catalog == ["alpha"]
     assert removed.returncode == 0, removed.stderr
-    assert stored(aima) == []
+    assert eventually(lambda: stored(aima) == [])
 
 
 def test_a_model_in_use_is_not_removed_and_says_by_what(aima: Aima) -> None:
@@ -122,7 +124,7 @@ def test_a_model_in_use_is_not_removed_and_says_by_what(aima: Aima) -> None:
 
     assert said.returncode == errors.ModelInUse.exit_code
     assert f"pages on alpha is used by {SERVICE}@alpha." in said.stderr
-    assert [each["used_by"] for each in stored(aima)] == [[f"{SERVICE}@alpha"]]
+    assert eventually(lambda: [each["used_by"] for each in stored(aima)] == [[f"{SERVICE}@alpha"]])
 
 
 def test_a_start_whose_model_cannot_be_fetched_fails_with_the_reason_and_leaves_nothing(

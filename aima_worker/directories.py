@@ -39,12 +39,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def opened(path: str | Path) -> AbstractContextManager[int]:
     """A descriptor of the directory, without the right to read it. Raises OSError."""
-    return _closing(os.open(path, _DIRECTORY))
+    return closing(os.open(path, _DIRECTORY))
 
 
 def opened_beneath(root: int, path: str) -> AbstractContextManager[int]:
     """The directory at the relative `path`, without `..`; raises OSError, ELOOP or ENOTDIR for a symbolic link."""
-    return _closing(_resolved(root, path, _BENEATH | _NO_SYMLINKS, fallback=_open_by_component))
+    return closing(_resolved(root, path, _BENEATH | _NO_SYMLINKS, fallback=_open_by_component))
 
 
 def identity_of(descriptor: int) -> DirectoryIdentity:
@@ -82,7 +82,7 @@ def belongs_to_container(pid: int, container: str) -> bool:
 
 
 def _opened_in_root(root: int, path: str) -> AbstractContextManager[int]:
-    return _closing(_resolved(root, path, _IN_ROOT | _NO_MAGICLINKS, fallback=_open_following))
+    return closing(_resolved(root, path, _IN_ROOT | _NO_MAGICLINKS, fallback=_open_following))
 
 
 def _resolved(root: int, path: str, resolve: int, *, fallback: Callable[[int, str], int]) -> int:
@@ -99,7 +99,8 @@ def _open_following(root: int, path: str) -> int:
 
 
 @contextmanager
-def _closing(descriptor: int) -> Iterator[int]:
+def closing(descriptor: int) -> Iterator[int]:
+    """Closes the descriptor after the block."""
     try:
         yield descriptor
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -26,7 +28,9 @@ from aima_core.domain.ids import ServiceId
 from aima_core.domain.operations import Operation
 from aima_core.domain.services import GONE, Desired
 from aima_core.errors import AimaError, Failure, SourceUnresolved
+from aima_core.store.whereabouts import Stored, verified
 from aima_core.trust.orders import Mandate
+from aima_core.trust.records import SignedService
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
 
@@ -108,13 +112,19 @@ def rollback(
     where = api.services.placements([id])[id]
     runs = bool(where.wanted)
 
+    def earlier(current: SignedService) -> Mapping[str, Any]:
+        return earlier_revision(api.services.revisions(id), current.spec, options.to).content
+
+    def make(stored: Stored | None) -> SignedService:
+        current = verified(id, stored)
+        return api.submitter.signed_service(current, id, earlier(current), caller)
+
     def submit() -> list[Operation]:
-        stored = api.services.get(id)
-        spec = earlier_revision(api.services.revisions(id), stored.spec, options.to).content
         if not runs:
             where.check_no_candidate()
-            api.services.put(api.submitter.signed_service(stored, id, spec, caller))
+            api.services.change(id, make)
             return []
+        spec = earlier(api.services.get(id))
         mandate, keep = Mandate(caller, options.expires), options.on_failure == "keep"
         request = StartRequest(id, ServiceOptions(), mandate=mandate, keep_failed=keep, spec=spec)
         return api.resolving(partial(api.starts.start, request))

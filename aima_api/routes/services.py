@@ -14,8 +14,8 @@ from aima_api.http.schemas import CreateService, ServiceOptions
 from aima_api.planning.merge import changed_fields, earlier_revision, merged_service, revised
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Instance, Service
-from aima_core.errors import Failure, UnknownService, UnverifiedService
-from aima_core.store.whereabouts import Stored
+from aima_core.errors import Failure
+from aima_core.store.whereabouts import Stored, verified
 from aima_core.trust.records import SignedService
 
 router = APIRouter(prefix="/v1/services", tags=["services"])
@@ -73,11 +73,7 @@ def change(api: Api, access: Access, id: ServiceId, body: ServiceOptions) -> Ser
     """Change a service's stored spec by a JSON merge patch, without starting it: null removes a field or a key."""
 
     def make(stored: Stored | None) -> Service:
-        if stored is None:
-            raise UnknownService(service=id)
-        if isinstance(stored, UnverifiedService):
-            raise stored
-        return merged_service(stored.spec, id, body, caller=access.caller.name)
+        return merged_service(verified(id, stored).spec, id, body, caller=access.caller.name)
 
     return _store(api, id, make)
 

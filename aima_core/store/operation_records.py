@@ -22,7 +22,7 @@ from aima_core.trust.orders import SignedOrder, highest_fence
 from aima_core.trust.records import SignedService
 
 BATCH_SIZE = 50
-"""Operations in one call of the script, which blocks Redis; those of one change are never split."""
+"""Operations in one call of the script, which blocks Redis; those of one service are never split."""
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
 _OF_THE_END = {"state", "phase", "reason", "failure", "ended_at"}
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.INSTANCES]

@@ -3,16 +3,25 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aima_core.domain.ids import HostName, InstanceId, OperationId
+from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
 from aima_core.domain.operations import Operation, StartService
 from aima_core.domain.services import Instance
-from aima_core.errors import OperationInProgress, UnverifiedService
+from aima_core.errors import OperationInProgress, UnknownService, UnverifiedService
 from aima_core.redis.scripts import pairs
 from aima_core.store.operation_records import operation_from
 from aima_core.store.readable import readable
 from aima_core.trust.records import SignedService
 
 Stored = SignedService | UnverifiedService
+
+
+def verified(id: ServiceId, stored: Stored | None) -> SignedService:
+    """Raises UnknownService, UnverifiedService."""
+    if stored is None:
+        raise UnknownService(service=id)
+    if isinstance(stored, UnverifiedService):
+        raise stored
+    return stored
 
 
 class ActiveStart(NamedTuple):

@@ -1,1 +1,1 @@
-"""Operating-system pieces that both sides use: background loops, the state directory, die-with-parent."""
+"""What both sides use of the operating system and the network: background loops, the state directory, connections."""

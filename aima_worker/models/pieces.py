@@ -125,7 +125,7 @@ class Journal:
     def __init__(self, path: Path, files: Sequence[ManifestFile]) -> None:
         known = {(piece.file, piece.number): piece for pieces in pieces_of(files) for piece in pieces}
         self.hashes: dict[Piece, str] = {}
-        """Of the pieces that were on the disk when it was opened."""
+        """Of the pieces that were on the disk when it was read."""
         self.prefixes: dict[Piece, Prefix] = {}
         """The longest journalled prefix of each other piece, from which a retry continues."""
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
@@ -133,15 +133,21 @@ class Journal:
                 self.prefixes[piece] = Prefix(*entry[2:])
         for piece in [piece for piece, prefix in self.prefixes.items() if prefix.length == piece.length]:
             self.hashes[piece] = self.prefixes.pop(piece).sha256
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._file: int | None = None
+
+    def open(self) -> None:
+        """To be appended to."""
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.write(self._file, b"\n")  # ends a line that was cut
 
     @property
     def bytes(self) -> int:
-        """That were on the disk when it was opened."""
+        """That were on the disk when it was read."""
         return sum(piece.length for piece in self.hashes) + sum(prefix.length for prefix in self.prefixes.values())
 
     def record(self, piece: Piece, length: int, sha256: str) -> None:
+        assert self._file is not None
         os.write(self._file, f"{piece.file} {piece.number} {length} {sha256}\n".encode())
 
     def forget(self, piece: Piece) -> None:
@@ -150,7 +156,8 @@ class Journal:
         self.prefixes.pop(piece, None)
 
     def close(self) -> None:
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
 
 def _entry(line: str) -> tuple[int, int, int, str] | None:

@@ -27,6 +27,7 @@ from aima_core.domain.ids import HostName, ModelId, WireModel
 from aima_core.domain.models import Manifest, ManifestFile, ModelOnHost
 from aima_core.errors import Cancelled, ModelAbsent, ModelStoreUnusable
 from aima_core.system.state_dir import write_atomically
+from aima_worker.directories import closing
 from aima_worker.models.pieces import Journal
 
 FETCHING = ".fetching"
@@ -158,6 +159,7 @@ class ModelStore:
                 write_atomically(place / RECORD, stored.model_dump_json())
             _make_writable(place)
             partial = PartialModel(place, manifest)
+            partial.journal.open()
             partial.linked = {file for file in partial.files if self._link(file, partial)}
             return partial
 
@@ -252,7 +254,7 @@ class PartialModel:
         if path.exists():
             path.chmod(0o600)  # read-only where a crash interrupted its publication
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _closing(os.open(path, flags, 0o600)) as descriptor:
+        with closing(os.open(path, flags, 0o600)) as descriptor:
             if os.fstat(descriptor).st_size != file.size:
                 os.ftruncate(descriptor, file.size)
 
@@ -269,7 +271,7 @@ class PartialModel:
     @contextmanager
     def opened(self, file: ManifestFile, *, write: bool = False) -> Iterator[int]:
         flags = (os.O_WRONLY if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _closing(os.open(self.path(file), flags)) as descriptor:
+        with closing(os.open(self.path(file), flags)) as descriptor:
             yield descriptor
 
     def protect(self, file: ManifestFile) -> tuple[int, int]:
@@ -285,14 +287,6 @@ class PartialModel:
 
     def close(self) -> None:
         self.journal.close()
-
-
-@contextmanager
-def _closing(descriptor: int) -> Iterator[int]:
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _on_host(
@@ -315,12 +309,10 @@ def _listed(place: Path, stored: StoredModel) -> ModelOnHost:
 
 
 def _journalled(place: Path, manifest: Manifest) -> int:
+    """Bytes of an interrupted fetch. Writes nothing: models are listed on a full disk, too."""
     partial = PartialModel(place, manifest)
-    try:
-        linked = sum(file.size for file in partial.files if _links(partial.path(file)) > 1)
-        return linked + partial.journal.bytes
-    finally:
-        partial.close()
+    linked = sum(file.size for file in partial.files if _links(partial.path(file)) > 1)
+    return linked + partial.journal.bytes
 
 
 def _links(path: Path) -> int:
@@ -372,5 +364,5 @@ def _remove(directory: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    with _closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as descriptor:
+    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as descriptor:
         os.fsync(descriptor)

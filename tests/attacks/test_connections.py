@@ -18,7 +18,7 @@ from threading import Thread
 import pytest
 from api.node import SERVICE, Node, ScriptedWorker, api_node
 from lab.api_process import ApiProcess
-from lab.parts import eventually
+from lab.parts import eventually, received
 
 from aima_api.http import connections
 from aima_api.http.server import LimitedServer
@@ -304,15 +304,6 @@ def trickled_until_cut(line: socket.socket, text: bytes) -> bool:
         except OSError:
             return True
     return False
-
-
-def received(line: socket.socket) -> bytes:
-    """All until the node closes the connection; raises TimeoutError if it does not."""
-    parts = []
-    with suppress(ConnectionResetError):
-        while part := line.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
 
 
 def statuses(answers: bytes) -> list[int]:

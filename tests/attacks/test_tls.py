@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from api.node import SERVICE, Node, ScriptedWorker, api_node
 from lab.certificates import Certificate, certificate_in
 from lab.commands import SIGNING_KEY
 from lab.gateways import Fleet, gateway
-from lab.parts import eventually
+from lab.parts import eventually, received
 from lab.running import Aima
 from lab.scripted_engine import engine_thread
 
@@ -325,15 +325,6 @@ def served(node: Node, made: Certificate) -> bytes:
     """The certificate of a new handshake."""
     with verifying(str(made.authority)).wrap_socket(connected(node), server_hostname="127.0.0.1") as line:
         return line.getpeercert(binary_form=True) or b""
-
-
-def received(line: socket.socket) -> bytes:
-    """All until the node closes the connection; raises TimeoutError if it does not."""
-    parts = []
-    with suppress(ConnectionResetError):
-        while part := line.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
 
 
 def is_cut(line: socket.socket) -> bool:

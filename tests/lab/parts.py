@@ -54,3 +54,12 @@ def eventually(
             return True
         time.sleep(every.total_seconds())
     return fact()
+
+
+def received(line: socket.socket) -> bytes:
+    """All until the server closes the connection; raises TimeoutError if it does not."""
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := line.recv(65536):
+            parts.append(part)
+    return b"".join(parts)

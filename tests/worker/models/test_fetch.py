@@ -153,7 +153,10 @@ def test_a_cancel_keeps_what_is_there_and_the_next_pull_fetches_the_rest(desk, o
 
     desk.host.operations.request_cancel(id)
     cancelled = ending.result(3)
+    [journal] = desk.host.models.root.glob(".fetching/*/*/journal")
+    journalled = journal.read_bytes()
     [partial] = desk.host.models.listing()
+    assert journal.read_bytes() == journalled
     origin.release.set()
     assert eventually(lambda: not origin.sending)
     origin.sent.clear()

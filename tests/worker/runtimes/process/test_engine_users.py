@@ -232,6 +232,7 @@ def test_an_engine_that_writes_more_than_its_disk_limit_is_killed_with_the_reaso
 
     assert eventually(lambda: ended(runtime) is not None, within=WITHIN)
 
+    assert eventually(lambda: said(runtime))  # the last line is logged after the end
     assert "its files take" in said(runtime)[-1] or "File too large" in said(runtime)[-1]
 
 

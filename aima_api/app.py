@@ -18,6 +18,7 @@ from aima_api.access.audit import AuditLog
 from aima_api.access.keys import KeyCache, KeyStore
 from aima_api.access.limits import TokenBuckets
 from aima_api.catalog.live import LiveCatalog
+from aima_api.controllers.certification import HostCertifier
 from aima_api.controllers.failover import Failover
 from aima_api.controllers.loop import ControllerLoop
 from aima_api.dependencies import Dependencies
@@ -229,7 +230,11 @@ def _connect(app: FastAPI, settings: Settings, signing_key: SigningKey) -> None:
         inference_url=settings.inference_url,
     )
     app.state.controllers = ControllerLoop(
-        redis, failover, lost_after=settings.api.move_after, unroutable_after=settings.api.wait_for_hosts
+        redis,
+        failover,
+        HostCertifier(hosts, signing_key),
+        lost_after=settings.api.move_after,
+        unroutable_after=settings.api.wait_for_hosts,
     )
 
 

@@ -729,12 +729,17 @@ class TooManyOperations(AimaError, code="too_many_operations", status=429, exit_
 
 class TokenRefused(AimaError, code="token_refused", status=401, exit_code=215):
     sentence = "The data plane refused the token: {why}."
-    hint = "Only gateways send requests there; compare the clocks of both machines, and the host's `trusted_keys`."
+    hint = "Only gateways and hosts send requests there; compare the clocks of both machines, and `trusted_keys`."
 
 
 class NotForwarded(AimaError, code="not_forwarded", status=404, exit_code=216):
     sentence = "The data plane forwards no such request."
-    hint = "It forwards requests of gateways to the instances of its host; `aima service list` shows those."
+    hint = "It forwards requests of gateways to its host's instances, and serves pieces of its host's models to hosts."
+
+
+class TooManyUploads(AimaError, code="too_many_uploads", status=503, exit_code=240):
+    sentence = "This host serves {most} pieces of models to others already."
+    hint = "The host that asked takes the piece elsewhere, or asks again; `dataplane.uploads` sets the limit."
 
 
 class EngineUnreachable(AimaError, code="engine_unreachable", status=502, exit_code=217):

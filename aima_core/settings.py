@@ -34,7 +34,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from aima_core.domain.ids import HostName
+from aima_core.domain.ids import HostName, Site
 from aima_core.domain.units import Duration, Size, parse_duration
 from aima_core.errors import BadSettings
 from aima_core.redis.connection import sentinel_address
@@ -186,7 +186,13 @@ class DataplaneSettings(Section):
     """0 runs none."""
     tls: TlsSettings = TlsSettings()
     connections: int = Field(1024, ge=1)
-    """The limit of open connections of gateways to this host."""
+    """The limit of open connections of gateways and other hosts to this host."""
+    uploads: int = Field(16, ge=0)
+    """Pieces of models that it serves to other hosts at a time; 0 shares none."""
+    upload_rate: Size | None = None
+    """Bytes per second of models that it serves to other hosts; None is unlimited."""
+    ca: Path | None = None
+    """PEM: the authorities of the certificates of other hosts' data planes; None takes the system's."""
 
 
 class FlowerSettings(Section):
@@ -234,6 +240,12 @@ class HostSettings(Section):
     """The stall timeout of a fetch of a model; after it, a retry resumes with the bytes on the disk."""
     model_connections: int = Field(4, ge=1, le=32)
     """To the origin of a model that is fetched."""
+    model_rate: Size | None = None
+    """Bytes per second of models that this host downloads from origins; None is unlimited."""
+    site: Site = Site("default")
+    """Hosts of one site fetch a model over their uplink once, and share its pieces."""
+    site_model_rate: Size | None = None
+    """Bytes per second of models that all hosts of the site download from origins together; None is unlimited."""
     images: tuple[str, ...] = ("*",)
     """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)

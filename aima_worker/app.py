@@ -46,6 +46,7 @@ from aima_worker.inference.http import Ask, ask
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
+from aima_worker.models.sharing import Neighbours
 from aima_worker.models.steps import FetchCoordinator
 from aima_worker.models.store import ModelStore
 from aima_worker.node.disk_guard import DiskGuard, DiskReading, EngineDisk
@@ -211,7 +212,7 @@ def make_host(
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         models=store,
-        fetches=FetchCoordinator(store, settings),
+        fetches=FetchCoordinator(store, settings, Neighbours(redis, settings)),
         secrets=HostSecrets(settings),
         addresses=EngineAddresses(directory_of(settings)),
         probe=probe,

@@ -26,12 +26,12 @@ from aima_core.store.ports import PortStore
 from aima_core.store.services import ServiceStore
 from aima_core.system.loopback import LOOPBACK, is_loopback, loopback_id
 from aima_core.trust.keys import KeyRing
-from aima_worker.dataplane.files import EngineAddresses
 from aima_worker.inference.http import Ask
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.secrets import HostSecrets
 
 if TYPE_CHECKING:  # their rooms import this module
+    from aima_worker.dataplane.files import EngineAddresses
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
     from aima_worker.models.steps import FetchCoordinator

@@ -6,10 +6,12 @@ thread of the transfer is closed once no operation follows it any longer.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
+from threading import Event as Flag
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from aima_core.errors import AimaError
@@ -119,6 +121,29 @@ class _Running(Generic[Snapshot]):
         self.failure: AimaError | None = None
         self.done = False
         self.followers = 0
+
+
+class RateLimit:
+    """Paces the threads of a transfer."""
+
+    def __init__(self, rate: Callable[[], float | None], *, stop: Flag) -> None:
+        """`rate` in bytes per second, None without a limit."""
+        self._rate = rate
+        self._stop = stop
+        self._free_at = 0.0
+        self._lock = Lock()
+
+    def wait(self, size: int) -> None:
+        """Until `size` more bytes keep the rate, or the transfer is stopped."""
+        rate = self._rate()
+        if rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            starts = max(now, self._free_at)
+            self._free_at = starts + size / rate
+        if starts > now:
+            self._stop.wait(starts - now)
 
 
 class RateWindow:

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import structlog
 
+from aima_api.controllers.certification import HostCertifier
 from aima_api.controllers.failover import Failover
 from aima_api.controllers.failure_detector import VisibilityWindow, detect_lost_hosts
 from aima_core.domain.hosts import Host
@@ -35,12 +36,14 @@ class ControllerLoop:
         self,
         redis: TextRedis,
         failover: Failover,
+        certifier: HostCertifier,
         *,
         lost_after: timedelta,
         unroutable_after: timedelta,
     ) -> None:
         self._redis = redis
         self._failover = failover
+        self._certifier = certifier
         allocations = failover.planner.allocations
         self._pending_reasons = PendingReasons(failover.operations, hosts=failover.hosts, allocations=allocations)
         self._lost_after = lost_after
@@ -79,6 +82,7 @@ class ControllerLoop:
         for host in loss.lost:
             self._failover.fail_over(host.name)
         self._fail_overdue(hosts, watched_for=watched_for)
+        self._certifier.certify(hosts)
 
     def _fail_overdue(self, hosts: Sequence[Host], *, watched_for: timedelta) -> None:
         """Records the routes that are served now, and fails what has expired.

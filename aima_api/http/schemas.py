@@ -19,7 +19,7 @@ from aima_api.specs.fields import (
 )
 from aima_core.domain.catalog import ImageReference
 from aima_core.domain.fields import ArgumentName, ModelName, PullPolicy, Scalar, SecretEntry, SecretName, Variable, Word
-from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
+from aima_core.domain.ids import EngineName, HostName, Route, ServiceId, Site
 from aima_core.domain.services import METADATA, Service
 from aima_core.domain.units import Duration, parse_duration
 from aima_core.trust.orders import DEFAULT_EXPIRY, MAX_EXPIRY
@@ -170,13 +170,15 @@ class PullModelOptions(RequestBody):
     hosts: Hosts = ()
     route: Route | None = None
     """Every live host of this class."""
+    site: Site | None = None
+    """Every live host of this site, or those of the route there."""
     expires: Expiry = DEFAULT_EXPIRY
     """How long it may wait for a host."""
 
     @model_validator(mode="after")
     def check_target(self) -> Self:
-        if self.hosts and self.route:
-            raise ValueError("specify `hosts` or `route`, not both")
+        if self.hosts and (self.route or self.site):
+            raise ValueError("specify `hosts`, or `route` and `site`, not both")
         return self
 
 

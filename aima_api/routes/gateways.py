@@ -12,8 +12,8 @@ from aima_api.dependencies import Access, Api
 from aima_api.http.schemas import RequestBody
 from aima_core.domain.ids import SignedText
 from aima_core.store.operations import now
-from aima_core.trust.gateways import LONGEST_CERTIFICATE, Certificate
-from aima_core.trust.keys import PublicKey
+from aima_core.trust.keys import PublicKey, Purpose
+from aima_core.trust.tokens import LONGEST_CERTIFICATE, Certificate
 
 router = APIRouter(prefix="/v1", tags=["access"])
 
@@ -40,5 +40,5 @@ def certify(api: Api, access: Access, body: CertifyGateway) -> CertifiedGateway:
     access.target = f"gateway {key.key_id}"
     at, lifetime = now(), min(max(api.certified_for, timedelta(seconds=10)), LONGEST_CERTIFICATE)
     certificate = Certificate(public_key=key, not_before=at, not_after=at + lifetime)
-    signed = certificate.sign(api.signing_key)
+    signed = certificate.sign(api.signing_key, Purpose.GATEWAY)
     return CertifiedGateway(certificate=signed, expires=certificate.not_after, lifetime=lifetime.total_seconds())

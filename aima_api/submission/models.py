@@ -52,15 +52,20 @@ def submit_model_removal(
 
 
 def _targets(placement: Placement, model: Model, options: PullModelOptions) -> list[Target]:
-    """The named hosts, every live host of the route, or the only host there is."""
+    """The named hosts, every live host of the route and the site, or the only host there is."""
     requirements = PlacementRequirements((), ResourceRequest(), subject=f"model {model.name}", fetches=True)
-    route = options.route
+    route, site = options.route, options.site
     if hosts := options.hosts or ((route.host,) if route and route.host else ()):
         return placement.on_hosts(hosts, requirements)
-    if route is None:
+    if route is None and site is None:
         return placement.on_hosts([placement.only_host()], requirements)
-    live = [host.name for host in placement.hosts if host.live and route in host.routes]
+    live = [
+        host.name
+        for host in placement.hosts
+        if host.live and (route is None or route in host.routes) and site in (None, host.site)
+    ]
     if not live:
-        detail, remedy = f"No live host listens to {route}.", "`aima host list` shows the hosts with their routes."
+        where = " ".join(filter(None, [route and f"listens to {route}", site and f"is of the site {site}"]))
+        detail, remedy = f"No live host {where}.", "`aima host show` has the routes and the site of a host."
         raise InvalidRequest(detail=detail, remedy=remedy)
     return placement.on_hosts(live, requirements)

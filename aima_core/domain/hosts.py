@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import AwareDatetime, computed_field
 
 from aima_core.domain.catalog import Arch
-from aima_core.domain.ids import HostName, InstanceId, Route, WireModel
+from aima_core.domain.ids import HostName, InstanceId, Route, Site, WireModel
 from aima_core.domain.models import ModelOnHost
 
 
@@ -106,6 +106,10 @@ class HostFacts(WireModel):
     """Whether its engines run as other users than its worker: false for native ones of a worker that is not root."""
     dataplane: str | None = None
     """The URL of its data plane, by which gateways of other machines reach its engines; None if it has none."""
+    site: Site = Site("default")
+    """Hosts of one site share models."""
+    key: str | None = None
+    """Its own public key, which API nodes certify; None if its worker's version shares no models."""
     version: str
     """AIMA's own."""
     wire: int = 1

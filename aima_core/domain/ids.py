@@ -61,6 +61,12 @@ class HostName(Id):
     kind, example, pattern = "host name", "spark-01", re.compile(_HOST)
 
 
+class Site(Id):
+    """Hosts that share a network, and one uplink."""
+
+    kind, example, pattern = "site", "office", re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+
+
 class EngineName(Id):
     kind, example, pattern = "engine name", "vllm-0.14.0-cu131-gb10", re.compile(r"[a-z0-9][a-z0-9._-]{0,126}")
 

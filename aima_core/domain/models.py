@@ -161,6 +161,11 @@ class Manifest(WireModel):
         return sum(each.size for each in self.files)
 
     @property
+    def by_path(self) -> list[ManifestFile]:
+        """In the order that all hosts number them in."""
+        return sorted(self.files, key=lambda file: file.path)
+
+    @property
     def digest(self) -> str:
         """Equal for two manifests of the same content, wherever it is downloaded from."""
         content = sorted([each.path, each.size, each.digest] for each in self.files)
@@ -218,6 +223,10 @@ class FetchProgress(WireModel):
     eta: Duration | None = None
     waits_for: str | None = None
     """Why nothing arrives; None while bytes do."""
+    from_hosts: int = 0
+    """Bytes that other hosts of the site have sent."""
+    notice: str | None = None
+    """What went wrong last, and did not end the fetch."""
 
 
 class ModelOnHost(WireModel):

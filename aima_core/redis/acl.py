@@ -119,6 +119,8 @@ def _worker(host: str, database: int) -> Iterator[Grant]:
             *_both(*(f"{prefix}*@{host}" for prefix in (keys.instance, keys.lines, keys.last_lines))),
             *(f"%R~{prefix}*" for prefix in (keys.instance, keys.slots, keys.held)),
             f"%R~{keys.HOST_LABELS}",
+            f"%R~{keys.HOST_CERTIFICATES}",
+            *_both(f"{keys.fetching}*", f"{keys.pieces}*"),
             *_both(f"{keys.PREFIX}unacked*", f"{keys.PREFIX}_kombu.*"),
         ),
         (keys.EVENTS, *_celery_channels(database)),

@@ -26,6 +26,7 @@ aima:hosts:identities          hash     worker        the name of each identity;
 aima:hosts:drained             hash     api, worker   drained hosts, and since when; until resumed
 aima:hosts:labels              hash     api           labels that documents gave to hosts; until forgotten
 aima:hosts:dropped             hash     worker        malformed messages dropped by each; DROPPED_TTL after the last
+aima:hosts:certificates        hash     api           the certificate of each host's own key; until forgotten
 aima:usage:<host>              string   worker        what it and its instances use; USAGE_TTL
 aima:slots:<host>              zset     worker        its running starts and pulls, by when their claim expires
 aima:held:<host>               hash     worker        the allocation of each service there; until released
@@ -38,6 +39,8 @@ aima:keys                      hash     api           the signed record of each 
 aima:keys:used                 hash     api           when each API key was last used; until revoked
 aima:aliases                   hash     api           the signed record of each alias by its name; until removed
 aima:manifests                 hash     api           the signed manifest of each model by its id; never
+aima:fetching:<model>          hash     worker        what each host of a site states about its fetch; FETCHING_TTL
+aima:pieces:<model>            hash     worker        the digest of each piece of a model; PIECES_TTL after a fetch
 aima:traffic                   hash     gateway       requests by instance of each gateway; TRAFFIC_TTL after the last
 aima:audit                     stream   api           requests that change something, capped; never
 aima:audit:refused             stream   api           refused requests, counted per address, capped; never
@@ -76,6 +79,9 @@ PORT_LEASE: Final = timedelta(minutes=2)
 TRAFFIC_TTL: Final = timedelta(seconds=15)
 """Of a gateway's last report."""
 IDEMPOTENCY_TTL: Final = timedelta(days=1)
+FETCHING_TTL: Final = timedelta(minutes=10)
+"""After the last statement of any host; each one counts for seconds only."""
+PIECES_TTL: Final = timedelta(days=1)
 AUDIT_CAP: Final = 10_000
 """About how many entries of each of the two audit streams are kept."""
 LOG_CAP: Final = 2000
@@ -113,6 +119,7 @@ HOSTS_SESSIONS: Final = "aima:hosts:sessions"
 HOSTS_IDENTITIES: Final = "aima:hosts:identities"
 DRAINED: Final = "aima:hosts:drained"
 HOST_LABELS: Final = "aima:hosts:labels"
+HOST_CERTIFICATES: Final = "aima:hosts:certificates"
 DROPPED: Final = "aima:hosts:dropped"
 API_KEYS: Final = "aima:keys"
 API_KEYS_USED: Final = "aima:keys:used"
@@ -138,6 +145,8 @@ held: Final = KeyPrefix[HostName]("aima:held:")
 idempotency: Final = KeyPrefix[str]("aima:idempotency:")
 turn: Final = KeyPrefix[ServiceId]("aima:turn:")
 asked: Final = KeyPrefix[HostName]("aima:asked:")
+fetching: Final = KeyPrefix[str]("aima:fetching:")
+pieces: Final = KeyPrefix[str]("aima:pieces:")
 answer: Final = KeyPrefix[AnswerId]("aima:answer:")
 lines: Final = KeyPrefix[InstanceId]("aima:lines:")
 last_lines: Final = KeyPrefix[InstanceId]("aima:last-lines:")

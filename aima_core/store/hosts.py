@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aima_core.domain.hosts import AssignedLabels, Host, HostFacts, HostUsage
-from aima_core.domain.ids import HostName, Route
+from aima_core.domain.ids import HostName, Route, SignedText
 from aima_core.errors import CorruptData, HostLives, HostNameTaken, IdentityTaken, UnknownHost
 from aima_core.queue.notifier import stop_queue
 from aima_core.redis import keys
@@ -112,11 +112,27 @@ class HostStore:
         else:
             self._redis.hset(keys.HOST_LABELS, host, assigned.model_dump_json())
 
+    def certify(self, host: HostName, certificate: SignedText) -> None:
+        self._redis.hset(keys.HOST_CERTIFICATES, host, certificate.model_dump_json())
+
+    def certificate_of(self, host: HostName) -> SignedText | None:
+        """As it is in Redis, unverified; None without one."""
+        text = self._redis.hget(keys.HOST_CERTIFICATES, host)
+        return readable("certificate of host", host, SignedText.model_validate_json, text) if text else None
+
+    def certificates(self) -> dict[str, SignedText]:
+        """As they are in Redis, unverified, by host; without unreadable ones."""
+        found = (
+            (host, readable("certificate of host", host, SignedText.model_validate_json, text))
+            for host, text in self._redis.hgetall(keys.HOST_CERTIFICATES).items()
+        )
+        return {host: certificate for host, certificate in found if certificate}
+
     def forget(self, host: HostName) -> None:
         """Deletes every record of the host, and its queued messages. Raises UnknownHost, HostLives."""
         queues = [Route.to_host(host), stop_queue(host)]
         where = [keys.HOSTS, keys.HOSTS_SEEN, keys.HOSTS_SESSIONS, keys.HOSTS_IDENTITIES, keys.DRAINED]
-        where += [keys.HOST_LABELS, keys.DROPPED]
+        where += [keys.HOST_LABELS, keys.DROPPED, keys.HOST_CERTIFICATES]
         where += [keys.SERVICES_AT, keys.INSTANCES, keys.ACTIVE, keys.ROUTES]
         where += [keys.queue("unacked"), keys.queue("unacked_index")]
         where += [keys.instances_on(host), keys.ports(host), keys.last_ports(host)]

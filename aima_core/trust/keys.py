@@ -37,6 +37,10 @@ class Purpose(StrEnum):
     """A certificate, by an API node, of a gateway's own key."""
     ACCESS = "access"
     """A token, by a gateway's own key, for one instance."""
+    PEER = "peer"
+    """A certificate, by an API node, of a host's own key."""
+    PIECES = "pieces"
+    """A token, by a host's own key, for the pieces of one model at another host."""
 
 
 _STORED = frozenset({Purpose.SERVICE, Purpose.API_KEY, Purpose.ALIAS, Purpose.MANIFEST})

@@ -37,6 +37,10 @@ class Config(BaseModel):
     certificate: Path | None = None
     certificate_key: Path | None = None
     connections: int
+    models: Path
+    """The directory of the models that it serves to other hosts."""
+    uploads: int
+    upload_rate: int | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Config:
@@ -50,6 +54,9 @@ class Config(BaseModel):
             certificate=plane.tls.certificate,
             certificate_key=plane.tls.key,
             connections=plane.connections,
+            models=settings.model_store,
+            uploads=plane.uploads,
+            upload_rate=plane.upload_rate,
         )
 
     @classmethod

@@ -22,6 +22,7 @@ from aima_core.system.engine_connections import EngineAnswer, EngineConnections,
 from aima_core.trust.gateways import OF_DATAPLANE, TokenVerifier
 from aima_worker.dataplane.files import AddressReader, EngineAddress
 from aima_worker.dataplane.headers import METHODS, forwarded_answer, forwarded_request, path_of
+from aima_worker.dataplane.pieces import PREFIX, PieceServer
 
 CONNECT_TIMEOUT = timedelta(seconds=2)
 SHORT_BODY = 65_536
@@ -34,8 +35,11 @@ _log = structlog.get_logger()
 class Forwarder:
     """The handler of the HTTP server."""
 
-    def __init__(self, tokens: TokenVerifier, addresses: AddressReader, engines: EngineConnections) -> None:
+    def __init__(
+        self, tokens: TokenVerifier, addresses: AddressReader, engines: EngineConnections, pieces: PieceServer
+    ) -> None:
         self.tokens = tokens
+        self.pieces = pieces
         self._addresses = addresses
         self._engines = engines
         self._active: dict[RequestHandler, float] = {}
@@ -61,7 +65,9 @@ class Forwarder:
                 _break_off(connection)
 
     async def _forward(self, request: BaseRequest) -> StreamResponse:
-        """Raises NotForwarded, TokenRefused, EngineUnreachable."""
+        """Raises NotForwarded, TokenRefused, TooManyUploads, EngineUnreachable."""
+        if request.raw_path.startswith(PREFIX):
+            return await self._send_piece(request)
         path = path_of(request.raw_path) if request.method in METHODS else None
         if path is None:
             raise NotForwarded
@@ -78,6 +84,13 @@ class Forwarder:
             return await self._stream(request, answer)
         finally:
             answer.close()
+
+    async def _send_piece(self, request: BaseRequest) -> StreamResponse:
+        try:
+            return await self.pieces.send(request, _token(request))
+        except (OSError, RuntimeError):  # TimeoutError is an OSError; the receiver has left, or is too slow
+            _break_off(request.protocol)
+            raise asyncio.CancelledError from None
 
     async def _send(self, request: BaseRequest, engine: EngineAddress, rest: str) -> EngineAnswer:
         host = f"[{engine.address}]" if ":" in engine.address else engine.address

@@ -22,10 +22,13 @@ from aiohttp.web_server import Server
 
 from aima_core.errors import AimaError, DataplanePortTaken
 from aima_core.system.engine_connections import EngineConnections
+from aima_core.trust import tokens
 from aima_core.trust.gateways import TokenVerifier
 from aima_core.trust.keys import KeyRing
+from aima_core.trust.peers import PEERS, PieceAccess, PiecesOf
 from aima_worker.dataplane.files import AddressReader, Config, config_file, stamp_of
 from aima_worker.dataplane.forwarding import CONNECT_TIMEOUT, Forwarder
+from aima_worker.dataplane.pieces import PieceServer
 
 BACKLOG = 256
 BIND_TIMEOUT = timedelta(seconds=10)
@@ -51,7 +54,7 @@ async def serve(directory: Path) -> None:
         loop.add_signal_handler(number, stopping.set)
     certificate = _Certificate(config) if config.certificate else None
     async with aclosing(EngineConnections(connect=CONNECT_TIMEOUT)) as engines:
-        forwarder = Forwarder(_verifier(config), AddressReader(directory), engines)
+        forwarder = Forwarder(_verifier(config), AddressReader(directory), engines, _pieces(config))
         server = _LimitedServer(forwarder, most=_most_connections(config))
         listening = await loop.create_server(
             server,
@@ -159,9 +162,19 @@ def _verifier(config: Config) -> TokenVerifier:
     return TokenVerifier(KeyRing(config.public_keys), config.host, now=lambda: datetime.now(UTC))
 
 
+def _pieces(config: Config) -> PieceServer:
+    return PieceServer(_piece_verifier(config), config.models, uploads=config.uploads, rate=config.upload_rate)
+
+
+def _piece_verifier(config: Config) -> tokens.BearerVerifier[PiecesOf, PieceAccess]:
+    return tokens.BearerVerifier(PEERS, KeyRing(config.public_keys), config.host, now=lambda: datetime.now(UTC))
+
+
 def _reload_keys(forwarder: Forwarder, directory: Path) -> None:
     try:
-        forwarder.tokens = _verifier(Config.load(directory))
+        config = Config.load(directory)
+        forwarder.tokens = _verifier(config)
+        forwarder.pieces.tokens = _piece_verifier(config)
     except AimaError as wrong:
         _log.warning("keys not reloaded", reason=str(wrong))
 

@@ -12,12 +12,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from hashlib import sha1, sha256
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -26,17 +26,23 @@ from aima_core.domain.models import FetchProgress, Manifest, ManifestFile
 from aima_core.domain.units import format_size
 from aima_core.errors import AimaError, Cancelled, ModelDiskFull, ModelStoreUnusable, WrongBytes
 from aima_core.settings import Settings
-from aima_worker.models.origin import NoRanges, OriginClient, Patience, RemoteFile
-from aima_worker.models.pieces import PIECE_SIZE, Piece, PieceQueue
+from aima_core.store.fetching import Found
+from aima_core.trust.peers import PiecesOf
+from aima_worker.models.origin import Interrupted, NoRanges, OriginClient, Patience, RemoteFile
+from aima_worker.models.peers import PeerClient
+from aima_worker.models.pieces import PIECE_SIZE, Download, Piece, PieceQueue
+from aima_worker.models.sharing import PEER_CONNECTIONS, Neighbours, SharedFetch
 from aima_worker.models.store import ModelStore, PartialModel
 from aima_worker.node.disk_guard import disk_levels
-from aima_worker.transfers import RateWindow
+from aima_worker.transfers import RateLimit, RateWindow
 
 PROGRESS_INTERVAL = timedelta(seconds=0.2)
 JOURNALLED_EVERY = 1 << 20
 """Bytes of a piece: what a kill costs each connection at most."""
 CHANCES = 2
 """Downloads of a file before its bytes count as wrong at the origin."""
+
+AClient = TypeVar("AClient", bound=OriginClient)
 
 _log = structlog.get_logger()
 
@@ -51,8 +57,12 @@ class FetchOrder(NamedTuple):
 class ModelFetch:
     """A transfer: iterated by one thread, closed from any thread. Its own threads end with it."""
 
-    def __init__(self, store: ModelStore, order: FetchOrder, settings: Settings) -> None:
+    def __init__(
+        self, store: ModelStore, order: FetchOrder, settings: Settings, neighbours: Neighbours | None = None
+    ) -> None:
+        """Without neighbours, it downloads from the origin alone."""
         self._store = store
+        self._neighbours = neighbours
         self._order = order
         self._settings = settings
         self._host: HostName = settings.host.name
@@ -65,8 +75,16 @@ class ModelFetch:
         """Bytes of pieces that are not journalled yet."""
         self._arrived = 0
         """Bytes received by this fetch."""
+        self._from_hosts = 0
         self._verified = 0
         self._files_done = 0
+        self._vouched: dict[Piece, Found] = {}
+        """Pieces that other hosts have sent, whose digests a host has published."""
+        self._suspected: dict[Piece, Found] = {}
+        """Those of a file that differs, which the origin sends again."""
+        self._notice: str | None = None
+        self._shared: SharedFetch | None = None
+        self._origin_rate = RateLimit(self._rate_from_origin, stop=self._ended)
         self._window = RateWindow()
 
     def close(self) -> None:
@@ -106,6 +124,10 @@ class ModelFetch:
         threads = [
             Thread(target=self._download, name=f"download {number}", daemon=True) for number in range(self._width)
         ]
+        if self._neighbours is not None:
+            connections = self._settings.host.model_connections
+            self._shared = SharedFetch(self._neighbours, partial.manifest, self._queue, connections=connections)
+            self._shared.start()
         threads.append(Thread(target=self._verify, name="verify", daemon=True))
         for thread in threads:
             thread.start()
@@ -117,17 +139,26 @@ class ModelFetch:
             self._halt()
             for thread in threads:
                 thread.join()
+            complete = self._failure is None and not self._stop.is_set()
+            try:
+                if complete:
+                    self._store.publish(partial)
+            finally:
+                if self._shared is not None:
+                    self._shared.stop(complete=complete)
         if self._failure is not None:
             raise self._failure
-        if self._stop.is_set():
+        if not complete:
             raise Cancelled
-        self._store.publish(partial)
         yield self._progress()
 
     @property
     def _width(self) -> int:
-        missing = self._order.manifest.size - self._queue.held
-        return max(1, min(self._settings.host.model_connections, -(-missing // PIECE_SIZE)))
+        missing = sum(
+            not self._queue.is_there(piece) for number in range(len(self._files)) for piece in self._queue.of(number)
+        )
+        connections = self._settings.host.model_connections + (PEER_CONNECTIONS if self._neighbours else 0)
+        return max(1, min(connections, missing))
 
     @property
     def _received(self) -> int:
@@ -143,28 +174,43 @@ class ModelFetch:
             if not partial.path(self._files[piece.file]).exists():
                 journal.forget(piece)
         self._arriving = {piece: prefix.length for piece, prefix in journal.prefixes.items()}
-        journalled = journal.hashes
-        return PieceQueue(self._files, {*there, *journalled})
+        return PieceQueue(
+            self._files,
+            {*there, *journal.hashes},
+            connections=self._settings.host.model_connections,
+            alone=self._neighbours is None,
+        )
 
     # Downloads ------------------------------------------------------------------------------------------------------
 
     def _download(self) -> None:
-        with self._failing_together(), self._client() as client:
-            for piece in self._queue.take():
+        with self._failing_together(), self._client() as origin, self._peer_client() as peers:
+            for download in self._queue.take():
+                if peers is not None and download.source is not None:
+                    self._download_from_host(peers, download)
+                    continue
                 try:
-                    self._download_piece(client, piece)
+                    self._download_from_origin(origin, download.piece)
                 except NoRanges:
-                    if self._queue.take_file(piece.file):
-                        self._download_whole(client, piece.file)
+                    if self._queue.take_file(download.piece.file):
+                        self._download_whole(origin, download.piece.file)
 
     def _client(self) -> OriginClient:
         stall = self._settings.host.model_stall
-        client = OriginClient(host=self._host, token=self._order.token, stall=stall)
+        return self._opened(OriginClient(host=self._host, token=self._order.token, stall=stall))
+
+    def _peer_client(self) -> AbstractContextManager[PeerClient | None]:
+        if self._neighbours is None:
+            return nullcontext()
+        ca = self._settings.dataplane.ca
+        return self._opened(PeerClient(host=self._host, token_for=self._neighbours.token, ca=ca))
+
+    def _opened(self, client: AClient) -> AClient:
         with self._lock:
             self._clients.append(client)
         return client
 
-    def _download_piece(self, client: OriginClient, piece: Piece) -> None:
+    def _download_from_origin(self, client: OriginClient, piece: Piece) -> None:
         """Raises NoRanges."""
         target = self._targets[piece.file]
         kept = self._kept_prefix(piece, target.file)
@@ -178,7 +224,59 @@ class ModelFetch:
                 if done - journalled >= JOURNALLED_EVERY:
                     self._partial.journal.record(piece, done, hashed.hexdigest())
                     journalled = done
+                self._origin_rate.wait(len(chunk))
             self._journal(descriptor, piece, hashed.hexdigest())
+        self._convict(piece, hashed.hexdigest())
+
+    def _download_from_host(self, client: PeerClient, download: Download) -> None:
+        """Puts the piece back if the host does not send it, or sends wrong bytes."""
+        piece, shared, manifest = download.piece, self._shared, self._partial.manifest
+        assert shared is not None
+        assert download.source is not None
+        file, source, at = self._files[piece.file], download.source, 0
+        hashed = sha256()
+        try:
+            with self._partial.opened(file, write=True) as descriptor:
+                access = PiecesOf(source, manifest.digest)
+                for chunk in client.read_piece(access, shared.url_of(source), manifest, file, piece):
+                    self._write(descriptor, chunk, piece.start + at)
+                    hashed.update(chunk)
+                    at += len(chunk)
+                    self._from_hosts += len(chunk)
+                    self._has_arrived(piece, at, len(chunk))
+                digest = hashed.hexdigest()
+                if digest == (download.sha256 or client.sha256):
+                    self._vouched[piece] = Found(digest, download.publisher or source)
+                    self._journal(descriptor, piece, digest)
+                    shared.succeeded(source)
+                    return
+        except Interrupted as failed:
+            if not self._ended.is_set():
+                shared.failed(source, failed.why)
+        else:
+            self._avoid(source, f"{source} has sent wrong bytes of {file.path}")
+        with self._lock:
+            self._arriving.pop(piece, None)
+        self._queue.put_back([piece])
+
+    def _convict(self, piece: Piece, digest: str) -> None:
+        """A host that vouched for other bytes than the origin sends is asked for nothing more."""
+        before, publisher = self._suspected.pop(piece, Found(digest, self._host))
+        if before != digest and self._shared is not None:
+            self._shared.correct(piece, digest)
+            self._avoid(publisher, f"{publisher} has published wrong bytes of {self._files[piece.file].path}")
+
+    def _avoid(self, host: HostName, why: str) -> None:
+        _log.warning("host avoided", model=self._order.manifest.model, host=host, reason=why)
+        self._notice = f"{why}: this fetch takes nothing more from it."
+        if self._shared is not None:
+            self._shared.avoid(host)
+
+    def _rate_from_origin(self) -> float | None:
+        """Bytes per second."""
+        host, site = self._settings.host.model_rate, self._settings.host.site_model_rate
+        share = self._shared.share if self._shared else 1.0
+        return min((rate for rate in (host, site and site * share) if rate), default=None)
 
     def _kept_prefix(self, piece: Piece, file: ManifestFile) -> bytes:
         """The journalled prefix, for a retry; nothing if its bytes are stale, such as after a crash of the machine."""
@@ -215,6 +313,8 @@ class ModelFetch:
         self._queue.add(piece)
         with self._lock:
             self._arriving.pop(piece, None)
+        if self._shared is not None:
+            self._shared.completed(piece, self._vouched.get(piece, Found(digest, self._host)))
 
     def _has_arrived(self, piece: Piece, done: int, more: int) -> None:
         self._patience.moved()
@@ -232,26 +332,40 @@ class ModelFetch:
 
     def _verify_file(self, number: int, file: ManifestFile) -> None:
         found = ""
-        for _ in range(CHANCES):
+        for _ in range(CHANCES + bool(self._neighbours)):
             found = self._digest(number, file)
             if found == file.digest:
                 self._verified += file.size
                 self._files_done += 1
                 return
             _log.warning("file of a model differs", model=self._order.manifest.model, file=file.path, found=found)
+            if self._suspect_hosts(number):
+                continue
             self._partial.discard(file)
             for piece in self._queue.of(number):
                 self._partial.journal.forget(piece)
-            self._queue.put_back(self._queue.of(number))
+            self._queue.put_back(self._queue.of(number), from_origin_only=True)
         target = self._targets[number]
         detail = f"they have the digest {found} instead of {file.digest}"
         raise WrongBytes(origin=target.origin, file=file.path, model=target.model, detail=detail, host=self._host)
+
+    def _suspect_hosts(self, number: int) -> bool:
+        """Requeues the pieces of a file that other hosts vouch for; False if there are none."""
+        pieces = [piece for piece in self._queue.of(number) if piece in self._vouched]
+        for piece in pieces:
+            self._suspected[piece] = self._vouched.pop(piece)
+            self._partial.journal.forget(piece)
+        self._queue.put_back(pieces, from_origin_only=True)
+        return bool(pieces)
 
     def _digest(self, number: int, file: ManifestFile) -> str:
         """Of the file's bytes, read by this thread behind the threads that download. Raises Cancelled."""
         hashed: Any = sha256() if file.sha256 else sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
         for piece in self._queue.of(number):
-            hashed.update(self._content(piece, file))
+            content = self._content(piece, file)
+            hashed.update(content)
+            if file in self._partial.linked:  # by which other hosts check it
+                self._partial.journal.record(piece, piece.length, sha256(content).hexdigest())
         return str(hashed.hexdigest()) if file.sha256 else f"git-{hashed.hexdigest()}"
 
     def _content(self, piece: Piece, file: ManifestFile) -> bytes:
@@ -332,5 +446,7 @@ class ModelFetch:
             files=len(self._files),
             rate=rate,
             eta=eta,
-            waits_for=self._patience.waits_for,
+            waits_for=self._patience.waits_for or (self._shared.waits_for if self._shared and not rate else None),
+            from_hosts=self._from_hosts,
+            notice=self._notice,
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
 from typing import NamedTuple, Self
@@ -120,9 +121,11 @@ class Patience:
 class OriginClient:
     """The connections of one thread to an origin. `abort` may be called from another."""
 
-    def __init__(self, *, host: str, token: str | None, stall: timedelta) -> None:
+    def __init__(self, *, host: str, token: str | None, stall: timedelta, ca: Path | None = None) -> None:
+        """`ca` replaces the system's authorities."""
         self._host = host
         self._token = token
+        self._ca = ca
         self._timeout = min(SILENCE, stall).total_seconds()
         self._connections: dict[tuple[str, str], HTTPConnection] = {}
         self._direct: dict[str, str] = {}
@@ -259,7 +262,7 @@ class OriginClient:
         if proxy is not None:
             host, port = proxy.hostname or "", proxy.port or 80
         if where.scheme == "https":
-            self._context = self._context or ssl.create_default_context()
+            self._context = self._context or ssl.create_default_context(cafile=self._ca)
             made: HTTPConnection = HTTPSConnection(host, port, timeout=self._timeout, context=self._context)
         else:
             made = HTTPConnection(host, port, timeout=self._timeout)

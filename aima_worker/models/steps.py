@@ -11,6 +11,7 @@ from aima_core.settings import Settings
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.models.fetch import FetchOrder, ModelFetch
+from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
 from aima_worker.transfers import SharedTransfers
 
@@ -18,8 +19,9 @@ from aima_worker.transfers import SharedTransfers
 class FetchCoordinator:
     """One fetch per content on this host: concurrent starts and pulls join it, and a retry of an operation, too."""
 
-    def __init__(self, store: ModelStore, settings: Settings) -> None:
+    def __init__(self, store: ModelStore, settings: Settings, neighbours: Neighbours | None = None) -> None:
         self._store = store
+        self._neighbours = neighbours
         self._settings = settings
         self._fetches = SharedTransfers[FetchProgress]("fetch")
 
@@ -28,7 +30,9 @@ class FetchCoordinator:
 
         Raises what the fetch raises, and at once what cancels the attempt.
         """
-        start: Callable[[], ModelFetch] = lambda: ModelFetch(self._store, order, self._settings)  # noqa: E731
+        start: Callable[[], ModelFetch] = lambda: ModelFetch(  # noqa: E731
+            self._store, order, self._settings, self._neighbours
+        )
         return self._fetches.follow(order.manifest.digest, attempt, start)
 
 
@@ -48,9 +52,11 @@ def fetch_model(host: HostContext, attempt: Attempt, manifest: Manifest, *, toke
     source = f"{manifest.source.partition('#')[0]} ({manifest.revision[:12]})"
     attempt.enter_phase(Phase.FETCHING, f"Fetching {manifest.model} from {source}")
     order = FetchOrder(manifest, host.secrets.token(token) if token else None)
-    waits_for = None
+    waits_for = notice = None
     for progress in host.fetches.follow(order, attempt):
         attempt.report(fetch=progress)
         if progress.waits_for and progress.waits_for != waits_for:
             attempt.report(f"Waiting for {progress.waits_for}.")
-        waits_for = progress.waits_for
+        if progress.notice and progress.notice != notice:
+            attempt.report(progress.notice)
+        waits_for, notice = progress.waits_for, progress.notice

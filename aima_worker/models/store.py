@@ -2,6 +2,7 @@
 
     <model>/<name>/files/…        published by one rename, after every file was verified; read-only
     <model>/<name>/model.json     its manifest, and the size and time of each file when it was verified
+    <model>/<name>/journal        the SHA-256 of each piece, by which other hosts check what they get
     .fetching/<model>/<name>/…    a running or interrupted fetch with its journal, until a retry completes it
 
 Files of equal content are hard links to one another. A file that has changed since is stale: its model is not mounted,
@@ -43,6 +44,10 @@ _DIRECTORY, _READ_ONLY_DIRECTORY, _READ_ONLY_FILE = 0o755, 0o555, 0o444
 _log = structlog.get_logger()
 
 
+def place_of(root: Path, model: str, name: str, *, published: bool) -> Path:
+    return (root if published else root / FETCHING) / model / name
+
+
 class StoredModel(WireModel):
     """What `model.json` holds."""
 
@@ -66,7 +71,7 @@ class ModelStore:
     def find(self, manifest: Manifest) -> str | None:
         """The published directory of its files, relative to the root; None if there is none, or a file has changed."""
         place = self._place(manifest)
-        stored = self._record(place)
+        stored = record_of(place)
         if stored is None or stored.manifest.digest != manifest.digest or not _is_unaltered(place / FILES, stored):
             return None
         return str((place / FILES).relative_to(self.root))
@@ -119,7 +124,6 @@ class ModelStore:
             _make(place.parent)
             partial.place.rename(place)
             _sync(place.parent)
-            (place / JOURNAL).unlink(missing_ok=True)
         self.changed()
 
     def abandon(self, partial: PartialModel) -> None:
@@ -148,10 +152,10 @@ class ModelStore:
         _remove(self.root / REMOVED)
 
     def _open(self, manifest: Manifest) -> PartialModel:
-        place = self.root / FETCHING / manifest.model / manifest.name
+        place = place_of(self.root, manifest.model, manifest.name, published=False)
         with self._usable():
             self._check_own()
-            known = self._record(place)
+            known = record_of(place)
             if known is None or known.manifest.digest != manifest.digest:
                 _remove(place)
                 _make(place / FILES)
@@ -197,7 +201,7 @@ class ModelStore:
             raise ModelStoreUnusable(host=self._host, store=self.root, detail=detail) from failed
 
     def _place(self, manifest: Manifest) -> Path:
-        return self.root / manifest.model / manifest.name
+        return place_of(self.root, manifest.model, manifest.name, published=True)
 
     def _published(self) -> Iterator[tuple[Path, StoredModel]]:
         for place, stored in self._records(self.root):
@@ -206,18 +210,8 @@ class ModelStore:
 
     def _records(self, below: Path) -> Iterator[tuple[Path, StoredModel]]:
         for path in sorted(below.glob(f"[!.]*/*/{RECORD}")):
-            if stored := self._record(path.parent):
+            if stored := record_of(path.parent):
                 yield path.parent, stored
-
-    def _record(self, place: Path) -> StoredModel | None:
-        try:
-            stored = StoredModel.model_validate_json((place / RECORD).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as wrong:
-            _log.warning("record of a model not readable", place=str(place), reason=str(wrong))
-            return None
-        return stored if place.parent.name == stored.manifest.model else None
 
     def _discard(self, place: Path) -> None:
         """Renamed first, atomically: a crash while its files are removed leaves no half of a model."""
@@ -230,13 +224,25 @@ class ModelStore:
             place.parent.rmdir()
 
 
+def record_of(place: Path) -> StoredModel | None:
+    """None if there is none, or an unreadable one."""
+    try:
+        stored = StoredModel.model_validate_json((place / RECORD).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as wrong:
+        _log.warning("record of a model not readable", place=str(place), reason=str(wrong))
+        return None
+    return stored if place.parent.name == stored.manifest.model else None
+
+
 class PartialModel:
     """The directory of a fetch."""
 
     def __init__(self, place: Path, manifest: Manifest) -> None:
         self.place = place
         self.manifest = manifest
-        self.files = sorted(manifest.files, key=lambda file: file.path)
+        self.files = manifest.by_path
         """In the order of their numbers in pieces."""
         self.linked: set[ManifestFile] = set()
         """Files that are hard links to those of published models."""

@@ -24,6 +24,7 @@ from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
 from aima_core.system.state_dir import mint
+from aima_core.trust.peers import host_key
 from aima_worker.directories import may_examine_processes
 from aima_worker.node.hardware import Hardware, hardware, memory_reserve
 from aima_worker.runtime import ContainerRuntime, FrozenModel, RuntimeFacts
@@ -49,7 +50,7 @@ def host_facts(
     models: tuple[str, ...] | None = None,
     stored: tuple[ModelOnHost, ...] = (),
 ) -> HostFacts:
-    has, host, secrets = hardware(settings), settings.host, HostSecrets(settings)
+    has, host, entries = hardware(settings), settings.host, HostSecrets(settings)
     engine, images, answers = _runtime_facts(runtime)
     kinds = dict.fromkeys([*(each.kind for each in has.accelerators), "cpu"])
     return HostFacts(
@@ -75,6 +76,8 @@ def host_facts(
         routes=(Route.to_host(host.name), *(Route(f"{kind}.{has.arch}") for kind in kinds)),
         labels=host.labels,
         dataplane=settings.dataplane_url,
+        site=host.site,
+        key=host_key(settings).public,
         version=version("aima-engines"),
         wire=WIRE_VERSION,
         clock_offset=clock_offset,
@@ -84,8 +87,8 @@ def host_facts(
         disk_reserve=disk_reserve,
         models=models,
         stored=stored,
-        secrets=secrets.names(),
-        secrets_at=str(secrets.directory),
+        secrets=entries.names(),
+        secrets_at=str(entries.directory),
         verifies_mounts=_verifies_mounts(engine),
         isolates_engines=engine.isolates_engines,
         separates_engines=engine.separates_engines,

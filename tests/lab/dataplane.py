@@ -22,8 +22,9 @@ from pydantic import SecretStr
 
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.store.operations import now
-from aima_core.trust.gateways import Certificate, TokenSigner
-from aima_core.trust.keys import SigningKey
+from aima_core.trust.gateways import TokenSigner
+from aima_core.trust.keys import Purpose, SigningKey
+from aima_core.trust.tokens import Certificate
 from aima_worker.dataplane.files import Config, EngineAddresses
 
 STRANGER_LOOPBACK = "fedcba9876543210"
@@ -129,8 +130,9 @@ class DataplaneUnderTest:
         self.addresses.put(INSTANCE, "127.0.0.1", self.engine.port, fence=1)
 
     def start(self, **config: Any) -> None:
-        defaults = {"host": HOST, "bind": "127.0.0.1", "port": self.port, "keys": (API_NODE.public,)}
-        Config.model_validate({**defaults, "connections": 100, **config}).save(self.directory)
+        defaults: dict[str, Any] = {"host": HOST, "bind": "127.0.0.1", "port": self.port, "keys": (API_NODE.public,)}
+        defaults |= {"connections": 100, "models": self.directory / "models", "uploads": 8}
+        Config.model_validate({**defaults, **config}).save(self.directory)
         program = [sys.executable, "-m", "aima_worker.dataplane", str(self.directory)]
         self.process = subprocess.Popen(program, stdin=subprocess.DEVNULL)
         assert eventually(self.listens, within=timedelta(seconds=60))  # an interpreter on a busy machine
@@ -186,7 +188,7 @@ def signer(api_node: SigningKey = API_NODE, gateway: SigningKey = GATEWAY, **cha
     at = now()
     valid = {"public_key": gateway.public, "not_before": at, "not_after": at + timedelta(minutes=5)}
     tokens = TokenSigner(gateway, now=now)
-    tokens.certify(Certificate.model_validate({**valid, **changes}).sign(api_node))
+    tokens.certify(Certificate.model_validate({**valid, **changes}).sign(api_node, Purpose.GATEWAY))
     return tokens
 
 

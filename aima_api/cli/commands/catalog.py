@@ -177,17 +177,21 @@ def show_model(api: Api, name: str, output: Format) -> None:
 @click.argument("name", shell_complete=complete(("models", "name")))
 @only_hosts_option
 @route_option("On every live host of this class, such as gb10.arm64.")
+@click.option("--site", metavar="S", help="On every live host of this site.")
 @expires_option
 @submits_operations
-def pull_model(api: Api, name: str, hosts: tuple[str, ...], route: str | None, expires: timedelta | None) -> Any:
+def pull_model(
+    api: Api, name: str, hosts: tuple[str, ...], route: str | None, site: str | None, expires: timedelta | None
+) -> Any:
     """Fetch the files of a model from its source in the catalog, on several hosts in parallel.
 
-    Its source is resolved first, so that all hosts get the same files. Without --host or --route, the only live host
-    fetches it. Files and pieces that the host has are not fetched again.
+    Its source is resolved first, so that all hosts get the same files. Hosts of one site download each piece once, and
+    send it to one another. Without --host, --route or --site, the only live host fetches it. Files and pieces that the
+    host has are not fetched again.
     """
-    if hosts and route:
-        raise click.UsageError("Specify --host or --route.", click.get_current_context())
-    options = service_body({"hosts": hosts, "route": route, "expires": expires})
+    if hosts and (route or site):
+        raise click.UsageError("Specify --host, or --route and --site.", click.get_current_context())
+    options = service_body({"hosts": hosts, "route": route, "site": site, "expires": expires})
     return api.post(f"{path_of('models', name)}:pull", options)
 
 

@@ -36,7 +36,7 @@ COLUMNS = {
 }
 _SHOWN_OTHERWISE = (
     *("live", "left", "silent_for", "drained", "drained_since", "seen_at", "strangers", "wire"),
-    *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory", "gives_gpus", "allows"),
+    *("runtime_version", "runtime_answers", "container_runtimes", "unified_memory", "gives_gpus", "allows", "key"),
 )
 
 host = ResourceGroup("host", help="Show, drain, resume and forget hosts.")

@@ -17,7 +17,16 @@ from rich.text import Text
 
 from aima_api.cli.progress.event_follower import Update
 from aima_api.cli.progress.plain_display import PlainDisplay
-from aima_api.cli.progress.tracker import OperationTracker, downloaded, fraction_done, joined, percent, rate, readable
+from aima_api.cli.progress.tracker import (
+    OperationTracker,
+    downloaded,
+    fraction_done,
+    from_others,
+    joined,
+    percent,
+    rate,
+    readable,
+)
 from aima_core.domain.models import FetchProgress
 from aima_core.domain.operations import Layer, LayerStep, Phase, PullProgress
 from aima_core.domain.units import format_size
@@ -159,7 +168,7 @@ def _fetch(progress: FetchProgress) -> RenderableType:
         amount = f"{format_size(done)} of {format_size(progress.total)}"
         more = percent(progress) if name == "received" else f"{progress.files_done} of {progress.files} files"
         table.add_row(Text(f"  {name}", style="bold"), bar, Text(joined(more, amount)))
-    table.add_row("", "", _line(rate(progress) or progress.waits_for or "", ""))
+    table.add_row("", "", _line(joined(rate(progress) or progress.waits_for or "", from_others(progress)), ""))
     return table
 
 

@@ -146,9 +146,16 @@ def downloaded(progress: PullProgress) -> str:
 
 
 def fetched(progress: FetchProgress) -> str:
-    """`12 MB of 98 MB received, 8 MB verified, 1 of 4 files`."""
+    """`12 MB of 98 MB received, 4 MB from other hosts, 8 MB verified, 1 of 4 files`."""
     received = f"{format_size(progress.received)} of {format_size(progress.total)} received"
-    return f"{received}, {format_size(progress.verified)} verified, {progress.files_done} of {progress.files} files"
+    others = f", {from_others(progress)}" if progress.from_hosts else ""
+    done = f"{progress.files_done} of {progress.files} files"
+    return f"{received}{others}, {format_size(progress.verified)} verified, {done}"
+
+
+def from_others(progress: FetchProgress) -> str:
+    """`4 MB from other hosts`; empty without any."""
+    return f"{format_size(progress.from_hosts)} from other hosts" if progress.from_hosts else ""
 
 
 def rate(progress: PullProgress | FetchProgress) -> str:

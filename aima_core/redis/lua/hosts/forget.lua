@@ -4,10 +4,10 @@
 --
 -- Its operations stay; their claims end here, so that each operation can be ended or moved.
 -- Returns 'forgotten', 'live', or 'unknown'.
-local hosts, hosts_seen, sessions, identities, drained, labels, dropped = unpack(KEYS, 1, 7)
-local services_at, instances, active, routes, unacked, unacked_index = unpack(KEYS, 8, 13)
-local own_instances, ports, last_ports = unpack(KEYS, 14, 16)
-local own_keys = {unpack(KEYS, 14)}
+local hosts, hosts_seen, sessions, identities, drained, labels, dropped, certificates = unpack(KEYS, 1, 8)
+local services_at, instances, active, routes, unacked, unacked_index = unpack(KEYS, 9, 14)
+local own_instances, ports, last_ports = unpack(KEYS, 15, 17)
+local own_keys = {unpack(KEYS, 15)}
 local name, dead_ms, queue, stop_queue, port_prefix = unpack(ARGV, 1, 5)
 local instance_prefix, lines_prefix, last_lines_prefix, operation_prefix, claim_prefix = unpack(ARGV, 6, 10)
 
@@ -59,7 +59,7 @@ delete_instances()
 delete_leases()
 delete_fields_with(services_at, name)
 delete_fields_with(identities, name)
-for _, key in ipairs({hosts, sessions, drained, labels, dropped}) do redis.call('HDEL', key, name) end
+for _, key in ipairs({hosts, sessions, drained, labels, dropped, certificates}) do redis.call('HDEL', key, name) end
 redis.call('ZREM', hosts_seen, name)
 redis.call('ZREM', routes, queue)
 redis.call('DEL', unpack(own_keys))

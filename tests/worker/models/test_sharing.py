@@ -1,0 +1,282 @@
+"""Hosts of a site fetch a model over their uplink once, and share its pieces; what fails costs at most that."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import closing
+
+import pytest
+from lab.hostile_peer import hostile_peer
+from lab.model_origin import Faults
+from lab.parts import eventually
+from lab.site import site
+from worker.models.conftest import REPOSITORY, manifest_of, random_bytes
+
+from aima_core.domain.ids import Site
+from aima_core.errors import Cancelled
+from aima_core.redis import keys
+from aima_core.redis.connection import command_link
+from aima_core.store.fetching import FetchingStore, Found, Report, Statement
+from aima_worker.models.pieces import PIECE_SIZE
+from aima_worker.models.sharing import ALONE_AFTER
+
+pytestmark = pytest.mark.redis
+
+MIB = 1 << 20
+FILES = {
+    "config.json": b"{}",
+    "a.safetensors": random_bytes(70 * MIB, 21),
+    "b.safetensors": random_bytes(30 * MIB, 22),
+    "sub/tokenizer.json": random_bytes(2 * MIB, 23),
+}
+SIZE = sum(map(len, FILES.values()))
+
+
+@pytest.fixture
+def shared(origin):
+    origin.publish(REPOSITORY, FILES)
+    return manifest_of(origin, FILES)
+
+
+# Whole fetches --------------------------------------------------------------------------------------------------------
+
+
+def test_three_hosts_download_a_model_from_its_origin_once(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha", "beta", "gamma") as hosts:
+        fetches = [host.fetch(shared) for host in hosts]
+        last = [fetch.wait() for fetch in fetches]
+
+        assert [host.content(shared) for host in hosts] == [FILES] * 3
+        assert origin.all_sent == SIZE
+        assert sum(each.from_hosts for each in last) == 2 * SIZE
+
+
+def test_a_later_host_asks_no_origin_once_a_host_has_published_the_model(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        alpha.fetch(shared).wait()
+        redis.delete(*redis.keys(f"{keys.fetching}*"), *redis.keys(f"{keys.pieces}*"))  # as a day later
+        alpha.join()
+        origin.requests.clear()
+
+        last = beta.fetch(shared).wait()
+
+        assert beta.content(shared) == FILES
+        assert last.from_hosts == SIZE
+        assert origin.requests.total() == 0
+
+
+def test_a_host_that_has_just_ended_its_fetch_serves_before_its_facts_say_so(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        alpha.fetch(shared).wait()
+        assert eventually(lambda: "held" in statement_of(redis, alpha))
+        origin.requests.clear()
+
+        beta.fetch(shared).wait()
+
+        assert origin.requests.total() == 0
+
+
+def statement_of(redis, host) -> str:
+    [key] = redis.keys(f"{keys.fetching}*")
+    return redis.hget(key, host.name) or ""
+
+
+def test_hosts_of_two_sites_share_nothing(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha") as (alpha,), site(redis, tmp_path, "beta", site="other") as (beta,):
+        alpha.fetch(shared).wait()
+        alpha.join()
+
+        last = beta.fetch(shared).wait()
+
+        assert last.from_hosts == 0
+        assert origin.all_sent == 2 * SIZE
+
+
+def test_a_host_without_a_certificate_downloads_from_the_origin_alone(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        alpha.fetch(shared).wait()
+        alpha.join()
+        redis.delete(keys.HOST_CERTIFICATES)
+
+        last = beta.fetch(shared).wait()
+
+        assert beta.content(shared) == FILES
+        assert last.from_hosts == 0
+
+
+def test_a_linked_file_is_served_to_others(redis, tmp_path, origin, shared):
+    """Of a later revision, which shares it with the former one on the disk."""
+    later = FILES | {"config.json": b'{"later": true}'}
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        alpha.fetch(shared).wait()
+        origin.publish(REPOSITORY, later, commit="f" * 40)
+        manifest = manifest_of(origin, later, revision="f" * 40)
+        alpha.fetch(manifest).wait()
+        alpha.join()
+        origin.requests.clear()
+
+        beta.fetch(manifest).wait()
+
+        assert beta.content(manifest) == later
+        assert origin.requests.total() == 0
+
+
+# Faults ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_death_of_the_busiest_host_costs_what_it_alone_had(redis, tmp_path, origin, shared):
+    """At most the pieces that it has downloaded and not yet sent, and those that are on their way."""
+    origin.paused_at = SIZE // 2
+    with site(redis, tmp_path, "alpha", "beta", "gamma") as hosts:
+        fetches = {host.name: host.fetch(shared) for host in hosts}
+        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        busiest = max(hosts, key=lambda host: sum(each.received for each in host.store.listing()))
+        busiest.die()
+        fetches[busiest.name].close()
+        lost = statement_of(redis, busiest)
+        origin.paused_at = None
+        origin.release.set()
+        others = [host for host in hosts if host is not busiest]
+
+        for host in others:
+            fetches[host.name].wait()
+
+        assert [host.content(shared) for host in others] == [FILES] * 2
+        assert origin.all_sent <= SIZE + SIZE // 2, lost
+        with pytest.raises(Cancelled):
+            fetches[busiest.name].wait()
+
+
+def test_a_host_that_left_resumes_with_what_it_had(redis, tmp_path, origin, shared):
+    origin.paused_at = SIZE // 2
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        first, other = alpha.fetch(shared), beta.fetch(shared)
+        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        at = time.monotonic()
+        first.close()
+        assert time.monotonic() - at < 2
+        origin.paused_at = None
+        origin.release.set()
+
+        alpha.fetch(shared).wait()
+        other.wait()
+
+        assert alpha.content(shared) == beta.content(shared) == FILES
+        assert origin.all_sent <= SIZE + 4 * PIECE_SIZE
+
+
+def test_wrong_bytes_of_a_host_are_noticed_before_they_are_journalled(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha") as (alpha,), hostile_peer() as liar:
+        alpha.hosts.join("liar", identity="liar", session="test")
+        state_all(redis, shared, "liar", url=liar.url, digest_of=true_digest)
+
+        fetch = alpha.fetch(shared)
+        last = fetch.wait()
+
+        assert alpha.content(shared) == FILES
+        assert any("liar has sent wrong bytes" in notice for notice in fetch.notices), fetch.notices
+        assert liar.requests >= 1
+        assert last.from_hosts <= 6 * PIECE_SIZE, "it was asked again after it had been avoided"
+
+
+def test_a_host_that_has_published_wrong_digests_is_found_by_the_origin(redis, tmp_path, origin, shared):
+    """Its bytes fit its digests, so that only the manifest's digest of the whole file tells."""
+    with site(redis, tmp_path, "alpha") as (alpha,), hostile_peer() as liar:
+        state_all(redis, shared, "liar", url=liar.url, digest_of=lambda _, length: liar.digest(length))
+
+        fetch = alpha.fetch(shared)
+        fetch.wait()
+
+        assert alpha.content(shared) == FILES
+        assert any("liar has published wrong bytes" in notice for notice in fetch.notices), fetch.notices
+        corrected = FetchingStore(redis).digests(shared, Site("default"), range(8))
+        assert all(found.sha256 == true_digest(piece, 0) for piece, found in corrected.items())
+
+
+def test_a_host_that_never_answers_delays_a_fetch_by_seconds(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha") as (alpha,):
+        state_all(redis, shared, "gone", url="http://127.0.0.1:1", digest_of=true_digest)
+
+        last = alpha.fetch(shared).wait()
+
+        assert alpha.content(shared) == FILES
+        assert last.from_hosts == 0
+
+
+def test_without_redis_a_fetch_goes_on_alone(own_redis, tmp_path, origin, shared):
+    origin.paused_at = SIZE // 3
+    redis = command_link(own_redis.url)
+    with closing(redis), site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        fetches = [alpha.fetch(shared), beta.fetch(shared)]
+        assert eventually(lambda: origin.all_sent >= SIZE // 3)
+        own_redis.kill()
+        origin.paused_at = None
+        origin.release.set()
+
+        for fetch in fetches:
+            fetch.wait(ALONE_AFTER.total_seconds() + 60)
+
+        assert alpha.content(shared) == beta.content(shared) == FILES
+        own_redis.start()
+
+
+def test_a_redis_that_has_lost_its_data_is_told_again(redis, tmp_path, origin, shared):
+    origin.paused_at = SIZE // 2
+    with site(redis, tmp_path, "alpha", "beta", "gamma") as hosts:
+        fetches = [host.fetch(shared) for host in hosts]
+        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        redis.flushall()
+        origin.paused_at = None
+        origin.release.set()
+
+        for fetch in fetches:
+            fetch.wait()
+
+        assert [host.content(shared) for host in hosts] == [FILES] * 3
+        assert origin.all_sent <= SIZE + 4 * PIECE_SIZE
+
+
+def test_an_origin_that_refuses_one_host_is_reached_by_another(redis, tmp_path, origin, shared):
+    """As one whose token is missing, for a gated repository, fails by itself while the pieces come from others."""
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        alpha.fetch(shared).wait()
+        alpha.join()
+        origin.faults = {path: Faults(status=403) for path in FILES}
+
+        beta.fetch(shared).wait()
+
+        assert beta.content(shared) == FILES
+
+
+# Limits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_of_a_site_is_shared_by_its_hosts(redis, tmp_path, origin, shared):
+    """51 MB at 51 MB/s take two seconds for each half of the model, whatever the machine does beside it."""
+    with site(redis, tmp_path, "alpha", "beta", site_model_rate="50MB") as hosts:
+        at = time.monotonic()
+        fetches = [host.fetch(shared) for host in hosts]
+        for fetch in fetches:
+            fetch.wait()
+
+        assert time.monotonic() - at >= 0.7 * SIZE / 50e6
+        assert origin.all_sent == SIZE
+
+
+def state_all(redis, manifest, host, *, url, digest_of) -> None:
+    """States in Redis, as a host does, that it has every piece."""
+    pieces = [
+        min(PIECE_SIZE, file.size - start) for file in manifest.by_path for start in range(0, file.size, PIECE_SIZE)
+    ]
+    found = {number: Found(digest_of(number, length), host) for number, length in enumerate(pieces)}
+    statement = Statement(url=url, held=f"{(1 << len(pieces)) - 1:x}")
+    report = Report(statement, found=found, counts_for=ALONE_AFTER * 100)
+    FetchingStore(redis).exchange(manifest, Site("default"), host, report)
+
+
+def true_digest(number: int, _: int) -> str:
+    paths = sorted(FILES)
+    pieces = [(path, start) for path in paths for start in range(0, len(FILES[path]), PIECE_SIZE)]
+    path, start = pieces[number]
+    return hashlib.sha256(FILES[path][start : start + PIECE_SIZE]).hexdigest()

@@ -234,6 +234,11 @@ class HostSettings(Section):
     """The stall timeout of a fetch of a model; after it, a retry resumes with the bytes on the disk."""
     model_connections: int = Field(4, ge=1, le=32)
     """To the origin of a model that is fetched."""
+    model_collect_below: Size | None = None
+    """The low watermark: with less disk free, models that nothing uses are collected, the least recently used first.
+    None is twice the reserve of that disk; 0 collects for fetches that lack space only."""
+    model_collect_until: Size | None = None
+    """The high watermark: a collection ends once so much is free. None is twice the low one."""
     images: tuple[str, ...] = ("*",)
     """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)

@@ -34,6 +34,7 @@ from aima_worker.secrets import HostSecrets
 if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
+    from aima_worker.models.collection import ModelCollector
     from aima_worker.models.steps import FetchCoordinator
     from aima_worker.models.store import ModelStore
     from aima_worker.node.disk_guard import DiskGuard
@@ -100,6 +101,7 @@ class HostContext:
     pulls: PullCoordinator
     models: ModelStore
     fetches: FetchCoordinator
+    collector: ModelCollector
     secrets: HostSecrets
     addresses: EngineAddresses
     probe: Probe

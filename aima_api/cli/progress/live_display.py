@@ -33,6 +33,7 @@ _ENDS = {
     Phase.PULLED: "✓",
     Phase.STOPPED: "✓",
     Phase.REMOVED: "✓",
+    Phase.DONE: "✓",
     Phase.FAILED: "✗",
     Phase.CANCELLED: "✗",
 }

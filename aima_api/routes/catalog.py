@@ -184,7 +184,7 @@ def prune_models(
 ) -> Submitted:
     """Remove models that nothing uses, the least recently used first, as the watermarks of each host say.
 
-    The operations' records then have what was removed and what was kept (`collection`); with `dry_run`, what would be.
+    The operations' records then name each model with its outcome (`collection`). With `dry_run`, nothing is removed.
     """
     options = body or PruneModelsOptions()
     submit = partial(_prune_models, api, options, caller=access.caller.name)

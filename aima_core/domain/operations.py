@@ -1,7 +1,7 @@
 """Operations: the command, the record and its events.
 
 An operation is one start, pull, stop or removal, of one instance, image or model, a pin of a model, or a collection of
-those that nothing uses. Its command is immutable; its state
+unused ones. Its command is immutable; its state
 changes only as `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot
 reopen it.
 """
@@ -228,7 +228,7 @@ class PinModel(WireModel):
 
     kind: Literal[Kind.PIN_MODEL, Kind.UNPIN_MODEL] = Kind.PIN_MODEL
     model: ModelId
-    """All of its revisions, also those that are fetched later."""
+    """All of its revisions, also later ones."""
 
 
 class PruneModels(WireModel):

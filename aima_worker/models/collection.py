@@ -1,8 +1,8 @@
 """Collection of models that nothing uses: garbage collection of the store between two watermarks of free disk.
 
-The least recently used goes first. Never collected is what a container mounts, whether or not it runs, what a change
-may restore, what is pinned or being fetched, and what an operation or a restart uses; a use that begins meanwhile wins
-the race against a removal. A fetch that lacks space collects first, if that suffices; else nothing is removed for it.
+The least recently used goes first. Never collected are models that a container mounts, whether or not it runs, that a
+change may restore, that an operation or a restart uses, pinned ones and running fetches; a use that begins meanwhile
+wins the race against a removal. A fetch that lacks space collects first, if that suffices; else nothing is removed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SETTLES_FOR = timedelta(minutes=10)
 FETCH_ENDS_WITHIN = timedelta(seconds=2)
 """After a cancel."""
 INTERRUPTED_FOR = timedelta(days=1)
-"""A fetch that no operation has resumed for so long may be collected."""
+"""The age at which an interrupted fetch may be collected."""
 
 _log = structlog.get_logger()
 
@@ -113,18 +113,17 @@ class ModelCollector:
 
         Raises DockerUnavailable, EngineRefused, BrokerUnavailable.
         """
-        while self._unrecorded:
-            self.record(self._unrecorded[0])
-            del self._unrecorded[0]
+        self._record_all()
         if not self._store.places():
             return
         for each in self.mounted():
-            if each.running:
+            if each.running and each.manifest:
                 self._store.uses.record(each.manifest, every=RECORDED_EVERY)
         free, marks = self._disk()
         if free < marks.below:
             why = f"{format_size(free)} of disk were free, less than {format_size(marks.below)}"
             self._collect_unasked(_Need(why, marks.until - free, unused_for=SETTLES_FOR))
+            self._record_all()
 
     def make_room(self, model: ModelId, missing: int) -> None:
         """For a fetch that lacks so many bytes: nothing is removed unless that suffices, or while Docker is away."""
@@ -135,7 +134,7 @@ class ModelCollector:
             _log.warning("models not collected", reason=str(failed))
 
     def prune(self, *, all: bool, dry_run: bool) -> tuple[CollectionEntry, ...]:
-        """What was removed, or would be, and what was kept and why. Raises DockerUnavailable, EngineRefused."""
+        """Returns each model with the bytes freed, or why it is kept. Raises DockerUnavailable, EngineRefused."""
         free, marks = self._disk()
         if all:
             need = _Need("prune", float("inf"), interrupted_for=timedelta(), dry_run=dry_run)
@@ -171,7 +170,12 @@ class ModelCollector:
         entries = self._collect(need)
         if any(each.kept is None for each in entries):
             self._unrecorded.append(Collected(OperationId.new(), self._clock(), need.why, entries))
-            self._loop.wake()
+            self._loop.wake()  # records it, at once where a fetch has caused it
+
+    def _record_all(self) -> None:
+        while self._unrecorded:
+            self.record(self._unrecorded[0])
+            del self._unrecorded[0]
 
     def _collect(self, need: _Need) -> tuple[CollectionEntry, ...]:
         with self._collecting:

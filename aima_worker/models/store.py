@@ -157,7 +157,7 @@ class ModelStore:
 
     @contextmanager
     def unless_fetching(self, manifest: Manifest, *, within: timedelta = timedelta()) -> Iterator[bool]:
-        """Whether no fetch of its content runs, or the last one ends `within`; while inside, one that begins waits."""
+        """Locks out fetches of its content while inside; False if one runs, and does not end `within`."""
         with self._lock:
             lock = self._locks.setdefault(manifest.digest, Lock())
         idle = lock.acquire(timeout=within.total_seconds())
@@ -180,7 +180,7 @@ class ModelStore:
         return away
 
     def discard(self, away: Path) -> int:
-        """Removes what was withdrawn; returns the bytes that this frees."""
+        """Removes a withdrawn directory; returns the bytes freed."""
         freed = freed_by(away, {})
         _remove(away)
         return freed

@@ -66,11 +66,8 @@ class ModelUses:
     # Uses ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def using(self, manifest: Manifest | None, by: str) -> Iterator[None]:
+    def using(self, manifest: Manifest, by: str) -> Iterator[None]:
         """While inside, no removal takes the model's directory, or the pieces of its fetch."""
-        if manifest is None:
-            yield
-            return
         key = key_of(manifest)
         with self._lock:
             self._begun[key] += 1
@@ -81,11 +78,10 @@ class ModelUses:
             with self._lock:
                 self._users[key].remove(by)
 
-    def begin(self, manifest: Manifest | None) -> None:
+    def begin(self, manifest: Manifest) -> None:
         """It is used from now on by what a removal may not have looked at, such as a remembered revision (race)."""
-        if manifest is not None:
-            with self._lock:
-                self._begun[key_of(manifest)] += 1
+        with self._lock:
+            self._begun[key_of(manifest)] += 1
 
     def users_of(self, key: str) -> list[str]:
         with self._lock:
@@ -111,10 +107,8 @@ class ModelUses:
 
     # Times and pins -----------------------------------------------------------------------------------------------
 
-    def record(self, manifest: Manifest | None, *, every: timedelta = timedelta()) -> None:
+    def record(self, manifest: Manifest, *, every: timedelta = timedelta()) -> None:
         """An engine has it mounted now. Not written again within `every`, nor for a model that is not published."""
-        if manifest is None:
-            return
         key, at = key_of(manifest), self._clock()
         with self._lock:
             known = self._recorded.used.get(key)

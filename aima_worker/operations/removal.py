@@ -97,7 +97,7 @@ def prune_models(host: HostContext, attempt: Attempt, command: PruneModels) -> N
 
 
 def record_collection(host: HostContext, collected: Collected) -> None:
-    """As an ended operation, for one that the disk or a fetch has caused. Idempotent. Raises BrokerUnavailable."""
+    """Records a collection without an order as an operation that has ended. Idempotent. Raises BrokerUnavailable."""
     phase, route = Phase.REMOVED, Route.to_host(host.name)
     operation = Operation(
         id=collected.id,

@@ -103,5 +103,6 @@ def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta)
     if container is not None and ours(host).items() <= container.labels.items():
         host.runtime.remove(name, grace=grace)
         with suppress(ValidationError):
-            host.models.uses.record(model_of(container.labels))
+            if manifest := model_of(container.labels):
+                host.models.uses.record(manifest)
     host.secrets.files.discard(name)

@@ -74,7 +74,7 @@ def ended_records(
 ) -> tuple[int, list[dict[str, Any]]]:
     """Waits until all have ended, and shows no progress; for operations whose records are the answer.
 
-    Returns the exit code of the first failure, which is printed, and the records of those that succeeded.
+    Returns the exit code of the first failure, which is printed, and the records of the others.
     """
     trackers = [OperationTracker(api.read(Operation, each)) for each in operations]
     _watch(api, trackers, _Silent(trackers), timeout)

@@ -142,17 +142,17 @@ class ModelCollector:
             need = _Need("prune", marks.until - free, dry_run=dry_run)
         return self._collect(need)
 
-    def remove(self, model: ModelId, begun: Mapping[str, int]) -> int:
+    def remove(self, model: ModelId, changes: Mapping[str, int]) -> int:
         """Removes every revision of it; returns the bytes that this frees.
 
-        `begun` was read before its users were looked for. Raises ModelAbsent, ModelStoreUnusable, and ModelInUse if a
-        use of it has begun since.
+        `changes` were read before its users were looked for. Raises ModelAbsent, ModelStoreUnusable, and ModelInUse
+        if a use of it has begun or ended since.
         """
         with self._collecting:
             places = [each for each in self._store.places() if each.manifest.model == model]
             if not places:
                 raise ModelAbsent(model=model, where=f"on {self._settings.name}")
-            freed = [self._remove(each, begun, within=FETCH_ENDS_WITHIN) for each in places]
+            freed = [self._remove(each, changes, within=FETCH_ENDS_WITHIN) for each in places]
         if any(each is not None for each in freed):
             self._store.changed()
         if None in freed:
@@ -179,21 +179,21 @@ class ModelCollector:
 
     def _collect(self, need: _Need) -> tuple[CollectionEntry, ...]:
         with self._collecting:
-            begun = self._store.uses.begun()  # first: a use that begins later is noticed at the removal
-            why_kept = self._reasons(need)
+            changes = self._store.uses.changes()  # first: a later one is noticed at the removal
             places = sorted(self._store.places(), key=self._last_used)
+            why_kept = self._reasons(places, need)
             candidates = [each for each in places if each.path not in why_kept]
             if need.all_or_nothing:
                 links: dict[tuple[int, int], int] = {}
                 if sum(freed_by(each.path, links) for each in candidates) < need.wanted:
                     return ()
-            freed = self._remove_while_wanted(candidates, need, begun, why_kept)
+            freed = self._remove_while_wanted(candidates, need, changes, why_kept)
             if freed and not need.dry_run:
                 self._store.changed()
             return tuple(self._entry(each, freed.get(each.path), why_kept.get(each.path)) for each in places)
 
     def _remove_while_wanted(
-        self, candidates: Sequence[StoredPlace], need: _Need, begun: Mapping[str, int], why_kept: dict[Path, str]
+        self, candidates: Sequence[StoredPlace], need: _Need, changes: Mapping[str, int], why_kept: dict[Path, str]
     ) -> dict[Path, int]:
         """Bytes that each removal has freed; adds to the reasons why others are kept."""
         freed: dict[Path, int] = {}
@@ -203,17 +203,17 @@ class ModelCollector:
                 why_kept[place.path] = "enough disk is free without it"
             elif need.dry_run:
                 freed[place.path] = freed_by(place.path, links)
-            elif (removed := self._collect_one(place, need, begun)) is None:
-                why_kept[place.path] = "a use of it has begun, or its directory cannot be renamed"
+            elif (removed := self._collect_one(place, need, changes)) is None:
+                why_kept[place.path] = "a use of it has begun or ended, or its directory cannot be renamed"
             else:
                 freed[place.path] = removed
         return freed
 
-    def _collect_one(self, place: StoredPlace, need: _Need, begun: Mapping[str, int]) -> int | None:
+    def _collect_one(self, place: StoredPlace, need: _Need, changes: Mapping[str, int]) -> int | None:
         manifest = place.manifest
         log = _log.bind(model=manifest.model, revision=manifest.revision, why=need.why)
         try:
-            freed = self._remove(place, begun)
+            freed = self._remove(place, changes)
         except (OSError, ModelStoreUnusable) as failed:
             log.warning("model not collected", reason=str(failed))
             return None
@@ -221,19 +221,19 @@ class ModelCollector:
             log.info("model collected", freed=freed)
         return freed
 
-    def _remove(self, place: StoredPlace, begun: Mapping[str, int], *, within: timedelta = timedelta()) -> int | None:
+    def _remove(self, place: StoredPlace, changes: Mapping[str, int], *, within: timedelta = timedelta()) -> int | None:
         """The bytes that this frees; None if a use or a fetch of it has begun since. Raises ModelStoreUnusable."""
         with self._store.unless_fetching(place.manifest, within=within) as idle:
             if not idle:
                 return None
-            away = self._store.uses.unless_used(place.manifest, begun, partial(self._store.withdraw, place.path))
+            away = self._store.uses.unless_used(place.manifest, changes, partial(self._store.withdraw, place.path))
         return None if away is None else self._store.discard(away)
 
-    def _reasons(self, need: _Need) -> dict[Path, str]:
+    def _reasons(self, places: Sequence[StoredPlace], need: _Need) -> dict[Path, str]:
         """Why models are kept, by their directories. Raises DockerUnavailable, EngineRefused."""
         mounted, pinned = self.mounted(), self._store.uses.pins()
         found = {}
-        for place in self._store.places():
+        for place in places:
             reasons = self._reasons_of(place, need, mounted)
             if why := "pinned" if pinned(place.manifest.model) else next(reasons, None):
                 found[place.path] = why

@@ -59,8 +59,8 @@ class ModelUses:
         self._clock = clock
         self._lock = Lock()
         self._users: dict[str, list[str]] = {}
-        self._begun = Counter[str]()
-        """Uses that have begun since the worker started."""
+        self._changes = Counter[str]()
+        """Uses that have begun or ended since the worker started."""
         self._recorded, self._readable = self._read()
 
     # Uses ---------------------------------------------------------------------------------------------------------
@@ -70,18 +70,19 @@ class ModelUses:
         """While inside, no removal takes the model's directory, or the pieces of its fetch."""
         key = key_of(manifest)
         with self._lock:
-            self._begun[key] += 1
+            self._changes[key] += 1
             self._users.setdefault(key, []).append(by)
         try:
             yield
         finally:
             with self._lock:
                 self._users[key].remove(by)
+                self._changes[key] += 1  # race: its container may have been created after a removal had listed them
 
     def begin(self, manifest: Manifest) -> None:
         """It is used from now on by what a removal may not have looked at, such as a remembered revision (race)."""
         with self._lock:
-            self._begun[key_of(manifest)] += 1
+            self._changes[key_of(manifest)] += 1
 
     def users_of(self, key: str) -> list[str]:
         with self._lock:
@@ -92,16 +93,16 @@ class ModelUses:
         with self._lock:
             return [by for key, users in self._users.items() if key.startswith(f"{model}/") for by in users]
 
-    def begun(self) -> Mapping[str, int]:
-        """The number of uses of each model that have begun, to be read before its users are looked for."""
+    def changes(self) -> Mapping[str, int]:
+        """The changes of the uses of each model, to be read before its users are looked for."""
         with self._lock:
-            return dict(self._begun)
+            return dict(self._changes)
 
-    def unless_used(self, stored: Named, begun: Mapping[str, int], remove: Callable[[], T]) -> T | None:
-        """The result of `remove`, during which no use begins; None if one has begun since, runs, or it is pinned."""
+    def unless_used(self, stored: Named, changes: Mapping[str, int], remove: Callable[[], T]) -> T | None:
+        """The result of `remove`, during which no use begins; None if one has begun or ended since, or it is pinned."""
         key = key_of(stored)
         with self._lock:
-            if self._users.get(key) or self._begun[key] != begun.get(key, 0) or self._is_pinned(stored.model):
+            if self._users.get(key) or self._changes[key] != changes.get(key, 0) or self._is_pinned(stored.model):
                 return None
             return remove()
 

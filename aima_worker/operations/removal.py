@@ -61,14 +61,14 @@ def remove_model(host: HostContext, attempt: Attempt, command: RemoveModel) -> N
     """Raises ModelAbsent, ModelPinned, ModelInUse, ModelStoreUnusable."""
     model, uses = command.model, host.models.uses
     attempt.enter_phase(Phase.REMOVING, f"Removing {model}")
-    begun = uses.begun()
+    changes = uses.changes()
     if uses.pins()(model):
         raise ModelPinned(model=model, host=host.name)
     users = [each.by for each in mounted_models(host) if each.manifest and each.manifest.model == model]
     users += uses.users_of_model(model)
     if named := ", ".join(sorted(users)):
         raise ModelInUse(model=model, host=host.name, users=named)
-    freed = host.collector.remove(model, begun)
+    freed = host.collector.remove(model, changes)
     attempt.finish(Phase.REMOVED, message=f"{model} was removed from {host.name} ({format_size(freed)}).")
 
 

@@ -382,7 +382,34 @@ def test_a_start_that_begins_and_ends_after_the_containers_were_listed_keeps_its
 
     [entry] = desk.host.collector.prune(all=True, dry_run=False)
 
-    assert entry.kept == "a use of it has begun, or its directory cannot be renamed"
+    assert entry.kept == "a use of it has begun or ended, or its directory cannot be renamed"
+    assert content_of(published(desk, manifest)) == weights(1)
+
+
+def test_a_start_that_began_before_a_collection_and_ends_after_its_listing_keeps_its_model(
+    desk, disk, runtime, monkeypatch
+):
+    manifest = publish(desk, "dial", weights(1), days_ago=100)
+    run, begun, goes_on = runtime.run, Flag(), Flag()
+
+    def run_when_listed(spec):
+        begun.set()
+        assert goes_on.wait(10)
+        return run(spec)
+
+    monkeypatch.setattr(runtime, "run", run_when_listed)
+    command = a_start_of(model_mount="/models").model_copy(update={"manifest": manifest})
+    _, starting = desk.begin(command)
+    assert begun.wait(10)
+
+    def finish() -> None:
+        goes_on.set()
+        assert starting.result(10).operation.state is State.SUCCEEDED
+
+    between_listing_and_removal(desk, finish)
+    [entry] = desk.host.collector.prune(all=True, dry_run=False)
+
+    assert entry.kept
     assert content_of(published(desk, manifest)) == weights(1)
 
 
@@ -390,8 +417,8 @@ def test_a_pin_that_is_set_after_the_pins_were_read_keeps_the_model(desk, disk):
     manifest = publish(desk, "dial", weights(1), days_ago=100)
     reasons = desk.host.collector._reasons
 
-    def read_then_pin(need):
-        found = reasons(need)
+    def read_then_pin(places, need):
+        found = reasons(places, need)
         desk.run_command(PinModel(model=manifest.model))
         return found
 
@@ -447,7 +474,7 @@ def test_a_revision_that_is_remembered_while_containers_are_listed_keeps_its_mod
     kept = {each.revision: each.kept for each in desk.host.collector.prune(all=True, dry_run=False)}
     desk.run_command(a_stop_of())
 
-    assert kept == {OLD: "a use of it has begun, or its directory cannot be renamed", NEW: None}
+    assert kept == {OLD: "a use of it has begun or ended, or its directory cannot be renamed", NEW: None}
     assert published(desk, old)
     assert not published(desk, new)
 

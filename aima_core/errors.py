@@ -586,7 +586,10 @@ class WrongBytes(AimaError, code="wrong_bytes", status=502, exit_code=229):
 
 class ModelDiskFull(AimaError, code="model_disk_full", status=507, exit_code=230):
     sentence = "The disk of {host} is too full for {model}: {detail}."
-    hint = "Free space in {store}, such as with `aima model remove`, or move `host.model_store` to a larger disk."
+    hint = (
+        "Free space in {store}, such as with `aima model prune --all`, or move `host.model_store` to a larger disk. "
+        "`aima model prune --all --dry-run` shows what is kept there, and why."
+    )
 
 
 class ModelStoreUnusable(AimaError, code="model_store_unusable", status=507, exit_code=231):
@@ -602,6 +605,11 @@ class ModelAbsent(AimaError, code="model_absent", status=404, exit_code=232):
 class ModelInUse(AimaError, code="model_in_use", status=409, exit_code=233):
     sentence = "{model} on {host} is used by {users}."
     hint = "Stop them, then remove it again."
+
+
+class ModelPinned(AimaError, code="model_pinned", status=409, exit_code=235):
+    sentence = "{model} on {host} is pinned."
+    hint = "Run `aima model unpin {model} --host {host}`, then remove it again."
 
 
 # Unavailable parts, and operations that did not finish ------------------------------------------------------------

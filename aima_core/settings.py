@@ -246,6 +246,11 @@ class HostSettings(Section):
     """Hosts of one site fetch a model over their uplink once, and share its pieces."""
     site_model_rate: Size | None = None
     """Bytes per second of models that all hosts of the site download from origins together; None is unlimited."""
+    model_collect_below: Size | None = None
+    """The low watermark: with less disk free, models that nothing uses are collected, the least recently used first.
+    None is twice the reserve of that disk; 0 collects for fetches that lack space only."""
+    model_collect_until: Size | None = None
+    """The high watermark: a collection ends once so much is free. None is twice the low one."""
     images: tuple[str, ...] = ("*",)
     """Patterns of the image references that this host may run."""
     slots: int = Field(4, ge=1, le=64)

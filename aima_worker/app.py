@@ -46,6 +46,7 @@ from aima_worker.inference.http import Ask, ask
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
+from aima_worker.models.collection import ModelCollector
 from aima_worker.models.sharing import Neighbours
 from aima_worker.models.steps import FetchCoordinator
 from aima_worker.models.store import ModelStore
@@ -59,6 +60,7 @@ from aima_worker.node.usage import UsageReport
 from aima_worker.operations.container_spec import SERVICE_LABEL, ours
 from aima_worker.operations.pull import PullCoordinator
 from aima_worker.operations.readiness import http_status, last_lines
+from aima_worker.operations.removal import mounted_models, record_collection
 from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.runtime import Container, ContainerRuntime, Status
 from aima_worker.runtime_selection import choose_runtime
@@ -148,12 +150,14 @@ def worker_with_loops(
             logs.start()
             redelivery.start()
             model_files.start()
+            host.collector.start()
             usage.start()
             on_worker_shutdown(lambda: _begin_shutdown(host, heartbeat))
             yield worker
             logs.stop()
         finally:
             model_files.stop()
+            host.collector.stop()
             usage.stop()
             dataplane.stop()
             heartbeat.stop()
@@ -188,7 +192,7 @@ def make_host(
     timings, violations = timings or Timings(), Violations()
     memory_interval, disk_interval = timings.memory_check_interval, timings.disk_check_interval
     capacity_freed, store = Flag(), ModelStore(settings.model_store, host=name)
-    return HostContext(
+    host = HostContext(
         name=name,
         arch=facts.arch,
         routes=facts.routes,
@@ -213,6 +217,7 @@ def make_host(
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         models=store,
         fetches=FetchCoordinator(store, settings, Neighbours(redis, settings)),
+        collector=ModelCollector(store, settings),
         secrets=HostSecrets(settings),
         addresses=EngineAddresses(directory_of(settings)),
         probe=probe,
@@ -220,6 +225,10 @@ def make_host(
         capacity_freed=capacity_freed,
         timings=timings,
     )
+    store.make_room = host.collector.make_room
+    host.collector.mounted = partial(mounted_models, host)
+    host.collector.record = partial(record_collection, host)
+    return host
 
 
 def _trusted_keys(settings: Settings) -> KeyRing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Event as Flag
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, Route, ServiceId
+from aima_core.domain.models import Manifest
 from aima_core.domain.operations import StartService
 from aima_core.domain.resources import HostCapacity
 from aima_core.queue.notifier import Notifier
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # their rooms import this module
     from aima_worker.dataplane.files import EngineAddresses
     from aima_worker.execution.claim_renewal import ClaimRenewer
     from aima_worker.execution.fences import FenceMemory
+    from aima_worker.models.collection import ModelCollector
     from aima_worker.models.steps import FetchCoordinator
     from aima_worker.models.store import ModelStore
     from aima_worker.node.disk_guard import DiskGuard
@@ -100,6 +102,7 @@ class HostContext:
     pulls: PullCoordinator
     models: ModelStore
     fetches: FetchCoordinator
+    collector: ModelCollector
     secrets: HostSecrets
     addresses: EngineAddresses
     probe: Probe
@@ -139,6 +142,10 @@ class HostContext:
         """The service no longer loads, so that the next model may."""
         self.allocations.mark_loaded(self.name, service)
         self.capacity_freed.set()
+
+    def using_model(self, manifest: Manifest | None, by: str) -> AbstractContextManager[object]:
+        """While inside, no removal or collection takes the model's files."""
+        return self.models.uses.using(manifest, by) if manifest else nullcontext()
 
     def container_name(self, service: ServiceId) -> str:
         """One name per instance and installation, so that a duplicate start cannot create a second container."""

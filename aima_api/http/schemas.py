@@ -189,6 +189,24 @@ class RemoveModelOptions(RequestBody):
     """How long it may wait for a host."""
 
 
+class PinModelOptions(RequestBody):
+    hosts: Hosts = ()
+    """Empty takes every live host whose store has it."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+
+class PruneModelsOptions(RequestBody):
+    hosts: Hosts = ()
+    """Empty takes every live host whose store has models."""
+    all: bool = False
+    """All that nothing uses, whatever is free, and interrupted fetches of any age."""
+    dry_run: bool = False
+    """Only report what would be removed, and why the others are kept."""
+    expires: Expiry = DEFAULT_EXPIRY
+    """How long it may wait for a host."""
+
+
 class RemoveImages(RequestBody):
     images: Annotated[tuple[ImageReference, ...], Field(max_length=100)] = ()
     """As hosts list them."""

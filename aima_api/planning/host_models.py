@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from aima_api.catalog.selection import Catalog
 from aima_core.domain.hosts import Host
@@ -30,6 +30,10 @@ class HostModel(BaseModel):
     verified: bool
     """Every file has the digest of its manifest."""
     used_by: tuple[InstanceId, ...]
+    used_at: AwareDatetime | None = None
+    """When an engine last had it mounted, within minutes; None if none has."""
+    pinned: bool = False
+    """It is neither collected nor removed."""
 
 
 def models_of_hosts(hosts: Iterable[Host], services: ServiceStore, catalog: Catalog) -> Iterator[HostModel]:

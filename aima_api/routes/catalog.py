@@ -1,24 +1,29 @@
-"""Routes of the catalog: the engines and models that this node loaded; pulls of models to hosts, and their removal."""
+"""Routes of the catalog: the engines and models that this node loaded; pulls, removals and pins of models on hosts."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, computed_field
 
 from aima_api.catalog.live import CatalogStatus
 from aima_api.dependencies import Access, Api, Cursor, Dependencies, IdempotencyKey, WholeLimit, page_of
-from aima_api.http.schemas import PullModelOptions, RemoveModelOptions
+from aima_api.http.schemas import PinModelOptions, PruneModelsOptions, PullModelOptions, RemoveModelOptions
 from aima_api.planning.host_models import HostModel, models_of_hosts
 from aima_api.planning.startable import StartableModel, startable
 from aima_api.routes.service_actions import Submitted
-from aima_api.submission.models import submit_model_pull, submit_model_removal
+from aima_api.submission.models import (
+    submit_model_pin,
+    submit_model_prune,
+    submit_model_pull,
+    submit_model_removal,
+)
 from aima_core.domain.catalog import Engine, digest_in
 from aima_core.domain.ids import HostName, ModelId
-from aima_core.domain.operations import Operation
+from aima_core.domain.operations import Kind, Operation
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
@@ -139,10 +144,51 @@ def remove_model(
     body: RemoveModelOptions | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Submitted:
-    """Remove a fetched model from the hosts, or from every live host that has it, unless something uses it."""
+    """Remove a fetched model from the hosts, or from every live host that has it, unless it is used or pinned."""
     options, model = body or RemoveModelOptions(), ModelId(name.lower()[:200])
     submit = partial(_remove_model, api, model, options, caller=access.caller.name)
     return Submitted(operations=api.idempotency.once(idempotency_key, f"remove model {model}", options, submit))
+
+
+@router.post("/models/{name}:pin", status_code=202)
+def pin_model(
+    api: Api,
+    access: Access,
+    name: Name,
+    body: PinModelOptions | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Submitted:
+    """Pin a fetched model on the hosts, or on every live host that has it: it is neither collected nor removed."""
+    options, model = body or PinModelOptions(), ModelId(name.lower()[:200])
+    submit = partial(_pin_model, api, model, options, kind=Kind.PIN_MODEL, caller=access.caller.name)
+    return Submitted(operations=api.idempotency.once(idempotency_key, f"pin model {model}", options, submit))
+
+
+@router.post("/models/{name}:unpin", status_code=202)
+def unpin_model(
+    api: Api,
+    access: Access,
+    name: Name,
+    body: PinModelOptions | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Submitted:
+    """Undo the pin of a model on the hosts, or on every live host that has it."""
+    options, model = body or PinModelOptions(), ModelId(name.lower()[:200])
+    submit = partial(_pin_model, api, model, options, kind=Kind.UNPIN_MODEL, caller=access.caller.name)
+    return Submitted(operations=api.idempotency.once(idempotency_key, f"unpin model {model}", options, submit))
+
+
+@router.post("/models:prune", status_code=202)
+def prune_models(
+    api: Api, access: Access, body: PruneModelsOptions | None = None, idempotency_key: IdempotencyKey = None
+) -> Submitted:
+    """Remove models that nothing uses, the least recently used first, as the watermarks of each host say.
+
+    The operations' records then name each model with its outcome (`collection`). With `dry_run`, nothing is removed.
+    """
+    options = body or PruneModelsOptions()
+    submit = partial(_prune_models, api, options, caller=access.caller.name)
+    return Submitted(operations=api.idempotency.once(idempotency_key, "prune models", options, submit))
 
 
 def _pull_model(api: Dependencies, name: str, options: PullModelOptions, *, caller: str) -> list[Operation]:
@@ -153,6 +199,21 @@ def _pull_model(api: Dependencies, name: str, options: PullModelOptions, *, call
 
 def _remove_model(api: Dependencies, model: ModelId, options: RemoveModelOptions, *, caller: str) -> list[Operation]:
     return submit_model_removal(api.submitter, api.planner.placement(), model, options, caller=caller)
+
+
+def _pin_model(
+    api: Dependencies,
+    model: ModelId,
+    options: PinModelOptions,
+    *,
+    kind: Literal[Kind.PIN_MODEL, Kind.UNPIN_MODEL],
+    caller: str,
+) -> list[Operation]:
+    return submit_model_pin(api.submitter, api.planner.placement(), model, options, kind=kind, caller=caller)
+
+
+def _prune_models(api: Dependencies, options: PruneModelsOptions, *, caller: str) -> list[Operation]:
+    return submit_model_prune(api.submitter, api.planner.placement(), options, caller=caller)
 
 
 def _place(model: HostModel) -> str:

@@ -1,17 +1,17 @@
-"""Pulls and removals of models: one operation per host, on the queue of its worker, with a resolved manifest."""
+"""Pulls, removals, pins and collections of models: one operation per host, on the queue of its worker."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
-from aima_api.http.schemas import PullModelOptions, RemoveModelOptions
+from aima_api.http.schemas import PinModelOptions, PruneModelsOptions, PullModelOptions, RemoveModelOptions
 from aima_api.planning.placement import Placement, Target
 from aima_api.planning.planner import StartPlanner
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.catalog import Model
 from aima_core.domain.ids import HostName, ModelId
 from aima_core.domain.models import Manifest
-from aima_core.domain.operations import Operation, PullModel, RemoveModel
+from aima_core.domain.operations import Kind, Operation, PinModel, PruneModels, PullModel, RemoveModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.errors import InvalidRequest, ModelAbsent
 from aima_core.scheduling.feasibility import PlacementRequirements
@@ -41,14 +41,50 @@ def submit_model_removal(
 
     Raises UnknownHost, ModelAbsent, TooManyOperations, BrokerUnavailable.
     """
-    hosts: Sequence[HostName] = options.hosts or [
-        host.name for host in placement.hosts if host.live and any(each.model == model for each in host.stored or ())
-    ]
-    if not hosts:
-        raise ModelAbsent(model=model, where="on any live host")
-    targets = placement.for_stop(hosts)
+    targets = placement.for_stop(options.hosts or _hosts_with(placement, model))
     submitter.backlog.reserve(len(targets))
     return submitter.submit(RemoveModel(model=model), targets, Mandate(caller, options.expires))
+
+
+def submit_model_pin(
+    submitter: Submitter,
+    placement: Placement,
+    model: ModelId,
+    options: PinModelOptions,
+    *,
+    kind: Literal[Kind.PIN_MODEL, Kind.UNPIN_MODEL],
+    caller: str,
+) -> list[Operation]:
+    """On the hosts, or on every live host whose store has it.
+
+    Raises UnknownHost, ModelAbsent, TooManyOperations, BrokerUnavailable.
+    """
+    targets = placement.for_stop(options.hosts or _hosts_with(placement, model))
+    submitter.backlog.reserve(len(targets))
+    return submitter.submit(PinModel(kind=kind, model=model), targets, Mandate(caller, options.expires))
+
+
+def submit_model_prune(
+    submitter: Submitter, placement: Placement, options: PruneModelsOptions, *, caller: str
+) -> list[Operation]:
+    """On the hosts, or on every live host whose store has models.
+
+    Raises UnknownHost, TooManyOperations, BrokerUnavailable.
+    """
+    hosts = options.hosts or [host.name for host in placement.hosts if host.live and host.stored]
+    targets = placement.for_stop(hosts)
+    submitter.backlog.reserve(len(targets))
+    command = PruneModels(all=options.all, dry_run=options.dry_run)
+    return submitter.submit(command, targets, Mandate(caller, options.expires))
+
+
+def _hosts_with(placement: Placement, model: ModelId) -> list[HostName]:
+    """Live ones, by what they last announced. Raises ModelAbsent."""
+    live = (host for host in placement.hosts if host.live)
+    hosts = [host.name for host in live if any(each.model == model for each in host.stored or ())]
+    if not hosts:
+        raise ModelAbsent(model=model, where="on any live host")
+    return hosts
 
 
 def _targets(placement: Placement, model: Model, options: PullModelOptions) -> list[Target]:

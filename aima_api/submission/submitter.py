@@ -23,6 +23,7 @@ from aima_core.domain.operations import (
     Command,
     Operation,
     Phase,
+    PinModel,
     PullImage,
     PullModel,
     RemoveImage,
@@ -171,7 +172,9 @@ def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Opera
             subject = {"image": image}
         case PullModel(model=model):
             subject = {"model": model, "needs": ResourceRequest()}
-        case RemoveModel(model=model):
+        case RemoveModel(model=model) | PinModel(model=model):
             subject = {"model": model}
+        case _:  # a collection of models, which names none
+            subject = {}
     subject |= {"created_at": at, "expires_at": expires_at}
     return Operation.model_construct(kind=command.kind, state=State.QUEUED, phase=Phase.QUEUED, seq=1, **subject)

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Annotated, NamedTuple, Self
 from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
 from aima_core.domain.ids import ModelId, WireModel
 from aima_core.domain.units import Duration
@@ -244,3 +244,24 @@ class ModelOnHost(WireModel):
     """Engines may read it: every file had the digest of the manifest."""
     verified: bool
     """It is published, and no file has changed since."""
+    used_at: AwareDatetime | None = None
+    """When an engine last had it mounted, within minutes; None if none has."""
+    pinned: bool = False
+    """It is neither collected nor removed."""
+
+
+class CollectionEntry(WireModel):
+    """What a collection of unused models does with one revision in a host's store, or would do."""
+
+    model: ModelId
+    revision: str
+    name: str
+    """Of its directory."""
+    size: int
+    """Bytes of all its files."""
+    used_at: AwareDatetime | None = None
+    """When an engine last had it mounted; None if none has."""
+    freed: int | None = None
+    """Bytes that its removal frees, without files that other revisions share; None if it is kept."""
+    kept: str | None = None
+    """Why it is kept; None if it is removed."""

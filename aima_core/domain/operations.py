@@ -1,6 +1,7 @@
 """Operations: the command, the record and its events.
 
-An operation is one start, pull, stop or removal, of one instance, image or model. Its command is immutable; its state
+An operation is one start, pull, stop or removal, of one instance, image or model, a pin of a model, or a collection of
+unused ones. Its command is immutable; its state
 changes only as `TRANSITIONS` allows, which is checked in Redis when an event is appended, so that a late event cannot
 reopen it.
 """
@@ -16,7 +17,7 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from aima_core.domain.catalog import Engine, ImageReference, Model
 from aima_core.domain.fields import PullPolicy, SecretEntry, SecretName
 from aima_core.domain.ids import EngineName, HostName, ModelId, OperationId, Route, ServiceId, SignedText, WireModel
-from aima_core.domain.models import FetchProgress, Manifest
+from aima_core.domain.models import CollectionEntry, FetchProgress, Manifest
 from aima_core.domain.resources import ResourceRequest
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
@@ -30,6 +31,10 @@ class Kind(StrEnum):
     """Of an image."""
     PULL_MODEL = "pull-model"
     REMOVE_MODEL = "remove-model"
+    PIN_MODEL = "pin-model"
+    UNPIN_MODEL = "unpin-model"
+    PRUNE_MODELS = "prune-models"
+    """The collection of models that nothing uses."""
 
 
 class State(StrEnum):
@@ -69,6 +74,8 @@ class Phase(StrEnum):
     PULLED = "pulled"
     STOPPED = "stopped"
     REMOVED = "removed"
+    DONE = "done"
+    """Of an operation that changes no files, such as a pin."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -83,6 +90,7 @@ _STATE_OF = {
     Phase.PULLED: State.SUCCEEDED,
     Phase.STOPPED: State.SUCCEEDED,
     Phase.REMOVED: State.SUCCEEDED,
+    Phase.DONE: State.SUCCEEDED,
     Phase.FAILED: State.FAILED,
     Phase.CANCELLED: State.CANCELLED,
 }
@@ -215,7 +223,25 @@ class RemoveModel(WireModel):
     """All of its revisions, and the pieces of interrupted fetches. Refused while a concurrent start uses it."""
 
 
-AnyCommand = StartService | PullImage | StopService | RemoveImage | PullModel | RemoveModel
+class PinModel(WireModel):
+    """Pins or unpins it: a pinned model is neither collected nor removed."""
+
+    kind: Literal[Kind.PIN_MODEL, Kind.UNPIN_MODEL] = Kind.PIN_MODEL
+    model: ModelId
+    """All of its revisions, also later ones."""
+
+
+class PruneModels(WireModel):
+    """Collects models that nothing uses, the least recently used first, until the disk is above its high watermark."""
+
+    kind: Literal[Kind.PRUNE_MODELS] = Kind.PRUNE_MODELS
+    all: bool = False
+    """Whatever is free, and interrupted fetches of any age."""
+    dry_run: bool = False
+    """Report what would be collected, and remove nothing."""
+
+
+AnyCommand = StartService | PullImage | StopService | RemoveImage | PullModel | RemoveModel | PinModel | PruneModels
 Command = Annotated[AnyCommand, Field(discriminator="kind")]
 COMMAND: TypeAdapter[AnyCommand] = TypeAdapter(Command)
 
@@ -271,6 +297,8 @@ class Event(WireModel):
     """A sentence for people, such as the pending reason."""
     progress: PullProgress | None = None
     fetch: FetchProgress | None = None
+    collection: tuple[CollectionEntry, ...] | None = None
+    """Set at the end of a collection of models, or of its dry run."""
     lines: tuple[str, ...] = ()
     """The container's log lines, sanitized."""
     host: HostName | None = None
@@ -305,13 +333,15 @@ class Operation(WireModel):
     """Of a start: pending starts are offered to hosts by priority, then by age."""
     image: str | None = None
     model: ModelId | None = None
-    """Of a pull or a removal of a model."""
+    """Of a pull, a removal or a pin of a model."""
     host: HostName | None = None
     """The host that claimed it; only a lost host's operation moves to another."""
     reason: str | None = None
     """The pending reason, or the last message."""
     progress: PullProgress | None = None
     fetch: FetchProgress | None = None
+    collection: tuple[CollectionEntry, ...] | None = None
+    """What a collection of models has removed and kept."""
     endpoint: str | None = None
     failure: Failure | None = None
     created_at: AwareDatetime

@@ -26,7 +26,7 @@ BATCH_SIZE = 50
 _OWN = {"id", "fence", "seq", "attempt", "route", "routes"}
 _OF_THE_END = {"state", "phase", "reason", "failure", "ended_at"}
 _WHERE = [keys.COMMON_LOG, keys.OPERATIONS, keys.ACTIVE, keys.WAITING, keys.INSTANCES]
-_JSON_FIELDS = ("progress", "fetch", "failure", "needs", "routes")
+_JSON_FIELDS = ("progress", "fetch", "collection", "failure", "needs", "routes")
 
 
 @dataclass(frozen=True)

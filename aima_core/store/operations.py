@@ -32,7 +32,11 @@ from aima_core.store.readable import UNREADABLE, readable, reason_of, replies
 from aima_core.trust.orders import clock_ms, highest_fence
 
 _log = structlog.get_logger()
-_IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "fetch", "failure", "started_at", "ended_at", "state"}
+_IN_RECORD = {"phase", "reason", "host", "endpoint", "progress", "fetch", "collection", "failure"} | {
+    "started_at",
+    "ended_at",
+    "state",
+}
 RECORDS_AT_ONCE = 500
 """Records whose raw fields are held in memory while they are parsed."""
 START_OF_LOG = "0-0"
@@ -195,8 +199,13 @@ class OperationStore:
 
         `seen` is the number of its last event, as far as the caller knows.
         """
-        id, seq, failure = operation.id, seen + 1, OperationLost().failure
-        event = Event(operation=id, at=now(), phase=Phase.FAILED, host=operation.host, failure=failure)
+        failure = OperationLost().failure
+        event = Event(operation=operation.id, at=now(), phase=Phase.FAILED, host=operation.host, failure=failure)
+        return self.record_ended(operation, event, seen=seen)
+
+    def record_ended(self, operation: Operation, event: Event, *, seen: int = 0) -> bool:
+        """Records an operation of which Redis knows nothing, with its last event; False if there is a record."""
+        id, seq = operation.id, seen + 1
         where = [keys.operation(id), keys.log(id), keys.COMMON_LOG, keys.OPERATIONS]
         known = operation.model_copy(update={"reason": None, "progress": None})
         record = as_fields(known.model_dump(mode="json")) | _changes(event)

@@ -18,6 +18,8 @@ from aima_core.domain.operations import (
     Command,
     Kind,
     Operation,
+    PinModel,
+    PruneModels,
     PullImage,
     PullModel,
     RemoveImage,
@@ -72,7 +74,7 @@ class Order(WireModel):
     image: str | None
     """The image of a pull or a removal."""
     model: ModelId | None = None
-    """The model of a pull or a removal; left out of other signed texts, since earlier versions do not know it."""
+    """Of its pull, removal or pin; left out of other signed texts, since earlier versions do not know it."""
     routes: tuple[Route, ...]
     """The route of the only host, or all those whose hosts may execute it."""
     fence: int
@@ -168,8 +170,10 @@ def _subject_of(command: Command) -> tuple[ServiceId | None, str | None, ModelId
             return service, None, None
         case PullImage() | RemoveImage():
             return None, images_of(command)[0], None
-        case PullModel(model=model) | RemoveModel(model=model):
+        case PullModel(model=model) | RemoveModel(model=model) | PinModel(model=model):
             return None, None, model
+        case PruneModels():
+            return None, None, None
 
 
 def digest_of(command: str) -> str:

@@ -12,9 +12,8 @@ from threading import Event as Flag
 
 import structlog
 
-from aima_core.domain.ids import HostName, ModelId, OperationId, ServiceId
-from aima_core.domain.models import Manifest
-from aima_core.domain.operations import Command, Kind, PullModel, StartService
+from aima_core.domain.ids import HostName, OperationId, ServiceId
+from aima_core.domain.operations import Kind
 from aima_core.errors import BrokerUnavailable, Cancelled, CorruptData
 from aima_core.store.claims import Claimed, ClaimStatus, ClaimStore
 from aima_core.store.operations import OperationStore
@@ -33,14 +32,6 @@ _REASONS: dict[ClaimStatus, Reason] = {
     ClaimStatus.SUPERSEDED: ClaimLost,
     ClaimStatus.RECORD_MISSING: ClaimLost,
 }
-
-
-def _model_in(command: Command) -> ModelId | None:
-    """That of which it may have files fetched."""
-    match command:
-        case StartService(fetches=Manifest(model=model)) | PullModel(model=model):
-            return model
-    return None
 
 
 class ClaimRenewer:
@@ -97,12 +88,6 @@ class ClaimRenewer:
             running = [each.claimed for each in self._running.values()]
         starting = (each for each in running if each.operation.kind in (Kind.START, Kind.PULL))
         return [each.operation.id for each in starting if image in images_of(each.command)]
-
-    def users_of_model(self, model: str) -> list[OperationId]:
-        """The starts and pulls that are running here and may read its files, or fetch them."""
-        with self._changed:
-            running = [each.claimed for each in self._running.values()]
-        return [each.operation.id for each in running if _model_in(each.command) == model]
 
     def cancel_all(self) -> None:
         """At worker shutdown: every attempt, now and from now on, is requeued."""

@@ -34,7 +34,7 @@ from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
 from aima_worker.context import HostContext
 from aima_worker.models.steps import pull_model
 from aima_worker.operations.pull import pull
-from aima_worker.operations.removal import remove_image, remove_model
+from aima_worker.operations.removal import pin_model, prune_models, remove_image, remove_model
 from aima_worker.operations.start import start
 from aima_worker.operations.stop import stop
 
@@ -45,6 +45,9 @@ STEPS: dict[Kind, Callable[[HostContext, Attempt, Any], None]] = {
     Kind.REMOVE: remove_image,
     Kind.PULL_MODEL: pull_model,
     Kind.REMOVE_MODEL: remove_model,
+    Kind.PIN_MODEL: pin_model,
+    Kind.UNPIN_MODEL: pin_model,
+    Kind.PRUNE_MODELS: prune_models,
 }
 _LACKS = {
     ObstacleKind.SLOTS: "all start slots busy",

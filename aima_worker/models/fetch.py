@@ -423,6 +423,9 @@ class ModelFetch:
         """Raises ModelDiskFull if the missing bytes do not fit above the reserve."""
         usage = shutil.disk_usage(self._store.root)
         reserve = disk_levels(self._settings.host, usage.total).reserve
+        if (lacking := missing + reserve - usage.free) > 0:
+            self._store.make_room(self._order.manifest.model, lacking)
+            usage = shutil.disk_usage(self._store.root)
         if usage.free < missing + reserve:
             needs = f"{format_size(missing)} are to be fetched, " if missing else ""
             detail = f"{needs}{format_size(usage.free)} are free, and {format_size(reserve)} of them are reserved"

@@ -39,7 +39,8 @@ class FetchCoordinator:
 def pull_model(host: HostContext, attempt: Attempt, command: PullModel) -> None:
     """Raises what `fetch_model` raises."""
     manifest = command.manifest
-    fetch_model(host, attempt, manifest, token=command.token)
+    with host.models.uses.using(manifest, f"operation {attempt.operation.id}"):
+        fetch_model(host, attempt, manifest, token=command.token)
     files = counted(len(manifest.files), "file")
     outcome = f"{manifest.model} at {manifest.revision[:12]} is on {host.name}"
     attempt.finish(Phase.PULLED, message=f"{outcome} ({files}, {format_size(manifest.size)}, verified).")

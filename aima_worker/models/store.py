@@ -1,5 +1,6 @@
 """The model store of this host: a directory that only the worker writes, below which engines may read.
 
+    .uses.json                    pins, and when each model was last used
     <model>/<name>/files/…        published by one rename, after every file was verified; read-only
     <model>/<name>/model.json     its manifest, and the size and time of each file when it was verified
     <model>/<name>/journal        the SHA-256 of each piece, by which other hosts check what they get
@@ -18,18 +19,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex
 from threading import Event as Flag
 from threading import Lock
+from typing import NamedTuple
 
 import structlog
 from pydantic import ValidationError
 
 from aima_core.domain.ids import HostName, ModelId, WireModel
 from aima_core.domain.models import Manifest, ManifestFile, ModelOnHost
-from aima_core.errors import Cancelled, ModelAbsent, ModelStoreUnusable
+from aima_core.errors import Cancelled, ModelStoreUnusable
 from aima_core.system.state_dir import write_atomically
 from aima_worker.directories import closing
 from aima_worker.models.pieces import Journal
+from aima_worker.models.uses import ModelUses, key_of
 
 FETCHING = ".fetching"
 REMOVED = ".removed"
@@ -56,13 +60,30 @@ class StoredModel(WireModel):
     """Size and modification time, in nanoseconds, of each file when it was verified; empty while it is fetched."""
 
 
+class StoredPlace(NamedTuple):
+    """A directory of the store: of a published model, or of a running or interrupted fetch."""
+
+    path: Path
+    manifest: Manifest
+    published: bool
+
+    @property
+    def touched_at(self) -> float:
+        """When it was published, or the fetch last journalled a piece; seconds since the epoch."""
+        names = (RECORD,) if self.published else (JOURNAL, RECORD)
+        return max((found.st_mtime for name in names if (found := _lstat(self.path / name))), default=0.0)
+
+
 class ModelStore:
     """For several threads."""
 
     def __init__(self, root: Path, *, host: HostName) -> None:
         self.root = root
         self.changed: Callable[[], None] = lambda: None
-        """Called when a model was published or removed; set by the composition root."""
+        """Called when a model was published, removed or pinned; set by the composition root."""
+        self.make_room: Callable[[ModelId, int], None] = lambda _, __: None
+        """Collects models that nothing uses for a fetch that lacks so many bytes; set by the composition root."""
+        self.uses = ModelUses(root)
         self._host = host
         self._locks: dict[str, Lock] = {}
         self._lock = Lock()
@@ -78,6 +99,7 @@ class ModelStore:
 
     def listing(self) -> tuple[ModelOnHost, ...]:
         """A snapshot: published models, then interrupted or running fetches."""
+        pinned = self.uses.pins()
         found = [_listed(place, stored) for place, stored in self._published()]
         with self._lock:
             running = {name: each.received() for name, each in self._partial.items()}
@@ -86,7 +108,13 @@ class ModelStore:
             received = running.get(manifest.digest)
             received = _journalled(place, manifest) if received is None else received
             found.append(_on_host(place, manifest, received=received))
-        return tuple(found[:MOST_LISTED])
+        return tuple(self._with_uses(each, pinned) for each in found[:MOST_LISTED])
+
+    def places(self) -> list[StoredPlace]:
+        """Every directory with a readable record."""
+        published = [StoredPlace(place, stored.manifest, published=True) for place, stored in self._published()]
+        fetches = self._records(self.root / FETCHING)
+        return [*published, *(StoredPlace(place, stored.manifest, published=False) for place, stored in fetches)]
 
     @contextmanager
     def fetching(self, manifest: Manifest, stop: Flag) -> Iterator[PartialModel]:
@@ -120,9 +148,10 @@ class ModelStore:
             stored = StoredModel(manifest=manifest, verified=verified)
             write_atomically(partial.place / RECORD, stored.model_dump_json(), mode=_READ_ONLY_FILE)
             if place.exists():
-                self._discard(place)
-            _make(place.parent)
-            partial.place.rename(place)
+                self.discard(self.withdraw(place))
+            with self._lock:  # race: the removal of another revision, which removes an empty parent
+                _make(place.parent)
+                partial.place.rename(place)
             _sync(place.parent)
         self.changed()
 
@@ -130,26 +159,40 @@ class ModelStore:
         """Removes a fetch with its journal, such as on a full disk; a retry starts from zero."""
         _remove(partial.place)
 
-    def remove(self, model: ModelId) -> int:
-        """Removes every revision of it; returns the bytes that it took. Raises ModelAbsent, ModelStoreUnusable."""
-        places = [place for place, stored in self._published() if stored.manifest.model == model]
+    @contextmanager
+    def unless_fetching(self, manifest: Manifest, *, within: timedelta = timedelta()) -> Iterator[bool]:
+        """Locks out fetches of its content while inside; False if one runs, and does not end `within`."""
         with self._lock:
-            running = set(self._partial)
-        for place, stored in self._records(self.root / FETCHING):
-            if stored.manifest.model == model and stored.manifest.digest not in running:
-                places.append(place)
-        if not places:
-            raise ModelAbsent(model=model, where=f"on {self._host}")
-        freed = sum(_usage(place) for place in places)
+            lock = self._locks.setdefault(manifest.digest, Lock())
+        idle = lock.acquire(timeout=within.total_seconds())
+        try:
+            yield idle
+        finally:
+            if idle:
+                lock.release()
+
+    def withdraw(self, place: Path) -> Path:
+        """Renames it to where nothing reads it, atomically: a crash while its files are removed leaves no half of it.
+
+        `discard` removes them. Raises ModelStoreUnusable.
+        """
+        away = self.root / f"{REMOVED}-{place.parent.name}-{place.name}-{token_hex(4)}"
         with self._usable():
-            for place in places:
-                self._discard(place)
-        self.changed()
+            place.rename(away)  # beside the models: a full disk may have no room for another directory
+        with self._lock, suppress(OSError):
+            place.parent.rmdir()
+        return away
+
+    def discard(self, away: Path) -> int:
+        """Removes a withdrawn directory; returns the bytes freed."""
+        freed = freed_by(away, {})
+        _remove(away)
         return freed
 
     def sweep(self) -> None:
         """At the start of a worker: removes what a crash during a removal has left."""
-        _remove(self.root / REMOVED)
+        for away in self.root.glob(f"{REMOVED}*"):
+            _remove(away)
 
     def _open(self, manifest: Manifest) -> PartialModel:
         place = place_of(self.root, manifest.model, manifest.name, published=False)
@@ -158,7 +201,8 @@ class ModelStore:
             known = record_of(place)
             if known is None or known.manifest.digest != manifest.digest:
                 _remove(place)
-                _make(place / FILES)
+                with self._lock:  # as at the publication
+                    _make(place / FILES)
                 stored = StoredModel(manifest=manifest)
                 write_atomically(place / RECORD, stored.model_dump_json())
             _make_writable(place)
@@ -213,15 +257,9 @@ class ModelStore:
             if stored := record_of(path.parent):
                 yield path.parent, stored
 
-    def _discard(self, place: Path) -> None:
-        """Renamed first, atomically: a crash while its files are removed leaves no half of a model."""
-        away = self.root / REMOVED / f"{place.parent.name}-{place.name}"
-        _make(away.parent)
-        _remove(away)
-        place.rename(away)
-        _remove(away)
-        with suppress(OSError):
-            place.parent.rmdir()
+    def _with_uses(self, model: ModelOnHost, pinned: Callable[[ModelId], bool]) -> ModelOnHost:
+        used_at = self.uses.last_used(key_of(model)) if model.published else None
+        return model.model_copy(update={"used_at": used_at, "pinned": pinned(model.model)})
 
 
 def record_of(place: Path) -> StoredModel | None:
@@ -335,18 +373,29 @@ def _is_unaltered(directory: Path, stored: StoredModel) -> bool:
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
+    found = _lstat(path)
+    return (found.st_size, found.st_mtime_ns) if found else None
+
+
+def _lstat(path: Path) -> os.stat_result | None:
     try:
-        found = path.lstat()
+        return path.lstat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
 
 
-def _usage(place: Path) -> int:
-    """Bytes that its removal frees: files that other revisions share stay."""
-    found = (Path(parent) / name for parent, _, names in os.walk(place) for name in names)
-    stats = [path.lstat() for path in found]
-    return sum(each.st_blocks * 512 for each in stats if each.st_nlink == 1)
+def freed_by(place: Path, links_left: dict[tuple[int, int], int]) -> int:
+    """Bytes that the removal of a directory frees: a file that other directories share stays.
+
+    `links_left` has the hard links that earlier removals leave to each device and inode; this one is counted there.
+    """
+    freed = 0
+    for parent, _, names in os.walk(place):
+        for found in filter(None, (_lstat(Path(parent) / name) for name in names)):
+            inode = (found.st_dev, found.st_ino)
+            links_left[inode] = left = links_left.get(inode, found.st_nlink) - 1
+            freed += found.st_blocks * 512 if left == 0 else 0
+    return freed
 
 
 def _make(directory: Path) -> None:

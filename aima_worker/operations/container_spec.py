@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.fields import Scalar
+from aima_core.domain.models import Manifest
 from aima_core.domain.operations import StartService
 from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import NoNativeSection
@@ -111,6 +112,15 @@ def of_installation(host: HostContext) -> dict[str, str]:
 def ours(host: HostContext) -> dict[str, str]:
     """The labels that all containers of this installation on this host carry."""
     return {**of_installation(host), "aima.host": host.name}
+
+
+def model_of(labels: Mapping[str, str]) -> Manifest | None:
+    """The manifest of a container's start command, if its engine mounts a model: it may have these files mounted.
+
+    Raises ValidationError if this version cannot read the command.
+    """
+    started = StartService.model_validate_json(labels[COMMAND_LABEL]) if COMMAND_LABEL in labels else None
+    return started.fetches if started and started.engine.model_mount else None
 
 
 def rendered_arguments(arguments: dict[str, Scalar]) -> tuple[str, ...]:

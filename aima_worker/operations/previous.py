@@ -83,6 +83,8 @@ def remember_previous(host: HostContext, before: Instance | None, *, operation: 
         host.fences.remember(service, previous)
     except OSError as failed:
         raise FenceNotRecorded(host=host.name, service=service, detail=f"{failed}.") from failed
+    if fetches := managed.command.fetches:
+        host.models.uses.begin(fetches)  # race: a removal that has read no previous revision yet
 
 
 def reserved_port(host: HostContext, service: ServiceId) -> int | None:

@@ -15,7 +15,8 @@ from aima_worker.operations.stop import ROLLBACK_TIMEOUT
 
 def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
     host.claims.cancel_starts_of(command.service, below=attempt.operation.fence, within=ROLLBACK_TIMEOUT)
-    with starting_instance(host, attempt, command) as instance:
+    using = host.using_model(command.fetches, f"operation {attempt.operation.id}")
+    with using, starting_instance(host, attempt, command) as instance:
         engine = command.engine
         if command.manifest and must_be_fetched(host, command):
             fetch_model(host, attempt, command.manifest, token=command.model.token if command.model else None)
@@ -29,6 +30,8 @@ def start(host: HostContext, attempt: Attempt, command: StartService) -> None:
             checked = model_directory(host, command)  # again, since a pull may have taken an hour
             spec = container_spec(host, command, image=image.reference, directory=checked, port=port, granted=granted)
             instance.run(spec)
+            if checked and command.fetches:
+                host.models.uses.record(command.fetches)
 
         attempt.enter_phase(Phase.STARTING)
         if command.replace:

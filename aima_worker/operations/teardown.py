@@ -5,17 +5,19 @@ while the container may still run: its port would be leased to another instance.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from aima_core.domain.ids import ServiceId
 from aima_core.domain.services import Instance, InstanceState
 from aima_core.errors import AimaError, Cancelled, EngineRefused
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
-from aima_worker.operations.container_spec import ours
+from aima_worker.operations.container_spec import model_of, ours
 from aima_worker.operations.readiness import last_lines
 
 GRACE = timedelta(seconds=5)
@@ -100,4 +102,7 @@ def remove_container(host: HostContext, service: ServiceId, *, grace: timedelta)
     container = host.runtime.find(name)
     if container is not None and ours(host).items() <= container.labels.items():
         host.runtime.remove(name, grace=grace)
+        with suppress(ValidationError):
+            if manifest := model_of(container.labels):
+                host.models.uses.record(manifest)
     host.secrets.files.discard(name)

@@ -96,7 +96,8 @@ class HealthSupervisor:
         reason = str(self._exit_of(managed))
         self.restarts.record(managed.id)
         try:
-            with self._host.service_lock(managed.service):
+            using = self._host.using_model(managed.command.fetches, f"the restart of {managed.id}")
+            with self._host.service_lock(managed.service), using:
                 if guard() and not self._host.claims.is_running(managed.service):
                     self._host.runtime.run(spec_as_it_was(self._host, managed))
                     _log.warning("engine restarted", instance=managed.id, reason=reason)

@@ -14,6 +14,7 @@ from aima_core.domain.operations import (
     Kind,
     Operation,
     Phase,
+    PinModel,
     PullImage,
     PullModel,
     RemoveImage,
@@ -98,7 +99,7 @@ def enqueue_signed(
         service=command.service if isinstance(command, StartService | StopService) else None,
         engine=command.engine.name if isinstance(command, StartService) else None,
         image=images_of(command)[0] if isinstance(command, PullImage | RemoveImage) else None,
-        model=command.model if isinstance(command, PullModel | RemoveModel) else None,
+        model=command.model if isinstance(command, PullModel | RemoveModel | PinModel) else None,
         created_at=created_at,
         expires_at=created_at + DEFAULT_EXPIRY,
     )

@@ -72,6 +72,7 @@ def aima(tmp_path_factory: pytest.TempPathFactory, origin: ModelOrigin) -> Itera
 def nothing_is_there(aima: Aima, origin: ModelOrigin) -> Iterator[None]:
     yield
     aima.clear()
+    aima.here("model", "unpin", "pages", "--host", "alpha", "--wait")
     aima.here("model", "remove", "pages", "--wait")
     origin.faults.clear()
     origin.sent.clear()
@@ -125,6 +126,43 @@ def test_a_model_in_use_is_not_removed_and_says_by_what(aima: Aima) -> None:
     assert said.returncode == errors.ModelInUse.exit_code
     assert f"pages on alpha is used by {SERVICE}@alpha." in said.stderr
     assert eventually(lambda: [each["used_by"] for each in stored(aima)] == [[f"{SERVICE}@alpha"]])
+
+
+def test_a_pinned_model_is_listed_kept_and_removed_once_it_is_unpinned(aima: Aima) -> None:
+    aima.here("model", "pull", "pages", "--wait")
+    pinned = aima.here("model", "pin", "pages", "--host", "alpha", "--wait")
+    assert eventually(lambda: [each["pinned"] for each in stored(aima)] == [True])
+
+    pruned = aima.here("model", "prune", "--all", "--host", "alpha", "--wait")
+    refused = aima.here("model", "remove", "pages", "--wait")
+    unpinned = aima.here("model", "unpin", "pages", "--host", "alpha", "--wait")
+    removed = aima.here("model", "remove", "pages", "--wait")
+
+    assert pinned.returncode == 0, pinned.stderr
+    assert "pages on alpha is pinned." in pinned.stdout
+    assert "0 of 1 model (0 B) were removed from alpha." in pruned.stdout
+    assert refused.returncode == errors.ModelPinned.exit_code
+    assert "aima model unpin pages --host alpha" in refused.stderr
+    assert (unpinned.returncode, removed.returncode) == (0, 0)
+
+
+def test_what_an_engine_has_mounted_is_not_collected_and_its_last_use_is_listed(aima: Aima) -> None:
+    aima.here("service", "start", SERVICE, "--wait")
+
+    [kept] = aima.record("model", "prune", "--all", "--dry-run", "--host", "alpha")
+    aima.here("model", "prune", "--all", "--host", "alpha", "--wait")
+    aima.here("service", "stop", SERVICE, "--wait")
+    assert eventually(lambda: [bool(each["used_at"]) for each in stored(aima)] == [True])
+    dry = aima.here("model", "prune", "--all", "--dry-run", "--host", "alpha")
+    there = (aima.directory / "state-models/pages").exists()
+    pruned = aima.here("model", "prune", "--all", "--host", "alpha", "--wait")
+
+    assert [entry["kept"] for entry in kept["collection"]] == [f"mounted by {SERVICE}@alpha"]
+    assert "1 of 1 model (20." in dry.stderr
+    assert there
+    assert "1 of 1 model (20." in pruned.stdout
+    assert not (aima.directory / "state-models/pages").exists()
+    assert "prune-models" in {each["kind"] for each in aima.record("operation", "list", "--kind", "prune-models")}
 
 
 def test_a_start_whose_model_cannot_be_fetched_fails_with_the_reason_and_leaves_nothing(

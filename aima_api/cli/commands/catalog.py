@@ -25,16 +25,18 @@ from aima_api.cli.options import (
     output_option,
     route_option,
     submits_operations,
+    timeout_option,
+    wait_option,
 )
 from aima_api.cli.service_options import service_body
-from aima_api.cli.tables import Format, RecordList, indented, print_data, print_record, titled
+from aima_api.cli.tables import Format, RecordList, age, indented, print_data, print_record, print_records, titled
 from aima_api.client import Api, path_of
 from aima_core.domain.units import counted
 from aima_core.logs.sanitize import sanitized, sanitized_lines
 
 catalog = ResourceGroup("catalog", help="Show and reload what an API node has loaded.")
 engine = ResourceGroup("engine", help="Show, validate and build the engines of the catalog.")
-model = ResourceGroup("model", help="Show the models of the catalog; pull them to hosts, and remove them there.")
+model = ResourceGroup("model", help="Show the models of the catalog; pull, pin and remove them on hosts.")
 
 MOST_HOSTS = 3
 """Named in a row of a table."""
@@ -152,12 +154,13 @@ def build(names: tuple[str, ...], native: bool) -> int:
 def list_models(api: Api, host: str | None) -> RecordList:
     """List the models, the services that start them, and the hosts that have or could run them.
 
-    With --host, list the models there instead: how far each revision is fetched, and whether its files were verified.
+    With --host, list the models there instead: how far each revision is fetched, whether its files were verified, and
+    what uses it, or how long ago an engine last had it mounted.
     Files that people put below a model root are `by hand`: they can be used, and nothing verifies or removes them.
     """
     if host is not None:
         stored = api.every("/v1/models:stored", host=None if host == "*" else host)
-        columns = titled("model", "host", "size", "state", "revision", "used_by")
+        columns = titled("model", "host", "size", "state", "revision", "used_by", "last_used")
         return RecordList(stored, columns, "No models.", row=_stored_row, wide=titled("where", "name"))
     columns = {"MODEL": "name", **titled("type", "size", "service", "files_on", "could_run_on")}
     nothing = "No models in the catalog."
@@ -203,9 +206,74 @@ def pull_model(
 def remove_model(api: Api, name: str, hosts: tuple[str, ...], expires: timedelta | None) -> Any:
     """Remove a fetched model, by default from every live host that has it.
 
-    A model that an instance or a running operation uses is not removed, nor are files that people put there.
+    A model that is pinned, or that an instance or a running operation uses, is not removed, nor are files that people
+    put there.
     """
     return api.post(f"{path_of('models', name)}:remove", service_body({"hosts": hosts, "expires": expires}))
+
+
+@model.command("pin")
+@click.argument("name", shell_complete=complete(("models", "name")))
+@only_hosts_option
+@expires_option
+@submits_operations
+def pin_model(api: Api, name: str, hosts: tuple[str, ...], expires: timedelta | None) -> Any:
+    """Pin a fetched model, by default on every live host that has it: it is neither collected nor removed.
+
+    The host keeps the pin, for all revisions of the model.
+    """
+    return api.post(f"{path_of('models', name)}:pin", service_body({"hosts": hosts, "expires": expires}))
+
+
+@model.command("unpin")
+@click.argument("name", shell_complete=complete(("models", "name")))
+@only_hosts_option
+@expires_option
+@submits_operations
+def unpin_model(api: Api, name: str, hosts: tuple[str, ...], expires: timedelta | None) -> Any:
+    """Undo the pin of a model, by default on every live host that has it."""
+    return api.post(f"{path_of('models', name)}:unpin", service_body({"hosts": hosts, "expires": expires}))
+
+
+@model.command("prune")
+@only_hosts_option
+@click.option("--all", "every", is_flag=True, help="All that nothing uses, however much disk is free.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed, and why the others are kept.")
+@expires_option
+@wait_option
+@timeout_option
+@output_option
+@calls_the_api
+def prune_models(
+    api: Api,
+    hosts: tuple[str, ...],
+    every: bool,
+    dry_run: bool,
+    expires: timedelta | None,
+    wait: bool,
+    timeout: timedelta | None,
+    output: Format,
+) -> int:
+    """Remove fetched models that nothing uses, the least recently used first, until enough disk is free.
+
+    Hosts do that by themselves below `host.model_collect_below`. A model that is pinned, mounted by an engine or used
+    by an operation is kept, and so is a fetch that was interrupted less than a day ago, except with --all.
+    """
+    from aima_api.cli.progress.watcher import ended_records, show_submitted
+
+    body = {"hosts": hosts, "all": every or None, "dry_run": dry_run or None, "expires": expires}
+    reply = api.post("/v1/models:prune", service_body(body))
+    if not dry_run or not reply["operations"]:
+        return show_submitted(api, reply, wait=wait, timeout=timeout, output=output)
+    code, records = ended_records(api, reply["operations"], timeout=timeout)
+    if output != "table":
+        print_data(records, output)
+        return code
+    rows = [entry | {"host": record["host"]} for record in records for entry in record["collection"] or ()]
+    print_records(rows, titled("model", "host", "revision", "frees", "last_used", "kept"), row=_collection_row)
+    for record in records:
+        click.echo(sanitized(record["reason"]), err=True)
+    return code
 
 
 def _show_catalog(status: dict[str, Any], output: Format) -> int:
@@ -247,12 +315,27 @@ def _model_row(model: dict[str, Any]) -> dict[str, Any]:
 def _stored_row(model: dict[str, Any]) -> dict[str, Any]:
     from aima_core.domain.units import format_size
 
+    model = {**model, "last_used": _last_used(model)}
     if model["where"] == "path":
         return {**model, "model": model["model"] or model["name"], "state": "by hand", "revision": None, "size": None}
     state = "verified" if model["verified"] else "changed since"
     if not model["published"]:
         state = f"{model['received'] / (model['size'] or 1):.0%} fetched"
+    state += ", pinned" if model.get("pinned") else ""
     return {**model, "size": format_size(model["size"]), "state": state, "revision": model["revision"][:12]}
+
+
+def _collection_row(entry: dict[str, Any]) -> dict[str, Any]:
+    from aima_core.domain.units import format_size
+
+    freed, revision = entry["freed"], entry["revision"][:12]
+    frees = None if freed is None else format_size(freed)
+    return {**entry, "revision": revision, "frees": frees, "last_used": _last_used(entry)}
+
+
+def _last_used(model: dict[str, Any]) -> str | None:
+    """An API node of an earlier version names no time."""
+    return "now" if model.get("used_by") else age(model.get("used_at"))
 
 
 def _model_fields(model: dict[str, Any]) -> dict[str, Any]:

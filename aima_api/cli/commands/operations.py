@@ -24,12 +24,13 @@ from aima_api.cli.options import (
 from aima_api.cli.service_options import service_body, service_options
 from aima_api.cli.tables import Format, RecordList, age, print_data, print_record, print_records, titled
 from aima_api.client import Api, ApiError, path_of
-from aima_core.domain.units import counted
+from aima_core.domain.units import counted, format_size
 from aima_core.logs.sanitize import sanitized
 
 complete_id = complete(("operations", "id"))
 id_argument = click.argument("operation_id", metavar="ID", shell_complete=complete_id)
 ids_argument = click.argument("operation_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
+KINDS = ["start", "pull", "stop", "remove", "pull-model", "remove-model", "pin-model", "unpin-model", "prune-models"]
 VERDICTS = {
     "unchanged": "runs as asked: a start would change nothing",
     "starts": "would start now",
@@ -48,7 +49,7 @@ def operation() -> None:
 
 @operation.command("list")
 @click.option("--state", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled"]))
-@click.option("--kind", type=click.Choice(["start", "pull", "stop", "remove"]))
+@click.option("--kind", type=click.Choice(KINDS))
 @click.option("--service", metavar="ID", shell_complete=complete(("services", "id")))
 @click.option("--host", metavar="H", shell_complete=complete(("hosts", "name")))
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest N.", metavar="N")
@@ -222,13 +223,20 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     from aima_api.cli.progress.tracker import amounts
     from aima_core.domain.operations import PullProgress
 
-    fields = {name: value for name, value in record.items() if name not in ("seq", "progress", "failure")}
+    fields = {name: value for name, value in record.items() if name not in ("seq", "progress", "failure", "collection")}
+    fields["collected"] = "\n".join(map(_collected, record.get("collection") or ()))
     fields["needs"] = requirements(record["needs"]) if record.get("service") and record.get("needs") else None
     if record.get("progress"):
         fields["pull"] = amounts(PullProgress.model_validate(record["progress"]))
     for name, value in (record.get("failure") or {}).items():
         fields["error" if name == "message" else name] = "\n".join(value) if name == "log_tail" else value
     return fields
+
+
+def _collected(entry: dict[str, Any]) -> str:
+    """`kokoro 2a1f3b4c5d6e: kept, pinned`"""
+    outcome = f"kept, {entry['kept']}" if entry["kept"] else f"frees {format_size(entry['freed'] or 0)}"
+    return f"{entry['model']} {entry['revision'][:12]}: {outcome}"
 
 
 # The plan ---------------------------------------------------------------------------------------------------------

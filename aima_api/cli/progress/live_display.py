@@ -42,6 +42,7 @@ _ENDS = {
     Phase.PULLED: "✓",
     Phase.STOPPED: "✓",
     Phase.REMOVED: "✓",
+    Phase.DONE: "✓",
     Phase.FAILED: "✗",
     Phase.CANCELLED: "✗",
 }

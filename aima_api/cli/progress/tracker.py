@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from aima_api.cli.progress.event_follower import ConnectionLost, Update
 from aima_core.domain.ids import HostName
 from aima_core.domain.models import FetchProgress
-from aima_core.domain.operations import Event, LayerStep, Operation, Phase, PullProgress
+from aima_core.domain.operations import Event, Kind, LayerStep, Operation, Phase, PullProgress
 from aima_core.domain.units import format_size
 from aima_core.errors import Cancelled, Failure, OperationLost
 
@@ -49,7 +49,8 @@ class OperationTracker:
     @property
     def title(self) -> str:
         """`svc-asr-x on spark-01`."""
-        subject = self.operation.service or self.operation.image or self.operation.model or self.operation.id
+        it = self.operation
+        subject = it.service or it.image or it.model or ("models" if it.kind is Kind.PRUNE_MODELS else it.id)
         return f"{subject} on {self.host}" if self.host else subject
 
     @property

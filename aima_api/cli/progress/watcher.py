@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -69,6 +69,21 @@ def watch(api: Api, operations: Iterable[Operation], *, timeout: timedelta | Non
     return code
 
 
+def ended_records(
+    api: Api, operations: Iterable[Mapping[str, Any]], *, timeout: timedelta | None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Waits until all have ended, and shows no progress; for operations whose records are the answer.
+
+    Returns the exit code of the first failure, which is printed, and the records of the others.
+    """
+    trackers = [OperationTracker(api.read(Operation, each)) for each in operations]
+    _watch(api, trackers, _Silent(trackers), timeout)
+    failed = [tracker for tracker in trackers if not tracker.succeeded]
+    codes = [_print_failed(tracker, titled=len(trackers) > 1) for tracker in failed]
+    ended = [api.get(path_of("operations", tracker.operation.id)) for tracker in trackers if tracker.succeeded]
+    return codes[0] if codes else 0, ended
+
+
 def _display(trackers: list[OperationTracker], output: Format) -> PlainDisplay:
     """Moving on a terminal; on stderr where stdout carries data."""
     if output != "table" or not colours():
@@ -99,6 +114,13 @@ def _watch(api: Api, trackers: list[OperationTracker], display: PlainDisplay, ti
             if timeout is not None and deadline is not None and time.monotonic() > deadline:
                 late = next(tracker for tracker in trackers if not tracker.ended)
                 raise DeadlinePassed(limit=format_duration(timeout), operation=late.operation.id)
+
+
+class _Silent(PlainDisplay):
+    """Shows notes only."""
+
+    def show(self, tracker: OperationTracker, update: Update) -> None:
+        """Shows nothing."""
 
 
 @contextmanager

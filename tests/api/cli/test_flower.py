@@ -102,7 +102,8 @@ def test_every_host_is_listed_as_a_worker_with_its_queues(flower: Flower) -> Non
     queues = {queue["name"] for queue in worker["active_queues"]}
     assert "host.alpha" in queues
     assert any(name.startswith("cpu.") for name in queues)
-    kinds = ("start", "pull", "stop", "remove", "pull-model", "remove-model")
+    kinds = ["start", "pull", "stop", "remove", "pull-model", "remove-model"]
+    kinds += ["pin-model", "unpin-model", "prune-models"]
     assert set(worker["registered"]) == {f"aima.{kind}" for kind in kinds}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from api.cli.stand_in import HOLD, StandIn, a_failure, an_event, an_operation
+from api.cli.stand_in import HOLD, ID, StandIn, a_failure, an_event, an_operation
 from api.cli.terminal import Screen, run_on_terminal
 
 PULL = "POST /v1/models/qwen3-32b:pull"
@@ -110,20 +111,66 @@ def test_a_failed_fetch_advises(pulled: StandIn, snapshot) -> None:
 
 
 def test_the_models_of_a_host_are_listed_with_how_far_they_are(script: StandIn, snapshot) -> None:
+    three_days_ago = (datetime.now(UTC) - timedelta(days=3)).isoformat()
     stored = {"host": "spark-01", "where": "store", "used_by": [], "published": True, "verified": True}
     items = [
         {**stored, "model": "qwen3-32b", "revision": "9216db5781bf" + "0" * 28, "name": "a", "size": 65_500_000_000}
-        | {"received": 65_500_000_000, "used_by": ["svc-vllm-qwen3-32b@spark-01"]},
+        | {"received": 65_500_000_000, "used_by": ["svc-vllm-qwen3-32b@spark-01"], "pinned": True},
         {**stored, "model": "smollm2-135m", "revision": "1" * 40, "name": "b", "size": 98_000_000}
         | {"received": 41_000_000, "published": False, "verified": False},
         {**stored, "model": "kokoro", "revision": "2" * 40, "name": "c", "size": 300_000_000}
-        | {"received": 300_000_000, "verified": False},
+        | {"received": 300_000_000, "verified": False, "used_at": three_days_ago},
         {**stored, "where": "path", "model": "glm-4.7-flash", "revision": None, "name": "GLM-4.7-Flash", "size": None}
         | {"received": None, "verified": False},
     ]
     script.answer("GET /v1/models:stored", {"items": items, "next": None})
 
     assert said_without_a_terminal(script, "model", "list", "--host", "spark-01") == snapshot
+
+
+COLLECTION = [
+    {"model": "qwen3-32b", "revision": "9216db5781bf" + "0" * 28, "name": "a", "size": 65_500_000_000}
+    | {"used_at": None, "freed": None, "kept": "mounted by svc-vllm-qwen3-32b@spark-01"},
+    {"model": "kokoro", "revision": "2" * 40, "name": "c", "size": 300_000_000}
+    | {"used_at": None, "freed": 120_000_000, "kept": None},
+]
+PRUNE = "POST /v1/models:prune"
+
+
+def a_prune(script: StandIn, *, phase: str, message: str) -> None:
+    """Submitted, streamed to its end, and recorded."""
+    submitted = an_operation(kind="prune-models", service=None, route="host.spark-01")
+    ended = {**submitted, "host": "spark-01", "state": "succeeded", "phase": phase, "reason": message, "seq": 2}
+    script.answer(PRUNE, {"operations": [submitted]}, status=202)
+    script.stream(an_event(1, "queued"), an_event(2, phase, after=1, name="end", host="spark-01", message=message))
+    script.answer(f"GET /v1/operations/{ID}", {**ended, "collection": COLLECTION})
+
+
+def test_a_dry_run_of_a_collection_is_a_table_with_the_reasons(script: StandIn, snapshot) -> None:
+    a_prune(script, phase="done", message="1 of 2 models (120 MB) would be removed from spark-01.")
+
+    said = said_without_a_terminal(script, "model", "prune", "--all", "--dry-run", "--host", "spark-01")
+
+    assert said == snapshot
+    assert [each.body for each in script.asked(PRUNE)] == [{"hosts": ["spark-01"], "all": True, "dry_run": True}]
+
+
+def test_a_collection_says_what_it_has_freed(script: StandIn, snapshot) -> None:
+    a_prune(script, phase="removed", message="1 of 2 models (120 MB) were removed from spark-01.")
+
+    assert said_without_a_terminal(script, "model", "prune", "--wait") == snapshot
+    assert said_without_a_terminal(script, "operation", "show", ID) == snapshot
+
+
+@pytest.mark.parametrize("verb", ["pin", "unpin"])
+def test_a_pin_is_asked_for_on_hosts(script: StandIn, verb: str) -> None:
+    operation = an_operation(kind=f"{verb}-model", service=None, model="kokoro", route="host.spark-01")
+    script.answer(f"POST /v1/models/kokoro:{verb}", {"operations": [operation]}, status=202)
+
+    said = said_without_a_terminal(script, "model", verb, "kokoro", "--host", "spark-01")
+
+    assert f"{verb.capitalize()}-model of kokoro" in said
+    assert [each.body for each in script.asked(f"POST /v1/models/kokoro:{verb}")] == [{"hosts": ["spark-01"]}]
 
 
 def test_a_pull_is_for_hosts_or_a_route(script: StandIn) -> None:

@@ -212,6 +212,67 @@ def test_a_model_is_removed_by_an_admin_only(redis_url, redis, overlay, scope):
     assert redis.zcard(keys.ACTIVE) == 0
 
 
+# Pins and collections -------------------------------------------------------------------------------------------------
+
+HAS_IT = {"model": "polly", "revision": COMMIT, "name": "x", "size": 5, "received": 5, "published": True}
+
+
+@pytest.mark.parametrize("verb", ["pin", "unpin"])
+def test_a_pin_goes_to_every_live_host_that_has_the_model_or_to_those_named(node, redis, origin, verb):
+    ScriptedWorker(redis, "beta", stored=[{**HAS_IT, "verified": True}])
+
+    everywhere = node.post(f"/v1/models/Polly:{verb}").json()["operations"]
+    named = node.post(f"/v1/models/polly:{verb}", {"hosts": ["alpha"]}).json()["operations"]
+    absent = node.post(f"/v1/models/other:{verb}")
+
+    found = [(each["kind"], each["model"], each["route"]) for each in (*everywhere, *named)]
+    assert found == [(f"{verb}-model", "polly", "host.beta"), (f"{verb}-model", "polly", "host.alpha")]
+    assert absent.json()["code"] == "model_absent"
+
+
+def test_a_collection_goes_to_every_live_host_with_fetched_models(node, redis, origin):
+    ScriptedWorker(redis, "beta", stored=[{**HAS_IT, "verified": True}])
+
+    submitted = node.post("/v1/models:prune", {"all": True, "dry_run": True}).json()["operations"]
+
+    assert [(each["kind"], each["route"]) for each in submitted] == [("prune-models", "host.beta")]
+    command = json.loads(redis.hget(keys.operation(submitted[0]["id"]), "command"))
+    assert command == {"kind": "prune-models", "all": True, "dry_run": True}
+
+
+def test_the_listing_of_hosts_has_pins_and_the_last_use(node, redis, origin):
+    used = {"pinned": True, "used_at": "2026-11-28T12:00:00Z"}
+    ScriptedWorker(
+        redis, "beta", stored=[{**HAS_IT, "verified": True, **used}, {**HAS_IT, "name": "y", "verified": True}]
+    )
+
+    items = node.get("/v1/models:stored").json()["items"]
+
+    found = [(each["name"], each["pinned"], each["used_at"]) for each in items]
+    assert found == [("x", True, "2026-11-28T12:00:00Z"), ("y", False, None)]
+
+
+@pytest.mark.parametrize(
+    ("scope", "path", "allowed"),
+    [
+        ("read", "/v1/models/polly:pin", False),
+        ("read", "/v1/models/polly:unpin", False),
+        ("operate", "/v1/models/polly:pin", True),
+        ("operate", "/v1/models/polly:unpin", True),
+        ("operate", "/v1/models:prune", False),
+    ],
+)
+def test_an_operator_pins_models_and_an_admin_collects_them(redis_url, redis, overlay, scope, path, allowed):
+    ScriptedWorker(redis, "beta", stored=[{**HAS_IT, "verified": True}])
+    admin = "an-owner-holds-this-key-7f3a"
+    with api_node(redis_url, catalog=overlay.root, keys=[admin]) as node:
+        made = node.post("/v1/keys", {"name": "k", "scopes": [scope]}, headers={"Authorization": f"Bearer {admin}"})
+        answer = node.post(path, headers={"Authorization": f"Bearer {made.json()['key']}"})
+
+    assert answer.status_code == (202 if allowed else 403)
+    assert redis.zcard(keys.ACTIVE) == int(allowed)
+
+
 # Starts ---------------------------------------------------------------------------------------------------------------
 
 SERVICE = "svc-parrot-polly"

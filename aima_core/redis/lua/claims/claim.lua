@@ -25,6 +25,11 @@ for at = 1, #ids_and_memory, 2 do
   gpus[#gpus + 1] = {id = ids_and_memory[at], memory = tonumber(ids_and_memory[at + 1])}
 end
 
+local without_service = {}
+for _, each in ipairs({'pull', 'remove', 'pull-model', 'remove-model', 'pin-model', 'unpin-model', 'prune-models'}) do
+  without_service[each] = true
+end
+
 local function record() return redis.call('HGETALL', operation) end
 
 local function is_claimable(state) return string.find(claimable_states, ',' .. state .. ',', 1, true) end
@@ -54,7 +59,7 @@ local function unreadable()
   if request.gpus ~= 'all' and type(request.gpus or 0) ~= 'number' then return {4, 'its gpus are no number'} end
   if not tonumber(fence or nil) then return {4, 'its fence is no number'} end
   if attempt and (#attempt > 9 or not string.find(attempt, '^%d+$')) then return {4, 'its attempt is no number'} end
-  if kind ~= 'pull' and kind ~= 'remove' and kind ~= 'pull-model' and kind ~= 'remove-model' and not service or not route then return {4, 'it names no service or no route'} end
+  if not without_service[kind] and not service or not route then return {4, 'it names no service or no route'} end
 end
 
 local function already_claimed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -17,7 +18,10 @@ def run(load: Callable[[], Callable[[Settings], None]]) -> int:
     deny_memory_access()  # before it reads any key
     log_as_logfmt()
     try:
-        load()(load_settings())
+        gc.disable()  # imports leave little garbage, and each collection would traverse all that they have created
+        serve = load()
+        gc.enable()
+        serve(load_settings())
     except AimaError as error:
         sys.stderr.write(f"error: {sanitized_lines(error)}\nhint: {error.failure.hint}\ncode: {error.code}\n")
         return error.exit_code

@@ -4,6 +4,7 @@ With `--facts`, only its report as JSON; with `--remove-network`, it removes the
 rules, as AIMA is uninstalled.
 """
 
+import gc
 import sys
 import warnings
 
@@ -29,8 +30,10 @@ def main() -> int:
 
             remove_network(load_settings())
             return 0
+        gc.disable()  # imports leave little garbage, and each collection would traverse all that they have created
         from aima_worker.app import run_worker
 
+        gc.enable()
         return run_worker(load_settings())
     except AimaError as failed:
         sys.stderr.write(f"error: {sanitized_lines(failed)}\nhint: {failed.failure.hint}\ncode: {failed.code}\n")

@@ -85,6 +85,8 @@ class Exchanged(NamedTuple):
     """Positions of the asked downloads that may begin now."""
     leases: int
     """Of all other hosts."""
+    was_known: bool
+    """It had stated something before: else nothing is leased, also after a loss of data."""
     hosts: frozenset[str]
     """All others that state something about this model."""
     statements: dict[HostName, Statement]
@@ -105,7 +107,7 @@ class FetchingStore:
         pieces = (report.leased, report.wanted, report.unserved)
         leased, wanted, unserved = (",".join(map(str, each)) for each in pieces)
         statement = report.statement.model_dump_json(exclude_defaults=True)
-        granted, downloaded, begun, leases, names, *statements = self._run(
+        granted, downloaded, begun, leases, was_known, names, *statements = self._run(
             "models/exchange",
             [f"{keys.fetching}{_id(manifest, site)}", f"{keys.pieces}{_id(manifest, site)}"],
             *(host, in_ms(report.counts_for), leased, ",".join(report.statement.downloads.values()), statement),
@@ -119,6 +121,7 @@ class FetchingStore:
             downloaded=_numbers(downloaded),
             begun=_numbers(begun),
             leases=leases,
+            was_known=bool(was_known),
             hosts=frozenset(name for name in names.split(",") if name),
             statements=dict(each for each in found if each),
         )

@@ -38,6 +38,8 @@ IDLE_INTERVAL = timedelta(seconds=0.1)
 """While a connection to other hosts is idle, since all of them were busy."""
 SETTLE_DELAY = timedelta(milliseconds=10)
 """Pieces that are complete at about the same time take one exchange."""
+OTHERS_RETURN = 2 * EXCHANGE_INTERVAL
+"""No leases are asked for so long after Redis has lost its data: the others state again what they have."""
 ALONE_AFTER = timedelta(seconds=5)
 """Without an exchange for this long, a fetch goes on alone."""
 SEEDS_INTERVAL = timedelta(seconds=10)
@@ -68,6 +70,8 @@ class Neighbours:
         self._hosts = HostStore(redis)
         self._tokens = BearerSigner(PEERS, host_key(settings), now=now)
         self._certified_at: float | None = None
+        self.running: dict[str, SharedFetch] = {}
+        """The last fetch of each manifest, by its digest: one that has ended states nothing in the place of the next."""
         self._lock = Lock()
 
     def token(self, access: PiecesOf) -> str:
@@ -136,6 +140,7 @@ class SharedFetch:
         """Until the next exchange."""
         self._has_exchanged = False
         """The first exchange asks for no lease: what others have is not known before it."""
+        self._waits_until = float("-inf")
         self._first = 0
         self._exchanged_at = time.monotonic()
         self._alone = False
@@ -150,6 +155,7 @@ class SharedFetch:
         )
 
     def start(self) -> None:
+        self._neighbours.running[self._manifest.digest] = self
         self._loop.start()
 
     def stop(self, *, complete: bool) -> None:
@@ -161,8 +167,12 @@ class SharedFetch:
         self._loop.stop(within=COMPLETE_FOR)  # race: a pass that still runs would state less
         held = Statement(url=self._neighbours.url, held=f"{self._everything:x}") if complete else Statement()
         counts_for = COMPLETE_FOR if complete else timedelta()
+        if self._neighbours.running.get(self._manifest.digest) is not self:
+            return
+        del self._neighbours.running[self._manifest.digest]
+        found, corrected = self._taken(self._found), self._taken(self._corrected)
         try:
-            self._exchange(Report(held, found=self._taken(self._found), counts_for=counts_for))
+            self._exchange(Report(held, found=found, corrected=corrected, counts_for=counts_for))
         except AimaError as failed:
             _log.info("end of a fetch not stated", model=self._manifest.model, reason=str(failed))
 
@@ -237,7 +247,7 @@ class SharedFetch:
         own = {self._numbers[piece]: source for piece, source in flights.items() if source is not None}
         lacking = self._set(missing)
         others, usable = self._others()
-        knows_others = certified and self._has_exchanged
+        knows_others = certified and self._has_exchanged and time.monotonic() > self._waits_until
         wanted, unserved = self._not_served(lacking, others, usable) if knows_others else ([], [])
         room = max(0, self._connections + AHEAD - len(leased))
         wanted, unserved = self._first_of(wanted, room), self._first_of(unserved, room)
@@ -271,6 +281,8 @@ class SharedFetch:
         if not self._has_exchanged:
             self._has_exchanged = True
             self._loop.wake()
+        elif not answer.was_known:
+            self._waits_until = time.monotonic() + OTHERS_RETURN.total_seconds()
 
     def _from_hosts(self, begun: list[PieceChoice]) -> Iterator[Download]:
         of = self._neighbours

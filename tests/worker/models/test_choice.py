@@ -79,6 +79,8 @@ def store(fake_redis) -> FetchingStore:
 
 
 def exchange(store, host, **report):
+    """Of a host that has stated something before."""
+    store.exchange(MANIFEST, DEFAULT, host, Report(Statement(), leased=report.get("leased", ())))
     return store.exchange(MANIFEST, DEFAULT, host, Report(**{"statement": Statement(), "leases": 4, **report}))
 
 
@@ -87,6 +89,14 @@ def test_a_piece_of_the_origin_is_leased_to_one_host(store):
     second = exchange(store, BETA, wanted=[0, 1, 2])
 
     assert (first.leased, second.leased) == ([0, 1], [2])
+
+
+def test_a_host_that_redis_does_not_know_is_leased_nothing_yet(store):
+    report = Report(Statement(), wanted=[0], leases=4)
+
+    answers = [store.exchange(MANIFEST, DEFAULT, ALPHA, report) for _ in range(2)]
+
+    assert [(each.was_known, each.leased) for each in answers] == [(False, []), (True, [0])]
 
 
 def test_a_lease_ends_when_its_host_no_longer_states_it(store):

@@ -6,7 +6,7 @@
 -- and is leased again only where the caller says that no live host serves it.
 -- A host that uploads as many pieces as it may is asked for no further one.
 -- Returns {the pieces leased now, those not leased since their digest is known, the numbers of the asked downloads that
--- may begin, the number of leases of others, the names of the other live hosts, name, statement, name, statement, …}:
+-- may begin, the number of leases of others, 1 if the host had stated something before, the names of the other live hosts, name, statement, name, statement, …}:
 -- statements of `count` hosts from `first` on.
 local members, digests = unpack(KEYS)
 local host, stated_until_ms, leased, sources, statement, found, wanted, unserved, asked = unpack(ARGV, 1, 9)
@@ -23,6 +23,7 @@ local function count_uploads(list)
   end
   return number
 end
+local was_known = redis.call('HEXISTS', members, host)
 local all = redis.call('HGETALL', members)
 for at = 1, #all, 2 do
   local name, until_ms, pieces, from, rest = all[at], string.match(all[at + 1], '^(%d+) ([%d,]*) (%S*) (.*)$')
@@ -60,8 +61,10 @@ local function lease(pieces, is_unserved)
     end
   end
 end
-lease(unserved, true)
-lease(wanted, false)
+if was_known == 1 then -- else others may have stated nothing yet, as after a loss of data
+  lease(unserved, true)
+  lease(wanted, false)
+end
 
 local downloads, begun, own_downloads = count_uploads(sources), {}, {}
 for source in string.gmatch(sources, '[^,]+') do own_downloads[source] = (own_downloads[source] or 0) + 1 end
@@ -82,7 +85,8 @@ redis.call('PEXPIRE', members, ttl_ms)
 redis.call('PEXPIRE', digests, digests_ttl_ms)
 
 local reply = {
-  table.concat(granted, ','), table.concat(downloaded, ','), table.concat(begun, ','), leases, table.concat(others, ','),
+  table.concat(granted, ','), table.concat(downloaded, ','), table.concat(begun, ','),
+  leases, was_known, table.concat(others, ','),
 }
 for step = 1, math.min(tonumber(count), #others) do
   local name = others[(first + step - 1) % #others + 1]

@@ -220,6 +220,34 @@ class FetchProgress(WireModel):
     """Why nothing arrives; None while bytes do."""
 
 
+class Weights(WireModel):
+    """The files of a model that an engine reads from its host, which fetches those that it lacks."""
+
+    model: ModelId
+    name: str | None
+    """Of their directory in a store; None while their source is not resolved: then any revision is the right one."""
+    size: int
+    """Bytes; 0 if that is unresolved."""
+    path: str | None = None
+    """Where people put them, below a model root."""
+
+
+class ModelDisk(WireModel):
+    """The file system of a host's model store, in bytes."""
+
+    total: int
+    free: int
+    reserve: int
+    """Which fetches leave free."""
+    awaited: int = 0
+    """Which running fetches have still to write."""
+
+    @property
+    def usable(self) -> int:
+        """For one more fetch."""
+        return self.free - self.reserve - self.awaited
+
+
 class ModelOnHost(WireModel):
     """One revision of a model in a host's store."""
 
@@ -235,3 +263,5 @@ class ModelOnHost(WireModel):
     """Engines may read it: every file had the digest of the manifest."""
     verified: bool
     """It is published, and no file has changed since."""
+    fetching: bool = False
+    """A fetch of it runs now."""

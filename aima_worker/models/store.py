@@ -79,9 +79,18 @@ class ModelStore:
         for place, stored in self._records(self.root / FETCHING):
             manifest = stored.manifest
             received = running.get(manifest.digest)
-            received = _journalled(place, manifest) if received is None else received
-            found.append(_on_host(place, manifest, received=received))
+            if received is None:
+                found.append(_on_host(place, manifest, received=_journalled(place, manifest)))
+            else:
+                found.append(_on_host(place, manifest, received=received, fetching=True))
         return tuple(found[:MOST_LISTED])
+
+    def awaited(self, *, besides: Manifest | None = None) -> int:
+        """Bytes that running fetches have still to write, those of other content than `besides`."""
+        own = besides and besides.digest
+        with self._lock:
+            running = [each for digest, each in self._partial.items() if digest != own]
+        return sum(each.manifest.size - each.received() for each in running)
 
     @contextmanager
     def fetching(self, manifest: Manifest, stop: Flag) -> Iterator[PartialModel]:
@@ -290,7 +299,13 @@ class PartialModel:
 
 
 def _on_host(
-    place: Path, manifest: Manifest, *, received: int, published: bool = False, verified: bool = False
+    place: Path,
+    manifest: Manifest,
+    *,
+    received: int,
+    published: bool = False,
+    verified: bool = False,
+    fetching: bool = False,
 ) -> ModelOnHost:
     return ModelOnHost(
         model=manifest.model,
@@ -300,6 +315,7 @@ def _on_host(
         received=received,
         published=published,
         verified=verified,
+        fetching=fetching,
     )
 
 

@@ -113,7 +113,7 @@ class HostContext:
 
     def capacity_now(self) -> HostCapacity:
         """Without slots while the container engine is unavailable, without memory while it or the disk is too low."""
-        disk = self.fetches.disk
+        disk = self.fetches.disk if self.fetches.measured else None
         capacity = self.capacity().model_copy(update={"model_disk": disk and max(0, disk.usable)})
         if self.memory_guard.low is not None:
             capacity = capacity.model_copy(update={"available": NO_MEMORY})

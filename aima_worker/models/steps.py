@@ -25,15 +25,16 @@ class FetchCoordinator:
     def __init__(self, store: ModelStore, settings: Settings) -> None:
         self.rate: float | None = None
         """Bytes per second of the last fetch, from its beginning; None before the first one."""
+        self.measured: ModelDisk | None = None
+        """None before the disk was measured, and if it could not be."""
         self._store = store
         self._settings = settings
         self._fetches = SharedTransfers[FetchProgress]("fetch")
-        self._measured: ModelDisk | None = None
 
     @property
     def disk(self) -> ModelDisk | None:
         """As last measured, with the fetches that have begun since; None if it could not be measured."""
-        found = self._measured
+        found = self.measured
         return found and found.model_copy(update={"awaited": max(found.awaited, self._store.awaited())})
 
     def measure_disk(self) -> ModelDisk | None:
@@ -42,11 +43,11 @@ class FetchCoordinator:
         try:
             usage = shutil.disk_usage(existing(self._store.root))
         except OSError:
-            self._measured = None
+            self.measured = None
         else:
             reserve = disk_levels(self._settings.host, usage.total).reserve
-            self._measured = ModelDisk(total=usage.total, free=usage.free, reserve=reserve, awaited=awaited)
-        return self._measured
+            self.measured = ModelDisk(total=usage.total, free=usage.free, reserve=reserve, awaited=awaited)
+        return self.measured
 
     def follow(self, order: FetchOrder, attempt: Attempt) -> Iterator[FetchProgress]:
         """Joins the model's fetch, or starts it; yields its progress and ends when the model is published.

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from lab.commands import an_engine
 
+from aima_core.domain.catalog import Model
 from aima_core.domain.hosts import Host
 from aima_core.domain.ids import ModelId, Route, ServiceId
 from aima_core.domain.models import Weights
-from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest
+from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest, resources_of
 from aima_core.scheduling.feasibility import (
     PlacementRequirements,
     bytes_to_fetch,
@@ -357,3 +359,13 @@ def test_a_pull_of_a_model_is_not_kept_waiting_for_disk() -> None:
     pull = PlacementRequirements((), ResourceRequest(weights=WEIGHTS))
 
     assert find_obstacles(with_disk(free=0), pull, Held()) == []
+
+
+def test_a_model_of_unresolved_size_needs_the_gpu_memory_of_its_resolved_files() -> None:
+    requires = {"platforms": ["linux/amd64"], "accelerator": "cuda", "gpus": 1, "gpu_memory": "1GB", "memory": "1GB"}
+    entry = {"name": "Big", "type": "llm", "engines": ["tiny-test"], "source": "hf:maker/big@main"}
+    unresolved, known = (Model.model_validate({**entry, "size": size}) for size in ("unresolved", "40GB"))
+
+    assert resources_of(an_engine(requires=requires), unresolved, WEIGHTS).gpu_memory == 60 * GB
+    assert resources_of(an_engine(requires=requires), unresolved).gpu_memory == GB
+    assert resources_of(an_engine(requires=requires), known, WEIGHTS).gpu_memory == 40 * GB

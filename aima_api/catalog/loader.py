@@ -9,10 +9,12 @@ file, line, field and fix; with any mistake nothing is loaded. The schema of an 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from aima_api.catalog.diagnostics import entry_in, suggestion
 from aima_api.catalog.selection import Catalog
@@ -71,6 +73,12 @@ def load_catalog(*roots: Path) -> Catalog:
 def is_catalog(root: Path) -> bool:
     """Whether it has any of the directories of a catalog."""
     return any((root / folder).is_dir() for folder in _KINDS)
+
+
+def model_text(entry: Mapping[str, Any], comments: Iterable[str]) -> str:
+    """A file of an entry with these fields, below the comments."""
+    head = "".join(f"# {each}\n" for each in comments)
+    return f"{head}\n{yaml.safe_dump(dict(entry), sort_keys=False, default_flow_style=None, width=1000)}"
 
 
 def add_model(root: Path, model: Model, text: str) -> Path:

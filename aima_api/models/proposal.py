@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import ValidationError
 
 from aima_api.models import hub, modelscope
@@ -57,8 +56,8 @@ WeightSets = dict[str, list[str]]
 
 class Draft(NamedTuple):
     model: Model
-    text: str
-    """The file of the entry."""
+    entry: dict[str, Any]
+    """The fields of its file, as they are to be written."""
     notes: tuple[str, ...]
     """What a person should know, in sentences."""
 
@@ -113,9 +112,7 @@ def _draft(source: Source, found: Repository, name: str, readers: list[Engine], 
         remedy = "Choose its files by `--files`, or its name by `--name`."
         raise SourceUnusable(source=where, detail=detail, remedy=remedy) from wrong
     notes = _notes(source, found, context, len(paths), model)
-    comments = "".join(f"# {each}\n" for each in (f"{source.where}, as its repository says.", *notes))
-    body = yaml.safe_dump(entry, sort_keys=False, default_flow_style=None, width=1000)
-    return Draft(model, f"{comments}\n{body}", notes)
+    return Draft(model, entry, (f"{source.where}, as its repository says.", *notes))
 
 
 def _readers(engines: Sequence[Engine], found: Repository, wanted: str | None) -> list[Engine]:

@@ -222,9 +222,10 @@ def add_model(source: str, engine: str | None, name: str | None, files: tuple[st
     made = draft(source, loaded.engines, engine=engine, name=name, files=files)
     if known := next((each for each in loaded.models if each.id == made.model.id), None):
         raise ModelExists(model=known.name, where="`aima model show` prints it")
-    file = loader.add_model(overlay, made.model, made.text)
+    text = loader.model_text(made.entry, made.notes)
+    file = loader.add_model(overlay, made.model, text)
     click.echo(f"Wrote {sanitized(str(file))}:\n")
-    click.echo(indented(sanitized_lines(made.text)))
+    click.echo(f"  {indented(sanitized_lines(text))}\n")
     service = ServiceId.of(
         next(each.type for each in loaded.engines if each.name == made.model.engines[0]), made.model.id
     )

@@ -564,6 +564,16 @@ class SourceUnusable(AimaError, code="source_unusable", status=422, exit_code=22
     hint = "{remedy}"
 
 
+class AmbiguousFiles(AimaError, code="ambiguous_files", status=422, exit_code=240):
+    sentence = "{source} has {number} sets of weights, and none is the usual one:\n{candidates}"
+    hint = "Choose one by `--files PATTERN`, repeated for several patterns."
+
+
+class ModelExists(AimaError, code="model_exists", status=409, exit_code=241):
+    sentence = "The catalog has a model {model} already: {where}."
+    hint = "Edit that entry, or choose another name with `--name`."
+
+
 class OriginUnreachable(AimaError, code="origin_unreachable", status=502, exit_code=226):
     sentence = "{origin} does not answer as expected: {detail}"
     hint = "Check the network and the proxy of {where}, or name a mirror in its environment, such as HF_ENDPOINT."
@@ -745,7 +755,7 @@ class NotForwarded(AimaError, code="not_forwarded", status=404, exit_code=216):
     hint = "It forwards requests of gateways to its host's instances, and serves pieces of its host's models to hosts."
 
 
-class TooManyUploads(AimaError, code="too_many_uploads", status=503, exit_code=240):
+class TooManyUploads(AimaError, code="too_many_uploads", status=503, exit_code=242):
     sentence = "This host serves {most} pieces of models to others already."
     hint = "The host that asked takes the piece elsewhere, or asks again; `dataplane.uploads` sets the limit."
 

@@ -117,6 +117,8 @@ def worker_with_loops(
                 disk_reserve=host.disk_guard.levels.reserve,
                 models=model_files.directories,
                 stored=model_files.stored,
+                model_disk=host.fetches.disk,
+                fetch_rate=host.fetches.rate,
             ),
             identity=facts.identity,
             session=session_of(settings.state_dir.expanduser()),
@@ -129,6 +131,7 @@ def worker_with_loops(
             changed=heartbeat.announce_now,
             store=settings.model_store,
             stored=host.models.listing,
+            measure_disk=host.fetches.measure_disk,
         )
         host.models.changed = model_files.wake
         host.models.sweep()

@@ -116,7 +116,8 @@ class HostContext:
 
     def capacity_now(self) -> HostCapacity:
         """Without slots while the container engine is unavailable, without memory while it or the disk is too low."""
-        capacity = self.capacity()
+        disk = self.fetches.disk if self.fetches.measured else None
+        capacity = self.capacity().model_copy(update={"model_disk": disk and max(0, disk.usable)})
         if self.memory_guard.low is not None:
             capacity = capacity.model_copy(update={"available": NO_MEMORY})
         if self.disk_guard.low is not None:

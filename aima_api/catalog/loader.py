@@ -9,16 +9,18 @@ file, line, field and fix; with any mistake nothing is loaded. The schema of an 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from aima_api.catalog.diagnostics import entry_in, suggestion
 from aima_api.catalog.selection import Catalog
 from aima_api.catalog.yaml_source import Document, Mistake, read_yaml, yaml_files
 from aima_core.domain.catalog import Engine, Entry, Model, Profile, repository_of
-from aima_core.errors import CatalogMistake
+from aima_core.errors import CatalogMistake, ModelExists
 
 E = TypeVar("E", bound=Entry)
 
@@ -68,6 +70,32 @@ def load_catalog(*roots: Path) -> Catalog:
     return Catalog(_entries(in_force, Engine), _entries(in_force, Model), _entries(in_force, Profile))
 
 
+def is_catalog(root: Path) -> bool:
+    """Whether it has any of the directories of a catalog."""
+    return any((root / folder).is_dir() for folder in _KINDS)
+
+
+def model_text(entry: Mapping[str, Any], comments: Iterable[str]) -> str:
+    """A file of an entry with these fields, below the comments."""
+    head = "".join(f"# {each}\n" for each in comments)
+    return f"{head}\n{yaml.safe_dump(dict(entry), sort_keys=False, default_flow_style=None, width=1000)}"
+
+
+def add_model(root: Path, model: Model, text: str) -> Path:
+    """Adds the entry's file, atomically: it appears as a whole. Raises ModelExists, OSError."""
+    file = root / "models" / model.type / f"{model.name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text)
+    try:
+        os.link(temporary, file)  # which replaces nothing
+    except FileExistsError as there:
+        raise ModelExists(model=model.name, where=file) from there
+    finally:
+        temporary.unlink()
+    return file
+
+
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema, for editors, of an `engine`, `model` or `profile`; unknown fields are mistakes."""
     schema = _KINDS[f"{kind}s"].model_json_schema()
@@ -94,18 +122,14 @@ def find_mistakes(path: Path) -> list[Mistake]:
 
 def _root_of(path: Path) -> Path | None:
     """The catalog directory of the path, whatever the names above it are; None for a file outside of any."""
-    if _has_kinds(path):
+    if is_catalog(path):
         return path
     above = next((at.parent for at in [path, *path.parents][:3] if at.name in _KINDS), None)
     return above or (path if path.is_dir() else None)
 
 
-def _has_kinds(path: Path) -> bool:
-    return any((path / folder).is_dir() for folder in _KINDS)
-
-
 def _read_all(root: Path) -> list[_File]:
-    if not _has_kinds(root):
+    if not is_catalog(root):
         document = Document(root)
         document.report((1, 1), (), "is not a catalog", "name a directory with `engines`, `models` or `profiles`")
         return [_File(document, Entry, None)]

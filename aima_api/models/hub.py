@@ -6,7 +6,7 @@ a gated repository, which takes a token that API nodes do not have, are pinned b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
@@ -20,11 +20,12 @@ from aima_core.domain.models import ManifestFile, Source, chosen
 from aima_core.errors import AimaError, OriginUnreachable, SourceDenied, SourceUnknown, SourceUnusable
 
 if TYPE_CHECKING:  # it takes a fifth of a second to import
-    from huggingface_hub.hf_api import RepoSibling
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 TIMEOUT = timedelta(seconds=15)
 MOST_READ = ByteSize(8 << 20)
 """Of one small file; a larger one is pinned by the id of its Git blob."""
+CONFIG = "config.json"
 _LOCK = Lock()
 
 
@@ -34,19 +35,49 @@ class Resolved(NamedTuple):
     files: list[ManifestFile]
 
 
+class Repository(NamedTuple):
+    """What a repository says of itself, at a commit."""
+
+    revision: str
+    files: Mapping[str, int]
+    """Bytes by path."""
+    licence: str | None = None
+    gated: bool = False
+    task: str | None = None
+    """Such as `text-generation`."""
+    config: bytes | None = None
+    """Its config.json; None if there is none, or it takes a token."""
+
+
 def resolve(source: Source, patterns: tuple[str, ...], *, model: str) -> Resolved:
     """Raises SourceUnknown, SourceDenied, SourceUnusable, OriginUnreachable, and ValidationError for a hostile path."""
+    with _opened(source, model) as found:
+        siblings = [each for each in found.siblings or () if chosen(each.rfilename, patterns)]
+        return Resolved(found.sha or "", [*_files(source, found.sha or "", siblings)])
+
+
+def look(source: Source, *, model: str) -> Repository:
+    """Raises SourceUnknown, SourceDenied, SourceUnusable, OriginUnreachable."""
+    with _opened(source, model) as found:
+        files = {each.rfilename: each.lfs.size if each.lfs else each.size or 0 for each in found.siblings or ()}
+        commit, gated = found.sha or "", found.gated not in (None, False)
+        config = _read(source, commit, CONFIG) if files.get(CONFIG, MOST_READ + 1) <= MOST_READ else None
+        named = (tag.partition(":")[2] for tag in found.tags or () if tag.startswith("license:"))
+        return Repository(commit, files, next(named, None), gated, found.pipeline_tag, config)
+
+
+@contextmanager
+def _opened(source: Source, model: str) -> Iterator[ModelInfo]:
+    """The repository at its revision, and the session of its files. Raises as `resolve`."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
     hub = HfApi(endpoint=source.endpoint, token=False)
     try:
         with _session():
-            found = hub.model_info(
+            yield hub.model_info(
                 source.where, revision=source.revision, files_metadata=True, timeout=TIMEOUT.total_seconds()
             )
-            siblings = [each for each in found.siblings or () if chosen(each.rfilename, patterns)]
-            return Resolved(found.sha or "", [*_files(source, found.sha or "", siblings)])
     except HFValidationError as wrong:
         raise SourceUnusable(source=source.where, detail=f"{wrong}".rstrip("."), remedy="Correct its name.") from wrong
     except (httpx2.HTTPError, OSError) as failed:

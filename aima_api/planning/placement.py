@@ -2,6 +2,9 @@
 
 The queue is the scheduler: a start of one instance with no host named goes to a route, and the workers of that route
 compete for it. Transient obstacles leave the operation pending with the reason; permanent ones refuse the request.
+
+Model locality is a score and never a filter: among hosts that are equally feasible now, those with the fewest bytes to
+fetch come first, then those with the most free memory.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from math import inf
 
 from redis.exceptions import LockError
 
@@ -27,6 +31,7 @@ from aima_core.scheduling.feasibility import (
     Obstacle,
     PlacementRequirements,
     allocation_for,
+    bytes_to_fetch,
     describe,
     find_obstacles,
     has_what_is_never_pulled,
@@ -51,6 +56,8 @@ class Target:
     """Why the operation will be pending; None if a host would claim it now."""
     routes: tuple[Route, ...] = ()
     """All routes whose workers may claim it, best first; empty for a named host."""
+    first: HostName | None = None
+    """Of a class of hosts: the one that is notified first, since it has the model, or most of it."""
 
     @cached_property
     def host(self) -> HostName | None:
@@ -107,7 +114,8 @@ class Placement:
     def replicas(
         self, count: int, requirements: PlacementRequirements, *, current: Collection[HostName] = ()
     ) -> list[Target]:
-        """`count` distinct live hosts: first those with an instance, then those with the most free memory.
+        """`count` distinct live hosts: first those with an instance, then those that would start it now, with the
+        fewest bytes to fetch, and with the most free memory.
 
         Raises InvalidRequest with every host and its obstacles if there are too few.
         """
@@ -127,12 +135,15 @@ class Placement:
         _check_port([host for host in hosts if host.live], requirements.port)
         able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, Held()))]
         has = [host for host in able if has_what_is_never_pulled(host, requirements)]
-        too_old = requirements.fetches and any(host.stored is None for host in hosts)
+        weights = requirements.resources.weights
+        too_old = weights is not None and weights.name is not None and any(host.stored is None for host in hosts)
         if hosts and (requirements.secrets or too_old or 0 < len(has) < len(able)):
             return self._host_of_route(hosts, requirements)
         route = next((route for route in routes if any(route in host.routes for host in able)), routes[0])
         if not able:
             self.require_able_host(requirements)
+        if nearest := self._nearest(able, requirements):
+            return Target(route, routes=routes, first=nearest.name)
         reason = None if self._any_free(able, requirements) else self._pending_reason(hosts, requirements)
         return Target(route, reason=reason, routes=routes)
 
@@ -193,7 +204,7 @@ class Placement:
     def reserve(self, target: Target, requirements: PlacementRequirements) -> None:
         """Counts the start's resources as allocated from now on in this snapshot; those of a queued start are not.
 
-        For a class of hosts: on the host that has the service, else on that with the most free memory.
+        For a class of hosts: on the host that has the service, else on the preferred one.
         """
         service, host = requirements.service, self._claimant(target, requirements)
         if service is None or host is None:
@@ -214,6 +225,7 @@ class Placement:
             (host for host in hosts if not obstacles[host.name]),
             key=lambda host: (
                 service not in self._allocated[host.name],
+                host.name != target.first,
                 *self._preference(host, requirements, obstacles),
             ),
             default=None,
@@ -237,6 +249,22 @@ class Placement:
         accepted = set(routes)
         return [host for host in self._hosts.values() if accepted & set(host.routes)]
 
+    def _nearest(self, able: Sequence[Host], requirements: PlacementRequirements) -> Host | None:
+        """The best host that would start it now with less to fetch than others; None if that is all the same.
+
+        The other hosts may still claim it: the first one may be busy, or die before it does.
+        """
+        if requirements.resources.weights is None:
+            return None
+        missing = {host.name: _missing(host, requirements) for host in able}
+        if len(set(missing.values())) < 2:
+            return None
+        most = max(missing.values())
+        nearer = [host for host in able if missing[host.name] < most]
+        obstacles = self.obstacles(requirements, nearer)
+        free = [host for host in nearer if not obstacles[host.name]]
+        return min(free, key=lambda host: self._preference(host, requirements, obstacles), default=None)
+
     def _any_free(self, able: list[Host], requirements: PlacementRequirements) -> bool:
         """Whether any host has no obstacle now; read in batches, since usually one of the first is free."""
         shuffled = random.sample(able, len(able))
@@ -252,10 +280,18 @@ class Placement:
 
     def _preference(self, host: Host, requirements: PlacementRequirements, obstacles: Obstacles) -> tuple[object, ...]:
         lacks_image = not has_what_is_never_pulled(host, requirements)
-        return lacks_image, bool(obstacles[host.name]), -self._free(host), host.name
+        waits = bool(obstacles[host.name])
+        return lacks_image, waits, _missing(host, requirements), -self._free(host), host.name
 
     def _free(self, host: Host) -> int:
         return host.memory - host.memory_reserve - self._allocated[host.name].memory
+
+
+def _missing(host: Host, requirements: PlacementRequirements) -> float:
+    """Bytes of the model to fetch; infinite if that is unknown, 0 if there is no model."""
+    weights = requirements.resources.weights
+    missing = bytes_to_fetch(host, weights) if weights else 0
+    return inf if missing is None else missing
 
 
 def _target(host: Host, obstacles: Sequence[Obstacle]) -> Target:

@@ -21,7 +21,6 @@ from aima_core.domain.catalog import Engine, Model
 from aima_core.domain.ids import HostName, Route, SignedText
 from aima_core.domain.models import Manifest
 from aima_core.domain.operations import StartService
-from aima_core.domain.resources import resources_of
 from aima_core.domain.services import InstanceState, Service
 from aima_core.errors import EngineDoesNotServe, InvalidRequest
 from aima_core.scheduling.feasibility import PlacementRequirements, has_model_at
@@ -213,7 +212,7 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
     engine = command.engine
     return PlacementRequirements(
         routes=_accepted_routes(service, engine),
-        resources=resources_of(engine, command.model),
+        resources=command.needs,
         service=command.service,
         images=engine.images,
         image_size=engine.image_size,
@@ -221,8 +220,6 @@ def _requirements(service: Service, command: StartService) -> PlacementRequireme
         native=engine.native is not None,
         port=command.port,
         secrets=tuple(sorted(set(service.secrets.values()))),
-        fetches=command.fetches is not None,
-        model_path=command.model.path if command.model else None,
         subject=engine.name,
     )
 

@@ -1,13 +1,15 @@
 """Plan preview: where starts would go and the obstacles of every other host, from the planner that starts use.
 
-Obstacles that only the host itself can find are not included: missing weights, and ports used by other programs.
+Obstacles that only the host itself can find are not included: missing weights of a model without a source, and ports
+used by other programs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -16,15 +18,26 @@ from aima_api.planning.merge import changed_fields, merged_service
 from aima_api.planning.placement import Placement, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.steps import Action, Step, reserve, steps_of
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import EngineName, HostName, Route, ServiceId
 from aima_core.domain.operations import Kind, StartService
 from aima_core.domain.resources import ObstacleKind, ResourceRequest
 from aima_core.domain.services import Service
+from aima_core.domain.units import Duration
 from aima_core.errors import AimaError, Failure, InvalidRequest, PortOutOfRange, RequirementsNotMet, WouldWait
-from aima_core.scheduling.feasibility import Obstacle, allowed_images, image_there
+from aima_core.scheduling.feasibility import (
+    Obstacle,
+    PlacementRequirements,
+    allowed_images,
+    bytes_to_fetch,
+    image_there,
+)
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
 from aima_core.trust.records import SignedService
+
+LONGEST_ESTIMATE = timedelta(days=30)
+"""A rate by which a fetch takes longer is no measurement."""
 
 
 class Verdict(StrEnum):
@@ -41,6 +54,8 @@ class PlannedOperation(BaseModel):
     route: Route
     host: HostName | None
     """None if workers of the route compete for it."""
+    first: HostName | None = None
+    """Of these, the one that is notified first: it has the model, or most of it."""
     image: str | None
     """None on a host that runs native processes."""
     image_there: bool | None
@@ -76,6 +91,10 @@ class HostInPlan(BaseModel):
     host: HostName
     would_do: bool
     why_not: tuple[Reason, ...]
+    to_fetch: int | None = None
+    """Bytes of the model; 0 if the host has it, None if that is unknown, or nothing is to be on the host's disk."""
+    fetch_takes: Duration | None = None
+    """At the rate of its last fetch; None if it has measured none."""
 
 
 class Plan(BaseModel):
@@ -169,7 +188,9 @@ def _plan(planner: StartPlanner, request: PlanRequest, placement: Placement) -> 
         routes=requirements.routes,
         instances=tuple(_planned_instance(step, changed) for step in steps) or _refused(planned, refusal),
         operations=operations,
-        hosts=tuple(host_in_plan(host, found) for host, found in obstacles.items()),
+        hosts=tuple(
+            host_in_plan(host, found, **_fetch(placement.host(host), requirements)) for host, found in obstacles.items()
+        ),
     )
 
 
@@ -215,7 +236,13 @@ def _planned_operation(target: Target, command: StartService, placement: Placeme
         build = f"; `{command.engine.build}` builds it" if command.engine.build else ""
         reason = f"{target.host} lacks {image}, which is never pulled{build}."
     return PlannedOperation(
-        route=target.route, host=target.host, image=image, image_there=there, port=command.port, reason=reason
+        route=target.route,
+        host=target.host,
+        first=target.first,
+        image=image,
+        image_there=there,
+        port=command.port,
+        reason=reason,
     )
 
 
@@ -231,6 +258,15 @@ def _image(target: Target, command: StartService, placement: Placement) -> tuple
     return there or allowed[0], there is not None
 
 
-def host_in_plan(host: HostName, obstacles: Sequence[Obstacle]) -> HostInPlan:
+def host_in_plan(host: HostName, obstacles: Sequence[Obstacle], **fetch: Any) -> HostInPlan:
     why_not = tuple(Reason(obstacle=it.kind, sentence=it.sentence, passes=it.transient) for it in obstacles)
-    return HostInPlan(host=host, would_do=not obstacles, why_not=why_not)
+    return HostInPlan(host=host, would_do=not obstacles, why_not=why_not, **fetch)
+
+
+def _fetch(host: Host, requirements: PlacementRequirements) -> dict[str, Any]:
+    """What the host would fetch, and how long that takes by its own measurement."""
+    weights = requirements.resources.weights
+    missing = bytes_to_fetch(host, weights) if weights else None
+    rate, longest = host.fetch_rate or 0.0, LONGEST_ESTIMATE.total_seconds()
+    takes = timedelta(seconds=round(missing / rate)) if missing and rate > 0 and missing / rate <= longest else None
+    return {"to_fetch": missing, "fetch_takes": takes}

@@ -10,7 +10,7 @@ from aima_api.planning.planner import StartPlanner
 from aima_api.submission.submitter import Submitter
 from aima_core.domain.catalog import Model
 from aima_core.domain.ids import HostName, ModelId
-from aima_core.domain.models import Manifest
+from aima_core.domain.models import Manifest, Weights
 from aima_core.domain.operations import Kind, Operation, PinModel, PruneModels, PullModel, RemoveModel
 from aima_core.domain.resources import ResourceRequest
 from aima_core.errors import InvalidRequest, ModelAbsent
@@ -28,7 +28,7 @@ def submit_model_pull(
     caller: str,
 ) -> list[Operation]:
     """Raises UnknownHost, InvalidRequest, RequirementsNotMet, TooManyOperations, BrokerUnavailable."""
-    targets = _targets(planner.placement(), model, options)
+    targets = _targets(planner.placement(), model, manifest, options)
     submitter.backlog.reserve(len(targets))
     command = PullModel(manifest=manifest, token=model.token)
     return submitter.submit(command, targets, Mandate(caller, options.expires))
@@ -87,9 +87,10 @@ def _hosts_with(placement: Placement, model: ModelId) -> list[HostName]:
     return hosts
 
 
-def _targets(placement: Placement, model: Model, options: PullModelOptions) -> list[Target]:
+def _targets(placement: Placement, model: Model, manifest: Manifest, options: PullModelOptions) -> list[Target]:
     """The named hosts, every live host of the route and the site, or the only host there is."""
-    requirements = PlacementRequirements((), ResourceRequest(), subject=f"model {model.name}", fetches=True)
+    weights = Weights(model=model.id, name=manifest.name, size=manifest.size)
+    requirements = PlacementRequirements((), ResourceRequest(weights=weights), subject=f"model {model.name}")
     route, site = options.route, options.site
     if hosts := options.hosts or ((route.host,) if route and route.host else ()):
         return placement.on_hosts(hosts, requirements)

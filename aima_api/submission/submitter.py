@@ -32,7 +32,7 @@ from aima_core.domain.operations import (
     State,
     StopService,
 )
-from aima_core.domain.resources import ResourceRequest, resources_of
+from aima_core.domain.resources import ResourceRequest
 from aima_core.errors import BrokerUnavailable, CorruptData, TooManyOperations
 from aima_core.redis import keys
 from aima_core.redis.interface import TextRedis
@@ -124,7 +124,7 @@ class Submitter:
             for record, order, target in zip(records, orders, targets, strict=True):
                 waits = target.reason is not None and target.host is None
                 joins = (dispatch.asks_for, dispatch.alone, together, dispatch.after)
-                yield QueuedOperation(record, text, order, waits, *joins, put)
+                yield QueuedOperation(record, text, order, waits, *joins, put, target.first)
                 put = None
 
 
@@ -161,8 +161,8 @@ def _operation(command: Command, at: datetime, *, expires_at: datetime) -> Opera
     """A template without id, fence and route, which differ by target."""
     subject: dict[str, Any]
     match command:
-        case StartService(service=service, engine=engine, model=model, priority=priority):
-            subject = {"service": service, "engine": engine.name, "needs": resources_of(engine, model)}
+        case StartService(service=service, engine=engine, priority=priority):
+            subject = {"service": service, "engine": engine.name, "needs": command.needs}
             subject |= {"priority": priority}
         case StopService(service=service):
             subject = {"service": service}

@@ -148,7 +148,7 @@ _APIS_OF_TYPE: Mapping[str, tuple[InferenceApi, ...]] = {
 """What a model can do, whatever else its engine serves with others; every API for a type without an entry."""
 
 UNRESOLVED = "unresolved"
-"""In place of a digest that was not looked up in a registry."""
+"""In place of a digest or a size that was not looked up at its origin."""
 
 
 def digest_in(image: str) -> str:
@@ -159,6 +159,14 @@ def digest_in(image: str) -> str:
 def repository_of(image: str) -> str:
     """The same for every spelling: `docker.io/aima/dial` for `aima/dial:1`."""
     return str(reference.Reference.parse_normalized_named(image)["name"])
+
+
+def _size_or_unresolved(value: object) -> object:
+    return ByteSize(0) if value == UNRESOLVED else value
+
+
+ModelSize = Annotated[Size, BeforeValidator(_size_or_unresolved), Field(examples=["65.5GB", UNRESOLVED])]
+"""Bytes; 0, written `unresolved`, if nobody has looked it up: then the size of the resolved source counts."""
 
 
 class Entry(BaseModel):
@@ -327,8 +335,8 @@ class Engine(Entry):
 class Model(Entry):
     name: ModelName
     type: Literal["llm", "embedding", "rerank", "asr", "tts", "vision", "image", "test"]
-    size: Size
-    """The disk usage of the weights."""
+    size: ModelSize
+    """The disk usage of the weights; `unresolved` if it was not looked up."""
     engines: tuple[NamedEngine, ...] = Field(min_length=1)
     """Engines known to serve it, best first."""
     path: RelativePath | None = None

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, computed_field
 
 from aima_core.domain.catalog import Arch
 from aima_core.domain.ids import HostName, InstanceId, Route, Site, WireModel
-from aima_core.domain.models import ModelOnHost
+from aima_core.domain.models import ModelDisk, ModelOnHost
 
 
 class Accelerator(WireModel):
@@ -94,6 +94,10 @@ class HostFacts(WireModel):
     """Directories below its model roots that hold files, relative to their root; None while they are not known."""
     stored: tuple[ModelOnHost, ...] | None = None
     """The models in its store; None if its worker's version fetches none."""
+    model_disk: ModelDisk | None = None
+    """Of its store; None while that is not known, or if its worker's version does not measure it."""
+    fetch_rate: float | None = None
+    """Bytes per second of its last fetch of a model, as its worker measured it; None if it has measured none."""
     secrets: tuple[str, ...] = ()
     """Names of the entries that services may refer to."""
     secrets_at: str | None = None

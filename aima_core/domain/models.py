@@ -229,6 +229,34 @@ class FetchProgress(WireModel):
     """What went wrong last, and did not end the fetch."""
 
 
+class Weights(WireModel):
+    """The files of a model that an engine reads from its host, which fetches those that it lacks."""
+
+    model: ModelId
+    name: str | None
+    """Of their directory in a store; None while their source is not resolved: then any revision is the right one."""
+    size: int
+    """Bytes; 0 if that is unresolved."""
+    path: str | None = None
+    """Where people put them, below a model root."""
+
+
+class ModelDisk(WireModel):
+    """The file system of a host's model store, in bytes."""
+
+    total: int
+    free: int
+    reserve: int
+    """Which fetches leave free."""
+    awaited: int = 0
+    """Which running fetches have still to write."""
+
+    @property
+    def usable(self) -> int:
+        """For one more fetch."""
+        return self.free - self.reserve - self.awaited
+
+
 class ModelOnHost(WireModel):
     """One revision of a model in a host's store."""
 
@@ -248,6 +276,8 @@ class ModelOnHost(WireModel):
     """When an engine last had it mounted, within minutes; None if none has."""
     pinned: bool = False
     """It is neither collected nor removed."""
+    fetching: bool = False
+    """A fetch of it runs now."""
 
 
 class CollectionEntry(WireModel):

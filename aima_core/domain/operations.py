@@ -17,8 +17,8 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from aima_core.domain.catalog import Engine, ImageReference, Model
 from aima_core.domain.fields import PullPolicy, SecretEntry, SecretName
 from aima_core.domain.ids import EngineName, HostName, ModelId, OperationId, Route, ServiceId, SignedText, WireModel
-from aima_core.domain.models import CollectionEntry, FetchProgress, Manifest
-from aima_core.domain.resources import ResourceRequest
+from aima_core.domain.models import CollectionEntry, FetchProgress, Manifest, Weights
+from aima_core.domain.resources import ResourceRequest, resources_of
 from aima_core.domain.units import Duration, Size
 from aima_core.errors import Failure
 
@@ -141,6 +141,19 @@ class StartService(WireModel):
     def fetches(self) -> Manifest | None:
         """What the host may fetch; None where a path of the service replaces the model's own files."""
         return None if self.model_path else self.manifest
+
+    @property
+    def weights(self) -> Weights | None:
+        """What its host must have on its disk; None if the engine reads nothing that a source has."""
+        model, manifest = self.model, self.fetches
+        if model is None or model.source is None or self.model_path or self.engine.model_mount is None:
+            return None
+        name, size = (manifest.name, manifest.size) if manifest else (None, model.size)
+        return Weights(model=model.id, name=name, size=size, path=model.path)
+
+    @property
+    def needs(self) -> ResourceRequest:
+        return resources_of(self.engine, self.model, self.weights)
 
     @property
     def model_id(self) -> ModelId:

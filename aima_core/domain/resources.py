@@ -8,6 +8,7 @@ from pydantic import ByteSize
 
 from aima_core.domain.catalog import Engine, Model
 from aima_core.domain.ids import ServiceId, WireModel
+from aima_core.domain.models import Weights
 
 
 class ResourceRequest(WireModel):
@@ -20,6 +21,8 @@ class ResourceRequest(WireModel):
     """Bytes of GPU memory; of host memory on a host where both are one."""
     cores: int = 0
     """The cores that the host must have; engines share them."""
+    weights: Weights | None = None
+    """What must be on the host's disk; None for an engine that reads no model with a source."""
 
 
 class HostCapacity(WireModel):
@@ -37,6 +40,8 @@ class HostCapacity(WireModel):
     """CPU and GPU share the memory: engines share the GPU, too, and load one at a time."""
     slots: int
     """The limit of concurrent starts and pulls."""
+    model_disk: int | None = None
+    """Bytes that one more model may take; None if that is not known, or not to be checked."""
 
 
 class Allocation(NamedTuple):
@@ -106,14 +111,16 @@ class ObstacleKind(StrEnum):
     """The host lacks an entry that the service refers to."""
 
 
-def resources_of(engine: Engine, model: Model | None) -> ResourceRequest:
-    """The request of an engine with a model's weights."""
+def resources_of(engine: Engine, model: Model | None, weights: Weights | None = None) -> ResourceRequest:
+    """The request of an engine with a model; `weights` are what it reads of it from the host's disk."""
     required = engine.requires
+    size = model.size or (weights.size if weights else 0) if model else 0
     return ResourceRequest(
         memory=required.memory,
         gpus=required.gpus or 0,
-        gpu_memory=max(required.gpu_memory or 0, model.size if model and required.gpus else 0),
+        gpu_memory=max(required.gpu_memory or 0, size if required.gpus else 0),
         cores=required.cores,
+        weights=weights,
     )
 
 

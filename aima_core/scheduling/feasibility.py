@@ -13,6 +13,7 @@ from pydantic import ByteSize
 
 from aima_core.domain.hosts import Host, device_ids
 from aima_core.domain.ids import Route, ServiceId
+from aima_core.domain.models import Weights
 from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest, host_memory_of
 from aima_core.domain.units import counted, format_size
 
@@ -48,10 +49,6 @@ class PlacementRequirements(NamedTuple):
     """The host's port that was requested."""
     secrets: tuple[str, ...] = ()
     """Entries that the host must have."""
-    fetches: bool = False
-    """The host fetches a model, unless it has the files at `model_path`."""
-    model_path: str | None = None
-    """Where people put the model's files, below a model root."""
     subject: str = ""
     """Named in messages, such as the engine's name."""
 
@@ -110,6 +107,23 @@ def has_model_at(host: Host, path: str | None) -> bool:
     return path is not None and any(f"{each}/".startswith(f"{path}/") for each in host.models or ())
 
 
+def bytes_to_fetch(host: Host, weights: Weights) -> int | None:
+    """Of the model's files, by what the host has announced: 0 if it has them, the rest of an interrupted fetch.
+
+    None while its model roots or the size are not known, and of a worker whose version fetches none. Fewer are fetched
+    if another revision in its store has equal files.
+    """
+    if has_model_at(host, weights.path):
+        return 0
+    stored = [each for each in host.stored or () if each.model == weights.model and weights.name in (None, each.name)]
+    if any(each.verified for each in stored):
+        return 0
+    if host.stored is None or not weights.size or (weights.path is not None and host.models is None):
+        return None
+    partial = (each.received for each in stored if not each.published and weights.name)
+    return max(0, weights.size - max(partial, default=0))
+
+
 def has_what_is_never_pulled(host: Host, wanted: PlacementRequirements) -> bool:
     """By what it has announced, up to a minute ago: a preference, and no obstacle."""
     return not wanted.never_pulled or host.runtime == "process" or image_there(host, wanted.images) is not None
@@ -154,8 +168,8 @@ def _check_properties(host: Host, wanted: PlacementRequirements) -> Iterator[Obs
             ObstacleKind.CORES, f"needs {counted(wanted.resources.cores, 'core')} (host: {host.cores})", False
         )
     yield from _check_secrets(host, wanted.secrets)
-    if wanted.fetches and host.stored is None and not has_model_at(host, wanted.model_path):
-        yield Obstacle(ObstacleKind.MODEL, "fetches no models (its worker is too old)", False)
+    if wanted.resources.weights is not None:
+        yield from _check_weights(host, wanted.resources.weights, starts=wanted.service is not None)
     if host.runtime != "process":
         yield from _check_image(host, wanted)
     elif not wanted.native:
@@ -166,6 +180,27 @@ def _check_secrets(host: Host, wanted: tuple[str, ...]) -> Iterator[Obstacle]:
     for entry in [entry for entry in wanted if entry not in host.secrets]:
         remedy = f"create {host.secrets_at}/{entry} there, mode 600" if host.secrets_at else "its worker is too old"
         yield Obstacle(ObstacleKind.SECRET, f"has no secret {entry} ({remedy})", False)
+
+
+def _check_weights(host: Host, weights: Weights, *, starts: bool) -> Iterator[Obstacle]:
+    """The disk counts for a start: a pull fails with the numbers at once. As `lacks_disk` in `lua/claims/claim.lua`."""
+    if host.stored is None and weights.name is not None and not has_model_at(host, weights.path):
+        yield Obstacle(ObstacleKind.MODEL, "fetches no models (its worker is too old)", False)
+    disk = host.model_disk
+    if disk is None or not starts or not (missing := bytes_to_fetch(host, weights)):
+        return
+    space, reserved = f"needs {format_size(missing)} of disk for the model", f"{format_size(disk.reserve)} reserved"
+    if missing + disk.reserve > disk.total:
+        yield Obstacle(ObstacleKind.DISK, f"{space} (host: {format_size(disk.total)} in all, {reserved})", False)
+    elif missing > disk.usable + _awaited(host, weights):
+        others = f", {format_size(disk.awaited)} for running fetches" if disk.awaited else ""
+        yield Obstacle(ObstacleKind.DISK, f"{space} (host: {format_size(disk.free)} free, {reserved}{others})", True)
+
+
+def _awaited(host: Host, weights: Weights) -> int:
+    """Bytes that a running fetch of these very files has still to write: the start joins it."""
+    same = (each for each in host.stored or () if each.fetching and each.name == weights.name)
+    return sum(each.size - each.received for each in same if each.model == weights.model)
 
 
 def _check_image(host: Host, wanted: PlacementRequirements) -> Iterator[Obstacle]:

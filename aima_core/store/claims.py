@@ -76,6 +76,9 @@ class Unreadable(NamedTuple):
     """The claim that was granted before it was read."""
 
 
+ClaimResult = Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced | Unreadable
+
+
 class ClaimStatus(StrEnum):
     """The status of a claim at its renewal."""
 
@@ -94,9 +97,7 @@ class ClaimStore:
     def __init__(self, redis: TextRedis) -> None:
         self._run = Scripts(redis)
 
-    def claim(
-        self, id: OperationId, host: HostName, room: HostCapacity | None = None
-    ) -> Claimed | NotClaimable | InsufficientCapacity | AlreadyPlaced | Unreadable:
+    def claim(self, id: OperationId, host: HostName, room: HostCapacity | None = None) -> ClaimResult:
         """Claims an operation for CLAIM_TTL, and allocates what a start needs; without `room` everything fits."""
         outcome, what, *more = self._claim(id, host, room)
         attempt = None
@@ -126,7 +127,8 @@ class ClaimStore:
         capacity: tuple[str | int, ...] = ()
         if room:
             gpus = ((id, "" if memory is None else memory) for id, memory in zip_longest(room.gpus, room.gpu_memory))
-            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", *chain(*gpus))
+            disk = "" if room.model_disk is None else room.model_disk
+            capacity = (room.slots, room.memory, room.available, "1" if room.unified else "", disk, *chain(*gpus))
         return self._run("claims/claim", [*where, keys.SERVICES_AT], *claim, *prefixes, *capacity)
 
     def renew(self, id: OperationId, host: HostName, attempt: int) -> ClaimStatus:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from aima_core.domain.ids import InstanceId, OperationId
+from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
 from aima_core.domain.operations import Event, Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import Superseded
@@ -49,6 +49,13 @@ class QueuedOperation:
     """Of a stop: the starts that must succeed before it is claimed; it ends cancelled if one does not."""
     put: SignedService | None = None
     """The spec that becomes the current one of its service in the same step."""
+    first: HostName | None = None
+    """Of a start that hosts of a class may claim: whose queue its message is pushed to. Redelivery uses its own queue,
+    so that a host which does not answer delays it for LOOK_AFTER only."""
+
+    @property
+    def pushed_to(self) -> str:
+        return str(Route.to_host(self.first)) if self.first else queue_of(self.operation)
 
     @property
     def instance(self) -> Instance | None:
@@ -75,9 +82,7 @@ def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, ttl, in_ms(keys.LOOK_AFTER), highest_fence())
     for batch in _batches(queued):
         groups = [_group(list(alike)) for _, alike in groupby(batch, _shared)]
-        texts = chain.from_iterable(
-            (each.order.text, encode_message(each.operation, queue_of(each.operation))) for each in batch
-        )
+        texts = chain.from_iterable((each.order.text, encode_message(each.operation, each.pushed_to)) for each in batch)
         yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), "\n".join(texts)]
 
 
@@ -167,6 +172,7 @@ def _own(queued: QueuedOperation) -> dict[str, str]:
         "routes": json.dumps(operation.routes),
         "queue": queue,
     }
+    own |= {"pushed_to": queued.pushed_to} if queued.first else {}
     return own | {"instance": operation.service.on(host), "host": host} if operation.service and host else own
 
 

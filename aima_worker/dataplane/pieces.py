@@ -22,9 +22,9 @@ from aima_core.errors import NotForwarded, TokenRefused, TooManyUploads
 from aima_core.trust.peers import PieceAccess, PiecesOf
 from aima_core.trust.tokens import BearerVerifier
 from aima_worker.dataplane.files import Stamp, stamp_of
+from aima_worker.models.layout import FILES, JOURNAL, RECORD, place_of, record_of
 from aima_worker.models.peers import PIECE_SHA256
 from aima_worker.models.pieces import PIECE_SIZE, JournalReader, Piece, pieces_of
-from aima_worker.models.store import FILES, JOURNAL, RECORD, place_of, record_of
 
 PREFIX = "/m/"
 _PATH = re.compile(

@@ -13,21 +13,24 @@ import structlog
 from pydantic import ValidationError
 
 from aima_core.domain.ids import OperationId, Route
-from aima_core.domain.operations import Command, Event, Kind, Phase
-from aima_core.domain.resources import ObstacleKind
+from aima_core.domain.operations import Command, Event, Kind, Operation, Phase
+from aima_core.domain.resources import Held, ObstacleKind, ResourceRequest
 from aima_core.domain.services import Desired
 from aima_core.errors import (
     AimaError,
     BrokerUnavailable,
     Cancelled,
     ChangeNotMade,
+    CorruptData,
     FenceNotRecorded,
     InvalidRequest,
     OrderRefused,
     Superseded,
+    UnknownHost,
 )
+from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
 from aima_core.scheduling.pending import explain
-from aima_core.store.claims import AlreadyPlaced, Claimed, InsufficientCapacity, NotClaimable, Unreadable
+from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimResult, InsufficientCapacity, NotClaimable, Unreadable
 from aima_core.store.operations import now
 from aima_core.trust.orders import Order
 from aima_worker.attempt import Attempt, ClaimLost, WorkerShutdown
@@ -54,6 +57,7 @@ _LACKS = {
     ObstacleKind.LOADING: "loading another model",
     ObstacleKind.GPU_MEMORY: "no GPU with enough memory free",
     ObstacleKind.DRAINED: "drained",
+    ObstacleKind.DISK: "not enough disk free for the model",
 }
 
 _log = structlog.get_logger()
@@ -64,8 +68,7 @@ def execute(host: HostContext, id: OperationId) -> None:
 
     Raises WorkerShutdown if this worker shuts down first, so that the message returns to the queue.
     """
-    claimed = host.claim_store.claim(id, host.name, host.capacity_now())
-    match claimed:
+    match claimed := _claim(host, id):
         case InsufficientCapacity():
             _forward_or_park(host, claimed)
         case AlreadyPlaced():
@@ -82,6 +85,32 @@ def execute(host: HostContext, id: OperationId) -> None:
         case Claimed():
             with host.claims.renewing(claimed) as attempt, _recorded_outcome(host, attempt):
                 STEPS[claimed.operation.kind](host, attempt, _verified_command(host, claimed))
+
+
+def _claim(host: HostContext, id: OperationId) -> ClaimResult:
+    """Claims it again, without the check of the disk, if the host has the model, or enough of it."""
+    room = host.capacity_now()
+    claimed = host.claim_store.claim(id, host.name, room)
+    if not isinstance(claimed, InsufficientCapacity) or claimed.lack is not ObstacleKind.DISK:
+        return claimed
+    if _lacks_disk(host, claimed.operation):
+        host.models.changed()  # its announced facts may be older
+        return claimed
+    return host.claim_store.claim(id, host.name, room.model_copy(update={"model_disk": None}))
+
+
+def _lacks_disk(host: HostContext, operation: Operation) -> bool:
+    """By what is in the store now, and may be collected. A host that Redis has lost is about to join again."""
+    try:
+        announced = host.hosts.get(host.name)
+    except (UnknownHost, CorruptData):
+        return True
+    disk = host.fetches.disk
+    if disk is not None:
+        disk = disk.model_copy(update={"free": disk.free + host.collector.collectable()})
+    now = announced.model_copy(update={"stored": host.models.listing(), "model_disk": disk})
+    wanted = PlacementRequirements((), operation.needs or ResourceRequest(), service=operation.service)
+    return any(each.kind is ObstacleKind.DISK for each in find_obstacles(now, wanted, Held()))
 
 
 def _end_unreadable(host: HostContext, id: OperationId, claimed: Unreadable) -> None:

@@ -133,6 +133,14 @@ class ModelCollector:
         except (DockerUnavailable, EngineRefused) as failed:
             _log.warning("models not collected", reason=str(failed))
 
+    def collectable(self) -> int:
+        """Bytes that a fetch may free. 0 while Docker is away."""
+        try:
+            entries = self._collect(_Need("", float("inf"), dry_run=True))
+        except (DockerUnavailable, EngineRefused):
+            return 0
+        return sum(each.freed or 0 for each in entries)
+
     def prune(self, *, all: bool, dry_run: bool) -> tuple[CollectionEntry, ...]:
         """Returns each model with the bytes freed, or why it is kept. Raises DockerUnavailable, EngineRefused."""
         free, marks = self._disk()

@@ -117,7 +117,8 @@ class ModelFetch:
         )
         self._queue = self._opened_queue(partial)
         partial.received = lambda: self._received
-        self._check_disk(missing=partial.manifest.size - self._queue.held)
+        others = self._store.awaited(besides=partial.manifest)
+        self._check_disk(missing=partial.manifest.size - self._queue.held + others)
         for file in self._files:
             if file not in partial.linked:
                 partial.create(file)

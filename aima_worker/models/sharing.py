@@ -71,7 +71,7 @@ class Neighbours:
         self._tokens = BearerSigner(PEERS, host_key(settings), now=now)
         self._certified_at: float | None = None
         self.running: dict[str, SharedFetch] = {}
-        """The last fetch of each manifest, by its digest: one that has ended states nothing in the place of the next."""
+        """The last fetch of each manifest, by its digest: an ended one states nothing in the place of the next."""
         self._lock = Lock()
 
     def token(self, access: PiecesOf) -> str:

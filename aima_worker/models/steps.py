@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from aima_core.domain.models import FetchProgress, Manifest
+from aima_core.domain.models import FetchProgress, Manifest, ModelDisk
 from aima_core.domain.operations import Phase, PullModel
 from aima_core.domain.units import counted, format_size
 from aima_core.settings import Settings
@@ -13,17 +16,40 @@ from aima_worker.context import HostContext
 from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
-from aima_worker.transfers import SharedTransfers
+from aima_worker.node.disk_guard import disk_levels
+from aima_worker.transfers import RATE_NEEDS, SharedTransfers
 
 
 class FetchCoordinator:
     """One fetch per content on this host: concurrent starts and pulls join it, and a retry of an operation, too."""
 
     def __init__(self, store: ModelStore, settings: Settings, neighbours: Neighbours | None = None) -> None:
+        self.rate: float | None = None
+        """Bytes per second of the last fetch, from its beginning; None before the first one."""
+        self.measured: ModelDisk | None = None
+        """None before the disk was measured, and if it could not be."""
         self._store = store
         self._neighbours = neighbours
         self._settings = settings
         self._fetches = SharedTransfers[FetchProgress]("fetch")
+
+    @property
+    def disk(self) -> ModelDisk | None:
+        """As last measured, with the fetches that have begun since; None if it could not be measured."""
+        found = self.measured
+        return found and found.model_copy(update={"awaited": max(found.awaited, self._store.awaited())})
+
+    def measure_disk(self) -> ModelDisk | None:
+        """Called in a thread of its own: the disk of a network may not answer."""
+        awaited = self._store.awaited()  # before the disk is read: bytes written in between count twice, and never not
+        try:
+            usage = shutil.disk_usage(existing(self._store.root))
+        except OSError:
+            self.measured = None
+        else:
+            reserve = disk_levels(self._settings.host, usage.total).reserve
+            self.measured = ModelDisk(total=usage.total, free=usage.free, reserve=reserve, awaited=awaited)
+        return self.measured
 
     def follow(self, order: FetchOrder, attempt: Attempt) -> Iterator[FetchProgress]:
         """Joins the model's fetch, or starts it; yields its progress and ends when the model is published.
@@ -33,7 +59,18 @@ class FetchCoordinator:
         start: Callable[[], ModelFetch] = lambda: ModelFetch(  # noqa: E731
             self._store, order, self._settings, self._neighbours
         )
-        return self._fetches.follow(order.manifest.digest, attempt, start)
+        began: tuple[float, int] | None = None
+        for progress in self._fetches.follow(order.manifest.digest, attempt, start):
+            at, received = began = began or (time.monotonic(), progress.received)
+            span, more = time.monotonic() - at, progress.received - received
+            if more and span >= RATE_NEEDS.total_seconds():
+                self.rate = more / span
+            yield progress
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists: the store is made by the first fetch."""
+    return path if path.exists() or path == path.parent else existing(path.parent)
 
 
 def pull_model(host: HostContext, attempt: Attempt, command: PullModel) -> None:

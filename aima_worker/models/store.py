@@ -1,11 +1,5 @@
 """The model store of this host: a directory that only the worker writes, below which engines may read.
 
-    .uses.json                    pins, and when each model was last used
-    <model>/<name>/files/…        published by one rename, after every file was verified; read-only
-    <model>/<name>/model.json     its manifest, and the size and time of each file when it was verified
-    <model>/<name>/journal        the SHA-256 of each piece, by which other hosts check what they get
-    .fetching/<model>/<name>/…    a running or interrupted fetch with its journal, until a retry completes it
-
 Files of equal content are hard links to one another. A file that has changed since is stale: its model is not mounted,
 and the next fetch replaces it. A crash leaves a model published as a whole, or not at all.
 """
@@ -15,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -25,39 +19,23 @@ from threading import Lock
 from typing import NamedTuple
 
 import structlog
-from pydantic import ValidationError
 
-from aima_core.domain.ids import HostName, ModelId, WireModel
+from aima_core.domain.ids import HostName, ModelId
 from aima_core.domain.models import Manifest, ManifestFile, ModelOnHost
 from aima_core.errors import Cancelled, ModelStoreUnusable
 from aima_core.system.state_dir import write_atomically
 from aima_worker.directories import closing
+from aima_worker.models.layout import FETCHING, FILES, JOURNAL, RECORD, StoredModel, place_of, record_of
 from aima_worker.models.pieces import Journal
 from aima_worker.models.uses import ModelUses, key_of
 
-FETCHING = ".fetching"
 REMOVED = ".removed"
-FILES = "files"
-RECORD = "model.json"
-JOURNAL = "journal"
 MOST_LISTED = 200
 """Announced: every listing of hosts carries them."""
 LOCK_POLL = timedelta(seconds=0.2)
 _DIRECTORY, _READ_ONLY_DIRECTORY, _READ_ONLY_FILE = 0o755, 0o555, 0o444
 
 _log = structlog.get_logger()
-
-
-def place_of(root: Path, model: str, name: str, *, published: bool) -> Path:
-    return (root if published else root / FETCHING) / model / name
-
-
-class StoredModel(WireModel):
-    """What `model.json` holds."""
-
-    manifest: Manifest
-    verified: Mapping[str, tuple[int, int]] = {}
-    """Size and modification time, in nanoseconds, of each file when it was verified; empty while it is fetched."""
 
 
 class StoredPlace(NamedTuple):
@@ -106,8 +84,10 @@ class ModelStore:
         for place, stored in self._records(self.root / FETCHING):
             manifest = stored.manifest
             received = running.get(manifest.digest)
-            received = _journalled(place, manifest) if received is None else received
-            found.append(_on_host(place, manifest, received=received))
+            if received is None:
+                found.append(_on_host(place, manifest, received=_journalled(place, manifest)))
+            else:
+                found.append(_on_host(place, manifest, received=received, fetching=True))
         return tuple(self._with_uses(each, pinned) for each in found[:MOST_LISTED])
 
     def places(self) -> list[StoredPlace]:
@@ -115,6 +95,13 @@ class ModelStore:
         published = [StoredPlace(place, stored.manifest, published=True) for place, stored in self._published()]
         fetches = self._records(self.root / FETCHING)
         return [*published, *(StoredPlace(place, stored.manifest, published=False) for place, stored in fetches)]
+
+    def awaited(self, *, besides: Manifest | None = None) -> int:
+        """Bytes that running fetches have still to write, those of other content than `besides`."""
+        own = besides and besides.digest
+        with self._lock:
+            running = [each for digest, each in self._partial.items() if digest != own]
+        return sum(each.manifest.size - each.received() for each in running)
 
     @contextmanager
     def fetching(self, manifest: Manifest, stop: Flag) -> Iterator[PartialModel]:
@@ -262,18 +249,6 @@ class ModelStore:
         return model.model_copy(update={"used_at": used_at, "pinned": pinned(model.model)})
 
 
-def record_of(place: Path) -> StoredModel | None:
-    """None if there is none, or an unreadable one."""
-    try:
-        stored = StoredModel.model_validate_json((place / RECORD).read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as wrong:
-        _log.warning("record of a model not readable", place=str(place), reason=str(wrong))
-        return None
-    return stored if place.parent.name == stored.manifest.model else None
-
-
 class PartialModel:
     """The directory of a fetch."""
 
@@ -334,7 +309,13 @@ class PartialModel:
 
 
 def _on_host(
-    place: Path, manifest: Manifest, *, received: int, published: bool = False, verified: bool = False
+    place: Path,
+    manifest: Manifest,
+    *,
+    received: int,
+    published: bool = False,
+    verified: bool = False,
+    fetching: bool = False,
 ) -> ModelOnHost:
     return ModelOnHost(
         model=manifest.model,
@@ -344,6 +325,7 @@ def _on_host(
         received=received,
         published=published,
         verified=verified,
+        fetching=fetching,
     )
 
 

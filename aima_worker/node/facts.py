@@ -16,7 +16,7 @@ import psutil
 
 from aima_core.domain.hosts import HostFacts, ImageOnHost, device_ids
 from aima_core.domain.ids import Route
-from aima_core.domain.models import ModelOnHost
+from aima_core.domain.models import ModelDisk, ModelOnHost
 from aima_core.domain.resources import HostCapacity
 from aima_core.domain.wire import WIRE_VERSION
 from aima_core.errors import BrokerUnavailable, DockerUnavailable, EngineRefused
@@ -49,6 +49,8 @@ def host_facts(
     disk_reserve: int = 0,
     models: tuple[str, ...] | None = None,
     stored: tuple[ModelOnHost, ...] = (),
+    model_disk: ModelDisk | None = None,
+    fetch_rate: float | None = None,
 ) -> HostFacts:
     has, host, entries = hardware(settings), settings.host, HostSecrets(settings)
     engine, images, answers = _runtime_facts(runtime)
@@ -87,6 +89,8 @@ def host_facts(
         disk_reserve=disk_reserve,
         models=models,
         stored=stored,
+        model_disk=model_disk,
+        fetch_rate=fetch_rate,
         secrets=entries.names(),
         secrets_at=str(entries.directory),
         verifies_mounts=_verifies_mounts(engine),

@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from aima_core.domain.operations import Phase, StartService, State
-from aima_core.domain.resources import Allocation, host_memory_of, resources_of
+from aima_core.domain.resources import Allocation, host_memory_of
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import AimaError, BrokerUnavailable, Cancelled, DockerUnavailable, EngineRefused, Superseded
 from aima_core.store.operations import now
@@ -165,8 +165,7 @@ class InstanceStart:
         make_current(self._host, self._instance, self._command.spec)
 
     def _allocation(self) -> Allocation:
-        request = resources_of(self._command.engine, self._command.model)
-        memory = host_memory_of(request, unified=self._host.capacity().unified)
+        memory = host_memory_of(self._command.needs, unified=self._host.capacity().unified)
         return Allocation(memory=memory, gpus=self._attempt.claimed.gpus, loading=False, fence=self._instance.fence)
 
     def hand_over(self) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from aima_core.domain.ids import InstanceId, ServiceId
 from aima_core.domain.operations import StartService
-from aima_core.domain.resources import Allocation, host_memory_of, resources_of
+from aima_core.domain.resources import Allocation, host_memory_of
 from aima_core.domain.services import Instance, InstanceState, Service
 from aima_core.domain.wire import require_known_version
 from aima_core.errors import AimaError, EngineUnhealthy, OrderRefused
@@ -115,8 +115,7 @@ def restore_resources(host: HostContext, managed: ManagedContainer, instance: In
     fence, loading = fence_of(managed, instance), instance is not None and instance.state is InstanceState.STARTING
     if not host.ports.persist(managed.id, managed.port, fence=fence):
         _log.warning("port of a container leased by another instance", instance=managed.id, port=managed.port)
-    request = resources_of(managed.command.engine, managed.command.model)
-    memory = host_memory_of(request, unified=host.capacity().unified)
+    memory = host_memory_of(managed.command.needs, unified=host.capacity().unified)
     allocation = Allocation(memory=memory, gpus=managed.granted.gpus, loading=loading, fence=fence)
     host.allocations.keep(host.name, managed.service, allocation)
     host.addresses.put(managed.id, host.address_of(managed.command), managed.port, fence=fence)

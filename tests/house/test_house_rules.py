@@ -37,6 +37,7 @@ HTTP_SERVERS = {
 }
 WORKS_ON_THIS_MACHINE = {
     ("aima_api/cli/commands/catalog.py", "aima_api.catalog"),
+    ("aima_api/cli/commands/catalog.py", "aima_api.models.proposal"),
     ("aima_api/cli/commands/catalog.py", "aima_api.specs"),
     ("aima_api/cli/commands/documents.py", "aima_api.specs.files"),
     ("aima_api/cli/commands/local.py", "aima_api.backup"),

@@ -23,7 +23,6 @@ from aima_core.domain.operations import (
     State,
     StopService,
 )
-from aima_core.domain.resources import resources_of
 from aima_core.domain.services import Service
 from aima_core.store.operation_records import QueuedOperation
 from aima_core.store.operations import OperationStore, now
@@ -95,7 +94,7 @@ def enqueue_signed(
         seq=1,
         route=where,
         routes=(where,),
-        needs=resources_of(command.engine, command.model) if isinstance(command, StartService) else None,
+        needs=command.needs if isinstance(command, StartService) else None,
         service=command.service if isinstance(command, StartService | StopService) else None,
         engine=command.engine.name if isinstance(command, StartService) else None,
         image=images_of(command)[0] if isinstance(command, PullImage | RemoveImage) else None,
@@ -125,7 +124,7 @@ def granted_to(
         fence=fence,
         route=Route.to_host(HostName(host)),
         routes=(Route.to_host(HostName(host)),),
-        needs=resources_of(command.engine, command.model),
+        needs=command.needs,
         service=command.service,
         created_at=WRITTEN_AT,
     )

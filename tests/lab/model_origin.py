@@ -54,6 +54,8 @@ class Repository:
     gated_for: str | None = None
     """The token that may read its files; None lets everyone read them."""
     private: bool = False
+    task: str | None = None
+    licence: str | None = None
 
     def is_lfs(self, path: str) -> bool:
         return len(self.files[path]) > 100_000
@@ -151,7 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(401, "RepoNotFound")
         if revision not in ("main", repository.commit):
             return self._error(404, "RevisionNotFound")
-        return self._json({"id": name, "sha": repository.commit, "siblings": [*map(_sibling, *_all(repository))]})
+        described: dict[str, Any] = {"id": name, "sha": repository.commit, "pipeline_tag": repository.task}
+        described |= {"gated": "manual" if repository.gated_for else False}
+        described |= {"tags": ["safetensors", *([f"license:{repository.licence}"] if repository.licence else [])]}
+        return self._json({**described, "siblings": [*map(_sibling, *_all(repository))]})
 
     def _commits(self, name: str) -> None:
         repository = self.played.repositories.get(name)

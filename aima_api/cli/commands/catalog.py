@@ -198,6 +198,49 @@ def pull_model(
     return api.post(f"{path_of('models', name)}:pull", options)
 
 
+@model.command("add")
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "--engine", metavar="E", shell_complete=complete(("engines", "name")), help="That serves it: a name or a type."
+)
+@click.option("--name", metavar="N", help="Instead of the repository's.")
+@click.option("--files", metavar="PATTERN", multiple=True, help="Which files are fetched; repeat for several.")
+@click.option(
+    "--to", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="The overlay; else api.catalog."
+)
+def add_model(source: str, engine: str | None, name: str | None, files: tuple[str, ...], to: Path | None) -> None:
+    """Write a model's entry into the catalog overlay on this machine, after looking at its repository.
+
+    SOURCE is such as hf:Qwen/Qwen3-32B, hf:org/repo@revision or modelscope:org/repo. One set of weights is chosen:
+    safetensors for vLLM, four bits (Q4_K_M) in GGUF for llama.cpp. Where that is ambiguous, all sets are listed with
+    their sizes. API nodes whose api.catalog is this directory read the entry within seconds.
+    """
+    from aima_api.catalog import loader
+    from aima_api.models.proposal import draft
+    from aima_core.domain.ids import ServiceId
+    from aima_core.errors import InvalidRequest, ModelExists
+    from aima_core.settings import load_settings
+
+    overlay = to or load_settings().api.catalog
+    if overlay is None:
+        detail, remedy = "There is no catalog overlay.", "Name its directory by `--to`, and in `api.catalog`."
+        raise InvalidRequest(detail=detail, remedy=remedy)
+    loaded = loader.load_catalog(*([overlay] if loader.is_catalog(overlay) else []))
+    made = draft(source, loaded.engines, engine=engine, name=name, files=files)
+    if known := next((each for each in loaded.models if each.id == made.model.id), None):
+        raise ModelExists(model=known.name, where="`aima model show` prints it")
+    text = loader.model_text(made.entry, made.notes)
+    file = loader.add_model(overlay, made.model, text)
+    click.echo(f"Wrote {sanitized(str(file))}:\n")
+    click.echo(f"  {indented(sanitized_lines(text))}\n")
+    service = ServiceId.of(
+        next(each.type for each in loaded.engines if each.name == made.model.engines[0]), made.model.id
+    )
+    click.echo(
+        f"Fetch it with `aima model pull {made.model.name} --host H`, or start it: `aima service start {service}`."
+    )
+
+
 @model.command("remove")
 @click.argument("name", shell_complete=complete(("models", "name")))
 @hosts_option("Only from this host; repeat for several.")
@@ -369,4 +412,6 @@ def _readable(entry: dict[str, Any]) -> dict[str, Any]:
         else:
             is_size = isinstance(value, str) and re.fullmatch(r"\d+B", value)
             readable[name] = format_size(int(value[:-1])) if is_size else value
+            if (name, value) == ("size", "0B"):
+                readable[name] = "unresolved"
     return readable

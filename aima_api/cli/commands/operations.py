@@ -136,9 +136,10 @@ def events(api: Api, follow: bool, limit: int, output: str) -> int:
 def plan(api: Api, service_ids: tuple[str, ...], output: Format, **options: Any) -> int:
     """Show what a start would do, without starting anything.
 
-    Takes the options of `aima service start`. For one service it lists the obstacles of every host; several are planned
-    together in this order, each counting what those before it allocate. Whether the weights exist is checked by the
-    host only, when it starts.
+    Takes the options of `aima service start`. For one service it lists the obstacles of every host, the bytes of the
+    model that it would fetch, and how long that takes at the rate of its last fetch; several are planned together in
+    this order, each counting what those before it allocate. Whether the weights of a model without a source exist is
+    checked by the host only, when it starts.
 
     Exits with 0 if everything would start now, else with the code of would_wait or of the refusal.
     """
@@ -256,7 +257,9 @@ def _print_plan(found: dict[str, Any]) -> None:
         print_records(found["operations"], columns, row=_planned)
         click.echo()
     nothing = "No hosts. Start a worker on one with `aima worker`."
-    print_records(found["hosts"], titled("host", "eligible", "reason"), row=candidate, nothing=nothing)
+    fetches = any(each.get("to_fetch") is not None for each in found["hosts"])
+    columns = titled("host", "eligible", *(["to_fetch"] if fetches else []), "reason")
+    print_records(found["hosts"], columns, row=candidate, nothing=nothing)
 
 
 def _plan_together(api: Api, body: dict[str, Any], output: Format) -> int:
@@ -315,8 +318,10 @@ def requirements(needs: dict[str, Any]) -> str:
 
 def _planned(operation: dict[str, Any]) -> dict[str, Any]:
     presence = {True: " (present)", False: " (to be pulled)"}.get(operation["image_there"], "")
+    first = f" ({operation['first']} first)" if operation.get("first") else ""
     return {
         **operation,
+        "route": f"{operation['route']}{first}",
         "image": operation["image"] and operation["image"] + presence,
         "port": operation["port"] or "any free",
         "status": "waits" if operation["reason"] else "starts",
@@ -338,5 +343,17 @@ def candidate(host: dict[str, Any]) -> dict[str, Any]:
     return {
         "host": host["host"],
         "eligible": "not now" if transient else "no" if obstacles else "yes",
+        "to_fetch": _to_fetch(host),
         "reason": joined(each["sentence"] for each in obstacles),
     }
+
+
+def _to_fetch(host: dict[str, Any]) -> str | None:
+    """`nothing`, `60 GB`, or `60 GB, about 9m` by the rate of the host's last fetch."""
+    from aima_core.domain.units import format_duration, format_size, parse_duration
+
+    if (missing := host.get("to_fetch")) is None:
+        return None
+    takes = host.get("fetch_takes")
+    about = f", about {format_duration(parse_duration(takes))}" if takes else ""
+    return f"{format_size(missing)}{about}" if missing else "nothing"

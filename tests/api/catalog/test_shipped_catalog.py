@@ -46,7 +46,12 @@ def test_the_server_of_llama_cpp_loads_any_gguf_of_the_model_path_with_its_proje
     for file in ("config.json", "mmproj-model.gguf", "model-00001-of-00002.gguf", "model-00002-of-00002.gguf"):
         (tmp_path / file).touch()
     found = subprocess.run(command, capture_output=True, text=True)
+    for file in tmp_path.glob("*.gguf"):
+        (tmp_path / "Q4_K_M").mkdir(exist_ok=True)
+        file.rename(tmp_path / "Q4_K_M" / file.name)
+    below = subprocess.run(command, capture_output=True, text=True)
 
+    assert below.stdout == found.stdout.replace(f"{tmp_path}/m", f"{tmp_path}/Q4_K_M/m")
     assert (nothing.returncode, "no .gguf file" in nothing.stderr) == (1, True)
     files = f"--model {tmp_path}/model-00001-of-00002.gguf --mmproj {tmp_path}/mmproj-model.gguf"
     assert found.stdout == f"{files} {' '.join(engine.command[1:])}\n"
@@ -171,3 +176,26 @@ def assert_is_light_and_runs_on_any_cpu(engine: Engine) -> None:
     assert set(engine.requires.platforms) == {"linux/arm64", "linux/amd64"}
     assert (engine.requires.accelerator, engine.requires.gpus) == ("cpu", None)
     assert (engine.requires.cores, engine.requires.memory) == (2, 4 * GB)
+
+
+def test_a_model_without_a_size_is_marked_and_says_where_hosts_fetch_it(catalog: Catalog) -> None:
+    for model in catalog.models:
+        file = SHIPPED / f"models/{model.type}/{model.name}.yaml"
+
+        assert ("size: unresolved" in file.read_text()) == (model.size == 0), file
+        assert model.size or model.source, file
+
+
+def test_there_are_models_for_ordinary_engines_and_one_in_four_bits_for_llama_cpp(catalog: Catalog) -> None:
+    fetched = {model.name: catalog.engine(model.engines[0]).type for model in catalog.models if model.source}
+
+    assert len(fetched) >= 12
+    assert {*fetched.values()} >= {"vllm", "llamacpp", "embeddings"}
+    for name in (name for name, kind in fetched.items() if kind == "llamacpp"):
+        assert [pattern.endswith("Q4_K_M.gguf") for pattern in catalog.model(name).files] == [True]
+
+
+def test_a_gated_model_names_the_secret_with_its_token(catalog: Catalog) -> None:
+    gated = {model.name for model in catalog.models if model.token}
+
+    assert gated == {"Llama-3.1-8B-Instruct", "gemma-3-12b-it"}

@@ -64,6 +64,7 @@ GRAMMAR = [
     ["model", "list"],
     ["model", "show", "M"],
     ["model", "list", "--host", "a", "-o", "json"],
+    ["model", "add", "hf:a/b", "--engine", "vllm", "--name", "N", "--files", "*.gguf", "--files", "x", "--to", "d"],
     ["model", "pull", "M", "--host", "a", "--host", "b", "--expires", "90m", "--wait"],
     ["model", "pull", "M", "--route", "gb10.arm64"],
     ["model", "remove", "M", "--host", "a"],

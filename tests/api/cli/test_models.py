@@ -178,3 +178,10 @@ def test_a_pull_is_for_hosts_or_a_route(script: StandIn) -> None:
 
     assert "Specify --host or --route." in said
     assert script.received == []
+
+
+def test_a_size_that_nobody_looked_up_is_shown_as_unresolved(script: StandIn) -> None:
+    model = {"name": "Big", "type": "llm", "size": "0B", "engines": ["e"], "services": {}, "files": []}
+    script.answer("GET /v1/models", {"items": [model], "next": None})
+
+    assert "unresolved" in said_without_a_terminal(script, "model", "list")

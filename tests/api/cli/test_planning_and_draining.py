@@ -82,6 +82,19 @@ def test_a_plan_as_a_table(
     assert outcome.err == snapshot(name="err")
 
 
+def test_a_plan_shows_what_each_host_would_fetch_and_for_how_long(
+    script: StandIn, aima: Aima, snapshot: SnapshotAssertion
+) -> None:
+    fetches = [(0, None), (60 * GB, "8m56s"), (60 * GB, None), (None, None)]
+    hosts = [
+        {"host": f"spark-0{number}", "would_do": True, "why_not": [], "to_fetch": missing, "fetch_takes": takes}
+        for number, (missing, takes) in enumerate(fetches, 1)
+    ]
+    script.answer(PLAN, STARTS | {"operations": [ON_A_CLASS | {"first": "spark-01"}], "hosts": hosts})
+
+    assert aima("plan", SERVICE).out == snapshot
+
+
 def test_a_plan_as_json_is_the_response_of_the_api(script: StandIn, aima: Aima) -> None:
     script.answer(PLAN, WAITS)
 

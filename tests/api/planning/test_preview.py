@@ -41,7 +41,9 @@ def test_a_plan_names_the_host_and_the_resources(node, redis):
 
     assert (found["verdict"], found["failure"]) == ("starts", None)
     assert (found["engine"], found["model"]) == ("vllm-0.14.0-cu131-gb10", "GLM-4.7-Flash")
-    assert found["needs"] == {"memory": 32 * 10**9, "gpus": 1, "gpu_memory": 60 * 10**9, "cores": 8}
+    weights = {"model": "glm-4.7-flash", "name": None, "size": 60 * 10**9, "path": "GLM-4.7-Flash"}
+    needs = {"memory": 32 * 10**9, "gpus": 1, "gpu_memory": 60 * 10**9, "cores": 8}
+    assert found["needs"] == needs | {"weights": weights}
     [operation] = found["operations"]
     assert (operation["route"], operation["host"], operation["port"]) == ("host.spark-01", "spark-01", 20005)
     assert (operation["image"], operation["image_there"]) == ("zhiwen-vllm:0128", True)

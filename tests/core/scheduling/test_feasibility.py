@@ -6,11 +6,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from lab.commands import an_engine
 
+from aima_core.domain.catalog import Model
 from aima_core.domain.hosts import Host
-from aima_core.domain.ids import Route, ServiceId
-from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest
-from aima_core.scheduling.feasibility import PlacementRequirements, describe, find_obstacles, permanent
+from aima_core.domain.ids import ModelId, Route, ServiceId
+from aima_core.domain.models import Weights
+from aima_core.domain.resources import Allocation, Held, ObstacleKind, ResourceRequest, resources_of
+from aima_core.scheduling.feasibility import (
+    PlacementRequirements,
+    bytes_to_fetch,
+    describe,
+    find_obstacles,
+    permanent,
+)
 
 GB = 10**9
 SERVICE = ServiceId("svc-vllm-qwen3-32b")
@@ -273,3 +282,90 @@ def test_a_host_that_consumes_none_of_the_accepted_routes_is_reported_as_such() 
     [reason] = find_obstacles(a_host(routes=("host.box",)), wanted("cpu.arm64", "cpu.amd64"), Held())
 
     assert reason.sentence == "needs route cpu.arm64 or cpu.amd64 (host: host.box)"
+
+
+# Models on the disk -----------------------------------------------------------------------------------------------
+
+
+WEIGHTS = Weights(model=ModelId("qwen3-32b"), name="abc-def", size=60 * GB)
+PARTIAL = {"model": "qwen3-32b", "revision": "abc", "name": "abc-def", "size": 60 * GB, "published": False}
+
+
+def a_start_with(weights: Weights = WEIGHTS) -> PlacementRequirements:
+    return wanted(weights=weights)
+
+
+def with_disk(*stored: dict[str, Any], **disk: int) -> Host:
+    """A host with 100 GB, of which 50 GB are free and 10 GB reserved."""
+    sizes = {"total": 100 * GB, "free": 50 * GB, "reserve": 10 * GB} | {name: it * GB for name, it in disk.items()}
+    return a_host(stored=stored, model_disk=sizes, models=[])
+
+
+def test_a_model_needs_disk_above_the_reserve_and_is_waited_for() -> None:
+    [found] = find_obstacles(with_disk(), a_start_with(), Held())
+
+    assert (found.kind, found.transient) == (ObstacleKind.DISK, True)
+    assert found.sentence == "needs 60 GB of disk for the model (host: 50 GB free, 10 GB reserved)"
+    assert obstacles(with_disk(free=70), a_start_with()) == []
+    assert obstacles(with_disk(free=69), a_start_with()) == [(ObstacleKind.DISK, True)]
+
+
+def test_a_model_that_is_larger_than_the_disk_is_not_waited_for() -> None:
+    assert obstacles(with_disk(total=69), a_start_with()) == [(ObstacleKind.DISK, False)]
+
+
+def test_only_the_rest_of_an_interrupted_fetch_needs_disk() -> None:
+    partial = {**PARTIAL, "received": 20 * GB, "verified": False}
+
+    assert bytes_to_fetch(with_disk(partial), WEIGHTS) == 40 * GB
+    assert obstacles(with_disk(partial), a_start_with()) == []
+    assert obstacles(with_disk({**partial, "name": "another"}), a_start_with()) == [(ObstacleKind.DISK, True)]
+
+
+def test_what_running_fetches_have_still_to_write_is_not_free_and_counts_once_for_the_model_itself() -> None:
+    running = {**PARTIAL, "received": 30 * GB, "verified": False, "fetching": True}
+
+    [found] = find_obstacles(with_disk(free=90, awaited=30), a_start_with(), Held())
+
+    assert found.sentence == (
+        "needs 60 GB of disk for the model (host: 90 GB free, 10 GB reserved, 30 GB for running fetches)"
+    )
+    assert obstacles(with_disk(running, free=45, awaited=30), a_start_with()) == []
+
+
+def test_a_model_that_is_there_needs_no_disk() -> None:
+    there = {**PARTIAL, "received": 60 * GB, "published": True, "verified": True}
+    by_hand = with_disk(free=0).model_copy(update={"models": ("qwen/32b",)})
+
+    assert obstacles(with_disk(there, free=0), a_start_with()) == []
+    assert obstacles(by_hand, a_start_with(WEIGHTS.model_copy(update={"path": "qwen"}))) == []
+    assert bytes_to_fetch(with_disk({**there, "verified": False}), WEIGHTS) == 60 * GB
+
+
+def test_a_worker_that_announces_no_disk_is_asked_to_fetch_as_before() -> None:
+    assert obstacles(a_host(stored=[]), a_start_with()) == []
+    assert obstacles(a_host(), a_start_with()) == [(ObstacleKind.MODEL, False)]
+
+
+def test_the_bytes_are_unknown_while_the_model_roots_or_the_size_are() -> None:
+    with_path = WEIGHTS.model_copy(update={"path": "qwen"})
+
+    assert bytes_to_fetch(a_host(stored=[]), with_path) is None
+    assert bytes_to_fetch(a_host(stored=[], models=[]), WEIGHTS.model_copy(update={"size": 0})) is None
+    assert bytes_to_fetch(a_host(models=[]), with_path) is None
+
+
+def test_a_pull_of_a_model_is_not_kept_waiting_for_disk() -> None:
+    pull = PlacementRequirements((), ResourceRequest(weights=WEIGHTS))
+
+    assert find_obstacles(with_disk(free=0), pull, Held()) == []
+
+
+def test_a_model_of_unresolved_size_needs_the_gpu_memory_of_its_resolved_files() -> None:
+    requires = {"platforms": ["linux/amd64"], "accelerator": "cuda", "gpus": 1, "gpu_memory": "1GB", "memory": "1GB"}
+    entry = {"name": "Big", "type": "llm", "engines": ["tiny-test"], "source": "hf:maker/big@main"}
+    unresolved, known = (Model.model_validate({**entry, "size": size}) for size in ("unresolved", "40GB"))
+
+    assert resources_of(an_engine(requires=requires), unresolved, WEIGHTS).gpu_memory == 60 * GB
+    assert resources_of(an_engine(requires=requires), unresolved).gpu_memory == GB
+    assert resources_of(an_engine(requires=requires), known, WEIGHTS).gpu_memory == 40 * GB

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from lab.commands import a_pull, a_start_of, a_stop_of, enqueue_signed
 
+from aima_core.domain.catalog import Model
 from aima_core.domain.ids import HostName, Route, ServiceId
 from aima_core.domain.resources import Allocation, HostCapacity, ObstacleKind
 from aima_core.redis import keys
@@ -270,3 +271,27 @@ def test_a_claim_whose_reply_was_lost_is_returned_again_unchanged(store, claims,
     again = claims.claim(start, ALPHA, room(100, gpus=("GPU-a", "GPU-b"), slots=1))
 
     assert (again.attempt, again.gpus) == (first.attempt, first.gpus) == (1, ("GPU-a",))
+
+
+# Disk for models ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("usable", "granted"), [(None, True), (60 * GB, True), (60 * GB - 1, False), (0, False)])
+def test_a_start_is_claimed_only_with_room_for_its_model(store, claims, usable, granted):
+    model = Model.model_validate(
+        {"name": "Big", "type": "test", "size": "60GB", "engines": ["tiny-test"], "source": "hf:maker/big@main"}
+    )
+    start = a_start_of("svc-tiny-big", model_mount="/models").model_copy(update={"model": model})
+    asked = enqueue_signed(store, start)
+
+    claimed = claims.claim(asked.id, ALPHA, room().model_copy(update={"model_disk": usable}))
+
+    assert isinstance(claimed, Claimed) is granted
+    if not granted:
+        assert (claimed.lack, claimed.operation.id) == (ObstacleKind.DISK, asked.id)
+
+
+def test_a_start_without_a_model_needs_no_room_for_one(store, claims):
+    claimed = claims.claim(a_start(store), ALPHA, room().model_copy(update={"model_disk": 0}))
+
+    assert isinstance(claimed, Claimed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 
 import pytest
@@ -16,6 +17,7 @@ from aima_core.domain.catalog import Model
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, PullModel, RemoveModel, State
 from aima_worker.attempt import WorkerShutdown
+from aima_worker.node.facts import host_facts
 from aima_worker.node.hardware import arch
 
 pytestmark = pytest.mark.redis
@@ -403,3 +405,84 @@ def test_a_model_that_is_being_fetched_is_not_removed(desk, origin):
 
     assert refused.code == "model_in_use"
     assert fetched.result(20).operation.state is State.SUCCEEDED
+
+
+# Room on the disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def announced(desk):
+    """The host has joined, with facts of a moment ago: nothing in its store, and a disk of plenty."""
+    facts = host_facts(desk.host.settings, desk.host.runtime, models=())
+    desk.host.hosts.announce(facts)
+    desk.host.hosts.join(desk.host.name, identity=facts.identity, session="the test's")
+
+
+def without_room(desk, monkeypatch, free: int = 1 << 20) -> None:
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr("aima_worker.models.steps.shutil.disk_usage", lambda _: usage)
+    desk.host.fetches.measure_disk()
+    monkeypatch.undo()
+
+
+def test_a_start_without_room_for_its_model_waits_and_is_claimed_once_there_is(desk, origin, announced, monkeypatch):
+    woken = []
+    desk.host.models.changed = lambda: woken.append("announce")
+    without_room(desk, monkeypatch)
+
+    outcome = desk.run_command(a_start_with(manifest_of(origin)))
+    waits = outcome.operation.state, outcome.operation.host, outcome.operation.reason
+    desk.host.fetches.measure_disk()
+    desk.finish(outcome.operation.id)
+
+    assert waits[:2] == (State.QUEUED, None)
+    assert waits[2] == ("No host has capacity now. alpha: not enough disk free for the model. It starts when one has.")
+    assert woken[0] == "announce"
+    assert desk.outcome(outcome.operation.id).operation.state is State.SUCCEEDED
+
+
+def test_a_host_without_room_starts_a_model_that_it_has(desk, origin, announced, monkeypatch):
+    manifest = manifest_of(origin)
+    pull(desk, manifest)
+    without_room(desk, monkeypatch, free=0)
+
+    assert desk.run_command(a_start_with(manifest)).operation.state is State.SUCCEEDED
+
+
+def test_the_room_is_what_is_free_above_the_reserve_and_not_awaited_by_running_fetches(desk, origin, announced):
+    before = desk.host.fetches.measure_disk()
+    origin.paused_at = MIB
+    _, fetch = desk.begin(PullModel(manifest=manifest_of(origin)))
+    assert eventually(lambda: origin.all_sent >= MIB)
+    assert eventually(lambda: [each.fetching for each in desk.host.models.listing()] == [True])
+
+    disk = desk.host.fetches.disk  # of the same measurement: the fetch has begun since
+    origin.release.set()
+
+    assert (before.awaited, disk.free) == (0, before.free)
+    assert 35 * MIB < disk.awaited <= SIZE
+    assert desk.host.capacity_now().model_disk <= before.usable
+    assert fetch.result().operation.state is State.SUCCEEDED
+    assert desk.host.fetches.disk.awaited == 0
+    assert [each.fetching for each in desk.host.models.listing()] == [False]
+
+
+def test_the_rate_of_a_fetch_is_measured_from_its_beginning(desk, origin):
+    assert desk.host.fetches.rate is None
+    origin.paused_at = 20 * MIB
+
+    _, fetch = desk.begin(PullModel(manifest=manifest_of(origin)))
+    assert eventually(lambda: desk.host.fetches.rate is not None)
+    origin.release.set()
+    fetch.result()
+
+    assert 0 < desk.host.fetches.rate < SIZE / 0.5
+
+
+def test_the_disk_of_a_store_that_was_not_made_yet_is_that_of_a_directory_above_it(desk):
+    assert not desk.host.models.root.exists()
+
+    disk = desk.host.fetches.measure_disk()
+
+    assert disk.total == shutil.disk_usage(desk.host.models.root.parent).total
+    assert disk.reserve == 1000

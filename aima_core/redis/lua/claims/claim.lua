@@ -7,15 +7,17 @@
 --
 -- A stop that waits for starts is not claimed before all of them have succeeded.
 --
--- `ids_and_memory` are the id and the bytes of each GPU in turn; '' for unknown memory.
+-- `ids_and_memory` are the id and the bytes of each GPU in turn; '' for unknown memory. `model_disk` are the bytes that
+-- one more model may take, '' if that is not to be checked. A start whose model takes more is refused even if the host
+-- has it: the worker, which knows what is there, then claims it again without the check.
 -- Without `slots`, the host admits everything. A record with values that no API node writes is not claimed.
 -- Returns {1, record, GPU ids}, {0, reason}, {2, obstacle, record}, {3, host that has the service, record}, or
 -- {4, the defect of the record}.
 local operation, claim, waiting, host_slots, allocations, drained_hosts, service_hosts = unpack(KEYS)
 local id, host, claim_ms, claimable_states, started_at, token = unpack(ARGV, 1, 6)
 local operation_prefix, instance_prefix, allocations_prefix = unpack(ARGV, 7, 9)
-local slots, memory_limit, memory_available, unified = unpack(ARGV, 10, 13)
-local ids_and_memory = {unpack(ARGV, 14)}
+local slots, memory_limit, memory_available, unified, model_disk = unpack(ARGV, 10, 14)
+local ids_and_memory = {unpack(ARGV, 15)}
 
 local state, cancelled, attempt, owner, kind, needs, service, fence, route = unpack(hash_values(operation,
   'state', 'cancel', 'attempt', 'host', 'kind', 'needs', 'service', 'fence', 'route'))
@@ -56,6 +58,8 @@ local function unreadable()
   for _, name in ipairs({'memory', 'gpu_memory'}) do
     if type(request[name] or 0) ~= 'number' then return {4, 'its ' .. name .. ' is no number'} end
   end
+  local weights = request.weights
+  if type(weights) == 'table' and type(weights.size) ~= 'number' then return {4, 'the size of its model is no number'} end
   if request.gpus ~= 'all' and type(request.gpus or 0) ~= 'number' then return {4, 'its gpus are no number'} end
   if not tonumber(fence or nil) then return {4, 'its fence is no number'} end
   if attempt and (#attempt > 9 or not string.find(attempt, '^%d+$')) then return {4, 'its attempt is no number'} end
@@ -143,6 +147,11 @@ local function choose_gpus(gpus_in_use, previous, shares_memory)
   return ids, not ids and 'gpu_memory'
 end
 
+local function lacks_disk()
+  local weights = request.weights
+  return type(weights) == 'table' and weights.size > (tonumber(model_disk) or math.huge)
+end
+
 -- The allocation of the running revision stays reserved until this start is ready, so that it can be restored.
 local function with_previous(memory, gpus, previous)
   local held, seen = {unpack(gpus)}, {}
@@ -157,6 +166,7 @@ local function allocate()
   local text = redis.call('HGET', allocations, service)
   local is_new, previous = not text, parse_allocation(text or '')
   if is_new and redis.call('HEXISTS', drained_hosts, host) == 1 then return 'drained' end
+  if lacks_disk() then return 'disk' end
   local shares_memory, use = unified == '1', use_of_other_services()
   local memory = (request.memory or 0) + (shares_memory and request.gpu_memory or 0)
   local fits = use.memory + memory <= tonumber(memory_limit)

@@ -10,6 +10,7 @@
 -- with `<by>` for the later operation) and, if they lead to a host, desired and instance (its status).
 -- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
 -- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
+-- If one host of its routes is notified first, `pushed_to` is the queue of that host.
 -- `texts` are lines, the order and the message of each operation: long texts that JSON would have to escape.
 -- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
 -- is not stored. If the service is `alone`, having one instance, any host is the same. Starts with the same `together`,
@@ -185,7 +186,7 @@ local function enqueue(own, group, order, message)
   end
   add(active, now + retry_ms, own.id)
   if group.waits then add(waiting, now, own.id) end
-  redis.call('LPUSH', queue_prefix .. own.queue, message)
+  redis.call('LPUSH', queue_prefix .. (own.pushed_to or own.queue), message)
 end
 
 local function put_spec(put)

@@ -1,7 +1,7 @@
 """What the hosts of a site state about their fetches of one model, so that each piece crosses the uplink once.
 
-A host states all that it has and downloads in each exchange, which Redis keeps for seconds. One that dies, or comes
-back with less, is described rightly by its next exchange; a Redis that has lost its data, by one of each host.
+Each exchange replaces the host's whole statement, which expires within seconds. So a restarted host is described
+rightly by its next exchange, and all hosts by one exchange each after a loss of data.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Found(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that a host states in one exchange."""
+    """The statement of one exchange, with its requests."""
 
     statement: Statement
     leased: Iterable[int] = ()
@@ -68,11 +68,11 @@ class Report(NamedTuple):
     unserved: Iterable[int] = ()
     """Pieces that the hosts which have them do not serve."""
     leases: int = 0
-    """The most that it can use."""
+    """The limit of its leases, running ones included."""
     asked: Sequence[HostName] = ()
     """Hosts from which it would download a piece each."""
     downloads: int = 0
-    """The most from other hosts, those that it states included."""
+    """The limit of concurrent downloads from other hosts, running ones included."""
     counts_for: timedelta = STATED_FOR
 
 
@@ -88,7 +88,7 @@ class Exchanged(NamedTuple):
     was_known: bool
     """It had stated something before: else nothing is leased, also after a loss of data."""
     hosts: frozenset[str]
-    """All others that state something about this model."""
+    """All other live hosts with a statement about this model."""
     statements: dict[HostName, Statement]
     """Of some of them."""
 

@@ -1,7 +1,7 @@
 """Tokens by which hosts read pieces of models from one another, one model at one host each.
 
-A host signs them with a key of its own. It announces the public half, which an API node certifies: so what is in Redis
-alone lets nobody read a model.
+A host signs them with its own key, whose public half it announces and an API node certifies: reading Redis grants no
+access to models.
 """
 
 import secrets

@@ -52,7 +52,7 @@ class Access(Signed):
 
     @property
     def host(self) -> HostName:
-        """The only one that accepts the token."""
+        """No other host accepts the token."""
         raise NotImplementedError
 
 

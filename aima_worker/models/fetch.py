@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from hashlib import sha1, sha256
@@ -132,7 +132,24 @@ class ModelFetch:
         threads.append(Thread(target=self._verify, name="verify", daemon=True))
         for thread in threads:
             thread.start()
+        published = False
         try:
+            yield from self._until_ended(threads)
+            if self._failure is not None:
+                raise self._failure
+            if self._stop.is_set():
+                raise Cancelled
+            self._store.publish(partial)
+            published = True
+        finally:
+            if self._shared is not None:
+                self._shared.stop(complete=published)
+        yield self._progress()
+
+    def _until_ended(self, threads: Sequence[Thread]) -> Iterator[FetchProgress]:
+        """Raises ModelDiskFull."""
+        try:
+            yield self._progress()  # the rate of a fetch counts from here
             while not self._ended.wait(PROGRESS_INTERVAL.total_seconds()):
                 yield self._progress()
                 self._check_disk(missing=0)
@@ -140,18 +157,6 @@ class ModelFetch:
             self._halt()
             for thread in threads:
                 thread.join()
-            complete = self._failure is None and not self._stop.is_set()
-            try:
-                if complete:
-                    self._store.publish(partial)
-            finally:
-                if self._shared is not None:
-                    self._shared.stop(complete=complete)
-        if self._failure is not None:
-            raise self._failure
-        if not complete:
-            raise Cancelled
-        yield self._progress()
 
     @property
     def _width(self) -> int:

@@ -186,7 +186,7 @@ class PieceQueue:
 class Snapshot(NamedTuple):
     there: frozenset[Piece]
     missing: frozenset[Piece]
-    """That no thread downloads, without those that only the origin may send."""
+    """Not being downloaded, without pieces reserved for the origin."""
     flights: dict[Piece, HostName | None]
     """Downloads that have begun, or are to be taken next, with their sources."""
 
@@ -211,7 +211,7 @@ class JournalReader:
         self._at = 0
 
     def read(self) -> None:
-        """What was appended since. Raises OSError."""
+        """Reads the entries appended since. Raises OSError."""
         with self._path.open("rb") as file:
             file.seek(self._at)
             new = file.read()

@@ -1,7 +1,7 @@
 """Sharing of models between the hosts of a site: each piece crosses the uplink once, and the LAN the other times.
 
-Hosts tell one another through Redis what they have; the pieces go from data plane to data plane. Without Redis, or
-without a certificate of its own key, a host downloads from the origin alone.
+Hosts exchange statements through Redis, and pieces between data planes. Without Redis, or without a certificate of its
+own key, a host downloads from the origin alone.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ IDLE_INTERVAL = timedelta(seconds=0.1)
 SETTLE_DELAY = timedelta(milliseconds=10)
 """Pieces that are complete at about the same time take one exchange."""
 OTHERS_RETURN = 2 * EXCHANGE_INTERVAL
-"""No leases are asked for so long after Redis has lost its data: the others state again what they have."""
+"""The delay of lease requests after a loss of data in Redis, until the other hosts have stated theirs again."""
 ALONE_AFTER = timedelta(seconds=5)
-"""Without an exchange for this long, a fetch goes on alone."""
+"""The timeout without an exchange, after which a fetch continues without coordination."""
 SEEDS_INTERVAL = timedelta(seconds=10)
 CERTIFICATE_INTERVAL = timedelta(seconds=30)
 RETRY_DELAY = timedelta(seconds=1)
 """Before a host that failed is asked again."""
 UNREACHABLE_AFTER = timedelta(seconds=5)
 """A host that has failed for this long is not waited for: its pieces come from the origin."""
+END_TIMEOUT = timedelta(seconds=1)
+"""How long the end of a fetch waits for Redis."""
 COMPLETE_FOR = timedelta(minutes=2)
 """How long a complete fetch is stated, until the host's facts have announced the model."""
 MOST_WANTED = 100
@@ -114,7 +116,7 @@ class _Known(NamedTuple):
 
 
 class SharedFetch:
-    """The part of one fetch that knows other hosts: it offers downloads to the queue, and states what is there."""
+    """The coordination of one fetch with other hosts: offers downloads to its queue, and states its pieces."""
 
     def __init__(self, neighbours: Neighbours, manifest: Manifest, queue: PieceQueue, *, connections: int) -> None:
         self._neighbours = neighbours
@@ -161,7 +163,9 @@ class SharedFetch:
     def stop(self, *, complete: bool) -> None:
         """States the end; a complete fetch is offered to others until the facts of this host announce the model."""
         self._loop.stop()
-        Thread(target=self._state_end, args=(complete,), name="share ends", daemon=True).start()  # Redis may be slow
+        ending = Thread(target=self._state_end, args=(complete,), name="share ends", daemon=True)
+        ending.start()
+        ending.join(END_TIMEOUT.total_seconds())
 
     def _state_end(self, complete: bool) -> None:
         self._loop.stop(within=COMPLETE_FOR)  # race: a pass that still runs would state less
@@ -322,7 +326,7 @@ class SharedFetch:
                 self._seeds, self._seeds_read = seeds, time.monotonic()
 
     def _others(self) -> tuple[dict[HostName, Other], list[HostName]]:
-        """What all of them have, and those that serve it now."""
+        """All other hosts, and the subset that serves pieces now."""
         at = time.monotonic()
         with self._lock:
             others = {host: Other(known.pieces, known.statement.downloads) for host, known in self._known.items()}
@@ -335,7 +339,7 @@ class SharedFetch:
     def _not_served(
         self, lacking: int, others: Mapping[HostName, Other], usable: list[HostName]
     ) -> tuple[list[int], list[int]]:
-        """Missing pieces that no host has, and those that only hosts have which do not serve them."""
+        """Missing pieces on no host, and missing pieces on unavailable hosts only."""
         at = time.monotonic()
         with self._lock:
             gone = {host for host, each in self._failing.items() if at - each.since > UNREACHABLE_AFTER.total_seconds()}

@@ -18,6 +18,7 @@ from aima_core.errors import Cancelled
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.fetching import FetchingStore, Found, Report, Statement
+from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.pieces import PIECE_SIZE
 from aima_worker.models.sharing import ALONE_AFTER
 
@@ -246,6 +247,18 @@ def test_an_origin_that_refuses_one_host_is_reached_by_another(redis, tmp_path, 
         beta.fetch(shared).wait()
 
         assert beta.content(shared) == FILES
+
+
+def test_a_fetch_that_its_follower_leaves_publishes_nothing(redis, tmp_path, origin, shared):
+    origin.paused_at = SIZE // 2
+    with site(redis, tmp_path, "alpha") as (alpha,):
+        progress = iter(ModelFetch(alpha.store, FetchOrder(shared, None), alpha.settings, alpha.neighbours))
+        next(progress)
+        progress.close()
+        origin.release.set()
+
+        assert alpha.store.find(shared) is None
+        assert all(not each.published for each in alpha.store.listing())
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------

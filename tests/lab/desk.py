@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **m
         yield host
     finally:
         host.claims.stop()
+        assert eventually(_fetches_have_ended)
+
+
+def _fetches_have_ended() -> bool:
+    """Their last statement takes a connection to Redis."""
+    return not any(thread.name.startswith(("fetch ", "share")) for thread in threading.enumerate())
 
 
 @contextmanager

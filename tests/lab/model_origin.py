@@ -97,15 +97,15 @@ class ModelOrigin:
 
 
 @contextmanager
-def model_origin() -> Iterator[ModelOrigin]:
+def model_origin(address: str = "127.0.0.1") -> Iterator[ModelOrigin]:
     origin = ModelOrigin()
 
     class Handler(_Handler):
         played = origin
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((address, 0), Handler)
     server.daemon_threads = True
-    origin.url = f"http://127.0.0.1:{server.server_address[1]}"
+    origin.url = f"http://{address}:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="model origin")
     thread.start()
     try:

@@ -14,7 +14,21 @@ try:
     import structlog
     from lab.available import why_not
 
-    from bench import apply, command_line, events, gateway, hosts, listing, plan, ports, pull, recovery, start, submit
+    from bench import (
+        apply,
+        command_line,
+        events,
+        gateway,
+        hosts,
+        listing,
+        plan,
+        ports,
+        pull,
+        recovery,
+        sharing,
+        start,
+        submit,
+    )
     from bench.comparison import Result
     from bench.report import as_json, as_table
 except ModuleNotFoundError as missing:
@@ -34,6 +48,7 @@ BENCHES: dict[str, ModuleType] = {
     "recovery": recovery,
     "hosts": hosts,
     "gateway": gateway,
+    "sharing": sharing,
     "cli": command_line,
 }
 

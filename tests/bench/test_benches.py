@@ -190,6 +190,18 @@ def test_many_hosts_and_an_idle_worker_are_measured() -> None:
     ]
 
 
+@pytest.mark.redis
+def test_the_sharing_of_models_is_simulated() -> None:
+    ran = _bench("sharing", "--rounds", "1")
+
+    assert [row.split("  ")[0] for row in ran.stdout.splitlines()[1:]] == [
+        "3 hosts, over the uplink",
+        "3 hosts, bytes over the uplink ÷ size",
+        "6 hosts, over the uplink",
+        "3 hosts, from a fourth",
+    ]
+
+
 def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
     ran = _bench("start", succeeds=False, DOCKER_HOST="unix:///nowhere.sock")
 
@@ -199,7 +211,7 @@ def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
 def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
     ran = _bench("strat", succeeds=False)
 
-    names = "start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, cli"
+    names = "start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, sharing, cli"
     assert f"there is no bench strat; there are {names}" in ran.stderr
 
 

@@ -45,18 +45,21 @@ def fleet_and_origin(tmp_path_factory, dial_image) -> Iterator[tuple[FleetOfHost
     logs = tmp_path_factory.mktemp("fleet")
     with fleet_of_hosts(logs=logs, nodes=1) as fleet:
         subnet = fleet.node().url.removeprefix("http://").rpartition(".")[0]
-        with model_origin(f"{subnet}.254") as origin, slow_uplink(subnet):
-            with fleet.node().reported(HF_ENDPOINT=origin.url):
-                fleet.offer("dial-cpu", name="shelf-cpu", type="shelf", model_mount="/models", image=DIAL_IMAGE)
-                for name, files in MODELS.items():
-                    origin.publish(f"maker/{name.lower()}", files)
-                    offer_model(fleet, name)
-                fleet.node().post("/v1/catalog:reload", {})
-                for name in [*HOSTS, LATER]:
-                    add_host(fleet, name, origin)
-                fleet.wait_live()
-                yield fleet, origin
-                fleet.clear()
+        with (
+            model_origin(f"{subnet}.254") as origin,
+            slow_uplink(subnet),
+            fleet.node().reported(HF_ENDPOINT=origin.url),
+        ):
+            fleet.offer("dial-cpu", name="shelf-cpu", type="shelf", model_mount="/models", image=DIAL_IMAGE)
+            for name, files in MODELS.items():
+                origin.publish(f"maker/{name.lower()}", files)
+                offer_model(fleet, name)
+            fleet.node().post("/v1/catalog:reload", {})
+            for name in [*HOSTS, LATER]:
+                add_host(fleet, name, origin)
+            fleet.wait_live()
+            yield fleet, origin
+            fleet.clear()
 
 
 @pytest.fixture

@@ -79,11 +79,17 @@ def descendants(leader: Process) -> list[Process]:
     """The process and its living children, theirs, and so on; empty once it has exited."""
     found = [leader] if leader.alive else []
     for process in found:
-        for children in (_PROC / str(process.pid) / "task").glob("*/children"):
+        for thread in _threads(process.pid):
             with suppress(OSError):  # race: the thread has ended
-                pids = map(int, children.read_text().split())
+                pids = map(int, (thread / "children").read_text().split())
                 found += [Process(pid, row.started) for pid in pids if (row := _row(pid))]
     return found
+
+
+def _threads(pid: int) -> list[Path]:
+    with suppress(OSError):  # race: the process has exited
+        return list((_PROC / str(pid) / "task").iterdir())
+    return []
 
 
 def kill_family(leader: Process | None, mark: str) -> bool:

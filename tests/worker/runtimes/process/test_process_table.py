@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 from aima_worker.runtimes.process import process_table
 from aima_worker.runtimes.process.process_table import Process, descendants
@@ -26,6 +27,7 @@ def test_children_are_found():
 def test_a_process_that_exits_meanwhile_has_no_children(monkeypatch):
     leader = started(os.getpid())
     monkeypatch.setattr(Process, "alive", property(lambda _: True))
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # it exits right after it was looked up
     with subprocess.Popen(["true"]) as child:
         gone = Process(child.pid, leader.started)
 

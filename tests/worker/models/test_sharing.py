@@ -20,7 +20,7 @@ from aima_core.domain.ids import Site
 from aima_core.errors import Cancelled
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
-from aima_core.store.fetching import FetchingStore, Found, Report, Statement
+from aima_core.store.fetching import SITE_LEASES, FetchingStore, Found, Report, Statement
 from aima_core.store.operations import now
 from aima_core.trust.tokens import LONGEST_CERTIFICATE
 from aima_worker.models import sharing
@@ -309,6 +309,19 @@ def test_a_restarted_fetch_continues_at_once_what_it_had_begun(redis, shared, al
     fetch.exchange()
 
     assert [queue.take_now().piece[:2], queue.take_now()] == [(0, 4), None]
+
+
+def test_a_restarted_fetch_keeps_its_leases_where_its_share_has_become_smaller(redis, shared, alpha_restarted):
+    """It had leased more than its share of the site's limit before others began."""
+    fetch, queue = alpha_restarted
+    store, site = FetchingStore(redis), Site("default")
+    store.exchange(shared, site, "alpha", Report(Statement(), leased=[4]))
+    for number in range(SITE_LEASES):
+        store.exchange(shared, site, f"host-{number}", Report(Statement(), leased=[100 + number]))
+
+    fetch.exchange()
+
+    assert queue.take_now().piece[:2] == (0, 4)
 
 
 def test_a_fetch_that_is_restarted_later_begins_with_what_it_had_begun(alpha_restarted):

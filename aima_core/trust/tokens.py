@@ -108,6 +108,11 @@ class BearerSigner(Generic[Subject]):
         self._tokens.clear()
         return read.not_after
 
+    @property
+    def is_certified(self) -> bool:
+        """By a certificate that has not expired, by the clock of the API node."""
+        return self._expires is not None and self._now() <= self._expires + CLOCK_DIFFERENCE
+
     def token(self, subject: Subject) -> str:
         """Raises NotCertified."""
         now = self._now()
@@ -116,7 +121,7 @@ class BearerSigner(Generic[Subject]):
             return known[0]
         if self._certificate is None or self._expires is None:
             raise NotCertified(why="none has answered yet")
-        if now > self._expires + CLOCK_DIFFERENCE:  # by the clock of the API node
+        if not self.is_certified:
             raise NotCertified(why=f"its certificate expired at {self._expires:%Y-%m-%d %H:%M:%S} UTC")
         self._tokens = {each: kept for each, kept in self._tokens.items() if now < kept[1]}
         access = self._kind.grant(subject, now + TOKEN_LIFETIME).model_dump_json()

@@ -126,8 +126,13 @@ class ModelFetch:
             Thread(target=self._download, name=f"download {number}", daemon=True) for number in range(self._width)
         ]
         if self._neighbours is not None:
-            connections = self._settings.host.model_connections
-            self._shared = SharedFetch(self._neighbours, partial.manifest, self._queue, connections=connections)
+            self._shared = SharedFetch(
+                self._neighbours,
+                partial.manifest,
+                self._queue,
+                connections=self._settings.host.model_connections,
+                journal=partial.journal,
+            )
             self._shared.start()
         threads.append(Thread(target=self._verify, name="verify", daemon=True))
         for thread in threads:

@@ -29,7 +29,7 @@ from aima_core.system.background import BackgroundLoop
 from aima_core.trust.peers import PEERS, PiecesOf, host_key
 from aima_core.trust.tokens import BearerSigner
 from aima_worker.models.choice import Other, PieceChoice, choose
-from aima_worker.models.pieces import PIECE_SIZE, Download, Piece, PieceQueue
+from aima_worker.models.pieces import PIECE_SIZE, Download, JournalReader, Piece, PieceQueue
 
 PEER_CONNECTIONS = 4
 """Of one fetch to other hosts."""
@@ -71,7 +71,7 @@ class Neighbours:
         self.store = FetchingStore(redis)
         self._hosts = HostStore(redis)
         self._tokens = BearerSigner(PEERS, host_key(settings), now=now)
-        self._certified_at: float | None = None
+        self._certified_at = float("-inf")
         self.running: dict[str, SharedFetch] = {}
         """The last fetch of each manifest, by its digest: an ended one states nothing in the place of the next."""
         self._lock = Lock()
@@ -82,10 +82,11 @@ class Neighbours:
             return self._tokens.token(access)
 
     def is_certified(self) -> bool:
-        """Reads the certificate of this host's key, if need be. Raises BrokerUnavailable."""
+        """Reads the certificate of this host's key, if it is old or has expired. Raises BrokerUnavailable."""
         with self._lock:
             at = time.monotonic()
-            if self._certified_at is None or at - self._certified_at > CERTIFICATE_INTERVAL.total_seconds():
+            is_recent = at - self._certified_at <= CERTIFICATE_INTERVAL.total_seconds()
+            if not (is_recent and self._tokens.is_certified):
                 certificate = self._hosts.certificate_of(self.host)
                 if certificate is None:
                     return False
@@ -95,7 +96,7 @@ class Neighbours:
                     _log.warning("certificate of this host not usable", reason=str(wrong))
                     return False
                 self._certified_at = at
-            return True
+            return self._tokens.is_certified
 
     def seeds(self, manifest: Manifest) -> dict[HostName, str]:
         """URLs of the data planes of the site's live hosts that have published it. Raises BrokerUnavailable."""
@@ -118,7 +119,16 @@ class _Known(NamedTuple):
 class SharedFetch:
     """The coordination of one fetch with other hosts: offers downloads to its queue, and states its pieces."""
 
-    def __init__(self, neighbours: Neighbours, manifest: Manifest, queue: PieceQueue, *, connections: int) -> None:
+    def __init__(
+        self,
+        neighbours: Neighbours,
+        manifest: Manifest,
+        queue: PieceQueue,
+        *,
+        connections: int,
+        journal: JournalReader,
+    ) -> None:
+        """The journal as an earlier fetch has left it: its pieces are published, and its prefixes leased first."""
         self._neighbours = neighbours
         self._manifest = manifest
         self._queue = queue
@@ -127,13 +137,14 @@ class SharedFetch:
         self._pieces = [piece for file in files for piece in queue.of(file)]
         self._numbers = {piece: number for number, piece in enumerate(self._pieces)}
         self._everything = (1 << len(self._pieces)) - 1
+        self._begun = self._set(journal.prefixes)
         self._random = Random(f"{neighbours.host} {manifest.digest}")
         self._known: dict[HostName, _Known] = {}
         self._seeds: dict[HostName, str] = {}
         self._seeds_read = float("-inf")
         self._failing: dict[HostName, _Failing] = {}
         self._avoided: set[HostName] = set()
-        self._found: dict[int, Found] = {}
+        self._found = {self._numbers[piece]: Found(digest, neighbours.host) for piece, digest in journal.hashes.items()}
         self._corrected: dict[int, Found] = {}
         self._lost = 0
         """Pieces that a host had downloaded, and that no live host has."""
@@ -141,7 +152,7 @@ class SharedFetch:
         self.interval = EXCHANGE_INTERVAL
         """Until the next exchange."""
         self._has_exchanged = False
-        """The first exchange asks for no lease: what others have is not known before it."""
+        """The first exchange asks for no lease but of begun pieces: what others have is not known before it."""
         self._waits_until = float("-inf")
         self._first = 0
         self._exchanged_at = time.monotonic()
@@ -253,6 +264,8 @@ class SharedFetch:
         others, usable = self._others()
         knows_others = certified and self._has_exchanged and time.monotonic() > self._waits_until
         wanted, unserved = self._not_served(lacking, others, usable) if knows_others else ([], [])
+        if certified and not self._has_exchanged:
+            wanted = self._list(lacking & self._begun)
         room = max(0, self._connections + AHEAD - len(leased))
         wanted, unserved = self._first_of(wanted, room), self._first_of(unserved, room)
         idle = max(0, PEER_CONNECTIONS - len(own))
@@ -348,7 +361,8 @@ class SharedFetch:
         waits_for = {host for host in others if host in usable or (host in self._failing and host not in gone)}
         served = _union(others[host].pieces for host in waits_for)
         self._lost &= lacking & ~held
-        return self._list(lacking & ~held & ~self._lost), self._list((lacking & held & ~served) | self._lost)
+        wanted, unserved = lacking & ~held & ~self._lost, (lacking & held & ~served) | self._lost
+        return self._list(wanted & self._begun) + self._list(wanted & ~self._begun), self._list(unserved)
 
     def _first_of(self, pieces: list[int], room: int) -> list[int]:
         """Four times what it can lease, since others have leased some; many small pieces count as one."""
@@ -362,7 +376,7 @@ class SharedFetch:
     def _list(self, pieces: int) -> list[int]:
         return [number for number in range(pieces.bit_length()) if pieces >> number & 1]
 
-    def _set(self, pieces: frozenset[Piece]) -> int:
+    def _set(self, pieces: Iterable[Piece]) -> int:
         return sum(1 << self._numbers[piece] for piece in pieces)
 
     def _taken(self, reported: dict[int, Found]) -> dict[int, Found]:

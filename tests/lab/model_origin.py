@@ -1,7 +1,8 @@
 """An origin of models on loopback: Hugging Face and ModelScope look-alikes that do what a test scripts.
 
 `huggingface_hub` resolves repositories against it. Tests set `faults` of a path before a request; `sent` counts the
-bytes of bodies by path, and `tokens` has the Authorization header of each request by the server's name in the URL.
+bytes of bodies by path, `sent_of` those by path and piece, and `tokens` has the Authorization header of each request by
+the server's name in the URL.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from threading import Event as Flag
 from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from aima_worker.models.pieces import PIECE_SIZE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LATER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
@@ -67,6 +70,7 @@ class ModelOrigin:
     repositories: dict[str, Repository] = field(default_factory=dict)
     faults: dict[str, Faults] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
+    sent_of: Counter[tuple[str, int]] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
     tokens: list[tuple[str, str | None]] = field(default_factory=list)
     release: Flag = field(default_factory=Flag)
@@ -209,13 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 if self.played.paused_from is not None and first >= self.played.paused_from:
                     self.played.release.wait()
-                self._send_body(path, body, faults)
+                self._send_body(path, first, body, faults)
             finally:
                 with self.played.lock:
                     self.played.sending -= 1
         return None
 
-    def _send_body(self, path: str, body: bytes, faults: Faults) -> None:
+    def _send_body(self, path: str, first: int, body: bytes, faults: Faults) -> None:
         played = self.played
         for at in range(0, len(body), CHUNK):
             chunk = body[at : at + CHUNK]
@@ -225,6 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(chunk)
                 with played.lock:
                     played.sent[path] += len(chunk)
+                    played.sent_of[path, (first + at) // PIECE_SIZE] += len(chunk)
             if faults.cut_after is not None and at + len(chunk) >= faults.cut_after:
                 self._cut()
                 return

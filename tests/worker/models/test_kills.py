@@ -30,7 +30,7 @@ CONNECTIONS = 4
 def fetching(place: Path, manifest: Path) -> subprocess.Popen[bytes]:
     program = Path(__file__).with_name("fetching.py")
     words = [sys.executable, str(program), str(place / "store"), str(place / "state"), str(manifest)]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.slow

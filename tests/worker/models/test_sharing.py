@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 from lab.hostile_peer import hostile_peer
 from lab.model_origin import Faults
 from lab.parts import eventually
-from lab.site import site
+from lab.site import API_NODE, site
 from worker.models.conftest import REPOSITORY, manifest_of, random_bytes
 
+from aima_api.controllers import certification
+from aima_api.controllers.certification import HostCertifier
 from aima_core.domain.ids import Site
 from aima_core.errors import Cancelled
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
-from aima_core.store.fetching import FetchingStore, Found, Report, Statement
+from aima_core.store.fetching import SITE_LEASES, FetchingStore, Found, Report, Statement
+from aima_core.store.operations import now
+from aima_core.trust.tokens import LONGEST_CERTIFICATE
+from aima_worker.models import sharing
 from aima_worker.models.fetch import FetchOrder, ModelFetch
-from aima_worker.models.pieces import PIECE_SIZE
-from aima_worker.models.sharing import ALONE_AFTER
+from aima_worker.models.pieces import PIECE_SIZE, JournalReader, PieceQueue
+from aima_worker.models.sharing import ALONE_AFTER, SharedFetch
 
 pytestmark = pytest.mark.redis
 
@@ -104,6 +110,26 @@ def test_a_host_without_a_certificate_downloads_from_the_origin_alone(redis, tmp
 
         assert beta.content(shared) == FILES
         assert last.from_hosts == 0
+
+
+def test_an_expired_certificate_is_replaced_at_once(redis, tmp_path, origin, shared, monkeypatch):
+    then = now() - LONGEST_CERTIFICATE - timedelta(hours=1)
+    monkeypatch.setattr(sharing, "now", lambda: then)
+    monkeypatch.setattr(certification, "now", lambda: then)
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        alpha.fetch(shared).wait()
+        alpha.join()
+        assert beta.neighbours.is_certified()
+        origin.requests.clear()
+
+        then = now()
+        assert not beta.neighbours.is_certified()
+        HostCertifier(alpha.hosts, API_NODE).certify(alpha.hosts.all())
+        last = beta.fetch(shared).wait()
+
+        assert beta.content(shared) == FILES
+        assert last.from_hosts == SIZE
+        assert origin.requests.total() == 0
 
 
 def test_a_linked_file_is_served_to_others(redis, tmp_path, origin, shared):
@@ -259,6 +285,62 @@ def test_a_fetch_that_its_follower_leaves_publishes_nothing(redis, tmp_path, ori
 
         assert alpha.store.find(shared) is None
         assert all(not each.published for each in alpha.store.listing())
+
+
+# Restarts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alpha_restarted(redis, tmp_path, shared):
+    """Its fetch, which has journalled a piece and the beginning of another; and what it queues."""
+    (tmp_path / "journal").write_text(f"0 1 {PIECE_SIZE} {'1' * 64}\n0 4 {MIB} {'4' * 64}\n")
+    journal = JournalReader(tmp_path / "journal", shared.by_path)
+    journal.read()
+    with site(redis, tmp_path, "alpha", serving=False) as (alpha,):
+        queue = PieceQueue(shared.by_path, journal.hashes, alone=False)
+        yield SharedFetch(alpha.neighbours, shared, queue, connections=4, journal=journal), queue
+
+
+def test_a_restarted_fetch_continues_at_once_what_it_had_begun(redis, shared, alpha_restarted):
+    """Else another host could lease it, and download all of it."""
+    fetch, queue = alpha_restarted
+    FetchingStore(redis).exchange(shared, Site("default"), "alpha", Report(Statement()))  # before it was killed
+
+    fetch.exchange()
+
+    assert [queue.take_now().piece[:2], queue.take_now()] == [(0, 4), None]
+
+
+def test_a_restarted_fetch_keeps_its_leases_where_its_share_has_become_smaller(redis, shared, alpha_restarted):
+    """It had leased more than its share of the site's limit before others began."""
+    fetch, queue = alpha_restarted
+    store, site = FetchingStore(redis), Site("default")
+    store.exchange(shared, site, "alpha", Report(Statement(), leased=[4]))
+    for number in range(SITE_LEASES):
+        store.exchange(shared, site, f"host-{number}", Report(Statement(), leased=[100 + number]))
+
+    fetch.exchange()
+
+    assert queue.take_now().piece[:2] == (0, 4)
+
+
+def test_a_fetch_that_is_restarted_later_begins_with_what_it_had_begun(alpha_restarted):
+    fetch, queue = alpha_restarted
+
+    fetch.exchange()
+    assert queue.take_now() is None
+    fetch.exchange()
+
+    assert queue.take_now().piece[:2] == (0, 4)
+
+
+def test_a_restarted_fetch_publishes_the_pieces_that_it_had(redis, shared, alpha_restarted):
+    """Else another host could lease one before it knows who has it, if the fetch was killed before it told so."""
+    fetch, _ = alpha_restarted
+
+    fetch.exchange()
+
+    assert published(redis, shared) == {("a.safetensors", 1): "1" * 64}
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 -- Replaces what a host states about its fetch of a model, leases it pieces of the origin, and returns the other hosts.
 --
 -- A lease has no life of its own: it is part of what its host states, and ends when the host stops stating it, such as
--- after a restart, or states nothing for a while. A piece whose digest is known was downloaded by a host of the site,
+-- after a restart, or states nothing for a while. What the host has leased until now it may keep, whatever its share of
+-- the limit has become: a restarted fetch continues with the beginnings of these pieces. A piece whose digest is known was downloaded by a host of the site,
 -- and is leased again only where the caller says that no live host serves it.
 -- A host that uploads as many pieces as it may is asked for no further one.
 -- Returns {the pieces leased now, those not leased since their digest is known, the numbers of the asked downloads that
@@ -14,7 +15,7 @@ local host_limit, site_limit, downloads_limit, uploads_limit = unpack(ARGV, 10, 
 local first, count, ttl_ms, digests_ttl_ms = unpack(ARGV, 14, 17)
 
 local now = now_ms()
-local others, statements, leased_by_others, leases, uploads = {}, {}, {}, 0, {}
+local others, statements, leased_by_others, leased_before, leases, uploads = {}, {}, {}, {}, 0, {}
 local function count_uploads(list)
   local number = 0
   for source in string.gmatch(list, '[^,]+') do
@@ -37,6 +38,8 @@ for at = 1, #all, 2 do
       leased_by_others[piece] = true
       leases = leases + 1
     end
+  elseif name == host then
+    for piece in string.gmatch(pieces, '%d+') do leased_before[piece] = true end
   end
 end
 table.sort(others)
@@ -52,7 +55,8 @@ local share = math.max(1, math.floor(site_limit / (#others + 1)))
 local limit = math.min(host_limit, share)
 local function lease(pieces, is_unserved)
   for piece in string.gmatch(pieces, '%d+') do
-    if #own >= limit or leases + #own >= tonumber(site_limit) then return end
+    local is_full = #own >= limit or leases + #own >= tonumber(site_limit)
+    if is_full and not leased_before[piece] then return end
     if not is_unserved and redis.call('HEXISTS', digests, piece) == 1 then
       table.insert(downloaded, piece)
     elseif not leased_by_others[piece] then

@@ -17,7 +17,7 @@ from aima_core.domain.models import Manifest, ManifestFile
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
 from aima_core.store.fetching import Found
-from aima_worker.models.pieces import PIECE_SIZE, Piece, PieceQueue
+from aima_worker.models.pieces import PIECE_SIZE, JournalReader, Piece, PieceQueue
 from aima_worker.models.sharing import PEER_CONNECTIONS, SETTLE_DELAY, Neighbours, SharedFetch
 
 ORIGIN_CONNECTIONS = 4
@@ -110,7 +110,9 @@ def _host(redis: TextRedis, directory: Path, manifest: Manifest, number: int, *,
     settings = Settings.model_validate({"state_dir": directory / name, "host": {"name": name}})
     everything = PieceQueue(manifest.by_path, ()).of(0)
     queue = PieceQueue(manifest.by_path, everything if has_all else (), alone=False)
-    shared = SharedFetch(_Neighbours(redis, settings), manifest, queue, connections=ORIGIN_CONNECTIONS)
+    journal = JournalReader(directory / name / "journal", manifest.by_path)
+    neighbours = _Neighbours(redis, settings)
+    shared = SharedFetch(neighbours, manifest, queue, connections=ORIGIN_CONNECTIONS, journal=journal)
     return _Host(HostName(name), queue, shared)
 
 

@@ -3,8 +3,8 @@
 --
 -- A lease has no life of its own: it is part of what its host states, and ends when the host stops stating it, such as
 -- after a restart, or states nothing for a while. What the host has leased until now it may keep, whatever its share of
--- the limit has become: a restarted fetch continues with the beginnings of these pieces. A piece whose digest is known was downloaded by a host of the site,
--- and is leased again only where the caller says that no live host serves it.
+-- the limit has become: a restarted fetch continues with the beginnings of these pieces. A piece whose digest is known
+-- was downloaded by a host of the site, and is leased again only where the caller says that no live host serves it.
 -- A host that uploads as many pieces as it may is asked for no further one.
 -- Returns {the pieces leased now, those not leased since their digest is known, the numbers of the asked downloads that
 -- may begin, the number of leases of others, 1 if the host had stated something before, the names of the other live hosts, name, statement, name, statement, …}:

@@ -21,6 +21,7 @@ try:
         gateway,
         hosts,
         listing,
+        models,
         plan,
         ports,
         pull,
@@ -49,6 +50,7 @@ BENCHES: dict[str, ModuleType] = {
     "hosts": hosts,
     "gateway": gateway,
     "sharing": sharing,
+    "models": models,
     "cli": command_line,
 }
 

@@ -6,7 +6,7 @@ A set of pieces is a number with bit N set for piece N.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -66,6 +66,20 @@ def choose(
             if not any(left > 0 for left in free.values()):
                 return chosen
     return chosen
+
+
+def set_of(numbers: Iterable[int], *, most: int) -> int:
+    """Of numbers below `most`, in linear time."""
+    bits = bytearray(most // 8 + 1)
+    for number in numbers:
+        bits[number >> 3] |= 1 << (number & 7)
+    return int.from_bytes(bits, "little")
+
+
+def numbers_in(pieces: int) -> list[int]:
+    """In order, in linear time."""
+    data = pieces.to_bytes(pieces.bit_length() // 8 + 1, "little")
+    return [at * 8 + bit for at, byte in enumerate(data) if byte for bit in range(8) if byte >> bit & 1]
 
 
 def _by_rarity(missing: int, others: Mapping[HostName, Other], usable: Sequence[HostName]) -> Iterator[int]:

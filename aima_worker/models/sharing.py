@@ -28,7 +28,7 @@ from aima_core.store.operations import now
 from aima_core.system.background import BackgroundLoop
 from aima_core.trust.peers import PEERS, PiecesOf, host_key
 from aima_core.trust.tokens import BearerSigner
-from aima_worker.models.choice import Other, PieceChoice, choose
+from aima_worker.models.choice import Other, PieceChoice, choose, numbers_in, set_of
 from aima_worker.models.pieces import PIECE_SIZE, Download, JournalReader, Piece, PieceQueue
 
 PEER_CONNECTIONS = 4
@@ -157,7 +157,6 @@ class SharedFetch:
         self._first = 0
         self._exchanged_at = time.monotonic()
         self._alone = False
-        self._complete = False
         self._lock = Lock()
         self._loop = BackgroundLoop(
             "share",
@@ -227,7 +226,9 @@ class SharedFetch:
         """It is asked again after RETRY_DELAY."""
         at = time.monotonic()
         with self._lock:
-            since = self._failing[host].since if host in self._failing else at
+            before = self._failing.get(host)
+            goes_on = before is not None and at - before.until < UNREACHABLE_AFTER.total_seconds()
+            since = before.since if before and goes_on else at
             self._failing[host] = _Failing(since, at + RETRY_DELAY.total_seconds())
         _log.info("piece not sent", by=host, model=self._manifest.model, reason=why)
         self._loop.wake()
@@ -265,7 +266,7 @@ class SharedFetch:
         knows_others = certified and self._has_exchanged and time.monotonic() > self._waits_until
         wanted, unserved = self._not_served(lacking, others, usable) if knows_others else ([], [])
         if certified and not self._has_exchanged:
-            wanted = self._list(lacking & self._begun)
+            wanted = numbers_in(lacking & self._begun)
         room = max(0, self._connections + AHEAD - len(leased))
         wanted, unserved = self._first_of(wanted, room), self._first_of(unserved, room)
         idle = max(0, PEER_CONNECTIONS - len(own))
@@ -362,7 +363,7 @@ class SharedFetch:
         served = _union(others[host].pieces for host in waits_for)
         self._lost &= lacking & ~held
         wanted, unserved = lacking & ~held & ~self._lost, (lacking & held & ~served) | self._lost
-        return self._list(wanted & self._begun) + self._list(wanted & ~self._begun), self._list(unserved)
+        return numbers_in(wanted & self._begun) + numbers_in(wanted & ~self._begun), numbers_in(unserved)
 
     def _first_of(self, pieces: list[int], room: int) -> list[int]:
         """Four times what it can lease, since others have leased some; many small pieces count as one."""
@@ -373,11 +374,8 @@ class SharedFetch:
                 taken.append(number)
         return taken
 
-    def _list(self, pieces: int) -> list[int]:
-        return [number for number in range(pieces.bit_length()) if pieces >> number & 1]
-
     def _set(self, pieces: Iterable[Piece]) -> int:
-        return sum(1 << self._numbers[piece] for piece in pieces)
+        return set_of((self._numbers[piece] for piece in pieces), most=len(self._pieces))
 
     def _taken(self, reported: dict[int, Found]) -> dict[int, Found]:
         with self._lock:

@@ -211,7 +211,7 @@ def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
 def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
     ran = _bench("strat", succeeds=False)
 
-    names = "start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, sharing, cli"
+    names = "start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, sharing, models, cli"
     assert f"there is no bench strat; there are {names}" in ran.stderr
 
 

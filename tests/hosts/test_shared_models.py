@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,29 +11,33 @@ import pytest
 import yaml
 from hosts.conftest import DIAL_IMAGE
 from hosts.requests import ended, ready, reported, start, start_one
+from lab.certificates import certificate_in
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import a_cpu_host
 from lab.model_origin import Faults, ModelOrigin, model_origin
+from lab.random_files import Random, RandomFiles
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow, pytest.mark.timeout(400)]
 
 MIB = 1 << 20
 UPLINK = "200mbit"
+TOKEN = "hf_of-the-lab"
 HOSTS = ["cpu-01", "cpu-02", "cpu-03"]
 LATER = "cpu-04"
 READY_WITHIN = 120
 SECOND = "svc-shelf-second"
 
 
-def weights(seed: int) -> dict[str, bytes]:
+def weights(seed: int) -> RandomFiles:
     """Eight pieces and a few small files."""
-    content = random.Random(seed)
-    return {
-        "config.json": b'{"layers": 2}',
-        "tokenizer.json": content.randbytes(2 * MIB),
-        "model-1.safetensors": content.randbytes(64 * MIB),
-        "model-2.safetensors": content.randbytes(60 * MIB),
-    }
+    return RandomFiles(
+        {
+            "config.json": b'{"layers": 2}',
+            "tokenizer.json": Random(2 * MIB, seed),
+            "model-1.safetensors": Random(64 * MIB, seed),
+            "model-2.safetensors": Random(60 * MIB, seed),
+        }
+    )
 
 
 MODELS = {"First": weights(31), "Second": weights(32)}
@@ -45,21 +48,25 @@ def fleet_and_origin(tmp_path_factory, dial_image) -> Iterator[tuple[FleetOfHost
     logs = tmp_path_factory.mktemp("fleet")
     with fleet_of_hosts(logs=logs, nodes=1) as fleet:
         subnet = fleet.node().url.removeprefix("http://").rpartition(".")[0]
-        with (
-            model_origin(f"{subnet}.254") as origin,
-            slow_uplink(subnet),
-            fleet.node().reported(HF_ENDPOINT=origin.url),
-        ):
-            fleet.offer("dial-cpu", name="shelf-cpu", type="shelf", model_mount="/models", image=DIAL_IMAGE)
-            for name, files in MODELS.items():
-                origin.publish(f"maker/{name.lower()}", files)
-                offer_model(fleet, name)
-            fleet.node().post("/v1/catalog:reload", {})
-            for name in [*HOSTS, LATER]:
-                add_host(fleet, name, origin)
-            fleet.wait_live()
-            yield fleet, origin
-            fleet.clear()
+        directory = tmp_path_factory.mktemp("origin")
+        tls = certificate_in(directory / "tls", name=f"IP:{subnet}.254")
+        (directory / "secrets").mkdir(mode=0o700)
+        (directory / "secrets/huggingface").write_text(f"{TOKEN}\n")
+        (directory / "secrets/huggingface").chmod(0o600)
+        with model_origin(f"{subnet}.254", tls=tls) as origin, slow_uplink(subnet):
+            reached = {"HF_ENDPOINT": origin.url, "SSL_CERT_FILE": str(tls.authority)}
+            own = {**reached, "AIMA_HOST__SECRETS": str(directory / "secrets"), "AIMA_HOST__DISK_RESERVE": "1MB"}
+            with fleet.node().reported(**reached):
+                fleet.offer("dial-cpu", name="shelf-cpu", type="shelf", model_mount="/models", image=DIAL_IMAGE)
+                for name, files in MODELS.items():
+                    origin.publish(f"maker/{name.lower()}", files, gated_for=TOKEN)
+                    offer_model(fleet, name)
+                fleet.node().post("/v1/catalog:reload", {})
+                for name in [*HOSTS, LATER]:
+                    add_host(fleet, name, **own)
+                fleet.wait_live()
+                yield fleet, origin
+                fleet.clear()
 
 
 @pytest.fixture
@@ -73,8 +80,8 @@ def origin(fleet_and_origin) -> ModelOrigin:
     return fleet_and_origin[1]
 
 
-def add_host(fleet: FleetOfHosts, name: str, origin: ModelOrigin) -> None:
-    host = fleet.set_up(a_cpu_host(name, HF_ENDPOINT=origin.url, AIMA_HOST__DISK_RESERVE="1MB"))
+def add_host(fleet: FleetOfHosts, name: str, **settings: str) -> None:
+    host = fleet.set_up(a_cpu_host(name, **settings))
     host.engine.start()
     fleet.take(DIAL_IMAGE, name)
     host.worker.start()
@@ -87,6 +94,7 @@ def offer_model(fleet: FleetOfHosts, name: str) -> None:
         "size": "130MB",
         "engines": ["shelf-cpu"],
         "source": f"hf:maker/{name.lower()}@main",
+        "token": "huggingface",
     }
     file = fleet._catalog / f"models/test/{name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,11 +116,11 @@ def files_of(fleet: FleetOfHosts, host: str, model: str) -> dict[str, bytes]:
 
 
 def size(model: str) -> int:
-    return sum(map(len, MODELS[model].values()))
+    return MODELS[model].size
 
 
 def test_a_service_starts_on_three_hosts_with_one_download_over_the_uplink(fleet, origin):
-    """From an origin that breaks off."""
+    """Of a gated repository, from an origin that breaks off."""
     origin.faults["model-1.safetensors"] = Faults(cut_after=5 * MIB, times=3)
     words = [word for host in HOSTS for word in ("--host", host)]
 
@@ -141,7 +149,7 @@ def test_a_fourth_host_needs_the_lan_only(fleet, origin):
 
     [record] = ready(fleet, operation, within=READY_WITHIN)
     assert files_of(fleet, LATER, "first") == MODELS["First"]
-    assert origin.all_sent == 0
+    assert origin.requests.total() == 0
     assert record["fetch"]["from_hosts"] == size("First")
 
 

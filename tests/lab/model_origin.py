@@ -11,8 +11,9 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,8 @@ from threading import Event as Flag
 from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from lab.certificates import Certificate
 
 from aima_worker.models.pieces import PIECE_SIZE
 
@@ -83,7 +86,7 @@ class ModelOrigin:
     """Bodies on their way."""
     lock: Lock = field(default_factory=Lock)
 
-    def publish(self, name: str, files: dict[str, bytes], **more: Any) -> Repository:
+    def publish(self, name: str, files: Mapping[str, bytes], **more: Any) -> Repository:
         made = self.repositories[name] = Repository(dict(files), **more)
         return made
 
@@ -101,7 +104,7 @@ class ModelOrigin:
 
 
 @contextmanager
-def model_origin(address: str = "127.0.0.1") -> Iterator[ModelOrigin]:
+def model_origin(address: str = "127.0.0.1", *, tls: Certificate | None = None) -> Iterator[ModelOrigin]:
     origin = ModelOrigin()
 
     class Handler(_Handler):
@@ -109,7 +112,11 @@ def model_origin(address: str = "127.0.0.1") -> Iterator[ModelOrigin]:
 
     server = ThreadingHTTPServer((address, 0), Handler)
     server.daemon_threads = True
-    origin.url = f"http://{address}:{server.server_address[1]}"
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.certificate, tls.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    origin.url = f"http{'s' if tls else ''}://{address}:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="model origin")
     thread.start()
     try:

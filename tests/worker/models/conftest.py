@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import pytest
 from lab.model_origin import COMMIT, ModelOrigin, model_origin
+from lab.random_files import Random, RandomFiles
 
 from aima_core.domain.ids import ModelId
 from aima_core.domain.models import Manifest, ManifestFile
@@ -19,17 +19,15 @@ MIB = 1 << 20
 WEIGHTS, TOKENIZER, CONFIG = "weights-1.safetensors", "sub/tokenizer.json", "config.json"
 
 
-def random_bytes(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-FILES = {
-    CONFIG: b'{"layers": 2}',
-    TOKENIZER: random_bytes(3 * MIB, 1),
-    WEIGHTS: random_bytes(37 * MIB, 2),
-    "empty.txt": b"",
-}
-SIZE = sum(map(len, FILES.values()))
+FILES = RandomFiles(
+    {
+        CONFIG: b'{"layers": 2}',
+        TOKENIZER: Random(3 * MIB, 1),
+        WEIGHTS: Random(37 * MIB, 2),
+        "empty.txt": b"",
+    }
+)
+SIZE = FILES.size
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"host": HostSettings.model_validate(host)})
 
 
-def manifest_of(origin: ModelOrigin, files: dict[str, bytes] = FILES, *, revision: str = COMMIT) -> Manifest:
+def manifest_of(origin: ModelOrigin, files: Mapping[str, bytes] = FILES, *, revision: str = COMMIT) -> Manifest:
     listed = tuple(
         ManifestFile(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest())
         for path, content in files.items()

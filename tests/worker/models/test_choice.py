@@ -10,7 +10,7 @@ import pytest
 from aima_core.domain.ids import HostName, ModelId, Site
 from aima_core.domain.models import Manifest, ManifestFile
 from aima_core.store.fetching import UPLOADS, FetchingStore, Found, Report, Statement
-from aima_worker.models.choice import Other, choose
+from aima_worker.models.choice import Other, choose, numbers_in, set_of
 from bench.simulated_site import Links, ideal, simulate
 
 ALPHA, BETA, GAMMA, DELTA = map(HostName, ("alpha", "beta", "gamma", "delta"))
@@ -68,6 +68,14 @@ def test_two_hosts_choose_different_pieces_of_equal_rarity():
     first, second = (chosen((1 << 100) - 1, others, random=Random(seed)) for seed in (1, 2))
 
     assert {piece for piece, _ in first} != {piece for piece, _ in second}
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [7, 8], [1, 5, 63, 64, 65], list(range(0, 9000, 7))])
+def test_a_set_has_the_numbers_it_was_made_of(numbers):
+    made = set_of(numbers, most=9000)
+
+    assert made == sum(1 << number for number in numbers)
+    assert numbers_in(made) == numbers
 
 
 # Leases ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import pytest
 from lab.commands import a_start_of, a_stop_of
 from lab.parts import eventually
-from worker.models.conftest import MIB, SIZE, manifest_of, random_bytes
+from lab.random_files import random_bytes
+from worker.models.conftest import MIB, SIZE, manifest_of
 from worker.models.test_fetch import a_start_with, content_of, published, pull
 
 from aima_core.domain.ids import ModelId

@@ -11,7 +11,8 @@ import pytest
 from lab.commands import a_start_of
 from lab.model_origin import LATER_COMMIT, Faults
 from lab.parts import eventually
-from worker.models.conftest import CONFIG, FILES, MIB, REPOSITORY, SIZE, TOKENIZER, WEIGHTS, manifest_of, random_bytes
+from lab.random_files import random_bytes
+from worker.models.conftest import CONFIG, FILES, MIB, REPOSITORY, SIZE, TOKENIZER, WEIGHTS, manifest_of
 
 from aima_core.domain.catalog import Model
 from aima_core.domain.ids import Route
@@ -85,7 +86,7 @@ def test_a_second_pull_asks_no_origin(desk, origin):
 def test_a_later_revision_fetches_only_what_differs_and_shares_the_rest(desk, origin):
     manifest = manifest_of(origin)
     pull(desk, manifest)
-    changed = FILES | {TOKENIZER: random_bytes(2 * MIB, 7)}
+    changed = {**FILES, TOKENIZER: random_bytes(2 * MIB, 7)}
     origin.publish(REPOSITORY, changed, commit=LATER_COMMIT)
     origin.sent.clear()
     later = manifest_of(origin, changed, revision=LATER_COMMIT)
@@ -280,7 +281,7 @@ def test_a_stall_ends_the_fetch_with_its_reason_and_keeps_what_is_there(desk, or
         (Faults(status=400), "origin_unreachable"),
         (Faults(other_range=True), "fetch_stalled"),
         (Faults(content=b"x" * MIB), "source_changed"),
-        (Faults(content=random_bytes(37 * MIB, 3)), "wrong_bytes"),
+        (Faults(content=bytes(37 * MIB)), "wrong_bytes"),
     ],
     ids=["403", "401", "404", "503", "400", "another range", "another size", "wrong bytes of the right length"],
 )

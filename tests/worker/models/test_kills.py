@@ -9,20 +9,23 @@ from pathlib import Path
 
 import pytest
 from lab.parts import eventually
-from worker.models.conftest import REPOSITORY, manifest_of, random_bytes
+from lab.random_files import Random, RandomFiles
+from worker.models.conftest import REPOSITORY, manifest_of
 
 from aima_core.domain.ids import HostName
 from aima_worker.models.fetch import JOURNALLED_EVERY
 from aima_worker.models.store import ModelStore
 
 MIB = 1 << 20
-FILES = {
-    "config.json": b"{}",
-    "a.safetensors": random_bytes(150 * MIB, 11),
-    "b.safetensors": random_bytes(90 * MIB, 12),
-    "c.safetensors": random_bytes(16 * MIB, 13),
-}
-SIZE = sum(map(len, FILES.values()))
+FILES = RandomFiles(
+    {
+        "config.json": b"{}",
+        "a.safetensors": Random(150 * MIB, 11),
+        "b.safetensors": Random(90 * MIB, 12),
+        "c.safetensors": Random(16 * MIB, 13),
+    }
+)
+SIZE = FILES.size
 KILL_POINTS = [random.Random(seed).uniform(0.02, 0.97) for seed in range(3)] + [0.9]
 CONNECTIONS = 4
 

@@ -21,9 +21,10 @@ import pytest
 from lab.api_process import api_process
 from lab.model_origin import ModelOrigin
 from lab.parts import eventually
+from lab.random_files import Random, RandomFiles
 from lab.redis_server import RedisServer
 from lab.site import Fetching, SharingHost, site
-from worker.models.conftest import REPOSITORY, manifest_of, random_bytes
+from worker.models.conftest import REPOSITORY, manifest_of
 
 from aima_core.domain.models import Manifest
 from aima_core.redis import keys
@@ -37,13 +38,15 @@ from aima_worker.models.pieces import JournalReader
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
 MIB = 1 << 20
-FILES = {
-    "config.json": b"{}",
-    "a.safetensors": random_bytes(250 * MIB, 41),
-    "b.safetensors": random_bytes(132 * MIB, 42),
-    "c.safetensors": random_bytes(18 * MIB, 43),
-}
-SIZE = sum(map(len, FILES.values()))
+FILES = RandomFiles(
+    {
+        "config.json": b"{}",
+        "a.safetensors": Random(250 * MIB, 41),
+        "b.safetensors": Random(132 * MIB, 42),
+        "c.safetensors": Random(18 * MIB, 43),
+    }
+)
+SIZE = FILES.size
 SEEDS = [pytest.param(seed, marks=[pytest.mark.long] if seed >= 2 else []) for seed in range(20)]
 WITHIN = timedelta(seconds=60)
 

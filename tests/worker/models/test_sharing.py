@@ -11,8 +11,9 @@ import pytest
 from lab.hostile_peer import hostile_peer
 from lab.model_origin import Faults
 from lab.parts import eventually
+from lab.random_files import Random, RandomFiles
 from lab.site import API_NODE, site
-from worker.models.conftest import REPOSITORY, manifest_of, random_bytes
+from worker.models.conftest import REPOSITORY, manifest_of
 
 from aima_api.controllers import certification
 from aima_api.controllers.certification import HostCertifier
@@ -31,13 +32,15 @@ from aima_worker.models.sharing import ALONE_AFTER, SharedFetch
 pytestmark = pytest.mark.redis
 
 MIB = 1 << 20
-FILES = {
-    "config.json": b"{}",
-    "a.safetensors": random_bytes(70 * MIB, 21),
-    "b.safetensors": random_bytes(30 * MIB, 22),
-    "sub/tokenizer.json": random_bytes(2 * MIB, 23),
-}
-SIZE = sum(map(len, FILES.values()))
+FILES = RandomFiles(
+    {
+        "config.json": b"{}",
+        "a.safetensors": Random(70 * MIB, 21),
+        "b.safetensors": Random(30 * MIB, 22),
+        "sub/tokenizer.json": Random(2 * MIB, 23),
+    }
+)
+SIZE = FILES.size
 
 
 @pytest.fixture
@@ -134,7 +137,7 @@ def test_an_expired_certificate_is_replaced_at_once(redis, tmp_path, origin, sha
 
 def test_a_linked_file_is_served_to_others(redis, tmp_path, origin, shared):
     """Of a later revision, which shares it with the former one on the disk."""
-    later = FILES | {"config.json": b'{"later": true}'}
+    later = {**FILES, "config.json": b'{"later": true}'}
     with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
         alpha.fetch(shared).wait()
         origin.publish(REPOSITORY, later, commit="f" * 40)

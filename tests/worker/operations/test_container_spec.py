@@ -61,6 +61,7 @@ def test_a_model_is_asked_for_those_apis_of_its_engine_that_its_type_has():
 
     assert served == {
         "llm": ("chat",),
+        "vision": ("chat",),
         "embedding": ("embeddings",),
         "asr": ("transcriptions",),
         "tts": (),

@@ -47,7 +47,7 @@ FILES = RandomFiles(
     }
 )
 SIZE = FILES.size
-SEEDS = [pytest.param(seed, marks=[pytest.mark.long] if seed >= 2 else []) for seed in range(20)]
+SEEDS = [pytest.param(seed, marks=[pytest.mark.long] if seed >= 1 else []) for seed in range(20)]
 WITHIN = timedelta(seconds=60)
 
 

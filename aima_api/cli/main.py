@@ -49,7 +49,7 @@ SECTIONS: Sections = {
     "Inspect": {
         "catalog": ("catalog:catalog", "Show and reload what an API node has loaded."),
         "engine": ("catalog:engine", "Show, validate and build the engines of the catalog."),
-        "model": ("catalog:model", "Show the models of the catalog; pull them to hosts, and remove them there."),
+        "model": ("catalog:model", "Show the models of the catalog; pull, pin and remove them on hosts."),
         "host": ("hosts:host", "Show, drain, resume and forget hosts."),
         "top": ("top:top", "Show the CPU and memory that hosts and instances use."),
         "schema": ("catalog:schema", "Print the JSON Schema of a document or a catalog file, for editors."),

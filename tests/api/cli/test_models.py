@@ -176,7 +176,7 @@ def test_a_pin_is_asked_for_on_hosts(script: StandIn, verb: str) -> None:
 def test_a_pull_is_for_hosts_or_a_route(script: StandIn) -> None:
     said = said_without_a_terminal(script, "model", "pull", "x", "--host", "a", "--route", "gb10.arm64")
 
-    assert "Specify --host or --route." in said
+    assert "Specify --host, or --route and --site." in said
     assert script.received == []
 
 

@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 SERVICE = "svc-tiny-dial"
 ENDS_WITHIN = 3
 """Seconds."""
+JOINS_WITHIN = timedelta(seconds=60)
+"""An interpreter on a busy machine."""
 RESUMED_WITHIN = timedelta(seconds=5)
 TAKEN_OVER_WITHIN = timedelta(seconds=20)
 
@@ -40,6 +42,7 @@ def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine
     took = time.monotonic() - began
     requeued = aima.operation(id)
     aima.start_worker()
+    assert eventually(lambda: aima.log("worker").count("worker joined") == 2, within=JOINS_WITHIN), aima.log("worker")
 
     assert eventually(lambda: aima.operation(id)["attempt"] == 2, within=RESUMED_WITHIN), aima.log("worker")
     assert eventually(lambda: aima.operation(id)["state"] == "succeeded", within=TAKEN_OVER_WITHIN), aima.log("worker")

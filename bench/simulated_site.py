@@ -152,7 +152,7 @@ def _move(flows: Sequence[_Flow], step: float, now: float) -> float:
         host.running[piece] -= moved
         if host.running[piece] < 1:
             del host.running[piece]
-            host.queue.add(piece)
             host.shared.completed(piece, Found("0" * 64, host.name))
+            host.queue.add(piece)
             host.exchanges_at = min(host.exchanges_at, now + SETTLE_DELAY.total_seconds())
     return crossed

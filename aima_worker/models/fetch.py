@@ -321,11 +321,11 @@ class ModelFetch:
     def _journal(self, descriptor: int, piece: Piece, digest: str) -> None:
         os.fdatasync(descriptor)
         self._partial.journal.record(piece, piece.length, digest)
+        if self._shared is not None:  # first: a piece without a lease and without a digest would be leased again
+            self._shared.completed(piece, self._vouched.get(piece, Found(digest, self._host)))
         self._queue.add(piece)
         with self._lock:
             self._arriving.pop(piece, None)
-        if self._shared is not None:
-            self._shared.completed(piece, self._vouched.get(piece, Found(digest, self._host)))
 
     def _has_arrived(self, piece: Piece, done: int, more: int) -> None:
         self._patience.moved()

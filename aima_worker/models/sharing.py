@@ -155,7 +155,7 @@ class SharedFetch:
         """The first exchange asks for no lease but of begun pieces: what others have is not known before it."""
         self._waits_until = float("-inf")
         self._first = 0
-        self._exchanged_at = time.monotonic()
+        self._began_at = self._exchanged_at = time.monotonic()
         self._alone = False
         self._lock = Lock()
         self._loop = BackgroundLoop(
@@ -263,9 +263,13 @@ class SharedFetch:
         own = {self._numbers[piece]: source for piece, source in flights.items() if source is not None}
         lacking = self._set(missing)
         others, usable = self._others()
-        knows_others = certified and self._has_exchanged and time.monotonic() > self._waits_until
+        at = time.monotonic()
+        shares = (
+            certified or at - self._began_at < ALONE_AFTER.total_seconds()
+        )  # a new host is certified within seconds
+        knows_others = shares and self._has_exchanged and at > self._waits_until
         wanted, unserved = self._not_served(lacking, others, usable) if knows_others else ([], [])
-        if certified and not self._has_exchanged:
+        if shares and not self._has_exchanged:
             wanted = numbers_in(lacking & self._begun)
         room = max(0, self._connections + AHEAD - len(leased))
         wanted, unserved = self._first_of(wanted, room), self._first_of(unserved, room)
@@ -291,11 +295,11 @@ class SharedFetch:
             raise
         begun = [chosen[number] for number in answer.begun if number < len(chosen)]
         downloads = [Download(self._pieces[piece]) for piece in answer.leased if piece < len(self._pieces)]
-        self._queue.offer([*downloads, *self._from_hosts(begun)], alone=not certified)
+        self._queue.offer([*downloads, *self._from_hosts(begun)], alone=not shares)
         self._note(answer, own_leases=len(leased) + len(answer.leased))
         is_idle = certified and bool(usable) and len(begun) < idle
         self.interval = IDLE_INTERVAL if is_idle else EXCHANGE_INTERVAL
-        self._exchanged_at, self._alone = time.monotonic(), not certified
+        self._exchanged_at, self._alone = time.monotonic(), not shares
         if not self._has_exchanged:
             self._has_exchanged = True
             self._loop.wake()

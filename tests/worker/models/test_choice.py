@@ -137,6 +137,16 @@ def test_a_downloaded_piece_is_leased_again_only_as_one_that_nobody_serves(store
     assert granted.leased == [0]
 
 
+def test_a_piece_whose_host_has_published_its_digest_and_still_leases_it_counts_as_leased(store):
+    """Its next statement has it: meanwhile nobody may think that it is lost."""
+    exchange(store, ALPHA, wanted=[0])
+    exchange(store, ALPHA, leased=[0], found={0: Found("a" * 64, ALPHA)})
+
+    answer = exchange(store, BETA, wanted=[0])
+
+    assert (answer.leased, answer.downloaded) == ([], [])
+
+
 def test_the_first_digest_of_a_piece_stays_until_it_is_corrected(store):
     exchange(store, ALPHA, found={0: Found("a" * 64, ALPHA)})
     exchange(store, BETA, found={0: Found("b" * 64, BETA)})

@@ -22,6 +22,7 @@ from aima_core.errors import Cancelled
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.fetching import SITE_LEASES, FetchingStore, Found, Report, Statement
+from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 from aima_core.trust.tokens import LONGEST_CERTIFICATE
 from aima_worker.models import sharing
@@ -133,6 +134,24 @@ def test_an_expired_certificate_is_replaced_at_once(redis, tmp_path, origin, sha
         assert beta.content(shared) == FILES
         assert last.from_hosts == SIZE
         assert origin.requests.total() == 0
+
+
+def test_a_host_that_is_not_certified_yet_downloads_no_piece_that_another_has_leased(redis, tmp_path, origin, shared):
+    """As one that has just joined: its certificate comes within seconds."""
+    origin.paused_at = SIZE // 2
+    with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+        redis.hdel(keys.HOST_CERTIFICATES, beta.name)
+        fetches = [alpha.fetch(shared), beta.fetch(shared)]
+        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        HostCertifier(HostStore(redis), API_NODE).certify(HostStore(redis).all())
+        origin.paused_at = None
+        origin.release.set()
+
+        for fetch in fetches:
+            fetch.wait()
+
+        assert beta.content(shared) == FILES
+        assert origin.all_sent == SIZE
 
 
 def test_a_linked_file_is_served_to_others(redis, tmp_path, origin, shared):

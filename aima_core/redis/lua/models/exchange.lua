@@ -57,9 +57,10 @@ local function lease(pieces, is_unserved)
   for piece in string.gmatch(pieces, '%d+') do
     local is_full = #own >= limit or leases + #own >= tonumber(site_limit)
     if is_full and not leased_before[piece] then return end
-    if not is_unserved and redis.call('HEXISTS', digests, piece) == 1 then
+    if leased_by_others[piece] then -- also right after its download, until its host states that it has it
+    elseif not is_unserved and redis.call('HEXISTS', digests, piece) == 1 then
       table.insert(downloaded, piece)
-    elseif not leased_by_others[piece] then
+    else
       table.insert(own, piece)
       table.insert(granted, piece)
     end

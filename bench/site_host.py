@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -34,7 +35,9 @@ def main(file: str) -> None:
     name = settings.host.name
     plane = DataplaneProcess(settings)
     plane.start()
-    with closing(command_link(settings.redis.url.get_secret_value(), answers_within=PATIENCE + 10)) as redis:
+    with closing(
+        command_link(settings.redis.url.get_secret_value(), answers_within=timedelta(seconds=PATIENCE + 10))
+    ) as redis:
         hosts, store = HostStore(redis), ModelStore(settings.model_store, host=name)
         hosts.join(name, identity=name, session="bench")
         hosts.announce(host_facts(settings, FakeRuntime(host=name, arch="amd64", images=[])))

@@ -202,6 +202,20 @@ def test_the_sharing_of_models_is_simulated() -> None:
     ]
 
 
+@pytest.mark.redis
+@pytest.mark.slow
+def test_models_reach_hosts_in_namespaces() -> None:
+    ran = _bench("models", "--rounds", "1")
+
+    assert [row.split("  ")[0] for row in ran.stdout.splitlines()[1:]] == [
+        "3 hosts over the uplink, against one curl",
+        "3 hosts: bytes over the uplink ÷ size",
+        "3 hosts from a fourth, against one curl",
+        "CPU to receive and verify",
+        "CPU to send",
+    ]
+
+
 def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
     ran = _bench("start", succeeds=False, DOCKER_HOST="unix:///nowhere.sock")
 

@@ -15,6 +15,7 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from aima_core.errors import AimaError
+from aima_core.system.pacing import Pacing
 
 if TYPE_CHECKING:  # an operation's attempt is made above the runtimes, which measure their rates by this module
     from aima_worker.attempt import Attempt
@@ -130,7 +131,7 @@ class RateLimit:
         """`rate` in bytes per second, None without a limit."""
         self._rate = rate
         self._stop = stop
-        self._free_at = 0.0
+        self._pacing = Pacing()
         self._lock = Lock()
 
     def wait(self, size: int) -> None:
@@ -139,11 +140,9 @@ class RateLimit:
         if rate is None:
             return
         with self._lock:
-            now = time.monotonic()
-            starts = max(now, self._free_at)
-            self._free_at = starts + size / rate
-        if starts > now:
-            self._stop.wait(starts - now)
+            delay = self._pacing.delay(size, rate, now=time.monotonic())
+        if delay > 0:
+            self._stop.wait(delay)
 
 
 class RateWindow:

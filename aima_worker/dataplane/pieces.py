@@ -19,6 +19,7 @@ from aiohttp.web import BaseRequest, StreamResponse
 
 from aima_core.domain.models import ManifestFile
 from aima_core.errors import NotForwarded, TokenRefused, TooManyUploads
+from aima_core.system.pacing import Pacing
 from aima_core.trust.peers import PieceAccess, PiecesOf
 from aima_core.trust.tokens import BearerVerifier
 from aima_worker.dataplane.files import Stamp, stamp_of
@@ -49,7 +50,7 @@ class PieceServer:
         self._uploads = uploads
         self._rate = rate
         self._running = 0
-        self._free_at = 0.0
+        self._pacing = Pacing()
         self._models: dict[Path, _Model] = {}
 
     async def send(self, request: BaseRequest, token: str) -> StreamResponse:
@@ -134,10 +135,7 @@ class PieceServer:
 
     async def _pace(self, count: int) -> None:
         if self._rate:
-            now = asyncio.get_running_loop().time()
-            starts = max(now, self._free_at)
-            self._free_at = starts + count / self._rate
-            await asyncio.sleep(starts - now)
+            await asyncio.sleep(self._pacing.delay(count, self._rate, now=asyncio.get_running_loop().time()))
 
 
 class _Model:

@@ -237,7 +237,7 @@ class ModelFetch:
                     journalled = done
                 self._origin_rate.wait(len(chunk))
             self._journal(descriptor, piece, hashed.hexdigest())
-        self._convict(piece, hashed.hexdigest())
+        self._check_publisher(piece, hashed.hexdigest())
 
     def _download_from_host(self, client: PeerClient, download: Download) -> None:
         """Puts the piece back if the host does not send it, or sends wrong bytes."""
@@ -270,7 +270,7 @@ class ModelFetch:
             self._arriving.pop(piece, None)
         self._queue.put_back([piece])
 
-    def _convict(self, piece: Piece, digest: str) -> None:
+    def _check_publisher(self, piece: Piece, digest: str) -> None:
         """A host that vouched for other bytes than the origin sends is asked for nothing more."""
         before, publisher = self._suspected.pop(piece, Found(digest, self._host))
         if before != digest and self._shared is not None:
@@ -350,7 +350,7 @@ class ModelFetch:
                 self._files_done += 1
                 return
             _log.warning("file of a model differs", model=self._order.manifest.model, file=file.path, found=found)
-            if self._suspect_hosts(number):
+            if self._refetch_published(number):
                 continue
             self._partial.discard(file)
             for piece in self._queue.of(number):
@@ -360,7 +360,7 @@ class ModelFetch:
         detail = f"they have the digest {found} instead of {file.digest}"
         raise WrongBytes(origin=target.origin, file=file.path, model=target.model, detail=detail, host=self._host)
 
-    def _suspect_hosts(self, number: int) -> bool:
+    def _refetch_published(self, number: int) -> bool:
         """Requeues the pieces of a file that other hosts vouch for; False if there are none."""
         pieces = [piece for piece in self._queue.of(number) if piece in self._vouched]
         for piece in pieces:
@@ -390,6 +390,7 @@ class ModelFetch:
             if len(content) == piece.length and known in (None, sha256(content).hexdigest()):
                 return content
             _log.warning("piece of a model damaged on disk", file=file.path, piece=piece.number)
+            self._partial.journal.forget(piece)  # else the data plane would send it to other hosts
             self._queue.put_back([piece])
         raise OSError(errno.EIO, f"{file.path} cannot be read back")
 

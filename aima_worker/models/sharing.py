@@ -334,7 +334,9 @@ class SharedFetch:
     def _without_redis(self) -> None:
         if not self._alone and time.monotonic() - self._exchanged_at > ALONE_AFTER.total_seconds():
             self._alone = True
-            _log.warning("fetch goes on alone", model=self._manifest.model, reason="Redis does not answer")
+            _log.warning(
+                "fetch continues without coordination", model=self._manifest.model, reason="Redis does not answer"
+            )
             self._queue.offer((), alone=True)
 
     def _read_seeds(self) -> None:

@@ -17,6 +17,8 @@ class HostilePeer:
         self.requests = 0
         self.authorizations: list[str | None] = []
         self.url = ""
+        self.redirect: str | None = None
+        """To this URL, instead of content."""
 
     def content(self, length: int) -> bytes:
         return WRONG[:length]
@@ -38,6 +40,12 @@ def hostile_peer() -> Iterator[HostilePeer]:
         def do_GET(self) -> None:
             peer.requests += 1
             peer.authorizations.append(self.headers["Authorization"])
+            if peer.redirect is not None:
+                self.send_response(307)
+                self.send_header("Location", peer.redirect)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             first, last = (
                 int(each) for each in self.headers.get("Range", "bytes=0-1").removeprefix("bytes=").split("-")
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from lab.certificates import Certificate
 from lab.commands import SIGNING_KEY
 from lab.parts import eventually
 
@@ -69,7 +70,9 @@ class Fetching:
 
 
 class SharingHost:
-    def __init__(self, redis: TextRedis, directory: Path, name: str, **host: Any) -> None:
+    def __init__(
+        self, redis: TextRedis, directory: Path, name: str, *, tls: Certificate | None = None, **host: Any
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         reported = {"name": name, "disk_reserve": "1kB", "model_stall": "5s", "model_store": str(directory / "store")}
@@ -79,6 +82,7 @@ class SharingHost:
                 "installation": "test",
                 "signing_key": SIGNING_KEY,
                 "host": {**reported, **host},
+                "dataplane": {"ca": tls.authority} if tls else {},
             }
         )
         self.name = HostName(name)
@@ -86,7 +90,8 @@ class SharingHost:
         self.store = ModelStore(directory / "store", host=self.name)
         self.hosts = HostStore(redis)
         self.neighbours = Neighbours(redis, self.settings)
-        self.neighbours.url = self.url = f"http://127.0.0.1:{self.port}"
+        self.tls = tls
+        self.neighbours.url = self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self._runtime = FakeRuntime(host=name, arch="arm64", images=[])
         self._plane: subprocess.Popen[bytes] | None = None
 
@@ -99,6 +104,8 @@ class SharingHost:
     def serve(self, **config: Any) -> None:
         """Starts its data plane."""
         base = Config.of(self.settings)
+        if self.tls:
+            config |= {"certificate": self.tls.certificate, "certificate_key": self.tls.key}
         more = {"bind": "127.0.0.1", "port": self.port, "keys": (API_NODE.public,), **config}
         base.model_copy(update=more).save(self.directory / "dataplane")
         program = [sys.executable, "-m", "aima_worker.dataplane", str(self.directory / "dataplane")]
@@ -128,15 +135,21 @@ class SharingHost:
 
 @contextmanager
 def site(
-    redis: TextRedis, directory: Path, *names: str, serving: bool = True, **host: Any
+    redis: TextRedis,
+    directory: Path,
+    *names: str,
+    serving: bool = True,
+    tls: Certificate | None = None,
+    upload_rate: int | None = None,
+    **host: Any,
 ) -> Iterator[list[SharingHost]]:
     """Hosts that are live and certified, each with a data plane of its own."""
-    made = [SharingHost(redis, directory / name, name, **host) for name in names]
+    made = [SharingHost(redis, directory / name, name, tls=tls, **host) for name in names]
     try:
         for each in made:
             each.join()
             if serving:
-                each.serve()
+                each.serve(upload_rate=upload_rate)
         HostCertifier(HostStore(redis), API_NODE).certify(HostStore(redis).all())
         if serving:
             for each in made:

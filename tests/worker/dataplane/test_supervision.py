@@ -58,7 +58,7 @@ def supervised(tmp_path) -> Iterator[Supervised]:
 def test_a_killed_data_plane_is_started_again(supervised):
     supervised.first.kill()
 
-    assert eventually(lambda: supervised.listens() and not _runs(supervised.first), within=STARTED)
+    assert eventually(lambda: not _runs(supervised.first) and supervised.listens(), within=STARTED)  # in this order
     assert supervised.request(f"/i/{INSTANCE}/echo")[0] == 200
 
 

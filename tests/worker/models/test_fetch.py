@@ -254,6 +254,8 @@ def test_a_damaged_piece_of_an_earlier_fetch_is_fetched_again(desk, origin):
 
     assert outcome.operation.state is State.SUCCEEDED, outcome.operation.failure
     assert content_of(published(desk, manifest)) == FILES
+    journal = published(desk, manifest).with_name("journal").read_text()
+    assert f" 0 {'0' * 64}\n" in journal, "the data plane would have sent the damaged piece"
 
 
 # Failures -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from lab.certificates import certificate_in
 from lab.hostile_peer import hostile_peer
 from lab.model_origin import Faults
 from lab.parts import eventually
@@ -242,6 +243,19 @@ def test_a_host_that_has_published_wrong_digests_is_found_by_the_origin(redis, t
         assert eventually(lambda: published(redis, shared)["a.safetensors", 0] == true_digest(0, 0))
 
 
+def test_a_host_that_redirects_leads_to_no_other_address(redis, tmp_path, origin, shared):
+    """A worker reaches addresses, such as those of its cloud, that a hostile host does not."""
+    with site(redis, tmp_path, "alpha") as (alpha,), hostile_peer() as liar, hostile_peer() as elsewhere:
+        liar.redirect = f"{elsewhere.url}/m/small/x/0"
+        state_all(redis, shared, "liar", url=liar.url, digest_of=true_digest)
+
+        alpha.fetch(shared).wait()
+
+        assert alpha.content(shared) == FILES
+        assert liar.requests >= 1
+        assert elsewhere.requests == 0
+
+
 def test_a_host_that_never_answers_delays_a_fetch_by_seconds(redis, tmp_path, origin, shared):
     with site(redis, tmp_path, "alpha") as (alpha,):
         state_all(redis, shared, "gone", url="http://127.0.0.1:1", digest_of=true_digest)
@@ -378,6 +392,29 @@ def test_the_rate_of_a_site_is_shared_by_its_hosts(redis, tmp_path, origin, shar
 
         assert time.monotonic() - at >= 0.7 * SIZE / 50e6
         assert origin.all_sent == SIZE
+
+
+def test_uploads_keep_the_rate_of_their_host(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha", "beta", upload_rate=50_000_000) as (alpha, beta):
+        alpha.fetch(shared).wait()
+        at = time.monotonic()
+
+        last = beta.fetch(shared).wait()
+
+        assert time.monotonic() - at >= 0.7 * SIZE / 50e6
+        assert last.from_hosts == SIZE
+
+
+def test_pieces_go_over_tls_between_data_planes_that_have_it(redis, tmp_path, origin, shared):
+    with site(redis, tmp_path, "alpha", "beta", tls=certificate_in(tmp_path / "tls")) as (alpha, beta):
+        alpha.fetch(shared).wait()
+        origin.requests.clear()
+
+        last = beta.fetch(shared).wait()
+
+        assert beta.content(shared) == FILES
+        assert last.from_hosts == SIZE
+        assert origin.requests.total() == 0
 
 
 def state_all(redis, manifest, host, *, url, digest_of) -> None:

@@ -7,10 +7,10 @@
 -- was downloaded by a host of the site, and is leased again only where the caller says that no live host serves it.
 -- A host that uploads as many pieces as it may is asked for no further one.
 -- Returns {the pieces leased now, those not leased since their digest is known, the numbers of the asked downloads that
--- may begin, the number of leases of others, 1 if the host had stated something before, the names of the other live hosts, name, statement, name, statement, …}:
--- statements of `count` hosts from `first` on.
+-- may begin, the number of leases of others, 1 if the host had stated something before, the names of the other live
+-- hosts, name, statement, name, statement, …}: statements of `count` hosts from `first` on.
 local members, digests = unpack(KEYS)
-local host, stated_until_ms, leased, sources, statement, found, wanted, unserved, asked = unpack(ARGV, 1, 9)
+local host, counts_for_ms, leased, sources, statement, found, wanted, unserved, asked = unpack(ARGV, 1, 9)
 local host_limit, site_limit, downloads_limit, uploads_limit = unpack(ARGV, 10, 13)
 local first, count, ttl_ms, digests_ttl_ms = unpack(ARGV, 14, 17)
 
@@ -38,7 +38,7 @@ for at = 1, #all, 2 do
       leased_by_others[piece] = true
       leases = leases + 1
     end
-  elseif name == host then
+  else
     for piece in string.gmatch(pieces, '%d+') do leased_before[piece] = true end
   end
 end
@@ -57,13 +57,10 @@ local function lease(pieces, is_unserved)
   for piece in string.gmatch(pieces, '%d+') do
     local is_full = #own >= limit or leases + #own >= tonumber(site_limit)
     if is_full and not leased_before[piece] then return end
-    if leased_by_others[piece] then -- also right after its download, until its host states that it has it
-    elseif not is_unserved and redis.call('HEXISTS', digests, piece) == 1 then
-      table.insert(downloaded, piece)
-    else
-      table.insert(own, piece)
-      table.insert(granted, piece)
-    end
+    local is_downloaded = not is_unserved and redis.call('HEXISTS', digests, piece) == 1
+    local is_free = not leased_by_others[piece] -- a lease lasts until its host states the piece
+    if is_free then table.insert(is_downloaded and downloaded or granted, piece) end
+    if is_free and not is_downloaded then table.insert(own, piece) end
   end
 end
 if was_known == 1 then -- else others may have stated nothing yet, as after a loss of data
@@ -84,7 +81,7 @@ for number, source in ipairs(cjson.decode(asked)) do
   end
 end
 
-local summary = string.format('%d %s %s ', now + stated_until_ms, table.concat(own, ','), sources)
+local summary = string.format('%d %s %s ', now + counts_for_ms, table.concat(own, ','), sources)
 redis.call('HSET', members, host, summary .. statement)
 redis.call('PEXPIRE', members, ttl_ms)
 redis.call('PEXPIRE', digests, digests_ttl_ms)

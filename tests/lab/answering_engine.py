@@ -9,9 +9,10 @@ import struct
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from lab.http_server import http_server
 
 RIGHT_TEXT = "What is the capital of France?"
 
@@ -94,12 +95,5 @@ def answering_engine(model: str = "smollm2-135m") -> Iterator[AnsweringEngine]:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    engine.url = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with http_server(Handler) as engine.url:
         yield engine
-    finally:
-        server.shutdown()
-        server.server_close()

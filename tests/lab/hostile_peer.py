@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from lab.http_server import http_server
 
 WRONG = bytes(range(7)) * (16 << 18)
 
@@ -58,14 +59,5 @@ def hostile_peer() -> Iterator[HostilePeer]:
             with suppress(OSError):
                 self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = False
-    peer.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="hostile peer")
-    thread.start()
-    try:
+    with http_server(Handler) as peer.url:
         yield peer
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -46,7 +48,7 @@ class Holdings:
 
     def beyond(self, before: Holdings) -> list[str]:
         """The new threads and descriptors, a line each. A descriptor counts if its number is new."""
-        threads = [f"thread {thread.name}" for thread in self.threads - before.threads if thread.is_alive()]
+        threads = [_described(thread) for thread in self.threads - before.threads if thread.is_alive()]
         opened = self.descriptors.keys() - before.descriptors.keys()
         return threads + [f"descriptor {number} on {self.descriptors[number]}" for number in sorted(opened)]
 
@@ -119,6 +121,13 @@ def _leased_alone(redis: TextRedis, runtime: ContainerRuntime, host: HostName) -
     in_use = {container.labels.get(PORT_LABEL) for container in runtime.containers({})}
     leases = [lease for lease in PortStore(redis, host).all() if lease.holder.service not in under_way]
     return [f"port {lease.port} of {lease.holder}" for lease in leases if str(lease.port) not in in_use]
+
+
+def _described(thread: threading.Thread) -> str:
+    """Its name and the call that it is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    calls = traceback.extract_stack(frame) if frame is not None else []
+    return f"thread {thread.name}" + "".join(f" > {Path(each.filename).name}:{each.lineno}" for each in calls[-6:])
 
 
 def _held_beyond(before: Holdings) -> list[str]:

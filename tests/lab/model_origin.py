@@ -11,18 +11,18 @@ import hashlib
 import json
 import re
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from threading import Event as Flag
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lab.certificates import Certificate
+from lab.http_server import http_server
 
 from aima_worker.models.pieces import PIECE_SIZE
 
@@ -110,22 +110,11 @@ def model_origin(address: str = "127.0.0.1", *, tls: Certificate | None = None) 
     class Handler(_Handler):
         played = origin
 
-    server = ThreadingHTTPServer((address, 0), Handler)
-    server.daemon_threads = True
-    if tls is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tls.certificate, tls.key)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    origin.url = f"http{'s' if tls else ''}://{address}:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="model origin")
-    thread.start()
-    try:
-        yield origin
-    finally:
-        origin.release.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler, address, tls=tls) as origin.url:
+        try:
+            yield origin
+        finally:
+            origin.release.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from lab.http_server import http_server
 
 ID = "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"
 SERVICE = "svc-llamacpp-smollm2-135m"
@@ -62,27 +64,14 @@ class StandIn:
         return left.pop(0) if len(left) > 1 else left[0]
 
 
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        """Clients close streams that they no longer need."""
-
-
 @contextmanager
 def stand_in_api(port: int = 0) -> Iterator[StandIn]:
     script = StandIn()
-    server = _Quiet(("127.0.0.1", port), _handler(script))
-    script.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield script
-    finally:
-        script.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(_handler(script), port=port) as script.url:
+        try:
+            yield script
+        finally:
+            script.over.set()
 
 
 def an_operation(**fields: Any) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from api.cli.stand_in import BEGINNING, CUT, ID, SERVICE, StandIn, an_event, an_
 from api.cli.terminal import Screen, run_on_terminal
 from api.node import ScriptedWorker
 from lab.api_process import ApiProcess
+from lab.http_server import http_server
 from lab.parts import free_port
 
 from aima_api.cli import nodes
@@ -220,15 +220,8 @@ def _loses_replies() -> Iterator[LosesReplies]:
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        node.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield node
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Handler) as node.url:
+        yield node
 
 
 def _line(text: str, second: int) -> str:

@@ -313,7 +313,7 @@ class ModelFetch:
                     self._has_arrived(piece, len(block), len(block))
                     self._journal(descriptor, piece, sha256(block).hexdigest())
 
-    def _write(self, descriptor: int, content: bytes, at: int) -> None:
+    def _write(self, descriptor: int, content: bytes | memoryview, at: int) -> None:
         if self._ended.is_set():
             raise Cancelled
         self._partial.write(descriptor, content, at)
@@ -373,22 +373,27 @@ class ModelFetch:
         """Of the file's bytes, read by this thread behind the threads that download. Raises Cancelled."""
         hashed: Any = sha256() if file.sha256 else sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
         for piece in self._queue.of(number):
-            content = self._content(piece, file)
-            hashed.update(content)
-            if file in self._partial.linked:  # by which other hosts check it
-                self._partial.journal.record(piece, piece.length, sha256(content).hexdigest())
+            hashed = self._hashed_with(hashed, piece, file)
         return str(hashed.hexdigest()) if file.sha256 else f"git-{hashed.hexdigest()}"
 
-    def _content(self, piece: Piece, file: ManifestFile) -> bytes:
-        """Of a piece, once a thread has downloaded it; a stale one of an earlier fetch is put back into the queue."""
+    def _hashed_with(self, before: Any, piece: Piece, file: ManifestFile) -> Any:
+        """The hash with a piece, once a thread has downloaded it; a stale one of an earlier fetch is requeued."""
+        is_linked = file in self._partial.linked
         for _ in range(CHANCES + 1):
             if not self._queue.wait_for(piece):
                 raise Cancelled
-            with self._partial.opened(file) as descriptor:
-                content = os.pread(descriptor, piece.length, piece.start)
             known = self._partial.journal.hashes.pop(piece, None)
-            if len(content) == piece.length and known in (None, sha256(content).hexdigest()):
-                return content
+            hashed, own = before.copy(), sha256()
+            length = 0
+            for chunk in self._partial.read(file, piece):
+                hashed.update(chunk)
+                if is_linked or known is not None:
+                    own.update(chunk)
+                length += len(chunk)
+            if length == piece.length and known in (None, own.hexdigest()):
+                if is_linked:  # by which other hosts check it
+                    self._partial.journal.record(piece, piece.length, own.hexdigest())
+                return hashed
             _log.warning("piece of a model damaged on disk", file=file.path, piece=piece.number)
             self._partial.journal.forget(piece)  # else the data plane would send it to other hosts
             self._queue.put_back([piece])

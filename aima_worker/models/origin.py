@@ -131,6 +131,8 @@ class OriginClient:
         self._direct: dict[str, str] = {}
         """A cache of redirects, such as to signed URLs of a content network, until these expire."""
         self._context: ssl.SSLContext | None = None
+        self._buffer = memoryview(bytearray(CHUNK))
+        """Reused: for a new one of this size, the kernel clears its pages each time."""
         self._aborted = False
 
     def __enter__(self) -> Self:
@@ -147,8 +149,8 @@ class OriginClient:
                 with suppress(OSError):
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # below TLS: no thread waits for a lock
 
-    def read(self, target: RemoteFile, start: int, length: int) -> Iterator[bytes]:
-        """The bytes of a range. Raises Interrupted, NoRanges, and what `_checked` raises."""
+    def read(self, target: RemoteFile, start: int, length: int) -> Iterator[memoryview]:
+        """The bytes of a range; each chunk is valid until the next. Raises Interrupted, NoRanges, and as `_checked`."""
         whole = start == 0 and length == target.file.size
         headers = {} if whole else {"Range": f"bytes={start}-{start + length - 1}"}
         with self._interrupting():
@@ -162,7 +164,7 @@ class OriginClient:
                 _check_range(target, response.getheader("Content-Range"), start, length)
             yield from self._body(response, length)
 
-    def read_on(self, target: RemoteFile, start: int, length: int, patience: Patience) -> Iterator[bytes]:
+    def read_on(self, target: RemoteFile, start: int, length: int, patience: Patience) -> Iterator[memoryview]:
         """The same with retries, each from the next byte. Raises FetchStalled and Cancelled, too."""
         at, end = start, start + length
         while at < end:
@@ -193,15 +195,15 @@ class OriginClient:
             except Interrupted as broken:
                 patience.wait(broken, origin=target.origin)
 
-    def _body(self, response: HTTPResponse, length: int) -> Iterator[bytes]:
+    def _body(self, response: HTTPResponse, length: int) -> Iterator[memoryview]:
         left = length
         while left:
-            chunk = response.read(min(CHUNK, left))
-            if not chunk:
+            read = response.readinto(self._buffer[: min(CHUNK, left)])
+            if not read:
                 self._close()
                 raise Interrupted(f"it ended {left} bytes early")
-            left -= len(chunk)
-            yield chunk
+            left -= read
+            yield self._buffer[:read]
         if response.length != 0:
             self._close()  # more than was asked for, or of unknown length: nothing further of it is read
 

@@ -32,8 +32,8 @@ class PeerClient(OriginClient):
 
     def read_piece(
         self, access: PiecesOf, url: str, manifest: Manifest, file: ManifestFile, piece: Piece
-    ) -> Iterator[bytes]:
-        """Raises Interrupted, also where a retry cannot help."""
+    ) -> Iterator[memoryview]:
+        """Each chunk is valid until the next. Raises Interrupted, also where a retry cannot help."""
         self._access, self.sha256 = access, None
         target = RemoteFile(manifest.model, file, f"{url}{path_of(manifest, piece.file)}")
         try:

@@ -26,13 +26,15 @@ from aima_core.errors import Cancelled, ModelStoreUnusable
 from aima_core.system.state_dir import write_atomically
 from aima_worker.directories import closing
 from aima_worker.models.layout import FETCHING, FILES, JOURNAL, RECORD, StoredModel, place_of, record_of
-from aima_worker.models.pieces import Journal
+from aima_worker.models.pieces import Journal, Piece
 from aima_worker.models.uses import ModelUses, key_of
 
 REMOVED = ".removed"
 MOST_LISTED = 200
 """Announced: every listing of hosts carries them."""
 LOCK_POLL = timedelta(seconds=0.2)
+READ_AT_ONCE = 1 << 20
+"""Bytes."""
 _DIRECTORY, _READ_ONLY_DIRECTORY, _READ_ONLY_FILE = 0o755, 0o555, 0o444
 
 _log = structlog.get_logger()
@@ -277,7 +279,16 @@ class PartialModel:
             if os.fstat(descriptor).st_size != file.size:
                 os.ftruncate(descriptor, file.size)
 
-    def write(self, descriptor: int, content: bytes, at: int) -> None:
+    def read(self, file: ManifestFile, piece: Piece) -> Iterator[memoryview]:
+        """Its bytes, fewer where the file ends before; each chunk is valid until the next. Raises OSError."""
+        buffer = memoryview(bytearray(min(READ_AT_ONCE, piece.length)))
+        at, end = piece.start, piece.start + piece.length
+        with self.opened(file) as descriptor:
+            while at < end and (read := os.preadv(descriptor, [buffer[: end - at]], at)):
+                at += read
+                yield buffer[:read]
+
+    def write(self, descriptor: int, content: bytes | memoryview, at: int) -> None:
         left = memoryview(content)
         while left:
             written = os.pwrite(descriptor, left, at)

@@ -342,14 +342,17 @@ class ModelFetch:
             self._halt()
 
     def _verify_file(self, number: int, file: ManifestFile) -> None:
-        found = ""
-        for _ in range(CHANCES + bool(self._neighbours)):
+        found, chances = "", CHANCES + bool(self._neighbours)
+        while chances:
             found = self._digest(number, file)
             if found == file.digest:
                 self._verified += file.size
                 self._files_done += 1
                 return
             _log.warning("file of a model differs", model=self._order.manifest.model, file=file.path, found=found)
+            if self._requeue_damaged(number, file):
+                continue
+            chances -= 1
             if self._refetch_published(number):
                 continue
             self._partial.discard(file)
@@ -369,35 +372,33 @@ class ModelFetch:
         self._queue.put_back(pieces, from_origin_only=True)
         return bool(pieces)
 
+    def _requeue_damaged(self, number: int, file: ManifestFile) -> bool:
+        """Requeues the pieces of an earlier fetch whose bytes are stale, such as after a crash of the machine."""
+        earlier = {piece: self._partial.journal.hashes.pop(piece, None) for piece in self._queue.of(number)}
+        damaged = [piece for piece, known in earlier.items() if known and known != self._digest_of(piece, file)]
+        for piece in damaged:
+            _log.warning("piece of a model damaged on disk", file=file.path, piece=piece.number)
+            self._partial.journal.forget(piece)  # else the data plane would send it to other hosts
+        self._queue.put_back(damaged)
+        return bool(damaged)
+
+    def _digest_of(self, piece: Piece, file: ManifestFile) -> str:
+        hashed = sha256()
+        for chunk in self._partial.read(file, piece):
+            hashed.update(chunk)
+        return hashed.hexdigest()
+
     def _digest(self, number: int, file: ManifestFile) -> str:
         """Of the file's bytes, read by this thread behind the threads that download. Raises Cancelled."""
         hashed: Any = sha256() if file.sha256 else sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
         for piece in self._queue.of(number):
-            hashed = self._hashed_with(hashed, piece, file)
-        return str(hashed.hexdigest()) if file.sha256 else f"git-{hashed.hexdigest()}"
-
-    def _hashed_with(self, before: Any, piece: Piece, file: ManifestFile) -> Any:
-        """The hash with a piece, once a thread has downloaded it; a stale one of an earlier fetch is requeued."""
-        is_linked = file in self._partial.linked
-        for _ in range(CHANCES + 1):
             if not self._queue.wait_for(piece):
                 raise Cancelled
-            known = self._partial.journal.hashes.pop(piece, None)
-            hashed, own = before.copy(), sha256()
-            length = 0
             for chunk in self._partial.read(file, piece):
                 hashed.update(chunk)
-                if is_linked or known is not None:
-                    own.update(chunk)
-                length += len(chunk)
-            if length == piece.length and known in (None, own.hexdigest()):
-                if is_linked:  # by which other hosts check it
-                    self._partial.journal.record(piece, piece.length, own.hexdigest())
-                return hashed
-            _log.warning("piece of a model damaged on disk", file=file.path, piece=piece.number)
-            self._partial.journal.forget(piece)  # else the data plane would send it to other hosts
-            self._queue.put_back([piece])
-        raise OSError(errno.EIO, f"{file.path} cannot be read back")
+            if file in self._partial.linked:  # by which other hosts check it
+                self._partial.journal.record(piece, piece.length, self._digest_of(piece, file))
+        return str(hashed.hexdigest()) if file.sha256 else f"git-{hashed.hexdigest()}"
 
     # Ends -----------------------------------------------------------------------------------------------------------
 

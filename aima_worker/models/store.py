@@ -280,11 +280,14 @@ class PartialModel:
                 os.ftruncate(descriptor, file.size)
 
     def read(self, file: ManifestFile, piece: Piece) -> Iterator[memoryview]:
-        """Its bytes, fewer where the file ends before; each chunk is valid until the next. Raises OSError."""
+        """Each chunk is valid until the next. Raises OSError."""
         buffer = memoryview(bytearray(min(READ_AT_ONCE, piece.length)))
         at, end = piece.start, piece.start + piece.length
         with self.opened(file) as descriptor:
-            while at < end and (read := os.preadv(descriptor, [buffer[: end - at]], at)):
+            while at < end:
+                read = os.preadv(descriptor, [buffer[: end - at]], at)
+                if not read:
+                    raise OSError(errno.EIO, f"{file.path} cannot be read back")
                 at += read
                 yield buffer[:read]
 

@@ -245,7 +245,7 @@ def test_a_damaged_piece_of_an_earlier_fetch_is_fetched_again(desk, origin):
     desk.host.operations.request_cancel(id)
     ending.result(3)
     origin.release.set()
-    damaged = place / "files" / TOKENIZER
+    damaged = place / "files" / WEIGHTS
     content = bytearray(damaged.read_bytes())
     content[100] ^= 1
     damaged.write_bytes(content)
@@ -254,6 +254,7 @@ def test_a_damaged_piece_of_an_earlier_fetch_is_fetched_again(desk, origin):
 
     assert outcome.operation.state is State.SUCCEEDED, outcome.operation.failure
     assert content_of(published(desk, manifest)) == FILES
+    assert [origin.sent_of[WEIGHTS, piece] // MIB for piece in range(3)] == [32, 16, 5]
     journal = published(desk, manifest).with_name("journal").read_text()
     assert f" 0 {'0' * 64}\n" in journal, "the data plane would have sent the damaged piece"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -15,6 +16,8 @@ from lab.images import references
 from bench.comparison import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
+BESIDE_RSYNC = ("3 hosts from a fourth, against one rsync", "3 hosts from a fourth, against rsync in turn")
+BESIDE_BITTORRENT = ("3 hosts from a fourth, against BitTorrent", "3 hosts over the uplink, against BitTorrent")
 
 
 def test_the_command_line_is_measured() -> None:
@@ -211,8 +214,12 @@ def test_models_reach_hosts_in_namespaces() -> None:
         "3 hosts over the uplink, against one curl",
         "3 hosts: bytes over the uplink ÷ size",
         "3 hosts from a fourth, against one curl",
+        *(BESIDE_RSYNC if shutil.which("rsync") else ()),
+        *(BESIDE_BITTORRENT if shutil.which("aria2c") else ()),
         "CPU to receive and verify",
         "CPU to send",
+        "verification, against sha256sum",
+        "killed at 90 %: fetched again ÷ size",
     ]
 
 

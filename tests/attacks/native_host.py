@@ -1,4 +1,4 @@
-"""The stage of hostile native engines: a worker that is root and an API node, as processes, on a Redis of their own.
+"""The stage of hostile native engines: workers that are root and an API node, as processes, on a Redis of their own.
 
 Each attack is an engine of its own type that serves until its first health check, and attacks then. All that it is told
 is its address and the attack's name, as arguments; all that the test knows it reads from the API and from /proc.
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,8 @@ from aima_worker.runtimes.process.disk import remove_tree
 from aima_worker.runtimes.process.users import obstacle
 
 WITHIN = timedelta(seconds=40)
-USERS = range(80_900, 80_950)
+USERS = {"alpha": range(80_900, 80_950), "beta": range(80_950, 81_000)}
+"""Of the engines of each host."""
 PYTHON = "/usr/bin/python3"
 """Every user may execute it: the Python of the tests can lie in a home directory."""
 PIDS = 40
@@ -154,9 +155,11 @@ def open_directory() -> Iterator[Path]:
         remove_tree(directory)  # deeper than shutil's recursion
 
 
-class NativeHost:
-    def __init__(self, redis_url: str, directory: Path, *, state: Path, **settings: str) -> None:
-        self.directory, self.state = directory, state
+class NativeHosts:
+    """Hosts on this machine that differ in their name, state directory, ports and users; `alpha` by default."""
+
+    def __init__(self, redis_url: str, directory: Path, *, states: Mapping[str, Path], **settings: str) -> None:
+        self.directory, self.states = directory, states
         write(directory / "hostile.py", HOSTILE)
         for attack in ATTACKS:
             write(directory / f"catalog/engines/{attack}/{attack}-cpu.yaml", engine_of(attack, directory))
@@ -168,39 +171,47 @@ class NativeHost:
             "AIMA_CONFIG": os.devnull,
             "AIMA_REDIS__URL": redis_url,
             "AIMA_SIGNING_KEY": SIGNING_KEY.get_secret_value(),
-            "AIMA_STATE_DIR": str(state),
             "AIMA_RUNTIME": "process",
-            "AIMA_HOST__NAME": "alpha",
             "AIMA_HOST__SLOTS": "8",
-            "AIMA_HOST__PORTS": f"{(first := free_port())}-{first + 20}",
-            "AIMA_NATIVE__USERS": f"{USERS[0]}-{USERS[-1]}",
             "AIMA_NATIVE__DISK": f"{DISK}B",
             **settings,
         }
-        self.worker: subprocess.Popen[bytes] | None = None
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_worker(self) -> None:
-        with (self.directory / "worker.log").open("ab") as log:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-m", "aima_worker"], env=self.environment, stdout=log, stderr=log
+    def start_worker(self, name: str = "alpha") -> None:
+        own = {
+            "AIMA_HOST__NAME": name,
+            "AIMA_STATE_DIR": str(self.states[name]),
+            "AIMA_HOST__PORTS": f"{(first := free_port())}-{first + 20}",
+            "AIMA_NATIVE__USERS": f"{USERS[name][0]}-{USERS[name][-1]}",
+        }
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.workers[name] = subprocess.Popen(
+                [sys.executable, "-m", "aima_worker"], env=self.environment | own, stdout=log, stderr=log
             )
-        assert eventually(lambda: bool(self.get("hosts/alpha").get("live")), within=WITHIN), self.log()
+        assert eventually(lambda: bool(self.get(f"hosts/{name}").get("live")), within=WITHIN), self.log()
 
-    def stop_worker(self) -> None:
-        if self.worker is not None:
-            self.worker.terminate()
+    def stop_worker(self, name: str = "alpha") -> None:
+        if (worker := self.workers.pop(name, None)) is not None:
+            worker.terminate()
             try:
-                self.worker.wait(WITHIN.total_seconds())
+                worker.wait(WITHIN.total_seconds())
             finally:
-                self.worker.kill()
+                worker.kill()
+
+    @property
+    def alive(self) -> list[str]:
+        """The hosts whose workers run."""
+        return [name for name, worker in self.workers.items() if worker.poll() is None]
 
     def get(self, path: str) -> Any:
         reply = self.api.client.get(f"/v1/{path}")
         return reply.json() if reply.is_success else {}
 
     def started(self, *attacks: str) -> None:
-        """Starts them and waits until all are ready, or have been."""
-        operations = [each for attack in attacks for each in self.api.start(service_of(attack))]
+        """Starts them on every host and waits until all are ready, or have been."""
+        hosts = [*self.workers]
+        operations = [each for attack in attacks for each in self.api.start(service_of(attack), hosts=hosts)]
         assert self.ended(operations) == {"succeeded"}, self.log()
 
     def stopped(self, *attacks: str) -> None:
@@ -216,25 +227,26 @@ class NativeHost:
         assert eventually(lambda: not states() & {"queued", "running"}, within=WITHIN), self.log()
         return states()
 
-    def instance(self, attack: str) -> dict[str, Any]:
-        [instance] = self.get(f"services/{service_of(attack)}")["instances"]
+    def instance(self, attack: str, host: str = "alpha") -> dict[str, Any]:
+        instances = self.get(f"services/{service_of(attack)}")["instances"]
+        [instance] = [each for each in instances if each["host"] == host]
         return dict(instance)
 
-    def log_of(self, attack: str) -> list[str]:
-        reply = self.api.client.get(f"/v1/services/{service_of(attack)}/logs")
+    def log_of(self, attack: str, host: str = "alpha") -> list[str]:
+        reply = self.api.client.get(f"/v1/services/{service_of(attack)}/logs", params={"host": host})
         return [line["text"] for line in reply.json()["items"]] if reply.is_success else []
 
-    def serves(self, attack: str) -> bool:
+    def serves(self, attack: str, host: str = "alpha") -> bool:
         try:
-            return httpx2.get(f"{self.instance(attack)['endpoint']}/health", timeout=5).is_success
+            return httpx2.get(f"{self.instance(attack, host)['endpoint']}/health", timeout=5).is_success
         except httpx2.TransportError:
             return False
 
     def log(self) -> str:
         return "\n".join(file.read_text()[-5000:] for file in self.directory.glob("*.log"))
 
-    def engine_directory(self, attack: str) -> Path:
-        [directory] = (self.state / "processes").glob(f"*svc-{attack}-*")
+    def engine_directory(self, attack: str, host: str = "alpha") -> Path:
+        [directory] = (self.states[host] / "processes").glob(f"*svc-{attack}-*")
         return directory
 
     def log_size(self, attack: str) -> int:
@@ -244,24 +256,28 @@ class NativeHost:
                 size += file.stat().st_size
         return size
 
-    def processes_of(self, attack: str) -> list[psutil.Process]:
-        running = json.loads((self.engine_directory(attack) / "running.json").read_text())
+    def processes_of(self, attack: str, host: str = "alpha") -> list[psutil.Process]:
+        running = json.loads((self.engine_directory(attack, host) / "running.json").read_text())
         return [each for each in processes() if each.info["uids"].real == running["user"]]
 
 
 @contextmanager
-def native_host(redis_url: str, directory: Path, *, state: Path, **settings: str) -> Iterator[NativeHost]:
-    if os.geteuid() != 0 or obstacle(USERS):
+def native_hosts(
+    redis_url: str, directory: Path, *, states: Mapping[str, Path], **settings: str
+) -> Iterator[NativeHosts]:
+    """One for each state directory, by name."""
+    if os.geteuid() != 0 or any(map(obstacle, USERS.values())):
         missing("only root with all capabilities runs engines as other users")
-    host = NativeHost(redis_url, directory, state=state, **settings)
+    hosts = NativeHosts(redis_url, directory, states=states, **settings)
     with ExitStack() as stack:
-        stack.callback(host.api.client.close)
-        stack.callback(host.api.kill)
-        host.api.up()
+        stack.callback(hosts.api.client.close)
+        stack.callback(hosts.api.kill)
+        hosts.api.up()
         stack.callback(kill_all)
-        stack.callback(host.stop_worker)
-        host.start_worker()
-        yield host
+        for name in states:
+            stack.callback(hosts.stop_worker, name)
+            hosts.start_worker(name)
+        yield hosts
 
 
 def processes() -> list[psutil.Process]:
@@ -269,7 +285,11 @@ def processes() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["uids", "status"]):
         uids = process.info["uids"]
-        if uids and uids.real in USERS and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if (
+            uids
+            and any(uids.real in users for users in USERS.values())
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ):
             found.append(process)
     return found
 

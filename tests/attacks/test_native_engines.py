@@ -14,8 +14,8 @@ import pytest
 from attacks.native_host import (
     ATTACKS,
     PIDS,
-    NativeHost,
-    native_host,
+    NativeHosts,
+    native_hosts,
     open_directory,
     processes,
     service_of,
@@ -91,39 +91,47 @@ def test_keys_by_file_are_in_no_process_environment(tmp_path: Path, url: str) ->
     assert url.rpartition("@")[2].partition("/")[0] in log
 
 
-# Hostile engines on a host -----------------------------------------------------------------------------------------
+# Hostile engines on two hosts --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def host(own_redis: RedisServer) -> Iterator[NativeHost]:
-    with open_directory() as directory, native_host(own_redis.url, directory, state=directory / "state") as host:
-        yield host
+def hosts(own_redis: RedisServer) -> Iterator[NativeHosts]:
+    with open_directory() as directory:
+        states = {name: directory / name for name in ("alpha", "beta")}
+        with native_hosts(own_redis.url, directory, states=states) as hosts:
+            yield hosts
 
 
 @pytest.mark.redis
 @pytest.mark.slow
-def test_hostile_engines_harm_nothing_but_themselves(host: NativeHost) -> None:
-    keys = [host.directory / "key", host.state / "identity"]
+def test_hostile_engines_harm_nothing_but_themselves(hosts: NativeHosts) -> None:
+    keys = [hosts.directory / "key", *(state / "identity" for state in hosts.states.values())]
     keys[0].touch(mode=0o600)
-    (host.directory / "targets").write_text("\n".join(map(str, keys)))
+    (hosts.directory / "targets").write_text("\n".join(map(str, keys)))
 
-    host.started(*ATTACKS)
+    hosts.started(*ATTACKS)
 
-    assert eventually(lambda: "snooped" in host.log_of("snoop"), within=WITHIN), host.log()
-    assert eventually(lambda: "killed by AIMA: its files take" in str(host.instance("disk")), within=WITHIN), host.log()
-    assert eventually(lambda: host.instance("memory")["state"] != "ready", within=WITHIN), host.log()
-    assert eventually(lambda: len(host.processes_of("forks")) > PIDS // 2, within=WITHIN), host.log()
-    assert len(host.processes_of("forks")) <= PIDS
-    assert [line for line in host.log_of("snoop") if line.startswith("SUCCEEDED")] == []
-    assert "NoNewPrivs:\t1" in host.log_of("snoop")
-    assert host.serves("none")
-    assert host.get("hosts/alpha")["live"]
-    host.stopped(*ATTACKS)
+    for host in hosts.states:
+        check_harmed_nothing(hosts, host)
+    assert hosts.alive == ["alpha", "beta"]
+    hosts.stopped(*ATTACKS)
     assert processes() == []
-    assert host.get("ports")["items"] == []
-    assert list((host.state / "processes").iterdir()) == []
-    assert host.worker is not None
-    assert host.worker.poll() is None
+    assert hosts.get("ports")["items"] == []
+    assert [each for state in hosts.states.values() for each in (state / "processes").iterdir()] == []
+    assert hosts.alive == ["alpha", "beta"]
+
+
+def check_harmed_nothing(hosts: NativeHosts, host: str) -> None:
+    assert eventually(lambda: "snooped" in hosts.log_of("snoop", host), within=WITHIN), hosts.log()
+    over = "killed by AIMA: its files take"
+    assert eventually(lambda: over in str(hosts.instance("disk", host)), within=WITHIN), hosts.log()
+    assert eventually(lambda: hosts.instance("memory", host)["state"] != "ready", within=WITHIN), hosts.log()
+    assert eventually(lambda: len(hosts.processes_of("forks", host)) > PIDS // 2, within=WITHIN), hosts.log()
+    assert len(hosts.processes_of("forks", host)) <= PIDS
+    assert [line for line in hosts.log_of("snoop", host) if line.startswith("SUCCEEDED")] == []
+    assert "NoNewPrivs:\t1" in hosts.log_of("snoop", host)
+    assert hosts.serves("none", host)
+    assert hosts.get(f"hosts/{host}")["live"]
 
 
 # A full disk -------------------------------------------------------------------------------------------------------
@@ -135,7 +143,7 @@ def test_on_a_full_state_directory_engines_are_listed_read_and_stopped(own_redis
     with (
         open_directory() as directory,
         small_disk(directory / "state") as state,
-        native_host(own_redis.url, directory, state=state) as host,
+        native_hosts(own_redis.url, directory, states={"alpha": state}) as host,
     ):
         host.started("none", "log", "deaf")
         assert eventually(lambda: older(host.engine_directory("log") / LOG).exists(), within=WITHIN), host.log()
@@ -153,6 +161,5 @@ def test_on_a_full_state_directory_engines_are_listed_read_and_stopped(own_redis
         assert host.serves("none")
         host.stopped("none", "deaf")
         assert processes() == []
-        assert host.worker is not None
-        assert host.worker.poll() is None
+        assert host.alive == ["alpha"]
         assert not [line for line in host.log().splitlines() if "Traceback" in line]

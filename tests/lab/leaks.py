@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import socket
 import sys
 import threading
 import traceback
@@ -50,7 +52,7 @@ class Holdings:
         """The new threads and descriptors, a line each. A descriptor counts if its number is new."""
         threads = [_described(thread) for thread in self.threads - before.threads if thread.is_alive()]
         opened = self.descriptors.keys() - before.descriptors.keys()
-        return threads + [f"descriptor {number} on {self.descriptors[number]}" for number in sorted(opened)]
+        return threads + [f"descriptor {each} on {self.descriptors[each]}{_ends_of(each)}" for each in sorted(opened)]
 
 
 @contextmanager
@@ -128,6 +130,16 @@ def _described(thread: threading.Thread) -> str:
     frame = sys._current_frames().get(thread.ident or 0)
     calls = traceback.extract_stack(frame) if frame is not None else []
     return f"thread {thread.name}" + "".join(f" > {Path(each.filename).name}:{each.lineno}" for each in calls[-6:])
+
+
+def _ends_of(descriptor: str) -> str:
+    """The addresses of a socket; nothing of another descriptor, or of one that was closed meanwhile."""
+    with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as found:
+        ends = [str(found.getsockname())]
+        with suppress(OSError):
+            ends.append(str(found.getpeername()))
+        return f" ({' to '.join(ends)})"
+    return ""
 
 
 def _held_beyond(before: Holdings) -> list[str]:

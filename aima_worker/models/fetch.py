@@ -342,17 +342,16 @@ class ModelFetch:
             self._halt()
 
     def _verify_file(self, number: int, file: ManifestFile) -> None:
-        found, chances = "", CHANCES + bool(self._neighbours)
-        while chances:
+        found = ""
+        for _ in range(CHANCES + bool(self._neighbours)):
             found = self._digest(number, file)
+            if found != file.digest and self._requeue_damaged(number, file):
+                found = self._digest(number, file)
             if found == file.digest:
                 self._verified += file.size
                 self._files_done += 1
                 return
             _log.warning("file of a model differs", model=self._order.manifest.model, file=file.path, found=found)
-            if self._requeue_damaged(number, file):
-                continue
-            chances -= 1
             if self._refetch_published(number):
                 continue
             self._partial.discard(file)

@@ -77,8 +77,8 @@ class _AcceptedStart(NamedTuple):
         A stop that waits for no start comes first: the host that it leads to may claim the start once it is back.
         """
         return [
-            *(stop for stop in self.stops if not stop.after),
             *self.pulls,
+            *(stop for stop in self.stops if not stop.after),
             *self.starts,
             *(stop for stop in self.stops if stop.after),
         ]

@@ -34,7 +34,7 @@ class DirectoryClient(OriginClient):
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def read(self, target: RemoteFile, start: int, length: int) -> Iterator[bytes]:
+    def read(self, target: RemoteFile, start: int, length: int) -> Iterator[memoryview]:
         """Raises SourceFilesChanged, ModelPathMissing, ModelPathOutside, ModelPathUnsafe, Interrupted once aborted."""
         if self._directory is None:
             self._directory = self._opened.enter_context(self._open_directory(self._source.where))
@@ -44,10 +44,11 @@ class DirectoryClient(OriginClient):
                 while at < end:
                     if self._aborted:
                         raise Interrupted("the fetch is cancelled")
-                    if not (chunk := os.pread(descriptor, min(CHUNK, end - at), at)):
+                    read = os.preadv(descriptor, [self._buffer[: min(CHUNK, end - at)]], at)
+                    if not read:
                         raise files_changed(self._source, target, "it is shorter")
-                    at += len(chunk)
-                    yield chunk
+                    at += read
+                    yield self._buffer[:read]
         except OSError as failed:
             raise files_changed(self._source, target, failed.strerror or str(failed)) from failed
 

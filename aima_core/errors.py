@@ -589,6 +589,18 @@ class SourceChanged(AimaError, code="source_changed", status=409, exit_code=228)
     hint = "Nothing of it was published. Resolve the source again with `aima model pull {model}`."
 
 
+class SourceFilesChanged(AimaError, code="source_files_changed", status=409, exit_code=236):
+    sentence = "The files of {model} in {path} on {host} are not those that the catalog lists: {detail}."
+    hint = "Nothing was published. Restore them, or delete its catalog entry and run `aima model add {source}` again."
+
+
+class NoHostSends(AimaError, code="no_host_sends", status=504, exit_code=237):
+    sentence = (
+        "No host has sent the missing files of {model} to {host} for {stall}; their source is a directory of {at}."
+    )
+    hint = "Fetch them there with `aima model pull {model} --host {at}`, then retry. What has arrived stays."
+
+
 class WrongBytes(AimaError, code="wrong_bytes", status=502, exit_code=229):
     sentence = "{origin} sent wrong bytes for {file} of {model}, twice: {detail}."
     hint = "Nothing of it was published. Check the mirror, the proxy or the cache between {host} and the origin."

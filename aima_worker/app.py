@@ -58,6 +58,7 @@ from aima_worker.node.memory_guard import MemoryGuard, MemoryReading, levels_of,
 from aima_worker.node.model_files import ModelFiles
 from aima_worker.node.usage import UsageReport
 from aima_worker.operations.container_spec import SERVICE_LABEL, ours
+from aima_worker.operations.model_paths import opened_model
 from aima_worker.operations.pull import PullCoordinator
 from aima_worker.operations.readiness import http_status, last_lines
 from aima_worker.operations.removal import mounted_models, record_collection
@@ -219,7 +220,9 @@ def make_host(
         fences=FenceMemory(settings.state_dir.expanduser() / "fences"),
         pulls=PullCoordinator(runtime, stall=settings.docker.stall),
         models=store,
-        fetches=FetchCoordinator(store, settings, Neighbours(redis, settings)),
+        fetches=FetchCoordinator(
+            store, settings, Neighbours(redis, settings), open_directory=partial(opened_model, settings)
+        ),
         collector=ModelCollector(store, settings),
         secrets=HostSecrets(settings),
         addresses=EngineAddresses(directory_of(settings)),

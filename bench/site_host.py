@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
 from aima_worker.node.facts import host_facts
+from aima_worker.operations.model_paths import opened_model
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 PATIENCE = 300
@@ -46,7 +48,9 @@ def main(file: str) -> None:
         while (request := redis.blpop(f"bench:{name}", PATIENCE)) and request[1] != "end":
             manifest = Manifest.model_validate_json(Path(request[1]).read_text())
             cpu, served, began = _cpu(), _cpu_of_children(), time.monotonic()
-            for progress in ModelFetch(store, FetchOrder(manifest, None), settings, neighbours):
+            for progress in ModelFetch(
+                store, FetchOrder(manifest, None), settings, neighbours, open_directory=partial(opened_model, settings)
+            ):
                 last = progress
             answer = {
                 "seconds": time.monotonic() - began,

@@ -31,7 +31,12 @@ class ManifestStore:
         self.redis.hset(keys.MANIFESTS, manifest.model, signed.model_dump_json())
 
     def of(self, model: Model) -> Manifest | None:
-        """The manifest of the source that the catalog names now; None if it is stale, or does not verify."""
+        """The manifest of the source that the catalog names now; None if it is stale, or does not verify.
+
+        That of a directory is in the catalog itself.
+        """
+        if model.manifest is not None:
+            return model.manifest
         if model.source is None or not (record := self.redis.hget(keys.MANIFESTS, model.id)):
             return None
         if len(record) > MAX_RECORD_BYTES:

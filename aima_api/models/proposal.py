@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from aima_api.models import hub, modelscope
+from aima_api.models import directory, hub, modelscope
 from aima_api.models.hub import Repository
 from aima_core.domain.catalog import Engine, Model
 from aima_core.domain.models import Origin, Source, chosen
@@ -50,6 +50,9 @@ _ENGINES_FOR: Mapping[str, tuple[str, ...]] = {
 """Types of engines that read tensors; for others, a person names one."""
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
+_REMEDY = (
+    "Name a repository, such as `hf:Qwen/Qwen3-32B`, or a directory and its host: `file:/srv/models/mine --host H`."
+)
 WeightSets = dict[str, list[str]]
 """Paths of the parts of each set of weights, by the path without their numbers."""
 
@@ -70,21 +73,22 @@ def draft(
     name: str | None = None,
     files: Sequence[str] = (),
 ) -> Draft:
-    """The entry of a repository, for the `engine` of that name or type, else for those that can read its weights.
+    """The entry of a repository or a directory, for the `engine` of that name or type, else for those that can read it.
 
     Raises InvalidRequest, UnknownEngine, EngineDoesNotServe, AmbiguousFiles, and what a resolution raises.
     """
     try:
         source = Source.parse(text)
     except ValueError as wrong:
-        raise InvalidRequest(detail=f"{wrong}.", remedy="Name a repository, such as `hf:Qwen/Qwen3-32B`.") from wrong
+        raise InvalidRequest(detail=f"{wrong}.", remedy=_REMEDY) from wrong
     if source.origin is Origin.HTTPS:
         raise InvalidRequest(
             detail="A URL names one file, and no repository to look at.",
             remedy="Write its entry by hand: `catalog/models/llm/GLM-4.7-Flash.yaml` explains every field.",
         )
-    label = name or source.where.partition("/")[2]
-    found = {Origin.HF: hub.look, Origin.MODELSCOPE: modelscope.look}[source.origin](source, model=label)
+    label = name or source.where.rpartition("/")[2]
+    look = {Origin.HF: hub.look, Origin.MODELSCOPE: modelscope.look, Origin.FILE: directory.look}[source.origin]
+    found = look(source, model=label)
     return _draft(source, found, label, _readers(engines, found, engine), tuple(files))
 
 
@@ -96,7 +100,11 @@ def _draft(source: Source, found: Repository, name: str, readers: list[Engine], 
         raise SourceUnusable(source=where, detail="it has none of the files", remedy="Correct the patterns.")
     kind = _type_of(found, readers[0])
     entry: dict[str, Any] = {"name": name, "type": kind, "size": f"{sum(map(found.files.__getitem__, paths))}B"}
-    entry |= {"source": where, "files": list(patterns)}
+    entry["source"] = where
+    if source.origin is Origin.FILE:
+        entry["contents"] = {path: each.model_dump() for path, each in directory.contents_of(source, paths).items()}
+    else:
+        entry["files"] = list(patterns)
     if found.licence and _LICENCE.fullmatch(found.licence):
         entry["licence"] = found.licence
     if found.gated:
@@ -112,7 +120,8 @@ def _draft(source: Source, found: Repository, name: str, readers: list[Engine], 
         remedy = "Choose its files by `--files`, or its name by `--name`."
         raise SourceUnusable(source=where, detail=detail, remedy=remedy) from wrong
     notes = _notes(source, found, context, len(paths), model)
-    return Draft(model, entry, (f"{source.where}, as its repository says.", *notes))
+    says = f"as its files on {source.host} are" if source.host else "as its repository says"
+    return Draft(model, entry, (f"{source.where}, {says}.", *notes))
 
 
 def _readers(engines: Sequence[Engine], found: Repository, wanted: str | None) -> list[Engine]:
@@ -224,7 +233,8 @@ def _arguments(kind: str, engine: Engine, context: int | None) -> dict[str, Any]
 
 
 def _notes(source: Source, found: Repository, context: int | None, files: int, model: Model) -> tuple[str, ...]:
-    notes = [f"{counted(files, 'file')}, {format_size(model.size)}, at commit {found.revision[:12]}."]
+    revision = "" if source.host else f", at commit {found.revision[:12]}"
+    notes = [f"{counted(files, 'file')}, {format_size(model.size)}{revision}."]
     if context:
         notes.append(f"Its context is {context} tokens.")
     if found.gated:

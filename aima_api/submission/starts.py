@@ -18,9 +18,10 @@ from aima_api.http.schemas import DEFAULT_GRACE, ServiceOptions
 from aima_api.planning.placement import Placement, PlacementLocks, Target
 from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.steps import Action, Step, reserve, steps_of
+from aima_api.submission.models import pull_at_source
 from aima_api.submission.submitter import Dispatch, Submitter
 from aima_core.domain.ids import HostName, OperationId, ServiceId
-from aima_core.domain.operations import Kind, Operation, StartService, StopService
+from aima_core.domain.operations import Kind, Operation, PullModel, StartService, StopService
 from aima_core.errors import AimaError, SourceUnresolved, UnverifiedService, WouldWait
 from aima_core.store.services import ServiceStore
 from aima_core.store.whereabouts import Whereabouts
@@ -66,6 +67,8 @@ class _AcceptedStart(NamedTuple):
     mandate: Mandate
     before: list[Operation]
     """Starts that have not ended, which this one supersedes unless it joins them."""
+    pulls: list[Dispatch]
+    """Of the model, on the host from which those of the starts get it."""
 
     @property
     def dispatches(self) -> list[Dispatch]:
@@ -74,6 +77,7 @@ class _AcceptedStart(NamedTuple):
         A stop that waits for no start comes first: the host that it leads to may claim the start once it is back.
         """
         return [
+            *self.pulls,
             *(stop for stop in self.stops if not stop.after),
             *self.starts,
             *(stop for stop in self.stops if stop.after),
@@ -160,7 +164,8 @@ class StartSubmission:
             starts = _starts(planned, steps, request.mandate, change=current is not None and service is not current)
             if model := planned.unresolved(chain.from_iterable(each.targets for each in starts), placement):
                 raise SourceUnresolved(model=model.name)
-            self.submitter.backlog.reserve(sum(len(each.targets) for each in starts))
+            pulls = _pulls_at_source(planned, starts, placement, request.mandate)
+            self.submitter.backlog.reserve(sum(len(each.targets) for each in (*starts, *pulls)))
         except AimaError as refusal:
             return refusal
         if together:
@@ -172,7 +177,7 @@ class StartSubmission:
             first = starts or stops
             first[0] = first[0]._replace(put=service)
         before = [start.operation for start in where.starts if _concerns(start.operation, request.hosts)]
-        return _AcceptedStart(service, starts, stops, put, request.mandate, before)
+        return _AcceptedStart(service, starts, stops, put, request.mandate, before, pulls)
 
     def _supersede(self, accepted: Sequence[_AcceptedStart], started: Sequence[Sequence[Operation]]) -> None:
         """Cancels the starts that these replace, also those before in the same batch."""
@@ -204,6 +209,18 @@ def _starts(planned: PlannedStart, steps: Sequence[Step], mandate: Mandate, *, c
         Dispatch(commands[recreates], those, mandate, asks_for, alone, ids[recreates])
         for recreates, those in targets.items()
     ]
+
+
+def _pulls_at_source(
+    planned: PlannedStart, starts: Sequence[Dispatch], placement: Placement, mandate: Mandate
+) -> list[Dispatch]:
+    weights, manifest = planned.command.weights, planned.command.manifest
+    targets = [*chain.from_iterable(each.targets for each in starts)]
+    if weights is None or manifest is None:
+        return []
+    if not (at_source := pull_at_source(placement, manifest, targets, path=weights.path)):
+        return []
+    return [Dispatch(PullModel(manifest=manifest), at_source, mandate)]
 
 
 def _stops(request: StartRequest, steps: Sequence[Step], starts: Sequence[Dispatch]) -> list[Dispatch]:

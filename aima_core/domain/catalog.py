@@ -34,7 +34,15 @@ from aima_core.domain.fields import (
     variable_name,
 )
 from aima_core.domain.ids import EngineType, ModelId
-from aima_core.domain.models import FilePattern, SourceText
+from aima_core.domain.models import (
+    MOST_FILES,
+    FileContent,
+    FilePath,
+    FilePattern,
+    Manifest,
+    SourceText,
+    directory_manifest,
+)
 from aima_core.domain.units import Duration, Size
 
 Arch = Literal["arm64", "amd64"]
@@ -343,10 +351,13 @@ class Model(Entry):
     """The weights' directory below one of a host's `model_roots`, where people put them; None if the engine's image
     contains them, or hosts fetch them from `source` only."""
     source: SourceText | None = None
-    """Where hosts fetch the weights from: `hf:org/repo@revision`, `modelscope:org/repo@revision`, or a URL with the
-    SHA-256 of its file. A branch or tag is resolved to a commit when the model is pulled."""
+    """Where hosts fetch the weights from: `hf:org/repo@revision`, `modelscope:org/repo@revision`, a URL with the
+    SHA-256 of its file, or a directory below a model root of one host, `file:/path@host`. A branch or tag is resolved
+    to a commit when the model is pulled."""
     files: Annotated[tuple[FilePattern, ...], Field(max_length=50)] = ()
     """Patterns of the files of the source that are fetched, such as `*.safetensors`; all but hidden ones if empty."""
+    contents: Annotated[dict[FilePath, FileContent], Field(max_length=MOST_FILES)] = {}
+    """The files of the directory that `source` names, each with its size and SHA-256; `aima model add` writes them."""
     licence: Word | None = None
     """Shown to people; such as `apache-2.0`."""
     token: SecretEntry | None = None
@@ -360,7 +371,19 @@ class Model(Entry):
             raise ValueError("has `files` or `token` without a `source`; name the source, or take them out")
         if self.files and self.source and self.source.startswith("https:"):
             raise ValueError("has `files` for the one file of a URL; take them out")
+        is_directory = bool(self.source and self.source.startswith("file:"))
+        if is_directory and (self.files or self.token):
+            raise ValueError("has `files` or `token` for a directory; list its files in `contents`")
+        if is_directory != bool(self.contents):
+            raise ValueError("needs `contents` for a directory, and for no other source; `aima model add` writes both")
+        if is_directory:
+            _ = self.manifest
         return self
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Of a directory, whose files the entry itself pins; None for any other source. Raises ValueError."""
+        return directory_manifest(self.id, self.source, self.contents) if self.source and self.contents else None
 
     @property
     def id(self) -> ModelId:

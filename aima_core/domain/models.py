@@ -8,6 +8,7 @@ API nodes and workers.
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -16,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
-from aima_core.domain.ids import ModelId, WireModel
+from aima_core.domain.ids import HostName, ModelId, WireModel
 from aima_core.domain.units import Duration
 
 MOST_FILES = 500
@@ -28,8 +29,12 @@ _REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _REVISION = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?"
 _HUB = re.compile(rf"(hf|modelscope):({_REPOSITORY})(?:@({_REVISION}))?")
 _URL = re.compile(r"(https://[!-\"$-~]{1,1000})#sha256=([0-9a-f]{64})")
+_DIRECTORY = re.compile(r"file:(/[!-~]{1,300})@([^@/]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_EXAMPLES = "`hf:Qwen/Qwen3-32B@main`, `modelscope:Qwen/Qwen3-32B` or `https://example.org/model.gguf#sha256=…`"
+_EXAMPLES = (
+    "`hf:Qwen/Qwen3-32B@main`, `modelscope:Qwen/Qwen3-32B`, `https://example.org/model.gguf#sha256=…` or "
+    "`file:/srv/models/mine@spark-01`"
+)
 
 
 class Origin(StrEnum):
@@ -40,6 +45,8 @@ class Origin(StrEnum):
     MODELSCOPE = "modelscope"
     HTTPS = "https"
     """One file at one URL."""
+    FILE = "file"
+    """A directory of one host, from which that host copies them; all others get them from hosts."""
 
 
 _ENDPOINTS = {Origin.HF: "https://huggingface.co", Origin.MODELSCOPE: "https://www.modelscope.cn"}
@@ -51,9 +58,9 @@ _DEFAULT_REVISIONS = {Origin.HF: "main", Origin.MODELSCOPE: "master"}
 class Source(NamedTuple):
     origin: Origin
     where: str
-    """The repository, or the URL."""
+    """The repository, the URL, or the absolute path of the directory."""
     revision: str
-    """A commit, a branch or a tag; the SHA-256 of the file at a URL."""
+    """A commit, a branch or a tag; the SHA-256 of the file at a URL; the host of a directory."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -68,17 +75,29 @@ class Source(NamedTuple):
                 raise ValueError(f"{text!r} holds a password; name a secret of the host as `token` instead")
             safe_path(_last_part(url[1]))
             return cls(Origin.HTTPS, url[1], url[2])
+        if directory := _DIRECTORY.fullmatch(text):
+            safe_path(directory[1].removeprefix("/"))
+            if not HostName.pattern.fullmatch(directory[2]):
+                raise ValueError(
+                    f"{text!r} names no host after the `@`; write it such as `file:/srv/models/mine@spark-01`"
+                )
+            return cls(Origin.FILE, directory[1], HostName(directory[2]))
         raise ValueError(f"{text!r} is not a source; write it such as {_EXAMPLES}")
 
     @property
+    def host(self) -> HostName | None:
+        """The one whose directory it is; None for an origin that all hosts may reach."""
+        return HostName(self.revision) if self.origin is Origin.FILE else None
+
+    @property
     def is_pinned(self) -> bool:
-        """Whether the revision always names the same files."""
-        return self.origin is Origin.HTTPS or _COMMIT.fullmatch(self.revision) is not None
+        """Whether it always names the same files; those of a directory are pinned beside it in the catalog."""
+        return self.origin in (Origin.HTTPS, Origin.FILE) or _COMMIT.fullmatch(self.revision) is not None
 
     @property
     def endpoint(self) -> str:
-        """The address of the origin, or of its mirror that this process' environment names; empty for a URL."""
-        if self.origin is Origin.HTTPS:
+        """The address of the origin, or of its mirror that this process' environment names; empty without any."""
+        if self.origin not in _ENDPOINTS:
             return ""
         return (os.environ.get(_VARIABLES[self.origin]) or _ENDPOINTS[self.origin]).rstrip("/")
 
@@ -130,6 +149,13 @@ class ManifestFile(WireModel):
         return self.sha256 or f"git-{self.git}"
 
 
+class FileContent(WireModel):
+    """What pins one file of a directory in the catalog."""
+
+    size: Annotated[int, Field(ge=0, le=MOST_BYTES)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Manifest(WireModel):
     """The files of a model at one revision, by path."""
 
@@ -139,7 +165,7 @@ class Manifest(WireModel):
     patterns: tuple[str, ...] = ()
     """Which chose the files of the source."""
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
-    """Resolved: a commit, or the SHA-256 of the file at a URL."""
+    """Resolved: a commit, or the SHA-256 of the file at a URL, or of the list of a directory's files."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[!-~]{1,300})?$")] = ""
     """The address of the origin as the API node reached it; a host's own mirror goes before it."""
     files: Annotated[tuple[ManifestFile, ...], Field(min_length=1, max_length=MOST_FILES)]
@@ -168,8 +194,7 @@ class Manifest(WireModel):
     @property
     def digest(self) -> str:
         """Equal for two manifests of the same content, wherever it is downloaded from."""
-        content = sorted([each.path, each.size, each.digest] for each in self.files)
-        return sha256(json.dumps(content).encode()).hexdigest()
+        return _digest_of(self.files)
 
     @property
     def name(self) -> str:
@@ -184,6 +209,8 @@ class Manifest(WireModel):
         source = Source.parse(self.source)
         if source.origin is Origin.HTTPS:
             return source.where
+        if source.origin is Origin.FILE:
+            return f"file://{source.host}{quote(source.where)}/{quote(file.path)}"
         path, endpoint = quote(file.path), source.mirror or self.endpoint or source.endpoint
         models = "models/" if source.origin is Origin.MODELSCOPE else ""
         return f"{endpoint}/{models}{source.where}/resolve/{self.revision}/{path}"
@@ -201,6 +228,17 @@ def url_manifest(model: ModelId, text: str, size: int) -> Manifest:
     source = Source.parse(text)
     file = ManifestFile(path=_last_part(source.where), size=size, sha256=source.revision)
     return Manifest(model=model, source=text, revision=source.revision, files=(file,))
+
+
+def directory_manifest(model: ModelId, text: str, contents: Mapping[str, FileContent]) -> Manifest:
+    """Of a directory's files. Raises ValueError."""
+    files = tuple(ManifestFile(path=path, size=it.size, sha256=it.sha256) for path, it in sorted(contents.items()))
+    return Manifest(model=model, source=text, revision=_digest_of(files), files=files)
+
+
+def _digest_of(files: Iterable[ManifestFile]) -> str:
+    content = sorted([each.path, each.size, each.digest] for each in files)
+    return sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _last_part(url: str) -> str:

@@ -99,7 +99,7 @@ _STATE_OF = {
 ADDRESSED_BY = {"serves", "names", "ready"}
 """Fields of an engine by which gateways address it, and by which its answers are checked."""
 
-FETCHED_BY = {"source", "files"}
+FETCHED_BY = {"source", "files", "contents"}
 """Fields of a model that say what hosts fetch which have not its files at its path."""
 SHOWN_OF_MODEL = {"licence", "token"}
 """Fields of a model that change nothing of what an engine reads."""

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 
 from aima_core.domain.ids import HostName
-from aima_core.domain.models import FetchProgress, Manifest, ManifestFile
-from aima_core.domain.units import format_size
-from aima_core.errors import AimaError, Cancelled, ModelDiskFull, ModelStoreUnusable, WrongBytes
+from aima_core.domain.models import FetchProgress, Manifest, ManifestFile, Source
+from aima_core.domain.units import format_duration, format_size
+from aima_core.errors import AimaError, Cancelled, ModelDiskFull, ModelStoreUnusable, NoHostSends, WrongBytes
 from aima_core.settings import Settings
 from aima_core.store.fetching import Found
 from aima_core.trust.peers import PiecesOf
+from aima_worker.models.directory import DirectoryClient, OpenDirectory, files_changed
 from aima_worker.models.origin import Interrupted, NoRanges, OriginClient, Patience, RemoteFile
 from aima_worker.models.peers import PeerClient
 from aima_worker.models.pieces import PIECE_SIZE, Download, Piece, PieceQueue
@@ -58,14 +59,26 @@ class ModelFetch:
     """A transfer: iterated by one thread, closed from any thread. Its own threads end with it."""
 
     def __init__(
-        self, store: ModelStore, order: FetchOrder, settings: Settings, neighbours: Neighbours | None = None
+        self,
+        store: ModelStore,
+        order: FetchOrder,
+        settings: Settings,
+        neighbours: Neighbours | None = None,
+        *,
+        open_directory: OpenDirectory,
     ) -> None:
-        """Without neighbours, it downloads from the origin alone."""
+        """Without neighbours, it downloads from the origin alone. `open_directory` opens a source on this host."""
         self._store = store
         self._neighbours = neighbours
         self._order = order
         self._settings = settings
         self._host: HostName = settings.host.name
+        self._open_directory = open_directory
+        self._source = Source.parse(order.manifest.source)
+        self._has_origin = self._source.host in (None, self._host)
+        """False on all hosts but the one whose directory is the source: these get every piece from other hosts."""
+        self._connections = settings.host.model_connections if self._has_origin else 0
+        """To the origin."""
         self._stop = Flag()
         self._ended = Flag()
         self._failure: AimaError | None = None
@@ -130,7 +143,7 @@ class ModelFetch:
                 self._neighbours,
                 partial.manifest,
                 self._queue,
-                connections=self._settings.host.model_connections,
+                connections=self._connections,
                 journal=partial.journal,
             )
             self._shared.start()
@@ -152,12 +165,13 @@ class ModelFetch:
         yield self._progress()
 
     def _until_ended(self, threads: Sequence[Thread]) -> Iterator[FetchProgress]:
-        """Raises ModelDiskFull."""
+        """Raises ModelDiskFull, NoHostSends."""
         try:
             yield self._progress()  # the rate of a fetch counts from here
             while not self._ended.wait(PROGRESS_INTERVAL.total_seconds()):
                 yield self._progress()
                 self._check_disk(missing=0)
+                self._check_senders()
         finally:
             self._halt()
             for thread in threads:
@@ -168,7 +182,7 @@ class ModelFetch:
         missing = sum(
             not self._queue.is_there(piece) for number in range(len(self._files)) for piece in self._queue.of(number)
         )
-        connections = self._settings.host.model_connections + (PEER_CONNECTIONS if self._neighbours else 0)
+        connections = self._connections + (PEER_CONNECTIONS if self._neighbours else 0)
         return max(1, min(connections, missing))
 
     @property
@@ -188,7 +202,7 @@ class ModelFetch:
         return PieceQueue(
             self._files,
             {*there, *journal.hashes},
-            connections=self._settings.host.model_connections,
+            connections=self._connections,
             alone=self._neighbours is None,
         )
 
@@ -207,6 +221,8 @@ class ModelFetch:
                         self._download_whole(origin, download.piece.file)
 
     def _client(self) -> OriginClient:
+        if self._source.host == self._host:
+            return self._opened(DirectoryClient(self._source, host=self._host, open_directory=self._open_directory))
         stall = self._settings.host.model_stall
         return self._opened(OriginClient(host=self._host, token=self._order.token, stall=stall))
 
@@ -284,7 +300,9 @@ class ModelFetch:
             self._shared.avoid(host)
 
     def _rate_from_origin(self) -> float | None:
-        """Bytes per second."""
+        """Bytes per second; None for a directory of this host."""
+        if self._source.host is not None:
+            return None
         host, site = self._settings.host.model_rate, self._settings.host.site_model_rate
         share = self._shared.share if self._shared else 1.0
         return min((rate for rate in (host, site and site * share) if rate), default=None)
@@ -357,18 +375,27 @@ class ModelFetch:
             self._partial.discard(file)
             for piece in self._queue.of(number):
                 self._partial.journal.forget(piece)
-            self._queue.put_back(self._queue.of(number), from_origin_only=True)
+            self._queue.put_back(self._queue.of(number), from_origin_only=self._has_origin)
         target = self._targets[number]
         detail = f"they have the digest {found} instead of {file.digest}"
+        if self._source.host == self._host:
+            raise files_changed(self._source, target, f"it has the digest {found} instead of {file.digest}")
         raise WrongBytes(origin=target.origin, file=file.path, model=target.model, detail=detail, host=self._host)
 
     def _refetch_published(self, number: int) -> bool:
-        """Requeues the pieces of a file that other hosts vouch for; False if there are none."""
+        """Requeues the pieces of a file that other hosts vouch for; False if there are none.
+
+        Without an origin to compare them with, all of these hosts are avoided, except the one whose directory it is.
+        """
         pieces = [piece for piece in self._queue.of(number) if piece in self._vouched]
         for piece in pieces:
             self._suspected[piece] = self._vouched.pop(piece)
             self._partial.journal.forget(piece)
-        self._queue.put_back(pieces, from_origin_only=True)
+        if not self._has_origin:
+            self._patience.moved()
+            for host in {self._suspected.pop(piece).publisher for piece in pieces} - {self._source.host}:
+                self._avoid(host, f"{host} may have published wrong bytes of {self._files[number].path}")
+        self._queue.put_back(pieces, from_origin_only=self._has_origin)
         return bool(pieces)
 
     def _requeue_damaged(self, number: int, file: ManifestFile) -> bool:
@@ -448,8 +475,21 @@ class ModelFetch:
             detail = f"{needs}{format_size(usage.free)} are free, and {format_size(reserve)} of them are reserved"
             raise self._disk_full(detail)
 
+    def _check_senders(self) -> None:
+        """Raises NoHostSends after the stall timeout without a byte, on a host that no origin sends the rest to."""
+        if self._has_origin or self._queue.held == self._order.manifest.size or not self._patience.is_over:
+            return
+        stall, model = format_duration(self._settings.host.model_stall), self._order.manifest.model
+        raise NoHostSends(model=model, host=self._host, stall=stall, at=self._source.revision)
+
     def _disk_full(self, detail: str) -> ModelDiskFull:
         return ModelDiskFull(host=self._host, model=self._order.manifest.model, detail=detail, store=self._store.root)
+
+    def _awaited(self, received: int) -> str | None:
+        awaited = self._shared.waits_for if self._shared else None
+        if awaited is None and not self._has_origin and received < self._order.manifest.size:
+            return f"files that {self._source.revision} has, and sends once it has fetched them"
+        return awaited
 
     def _progress(self) -> FetchProgress:
         now, received = time.monotonic(), self._received
@@ -466,7 +506,7 @@ class ModelFetch:
             files=len(self._files),
             rate=rate,
             eta=eta,
-            waits_for=self._patience.waits_for or (self._shared.waits_for if self._shared and not rate else None),
+            waits_for=self._patience.waits_for or (self._awaited(received) if not rate else None),
             from_hosts=self._from_hosts,
             notice=self._notice,
         )

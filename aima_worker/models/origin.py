@@ -85,6 +85,12 @@ class Patience:
         with self._lock:
             return self._why if self._tries > 1 or self._clock() < self._not_before else None
 
+    @property
+    def is_over(self) -> bool:
+        """No byte has arrived within the stall timeout."""
+        with self._lock:
+            return self._clock() >= self._until
+
     def moved(self) -> None:
         """A new byte has arrived: resets the stall timeout and the backoff."""
         with self._lock:

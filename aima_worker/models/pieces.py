@@ -61,7 +61,10 @@ class PieceQueue:
     def __init__(
         self, files: Sequence[ManifestFile], there: Collection[Piece], *, connections: int = 1 << 10, alone: bool = True
     ) -> None:
-        """`connections` limits the downloads from the origin that begin here; offered ones are not limited."""
+        """`connections` limits the downloads from the origin that begin here; offered ones are not limited.
+
+        With 0, no download from the origin begins, also while the fetch is alone.
+        """
         self._pieces = pieces_of(files)
         self._there = set(there)
         self._missing = {piece for pieces in self._pieces for piece in pieces} - self._there

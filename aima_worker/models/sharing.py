@@ -18,7 +18,7 @@ from typing import NamedTuple
 import structlog
 
 from aima_core.domain.ids import HostName, Site
-from aima_core.domain.models import Manifest
+from aima_core.domain.models import Manifest, Source
 from aima_core.errors import AimaError, CorruptData, NotCertified
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
@@ -99,11 +99,16 @@ class Neighbours:
             return self._tokens.is_certified
 
     def seeds(self, manifest: Manifest) -> dict[HostName, str]:
-        """URLs of the data planes of the site's live hosts that have published it. Raises BrokerUnavailable."""
+        """URLs of the data planes of live hosts that have published it: the site's, and the one whose directory it is.
+
+        Raises BrokerUnavailable.
+        """
+        source = Source.parse(manifest.source)
         return {
             host.name: host.dataplane
             for host in self._hosts.all()
-            if host.live and host.dataplane and host.site == self.site and host.name != self.host
+            if host.live and host.dataplane and host.name != self.host
+            if host.site == self.site or host.name == source.host
             if any(
                 each.verified and (each.model, each.name) == (manifest.model, manifest.name)
                 for each in host.stored or ()
@@ -128,9 +133,13 @@ class SharedFetch:
         connections: int,
         journal: JournalReader,
     ) -> None:
-        """The journal as an earlier fetch has left it: its pieces are published, and its prefixes leased first."""
+        """The journal as an earlier fetch has left it: its pieces are published, and its prefixes leased first.
+
+        Without `connections` to the origin, it leases nothing: the host downloads from other hosts only.
+        """
         self._neighbours = neighbours
         self._manifest = manifest
+        self._source_host = Source.parse(manifest.source).host
         self._queue = queue
         self._connections = connections
         files = range(len(manifest.files))
@@ -271,7 +280,7 @@ class SharedFetch:
         wanted, unserved = self._not_served(lacking, others, usable) if knows_others else ([], [])
         if shares and not self._has_exchanged:
             wanted = numbers_in(lacking & self._begun)
-        room = max(0, self._connections + AHEAD - len(leased))
+        room = max(0, self._connections + AHEAD - len(leased)) if self._connections else 0
         wanted, unserved = self._first_of(wanted, room), self._first_of(unserved, room)
         idle = max(0, PEER_CONNECTIONS - len(own))
         chosen = choose(lacking, others, usable if certified else [], own=own, most=3 * idle, random=self._random)
@@ -311,7 +320,9 @@ class SharedFetch:
         known = of.store.digests(self._manifest, of.site, [each.piece for each in begun])
         for piece, source in begun:
             found = known.get(piece)
-            trusted = found if found and found.publisher not in self._avoided else None
+            # The host whose directory is the source contradicts others: its digest of the piece comes with the piece.
+            is_trusted = found and found.publisher not in self._avoided and source != self._source_host
+            trusted = found if is_trusted else None
             yield Download(self._pieces[piece], source, *(trusted or (None, None)))
 
     def _note(self, answer: Exchanged, *, own_leases: int) -> None:

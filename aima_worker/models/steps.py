@@ -13,6 +13,7 @@ from aima_core.domain.units import counted, format_size
 from aima_core.settings import Settings
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
+from aima_worker.models.directory import OpenDirectory
 from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
@@ -23,7 +24,14 @@ from aima_worker.transfers import RATE_NEEDS, SharedTransfers
 class FetchCoordinator:
     """One fetch per content on this host: concurrent starts and pulls join it, and a retry of an operation, too."""
 
-    def __init__(self, store: ModelStore, settings: Settings, neighbours: Neighbours | None = None) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        settings: Settings,
+        neighbours: Neighbours | None = None,
+        *,
+        open_directory: OpenDirectory,
+    ) -> None:
         self.rate: float | None = None
         """Bytes per second of the last fetch, from its beginning; None before the first one."""
         self.measured: ModelDisk | None = None
@@ -31,6 +39,7 @@ class FetchCoordinator:
         self._store = store
         self._neighbours = neighbours
         self._settings = settings
+        self._open_directory = open_directory
         self._fetches = SharedTransfers[FetchProgress]("fetch")
 
     @property
@@ -57,7 +66,7 @@ class FetchCoordinator:
         Raises what the fetch raises, and at once what cancels the attempt.
         """
         start: Callable[[], ModelFetch] = lambda: ModelFetch(  # noqa: E731
-            self._store, order, self._settings, self._neighbours
+            self._store, order, self._settings, self._neighbours, open_directory=self._open_directory
         )
         began: tuple[float, int] | None = None
         for progress in self._fetches.follow(order.manifest.digest, attempt, start):

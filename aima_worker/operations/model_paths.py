@@ -12,12 +12,13 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from aima_core.domain.operations import StartService
 from aima_core.errors import EngineDoesNotServe, ModelPathMissing, ModelPathOutside, ModelPathUnsafe
-from aima_core.settings import HostSettings
+from aima_core.settings import HostSettings, Settings
 from aima_worker.context import HostContext
 from aima_worker.directories import DirectoryIdentity, identity_of, opened, opened_beneath
 
@@ -92,6 +93,24 @@ def must_be_fetched(host: HostContext, command: StartService) -> bool:
 def resolve_model(settings: HostSettings, path: str) -> ModelDirectory:
     """Raises ModelPathMissing, ModelPathOutside, ModelPathUnsafe."""
     return _resolve(settings, _roots(settings), path)
+
+
+@contextmanager
+def opened_model(settings: Settings, path: str) -> Iterator[int]:
+    """A descriptor of a model's directory, for the worker to read: resolved as one for an engine, and nothing private.
+
+    Raises ModelPathMissing, ModelPathOutside, ModelPathUnsafe.
+    """
+    found = resolve_model(settings.host, path)
+    state = settings.state_dir.expanduser()
+    for private in (state, settings.host.secrets or state / "secrets"):
+        real = private.expanduser().resolve()
+        if real.is_relative_to(found.path) or Path(found.path).is_relative_to(real):
+            raise _unsafe(settings.host, Path(found.path), f"secrets or the state of the worker lie at {private}")
+    with opened(found.path) as descriptor:
+        if identity_of(descriptor) != found.identity:
+            raise _unsafe(settings.host, Path(found.path), "it was replaced while it was opened")
+        yield descriptor
 
 
 def _resolve(settings: HostSettings, roots: list[_ModelRoot], path: str) -> ModelDirectory:

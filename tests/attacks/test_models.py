@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from lab.commands import SIGNING_KEY, a_start_of, enqueue_signed
 from lab.desk import desk_of
 from lab.model_origin import Faults, model_origin
-from worker.models.conftest import CONFIG, FILES, REPOSITORY, TOKENIZER, WEIGHTS, manifest_of
+from worker.models.conftest import CONFIG, FILES, REPOSITORY, TOKENIZER, WEIGHTS, in_directory, manifest_of
 
 from aima_core.domain.models import Manifest, ManifestFile
 from aima_core.domain.operations import PullModel, StartService, State
@@ -30,6 +32,8 @@ def origin():
 def desk(tmp_path, redis):
     """The host that is attacked."""
     host = {"name": "alpha", "ports": "18500-18599", "model_stall": "1s", "disk_reserve": "1kB"}
+    (tmp_path / "models").mkdir()
+    host |= {"model_roots": [tmp_path / "models"], "trusted_model_roots": [tmp_path / "models"]}
     settings = Settings.model_validate(
         {"state_dir": tmp_path / "state", "installation": "test", "signing_key": SIGNING_KEY, "host": host}
     )
@@ -183,3 +187,84 @@ def test_the_files_of_a_failed_fetch_are_not_below_what_engines_read(desk, origi
     below = [path for path in desk.host.models.root.iterdir() if not path.name.startswith(".")]
     assert below == []
     assert CONFIG in files_of(desk)
+
+
+# A directory as a source: what a catalog's author could have a worker read -------------------------------------------
+
+SECRET = {"huggingface": TOKEN.encode()}
+
+
+def named_instead(manifest: Manifest, path) -> Manifest:
+    return manifest.model_copy(update={"source": f"file:{path}@alpha"})
+
+
+def refusal(desk, manifest) -> str | None:
+    """Nothing of it, such as a journalled piece, is left that other hosts could be sent."""
+    outcome = pull(desk, manifest)
+    partial = desk.host.models.root / ".fetching"
+    assert TOKEN.encode() not in b"".join(path.read_bytes() for path in partial.rglob("*") if path.is_file())
+    assert desk.host.models.find(manifest) is None
+    return outcome.code
+
+
+def test_no_directory_outside_of_the_model_roots_is_read_although_its_digests_are_right(desk, token, tmp_path):
+    manifest = in_directory(tmp_path / "elsewhere", "mine", SECRET)
+    secrets = named_instead(manifest, desk.host.secrets.directory)
+
+    assert refusal(desk, manifest) == "model_path_outside"
+    assert refusal(desk, secrets) == "model_path_outside"
+    assert refusal(desk, named_instead(manifest, "/etc")) == "model_path_outside"
+
+
+@pytest.mark.parametrize("link", ["directory", "parent", "file", "file below"])
+def test_no_symbolic_link_in_a_directory_leads_to_secrets(desk, token, tmp_path, link):
+    root, secrets = tmp_path / "models", desk.host.secrets.directory
+    path = "huggingface" if link != "file below" else "sub/huggingface"
+    manifest = in_directory(tmp_path / "elsewhere", "mine", {path: TOKEN.encode()})
+    (root / "mine").mkdir()
+    match link:
+        case "directory":
+            (root / "mine").rmdir()
+            (root / "mine").symlink_to(secrets)
+        case "parent":
+            (root / "team").symlink_to(secrets.parent)
+        case "file":
+            (root / "mine/huggingface").symlink_to(secrets / "huggingface")
+        case "file below":
+            (root / "mine/sub").symlink_to(secrets)
+    named = root / ("team/secrets" if link == "parent" else "mine")
+
+    assert refusal(desk, named_instead(manifest, named)) in ("model_path_unsafe", "source_files_changed")
+
+
+@pytest.mark.parametrize("where", ["state/secrets", "state", "."])
+def test_secrets_below_a_model_root_are_not_read(redis, tmp_path, where):
+    """As an owner may arrange it by mistake, with a model root above the state directory."""
+    host = {"name": "alpha", "model_stall": "1s", "disk_reserve": "1kB"}
+    host |= {"model_roots": [tmp_path], "trusted_model_roots": [tmp_path]}
+    root = tmp_path / "below"
+    settings = Settings.model_validate(
+        {"state_dir": root / "state", "installation": "test", "signing_key": SIGNING_KEY, "host": host}
+    )
+    runtime = FakeRuntime(host="alpha", arch=arch(), images=["tiny:1"])
+    with desk_of(settings, redis, runtime, probe=runtime.probe) as desk:
+        path = {"state/secrets": "huggingface", "state": "secrets/huggingface", ".": "state/secrets/huggingface"}[where]
+        manifest = in_directory(root, where, {path: TOKEN.encode()})
+
+        assert refusal(desk, manifest) == "model_path_unsafe"
+
+
+def test_a_named_pipe_in_a_directory_does_not_block_a_fetch(desk, tmp_path):
+    manifest = in_directory(tmp_path / "models", "mine", SECRET)
+    (tmp_path / "models/mine/huggingface").unlink()
+    os.mkfifo(tmp_path / "models/mine/huggingface")
+
+    assert refusal(desk, manifest) == "model_path_unsafe"
+
+
+def test_a_directory_without_links_is_read(desk, tmp_path):
+    """Else the refusals above would prove nothing."""
+    manifest = in_directory(tmp_path / "models", "mine", SECRET)
+
+    assert pull(desk, manifest).operation.state is State.SUCCEEDED
+    assert desk.host.models.find(manifest)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -31,6 +32,7 @@ from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
 from aima_worker.node.facts import host_facts
+from aima_worker.operations.model_paths import opened_model
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 API_NODE = SigningKey(SIGNING_KEY)
@@ -123,7 +125,11 @@ class SharingHost:
             self._plane.wait(10)
 
     def fetch(self, manifest: Manifest, *, token: str | None = None) -> Fetching:
-        return Fetching(ModelFetch(self.store, FetchOrder(manifest, token), self.settings, self.neighbours))
+        return Fetching(self.new_fetch(manifest, token=token))
+
+    def new_fetch(self, manifest: Manifest, *, token: str | None = None) -> ModelFetch:
+        order, opening = FetchOrder(manifest, token), partial(opened_model, self.settings)
+        return ModelFetch(self.store, order, self.settings, self.neighbours, open_directory=opening)
 
     def content(self, manifest: Manifest) -> dict[str, bytes]:
         """Of the published files, by path."""

@@ -205,15 +205,20 @@ def pull_model(
 )
 @click.option("--name", metavar="N", help="Instead of the repository's.")
 @click.option("--files", metavar="PATTERN", multiple=True, help="Which files are fetched; repeat for several.")
+@click.option("--host", metavar="H", help="Of file:/DIRECTORY: the host that has it.")
 @click.option(
     "--to", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="The overlay; else api.catalog."
 )
-def add_model(source: str, engine: str | None, name: str | None, files: tuple[str, ...], to: Path | None) -> None:
-    """Write a model's entry into the catalog overlay on this machine, after looking at its repository.
+def add_model(
+    source: str, engine: str | None, name: str | None, files: tuple[str, ...], host: str | None, to: Path | None
+) -> None:
+    """Write a model's entry into the catalog overlay on this machine, after looking at its repository or directory.
 
     SOURCE is such as hf:Qwen/Qwen3-32B, hf:org/repo@revision or modelscope:org/repo. One set of weights is chosen:
     safetensors for vLLM, four bits (Q4_K_M) in GGUF for llama.cpp. Where that is ambiguous, all sets are listed with
-    their sizes. API nodes whose api.catalog is this directory read the entry within seconds.
+    their sizes. file:/DIRECTORY with --host H is for files that only this host has: run it there, or on a machine with
+    the same directory; all its files are read for their digests. API nodes whose api.catalog is this directory read the
+    entry within seconds.
     """
     from aima_api.catalog import loader
     from aima_api.models.proposal import draft
@@ -221,6 +226,9 @@ def add_model(source: str, engine: str | None, name: str | None, files: tuple[st
     from aima_core.errors import InvalidRequest, ModelExists
     from aima_core.settings import load_settings
 
+    if host is not None and not source.startswith("file:"):
+        raise click.UsageError("--host is for a SOURCE such as file:/srv/models/mine.", click.get_current_context())
+    source = f"{source.rstrip('/')}@{host}" if host else source
     overlay = to or load_settings().api.catalog
     if overlay is None:
         detail, remedy = "There is no catalog overlay.", "Name its directory by `--to`, and in `api.catalog`."

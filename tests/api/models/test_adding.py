@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -284,3 +285,67 @@ def test_a_hostile_path_gets_into_no_entry(add, origin, overlay, path):
     else:
         assert outcome.code == errors.SourceUnusable.exit_code
         assert not overlay.exists()
+
+
+# A directory of one host ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    root = tmp_path / "models/Tiny"
+    for path, content in {**TENSORS, ".cache/refs": b"x"}.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return root
+
+
+def test_a_directory_becomes_an_entry_with_the_digest_of_every_chosen_file(aima, overlay, directory):
+    outcome = aima("model", "add", f"file:{directory}/", "--host", "spark-01", "--to", str(overlay))
+
+    assert outcome.code == 0, outcome.err
+    model = load_catalog(overlay).model("tiny")
+    assert model.source == f"file:{directory}@spark-01"
+    assert {path: (each.size, each.sha256) for path, each in model.contents.items()} == {
+        path: (len(content), hashlib.sha256(content).hexdigest())
+        for path, content in TENSORS.items()
+        if "/" not in path and not path.endswith(".md")
+    }
+    assert model.manifest is not None and model.manifest.size == model.size
+    assert "Its context is 40960 tokens." in outcome.out
+
+
+def test_patterns_choose_the_files_of_a_directory_for_the_named_engine(aima, overlay, directory):
+    words = ("--to", str(overlay), "--files", "*.pth", "--engine", "llamacpp", "--name", "Old")
+
+    outcome = aima("model", "add", f"file:{directory}@spark-01", *words)
+
+    assert outcome.code == 0, outcome.err
+    assert list(load_catalog(overlay).model("old").contents) == ["original/consolidated.00.pth"]
+
+
+@pytest.mark.parametrize("link", ["config.json", "original"])
+def test_a_symbolic_link_in_a_directory_is_refused_with_the_remedy(aima, overlay, directory, link):
+    (directory / link).rename(directory.parent / "moved")
+    (directory / link).symlink_to(directory.parent / "moved")
+
+    outcome = aima("model", "add", f"file:{directory}", "--host", "spark-01", "--to", str(overlay))
+
+    assert outcome.code == errors.SourceUnusable.exit_code
+    assert f"{link} is a symbolic link" in outcome.err and "cp -rL" in outcome.err
+    assert not overlay.exists()
+
+
+def test_a_directory_that_is_not_here_is_refused(aima, overlay, tmp_path):
+    outcome = aima("model", "add", f"file:{tmp_path}/none", "--host", "spark-01", "--to", str(overlay))
+
+    assert (outcome.code, "Run this on spark-01" in outcome.err) == (errors.SourceUnusable.exit_code, True)
+
+
+def test_a_directory_without_its_host_is_refused_with_the_option(aima, overlay, directory):
+    outcome = aima("model", "add", f"file:{directory}", "--to", str(overlay))
+
+    assert (outcome.code, "--host H" in outcome.err) == (errors.InvalidRequest.exit_code, True)
+
+
+def test_a_host_is_for_directories_only(aima, overlay):
+    assert aima("model", "add", "hf:maker/Tiny", "--host", "spark-01", "--to", str(overlay)).code == 2

@@ -345,3 +345,120 @@ def test_the_models_of_hosts_are_listed_with_how_far_they_are(node, redis):
         (None, "path", None, False),
         ("glm-4.7-flash", "path", None, False),
     ]
+
+
+# A directory of one host ----------------------------------------------------------------------------------------------
+
+DIRECTORY = "file:/srv/models/polly@alpha"
+CONTENTS = {"config.json": {"size": 2, "sha256": "a" * 64}, "model.bin": {"size": 9, "sha256": "b" * 64}}
+
+
+def use_directory(node, overlay, contents=CONTENTS, more: str = "") -> None:
+    use(node, overlay, DIRECTORY, more=f"contents: {json.dumps(contents)}\n{more}")
+
+
+def submitted(redis) -> list[tuple[str, str]]:
+    """Kinds and routes of all operations that have not ended."""
+    records = [redis.hmget(keys.operation(id), ["kind", "route"]) for id in redis.zrange(keys.ACTIVE, 0, -1)]
+    return sorted((kind, route) for kind, route in records)
+
+
+def complete_on(redis, name: str, manifest) -> ScriptedWorker:
+    has = {"model": "polly", "revision": manifest.revision, "name": manifest.name, "size": 11, "received": 11}
+    return ScriptedWorker(redis, name, stored=[{**has, "published": True, "verified": True}])
+
+
+def test_the_files_of_a_directory_are_pinned_by_the_catalog(node, redis, overlay):
+    use_directory(node, overlay)
+
+    manifest = pulled(node, redis, hosts=["alpha"]).manifest
+
+    assert {file.path: (file.size, file.sha256) for file in manifest.files} == {
+        path: (each["size"], each["sha256"]) for path, each in CONTENTS.items()
+    }
+    assert (manifest.source, manifest.size) == (DIRECTORY, 11)
+
+
+def test_an_edit_of_the_contents_counts_at_once(node, redis, overlay):
+    use_directory(node, overlay)
+    before = pulled(node, redis, hosts=["alpha"]).manifest
+    use_directory(node, overlay, {"config.json": {"size": 3, "sha256": "c" * 64}})
+
+    after = pulled(node, redis, hosts=["alpha"]).manifest
+
+    assert (after.size, after.name == before.name) == (3, False)
+
+
+def test_a_pull_elsewhere_has_the_directorys_host_fetch_it_too(node, redis, overlay):
+    ScriptedWorker(redis, "beta", **STORE)
+    use_directory(node, overlay)
+
+    operations = node.post("/v1/models/polly:pull", {"hosts": ["beta"]}).json()["operations"]
+
+    assert [(each["kind"], each["route"]) for each in operations] == [
+        ("pull-model", "host.beta"),
+        ("pull-model", "host.alpha"),
+    ]
+
+
+@pytest.mark.parametrize("there", ["alpha", "beta"])
+def test_where_the_directorys_host_or_every_target_has_it_one_pull_is_enough(node, redis, overlay, there):
+    use_directory(node, overlay)
+    manifest = pulled(node, redis, hosts=["alpha"]).manifest
+    redis.flushdb()
+    for name in ("alpha", "beta"):
+        complete_on(redis, name, manifest) if name == there else ScriptedWorker(redis, name, **STORE)
+
+    pulled(node, redis, hosts=["beta"])
+
+    assert submitted(redis) == [("pull-model", "host.beta")]
+
+
+def test_a_pull_is_not_sent_to_a_directorys_host_that_is_away_or_unknown(node, redis, overlay, host):
+    ScriptedWorker(redis, "beta", **STORE)
+    use_directory(node, overlay)
+    host.leave()
+
+    pulled(node, redis, hosts=["beta"])
+
+    assert submitted(redis) == [("pull-model", "host.beta")]
+
+
+def test_a_start_elsewhere_has_the_directorys_host_fetch_it_too(node, redis, overlay):
+    ScriptedWorker(redis, "beta", **STORE)
+    use_directory(node, overlay)
+
+    started = node.start(SERVICE, hosts=["beta"])
+
+    assert [(each["kind"], each["route"]) for each in started] == [("start", "host.beta")]
+    assert submitted(redis) == [("pull-model", "host.alpha"), ("start", "host.beta")]
+
+
+def test_a_start_on_the_directorys_host_alone_sends_no_pull(node, redis, overlay):
+    use_directory(node, overlay)
+
+    node.start(SERVICE, hosts=["alpha"])
+
+    assert submitted(redis) == [("start", "host.alpha")]
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        (DIRECTORY, ""),
+        (DIRECTORY, f"contents: {json.dumps(CONTENTS)}\nfiles: ['*']\n"),
+        (DIRECTORY, f"contents: {json.dumps(CONTENTS)}\ntoken: huggingface\n"),
+        (DIRECTORY, 'contents: {"../x": {size: 1, sha256: ' + "a" * 64 + "}}\n"),
+        (
+            DIRECTORY,
+            'contents: {"x": {size: 1, sha256: ' + "a" * 64 + '}, "x/y": {size: 1, sha256: ' + "a" * 64 + "}}\n",
+        ),
+        (f"hf:{REPOSITORY}", f"contents: {json.dumps(CONTENTS)}\n"),
+        (None, f"contents: {json.dumps(CONTENTS)}\n"),
+    ],
+    ids=["no contents", "patterns", "a token", "a path outside", "a file as a directory", "of a repository", "alone"],
+)
+def test_an_entry_of_a_directory_without_exact_contents_is_a_mistake(node, overlay, source, more):
+    overlay.names(source, more=more)
+
+    assert "Polly.yaml" in node.post("/v1/catalog:reload").json()["mistakes"]

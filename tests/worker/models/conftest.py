@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from lab.model_origin import COMMIT, ModelOrigin, model_origin
 from lab.random_files import Random, RandomFiles
 
 from aima_core.domain.ids import ModelId
-from aima_core.domain.models import Manifest, ManifestFile
+from aima_core.domain.models import FileContent, Manifest, ManifestFile, directory_manifest
 from aima_core.settings import HostSettings, Settings
 
 REPOSITORY = "maker/small"
@@ -42,6 +43,15 @@ def settings(settings: Settings) -> Settings:
     """With a short stall timeout, and no reserve of disk."""
     host = {**dict(settings.host), "model_stall": timedelta(seconds=1), "disk_reserve": "1kB"}
     return settings.model_copy(update={"host": HostSettings.model_validate(host)})
+
+
+def in_directory(root: Path, name: str, files: Mapping[str, bytes], *, host: str = "alpha") -> Manifest:
+    """Of a model whose files it writes below a model root of one host."""
+    for path, content in files.items():
+        (root / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / name / path).write_bytes(content)
+    contents = {path: FileContent(size=len(it), sha256=hashlib.sha256(it).hexdigest()) for path, it in files.items()}
+    return directory_manifest(ModelId("small"), f"file:{root / name}@{host}", contents)
 
 
 def manifest_of(origin: ModelOrigin, files: Mapping[str, bytes] = FILES, *, revision: str = COMMIT) -> Manifest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from aima_core.domain.ids import HostName
@@ -17,6 +18,7 @@ from aima_core.settings import Settings
 from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
+from aima_worker.operations.model_paths import opened_model
 
 
 def main(store: str, state: str, manifest: str, name: str = "alpha", redis: str = "", url: str = "") -> None:
@@ -30,7 +32,10 @@ def main(store: str, state: str, manifest: str, name: str = "alpha", redis: str 
         neighbours = Neighbours(link, settings) if redis else None
         if neighbours is not None:
             neighbours.url = url
-        for _ in ModelFetch(ModelStore(Path(store), host=HostName(name)), order, settings, neighbours):
+        opening = partial(opened_model, settings)
+        for _ in ModelFetch(
+            ModelStore(Path(store), host=HostName(name)), order, settings, neighbours, open_directory=opening
+        ):
             pass
 
 

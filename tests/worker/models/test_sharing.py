@@ -27,7 +27,6 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 from aima_core.trust.tokens import LONGEST_CERTIFICATE
 from aima_worker.models import sharing
-from aima_worker.models.fetch import FetchOrder, ModelFetch
 from aima_worker.models.pieces import PIECE_SIZE, JournalReader, PieceQueue
 from aima_worker.models.sharing import ALONE_AFTER, SharedFetch
 
@@ -314,7 +313,7 @@ def test_an_origin_that_refuses_one_host_is_reached_by_another(redis, tmp_path, 
 def test_a_fetch_that_its_follower_leaves_publishes_nothing(redis, tmp_path, origin, shared):
     origin.paused_at = SIZE // 2
     with site(redis, tmp_path, "alpha") as (alpha,):
-        progress = iter(ModelFetch(alpha.store, FetchOrder(shared, None), alpha.settings, alpha.neighbours))
+        progress = iter(alpha.new_fetch(shared))
         next(progress)
         progress.close()
         origin.release.set()

@@ -7,6 +7,7 @@ used by other programs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -49,7 +50,11 @@ class Verdict(StrEnum):
     REFUSED = "refused"
 
 
-class PlannedOperation(BaseModel):
+# The parts of a plan are many, and made of values that are valid already: they are not validated again.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedOperation:
     kind: Kind = Kind.START
     route: Route
     host: HostName | None
@@ -66,7 +71,8 @@ class PlannedOperation(BaseModel):
     """Why it would be pending; None if it would start now."""
 
 
-class PlannedInstance(BaseModel):
+@dataclass(frozen=True)
+class PlannedInstance:
     """What a start would do to one instance."""
 
     action: Action
@@ -87,7 +93,8 @@ class Reason(BaseModel):
     """The obstacle is transient: it can pass without a change of the host."""
 
 
-class HostInPlan(BaseModel):
+@dataclass(frozen=True)
+class HostInPlan:
     host: HostName
     would_do: bool
     why_not: tuple[Reason, ...]

@@ -221,17 +221,21 @@ def _planned_instance(step: Step, changed: Mapping[int | None, tuple[str, ...]])
     if step.action is Action.RECREATE and step.instance is not None and step.reason is None:
         # The same spec, and another command: the engine's entry was edited.
         fields = changed.get(step.instance.revision) or ("catalog",)
-    route = step.target and step.target.route
-    host = step.target.host if step.target else step.stopped and step.stopped.host
+    route, at = step.target.route if step.target else None, step.target or step.stopped
     moved_from = step.stopped.host if step.stopped and step.target else None
     return PlannedInstance(
-        action=step.action, host=host, route=route, fields=fields, moved_from=moved_from, reason=step.reason
+        action=step.action,
+        host=at.host if at else None,
+        route=route,
+        fields=fields,
+        moved_from=moved_from,
+        reason=step.reason,
     )
 
 
 def _refused(planned: PlannedStart, refusal: AimaError | None) -> tuple[PlannedInstance, ...]:
     """One for each host that the service names, or one for all."""
-    reason = refusal and str(refusal)
+    reason = str(refusal) if refusal else None
     hosts = planned.bound_hosts or (None,)
     return tuple(PlannedInstance(action=Action.REFUSED, host=host, route=None, reason=reason) for host in hosts)
 

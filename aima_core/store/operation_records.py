@@ -170,7 +170,7 @@ def _own(queued: QueuedOperation) -> dict[str, str]:
         "fence": str(operation.fence),
         "signature": queued.order.signature,
         "route": operation.route,
-        "routes": f'["{routes}"]' if routes else "[]",
+        "routes": f'["{routes}"]' if routes else "[]",  # JSON: routes hold nothing that it escapes
         "queue": queue,
     }
     own |= {"pushed_to": queued.pushed_to} if queued.first else {}

@@ -43,6 +43,7 @@ from aima_core.store.hosts import HostStore
 
 Obstacles = dict[HostName, list[Obstacle]]
 
+_NONE = Held()
 HOSTS_PER_READ = 20
 """Hosts whose allocations are read in one round trip."""
 
@@ -77,6 +78,8 @@ class Placement:
         self._hosts = {host.name: host for host in hosts.all()}
         self._allocations = allocations
         self._allocated: dict[HostName, Held] = {}
+        self._last: tuple[PlacementRequirements | None, Obstacles] = None, {}
+        """The last obstacles of all hosts: steps and previews compute the same ones."""
 
     def for_stop(self, names: Iterable[HostName]) -> list[Target]:
         """These hosts, whatever their capacity. Raises UnknownHost."""
@@ -133,7 +136,7 @@ class Placement:
                 return Target(Route.to_host(name))
         hosts, routes = self._hosts_on(requirements.routes), requirements.routes
         _check_port([host for host in hosts if host.live], requirements.port)
-        able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, Held()))]
+        able = [host for host in hosts if _works(host) and not permanent(find_obstacles(host, requirements, _NONE))]
         has = [host for host in able if has_what_is_never_pulled(host, requirements)]
         weights = requirements.resources.weights
         too_old = weights is not None and weights.name is not None and any(host.stored is None for host in hosts)
@@ -189,12 +192,16 @@ class Placement:
 
     def obstacles(self, requirements: PlacementRequirements, hosts: Iterable[Host] | None = None) -> Obstacles:
         """The obstacles of each of these hosts, or of all; an empty list for a host that would start it now."""
+        if hosts is None and requirements is self._last[0]:
+            return self._last[1]
         chosen = list(self._hosts.values() if hosts is None else hosts)
         if requirements.service is not None:
             self.read_allocations(host.name for host in chosen)
-        return {
-            host.name: find_obstacles(host, requirements, self._allocated.get(host.name, Held())) for host in chosen
-        }
+        held = self._allocated
+        found = {host.name: find_obstacles(host, requirements, held.get(host.name, _NONE)) for host in chosen}
+        if hosts is None:
+            self._last = requirements, found
+        return found
 
     def read_allocations(self, names: Iterable[HostName]) -> None:
         """Reads those that were not read before, in one round trip: for several services at once."""
@@ -210,10 +217,11 @@ class Placement:
         if service is None or host is None:
             return
         held = self._allocated[host.name]
-        wanted = allocation_for(host, requirements.resources, held.others(service))
+        wanted = allocation_for(host, requirements.resources, held, service)
         now = held.get(service)  # while a running container is replaced, the larger of both requests is allocated
         most = wanted.memory if now is None else max(wanted.memory, now.memory)
         self._allocated[host.name] = held.replacing(service, wanted._replace(memory=most))
+        self._last = None, {}
 
     def _claimant(self, target: Target, requirements: PlacementRequirements) -> Host | None:
         """The host that would claim the start now; None if it is pending."""

@@ -7,6 +7,7 @@ used by other programs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -49,7 +50,11 @@ class Verdict(StrEnum):
     REFUSED = "refused"
 
 
-class PlannedOperation(BaseModel):
+# The parts of a plan are many, and made of values that are valid already: they are not validated again.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedOperation:
     kind: Kind = Kind.START
     route: Route
     host: HostName | None
@@ -66,7 +71,8 @@ class PlannedOperation(BaseModel):
     """Why it would be pending; None if it would start now."""
 
 
-class PlannedInstance(BaseModel):
+@dataclass(frozen=True)
+class PlannedInstance:
     """What a start would do to one instance."""
 
     action: Action
@@ -87,7 +93,8 @@ class Reason(BaseModel):
     """The obstacle is transient: it can pass without a change of the host."""
 
 
-class HostInPlan(BaseModel):
+@dataclass(frozen=True)
+class HostInPlan:
     host: HostName
     would_do: bool
     why_not: tuple[Reason, ...]
@@ -214,17 +221,21 @@ def _planned_instance(step: Step, changed: Mapping[int | None, tuple[str, ...]])
     if step.action is Action.RECREATE and step.instance is not None and step.reason is None:
         # The same spec, and another command: the engine's entry was edited.
         fields = changed.get(step.instance.revision) or ("catalog",)
-    route = step.target and step.target.route
-    host = step.target.host if step.target else step.stopped and step.stopped.host
+    route, at = step.target.route if step.target else None, step.target or step.stopped
     moved_from = step.stopped.host if step.stopped and step.target else None
     return PlannedInstance(
-        action=step.action, host=host, route=route, fields=fields, moved_from=moved_from, reason=step.reason
+        action=step.action,
+        host=at.host if at else None,
+        route=route,
+        fields=fields,
+        moved_from=moved_from,
+        reason=step.reason,
     )
 
 
 def _refused(planned: PlannedStart, refusal: AimaError | None) -> tuple[PlannedInstance, ...]:
     """One for each host that the service names, or one for all."""
-    reason = refusal and str(refusal)
+    reason = str(refusal) if refusal else None
     hosts = planned.bound_hosts or (None,)
     return tuple(PlannedInstance(action=Action.REFUSED, host=host, route=None, reason=reason) for host in hosts)
 

@@ -43,6 +43,8 @@ class Step(NamedTuple):
     """False where nothing is to be done."""
 
 
+_Address = tuple[tuple[str, ...], tuple[str, ...]]
+"""What gateways may send it, and its names."""
 _RUNS = (InstanceState.READY, InstanceState.UNHEALTHY, InstanceState.RESTARTING)
 
 
@@ -53,7 +55,8 @@ def steps_of(
     targets = planned.targets(placement, hosts=hosts, current=where.hosts)
     bound = hosts or planned.bound_hosts
     replaced = [] if bound else placement.replaced(where.wanted, targets)
-    steps = [_step(planned, target, where, placement) for target in targets]
+    address = planned.command.serves, planned.command.names
+    steps = [_step(planned, target, where, placement, address) for target in targets]
     for at, step in enumerate(steps):
         if replaced and step.action in (Action.CREATE, Action.PENDING):
             action = Action.MOVE if step.action is Action.CREATE else step.action
@@ -68,11 +71,11 @@ def reserve(planned: PlannedStart, steps: Sequence[Step], placement: Placement) 
             placement.reserve(step.target, planned.requirements)
 
 
-def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: Placement) -> Step:
+def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: Placement, address: _Address) -> Step:
     instance = where.wanted.get(target.host) if target.host else None
     runs = instance is not None and instance.state in _RUNS
     if planned.runs_as_asked(target, where, placement):
-        reason = _outdated_address(instance, planned) if instance else None
+        reason = _outdated_address(instance, address) if instance else None
         return Step(Action.UNCHANGED, target, instance=instance, reason=reason, submits=False)
     if planned.is_starting(target, where):
         return Step(Action.UNCHANGED, target, instance=instance, reason="it is being started")
@@ -91,8 +94,8 @@ def _step(planned: PlannedStart, target: Target, where: Whereabouts, placement: 
     return Step(Action.RECREATE, target, instance=instance, reason=f"it is {instance.state}")
 
 
-def _outdated_address(instance: Instance, planned: PlannedStart) -> str | None:
+def _outdated_address(instance: Instance, address: _Address) -> str | None:
     """Of an instance that runs as asked: an edit, or an upgrade of AIMA, must not replace it for this."""
-    if (instance.serves, instance.names) == (planned.command.serves, planned.command.names):
+    if (instance.serves, instance.names) == address:
         return None
     return f"`aima service restart {instance.id.service}` applies what gateways may send it, and its names"

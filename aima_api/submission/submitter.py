@@ -120,7 +120,7 @@ class Submitter:
             targets = dispatch.targets[start : start + BATCH_SIZE]
             records = [operation.model_copy(update=_own(target, next(fences), next(ids))) for target in targets]
             submitted += [record.id for record in records]
-            orders = sign_orders([Order.of(record, **signed) for record in records], self.signing_key)
+            orders = sign_orders(Order.of(records[0], **signed), records, self.signing_key)
             for record, order, target in zip(records, orders, targets, strict=True):
                 waits = target.reason is not None and target.host is None
                 joins = (dispatch.asks_for, dispatch.alone, together, dispatch.after)

@@ -4,8 +4,9 @@ It predicts and explains what the claim decides: the claim checks capacity again
 delays an operation, and never overcommits a host.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
@@ -64,9 +65,9 @@ def find_obstacles(host: Host, wanted: PlacementRequirements, held: Held, *, bus
     return found
 
 
-def allocation_for(host: Host, needs: ResourceRequest, others: Iterable[Allocation]) -> Allocation:
-    """What a claim would allocate on the host for a start that it can run now, as loaded."""
-    chosen = choose_gpus(host, needs, taken=_taken(host, others)) if needs.gpus else ()
+def allocation_for(host: Host, needs: ResourceRequest, held: Held, service: ServiceId) -> Allocation:
+    """What a claim would allocate on the host for a start of the service that it can run now, as loaded."""
+    chosen = choose_gpus(host, needs, taken=_taken(host, held.others(service))) if needs.gpus else ()
     gpus = () if isinstance(chosen, ObstacleKind) else chosen
     return Allocation(memory=host_memory_of(needs, unified=host.unified_memory), gpus=gpus, fence=0)
 
@@ -91,9 +92,10 @@ def permanent(reasons: Collection[Obstacle]) -> list[Obstacle]:
     return [reason for reason in reasons if not reason.transient]
 
 
-def allowed_images(images: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Returns the images that match a pattern of those a host allows."""
-    return [image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns)]
+@lru_cache(maxsize=256)
+def allowed_images(images: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the images that match a pattern of those a host allows; cached, since most hosts allow the same."""
+    return tuple(image for image in images if any(fnmatchcase(image, pattern) for pattern in patterns))
 
 
 def image_there(host: Host, images: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Allocation, Held
@@ -54,5 +55,7 @@ def _held(host: HostName, lines: str) -> Held:
     return Held(allocation for allocation in found if allocation)
 
 
+@lru_cache(maxsize=8192)
 def _allocation(service: str, text: str) -> tuple[ServiceId, Allocation]:
+    """Cached: each plan and each start of several instances reads those of all hosts, and few have changed."""
     return ServiceId(service), Allocation.parse(text)

@@ -23,6 +23,7 @@ _EARLIEST = 1.0
 """Of a heartbeat that no worker has sent, such as one in the future."""
 _BESIDE = (keys.DRAINED, keys.DROPPED, keys.HOST_LABELS)
 """Hashes of all hosts beside their facts."""
+_UNASSIGNED = AssignedLabels()
 LEFT = 0.0
 """The last heartbeat of a host whose worker has shut down."""
 
@@ -107,7 +108,7 @@ class HostStore:
     def assign_labels(self, host: HostName, assigned: AssignedLabels) -> None:
         """Replaces the assigned labels atomically. Raises UnknownHost."""
         self.get(host)
-        if assigned == AssignedLabels():
+        if assigned == _UNASSIGNED:
             self._redis.hdel(keys.HOST_LABELS, host)
         else:
             self._redis.hset(keys.HOST_LABELS, host, assigned.model_dump_json())
@@ -203,7 +204,7 @@ def _host(
     if seen != LEFT and not _EARLIEST <= seen <= now + keys.HOST_DEAD.total_seconds():
         seen = _EARLIEST
     announced = _announced(name, text)
-    assigned = _assigned(name, labels) if labels else AssignedLabels()
+    assigned = _assigned(name, labels) if labels else _UNASSIGNED
     return announced.model_copy(
         update={
             "labels": {**announced.labels, **assigned.labels},
@@ -226,7 +227,7 @@ def _moment(text: str) -> datetime | None:
 @lru_cache(maxsize=2048)
 def _assigned(name: str, text: str) -> AssignedLabels:
     """None of another writer's."""
-    return readable("labels of host", name, AssignedLabels.model_validate_json, text) or AssignedLabels()
+    return readable("labels of host", name, AssignedLabels.model_validate_json, text) or _UNASSIGNED
 
 
 @lru_cache(maxsize=2048)

@@ -164,12 +164,13 @@ def _template(text: str, id: OperationId, instance: InstanceId | None = None) ->
 
 def _own(queued: QueuedOperation) -> dict[str, str]:
     operation, queue, host = queued.operation, queue_of(queued.operation), queued.operation.route.host
+    routes = '", "'.join(operation.routes)
     own = {
         "id": operation.id,
         "fence": str(operation.fence),
         "signature": queued.order.signature,
         "route": operation.route,
-        "routes": json.dumps(operation.routes),
+        "routes": f'["{routes}"]' if routes else "[]",  # JSON: routes hold nothing that it escapes
         "queue": queue,
     }
     own |= {"pushed_to": queued.pushed_to} if queued.first else {}

@@ -11,13 +11,17 @@ from api.node import Node, ScriptedWorker
 
 from aima_api.dependencies import Dependencies
 from aima_api.http.schemas import ServiceOptions
+from aima_api.planning import placement as placement_module
 from aima_api.planning.merge import merged_service
+from aima_api.planning.planner import PlannedStart, StartPlanner
 from aima_api.planning.preview import Plan, PlannedOperation, PlanRequest, plan_together
 from aima_api.submission.starts import StartRequest
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.resources import Held
 from aima_core.errors import AimaError
 from aima_core.redis.interface import TextRedis
+from aima_core.scheduling.feasibility import Obstacle, find_obstacles
 from aima_core.store.allocations import AllocationStore
 from aima_core.trust.orders import Mandate
 
@@ -103,6 +107,30 @@ def test_the_memory_of_services_planned_together_is_counted_together(node, redis
 
     assert [each.verdict for each in found if isinstance(each, Plan)] == ["starts", "waits"]
     assert "needs 60 GB memory (host: 40 GB free)" in str(found[1])
+
+
+def test_a_plan_of_replicas_checks_each_host_once_until_a_start_is_counted(node, redis, monkeypatch):
+    boxes = [ScriptedWorker(redis, name, **BOX).name for name in ("box-a", "box-b")]
+    planner, checked = dependencies(node).planner, list[HostName]()
+    a, b = (_planned(planner, ServiceId(id)) for id in ("svc-tiny-a", "svc-tiny-b"))
+    placement = planner.placement()
+
+    def check_and_record(host: Host, *args: Any) -> list[Obstacle]:
+        checked.append(host.name)
+        return find_obstacles(host, *args)
+
+    monkeypatch.setattr(placement_module, "find_obstacles", check_and_record)
+    targets = a.targets(placement, current=())
+    before = placement.obstacles(a.requirements)
+    at_first = list(checked)
+    placement.reserve(targets[0], b.requirements)
+
+    assert (sorted(at_first), before) == (boxes, {"box-a": [], "box-b": []})
+    assert [bool(found) for found in placement.obstacles(a.requirements).values()] == [True, False]
+
+
+def _planned(planner: StartPlanner, id: ServiceId) -> PlannedStart:
+    return planner.plan(merged_service(None, id, ServiceOptions.model_validate(LARGE | {"replicas": 2})))
 
 
 def test_a_service_that_waits_takes_nothing_from_the_next_one(node, redis):

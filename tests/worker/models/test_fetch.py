@@ -18,6 +18,7 @@ from aima_core.domain.catalog import Model
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, PullModel, RemoveModel, State
 from aima_worker.attempt import WorkerShutdown
+from aima_worker.models.steps import RATE_FILE, FetchCoordinator
 from aima_worker.node.facts import host_facts
 from aima_worker.node.hardware import arch
 
@@ -481,6 +482,25 @@ def test_the_rate_of_a_fetch_is_measured_from_its_beginning(desk, origin):
     fetch.result()
 
     assert 0 < desk.host.fetches.rate < SIZE / 0.5
+
+
+def test_the_measured_rate_outlasts_the_worker(desk, origin, settings):
+    origin.paused_at = 20 * MIB
+    _, fetch = desk.begin(PullModel(manifest=manifest_of(origin)))
+    assert eventually(lambda: desk.host.fetches.rate is not None)
+    origin.release.set()
+    fetch.result()
+
+    after_a_restart = FetchCoordinator(desk.host.models, settings)
+
+    assert after_a_restart.rate == desk.host.fetches.rate
+
+
+@pytest.mark.parametrize("content", [b"", b"fast", b"-1", b"inf", b"nan", b"\xff"])
+def test_an_unreadable_rate_is_none(desk, settings, content):
+    (settings.state_dir / RATE_FILE).write_bytes(content)
+
+    assert FetchCoordinator(desk.host.models, settings).rate is None
 
 
 def test_the_disk_of_a_store_that_was_not_made_yet_is_that_of_a_directory_above_it(desk):

@@ -67,16 +67,17 @@ class HealthSupervisor:
         state, failure = instance.state, instance.failure
         problem: AimaError | None = managed.check_health(self._host)
         answered = problem is None and self._answers.has_answered(instance, managed)
+        must_answer = problem is None and not answered
         problem = problem or self._answers.failure_of(managed)
-        if problem is not None:
-            self._failed_checks[instance.id] += 1
-            known = state is InstanceState.UNHEALTHY and failure is not None and failure.code == problem.code
-            if self._is_unhealthy(instance, managed) and not known:
-                state, failure = InstanceState.UNHEALTHY, problem.failure
-        elif answered:
+        self._failed_checks[instance.id] += problem is not None
+        if answered and problem is None:
             self._failed_checks.pop(instance.id, None)
             state, failure = InstanceState.READY, None
-        elif state is InstanceState.READY:  # its container was restarted unseen, as by hand or while Redis was away
+        elif problem is not None and self._is_unhealthy(instance, managed):
+            if state is not InstanceState.UNHEALTHY or failure is None or failure.code != problem.code:
+                state, failure = InstanceState.UNHEALTHY, problem.failure
+        elif must_answer and state is InstanceState.READY:
+            # Its container was restarted unseen, as by hand or while Redis was unavailable.
             state = InstanceState.RESTARTING
         if (state, failure) != (instance.state, instance.failure):
             update_status(self._host, instance, state=state, failure=failure)

@@ -317,13 +317,21 @@ def test_an_engine_that_was_restarted_by_hand_must_answer_again(
     assert CHAT in asked
 
 
+class Immediately:
+    """A thread that has ended when `start` returns (race)."""
+
+    def __init__(self, *, target: Callable[..., None], args: tuple[Any, ...], **_: object) -> None:
+        self.start = lambda: target(*args)
+
+
 def test_an_engine_that_was_restarted_while_no_worker_ran_must_answer_again(
-    desk: Desk, runtime: FakeRuntime, script: Script
+    desk: Desk, runtime: FakeRuntime, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(desk, chat={})
     script[CHAT] = 503
     runtime._engines[NAME].started_at = runtime._now()
     watched.restart_worker()
+    monkeypatch.setattr(answers, "Thread", Immediately)
 
     restarting = watched.reconcile()
     script.clear()

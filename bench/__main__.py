@@ -1,12 +1,14 @@
 """`python -m bench [NAME…] [--rounds N] [--json]`: runs benches and prints one table.
 
-A bench sets up and removes its own parts. One whose requirements this machine lacks is skipped with the reason.
+A bench sets up and removes its own parts, also on SIGTERM, and its processes die with it. One whose requirements this
+machine lacks is skipped with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from types import ModuleType
 
@@ -37,6 +39,8 @@ except ModuleNotFoundError as missing:
         f"error: The benches require the package {missing.name}.\nhint: Install it with `./deploy/install --tests`."
     )
 
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+
 BENCHES: dict[str, ModuleType] = {
     "start": start,
     "pull": pull,
@@ -57,6 +61,7 @@ BENCHES: dict[str, ModuleType] = {
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED_BY_SIGTERM))
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
     results: list[Result] = []
     for name in options.name or BENCHES:

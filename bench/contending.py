@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +17,7 @@ import redis
 from aima_core.domain.ids import HostName, ServiceId
 from aima_core.redis.connection import command_link
 from aima_core.store.ports import PortStore
+from aima_core.system.die_with_parent import die_with_parent
 
 PROCESSES = 8
 MEET_WITHIN_SECONDS = 60
@@ -45,7 +48,7 @@ def contenders(redis_url: str, host: HostName, ports: range) -> Iterator[Contend
     context = get_context("spawn")
     barrier = context.Barrier(PROCESSES)
     with ProcessPoolExecutor(
-        PROCESSES, mp_context=context, initializer=_prepare, initargs=(barrier, redis_url, host, ports)
+        PROCESSES, mp_context=context, initializer=_prepare, initargs=(os.getpid(), barrier, redis_url, host, ports)
     ) as pool:
         yield Contenders(pool, len(ports) // PROCESSES)
 
@@ -55,7 +58,8 @@ def contenders(redis_url: str, host: HostName, ports: range) -> Iterator[Contend
 _here: dict[str, Any] = {}
 
 
-def _prepare(barrier: Barrier, redis_url: str, host: HostName, ports: range) -> None:
+def _prepare(parent: int, barrier: Barrier, redis_url: str, host: HostName, ports: range) -> None:
+    die_with_parent(signal.SIGKILL, parent)
     store = PortStore(command_link(redis_url), host)
     store.set_range(ports)
     bare = redis.Redis.from_url(redis_url, decode_responses=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+
+from aima_core.system.die_with_parent import die_with_parent
 
 READY_WITHIN_SECONDS = 60
 HEARD_WITHIN_SECONDS = 30
@@ -37,7 +41,7 @@ class Elsewhere:
 def elsewhere(work: Callable[..., None], *args: Any) -> Iterator[Elsewhere]:
     """Runs `work` in a process, which gets a connection and reports on it when it is ready; killed at the end."""
     here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=work, args=(there, *args), daemon=True)
+    process = get_context("spawn").Process(target=_work, args=(os.getpid(), work, there, *args), daemon=True)
     process.start()
     try:
         made = Elsewhere(here)
@@ -46,6 +50,11 @@ def elsewhere(work: Callable[..., None], *args: Any) -> Iterator[Elsewhere]:
     finally:
         process.kill()
         process.join()
+
+
+def _work(parent: int, work: Callable[..., None], *args: Any) -> None:
+    die_with_parent(signal.SIGKILL, parent)
+    work(*args)
 
 
 def follow(reported: Connection, url: str, already: int) -> None:

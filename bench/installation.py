@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.system.background import BackgroundLoop
+from aima_core.system.die_with_parent import dying_with_parent
 
 STARTS_WITHIN = timedelta(seconds=30)
 HEARTBEAT_INTERVAL = timedelta(seconds=3)
@@ -131,7 +133,7 @@ def own_redis(directory: Path) -> Iterator[RedisServer]:
     program = redis_program()
     if program is None:
         raise RuntimeError("there is no Redis server; `apt-get install redis-server` brings one")
-    server = RedisServer(program, directory, appendfsync="everysec")
+    server = RedisServer(program, directory, launcher=dying_with_parent(signal.SIGTERM), appendfsync="everysec")
     server.start()
     try:
         yield server
@@ -183,7 +185,7 @@ def process(command: Sequence[str], environment: Mapping[str, str], *, log: Path
     """Runs a program during the block; yields its process id."""
     with log.open("wb") as said:
         process = subprocess.Popen(
-            command,
+            [*dying_with_parent(signal.SIGTERM), *command],
             env=environment,
             stdout=said,
             stderr=said,

@@ -10,11 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lab.redis_server import RedisServer, redis_program
+from lab.redis_server import RedisServer
 
 from aima_core.redis.connection import command_link
 from aima_worker.models.pieces import PIECE_SIZE
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size
+from bench.installation import own_redis
 from bench.simulated_site import Links, Outcome, ideal, simulate
 
 ROUNDS = 1
@@ -24,15 +25,8 @@ OFFICE = Links(lan=125e6, uplink=25e6)
 
 
 def measure(rounds: int) -> list[Result]:
-    with TemporaryDirectory(prefix="aima-bench-") as directory:
-        program = redis_program()
-        assert program is not None
-        server = RedisServer(program, Path(directory), appendfsync="everysec")
-        server.start()
-        try:
-            return [*_compared(server, Path(directory), rounds)]
-        finally:
-            server.stop()
+    with TemporaryDirectory(prefix="aima-bench-") as directory, own_redis(Path(directory)) as server:
+        return [*_compared(server, Path(directory), rounds)]
 
 
 def _compared(server: RedisServer, directory: Path, rounds: int) -> list[Result]:

@@ -20,7 +20,7 @@ from aima_api.access.keys import CONFIRM_INTERVAL, ApiKey
 from aima_api.gateway.balancer import Backend
 from aima_api.gateway.errors import Headers
 from aima_api.gateway.requests import ModelRequest
-from aima_api.gateway.streams import TokenUsage
+from aima_api.gateway.streams import Usage
 from aima_api.http.callers import KeyLookup
 from aima_core.errors import AimaError, Unauthorized
 
@@ -99,7 +99,7 @@ class Exchange:
         self.outcome = "left"
         self.backend: Backend | None = None
         self.first_byte_at: float | None = None
-        self.usage = TokenUsage()
+        self.usage = Usage()
         self._task = asyncio.current_task()
 
     def allow(self, until: float, limit: Interrupt) -> None:

@@ -229,6 +229,8 @@ class GatewayApp:
         metrics.count_request(request.operation, model, instance, exchange.key.id, exchange.status)
         if backend is not None:
             metrics.add_tokens(backend, exchange.key.id, exchange.usage)
+            if exchange.started and exchange.status < 300:
+                metrics.add_audio(backend, exchange.key.id, request, exchange.usage)
             if exchange.outcome == "left":
                 metrics.aborted.labels(model, instance).inc()
         self._access_log.add(

@@ -15,7 +15,9 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from aima_api.gateway.balancer import Backend
-from aima_api.gateway.streams import TokenUsage
+from aima_api.gateway.inference import FORMS, Inference
+from aima_api.gateway.requests import ModelRequest
+from aima_api.gateway.streams import Usage
 from aima_api.http.server import ConnectionMetrics
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -58,6 +60,18 @@ class GatewayMetrics:
             ("model", "key", "direction", "estimated"),
             registry=registry,
         )
+        self.characters = Counter(
+            "aima_gateway_speech_characters",
+            "Characters of texts that were spoken.",
+            ("model", "key"),
+            registry=registry,
+        )
+        self.audio = Counter(
+            "aima_gateway_audio_seconds",
+            "Seconds of recordings that were transcribed or translated, as the engine or the file's WAV header states.",
+            ("model", "key"),
+            registry=registry,
+        )
         self.first_byte = Histogram(
             "aima_gateway_first_byte_seconds",
             "From a request until the first byte of its answer.",
@@ -93,11 +107,18 @@ class GatewayMetrics:
     def observe_first_byte(self, backend: Backend, seconds: float) -> None:
         self._first_byte_of(backend.model, backend.instance).observe(seconds)
 
-    def add_tokens(self, backend: Backend, key: str, usage: TokenUsage) -> None:
+    def add_tokens(self, backend: Backend, key: str, usage: Usage) -> None:
         estimated = "true" if usage.estimated else "false"
         for direction, number in (("input", usage.input), ("output", usage.output)):
             if number:
                 self._tokens_of(backend.model, key, direction, estimated).inc(number)
+
+    def add_audio(self, backend: Backend, key: str, request: ModelRequest, usage: Usage) -> None:
+        """Of an answered request. A duration that neither the engine nor the file states is not counted."""
+        if request.operation is Inference.SPEECH and (characters := request.characters()):
+            self.characters.labels(backend.model, key).inc(characters)
+        elif request.operation in FORMS and (seconds := usage.audio_seconds or request.audio_seconds()):
+            self.audio.labels(backend.model, key).inc(seconds)
 
     def read(self) -> bytes:
         return generate_latest(self._registry)

@@ -300,7 +300,7 @@ class Proxy:
             exchange.outcome = "complete"
             await exchange.finish()
         finally:
-            if not stream.usage.output:
+            if not (stream.usage.output or stream.usage.audio_seconds):
                 stream.usage.output, stream.usage.estimated = stream.events, True
             self._metrics.add_gaps(backend, gaps)
 

@@ -19,6 +19,8 @@ from aima_core.errors import BodyTooLarge, InvalidRequest, WrongContentType
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 MAX_NAME = 256
 """Characters of a model's name."""
+MAX_CHUNKS = 64
+"""Of a WAV file, among which its format and its data must be."""
 _BODIES = "See the API reference of OpenAI or Anthropic for this path."
 _DISPOSITION = re.compile(rb'content-disposition:[^\r\n]*?;\s*name="?([^";\r\n]*)"?(?:;|\r\n)', re.IGNORECASE)
 _BOUNDARY = re.compile(r'boundary="?([^";]{1,200})"?', re.IGNORECASE)
@@ -32,6 +34,10 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class _Spoken(msgspec.Struct):
+    input: str
+
+
 class _Head(msgspec.Struct):
     """The part of a JSON body that is decoded; the rest is skipped."""
 
@@ -41,13 +47,14 @@ class _Head(msgspec.Struct):
 
 
 _head = msgspec.json.Decoder(_Head, strict=True).decode
+_spoken = msgspec.json.Decoder(_Spoken).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ModelRequest:
     """A request as its client sent it."""
 
-    __slots__ = ("_usage_wanted", "body", "boundary", "content_type", "model", "operation", "stream")
+    __slots__ = ("_file", "_usage_wanted", "body", "boundary", "content_type", "model", "operation", "stream")
 
     def __init__(self, operation: Inference, content_type: str, body: bytes) -> None:
         """Raises InvalidRequest, WrongContentType."""
@@ -57,6 +64,7 @@ class ModelRequest:
         self.boundary = b""
         self.stream = False
         self._usage_wanted = True
+        self._file = (0, 0)
         kind = content_type.partition(";")[0].strip().lower()
         accepted = "multipart/form-data" if operation in FORMS else "application/json"
         if kind != accepted:
@@ -73,6 +81,17 @@ class ModelRequest:
     def hides_usage(self) -> bool:
         """The stream's usage is asked for by the gateway, and not by the client."""
         return not self._usage_wanted
+
+    def characters(self) -> int:
+        """Of the text to be spoken."""
+        try:
+            return len(_spoken(self.body).input)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return 0
+
+    def audio_seconds(self) -> float:
+        """Of the uploaded file, as the header of a WAV file states them; 0 if it is of another format."""
+        return _wav_seconds(self.body, *self._file)
 
     def body_for(self, name: str) -> bytes:
         """The body for an engine that knows the model by that name."""
@@ -106,7 +125,9 @@ class ModelRequest:
         if found is None:
             raise InvalidRequest(detail="The form's content type names no boundary.", remedy=_BODIES)
         self.boundary = b"--" + found[1].encode("latin-1", "replace")
-        fields = {name: self.body[start:end] for name, start, end in self._parts() if name in (b"model", b"stream")}
+        parts = self._parts()
+        fields = {name: self.body[start:end] for name, start, end in parts if name in (b"model", b"stream")}
+        self._file = next(((start, end) for name, start, end in parts if name == b"file"), (0, 0))
         if b"model" not in fields:
             raise InvalidRequest(detail="The form has no field `model`.", remedy=_BODIES)
         self.model = fields[b"model"].decode(errors="replace").strip()
@@ -134,6 +155,24 @@ class ModelRequest:
                 written += [self.body[last:start], name.encode()]
                 last = end
         return b"".join([*written, self.body[last:]])
+
+
+def _wav_seconds(body: bytes, start: int, end: int) -> float:
+    """0 if these bytes are no WAV file. The data of a streamed one, whose header states no true size, end with it."""
+    if end - start < 12 or body[start : start + 4] != b"RIFF" or body[start + 8 : start + 12] != b"WAVE":
+        return 0.0
+    at, rate = start + 12, 0
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > end:
+            break
+        name, size = body[at : at + 4], int.from_bytes(body[at + 4 : at + 8], "little")
+        at += 8
+        if name == b"fmt ":
+            rate = int.from_bytes(body[at + 8 : at + 12], "little")
+        elif name == b"data":
+            return min(size or end, end - at) / rate if rate else 0.0
+        at += size + size % 2
+    return 0.0
 
 
 async def read_body(receive: Receive, *, limit: int, stated: str) -> bytes:

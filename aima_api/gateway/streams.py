@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 
@@ -30,12 +31,14 @@ class EventTooLarge(Exception):
 
 
 @dataclass
-class TokenUsage:
-    """Tokens of a request, as the engine counted them, or estimated by the events that arrived."""
+class Usage:
+    """Tokens of a request, as the engine counted them, or estimated by the events that arrived; and its audio."""
 
     input: int = 0
     output: int = 0
     estimated: bool = False
+    audio_seconds: float = 0.0
+    """Of a recording, as the engine states them."""
 
 
 class _Counted(msgspec.Struct):
@@ -44,6 +47,7 @@ class _Counted(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     total_tokens: int | None = None
+    seconds: msgspec.Raw = msgspec.Raw()
 
 
 class _Nested(msgspec.Struct):
@@ -57,12 +61,14 @@ class _Reported(msgspec.Struct):
     usage: _Counted | None = None
     message: _Nested | msgspec.UnsetType | None = None
     response: _Nested | None = None
+    duration: msgspec.Raw = msgspec.Raw()
+    """Of a recording, in seconds; some engines answer with a string."""
 
 
 _decode = msgspec.json.Decoder(_Reported, strict=False).decode
 
 
-def read_usage(answer: bytes, usage: TokenUsage) -> bool:
+def read_usage(answer: bytes, usage: Usage) -> bool:
     """Adds what an answer or event reports. Returns whether it reports usage and nothing else."""
     try:
         reported = _decode(answer)
@@ -70,11 +76,22 @@ def read_usage(answer: bytes, usage: TokenUsage) -> bool:
         return False
     nested = reported.message or reported.response
     counted = reported.usage or (nested.usage if isinstance(nested, _Nested) else None)
+    usage.audio_seconds = max(usage.audio_seconds, _seconds(reported.duration))
     if counted is None:
         return False
+    usage.audio_seconds = max(usage.audio_seconds, _seconds(counted.seconds))
     usage.input = max(usage.input, counted.prompt_tokens or counted.input_tokens or 0)
     usage.output = max(usage.output, counted.completion_tokens or counted.output_tokens or 0)
     return reported.choices == [] and reported.usage is not None
+
+
+def _seconds(stated: msgspec.Raw) -> float:
+    """0 unless it is a duration."""
+    try:
+        seconds = float(bytes(stated).strip(b'"'))
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds < inf else 0.0
 
 
 class ModelName:
@@ -114,7 +131,7 @@ class EventRelay:
         """The last bytes held back, with which the next part may complete the end of an event."""
         self._last = b""
         self.events = 0
-        self.usage = TokenUsage()
+        self.usage = Usage()
 
     def feed(self, part: bytes) -> bytes:
         """The events that this part completes. Raises EventTooLarge."""

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from math import inf
 
 from redis.exceptions import LockError
 
@@ -31,10 +30,10 @@ from aima_core.scheduling.feasibility import (
     Obstacle,
     PlacementRequirements,
     allocation_for,
-    bytes_to_fetch,
     describe,
     find_obstacles,
     has_what_is_never_pulled,
+    locality,
     permanent,
 )
 from aima_core.scheduling.pending import explain, join_with_and
@@ -264,7 +263,7 @@ class Placement:
         """
         if requirements.resources.weights is None:
             return None
-        missing = {host.name: _missing(host, requirements) for host in able}
+        missing = {host.name: locality(host, requirements.resources) for host in able}
         if len(set(missing.values())) < 2:
             return None
         most = max(missing.values())
@@ -289,17 +288,10 @@ class Placement:
     def _preference(self, host: Host, requirements: PlacementRequirements, obstacles: Obstacles) -> tuple[object, ...]:
         lacks_image = not has_what_is_never_pulled(host, requirements)
         waits = bool(obstacles[host.name])
-        return lacks_image, waits, _missing(host, requirements), -self._free(host), host.name
+        return lacks_image, waits, locality(host, requirements.resources), -self._free(host), host.name
 
     def _free(self, host: Host) -> int:
         return host.memory - host.memory_reserve - self._allocated[host.name].memory
-
-
-def _missing(host: Host, requirements: PlacementRequirements) -> float:
-    """Bytes of the model to fetch; infinite if that is unknown, 0 if there is no model."""
-    weights = requirements.resources.weights
-    missing = bytes_to_fetch(host, weights) if weights else 0
-    return inf if missing is None else missing
 
 
 def _target(host: Host, obstacles: Sequence[Obstacle]) -> Target:

@@ -126,6 +126,12 @@ def bytes_to_fetch(host: Host, weights: Weights) -> int | None:
     return max(0, weights.size - max(partial, default=0))
 
 
+def locality(host: Host, needs: ResourceRequest) -> float:
+    """The score of a host, of which the least is best: bytes of the model to fetch, infinite if that is unknown."""
+    missing = bytes_to_fetch(host, needs.weights) if needs.weights else 0
+    return inf if missing is None else missing
+
+
 def has_what_is_never_pulled(host: Host, wanted: PlacementRequirements) -> bool:
     """By what it has announced, up to a minute ago: a preference, and no obstacle."""
     return not wanted.never_pulled or host.runtime == "process" or image_there(host, wanted.images) is not None

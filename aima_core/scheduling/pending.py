@@ -4,12 +4,13 @@ Any worker or API node may run it; the script returns each operation to exactly 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 
 import structlog
 
+from aima_core.domain.hosts import Host
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Operation, Phase
 from aima_core.domain.resources import ResourceRequest
@@ -34,8 +35,8 @@ class PendingReasons:
         self._hosts = hosts
         self._allocations = allocations
 
-    def obstacles(self, operation: Operation) -> dict[HostName, list[Obstacle]]:
-        """The obstacles on each host that consumes one of its routes; none for a host that is feasible now."""
+    def obstacles(self, operation: Operation) -> list[tuple[Host, list[Obstacle]]]:
+        """Each host that consumes one of its routes, with its obstacles; none for a host that is feasible now."""
         routes = {operation.route, *operation.routes}
         hosts = [host for host in self._hosts.all() if routes & set(host.routes)]
         names = [host.name for host in hosts]
@@ -43,7 +44,7 @@ class PendingReasons:
         wanted = PlacementRequirements(
             routes=(), resources=operation.needs or ResourceRequest(), service=operation.service
         )
-        return {host.name: find_obstacles(host, wanted, held[host.name], busy=busy[host.name]) for host in hosts}
+        return [(host, find_obstacles(host, wanted, held[host.name], busy=busy[host.name])) for host in hosts]
 
     def record_reason(self, operation: Operation, reason: str) -> None:
         """Appends an event, unless this is the reason already."""
@@ -55,9 +56,13 @@ class PendingReasons:
 
     def explain(self, operation: Operation) -> None:
         """Records the reason if no host is feasible now; otherwise a host is about to claim the operation."""
-        against = self.obstacles(operation)
+        against = by_name(self.obstacles(operation))
         if against and all(against.values()):
             self.record_no_capacity(operation, explain(against))
+
+
+def by_name(found: Iterable[tuple[Host, Sequence[Obstacle]]]) -> Against:
+    return {host.name: obstacles for host, obstacles in found}
 
 
 def redeliver(operations: OperationStore, notifier: Notifier, pending_reasons: PendingReasons) -> int:

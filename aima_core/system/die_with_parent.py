@@ -17,11 +17,16 @@ def dying_with_parent(signal: int) -> list[str]:
     return [sys.executable, "-IS", str(Path(__file__).resolve()), str(int(signal)), str(os.getpid())]
 
 
-def main(signal: int, parent: int, program: list[str]) -> None:
+def die_with_parent(signal: int, parent: int) -> None:
+    """This process receives the signal when the thread that started it ends. Exits if the parent is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal)
     if os.getppid() != parent:  # race: it died before the line above
         sys.exit(1)
+
+
+def main(signal: int, parent: int, program: list[str]) -> None:
+    die_with_parent(signal, parent)
     os.execvp(program[0], program)
 
 

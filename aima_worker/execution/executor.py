@@ -5,14 +5,15 @@ is requeued and the next attempt continues from what exists.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
-from aima_core.domain.ids import OperationId, Route
+from aima_core.domain.hosts import Host
+from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import Command, Event, Kind, Operation, Phase
 from aima_core.domain.resources import Held, ObstacleKind, ResourceRequest
 from aima_core.domain.services import Desired
@@ -28,8 +29,8 @@ from aima_core.errors import (
     Superseded,
     UnknownHost,
 )
-from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles
-from aima_core.scheduling.pending import explain
+from aima_core.scheduling.feasibility import PlacementRequirements, find_obstacles, locality
+from aima_core.scheduling.pending import by_name, explain
 from aima_core.store.claims import AlreadyPlaced, Claimed, ClaimResult, InsufficientCapacity, NotClaimable, Unreadable
 from aima_core.store.operations import now
 from aima_core.trust.orders import Order
@@ -124,12 +125,18 @@ def _forward_or_park(host: HostContext, refused: InsufficientCapacity) -> None:
     """Forwards the operation to an eligible host, or else records the pending reason."""
     operation = refused.operation
     obstacles = host.pending_reasons.obstacles(operation)
-    if eligible := [name for name, reasons in obstacles.items() if not reasons and name != host.name]:
-        host.notifier.notify(operation, on=str(Route.to_host(random.choice(eligible))))
+    if eligible := [other for other, reasons in obstacles if not reasons and other.name != host.name]:
+        host.notifier.notify(operation, on=str(Route.to_host(_nearest(eligible, operation))))
         return
     no_engine = host.engine_unavailable.is_set()
     lack = "no Docker Engine answers" if no_engine else _LACKS.get(refused.lack, "no free capacity")
-    host.pending_reasons.record_no_capacity(operation, explain(obstacles) or f"{host.name}: {lack}")
+    host.pending_reasons.record_no_capacity(operation, explain(by_name(obstacles)) or f"{host.name}: {lack}")
+
+
+def _nearest(eligible: Sequence[Host], operation: Operation) -> HostName:
+    """By what placement prefers; of equal hosts any, so that forwarded starts are spread over them."""
+    scores = {other.name: locality(other, operation.needs or ResourceRequest()) for other in eligible}
+    return random.choice([name for name, score in scores.items() if score == min(scores.values())])
 
 
 def _forward_to_owner(host: HostContext, refused: AlreadyPlaced) -> None:

@@ -151,9 +151,9 @@ class OriginClient:
         """Shuts down its connections: a read that is blocked in another thread ends."""
         self._aborted = True
         for connection in list(self._connections.values()):
-            if connection.sock is not None:
+            if (opened := connection.sock) is not None:  # its own thread may close it meanwhile
                 with suppress(OSError):
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # below TLS: no thread waits for a lock
+                    socket.socket.shutdown(opened, socket.SHUT_RDWR)  # below TLS: no thread waits for a lock
 
     def read(self, target: RemoteFile, start: int, length: int) -> Iterator[memoryview]:
         """The bytes of a range; each chunk is valid until the next. Raises Interrupted, NoRanges, and as `_checked`."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
+
+import structlog
 
 from aima_core.domain.models import FetchProgress, Manifest, ModelDisk
 from aima_core.domain.operations import Phase, PullModel
 from aima_core.domain.units import counted, format_size
 from aima_core.settings import Settings
+from aima_core.system.state_dir import write_atomically
 from aima_worker.attempt import Attempt
 from aima_worker.context import HostContext
 from aima_worker.models.directory import OpenDirectory
@@ -19,6 +23,11 @@ from aima_worker.models.sharing import Neighbours
 from aima_worker.models.store import ModelStore
 from aima_worker.node.disk_guard import disk_levels
 from aima_worker.transfers import RATE_NEEDS, SharedTransfers
+
+RATE_FILE = "fetch-rate"
+"""Below the state directory."""
+
+_log = structlog.get_logger()
 
 
 class FetchCoordinator:
@@ -32,8 +41,9 @@ class FetchCoordinator:
         *,
         open_directory: OpenDirectory,
     ) -> None:
-        self.rate: float | None = None
-        """Bytes per second of the last fetch, from its beginning; None before the first one."""
+        self._rate_file = settings.state_dir.expanduser() / RATE_FILE
+        self.rate = _recorded_rate(self._rate_file)
+        """Bytes per second of the last fetch, from its beginning; None before the host's first one."""
         self.measured: ModelDisk | None = None
         """None before the disk was measured, and if it could not be."""
         self._store = store
@@ -69,12 +79,34 @@ class FetchCoordinator:
             self._store, order, self._settings, self._neighbours, open_directory=self._open_directory
         )
         began: tuple[float, int] | None = None
-        for progress in self._fetches.follow(order.manifest.digest, attempt, start):
-            at, received = began = began or (time.monotonic(), progress.received)
-            span, more = time.monotonic() - at, progress.received - received
-            if more and span >= RATE_NEEDS.total_seconds():
-                self.rate = more / span
-            yield progress
+        measured = False
+        try:
+            for progress in self._fetches.follow(order.manifest.digest, attempt, start):
+                at, received = began = began or (time.monotonic(), progress.received)
+                span, more = time.monotonic() - at, progress.received - received
+                if more and span >= RATE_NEEDS.total_seconds():
+                    self.rate, measured = more / span, True
+                yield progress
+        finally:
+            if measured:
+                self._record_rate()
+
+    def _record_rate(self) -> None:
+        """For the next worker of this host, whose fetches `aima plan` estimates before its first one."""
+        try:
+            self._rate_file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._rate_file, f"{self.rate}\n")
+        except OSError as failed:  # such as a full disk
+            _log.warning("fetch rate not recorded", file=str(self._rate_file), reason=str(failed))
+
+
+def _recorded_rate(file: Path) -> float | None:
+    """None if there is none, or an unreadable one."""
+    try:
+        rate = float(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return rate if 0 < rate < inf else None
 
 
 def existing(path: Path) -> Path:

@@ -20,7 +20,7 @@ from aima_worker.operations.container_spec import ours
 from aima_worker.operations.known_specs import drop_removed_specs, restore_specs
 from aima_worker.operations.managed import ManagedContainer
 from aima_worker.operations.teardown import fail_instance, teardown_if_current
-from aima_worker.reconciler.answers import IdleChecks
+from aima_worker.reconciler.answers import AnswerChecks
 from aima_worker.reconciler.inventory import ConditionTimer, Inventory, scan
 from aima_worker.reconciler.reconcile import InstanceReconciler
 from aima_worker.reconciler.resources import ResourceReconciler
@@ -46,9 +46,9 @@ class ReconcileLoop:
         """The names of containers with our labels that this version cannot parse."""
         self._secrets = host.secrets.names()
         self._timer = ConditionTimer()
-        self._answers = IdleChecks(host)
+        self._answers = AnswerChecks(host, on_result=self.wake)
         self._supervisor = HealthSupervisor(host, self._answers)
-        self._instances = InstanceReconciler(host, self._timer)
+        self._instances = InstanceReconciler(host, self._timer, self._answers)
         self._resources = ResourceReconciler(host, self._timer)
         self._resources_due = 0.0
         self._records_enabled = Flag()
@@ -220,9 +220,11 @@ class ReconcileLoop:
         """Runs until the runtime's stream ends, which says nothing but that it ended."""
         try:
             self._changes = self._host.runtime.changes(ours(self._host))
+            self._answers.container_changed()  # changes before the subscription were not seen
             if self._subscription.stopped:  # race: `stop` closed the stream before this one
                 self._changes.close()
             for name in self._changes:
+                self._answers.container_changed(name)
                 # Starts and stops change containers themselves, and a pass would slow them down.
                 if name not in map(self._host.container_name, self._host.claims.running_services()):
                     self._loop.wake()

@@ -35,6 +35,7 @@ from aima_worker.operations.previous import (
 )
 from aima_worker.operations.teardown import GRACE, fail_instance, teardown, teardown_if_current
 from aima_worker.reconciler.adoption import adopt, mark_ready
+from aima_worker.reconciler.answers import AnswerChecks
 from aima_worker.reconciler.inventory import ConditionTimer
 from aima_worker.runtime import Status
 
@@ -47,9 +48,10 @@ _log = structlog.get_logger()
 class InstanceReconciler:
     """For services that no operation runs for. Raises DockerUnavailable, BrokerUnavailable."""
 
-    def __init__(self, host: HostContext, timer: ConditionTimer) -> None:
+    def __init__(self, host: HostContext, timer: ConditionTimer, answers: AnswerChecks) -> None:
         self._host = host
         self._timer = timer
+        self._answers = answers
 
     def adopt(self, managed: ManagedContainer) -> None:
         """A container without a record."""
@@ -139,11 +141,18 @@ class InstanceReconciler:
         elif not managed.running:
             exit_status = managed.container.exit_code
             fail_instance(self._host, instance, ContainerExited(exit_status=exit_status, service=managed.service))
-        elif managed.healthy(self._host):
+        elif managed.healthy(self._host) and self._answers.has_answered(instance, managed):
             mark_ready(self._host, instance, managed)
-        elif self._timer.held_for((instance.id, "loading")) >= managed.load_timeout:
+        else:
+            self._await_readiness(instance, managed)
+
+    def _await_readiness(self, instance: Instance, managed: ManagedContainer) -> None:
+        """Fails the instance of an abandoned start after as many wrong answers, or as long a time, as a start has."""
+        waits, answered_wrong = self._timer.held_for((instance.id, "loading")), self._answers.failure_of(managed)
+        if waits >= managed.load_timeout or self._answers.is_hopeless(managed):
             waited, url = format_duration(managed.load_timeout), managed.health_url(self._host)
-            fail_instance(self._host, instance, HealthTimeout(waited=waited, url=url, last="no 2xx response"))
+            timed_out = HealthTimeout(waited=waited, url=url, last="no 2xx response")
+            fail_instance(self._host, instance, answered_wrong or timed_out)
 
     def _operation_of(self, instance: Instance) -> Operation | None:
         try:

@@ -21,7 +21,7 @@ from aima_worker.operations.managed import ManagedContainer, spec_as_it_was
 from aima_worker.operations.previous import WAS_READY
 from aima_worker.operations.readiness import last_lines
 from aima_worker.operations.teardown import fail_instance, is_current, update_status
-from aima_worker.reconciler.answers import IdleChecks
+from aima_worker.reconciler.answers import AnswerChecks
 
 FAILED_CHECKS = 3
 """In a row, after which a running engine is unhealthy."""
@@ -36,7 +36,7 @@ def was_ready(instance: Instance) -> bool:
 
 
 class HealthSupervisor:
-    def __init__(self, host: HostContext, answers: IdleChecks) -> None:
+    def __init__(self, host: HostContext, answers: AnswerChecks) -> None:
         self._host = host
         self._answers = answers
         self.restarts = RestartTracker(host.timings.restart_delays)
@@ -65,19 +65,27 @@ class HealthSupervisor:
 
     def _check_health(self, instance: Instance, managed: ManagedContainer) -> None:
         state, failure = instance.state, instance.failure
-        problem = managed.check_health(self._host) or self._answers.failure_of(instance.id)
-        if problem is None:
+        problem: AimaError | None = managed.check_health(self._host)
+        answered = problem is None and self._answers.has_answered(instance, managed)
+        must_answer = problem is None and not answered
+        problem = problem or self._answers.failure_of(managed)
+        self._failed_checks[instance.id] += problem is not None
+        if answered and problem is None:
             self._failed_checks.pop(instance.id, None)
             state, failure = InstanceState.READY, None
-        else:
-            self._failed_checks[instance.id] += 1
-            if self._is_unhealthy(instance, managed) and state is not InstanceState.UNHEALTHY:
+        elif problem is not None and self._is_unhealthy(instance, managed):
+            if state is not InstanceState.UNHEALTHY or failure is None or failure.code != problem.code:
                 state, failure = InstanceState.UNHEALTHY, problem.failure
+        elif must_answer and state is InstanceState.READY:
+            # Its container was restarted unseen, as by hand or while Redis was unavailable.
+            state = InstanceState.RESTARTING
         if (state, failure) != (instance.state, instance.failure):
             update_status(self._host, instance, state=state, failure=failure)
 
     def _is_unhealthy(self, instance: Instance, managed: ManagedContainer) -> bool:
-        """A restarted engine has the time to load that a start has."""
+        """A restarted engine has the time to load that a start has, and as many wrong answers."""
+        if self._answers.is_hopeless(managed):
+            return True
         if instance.state is InstanceState.RESTARTING:
             return now() - instance.since > managed.load_timeout
         return self._failed_checks[instance.id] >= FAILED_CHECKS

@@ -26,6 +26,7 @@ from aima_api.access.keys import KeyOptions, KeyStore
 from aima_api.access.scopes import Scope
 from aima_core.domain.ids import HostName, InstanceId
 from aima_core.redis.connection import command_link
+from aima_core.system.die_with_parent import dying_with_parent
 from aima_core.trust.keys import KeyRing, SigningKey
 from aima_worker.dataplane.files import Config, EngineAddresses
 from bench.gateway.clients import MODEL, Load, serves
@@ -56,8 +57,9 @@ class Program:
         return self._process.pid
 
     def start(self) -> None:
+        command = [*dying_with_parent(signal.SIGTERM), *self._command]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 from lab.images import references
+from lab.parts import eventually
 
 from bench.comparison import SMALL
+from bench.contending import PROCESSES
 
 ROOT = Path(__file__).resolve().parents[2]
 BESIDE_RSYNC = ("3 hosts from a fourth, against one rsync", "3 hosts from a fourth, against rsync in turn")
@@ -234,6 +240,77 @@ def test_an_unknown_bench_is_refused_with_the_names_of_all() -> None:
 
     names = "start, pull, submit, apply, plan, list, ports, events, recovery, hosts, gateway, sharing, models, cli"
     assert f"there is no bench strat; there are {names}" in ran.stderr
+
+
+CONTENDERS = """
+import sys, time
+from pathlib import Path
+from bench.contending import contenders
+from bench.elsewhere import elsewhere, subscribe
+from bench.installation import HOST, own_redis
+
+with own_redis(Path(sys.argv[1])) as server, elsewhere(subscribe, server.url, "bare"):
+    with contenders(server.url, HOST, range(18500, 18516)) as them:
+        while True:
+            them.set_keys()
+"""
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_of_a_killed_bench_die_with_it(number: signal.Signals) -> None:
+    _die_with_it(["-m", "bench", "list", "--rounds", "1000"], number, {"redis-server": 1, "aima_api": 1})
+
+
+@pytest.mark.redis
+def test_the_processes_of_a_killed_bench_that_import_their_work_die_with_it(tmp_path: Path) -> None:
+    _die_with_it(["-c", CONTENDERS, str(tmp_path)], signal.SIGKILL, {"redis-server": 1, "spawn_main": 1 + PROCESSES})
+
+
+@pytest.mark.redis
+def test_a_terminated_bench_removes_its_parts(tmp_path: Path) -> None:
+    _die_with_it(["-m", "bench", "list", "--rounds", "1000"], signal.SIGTERM, {"aima_api": 1}, TMPDIR=str(tmp_path))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def _die_with_it(arguments: list[str], number: signal.Signals, expected: Mapping[str, int], **environment: str) -> None:
+    """`expected` processes, by a part of their command lines."""
+    bench = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), SMALL: "1", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    started: list[psutil.Process] = []
+
+    def has_started_them() -> bool:
+        assert bench.poll() is None
+        started[:] = psutil.Process(bench.pid).children(recursive=True)
+        commands = [" ".join(_words_of(each)) for each in started]
+        return all(sum(part in each for each in commands) >= count for part, count in expected.items())
+
+    try:
+        assert eventually(has_started_them, within=timedelta(seconds=60), every=timedelta(milliseconds=100))
+        bench.send_signal(number)
+        bench.wait(60)
+        assert eventually(lambda: not _running(started), within=timedelta(seconds=30)), _running(started)
+    finally:
+        for process in (bench, *_running(started)):
+            process.kill()
+        bench.wait()
+
+
+def _running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running()]
+
+
+def _words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _bench(*arguments: str, succeeds: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -32,8 +33,9 @@ class RedisServer:
     It loses no write that it has acknowledged: `everysec` would lose up to 2 s of them while an fsync takes long.
     """
 
-    def __init__(self, program: Path, directory: Path, **settings: str) -> None:
+    def __init__(self, program: Path, directory: Path, *, launcher: Sequence[str] = (), **settings: str) -> None:
         """`settings` are the server's own, with `_` for `-`, such as `requirepass="secret"` or `appendonly="no"`."""
+        self._launcher = launcher
         self.port = free_port()
         self.password = settings.get("requirepass")
         secret = f":{quote(self.password, safe='')}@" if self.password else ""
@@ -49,7 +51,7 @@ class RedisServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [str(self._program), *self._settings()],
+            [*self._launcher, str(self._program), *self._settings()],
             stdout=(self._directory / "redis.log").open("ab"),
             stderr=subprocess.STDOUT,
         )

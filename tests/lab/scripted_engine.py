@@ -44,6 +44,8 @@ class Script:
     """Sends its stream in pieces of so many bytes."""
     reports_usage: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
+    transcript: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the answer to a recording."""
 
 
 @dataclass
@@ -203,7 +205,7 @@ def _answer_to(path: str, name: str, asked: dict[str, Any], script: Script) -> d
         return {"object": "list", "model": name, "data": data, "usage": {"prompt_tokens": 7, "total_tokens": 7}}
     if path.endswith("/rerank"):
         return {"model": name, "results": [{"index": 0, "relevance_score": 0.9}], "usage": {"total_tokens": 7}}
-    return {"text": text, "model": name}
+    return {"text": text, "model": name, **script.transcript}
 
 
 def _response(name: str, text: str, counted: dict[str, int]) -> dict[str, Any]:

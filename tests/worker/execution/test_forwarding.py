@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from lab.commands import a_start_of, enqueue_signed
 
+from aima_core.domain.catalog import Model
 from aima_core.domain.ids import HostName, OperationId, Route
+from aima_core.domain.models import Manifest, ManifestFile, ModelOnHost
 from aima_core.domain.operations import State
 from aima_core.redis import keys
 from aima_core.store.hosts import HostStore
@@ -28,9 +30,10 @@ def hosts(redis):
 def joined(desk, hosts):
     """Joins hosts with that much memory; the desk's own is alpha."""
 
-    def join(name, *, gigabytes=25):
+    def join(name, *, gigabytes=25, **more):
         facts = host_facts(desk.host.settings, desk.host.runtime)
         has = {"name": name, "memory": gigabytes * 10**9, "memory_reserve": 0, "routes": (f"host.{name}", CLASS)}
+        has |= more
         hosts.announce(facts.model_copy(update=has))
         hosts.join(HostName(name), identity=name, session="the test's")
 
@@ -41,6 +44,15 @@ def too_much(desk, service="svc-tiny-dial"):
     """A start that exceeds the capacity of any real machine."""
     requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
     return enqueue_signed(desk.host.operations, a_start_of(service, requires=requires), route=CLASS)
+
+
+def too_much_of(desk, manifest, service):
+    """The same, of a model from an origin."""
+    requires = {"platforms": ["linux/amd64"], "memory": "900TB"}
+    facts = {"name": "small", "type": "test", "size": "1GB", "engines": ["tiny-test"], "source": manifest.source}
+    start = a_start_of(service, requires=requires, model_mount="/models")
+    start = start.model_copy(update={"model": Model.model_validate(facts), "manifest": manifest})
+    return enqueue_signed(desk.host.operations, start, route=CLASS)
 
 
 def messages_on(redis, queue):
@@ -58,6 +70,25 @@ def test_an_operation_without_capacity_here_is_forwarded_to_a_host_that_has_it(d
     assert messages_on(redis, "host.beta") == 1
     assert messages_on(redis, "host.gamma") == 0
     assert desk.host.operations.get(start.id).state is State.QUEUED
+
+
+def test_of_the_eligible_hosts_those_with_the_most_of_the_model_are_forwarded_to(desk, redis, joined):
+    file = ManifestFile(path="weights", size=10**9, sha256="a" * 64)
+    manifest = Manifest(model="small", source="hf:a/small@main", revision="b" * 40, endpoint="http://o", files=(file,))
+    has = {"model": "small", "revision": "b" * 40, "name": manifest.name, "size": 10**9}
+    part = ModelOnHost(**has, received=10**8, published=False, verified=False)
+    verified = ModelOnHost(**has, received=10**9, published=True, verified=True)
+    joined("alpha", stored=(verified,))
+    for name, stored in {"none": (), "old": None, "part": (part,), "one": (verified,), "other": (verified,)}.items():
+        joined(name, gigabytes=10**6, stored=stored)
+    services = [f"svc-tiny-{number}" for number in range(20)]
+
+    for service in services:
+        execute(desk.host, too_much_of(desk, manifest, service).id)
+    forwarded = {name: messages_on(redis, f"host.{name}") for name in ("none", "old", "part", "one", "other")}
+
+    assert forwarded["one"] + forwarded["other"] == len(services)
+    assert min(forwarded["one"], forwarded["other"]) > 0
 
 
 def test_an_operation_that_no_host_can_run_now_is_pending_with_the_reason_of_each_host(desk, joined):

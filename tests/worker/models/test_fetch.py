@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import stat
+from datetime import timedelta
+from http.client import HTTPConnection
 
 import pytest
 from lab.commands import a_start_of
@@ -18,6 +21,8 @@ from aima_core.domain.catalog import Model
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, PullModel, RemoveModel, State
 from aima_worker.attempt import WorkerShutdown
+from aima_worker.models.origin import OriginClient
+from aima_worker.models.steps import RATE_FILE, FetchCoordinator
 from aima_worker.node.facts import host_facts
 from aima_worker.node.hardware import arch
 
@@ -262,6 +267,29 @@ def test_a_damaged_piece_of_an_earlier_fetch_is_fetched_again(desk, origin):
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
+def test_an_abort_meets_a_connection_that_its_own_thread_closes_just_then() -> None:
+    class Closing(HTTPConnection):
+        """It is open only the first time that it is looked at."""
+
+        left = 1
+
+        @property
+        def sock(self) -> socket.socket | None:
+            self.left -= 1
+            return ours if self.left == 0 else None
+
+        @sock.setter
+        def sock(self, _: object) -> None: ...
+
+    ours, theirs = socket.socketpair()
+    client = OriginClient(host="alpha", token=None, stall=timedelta(seconds=1))
+    client._connections = {("http", "origin"): Closing("origin")}
+    with ours, theirs:
+        client.abort()
+
+        assert theirs.recv(1) == b"", "a read that was blocked there would go on"
+
+
 def test_a_stall_ends_the_fetch_with_its_reason_and_keeps_what_is_there(desk, origin):
     origin.faults[WEIGHTS] = Faults(stall_after=0)
     manifest = manifest_of(origin)
@@ -481,6 +509,25 @@ def test_the_rate_of_a_fetch_is_measured_from_its_beginning(desk, origin):
     fetch.result()
 
     assert 0 < desk.host.fetches.rate < SIZE / 0.5
+
+
+def test_the_measured_rate_outlasts_the_worker(desk, origin, settings):
+    origin.paused_at = 20 * MIB
+    _, fetch = desk.begin(PullModel(manifest=manifest_of(origin)))
+    assert eventually(lambda: desk.host.fetches.rate is not None)
+    origin.release.set()
+    fetch.result()
+
+    after_a_restart = FetchCoordinator(desk.host.models, settings)
+
+    assert after_a_restart.rate == desk.host.fetches.rate
+
+
+@pytest.mark.parametrize("content", [b"", b"fast", b"-1", b"inf", b"nan", b"\xff"])
+def test_an_unreadable_rate_is_none(desk, settings, content):
+    (settings.state_dir / RATE_FILE).write_bytes(content)
+
+    assert FetchCoordinator(desk.host.models, settings).rate is None
 
 
 def test_the_disk_of_a_store_that_was_not_made_yet_is_that_of_a_directory_above_it(desk):

@@ -1,8 +1,8 @@
-"""A start is ready when the engine answers right: a good health check with a wrong answer keeps it unready."""
+"""An instance is ready when its engine answers right: a good health check with a wrong answer keeps it unready."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from threading import Event
 from typing import Any
@@ -12,21 +12,26 @@ import pytest
 from lab.answering_engine import AnsweringEngine, answering_engine, chat, embeddings, ranks, speech
 from lab.commands import a_start_of
 from lab.desk import Desk, desk_of
+from lab.parts import eventually
 
 from aima_core.domain.operations import StartService
 from aima_core.domain.services import Instance, InstanceState
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
+from aima_worker.context import Timings
 from aima_worker.inference.http import Request, Response, ask
 from aima_worker.operations.managed import recognize
 from aima_worker.operations.readiness import WRONG_ANSWERS
-from aima_worker.reconciler.answers import IdleChecks
+from aima_worker.reconciler import answers
+from aima_worker.reconciler.answers import AnswerChecks
+from aima_worker.reconciler.loop import ReconcileLoop
 from aima_worker.reconciler.supervision import FAILED_CHECKS, HealthSupervisor
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
 pytestmark = pytest.mark.redis
 
 CHAT = "/v1/chat/completions"
+NAME = "test.svc-tiny-dial.alpha"
 EVERY_API = ["chat", "embeddings", "rerank", "speech", "transcriptions"]
 Script = dict[str, Any]
 
@@ -58,7 +63,8 @@ def desk(settings: Settings, redis: TextRedis, runtime: FakeRuntime, engine: Ans
         path = urlsplit(request.url).path
         return ask(Request(engine.url + path, request.body, request.content_type), within, at_most)
 
-    with desk_of(settings, redis, runtime, probe=runtime.probe, ask=ask_scripted) as desk:
+    timings = Timings(restart_delays=(timedelta(),))
+    with desk_of(settings, redis, runtime, probe=runtime.probe, ask=ask_scripted, timings=timings) as desk:
         yield desk
 
 
@@ -74,7 +80,7 @@ def test_an_engine_whose_answers_are_right_is_ready(desk: Desk, asked: list[str]
     assert len(asked) == len(EVERY_API)
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     ("path", "answer", "problem"),
     [
         (CHAT, chat("another-model"), "another-model"),
@@ -84,6 +90,9 @@ def test_an_engine_whose_answers_are_right_is_ready(desk: Desk, asked: list[str]
         ("/v1/rerank", ranks({0: True, 1: False, 2: False}), "unrelated"),
     ],
 )
+
+
+@WRONG
 def test_a_healthy_engine_that_answers_wrong_stays_unready(
     desk: Desk, runtime: FakeRuntime, script: Script, asked: list[str], path: str, answer: Any, problem: str
 ) -> None:
@@ -161,7 +170,7 @@ class Supervised:
     def __init__(self, desk: Desk) -> None:
         outcome = desk.run_command(a_checked_start(chat={}, busy=["requests"]))
         self._desk, self._id = desk, outcome.instance.id
-        self._answers = IdleChecks(desk.host)
+        self._answers = AnswerChecks(desk.host)
         self._supervisor = HealthSupervisor(desk.host, self._answers)
 
     def check_and_supervise(self) -> Instance:
@@ -194,3 +203,209 @@ def test_a_busy_engine_is_not_asked(desk: Desk, engine: AnsweringEngine, script:
 
     assert asked == []
     assert busy.state is InstanceState.READY
+
+
+# After a restart of the engine, and of the worker ---------------------------------------------------------------------
+
+
+class Watched:
+    """A ready instance, and the reconcile passes of one worker after the other. `states` are those it was seen in."""
+
+    def __init__(self, desk: Desk, start: StartService | None = None, **ready: object) -> None:
+        self._desk = desk
+        self._id = desk.run_command(start or a_checked_start(**ready)).instance.id
+        self.restart_worker()
+        self.reconcile()
+
+    def restart_worker(self) -> None:
+        self.loop = ReconcileLoop(self._desk.host)
+        self.checks = self.loop._answers
+        self.states: set[InstanceState] = set()
+
+    @property
+    def instance(self) -> Instance:
+        return self._desk.host.services.instance(self._id)
+
+    def reconcile(self) -> Instance:
+        self.loop.reconcile_once()
+        self.states.add(self.instance.state)
+        assert self.instance.serving is (self.instance.state is InstanceState.READY)
+        return self.instance
+
+    def until(self, fact: Callable[[Instance], bool]) -> Instance:
+        assert eventually(lambda: fact(self.reconcile())), self.instance
+        return self.instance
+
+    def until_is(self, state: InstanceState) -> Instance:
+        return self.until(lambda instance: instance.state is state)
+
+
+@pytest.fixture
+def without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the checks of an engine that has answered wrong."""
+    monkeypatch.setattr(answers, "PASS_INTERVAL", timedelta())
+
+
+@WRONG
+@pytest.mark.usefixtures("without_pause")
+def test_a_restarted_engine_that_answers_wrong_stays_unready_until_it_answers_right(
+    desk: Desk, runtime: FakeRuntime, script: Script, path: str, answer: Any, problem: str
+) -> None:
+    watched = Watched(desk)
+    runtime.end(NAME, exit_code=139)
+    script[path] = answer
+    watched.states.clear()
+
+    unhealthy = watched.until_is(InstanceState.UNHEALTHY)
+    seen = set(watched.states)
+    script.clear()
+    ready = watched.until_is(InstanceState.READY)
+
+    assert unhealthy.failure.code == "engine_answers_wrong"
+    assert problem in unhealthy.failure.message
+    assert seen == {InstanceState.RESTARTING, InstanceState.UNHEALTHY}
+    assert ready.failure is None
+
+
+def test_a_restarted_engine_that_does_not_answer_yet_is_waited_for(
+    desk: Desk, runtime: FakeRuntime, script: Script, asked: list[str]
+) -> None:
+    watched = Watched(desk, chat={})
+    runtime.end(NAME, exit_code=139)
+    script[CHAT] = 503
+    watched.states.clear()
+    asked.clear()
+
+    watched.until(lambda _: len(asked) > WRONG_ANSWERS)
+    seen = set(watched.states)
+    script.clear()
+
+    assert seen == {InstanceState.RESTARTING}
+    assert watched.until_is(InstanceState.READY).failure is None
+
+
+def test_a_restarted_engine_that_never_answers_is_unhealthy_after_the_time_of_a_start(
+    desk: Desk, runtime: FakeRuntime, script: Script
+) -> None:
+    start = a_start_of(ready={"chat": {}}, serves=["chat"], health_check={"timeout": "300ms"})
+    watched = Watched(desk, start)
+    runtime.end(NAME, exit_code=139)
+    script[CHAT] = 503
+
+    unhealthy = watched.until_is(InstanceState.UNHEALTHY)
+
+    assert "HTTP status 503" in unhealthy.failure.message
+
+
+def test_an_engine_that_was_restarted_by_hand_must_answer_again(
+    desk: Desk, runtime: FakeRuntime, script: Script, asked: list[str]
+) -> None:
+    watched = Watched(desk, chat={})
+    script[CHAT] = 503
+    watched.loop.start()
+    assert eventually(lambda: watched.loop._changes is not None)
+
+    try:
+        with runtime._changing(NAME) as engine:
+            engine.started_at = runtime._now()
+        asked.clear()
+        assert eventually(lambda: watched.instance.state is InstanceState.RESTARTING)
+        script.clear()
+        assert eventually(lambda: watched.instance.state is InstanceState.READY)
+    finally:
+        watched.loop.stop()
+    assert CHAT in asked
+
+
+class Immediately:
+    """A thread that has ended when `start` returns (race)."""
+
+    def __init__(self, *, target: Callable[..., None], args: tuple[Any, ...], **_: object) -> None:
+        self.start = lambda: target(*args)
+
+
+def test_an_engine_that_was_restarted_while_no_worker_ran_must_answer_again(
+    desk: Desk, runtime: FakeRuntime, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(desk, chat={})
+    script[CHAT] = 503
+    runtime._engines[NAME].started_at = runtime._now()
+    watched.restart_worker()
+    monkeypatch.setattr(answers, "Thread", Immediately)
+
+    restarting = watched.reconcile()
+    script.clear()
+
+    assert restarting.state is InstanceState.RESTARTING
+    watched.until_is(InstanceState.READY)
+
+
+def test_an_adopted_engine_serves_on_and_is_asked_once_soon_while_it_is_idle(
+    desk: Desk, engine: AnsweringEngine, script: Script, asked: list[str]
+) -> None:
+    watched = Watched(desk, chat={}, busy=["requests"])
+    watched.restart_worker()
+    asked.clear()
+    engine.running = 1
+
+    watched.reconcile()
+    watched.checks.check_once()
+    asked_while_busy = list(asked)
+    engine.running = 0
+    watched.checks.check_once()
+    watched.checks.check_once()
+    watched.reconcile()
+
+    assert (asked_while_busy, asked) == ([], [CHAT])
+    assert watched.states == {InstanceState.READY}
+
+
+def test_an_adopted_engine_that_answers_wrong_becomes_unhealthy(desk: Desk, script: Script) -> None:
+    watched = Watched(desk, chat={}, busy=["requests"])
+    watched.restart_worker()
+    script[CHAT] = chat("another-model")
+
+    watched.reconcile()
+    watched.checks.check_once()
+
+    assert watched.until_is(InstanceState.UNHEALTHY).failure.code == "engine_answers_wrong"
+
+
+@pytest.mark.usefixtures("without_pause")
+def test_an_engine_that_answered_wrong_before_the_worker_restarted_stays_unhealthy(desk: Desk, script: Script) -> None:
+    watched = Watched(desk, chat={}, busy=["requests"])
+    script[CHAT] = chat("another-model")
+    watched.checks.check(recognize(desk.host, desk.host.runtime.find(NAME)))
+    watched.until_is(InstanceState.UNHEALTHY)
+    watched.restart_worker()
+
+    watched.until(lambda _: watched.checks.is_hopeless(recognize(desk.host, desk.host.runtime.find(NAME))))
+    seen = set(watched.states)
+    script.clear()
+
+    assert seen == {InstanceState.UNHEALTHY}
+    watched.until_is(InstanceState.READY)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "code"),
+    [
+        (chat("dial"), InstanceState.READY, None),
+        (chat("another-model"), InstanceState.FAILED, "engine_answers_wrong"),
+    ],
+)
+def test_an_abandoned_start_ends_by_the_answers_of_its_engine(
+    desk: Desk, script: Script, answer: Any, state: InstanceState, code: str | None
+) -> None:
+    watched = Watched(desk, chat={})
+    starting = watched.instance.model_copy(update={"state": InstanceState.STARTING, "operation": None})
+    desk.host.services.update_status(starting)
+    script[CHAT] = 503
+    watched.restart_worker()
+
+    watched.loop.reconcile_once()
+    assert watched.instance.state is InstanceState.STARTING
+    script[CHAT] = answer
+
+    assert eventually(lambda: watched.loop.reconcile_once() or watched.instance.state is state)
+    assert (watched.instance.failure and watched.instance.failure.code) == code

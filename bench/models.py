@@ -38,7 +38,7 @@ from aima_core.redis.connection import command_link
 from aima_core.redis.interface import TextRedis
 from aima_core.store.hosts import HostStore
 from aima_core.trust.keys import SigningKey
-from aima_worker.models.layout import FILES, RECORD, place_of
+from aima_worker.models.layout import FILES, RECORD, StoredModel, place_of
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size
 from bench.copies import Copies
 
@@ -175,7 +175,7 @@ def _fetch_of_complete_pieces(site: Site, manifest: Manifest) -> float:
     store = site.directory / host / "store"
     place = store / manifest.model / manifest.name
     fetching = place_of(store, manifest.model, manifest.name, published=False)
-    (place / RECORD).unlink()
+    (place / RECORD).write_text(StoredModel(manifest=manifest).model_dump_json())
     fetching.parent.mkdir(parents=True, exist_ok=True)
     place.rename(fetching)
     return _fetch(site, manifest, host).seconds

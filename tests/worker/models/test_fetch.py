@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 from datetime import timedelta
+from functools import partial
 from http.client import HTTPConnection
 
 import pytest
@@ -25,6 +26,7 @@ from aima_worker.models.origin import OriginClient
 from aima_worker.models.steps import RATE_FILE, FetchCoordinator
 from aima_worker.node.facts import host_facts
 from aima_worker.node.hardware import arch
+from aima_worker.operations.model_paths import opened_model
 
 pytestmark = pytest.mark.redis
 
@@ -518,7 +520,7 @@ def test_the_measured_rate_outlasts_the_worker(desk, origin, settings):
     origin.release.set()
     fetch.result()
 
-    after_a_restart = FetchCoordinator(desk.host.models, settings)
+    after_a_restart = FetchCoordinator(desk.host.models, settings, open_directory=partial(opened_model, settings))
 
     assert after_a_restart.rate == desk.host.fetches.rate
 
@@ -527,7 +529,7 @@ def test_the_measured_rate_outlasts_the_worker(desk, origin, settings):
 def test_an_unreadable_rate_is_none(desk, settings, content):
     (settings.state_dir / RATE_FILE).write_bytes(content)
 
-    assert FetchCoordinator(desk.host.models, settings).rate is None
+    assert FetchCoordinator(desk.host.models, settings, open_directory=partial(opened_model, settings)).rate is None
 
 
 def test_the_disk_of_a_store_that_was_not_made_yet_is_that_of_a_directory_above_it(desk):

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
-LOCK_ATTEMPTS = 5
+LOCK_ATTEMPTS = 25
 LOCK_RETRY_INTERVAL = timedelta(milliseconds=20)
 
 

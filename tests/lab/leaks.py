@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import socket
 import sys
 import threading
@@ -52,7 +51,7 @@ class Holdings:
         """The new threads and descriptors, a line each. A descriptor counts if its number is new."""
         threads = [_described(thread) for thread in self.threads - before.threads if thread.is_alive()]
         opened = self.descriptors.keys() - before.descriptors.keys()
-        return threads + [f"descriptor {each} on {self.descriptors[each]}{_ends_of(each)}" for each in sorted(opened)]
+        return threads + [f"descriptor {each} on {_with_ends(each, self.descriptors[each])}" for each in sorted(opened)]
 
 
 @contextmanager
@@ -132,14 +131,20 @@ def _described(thread: threading.Thread) -> str:
     return f"thread {thread.name}" + "".join(f" > {Path(each.filename).name}:{each.lineno}" for each in calls[-6:])
 
 
-def _ends_of(descriptor: str) -> str:
-    """The addresses of a socket; nothing of another descriptor, or of one that was closed meanwhile."""
-    with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as found:
-        ends = [str(found.getsockname())]
-        with suppress(OSError):
-            ends.append(str(found.getpeername()))
-        return f" ({' to '.join(ends)})"
-    return ""
+def _with_ends(descriptor: str, target: str) -> str:
+    """With the addresses of a socket, unless it was closed meanwhile."""
+    if not target.startswith("socket:"):
+        return target
+    with suppress(OSError):
+        found = socket.socket(fileno=int(descriptor))
+        try:
+            ends = [str(found.getsockname())]
+            with suppress(OSError):
+                ends.append(str(found.getpeername()))
+        finally:
+            found.detach()
+        return f"{target} ({' to '.join(ends)})"
+    return target
 
 
 def _held_beyond(before: Holdings) -> list[str]:

@@ -148,6 +148,8 @@ class DataplaneUnderTest:
             self.process.wait(10)
 
     def headers(self, instance: InstanceId = INSTANCE) -> dict[str, str]:
+        if not self.tokens.is_certified:  # a gateway renews its certificate before it expires
+            self.tokens = signer()
         return {"Authorization": f"Bearer {self.tokens.token(instance)}"}
 
     def connect(self) -> HTTPConnection:

@@ -477,7 +477,7 @@ class ModelFetch:
 
     def _check_senders(self) -> None:
         """Raises NoHostSends after the stall timeout without a byte, on a host that no origin sends the rest to."""
-        if self._has_origin or self._queue.held == self._order.manifest.size or not self._patience.is_over:
+        if self._has_origin or self._queue.held == self._order.manifest.size or not self._patience.has_expired:
             return
         stall, model = format_duration(self._settings.host.model_stall), self._order.manifest.model
         raise NoHostSends(model=model, host=self._host, stall=stall, at=self._source.revision)

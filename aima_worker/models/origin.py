@@ -30,10 +30,10 @@ from aima_core.system.loopback import is_loopback
 SILENCE = timedelta(seconds=20)
 """The timeout of one connection without a byte, before a retry on a new one."""
 CHUNK = 256 << 10
-WAKES_AFTER = 128 << 10
-"""Bytes that a fast connection has received before its thread is woken."""
-FAST = timedelta(seconds=0.5)
-"""For a chunk."""
+LOW_WATER_MARK = 128 << 10
+"""Bytes that must have arrived on a fast connection before its thread is woken."""
+FAST_CHUNK = timedelta(seconds=0.5)
+"""A connection is fast while a chunk takes less."""
 MOST_REDIRECTS = 5
 MOST_RETRY_AFTER = timedelta(hours=1)
 RETRY_DELAYS = tuple(map(timedelta, (0,) * 5, (0, 0.2, 1, 3, 5)))
@@ -91,7 +91,7 @@ class Patience:
             return self._why if self._tries > 1 or self._clock() < self._not_before else None
 
     @property
-    def is_over(self) -> bool:
+    def has_expired(self) -> bool:
         """No byte has arrived within the stall timeout."""
         with self._lock:
             return self._clock() >= self._until
@@ -212,9 +212,9 @@ class OriginClient:
         left, at, coalesces = length, -inf, False
         while left:
             before, at = at, time.monotonic()
-            if self._plain is not None and coalesces != (left > 2 * CHUNK and at - before < FAST.total_seconds()):
+            if self._plain is not None and coalesces != (left > 2 * CHUNK and at - before < FAST_CHUNK.total_seconds()):
                 coalesces = not coalesces
-                self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, WAKES_AFTER if coalesces else 1)
+                self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LOW_WATER_MARK if coalesces else 1)
             read = response.readinto(self._buffer[: min(CHUNK, left)])
             if not read:
                 self._close()

@@ -234,6 +234,17 @@ def test_an_expired_address_of_a_redirect_is_resolved_again(desk, origin):
     assert content_of(published(desk, manifest)) == FILES
 
 
+def test_the_end_of_a_piece_is_read_at_once_however_few_bytes_it_has(desk, origin):
+    content = {**FILES, WEIGHTS: random_bytes(18 * MIB + 1, 5)}
+    origin.publish(REPOSITORY, content)
+
+    outcome = pull(desk, manifest_of(origin, content))
+
+    asked = sum(number for path, number in origin.requests.items() if path.endswith(WEIGHTS))
+    assert outcome.operation.state is State.SUCCEEDED, outcome.operation.failure
+    assert asked == 2, "a read that waits for more bytes than are left is repeated after its timeout"
+
+
 def test_more_bytes_than_were_requested_are_not_taken(desk, origin):
     origin.faults[WEIGHTS] = Faults(longer_by=100, times=1)
     manifest = manifest_of(origin)

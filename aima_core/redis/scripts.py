@@ -4,31 +4,46 @@ The head of a script names the libraries of `lua/lib` that it uses, which are pr
 returns.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from importlib import resources
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError
 
+from aima_core.errors import BrokerUnavailable
 from aima_core.redis.connection import RedisClient
-from aima_core.redis.interface import TextRedis, TextScript
+from aima_core.redis.interface import TextRedis
 
 Call = tuple[Sequence[str], Sequence[str | int]]
 """The keys and the arguments of one call."""
 LUA = resources.files("aima_core.redis") / "lua"
+MAX_CALLS = 4
+"""Of a script that Redis has lost each time: between its load and its call, Redis may restart, or fail over."""
 _USES = "-- uses: "
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Script:
+    text: str
+    """With its libraries before it."""
+    sha: str
+    """By which Redis knows it."""
 
 
 @cache
-def script_text(name: str) -> str:
-    """The script with its libraries before it."""
-    script = (LUA / f"{name}.lua").read_text()
-    head = script.partition("\n")[0]
+def script_named(name: str) -> Script:
+    own = (LUA / f"{name}.lua").read_text()
+    head = own.partition("\n")[0]
     libraries = head.removeprefix(_USES).split(", ") if head.startswith(_USES) else []
-    return "\n".join([*((LUA / "lib" / f"{library}.lua").read_text() for library in libraries), script])
+    text = "\n".join([*((LUA / "lib" / f"{library}.lua").read_text() for library in libraries), own])
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class Scripts:
@@ -36,33 +51,33 @@ class Scripts:
 
     def __init__(self, redis: TextRedis) -> None:
         self._redis = redis
-        self._loaded: dict[str, TextScript] = {}
 
     def __call__(self, name: str, keys: Sequence[str], *args: str | int) -> Any:
-        """Runs the script, loading it again if Redis has lost it, and returns what its head says."""
-        return self._script(name)(keys, args)
+        """Runs the script, and returns what its head says. Raises BrokerUnavailable."""
+        called = script_named(name)
+        return self._load_and_call(called, lambda: self._redis.evalsha(called.sha, len(keys), *keys, *args))
 
     def each(self, name: str, calls: Iterable[Call]) -> list[Any]:
         """Runs the script for each call, in order; Redis runs it while the next call is made.
 
         The script must be idempotent: after a broken connection, or where Redis has lost it, every call is retried.
         """
-        script, made = self._script(name), iter(calls)
+        made = iter(calls)
         first = list(islice(made, 2))
         if len(first) < 2 or not isinstance(self._redis, RedisClient):
-            return [script(keys, args) for keys, args in chain(first, made)]
-        sent: list[Sequence[str | int]] = []
-        commands = (["EVALSHA", script.sha, len(keys), *keys, *args] for keys, args in chain(first, made))
-        try:
-            return self._redis.run_ahead(commands, sent)
-        except NoScriptError:
-            self._redis.script_load(script.script)
-            return self._redis.run_ahead((), sent)
+            return [self(name, keys, *args) for keys, args in chain(first, made)]
+        called, redis, sent = script_named(name), self._redis, list[Sequence[str | int]]()
+        commands = (["EVALSHA", called.sha, len(keys), *keys, *args] for keys, args in chain(first, made))
+        return self._load_and_call(called, lambda: redis.run_ahead(commands, sent))
 
-    def _script(self, name: str) -> TextScript:
-        if name not in self._loaded:
-            self._loaded[name] = self._redis.register_script(script_text(name))
-        return self._loaded[name]
+    def _load_and_call(self, called: Script, call: Callable[[], _T]) -> _T:
+        """Calls first: Redis mostly has the script. Raises BrokerUnavailable."""
+        for attempt in range(MAX_CALLS):
+            if attempt:
+                self._redis.script_load(called.text)
+            with suppress(NoScriptError):
+                return call()
+        raise BrokerUnavailable(detail="it keeps losing its scripts.")
 
 
 def in_ms(duration: timedelta) -> int:

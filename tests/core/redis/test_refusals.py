@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +12,13 @@ from pathlib import Path
 import pytest
 from api.node import SERVICE, api_node
 from lab.commands import SIGNING_KEY
+from lab.forked import launch
 from lab.parts import eventually
 
 from aima_core.domain.operations import State
 
 pytestmark = pytest.mark.redis
 
-ROOT = Path(__file__).parents[3]
 PASSWORD = "right-secret"
 WAYS = {
     "a wrong password": (lambda url: url.replace("right", "wrong"), "refuses the user or password"),
@@ -131,8 +129,7 @@ def worker_on(url: str, directory: Path) -> Iterator[Path]:
     }
     log = directory / "worker.log"
     with log.open("wb") as said:
-        command = [sys.executable, "-m", "aima_worker"]
-        process = subprocess.Popen(command, env={**os.environ, **reported}, stdout=said, stderr=said, cwd=ROOT)
+        process = launch("aima_worker", env={**os.environ, **reported}, stdout=said, stderr=said)
     try:
         yield log
         assert process.poll() is None, log.read_text()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
-from redis.exceptions import LockError
+from redis.exceptions import LockError, NoScriptError
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.hosts import Host
@@ -374,5 +374,6 @@ class PlacementLocks:
 
 
 def _release(lock: TextLock) -> None:
-    with suppress(LockError):  # it expired concurrently, or was never acquired
+    # It expired concurrently, was never acquired, or Redis restarts, after which it expires.
+    with suppress(LockError, NoScriptError):
         lock.release()

@@ -118,7 +118,7 @@ class Submitter:
         put = dispatch.put
         for start in range(0, len(dispatch.targets), BATCH_SIZE):
             targets = dispatch.targets[start : start + BATCH_SIZE]
-            records = [operation.model_copy(update=_own(target, next(fences), next(ids))) for target in targets]
+            records = [operation.with_valid(**_own(target, next(fences), next(ids))) for target in targets]
             submitted += [record.id for record in records]
             orders = sign_orders(Order.of(records[0], **signed), records, self.signing_key)
             for record, order, target in zip(records, orders, targets, strict=True):

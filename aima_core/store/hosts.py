@@ -205,17 +205,15 @@ def _host(
         seen = _EARLIEST
     announced = _announced(name, text)
     assigned = _assigned(name, labels) if labels else _UNASSIGNED
-    return announced.model_copy(
-        update={
-            "labels": {**announced.labels, **assigned.labels},
-            "assigned": assigned,
-            "live": _is_live(seen, now),
-            "left": seen == LEFT,
-            "seen_at": datetime.fromtimestamp(seen, UTC),
-            "silent_for": max(0.0, now - seen),
-            "drained_since": (_moment(drained) or datetime.fromtimestamp(now, UTC)) if drained else None,
-            "messages_dropped": int(dropped) if dropped and dropped.isdecimal() else 0,
-        }
+    return announced.with_valid(
+        labels={**announced.labels, **assigned.labels},
+        assigned=assigned,
+        live=_is_live(seen, now),
+        left=seen == LEFT,
+        seen_at=datetime.fromtimestamp(seen, UTC),
+        silent_for=max(0.0, now - seen),
+        drained_since=(_moment(drained) or datetime.fromtimestamp(now, UTC)) if drained else None,
+        messages_dropped=int(dropped) if dropped and dropped.isdecimal() else 0,
     )
 
 

@@ -4,6 +4,7 @@ What operations of a batch share is passed once: one request may enqueue a thous
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
@@ -11,11 +12,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from aima_core.domain.ids import HostName, InstanceId, OperationId, Route
+from aima_core.domain.ids import HostName, OperationId, Route
 from aima_core.domain.operations import Event, Kind, Operation, Phase, State
 from aima_core.domain.services import Desired, Instance, InstanceState
 from aima_core.errors import Superseded
-from aima_core.queue.notifier import encode_message, queue_of
+from aima_core.queue.notifier import message_template, message_values, queue_of
 from aima_core.redis import keys
 from aima_core.redis.scripts import Call, in_ms
 from aima_core.trust.orders import SignedOrder, highest_fence
@@ -82,8 +83,8 @@ def enqueue_calls(queued: Iterable[QueuedOperation]) -> Iterator[Call]:
     limits = (keys.LOG_CAP, keys.COMMON_LOG_CAP, ttl, in_ms(keys.LOOK_AFTER), highest_fence())
     for batch in _batches(queued):
         groups = [_group(list(alike)) for _, alike in groupby(batch, _shared)]
-        texts = chain.from_iterable((each.order.text, encode_message(each.operation, each.pushed_to)) for each in batch)
-        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), "\n".join(texts)]
+        orders = [each.order.text for each in batch]
+        yield _WHERE, [*prefixes, keys.EVENTS, *limits, json.dumps(groups), *orders]
 
 
 def _batches(queued: Iterable[QueuedOperation]) -> Iterator[list[QueuedOperation]]:
@@ -138,10 +139,12 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
         "fields": list(chain.from_iterable(record.items())),
         "waits": first.waits,
         "age": age_of(operation),
-        "event": _template(event_text(queued), operation.id),
+        "event": _template(event_text(queued), id=operation.id),
+        "message": message_template(operation),
         "late_fields": list(chain.from_iterable(late_fields.items())),
-        "late_event": _template(event_text(end), operation.id),
-        "each": [_own(each) for each in alike],
+        "late_event": _template(event_text(end), id=operation.id),
+        "names": list(_own(first)),
+        "each": [list(_own(each).values()) for each in alike],
     }
     if looked_for:
         group |= {"asks_for": first.asks_for, "alone": first.alone, "service": operation.service}
@@ -153,27 +156,32 @@ def _group(alike: Sequence[QueuedOperation]) -> dict[str, Any]:
         stored = {"service": keys.service(id), "services": keys.SERVICES, "revisions": keys.revisions(id)}
         group |= {"put": {**stored, "id": id, "number": number, "record": first.put.record.model_dump_json()}}
     if instance:
-        group |= {"desired": instance.desired, "instance": _template(instance.status_json(), operation.id, instance.id)}
+        group |= {
+            "desired": instance.desired,
+            "instance": _template(instance.status_json(), id=operation.id, instance=instance.id),
+        }
     return group
 
 
-def _template(text: str, id: OperationId, instance: InstanceId | None = None) -> list[list[str]]:
-    """The pieces between which the id belongs, each cut where the instance's id belongs."""
-    return [piece.split(instance) if instance else [piece] for piece in text.split(id)]
+def _template(text: str, **values: str) -> list[str]:
+    """The text cut at these values, which differ by operation; each is replaced by its name."""
+    names = {value: name for name, value in values.items()}
+    pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
+    return [names[piece] if at % 2 else piece for at, piece in enumerate(pieces)]
 
 
 def _own(queued: QueuedOperation) -> dict[str, str]:
+    """The same names for all of a group."""
     operation, queue, host = queued.operation, queue_of(queued.operation), queued.operation.route.host
     routes = '", "'.join(operation.routes)
     own = {
-        "id": operation.id,
         "fence": str(operation.fence),
         "signature": queued.order.signature,
         "route": operation.route,
         "routes": f'["{routes}"]' if routes else "[]",  # JSON: routes hold nothing that it escapes
         "queue": queue,
+        **message_values(operation, queued.pushed_to),
     }
-    own |= {"pushed_to": queued.pushed_to} if queued.first else {}
     return own | {"instance": operation.service.on(host), "host": host} if operation.service and host else own
 
 

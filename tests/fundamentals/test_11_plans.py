@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+import pytest
 from fundamentals.cluster import Api, Host
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -61,11 +62,28 @@ def assert_as_planned(
         assert after[instance["moved_from"]] is None, instance
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def examples(number: int) -> settings:
+    return settings(max_examples=number, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@examples(10)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=4))
 def test_containers_change_exactly_as_planned(
     api: Api, host: Host, other_host: Host, changes: list[dict[str, Any]]
 ) -> None:
+    assert_changed_as_planned(api, host, other_host, changes)
+
+
+@pytest.mark.long
+@examples(100)
+@given(changes=st.lists(CHANGES, min_size=1, max_size=4))
+def test_containers_change_exactly_as_planned_for_many_changes(
+    api: Api, host: Host, other_host: Host, changes: list[dict[str, Any]]
+) -> None:
+    assert_changed_as_planned(api, host, other_host, changes)
+
+
+def assert_changed_as_planned(api: Api, host: Host, other_host: Host, changes: list[dict[str, Any]]) -> None:
     service, hosts = f"svc-tiny-m{next(NUMBERS)}", {host.name: host, other_host.name: other_host}
     for change in ({"model": "Dial"}, *changes):
         for each in hosts.values():

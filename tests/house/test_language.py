@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from house.sources import PACKAGES, ROOT, place
@@ -54,11 +55,11 @@ def _per_thousand_words(pattern: re.Pattern[str]) -> float:
     return 1000 * sum(len(pattern.findall(line)) for line in lines) / sum(len(line.split()) for line in lines)
 
 
-def _prose() -> Iterator[tuple[Path, int, str]]:
+@cache
+def _prose() -> list[tuple[Path, int, str]]:
     """Each line of a comment or a docstring, with its place."""
-    for path in SOURCES:
-        lines = _lua_comments if path.suffix == ".lua" else _python_prose
-        yield from ((path, number, line) for number, line in lines(path.read_text()))
+    read = {path: _lua_comments if path.suffix == ".lua" else _python_prose for path in SOURCES}
+    return [(path, number, line) for path, lines in read.items() for number, line in lines(path.read_text())]
 
 
 def _lua_comments(source: str) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aima_core.redis.scripts import script_text
+from aima_core.redis.scripts import script_named
 
 LUA = Path(__file__).parents[2] / "aima_core" / "redis" / "lua"
 SCRIPTS = sorted(path for path in LUA.rglob("*.lua") if path.parent.name != "lib")
@@ -51,7 +51,7 @@ def test_a_script_names_exactly_the_libraries_that_it_uses(script):
 
 @every_script
 def test_a_library_is_defined_before_its_users(script):
-    text = code(script_text(str(script.relative_to(LUA).with_suffix(""))))
+    text = code(script_named(str(script.relative_to(LUA).with_suffix(""))).text)
 
     for function in (name for library in LIBRARIES for name in functions(library)):
         if defined := re.search(rf"^local function {function}\b", text, re.MULTILINE):

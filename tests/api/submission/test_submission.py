@@ -453,7 +453,7 @@ def test_an_operation_whose_submission_got_no_reply_is_failed(redis, worker):
     assert failed.phase is Phase.FAILED
     assert failed.failure is not None
     assert failed.failure.code == "broker_unavailable"
-    cancellations.loop.stop()
+    cancellations.loop.stop(within=timedelta(seconds=30))
 
 
 def test_a_cancel_after_an_outage_is_retried_until_redis_answers(redis, worker, node):
@@ -467,7 +467,7 @@ def test_a_cancel_after_an_outage_is_retried_until_redis_answers(redis, worker, 
 
     assert eventually(lambda: node.operation(start["id"])["state"] == "failed")
     assert operations.left == 0
-    cancellations.loop.stop()
+    cancellations.loop.stop(within=timedelta(seconds=30))
 
 
 class CutOff(OperationStore):

@@ -225,6 +225,38 @@ def test_a_start_leaves_the_reported_state_of_an_instance_unchanged(store, servi
     assert [each.state for each in services.instances_on(HostName("alpha"))] == [InstanceState.READY]
 
 
+def test_an_operation_is_superseded_by_one_of_its_own_batch_although_their_instance_is_new(store, services):
+    route = Route("host.alpha")
+    later, late = an_operation(route=route, fence=2), an_operation(route=route, fence=1)
+
+    put = store.enqueue([QueuedOperation(each, "{}", UNSIGNED) for each in (later, late)])
+
+    assert [each.state for each in put] == [State.QUEUED, State.CANCELLED]
+    assert [(each.fence, each.operation) for each in services.instances_on(HostName("alpha"))] == [(2, later.id)]
+
+
+def test_in_a_batch_with_stored_operations_only_the_new_ones_are_stored(store, redis):
+    known, new = an_order(), an_order()
+    store.enqueue([known])
+
+    store.enqueue([known, new])
+
+    assert waiting(redis, QUEUE) == 2
+    assert [len(store.events(each.operation.id)) for each in (known, new)] == [1, 1]
+
+
+def test_each_message_of_a_batch_has_the_values_of_its_own_operation(store, redis):
+    put = store.enqueue([an_order(), an_order()])
+
+    messages = [json.loads(text) for text in reversed(redis.lrange(keys.queue(QUEUE), 0, -1))]
+
+    assert [each["headers"]["id"] for each in messages] == [each.id for each in put]
+    for message, operation in zip(messages, put, strict=True):
+        alone = json.loads(encode_message(operation, QUEUE))
+        assert message.pop("properties") | {"delivery_tag": ""} == alone.pop("properties") | {"delivery_tag": ""}
+        assert message == alone
+
+
 def waiting(redis, queue: str) -> int:
     return int(redis.llen(keys.queue(queue)))
 

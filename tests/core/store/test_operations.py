@@ -241,13 +241,21 @@ def test_the_operations_of_one_service_are_stored_by_one_call_of_the_script():
         for _ in range(size):
             enqueue_signed(taking, a_start_of(f"svc-tiny-{number}"))
 
-    calls = [json.loads(str(args[-2])) for _, args in enqueue_calls(queued)]
+    calls = [
+        [dict(zip(group["names"], values, strict=True)) for group in _groups(args) for values in group["each"]]
+        for _, args in enqueue_calls(queued)
+    ]
 
-    stored = [[own["id"] for group in groups for own in group["each"]] for groups in calls]
-    services = [{own["instance"] for group in groups for own in group["each"]} for groups in calls]
+    stored = [[own["id"] for own in operations] for operations in calls]
+    services = [{own["instance"] for own in operations} for operations in calls]
     assert list(chain.from_iterable(stored)) == [each.operation.id for each in queued]
     assert [len(ids) for ids in stored] == [30, 33, 2 * BATCH_SIZE, 1]
     assert sum(map(len, services)) == len(set().union(*services)) == len(sizes)
+
+
+def _groups(arguments):
+    """The only one in JSON."""
+    return next(json.loads(each) for each in arguments if str(each).startswith("[{"))
 
 
 def test_an_operation_that_is_enqueued_after_a_later_one_ends_superseded_and_names_it(store):

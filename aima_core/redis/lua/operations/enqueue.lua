@@ -6,12 +6,13 @@
 -- fence already is stored as superseded, with its end; a fence beyond `highest` is forged, and counts as none.
 --
 -- `groups` is a JSON array; the operations of a group share command, fields (names and values of their records), waits
--- (for any host), age (in the index), event, the fields and the event of a superseded one (`late_fields`, `late_event`,
--- with `<by>` for the later operation) and, if they lead to a host, desired and instance (its status).
--- Events and instance are templates: pieces between which the operation's id belongs, each cut where its instance's id
--- belongs. Each operation has id, fence, signature, route, routes, queue and, if it leads to a host, instance and host.
--- If one host of its routes is notified first, `pushed_to` is the queue of that host.
--- `texts` are lines, the order and the message of each operation: long texts that JSON would have to escape.
+-- (for any host), age (in the index), event, message, the fields and the event of a superseded one (`late_fields`,
+-- `late_event`, with `<by>` for the later operation) and, if they lead to a host, desired and instance (its status).
+-- Events, message and instance are templates: texts, and between two of them the name of the operation's own value.
+-- `each` are the own values of each operation, in the order of `names`: id, fence, signature, route, routes, queue, those
+-- of its message, and, if it leads to a host, instance and host. Its message is pushed `to` its queue, or to that of the
+-- host of its routes which is notified first.
+-- The orders of the operations follow, in their order: long texts that JSON would have to escape.
 -- A start with `asks_for` joins one of its service that has not ended, asks for the same, and goes to the same host: it
 -- is not stored. If the service is `alone`, having one instance, any host is the same. Starts with the same `together`,
 -- those of one change, join others only if all of them can.
@@ -22,27 +23,51 @@
 -- operation, …} of joining starts.
 local common_log, operations, active, waiting, instances = unpack(KEYS)
 local operation_prefix, log_prefix, queue_prefix, instance_prefix, host_prefix, starts_prefix = unpack(ARGV, 1, 6)
-local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups, texts = unpack(ARGV, 7, 14)
+local channel, log_cap, common_log_cap, ended_ttl, retry_ms, highest, groups = unpack(ARGV, 7, 13)
+local orders = {unpack(ARGV, 14)}
 local now, published = now_ms(), {}
+local put_down, due = string.format('%d', now), string.format('%d', now + retry_ms) -- not for each operation
 local joins, joining = {}, {} -- the other start of each that joined; whether all starts of a change do
-local starts, lines = {}, {} -- by service and place; of `texts`
+local starts = {} -- by service and place
 local new_starts, added = {}, {} -- by service: {id, route, …}; by sorted set: {score, member, …}
 groups = cjson.decode(groups)
-local from = 1
-while from <= #texts do
-  local to = string.find(texts, '\n', from, true) or #texts + 1 -- a pattern takes ten times as long
-  lines[#lines + 1] = string.sub(texts, from, to - 1)
-  from = to + 1
+
+-- Replaces the values of each operation by a table with their names, and the keys of its records.
+local function name_values(group)
+  for number, values in ipairs(group.each) do
+    local own = {}
+    for at, name in ipairs(group.names) do own[name] = values[at] end
+    own.record = operation_prefix .. own.id
+    own.status = own.instance and instance_prefix .. own.instance
+    group.each[number] = own
+  end
 end
 
+-- Whether none of these keys exists: one call answers for all operations of a new service.
+local function are_new(name)
+  local keys = {}
+  for _, group in ipairs(groups) do
+    for _, own in ipairs(group.each) do keys[#keys + 1] = own[name] or nil end
+  end
+  return #keys == 0 or redis.call('EXISTS', unpack(keys)) == 0
+end
+
+for _, group in ipairs(groups) do name_values(group) end
+local all_unknown, all_new = are_new('record'), are_new('status')
+local written = {} -- the instances of which this script has set the desired state
+
+local function is_known(own) return not all_unknown and redis.call('HGET', own.record, 'state') end
+
+local function has_status(own) return own.instance and (not all_new or written[own.instance]) end
+
 local function filled(template, own)
-  local pieces = {}
-  for at, piece in ipairs(template) do pieces[at] = table.concat(piece, own.instance or '') end
-  return table.concat(pieces, own.id)
+  local pieces = {unpack(template)}
+  for at = 2, #pieces, 2 do pieces[at] = own[pieces[at]] end
+  return table.concat(pieces)
 end
 
 local function is_superseded(own)
-  local seen = own.instance and tonumber(hash_value(instance_prefix .. own.instance, 'fence') or '0') or 0
+  local seen = has_status(own) and tonumber(hash_value(own.status, 'fence') or '0') or 0
   return seen >= tonumber(own.fence) and seen <= tonumber(highest)
 end
 
@@ -55,10 +80,15 @@ local function add(sorted_set, score, member)
 end
 
 local function set_desired(own, group)
-  local key = instance_prefix .. own.instance
-  set_fields(key, 'fence', own.fence, 'desired', group.desired, 'asked_by', own.id)
-  redis.call('HSETNX', key, 'record', filled(group.instance, own))
-  add(instances, 0, own.instance)
+  local status, wanted = filled(group.instance, own), {'fence', own.fence, 'desired', group.desired, 'asked_by', own.id}
+  if has_status(own) then
+    set_fields(own.status, unpack(wanted))
+    redis.call('HSETNX', own.status, 'record', status)
+  else
+    redis.call('HSET', own.status, 'record', status, unpack(wanted))
+    written[own.instance] = true
+  end
+  add(instances, '0', own.instance)
   redis.call('SADD', host_prefix .. own.host, own.instance)
 end
 
@@ -69,13 +99,13 @@ local function publish(own, seq, event, by)
 end
 
 local function later_operation(own)
-  local id = string.match(hash_value(instance_prefix .. own.instance, 'asked_by') or '', '^[%w-]+$')
+  local id = string.match(hash_value(own.status, 'asked_by') or '', '^[%w-]+$')
   local fence = id and tonumber(hash_value(operation_prefix .. id, 'fence') or nil) or 0
   return fence > tonumber(own.fence) and 'operation ' .. id or 'a later operation'
 end
 
 local function store_superseded(own, group, by)
-  local record, log = operation_prefix .. own.id, log_prefix .. own.id
+  local record, log = own.record, log_prefix .. own.id
   for at = 1, #group.late_fields, 2 do
     redis.call('HSET', record, group.late_fields[at], (string.gsub(group.late_fields[at + 1], '<by>', by)))
   end
@@ -155,17 +185,16 @@ local function starts_before(group)
   return table.concat(ids, ',')
 end
 
-local function enqueue(own, group, order, message)
-  local record = operation_prefix .. own.id
-  local known, superseded = redis.call('HGET', record, 'state'), is_superseded(own)
+local function enqueue(own, group, order)
+  local record, known, superseded = own.record, is_known(own), is_superseded(own)
   if known then return known == 'cancelled' and superseded and later_operation(own) end
   local other = not superseded and other_start(own, group)
   if other then return other end
 
-  redis.call('HSET', record, 'fence', own.fence, 'seq', 1, 'put_down', now, 'command', group.command, 'order', order,
+  redis.call('HSET', record, 'fence', own.fence, 'seq', '1', 'put_down', put_down, 'command', group.command, 'order', order,
     'signature', own.signature, 'route', own.route, 'routes', own.routes, 'queue', own.queue, unpack(group.fields))
-  add(operations, 0, group.age .. ' ' .. own.id)
-  publish(own, 1, group.event)
+  add(operations, '0', group.age .. ' ' .. own.id)
+  publish(own, '1', group.event)
   if superseded then
     local by = later_operation(own)
     store_superseded(own, group, by)
@@ -184,9 +213,9 @@ local function enqueue(own, group, order, message)
   elseif own.instance then
     set_desired(own, group)
   end
-  add(active, now + retry_ms, own.id)
-  if group.waits then add(waiting, now, own.id) end
-  redis.call('LPUSH', queue_prefix .. (own.pushed_to or own.queue), message)
+  add(active, due, own.id)
+  if group.waits then add(waiting, put_down, own.id) end
+  redis.call('LPUSH', queue_prefix .. own.to, filled(group.message, own))
 end
 
 local function put_spec(put)
@@ -198,15 +227,14 @@ end
 local late, at = {}, 1
 for _, group in ipairs(groups) do
   local first = group.each[1]
-  local is_stored = redis.call('EXISTS', operation_prefix .. first.id) == 1
-  if group.put and not is_stored and not is_superseded(first) then put_spec(group.put) end
+  if group.put and not is_known(first) and not is_superseded(first) then put_spec(group.put) end
   for _, own in ipairs(group.each) do
-    local other = enqueue(own, group, lines[at], lines[at + 1])
+    local other = enqueue(own, group, orders[at])
     if other then
       late[#late + 1] = own.id
       late[#late + 1] = other
     end
-    at = at + 2
+    at = at + 1
   end
 end
 for sorted_set, members in pairs(added) do redis.call('ZADD', sorted_set, unpack(members)) end
